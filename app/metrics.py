@@ -1,22 +1,42 @@
 """Prometheus metrics. Labels are route templates, methods and statuses, never text chosen by a caller."""
 
+import asyncio
 import ctypes
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 from starlette.types import Scope
 
+from steering import __version__
 from steering.engine.api import EngineStats, SteeringReport
 
 UNMATCHED = "unmatched"
+ALERTED_CODES = ("storage_full", "store_corrupt", "out_of_memory")
+"""Their series begin at 0, so that an alert on the increase sees the first error."""
+LAG_PAUSE_SECONDS = 0.25
+"""Pause between two measurements of the event loop."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _GAPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _DOSES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
+_LAGS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -35,7 +55,10 @@ class Metrics(Collector):
         *collectors: Collector,
     ) -> None:
         """jobs: their numbers by status. collectors: of what else is collected when Prometheus scrapes."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
         self._stats, self._jobs = stats, jobs
+        self.not_ready: str | None = "not_ready"
+        """Code of the reason why the server is not ready, as of the last scrape."""
         registry = self._registry = CollectorRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
         self.requests = counter("steering_http_requests", "Answered requests.", ("method", "route", "status"))
@@ -51,9 +74,27 @@ class Metrics(Collector):
         about = "Measured relative dose of steered answers, summed over interventions and layers."
         self.relative_dose = histogram("steering_relative_dose", about, buckets=_DOSES)
         self.errors = counter("steering_errors", "Error responses, by code.", ("code",))
+        for code in ALERTED_CODES:
+            self.errors.labels(code)
         self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
         about = "Tokens of prompts and answers that were admitted, by key."
         self.key_tokens = counter("steering_key_tokens", about, ("key",))
+        about = "Requests that were answered 429, by key and by the limit that was reached."
+        self.key_refusals = counter("steering_key_refusals", about, ("key", "reason"))
+        self.connections = Gauge("steering_connections", "Open connections.", registry=registry)
+        about = "How much later than due the event loop continued: while it is late, nothing is answered."
+        self.loop_lag_seconds = histogram("steering_event_loop_lag_seconds", about, buckets=_LAGS)
+        about = "One small read of the database, twice a second."
+        self.database_seconds = histogram("steering_database_read_seconds", about, buckets=_SECONDS)
+        about = "Background accesses to the database that failed, by what they were for; `renew` is the lease of this server."
+        self.database_failures = counter("steering_database_failures", about, ("work",))
+        about = "When this server last renewed its lease, which other servers take it for dead without."
+        self.lease_renewed = Gauge("steering_lease_renewed_timestamp_seconds", about, registry=registry)
+        libraries = {name: version(name) for name in ("torch", "transformers")}
+        build = Info("steering_build", "Versions of the server and of what it computes with.", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version(), **libraries})
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
         for collector in (self, *collectors):
             registry.register(collector)
 
@@ -70,8 +111,27 @@ class Metrics(Collector):
             if report.doses:
                 self.relative_dose.observe(report.total)
 
+    def keep_keys(self, names: AbstractSet[str]) -> None:
+        """Removes the series of keys that are not among these: deleted ones, here or on another server."""
+        for counter in (self.key_requests, self.key_tokens, self.key_refusals):
+            counted = {sample.labels["key"] for metric in counter.collect() for sample in metric.samples}
+            for name in counted - names:
+                counter.remove_by_labels({"key": name})
+
+    async def measure_loop(self) -> None:
+        """Measures how late the event loop continues, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PAUSE_SECONDS
+            await asyncio.sleep(LAG_PAUSE_SECONDS)
+            self.loop_lag_seconds.observe(max(loop.time() - due, 0.0))
+
     def collect(self) -> Iterator[Metric]:
         """Yields the statistics of the engine, the jobs of this process and its memory, when Prometheus scrapes."""
+        yield GaugeMetricFamily("steering_ready", "1 while /health/ready answers 200.", float(self.not_ready is None))
+        about = "1 for the reason why the server is not ready, by code."
+        reasons = {} if self.not_ready is None else {self.not_ready: 1.0}
+        yield _labelled("steering_not_ready", about, "code", reasons)
         stats = self._stats()
         if stats is not None:
             yield from _engine_metrics(stats)

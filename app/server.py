@@ -46,6 +46,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.exit_code = 0
         self._state = state
+        state.open_connections = lambda: len(self.server_state.connections)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: Future[None] | None = None
 

@@ -66,7 +66,11 @@ class Settings(BaseSettings):
     link_days: Positive = Field(365, description="age at which saved links are deleted")
     allowed_hosts: CommaSeparated = Field(
         (),
-        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address",
+        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others, /health and /metrics are answered under any name",
+    )
+    client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
+        None,
+        description="header from which the log takes the address of the client, such as `X-Forwarded-For`: its last address. Only where every request comes through a proxy that writes it",
     )
     openapi: bool = Field(True, description="serve /openapi.json")
     traces: bool = Field(

@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.synchronization import Synchronization, new_server_id, prune
 from steering.engine.api import Engine, EngineStats
 from steering.engine.watchdog import Watchdog
-from steering.errors import NotReady, SteeringError
+from steering.errors import NotReady, SteeringError, StoreUnavailable
 from steering.namespaces import SHARED
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
+
+SCRAPE_SECONDS = 2.0
+"""How long a scrape of the metrics waits for the database; Prometheus itself waits for 10 s."""
 
 StoreFactory: TypeAlias = Callable[[Settings], Awaitable[Store]]
 """Opens the database, migrations included."""
@@ -65,6 +68,7 @@ class AppState:
         self.loaded = asyncio.Event()
         self.engine_failed = asyncio.Event()
         self.on_drained: Callable[[], None] = lambda: None
+        self.open_connections: Callable[[], int] = lambda: 0
         self.idle = asyncio.Event()
         self.idle.set()
         self.interrupted: asyncio.Future[SteeringError]
@@ -80,7 +84,7 @@ class AppState:
         store = await self._store_factory(self.settings)
         self._jobs = Jobs(store, new_server_id(), self.settings)
         synchronization = Synchronization(
-            store, self.settings, self.renew, lambda: self.keys.store_use(store),
+            store, self.settings, self.renew, lambda: self.keys.store_use(store), self.metrics,
             keys=lambda: self.keys.refresh(store),
             default_steering=lambda: self._refresh_loaded(self.default_steering.refresh),
             documents=lambda: self._refresh_loaded(self.policy.refresh),
@@ -94,6 +98,7 @@ class AppState:
             tasks.append(asyncio.create_task(self._load_and_watch(store)))
             tasks.append(asyncio.create_task(synchronization.run()))
             tasks.append(asyncio.create_task(self._announce()))
+            tasks.append(asyncio.create_task(self.metrics.measure_loop()))
             yield
         finally:
             for task in tasks:
@@ -108,6 +113,7 @@ class AppState:
         """Renews the lease of this server, and learns how many share the limits of keys. Raises StoreUnavailable."""
         await self.jobs.renew()
         self.rate_limits.servers = self.jobs.servers
+        self.metrics.lease_renewed.set_to_current_time()
 
     async def _refresh_loaded(self, refresh: Callable[[Store, Engine], Awaitable[None]]) -> None:
         await self.loaded.wait()
@@ -213,6 +219,21 @@ class AppState:
         _ = self.policy.active  # raises until it was read, and while it cannot be applied
         _ = self.default_steering.resolved_in(SHARED), self.keys.empty  # raise until they were read
         await self.store.ping()
+
+    async def scraped(self) -> bytes:
+        """Returns the metrics, readiness and open connections as of now, without those of keys that no longer exist."""
+        metrics = self.metrics
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                await self.check_ready()
+            metrics.not_ready = None
+        except TimeoutError:
+            metrics.not_ready = StoreUnavailable.code
+        except SteeringError as error:
+            metrics.not_ready = error.code
+        metrics.connections.set(self.open_connections())
+        metrics.keep_keys(self.keys.names)
+        return metrics.render()
 
     async def drain(self) -> None:
         """Refuses new work, waits for running requests until the deadline, then ends the rest with an error.

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 import structlog
 
+from app.metrics import Metrics
 from app.policy.keys import utc_text
 from app.settings import Settings
 from steering.errors import SteeringError
@@ -46,11 +48,13 @@ class Synchronization:
         settings: Settings,
         renew: Refresh,
         store_use: Refresh,
+        metrics: Metrics,
         refresh_seconds: float = REFRESH_SECONDS,
         **refreshes: Refresh,
     ) -> None:
         """store_use: stores when keys were used. refreshes: what reads a topic again (`steering.store.governance.Topic`)."""
         self._store, self._refreshes, self._refresh_seconds = store, refreshes, refresh_seconds
+        self._metrics = metrics
         self._writes = {
             "renew": (renew, settings.lease_seconds / RENEWALS_PER_LEASE),
             "store_use": (store_use, REFRESH_SECONDS),
@@ -64,15 +68,17 @@ class Synchronization:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_repeat("poll", self._poll, POLL_SECONDS))
+            tasks.create_task(self._repeat("poll", self._poll, POLL_SECONDS))
             for name, (write, seconds) in self._writes.items():
-                tasks.create_task(_repeat(name, write, seconds))
+                tasks.create_task(self._repeat(name, write, seconds))
             for topic, refresh in self._refreshes.items():
-                tasks.create_task(_repeat(topic, partial(self._follow, topic, refresh), 0.0))
+                tasks.create_task(self._repeat(topic, partial(self._follow, topic, refresh), 0.0))
 
     async def _poll(self) -> None:
         """Wakes the topics that have changed since they were read, and those whose last read failed."""
+        started = time.perf_counter()
         self._counts = await self._store.servers.changes()
+        self._metrics.database_seconds.observe(time.perf_counter() - started)
         for topic, changed in self._changed.items():
             if self._counts.get(topic, 0) != self._read.get(topic):
                 changed.set()
@@ -88,24 +94,24 @@ class Synchronization:
         await refresh()
         self._read[topic] = count
 
-
-async def _repeat(name: str, work: Refresh, seconds: float) -> None:
-    """Runs something again and again, whatever it raises. A store that fails is logged when it begins and when it ends."""
-    failing = False
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except SteeringError as error:
-            if not failing:
-                log.warning("database_not_reached", work=name, code=error.code, reason=error.message)
-            failing = True
-        except Exception:
-            log.exception("synchronization_failed", work=name)
-        else:
-            if failing:
-                log.info("database_reached_again", work=name)
-            failing = False
+    async def _repeat(self, name: str, work: Refresh, seconds: float) -> None:
+        """Runs something again and again, whatever it raises. A store that fails is logged when it begins and when it ends."""
+        failing = False
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except SteeringError as error:
+                if not failing:
+                    log.warning("database_not_reached", work=name, code=error.code, reason=error.message)
+                failing = True
+                self._metrics.database_failures.labels(name).inc()
+            except Exception:
+                log.exception("synchronization_failed", work=name)
+            else:
+                if failing:
+                    log.info("database_reached_again", work=name)
+                failing = False
 
 
 async def prune(store: Store, settings: Settings) -> None:

@@ -203,4 +203,5 @@ async def on_error(request: Request, error: Exception) -> Response:
         case _:
             known = public_error(error)
     request.state.error_code = known.code  # for the log line of the request
+    request.state.limit = getattr(known, "limit", known.code)
     return response_of(known)

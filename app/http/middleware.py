@@ -1,7 +1,10 @@
 """Pure ASGI middleware around every request: id, log line, metrics, host list, security headers, unexpected errors."""
 
+import ipaddress
+import logging
 import re
 import time
+from http import HTTPStatus
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+ASKED_BY_ADDRESS = HEALTH_PATHS | {"/metrics"}
+"""What orchestrators and Prometheus ask by the address of a container. Health needs no key anywhere; metrics need one."""
 SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -75,25 +81,54 @@ class RequestMiddleware:
             metrics.errors.labels(code).inc()
         if key is not None:
             metrics.key_requests.labels(key).inc()
-        method, milliseconds = scope["method"][:16], round(1000 * seconds, 1)
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                metrics.key_refusals.labels(key, state.get("limit", code)).inc()
         route = route_template(scope)
-        log.info("request", method=method, route=route, status=status, code=code, milliseconds=milliseconds, key=key)
+        log.log(
+            logging.DEBUG if route in HEALTH_PATHS else logging.INFO,  # probes ask every few seconds
+            "request",
+            method=scope["method"][:16],
+            route=route,
+            status=status,
+            code=code,
+            milliseconds=round(1000 * seconds, 1),
+            key=key,
+            client=client_address(scope, self._state.settings.client_header),
+        )
+
+
+def client_address(scope: Scope, header: str | None) -> str | None:
+    """Returns the address of the client for the log.
+
+    header: written by the proxy in front of this server. Its last address is the one that the proxy saw; those before it were
+    sent by the client. Without a header, or where it holds no address, this is the peer of the connection.
+    """
+    peer = scope.get("client")
+    if header is not None and (values := Headers(scope=scope).getlist(header)):
+        last = values[-1].rpartition(",")[2].strip()
+        try:
+            return str(ipaddress.ip_address(last))
+        except ValueError:
+            pass
+    return None if peer is None else str(peer[0])
 
 
 class HostMiddleware:
     """Accepts only requests whose Host header names this server, where the names are known.
 
     On a loopback address they are, so a page of another site that reaches the port through a domain of its own (DNS
-    rebinding) is refused. Elsewhere the operator may list them. Starlette's middleware decides; the refusal has our body.
+    rebinding) is refused. Elsewhere a key is required and the operator may list them; ASKED_BY_ADDRESS is then answered under
+    any name. Starlette's middleware decides; the refusal has our body.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._allowed = settings.allowed_hosts + (_LOOPBACK_HOSTS if settings.loopback else ())
+        self._exempt: frozenset[str] = frozenset() if settings.loopback else ASKED_BY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI connection."""
-        accepted = scope["type"] != "http" or not self._allowed
+        accepted = scope["type"] != "http" or not self._allowed or scope["path"] in self._exempt
 
         async def accept(scope: Scope, _receive: Receive, _send: Send) -> None:
             nonlocal accepted

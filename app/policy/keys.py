@@ -100,6 +100,11 @@ class ApiKeys:
         """Whether there is no key at all, so that everybody on this machine may do everything. Raises NotReady."""
         return not self._all()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all keys, as metrics and the log have them. Raises NotReady."""
+        return frozenset(known.key.name for known in self._all()) or frozenset({ANONYMOUS.name})
+
     def _all(self) -> tuple[_Known, ...]:
         return (*self._configured, *self._from_file, *self._read().values())
 

@@ -48,7 +48,8 @@ class RateLimits:
         if key.limits.concurrency is not None:
             most = share(key.limits.concurrency, self.servers)
             if self._running[key.name] >= most:
-                raise RateLimited(f"this key may run {most} requests at once{self._where()}", retry_after=1.0)
+                use = f"this key may run {most} requests at once{self._where()}"
+                raise RateLimited(use, limit="concurrency", retry_after=1.0)
         if key.limits.requests_per_minute is not None:
             self._hit(key.limits.requests_per_minute, key, "requests", 1)
         self._running[key.name] += 1
@@ -64,11 +65,11 @@ class RateLimits:
         window = _Minute(allowed)
         use = f"this key may use {allowed} {what} a minute{self._where()}"
         if cost > allowed:
-            raise RateLimited(f"this request takes {cost} {what}; {use}", retry_after=60.0, never=True)
+            raise RateLimited(f"this request takes {cost} {what}; {use}", limit=what, retry_after=60.0, never=True)
         if not self._windows.hit(window, key.name, what, cost=cost):
             reset = self._windows.get_window_stats(window, key.name, what).reset_time
             wait = max(reset - time(), 1.0)
-            raise RateLimited(use, retry_after=wait)
+            raise RateLimited(use, limit=what, retry_after=wait)
 
     def _where(self) -> str:
         return "" if self.servers == 1 else f" on each of {self.servers} servers"
@@ -91,7 +92,8 @@ class KeyRows:
             use = f"this key may use {limit}{self._where}"
             raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
         if limit is not None and self._counts[self._key.name] + rows > limit:
-            raise RateLimited(f"this key may use {limit} rows at once{self._where}", retry_after=1.0)
+            use = f"this key may use {limit} rows at once{self._where}"
+            raise RateLimited(use, limit="rows", retry_after=1.0)
         self._counts[self._key.name] += rows
 
     def release(self, rows: int) -> None:

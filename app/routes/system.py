@@ -91,7 +91,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
 @router.get("/metrics", openapi_extra=needs("admin"), response_class=Response)
 async def metrics(state: StateDep) -> Response:
     """Returns Prometheus text."""
-    return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(await state.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.post("/tokenize", openapi_extra=needs("generate"))

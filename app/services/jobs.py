@@ -169,7 +169,9 @@ class Jobs:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
         limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
         if limit is not None and sum(live.key == key.name for live in self._live.values()) >= limit:
-            raise RateLimited(f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it")
+            raise RateLimited(
+                f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it", limit="jobs"
+            )
 
     def counts(self) -> dict[str, int]:
         """Returns how many jobs are queued and running."""

@@ -1,6 +1,5 @@
 """The files in deploy/ match their schemas, and the settings, routes, metrics and containers that they name."""
 
-import json
 import re
 import subprocess
 import sys
@@ -11,14 +10,13 @@ import pytest
 import yaml
 
 from app.main import create_app
-from app.metrics import Metrics
 from app.settings import Settings
-from steering.engine.api import EngineStats
+from steering import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BIN = Path(sys.executable).parent
-MANIFESTS = ("steering.yaml", "autoscaling.yaml")
+MANIFESTS = ("steering.yaml", "autoscaling.yaml", "network.yaml")
 KUBERNETES = "1.34"
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SETTINGS = {f"STEERING_{name.upper()}" for name in Settings.model_fields}
@@ -35,15 +33,6 @@ def container() -> dict[str, Any]:
     found: list[dict[str, Any]] = resources()["Deployment"]["spec"]["template"]["spec"]["containers"]
     (only,) = found
     return only
-
-
-def metric_names() -> set[str]:
-    """The names of all series that a server writes."""
-    stats = EngineStats(running=0, waiting=0, steps=0, generated_tokens=0, prompt_tokens=0, cached_tokens=0, alive=True)
-    text = Metrics(lambda: stats, dict).render().decode()
-    endings = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
-    found = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
-    return {name + ending for name, kind in found for ending in endings.get(kind, ("",))}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -89,6 +78,41 @@ def test_the_probes_ask_routes_that_exist_on_the_port_of_the_image() -> None:
     assert f"STEERING_PORT={PORT}" in (REPOSITORY / "Dockerfile").read_text()
 
 
+def test_the_network_policy_lets_the_service_and_the_database_through() -> None:
+    spec = resources()["NetworkPolicy"]["spec"]
+    assert spec["podSelector"] == resources()["Deployment"]["spec"]["selector"]
+    (rule,) = spec["ingress"]
+    assert [one["port"] for one in rule["ports"]] == [one["name"] for one in container()["ports"]]
+    assert {one["port"] for rule in spec["egress"] for one in rule["ports"]} >= {53, 443, 5432}
+
+
+def test_prometheus_finds_the_service_with_a_key_and_names_the_job_as_the_alerts_do() -> None:
+    monitor = yaml.safe_load((DEPLOY / "kubernetes" / "monitoring.yaml").read_text())
+    service = resources()["Service"]
+    assert monitor["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
+    assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "steering"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in [one["name"] for one in service["spec"]["ports"]]
+    assert endpoint["path"] in create_app().openapi()["paths"]
+    assert endpoint["authorization"]["credentials"] == {"name": "steering-metrics", "key": "key"}
+    annotations = resources()["Deployment"]["spec"]["template"]["metadata"].get("annotations", {})
+    assert not any(name.startswith("prometheus.io") for name in annotations), "they cannot carry the key"
+
+
+def test_the_image_has_a_tag_and_the_pods_share_what_they_compile() -> None:
+    assert re.fullmatch(r"steering-server:\d+\.\d+\.\d+", container()["image"])
+    assert container()["image"].endswith(f":{__version__}")
+    claim = resources()["PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    volumes = {one["name"]: one for one in resources()["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["cache"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+def test_the_autoscaler_scales_the_deployment() -> None:
+    target = resources()["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", resources()["Deployment"]["metadata"]["name"])
+
+
 def test_the_pods_are_confined_and_found_by_their_service() -> None:
     spec = resources()["Deployment"]["spec"]
     labels = spec["template"]["metadata"]["labels"]
@@ -116,34 +140,6 @@ def test_a_rolling_update_takes_no_server_away_before_another_is_ready() -> None
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert "replicas" not in spec, "an update would undo what the autoscaler decided"
     assert resources()["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
-
-
-def test_the_autoscaler_reads_a_metric_that_the_adapter_makes_of_metrics_that_exist() -> None:
-    autoscaler = resources()["HorizontalPodAutoscaler"]["spec"]
-    deployment = resources()["Deployment"]
-    target = autoscaler["scaleTargetRef"]
-    assert (target["kind"], target["name"]) == (deployment["kind"], deployment["metadata"]["name"])
-    (rule,) = yaml.safe_load((DEPLOY / "kubernetes" / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
-    assert [one["pods"]["metric"]["name"] for one in autoscaler["metrics"]] == [rule["name"]["as"]]
-    used = set(re.findall(r"steering_\w+", rule["seriesQuery"] + rule["metricsQuery"]))
-    assert used
-    assert used <= metric_names()
-
-
-def test_every_query_of_the_dashboard_is_about_metrics_that_exist() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "steering.json").read_text())
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    assert len(panels) >= 15
-    used = set()
-    for panel in panels:
-        for target in panel["targets"]:
-            named = set(re.findall(r"steering_\w+", target["expr"]))
-            assert named, panel["title"]
-            used |= named
-    (variable,) = dashboard["templating"]["list"]
-    used |= set(re.findall(r"steering_\w+", variable["definition"]))
-    assert used <= metric_names()
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 def test_prometheus_scrapes_servers_of_the_compose_file_that_answer_to_their_names() -> None:

@@ -31,7 +31,8 @@ def read(text: str, folder: Path, **given: str) -> dict[str, Stage]:
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_a_target_needs_the_stages_that_it_is_made_from_and_no_other(target: str) -> None:
     names = [stage.name for stage in stages_of(STAGES, target)]
-    assert names == ["base", "web", "build", f"build-{target}", "runtime", target]
+    compiler = ["runtime-compiler"] * (target == "cpu")
+    assert names == ["base", "web", "wheel", "libraries", f"libraries-{target}", "runtime", *compiler, target]
 
 
 def test_an_unknown_target_is_refused_with_those_that_exist() -> None:
@@ -50,16 +51,16 @@ def test_a_command_over_several_lines_is_one_step_and_its_mounts_are_flags() -> 
     made = [step for step in STAGES["runtime"].steps if step.instruction == "RUN"]
     assert len(made) == 1
     assert all(word in made[0].command[-1] for word in ("groupadd", "useradd", "install --directory"))
-    (installed,) = [step for step in STAGES["build-cpu"].steps if step.instruction == "RUN"]
+    (installed,) = [step for step in STAGES["libraries-cpu"].steps if step.instruction == "RUN"]
     assert installed.flag("mount") == "type=cache,target=/var/cache/pip"
     assert installed.command[:2] == ("/bin/sh", "-c")
-    assert installed.command[-1].strip().startswith('PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" make install')
+    assert '--index-url "${TORCH_INDEX}"' in installed.command[-1]
 
 
 def test_a_copy_from_another_stage_names_it() -> None:
-    (copied,) = [step for step in STAGES["cpu"].steps if step.instruction == "COPY"]
-    assert (copied.flag("from"), copied.values) == ("build-cpu", ("/opt/venv", "/opt/venv"))
-    assert STAGES["cpu"].sources == {"runtime", "build-cpu"}
+    copied = [(step.flag("from"), *step.values) for step in STAGES["cpu"].steps if step.instruction == "COPY"]
+    assert copied == [("libraries-cpu", "/opt/venv", "/opt/venv"), ("wheel", "/wheels", "/opt/wheels")]
+    assert STAGES["cpu"].sources == {"runtime-compiler", "libraries-cpu", "wheel"}
 
 
 def test_the_configuration_of_an_image_is_what_its_steps_leave() -> None:
@@ -68,7 +69,7 @@ def test_the_configuration_of_an_image_is_what_its_steps_leave() -> None:
     assert config.environment["STEERING_DEVICE"] == "cpu"
     assert (config.user, config.folder, config.volumes) == ("10001:10001", "/var/lib/steering", ("/var/lib/steering",))
     assert (config.entrypoint, config.command, config.stop_signal) == ((), ("steer", "serve"), "SIGTERM")
-    assert config.health[:2] == ("python", "-c")
+    assert config.health == ("bash", "/usr/local/lib/steering/health.sh")
 
 
 def test_arguments_before_the_first_stage_are_of_from_and_given_ones_replace_defaults(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_the_build_context_is_what_dockerignore_leaves(tmp_path: Path) -> None:
     (repository / ".dockerignore").write_text((REPOSITORY / ".dockerignore").read_text())
     kept = {
         "pyproject.toml",
-        "Makefile",
+        "deploy/image/health.sh",
         "steering/errors.py",
         "app/main.py",
         "app/web/src/main.tsx",
@@ -122,6 +123,7 @@ def test_the_build_context_is_what_dockerignore_leaves(tmp_path: Path) -> None:
     }
     left_out = {
         "docs/api.md",
+        "deploy/caddy/Caddyfile",
         "app/static/index.html",
         "app/web/node_modules/a/a.js",
         "app/__pycache__/a.pyc",

@@ -157,3 +157,59 @@ async def test_a_stream_passes_piece_by_piece(tmp_path: Path) -> None:
                 if events_of(text):
                     gate.touch()  # the first token has arrived while the server waits with the others
         assert events_of(text)[-1][0] == "done"
+
+
+class Relay:
+    """Passes connections on to a server, and notes which side closes each: `proxy` or `server`."""
+
+    def __init__(self, server: str) -> None:
+        self._host, _, self._port = server.partition(":")
+        self.closed: asyncio.Queue[str] = asyncio.Queue()
+        self.connections = 0
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Passes one connection on until one side closes it."""
+        self.connections += 1
+        from_server, to_server = await asyncio.open_connection(self._host, int(self._port))
+        sides = {
+            asyncio.create_task(passed(reader, to_server)): "proxy",
+            asyncio.create_task(passed(from_server, writer)): "server",
+        }
+        done, left = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+        self.closed.put_nowait(sides[done.pop()])
+        for task in left:
+            task.cancel()
+        await asyncio.wait(sides)
+        to_server.close()
+        writer.close()
+
+
+async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copies bytes until the reader's side closes the connection."""
+    with contextlib.suppress(ConnectionError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+
+
+async def test_an_idle_connection_is_closed_by_the_proxy_and_not_by_the_server(tmp_path: Path) -> None:
+    """service A19, S3: if the server closed first, a request that is just being sent on the connection would get 502."""
+    gate = tmp_path / "gate"
+    async with server(gate_file=str(gate)) as (_, one):
+        relay = Relay(one)
+        listening = await asyncio.start_server(relay.connected, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        try:
+            async with proxy(tmp_path, f"127.0.0.1:{port}") as client:
+                before = relay.connections
+                asked = [asyncio.create_task(client.post("/v1/generate", json=ASK)) for _ in range(3)]
+                async with asyncio.timeout(60):  # all at once, so that each has a connection of its own
+                    while relay.connections < before + 2:  # noqa: ASYNC110 - counted by the relay
+                        await asyncio.sleep(0.01)
+                gate.touch()
+                assert [(await answer).status_code for answer in asked] == [200] * 3
+                async with asyncio.timeout(60):
+                    closed = [await relay.closed.get() for _ in range(2)]
+                assert closed == ["proxy", "proxy"]
+        finally:
+            listening.close()

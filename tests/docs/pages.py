@@ -65,10 +65,53 @@ def _default(value: Any) -> str:
     return f"`{getattr(value, 'value', value)}`"
 
 
+TOPICS: Mapping[str, tuple[str, ...]] = {
+    "Model and engine": (
+        "model", "model_revision", "engine", "vllm_untested", "tensor_parallel_size", "pipeline_parallel_size", "device", "dtype",
+        "device_map", "cache_dir", "compiled", "kernels", "adaptive_threads", "dictionaries", "scorer_model",
+    ),
+    "Network": (
+        "host", "port", "allowed_hosts", "openapi", "max_connections", "body_seconds", "keepalive_seconds", "stall_seconds",
+    ),
+    "Keys": ("api_keys", "api_keys_file"),
+    "Database, and how long records are kept": (
+        "database", "lease_seconds", "output_days", "audit_days", "job_days", "link_days",
+    ),
+    "Logs and traces": ("log_level", "client_header", "traces"),
+    "Batch and memory": (
+        "max_running", "contended_running", "max_waiting", "prefill_tokens", "cache_megabytes", "pretouch_megabytes",
+        "share_prefixes", "memory_megabytes", "max_jobs", "max_queued_jobs",
+    ),
+    "Time limits and stopping": ("request_seconds", "watchdog_seconds", "drain_seconds", "drain_delay_seconds"),
+    "Judge": ("judge_base_url", "judge_model", "judge_api_key", "judge_seconds"),
+    "Dose": ("dose_bound", "dose_action"),
+    "Limits of one request": (),
+}  # fmt: skip
+"""The settings by topic, in the order of the page. The last topic has all `max_...` that no other has; any other setting has the topic of
+the one before it in the class."""
+
+
+def settings_by_topic() -> Mapping[str, list[str]]:
+    """The names of the settings by topic."""
+    topics = {name: topic for topic, names in TOPICS.items() for name in names}
+    assert topics.keys() <= Settings.model_fields.keys()
+    found: dict[str, list[str]] = {topic: [] for topic in TOPICS}
+    topic = limits = list(TOPICS)[-1]
+    for name in Settings.model_fields:
+        topic = topics.get(name, limits if name.startswith("max_") else topic)
+        found[topic].append(name)
+    return {topic: sorted(names, key=(*TOPICS[topic], *names).index) for topic, names in found.items()}
+
+
 def settings_table() -> str:
-    """Every environment variable with its default."""
+    """Every environment variable with its default, by topic."""
+    return "\n".join(f"### {topic}\n\n{_rows_of(names)}" for topic, names in settings_by_topic().items())
+
+
+def _rows_of(names: list[str]) -> str:
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         value = _from_home(field.default) if isinstance(field.default, Path) else field.default
         shown = "" if value is None or value == () else f"`{str(value).lower() if isinstance(value, bool) else value}`"
         rows.append(f"| `STEERING_{name.upper()}` | {shown} | {field.description} |")

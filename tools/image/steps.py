@@ -12,7 +12,9 @@ from typing import Any
 import dockerfile
 
 EXECUTED = frozenset({"RUN", "COPY", "WORKDIR"})
-CONFIGURING = frozenset({"ARG", "ENV", "USER", "VOLUME", "CMD", "ENTRYPOINT", "HEALTHCHECK", "STOPSIGNAL", "EXPOSE"})
+CONFIGURING = frozenset(
+    {"ARG", "ENV", "USER", "VOLUME", "CMD", "ENTRYPOINT", "HEALTHCHECK", "STOPSIGNAL", "EXPOSE", "LABEL"}
+)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

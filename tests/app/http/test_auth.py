@@ -145,5 +145,23 @@ async def test_elsewhere_the_operator_may_list_the_names(start: StartServer) -> 
     anywhere = await start(api_keys=KEY, host="0.0.0.0")
     assert (await anywhere.client.get("/health/live", headers={"host": "model.example"})).status_code == 200
     listed = await start(api_keys=KEY, host="0.0.0.0", allowed_hosts="model.example")
-    assert (await listed.client.get("/health/live", headers={"host": "model.example:443"})).status_code == 200
-    assert (await listed.client.get("/health/live", headers={"host": "other.example"})).status_code == 403
+    bearer = {"authorization": f"Bearer {KEY}"}
+    for path in ("/v1/models", "/metrics/", "/health/other", "//health/live", "/health/live/"):
+        refused = await listed.client.get(path, headers={**bearer, "host": "other.example"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_refused"), path
+    assert (await listed.client.get("/v1/models", headers={**bearer, "host": "model.example:443"})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+async def test_a_probe_by_the_address_of_its_pod_is_answered(start: StartServer, path: str) -> None:
+    """service A19, D2: kubelet sends the address of the pod as Host, which no list of names contains."""
+    listed = await start(api_keys=KEY, host="0.0.0.0", allowed_hosts="model.example")
+    assert (await listed.client.get(path, headers={"host": "10.42.0.17:8000"})).status_code == 200
+
+
+async def test_prometheus_asks_by_the_address_of_a_pod_with_a_key(start: StartServer) -> None:
+    listed = await start(api_keys=KEY, host="0.0.0.0", allowed_hosts="model.example")
+    by_address = {"host": "10.42.0.17:8000"}
+    assert (await listed.client.get("/metrics", headers=by_address)).status_code == 401
+    bearer = {"authorization": f"Bearer {KEY}"}
+    assert (await listed.client.get("/metrics", headers={**by_address, **bearer})).status_code == 200

@@ -4,7 +4,10 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
@@ -21,6 +24,8 @@ from steering.store.base import Link
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer, reference_store
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
+
+MONITORING = (Path(__file__).resolve().parents[3] / "docs" / "monitoring.md").read_text(encoding="utf-8")
 
 
 async def test_capabilities_are_read_from_the_tables(server: Server) -> None:
@@ -111,6 +116,37 @@ async def test_nothing_a_caller_wrote_can_forge_a_log_line_or_is_kept(
     assert len([one for one in events if one["event"] == "request"]) >= 4
     assert all({"event", "level"} <= set(one) for one in events)
     assert "forged" not in written.getvalue() + capfd.readouterr().err
+
+
+async def requests_logged(server: Server, written: io.StringIO, **headers: str) -> list[dict[str, Any]]:
+    """The log lines of one refused request, sent with some headers."""
+    await server.client.get("/nowhere", headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return [line for line in map(json.loads, written.getvalue().splitlines()) if line["event"] == "request"]
+
+
+async def test_a_request_is_logged_with_the_address_of_its_client(server: Server, written: io.StringIO) -> None:
+    (line,) = await requests_logged(server, written, x_forwarded_for="203.0.113.9")
+    assert (line["client"], line["status"]) == ("127.0.0.1", 404)
+
+
+async def test_the_log_has_the_fields_that_the_page_describes(server: Server, written: io.StringIO) -> None:
+    (line,) = await requests_logged(server, written)
+    section = MONITORING.split("## Logs")[1].split("## Alerts")[0]
+    assert line.keys() <= set(re.findall(r"`(\w+)`", section))
+
+
+async def test_behind_a_proxy_the_address_is_the_last_of_its_header(start: StartServer, written: io.StringIO) -> None:
+    """The addresses before it were written by the client, who may forge them."""
+    server = await start(client_header="X-Forwarded-For")
+    for value in ("198.51.100.1, 203.0.113.9", "203.0.113.9, 2001:db8::1", "forged, not an address", "203.0.113.9\t"):
+        lines = await requests_logged(server, written, x_forwarded_for=value)
+    assert [line["client"] for line in lines] == ["203.0.113.9", "2001:db8::1", "127.0.0.1", "203.0.113.9"]
+
+
+async def test_health_checks_are_logged_for_debugging_only(server: Server, written: io.StringIO) -> None:
+    for path in ("/health", "/health/live", "/health/ready"):
+        assert (await server.client.get(path)).status_code == 200
+    assert [line["route"] for line in await requests_logged(server, written)] == ["unmatched"]
 
 
 async def test_the_document_lists_every_route_in_our_words(server: Server) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
+from app.metrics import Metrics
 from app.settings import Settings
 from app.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
@@ -18,7 +19,10 @@ async def forever() -> None:
 
 async def reaches(store: Store, reached: asyncio.Event, **refreshes: Refresh) -> None:
     """Runs a synchronization, which reads again only after changes and failures, until an event is set."""
-    running = asyncio.create_task(Synchronization(store, Settings(), forever, forever, 3600.0, **refreshes).run())
+    synchronization = Synchronization(
+        store, Settings(), forever, forever, Metrics(lambda: None, dict), 3600.0, **refreshes
+    )
+    running = asyncio.create_task(synchronization.run())
     try:
         async with asyncio.timeout(30):
             await reached.wait()
