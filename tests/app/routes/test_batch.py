@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from steering.errors import NonfiniteActivations
+from steering.workflows.generate import BACKGROUND_CONCURRENCY
 from tests.app.conftest import Server, StartServer
 from tests.fakes import NONFINITE_STRENGTH, ScriptedEngine
 from tests.polling import until
@@ -107,6 +108,20 @@ async def test_cancelling_frees_every_row_and_keeps_finished_parts(start: StartS
     found = await output(server, job)
     assert 100 <= len(found) < 2000
     assert [one["index"] for one in found] == list(range(len(found)))
+
+
+async def test_few_lines_of_a_large_batch_are_tasks_at_once(start: StartServer) -> None:
+    gate = asyncio.Event()
+    server = await start(ScriptedEngine(gate=gate, length=2))
+    lines = 2000
+    before = len(asyncio.all_tasks())
+    job = await started(server, *[{"prompt": f"number {index}", "max_tokens": 1} for index in range(lines)])
+    await until(lambda: server.engine.stats().running > 1)
+    assert len(asyncio.all_tasks()) - before < 10 * BACKGROUND_CONCURRENCY
+    gate.set()
+    found = await finished(server, job)
+    assert found["result"]["succeeded"] == lines
+    assert [one["index"] for one in await output(server, job)] == list(range(lines))
 
 
 async def test_live_requests_are_answered_while_a_batch_runs(start: StartServer) -> None:
