@@ -23,7 +23,7 @@ async def event_in_thread(build: Callable[[], BaseModel], name: str) -> Event:
 
 
 def json_of(answer: Any, *, exclude_none: bool = False) -> bytes:
-    """Serializes an answer. The serializer holds the interpreter, so the items of a long list in a dict are written one by one."""
+    """Serializes an answer. The serializer holds the interpreter, so the objects of a list in a dict are written one by one."""
     if isinstance(answer, BaseModel):
         return answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none)
     if isinstance(answer, dict):
@@ -33,5 +33,6 @@ def json_of(answer: Any, *, exclude_none: bool = False) -> bytes:
 
 def _entries(answer: dict[str, Any]) -> Iterator[bytes]:
     for name, value in answer.items():
-        text = b"[" + b",".join(map(json_of, value)) + b"]" if isinstance(value, list) else json_of(value)
+        several = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = b"[" + b",".join(map(json_of, value)) + b"]" if several else json_of(value)
         yield to_json(name) + b":" + text

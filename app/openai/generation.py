@@ -43,16 +43,21 @@ class OpenAIWork:
 async def prepare(
     context: Context, body: OpenAIGeneration, prompts: Sequence[Prompt], max_tokens: int | None, logprobs: int | None
 ) -> OpenAIWork:
-    """Resolves the request. Without max_tokens an answer has what fits the context, up to `chat_max_tokens`. Everything that can
-    be refused is refused here, and by `admit`."""
+    """Resolves the request. Everything that can be refused is refused here, and by `admit`.
+
+    Without max_tokens an answer has what fits the context, up to `chat_max_tokens` and half of what its key has in a minute.
+    """
     settings, fields, n = context.settings, body.sampling(), body.n or 1
     check_sampling(settings, fields, n)
     check_limit(logprobs or 0, settings.max_top_logprobs, "alternatives", "logprobs")
     check_limit(len(prompts), settings.max_prompts, "prompts", "prompt")
     plan = await context.plan(await steering_of(context, body.model, body.steering))
+    default, minute = settings.chat_max_tokens, context.key.limits.tokens_per_minute
+    if minute is not None:  # all that an answer may have counts
+        default = min(default, max(1, minute // (2 * n)))
     generations = []
     for prompt in prompts:
-        tokenized = await tokenize(context.engine, prompt, max_tokens, plan, settings.chat_max_tokens)
+        tokenized = await tokenize(context.engine, prompt, max_tokens, plan, default)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
         request = context.request(tokenized.token_ids, sampling, tokenized.plan)
         generations.append(Generation(context, request, n, tokens=logprobs is not None))

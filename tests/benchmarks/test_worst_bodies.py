@@ -14,6 +14,9 @@ LIMITS = {
     "model": {"name": SCRIPTED_MODEL.name, "context_length": SCRIPTED_MODEL.context_length},
 }
 
+PARSED = 3_000_000
+"""Bytes up to which a body is parsed, to see that it is JSON."""
+
 
 def test_every_route_with_a_body_has_a_case() -> None:
     document = create_app(Settings()).openapi()
@@ -31,5 +34,5 @@ def test_bodies_fit_the_limits_of_their_size() -> None:
     for body in BODIES:
         content = body.content(LIMITS)
         assert len(content) <= settings.max_upload_bytes, body
-        if not body.route.endswith(("/import", "/batch")):
+        if len(content) < PARSED and not body.route.endswith("/batch"):
             json.loads(content)
