@@ -11,10 +11,10 @@ from app.http.sse import Event
 from steering.threads import run_in_thread
 
 
-async def json_in_thread(build: Callable[[], Any], *, exclude_none: bool = False) -> Response:
+async def json_in_thread(build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False) -> Response:
     """Returns the response with what `build` returns, a model or JSON-ready values. exclude_none: leave out fields without a value."""
     content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none))
-    return Response(content, media_type="application/json")
+    return Response(content, status, media_type="application/json")
 
 
 async def event_in_thread(build: Callable[[], BaseModel], name: str) -> Event:
