@@ -235,8 +235,8 @@ class AppState:
                 except SteeringError as error:
                     self._not_reached = error
                 self._pinged = time.monotonic()
-        if (error := self._not_reached) is not None:
-            raise type(error)(error.message, param=error.param)
+        if (failure := self._not_reached) is not None:
+            raise type(failure)(failure.message, param=failure.param)
 
     async def scraped(self) -> bytes:
         """Returns the metrics, readiness and open connections as of now, without those of keys that no longer exist."""

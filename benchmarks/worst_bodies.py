@@ -33,11 +33,11 @@ BOUND = 0.1
 """Seconds above the 99th percentile while idle that /health/live may take."""
 IDLE_SECONDS = 6.0
 READY_SECONDS = 300.0
-LONGEST = 20.0
+LONGEST = 10.0
 """Seconds after which the client of a body hangs up."""
 SETTLE_SECONDS = 0.5
 """Seconds that are still measured after an answer: a job has begun by then, and memory is returned."""
-TOTAL_SECONDS = 330.0
+TOTAL_SECONDS = 300.0
 """No further body is sent after so long."""
 
 

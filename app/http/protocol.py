@@ -48,7 +48,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._set_deadline(self.head_seconds)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Keeps a connection whose client has finished sending while a whole request is being answered, for `linger_seconds`.
 
         A client that left looks the same until something is sent to it, and its request must end: so the time is short.
