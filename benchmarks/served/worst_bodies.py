@@ -44,12 +44,12 @@ def _context(limits: Limits) -> int:
 
 def _words(tokens: int) -> str:
     """Returns a text of about so many tokens."""
-    return "the road " * int(tokens // 2)
+    return "the road " * (tokens // 2)
 
 
 def _longest_text(limits: Limits) -> str:
     """Returns a text that fills a body."""
-    return "the road " * ((limits["limits"]["max_body_bytes"] - 10_000) // 9)
+    return "the road " * int((limits["limits"]["max_body_bytes"] - 10_000) // 9)
 
 
 def _long_upload(limits: Limits) -> list[str]:
