@@ -173,7 +173,7 @@ async def test_a_new_policy_holds_for_the_lines_that_are_still_to_be_answered(st
 
 
 async def test_the_lines_of_waiting_batches_take_from_the_memory_of_requests(start: StartServer) -> None:
-    server = await start(ScriptedEngine(gate=asyncio.Event()), memory_megabytes=1)
+    server = await start(ScriptedEngine(gate=asyncio.Event()), memory_megabytes=2)
     line = {"prompt": "a" * 1000, "max_tokens": 2}
     lines = [line] * 100
     first = await started(server, *lines)
