@@ -12,7 +12,7 @@ DEPTH_LIMIT = 96
 
 ELEMENT_BYTES = 256
 """Memory of one parsed value: most for the entry of a large object, with its key and the list of pairs it is made of."""
-_PIECE = 1 << 18
+PIECE_BYTES = 1 << 18
 """Bytes of a text that are counted at a time, in about a millisecond."""
 
 
@@ -44,20 +44,20 @@ class Size:
         return self.characters * (2 + 3 * self.widest) + self.elements * ELEMENT_BYTES
 
 
-def size_of(text: bytes) -> Size:
+def size_of(text: bytes, piece_bytes: int = PIECE_BYTES) -> Size:
     """Counts what a text contains, in pieces, so that other threads run meanwhile. Punctuation inside strings does not count."""
     elements, containers, inside, start = 1, 0, False, 0
     while start < len(text):
-        end = start + _PIECE
-        while text[end - 1 : end] == b"\\":  # an escape stays in one piece
-            end += 1
-        piece = text[start:end].replace(b"\\\\", b"").replace(b'\\"', b"")
+        piece = text[start : start + piece_bytes]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # an escape stays in one piece
+            piece = text[start : start + piece_bytes + 1]
+        start += len(piece)
+        piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
         parts = piece.split(b'"')
         outside = b"".join(parts[inside::2])
         opened = outside.count(b"[") + outside.count(b"{")
         elements, containers = elements + opened + outside.count(b","), containers + opened
         inside ^= len(parts) % 2 == 0
-        start = end
     widest = 4 if b"\\u" in text or not text.isascii() else 1
     return Size(len(text), elements, containers, widest)
 
