@@ -19,7 +19,7 @@ from tests.fakes import ScriptedEngine
 from tests.scripted_model import SCRIPTED_MODEL
 
 BOUND = 0.25
-"""Processor seconds. Each of these requests held the loop or the interpreter for longer than twice this."""
+"""Processor seconds. Where nothing is bounded before it begins, most of these requests hold the loop or the interpreter for longer."""
 TICK = 0.001
 
 
