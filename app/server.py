@@ -31,6 +31,8 @@ SPARE_DESCRIPTORS = 256
 START_FAILED = 1
 ENGINE_FAILED = 3
 """Exit codes, so that a supervisor restarts the server: it could not start (model, port), or the engine died or hangs."""
+KEEP_ALIVE_SECONDS = 10
+"""After which an idle connection is closed: longer than a proxy keeps one (deploy/Caddyfile: 5 s), or a request meets the closing."""
 CLOSING_SECONDS = 1.5
 """Time after the drain for closing connections, engine and store, before the process exits unconditionally."""
 
@@ -116,6 +118,7 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=1,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     BoundedProtocol.max_connections = settings.max_connections
     server = DrainingServer(config, state)

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.key_entries import check_entries, key_entries
 
-_OTHER_LIMITS = ("contended_running", "memory_megabytes", "request_seconds", "dose_bound")
+_OTHER_LIMITS = ("chat_max_tokens", "contended_running", "memory_megabytes", "request_seconds", "dose_bound")
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -149,8 +149,15 @@ class Settings(BaseSettings):
     max_upload_bytes: Positive = Field(64_000_000, description="largest body where vectors or examples are sent")
     max_json_depth: Positive = Field(64, description="deepest nesting of a body")
     max_body_elements: Positive = Field(200_000, description="JSON values of a body")
-    max_upload_elements: Positive = Field(8_000_000, description="JSON values of a body with vectors or examples")
+    max_upload_elements: Positive = Field(
+        1_000_000,
+        description="JSON values of a body with vectors or examples; of these `max_body_elements` may be lists or objects",
+    )
     max_messages: Positive = Field(1_000, description="messages of a conversation")
+    chat_max_tokens: Positive = Field(
+        4_096,
+        description="tokens of a chat completion that names no limit; it never has more than fit the model's context",
+    )
     max_n: Positive = Field(8, description="answers to one prompt")
     max_prompts: Positive = Field(16, description="prompts of a text completion")
     max_stops: Positive = Field(4, description="stop strings")
@@ -164,7 +171,8 @@ class Settings(BaseSettings):
     max_predictions: Positive = Field(50_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
     max_scored_tokens: Positive = Field(
-        200_000, description="tokens that one scoring request reads; the prompt counts for each continuation"
+        200_000,
+        description="tokens that one scoring or tokenizing request reads; the prompt counts for each continuation",
     )
     max_links: Positive = Field(1_000, description="links that one key has saved")
     max_link_bytes: Positive = Field(64_000, description="state of a saved link, as JSON in ASCII")

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias, cast
@@ -34,6 +36,8 @@ from steering.workflows.reading.explain import NeutralCache
 
 log = structlog.get_logger(__name__)
 
+PING_SECONDS = 1.0
+"""How long readiness relies on the last answer of the store."""
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
 
@@ -76,6 +80,7 @@ class AppState:
         self._engine: Engine | None = None
         self._watchdog = Watchdog(settings.watchdog_seconds)
         self._jobs: Jobs | None = None
+        self._pinging, self._pinged, self._not_reached = asyncio.Lock(), -math.inf, cast(SteeringError | None, None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -218,7 +223,20 @@ class AppState:
         _ = self.engine  # raises while it loads, and once it has died
         _ = self.policy.active  # raises until it was read, and while it cannot be applied
         _ = self.default_steering.resolved_in(SHARED), self.keys.empty  # raise until they were read
-        await self.store.ping()
+        await self._check_store()
+
+    async def _check_store(self) -> None:
+        """Raises StoreUnavailable. The store is asked once in PING_SECONDS, however many probes, which need no key, there are."""
+        async with self._pinging:
+            if time.monotonic() - self._pinged >= PING_SECONDS:
+                try:
+                    await self.store.ping()
+                    self._not_reached = None
+                except SteeringError as error:
+                    self._not_reached = error
+                self._pinged = time.monotonic()
+        if (failure := self._not_reached) is not None:
+            raise type(failure)(failure.message, param=failure.param)
 
     async def scraped(self) -> bytes:
         """Returns the metrics, readiness and open connections as of now, without those of keys that no longer exist."""

@@ -8,7 +8,7 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.engine.checks import check_capture
-from steering.errors import InvalidRequest
+from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 
@@ -37,8 +37,14 @@ SCRIPTED_MODEL = ModelInfo(
 class ScriptedTokenizer:
     """Token id = byte, and a word of WORDS for each id above 255."""
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """See Tokenizer.encode."""
+        ids = self._encode(prompt)
+        if most is not None and len(ids) > most:
+            raise ContextLengthExceeded(f"the prompt has {len(ids)} tokens; at most {most} fit", param="prompt")
+        return ids
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             return tuple(prompt.encode())
         if all(isinstance(part, ChatMessage) for part in prompt):

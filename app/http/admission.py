@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from app.policy.rate_limits import KeyRows
-from steering.errors import Overloaded
+from steering.errors import OutOfMemory, Overloaded
 
 
 class Budget:
@@ -15,7 +15,7 @@ class Budget:
         self.reserved = 0
 
     def reserve(self, size: int) -> None:
-        """Reserves rows or bytes. Raises Overloaded when they do not fit."""
+        """Reserves rows or bytes. Raises Overloaded when they do not fit now."""
         if self.reserved + size > self.limit:
             raise Overloaded(self._refusal)
         self.reserved += size
@@ -54,8 +54,16 @@ class Admission:
         self._rows += wanted
 
     def reserve(self, size: int) -> None:
-        """Reserves memory until the response has been sent. One request alone may always have the whole budget."""
-        size = min(size, self._memory.limit - self._bytes)
+        """Reserves memory until the response has been sent.
+
+        Raises OutOfMemory where this request alone needs more than all requests may have, Overloaded where others have it.
+        """
+        wanted, limit = self._bytes + size, self._memory.limit
+        if wanted > limit:
+            raise OutOfMemory(
+                f"this request needs {-(-wanted // 2**20)} MB of memory; running requests may have {limit >> 20} MB"
+                " (STEERING_MEMORY_MEGABYTES)"
+            )
         self._memory.reserve(size)
         self._bytes += size
 
@@ -63,9 +71,11 @@ class Admission:
         """Keeps the memory of this request for the job that it begins; the function returned gives it back
         and is called once.
 
-        One job alone may always begin. Raises Overloaded when the jobs that wait and run have no memory left.
+        Raises OutOfMemory where it needs more than all jobs may have, Overloaded where those that wait and run have it.
         """
-        size = min(self._bytes, self._job_memory.limit)
+        size, limit = self._bytes, self._job_memory.limit
+        if size > limit:
+            raise OutOfMemory(f"this job needs {-(-size // 2**20)} MB of memory; jobs may have {limit >> 20} MB")
         self._job_memory.reserve(size)
         self._bytes -= size
 

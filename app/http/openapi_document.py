@@ -1,5 +1,6 @@
 """SteeringAPI: FastAPI whose OpenAPI document lists the errors of every operation by status, with their codes."""
 
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,8 +14,16 @@ from steering.schemas.base import ErrorAnswer
 class SteeringAPI(FastAPI):
     """The application. The responses to errors are described once for each status, and referred to."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._building = Lock()
+
     def openapi(self) -> dict[str, Any]:
-        """Returns the document, which is built once."""
+        """Returns the document, which is built once. Several threads may ask for it."""
+        with self._building:
+            return self._document()
+
+    def _document(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
             components = document.setdefault("components", {})

@@ -34,7 +34,7 @@ class BoundedProtocol(HttpToolsProtocol):
     linger_seconds: ClassVar[float] = 2.0
     max_connections: ClassVar[int] = 1000
 
-    _in_head = _in_body = False
+    _in_head = _in_body = _half_closed = False
     _received = _content = 0
     _deadline: TimerHandle | None = None
     _idle_since: float | None = None
@@ -47,6 +47,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse()
             return
         self._set_deadline(self.head_seconds)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keeps a connection whose client has finished sending while a whole request is being answered, for `linger_seconds`.
+
+        A client that left looks the same until something is sent to it, and its request must end: so the time is short.
+        """
+        answering = self.cycle is not None and not self.cycle.response_complete
+        self._half_closed = answering and not self._in_head and not self._in_body
+        if self._half_closed:
+            self._set_deadline(self.linger_seconds)
+        return self._half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timer."""
@@ -85,7 +96,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Gives the rest of an unread body a little time, since its response has already been sent."""
         super().on_response_complete()
-        if self._in_body:
+        if self._half_closed and self.cycle.response_complete:
+            self.transport.close()
+        elif self._in_body:
             self._set_deadline(self.linger_seconds)
         elif not self._in_head:
             self._idle_since = self.loop.time()

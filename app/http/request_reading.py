@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fastapi import Security
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -25,9 +26,9 @@ from app.policy import audit
 from app.policy.keys import BEARER, Key
 from app.settings import Settings
 from app.state import AppState, state_of
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, LimitExceeded
 from steering.spec_base import Spec
-from steering.strict_json import load_json
+from steering.strict_json import Size, load_json, size_of
 from steering.threads import run_in_thread
 
 T = TypeVar("T")
@@ -37,10 +38,10 @@ CLIENT_DISCONNECTED = 499
 
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """OpenAPI's description of a body that is one file."""
-PARSED_RATIO = 3
-"""Memory of a parsed body, in bytes for each byte of its text: a number of 10 characters takes 32 bytes."""
+FILE_RATIO = 3
+"""Memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the vector that is stored."""
 _INLINE_BYTES = 64_000
-"""A larger body is parsed in a thread; the parser calls Python per value, so the event loop continues meanwhile."""
+"""A larger body is counted and parsed in a thread; the parser calls Python per value, so the event loop continues meanwhile."""
 
 
 def needs(scope: str) -> dict[str, Any]:
@@ -136,17 +137,43 @@ class ApiRoute(APIRoute):
         if body and given != self.media_type:
             named = repr(given[:40]) if given else "no Content-Type"
             raise UnsupportedMediaType(f"send the body as {self.media_type}, got {named}")
-        admission: Admission = request.state.admission
-        admission.reserve(PARSED_RATIO * len(body))
-        parsed = None
-        if body and self.media_type == "application/json":
-            inline = len(body) <= _INLINE_BYTES
-            parsed = self._parse(body, settings) if inline else await run_in_thread(self._parse, body, settings)
-        return ParsedRequest(request, body, parsed)
+        return await self._parse(request, body, settings)
 
-    def _parse(self, body: bytes, settings: Settings) -> Any:
-        elements = settings.max_upload_elements if self.upload else settings.max_body_elements
-        return load_json(body, "the body", depth=settings.max_json_depth, elements=elements)
+    async def _parse(self, request: Request, body: bytes, settings: Settings) -> "ParsedRequest":
+        """Returns the request with its parsed body, None of a file. What it takes is counted and reserved before anything is parsed.
+
+        A large body is also checked against its schema in the thread; FastAPI then accepts the model as it is. Raises
+        LimitExceeded for too many values, OutOfMemory, Overloaded, InvalidRequest, RequestValidationError.
+        """
+        admission: Admission = request.state.admission
+        if not body or self.media_type == BinaryRoute.media_type:
+            admission.reserve(FILE_RATIO * len(body))
+            return ParsedRequest(request, body, None)
+        small = len(body) <= _INLINE_BYTES
+        size = size_of(body) if small else await run_in_thread(size_of, body)
+        check_size(size, settings.max_upload_elements if self.upload else settings.max_body_elements, settings)
+        admission.reserve(size.memory)
+        if self.media_type != ApiRoute.media_type:  # its handler parses the lines one by one
+            return ParsedRequest(request, body, None)
+        if small:
+            return ParsedRequest(request, body, load_json(body, "the body", depth=settings.max_json_depth))
+        return await run_in_thread(self._validated, request, body, settings)
+
+    def _validated(self, request: Request, body: bytes, settings: Settings) -> "ParsedRequest":
+        parsed = load_json(body, "the body", depth=settings.max_json_depth)
+        assert self.body_field is not None, "a route without a body refuses every body"
+        model, findings = self.body_field.validate(parsed, loc=("body",))
+        if findings:
+            raise RequestValidationError(findings, body=parsed)
+        return ParsedRequest(request, body, parsed, model)
+
+
+def check_size(size: Size, most: int, settings: Settings) -> None:
+    """Raises LimitExceeded for more values, or more lists and objects, than the operator allows."""
+    if size.elements > most:
+        raise LimitExceeded(f"the body has more than {most} elements")
+    if size.containers > settings.max_body_elements:
+        raise LimitExceeded(f"the body has more than {settings.max_body_elements} lists and objects")
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, Any]]:
@@ -176,19 +203,20 @@ class JsonLinesRoute(UploadRoute):
 
 
 class ParsedRequest(Request):
-    """A request whose body has already been read and parsed."""
+    """A request whose body has already been read and parsed. model: what it is by the schema of its route, where that was checked."""
 
-    def __init__(self, request: Request, body: bytes, parsed: Any) -> None:
+    def __init__(self, request: Request, body: bytes, parsed: Any, model: Any = None) -> None:
         super().__init__(request.scope, request.receive)
         self._content, self.parsed = body, parsed
+        self._model = parsed if model is None else model
 
     async def body(self) -> bytes:
         """Returns the whole body."""
         return self._content
 
     async def json(self) -> Any:
-        """Returns the parsed body."""
-        return self.parsed
+        """Returns the parsed body, or its model."""
+        return self._model
 
 
 async def _check_no_body(request: Request, settings: Settings) -> None:

@@ -3,6 +3,9 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from starlette.responses import Response
+
+from app.http.answers import json_in_thread
 from app.http.sse import Event
 from app.openai.generation import OpenAIWork, admit, ending, envelope, response, run, stream
 from app.openai.generation import prepare as prepare_generation
@@ -14,7 +17,7 @@ from steering.pairs import ChatMessage
 
 
 async def prepare(context: Context, body: ChatRequest) -> OpenAIWork:
-    """Resolves the request and admits it. Without a limit an answer has the default number of tokens, as in /v1/generate."""
+    """Resolves the request and admits it. Without a limit an answer ends by itself, or at `chat_max_tokens`."""
     check_limit(len(body.messages), context.settings.max_messages, "messages", "messages")
     messages = tuple(ChatMessage("system" if one.role == "developer" else one.role, one.text) for one in body.messages)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
@@ -22,19 +25,23 @@ async def prepare(context: Context, body: ChatRequest) -> OpenAIWork:
     return admit(await prepare_generation(context, body, [messages], limit, logprobs))
 
 
-async def answer(work: OpenAIWork) -> dict[str, Any]:
+async def answer(work: OpenAIWork) -> Response:
     """Runs the request and builds the response."""
     answers = await run(work)
-    described = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": one.text, "refusal": None},
-            "logprobs": _logprobs(work, one.events),
-            **ending(one),
-        }
-        for index, one in enumerate(answers)
-    ]
-    return response(work, envelope(work, "chatcmpl", "chat.completion"), described, answers)
+
+    def build() -> dict[str, Any]:
+        described = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": one.text, "refusal": None},
+                "logprobs": _logprobs(work, one.events),
+                **ending(one),
+            }
+            for index, one in enumerate(answers)
+        ]
+        return response(work, envelope(work, "chatcmpl", "chat.completion"), described, answers)
+
+    return await json_in_thread(build)
 
 
 def chunks(work: OpenAIWork, body: ChatRequest) -> AsyncGenerator[Event, None]:

@@ -4,15 +4,18 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from starlette.responses import Response
+
+from app.http.answers import json_in_thread
 from app.http.sse import Event
 from app.openai.generation import OpenAIWork, admit, ending, envelope, response, run, stream
 from app.openai.generation import prepare as prepare_generation
 from app.openai.schemas import CompletionRequest, inputs_of
 from app.services.context import Context
-from app.services.reading.responses import ACTIVATION_BYTES
+from app.services.reading.responses import ALTERNATIVE_BYTES
 from steering.engine.api import Finish, SteeringReport, TokenEvent, Tokenizer
 from steering.workflows.generate import Answer
-from steering.workflows.reading.prompt_logprobs import ScoredToken, prompt_logprobs
+from steering.workflows.reading.prompt_logprobs import ScoredToken, logit_bytes, prompt_logprobs
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default of this route."""
@@ -23,14 +26,19 @@ async def prepare(context: Context, body: CompletionRequest) -> OpenAIWork:
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     work = await prepare_generation(context, body, inputs_of(body.prompt), limit, body.logprobs)
     if body.echo and body.logprobs is not None:
-        tokens = sum(len(one.request.prompt) for one in work.generations)
-        context.admission.reserve(tokens * context.engine.info.vocab_size * ACTIVATION_BYTES)
+        prompts = _prompts(work)
+        listed = sum(map(len, prompts)) * work.n * (1 + body.logprobs) * ALTERNATIVE_BYTES
+        context.admission.reserve(logit_bytes(prompts, context.engine.info.vocab_size) + listed)
     return admit(work)
 
 
-async def answer(work: OpenAIWork, body: CompletionRequest) -> dict[str, Any]:
+def _prompts(work: OpenAIWork) -> list[tuple[int, ...]]:
+    return [tuple(token for token in one.request.prompt if isinstance(token, int)) for one in work.generations]
+
+
+async def answer(work: OpenAIWork, body: CompletionRequest) -> Response:
     """Runs the request and builds the response. With `max_tokens: 0` only the prompts are scored."""
-    prompts = [tuple(token for token in one.request.prompt if isinstance(token, int)) for one in work.generations]
+    prompts = _prompts(work)
     scored: Sequence[Sequence[ScoredToken]] = [()] * len(prompts)
     if body.echo and body.logprobs is not None:
         scored = await prompt_logprobs(work.context.engine, prompts, work.plan, body.logprobs)
@@ -39,8 +47,12 @@ async def answer(work: OpenAIWork, body: CompletionRequest) -> dict[str, Any]:
     else:
         answers = await run(work)
     each = len(answers) // len(prompts)
-    choices = [_choice(work, body, i, one, i // each, scored[i // each]) for i, one in enumerate(answers)]
-    return response(work, envelope(work, "cmpl", "text_completion"), choices, answers)
+
+    def build() -> dict[str, Any]:
+        choices = [_choice(work, body, i, one, i // each, scored[i // each]) for i, one in enumerate(answers)]
+        return response(work, envelope(work, "cmpl", "text_completion"), choices, answers)
+
+    return await json_in_thread(build)
 
 
 def _choice(

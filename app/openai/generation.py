@@ -18,8 +18,10 @@ from app.services.generation.generate import Generation
 from app.services.generation.responses import applied_steering, usage_of
 from app.services.inputs import sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
+from app.services.reading.responses import ALTERNATIVE_BYTES
 from steering.engine.api import Prompt, TokenEvent
 from steering.plan.types import SteeringPlan
+from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 
 
@@ -41,18 +43,27 @@ class OpenAIWork:
 async def prepare(
     context: Context, body: OpenAIGeneration, prompts: Sequence[Prompt], max_tokens: int | None, logprobs: int | None
 ) -> OpenAIWork:
-    """Resolves the request. Everything that can be refused is refused here, and by `admit`."""
+    """Resolves the request. Everything that can be refused is refused here, and by `admit`.
+
+    Without max_tokens an answer has what fits the context, up to `chat_max_tokens` and half of what its key has in a minute.
+    """
     settings, fields, n = context.settings, body.sampling(), body.n or 1
     check_sampling(settings, fields, n)
     check_limit(logprobs or 0, settings.max_top_logprobs, "alternatives", "logprobs")
     check_limit(len(prompts), settings.max_prompts, "prompts", "prompt")
     plan = await context.plan(await steering_of(context, body.model, body.steering))
+    default, minute = settings.chat_max_tokens, context.key.limits.tokens_per_minute
+    if minute is not None:  # all that an answer may have counts
+        default = min(default, max(1, minute // (2 * n)))
     generations = []
     for prompt in prompts:
-        tokenized = await tokenize(context.engine, prompt, max_tokens, plan)
+        tokenized = await tokenize(context.engine, prompt, max_tokens, plan, default)
         sampling = sampling_params(fields, tokenized.max_tokens, logprobs)
         request = context.request(tokenized.token_ids, sampling, tokenized.plan)
         generations.append(Generation(context, request, n, tokens=logprobs is not None))
+    if logprobs is not None:
+        listed = n * sum(one.request.sampling.max_tokens for one in generations) * (1 + logprobs)
+        context.admission.reserve(listed * ALTERNATIVE_BYTES)
     return OpenAIWork(context, body.model, plan, tuple(generations), n)
 
 
@@ -110,11 +121,12 @@ async def stream(
                 finished += 1
                 deltas[-1] |= ending(assemble(observed[index]))
                 if finished == len(observed) and not include_usage:
-                    extension = _steering_extension(work, list(map(assemble, observed)))
+                    answers = list(map(assemble, observed))
+                    extension = await run_in_thread(_steering_extension, work, answers)
             for delta in deltas:
                 yield Event({**head, "choices": [delta], **usage, **(extension if delta is deltas[-1] else {})})
     if include_usage:
-        yield Event(response(work, head, [], list(map(assemble, observed))))
+        yield Event(await run_in_thread(lambda: response(work, head, [], list(map(assemble, observed)))))
     yield Event("[DONE]")
 
 

@@ -20,36 +20,36 @@ from steering.schemas.steering import ReplayRequest
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
 lines = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
-_TEXT: dict[str, Any] = {"openapi_extra": needs("generate"), "response_model_exclude_none": True}
+_TEXT: dict[str, Any] = {"openapi_extra": needs("generate")}
 _STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": {}}}}}
 
 
 @router.post("/v1/generate", response_model=GenerateAnswer, **_TEXT, **_STREAM)
-async def generate(body: GenerateRequest, context: AdmittedDep) -> GenerateAnswer | Response:
+async def generate(body: GenerateRequest, context: AdmittedDep) -> Response:
     """Answers a prompt: the text, the seed that repeats it, and the applied steering."""
     work = await generation.prepare(context, body)
     context.admit(work.n, work.cost)
     if body.stream:
         return await event_stream(context.state, generation.events(work))
-    return await generation.answer(work)
+    return await generation.response(work)
 
 
 @router.post("/v1/compare", response_model=CompareAnswer, **_TEXT, **_STREAM)
-async def compare(body: CompareRequest, context: AdmittedDep) -> CompareAnswer | Response:
+async def compare(body: CompareRequest, context: AdmittedDep) -> Response:
     """Answers a prompt with several arms: the text and metrics of each, and the differences from the baseline."""
     work = await comparison.prepare(context, body)
     context.admit(work.rows, work.cost)
     if body.stream:
         return await event_stream(context.state, comparison.events(work))
-    return await comparison.answer(work)
+    return await comparison.response(work)
 
 
-@router.post("/v1/replay", **_TEXT)
-async def replay(body: ReplayRequest, context: AdmittedDep) -> GenerateAnswer:
+@router.post("/v1/replay", response_model=GenerateAnswer, **_TEXT)
+async def replay(body: ReplayRequest, context: AdmittedDep) -> Response:
     """Repeats an answer. The body is `steering.record` of that answer, and its inline `directions` if it had any."""
     work = await repetition.prepare(context, body)
     context.admit(work.n, work.cost)
-    return await generation.answer(work)
+    return await generation.response(work)
 
 
 @lines.post(

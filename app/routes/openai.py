@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.http.dependencies import AdmittedDep, ContextDep
-from app.http.errors import json_response
 from app.http.request_reading import ApiRoute, needs
 from app.http.streaming import openai_stream
 from app.openai import chat, completions, embeddings
@@ -35,7 +34,7 @@ async def chat_completions(body: ChatRequest, context: AdmittedDep) -> Response:
     work = await chat.prepare(context, body)
     if body.stream:
         return await openai_stream(context.state, chat.chunks(work, body))
-    return json_response(await chat.answer(work), 200)
+    return await chat.answer(work)
 
 
 @router.post("/v1/completions", openapi_extra=needs("generate"), response_class=Response, responses=_STREAM)
@@ -44,10 +43,10 @@ async def text_completions(body: CompletionRequest, context: AdmittedDep) -> Res
     work = await completions.prepare(context, body)
     if body.stream:
         return await openai_stream(context.state, completions.chunks(work, body))
-    return json_response(await completions.answer(work, body), 200)
+    return await completions.answer(work, body)
 
 
 @router.post("/v1/embeddings", openapi_extra=needs("generate"), response_class=Response, responses=_STREAM)
 async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Response:
     """Returns one pooled activation of the chosen layer for each input."""
-    return json_response(await embeddings.answer(context, body), 200)
+    return await embeddings.answer(context, body)

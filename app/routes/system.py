@@ -1,15 +1,14 @@
 """Health, version, capabilities, metrics, tokenizing, and the OpenAPI document."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from app.http.dependencies import StateDep
+from app.http.answers import json_in_thread
+from app.http.dependencies import AdmittedDep, StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
 from app.key_entries import SCOPES
-from app.services.inputs import prompt_of
+from app.services import tokenizing
 from app.services.resources import model_answer
 from app.services.vectors.judge import judges
 from steering import __version__
@@ -17,8 +16,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.measured import measurement_of
 from steering.conditions import CONDITIONS
 from steering.engine.capabilities import limits_of, steers_token_scopes
-from steering.engine.prompts import encode_prompt
-from steering.errors import InvalidRequest, NotFound
+from steering.errors import NotFound
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
 from steering.schemas.system import (
@@ -30,7 +28,6 @@ from steering.schemas.system import (
     TokenizeRequest,
     VersionAnswer,
 )
-from steering.threads import run_in_thread
 from steering.workflows.extraction.make import methods_of
 
 health = APIRouter(tags=["operation"])
@@ -94,29 +91,21 @@ async def metrics(state: StateDep) -> Response:
     return Response(await state.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.post("/tokenize", openapi_extra=needs("generate"))
-async def tokenize(body: TokenizeRequest, state: StateDep) -> TokenizeAnswer:
-    """Returns the token ids of a text or a conversation as the model reads it."""
-    engine = state.engine
-    ids = await encode_prompt(engine.tokenizer, prompt_of(body, state.settings))
-    texts = await run_in_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
-    return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
+@router.post("/tokenize", openapi_extra=needs("generate"), response_model=TokenizeAnswer)
+async def tokenize(body: TokenizeRequest, context: AdmittedDep) -> Response:
+    """Returns the token ids of a text or a conversation as the model reads it. It may be longer than the context."""
+    return await tokenizing.tokenize(context, body)
 
 
-@router.post("/detokenize", openapi_extra=needs("generate"))
-async def detokenize(body: DetokenizeRequest, state: StateDep) -> DetokenizeAnswer:
+@router.post("/detokenize", openapi_extra=needs("generate"), response_model=DetokenizeAnswer)
+async def detokenize(body: DetokenizeRequest, context: AdmittedDep) -> Response:
     """Returns the text of token ids."""
-    engine = state.engine
-    largest = max(body.tokens, default=0)
-    if largest >= engine.info.vocab_size:
-        raise InvalidRequest(f"token ids must be below {engine.info.vocab_size}", param="tokens")
-    return DetokenizeAnswer(text=await run_in_thread(engine.tokenizer.decode, body.tokens))
+    return await tokenizing.detokenize(context, body)
 
 
 @router.get("/openapi.json", include_in_schema=False)
-async def openapi(request: Request, state: StateDep) -> JSONResponse:
+async def openapi(request: Request, state: StateDep) -> Response:
     """Returns the OpenAPI document."""
     if not state.settings.openapi:
         raise NotFound("the OpenAPI document is switched off")
-    document: dict[str, Any] = request.app.openapi()
-    return JSONResponse(document)
+    return await json_in_thread(request.app.openapi)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from app.http.answers import json_in_thread
 from app.http.dependencies import AdmittedDep, ContextDep
 from app.http.errors import json_response
 from app.http.request_reading import BINARY, ApiRoute, BinaryRoute, UploadRoute
@@ -100,15 +101,13 @@ async def read(name: str, query: Annotated[VersionQuery, Query()], context: Cont
     return vector_answer(await context.vector(name, "name", query.version))
 
 
-@router.get("/v1/vectors/{name}/directions")
-async def read_directions(
-    name: str, query: Annotated[DirectionsQuery, Query()], context: ContextDep
-) -> dict[str, list[float]]:
+@router.get("/v1/vectors/{name}/directions", response_model=dict[str, list[float]])
+async def read_directions(name: str, query: Annotated[DirectionsQuery, Query()], context: ContextDep) -> Response:
     """Returns the unit directions by layer."""
     vector = await context.vector(name, "name", query.version)
     context.admission.reserve(file_bytes(vector))
     layers = None if query.layers is None else [int(layer) for layer in query.layers.split(",")]
-    return await run_in_thread(directions, vector, layers)
+    return await json_in_thread(lambda: directions(vector, layers))
 
 
 @router.get("/v1/vectors/{name}/export", response_class=Response)
@@ -176,6 +175,6 @@ async def _respond(
     request = job_request(body)
     if wait:
         result = await context.jobs.complete(kind, request, job)
-        return json_response(dict(result) if part is None else result[part], status)
+        return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
     queued = await context.jobs.submit(kind, request, job)
     return json_response(job_answer(queued).model_dump(mode="json"), 202)

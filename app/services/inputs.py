@@ -70,15 +70,19 @@ def with_system(prompt: Prompt, system: str | None) -> Prompt:
 
 
 async def tokenize(
-    engine: Engine, prompt: Prompt, max_tokens: int | None, plan: SteeringPlan = UNSTEERED
+    engine: Engine,
+    prompt: Prompt,
+    max_tokens: int | None,
+    plan: SteeringPlan = UNSTEERED,
+    default: int = DEFAULT_MAX_TOKENS,
 ) -> TokenizedPrompt:
-    """Tokenizes a prompt that is answered. Without max_tokens the answer gets what fits the context, up to a default.
+    """Tokenizes a prompt that is answered. Without max_tokens the answer gets what fits the context, up to `default`.
 
     Raises ContextLengthExceeded, InvalidRequest where the plan asks for roles that the prompt does not have.
     """
     ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
     available = engine.info.context_length - len(ids)
-    requested = max_tokens if max_tokens is not None else max(1, min(DEFAULT_MAX_TOKENS, available))
+    requested = max_tokens if max_tokens is not None else max(1, min(default, available))
     check_context(len(ids), requested, engine.info)
     return TokenizedPrompt(ids, requested, plan)
 

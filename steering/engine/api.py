@@ -186,8 +186,9 @@ class EngineStats:
 class Tokenizer(Protocol):
     """Converts text to token ids and back."""
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Returns token ids. Raises InvalidRequest for messages without a chat template, or ids out of the vocabulary."""
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
+        """Returns token ids. Raises ContextLengthExceeded for more than `most` tokens (by default those of the model's context),
+        InvalidRequest for messages without a chat template, or ids out of the vocabulary."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids, without control tokens."""

@@ -192,7 +192,7 @@ def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: 
     # every token that ends an answer: those of the generation config (chat models have several) and the tokenizer's
     stated = getattr(generation, "eos_token_id", None)
     eos_ids = {*(stated if isinstance(stated, list | tuple) else (stated,)), tokenizer.eos_token_id} - {None}
-    return ModelTokenizer(tokenizer, vocab_size=info.vocab_size, eos_ids=eos_ids)
+    return ModelTokenizer(tokenizer, vocab_size=info.vocab_size, eos_ids=eos_ids, context_length=info.context_length)
 
 
 @contextmanager

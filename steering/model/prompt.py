@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from steering.errors import InvalidRequest
+from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
 from steering.model.text_stream import TextDecoder, TextStream
 from steering.pairs import ChatMessage
@@ -30,9 +30,17 @@ class ModelTokenizer:
     construction, so threads may share it.
 
     vocab_size: rows of the model's embedding, some of which no token may use. eos_ids: the tokens that end an answer.
+    context_length: tokens that the model holds; a longer prompt is refused, without tokenizing it where its characters say so.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, vocab_size: int, eos_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        vocab_size: int,
+        eos_ids: Iterable[int] = (),
+        context_length: int | None = None,
+    ) -> None:
         self._templates = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()
@@ -41,22 +49,37 @@ class ModelTokenizer:
         self._decoder = TextDecoder(self._backend)
         self._before, self._after = self._encoder.frame()
         self._anchor = self._encoder.literal("a").ids
+        self._context_length = context_length
+        self._longest_token = max(map(len, self._backend.get_vocab()))
+        self._texts: dict[int, str] = {}  # of each token that was asked for
         self.vocab_size = vocab_size  # padded rows beyond the tokenizer can be generated; they have no text
         self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or checked ids.
 
-        Raises InvalidRequest: no chat template, a conversation the template refuses, ids out of the vocabulary,
-        text that is not Unicode, nothing to encode.
+        most: tokens; by default those of the model's context. Raises ContextLengthExceeded for more, InvalidRequest: no chat
+        template, a conversation the template refuses, ids out of the vocabulary, text that is not Unicode, nothing to encode.
         """
+        most = self._context_length if most is None else most
         if isinstance(prompt, str):
-            ids = (*self._before, *self._encoder.literal(_checked_text(prompt)).ids, *self._after)
+            self._check_characters(len(prompt), most)
+            ids = (*self._before, *self._encoder.literal(_checked_text(prompt), most).ids, *self._after)
         elif prompt and isinstance(prompt[0], ChatMessage):
-            ids = self._encode_messages(prompt)[1].ids
+            ids = self._encode_messages(prompt, most)[1].ids
+        elif most is not None and len(prompt) > most:
+            raise ContextLengthExceeded(f"the prompt has {len(prompt)} tokens; at most {most} fit", param="prompt")
         else:
             ids = self._checked_ids(cast("tuple[int, ...]", prompt))
         return _continuable(ids)
+
+    def _check_characters(self, characters: int, most: int | None) -> None:
+        """Raises ContextLengthExceeded for a text that is too long whichever tokens it has, so that it need not be tokenized."""
+        if most is not None and characters > most * self._longest_token:
+            raise ContextLengthExceeded(
+                f"the prompt has {characters} characters, which is more than {most} tokens; at most {most} fit",
+                param="prompt",
+            )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """Renders a conversation by the chat template, with a generation prompt unless the last message is an answer."""
@@ -80,9 +103,9 @@ class ModelTokenizer:
         answers = [i for i, message in enumerate(messages) if message.role == "assistant" and message.content.strip()]
         if not answers:
             raise InvalidRequest("there is no assistant message with content to read", param="messages")
+        text, encoded = self._encode_messages(messages, self._context_length)
         marker = unused_characters([message.content for message in messages], 1)[0]
         emptied = [replace(m, content=marker) if i == answers[-1] else m for i, m in enumerate(messages)]
-        text, encoded = self._encode_messages(messages)
         before, *after = self.render(emptied).split(marker)
         if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
             raise InvalidRequest("the chat template does not show the assistant message as one text", param="messages")
@@ -95,39 +118,47 @@ class ModelTokenizer:
     def encode_with_roles(self, messages: Sequence[ChatMessage]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         """Returns encode(messages) and the role of each token: of the message whose content it is part of; None for the tokens of
         the template. Raises InvalidRequest where the template does not show each message as one text."""
+        text, encoded = self._encode_messages(messages, self._context_length)
         contents = [message.content for message in messages]
         marker = unused_characters(contents, 1)[0]
         emptied = [replace(message, content=marker * MARK) for message in messages]
-        text, encoded = self._encode_messages(messages)
         spans = _message_spans(text, contents, self.render(emptied), marker)
         return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""
-        return self._backend.decode(list(self._checked_ids(token_ids)), skip_special_tokens=True)
+        ids = list(self._checked_ids(token_ids))
+        (text,) = self._backend.decode_batch(
+            [ids], skip_special_tokens=True
+        )  # `decode` would hold the interpreter's lock
+        return text
 
     def token_text(self, token_id: int) -> str:
         """Returns one token's own text with its leading space. Such texts cannot be joined: a token may be part of a character."""
-        self._checked_ids((token_id,))
-        special = self._encoder.special.get(token_id)
-        if special is not None:
-            return special
-        # Decoded after another token, because some tokenizers drop the first space of a text.
-        return self.decode((*self._anchor, token_id))[len(self.decode(self._anchor)) :]
+        text = self._texts.get(token_id)
+        if text is None:
+            self._checked_ids((token_id,))
+            text = self._encoder.special.get(token_id)
+        if text is None:
+            # Decoded after another token, because some tokenizers drop the first space of a text.
+            text = self.decode((*self._anchor, token_id))[len(self.decode(self._anchor)) :]
+        self._texts[token_id] = text
+        return text
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every kind of tokenizer."""
         return TextStream(self._decoder, prompt[-CONTEXT_LENGTH:])
 
-    def _encode_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, Encoded]:
-        """Returns the rendered text and its tokens, whose spans refer to that text."""
+    def _encode_messages(self, messages: Sequence[ChatMessage], most: int | None) -> tuple[str, Encoded]:
+        """Returns the rendered text and its tokens, whose spans refer to that text. Raises what `encode` raises."""
+        self._check_characters(sum(len(message.content) for message in messages), most)
         marks = self._encoder.marks([message.content for message in messages])
         if marks is None:
             text = self.render(messages)
-            return text, self._encoder.rendered(text, None)
+            return text, self._encoder.rendered(text, None, most)
         marked = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
         text = self.render(marked)
-        return marks.removed_from(text), self._encoder.rendered(text, marks)
+        return marks.removed_from(text), self._encoder.rendered(text, marks, most)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         ids = tuple(token_ids)

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from app.process_settings import HUGE_PAGES, SPIN_COUNT, set_environment
+from app.process_settings import HUGE_PAGES, SPIN_COUNT, TOKENIZER_THREADS, set_environment
 
 
 @pytest.mark.parametrize("given", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
 def test_settings_of_the_environment_take_precedence(given: dict[str, str]) -> None:
     environment = dict(given)
     set_environment(environment)
-    assert environment == {**given, HUGE_PAGES: "1"}
+    assert environment == {**given, HUGE_PAGES: "1", TOKENIZER_THREADS: "false"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux only")

@@ -15,7 +15,8 @@ SIZES = {"d_model": 8, "layer_count": 2, "vocab_size": 256, "context_length": 51
 
 
 class ByteTokenizer:
-    def encode(self, prompt: api.Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: api.Prompt, most: int | None = None) -> tuple[int, ...]:
+        del most
         ids: list[int] = []
         for part in [prompt] if isinstance(prompt, str) else prompt:
             text = part.content if isinstance(part, ChatMessage) else part

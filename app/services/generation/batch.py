@@ -29,6 +29,8 @@ MAX_STEERINGS = 256
 """Different steerings of one batch; a plan is held for each until the job ends."""
 PART_LINES = 100
 """Result lines that are stored together."""
+LINE_BYTES = 2048
+"""Memory of a parsed line besides its values: its model with all fields."""
 RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
 
@@ -76,6 +78,7 @@ class PreparedBatch:
 async def prepare(context: Context, content: bytes) -> PreparedBatch:
     """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
     lines = await run_in_thread(parse_lines, content, context.settings)
+    context.admission.reserve(len(lines) * LINE_BYTES)
     plans = Plans(context)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
@@ -97,8 +100,7 @@ def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
     lines: dict[int, BatchLine] = {}
     for number, text in written:
         where = f"line {number}"
-        depth, elements = settings.max_json_depth, settings.max_body_elements
-        value = load_json(text, where, param=where, depth=depth, elements=elements)
+        value = load_json(text, where, param=where, depth=settings.max_json_depth)
         try:
             lines[number] = BatchLine.model_validate(value)
         except ValidationError as error:
@@ -128,15 +130,15 @@ async def job(work: PreparedBatch, progress: Progress) -> dict[str, Any]:
 
     A request that fails has its error in its line. What ends the engine ends the job; the parts stored so far remain.
     """
-    slots = asyncio.Semaphore(max(1, BACKGROUND_CONCURRENCY // max(line.n for line in work.lines)))
+    at_once = max(1, BACKGROUND_CONCURRENCY // max(line.n for line in work.lines))
     writer = _Writer(work, progress)
+    waiting = iter(range(len(work.lines)))
 
-    async def one(index: int) -> None:
-        async with slots:
-            result = await _result(work, index)
-        await writer.add(index, result)
+    async def answer_waiting() -> None:
+        for index in waiting:
+            await writer.add(index, await _result(work, index))
 
-    await gathered([one(index) for index in range(len(work.lines))])
+    await gathered([answer_waiting() for _ in range(min(at_once, len(work.lines)))])
     await writer.flush(everything=True)
     failed = writer.failed
     return BatchSummary(requests=len(work.lines), succeeded=len(work.lines) - failed, failed=failed).model_dump()
@@ -184,7 +186,8 @@ class _Writer:
         self._writing = asyncio.Lock()
 
     async def add(self, index: int, result: BatchResult) -> None:
-        self._waiting[index] = result.model_dump_json(exclude_none=True, ensure_ascii=True) + "\n"
+        text = await run_in_thread(lambda: result.model_dump_json(exclude_none=True, ensure_ascii=True))
+        self._waiting[index] = text + "\n"
         self._done += 1
         self.failed += result.error is not None
         await self.flush()

@@ -4,7 +4,11 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
+from starlette.responses import Response
+
+from app.http.answers import event_in_thread, json_in_thread
 from app.http.errors import error_detail
 from app.http.sse import Event
 from app.services.context import Context
@@ -12,6 +16,7 @@ from app.services.generation.flags import NO_FLAGS
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece
 from app.services.inputs import prompt_of, sampling_params, tokenize, with_system
 from app.services.limits import check_limit, check_sampling
+from app.services.reading.responses import ALTERNATIVE_BYTES
 from steering.schemas.comparison import (
     ArmAnswer,
     ArmErrorAnswer,
@@ -28,9 +33,7 @@ from steering.workflows.comparison.compare import (
     stream,
     sweep_arms,
 )
-
-MAX_LOGIT_BYTES = 1 << 30
-"""Logits of one plan that `steering.workflows.comparison.teacher_forcing` holds at most."""
+from steering.workflows.comparison.teacher_forcing import LOGITS_BOUND
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,17 +75,17 @@ async def prepare(context: Context, body: CompareRequest) -> PreparedComparison:
         resolved.append(Arm(arm.name, one.token_ids, one.plan))
     assert max_tokens is not None
     sampling = sampling_params(body, max_tokens)
-    context.admission.reserve(_logit_bytes(context, resolved, body.n, max_tokens))
+    listed = (len(arms) * body.n * max_tokens) * (1 + (body.top_logprobs or 0) + len(body.readout))
+    context.admission.reserve(_logit_bytes(context, max_tokens) + listed * ALTERNATIVE_BYTES * body.lists_tokens)
     baseline = body.baseline if body.baseline is not None else arms[0].name
     comparison = Comparison(tuple(resolved), baseline, sampling, body.n, readings, context.request)
     return PreparedComparison(context, comparison, body.lists_tokens)
 
 
-def _logit_bytes(context: Context, arms: Sequence[Arm], n: int, max_tokens: int) -> int:
-    """Returns the memory of the KL divergence: logits of one arm under two plans, in float32 and then in float64."""
-    longest = max(len(arm.prompt) for arm in arms) + max_tokens
-    one_plan = min(n * longest * context.engine.info.vocab_size * 4, MAX_LOGIT_BYTES)
-    return 2 * one_plan + 2 * one_plan
+def _logit_bytes(context: Context, max_tokens: int) -> int:
+    """Returns the memory of the KL divergence: logits of one answer under two plans, in pieces and then as one tensor."""
+    one_plan = min((max_tokens + 1) * context.engine.info.vocab_size, LOGITS_BOUND) * 4
+    return 2 * 2 * one_plan
 
 
 def _arms(body: CompareRequest) -> Sequence[ArmFields]:
@@ -94,9 +97,10 @@ def _arms(body: CompareRequest) -> Sequence[ArmFields]:
     return [ArmFields(name="base", steering=()), ArmFields(name="steered", steering=body.steering)]
 
 
-async def answer(work: PreparedComparison) -> CompareAnswer:
+async def response(work: PreparedComparison) -> Response:
     """Returns the response when all arms have ended."""
-    return _response(work, await compare(work.context.engine, work.comparison))
+    results = await compare(work.context.engine, work.comparison)
+    return await json_in_thread(lambda: _response(work, results), exclude_none=True)
 
 
 async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
@@ -112,11 +116,11 @@ async def events(work: PreparedComparison) -> AsyncGenerator[Event, None]:
                 failure = ArmErrorAnswer(arm=one.name, error=error_detail(one.error))
                 yield Event(failure.model_dump(mode="json"), "error")
             else:
-                yield Event(_response(work, one), "done")
+                yield await event_in_thread(partial(_response, work, one), "done")
 
 
 def _response(work: PreparedComparison, results: Sequence[ArmResult]) -> CompareAnswer:
-    """Builds the response, which is also the data of the `done` event."""
+    """Builds the response, which is also the data of the `done` event. Runs in a thread."""
     comparison = work.comparison
     return CompareAnswer(
         id=f"cmp-{secrets.token_hex(12)}",

@@ -6,6 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from starlette.responses import Response
+
+from app.http.answers import event_in_thread, json_in_thread
 from app.http.sse import Event
 from app.metrics import TokenClock
 from app.services.context import Context
@@ -13,10 +16,12 @@ from app.services.generation.flags import NO_FLAGS, Flags
 from app.services.generation.responses import applied_steering, choice_answer, record_of, token_piece, usage_of
 from app.services.inputs import prompt_of, sampling_params, tokenize
 from app.services.limits import check_limit, check_sampling
+from app.services.reading.responses import ALTERNATIVE_BYTES
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.plan.types import SteeringPlan
 from steering.schemas.generation import GenerateAnswer, GenerateRequest
 from steering.schemas.steering import Record
+from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 
 
@@ -64,20 +69,33 @@ async def prepare(context: Context, body: GenerateRequest, plan: SteeringPlan | 
     sampling = sampling_params(body, prompt.max_tokens)
     request = context.request(prompt.token_ids, sampling, prompt.plan, readings)
     flags = Flags(tuple(body.flag), context.state.metrics)
+    if body.lists_tokens:
+        listed = body.n * prompt.max_tokens * (1 + (body.top_logprobs or 0) + len(body.readout))
+        context.admission.reserve(listed * ALTERNATIVE_BYTES)
     return Generation(context, request, body.n, body.lists_tokens, flags)
 
 
 async def answer(work: Generation) -> GenerateAnswer:
     """Returns the response when the last answer has ended."""
+    return await run_in_thread(_response, work, await _answers(work))
+
+
+async def response(work: Generation) -> Response:
+    """Returns what `answer` does, as JSON."""
+    found = await _answers(work)
+    return await json_in_thread(lambda: _response(work, found), exclude_none=True)
+
+
+async def _answers(work: Generation) -> tuple[Answer, ...]:
     found = await answers(work.context.engine, work.request, work.n)
     for one in found:
         for event in one.events:
             work.flags.count(event)
-    return _response(work, found)
+    return found
 
 
 def _response(work: Generation, found: tuple[Answer, ...]) -> GenerateAnswer:
-    """Builds the response, which is also the data of the `done` event."""
+    """Builds the response, which is also the data of the `done` event. Runs in a thread."""
     engine, request = work.context.engine, work.request
     reports = [one.finish.steering for one in found]
     work.context.state.metrics.observe_dose(reports)
@@ -107,4 +125,5 @@ async def events(work: Generation) -> AsyncGenerator[Event, None]:
             if event.token_id >= 0 or event.text:
                 yield Event(token_piece(event, choice, tokenizer, flags=work.flags.count(event)), "token")
     await asyncio.sleep(0)  # the last tokens of all streams are sent before any response is built
-    yield Event(_response(work, tuple(assemble(one) for one in observed)), "done")
+    found = tuple(assemble(one) for one in observed)
+    yield await event_in_thread(lambda: _response(work, found), "done")

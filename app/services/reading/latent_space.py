@@ -2,10 +2,11 @@
 
 from starlette.responses import Response
 
+from app.http.answers import json_in_thread
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_text
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES
 from steering.layer_indices import layer_indices
 from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.reading import latent_space as workflow

@@ -3,10 +3,11 @@
 import structlog
 from starlette.responses import Response
 
+from app.http.answers import json_in_thread
 from app.services.context import Context
 from app.services.inputs import check_activations, check_texts, encode_prompts, encode_texts, pair_text
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, json_in_thread
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES
 from app.services.resources import damage_warnings
 from app.services.vectors.similar import vector_pages
 from steering.concepts.loader import load_neutral_texts

@@ -1,24 +1,14 @@
 """Builds the parts that the responses of reading routes share."""
 
-from collections.abc import Callable
-
-from pydantic import BaseModel
-from starlette.responses import Response
-
 from steering.plan.types import SteeringPlan
 from steering.schemas.reading import LensSteering
-from steering.threads import run_in_thread
 
 ACTIVATION_BYTES = 8
 """Memory of one activation: float32, and a copy while layers are stacked."""
 SCORE_BYTES = 64
 """Memory of one number of a response: a Python float in a list, and its text."""
-
-
-async def json_in_thread(build: Callable[[], BaseModel]) -> Response:
-    """Builds and serializes a response in a thread: it may contain a hundred thousand numbers."""
-    content = await run_in_thread(lambda: build().model_dump_json())
-    return Response(content, media_type="application/json")
+ALTERNATIVE_BYTES = 512
+"""Memory of one listed token of a response, its log-probability and text included, as objects and as JSON."""
 
 
 def applied_plan(plan: SteeringPlan) -> LensSteering | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from app.http.answers import json_in_thread
 from app.http.streaming import FileStream, in_thread
 from app.services.context import Context
 from app.services.inputs import (
@@ -18,7 +19,7 @@ from app.services.inputs import (
     prompt_of,
 )
 from app.services.limits import check_limit
-from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan, json_in_thread
+from app.services.reading.responses import ACTIVATION_BYTES, SCORE_BYTES, applied_plan
 from steering.engine.api import Engine, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered

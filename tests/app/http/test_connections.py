@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from app.http.protocol import BoundedProtocol
+from app.server import KEEP_ALIVE_SECONDS
 from tests.app.http.listening import Listening
 from tests.fakes import ScriptedEngine
+from tests.polling import until
 
+REPOSITORY = Path(__file__).parents[3]
 IN_FLIGHT = 12_000_000
 """Bytes that the buffers of two sockets take before the sender notices that the connection is closed."""
 
@@ -151,3 +156,42 @@ async def test_what_is_no_request_is_answered_like_every_error(listening: Listen
     assert b"\r\nx-request-id: req-" in head
     assert json.loads(body)["error"]["code"] == "invalid_request"
     await finish(writer)
+
+
+class PatientProtocol(BoundedProtocol):
+    """The protocol with a time for half-closed connections that no machine exceeds."""
+
+    linger_seconds = 60.0
+
+
+GENERATE = b'{"prompt": "a", "max_tokens": 2}'
+HEAD = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+async def test_a_client_that_has_finished_sending_gets_its_answer() -> None:
+    async with Listening(ScriptedEngine(), protocol=PatientProtocol) as listening:
+        reader, writer = await listening.connect()
+        writer.write(HEAD % len(GENERATE) + GENERATE)
+        writer.write_eof()
+        answer = await closed(reader)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b'"choices"' in answer
+        await finish(writer)
+
+
+async def test_a_client_that_has_finished_sending_counts_as_gone_after_a_while() -> None:
+    gate = asyncio.Event()
+    async with Listening(ScriptedEngine(gate=gate), protocol=QuickProtocol) as listening:
+        reader, writer = await listening.connect()
+        writer.write(HEAD % len(GENERATE) + GENERATE)
+        writer.write_eof()
+        await until(lambda: listening.engine.stats().running == 1)
+        assert await closed(reader) == b""
+        await until(listening.quiet)
+        await finish(writer)
+
+
+def test_idle_connections_stay_open_for_longer_than_the_proxy_keeps_them() -> None:
+    (seconds,) = re.findall(r"\bkeepalive (\d+)s", (REPOSITORY / "deploy" / "caddy" / "Caddyfile").read_text())
+    assert 2 * int(seconds) <= KEEP_ALIVE_SECONDS
+    assert BoundedProtocol.head_seconds >= 2 * int(seconds)

@@ -91,6 +91,31 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
         await client.aclose()
 
 
+async def test_readiness_asks_the_store_once_for_many_probes() -> None:
+    store = ChangedStore(await reference_store(Settings()))
+    asked = 0
+    answering = store.ping
+
+    async def counted() -> None:
+        nonlocal asked
+        asked += 1
+        await answering()
+
+    store.ping = counted
+
+    async def opened(_: Settings) -> Store:
+        return store
+
+    app = create_app(Settings(), lambda _: ScriptedEngine(), opened)
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(state(app).loaded.wait(), 10)
+        client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
+        probes = [client.get("/health/ready") for _ in range(50)]
+        assert {answer.status_code for answer in await asyncio.gather(*probes)} == {200}
+        assert 0 < asked < 50
+        await client.aclose()
+
+
 async def test_a_drain_refuses_new_work_and_lets_the_old_end(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(ScriptedEngine(gate=gate), drain_seconds=20)

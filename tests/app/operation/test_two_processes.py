@@ -148,11 +148,19 @@ async def _through_failures(
 
     await holds(is_refused)
     assert (await client.post("/v1/generate", json={"prompt": "a", "max_tokens": 2, "steering": []})).status_code == 200
-    not_ready = await client.get("/health/ready")
-    assert (not_ready.status_code, not_ready.json()["error"]["code"]) == (503, "store_unavailable")
+
+    async def is_not_ready() -> bool:
+        answer = await client.get("/health/ready")
+        return answer.status_code == 503 and answer.json()["error"]["code"] == "store_unavailable"
+
+    await holds(is_not_ready)
     await asyncio.to_thread(database.start)
     await more_answers(load, 60)
-    assert (await client.get("/health/ready")).status_code == 200
+
+    async def is_ready() -> bool:
+        return (await client.get("/health/ready")).status_code == 200
+
+    await holds(is_ready)
     ended: dict[str, Any] = (await client.delete(f"/v1/jobs/{own['id']}")).json()
     assert ended["status"] in ("cancelled", "succeeded") or ended["error"]["code"] == "store_unavailable"
 

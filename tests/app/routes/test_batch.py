@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from steering.errors import NonfiniteActivations
+from steering.workflows.generate import BACKGROUND_CONCURRENCY
 from tests.app.conftest import Server, StartServer
 from tests.fakes import NONFINITE_STRENGTH, ScriptedEngine
 from tests.polling import until
@@ -109,6 +110,20 @@ async def test_cancelling_frees_every_row_and_keeps_finished_parts(start: StartS
     assert [one["index"] for one in found] == list(range(len(found)))
 
 
+async def test_few_lines_of_a_large_batch_are_tasks_at_once(start: StartServer) -> None:
+    gate = asyncio.Event()
+    server = await start(ScriptedEngine(gate=gate, length=2))
+    lines = 2000
+    before = len(asyncio.all_tasks())
+    job = await started(server, *[{"prompt": f"number {index}", "max_tokens": 1} for index in range(lines)])
+    await until(lambda: server.engine.stats().running > 1)
+    assert len(asyncio.all_tasks()) - before < 10 * BACKGROUND_CONCURRENCY
+    gate.set()
+    found = await finished(server, job)
+    assert found["result"]["succeeded"] == lines
+    assert [one["index"] for one in await output(server, job)] == list(range(lines))
+
+
 async def test_live_requests_are_answered_while_a_batch_runs(start: StartServer) -> None:
     """The lines of the batch are so long that it runs on, however late the live request is answered."""
     server = await start(ScriptedEngine(token_seconds=0.001, length=3000, max_running=64))
@@ -158,7 +173,7 @@ async def test_a_new_policy_holds_for_the_lines_that_are_still_to_be_answered(st
 
 
 async def test_the_lines_of_waiting_batches_take_from_the_memory_of_requests(start: StartServer) -> None:
-    server = await start(ScriptedEngine(gate=asyncio.Event()), memory_megabytes=1)
+    server = await start(ScriptedEngine(gate=asyncio.Event()), memory_megabytes=2)
     line = {"prompt": "a" * 1000, "max_tokens": 2}
     lines = [line] * 100
     first = await started(server, *lines)

@@ -67,7 +67,8 @@ class LinearTokenizer:
     def __init__(self, system_role: bool = True) -> None:
         self._system_role = system_role
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
+        del most
         if isinstance(prompt, str):
             return (BEGIN, *self._words(prompt))
         if isinstance(prompt[0], ChatMessage):

@@ -90,9 +90,9 @@ class CountedTokenizer(ScriptedTokenizer):
 
     count = 0
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         self.count += 1
-        return super().encode(prompt)
+        return super().encode(prompt, most)
 
 
 async def test_a_prompt_is_tokenized_once_for_all_plans_and_their_roles() -> None:

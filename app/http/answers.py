@@ -1,0 +1,38 @@
+"""Builds and serializes answers in threads: one may contain a hundred thousand numbers, and the event loop serves everybody."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from app.http.sse import Event
+from steering.threads import run_in_thread
+
+
+async def json_in_thread(build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False) -> Response:
+    """Returns the response with what `build` returns, a model or JSON-ready values. exclude_none: leave out fields without a value."""
+    content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none))
+    return Response(content, status, media_type="application/json")
+
+
+async def event_in_thread(build: Callable[[], BaseModel], name: str) -> Event:
+    """Returns the event with what `build` returns."""
+    return Event(await run_in_thread(lambda: build().model_dump_json(exclude_none=True, ensure_ascii=True)), name)
+
+
+def json_of(answer: Any, *, exclude_none: bool = False) -> bytes:
+    """Serializes an answer. The serializer holds the interpreter, so the objects of a list in a dict are written one by one."""
+    if isinstance(answer, BaseModel):
+        return answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none)
+    if isinstance(answer, dict):
+        return b"{" + b",".join(_entries(answer)) + b"}"
+    return to_json(answer, inf_nan_mode="null")
+
+
+def _entries(answer: dict[str, Any]) -> Iterator[bytes]:
+    for name, value in answer.items():
+        several = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = b"[" + b",".join(map(json_of, value)) + b"]" if several else json_of(value)
+        yield to_json(name) + b":" + text
