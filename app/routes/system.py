@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from app.http.dependencies import StateDep
+from app.http.dependencies import ContextDep, StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
 from app.key_entries import SCOPES
@@ -88,17 +88,18 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
     )
 
 
-@router.get("/metrics", openapi_extra=needs("admin"), response_class=Response)
+@router.get("/metrics", openapi_extra=needs("metrics"), response_class=Response)
 async def metrics(state: StateDep) -> Response:
     """Returns Prometheus text."""
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.post("/tokenize", openapi_extra=needs("generate"))
-async def tokenize(body: TokenizeRequest, state: StateDep) -> TokenizeAnswer:
+async def tokenize(body: TokenizeRequest, state: StateDep, context: ContextDep) -> TokenizeAnswer:
     """Returns the token ids of a text or a conversation as the model reads it."""
     engine = state.engine
     ids = await encode_prompt(engine.tokenizer, prompt_of(body, state.settings))
+    context.charge_tokens(len(ids))
     texts = await run_in_thread(lambda: [engine.tokenizer.token_text(i) for i in ids]) if body.texts else None
     return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 
