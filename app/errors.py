@@ -42,6 +42,14 @@ class RateLimited(SteeringError, code="rate_limited"):
         self.limit, self.retry_after, self.never = limit, retry_after, never
 
 
+class LastAdminKey(SteeringError, code="last_admin_key"):
+    """Nobody could manage keys after this change."""
+
+
+class PreconditionFailed(SteeringError, code="precondition_failed"):
+    """What is to be changed is no longer what the caller has read."""
+
+
 class JobCancelled(SteeringError, code="job_cancelled"):
     """Another caller cancelled the job that the request waited for."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from steering.namespaces import NAMESPACE_PATTERN, SHARED
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,512}")
-SCOPES = ("generate", "read", "write", "admin")
+SCOPES = ("generate", "read", "write", "metrics", "admin")
 
 
 @dataclass(frozen=True, slots=True)

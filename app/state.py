@@ -17,6 +17,7 @@ from app.http.admission import Admission, Budget
 from app.http.errors import public_error
 from app.http.sse import ended
 from app.metrics import Metrics
+from app.policy.governed_engine import GovernedEngine
 from app.policy.keys import ApiKeys
 from app.policy.policy import Policy
 from app.policy.rate_limits import RateLimits
@@ -32,7 +33,6 @@ from steering.namespaces import SHARED
 from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import run_in_thread
-from steering.workflows.reading.explain import NeutralCache
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,6 @@ class AppState:
         self.memory = Budget(memory, "the memory for running requests is in use; try again shortly")
         self.job_memory = Budget(memory // 2, "the memory for jobs is in use; wait for one to end")
         self.plans = RecentPlans()
-        self.neutral = NeutralCache()
         self.cosines = Cosines()
         self.policy = Policy(self.plans)
         self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy)
@@ -134,7 +133,8 @@ class AppState:
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
         try:
-            engine = self._engine = await run_in_thread(self._engine_factory, self.settings)
+            loaded = await run_in_thread(self._engine_factory, self.settings)
+            engine = self._engine = GovernedEngine(loaded, self.policy)
             await _read_first(self.policy.refresh(store, engine))
             await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
@@ -164,7 +164,7 @@ class AppState:
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
+        """The engine, under the policy. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
         if self._engine is None:
             raise self.load_failure or NotReady("the model is still loading")
         self.check_alive()
@@ -222,7 +222,7 @@ class AppState:
         self.check_open()
         _ = self.engine  # raises while it loads, and once it has died
         _ = self.policy.active  # raises until it was read, and while it cannot be applied
-        _ = self.default_steering.resolved_in(SHARED), self.keys.empty  # raise until they were read
+        _ = self.default_steering.resolved_in(SHARED), self.keys.required  # raise until they were read
         await self._check_store()
 
     async def _check_store(self) -> None:

@@ -1,12 +1,13 @@
 """`steer keys`, `audit`, `policy` and `monitors`: API keys, who changed what, and what holds for all traffic of a server."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.input.conversion import given, text_of
+from app.cli.input.conversion import text_of
 from app.cli.options import file_argument
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import (
@@ -20,42 +21,104 @@ from app.cli.output.terminal import (
     with_client,
 )
 from steering.client import Client
-from steering.schemas.governance import MonitorAnswer, MonitorDetail
+from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.strict_json import load_json
 
-keys = Typer(no_args_is_help=True, help="API keys: create, list, delete. Needs a key with the scope admin.")
+keys = Typer(
+    no_args_is_help=True, help="API keys: create, list, change, rotate, delete. Needs a key with the scope admin."
+)
 policy = Typer(no_args_is_help=True, help="What holds for all traffic: show, set, clear. Needs the scope admin.")
 
 
+Limit = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAME=VALUE",
+        help=f"A limit; repeatable. Names: {', '.join(KeyLimitsFields.model_fields)}. Several vectors: vectors=a,b@2.",
+    ),
+]
+ScopeOption = Option(help="generate, read, write, metrics or admin; repeatable.")
+
+
+def _limits(given: Sequence[str] | None) -> dict[str, Any] | None:
+    """Returns limits from NAME=VALUE; an empty value removes one. Raises BadParameter."""
+    limits: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if name not in KeyLimitsFields.model_fields or not equals:
+            names = ", ".join(KeyLimitsFields.model_fields)
+            raise BadParameter(f"expected NAME=VALUE with one of {names}, got {text!r}", param_hint="--limit")
+        if not value:
+            limits[name] = None
+        elif name == "vectors":
+            limits[name] = value.split(",")
+        elif name == "own_steering":
+            limits[name] = value
+        else:
+            try:
+                limits[name] = float(value) if name == "max_relative_dose" else int(value)
+            except ValueError:
+                raise BadParameter(f"{name} is a number, got {value!r}", param_hint="--limit") from None
+    return limits or None
+
+
 @client_command(keys, "create")
-def create_key(  # noqa: PLR0913, PLR0917 - one option a field
+def create_key(
     client: Client,
     name: Annotated[str, Argument(help="What the key is for.")],
-    scope: Annotated[list[str], Option(help="generate, read, write or admin; repeatable.")],
-    requests_per_minute: Annotated[int | None, Option(help="Requests that it may send a minute.")] = None,
-    tokens_per_minute: Annotated[int | None, Option(help="Tokens that it may use a minute.")] = None,
-    concurrency: Annotated[int | None, Option(help="Requests that it may run at once.")] = None,
-    rows: Annotated[int | None, Option(help="Rows of the batch that it may use at once.")] = None,
-    jobs: Annotated[int | None, Option(help="Unfinished jobs that it may have.")] = None,
-    storage_bytes: Annotated[int | None, Option(help="Bytes of the vectors and links that it may store.")] = None,
+    scope: Annotated[list[str], ScopeOption],
+    limit: Limit = None,
     namespace: Annotated[
         str | None, Option(help="Namespace of what it makes; it sees that and shared. Default: shared.")
     ] = None,
     expires_at: Annotated[str | None, Option(help="ISO 8601 time with a time zone.")] = None,
 ) -> Output:
     """Create a key and print it. It is not shown again."""
-    limits = given(
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        concurrency=concurrency,
-        rows=rows,
-        jobs=jobs,
-        storage_bytes=storage_bytes,
-    )
-    created = client.create_key(name, scope, limits=limits or None, expires_at=expires_at, namespace=namespace)
+    created = client.create_key(name, scope, limits=_limits(limit), expires_at=expires_at, namespace=namespace)
+    yield from _secret(created)
+
+
+def _secret(created: NewKeyAnswer) -> Output:
     yield created.model_dump(mode="json", exclude_none=True)
     stderr.print(f"{created.id}: the key is shown only here")
     console.print(created.key, soft_wrap=True)
+
+
+@client_command(keys, "change")
+def change_key(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
+    key_id: Annotated[str, Argument(help="Id of the key.")],
+    name: Annotated[str | None, Option(help="What the key is for.")] = None,
+    scope: Annotated[list[str] | None, ScopeOption] = None,
+    limit: Limit = None,
+    namespace: Annotated[str | None, Option(help="Namespace of what it makes from now on.")] = None,
+    expires_at: Annotated[str | None, Option(help="ISO 8601 time with a time zone.")] = None,
+    if_match: Annotated[str | None, Option(help="Only while this is its etag.")] = None,
+    force: Annotated[bool, Option("--force", help="Also where no admin key would remain.")] = False,
+) -> Output:
+    """Change a key. What is not given stays, also each limit; `--limit NAME=` removes one."""
+    changed = client.change_key(
+        key_id,
+        name=name,
+        scopes=scope or None,
+        limits=_limits(limit),
+        namespace=namespace,
+        expires_at=expires_at,
+        if_match=if_match,
+        force=force,
+    )
+    yield changed.model_dump(mode="json", exclude_none=True)
+    yield f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
+
+
+@client_command(keys, "rotate")
+def rotate_key(
+    client: Client,
+    key_id: Annotated[str, Argument(help="Id of the key.")],
+    old_valid_seconds: Annotated[int, Option(help="How long the old secret is valid beside the new one.")] = 0,
+) -> Output:
+    """Give a key a new secret and print it. Its id, limits and what it has stored stay."""
+    yield from _secret(client.rotate_key(key_id, old_valid_seconds=old_valid_seconds))
 
 
 @client_command(keys, "list")
@@ -83,9 +146,14 @@ def _minute(at: str | None, absent: str = "") -> str:
 
 
 @client_command(keys, "delete")
-def delete_key(client: Client, key_id: Annotated[str, Argument(help="Id of the key.")]) -> None:
-    """Delete a key; it is refused from the next request on."""
-    client.delete_key(key_id)
+def delete_key(
+    client: Client,
+    key_id: Annotated[str, Argument(help="Id of the key.")],
+    cancel_jobs: Annotated[bool, Option("--cancel-jobs", help="Cancel its unfinished jobs.")] = False,
+    force: Annotated[bool, Option("--force", help="Also where no admin key would remain.")] = False,
+) -> None:
+    """Delete a key; it is refused from the next request on, and its batches stop."""
+    client.delete_key(key_id, force=force, cancel_jobs=cancel_jobs)
 
 
 @with_client

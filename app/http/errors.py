@@ -42,6 +42,8 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.NotFound: Outcome(404, "not_found_error"),
     errors.VectorInUse: Outcome(409, "conflict_error", headers=_NO_RETRY),
     http_errors.JobCancelled: Outcome(409, "conflict_error", headers=_NO_RETRY),
+    http_errors.LastAdminKey: Outcome(409, "conflict_error", headers=_NO_RETRY),
+    http_errors.PreconditionFailed: Outcome(412, headers=_NO_RETRY),
     http_errors.InvalidApiKey: Outcome(401, "authentication_error", headers=(("WWW-Authenticate", "Bearer"),)),
     http_errors.InsufficientScope: Outcome(403, "permission_error"),
     http_errors.HostRefused: Outcome(403, "permission_error"),

@@ -1,9 +1,9 @@
 """Keys: identifies callers by keys of the environment, of a file and of the database, and knows what each may do."""
 
 import hashlib
-import hmac
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,19 +13,22 @@ from fastapi.security import HTTPBearer
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from app.errors import InsufficientScope, InvalidApiKey
+from app.errors import InsufficientScope, InvalidApiKey, LastAdminKey
 from app.key_entries import SCOPES, KeyEntry, key_entries
 from app.policy.changes import Changes
 from app.settings import Settings
-from steering.errors import NotReady
+from steering.errors import NotReady, SteeringError
 from steering.namespaces import SHARED
 from steering.schemas.governance import KeyLimitsFields
 from steering.store.base import Store
-from steering.store.governance import KeyRecord
+from steering.store.governance import KeyEdit, KeyRecord
 from steering.store.rules import now
 from steering.vectors import check_name
 
 log = structlog.get_logger(__name__)
+
+REQUIRED = "keys_required"
+"""The document that says that this database has had a key."""
 
 BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key of this server.")
 """Reads the Authorization header; also describes it in the OpenAPI document."""
@@ -64,7 +67,7 @@ class Key:
 
 
 ANONYMOUS = Key("anonymous", frozenset(SCOPES))
-"""The caller of a server without keys, which listens on a loopback address only."""
+"""The caller of a server that never had a key, which listens on a loopback address only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,43 +76,50 @@ class _Known:
     key: Key
     expires_at: str | None = None
 
+    @property
+    def valid(self) -> bool:
+        """Whether it has not expired."""
+        return self.expires_at is None or self.expires_at > now()
+
 
 def digest_of(secret: str) -> str:
     """Returns the SHA-256 of a key in hexadecimal, the only form in which it is kept."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def new_key() -> tuple[str, str]:
-    """Returns a new id and a new key of 256 random bits."""
-    return f"key_{secrets.token_hex(8)}", f"sk-{secrets.token_urlsafe(32)}"
+def new_secret() -> str:
+    """Returns a new key of 256 random bits."""
+    return f"sk-{secrets.token_urlsafe(32)}"
+
+
+def new_key_id() -> str:
+    """Returns an id for a new key."""
+    return f"key_{secrets.token_hex(8)}"
 
 
 class ApiKeys:
-    """Every key of this server. `refresh` reads the file and the database again, so keys change without a restart."""
+    """Every key of this server. `refresh` reads the file and the database again, so keys change without a restart.
+
+    A server is open to everybody on its machine until it has its first key, and never again: the database remembers that there was one.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._configured = _from_entries(settings.api_keys)
         self._file = settings.api_keys_file
         self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
-        self._stored: dict[str, _Known] | None = None
+        self._stored: dict[str, KeyRecord] | None = None
+        self._required = False
+        self._by_digest: dict[bytes, _Known] = {}
         self._used: dict[str, str] = {}
         self._changes = Changes()
 
     @property
-    def empty(self) -> bool:
-        """Whether there is no key at all, so that everybody on this machine may do everything. Raises NotReady."""
-        return not self._all()
+    def required(self) -> bool:
+        """Whether a request needs a key. Raises NotReady before the keys were read: a server without keys is open to everybody."""
+        self._read()
+        return self._required or bool(self._by_digest)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of all keys, as metrics and the log have them. Raises NotReady."""
-        return frozenset(known.key.name for known in self._all()) or frozenset({ANONYMOUS.name})
-
-    def _all(self) -> tuple[_Known, ...]:
-        return (*self._configured, *self._from_file, *self._read().values())
-
-    def _read(self) -> dict[str, _Known]:
-        """Returns the keys of the database. Raises NotReady before they were read: a server without keys is open to everybody."""
+    def _read(self) -> dict[str, KeyRecord]:
         if self._stored is None:
             raise NotReady("the API keys have not been read yet")
         return self._stored
@@ -121,31 +131,80 @@ class ApiKeys:
                 self._from_file = _from_entries(key_entries(self._file))
             except (OSError, ValueError) as error:
                 log.warning("key_file_not_read", reason=str(error)[:200])
-        records = await self._changes.read(store.keys.all)
-        self._stored = {record.id: _from_record(record) for record in records}
+
+        async def read() -> tuple[Sequence[KeyRecord], bool]:
+            return await store.keys.all(), await store.documents.get(REQUIRED) is not None
+
+        records, required = await self._changes.read(read)
+        if records and not required:
+            await store.documents.put(REQUIRED, {})
+        self._use({record.id: record for record in records}, required=required)
+
+    def _use(self, stored: dict[str, KeyRecord], *, required: bool) -> None:
+        """Holds the keys. They are found by their digest: the time of a look-up tells nothing of a secret whose digest is not known."""
+        known = [*self._configured, *self._from_file]
+        for record in stored.values():
+            known += _from_record(record)
+        self._required = self._required or required or bool(stored)
+        self._stored, self._by_digest = stored, {one.digest: one for one in known if one.digest}
 
     async def create(self, record: KeyRecord, store: Store) -> KeyRecord:
         """Stores a new key, which is known from now on."""
         async with self._changes.change():
-            self._read()
-            return self._changed(await store.keys.create(record))
+            stored = dict(self._read())
+            created = await store.keys.create(record)
+            if not self._required:
+                await store.documents.put(REQUIRED, {})
+            self._use({**stored, created.id: created}, required=True)
+        await self._read_again(store)
+        return created
 
-    async def change(self, key_id: str, fields: Mapping[str, Any], store: Store) -> KeyRecord:
-        """Stores some fields of a key, which hold from now on. Raises KeyNotFound."""
+    async def edit(self, key_id: str, edit: KeyEdit, store: Store, *, force: bool = False) -> KeyRecord | None:
+        """Changes or deletes a key, see KeyStore.edit; it holds from now on.
+
+        Raises KeyNotFound, LastAdminKey where no key with the scope `admin` would remain, unless that is forced.
+        """
+
+        def checked(record: KeyRecord, others: Sequence[KeyRecord]) -> Mapping[str, Any] | None:
+            fields = edit(record, others)
+            after = [*others] if fields is None else [*others, replace(record, **fields)]
+            if not force and self._is_admin(record) and not any(map(self._is_admin, after)):
+                self._check_admin_elsewhere(key_id)
+            return fields
+
         async with self._changes.change():
-            self._read()
-            return self._changed(await store.keys.change(key_id, fields))
+            stored = dict(self._read())
+            changed = await store.keys.edit(key_id, checked)
+            stored.pop(key_id, None)
+            if changed is not None:
+                stored[key_id] = changed
+            self._use(stored, required=True)
+        await self._read_again(store)
+        return changed
 
-    async def delete(self, key_id: str, store: Store) -> None:
-        """Deletes a key, which is unknown from now on. Raises KeyNotFound."""
-        async with self._changes.change():
-            self._read()
-            await store.keys.delete(key_id)
-            self._read().pop(key_id, None)
+    async def _read_again(self, store: Store) -> None:
+        """Reads what another server may have changed while this one wrote. Where that fails, the next refresh does."""
+        with suppress(SteeringError):
+            await self.refresh(store)
 
-    def _changed(self, record: KeyRecord) -> KeyRecord:
-        self._read()[record.id] = _from_record(record)
-        return record
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all keys, as metrics and the log have them. Raises NotReady."""
+        self._read()
+        return frozenset(known.key.name for known in self._by_digest.values()) or frozenset({ANONYMOUS.name})
+
+    @staticmethod
+    def _is_admin(record: KeyRecord) -> bool:
+        valid = record.expires_at is None or record.expires_at > now()
+        return valid and "admin" in record.scopes and damage_of(record) is None
+
+    def _check_admin_elsewhere(self, key_id: str) -> None:
+        if not any("admin" in one.key.scopes for one in (*self._configured, *self._from_file)):
+            raise LastAdminKey(
+                f"key {key_id} is the last one with the scope 'admin': nobody could manage keys without it, and the server asks for a "
+                "key all the same. Create another admin key first, or repeat this with ?force=true",
+                param="force",
+            )
 
     def last_used_at(self, record: KeyRecord) -> str | None:
         """Returns when a key was last used, here or as it is stored."""
@@ -159,22 +218,27 @@ class ApiKeys:
 
     async def identify(self, request: Request) -> Key:
         """Returns the caller. Raises InvalidApiKey unless exactly one `Authorization: Bearer <key>` has a known key, NotReady."""
-        if self.empty:
+        if not self.required:
             return ANONYMOUS
         given = await BEARER(request)
         headers = request.headers.getlist("authorization")
         if given is None or len(headers) != 1 or headers[0].partition(" ")[2] != given.credentials:
             raise InvalidApiKey("send exactly one header 'Authorization: Bearer <key>'")
-        digest = hashlib.sha256(given.credentials.encode()).digest()
-        found: _Known | None = None
-        for known in self._all():  # no early exit: the time must not depend on which key matches
-            if hmac.compare_digest(known.digest, digest):
-                found = known
-        if found is None or (found.expires_at is not None and found.expires_at <= now()):
+        known = self._by_digest.get(hashlib.sha256(given.credentials.encode()).digest())
+        if known is None or not known.valid:
             raise InvalidApiKey("this key is not known")
-        if found.key.id:
-            self._used[found.key.id] = now()
-        return found.key
+        if known.key.id:
+            self._used[known.key.id] = now()
+        return known.key
+
+    def current(self, key: Key) -> Key:
+        """Returns a key as it is now, for work that outlasts its request. Raises InvalidApiKey for one that is no longer known."""
+        if key is ANONYMOUS and not self.required:
+            return key
+        known = next((one for one in self._by_digest.values() if one.key.name == key.name and one.valid), None)
+        if known is None:
+            raise InvalidApiKey("the key of this job is no longer known")
+        return known.key
 
 
 def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
@@ -200,25 +264,30 @@ def damage_of(record: KeyRecord) -> str | None:
     """Returns what of a stored key cannot be read, so that it may do nothing; None for a whole key."""
     if not readable(record).scopes:
         return "its limits cannot be read"
-    return None if _stored_digest(record) else "its digest cannot be read"
+    return None if _stored_digest(record.digest) else "its digest cannot be read"
 
 
-def _stored_digest(record: KeyRecord) -> bytes:
-    """Returns the digest of a key; where it is damaged one that no secret has."""
+def _stored_digest(text: str) -> bytes:
+    """Returns a digest; nothing where it is damaged, which no secret has."""
     try:
-        digest = bytes.fromhex(record.digest)
+        digest = bytes.fromhex(text)
     except ValueError:
         return b""
     return digest if len(digest) == hashlib.sha256().digest_size else b""
 
 
-def _from_record(record: KeyRecord) -> _Known:
+def _from_record(record: KeyRecord) -> list[_Known]:
+    """Returns a key, and the same key under the secret that it had before its rotation."""
     held = readable(record)
     if damage := damage_of(record):
         log.warning("key_may_do_nothing", key=record.id, reason=damage)
     limits = KeyLimitsFields.model_validate(dict(held.limits))
     key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
-    return _Known(_stored_digest(record), key, record.expires_at)
+    known = [_Known(_stored_digest(record.digest), key, record.expires_at)]
+    if record.previous_digest and record.previous_until:
+        until = min(record.previous_until, record.expires_at or record.previous_until)
+        known.insert(0, _Known(_stored_digest(record.previous_digest), key, until))
+    return known
 
 
 def utc_text(moment: datetime) -> str:

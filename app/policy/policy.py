@@ -22,10 +22,12 @@ from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicySpec
 from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.base import Store
 from steering.vectors import ConceptVector
+from steering.workflows.reading.explain import NeutralCache
 from steering.workflows.reading.readout import reading_at
 
 log = structlog.get_logger(__name__)
@@ -37,12 +39,18 @@ _REPAIR = "set it again with PUT /v1/policy, or remove it with DELETE /v1/policy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivePolicy:
-    """A policy whose vectors are pinned and held, by id. monitors: with what they have measured so far."""
+    """A policy whose vectors are pinned and held, by id.
+
+    monitors: with what they have measured so far. unsteered: the plan of a pass that asks for no steering, which is what is mandatory.
+    neutral: scores of neutral text, which depend on that plan.
+    """
 
     spec: PolicySpec = NO_POLICY
     vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
     monitors: MonitorSet = NO_MONITORS
     mandatory: Mandatory = field(default_factory=Mandatory)
+    unsteered: SteeringPlan = UNSTEERED
+    neutral: NeutralCache = field(default_factory=NeutralCache)
 
 
 class Policy(Collector):
@@ -124,9 +132,9 @@ class Policy(Collector):
         pinned = spec.pinned({name: vector.id for name, vector in found.items()})
         held = by_id(found)
         mandatory = Mandatory(pinned.steering, {name: held[name] for name in vector_names(pinned.steering)})
-        await self._plans.resolve(SteeringSpec(), HeldVectors(held), engine.info, DoseGuard(), mandatory)
+        plan = await self._plans.resolve(SteeringSpec(), HeldVectors(held), engine.info, DoseGuard(), mandatory)
         monitors = [self._monitor(one, held[one.vector], engine.info) for one in pinned.monitors]
-        return ActivePolicy(pinned, held, MonitorSet(monitors), mandatory)
+        return ActivePolicy(pinned, held, MonitorSet(monitors), mandatory, plan)
 
     def _monitor(self, spec: MonitorSpec, vector: ConceptVector, info: ModelInfo) -> Monitor:
         """Resolves a monitor. One whose scores mean the same as before keeps its statistics."""

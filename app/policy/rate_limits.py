@@ -1,16 +1,17 @@
 """Limits of one key: requests and tokens per minute, requests and rows of the batch at once."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from time import time
+from math import inf
+from time import monotonic
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from cachetools import TTLCache
 
 from app.errors import RateLimited
 from app.policy.keys import Key
 from steering.errors import LimitExceeded
+
+SECONDS = 60
 
 
 def share(limit: int, servers: int) -> int:
@@ -18,23 +19,39 @@ def share(limit: int, servers: int) -> int:
     return -(-limit // servers)
 
 
-class _Minute(RateLimitItemPerMinute):
-    """A limit per minute whose count goes on when the limit changes, as it does with the number of servers."""
+class _Minute:
+    """What was used in the last 60 seconds, counted by the second, so that memory does not grow with what is counted."""
 
-    def key_for(self, *identifiers: bytes | str | int | float) -> str:
-        """Returns the key of the count; the library would make the limit a part of it."""
-        return "/".join(map(str, identifiers))
+    def __init__(self) -> None:
+        self._spent: deque[list[int]] = deque()
+        """[second, what was used in it], oldest first."""
+
+    def hit(self, cost: int, allowed: int, now: float) -> float:
+        """Counts what is used now and returns 0, or returns the seconds after which it would fit, and counts nothing."""
+        while self._spent and self._spent[0][0] + SECONDS + 1 <= now:
+            self._spent.popleft()
+        excess = sum(used for _, used in self._spent) + cost - allowed
+        for second, used in self._spent:
+            if excess <= 0:
+                break
+            excess -= used
+            if excess <= 0:
+                return second + SECONDS + 1 - now
+        if not self._spent or self._spent[-1][0] != int(now):
+            self._spent.append([int(now), 0])
+        self._spent[-1][1] += cost
+        return 0.0
 
 
 class RateLimits:
-    """Counts what each key uses. A sliding window of two counters, so that memory does not grow with what is counted.
+    """Counts what each key uses. In no 60 seconds a key uses more than its limit.
 
     servers: how many run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
     """
 
-    def __init__(self, counts: MemoryStorage | None = None) -> None:
-        """counts: where hits are counted by minute; by default by the minutes of the clock."""
-        self._windows = SlidingWindowCounterRateLimiter(counts or MemoryStorage())
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._minutes: TTLCache[tuple[str, str], _Minute] = TTLCache(inf, SECONDS + 1, clock)
         self._running: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self.servers = 1
@@ -62,14 +79,13 @@ class RateLimits:
 
     def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
         allowed = share(limit, self.servers)
-        window = _Minute(allowed)
         use = f"this key may use {allowed} {what} a minute{self._where()}"
         if cost > allowed:
             raise RateLimited(f"this request takes {cost} {what}; {use}", limit=what, retry_after=60.0, never=True)
-        if not self._windows.hit(window, key.name, what, cost=cost):
-            reset = self._windows.get_window_stats(window, key.name, what).reset_time
-            wait = max(reset - time(), 1.0)
-            raise RateLimited(use, limit=what, retry_after=wait)
+        minute = self._minutes.get((key.name, what)) or _Minute()
+        if wait := minute.hit(cost, allowed, self._clock()):
+            raise RateLimited(use, limit=what, retry_after=max(wait, 1.0))
+        self._minutes[key.name, what] = minute  # kept for a minute from its last use
 
     def _where(self) -> str:
         return "" if self.servers == 1 else f" on each of {self.servers} servers"

@@ -85,7 +85,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
     )
 
 
-@router.get("/metrics", openapi_extra=needs("admin"), response_class=Response)
+@router.get("/metrics", openapi_extra=needs("metrics"), response_class=Response)
 async def metrics(state: StateDep) -> Response:
     """Returns Prometheus text."""
     return Response(await state.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")

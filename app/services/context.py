@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from app.http.admission import Admission
 from app.logs import current_request_id
 from app.policy.keys import Key
 from app.policy.vector_sources import VectorsByName
-from app.services.limits import check_limit, check_own_steering, check_steering, check_vectors, dose_guard, narrowed
+from app.services.limits import (
+    AllowedVectors,
+    RequestLimits,
+    check_limit,
+    check_names,
+    check_own_steering,
+    check_steering,
+    dose_guard,
+    narrowed,
+)
 from app.services.namespace_jobs import NamespaceJobs
 from app.settings import Settings
 from app.state import AppState
@@ -18,11 +28,11 @@ from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, Vect
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
-from steering.schemas.governance import SteeringLimits
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
 from steering.store.base import NamespaceStore, Profile, VectorFilter, VectorSource, Writer
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId
 from steering.workflows.reading.readout import reading_at
 
@@ -76,8 +86,8 @@ class Context:
     async def with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
         """Adds the nearest name among those this request may use."""
         page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
-        allowed = self.limits.vectors
-        known = [one.name for one in page.vectors if one.name != name and (allowed is None or one.name in allowed)]
+        limits = self.limits
+        known = [one.name for one in page.vectors if one.name != name and limits.may_have(one.name)]
         return VectorNotFound(error.message + suggestion(name, known), param=error.param)
 
     async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
@@ -94,7 +104,7 @@ class Context:
         return tuple(reading_at(name, vector, vector.recommended_layers()) for name, vector in vectors.items())
 
     @property
-    def limits(self) -> SteeringLimits:
+    def limits(self) -> RequestLimits:
         """What the policy and the key allow this request to steer with. Raises PolicyInvalid."""
         return narrowed(self.state.policy.active.spec.limits, self.key.limits)
 
@@ -125,11 +135,11 @@ class Context:
         check_steering(self.settings, interventions)
         limits = self.limits
         spec = SteeringSpec(interventions=tuple(interventions))
-        check_vectors(limits, vector_names(spec))
+        check_names(limits, vector_names(spec))
         guard = dose_guard(self.settings, limits.max_relative_dose)
         mandatory = self.state.policy.active.mandatory
         try:
-            source = self.store.vectors if vectors is None else vectors
+            source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
             return await self.state.plans.resolve(spec, source, self.engine.info, guard, mandatory)
         except VectorNotFound:
             for name in dict.fromkeys(name for name in vector_names(spec) if not is_inline(name)):
@@ -148,8 +158,8 @@ class Context:
             return default.plan
         plans, info = self.state.plans, self.engine.info
         try:
-            check_vectors(policy.spec.limits, vector_names(default.pinned))
-            plan = await plans.resolve(default.pinned, default.source, info, guard, policy.mandatory)
+            source = AllowedVectors(default.source, RequestLimits(shared_vectors=policy.spec.limits.vectors))
+            plan = await plans.resolve(default.pinned, source, info, guard, policy.mandatory)
             return plan if default.vectors else replace(plan, warnings=(*plan.warnings, *default.plan.warnings))
         except SteeringError as error:
             plan = await plans.resolve(SteeringSpec(), default.source, info, guard, policy.mandatory)
@@ -158,14 +168,13 @@ class Context:
     def request(
         self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
     ) -> GenerationRequest:
-        """Builds a request for the engine, under the monitors of the policy."""
+        """Builds a request for the engine."""
         return GenerationRequest(
             prompt,
             sampling,
             plan,
             readings,
             cache_salt=self.key.name,  # else `cached_tokens` would reveal how the prompts of others begin
-            monitors=self.state.policy.active.monitors,
             request_id=current_request_id(),
             observe=current_observer(),
         )
@@ -175,6 +184,18 @@ class Context:
         reason, a full batch above all, has used nothing. Raises Overloaded, LimitExceeded, RateLimited."""
         self.admission.take(rows)
         self.charge_tokens(tokens)
+
+    async def charge_answers(
+        self, prompts: Sequence[Prompt] | None, answers: int, max_tokens: int, reads: Sequence[Prompt] = ()
+    ) -> None:
+        """Counts the tokens of answers to be generated for a job, and of their prompts where a caller gave them, as if each had a
+        request of its own; and of texts that are read. Raises RateLimited."""
+        texts = [*(prompts or ()), *reads]
+        lengths = await run_in_thread(lambda: [len(self.engine.tokenizer.encode(one)) for one in texts])
+        asked = lengths[: len(prompts)] if prompts else [0]
+        self.charge_tokens(
+            answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + sum(lengths[len(prompts or ()) :])
+        )
 
     def charge_tokens(self, tokens: int) -> None:
         """Counts tokens against the limit of the key. Raises RateLimited."""

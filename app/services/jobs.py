@@ -21,7 +21,7 @@ from app.policy.rate_limits import share
 from app.settings import Settings
 from steering.errors import Interrupted, Overloaded, SteeringError
 from steering.schemas.extraction import TransferRequest
-from steering.store.base import JobRecord, Store
+from steering.store.base import UNLIMITED, JobRecord, Store, Writer
 from steering.workflows.progress import Progress
 
 log = structlog.get_logger(__name__)
@@ -47,13 +47,13 @@ def job_request(body: BaseModel) -> dict[str, Any]:
 
 @dataclass(slots=True, eq=False)
 class LiveJob:
-    """A job of this process: its key, newest record and task.
+    """A job of this process: who submitted it, its newest record and task.
 
     stored: done once the first record is stored, or with the error that prevented it. failure: what the work raised.
     changed: is set when the record changes.
     """
 
-    key: str
+    writer: Writer
     record: JobRecord
     task: "asyncio.Task[None]" = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -154,7 +154,9 @@ class Jobs:
         except SteeringError:
             release()
             raise
-        live = self._live[record.id] = LiveJob(key.name, replace(record, owner=self._server))
+        live = self._live[record.id] = LiveJob(
+            Writer(key.name, key.limits.storage_bytes), replace(record, owner=self._server, created_by=key.name)
+        )
         live.task = asyncio.create_task(self._run(live, work))
         live.task.add_done_callback(lambda _: release())
         try:
@@ -168,7 +170,7 @@ class Jobs:
         if self._closing or len(self._live) >= self._limit:
             raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
         limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
-        if limit is not None and sum(live.key == key.name for live in self._live.values()) >= limit:
+        if limit is not None and sum(live.writer.key == key.name for live in self._live.values()) >= limit:
             raise RateLimited(
                 f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it", limit="jobs"
             )
@@ -194,13 +196,20 @@ class Jobs:
         except SteeringError as error:  # after the lease other servers report what is left
             log.warning("lease_not_released", code=error.code, jobs=list(self._unsaved))
 
-    async def _put(self, record: JobRecord) -> JobRecord:
-        return await self.store.in_namespace(record.namespace).jobs.put(record)
+    async def cancel_of(self, key: str) -> None:
+        """Cancels the unfinished jobs that a key submitted, also on other servers."""
+        await self.store.servers.request_cancel_of(key)
+        for live in tuple(self._live.values()):
+            if live.writer.key == key:
+                live.cancel()
+
+    async def _put(self, record: JobRecord, writer: Writer = UNLIMITED) -> JobRecord:
+        return await self.store.in_namespace(record.namespace, writer).jobs.put(record)
 
     async def _run(self, live: LiveJob, work: Work) -> None:
         """Stores the first record of a job, runs it, and writes its final record to memory and to the store."""
         try:
-            live.update(await self._put(live.record))
+            live.update(await self._put(live.record, live.writer))
         except Exception as error:
             del self._live[live.record.id]
             live.stored.set_exception(error)

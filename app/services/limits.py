@@ -2,18 +2,37 @@
 steering uses these."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from app.errors import InsufficientScope
 from app.settings import Settings
 from steering.errors import InvalidRequest, LimitExceeded
+from steering.namespaces import SHARED
 from steering.plan.dose import DoseGuard
-from steering.schemas.governance import KeyLimitsFields, SteeringLimits
+from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
 from steering.schemas.messages import ChoiceFields, SamplingFields
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
+from steering.store.base import VectorSource
+from steering.vectors import ConceptVector
 
 _NARROWER = ("any", "profiles", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may steer with. vectors: the only ones of its key; shared_vectors: the only ones of the policy."""
+
+    max_relative_dose: float | None = None
+    own_steering: OwnSteering = "any"
+    vectors: tuple[str, ...] | None = None
+    shared_vectors: tuple[str, ...] | None = None
+
+    def may_have(self, name: str) -> bool:
+        """Whether a vector of this name may be among those allowed."""
+        lists = [one for one in (self.vectors, self.shared_vectors) if one is not None]
+        return all(name in {entry.partition("@")[0] for entry in one} for one in lists)
 
 
 def check_limit(given: int, limit: int, what: str, param: str) -> None:
@@ -44,7 +63,7 @@ def check_steering(settings: Settings, interventions: Sequence[InterventionSpec]
     check_limit(len(interventions), settings.max_interventions, "interventions", "steering")
 
 
-def check_own_steering(limits: SteeringLimits, *, profile: bool, listed: bool) -> None:
+def check_own_steering(limits: RequestLimits, *, profile: bool, listed: bool) -> None:
     """Raises InsufficientScope where a request may not steer in this way. No steering of its own (`[]`) is always allowed."""
     allowed = limits.own_steering
     if listed and allowed != "any":
@@ -53,16 +72,41 @@ def check_own_steering(limits: SteeringLimits, *, profile: bool, listed: bool) -
         raise InsufficientScope("this key may not choose its steering", param="steering")
 
 
-def check_vectors(limits: SteeringLimits, names: Iterable[str]) -> None:
-    """Raises InsufficientScope for a vector that a request may not steer with, which every inline direction is."""
-    allowed = limits.vectors
-    if allowed is None:
+def check_names(limits: RequestLimits, names: Iterable[str]) -> None:
+    """Raises InsufficientScope for a name that no vector may have which a request may steer with, and for inline directions. Which
+    vector a name stands for is checked by `check_vector` once it is known."""
+    if limits.vectors is None and limits.shared_vectors is None:
         return
     for name in names:
         if is_inline(name):
             raise InsufficientScope("this key may not steer with directions of its own", param="steering")
-        if name.partition("@")[0] not in allowed:
+        if not limits.may_have(name.partition("@")[0]):
             raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
+
+
+def check_vector(limits: RequestLimits, vector: ConceptVector) -> None:
+    """Raises InsufficientScope for a vector that a request may not steer with. The list of a policy is of vectors of `shared`."""
+    own, shared = limits.vectors, limits.shared_vectors
+    names = {vector.name, vector.id}
+    if (own is not None and not names & set(own)) or (
+        shared is not None and not (names & set(shared) and vector.namespace == SHARED)
+    ):
+        where = f"{vector.id!r} of namespace {vector.namespace!r}"
+        raise InsufficientScope(f"this key may not steer with vector {where}", param="steering")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedVectors:
+    """A VectorSource that returns what a request may steer with, whatever its names stand for."""
+
+    source: VectorSource
+    limits: RequestLimits
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get. Raises InsufficientScope."""
+        vector = await self.source.get(name, version)
+        check_vector(self.limits, vector)
+        return vector
 
 
 def check_stored(interventions: Sequence[InterventionSpec]) -> None:
@@ -74,14 +118,11 @@ def check_stored(interventions: Sequence[InterventionSpec]) -> None:
         )
 
 
-def narrowed(policy: SteeringLimits, key: KeyLimitsFields) -> SteeringLimits:
+def narrowed(policy: SteeringLimits, key: KeyLimitsFields) -> RequestLimits:
     """Returns the narrower limit of each kind. A key never widens what the policy allows."""
     doses = [dose for dose in (policy.max_relative_dose, key.max_relative_dose) if dose is not None]
-    vectors = policy.vectors
-    if key.vectors is not None:
-        vectors = key.vectors if vectors is None else tuple(name for name in key.vectors if name in vectors)
     own = max(policy.own_steering, key.own_steering, key=_NARROWER.index)
-    return SteeringLimits(max_relative_dose=min(doses, default=None), own_steering=own, vectors=vectors)
+    return RequestLimits(min(doses, default=None), own, key.vectors, policy.vectors)
 
 
 def dose_guard(settings: Settings, limit: float | None, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:

@@ -11,8 +11,8 @@ from app.http.admission import Admission
 from app.policy.keys import Key
 from app.services.jobs import FINAL, Jobs, LiveJob, Work
 from app.services.limits import foreign
-from steering.namespaces import visible_from
-from steering.store.base import JobRecord, JobStore
+from steering.namespaces import SHARED, visible_from
+from steering.store.base import JobRecord, JobStore, Writer
 
 POLL_SECONDS = 0.5
 """Pause between two reads of a job of another server."""
@@ -22,7 +22,8 @@ CANCEL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
-    """The jobs that one caller sees: those of its namespace and of `shared`. It makes and cancels jobs of its namespace only.
+    """The jobs that one caller sees: those of its namespace, and of `shared` its own, an admin all. It makes and cancels jobs of its
+    namespace only.
 
     admission: of the request; a job keeps its memory, because it holds what the request sent.
     """
@@ -34,7 +35,11 @@ class NamespaceJobs:
 
     @property
     def _store(self) -> JobStore:
-        return self.jobs.store.in_namespace(self.namespace).jobs
+        return self.jobs.store.in_namespace(self.namespace, Writer("" if self._sees_all else self.key.name)).jobs
+
+    @property
+    def _sees_all(self) -> bool:
+        return "admin" in self.key.scopes
 
     async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
         """Queues a job and returns its record. Raises Overloaded, RateLimited."""
@@ -113,4 +118,7 @@ class NamespaceJobs:
 
     def _live(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)
-        return live if live is not None and live.record.namespace in visible_from(self.namespace) else None
+        if live is None or live.record.namespace not in visible_from(self.namespace):
+            return None
+        mine = live.record.namespace != SHARED or live.record.created_by == self.key.name
+        return live if mine or self._sees_all else None

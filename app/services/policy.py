@@ -1,5 +1,6 @@
 """Reads, sets and clears the policy, and describes its monitors."""
 
+from contextlib import suppress
 from typing import Any
 
 from app.errors import MonitorNotFound
@@ -19,7 +20,7 @@ from steering.schemas.governance import (
     PolicySpec,
     RaiseAnswer,
 )
-from steering.vectors import check_name
+from steering.vectors import VectorId
 
 
 async def put(state: AppState, spec: PolicySpec) -> PolicyAnswer:
@@ -27,11 +28,18 @@ async def put(state: AppState, spec: PolicySpec) -> PolicyAnswer:
     check_steering(state.settings, spec.mandatory)
     check_stored(spec.mandatory)
     for name in spec.limits.vectors or ():
-        check_name(name, "limits.vectors")
+        VectorId.parse(name, "limits.vectors")
     resolved = await state.policy.resolve(spec, state.store, state.engine)
     await _check_with_defaults(state, resolved.mandatory)
-    await state.policy.put(resolved, state.store)
+    await _put(state, resolved)
     return answer(resolved.spec)
+
+
+async def _put(state: AppState, policy: ActivePolicy) -> None:
+    """Sets the policy, and reads what another server may have set at the same time: the one stored last holds everywhere."""
+    await state.policy.put(policy, state.store)
+    with suppress(SteeringError):
+        await state.policy.refresh(state.store, state.engine)
 
 
 async def _check_with_defaults(state: AppState, mandatory: Mandatory) -> None:
@@ -47,7 +55,7 @@ async def _check_with_defaults(state: AppState, mandatory: Mandatory) -> None:
 
 async def clear(state: AppState) -> None:
     """Removes the policy, also one that cannot be applied."""
-    await state.policy.put(ActivePolicy(), state.store)
+    await _put(state, ActivePolicy())
 
 
 def answer(spec: PolicySpec) -> PolicyAnswer:

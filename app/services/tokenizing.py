@@ -20,6 +20,7 @@ async def tokenize(context: Context, body: TokenizeRequest) -> Response:
         ids = await run_in_thread(tokenizer.encode, prompt_of(body, settings), settings.max_scored_tokens)
     except ContextLengthExceeded as error:
         raise LimitExceeded(error.message, param=param) from None
+    context.charge_tokens(len(ids))
     context.admission.reserve(len(ids) * SCORE_BYTES * (2 if body.texts else 1))
 
     def build() -> TokenizeAnswer:

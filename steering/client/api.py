@@ -107,6 +107,7 @@ class Api:
     create_key = Method(server.create_key)
     list_keys = Method(server.list_keys)
     change_key = Method(server.change_key)
+    rotate_key = Method(server.rotate_key)
     delete_key = Method(server.delete_key)
     read_audit = Method(server.read_audit)
     set_policy = Method(server.set_policy)

@@ -50,6 +50,7 @@ class _Base(Api, Generic[H]):
         content, query, headers = None, {}, dict(self._headers)
         if isinstance(call, Call):
             content, query = call.content, dict(call.query)
+            headers.update(call.headers)
             if call.accept is not None:
                 headers["Accept"] = call.accept
             if content is not None:

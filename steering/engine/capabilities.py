@@ -2,7 +2,7 @@
 `reads_monitors`, `steers_token_scopes` and `max_temperature`, which an engine may have."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from steering.engine.api import Engine
 from steering.engine.fit_task import FitTask, FittedDirection
@@ -51,16 +51,21 @@ def check_reads_monitors(engine: Engine) -> None:
 
 def unembedding_of(engine: Engine) -> SupportsUnembed:
     """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
-    if not isinstance(engine, SupportsUnembed):
+    if not hasattr(engine, "unembed"):
         raise _unsupported(engine, "unembed residuals, which the logit lens needs")
-    return engine
+    return cast(SupportsUnembed, engine)
+
+
+def can_fit(engine: Engine) -> bool:
+    """Returns whether an engine fits directions by gradient."""
+    return hasattr(engine, "fit")
 
 
 def fitting_of(engine: Engine) -> SupportsFitting:
     """Returns the engine as one that fits directions. Raises UnsupportedParameter if it does not."""
-    if not isinstance(engine, SupportsFitting):
+    if not can_fit(engine):
         raise _unsupported(engine, "fit directions by gradient, which method 'trained' needs", "method")
-    return engine
+    return cast(SupportsFitting, engine)
 
 
 def _unsupported(engine: Engine, what: str, param: str | None = None) -> UnsupportedParameter:

@@ -2,12 +2,20 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import torch
 
 from steering.plan.order import acts_on_prompt, adds_to_prompt
 from steering.plan.types import ConditionTree, OperationCall, Phase, ResolvedThreshold, SteeringPlan
 from steering.shapes import Tensor
+
+
+def fingerprinted(plan: SteeringPlan, model: str) -> SteeringPlan:
+    """Returns a plan with the digests of what it does. model: the fingerprint of the model."""
+    digests = Fingerprints(plan, model)
+    prompt_fingerprint, reusable = digests.prompt()
+    return replace(plan, fingerprint=digests.whole(), prompt_fingerprint=prompt_fingerprint, reusable=reusable)
 
 
 class Fingerprints:

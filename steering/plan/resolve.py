@@ -12,7 +12,7 @@ from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.plan.conditions import ConditionResolver
 from steering.plan.dose import DoseGuard, check_planned_dose, shared_strengths
-from steering.plan.fingerprint import Fingerprints
+from steering.plan.fingerprint import fingerprinted
 from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, inline_vector, resolve_layers
 from steering.plan.order import layer_steering, may_be_static
@@ -126,9 +126,7 @@ class _Resolver:
             vectors={vector.id: vector.sha256 for vector in self._own.values()},
             mandatory=self._mandatory,
         )
-        digests = Fingerprints(plan, self._info.fingerprint)
-        prompt_fingerprint, reusable = digests.prompt()
-        return replace(plan, fingerprint=digests.whole(), prompt_fingerprint=prompt_fingerprint, reusable=reusable)
+        return fingerprinted(plan, self._info.fingerprint)
 
     def _check_size(self) -> None:
         """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""

@@ -179,6 +179,11 @@ class SteeringPlan:
         return len(self.interventions) - self.mandatory
 
     @property
+    def unsteered(self) -> "SteeringPlan":
+        """No steering of the same prompt: what an operator makes mandatory may ask for the roles of its tokens."""
+        return UNSTEERED if self.prompt_roles is None else SteeringPlan(prompt_roles=self.prompt_roles)
+
+    @property
     def needs_roles(self) -> bool:
         """Whether a scope asks for the roles of the tokens."""
         return any(one.spec.scope.roles is not None for one in self.interventions)

@@ -110,9 +110,11 @@ class TokenPiece(Answer):
 
 
 class BatchLine(GenerateRequest):
-    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found."""
+    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found. record: whether the result has the
+    record that repeats it, which holds the whole prompt."""
 
     id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    record: bool = False
 
     @model_validator(mode="after")
     def _plain(self) -> "BatchLine":

@@ -11,8 +11,8 @@ from steering.schemas.base import Answer, Measured, Moment, NamespaceName, Numbe
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import LayerIndex
 
-Scope = Literal["generate", "read", "write", "admin"]
-Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=4, fail_fast=True)]
+Scope = Literal["generate", "read", "write", "metrics", "admin"]
+Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5, fail_fast=True)]
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$")]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=256, fail_fast=True)]
@@ -21,8 +21,9 @@ VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(
 class KeyLimitsFields(Request):
     """Limits of one key. Absent: none of its own.
 
-    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors and links that it has stored.
-    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
+    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors and links that it has stored, and of what
+    its jobs have returned. own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to
+    steer with, by name or as `name@version`.
     max_relative_dose: larger doses are refused, or scaled down where they show only at run time.
     """
 
@@ -47,18 +48,30 @@ class CreateKeyRequest(Request):
     namespace: NamespaceName = SHARED
 
 
+class ChangeLimitsFields(KeyLimitsFields):
+    """Changes of limits. An absent one stays, null removes it."""
+
+    own_steering: Literal["any", "profiles", "none"] | None = None  # type: ignore[assignment]
+
+
 class ChangeKeyRequest(Request):
-    """Changes a key. An absent field is unchanged; `limits` are replaced as a whole; expires_at null removes it."""
+    """Changes a key. An absent field is unchanged, also one of `limits`, where null removes a limit; expires_at null removes it."""
 
     name: KeyName | None = None
     scopes: Scopes | None = None
-    limits: KeyLimitsFields | None = None
+    limits: ChangeLimitsFields | None = None
     expires_at: Moment | None = None
     namespace: NamespaceName | None = None
 
 
+class RotateKeyRequest(Request):
+    """A new secret for a key. old_valid_seconds: how long the old one is valid beside it; 0: it is refused at once."""
+
+    old_valid_seconds: Annotated[int, Field(strict=True, ge=0, le=2_592_000)] = 0
+
+
 class KeyAnswer(Answer):
-    """A key without its secret."""
+    """A key without its secret. previous_until: until when the secret before its rotation is valid. etag: for If-Match."""
 
     id: str
     name: str
@@ -68,6 +81,8 @@ class KeyAnswer(Answer):
     expires_at: str | None
     last_used_at: str | None
     namespace: str = SHARED
+    previous_until: str | None = None
+    etag: str = ""
 
 
 class NewKeyAnswer(KeyAnswer):
@@ -133,7 +148,8 @@ class SteeringLimits(Request):
     """What requests may steer with. None: no limit.
 
     max_relative_dose: summed over the layers; larger doses are refused, or scaled down where they show only at run time.
-    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones of `shared` to steer with, by
+    name or as `name@version`.
     """
 
     max_relative_dose: Annotated[Number, Field(gt=0, le=1000)] | None = None

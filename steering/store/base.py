@@ -80,7 +80,7 @@ class Profile:
 class JobRecord:
     """A job. status: queued | running | succeeded | failed | cancelled. error: {"code", "message"}. namespace: set by the store.
 
-    owner: the id of the server that runs it.
+    owner: the id of the server that runs it. created_by: the name of the key that submitted it.
     """
 
     id: str
@@ -94,6 +94,7 @@ class JobRecord:
     updated_at: str = ""
     namespace: str = ""
     owner: str = ""
+    created_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Protocols of what belongs to no namespace: API keys, the audit log, named documents such as the policy, outputs of jobs, servers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -14,7 +14,8 @@ Topic: TypeAlias = Literal["keys", "default_steering", "documents", "jobs"]
 class KeyRecord:
     """One API key. digest: SHA-256 of the key in hexadecimal; the key itself is never stored. Dates are ISO 8601, UTC.
 
-    namespace: of the vectors, profiles and jobs that it makes.
+    namespace: of the vectors, profiles and jobs that it makes. previous_digest: of the key before its rotation, which is valid until
+    previous_until.
     """
 
     id: str
@@ -26,6 +27,24 @@ class KeyRecord:
     expires_at: str | None = None
     last_used_at: str | None = None
     namespace: str = SHARED
+    previous_digest: str | None = None
+    previous_until: str | None = None
+
+
+KeyEdit: TypeAlias = Callable[[KeyRecord, Sequence[KeyRecord]], Mapping[str, Any] | None]
+"""(the key, all others) -> the fields to set, by their names in KeyRecord; None deletes the key. What it raises changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose an output is: a key by its name, the namespace, and the bytes that the key may have there (None: no limit)."""
+
+    key: str = ""
+    namespace: str = SHARED
+    max_bytes: int | None = None
+
+
+NOBODY = Owner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,10 @@ class KeyStore(Protocol):
 
     async def all(self) -> tuple[KeyRecord, ...]:
         """Returns every key in the order of creation."""
+
+    async def edit(self, key_id: str, edit: KeyEdit) -> KeyRecord | None:
+        """Does to a key what `edit` says of what is stored now, in one transaction; returns it as it is then, None where it was
+        deleted. Raises KeyNotFound."""
 
     async def delete(self, key_id: str) -> None:
         """Deletes a key. Raises KeyNotFound."""
@@ -85,8 +108,9 @@ class DocumentStore(Protocol):
 class OutputStore(Protocol):
     """Texts in numbered parts, written one after the other and deleted by age."""
 
-    async def append(self, output_id: str, part: int, content: str) -> None:
-        """Stores part `part` (0, 1, ...) of an output with the current time. A part is never changed."""
+    async def append(self, output_id: str, part: int, content: str, owner: Owner = NOBODY) -> None:
+        """Stores part `part` (0, 1, ...) of an output with the current time. A part is never changed. Raises StorageFull when
+        the owner would have more than it may."""
 
     async def read(self, output_id: str, part: int) -> str | None:
         """Returns one part, None where there is none."""
@@ -121,6 +145,9 @@ class ServerStore(Protocol):
 
     async def request_cancel(self, job_id: str) -> None:
         """Asks the owner of an unfinished job to cancel it. A job that has ended or does not exist is unchanged."""
+
+    async def request_cancel_of(self, key: str) -> int:
+        """Asks the owners of all unfinished jobs that a key submitted to cancel them; returns how many they are."""
 
     async def prune_jobs(self, before: str) -> int:
         """Deletes ended jobs that last changed before a time; returns how many."""

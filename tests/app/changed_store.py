@@ -62,7 +62,7 @@ class ChangedKeys:
 
     def __init__(self, keys: KeyStore) -> None:
         self.create, self.change, self.all = keys.create, keys.change, keys.all
-        self.delete, self.touch = keys.delete, keys.touch
+        self.delete, self.touch, self.edit = keys.delete, keys.touch, keys.edit
 
 
 class ChangedServers:

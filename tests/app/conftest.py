@@ -15,9 +15,9 @@ from app.main import create_app
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine
+from steering.store import open_store
 from steering.store.base import Store
 from tests.fakes import ScriptedEngine
-from tests.reference_store.store import ReferenceStore
 
 configure_logging("info")  # as the server logs; structlog's own default draws every local of a traceback
 D_MODEL = 8
@@ -25,8 +25,8 @@ BASE_URL = "http://127.0.0.1:8000"
 
 
 async def reference_store(_: Settings) -> Store:
-    """A store that opens at once; databases answer as it does, see tests/contracts/store."""
-    return ReferenceStore()
+    """A store of its own, in memory."""
+    return await open_store("memory://")
 
 
 def state(app: FastAPI) -> AppState:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from app.errors import RateLimited
+from app.errors import InvalidApiKey, RateLimited
 from app.http.errors import error_detail, invalid
 from app.services.context import Context
 from app.services.generation import generate as generation
@@ -19,6 +19,7 @@ from steering.errors import InvalidRequest, NotFound, Overloaded, SteeringError,
 from steering.plan.types import SteeringPlan
 from steering.schemas.generation import BatchLine, BatchResult, BatchSummary, GenerateAnswer
 from steering.store.base import JobRecord
+from steering.store.governance import Owner
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
@@ -148,7 +149,7 @@ async def _result(work: PreparedBatch, index: int) -> BatchResult:
     line = work.lines[index]
     try:
         return BatchResult(index=index, id=line.id, response=await _answered(work, line))
-    except Unavailable:  # the engine or the store: ends the job
+    except (Unavailable, InvalidApiKey):  # the engine or the store, or the key is no longer known: ends the job
         raise
     except SteeringError as error:  # this request only
         return BatchResult(index=index, id=line.id, error=error_detail(error))
@@ -157,17 +158,21 @@ async def _result(work: PreparedBatch, index: int) -> BatchResult:
 async def _answered(work: PreparedBatch, line: BatchLine) -> GenerateAnswer:
     """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use fails.
 
-    Every try begins with the plan: while the line waited, the policy may have changed.
+    Every try begins with the key and the plan: while the line waited, both may have changed. Raises InvalidApiKey.
     """
     charge = True
     while True:
         try:
+            context = replace(work.context, key=work.context.state.keys.current(work.context.key))
             plan = await work.plans.of(line)
-            prepared = await generation.prepare(work.context, line, plan)
+            prepared = await generation.prepare(context, line, plan)
             if charge:
-                work.context.charge_tokens(prepared.cost)
+                context.charge_tokens(prepared.cost)
             charge = False
-            return await generation.answer(replace(prepared, request=replace(prepared.request, priority=1)))
+            answer = await generation.answer(replace(prepared, request=replace(prepared.request, priority=1)))
+            if line.record:
+                return answer
+            return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
         except RateLimited as error:
             if error.never:
                 raise
@@ -201,7 +206,9 @@ class _Writer:
                 if not ready or (len(ready) < PART_LINES and not everything):
                     return
                 content = "".join(self._waiting[index] for index in ready)
-                await self._work.context.state.store.outputs.append(self._work.output, self._part, content)
+                context = self._work.context
+                owner = Owner(context.key.name, context.namespace, context.key.limits.storage_bytes)
+                await context.state.store.outputs.append(self._work.output, self._part, content, owner)
                 for index in ready:
                     del self._waiting[index]
                 self._part, self._next = self._part + 1, self._next + len(ready)

@@ -86,7 +86,7 @@ async def explain(context: Context, body: ExplainRequest) -> Response:
     context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
     context.admission.reserve(len(ids) * body.top * explaining.CARRYING_TOKENS * SCORE_BYTES)
     context.charge_tokens(tokens)
-    texts, neutral = tuple(map(pair_text, body.all_texts)), context.state.neutral
+    texts, neutral = tuple(map(pair_text, body.all_texts)), context.state.policy.active.neutral
     found = await explaining.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
     used = used_vectors({axis.vector.id: axis.vector for axis in axes})
     return await json_in_thread(

@@ -8,7 +8,7 @@ from typing import Any
 from app.services.context import Context
 from app.services.inputs import pair_text, tokenize
 from app.services.jobs import Work
-from app.services.limits import check_limit, check_own_steering, check_vectors
+from app.services.limits import check_limit, check_own_steering, check_vector
 from app.services.resources import vector_answer
 from app.services.vectors.judge import check_judge, opened_judge
 from steering.concepts.loader import load_evaluation_prompts
@@ -40,7 +40,7 @@ async def prepare(context: Context, body: StrengthsRequest) -> Work:
     fails of it later."""
     vector = await context.vector(body.vector)
     check_own_steering(context.limits, profile=False, listed=True)
-    check_vectors(context.limits, [vector.name])
+    check_vector(context.limits, vector)
     if isinstance(body, DoseResponseRequest):
         await _check_dose_response(context, body, vector)
     fields: dict[str, Any] = {
@@ -67,6 +67,7 @@ async def prepare(context: Context, body: StrengthsRequest) -> Work:
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     if bound is not None:
         await _check_dose(context, request)
+    await context.charge_answers(request.prompts, answers, body.max_tokens)
     return work
 
 

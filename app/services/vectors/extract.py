@@ -8,18 +8,23 @@ from app.services.inputs import check_activations, pair_set, pair_text
 from app.services.jobs import Work
 from app.services.limits import check_limit
 from app.services.resources import vector_answer
+from steering.concepts.loader import load_neutral
 from steering.layer_indices import layer_indices
 from steering.pairs import PairSet
 from steering.schemas.extraction import ExtractRequest
 from steering.threads import run_in_thread
 from steering.vectors import check_name
 from steering.workflows.evaluation.evidence import with_shipped_evidence
+from steering.workflows.evaluation.setup import WRITING
 from steering.workflows.extraction.describe import describe
 from steering.workflows.extraction.extract import ExtractionRequest
 from steering.workflows.extraction.make import check_method, make_vector
 from steering.workflows.extraction.texts import default_position
 from steering.workflows.progress import Progress
 from steering.workflows.training.train import TrainingSettings
+
+DESCRIBED_ANSWERS = 2 * len(load_neutral())
+"""Answers from which a description makes its pairs: one a pole to each neutral prompt."""
 
 
 async def prepare(context: Context, body: ExtractRequest) -> Work:
@@ -34,9 +39,12 @@ async def prepare(context: Context, body: ExtractRequest) -> Work:
     for texts, param in ((body.pairs, "pairs"), (body.positive, "positive"), (body.negative, "negative")):
         check_limit(len(texts or ()), context.settings.max_pairs, "texts", param)
     if body.describe is not None:
+        await context.charge_answers(None, DESCRIBED_ANSWERS, WRITING.max_tokens)
         return partial(_run, context, body, None)
     pairs = await run_in_thread(_pairs, body)
-    return partial(_run, context, body, _workflow_request(context, body, pairs))
+    request = _workflow_request(context, body, pairs)
+    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative))
+    return partial(_run, context, body, request)
 
 
 async def _run(

@@ -74,6 +74,7 @@ async def prepare(context: Context, body: ReportRequest) -> Work:
         thresholds=body.thresholds,
     )
     check_limit(_answers(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    await context.charge_answers(request.prompts, _answers(request), body.max_tokens)
     return partial(_run, context, request, others, concept)
 
 
@@ -104,7 +105,7 @@ async def _run(
     plan = request.plan
     fields = {
         "vector": request.vector.id,
-        "interventions": plan.spec.interventions,
+        "interventions": plan.spec.interventions[: plan.own],
         "fingerprint": plan.fingerprint,
         "model": context.engine.info.name,
         "direction": "up" if found.direction > 0 else "down",
@@ -121,7 +122,7 @@ async def _run(
 async def _plan(context: Context, body: ReportRequest, vector: ConceptVector) -> SteeringPlan:
     if body.steering is not None:
         plan = await context.plan(body.steering)
-        if plan.empty:
+        if not plan.own:
             raise InvalidRequest("the steering of a report must change something", param="steering")
         return plan
     check_own_steering(context.limits, profile=False, listed=True)
@@ -143,7 +144,7 @@ def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -
     """1 or -1: as given, or as the first intervention with the vector moves it."""
     if body.direction is not None:
         return 1 if body.direction == "up" else -1
-    item = next((one.spec for one in plan.interventions if one.spec.vector == vector.id), None)
+    item = next((one.spec for one in plan.interventions[: plan.own] if one.spec.vector == vector.id), None)
     if item is None:
         raise InvalidRequest(f"the steering does not use {vector.id}; give 'direction'", param="direction")
     if item.hold is not None:

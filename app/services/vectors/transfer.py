@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from pydantic_core import to_jsonable_python
 
+from app.errors import InsufficientScope
 from app.services.context import Context
 from app.services.inputs import check_activations, encode_prompts, pair_set, pair_text, tokenize
 from app.services.jobs import Work
-from app.services.limits import check_limit, check_own_steering, check_vectors
+from app.services.limits import check_limit, check_names, check_own_steering, check_vector
 from app.services.resources import vector_answer
 from app.services.vectors.independent import check_second_model, opened_second_model
 from app.settings import Settings
 from steering.engine.api import Engine, SamplingParams
 from steering.errors import DoseExceeded
+from steering.namespaces import SHARED
 from steering.plan.layers import check_model
 from steering.quality import Estimate
 from steering.schemas.comparison import EstimateAnswer
@@ -40,7 +42,11 @@ async def prepare(context: Context, body: TransferRequest) -> Work:
     request = await run_in_thread(_request, body)
     workflow.check_transfer(request, context.engine)
     await _check_numbers(context.engine, settings, request, request.to_layer)
-    return partial(_run, context, request, await _effect_request(context, body))
+    effect = await _effect_request(context, body)
+    answers, most = (0, 0) if effect is None else (effect_answers(len(effect.prompts)), effect.sampling.max_tokens)
+    texts = (*request.pairs.positive, *request.pairs.negative, *request.anchors)
+    await context.charge_answers(None if effect is None else effect.prompts, answers, most, reads=texts)
+    return partial(_run, context, request, effect)
 
 
 async def _run(
@@ -78,7 +84,11 @@ async def _effect_request(context: Context, body: TransferRequest) -> EffectRequ
     if asked is None:
         return None
     check_own_steering(context.limits, profile=False, listed=True)
-    check_vectors(context.limits, [body.name, *filter(None, [asked.native])])
+    check_names(context.limits, [body.name, *filter(None, [asked.native])])
+    if context.limits.shared_vectors is not None and context.namespace != SHARED:
+        raise InsufficientScope(
+            "this key may steer with vectors of 'shared' only, and not with a new one", param="effect"
+        )
     check_limit(
         effect_answers(asked.prompts), context.settings.max_evaluation_answers, "answers to generate", "effect.prompts"
     )
@@ -88,6 +98,7 @@ async def _effect_request(context: Context, body: TransferRequest) -> EffectRequ
         )
     native = None if asked.native is None else await context.vector(asked.native, "effect.native")
     if native is not None:
+        check_vector(context.limits, native)
         check_model(native, engine.info)
     prompts = await run_in_thread(evaluation_prompts, engine, None, asked.prompts)
     return EffectRequest(

@@ -37,6 +37,7 @@ class Call(Generic[T]):
     query: JsonObject = field(default_factory=dict)
     accept: str | None = None
     content_type: str = "application/octet-stream"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Calls for profiles, default steering, jobs, links, concepts, capabilities and health, and those of an admin: keys, audit, policy."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter
@@ -169,16 +170,35 @@ def change_key(
     scopes: Sequence[str] | None = None,
     limits: JsonObject | None = None,
     namespace: str | None = None,
+    expires_at: str | None = None,
+    if_match: str | None = None,
+    force: bool = False,
 ) -> Call[KeyAnswer]:
-    """Changes a key; limits are replaced as a whole."""
+    """Changes a key. Limits that are not given stay, None removes one. force: also where no admin key would remain.
+
+    if_match: the `etag` of the key as it was read; the server refuses with 412 where it has changed since.
+    """
     given = None if scopes is None else list(scopes)
-    body = {"name": name, "scopes": given, "limits": limits, "namespace": namespace}
-    return call("PATCH", path_of("/v1/keys/{}", key_id), KeyAnswer, **body)
+    body = {"name": name, "scopes": given, "limits": limits, "namespace": namespace, "expires_at": expires_at}
+    changed = call("PATCH", path_of("/v1/keys/{}", key_id), KeyAnswer, **body)
+    return replace(changed, query={"force": True} if force else {}, headers=_if_match(if_match))
 
 
-def delete_key(key_id: str) -> Call[None]:
-    """Deletes a key."""
-    return delete(path_of("/v1/keys/{}", key_id))
+def rotate_key(key_id: str, *, old_valid_seconds: int = 0, if_match: str | None = None) -> Call[NewKeyAnswer]:
+    """Gives a key a new secret, which only the result shows. old_valid_seconds: how long the old one is valid beside it."""
+    path = path_of("/v1/keys/{}/rotate", key_id)
+    rotated = call("POST", path, NewKeyAnswer, old_valid_seconds=old_valid_seconds)
+    return replace(rotated, headers=_if_match(if_match))
+
+
+def delete_key(key_id: str, *, force: bool = False, cancel_jobs: bool = False) -> Call[None]:
+    """Deletes a key. force: also where no admin key would remain. cancel_jobs: its unfinished jobs are cancelled."""
+    path = path_of("/v1/keys/{}", key_id)
+    return delete(path, force=force or None, jobs="cancel" if cancel_jobs else None)
+
+
+def _if_match(etag: str | None) -> dict[str, str]:
+    return {} if etag is None else {"If-Match": etag}
 
 
 def read_audit(*, limit: int = 50, cursor: str | None = None) -> Call[AuditPage]:

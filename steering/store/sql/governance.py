@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED
 from steering.store.formats.serialization import KEY_ID, key_not_found, read_record, write_record
-from steering.store.governance import AuditEntry, AuditStore, DocumentStore, KeyRecord, KeyStore
+from steering.store.governance import AuditEntry, AuditStore, DocumentStore, KeyEdit, KeyRecord, KeyStore
 from steering.store.rules import now, pinned_vectors, values_of
 from steering.store.sql.database import AnyRow, StorePart, exchange, note_change
 from steering.store.sql.tables import AuditRow, DocumentRow, KeyRow, columns_of
@@ -46,6 +46,24 @@ class SqlKeys(StorePart, KeyStore):
                 raise key_not_found(key_id)
             await connection.run_sync(note_change, "keys")
             return _key(row)
+
+        return await self._database.write(save)
+
+    async def edit(self, key_id: str, edit: KeyEdit) -> KeyRecord | None:
+        """See KeyStore.edit."""
+        _check_id(key_id)
+
+        async def save(connection: AsyncConnection) -> KeyRecord | None:
+            records = {row.id: _key(row) for row in await connection.execute(select(*KEY_COLUMNS))}
+            if (record := records.pop(key_id, None)) is None:
+                raise key_not_found(key_id)
+            fields = edit(record, tuple(records.values()))
+            if fields is None:
+                await connection.execute(delete(KeyRow).where(KeyRow.id == key_id))
+            elif fields:
+                await connection.execute(update(KeyRow).where(KeyRow.id == key_id).values(_columns(fields)))
+            await connection.run_sync(note_change, "keys")
+            return None if fields is None else replace(record, **fields)
 
         return await self._database.write(save)
 

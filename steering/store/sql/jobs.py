@@ -10,8 +10,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from steering.namespaces import visible_from
-from steering.store.base import JobRecord, JobStore
+from steering.namespaces import SHARED, visible_from
+from steering.store.base import JobRecord, JobStore, Writer
 from steering.store.formats.serialization import (
     INTERRUPTED,
     JOB_ID,
@@ -21,9 +21,10 @@ from steering.store.formats.serialization import (
     read_record,
     write_record,
 )
-from steering.store.governance import OutputStore, Renewal, ServerStore
+from steering.store.governance import NOBODY, OutputStore, Owner, Renewal, ServerStore
 from steering.store.rules import now, values_of
 from steering.store.sql.database import AnyRow, NamespacePart, StorePart, note_change, upsert
+from steering.store.sql.links import check_storage
 from steering.store.sql.tables import ChangeRow, JobOutputRow, JobRow, ServerRow, columns_of
 from steering.strict_json import dump_json
 
@@ -46,9 +47,12 @@ class SqlJobs(NamespacePart, JobStore):
             before = (await connection.execute(select(*COLUMNS).filter_by(**key))).first()
             if before is not None and before.status not in UNFINISHED:
                 return _from_row(before)
+            size = sum(len(values[name] or "") for name in ("request", "result"))
+            if before is None:  # the result of a job that ran is stored in any case, and counts against what comes next
+                await check_storage(connection, self._namespace, self._writer, size)
             made = now() if before is None else before.created_at
             labels: dict[str, Any] = {"created_at": made, "updated_at": now(), "namespace": self._namespace}
-            await connection.run_sync(upsert, JobRow, key, {**values, **labels})
+            await connection.run_sync(upsert, JobRow, key, {**values, **labels, "size": size})
             return replace(job, **labels)
 
         return await self._database.write(save)
@@ -68,7 +72,11 @@ class SqlJobs(NamespacePart, JobStore):
         return tuple(map(_from_row, rows)), following
 
     def _visible(self) -> ColumnElement[bool]:
-        return JobRow.namespace.in_(visible_from(self._namespace))
+        """Jobs of `shared` are seen by the key that submitted them, and by whom no key is named for."""
+        visible = JobRow.namespace.in_(visible_from(self._namespace))
+        if not self._writer.key:
+            return visible
+        return visible & ((JobRow.namespace != SHARED) | (JobRow.created_by == self._writer.key))
 
 
 def _from_row(row: AnyRow) -> JobRecord:
@@ -80,10 +88,18 @@ def _from_row(row: AnyRow) -> JobRecord:
 class SqlOutputs(StorePart, OutputStore):
     """The OutputStore on a database."""
 
-    async def append(self, output_id: str, part: int, content: str) -> None:
+    async def append(self, output_id: str, part: int, content: str, owner: Owner = NOBODY) -> None:
         """See OutputStore.append."""
-        values = {"output_id": output_id, "part": part, "created_at": now(), "content": content}
-        await self._database.change(insert(JobOutputRow).values(values))
+        size = len(content.encode())
+        labels = {"created_by": owner.key, "namespace": owner.namespace, "size": size}
+        values = {"output_id": output_id, "part": part, "created_at": now(), "content": content, **labels}
+
+        async def add(connection: AsyncConnection) -> None:
+            writer = Writer(owner.key, owner.max_bytes)
+            await check_storage(connection, owner.namespace, writer, size)
+            await connection.execute(insert(JobOutputRow).values(values))
+
+        await self._database.write(add)
 
     async def read(self, output_id: str, part: int) -> str | None:
         """See OutputStore.read."""
@@ -154,6 +170,18 @@ class SqlServers(StorePart, ServerStore):
                 await connection.run_sync(note_change, "jobs")
 
         await self._database.write(mark)
+
+    async def request_cancel_of(self, key: str) -> int:
+        """See ServerStore.request_cancel_of."""
+
+        async def mark(connection: AsyncConnection) -> int:
+            unfinished = (JobRow.created_by == key, JobRow.status.in_(UNFINISHED))
+            marked = await connection.execute(update(JobRow).where(*unfinished).values(cancel_requested=True))
+            if marked.rowcount:
+                await connection.run_sync(note_change, "jobs")
+            return marked.rowcount
+
+        return await self._database.write(mark)
 
     async def prune_jobs(self, before: str) -> int:
         """See ServerStore.prune_jobs."""

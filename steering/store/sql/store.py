@@ -42,7 +42,7 @@ class SqlStore(Store):
         """See Store.in_namespace."""
         check_name(name, "namespace")
         vectors, links = SqlVectors(self._reads, name, writer), SqlLinks(self.database, name, writer)
-        profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name)
+        profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name, writer)
         return NamespaceStore(name, vectors, profiles, jobs, links)
 
     async def defaults(self) -> Mapping[str, SteeringSpec]:

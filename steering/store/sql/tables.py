@@ -112,10 +112,14 @@ class DefaultSteeringRow(Base):
 
 
 class JobRow(Base):
-    """A job record; `position` grows with every new job and orders the listing. `owner`: the server that runs it."""
+    """A job record; `position` grows with every new job and orders the listing. `owner`: the server that runs it. created_by: a key.
+    size: bytes of request and result."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_namespace", "namespace", "position"),)
+    __table_args__ = (
+        Index("ix_jobs_namespace", "namespace", "position"),
+        Index("ix_jobs_created_by", "namespace", "created_by"),
+    )
 
     position: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
@@ -130,6 +134,8 @@ class JobRow(Base):
     namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
     owner: Mapped[str] = mapped_column(String(64), server_default="")
     cancel_requested: Mapped[bool] = mapped_column(server_default=false())
+    created_by: Mapped[str] = mapped_column(String(128), server_default="")
+    size: Mapped[int] = mapped_column(server_default="0")
 
 
 class ServerRow(Base):
@@ -152,18 +158,22 @@ class ChangeRow(Base):
 
 
 class JobOutputRow(Base):
-    """One part of the output of a job, such as a hundred lines of a batch."""
+    """One part of the output of a job, such as a hundred lines of a batch. created_by: a key. size: bytes of `content`."""
 
     __tablename__ = "job_outputs"
+    __table_args__ = (Index("ix_job_outputs_created_by", "namespace", "created_by"),)
 
     output_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     part: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     created_at: Mapped[str] = mapped_column(String(32), index=True)
     content: Mapped[str] = mapped_column(Text)
+    namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
+    created_by: Mapped[str] = mapped_column(String(128), server_default="")
+    size: Mapped[int] = mapped_column(server_default="0")
 
 
 class KeyRow(Base):
-    """An API key as its SHA-256. `scopes` is separated by spaces, `limits` is JSON."""
+    """An API key as its SHA-256. `scopes` is separated by spaces, `limits` is JSON. previous_digest: of the key before its rotation."""
 
     __tablename__ = "api_keys"
 
@@ -176,6 +186,8 @@ class KeyRow(Base):
     expires_at: Mapped[str | None] = mapped_column(String(32))
     last_used_at: Mapped[str | None] = mapped_column(String(32))
     namespace: Mapped[str] = mapped_column(Name, server_default=SHARED)
+    previous_digest: Mapped[str | None] = mapped_column(String(64))
+    previous_until: Mapped[str | None] = mapped_column(String(32))
 
 
 class AuditRow(Base):

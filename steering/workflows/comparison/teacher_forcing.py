@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import SteeringPlan
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 
@@ -33,7 +33,7 @@ async def measure_tokens(
         return None
     if not tokens:
         return TokenMeasures((), ())
-    plans = (UNSTEERED,) if plan.empty else (UNSTEERED, plan)
+    plans = (plan.unsteered,) if plan.empty else (plan.unsteered, plan)
     captures = await engine.capture(
         [CapturePrompt(prompt + tokens, one, len(prompt), first=len(prompt) - 1) for one in plans],
         CaptureSpec(layers=(), logits=True),

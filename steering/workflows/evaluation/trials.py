@@ -170,7 +170,9 @@ async def _measure(
     spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=perplexity)
     for start in range(0, len(answers), size):
         part = answers[start : start + size]
-        captures = await engine.capture([CapturePrompt(prompt + one.tokens, first=first) for one in part], spec)
+        captures = await engine.capture(
+            [CapturePrompt(prompt + one.tokens, UNSTEERED, len(prompt), first) for one in part], spec
+        )
         for one, capture in zip(part, captures, strict=True):
             found.append(await run_in_thread(_measures, capture, one, read_back))
     return found
@@ -219,7 +221,8 @@ async def _divergences(
 ) -> list[tuple[float, ...]]:
     """KL per token of each plan along one text."""
     spec, first = CaptureSpec(layers=(), logits=True), len(prompt) - 1
-    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, first=first)], spec)
+    unsteered = plans[0].unsteered if plans else UNSTEERED
+    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, unsteered, len(prompt), first)], spec)
     reference, found = predicting(plain, len(tokens)), []
     for plan in plans:
         if plan.empty:

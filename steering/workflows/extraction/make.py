@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from steering.engine.api import Engine
-from steering.engine.capabilities import SupportsFitting, fitting_of
+from steering.engine.capabilities import can_fit, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.card import strengths_to_try
@@ -23,7 +23,7 @@ METHOD_NAMES = (*METHODS, TRAINED)
 
 def methods_of(engine: Engine) -> tuple[str, ...]:
     """Returns the names that `method` may have with this engine."""
-    return METHOD_NAMES if isinstance(engine, SupportsFitting) else tuple(METHODS)
+    return METHOD_NAMES if can_fit(engine) else tuple(METHODS)
 
 
 def check_method(engine: Engine, method: str, training: TrainingSettings | None = None, *, paired: bool = True) -> None:

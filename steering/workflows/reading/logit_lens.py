@@ -39,7 +39,7 @@ async def logit_lens(
     indices = layer_indices(layers, engine.info.layer_count)
     if not 1 <= top_k <= engine.info.vocab_size:
         raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {top_k}", param="top_k")
-    plans = (UNSTEERED,) if plan.empty else (UNSTEERED, plan)
+    plans = (plan.unsteered,) if plan.empty else (plan.unsteered, plan)
     captures = await engine.capture(
         [CapturePrompt(prompt, one) for one in plans], CaptureSpec(layers=indices, position="all"), priority=0
     )

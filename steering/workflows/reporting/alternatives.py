@@ -11,6 +11,7 @@ from steering.pairs import PairSet
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
+from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.evaluation.setup import GivenVectors, random_alike
 from steering.workflows.extraction.extract import ExtractionRequest, extract
@@ -27,7 +28,9 @@ async def random_plans(
     What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
     one they have another dose.
     """
-    if any(one.spec.operation != "add" or one.condition is not None or one.holds for one in plan.interventions):
+    if any(
+        one.spec.operation != "add" or one.condition is not None or one.holds for one in plan.interventions[: plan.own]
+    ):
         return ()
     found = []
     for number in numbers:
@@ -46,7 +49,9 @@ async def fewer_pairs_plan(
         tuple(pairs.negative[index] for index in kept),
         tuple(pairs.topics[index] for index in kept),
     )
-    layers = sorted({layer for one in plan.interventions if one.spec.vector == vector.id for layer in one.layers})
+    layers = sorted(
+        {layer for one in plan.interventions[: plan.own] if one.spec.vector == vector.id for layer in one.layers}
+    )
     made = await extract(
         engine,
         ExtractionRequest(
@@ -64,4 +69,5 @@ async def fewer_pairs_plan(
 
 async def _with(info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]) -> SteeringPlan:
     guard = DoseGuard(inf, "off") if plan.dose_bound is None else DoseGuard(plan.dose_bound, "clamp")
-    return await resolve(plan.spec, GivenVectors(tuple(vectors.values())), info, guard=guard)
+    spec = SteeringSpec(interventions=plan.spec.interventions[: plan.own])  # the engine adds what is mandatory
+    return await resolve(spec, GivenVectors(tuple(vectors.values())), info, guard=guard)

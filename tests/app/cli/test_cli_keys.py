@@ -21,7 +21,7 @@ def steer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_key_is_created_listed_and_deleted(steer: Steer) -> None:
-    options = ["--scope", "generate", "--scope", "read", "--requests-per-minute", "5"]
+    options = ["--scope", "generate", "--scope", "read", "--limit", "requests_per_minute=5"]
     secret = steer("keys", "create", "team a", *options)[0].strip()
     assert secret.startswith("sk-")
     listed = json.loads(steer("keys", "list", "--json")[0])
@@ -45,10 +45,10 @@ def test_a_key_of_a_namespace_sees_its_own_vectors(
         "write",
         "--namespace",
         "team-a",
-        "--rows",
-        "4",
-        "--storage-bytes",
-        "100000",
+        "--limit",
+        "rows=4",
+        "--limit",
+        "storage_bytes=100000",
     ]
     secret = steer("keys", "create", "team a", *options)[0].strip()
     (listed,) = json.loads(steer("keys", "list", "--json")[0])
@@ -74,3 +74,33 @@ def test_an_id_is_on_one_line_of_the_list(steer: Steer) -> None:
     ids = [one["id"] for one in json.loads(steer("keys", "list", "--json")[0])]
     shown = steer("keys", "list")[0]
     assert all(one in shown for one in ids)
+
+
+def test_every_limit_of_a_key_is_set_changed_and_removed(steer: Steer) -> None:
+    limits = {
+        "requests_per_minute": 5,
+        "tokens_per_minute": 6,
+        "concurrency": 2,
+        "rows": 3,
+        "jobs": 1,
+        "storage_bytes": 9,
+    }
+    limits |= {"max_relative_dose": 0.5, "own_steering": "profiles"}
+    options = [text for name, value in limits.items() for text in ("--limit", f"{name}={value}")]
+    steer("keys", "create", "team", "--scope", "generate", *options, "--limit", "vectors=mood,other@2")
+    (key,) = json.loads(steer("keys", "list", "--json")[0])
+    assert key["limits"] == {**limits, "vectors": ["mood", "other@2"]}
+    steer("keys", "change", key["id"], "--limit", "rows=4", "--limit", "jobs=", "--name", "others")
+    (changed,) = json.loads(steer("keys", "list", "--json")[0])
+    assert changed["name"] == "others"
+    assert changed["limits"] == {**{n: v for n, v in key["limits"].items() if n != "jobs"}, "rows": 4}
+
+
+def test_a_key_is_rotated(steer: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = steer("keys", "create", "team", "--scope", "read")[0].strip()
+    (key,) = json.loads(steer("keys", "list", "--json")[0])
+    new = steer("keys", "rotate", key["id"], "--old-valid-seconds", "60")[0].strip()
+    assert new not in ("", old)
+    for secret in (old, new):
+        monkeypatch.setenv("STEERING_KEY", secret)
+        assert "none" in steer("vectors", "list")[0]

@@ -15,7 +15,6 @@ from app.settings import Settings
 from steering.engine.api import Engine
 from steering.store import open_store
 from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state
-from tests.app.policy.minutes import OneMinute
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 
@@ -149,7 +148,7 @@ async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartServer)
     admin = "sk-admin-key-of-tests-0123456789"
     one, other = await start(api_keys=admin), await start(api_keys=admin)
     for server in (one, other):
-        server.state.rate_limits = RateLimits(OneMinute())
+        server.state.rate_limits = RateLimits()
         server.client.headers["authorization"] = f"Bearer {admin}"
     limits = {"requests_per_minute": 6, "tokens_per_minute": 100}
     body = {"name": "x", "scopes": ["generate"], "limits": limits}

@@ -120,6 +120,7 @@ WRITTEN = (
 """Requests that write under a name which the other namespace has: they make something of their own."""
 
 ADMINS = {"GET /v1/audit", "GET /v1/keys", "POST /v1/keys", "PATCH /v1/keys/{key_id}", "DELETE /v1/keys/{key_id}"}
+ADMINS |= {"POST /v1/keys/{key_id}/rotate"}
 ADMINS |= {"GET /metrics", "GET /v1/policy", "PUT /v1/policy", "DELETE /v1/policy"}
 ADMINS |= {"GET /v1/monitors", "GET /v1/monitors/{name}"}
 """Routes of operators, who see every namespace."""

@@ -9,7 +9,6 @@ import pytest
 from steering.errors import StoreUnavailable
 from steering.store.governance import DocumentStore
 from tests.app.conftest import Server, StartServer
-from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 POLICY = {"limits": {"own_steering": "none"}}
@@ -90,8 +89,7 @@ async def test_what_is_refused_changes_nothing_and_has_no_entry(server: Server) 
 
 
 async def test_a_cancelled_job_may_have_changed_something(server: Server) -> None:
-    engine = server.state.engine
-    assert isinstance(engine, ScriptedEngine)
+    engine = server.scripted
     engine.gate = asyncio.Event()
     pairs = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
     body = {"name": "mood", "pairs": pairs}

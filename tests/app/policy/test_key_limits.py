@@ -11,7 +11,6 @@ from app.policy.rate_limits import RateLimits
 from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.conftest import Server, StartServer
-from tests.app.policy.minutes import OneMinute
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.app.routes.test_extract import PAIRS
 from tests.fakes import ScriptedEngine
@@ -84,7 +83,7 @@ async def test_bytes_of_a_key_are_limited(start: StartServer) -> None:
 
 def test_what_a_key_has_used_still_counts_when_the_number_of_servers_changes() -> None:
     limits, key = (
-        RateLimits(OneMinute()),
+        RateLimits(),
         Key("key-a", frozenset({"generate"}), KeyLimitsFields(requests_per_minute=60)),
     )
     for _ in range(30):

@@ -11,7 +11,7 @@ import pytest
 from steering.errors import NotReady, StoreUnavailable
 from steering.spec import SteeringSpec
 from steering.store.base import NamespaceStore, Store
-from steering.store.governance import KeyRecord
+from steering.store.governance import KeyEdit, KeyRecord
 from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors, fails
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
@@ -158,14 +158,14 @@ async def test_a_change_of_a_key_by_one_server_does_not_bring_back_what_another_
         server.client.headers.update(bearer(ADMIN))
     key, reached, opened = await created(one), asyncio.Event(), asyncio.Event()
 
-    async def late(key_id: str, fields: Mapping[str, Any]) -> KeyRecord:
+    async def late(key_id: str, edit: KeyEdit) -> KeyRecord | None:
         reached.set()
         await opened.wait()
-        return await shared.keys.change(key_id, fields)
+        return await shared.keys.edit(key_id, edit)
 
     one.state.jobs.store = late_store = ChangedStore(shared)
     late_store.keys = keys = ChangedKeys(shared.keys)
-    keys.change = late
+    keys.edit = late
     changing = asyncio.create_task(one.client.patch(f"/v1/keys/{key['id']}", json={"name": "x"}))
     await reached.wait()
     assert (await other.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
