@@ -214,7 +214,7 @@ def test_a_text_whose_logits_do_not_fit_takes_no_blocks_that_the_pass_is_still_t
 
 def test_background_work_that_was_preempted_ends_under_steady_live_load() -> None:
     """Engine S7: live requests take whatever becomes free, and a text that was preempted waits for more than ever does."""
-    world = World(40)
+    world = World(40, EngineLimits(prefill_tokens=32, idle_prefill_tokens=32))
     read = text(16 * 30)
     world.put([read])
     world.turn()
