@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"
     )
-    device_map: Literal["auto"] | None = Field(None, description="auto spreads a model over every device")
+    device_map: Literal["auto"] | None = Field(
+        None, description="auto lets accelerate choose the device; a model that it spreads over several is refused"
+    )
     cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are stored")
     database: str = Field(
         "sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs are stored"

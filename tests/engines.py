@@ -13,12 +13,12 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.options import EngineLimits
+from steering.engine.options import EngineLimits, EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.execution.compiled.compilation import artifact_folder
 from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
 from steering.engine.transformers.execution.kernels.library import library_path
+from steering.engine.transformers.factory import compile_request
 from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
@@ -110,7 +110,7 @@ def eager_and_compiled(
     source = str(folder / "model")
     loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
     eager = TransformersEngine(loaded[0])
-    request = CompileRequest(loaded[1].info, source, None, folder)
+    request = compile_request(loaded[1], EngineOptions(source, folder))
     if library is not None:
         target = library_path(artifact_folder(request), kernels=True)
         target.parent.mkdir(mode=0o700)

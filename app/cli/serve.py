@@ -34,7 +34,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
         Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with."),
     ] = None,
     device: Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    device_map: Annotated[str | None, Option(help="auto spreads a model over every device.")] = None,
+    device_map: Annotated[
+        str | None, Option(help="auto lets accelerate choose the device; several are refused.")
+    ] = None,
     dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16.")] = None,
     database: Annotated[str | None, Option(help="sqlite:///file, postgresql://... or memory://")] = None,
     cache_dir: Annotated[Path | None, Option(help="Folder of converted models.")] = None,

@@ -38,8 +38,8 @@ class EngineOptions:
     """Everything an entry of ENGINES needs to open itself.
 
     model: a name, folder, file or hub id; an engine may read it as it likes. cache_dir: where converted and compiled
-    files are kept. device, dtype: "auto" or a name. device_map: "auto" spreads the model over devices where an engine
-    can do that. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
+    files are kept. device, dtype: "auto" or a name. device_map: "auto" lets accelerate choose the device; more than
+    one is refused. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
     compiled passes use our C++ kernels where the CPU supports them. vllm_untested: whether the vllm engine starts with a
     version of vLLM that it was not tested with. tensor_parallel_size, pipeline_parallel_size: how many processes share each
     layer, and the layers; engines that run in one process refuse more than 1. report: receives each step of loading.

@@ -1,4 +1,9 @@
-"""Computes the fingerprint of a model: equal for the same weights in whatever dtype they were loaded."""
+"""Computes the fingerprint of a model, equal for the same weights in whatever dtype they were loaded, and the digest of its files.
+
+The fingerprint decides whether a vector fits a model. The configuration is no part of it: a longer context (YaRN), another
+window or a corrected epsilon keeps the weights, whose residuals the vector's directions were read from, so vectors stay of use. Whatever
+computes with the model by itself, as a compiled graph does, depends on the configuration and on every weight, and is named by the digest.
+"""
 
 import hashlib
 import json
@@ -46,6 +51,15 @@ def fingerprint_of_files(model: PreTrainedModel, folder: Path) -> str | None:
                 yield file.get_tensor(name)
 
     return _digest(model, weights, read())
+
+
+def content_digest(folder: Path) -> str:
+    """Returns a SHA-256, in hex, over the configuration and the bytes of all weights in the folder of a model."""
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _weights(model: PreTrainedModel) -> list[tuple[str, Tensor]]:

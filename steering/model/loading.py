@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,12 +32,13 @@ UNLIMITED_CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode, without gradients, with its tokenizer, layout and facts."""
+    """A model in evaluation mode, without gradients, with its tokenizer, layout and facts. folder: of its files; None: it was in memory."""
 
     model: PreTrainedModel
     tokenizer: ModelTokenizer
     layout: Layout
     info: ModelInfo
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def load(
         report(f"Loading {found.name} on {chosen_device} in {str(chosen_dtype).removeprefix('torch.')}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
-    return opened(model, tokenizer, name=found.name, revision=found.revision, fingerprint=fingerprint)
+    loaded = opened(model, tokenizer, name=found.name, revision=found.revision, fingerprint=fingerprint)
+    return replace(loaded, folder=found.folder)
 
 
 def opened(

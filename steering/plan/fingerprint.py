@@ -23,9 +23,7 @@ class Fingerprints:
 
     def __init__(self, plan: SteeringPlan, model: str) -> None:
         self._plan = plan
-        # how many of the interventions the dose guard bounds, where it does not bound all of them
-        bounded = [plan.own] if plan.mandatory and plan.dose_bound is not None else []
-        self._context = [model, plan.dose_bound, *bounded]
+        self._context = [model, plan.dose_bound]
         self._tests = [_sha256(_threshold(threshold)) for threshold in plan.thresholds]
         self._calls = {
             layer: [(call, self._call(layer, call)) for call in steering.calls]
@@ -81,6 +79,7 @@ class Fingerprints:
             one.spec.schedule.model_dump(),
             self._tree(one.condition),
             *([repr(one.holds[layer])] if one.holds else []),
+            self._plan.is_exempt(call),
         ]
 
     def _tree(self, tree: ConditionTree | None) -> object:

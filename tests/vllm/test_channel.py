@@ -2,7 +2,8 @@
 
 import pytest
 
-from steering.engine.vllm.channel import Mailbox
+from app.settings import Settings
+from steering.engine.vllm.channel import REPORT_SECONDS, Mailbox
 from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage
 from steering.errors import InternalError
 
@@ -32,3 +33,8 @@ async def test_messages_of_all_stages_are_joined() -> None:
     box = mailbox(TOKEN, REPORT, TOKEN, REPORT, stages=2)
     assert (await box.token(0)).stages == 2
     assert len(await box.reports()) == 2
+
+
+def test_a_step_may_take_as_long_as_the_watchdog_lets_it() -> None:
+    """Engine S5: a report comes with the next step, which takes more than a minute for a large model on a CPU."""
+    assert 2 * Settings.model_fields["watchdog_seconds"].default <= REPORT_SECONDS

@@ -10,7 +10,7 @@ import structlog
 import torch
 
 from steering.engine.transformers.sequence import BackgroundTask, Sequence, Stream
-from steering.errors import InternalError, OutOfMemory, SteeringError
+from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
 MANY = 16
@@ -73,12 +73,17 @@ def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
 
 
 def as_steering_error(error: Exception) -> SteeringError:
-    """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive."""
+    """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive.
+
+    Raises EngineDead after an error of the device: its context computes nothing any more, as after an illegal memory access.
+    """
     if isinstance(error, SteeringError):
         return error
-    text, memory = str(error).lower(), isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+    text, memory = str(error).lower(), isinstance(error, torch.OutOfMemoryError | MemoryError)
     if memory or "out of memory" in text or "can't allocate" in text:
         return OutOfMemory("the pass did not fit into memory")
     # as text: renderers that show local variables would print prompts
     log.error("pass_failed", traceback="".join(format_exception(error)))
+    if isinstance(error, torch.AcceleratorError):
+        raise EngineDead("the device has failed, and computes nothing for this process any more") from None
     return InternalError("the forward pass failed")

@@ -7,7 +7,8 @@ from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.base import CompileRequest
 from steering.errors import InvalidRequest
-from steering.model.loading import load
+from steering.model.fingerprint import content_digest
+from steering.model.loading import LoadedModel, load
 from steering.threads import call_in_thread
 
 MAX_COMPILED_PARAMETERS = 1_000_000_000
@@ -42,6 +43,12 @@ def _opened(options: EngineOptions) -> TransformersEngine:
         report=options.report,
     )
     small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
-    request = CompileRequest(loaded.info, options.model, options.revision, options.cache_dir, options.kernels)
     compiled = small if options.compiled == "auto" else options.compiled
-    return TransformersEngine(loaded, options.limits, request if compiled else None)
+    return TransformersEngine(loaded, options.limits, compile_request(loaded, options) if compiled else None)
+
+
+def compile_request(loaded: LoadedModel, options: EngineOptions) -> CompileRequest:
+    """Returns how a model from files is compiled."""
+    assert loaded.folder is not None
+    content = content_digest(loaded.folder)
+    return CompileRequest(loaded.info, content, options.model, options.revision, options.cache_dir, options.kernels)

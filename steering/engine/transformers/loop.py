@@ -20,9 +20,11 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.sampling.sampler import Sampled, sample
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import BackgroundTask, Sequence
-from steering.errors import EngineDead, SteeringError
+from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
+MOST_FAILED = 10
+"""Passes that fail with an unknown error, one after the other: then the engine ends, since it would answer nothing any more."""
 
 
 class EngineLoop:
@@ -31,6 +33,8 @@ class EngineLoop:
     Every request that was accepted gets exactly one terminal item (a finish, a capture, a result or an error), also when the loop
     dies, wherever it does: at every moment it is in the inbox, in `_arrived`, in `_open`, among the background tasks or in `_ended`,
     all of which `end` goes through. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
+    Where a pass does not fit into memory, its sequences are computed again, once, half as many at a time. An error of the device, or
+    MOST_FAILED passes in a row that fail, end the loop.
     eos_ids: the tokens that end an answer. `submit` and `call` are `put` and `call` of the inbox; they, `stats` and `close` may be
     called by any thread.
     """
@@ -51,7 +55,7 @@ class EngineLoop:
         """Sequences without a terminal item so far."""
         self._ended: list[Sequence | BackgroundTask] = []
         """Those that may have got theirs in this turn; not all may have been sent."""
-        self._turns = self._prompt_tokens = 0
+        self._turns = self._prompt_tokens = self._failed_passes = 0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -71,7 +75,7 @@ class EngineLoop:
             cached_tokens=scheduler.cached_tokens,
             alive=not self._inbox.ended and self._thread.is_alive(),
             executor=self._runner.executor.name,
-            background_running=scheduler.running_of(background=True) + len(self._background.tasks),
+            background_running=scheduler.running_of(background=True) + len(self._background),
             background_waiting=self._waiting(True) + self._inbox.count(background=True),
             blocks_total=pool.count,
             blocks_used=pool.used,
@@ -97,6 +101,9 @@ class EngineLoop:
         try:
             while self.collect():
                 self.turn()
+        except EngineDead as dead:
+            log.error("engine_died", reason=dead.message)  # noqa: TRY400 - what failed is in the log already
+            error = dead
         except Exception:
             log.error("engine_died", traceback=format_exc())  # noqa: TRY400 - as text, without local variables
             error = EngineDead("the engine has stopped after a defect")
@@ -114,7 +121,7 @@ class EngineLoop:
 
     def collect(self) -> bool:
         """Takes new work, waiting for some where there is nothing to do; False when the loop is to end."""
-        busy = self._scheduler.busy or bool(self._background.tasks)
+        busy = self._scheduler.busy or bool(len(self._background))
         if not busy:
             self._turn_began = None
         work = self._inbox.collect(busy=busy)
@@ -139,11 +146,12 @@ class EngineLoop:
             self._for_one(sequence, self._runner.steering.admit)
         if work := self._scheduler.schedule():
             self._pass(work)
-        if self._background.due(busy=self._scheduler.busy):
+        if (task := self._background.due(busy=self._scheduler.busy)) is not None:
             self._delivery.flush()
             self._runner.threads.settle()
-            self._ended.append(self._background.tasks[0])
-            self._delivery.now([self._background.run()])
+            self._ended.append(task)
+            self._background.run(task)
+            self._delivery.now([task])
         self._ended.clear()
         self._turns += 1
 
@@ -156,11 +164,13 @@ class EngineLoop:
             self._delivery.now([sequence])
 
     def _pass(self, work: Work) -> None:
-        """Runs one pass and hands on what it yields. An error ends the sequences that took part."""
+        """Runs one pass and hands on what it yields."""
         sequences = [sequence for sequence, _ in work]
         streams = sum(not sequence.prefilling for sequence in sequences)
         prompt_tokens = sum(count for sequence, count in work if sequence.prefilling)
+        calls = sum(count * sequence.prompt_calls for sequence, count in work if sequence.prefilling)
         began = perf_counter()
+        failure = None
         try:
             self._runner.cache.zero(self._scheduler.pool.unclean)
             self._scheduler.pool.cleaned()
@@ -169,9 +179,10 @@ class EngineLoop:
             readouts, scores = result.readouts(), result.monitor_scores()
         except Exception as error:
             failure = as_steering_error(error)
-            for sequence in sequences:
-                self._fail(sequence, failure)
+        if failure is not None:  # behind the handler, since the error keeps the tensors of the pass alive
+            self._failed(sequences, failure)
         else:
+            self._failed_passes = 0
             self._prompt_tokens += prompt_tokens
             for sequence in sequences:
                 if sequence.capture is not None or not sequence.generated:
@@ -183,8 +194,24 @@ class EngineLoop:
                 if sequence.capture is not None and not sequence.remaining:
                     self._for_one(sequence, self._finish_capture)
         seconds = perf_counter() - began
-        self._scheduler.budget.observe(prompt_tokens, streams, seconds)
+        self._scheduler.budget.observe(prompt_tokens, streams, seconds, calls=calls)
         self._delivery.after(sequences)
+
+    def _failed(self, sequences: Rows[Sequence], failure: SteeringError) -> None:
+        """Ends the sequences of a pass that failed, or has them computed again in smaller passes. Raises EngineDead."""
+        if isinstance(failure, InternalError):
+            self._failed_passes += 1
+            if self._failed_passes == MOST_FAILED:
+                raise EngineDead(f"{MOST_FAILED} forward passes have failed one after the other")
+        again: list[Sequence] = []
+        if isinstance(failure, OutOfMemory):
+            self._runner.free_memory()
+            again = [sequence for sequence in sequences if not sequence.computed_again]
+            log.warning("pass_out_of_memory", sequences=len(sequences), computed_again=len(again))
+        for sequence in sequences:
+            if sequence not in again:
+                self._fail(sequence, failure)
+        self._scheduler.compute_again(again, max(len(sequences) // 2, 1))
 
     def _write(self, sequence: Sequence, token: Sampled, readout: Mapping[str, float], scores: Rows[float]) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""

@@ -71,7 +71,7 @@ class ModelRunner:
         shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, device)
         block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         self.blocks = max(_cache_bytes(model, device, limits) // block_bytes, 1)
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        context = _context(model)
         if limits.cache_bytes is None and context:  # no more than all sequences need with a full context
             sequences = limits.max_running + limits.max_background
             self.blocks = min(self.blocks, sequences * blocks_for(context))
@@ -99,6 +99,11 @@ class ModelRunner:
         """Leaves the model without hooks and with its own attention."""
         self.executor.close()
         self._hooks.remove()
+
+    def free_memory(self) -> None:
+        """Gives the device back what torch's allocator keeps of it, after a pass that did not fit."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def release(self, sequence: Sequence) -> None:
         """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
@@ -154,7 +159,7 @@ def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
 def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:
     """Returns the bytes for keys and values: as the operator says, or measured once the weights are loaded.
 
-    On a CUDA device as many tokens as a pass may have are computed, and the memory of that is measured.
+    On a CUDA device the memory of a worst pass is measured.
     """
     if limits.cache_bytes is not None:
         return limits.cache_bytes
@@ -162,11 +167,23 @@ def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:
         return int(min(free_memory(device) * CPU_SHARE, CPU_MOST))
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    tokens = torch.zeros(1, limits.idle_prefill_tokens, dtype=torch.int64, device=device)
-    with torch.no_grad():
-        model(input_ids=tokens, use_cache=False, logits_to_keep=1)
+    run_worst_pass(model, device, limits)
     peak = torch.cuda.max_memory_allocated(device) - before
     return max(int((free_memory(device) - peak) * CUDA_SHARE), 0)
+
+
+def _context(model: Any) -> int | None:
+    """Returns the positions that a model states as its bound; None where it states none."""
+    stated: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return stated
+
+
+def run_worst_pass(model: Any, device: torch.device, limits: EngineLimits) -> None:
+    """Computes as many tokens as a pass may have of one sequence: learned positions end with the model's context."""
+    positions = min(limits.idle_prefill_tokens, _context(model) or limits.idle_prefill_tokens)
+    tokens = torch.zeros(1, positions, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        model(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
 
 def _store_logits(segments: Rows[Segment], logits: Logits) -> None:

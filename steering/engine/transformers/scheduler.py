@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Rows
 from itertools import count, takewhile
+from math import ceil
 from time import monotonic
 
 from steering.engine.options import EngineLimits
@@ -19,7 +21,10 @@ BACKGROUND_TURN = 4
 LOOKAHEAD = 16
 """How many waiting requests that do not fit are passed over in one turn, in search of shorter ones that do."""
 MOST_OVERTAKEN = 64
-"""After so many admissions before it a request is overtaken no more: blocks are kept for it as they become free."""
+"""After so many admissions before it a request is overtaken no more: blocks are kept for it as they become free. Nor does background work
+that was preempted yield to live requests then."""
+RESERVED = 8
+"""One in so many rows of background work is kept for texts that somebody waits for: those of jobs leave it free."""
 RESUME_BLOCKS = 8
 """Free blocks for every running sequence that a preempted one waits for, or it would soon be preempted again."""
 
@@ -54,6 +59,9 @@ class Scheduler:
         self.preemptions = self.cached_tokens = 0
         self._most = {False: limits.max_running, True: limits.max_background}
         self._orders, self._turn = count(1), 0
+        self._again: set[int] = set()
+        self._rows_again = 1
+        """While sequences are computed again that did not fit into memory together, so many rows run."""
         self._changed = False
         """Whether anything came or went since admission last found nothing that fits."""
 
@@ -84,7 +92,9 @@ class Scheduler:
         gone = [sequence for sequence in self.running.values() if sequence.stream.closed]
         for sequence in gone:
             self.release(sequence, dirty=True)
-        return [*gone, *self.live.drop_closed(), *self.background.drop_closed()]
+        gone += [*self.live.drop_closed(), *self.background.drop_closed()]
+        self._again.difference_update(sequence.id for sequence in gone)
+        return gone
 
     def running_of(self, *, background: bool) -> int:
         """How many sequences of a kind run. May be called by any thread."""
@@ -97,6 +107,7 @@ class Scheduler:
             if not dirty:
                 self.index.register_answer(sequence)
             self._take_back(sequence, dirty=dirty)
+            self._again.discard(sequence.id)
 
     def _take_back(self, sequence: Sequence, *, dirty: bool) -> None:
         del self.running[sequence.id]
@@ -105,10 +116,18 @@ class Scheduler:
         self.pool.release(blocks, dirty=dirty)
         self._note(sequence)
 
-    def preempt(self, sequence: Sequence) -> None:
-        """Takes the blocks from a sequence, which waits to be computed again."""
+    def compute_again(self, sequences: Rows[Sequence], rows: int) -> None:
+        """Preempts sequences whose pass did not fit into memory. Until they have ended, at most so many rows run at once."""
+        for sequence in sequences:
+            sequence.computed_again = True
+            self.preempt(sequence, dirty=True)
+        self._again.update(sequence.id for sequence in sequences)
+        self._rows_again = rows
+
+    def preempt(self, sequence: Sequence, *, dirty: bool = False) -> None:
+        """Takes the blocks from a sequence, which waits to be computed again. dirty: see `release`."""
         self._release(sequence)
-        self._take_back(sequence, dirty=sequence.prefilling)
+        self._take_back(sequence, dirty=dirty or sequence.prefilling)
         sequence.restart()
         self._queue_of(sequence).put_back(sequence)
         self.preemptions += 1
@@ -118,7 +137,16 @@ class Scheduler:
         if not self._changed:
             return []
         self._changed = False
-        return [*self._admitted(self.live), *self._admitted(self.background)]
+        starved = self.background.starved(MOST_OVERTAKEN)
+        first = list(self._admitted(self.background)) if starved else []
+        if starved and not starved.running:
+            return first  # blocks are kept for it as they become free
+        return [*first, *self._admitted(self.live), *self._admitted(self.background)]
+
+    def _is_full(self, *, background: bool, reserved: bool = False) -> bool:
+        """Whether all rows of a kind are taken. reserved: with those that jobs leave free."""
+        most = self._most[background]
+        return self.running_of(background=background) >= most - (most // RESERVED if reserved else 0)
 
     def _admitted(self, queue: WaitingQueue) -> Iterator[Sequence]:
         passed: list[Sequence] = []
@@ -128,9 +156,13 @@ class Scheduler:
             if not sequence.background and rows[sequence.cache_salt] >= most:
                 self._changed = True  # the other clients may stop asking, which is no event
                 continue
-            full = self.running_of(background=sequence.background) >= self._most[sequence.background]
+            if self._again and len(self.running) >= self._rows_again:
+                return
+            full = self._is_full(background=sequence.background)
             if full or len(passed) > LOOKAHEAD or any(one.overtaken >= MOST_OVERTAKEN for one in passed):
                 return
+            if sequence.priority > 0 and self._is_full(background=True, reserved=True):
+                continue
             if not self._take_blocks(sequence):
                 passed.append(sequence)
                 continue
@@ -139,7 +171,7 @@ class Scheduler:
             sequence.cache_epoch = self.index.epoch
             self.running[sequence.id] = sequence
             rows[sequence.cache_salt] += 1
-            for one in passed:
+            for one in (*passed, *(() if sequence.background else self.background.preempted)):
                 one.overtaken += 1
             yield sequence
 
@@ -150,7 +182,8 @@ class Scheduler:
         needed = blocks_for(min(len(sequence.ids) + 1, sequence.max_length)) - len(found)
         spare = 0
         if self.running:
-            spare = RESUME_BLOCKS * len(self.running) if sequence.preemptions else int(sequence.background)
+            resumed = sequence.preemptions and sequence.overtaken < MOST_OVERTAKEN
+            spare = RESUME_BLOCKS * len(self.running) if resumed else int(sequence.background)
         if not sequence.background:
             self._preempt_background(needed + spare)
         own = self.pool.allocate(needed) if needed + spare <= self.pool.available else None
@@ -163,7 +196,7 @@ class Scheduler:
 
     def _preempt_background(self, needed: int) -> None:
         """Preempts background work, the youngest first, if a live sequence fits then."""
-        background = sorted((s for s in self.running.values() if s.background), key=lambda one: -one.order)
+        background = sorted((s for s in self.running.values() if _yields(s)), key=lambda one: -one.order)
         if needed > self.pool.available + sum(len(one.block_table) for one in background):
             return
         for sequence in background:
@@ -193,15 +226,19 @@ class Scheduler:
                 if block is not None:
                     sequence.block_table += block
                 else:
-                    self.preempt(max(self.running.values(), key=lambda one: (one.background, one.order)))
+                    self.preempt(max(self.running.values(), key=lambda one: (_yields(one), one.order)))
         return [(sequence, 1) for sequence in self.running.values() if not sequence.prefilling]
 
     def _prompts(self, streams: int) -> Work:
-        pending = sorted((s for s in self.running.values() if s.prefilling), key=lambda one: one.order)
-        live = by_client(sorted((s for s in pending if not s.background), key=self._alone_finished), self._turn)
-        background = [s for s in pending if s.background]
+        pending = sorted((s for s in self.running.values() if s.prefilling), key=self._alone_finished)
+        live, background = (
+            by_client([s for s in pending if s.background == kind], self._turn) for kind in (False, True)
+        )
+        # texts that somebody waits for before those of jobs, which have every fourth round
+        jobs_first = self._turn // BACKGROUND_TURN % BACKGROUND_TURN == BACKGROUND_TURN - 1
+        background.sort(key=lambda one: one.priority > 0, reverse=jobs_first)
         turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
-        left = {background: self.budget.positions(streams, background=background) for background in (False, True)}
+        left: dict[bool, float] = {kind: self.budget.positions(streams, background=kind) for kind in (False, True)}
         work: Work = []
         claimed: set[bytes] = set()  # hashes of the blocks that sequences of this pass compute, in it or later
         computing: dict[bytes, int] = {}  # of those, what this pass completes and others may read in it: hash -> block
@@ -216,8 +253,8 @@ class Scheduler:
                 following = sequence.shared + len(coming)
                 if following < len(keys) and keys[following] in claimed:
                     continue  # another sequence will compute its next block
-            skipped = len(coming) * BLOCK
-            amount = min(sequence.most_positions - skipped, allowed)
+            skipped, cost = len(coming) * BLOCK, self.budget.cost(sequence.prompt_calls)
+            amount = min(sequence.most_positions - skipped, ceil(allowed / cost))
             if sequence.capture is not None and sequence.capture.spec.logits:
                 before = max(sequence.capture.first - sequence.computed - skipped, 0)  # positions without logits
                 if (amount := min(amount, before + logit_positions)) == 0:
@@ -226,7 +263,7 @@ class Scheduler:
             # not before it is certain to be in the pass: if the pass fails, these blocks are never written, and it must fail too
             self._take_over(sequence, coming)
             work.append((sequence, amount))
-            left = {kind: one - amount for kind, one in left.items()}
+            left = {kind: one - amount * cost for kind, one in left.items()}
             first, end = sequence.computed // BLOCK, (sequence.computed + amount) // BLOCK
             if self._same_pass and not sequence.plan.prompt_fingerprint:
                 computing.update(zip(keys[first:end], sequence.block_table[first:end], strict=False))
@@ -235,7 +272,8 @@ class Scheduler:
 
     def _alone_finished(self, sequence: Sequence) -> tuple[float, int]:
         """When a prompt would be computed if it had come alone: short ones overtake long ones, but none waits for ever."""
-        return sequence.arrived + self.budget.alone(sequence.remaining), sequence.order
+        positions = sequence.remaining * self.budget.cost(sequence.prompt_calls)
+        return sequence.arrived + self.budget.alone(positions), sequence.order
 
     def _take_over(self, sequence: Sequence, blocks: list[int]) -> None:
         """Puts blocks of others in the place of those of a sequence, behind what it shares already."""
@@ -247,3 +285,8 @@ class Scheduler:
         sequence.block_table[first:end] = blocks
         self._took_over(sequence, first, end)
         self._changed = True
+
+
+def _yields(sequence: Sequence) -> bool:
+    """Whether a sequence gives its blocks to live ones."""
+    return sequence.background and sequence.overtaken < MOST_OVERTAKEN

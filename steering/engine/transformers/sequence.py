@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, Reading
+from steering.engine.transformers.prefill_budget import prompt_calls
 from steering.engine.transformers.steering.dose import DoseLedger
 from steering.engine.transformers.steering.history import SteeringHistory
 from steering.engine.transformers.steering.timing import follows_single_tokens
@@ -116,7 +117,8 @@ class Sequence(Request):
 
     row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
     from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
-    requests were admitted before it since it did not fit. arrived: when it came; scheduled: when it first got a row,
+    requests were admitted before it since it did not fit. computed_again: whether it was preempted because a pass did not fit into memory, which
+    happens to it once. arrived: when it came; scheduled: when it first got a row,
     both by the monotonic clock. history: where what decides its steering is kept, for an engine that may compute positions
     again; replayed: that of a request whose positions this sequence computes again. held_text: characters that may belong to a stop
     string.
@@ -139,6 +141,7 @@ class Sequence(Request):
     order: int = 0
     overtaken: int = 0
     preemptions: int = 0
+    computed_again: bool = False
     held_text: str = ""
     token_counts: TokenCounts = field(default_factory=TokenCounts)
     cache_salt: str = ""
@@ -155,8 +158,10 @@ class Sequence(Request):
     history: SteeringHistory | None = None
     replayed: SteeringHistory | None = None
     dose: DoseLedger = field(init=False)
+    prompt_calls: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.prompt_calls = prompt_calls(self.plan)
         self.dose = DoseLedger(self.plan, self.prompt_length)
         if self.capture is None:
             self.shareable = self.prompt_length - 1

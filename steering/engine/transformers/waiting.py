@@ -36,6 +36,16 @@ class WaitingQueue:
         """Whose sequences wait."""
         return {*self._clients, *(one.cache_salt for one in self._preempted)}
 
+    @property
+    def preempted(self) -> list[Sequence]:
+        """Those that have run before."""
+        return list(self._preempted)
+
+    def starved(self, most: int) -> Sequence | None:
+        """Returns the first that has run before, if it was overtaken so often since."""
+        first = self._preempted[0] if self._preempted else None
+        return first if first is not None and first.overtaken >= most else None
+
     def put(self, sequence: Sequence) -> None:
         """Adds a sequence behind those of its client."""
         self._clients.setdefault(sequence.cache_salt, deque()).append(sequence)

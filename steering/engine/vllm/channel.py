@@ -14,9 +14,9 @@ from steering.errors import EngineDead, InternalError, NonfiniteActivations
 
 log = structlog.get_logger()
 
-REPORT_SECONDS = 60.0
+REPORT_SECONDS = 300.0
 """A worker sends a token's message before the token, and a report with the next step. One that is missing for so long
-will not come."""
+will not come: that is longer than the server's watchdog lets a step take."""
 
 
 class Mailbox:

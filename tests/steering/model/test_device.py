@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from app.settings import Settings
 from steering.errors import InvalidRequest
 from steering.model.device import check_one_device, choose_device, choose_dtype
 
@@ -32,3 +33,8 @@ def test_a_model_spread_over_several_devices_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="spreads the model over 0, 1, cpu") as refusal:
         check_one_device({"1", "0", "cpu"})
     assert refusal.value.param == "device_map"
+
+
+def test_device_map_is_described_as_it_is() -> None:
+    """Engine S4: the setting said that it spreads a model over every device, which is refused."""
+    assert "refused" in (Settings.model_fields["device_map"].description or "")

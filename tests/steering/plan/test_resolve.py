@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorModelMismatch, VectorNotFound
 from steering.model.info import ModelInfo
+from steering.plan.dose import DoseGuard
 from steering.plan.order import joint_basis
-from steering.plan.resolve import resolve
+from steering.plan.resolve import Mandatory, RecentPlans, resolve
 from steering.plan.types import UNSTEERED, Phase, SteeringPlan
 from steering.spec import SteeringSpec, vector_names
 from tests.plans import Vectors, random_items, vectors_for
@@ -185,3 +186,17 @@ async def test_ablations_of_nearly_equal_directions_are_one_or_exact(angle: floa
     assert abs(float(left @ one)) < 1e-5
     if angle < 1e-4:
         torch.testing.assert_close(left, residual - (residual @ one) * one, rtol=0, atol=1e-5)
+
+
+async def test_what_the_guard_bounds_is_part_of_both_fingerprints() -> None:
+    """Engine A3: vLLM hashes both into its cached blocks. One intervention of the request's own each, and the same two calls."""
+    spin: dict[str, Any] = {"operation": "rotate", "degrees": 3.0, "layers": [1]}
+    x, y = ({"vector": name, **spin} for name in ("alpha", "beta"))
+    idle = {**x, "vector": "gamma", "strength": 0.0}
+    found: list[SteeringPlan] = []
+    for own, mandatory in (([x], [y]), ([idle], [x, y])):
+        specs = [SteeringSpec.model_validate({"interventions": items}) for items in (own, mandatory)]
+        source, added = Vectors(vectors_for(INFO)), Mandatory(specs[1], vectors_for(INFO))
+        found.append(await RecentPlans(1).resolve(specs[0], source, INFO, DoseGuard(0.05, "clamp"), added))
+    assert found[0].fingerprint != found[1].fingerprint
+    assert found[0].prompt_fingerprint != found[1].prompt_fingerprint

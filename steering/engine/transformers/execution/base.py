@@ -36,11 +36,12 @@ class ModelParts:
 class CompileRequest:
     """Which model the compile worker loads, and where compiled artefacts are kept.
 
-    info: of the loaded model. source, revision: how to load it again. kernels: whether compiled passes use our C++ kernels
+    info, content: of the loaded model, the latter its `content_digest`. source, revision: how to load it again. kernels: whether compiled passes use our C++ kernels
     where the CPU supports them.
     """
 
     info: ModelInfo
+    content: str
     source: str | None
     revision: str | None
     cache_dir: Path

@@ -32,6 +32,8 @@ from steering.shapes import Bool, Float, Int, Tensor
 NO_BLOCK = -1
 """The block of positions that are never shared."""
 STATIC, WHOLE, CLAMPED = -1, -2, -3
+CHANGED = 1e-6
+"""The relative dose from which on a token counts as changed: below it is rounding, as where the guard leaves nothing of a change."""
 NEVER = 1 << 30
 """`fired_at` of an intervention that has not acted yet."""
 
@@ -225,13 +227,13 @@ class DoseSums:
         if self._spread.one_each:  # no scatter needed
             self._dose.addcdiv_(changes, norms)
             self._tokens += 1.0 if acting is None else acting
-            self._changed += changes > 0.0
+            self._changed += changes > CHANGED * norms
         else:
             members = self._spread.members
             self._dose.index_add_(0, members, changes / norms)
             count = torch.ones_like(changes) if acting is None else acting.to(changes.dtype)
             self._tokens.index_add_(0, members, count)
-            self._changed.index_add_(0, members, (changes > 0.0).to(changes.dtype))
+            self._changed.index_add_(0, members, (changes > CHANGED * norms).to(changes.dtype))
 
     def add_first(self, generated: Int[Tensor, "token"]) -> None:
         """Remembers the lowest of the generated indices at which each entry acted; NEVER where it did not."""

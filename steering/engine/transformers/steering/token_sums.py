@@ -6,7 +6,7 @@ from typing import TypeAlias
 import torch
 
 from steering.engine.transformers.batch import Segment
-from steering.engine.transformers.steering.dose import CLAMPED, STATIC, WHOLE
+from steering.engine.transformers.steering.dose import CHANGED, CLAMPED, STATIC, WHOLE
 from steering.engine.transformers.steering.gather import Spread, index_of
 from steering.shapes import Float, Residual, Tensor
 
@@ -46,7 +46,7 @@ class TokenSums:
         if layer in self.whole_layers:
             dose = torch.linalg.vector_norm(change[1] - change[0], dim=-1) * inverse
             self._whole[0, layer] += dose
-            self._whole[1, layer] += dose > 0.0
+            self._whole[1, layer] += dose > CHANGED
         if static:
             self.static[layer] += inverse if factor is None else inverse * factor
 

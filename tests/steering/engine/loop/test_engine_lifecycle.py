@@ -101,7 +101,7 @@ async def test_a_failing_pass_ends_its_rows_alone(hf_byte_tokenizer: PreTrainedT
             def fail(*_: object) -> None:
                 nonlocal calls
                 calls += 1
-                if calls == 5:
+                if calls >= 5:  # a pass that does not fit is tried once more
                     raise error
 
             handle = model.register_forward_pre_hook(fail)

@@ -1,9 +1,24 @@
 """The prompt positions of a pass take as long as they may on any machine, and those of background work less."""
 
+from math import ceil
+
 import pytest
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.prefill_budget import BACKGROUND_SECONDS, FIRST, LEAST, LIVE_SECONDS, PrefillBudget
+from steering.engine.transformers.prefill_budget import (
+    BACKGROUND_SECONDS,
+    CALL_COST,
+    FIRST,
+    IDLE_BACKGROUND_SECONDS,
+    IDLE_SECONDS,
+    LEAST,
+    LIVE_SECONDS,
+    PrefillBudget,
+    prompt_calls,
+)
+from tests.plans import plan_for, vectors_for
+from tests.steering.engine.loop.scheduled import World, request, text
+from tests.steering.plan.planning import INFO
 
 LIMITS = EngineLimits(prefill_tokens=8192, idle_prefill_tokens=8192)
 
@@ -66,3 +81,125 @@ def test_how_long_a_prompt_takes_alone_is_learned() -> None:
     for _ in range(20):
         budget.observe(200, 0, 0.2)
     assert budget.alone(500) == pytest.approx(0.5)
+
+
+class Device:
+    """A device that takes a time of its own for every position and every call, and the pass it computes with a budget's leave."""
+
+    def __init__(self, position: float, call: float = 0.0, limits: EngineLimits = LIMITS) -> None:
+        self.position, self.call = position, call
+        self.budget = PrefillBudget(limits)
+        self.longest = 0.0
+
+    def run(self, calls: int = 0, *, streams: int = 0, background: bool = False, left: int = 1 << 30) -> int:
+        """Computes a pass over a prompt whose plan has so many calls; returns the positions."""
+        allowed = self.budget.positions(streams, background=background)
+        positions = min(ceil(allowed / self.budget.cost(calls)), left)
+        seconds = positions * (self.position + calls * self.call)
+        self.longest = max(self.longest, seconds)
+        self.budget.observe(positions, streams, seconds, calls=positions * calls)
+        return positions
+
+
+@pytest.mark.parametrize("rate", [12, 100, 3000, 1_000_000])
+def test_a_pass_without_streams_ends_in_time_on_any_device(rate: int) -> None:
+    """Engine A5, N4: at 12 positions a second 2,048 take 171 s, and the watchdog ends the process after 120. A prompt whose reader
+    leaves is computed no longer than the pass takes."""
+    device = Device(1 / rate, limits=EngineLimits())
+    left, passes = 3000, 0
+    while left:
+        left -= device.run(left=left)
+        passes += 1
+    assert device.longest <= max(IDLE_SECONDS, FIRST / rate)
+    assert device.longest < 120.0 / 10
+    if rate >= 3000:
+        assert passes <= 1 + 2, "and a fast one computes as much at once as before"
+
+
+def test_background_prompts_leave_room_for_a_request_that_comes() -> None:
+    """Service C: texts of a job without live requests are computed in passes as short as one that comes may wait for."""
+    device = Device(1 / 1000)
+    assert device.run(background=True) == FIRST
+    assert device.run(background=True) == IDLE_BACKGROUND_SECONDS * 1000
+    assert device.run() == IDLE_SECONDS * 1000
+
+
+HEAVY = 240
+"""Calls: eight adds relative to the residual, at 30 layers."""
+
+
+@pytest.mark.parametrize("call", [0.0, 0.002, 0.01, 0.1])
+def test_a_plan_of_many_calls_takes_no_longer_than_a_plain_prompt(call: float) -> None:
+    """Engine A10, N9: calls at a position cost a share of it that a device has learned, so streams wait as long as they may."""
+    device = Device(1e-3, call * 1e-3)
+    for _ in range(10):
+        device.run(streams=8)
+        device.run(HEAVY, streams=8)
+    device.longest = 0.0
+    for _ in range(10):
+        device.run(streams=8)
+        device.run(HEAVY, streams=8)
+        device.run(HEAVY // 4, streams=8)
+    assert device.longest <= 1.15 * LIVE_SECONDS
+    assert device.run(HEAVY, streams=8) == pytest.approx(LIVE_SECONDS / (1e-3 * (1 + HEAVY * call)), rel=0.1)
+    assert device.run(streams=8) == pytest.approx(LIVE_SECONDS / 1e-3, rel=0.1)
+
+
+def test_a_device_that_has_only_seen_heavy_plans_keeps_their_time_and_learns_of_plain_ones() -> None:
+    device = Device(1e-3, 2e-5)
+    for _ in range(20):
+        device.run(HEAVY, streams=8)
+    assert device.longest <= 1.1 * LIVE_SECONDS
+    for _ in range(20):
+        device.run(streams=8)
+    assert device.run(streams=8) == pytest.approx(LIVE_SECONDS / 1e-3, rel=0.1)
+
+
+def test_plans_of_a_few_calls_teach_nothing_about_many() -> None:
+    """Passes that happen to take a tenth longer with one call than without would make a plan of 240 calls 25 times as long."""
+    budget = PrefillBudget(LIMITS)
+    for _ in range(20):
+        budget.observe(200, 8, 0.2)
+        budget.observe(200, 8, 0.22, calls=200)
+    assert budget.cost(HEAVY) < 3
+
+
+async def test_the_scheduler_counts_the_calls_of_a_plan() -> None:
+    """A prompt with calls at every position gets fewer of them into a pass; one whose plan leaves the prompt alone does not."""
+    vectors = vectors_for(INFO)
+    heavy = {"vector": "alpha", "unit": "relative", "strength": 0.1, "layers": "all"}
+    plans = [
+        await plan_for([{**heavy, "scope": {"tokens": tokens}}] * 8, vectors, INFO) for tokens in ("all", "generated")
+    ]
+    amounts = []
+    for plan in plans:
+        world = World(1000)
+        world.scheduler.budget.observe(500, 0, 0.5)
+        one = request(4000, 2)
+        one.plan, one.prompt_calls = plan, prompt_calls(plan)
+        world.put([one])
+        ((_, amount),) = world.turn()
+        amounts.append(amount)
+    calls = 8 * INFO.layer_count
+    assert amounts == [ceil(2000 / (1 + calls * CALL_COST)), 2000]
+
+
+def test_a_short_text_does_not_wait_for_the_long_ones_of_a_job() -> None:
+    """Service C: the texts of a comparison come after 48 of an extraction, in passes that have room for one long text."""
+    world = World(10_000)
+    for _ in range(3):
+        world.scheduler.budget.observe(2000, 0, 1.0)
+    job, comparison = [text(1750, "job") for _ in range(48)], [text(40, "comparison") for _ in range(2)]
+    for one in job:
+        one.priority = 1
+    world.put(job)
+    for _ in range(2):
+        world.turn()
+    world.put(comparison)
+    turns = 0
+    while not all(one in world.ended for one in comparison):
+        world.turn()
+        turns += 1
+    assert turns == 1
+    assert sum(one in world.ended for one in job) <= 1
+    world.finish()

@@ -84,6 +84,7 @@ def test_prompts_of_one_key_do_not_hold_up_those_of_another() -> None:
 
 def test_live_requests_come_before_a_readout_of_1500_texts() -> None:
     world = World(400)
+    world.scheduler.budget.observe(2048, 0, 0.5)
     world.put([text(50) for _ in range(1500)])
     for _ in range(3):
         world.turn()
@@ -209,3 +210,20 @@ def test_a_text_whose_logits_do_not_fit_takes_no_blocks_that_the_pass_is_still_t
     assert [sequence.id for sequence, _ in world.turn()] == [one.id]
     assert other.cached == 0
     assert world.turn() == [(other, 8)]
+
+
+def test_background_work_that_was_preempted_ends_under_steady_live_load() -> None:
+    """Engine S7: live requests take whatever becomes free, and a text that was preempted waits for more than ever does."""
+    world = World(40, EngineLimits(prefill_tokens=32, idle_prefill_tokens=32))
+    read = text(16 * 30)
+    world.put([read])
+    world.turn()
+    live = 0
+    while not world.ended or read not in world.ended:
+        while len(world.scheduler.live) + world.scheduler.running_of(background=False) < 8:
+            world.put([request(20, 40, salt=str(live))])
+            live += 1
+        assert world.turn()
+        assert live < 500, "the text waits for ever"
+    assert read.preemptions > 0
+    world.finish()

@@ -5,15 +5,18 @@ import asyncio
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.engine.transformers.runner import run_worst_pass
 from steering.errors import NonfiniteActivations, OutOfMemory
 from steering.plan.types import SteeringPlan
 from tests.engines import family_engine, run, run_all, sampling
+from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.polling import until
 
@@ -113,3 +116,15 @@ async def test_a_prompt_that_is_left_half_computed_leaves_its_blocks_clean(
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         assert (await run(engine, request)).tokens == expected.tokens
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_the_worst_pass_is_within_the_context(family: str) -> None:
+    """Engine A4, N13: what the cache of a CUDA device is measured by. Learned positions end with the context, which is shorter here than a pass may
+    be; on a GPU that is an assertion of the device, after which the process is of no use."""
+    limits, model, lengths = EngineLimits(), FAMILIES[family](), list[int]()
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: lengths.append(ids[0].shape[1]))
+    run_worst_pass(model, torch.device("cpu"), limits)
+    run_worst_pass(model, torch.device("cpu"), EngineLimits(idle_prefill_tokens=100))
+    assert limits.idle_prefill_tokens > 256
+    assert lengths == [256, 100]

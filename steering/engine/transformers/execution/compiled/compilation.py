@@ -29,7 +29,16 @@ from steering.engine.transformers.execution.kernels.library import CompiledGraph
 from steering.engine.transformers.execution.kernels.processor import cpu_features
 
 log = structlog.get_logger()
-TRACED = ("engine/transformers/execution", "engine/transformers/attention", "model/hooks.py", "model/layout.py")
+TRACED = (
+    "engine/transformers/execution",
+    "engine/transformers/attention",
+    "engine/transformers/memory",
+    "model/hooks.py",
+    "model/layout.py",
+    "model/loading.py",
+    "model/rope.py",
+    "model/verification.py",
+)
 """Sources, within the package, that decide what a graph computes."""
 START_DELAY = 3.0
 """Seconds before the worker starts: a server measures its model's norms first, which is eight times slower next to a
@@ -52,7 +61,7 @@ def graph_path(request: CompileRequest) -> Path:
     package = Path(__file__).parents[4]
     sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
     facts = [
-        request.info.fingerprint,
+        request.content,
         request.info.dtype,
         torch.__version__,
         transformers.__version__,
@@ -144,6 +153,7 @@ def compile_process(request: CompileRequest, library: Path, path: Path) -> Itera
     """
     with scratch_folder(request.cache_dir) as scratch:
         work = {
+            "content": request.content,
             "source": request.source,
             "revision": request.revision,
             "dtype": request.info.dtype,

@@ -20,6 +20,7 @@ from steering.engine.transformers.execution.compiled.packed_linears import Packe
 from steering.engine.transformers.execution.kernels.library import build
 from steering.engine.transformers.execution.kernels.operations import AOTI_SHIMS
 from steering.engine.transformers.memory.paged_cache import probe_shapes
+from steering.model.fingerprint import content_digest
 from steering.model.loading import load
 
 OPTIONS = {
@@ -77,6 +78,8 @@ def main(request: str) -> None:
     if not library.exists():
         build(library, scratch, kernels=kernels)
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
+    if loaded.folder is None or content_digest(loaded.folder) != work["content"]:
+        raise RuntimeError("the files of the model have changed since the engine loaded them")
     shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
     if not path.exists():
         linears = PackedLinears.of(loaded.model, kernels=kernels)
