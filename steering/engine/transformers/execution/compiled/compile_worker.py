@@ -77,7 +77,7 @@ def main(request: str) -> None:
     if not library.exists():
         build(library, scratch, kernels=kernels)
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
-    shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
+    shapes = probe_shapes(loaded.model, loaded.layout, torch.device("cpu"))
     if not path.exists():
         linears = PackedLinears.of(loaded.model, kernels=kernels)
         if linears is not None:
