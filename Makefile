@@ -163,6 +163,11 @@ evidence: setup $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality --second $(SECOND_MODEL)
 	$(BIN)/python -m tests.docs.pages
 
+# The table of docs/architectures.md: every causal class of transformers, a few minutes.
+.PHONY: architectures
+architectures: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.architectures.table
+
 bench: setup
 	$(BIN)/python -m benchmarks
 

@@ -40,6 +40,7 @@ def open_engine(settings: Settings, report: Callable[[str], None] = _log_step) -
         compiled=settings.compiled,
         report=report,
         kernels=settings.kernels,
+        self_test=settings.self_test,
         vllm_untested=settings.vllm_untested,
         tensor_parallel_size=settings.tensor_parallel_size,
         pipeline_parallel_size=settings.pipeline_parallel_size,

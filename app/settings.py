@@ -108,6 +108,10 @@ class Settings(BaseSettings):
         description="compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`",
     )
     kernels: bool = Field(True, description="use our C++ kernels in compiled passes where the CPU has AVX512_BF16")
+    self_test: bool = Field(
+        True,
+        description="at the start compare short answers with the model's own forward pass (engine `transformers`); takes about ten passes",
+    )
     memory_megabytes: Positive = Field(
         2048, description="memory that running requests may use for bodies, activations, logits and files"
     )

@@ -42,7 +42,8 @@ class EngineOptions:
     one is refused. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
     compiled passes use our C++ kernels where the CPU supports them. vllm_untested: whether the vllm engine starts with a
     version of vLLM that it was not tested with. tensor_parallel_size, pipeline_parallel_size: how many processes share each
-    layer, and the layers; engines that run in one process refuse more than 1. report: receives each step of loading.
+    layer, and the layers; engines that run in one process refuse more than 1. self_test: whether the engine compares its passes with
+    the model's own forward pass before it serves. report: receives each step of loading.
     """
 
     model: str
@@ -53,6 +54,7 @@ class EngineOptions:
     device_map: Literal["auto"] | None = None
     compiled: bool | Literal["auto"] = "auto"
     kernels: bool = True
+    self_test: bool = True
     vllm_untested: bool = False
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1

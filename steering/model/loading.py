@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -80,8 +81,8 @@ def load(
         report(f"Loading {found.name} on {chosen_device} in {str(chosen_dtype).removeprefix('torch.')}")
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         model, fingerprint = _load_weights(found.folder, chosen_device, chosen_dtype, device_map, quantized)
-    loaded = opened(model, tokenizer, name=found.name, revision=found.revision, fingerprint=fingerprint)
-    return replace(loaded, folder=found.folder)
+        loaded = opened(model, tokenizer, name=found.name, revision=found.revision, fingerprint=fingerprint)
+        return replace(loaded, folder=found.folder)
 
 
 def opened(
@@ -94,7 +95,8 @@ def opened(
 ) -> LoadedModel:
     """Opens a model that is in memory. fingerprint: where it is known already."""
     # No batch of ours is padded. Where a padding token is set, GPT-2 reads it from the device in every pass, only to warn.
-    model.config.pad_token_id = None
+    with suppress(StrictDataclassFieldValidationError):  # some configurations allow no None
+        model.config.pad_token_id = None
     source, fingerprint = ModelSource(Path(), name, revision), fingerprint or fingerprint_of(model)
     layout = verify_layout(model, find_layout(model))
     info = info_of(model, tokenizer, layout, source, fingerprint, model.dtype, model.device)

@@ -33,7 +33,14 @@ def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
     with ExitStack() as hooks, torch.no_grad():
         for layer, block in enumerate(layout.blocks):
             hooks.enter_context(block.register_forward_hook(partial(record, layer)))
-        model(token_ids, use_cache=False)
+        try:
+            model(token_ids, use_cache=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a model may need inputs besides token ids
+            raise UnsupportedModel(
+                f"{layout.architecture} cannot be steered: its forward pass fails ({error})"
+            ) from error
     reason = _reason_against(recorded, layout)
     if reason:
         raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}")
@@ -58,10 +65,12 @@ def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str |
 
 def uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
     """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
-    values of one width and no further tensors.
+    values of one width, the window that the configuration gives its layer, and no further tensors.
 
-    Masks of windows and of padding are made by transformers and do not count.
+    Masks of windows and of padding are made by transformers and do not count. A window that only they contain would be lost,
+    since masks of ours take its place.
     """
+    windows = layer_windows(model.config.get_text_config(), layer_count)
     layers: list[int | None] = []
     plain: list[bool] = []
 
@@ -71,8 +80,10 @@ def uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row
         """query (row, head, seq, head_dim) -> zeros (row, seq, head, head_dim)."""
         own = any(torch.is_tensor(option) and name not in IGNORED for name, option in options.items())
         same_size = query.shape[-2:] == key.shape[-2:] == value.shape[-2:]
-        plain.append(attention_mask is None and not own and same_size)
-        layers.append(getattr(module, "layer_idx", None))
+        layer = getattr(module, "layer_idx", None)
+        windowed = options.get("sliding_window") == windows.get(layer)
+        plain.append(attention_mask is None and not own and same_size and windowed)
+        layers.append(layer)
         return torch.zeros_like(query).transpose(1, 2), None
 
     AttentionInterface.register(PROBE_NAME, probe)
@@ -90,3 +101,10 @@ def uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row
         for config, name in zip(selected, previous, strict=True):
             config._attn_implementation = name
     return layers == list(range(layer_count)) and all(plain)
+
+
+def layer_windows(config: Any, layer_count: int) -> dict[int | None, int | None]:
+    """Returns the sliding window of each layer as the configuration gives it; None for full attention."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layer_count
+    return {layer: window if kind == "sliding_attention" else None for layer, kind in enumerate(kinds)}

@@ -6,6 +6,7 @@ from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.execution.base import CompileRequest
+from steering.engine.transformers.self_test import self_tested
 from steering.errors import InvalidRequest
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
@@ -42,6 +43,8 @@ def _opened(options: EngineOptions) -> TransformersEngine:
         revision=options.revision,
         report=options.report,
     )
+    if options.self_test:
+        loaded = self_tested(loaded)
     small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
     compiled = small if options.compiled == "auto" else options.compiled
     return TransformersEngine(loaded, options.limits, compile_request(loaded, options) if compiled else None)

@@ -68,7 +68,7 @@ class ModelRunner:
     ) -> None:
         self._layout, self._device = layout, device
         self.same_pass = layout.attention != "own"
-        shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, device)
+        shapes = probe_shapes(model, layout, device)
         block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         self.blocks = max(_cache_bytes(model, device, limits) // block_bytes, 1)
         context = _context(model)

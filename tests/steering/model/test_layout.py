@@ -113,6 +113,9 @@ OWN: dict[str, Callable[[], PreTrainedModel]] = {
     "chunks": lambda: build("Llama4ForCausalLM", **TINY, intermediate_size_mlp=64, num_local_experts=2),
     "masks of its own": lambda: build("DogeForCausalLM", **TINY),
     "two attentions in one": lambda: build("DiffLlamaForCausalLM", **TINY),
+    "a window in its masks alone": lambda: build(
+        "PhimoeForCausalLM", **TINY, num_local_experts=4, num_experts_per_tok=2, sliding_window=128
+    ),
 }
 
 

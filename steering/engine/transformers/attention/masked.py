@@ -62,7 +62,8 @@ class AttentionPatch:
         """query (row, head, query, head_dim) -> (row, query, head, head_dim)."""
         scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
         layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
-        return self._function(layer, query, key, value, scores).transpose(1, 2), None
+        # contiguous, because some models take a view of it; the others would copy it when they reshape it
+        return self._function(layer, query, key, value, scores).transpose(1, 2).contiguous(), None
 
     def close(self) -> None:
         """The model attends as it did before, unless something else was attached meanwhile."""

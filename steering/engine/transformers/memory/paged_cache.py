@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
+from steering.errors import UnsupportedModel
+from steering.model.layout import Layout
 from steering.shapes import Float, Int, Tensor
 
 States = Float[Tensor, "kv_head slot head_dim"]
@@ -202,11 +204,27 @@ class Pretouch:
         return True
 
 
-def probe_shapes(model: Any, layer_count: int, cache_argument: str, device: torch.device) -> list[LayerShape]:
-    """Runs one token through a model and returns what each layer keeps of it. A configuration does not say it for every model."""
-    layers = [DynamicLayer() for _ in range(layer_count)]
+def probe_shapes(model: Any, layout: Layout, device: torch.device) -> list[LayerShape]:
+    """Runs one token through a model and returns what each layer keeps of it. A configuration does not say it for every model.
+
+    Raises UnsupportedModel where the model does not run with a cache of ours, or a layer keeps nothing.
+    """
+    layers = [DynamicLayer() for _ in range(layout.layer_count)]
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
-    with torch.no_grad():
-        model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=True, **{cache_argument: Cache(layers)})
+    arguments = {"attention_mask": torch.ones_like(token), "use_cache": True, layout.cache_argument: Cache(layers)}
+    try:
+        with torch.no_grad():
+            model(input_ids=token, **arguments)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # models check the class of their cache in their own ways
+        reason = f"its forward pass fails with a plain key-value cache ({error})"
+        raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}") from error
+    without = [number for number, layer in enumerate(layers) if layer.keys is None]
+    if without:
+        named = ", ".join(map(str, without))
+        raise UnsupportedModel(
+            f"{layout.architecture} cannot be steered: layers {named} keep no keys and values, but read those of other layers"
+        )
     kept = [(layer.keys, layer.values) for layer in layers]
     return [LayerShape(k.shape[1], k.shape[3], v.shape[1], v.shape[3], k.dtype, k.device) for k, v in kept]

@@ -172,7 +172,7 @@ def test_every_norm_and_rotation_of_a_model_is_found(name: str, norms: int, sums
     """Three layers and the last norm: `sums` follow a sum inside a layer, `norms` are the others. Each attention rotates."""
     model = build(name, **{**LLAMA_LIKE, "head_dim": WIDTH}).to(torch.bfloat16)
     layout = find_layout(model)
-    shapes = probe_shapes(model, layout.layer_count, layout.cache_argument, torch.device("cpu"))
+    shapes = probe_shapes(model, layout, torch.device("cpu"))
     graph = PassGraph(model, layout, shapes, None, kernels=True).eval()
     with torch.no_grad():
         program = torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes(), strict=False)

@@ -93,7 +93,7 @@ def sequence_of(
 
 def runner_of(loaded: LoadedModel, blocks: int) -> ModelRunner:
     """Returns a runner with a cache of that many blocks."""
-    shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
+    shapes = probe_shapes(loaded.model, loaded.layout, torch.device("cpu"))
     position = sum(shape.position_bytes for shape in shapes)
     limits = EngineLimits(cache_bytes=blocks * BLOCK * position)
     runner = ModelRunner(loaded.model, loaded.layout, torch.device("cpu"), limits)

@@ -80,7 +80,7 @@ def main(request: str) -> None:
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
     if loaded.folder is None or content_digest(loaded.folder) != work["content"]:
         raise RuntimeError("the files of the model have changed since the engine loaded them")
-    shapes = probe_shapes(loaded.model, loaded.layout.layer_count, loaded.layout.cache_argument, torch.device("cpu"))
+    shapes = probe_shapes(loaded.model, loaded.layout, torch.device("cpu"))
     if not path.exists():
         linears = PackedLinears.of(loaded.model, kernels=kernels)
         if linears is not None:

@@ -1,0 +1,116 @@
+"""Compares a tiny model of a class in the engine with transformers, plain and with a hook."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+
+from steering.engine.api import GenerationRequest
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.transformers.self_test import self_tested
+from steering.errors import UnsupportedModel
+from steering.model.layout import BlockOutput, find_layout, residual_of, with_residual
+from steering.model.loading import LoadedModel, opened
+from tests.architectures.configurations import tiny
+from tests.byte_tokenizer import build_byte_tokenizer
+from tests.engines import Outcome, run_all, sampling
+from tests.plans import plan_for, vectors_for
+
+PROMPTS = (
+    tuple(b"Once upon a time there was a king who wanted more than sixteen"),
+    tuple(b"Hm"),
+    tuple(b"What would you say of the weather?"),
+)
+TOKENS = 8
+LAYER = 1
+TOLERANCE = 5e-3
+"""In nats, of the log probability of every token."""
+Result = Literal["equal", "refused", "not tried", "WRONG"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A row of the table. attention: where the class is served."""
+
+    name: str
+    result: Result
+    attention: str = ""
+    reason: str = ""
+
+
+@cache
+def tokenizer() -> Any:
+    return build_byte_tokenizer()
+
+
+def compared(name: str) -> Comparison:
+    """Tries one class."""
+    try:
+        model, twin = tiny(name), tiny(name)
+        logprobs(twin, PROMPTS[0], 1)
+    except Exception as error:
+        return Comparison(name, "not tried", reason=f"{type(error).__name__}: {error}")
+    try:
+        loaded = self_tested(opened(model, tokenizer(), name="tiny"))
+    except UnsupportedModel as error:
+        return Comparison(name, "refused", reason=error.message)
+    except Exception as error:
+        return Comparison(name, "WRONG", reason=f"{type(error).__name__}: {error}")
+    try:
+        wrong = asyncio.run(differences(loaded, twin))
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    attention = loaded.layout.attention
+    return Comparison(name, "WRONG" if wrong else "equal", attention, wrong)
+
+
+async def differences(loaded: LoadedModel, twin: torch.nn.Module) -> str:
+    """Answers the prompts together in an engine, plain and with an addition. Returns what differs from the twin, or nothing."""
+    engine = TransformersEngine(loaded, EngineLimits(cache_bytes=4 << 20, prefill_tokens=32, idle_prefill_tokens=32))
+    try:
+        vectors = vectors_for(engine.info)
+        item = {"vector": "alpha", "layers": [LAYER], "strength": 2.0, "scope": {"tokens": "all"}}
+        plan = await plan_for([item], vectors, engine.info)
+        params = sampling(TOKENS, logprobs=0)
+        plain = await run_all(engine, [GenerationRequest(prompt, params) for prompt in PROMPTS])
+        steered = await run_all(engine, [GenerationRequest(prompt, params, plan) for prompt in PROMPTS])
+    finally:
+        await engine.close()
+    direction = vectors["alpha"].layers[LAYER]
+    change = 2.0 * direction.scale * direction.direction
+    block = find_layout(twin).blocks[LAYER]
+
+    def add(_module: object, _arguments: object, output: BlockOutput) -> BlockOutput:
+        return with_residual(output, residual_of(output) + change)
+
+    found = worst(twin, plain)
+    if found > TOLERANCE:
+        return f"plain answers differ by {found:.3g} nats"
+    handle = block.register_forward_hook(add)
+    try:
+        found = worst(twin, steered)
+    finally:
+        handle.remove()
+    return f"steered answers differ by {found:.3g} nats" if found > TOLERANCE else ""
+
+
+def worst(twin: torch.nn.Module, outcomes: Sequence[Outcome]) -> float:
+    """Returns the largest difference of a log probability, and of the greedy choice."""
+    found = 0.0
+    for prompt, outcome in zip(PROMPTS, outcomes, strict=True):
+        own = logprobs(twin, (*prompt, *outcome.tokens), TOKENS + 1)[:-1]
+        chosen = own.gather(1, torch.tensor(outcome.tokens)[:, None])[:, 0]
+        ours = torch.tensor([event.logprob for event in outcome.events if event.finish is None])
+        found = max(found, float((chosen - ours).abs().max()), float((own.max(1).values - chosen).max()))
+    return found
+
+
+def logprobs(model: Any, ids: Sequence[int], last: int) -> torch.Tensor:
+    """Returns log probabilities (position, vocab) at the last positions, by one forward pass of transformers."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -last:]
+    return logits.float().log_softmax(-1)
