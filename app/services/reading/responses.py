@@ -15,9 +15,9 @@ SCORE_BYTES = 64
 """Memory of one number of a response: a Python float in a list, and its text."""
 
 
-async def json_in_thread(build: Callable[[], BaseModel]) -> Response:
+async def json_in_thread(build: Callable[[], BaseModel], *, exclude_unset: bool = False) -> Response:
     """Builds and serializes a response in a thread: it may contain a hundred thousand numbers."""
-    content = await run_in_thread(lambda: build().model_dump_json())
+    content = await run_in_thread(lambda: build().model_dump_json(exclude_unset=exclude_unset))
     return Response(content, media_type="application/json")
 
 
