@@ -9,8 +9,8 @@ from app.policy.changes import Changes
 from app.policy.vector_sources import HeldVectors, by_id, find_vectors
 from app.settings import Settings
 from steering.engine.api import Engine
-from steering.errors import NotReady, SteeringError, Unavailable
-from steering.namespaces import visible_from
+from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
+from steering.namespaces import SHARED, visible_from
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -25,10 +25,10 @@ log = structlog.get_logger(__name__)
 class ResolvedDefault:
     """A default, its plan, and its vectors by id; a plan without interventions and with a warning where it cannot be resolved.
 
-    plan: under the server's dose guard, without the policy.
+    spec: as it is stored, None where it cannot be read. plan: under the server's dose guard, without the policy.
     """
 
-    spec: SteeringSpec = UNSTEERED.spec
+    spec: SteeringSpec | None = UNSTEERED.spec
     plan: SteeringPlan = UNSTEERED
     vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
 
@@ -84,8 +84,7 @@ class DefaultSteering:
         return self._defaults
 
     async def refresh(self, store: Store, engine: Engine) -> None:
-        """Reads the stored defaults and resolves those that have changed. Raises StoreUnavailable, StoreCorrupt; the last ones stay
-        in use."""
+        """Reads the stored defaults and resolves those that have changed. Raises Unavailable; the last ones stay in use."""
         found, failure = await self._changes.read(lambda: self._resolve_stored(store, engine))
         self._defaults, self._otherwise = found, ResolvedDefault()
         if failure is not None:
@@ -99,21 +98,24 @@ class DefaultSteering:
         failure: Unavailable | None = None
         for namespace, spec in (await self._stored(store)).items():
             known = found[namespace] = last.get(namespace)
-            if known is None or known.spec != spec:
+            if isinstance(spec, StoreCorrupt):  # the default of this namespace alone
+                if known is None or known.spec is not None:
+                    found[namespace] = _not_applied(None, namespace, spec)
+            elif known is None or known.spec != spec:
                 try:
                     found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine)
                 except Unavailable as error:
                     failure = error  # the default of one namespace, which must not hold up the others
         return found, failure
 
-    async def _stored(self, store: Store) -> Mapping[str, SteeringSpec]:
+    async def _stored(self, store: Store) -> Mapping[str, SteeringSpec | StoreCorrupt]:
         try:
             return await store.defaults()
         except Unavailable:
             raise
         except SteeringError as error:
-            if self._defaults is None:  # damaged, which waiting does not mend
-                self._defaults, self._otherwise = {}, _not_applied(UNSTEERED.spec, error)
+            if self._defaults is None:  # the table is damaged, which waiting does not mend
+                self._defaults, self._otherwise = {}, _not_applied(None, SHARED, error)
             raise
 
     async def put(self, spec: SteeringSpec | None, store: NamespaceStore, engine: Engine) -> None:
@@ -133,14 +135,18 @@ class DefaultSteering:
         except Unavailable:
             raise
         except SteeringError as error:
-            log.warning("default_steering_invalid", namespace=store.namespace, code=error.code, reason=error.message)
-            return _not_applied(spec, error)
+            return _not_applied(spec, store.namespace, error)
         return ResolvedDefault(spec, plan, held)
 
 
-def _not_applied(spec: SteeringSpec, reason: SteeringError) -> ResolvedDefault:
-    warning = f"the default steering is not applied: {reason.message}"
-    return ResolvedDefault(spec, replace(UNSTEERED, warnings=(warning,)))
+def _not_applied(spec: SteeringSpec | None, namespace: str, reason: SteeringError) -> ResolvedDefault:
+    log.warning("default_steering_invalid", namespace=namespace, code=reason.code, reason=reason.message)
+    return ResolvedDefault(spec, replace(UNSTEERED, warnings=(not_applied(reason),)))
+
+
+def not_applied(reason: SteeringError) -> str:
+    """Returns the warning of requests whose default cannot be used."""
+    return f"the default steering is not applied: {reason.message}"
 
 
 async def pin(spec: SteeringSpec, store: NamespaceStore) -> SteeringSpec:

@@ -181,6 +181,7 @@ class Settings(BaseSettings):
         description="tokens that one scoring or tokenizing request reads; the prompt counts for each continuation",
     )
     max_links: Positive = Field(1_000, description="links that one key has saved")
+    max_profiles: Positive = Field(1_000, description="profiles of a namespace")
     max_link_bytes: Positive = Field(64_000, description="state of a saved link, as JSON in ASCII")
     max_batch_requests: Positive = Field(10_000, description="requests of one batch")
     max_evaluation_answers: Positive = Field(10_000, description="answers that one evaluation generates")

@@ -11,7 +11,7 @@ from app.cli.output.live import follow
 from app.cli.output.tables import listing, text_table
 from app.cli.output.terminal import Output, client_command, console, print_json, print_warnings, shown
 from steering.client import Client
-from steering.schemas.resources import JobAnswer
+from steering.schemas.resources import JobSummary
 from steering.spec import InterventionSpec
 
 concepts = Typer(no_args_is_help=True, help="Starter concepts: list, show.")
@@ -55,10 +55,14 @@ def _text(value: Any) -> str:
 @client_command(profiles, "list")
 def list_profiles(client: Client) -> Output:
     """List the profiles."""
-    found = client.list_profiles()
-    print_warnings(found.warnings)  # --json prints the profiles alone
-    rows = [[one.name, _summary(one.interventions), one.description] for one in found.data]
-    yield from listing(found.data, ("profile", "interventions", "description"), rows)
+    page = client.list_profiles(limit=200)
+    found, warnings = page.data, page.warnings
+    while page.next_cursor is not None:
+        page = client.list_profiles(limit=200, cursor=page.next_cursor)
+        found, warnings = [*found, *page.data], (*warnings, *page.warnings)
+    print_warnings(warnings)  # --json prints the profiles alone
+    rows = [[one.name, _summary(one.interventions), one.description] for one in found]
+    yield from listing(found, ("profile", "interventions", "description"), rows)
 
 
 @client_command(profiles, "show")
@@ -122,12 +126,13 @@ def clear_default(client: Client) -> None:
 @client_command(jobs, "list")
 def list_jobs(client: Client, limit: Annotated[int, Option(help="Number of jobs.")] = 20) -> Output:
     """List jobs, newest first."""
-    found = client.list_jobs(limit=limit).data
-    rows = [[one.id, one.kind, one.status, _progress(one), one.created_at] for one in found]
-    yield from listing(found, ("job", "kind", "status", "progress", "created"), rows)
+    page = client.list_jobs(limit=limit)
+    print_warnings(page.warnings)
+    rows = [[one.id, one.kind, one.status, _progress(one), one.created_at] for one in page.data]
+    yield from listing(page.data, ("job", "kind", "status", "progress", "created"), rows)
 
 
-def _progress(job: JobAnswer) -> str:
+def _progress(job: JobSummary) -> str:
     if job.error is not None:
         return job.error.message
     return f"{job.progress.done}/{job.progress.total}" if job.progress.total else ""

@@ -11,9 +11,14 @@ from app.http.sse import Event
 from steering.threads import run_in_thread
 
 
-async def json_in_thread(build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False) -> Response:
-    """Returns the response with what `build` returns, a model or JSON-ready values. exclude_none: leave out fields without a value."""
-    content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none))
+async def json_in_thread(
+    build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False, exclude_unset: bool = False
+) -> Response:
+    """Returns the response with what `build` returns, a model or JSON-ready values.
+
+    exclude_none: leave out fields without a value. exclude_unset: leave out fields that were not given.
+    """
+    content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none, exclude_unset=exclude_unset))
     return Response(content, status, media_type="application/json")
 
 
@@ -22,10 +27,10 @@ async def event_in_thread(build: Callable[[], BaseModel], name: str) -> Event:
     return Event(await run_in_thread(lambda: build().model_dump_json(exclude_none=True, ensure_ascii=True)), name)
 
 
-def json_of(answer: Any, *, exclude_none: bool = False) -> bytes:
+def json_of(answer: Any, *, exclude_none: bool = False, exclude_unset: bool = False) -> bytes:
     """Serializes an answer. The serializer holds the interpreter, so the objects of a list in a dict are written one by one."""
     if isinstance(answer, BaseModel):
-        return answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none)
+        return answer.__pydantic_serializer__.to_json(answer, exclude_none=exclude_none, exclude_unset=exclude_unset)
     if isinstance(answer, dict):
         return b"{" + b",".join(_entries(answer)) + b"}"
     return to_json(answer, inf_nan_mode="null")

@@ -5,7 +5,7 @@ from typing import Any
 from app.services.context import Context
 from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.store.base import Profile
+from steering.store.base import Profile, ProfileName
 
 
 def profile_in(context: Context, model: str) -> str | None:
@@ -42,9 +42,9 @@ async def steering_of(context: Context, model: str, steering: Steering | None) -
 
 
 async def list_models(context: Context) -> list[dict[str, Any]]:
-    """Lists the model and its profiles, without those that cannot be used because they are damaged."""
+    """Lists the model and its profiles by their names alone: one that is damaged is refused when it is used."""
     name = context.engine.info.name
-    profiles, _ = await context.store.profiles.all()
+    profiles = await context.store.profiles.names()
     return [_item(name, None), *(_item(f"{name}@{profile.name}", profile) for profile in profiles)]
 
 
@@ -54,7 +54,7 @@ async def describe_model(context: Context, name: str) -> dict[str, Any]:
     return _item(name, None if profile is None else await _profile(context, name, profile))
 
 
-def _item(name: str, profile: Profile | None) -> dict[str, Any]:
+def _item(name: str, profile: Profile | ProfileName | None) -> dict[str, Any]:
     item: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "steering-server"}
     if profile is not None:
         item |= {"profile": profile.name, "namespace": profile.namespace, "description": profile.description}

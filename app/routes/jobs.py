@@ -10,7 +10,7 @@ from app.http.request_reading import ApiRoute
 from app.http.streaming import FileStream, event_stream, job_events
 from app.services.generation import batch
 from app.services.limits import check_limit
-from app.services.resources import job_answer
+from app.services.resources import job_answer, job_page
 from steering.schemas.base import NamespacePageQuery
 from steering.schemas.generation import JSON_LINES
 from steering.schemas.resources import JobAnswer, JobPage
@@ -20,10 +20,9 @@ router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 @router.get("/v1/jobs")
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
-    """Lists jobs, newest first."""
+    """Lists jobs without their results, newest first."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    records, next_cursor = await context.jobs.find(query.limit, query.cursor)
-    return JobPage(data=[job_answer(record) for record in records], next_cursor=next_cursor)
+    return job_page(await context.jobs.find(query.limit, query.cursor))
 
 
 @router.get("/v1/jobs/{job_id}")

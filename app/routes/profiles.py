@@ -1,11 +1,15 @@
 """/v1/profiles and /v1/steering: named strengths, and the default steering."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
 
 from app.http.dependencies import ContextDep
 from app.http.request_reading import ApiRoute
 from app.services import profiles
-from app.services.resources import damage_warnings, profile_answer
+from app.services.resources import profile_answer
+from steering.schemas.base import NamespacePageQuery
 from steering.schemas.resources import ProfileAnswer, ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteering, DefaultSteeringAnswer
 from steering.vectors import check_name
@@ -19,11 +23,10 @@ async def put(name: str, body: ProfileRequest, context: ContextDep) -> ProfileAn
     return profile_answer(await profiles.put(context, name, body))
 
 
-@router.get("/v1/profiles", response_model_exclude_unset=True)
-async def find(context: ContextDep) -> ProfileList:
-    """Lists all profiles, by name."""
-    found, damaged = await context.store.profiles.all()
-    return ProfileList(data=list(map(profile_answer, found)), next_cursor=None, warnings=damage_warnings(damaged))
+@router.get("/v1/profiles", response_model=ProfileList)
+async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> Response:
+    """Lists profiles, by name."""
+    return await profiles.find(context, query)
 
 
 @router.get("/v1/profiles/{name}", response_model_exclude_unset=True)

@@ -85,14 +85,18 @@ async def import_vector(request: Request, query: Annotated[ImportQuery, Query()]
     return vector_answer(await context.store.vectors.put(vector))
 
 
-@router.get("/v1/vectors")
-async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> VectorPageAnswer:
+@router.get("/v1/vectors", response_model=VectorPageAnswer)
+async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> Response:
     """Lists the newest version of each name, by name."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     where = VectorFilter(query.tag, query.method, query.search)
     page = await context.store.vectors.find(where, query.limit, query.cursor)
-    found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
-    return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
+
+    def build() -> VectorPageAnswer:
+        found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
+        return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
+
+    return await json_in_thread(build)
 
 
 @router.get("/v1/vectors/{name}")

@@ -31,7 +31,7 @@ from steering.registry import suggestion
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
-from steering.store.base import NamespaceStore, Profile, VectorFilter, VectorSource, Writer
+from steering.store.base import NamespaceStore, Profile, VectorSource, Writer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId
 from steering.workflows.reading.readout import reading_at
@@ -57,7 +57,8 @@ class Context:
     @property
     def store(self) -> NamespaceStore:
         """The store as the request sees it. Raises NotReady."""
-        writer = Writer(self.key.name, self.key.limits.storage_bytes, self.settings.max_links)
+        settings = self.settings
+        writer = Writer(self.key.name, self.key.limits.storage_bytes, settings.max_links, settings.max_profiles)
         return self.state.store.in_namespace(self.namespace, writer)
 
     @property
@@ -85,9 +86,8 @@ class Context:
 
     async def with_suggestion(self, error: VectorNotFound, name: str) -> VectorNotFound:
         """Adds the nearest name among those this request may use."""
-        page = await self.store.vectors.find(VectorFilter(), SUGGESTED_FROM)
-        limits = self.limits
-        known = [one.name for one in page.vectors if one.name != name and limits.may_have(one.name)]
+        names, limits = await self.store.vectors.names(SUGGESTED_FROM), self.limits
+        known = [each for each in names if each != name and limits.may_have(each)]
         return VectorNotFound(error.message + suggestion(name, known), param=error.param)
 
     async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
@@ -228,6 +228,6 @@ class Context:
         try:
             return await self.store.profiles.get(name)
         except ProfileNotFound as error:
-            known, _ = await self.store.profiles.all()
+            known = await self.store.profiles.names(SUGGESTED_FROM)
             near = suggestion(name, [profile.name for profile in known])
             raise ProfileNotFound(error.message + near, param=error.param) from None

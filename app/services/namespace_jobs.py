@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.http.admission import Admission
@@ -12,7 +12,7 @@ from app.policy.keys import Key
 from app.services.jobs import FINAL, Jobs, LiveJob, Work
 from app.services.limits import foreign
 from steering.namespaces import SHARED, visible_from
-from steering.store.base import JobRecord, JobStore, Writer
+from steering.store.base import JobPage, JobRecord, JobStore, Writer
 
 POLL_SECONDS = 0.5
 """Pause between two reads of a job of another server."""
@@ -63,11 +63,11 @@ class NamespaceJobs:
         live = self._live(job_id)
         return live.record if live is not None else await self._store.get(job_id)
 
-    async def find(self, limit: int, cursor: str | None) -> tuple[tuple[JobRecord, ...], str | None]:
+    async def find(self, limit: int, cursor: str | None) -> JobPage:
         """Lists jobs, newest first, running ones with their progress."""
-        records, following = await self._store.find(limit, cursor)
-        live = [self._live(record.id) for record in records]
-        return tuple(r if one is None else one.record for r, one in zip(records, live, strict=True)), following
+        page = await self._store.find(limit, cursor)
+        live = {record.id: self._live(record.id) for record in page.jobs}
+        return replace(page, jobs=tuple(one.record if (one := live[r.id]) else r for r in page.jobs))
 
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
         """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""

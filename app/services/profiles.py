@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-from app.default_steering import pin
+from starlette.responses import Response
+
+from app.default_steering import not_applied, pin
 from app.errors import InsufficientScope
 from app.services.context import Context
-from app.services.limits import check_stored, foreign
-from steering.errors import ProfileNotFound
+from app.services.limits import check_limit, check_stored, foreign
+from app.http.answers import json_in_thread
+from app.services.resources import damage_warnings, profile_answer
+from steering.errors import ProfileNotFound, StoreCorrupt
 from steering.namespaces import visible_from
-from steering.schemas.resources import ProfileRequest
+from steering.schemas.base import NamespacePageQuery
+from steering.schemas.resources import ProfileList, ProfileRequest
 from steering.schemas.steering import DefaultSteeringAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store.base import Profile
@@ -41,6 +46,18 @@ async def delete(context: Context, name: str) -> None:
         raise foreign("profile", name, owner, context.namespace) from None
 
 
+async def find(context: Context, query: NamespacePageQuery) -> Response:
+    """Lists profiles, by name."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    page = await context.store.profiles.find(query.limit, query.cursor)
+
+    def build() -> ProfileList:
+        found = list(map(profile_answer, page.profiles))
+        return ProfileList(data=found, next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
+
+    return await json_in_thread(build, exclude_unset=True)
+
+
 async def put_default(context: Context, interventions: Sequence[InterventionSpec]) -> DefaultSteeringAnswer:
     """Sets the default steering, with its vectors pinned to their versions."""
     spec = await pin(await _checked(context, interventions), context.store)
@@ -51,7 +68,10 @@ async def put_default(context: Context, interventions: Sequence[InterventionSpec
 async def read_default(context: Context) -> DefaultSteeringAnswer:
     """Returns the default steering of the namespace, else that of `shared`."""
     for namespace in visible_from(context.namespace):
-        spec = await context.state.store.in_namespace(namespace).profiles.default()
+        try:
+            spec = await context.state.store.in_namespace(namespace).profiles.default()
+        except StoreCorrupt as error:
+            return DefaultSteeringAnswer(namespace=namespace, interventions=None, warnings=(not_applied(error),))
         if spec is not None:
             return _default_answer(context, namespace, spec)
     return DefaultSteeringAnswer(namespace=context.namespace, interventions=None)

@@ -4,19 +4,23 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pydantic import ValidationError
+
+from steering.errors import StoreCorrupt
 from steering.model.info import ModelInfo
 from steering.quality import Recommended
 from steering.schemas.base import by_layer
-from steering.schemas.resources import JobAnswer, LinkAnswer, LinkState, ProfileAnswer, link_url
+from steering.schemas.resources import JobAnswer, JobPage, JobSummary, LinkAnswer, LinkState, ProfileAnswer, link_url
 from steering.schemas.system import ModelAnswer
 from steering.schemas.vectors import QualityAnswer, RecommendedAnswer, VectorAnswer, VectorExport
+from steering.store.base import JobPage as StoredJobs
 from steering.store.base import JobRecord, Link, Profile
 from steering.vectors import ConceptVector, VectorSummary
 
 _COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
 """Fields of a vector that its description has too, unchanged."""
 SHOWN_DAMAGED = 10
-"""Damaged vectors or profiles that a warning names."""
+"""Damaged vectors, profiles or jobs that a warning names."""
 
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
@@ -25,7 +29,7 @@ def vector_answer(vector: VectorSummary) -> VectorAnswer:
 
 
 def damage_warnings(damaged: Sequence[str]) -> tuple[str, ...]:
-    """Returns a warning that names damaged vectors or profiles, which the answer leaves out; none without any. damaged: ids or names."""
+    """Returns a warning that names damaged vectors, profiles or jobs, which the answer leaves out; none without any. damaged: ids or names."""
     if not damaged:
         return ()
     more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""
@@ -77,8 +81,22 @@ def profile_answer(profile: Profile) -> ProfileAnswer:
 
 
 def job_answer(job: JobRecord) -> JobAnswer:
-    """Describes the current state of a job."""
-    return JobAnswer.model_validate(job, from_attributes=True)
+    """Describes the current state of a job. Raises StoreCorrupt for a stored record that has other fields."""
+    try:
+        return JobAnswer.model_validate(job, from_attributes=True)
+    except ValidationError:
+        raise StoreCorrupt(f"the record stored in job {job.id} cannot be read") from None
+
+
+def job_page(page: StoredJobs) -> JobPage:
+    """Describes jobs without their results, and names those that cannot be read."""
+    found, damaged = list[JobSummary](), list(page.damaged)
+    for job in page.jobs:
+        try:
+            found.append(JobSummary.model_validate(job, from_attributes=True))
+        except ValidationError:
+            damaged.append(job.id)
+    return JobPage(data=found, next_cursor=page.next_cursor, warnings=damage_warnings(damaged))
 
 
 def link_answer(link: Link) -> LinkAnswer:

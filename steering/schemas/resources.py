@@ -25,24 +25,30 @@ class JobError(Answer):
     message: str
 
 
-class JobAnswer(Answer):
-    """A job. Also the data of its events."""
+class JobSummary(Answer):
+    """A job in a list, without its result."""
 
     namespace: str = SHARED
     id: str
     kind: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     progress: JobProgress
-    result: dict[str, Any] | None
     error: JobError | None
     created_at: str
     updated_at: str
 
 
-class JobPage(Page):
-    """Newest first."""
+class JobAnswer(JobSummary):
+    """A job. Also the data of its events."""
 
-    data: list[JobAnswer]
+    result: dict[str, Any] | None
+
+
+class JobPage(Page):
+    """Newest first, without results. The warnings name what is left out, because what is stored of it is damaged."""
+
+    data: list[JobSummary]
+    warnings: tuple[str, ...] = ()
 
 
 View: TypeAlias = Literal["compare", "space", "read"]
@@ -106,9 +112,8 @@ class ProfileAnswer(Answer):
     updated_at: str
 
 
-class ProfileList(Answer):
-    """All profiles, by name. The warnings name what is left out, because what is stored of it is damaged."""
+class ProfileList(Page):
+    """Profiles by name. The warnings name what is left out, because what is stored of it is damaged."""
 
     data: list[ProfileAnswer]
-    next_cursor: None = None
     warnings: tuple[str, ...] = ()

@@ -34,11 +34,16 @@ class RecordedSampling(SamplingFields):
     seed: Seed
 
 
+RECORD_FORMAT = 2
+"""Format of the records that this version writes and reads. It changes with the recipe of the fingerprint or the meaning of a field."""
+
+
 class Record(Request):
-    """An answer's record. prompt: token ids. interventions: every vector with its version, every layer
+    """An answer's record. format: absent in records of format 1. prompt: token ids. interventions: every vector with its version, every layer
     listed. mandatory: those of the policy, which a replay takes from the policy of that time. vectors: `name@version` -> SHA-256
     of each. fingerprint: of the resolved plan. prompt_roles: of the prompt's tokens, where a scope has roles."""
 
+    format: Annotated[Whole, Field(ge=1)] = 1
     prompt: TokenIds
     prompt_roles: Annotated[tuple[Role | None, ...], Field(max_length=1_000_000, fail_fast=True)] | None = None
     sampling: RecordedSampling

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
 from steering.store.governance import AuditStore, DocumentStore, KeyStore, OutputStore, ServerStore
@@ -50,14 +51,16 @@ class VersionPage:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who stores vectors and links: the name of a key, and what it may have in the namespace (None: no limit).
+    """Who stores vectors, profiles and links: the name of a key, and what it may have in the namespace (None: no limit).
 
-    max_bytes: of its vectors and links together. max_links: their number.
+    max_bytes: of its vectors, profiles and links together. max_links: number of its links. max_profiles: profiles of the
+    namespace, whoever stored them.
     """
 
     key: str = ""
     max_bytes: int | None = None
     max_links: int | None = None
+    max_profiles: int | None = None
 
 
 UNLIMITED = Writer()
@@ -74,6 +77,24 @@ class Profile:
     created_at: str = ""
     updated_at: str = ""
     namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileName:
+    """What a list of names has of a profile."""
+
+    namespace: str
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilePage:
+    """Profiles by name. damaged: names of profiles of this page whose steering cannot be read."""
+
+    profiles: tuple[Profile, ...]
+    next_cursor: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +116,15 @@ class JobRecord:
     namespace: str = ""
     owner: str = ""
     created_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs without requests and results, newest first. damaged: ids of jobs of this page that cannot be read."""
+
+    jobs: tuple[JobRecord, ...]
+    next_cursor: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +157,17 @@ class VectorStore(VectorSource, Protocol):
         """Stores the vector as the next version of its name; returns it with version, sha256, created_at and namespace set.
 
         after: stores it only while this is the newest version of that name that the namespace sees, else raises VectorNotFound
-        where there is none, NotNewest where it is another. Raises StorageFull when the writer's vectors and links would take more than its `max_bytes`.
+        where there is none, NotNewest where it is another. Raises StorageFull when the writer would have more than `max_bytes`.
         """
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """Lists the newest version of each visible name. Raises InvalidRequest for a cursor of another listing."""
+        """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large.
+
+        Raises InvalidRequest for a cursor of another listing.
+        """
+
+    async def names(self, limit: int | None = None) -> tuple[str, ...]:
+        """Returns the visible names in their order, the first `limit` of them. Reads nothing else."""
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """Changes description and tags of every version, never the directions. None leaves a field unchanged."""
@@ -141,6 +177,9 @@ class VectorStore(VectorSource, Protocol):
 
         before: only numbers below it, which may be none.
         """
+
+    async def namespace_of(self, name: str) -> str:
+        """Returns the namespace of the versions of a name that are seen. Raises VectorNotFound."""
 
     async def delete(
         self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
@@ -158,13 +197,17 @@ class ProfileStore(Protocol):
     """
 
     async def put(self, profile: Profile) -> Profile:
-        """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest."""
+        """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest, and StorageFull beyond the
+        writer's `max_profiles` or `max_bytes`."""
 
     async def get(self, name: str) -> Profile:
         """Returns one profile of the own namespace, else of `shared`. Raises ProfileNotFound."""
 
-    async def all(self) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
-        """Returns every visible profile, by name, and the names of those that are left out, because their steering cannot be read."""
+    async def find(self, limit: int = 50, cursor: str | None = None) -> ProfilePage:
+        """Lists visible profiles, by name. A page has fewer than `limit` where they are large."""
+
+    async def names(self, limit: int | None = None) -> tuple[ProfileName, ...]:
+        """Returns the names of visible profiles, damaged ones included, the first `limit` of them. Reads no steering."""
 
     async def delete(self, name: str) -> None:
         """Deletes a profile. Raises ProfileNotFound."""
@@ -186,8 +229,8 @@ class JobStore(Protocol):
     async def get(self, job_id: str) -> JobRecord:
         """Returns one record. Raises JobNotFound."""
 
-    async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
-        """Lists jobs, newest first."""
+    async def find(self, limit: int = 50, cursor: str | None = None) -> JobPage:
+        """Lists jobs, newest first. Reads neither requests nor results."""
 
 
 class LinkStore(Protocol):
@@ -236,14 +279,15 @@ class Store(Protocol):
         """The store as it is seen in the namespace `shared`."""
         return self.in_namespace(SHARED)
 
-    async def defaults(self) -> Mapping[str, SteeringSpec]:
-        """Returns the default steering of every namespace that has one."""
+    async def defaults(self) -> Mapping[str, SteeringSpec | StoreCorrupt]:
+        """Returns the default steering of every namespace that has one, or the error of reading it."""
 
     async def prune_links(self, before: str) -> int:
         """Deletes the links of every namespace that were saved before a time; returns how many."""
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when the database cannot be reached, StoreCorrupt when it has other tables."""
+        """Raises StoreUnavailable when the database cannot be reached or was upgraded by a newer server, StoreCorrupt when it
+        has other tables."""
 
     async def close(self) -> None:
         """Waits for running transactions and closes the connections."""

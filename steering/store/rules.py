@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorInUse
@@ -16,13 +17,17 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 PAGE_LIMIT = 200
+PAGE_BYTES = 4 << 20
+"""Stored bytes after which a page of vectors or profiles ends before its limit."""
 OTHERS = "another namespace"
 """How a message names steerings of other namespaces; it is always the last."""
+STEERING_KEYS = ("vector", "to")
+"""Fields of a steering whose value names a vector."""
 _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _CURSOR_LIMIT = 256
 _PINNED = re.compile(r'"([a-z0-9][a-z0-9._-]{0,63}@[1-9][0-9]{0,8})"')  # names are ASCII, so JSON escapes none
 
-Listing: TypeAlias = Literal["vector", "job", "link", "audit"]
+Listing: TypeAlias = Literal["vector", "profile", "job", "link", "audit"]
 
 
 def now() -> str:
@@ -111,30 +116,30 @@ def check_page(limit: int) -> int:
     return limit
 
 
+def entries_that_fit(sizes: Iterable[int]) -> int:
+    """Returns how many entries of these sizes a page has: at least one, and no further one beyond PAGE_BYTES."""
+    totals = list(accumulate(sizes))
+    return max(1, sum(total <= PAGE_BYTES for total in totals))
+
+
 def pinned_vectors(document: str) -> tuple[str, ...]:
     """Returns every `name@version` that is a text of its own in a JSON document such as the policy: vectors of `shared`."""
     return tuple(dict.fromkeys(_PINNED.findall(document)))
 
 
-def refuse_if_used(name: str, users: Iterable[tuple[str, Iterable[str]]], version: int | None, *, only: bool) -> None:
-    """Raises VectorInUse, naming the users, while a profile, a default steering or a document needs what is deleted.
+def names_in_steering(name: str, version: int | None, *, only: bool) -> list[str]:
+    """Returns the texts of which a stored steering contains one if it names a version that is deleted, None for all.
 
-    users: what the caller knows each by, or OTHERS, with the vectors it names, as written. version: the one that is deleted,
-    None for all.
-    only: whether no other version remains for the name alone.
+    only: whether no other version remains for the name alone. Steering is stored without spaces, and names are ASCII.
     """
-    found = list(dict.fromkeys(user for user, names in users if _needs(names, name, version, only)))
-    found.sort(key=lambda user: user == OTHERS)
-    if found:
-        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    ends = ['"', "@"] if version is None else [f'@{version}"', *(['"'] if only else [])]
+    return [f'"{key}":"{name}{end}' for key in STEERING_KEYS for end in ends]
+
+
+def refuse_if_used(name: str, version: int | None, users: Iterable[str]) -> None:
+    """Raises VectorInUse, naming the users: what the caller knows each by, or OTHERS."""
+    named = sorted(dict.fromkeys(users), key=lambda user: user == OTHERS)
+    if named:
+        shown = ", ".join(named[:5]) + (f" and {len(named) - 5} more" if len(named) > 5 else "")
         deleted = name if version is None else f"{name}@{version}"
         raise VectorInUse(f"vector {deleted!r} is used by {shown}; change those first, or force the delete")
-
-
-def _needs(names: Iterable[str], name: str, version: int | None, only: bool) -> bool:
-    """Returns whether one of the names, as written, is that of the vector that is deleted."""
-    for written in names:
-        base, at, pinned = written.partition("@")
-        if base == name and (version is None or (pinned == str(version) if at else only)):
-            return True
-    return False

@@ -34,19 +34,32 @@ class ChangedStore:
         return self.in_namespace(SHARED)
 
 
+def lasting(store: Store) -> ChangedStore:
+    """The store for a server whose end does not close it."""
+
+    async def leave_open() -> None:
+        """Closes nothing."""
+
+    kept = ChangedStore(store)
+    kept.close = leave_open
+    return kept
+
+
 class ChangedVectors:
     """A VectorStore over another."""
 
     def __init__(self, vectors: VectorStore) -> None:
         self.get, self.put, self.find = vectors.get, vectors.put, vectors.find
         self.describe, self.versions, self.delete = vectors.describe, vectors.versions, vectors.delete
+        self.names, self.namespace_of = vectors.names, vectors.namespace_of
 
 
 class ChangedProfiles:
     """A ProfileStore over another."""
 
     def __init__(self, profiles: ProfileStore) -> None:
-        self.put, self.get, self.all, self.delete = profiles.put, profiles.get, profiles.all, profiles.delete
+        self.put, self.get, self.delete = profiles.put, profiles.get, profiles.delete
+        self.find, self.names = profiles.find, profiles.names
         self.default, self.set_default = profiles.default, profiles.set_default
 
 
@@ -71,3 +84,4 @@ class ChangedServers:
     def __init__(self, servers: ServerStore) -> None:
         self.renew, self.release, self.request_cancel = servers.renew, servers.release, servers.request_cancel
         self.prune_jobs, self.changes = servers.prune_jobs, servers.changes
+        self.request_cancel_of = servers.request_cancel_of

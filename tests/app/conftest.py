@@ -1,4 +1,4 @@
-"""Fixtures of the service's tests: an app over a ScriptedEngine and the reference store, and a client that speaks ASGI to it."""
+"""Fixtures of the service's tests: an app over a ScriptedEngine and a store of its own, and a client that speaks ASGI to it."""
 
 import asyncio
 import json
@@ -10,23 +10,19 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from app.components import open_database
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine
-from steering.store import open_store
-from steering.store.base import Store
+from steering.store.sql.store import SqlStore
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 
 configure_logging("info")  # as the server logs; structlog's own default draws every local of a traceback
 D_MODEL = 8
 BASE_URL = "http://127.0.0.1:8000"
-
-
-async def reference_store(_: Settings) -> Store:
-    """A store of its own, in memory."""
-    return await open_store("memory://")
 
 
 def state(app: FastAPI) -> AppState:
@@ -58,7 +54,7 @@ class Server:
 
 
 class StartServer(Protocol):
-    """Starts a server: with a ScriptedEngine if no engine is given, and with settings."""
+    """Starts a server: with a ScriptedEngine if no engine is given, and with settings. Its store is new unless `database` names one."""
 
     async def __call__(self, engine: Engine | None = None, **settings: Any) -> Server:
         """Returns the server once its model is loaded."""
@@ -71,7 +67,8 @@ async def start() -> AsyncIterator[StartServer]:
 
         async def started(engine: Engine | None = None, **settings: Any) -> Server:
             chosen = engine or ScriptedEngine()
-            app = create_app(Settings(**settings), lambda _: chosen, reference_store)
+            store = open_database if "database" in settings else memory_store
+            app = create_app(Settings(**settings), lambda _: chosen, store)
             await stack.enter_async_context(app.router.lifespan_context(app))
             await asyncio.wait_for(state(app).loaded.wait(), 30)
             transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
@@ -80,6 +77,14 @@ async def start() -> AsyncIterator[StartServer]:
             return Server(app, chosen, client)
 
         yield started
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[SqlStore]:
+    """An empty store that outlives the servers of a test: give them `lasting(memory)`."""
+    opened = await memory_store()
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture

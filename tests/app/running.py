@@ -13,15 +13,15 @@ from app.components import open_database
 from app.main import create_app
 from app.settings import Settings
 from steering.engine.api import Engine
-from tests.app.conftest import reference_store
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 
 
 @contextmanager
 def running(engine: Engine | None = None, **settings: Any) -> Iterator[str]:
     """The address of a server with an engine (scripted if none is given) and a store that forgets unless `database` names one."""
     chosen = engine or ScriptedEngine()
-    store = open_database if "database" in settings else reference_store
+    store = open_database if "database" in settings else memory_store
     app = create_app(Settings(**settings), lambda _: chosen, store)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", ws="none", access_log=False)

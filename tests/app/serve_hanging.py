@@ -10,7 +10,7 @@ from torch import nn
 
 from app.server import serve
 from app.settings import Settings
-from tests.app.conftest import reference_store
+from tests.memory_store import memory_store
 
 
 def main(options: dict[str, Any]) -> int:
@@ -22,7 +22,7 @@ def main(options: dict[str, Any]) -> int:
             time.sleep(0.05)
 
     nn.modules.module.register_module_forward_hook(hang)
-    return serve(Settings(port=0, **options["settings"]), store_factory=reference_store)
+    return serve(Settings(port=0, **options["settings"]), store_factory=memory_store)
 
 
 if __name__ == "__main__":

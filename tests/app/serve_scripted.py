@@ -12,8 +12,8 @@ from app.server import serve
 from app.settings import Settings
 from steering.engine.api import EngineStats
 from steering.errors import ModelLoadFailed
-from tests.app.conftest import reference_store
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 
 
 class FileGatedEngine(ScriptedEngine):
@@ -66,7 +66,7 @@ def main(options: dict[str, Any]) -> int:
         gate = options.get("gate_file")
         return ScriptedEngine(**scripted) if gate is None else FileGatedEngine(Path(gate), **scripted)
 
-    return serve(settings, engine, reference_store)
+    return serve(settings, engine, memory_store)
 
 
 if __name__ == "__main__":

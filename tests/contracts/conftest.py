@@ -1,4 +1,4 @@
-"""One empty store of each kind in the STORES table, and the reference, for the tests that ask for `store`; each engine for `engine`."""
+"""One empty store of each kind in the STORES table, for the tests that ask for `store`; each engine for `engine`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +10,6 @@ from steering.store import open_store
 from steering.store.base import Store
 from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines
 from tests.contracts.stores import PLACES
-from tests.reference_store.store import ReferenceStore
 
 
 @pytest.fixture(params=sorted(PLACES))
@@ -24,9 +23,9 @@ def _url(request: pytest.FixtureRequest, folder: Path) -> str:
     return PLACES[request.param].format(folder=folder, postgresql=database)
 
 
-@pytest.fixture(params=[*sorted(PLACES), "reference"])
+@pytest.fixture(params=sorted(PLACES))
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = ReferenceStore() if request.param == "reference" else await open_store(_url(request, tmp_path))
+    opened = await open_store(_url(request, tmp_path))
     yield opened
     await opened.close()
 

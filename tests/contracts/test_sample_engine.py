@@ -12,8 +12,8 @@ from app.main import create_app
 from app.settings import Settings
 from steering.engine import ENGINES
 from steering.errors import InvalidRequest
-from tests.app.conftest import reference_store
 from tests.contracts.sample_engine import SIZES, SampleEngine
+from tests.memory_store import memory_store
 
 PAIRS = [{"positive": f"warm day {i}", "negative": f"cold day {i}"} for i in range(6)]
 
@@ -21,7 +21,7 @@ PAIRS = [{"positive": f"warm day {i}", "negative": f"cold day {i}"} for i in ran
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
     ENGINES.register("sample", lambda: SampleEngine)
-    app = create_app(Settings(engine="sample", model="no-such-model"), store_factory=reference_store)
+    app = create_app(Settings(engine="sample", model="no-such-model"), store_factory=memory_store)
     try:
         async with app.router.lifespan_context(app):
             await app.state.steering.loaded.wait()

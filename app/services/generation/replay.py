@@ -12,7 +12,7 @@ from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.namespaces import SHARED
 from steering.plan.types import SteeringPlan
-from steering.schemas.steering import Record, RecordedModel, ReplayRequest
+from steering.schemas.steering import RECORD_FORMAT, Record, RecordedModel, ReplayRequest
 from steering.spec import InterventionSpec, SteeringSpec, pinned, vector_names
 from steering.spec_base import InlineVector, is_inline
 from steering.store.base import VectorSource
@@ -22,6 +22,7 @@ from steering.vectors import ConceptVector, VectorId
 async def prepare(context: Context, record: ReplayRequest) -> Generation:
     """Returns the same generation again. Raises LimitExceeded for a record beyond the operator's limits, ModelNotFound,
     VectorNotFound or InvalidRequest for what has changed."""
+    _check_format(record)
     check_sampling(context.settings, record.sampling, record.n)
     check_own_steering(context.limits, profile=False, listed=bool(record.interventions))
     _check_model(context, record.model)
@@ -41,6 +42,16 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
     if record.model.executor not in (None, executor):
         warnings = (f"recorded with executor {record.model.executor!r}, replayed with {executor!r}: tokens may differ",)
     return Generation(context, request, record.n, tokens=True, warnings=warnings)
+
+
+def _check_format(record: Record) -> None:
+    """Raises InvalidRequest for a record of another format, whose fields and fingerprint mean something else."""
+    if record.format != RECORD_FORMAT:
+        version = "an earlier" if record.format < RECORD_FORMAT else "a later"
+        raise InvalidRequest(
+            f"the record was made by {version} version, format {record.format}; this server reads {RECORD_FORMAT}",
+            param="format",
+        )
 
 
 def _with_recorded_roles(plan: SteeringPlan, record: Record) -> SteeringPlan:

@@ -13,6 +13,7 @@ from steering.plan.types import Intervention, SteeringPlan
 from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, RaisedFlag, Token, Usage
 from steering.schemas.steering import (
+    RECORD_FORMAT,
     AppliedIntervention,
     AppliedSteering,
     HeldStrength,
@@ -31,6 +32,7 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
     fields = {name: getattr(sampling, name) for name in RecordedSampling.model_fields}
     fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     return Record(
+        format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),
         prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
         sampling=RecordedSampling(**fields),

@@ -61,7 +61,7 @@ async def delete_vector(context: Context, name: str, query: DeleteQuery) -> None
 
 async def _vector_refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
     try:
-        owner = (await context.store.vectors.versions(name, 1)).namespace
+        owner = await context.store.vectors.namespace_of(name)
     except VectorNotFound:
         return await context.with_suggestion(error, name)
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)

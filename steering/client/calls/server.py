@@ -37,9 +37,9 @@ def put_profile(name: str, interventions: Sequence[Intervention], *, description
     return call("PUT", path_of("/v1/profiles/{}", name), ProfileAnswer, **body)
 
 
-def list_profiles() -> Call[ProfileList]:
-    """Lists all profiles by name."""
-    return call("GET", "/v1/profiles", ProfileList)
+def list_profiles(*, limit: int = 50, cursor: str | None = None) -> Call[ProfileList]:
+    """Lists profiles by name."""
+    return call("GET", "/v1/profiles", ProfileList, limit=limit, cursor=cursor)
 
 
 def get_profile(name: str) -> Call[ProfileAnswer]:
@@ -68,7 +68,7 @@ def clear_default_steering() -> Call[None]:
 
 
 def list_jobs(*, limit: int = 50, cursor: str | None = None) -> Call[JobPage]:
-    """Lists jobs, newest first."""
+    """Lists jobs, newest first, without their results."""
     return call("GET", "/v1/jobs", JobPage, limit=limit, cursor=cursor)
 
 

@@ -74,15 +74,10 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
 
 
 def read_metadata(text: str) -> VectorMetadata:
-    """Reads metadata. Raises InvalidRequest naming the field that does not fit."""
+    """Reads metadata of a file. Raises InvalidRequest naming the field that does not fit."""
     # Refuses what pydantic lets pass: duplicate keys, surrogates, depth, NaN inside provenance.
     load_json(text, "the metadata", param="metadata")
-    try:
-        fields = _ADAPTER.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"][:6])
-        raise InvalidRequest(f"metadata field {place!r}: {first['msg'][:200]}", param="metadata") from error
+    fields = read_stored_metadata(text)
     check_text(fields.model, "model", 512)
     check_text(fields.model_fingerprint, "model_fingerprint", 512)
     check_name(fields.method, "method")
@@ -91,6 +86,19 @@ def read_metadata(text: str) -> VectorMetadata:
         check_name(fields.labels.name)
         check_labels(fields.labels.description, fields.labels.tags)
     return fields
+
+
+def read_stored_metadata(text: str) -> VectorMetadata:
+    """Reads metadata that `read_metadata` has accepted when it was stored: only its fields are checked again, in compiled code.
+
+    Raises InvalidRequest naming the field that does not fit.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"][:6])
+        raise InvalidRequest(f"metadata field {place!r}: {first['msg'][:200]}", param="metadata") from error
 
 
 def _check_recommended(recommended: Recommended | None, layers: Mapping[str, LayerNumbers]) -> None:

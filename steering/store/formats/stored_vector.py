@@ -15,7 +15,7 @@ from steering.errors import (
 )
 from steering.store.base import VersionPage, Writer
 from steering.store.formats.blob import OWN, decode, digest, encode
-from steering.store.formats.metadata import read_metadata, write_metadata
+from steering.store.formats.metadata import read_stored_metadata, write_metadata
 from steering.store.rules import check_labels, values_of
 from steering.vectors import ConceptVector, VectorSummary, check_name
 
@@ -122,7 +122,7 @@ def summarize_valid(stored: Iterable[StoredVector]) -> tuple[tuple[VectorSummary
     valid, damaged = [], []
     for one in stored:
         try:
-            metadata = read_metadata(one.metadata)
+            metadata = read_stored_metadata(one.metadata)
         except InvalidRequest as error:
             log.warning("left out of a listing: the metadata of vector %s cannot be read: %s", one.id, error.message)
             damaged.append(one.id)
@@ -150,11 +150,20 @@ def check_link_count(writer: Writer, count: int) -> None:
         )
 
 
+def check_profile_count(writer: Writer, count: int) -> None:
+    """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
+    if writer.max_profiles is not None and count >= writer.max_profiles:
+        raise StorageFull(
+            f"this namespace has {count} profiles; it may have {writer.max_profiles}: delete some first",
+            param="max_profiles",
+        )
+
+
 def check_quota(writer: Writer, used: int, size: int) -> None:
-    """Raises StorageFull when a writer's vectors and links, which take `used` bytes, would take too many with `size` more."""
+    """Raises StorageFull when what a writer has stored, which takes `used` bytes, would take too much with `size` more."""
     if writer.max_bytes is not None and used + size > writer.max_bytes:
         raise StorageFull(
-            f"the vectors and links of this key take {used} bytes and this one takes {size}; the key may store "
+            f"the vectors, profiles and links of this key take {used} bytes and this one takes {size}; the key may store "
             f"{writer.max_bytes}: delete some first",
             param="storage_bytes",
         )

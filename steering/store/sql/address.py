@@ -36,11 +36,12 @@ class DatabaseAddress:
 
     @property
     def engine_options(self) -> dict[str, Any]:
-        """Arguments of create_engine, synchronous or not."""
-        if self.file is not None:
-            return {}
-        # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
-        return {"connect_args": {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS}}
+        """Arguments of create_engine, synchronous or not. Parameters are what callers wrote, so no error repeats them."""
+        options: dict[str, Any] = {"hide_parameters": True}
+        if self.file is None:
+            # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
+            options["connect_args"] = {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS}
+        return options
 
     @property
     def pool_options(self) -> dict[str, Any]:

@@ -1,20 +1,27 @@
 """Database: runs transactions on SQLite or PostgreSQL. Readers never wait; writers run one at a time."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, Select, UpdateBase, delete, insert, update
+from sqlalchemy import Connection, Executable, Row, Select, UpdateBase, delete, insert, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from steering.errors import StorageFull, StoreUnavailable
 from steering.store.base import UNLIMITED, Writer
 from steering.store.governance import Topic
 from steering.store.rules import Listing, check_page, make_cursor, read_position
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.connections import WRITES, prepare
 from steering.store.sql.failures import translated
+from steering.store.sql.migrate import schema_known
+from steering.store.sql.reserve import Reserve
 from steering.store.sql.tables import Base, ChangeRow
+from steering.threads import run_in_thread
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
@@ -27,9 +34,12 @@ class Database:
     lock until the connection is garbage-collected.
     """
 
-    def __init__(self, address: DatabaseAddress) -> None:
+    def __init__(self, address: DatabaseAddress, reserve: Reserve | None = None) -> None:
+        """reserve: of a SQLite file that is kept."""
+        self._reserve = reserve
         self.engine = create_async_engine(address.url, **address.engine_options, **address.pool_options)
         prepare(self.engine.sync_engine, address)
+        self._schema = schema_known()
         self._writer = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -41,16 +51,35 @@ class Database:
 
         return await self.read(read)
 
+    async def check_schema(self) -> None:
+        """Raises StoreUnavailable where a newer server has upgraded the database."""
+        await self.read(self._check_schema)
+
+    async def _check_schema(self, connection: AsyncConnection) -> None:
+        found = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        if found != self._schema:
+            raise StoreUnavailable(
+                f"the database has schema {found}, this server knows {self._schema}: a newer server has upgraded it; "
+                "upgrade this one"
+            )
+
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Runs `work` in a read transaction: one snapshot, no waiting for writers."""
         return await self._to_completion(self._transaction(work, writes=False))
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns."""
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, when_full: bool = False) -> T:
+        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns.
+
+        when_full: for a delete, or what takes no space, which has to work on a full disk. Raises StoreUnavailable where a newer
+        server has upgraded the database: its tables may have other rules.
+        """
         await self._writer.acquire()
 
         async def exclusive() -> T:
             try:
+                if when_full:
+                    return await self._write_when_full(work)
+                await self._require_space()
                 return await self._transaction(work, writes=True)
             finally:
                 self._writer.release()
@@ -72,13 +101,34 @@ class Database:
         rows = await self.rows(page)
         return rows[:limit], make_cursor(listing, str(rows[limit - 1].position)) if len(rows) > limit else None
 
-    async def change(self, statement: UpdateBase) -> int:
-        """Runs one statement in a write transaction of its own; returns how many rows it inserted, changed or deleted."""
+    async def _write_when_full(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs a write transaction, on a full disk in the space of the reserve. Called by `write`."""
+        try:
+            return await self._transaction(work, writes=True)
+        except StorageFull:
+            if self._reserve is None or not self._reserve.there:
+                raise
+            log.warning("reserve_given_up")
+            await run_in_thread(self._reserve.give_up)
+            return await self._transaction(work, writes=True)
+
+    async def _require_space(self) -> None:
+        """Raises StorageFull while the disk has no space for the reserve, unless the database has free pages."""
+        if self._reserve is None or self._reserve.there or await run_in_thread(self._reserve.take):
+            return
+        if not await run_in_thread(self._reserve.room_inside):
+            raise StorageFull("the disk of the database is full: only deleting works until it has space again")
+
+    async def change(self, statement: UpdateBase, *, when_full: bool = False) -> int:
+        """Runs one statement in a write transaction of its own; returns how many rows it inserted, changed or deleted.
+
+        when_full: see `write`.
+        """
 
         async def execute(connection: AsyncConnection) -> int:
             return (await connection.execute(statement)).rowcount
 
-        return await self.write(execute)
+        return await self.write(execute, when_full=when_full)
 
     async def close(self) -> None:
         """Waits for the transactions that still run."""
@@ -90,6 +140,8 @@ class Database:
             async with self.engine.connect() as connection:
                 await connection.execution_options(**{WRITES: writes})
                 async with connection.begin():
+                    if writes:
+                        await self._check_schema(connection)
                     return await work(connection)
 
     async def _to_completion(self, transaction: Coroutine[Any, Any, T]) -> T:

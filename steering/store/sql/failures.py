@@ -16,7 +16,19 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise meaning(error) from error
+        raise meaning(error) from _without_values(error)
+
+
+class DatabaseFailure(Exception):
+    """What a driver raised, as it may be logged: without the statement and without values, which callers wrote."""
+
+
+def _without_values(error: Exception) -> DatabaseFailure:
+    """Returns the cause of an error for the log. PostgreSQL repeats values in its messages, so only its codes are kept."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    state = getattr(cause, "sqlstate", None)
+    text = f"SQLSTATE {state}" if state else "" if isinstance(cause, SQLAlchemyError) else str(cause)
+    return DatabaseFailure(f"{type(cause).__name__}: {text}".removesuffix(": ")).with_traceback(error.__traceback__)
 
 
 def meaning(error: Exception) -> SteeringError:

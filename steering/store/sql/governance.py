@@ -81,7 +81,7 @@ class SqlKeys(StorePart, KeyStore):
                 raise key_not_found(key_id)
             await connection.run_sync(note_change, "keys")
 
-        await self._database.write(remove)
+        await self._database.write(remove, when_full=True)
 
     async def touch(self, used: Mapping[str, str]) -> None:
         """See KeyStore.touch."""
@@ -135,7 +135,7 @@ class SqlAudit(StorePart, AuditStore):
 
     async def prune(self, before: str) -> int:
         """See AuditStore.prune."""
-        return await self._database.change(delete(AuditRow).where(AuditRow.at < before))
+        return await self._database.change(delete(AuditRow).where(AuditRow.at < before), when_full=True)
 
 
 @final
@@ -156,4 +156,4 @@ class SqlDocuments(StorePart, DocumentStore):
             await require_vectors(connection, SHARED, pinned_vectors(text or ""))
             await connection.run_sync(exchange, "documents", DocumentRow, {"name": name}, values)
 
-        await self._database.write(save)
+        await self._database.write(save, when_full=content is None)

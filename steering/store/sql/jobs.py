@@ -10,8 +10,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED, visible_from
-from steering.store.base import JobRecord, JobStore, Writer
+from steering.store.base import JobPage, JobRecord, JobStore, Writer
 from steering.store.formats.serialization import (
     INTERRUPTED,
     JOB_ID,
@@ -27,9 +28,14 @@ from steering.store.sql.database import AnyRow, NamespacePart, StorePart, note_c
 from steering.store.sql.links import check_storage
 from steering.store.sql.tables import ChangeRow, JobOutputRow, JobRow, ServerRow, columns_of
 from steering.strict_json import dump_json
+from steering.threads import run_in_thread
 
 COLUMNS = columns_of(JobRow, JobRecord)
 JSON_FIELDS = ("request", "progress", "result", "error")
+LISTED = tuple(column for column in COLUMNS if column.key not in ("request", "result"))
+"""Columns of a listing: all but those that may be large."""
+SMALL = 64 * 1024
+"""Characters of a result below which it is parsed on the event loop: starting a thread takes longer."""
 
 
 @final
@@ -63,13 +69,20 @@ class SqlJobs(NamespacePart, JobStore):
         rows = await self._database.rows(query) if JOB_ID.fullmatch(job_id) else []
         if not rows:
             raise job_not_found(job_id)
-        return _from_row(rows[0])
+        (row,) = rows
+        return _from_row(row) if len(row.result or "") <= SMALL else await run_in_thread(_from_row, row)
 
-    async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[tuple[JobRecord, ...], str | None]:
+    async def find(self, limit: int = 50, cursor: str | None = None) -> JobPage:
         """See JobStore.find."""
-        query = select(*COLUMNS).where(self._visible())
+        query = select(*LISTED).where(self._visible())
         rows, following = await self._database.newest(query, JobRow.position, "job", limit, cursor)
-        return tuple(map(_from_row, rows)), following
+        jobs, damaged = list[JobRecord](), list[str]()
+        for row in rows:
+            try:
+                jobs.append(_from_row(row))
+            except StoreCorrupt:
+                damaged.append(row.id)
+        return JobPage(tuple(jobs), following, tuple(damaged))
 
     def _visible(self) -> ColumnElement[bool]:
         """Jobs of `shared` are seen by the key that submitted them, and by whom no key is named for."""
@@ -80,8 +93,10 @@ class SqlJobs(NamespacePart, JobStore):
 
 
 def _from_row(row: AnyRow) -> JobRecord:
-    values = values_of(row, JobRecord)
-    return JobRecord(**{**values, **{name: read_record(values[name], f"job {row.id}") for name in JSON_FIELDS}})
+    """Reads a record from COLUMNS or from LISTED."""
+    values = {name: value for name, value in row._mapping.items() if name != "position"}
+    read = {name: read_record(values[name], f"job {row.id}") for name in JSON_FIELDS if name in values}
+    return JobRecord(**{**values, **read})
 
 
 @final
@@ -109,7 +124,7 @@ class SqlOutputs(StorePart, OutputStore):
 
     async def prune(self, before: str) -> int:
         """See OutputStore.prune."""
-        return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before))
+        return await self._database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before), when_full=True)
 
 
 class database_time(FunctionElement[float]):  # noqa: N801 - a SQL function
@@ -152,11 +167,11 @@ class SqlServers(StorePart, ServerStore):
             servers = await connection.scalar(select(func.count()).select_from(ServerRow))
             return Renewal(frozenset(ended), interrupted.rowcount, servers or 1)
 
-        return await self._database.write(extend)
+        return await self._database.write(extend, when_full=True)
 
     async def release(self, server: str) -> None:
         """See ServerStore.release."""
-        await self._database.change(delete(ServerRow).where(ServerRow.id == server))
+        await self._database.change(delete(ServerRow).where(ServerRow.id == server), when_full=True)
 
     async def request_cancel(self, job_id: str) -> None:
         """See ServerStore.request_cancel."""
@@ -169,7 +184,7 @@ class SqlServers(StorePart, ServerStore):
             if marked.rowcount:
                 await connection.run_sync(note_change, "jobs")
 
-        await self._database.write(mark)
+        await self._database.write(mark, when_full=True)
 
     async def request_cancel_of(self, key: str) -> int:
         """See ServerStore.request_cancel_of."""
@@ -186,7 +201,7 @@ class SqlServers(StorePart, ServerStore):
     async def prune_jobs(self, before: str) -> int:
         """See ServerStore.prune_jobs."""
         old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
-        return await self._database.change(delete(JobRow).where(*old))
+        return await self._database.change(delete(JobRow).where(*old), when_full=True)
 
     async def changes(self) -> Mapping[str, int]:
         """See ServerStore.changes."""

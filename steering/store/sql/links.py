@@ -1,4 +1,4 @@
-"""SqlLinks: the LinkStore on a database, and the bytes that a key has stored in vectors and links."""
+"""SqlLinks: the LinkStore on a database, and the bytes that a key has stored in vectors, profiles and links."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from steering.store.formats.serialization import LINK_ID, check_link, link_not_f
 from steering.store.formats.stored_vector import check_link_count, check_quota
 from steering.store.rules import now
 from steering.store.sql.database import AnyRow, NamespacePart
-from steering.store.sql.tables import JobOutputRow, JobRow, LinkRow, VectorRow
+from steering.store.sql.tables import JobOutputRow, JobRow, LinkRow, ProfileRow, VectorRow
 
 COLUMNS = (LinkRow.id, LinkRow.view, LinkRow.size, LinkRow.created_by, LinkRow.created_at, LinkRow.namespace)
 
@@ -56,7 +56,7 @@ class SqlLinks(NamespacePart, LinkStore):
     async def delete(self, link_id: str, owner: str | None) -> None:
         """See LinkStore.delete."""
         own = delete(LinkRow).where(LinkRow.id == link_id, *self._owned(owner))
-        if not LINK_ID.fullmatch(link_id) or not await self._database.change(own):
+        if not LINK_ID.fullmatch(link_id) or not await self._database.change(own, when_full=True):
             raise link_not_found(link_id)
 
     def _owned(self, owner: str | None) -> list[ColumnElement[bool]]:
@@ -73,7 +73,7 @@ async def check_storage(connection: AsyncConnection, namespace: str, writer: Wri
     if writer.max_bytes is None:
         return
     used = 0
-    for row in (VectorRow, LinkRow, JobRow, JobOutputRow):
+    for row in (VectorRow, ProfileRow, LinkRow, JobRow, JobOutputRow):
         own = (row.namespace == namespace, row.created_by == writer.key)
         used += await connection.scalar(select(func.sum(row.size)).where(*own)) or 0
     check_quota(writer, int(used), size)

@@ -8,7 +8,7 @@ from typing import final
 
 from sqlalchemy import delete, select
 
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, StoreCorrupt
 from steering.spec import SteeringSpec
 from steering.store.base import UNLIMITED, NamespaceStore, Store, Writer
 from steering.store.formats.serialization import read_steering
@@ -19,7 +19,8 @@ from steering.store.sql.governance import SqlAudit, SqlDocuments, SqlKeys
 from steering.store.sql.jobs import SqlJobs, SqlOutputs, SqlServers
 from steering.store.sql.links import SqlLinks
 from steering.store.sql.migrate import migrate
-from steering.store.sql.profiles import SqlProfiles
+from steering.store.sql.profiles import SqlProfiles, default_of
+from steering.store.sql.reserve import Reserve
 from steering.store.sql.tables import DefaultSteeringRow, LinkRow, VectorNameRow
 from steering.store.sql.vector_reads import VectorReads
 from steering.store.sql.vectors import SqlVectors
@@ -42,20 +43,27 @@ class SqlStore(Store):
         """See Store.in_namespace."""
         check_name(name, "namespace")
         vectors, links = SqlVectors(self._reads, name, writer), SqlLinks(self.database, name, writer)
-        profiles, jobs = SqlProfiles(self.database, name), SqlJobs(self.database, name, writer)
+        profiles, jobs = SqlProfiles(self.database, name, writer), SqlJobs(self.database, name, writer)
         return NamespaceStore(name, vectors, profiles, jobs, links)
 
-    async def defaults(self) -> Mapping[str, SteeringSpec]:
+    async def defaults(self) -> Mapping[str, SteeringSpec | StoreCorrupt]:
         """See Store.defaults."""
         rows = await self.database.rows(select(DefaultSteeringRow.namespace, DefaultSteeringRow.steering))
-        return {row.namespace: read_steering(row.steering, "the default steering") for row in rows}
+        found = dict[str, SteeringSpec | StoreCorrupt]()
+        for row in rows:
+            try:
+                found[row.namespace] = read_steering(row.steering, default_of(row.namespace))
+            except StoreCorrupt as error:
+                found[row.namespace] = error
+        return found
 
     async def prune_links(self, before: str) -> int:
         """See Store.prune_links."""
-        return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before))
+        return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before), when_full=True)
 
     async def ping(self) -> None:
         """See Store.ping."""
+        await self.database.check_schema()
         await self.database.rows(select(VectorNameRow.name).limit(1))
 
     async def close(self) -> None:
@@ -104,7 +112,10 @@ async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None
     address = read_address(url)
     check_driver(address.url.get_driver_name())
     await run_in_thread(migrate, address)
-    store = SqlStore(Database(address), folder)
+    reserve = None if address.file is None or folder is not None else Reserve(address.file)
+    if reserve is not None:
+        await run_in_thread(reserve.take)
+    store = SqlStore(Database(address, reserve), folder)
     try:
         await store.ping()
     except BaseException:

@@ -73,9 +73,10 @@ class VectorRow(Base):
 
 
 class ProfileRow(Base):
-    """A named steering, as JSON."""
+    """A named steering, as JSON. size: bytes of it. created_by: the key that stored it last."""
 
     __tablename__ = "profiles"
+    __table_args__ = (Index("ix_profiles_created_by", "namespace", "created_by"),)
 
     namespace: Mapped[str] = mapped_column(Name, primary_key=True)
     name: Mapped[str] = mapped_column(Name, primary_key=True)
@@ -83,6 +84,8 @@ class ProfileRow(Base):
     steering: Mapped[str] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(String(32))
     updated_at: Mapped[str] = mapped_column(String(32))
+    created_by: Mapped[str] = mapped_column(String(128), server_default="")
+    size: Mapped[int] = mapped_column(server_default="0")
 
 
 class LinkRow(Base):

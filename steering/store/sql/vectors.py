@@ -1,16 +1,14 @@
 """SqlVectors: the VectorStore on a database. A put and its blob are one transaction; listings never read a blob."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, not_, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.namespaces import SHARED
-from steering.spec import vector_names
 from steering.store.base import VectorFilter, VectorPage, VectorStore, VersionPage, Writer
-from steering.store.formats.serialization import read_steering
 from steering.store.formats.stored_vector import (
     StoredVector,
     check_newest,
@@ -26,7 +24,9 @@ from steering.store.rules import (
     check_filter,
     check_labels,
     check_page,
+    entries_that_fit,
     make_cursor,
+    names_in_steering,
     now,
     pinned_vectors,
     read_cursor,
@@ -38,10 +38,12 @@ from steering.store.sql.links import check_storage
 from steering.store.sql.tables import DefaultSteeringRow, DocumentRow, ProfileRow, VectorNameRow, VectorRow
 from steering.store.sql.vector_reads import LABELS, NEWEST, OTHER, VectorReads, from_row, read_labels
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorSummary, check_name
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name
 
 SUMMARY = (*LABELS, VectorRow.metadata_json)
 """Columns of a listing: everything but the directions."""
+IDENTITY = (VectorRow.namespace, VectorRow.name, VectorRow.version)
+SIZE = func.length(VectorRow.metadata_json).label("bytes")
 
 
 @final
@@ -79,14 +81,22 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
-        query = select(*SUMMARY).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
+        query = select(*IDENTITY, SIZE).where(NEWEST, self._visible(), *_conditions_of(check_filter(where)))
         query = query.order_by(VectorRow.name).limit(check_page(limit) + 1)
         if cursor is not None:
             query = query.where(VectorRow.name > read_cursor("vector", cursor))
-        rows = await self._database.rows(query)
-        vectors, damaged = await run_in_thread(summarize_valid, map(from_row, rows[:limit]))
-        following = make_cursor("vector", rows[limit - 1].name) if len(rows) > limit else None
+        listed = await self._database.rows(query)
+        count = entries_that_fit(row.bytes for row in listed[:limit])
+        chosen = tuple_(*IDENTITY).in_([row[:3] for row in listed[:count]])
+        rows = await self._database.rows(select(*SUMMARY).where(chosen).order_by(VectorRow.name))
+        vectors, damaged = await run_in_thread(summarize_valid, map(from_row, rows))
+        following = make_cursor("vector", listed[count - 1].name) if len(listed) > count else None
         return VectorPage(vectors, following, damaged)
+
+    async def names(self, limit: int | None = None) -> tuple[str, ...]:
+        """See VectorStore.names."""
+        query = select(VectorRow.name).where(self._visible()).distinct().order_by(VectorRow.name).limit(limit)
+        return tuple(row.name for row in await self._database.rows(query))
 
     async def describe(self, name: str, description: str | None, tags: tuple[str, ...] | None) -> ConceptVector:
         """See VectorStore.describe."""
@@ -103,14 +113,25 @@ class SqlVectors(NamespacePart, VectorStore):
 
     async def versions(self, name: str, limit: int = 50, before: int | None = None) -> VersionPage:
         """See VectorStore.versions."""
-        query = select(*SUMMARY).where(self._visible(), VectorRow.name == check_name(name))
+        query = select(*IDENTITY, SIZE).where(self._visible(), VectorRow.name == check_name(name))
         query = query.order_by(VectorRow.version.desc()).limit(check_page(limit))
         if before is not None:
             query = query.where(VectorRow.version < before)
-        rows = await self._database.rows(query)
-        if not rows and before is None:
+        listed = await self._database.rows(query)
+        if not listed and before is None:
             raise not_found(name, None)
-        return await run_in_thread(version_page, list(map(from_row, rows)), limit)
+        count = min(len(listed), entries_that_fit(row.bytes for row in listed))
+        chosen = tuple_(*IDENTITY).in_([row[:3] for row in listed[:count]])
+        rows = await self._database.rows(select(*SUMMARY).where(chosen).order_by(VectorRow.version.desc()))
+        return await run_in_thread(version_page, list(map(from_row, rows)), min(limit, count))
+
+    async def namespace_of(self, name: str) -> str:
+        """See VectorStore.namespace_of."""
+        query = select(VectorRow.namespace).where(self._visible(), VectorRow.name == check_name(name)).limit(1)
+        rows = await self._database.rows(query)
+        if not rows:
+            raise not_found(name, None)
+        return str(rows[0].namespace)
 
     async def delete(
         self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
@@ -126,7 +147,7 @@ class SqlVectors(NamespacePart, VectorStore):
             if deleted.rowcount == 0:
                 raise not_found(name, version)
 
-        await self._database.write(remove)
+        await self._database.write(remove, when_full=True)
 
     def _own(self, name: str) -> ColumnElement[bool]:
         return and_(VectorRow.namespace == self._namespace, VectorRow.name == name)
@@ -151,25 +172,32 @@ class SqlVectors(NamespacePart, VectorStore):
         self, connection: AsyncConnection, name: str, version: int | None, *, only_documents: bool
     ) -> None:
         count = await connection.scalar(select(func.count()).select_from(VectorRow).where(self._own(name)))
-        users: list[tuple[str, Iterable[str]]] = []
+        texts = names_in_steering(name, version, only=count == 1)
+        users: list[str] = []
         steerings = ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace))
         for row, label in () if only_documents else steerings:
-            query = select(row.namespace, label, row.steering).where(self._may_use(row, name)).order_by(label)
-            for namespace, of, text in await connection.execute(query):
+            query = select(row.namespace, label).where(self._may_use(row, name, texts)).order_by(label)
+            for namespace, of in await connection.execute(query):
                 own = f"profile {of!r}" if row is ProfileRow else "the default steering"
-                user = own if namespace == self._namespace else OTHERS
-                users.append((user, vector_names(read_steering(text, user))))
+                users.append(own if namespace == self._namespace else OTHERS)
         if self._namespace == SHARED:
             documents = select(DocumentRow.name, DocumentRow.content).order_by(DocumentRow.name)
-            users += [(f"the {of}", pinned_vectors(text)) for of, text in await connection.execute(documents)]
-        refuse_if_used(name, users, version, only=count == 1)
+            for of, text in await connection.execute(documents):
+                named = map(VectorId.parse, pinned_vectors(text))
+                if any(one.name == name and version in (None, one.version) for one in named):
+                    users.append(f"the {of}")
+        refuse_if_used(name, version, users)
 
-    def _may_use(self, row: type[ProfileRow] | type[DefaultSteeringRow], name: str) -> ColumnElement[bool]:
-        """Selects steerings that see the name as a vector of this namespace: others see that of `shared` unless they have one."""
+    def _may_use(
+        self, row: type[ProfileRow] | type[DefaultSteeringRow], name: str, texts: Sequence[str]
+    ) -> ColumnElement[bool]:
+        """Selects steerings that contain the name and see it as a vector of this namespace: others see that of `shared` unless
+        they have one."""
+        written = or_(*(row.steering.contains(text, autoescape=True) for text in texts))
         if self._namespace != SHARED:
-            return row.namespace == self._namespace
+            return and_(row.namespace == self._namespace, written)
         has_own = exists().where(VectorRow.namespace == row.namespace, VectorRow.name == name).correlate(row)
-        return (row.namespace == SHARED) | ~has_own
+        return and_((row.namespace == SHARED) | ~has_own, written)
 
 
 def _conditions_of(where: VectorFilter) -> list[ColumnElement[bool]]:

@@ -77,7 +77,7 @@ def test_an_id_is_on_one_line_of_the_list(steer: Steer) -> None:
 
 
 def test_every_limit_of_a_key_is_set_changed_and_removed(steer: Steer) -> None:
-    limits = {
+    limits: dict[str, object] = {
         "requests_per_minute": 5,
         "tokens_per_minute": 6,
         "concurrency": 2,

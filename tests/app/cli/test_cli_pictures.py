@@ -17,10 +17,10 @@ from steering.errors import InvalidRequest
 from steering.store.base import Store
 from steering.store.governance import KeyRecord
 from tests.app.cli.conftest import Steer
-from tests.app.conftest import D_MODEL, reference_store
+from tests.app.conftest import D_MODEL
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
-from tests.reference_store.store import ReferenceStore
+from tests.memory_store import memory_store
 
 TEXTS = "text,label\n" + "".join(f"good {n},a\nbad {n},b\n" for n in range(6))
 
@@ -92,7 +92,7 @@ def test_a_sweep_is_drawn_as_bars_in_the_order_of_strength(address: str) -> None
 
 
 async def _store_with_a_key(_: Settings) -> Store:
-    store = ReferenceStore()
+    store = await memory_store()
     await store.keys.create(KeyRecord("key_1", "team", "0" * 64, ("read",)))
     return store
 
@@ -105,7 +105,7 @@ def test_a_local_model_answers_where_the_database_has_keys(tmp_path: Path) -> No
 
 
 def test_a_local_model_answers_and_missing_starter_vectors_are_extracted() -> None:
-    with local_client(lambda _: ScriptedEngine(), reference_store) as client:
+    with local_client(lambda _: ScriptedEngine(), memory_store) as client:
         extract_missing(client, ["sentiment", "unknown", "sentiment"])
         assert [one.id for one in client.list_vectors().data] == ["sentiment@1"]
         extract_missing(client, ["sentiment"])

@@ -13,7 +13,8 @@ from app.main import create_app
 from app.server import DrainingServer
 from app.settings import Settings
 from steering.engine.api import Engine
-from tests.app.conftest import reference_store, state
+from tests.app.conftest import state
+from tests.memory_store import memory_store
 from tests.polling import until
 
 
@@ -22,7 +23,7 @@ class Listening:
 
     def __init__(self, engine: Engine, protocol: type[BoundedProtocol] = BoundedProtocol, **settings: Any) -> None:
         self.engine = engine
-        self.app = create_app(Settings(**settings), lambda _: engine, reference_store)
+        self.app = create_app(Settings(**settings), lambda _: engine, memory_store)
         self.state = state(self.app)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]

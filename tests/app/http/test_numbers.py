@@ -8,10 +8,11 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.conftest import Server, reference_store
+from tests.app.conftest import Server
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 
-DOCUMENT: dict[str, Any] = create_app(Settings(), lambda _: ScriptedEngine(), reference_store).openapi()
+DOCUMENT: dict[str, Any] = create_app(Settings(), lambda _: ScriptedEngine(), memory_store).openapi()
 NOT_A_NUMBER = ("NaN", "Infinity", "-Infinity", "1e400", '"nan"', '"1"', "true", "9" * 5000, "[1]", "{}", '"\\ud800"')
 MARK = 123454321
 

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from app.main import create_app
 from app.settings import Settings
 from steering.store.base import NamespaceStore, Store
-from tests.app.changed_store import fails
+from steering.store.sql.store import SqlStore
+from tests.app.changed_store import fails, lasting
 from tests.app.conftest import BASE_URL, Server, state
 from tests.fakes import ScriptedEngine
-from tests.reference_store.store import ReferenceStore
 from tests.scripted_model import SCRIPTED_MODEL
 
 ASK = {"prompt": "a", "max_tokens": 2}
@@ -44,11 +44,11 @@ async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
 async def test_plain_traffic_needs_no_store(server: Server) -> None:
     await server.register()
     assert (await server.client.put("/v1/steering", json=DEFAULT)).status_code == 200
-    server.state.jobs.store = Broken()
+    kept, server.state.jobs.store = server.state.jobs.store, Broken()
     assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
     assert (await server.client.get("/v1/vectors")).status_code == 503
     await asyncio.sleep(0)
-    server.state.jobs.store = ReferenceStore()
+    server.state.jobs.store = kept
 
 
 async def test_a_new_version_of_the_name_changes_nothing(server: Server) -> None:
@@ -67,11 +67,9 @@ async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next
 
 
 @pytest.mark.parametrize("broken", [False, True])
-async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool) -> None:
-    store: Store = ReferenceStore()
-
+async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool, memory: SqlStore) -> None:
     async def same_store(_: Settings) -> Store:
-        return store
+        return lasting(memory)
 
     async def serve(engine: ScriptedEngine, stack: AsyncExitStack) -> httpx2.AsyncClient:
         app = create_app(Settings(), lambda _: engine, same_store)

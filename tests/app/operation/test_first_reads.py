@@ -19,12 +19,12 @@ from app.settings import Settings
 from steering.errors import StoreCorrupt, StoreUnavailable
 from steering.store.base import NamespaceStore, Store
 from steering.store.governance import KeyRecord
-from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors
+from steering.store.sql.store import SqlStore
+from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors, lasting
 from tests.app.conftest import BASE_URL, state
 from tests.app.policy.test_keys import code
 from tests.fakes import ScriptedEngine
 from tests.polling import until
-from tests.reference_store.store import ReferenceStore
 
 ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
@@ -74,15 +74,14 @@ async def serving(store: Store) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def steered() -> ReferenceStore:
+async def steered(memory: SqlStore) -> SqlStore:
     """A store with a default steering."""
-    store = ReferenceStore()
-    async with serving(store) as client:
+    async with serving(lasting(memory)) as client:
         await loaded(client)
         body = {"name": "sentiment", "directions": {"1": [1.0] * 8}}
         assert (await client.post("/v1/vectors", json=body)).status_code == 201
         assert (await client.put("/v1/steering", json=DEFAULT)).status_code == 200
-    return store
+    return memory
 
 
 async def loaded(client: Client) -> None:
@@ -110,9 +109,9 @@ async def is_steered(client: httpx2.AsyncClient) -> None:
     assert [one["vector"] for one in answer["applied"]] == ["sentiment@1"]
 
 
-async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: ReferenceStore) -> None:
+async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: SqlStore) -> None:
     gate = Gate(steered.defaults)
-    store = ChangedStore(steered)
+    store = lasting(steered)
     store.defaults = gate
     async with serving(store) as client:
         await asyncio.wait_for(gate.reached.wait(), 30)
@@ -123,9 +122,9 @@ async def test_nothing_runs_without_the_default_steering_while_it_is_read(steere
         await is_steered(client)
 
 
-async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: ReferenceStore) -> None:
+async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: SqlStore) -> None:
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store = ChangedStore(steered)
+    store = lasting(steered)
     store.defaults = gate
     async with serving(store) as client:
         await loaded(client)
@@ -138,7 +137,7 @@ async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succe
 
 
 async def test_the_log_says_what_is_missing_until_the_server_is_ready(
-    steered: ReferenceStore, caplog: pytest.LogCaptureFixture
+    steered: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.readiness")
     caplog.clear()
@@ -147,7 +146,7 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
         return [line.msg for line in caplog.records if line.name == "app.readiness"]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store = ChangedStore(steered)
+    store = lasting(steered)
     store.defaults = gate
     async with serving(store) as client:
         await until(lambda: bool(logged()), 30)
@@ -161,7 +160,7 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
         assert logged()[1]["model"] == "scripted"
 
 
-async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: ReferenceStore) -> None:
+async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: SqlStore) -> None:
     gate = Gate(steered.shared.vectors.get, StoreUnavailable("the database does not answer"))
 
     def gated(found: NamespaceStore) -> NamespaceStore:
@@ -169,7 +168,7 @@ async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(s
         vectors.get = gate
         return replace(found, vectors=vectors)
 
-    async with serving(ChangedStore(steered, gated)) as client:
+    async with serving(ChangedStore(lasting(steered), gated)) as client:
         await loaded(client)
         await is_refused(client)
         gate.opened.set()
@@ -177,9 +176,9 @@ async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(s
         await is_steered(client)
 
 
-async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: ReferenceStore) -> None:
+async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: SqlStore) -> None:
     gate = Gate(steered.defaults, StoreCorrupt("the default steering is damaged"))
-    store = ChangedStore(steered)
+    store = lasting(steered)
     store.defaults = gate
     async with serving(store) as client:
         await loaded(client)
@@ -191,11 +190,10 @@ async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steer
         await is_steered(client)
 
 
-async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
-    real = ReferenceStore()
-    await real.keys.create(KeyRecord("key_1", "team", "0" * 64, ("admin",)))
-    gate = Gate(real.keys.all, StoreUnavailable("the database does not answer"))
-    store, keys = ChangedStore(real), ChangedKeys(real.keys)
+async def test_a_server_whose_keys_were_never_read_is_open_to_nobody(memory: SqlStore) -> None:
+    await memory.keys.create(KeyRecord("key_1", "team", "0" * 64, ("admin",)))
+    gate = Gate(memory.keys.all, StoreUnavailable("the database does not answer"))
+    store, keys = lasting(memory), ChangedKeys(memory.keys)
     store.keys, keys.all = keys, gate
     async with serving(store) as client:
         await loaded(client)
@@ -207,8 +205,8 @@ async def test_a_server_whose_keys_were_never_read_is_open_to_nobody() -> None:
         assert code(await client.get("/v1/policy")) == (401, "invalid_api_key")
 
 
-async def test_a_key_whose_digest_is_damaged_is_named_in_the_log_and_stops_no_other_key() -> None:
-    store, keys = ReferenceStore(), ApiKeys(Settings())
+async def test_a_key_whose_digest_is_damaged_is_named_in_the_log_and_stops_no_other_key(memory: SqlStore) -> None:
+    store, keys = memory, ApiKeys(Settings())
     await store.keys.create(KeyRecord("key_1", "damaged", "no digest", ("admin",)))
     await store.keys.create(KeyRecord("key_2", "team", digest_of("secret"), ("admin",)))
     with capture_logs() as logs:
@@ -226,10 +224,9 @@ def _bearer(secret: str) -> Request:
     return Request({"type": "http", "headers": [(b"authorization", f"Bearer {secret}".encode())]})
 
 
-async def test_the_first_read_of_the_policy_is_repeated() -> None:
-    real = ReferenceStore()
-    gate = Gate(real.documents.get, StoreUnavailable("the database does not answer"))
-    store, documents = ChangedStore(real), ChangedDocuments(real.documents)
+async def test_the_first_read_of_the_policy_is_repeated(memory: SqlStore) -> None:
+    gate = Gate(memory.documents.get, StoreUnavailable("the database does not answer"))
+    store, documents = lasting(memory), ChangedDocuments(memory.documents)
     store.documents, documents.get = documents, gate
     async with serving(store) as client:
         await loaded(client)

@@ -12,12 +12,12 @@ from app.services.jobs import Jobs
 from app.settings import Settings
 from steering.errors import Interrupted, StoreUnavailable
 from steering.store.base import JobRecord, JobStore
+from steering.store.sql.store import SqlStore
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
 from tests.fakes import ScriptedEngine
 from tests.polling import until
-from tests.reference_store.store import ReferenceStore
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 
@@ -28,14 +28,14 @@ class SlowStore(ChangedStore):
     As in a database, a write that has begun runs to its end when its caller is cancelled.
     """
 
-    def __init__(self, status: str, fails: bool = False) -> None:
-        self.inner = ReferenceStore()
-        super().__init__(self.inner, lambda found: replace(found, jobs=SlowJobs(found.jobs, self)))
+    def __init__(self, inner: SqlStore, status: str, fails: bool = False) -> None:
+        self.inner = inner
+        super().__init__(inner, lambda found: replace(found, jobs=SlowJobs(found.jobs, self)))
         self.status, self.fails = status, fails
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
 
     async def records(self) -> list[JobRecord]:
-        return list((await self.inner.shared.jobs.find())[0])
+        return list((await self.inner.shared.jobs.find()).jobs)
 
 
 class SlowJobs:
@@ -80,8 +80,10 @@ async def ended(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("ask", ["submit", "complete"])
-async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cancelled_job(ask: str) -> None:
-    store, work = SlowStore("queued"), Counted()
+async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cancelled_job(
+    memory: SqlStore, ask: str
+) -> None:
+    store, work = SlowStore(memory, "queued"), Counted()
     jobs = await started(store)
     leaving = asyncio.create_task(getattr(jobs_of(jobs), ask)("extract", {}, work))
     await store.reached.wait()
@@ -94,8 +96,8 @@ async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cance
     assert work.runs == 0
 
 
-async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten() -> None:
-    store, work = SlowStore("queued", fails=True), Counted()
+async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten(memory: SqlStore) -> None:
+    store, work = SlowStore(memory, "queued", fails=True), Counted()
     store.opened.set()
     jobs = await started(store)
     with pytest.raises(StoreUnavailable):
@@ -105,8 +107,10 @@ async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten() -> None:
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded"])
-async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_error(status: str) -> None:
-    store, work = SlowStore(status), Counted()
+async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_error(
+    memory: SqlStore, status: str
+) -> None:
+    store, work = SlowStore(memory, status), Counted()
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
     await store.reached.wait()
@@ -119,8 +123,8 @@ async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_er
     assert work.runs == (status == "succeeded"), "a job that has been reported does not begin"
 
 
-async def test_cancelling_during_the_last_write_changes_nothing() -> None:
-    store = SlowStore("succeeded")
+async def test_cancelling_during_the_last_write_changes_nothing(memory: SqlStore) -> None:
+    store = SlowStore(memory, "succeeded")
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
     await store.reached.wait()
@@ -131,8 +135,8 @@ async def test_cancelling_during_the_last_write_changes_nothing() -> None:
     assert await waiting == {"vector": "mood@1"}
 
 
-async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated() -> None:
-    store = SlowStore("succeeded", fails=True)
+async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(memory: SqlStore) -> None:
+    store = SlowStore(memory, "succeeded", fails=True)
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
     await store.reached.wait()
@@ -147,8 +151,8 @@ async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated() 
 
 
 @pytest.mark.parametrize("reached", [True, False])
-async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(reached: bool) -> None:
-    store, work = SlowStore("queued"), Counted()
+async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(memory: SqlStore, reached: bool) -> None:
+    store, work = SlowStore(memory, "queued"), Counted()
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
     await (store.reached.wait() if reached else asyncio.sleep(0))
@@ -163,8 +167,8 @@ async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(rea
     assert work.runs == 0
 
 
-async def test_a_queued_job_is_cancelled_without_a_slot() -> None:
-    store, begun = SlowStore("none"), asyncio.Event()
+async def test_a_queued_job_is_cancelled_without_a_slot(memory: SqlStore) -> None:
+    store, begun = SlowStore(memory, "none"), asyncio.Event()
     jobs = Jobs(store, "server", Settings(max_jobs=1))
 
     async def endless(_: object) -> Mapping[str, Any]:
@@ -198,8 +202,8 @@ async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own
     assert "retry-after" not in answer.headers
 
 
-async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped() -> None:
-    store, begun, loaded = SlowStore("none"), asyncio.Event(), asyncio.Event()
+async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped(memory: SqlStore) -> None:
+    store, begun, loaded = SlowStore(memory, "none"), asyncio.Event(), asyncio.Event()
     jobs = Jobs(store, "server", Settings(), close_seconds=0.05)
     await jobs.renew()
 

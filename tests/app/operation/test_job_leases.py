@@ -13,9 +13,9 @@ from app.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
 from steering.store.base import JobRecord, JobStore, Store
+from steering.store.sql.store import SqlStore
 from tests.app.changed_store import ChangedStore
 from tests.polling import until
-from tests.reference_store.store import ReferenceStore
 
 
 class Unreliable(ChangedStore):
@@ -44,9 +44,8 @@ def jobs_of(jobs: Jobs) -> NamespaceJobs:
     return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3))))
 
 
-async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards() -> None:
-    store = ReferenceStore()
-    unreliable = Unreliable(store)
+async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards(memory: SqlStore) -> None:
+    unreliable = Unreliable(memory)
     jobs = Jobs(unreliable, "server", Settings())
     await jobs.renew()
 
@@ -55,21 +54,20 @@ async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards
         return {"vector": "mood@1"}
 
     assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
-    (record,), _ = await jobs_of(jobs).find(10, None)
+    (record,) = (await jobs_of(jobs).find(10, None)).jobs
     assert record.status == "succeeded"
-    assert (await store.shared.jobs.get(record.id)).status == "running"
+    assert (await memory.shared.jobs.get(record.id)).status == "running"
     with pytest.raises(StoreUnavailable):
         await jobs.renew()
     assert (await jobs_of(jobs).get(record.id)).status == "succeeded"
     unreliable.off = False
     await jobs.renew()
-    assert (await store.shared.jobs.get(record.id)).result == {"vector": "mood@1"}
+    assert (await memory.shared.jobs.get(record.id)).result == {"vector": "mood@1"}
     assert jobs.counts() == {"queued": 0, "running": 0}
 
 
-async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -> None:
-    store = ReferenceStore()
-    slow = Jobs(store, "slow", Settings(lease_seconds=1))
+async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported(memory: SqlStore) -> None:
+    slow = Jobs(memory, "slow", Settings(lease_seconds=1))
     await slow.renew()
     ended = asyncio.Event()
 
@@ -82,8 +80,8 @@ async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported() -
 
     job = await jobs_of(slow).submit("extract", {}, work)
     await until(lambda: slow.counts()["running"] == 1)
-    await store.servers.release("slow")  # as if its time had passed
-    await Jobs(store, "other", Settings()).renew()
+    await memory.servers.release("slow")  # as if its time had passed
+    await Jobs(memory, "other", Settings()).renew()
     await slow.renew()
     await asyncio.wait_for(ended.wait(), 30)
     await until(lambda: slow.counts() == {"queued": 0, "running": 0})

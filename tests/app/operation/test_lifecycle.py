@@ -14,8 +14,9 @@ from app.settings import Settings
 from steering.errors import ModelLoadFailed
 from steering.store.base import Store
 from tests.app.changed_store import ChangedStore, fails
-from tests.app.conftest import BASE_URL, Server, StartServer, events_of, reference_store, state
+from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 from tests.polling import until
 
 ASK = {"prompt": "a", "max_tokens": 4}
@@ -34,7 +35,7 @@ async def test_the_port_answers_while_the_model_loads(caplog: pytest.LogCaptureF
         assert go.wait(20)
         return ScriptedEngine()
 
-    app = create_app(Settings(), slow, reference_store)
+    app = create_app(Settings(), slow, memory_store)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
@@ -59,7 +60,7 @@ async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer) -> 
     def broken(_: Settings) -> ScriptedEngine:
         raise ModelLoadFailed("no such folder")
 
-    app = create_app(Settings(), broken, reference_store)
+    app = create_app(Settings(), broken, memory_store)
     async with app.router.lifespan_context(app):
         await asyncio.wait_for(state(app).loaded.wait(), 10)
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
@@ -78,7 +79,7 @@ async def test_a_dead_engine_is_not_healthy(server: Server) -> None:
 
 async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_on() -> None:
     async def unreachable(settings: Settings) -> Store:
-        store = ChangedStore(await reference_store(settings))
+        store = ChangedStore(await memory_store(settings))
         store.ping = fails
         return store
 
@@ -92,7 +93,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
 
 
 async def test_readiness_asks_the_store_once_for_many_probes() -> None:
-    store = ChangedStore(await reference_store(Settings()))
+    store = ChangedStore(await memory_store())
     asked = 0
     answering = store.ping
 

@@ -12,13 +12,13 @@ from app.main import create_app
 from app.metrics import LAG_PAUSE_SECONDS, Metrics
 from app.settings import Settings
 from steering.store.base import Store
-from tests.app.changed_store import ChangedServers, ChangedStore, fails
+from steering.store.sql.store import SqlStore
+from tests.app.changed_store import ChangedServers, fails, lasting
 from tests.app.conftest import Server, StartServer, state
 from tests.app.http.listening import Listening
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, created
 from tests.fakes import ScriptedEngine
 from tests.polling import until
-from tests.reference_store.store import ReferenceStore
 
 
 async def measured(client: httpx2.AsyncClient, name: str) -> dict[tuple[str, ...], float]:
@@ -68,9 +68,9 @@ async def test_a_policy_that_cannot_be_applied_is_measured(server: Server) -> No
     assert await measured(server.client, "steering_not_ready") == {("policy_invalid",): 1.0}
 
 
-async def test_leases_that_are_not_renewed_and_reads_of_the_database_are_measured() -> None:
-    real = ReferenceStore()
-    store, servers = ChangedStore(real), ChangedServers(real.servers)
+async def test_leases_that_are_not_renewed_and_reads_of_the_database_are_measured(memory: SqlStore) -> None:
+    real = memory
+    store, servers = lasting(real), ChangedServers(real.servers)
     store.servers = servers
 
     async def changed(_: Settings) -> Store:

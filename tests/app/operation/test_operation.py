@@ -21,8 +21,9 @@ from app.synchronization import prune
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.store.base import Link
+from steering.store.sql.store import SqlStore
 from steering.workflows.extraction.make import METHOD_NAMES
-from tests.app.conftest import Server, StartServer, reference_store
+from tests.app.conftest import Server, StartServer
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
 
 MONITORING = (Path(__file__).resolve().parents[3] / "docs" / "monitoring.md").read_text(encoding="utf-8")
@@ -177,8 +178,8 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
             assert ("security" in operation) == (not path.startswith("/health"))
 
 
-async def test_results_of_old_batches_are_deleted_with_the_other_old_records() -> None:
-    store = await reference_store(Settings())
+async def test_results_of_old_batches_are_deleted_with_the_other_old_records(memory: SqlStore) -> None:
+    store = memory
     await store.outputs.append("out-1", 0, "line")
     await store.shared.links.put(Link("a" * 16, "compare", {}))
     await prune(store, Settings())

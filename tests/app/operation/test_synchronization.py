@@ -8,8 +8,8 @@ from app.settings import Settings
 from app.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
 from steering.store.base import Store
+from steering.store.sql.store import SqlStore
 from tests.app.changed_store import ChangedServers, ChangedStore
-from tests.reference_store.store import ReferenceStore
 
 
 async def forever() -> None:
@@ -31,16 +31,16 @@ async def reaches(store: Store, reached: asyncio.Event, **refreshes: Refresh) ->
         await asyncio.wait({running})
 
 
-async def test_a_topic_that_waits_holds_up_no_other() -> None:
+async def test_a_topic_that_waits_holds_up_no_other(memory: SqlStore) -> None:
     reached = asyncio.Event()
 
     async def read() -> None:
         reached.set()
 
-    await reaches(ReferenceStore(), reached, keys=forever, documents=read)
+    await reaches(memory, reached, keys=forever, documents=read)
 
 
-async def test_a_read_that_failed_is_tried_again_soon() -> None:
+async def test_a_read_that_failed_is_tried_again_soon(memory: SqlStore) -> None:
     reached, reads = asyncio.Event(), list[None]()
 
     async def fails_once() -> None:
@@ -49,33 +49,32 @@ async def test_a_read_that_failed_is_tried_again_soon() -> None:
             raise StoreUnavailable("the database does not answer")
         reached.set()
 
-    await reaches(ReferenceStore(), reached, keys=fails_once)
+    await reaches(memory, reached, keys=fails_once)
 
 
-async def test_a_change_made_while_a_topic_is_read_is_read_too() -> None:
-    store, reached, reads = ReferenceStore(), asyncio.Event(), list[object]()
+async def test_a_change_made_while_a_topic_is_read_is_read_too(memory: SqlStore) -> None:
+    reached, reads = asyncio.Event(), list[object]()
 
     async def read() -> None:
-        reads.append(await store.documents.get("policy"))
+        reads.append(await memory.documents.get("policy"))
         if len(reads) == 1:
-            await store.documents.put("policy", {"x": 1})
+            await memory.documents.put("policy", {"x": 1})
         if reads[-1] == {"x": 1}:
             reached.set()
 
-    await reaches(store, reached, documents=read)
+    await reaches(memory, reached, documents=read)
 
 
-async def test_what_has_not_changed_is_not_read_at_every_poll() -> None:
+async def test_what_has_not_changed_is_not_read_at_every_poll(memory: SqlStore) -> None:
     reached, polls, reads = asyncio.Event(), list[None](), list[None]()
 
-    real = ReferenceStore()
-    polled, servers = ChangedStore(real), ChangedServers(real.servers)
+    polled, servers = ChangedStore(memory), ChangedServers(memory.servers)
 
     async def counted() -> Mapping[str, int]:
         polls.append(None)
         if len(polls) == 3:
             reached.set()
-        return await real.servers.changes()
+        return await memory.servers.changes()
 
     polled.servers, servers.changes = servers, counted
 

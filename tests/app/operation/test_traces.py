@@ -23,8 +23,9 @@ from app.main import create_app
 from app.settings import Settings
 from app.tracing import open_traces
 from steering.errors import InvalidRequest, OutOfMemory
-from tests.app.conftest import BASE_URL, reference_store, state
+from tests.app.conftest import BASE_URL, state
 from tests.fakes import ScriptedEngine
+from tests.memory_store import memory_store
 from tests.polling import until
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
@@ -63,7 +64,7 @@ def times(span: ReadableSpan) -> tuple[int, int]:
 async def traced() -> AsyncIterator[Traced]:
     provider, exporter, engine = TracerProvider(), InMemorySpanExporter(), ScriptedEngine(max_running=1)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    app = create_app(Settings(), lambda _: engine, reference_store, provider)
+    app = create_app(Settings(), lambda _: engine, memory_store, provider)
     async with app.router.lifespan_context(app):
         await state(app).loaded.wait()
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
@@ -221,7 +222,7 @@ async def test_an_answer_whose_client_leaves_before_its_first_token_has_one_span
 
 async def test_without_traces_the_events_of_the_engine_are_not_observed() -> None:
     engine = ScriptedEngine()
-    app = create_app(Settings(), lambda _: engine, reference_store)
+    app = create_app(Settings(), lambda _: engine, memory_store)
     async with app.router.lifespan_context(app):
         await state(app).loaded.wait()
         transport = httpx2.ASGITransport(app=app)

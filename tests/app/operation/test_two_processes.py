@@ -167,12 +167,12 @@ async def _through_failures(
 
 async def _nothing_is_lost(url: str, *loads: Clients) -> None:
     store = await open_store(url)
-    profiles = {profile.name for profile in (await store.shared.profiles.all())[0]}
+    profiles = {profile.name for profile in (await store.shared.profiles.find()).profiles}
     for load in loads:
         assert len(load.vectors) >= 10
         for name in load.vectors:
             assert (await store.shared.vectors.get(name)).version == 1
         assert set(load.profiles) <= profiles
-    unfinished = [job.id for job in (await store.shared.jobs.find(200))[0] if job.status in ("queued", "running")]
+    unfinished = [job.id for job in (await store.shared.jobs.find(200)).jobs if job.status in ("queued", "running")]
     assert unfinished == []
     await store.close()

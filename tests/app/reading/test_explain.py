@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load
+from sqlalchemy import update
 
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import StoreCorrupt
 from steering.store.base import Store, VectorFilter, VectorPage, VectorStore
+from steering.store.sql.store import SqlStore
+from steering.store.sql.tables import VectorRow
 from steering.vectors import ConceptVector
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
-from tests.reference_store.store import ReferenceStore
 from tests.scripted_model import planted_direction
 
 TEXTS = ["a good day", "a bad day", "a day"]
@@ -142,6 +144,7 @@ class Vanishing:
         self._vectors = vectors
         self.put, self.describe = vectors.put, vectors.describe
         self.versions, self.delete = vectors.versions, vectors.delete
+        self.names, self.namespace_of = vectors.names, vectors.namespace_of
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
         """See VectorStore.find."""
@@ -176,10 +179,9 @@ async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(s
 async def test_vectors_that_no_listing_can_read_are_named(server: Server) -> None:
     await library(server)
     kept = server.state.store
-    assert isinstance(kept, ReferenceStore)
+    assert isinstance(kept, SqlStore)
     await server.register("unlisted")
-    versions = kept._content.vectors["shared", "unlisted"]
-    versions[1] = replace(versions[1], metadata="{")
+    await kept.database.change(update(VectorRow).where(VectorRow.name == "unlisted").values(metadata_json="{"))
     found = await explained(server, texts=TEXTS)
     assert list(found["vectors"]) == ["first@1", "mood@1", "other@1"]
     (warning,) = found["warnings"]

@@ -15,8 +15,9 @@ from app.main import create_app
 from app.settings import Settings
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
-from tests.app.conftest import BASE_URL, reference_store, state
+from tests.app.conftest import BASE_URL, state
 from tests.families import D_MODEL, FAMILIES, LAYERS
+from tests.memory_store import memory_store
 from tests.plans import NAMES, random_items
 
 
@@ -24,7 +25,7 @@ from tests.plans import NAMES, random_items
 async def client(hf_byte_tokenizer: PreTrainedTokenizerFast) -> AsyncIterator[httpx2.AsyncClient]:
     """A server over a tiny real model, with four registered vectors."""
     engine = TransformersEngine(opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny"))
-    app = create_app(Settings(dose_action="off"), lambda _: engine, reference_store)
+    app = create_app(Settings(dose_action="off"), lambda _: engine, memory_store)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         await asyncio.wait_for(state(app).loaded.wait(), 20)
@@ -157,3 +158,16 @@ async def test_a_deleted_vector_is_named(client: httpx2.AsyncClient) -> None:
     answer = await client.post("/v1/replay", json=record)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "vector_not_found"
+
+
+async def test_a_record_of_an_earlier_version_is_refused_with_that_reason(client: httpx2.AsyncClient) -> None:
+    """A record of format 1 has no number, and a fingerprint of another recipe."""
+    body = {"prompt": "Hm", "steering": [{"vector": "alpha", "layers": [1]}], "max_tokens": 3}
+    record = (await client.post("/v1/generate", json=body)).json()["steering"]["record"]
+    assert record.pop("format") == 2
+    old = await client.post("/v1/replay", json=record | {"fingerprint": "0" * 64})
+    assert old.status_code == 400
+    assert old.json()["error"]["param"] == "format"
+    assert old.json()["error"]["message"] == "the record was made by an earlier version, format 1; this server reads 2"
+    newer = await client.post("/v1/replay", json=record | {"format": 3})
+    assert "made by a later version, format 3; this server reads 2" in newer.json()["error"]["message"]

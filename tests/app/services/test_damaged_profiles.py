@@ -56,17 +56,18 @@ def test_a_missing_profile_is_not_found_although_another_is_damaged(address: str
         assert "did you mean 'a'" in refusal.value.message
 
 
-def test_the_models_of_the_other_profiles_are_listed(address: str) -> None:
+def test_models_are_listed_by_name_and_the_damaged_one_is_refused_when_it_is_used(address: str) -> None:
     models = httpx2.get(f"{address}/v1/models").json()["data"]
-    assert [one.get("profile") for one in models] == [None, "a", "c"]
+    assert [one.get("profile") for one in models] == [None, "a", "b", "c"]
+    body = {"model": models[2]["id"], "prompt": "a", "max_tokens": 1}
+    refused = httpx2.post(f"{address}/v1/completions", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (500, "store_corrupt")
 
 
-def test_a_vector_is_deleted_only_by_force_because_the_damaged_profile_may_name_it(address: str) -> None:
+def test_a_vector_that_the_damaged_profile_does_not_name_is_deleted_as_any_other(address: str) -> None:
     with Client(address) as client:
         client.register_vector("w", {"1": [1.0] * D_MODEL})
-        with pytest.raises(ApiError, match="profile 'b'"):
-            client.delete_vector("w")
-        client.delete_vector("w", force=True)
+        client.delete_vector("w")
 
 
 def test_the_command_shows_what_is_left_out_on_standard_error(address: str, capsys: pytest.CaptureFixture[str]) -> None:

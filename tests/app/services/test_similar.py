@@ -5,8 +5,8 @@ from dataclasses import replace
 from app.services.vectors.similar import Cosines, similar_vectors
 from steering.errors import StoreCorrupt
 from steering.store.base import VectorStore
+from steering.store.sql.store import SqlStore
 from steering.vectors import ConceptVector
-from tests.reference_store.store import ReferenceStore
 from tests.steering.store.planted import planted
 
 
@@ -17,6 +17,7 @@ class Counting:
         self._vectors = vectors
         self.put, self.find, self.describe = vectors.put, vectors.find, vectors.describe
         self.versions, self.delete = vectors.versions, vectors.delete
+        self.names, self.namespace_of = vectors.names, vectors.namespace_of
         self.read: list[str] = []
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
@@ -27,8 +28,8 @@ class Counting:
         return await self._vectors.get(name, version)
 
 
-async def test_each_pair_is_read_once_and_other_models_never() -> None:
-    shared = ReferenceStore().shared
+async def test_each_pair_is_read_once_and_other_models_never(memory: SqlStore) -> None:
+    shared = memory.shared
     one = await shared.vectors.put(planted("one", 1))
     await shared.vectors.put(planted("near", 1))
     await shared.vectors.put(planted("far", 2))

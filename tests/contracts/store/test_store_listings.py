@@ -96,7 +96,7 @@ class TestFinding:
     async def test_a_cursor_it_did_not_give_out_is_refused(self, filled: Store) -> None:
         for index in range(2):
             await filled.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
-        _, of_jobs = await filled.shared.jobs.find(1)
+        of_jobs = (await filled.shared.jobs.find(1)).next_cursor
         of_vectors = (await filled.shared.vectors.find(EVERYTHING, 1)).next_cursor
         assert of_jobs is not None
         assert of_vectors is not None

@@ -79,8 +79,11 @@ async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
     await store.shared.profiles.put(Profile("calm", steering({"vector": "a"})))
     put = await one.profiles.put(Profile("cheerful", steering({"vector": "b"})))
     assert put.namespace == "one"
-    assert [(p.namespace, p.name) for p in (await one.profiles.all())[0]] == [("shared", "calm"), ("one", "cheerful")]
-    assert {p.namespace for p in (await other.profiles.all())[0]} == {"shared"}
+    assert [(p.namespace, p.name) for p in (await one.profiles.find()).profiles] == [
+        ("shared", "calm"),
+        ("one", "cheerful"),
+    ]
+    assert {p.namespace for p in (await other.profiles.find()).profiles} == {"shared"}
     assert (await one.profiles.get("cheerful")).steering == steering({"vector": "b"})
     assert (await other.profiles.get("cheerful")).steering == steering({"vector": "a"})
     await one.profiles.delete("cheerful")
@@ -97,8 +100,10 @@ async def test_jobs_of_a_namespace(store: Store) -> None:
     one, other = store.in_namespace("one"), store.in_namespace("other")
     for name, place in (("job-s", store.shared), ("job-1", one), ("job-2", other), ("job-3", one)):
         await place.jobs.put(JobRecord(name, "extract", "running"))
-    records, cursor = await one.jobs.find(2)
-    rest, end = await one.jobs.find(2, cursor)
+    page = await one.jobs.find(2)
+    records, cursor = page.jobs, page.next_cursor
+    page = await one.jobs.find(2, cursor)
+    rest, end = page.jobs, page.next_cursor
     assert ([job.id for job in records + rest], end) == (["job-3", "job-1", "job-s"], None)
     assert (await one.jobs.get("job-1")).namespace == "one"
     assert (await one.jobs.get("job-s")).namespace == "shared"

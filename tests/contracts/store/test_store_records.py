@@ -8,9 +8,12 @@ from steering.errors import (
     InvalidRequest,
     JobNotFound,
     ProfileNotFound,
+    StorageFull,
 )
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.base import JobRecord, Profile, Store
+from steering.store.base import JobRecord, Link, Profile, ProfileName, Store, Writer
+from steering.store.formats.serialization import write_steering
+from steering.store.rules import PAGE_BYTES
 from tests.contracts.stores import put_vectors, steering
 
 
@@ -38,12 +41,63 @@ class TestProfiles:
         assert second.updated_at >= first.updated_at
         assert (await store.shared.profiles.get("cheerful")).steering == SteeringSpec()
 
+    async def test_a_namespace_has_at_most_so_many_profiles_whoever_stores_them(self, store: Store) -> None:
+        one, other = (store.in_namespace("team", Writer(key, max_profiles=2)) for key in ("one", "other"))
+        await one.profiles.put(Profile("a", SteeringSpec()))
+        await other.profiles.put(Profile("b", SteeringSpec()))
+        with pytest.raises(StorageFull, match="2 profiles; it may have 2") as refusal:
+            await other.profiles.put(Profile("c", SteeringSpec()))
+        assert refusal.value.param == "max_profiles"
+        await other.profiles.put(Profile("a", SteeringSpec(), "another description"))
+        await store.in_namespace("elsewhere", Writer("one", max_profiles=2)).profiles.put(Profile("c", SteeringSpec()))
+        await one.profiles.delete("b")
+        await one.profiles.put(Profile("c", SteeringSpec()))
+
+    async def test_profiles_count_in_what_a_key_has_stored(self, store: Store) -> None:
+        await put_vectors(store.in_namespace("team"), "a")
+        size = len(write_steering(large := steering({"vector": "a", "strength": 1.0})))
+        place = store.in_namespace("team", Writer("key", max_bytes=2 * size + 1))
+        for name in ("a", "b", "b"):  # what replaces a profile counts in its place
+            await place.profiles.put(Profile(name, large))
+        with pytest.raises(StorageFull) as refusal:
+            await place.profiles.put(Profile("c", large))
+        assert refusal.value.param == "storage_bytes"
+        with pytest.raises(StorageFull):
+            await place.links.put(Link("abcdefghijklmnop", "compare", {"a": "b"}))
+        await place.profiles.delete("a")
+        await place.profiles.put(Profile("c", large))
+
+    async def test_pages_end_at_their_limit_and_names_need_no_steering(self, store: Store) -> None:
+        for name in ("c", "a", "b"):
+            await store.shared.profiles.put(Profile(name, SteeringSpec(), f"about {name}"))
+        await store.in_namespace("team").profiles.put(Profile("b", SteeringSpec()))
+        team = store.in_namespace("team").profiles
+        first = await team.find(2)
+        assert [(one.namespace, one.name) for one in first.profiles] == [("shared", "a"), ("team", "b")]
+        rest = await team.find(2, first.next_cursor)
+        assert ([one.name for one in rest.profiles], rest.next_cursor) == (["c"], None)
+        assert await team.names(2) == (ProfileName("shared", "a", "about a"), ProfileName("team", "b", ""))
+        with pytest.raises(InvalidRequest):
+            await store.shared.jobs.find(2, first.next_cursor)
+
+    async def test_a_page_of_large_profiles_is_shorter(self, store: Store) -> None:
+        await put_vectors(store.shared, "a")
+        part = [{"vector": "a", "strength": 1.0, "layers": list(range(256))} for _ in range(64)]
+        large = steering(*part)
+        count = PAGE_BYTES // len(write_steering(large)) + 2
+        for number in range(count):
+            await store.shared.profiles.put(Profile(f"p{number:03}", large))
+        first = await store.shared.profiles.find(200)
+        assert 0 < len(first.profiles) < count
+        rest = await store.shared.profiles.find(200, first.next_cursor)
+        assert len(first.profiles) + len(rest.profiles) == count
+
     async def test_all_are_ordered_by_name(self, store: Store) -> None:
         for name in ("b_1", "a", "b-1", "b.1"):
             await store.shared.profiles.put(Profile(name, SteeringSpec()))
-        assert [profile.name for profile in (await store.shared.profiles.all())[0]] == ["a", "b-1", "b.1", "b_1"]
+        assert [profile.name for profile in (await store.shared.profiles.find()).profiles] == ["a", "b-1", "b.1", "b_1"]
         await store.shared.profiles.delete("a")
-        assert len((await store.shared.profiles.all())[0]) == 3
+        assert len((await store.shared.profiles.find()).profiles) == 3
 
     async def test_a_missing_record_is_reported(self, store: Store) -> None:
         with pytest.raises(ProfileNotFound):
@@ -86,11 +140,11 @@ class TestJobs:
         for index in range(5):
             await store.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
         await store.shared.jobs.put(JobRecord("job-0", "extract", "running"))
-        page, cursor = await store.shared.jobs.find(2)
+        first = await store.shared.jobs.find(2)
         await store.shared.jobs.put(JobRecord("job-5", "extract", "queued"))
-        rest, end = await store.shared.jobs.find(3, cursor)
-        assert [job.id for job in page + rest] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
-        assert end is None
+        rest = await store.shared.jobs.find(3, first.next_cursor)
+        assert [job.id for job in first.jobs + rest.jobs] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
+        assert rest.next_cursor is None
 
     async def test_a_record_that_has_ended_stays_as_it_is(self, store: Store) -> None:
         ended = await store.shared.jobs.put(JobRecord("job-1", "extract", "cancelled"))

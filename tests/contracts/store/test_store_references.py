@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from steering.errors import InvalidRequest, NotNewest, VectorInUse, VectorNotFound
-from steering.store.base import Profile, Store
+from steering.store.base import Profile, ProfilePage, Store
 from tests.contracts.stores import a_vector, names, put_vectors, steering
 
 Put = Callable[[Store, str], Awaitable[object]]
@@ -31,7 +31,7 @@ async def test_a_user_of_a_missing_vector_is_not_stored(store: Store, put: Put) 
     for missing in ("warmth@1", "warmth@3", "cold@1"):
         with pytest.raises(VectorNotFound, match=f"'{missing}'"):
             await put(store, missing)
-    assert await store.shared.profiles.all() == ((), ())
+    assert await store.shared.profiles.find() == ProfilePage(())
     assert await store.shared.profiles.default() is None
     assert await store.documents.get("policy") is None
     await put(store, "warmth@2")

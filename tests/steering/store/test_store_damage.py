@@ -71,10 +71,10 @@ class TestDamage:
         await team.put(Profile("cheerful", SteeringSpec()))
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE profiles SET steering = '{' WHERE namespace = 'team'")
-        found, damaged = await team.all()
-        assert ([one.name for one in found], damaged) == (["calm", "curt"], ("cheerful",))
-        found, damaged = await store.shared.profiles.all()
-        assert ([one.name for one in found], damaged) == (["calm", "cheerful", "curt"], ())
+        page = await team.find()
+        assert ([one.name for one in page.profiles], page.damaged) == (["calm", "curt"], ("cheerful",))
+        page = await store.shared.profiles.find()
+        assert ([one.name for one in page.profiles], page.damaged) == (["calm", "cheerful", "curt"], ())
 
     async def test_a_key_whose_limits_are_damaged_stays_a_key_that_may_do_nothing(
         self, store: SqlStore, file: Path

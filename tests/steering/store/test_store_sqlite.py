@@ -22,6 +22,7 @@ from steering.errors import StoreCorrupt
 from steering.spec import SteeringSpec
 from steering.store.base import Profile, VectorFilter
 from steering.store.sql.address import read_address
+from steering.store.sql.maintenance.backup import backup
 from steering.store.sql.migrate import current
 from steering.store.sql.store import SqlStore, open_sql_store
 from steering.store.sql.tables import Base
@@ -154,7 +155,7 @@ class TestSchema:
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0006.*newer version"):
+        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0007.*newer version"):
             await open_sql_store(f"sqlite:///{file}")
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
@@ -179,7 +180,16 @@ class TestSchema:
 
     async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: SqlStore, file: Path) -> None:
         await store.ping()
-        assert current(read_address(f"sqlite:///{file}")) == ("0006", "0006")
+        assert current(read_address(f"sqlite:///{file}")) == ("0007", "0007")
         missing = file.with_name("missing")
         assert current(read_address(f"sqlite:///{missing}")) == (None, "0006")
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []
+
+
+async def test_a_database_and_its_log_are_readable_by_their_owner_only(store: SqlStore, file: Path) -> None:
+    await store.shared.vectors.put(planted("warmth", 1))
+    modes = {one.name.removeprefix(file.name): one.stat().st_mode & 0o777 for one in file.parent.iterdir()}
+    assert modes == dict.fromkeys(("", "-wal", "-shm", "-reserve"), 0o600)
+    copy = file.parent / "copy"
+    await asyncio.to_thread(backup, read_address(f"sqlite:///{file}"), copy)
+    assert copy.stat().st_mode & 0o777 == 0o600

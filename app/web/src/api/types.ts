@@ -5,6 +5,7 @@ type Schemas = components["schemas"];
 export type Capabilities = Schemas["CapabilitiesAnswer"];
 export type Vector = Schemas["VectorAnswer"];
 export type Job = Schemas["JobAnswer"];
+export type JobSummary = Schemas["JobSummary"];
 export type Concept = Schemas["ConceptAnswer"];
 export type Profile = Schemas["ProfileAnswer"];
 export type Message = Schemas["Message"];

@@ -1,5 +1,5 @@
 import { useEffect } from "preact/hooks";
-import type { Job } from "../api/types";
+import type { JobSummary } from "../api/types";
 import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { shortTime } from "../ui/time";
@@ -28,22 +28,14 @@ export function Jobs() {
   );
 }
 
-/** The vector that a job has made or measured, where its result names it. */
-function vectorOf({ result }: Job): string | null {
-  const vector = (result as { vector?: string | { id?: unknown } | null } | null | undefined)?.vector;
-  const id = typeof vector === "string" ? vector : vector?.id;
-  return typeof id === "string" ? id : null;
-}
-
-function JobRow({ job }: { job: Job }) {
+function JobRow({ job }: { job: JobSummary }) {
   const { done = 0, total = 0, message = "" } = job.progress;
   const name = job.kind.replaceAll("_", " ");
   const open = job.status === "queued" || job.status === "running";
   return (
     <li class="row between">
       <span>
-        {name} {vectorOf(job) && <strong>{vectorOf(job)}</strong>}{" "}
-        <span class="small muted">{shortTime(job.created_at)}</span>
+        {name} <span class="small muted">{shortTime(job.created_at)}</span>
         {open && message && <span class="small muted"> {message}</span>}
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>

@@ -1,7 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { ApiError } from "../api/errors";
-import type { Job, Profile, Similar, Vector, Version, VersionPage } from "../api/types";
+import type { JobSummary, Profile, Similar, Vector, Version, VersionPage } from "../api/types";
 import type { Intervention } from "../compare/controls";
 import { loadVectors, PAGE, vectors, vectorsTrouble } from "../frame/vectors";
 import { Actions } from "./actions";
@@ -13,10 +13,21 @@ const LATEST_JOBS = 20;
 export const search = signal("");
 export const selected = signal<string | null>(null);
 
+type ProfilePage = { data: Profile[]; warnings?: string[]; next_cursor?: string | null };
+
 /** The profiles, and which were left out because they are damaged. */
 export const profiles = new Loaded(async () => {
-  const found = await dataOf<{ data: Profile[]; warnings?: string[] }>(api.GET("/v1/profiles"));
-  return { data: found.data, warnings: found.warnings ?? [] };
+  const data: Profile[] = [];
+  const warnings: string[] = [];
+  let cursor: string | null = null;
+  do {
+    const query: { limit: number; cursor?: string } = cursor === null ? { limit: PAGE } : { limit: PAGE, cursor };
+    const page: ProfilePage = await dataOf<ProfilePage>(api.GET("/v1/profiles", { params: { query } }));
+    data.push(...page.data);
+    warnings.push(...(page.warnings ?? []));
+    cursor = page.next_cursor ?? null;
+  } while (cursor !== null);
+  return { data, warnings };
 });
 
 /** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
@@ -25,10 +36,10 @@ export const defaultSteering = new Loaded(async () => {
   return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
 });
 
-/** The latest jobs. */
+/** The latest jobs, without their results. */
 export const jobs = new Loaded(async () => {
   const query = { limit: LATEST_JOBS };
-  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query } }))).data;
+  return (await dataOf<{ data: JobSummary[] }>(api.GET("/v1/jobs", { params: { query } }))).data;
 });
 
 export const profileActions = new Actions<"form" | `profile ${string}`>();

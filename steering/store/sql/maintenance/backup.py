@@ -13,10 +13,7 @@ from steering.errors import InvalidRequest, StoreCorrupt
 from steering.store.sql.address import DatabaseAddress
 from steering.store.sql.failures import translated
 from steering.store.sql.maintenance.copying import Report, copy_database
-from steering.store.sql.migrate import current, migrate
-
-OWNER_ONLY = 0o600
-"""Backups contain the digests of keys."""
+from steering.store.sql.migrate import create_private, current, migrate
 
 
 def backup(source: DatabaseAddress, file: Path, *, report: Report = lambda _, __: None) -> None:
@@ -32,7 +29,7 @@ def backup(source: DatabaseAddress, file: Path, *, report: Report = lambda _, __
     partial = file.with_name(f"{file.name}.partial")
     with translated():
         partial.unlink(missing_ok=True)
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
+        create_private(partial)
         try:
             if source.file is not None:
                 with closing(sqlite3.connect(source.file)) as reading, closing(sqlite3.connect(partial)) as writing:

@@ -88,7 +88,7 @@ async def everything(store: NamespaceStore) -> None:
     await store.profiles.put(Profile("calm", steering({"vector": "other"})))
     await store.profiles.put(Profile("calm", steering({"vector": "other"})))
     await store.profiles.get("calm")
-    await store.profiles.all()
+    await store.profiles.find()
     await store.profiles.set_default(steering())
     await store.profiles.default()
     await store.jobs.put(JobRecord(f"job-{store.namespace}", "extract", "queued"))
