@@ -6,9 +6,9 @@ from starlette.responses import Response
 
 from app.default_steering import not_applied, pin
 from app.errors import InsufficientScope
+from app.http.answers import json_in_thread
 from app.services.context import Context
 from app.services.limits import check_limit, check_stored, foreign
-from app.http.answers import json_in_thread
 from app.services.resources import damage_warnings, profile_answer
 from steering.errors import ProfileNotFound, StoreCorrupt
 from steering.namespaces import visible_from
