@@ -9,7 +9,8 @@ from traceback import format_exception
 import structlog
 import torch
 
-from steering.engine.transformers.sequence import BackgroundTask, Sequence, Stream
+from steering.engine.stream import Stream
+from steering.engine.transformers.sequence import BackgroundTask, Sequence
 from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()

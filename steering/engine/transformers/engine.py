@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 
+from steering.engine import captures
 from steering.engine.api import (
     Capture,
     CapturePrompt,
@@ -25,17 +26,17 @@ from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
-from steering.engine.transformers import captures
+from steering.engine.stream import Stream
 from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence, Stream
-from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
+from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence
 from steering.engine.transformers.training.fitting import fit
 from steering.errors import LimitExceeded, OutOfMemory
+from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread

@@ -8,16 +8,16 @@ from traceback import format_exc
 
 import structlog
 
+from steering.engine import captures
+from steering.engine.answers import AnswerWriter, Sampled, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
-from steering.engine.transformers import captures
-from steering.engine.transformers.answers import AnswerWriter, finish_event
 from steering.engine.transformers.background import BackgroundQueue
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
 from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sampling.sampler import Sampled, sample
+from steering.engine.transformers.sampling.sampler import sample
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import BackgroundTask, Sequence
 from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
@@ -143,7 +143,7 @@ class EngineLoop:
         for sequence in self._scheduler.drop_closed():
             self._open.pop(sequence.id, None)
         for sequence in self._scheduler.admit():
-            self._for_one(sequence, self._runner.steering.admit)
+            self._for_one(sequence, self._runner.injector.admit)
         if work := self._scheduler.schedule():
             self._pass(work)
         if (task := self._background.due(busy=self._scheduler.busy)) is not None:
@@ -188,7 +188,7 @@ class EngineLoop:
                 if sequence.capture is not None or not sequence.generated:
                     self._scheduler.index.register(sequence)
             for sequence, token in zip(result.sequences, chosen, strict=True):
-                readout, monitored = readouts.get(sequence.id, {}), scores.get(sequence.id, ())
+                readout, monitored = readouts.get(sequence, {}), scores.get(sequence, ())
                 self._for_one(sequence, self._write, token, readout, monitored)
             for sequence in sequences:
                 if sequence.capture is not None and not sequence.remaining:
@@ -215,7 +215,9 @@ class EngineLoop:
 
     def _write(self, sequence: Sequence, token: Sampled, readout: Mapping[str, float], scores: Rows[float]) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""
-        ending = self._answers.write(sequence, token, readout, scores)
+        event, ending = self._answers.write(sequence, token, readout, scores)
+        if event is not None:
+            sequence.outbox.append(event)
         if ending is not None:
             self._scheduler.release(sequence)
             self._end_one(sequence, finish_event(sequence, ending))

@@ -8,17 +8,18 @@ import structlog
 import torch
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.batch import Batch, Segment, batch_of
+from steering.engine.transformers.batch import Batch, batch_of
 from steering.engine.transformers.execution import block_layout, create_executor
 from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PreparedPass
 from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.readout import MonitorTables, ReadoutCollector
-from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
+from steering.injection.injector import Injector
+from steering.injection.readouts import MonitorTables, ReadoutCollector
+from steering.injection.rows import Segment, SteeredRow
 from steering.model.device import free_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -41,13 +42,13 @@ class PassResult:
     logits: Logits
     readers: tuple[ReadoutCollector, ...]
 
-    def readouts(self) -> dict[int, dict[str, float]]:
-        """Returns sequence id -> name -> score."""
+    def readouts(self) -> dict[SteeredRow, dict[str, float]]:
+        """Returns the scores of each sequence by name."""
         return {key: scores for one in self.readers for key, scores in one.readouts().items()}
 
-    def monitor_scores(self) -> dict[int, list[float]]:
-        """Returns the scores of all monitors by sequence id."""
-        return {key: scores for one in self.readers for key, scores in one.monitors.by_sequence().items()}
+    def monitor_scores(self) -> dict[SteeredRow, list[float]]:
+        """Returns the scores of all monitors by sequence."""
+        return {key: scores for one in self.readers for key, scores in one.monitors.by_row().items()}
 
 
 class ModelRunner:
@@ -80,9 +81,9 @@ class ModelRunner:
         self._hooks = ResidualHooks(layout)
         self.unembedding = Unembedding(model, layout)
         self.gradients = GradientPass(self.unembedding, self._hooks, device)
-        self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
+        self.injector = Injector(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
-        parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
+        parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
         self.threads = _thread_count(device, adaptive=limits.adaptive_threads)
@@ -108,10 +109,10 @@ class ModelRunner:
     def release(self, sequence: Sequence) -> None:
         """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
         try:
-            self.steering.release(sequence)
+            self.injector.release(sequence)
         except Exception as error:  # memory may be short just now
             log.warning("steering_report_incomplete", reason=type(error).__name__)
-            self.steering.abandon(sequence)
+            self.injector.abandon(sequence)
 
     def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
         """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
@@ -130,23 +131,23 @@ class ModelRunner:
         return _joined([self._run(batch_of(uniform, self._device)) for uniform in groups.values()])
 
     def _run(self, batch: Batch) -> PassResult:
-        steering = self.steering.prepare(batch)
-        steering.begin()
-        readers = ReadoutCollector(batch, self._monitors)
+        injection = self.injector.prepare(batch.segments, batch.tokens)
+        injection.begin(batch.positions)
+        readers = ReadoutCollector(batch.segments, self._monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
         whole = [segment for segment in batch.segments if segment.wants_logits]
-        captures_only = all(segment.sequence.capture is not None for segment in batch.segments)
+        captures_only = all(segment.row.capture is not None for segment in batch.segments)
         stop_after = max(readers.layers, default=0) if captures_only and not whole else None
         kept = [s.end - 1 for s in ends] + [token for s in whole for token in s.logit_tokens]
         keep = torch.tensor(kept or [0], device=self._device)
-        logits = self.executor.run(PreparedPass(batch, steering, readers, keep, stop_after))
-        self.steering.finish(steering)
+        logits = self.executor.run(PreparedPass(batch, injection, readers, keep, stop_after))
+        injection.finish()
         if logits is None:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
         _store_logits(whole, logits[len(ends) :])
         for segment in batch.segments:
-            segment.sequence.computed += segment.length
-        return PassResult(tuple(s.sequence for s in ends), logits[: len(ends)], (readers,))
+            segment.row.computed += segment.length
+        return PassResult(tuple(s.row for s in ends), logits[: len(ends)], (readers,))
 
 
 def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
@@ -186,14 +187,14 @@ def run_worst_pass(model: Any, device: torch.device, limits: EngineLimits) -> No
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
 
-def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
+def _store_logits(segments: Rows[Segment[Sequence]], logits: Logits) -> None:
     """Hands each capture the logits of its tokens, on the host: they are large, and a text may take many passes."""
     start = 0
     for segment in segments:
-        assert segment.sequence.capture is not None
+        assert segment.row.capture is not None
         count = len(segment.logit_tokens)
         piece: Tensor = logits[start : start + count].to(torch.float32).cpu()
-        segment.sequence.capture.logits.append(piece)
+        segment.row.capture.logits.append(piece)
         start += count
 
 

@@ -32,8 +32,8 @@ class PrefixIndex:
 
     def __init__(self, pool: BlockPool, *, enabled: bool, exact: bool) -> None:
         self._pool, self._enabled, self.exact = pool, enabled, exact
-        self._measured: dict[int, tuple[bytes, Float[Tensor, "source 3"] | None]] = {}
-        """The hash of each registered block, and what steering did in it; see `DoseLedger.block_measures`."""
+        self._measured: dict[int, tuple[bytes, Float[Tensor, number] | None]] = {}
+        """The hash of each registered block, and what steering did in it; see `Doses.block_measures`."""
         self.epoch = 0
         """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
 
@@ -59,7 +59,7 @@ class PrefixIndex:
         keys = self.keys_of(sequence)
         for number in range(first, end):
             key, measures = self._measured.get(sequence.block_table[number], (b"", None))
-            sequence.dose.restore_block(number, measures if key == keys[number] else None)
+            sequence.doses.restore_block(number, measures if key == keys[number] else None)
 
     def register(self, sequence: Sequence) -> None:
         """Makes the full blocks that a sequence has computed so far findable. Where memory is short they are not."""
@@ -69,7 +69,7 @@ class PrefixIndex:
             for number, key in enumerate(self.keys_of(sequence)[: sequence.computed // BLOCK]):
                 if self._pool.lookup(key) is None:
                     block = sequence.block_table[number]
-                    measures = sequence.dose.block_measures(number) if sequence.plan.prompt_fingerprint else None
+                    measures = sequence.doses.block_measures(number) if sequence.plan.prompt_fingerprint else None
                     if self._pool.register(block, key):
                         self._measured[block] = key, measures
 

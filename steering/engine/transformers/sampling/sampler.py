@@ -4,11 +4,11 @@ The number of times that the host waits for the device does not grow with the ro
 """
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
+from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.execution.base import SamplingKernel
 from steering.engine.transformers.sampling.logits import adjusted, bounds_of, candidates, is_adjusted, is_filtered
@@ -21,16 +21,6 @@ TEMPERATURES = 1e-30, 1e30
 MOST_CANDIDATES = 1 << 24
 """A larger top_k is moved here, which float32 represents exactly; no vocabulary is larger."""
 LogProbs: TypeAlias = tuple[float | None, tuple[tuple[int, float], ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One row's choice. finite: whether its logits were; where not, token_id means nothing."""
-
-    token_id: int
-    finite: bool
-    logprob: float | None = None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:

@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steering.engine import captures
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Finish, SamplingParams, TokenEvent
 from steering.engine.options import EngineLimits
-from steering.engine.transformers import captures
+from steering.engine.stream import Stream
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
 from steering.engine.transformers.memory.paged_cache import probe_shapes
@@ -20,7 +21,6 @@ from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.engine.transformers.sequence import Sequence as Row
-from steering.engine.transformers.sequence import Stream
 from steering.errors import SteeringError
 from steering.model.loading import LoadedModel
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -141,7 +141,7 @@ class DrivenLoop:
         """Nothing runs, waits or holds memory."""
         assert not self.scheduler.busy
         assert self.pool.used == 0
-        assert len(self.runner.steering.bank._layers) == 0
+        assert not self.runner.injector.slots._plans
         assert not self.loop._open
 
 

@@ -8,7 +8,8 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.engine.transformers.sequence import CaptureState, Sequence
+from steering.engine.transformers.sequence import Sequence
+from steering.injection.rows import CaptureState
 from steering.plan.types import UNSTEERED
 from tests.steering.engine.loop.driven import open_stream
 
@@ -24,7 +25,16 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> S
     number = next(numbers)
     ids = [(number * 7919 + position) % 50_000 for position in range(prompt)]
     params = SamplingParams(max_tokens=answer, ignore_eos=True)
-    return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
+    return Sequence(
+        id=number,
+        ids=ids,
+        prompt_length=prompt,
+        plan=UNSTEERED,
+        sampling=params,
+        stream=open_stream(),
+        cache_salt=salt,
+        priority=priority,
+    )
 
 
 def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Sequence:
@@ -32,7 +42,16 @@ def text(length: int, salt: str = "capture", *, logits_from: int | None = None) 
     one = request(length, 1, salt=salt)
     spec = CaptureSpec((1,), logits=logits_from is not None)
     state = CaptureState(0, spec, (length - 1, length), logits_from or 0, reduce=True)
-    return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
+    return Sequence(
+        id=one.id,
+        ids=one.ids,
+        prompt_length=length,
+        plan=UNSTEERED,
+        sampling=one.sampling,
+        stream=one.stream,
+        capture=state,
+        cache_salt=salt,
+    )
 
 
 class World:

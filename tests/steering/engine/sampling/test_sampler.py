@@ -23,7 +23,7 @@ PROMPT = tuple(b"Tell me something")
 
 
 def row(params: SamplingParams, ids: list[int] | None = None) -> Sequence:
-    return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=open_stream())
+    return Sequence(id=0, ids=ids or [1], prompt_length=1, plan=UNSTEERED, sampling=params, stream=open_stream())
 
 
 async def test_same_seed_same_tokens_whoever_else_is_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
