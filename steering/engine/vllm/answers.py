@@ -75,10 +75,10 @@ def doses_of(plan: SteeringPlan, reports: Sequence[ReportMessage]) -> Doses:
     for report in reports:
         if report.doses is not None:
             rows = torch.tensor([doses.layers.index(layer) for layer in report.doses.layers], dtype=torch.int64)
-            here, totals = torch.zeros_like(doses.doses), report.doses.totals.double()
-            here[rows] = report.doses.doses.double()
+            sums, totals = torch.zeros_like(doses.doses), report.doses.totals.double()
+            sums[rows] = report.doses.doses.double()
             changed = torch.maximum(doses.totals[1], totals[1])  # a stage knows what it changed itself
-            doses.add(here, totals, report.doses.fired)
+            doses.add(sums, totals, report.doses.fired)
             doses.totals[1] = changed
         for number, score in enumerate(report.scores):
             scores[number] = scores[number] if score is None else score

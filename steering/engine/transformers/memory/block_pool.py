@@ -3,9 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from steering.injection import dose
+from steering.injection.dose import BLOCK as DOSE_BLOCK
 
-BLOCK = dose.BLOCK
+BLOCK = DOSE_BLOCK
 """Positions in a block; what steering did in them is summed together."""
 
 NULL_BLOCK = 0
