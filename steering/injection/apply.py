@@ -114,13 +114,13 @@ class LayerEdits:
             change = change + turned
         return change, coefficients
 
-    def apply(self, residual: Residual, weights: Float[Tensor, "token column"], left: PerToken | None) -> Edited:
+    def apply(self, residual: Residual, weights: Float[Tensor, "token edit"], left: PerToken | None) -> Edited:
         """residual (token, d_model) float32 -> as the request's own edits, then the mandatory ones leave it.
 
-        left: what the dose guard has left of each token's bound; what is used of it is subtracted here.
+        weights: see `weights`. left: what the dose guard has left of each token's bound; what is used of it is subtracted here.
         """
-        norms, of_edits = norms_of(residual), self.weights(weights)
-        own = of_edits if self.mandatory is None else of_edits.masked_fill(self.mandatory, 0.0)
+        norms = norms_of(residual)
+        own = weights if self.mandatory is None else weights.masked_fill(self.mandatory, 0.0)
         change, coefficients = self.change(residual, norms, own)
         share = None
         if left is not None:
@@ -131,7 +131,7 @@ class LayerEdits:
         doses, after = coefficients / norms[:, None], residual + change
         if self.mandatory is not None:
             met = norms_of(after)
-            more, coefficients = self.change(after, met, of_edits.masked_fill(~self.mandatory, 0.0))
+            more, coefficients = self.change(after, met, weights.masked_fill(~self.mandatory, 0.0))
             doses, after, change = doses + coefficients / met[:, None], after + more, change + more
         return Edited(after, doses, torch.linalg.vector_norm(change, dim=-1) / norms, share)
 

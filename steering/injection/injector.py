@@ -6,6 +6,7 @@ controllers of strengths read the result.
 
 from collections.abc import Iterator, Sequence
 from math import inf
+from typing import TypeAlias
 
 import torch
 
@@ -22,6 +23,9 @@ CHUNK_NUMBERS = 1 << 22
 """float32 numbers of gathered vectors that are worked on at once (16 MB): a pass needs no more, however many edits there are."""
 KEPT_NUMBERS = 1 << 24
 """float32 numbers of gathered vectors that are kept between passes of the same decode tokens (64 MB)."""
+
+_Group: TypeAlias = tuple[Index, LayerEdits, Float[Tensor, "token edit"] | None]
+"""Edits with their tokens, and their weights where these are the same in every pass."""
 
 
 class Injection:
@@ -61,21 +65,22 @@ class Injection:
         self._interventions = max(len(plan.interventions) for plan in plans)
         self.weights = torch.zeros(tokens, max(columns_of(plan) for plan in plans), device=device)
         self._timings = slots.timings[self.slots_of_tokens, : self.weights.shape[1]]
-        self._fixed = self._is_fixed()
-        self._known = False
-        self._base = self.weights
+        self._constant, self._begun = self._is_constant(), False
+        self._base = self._acting = self.weights
         most = max(sum(len(one.kinds) for one in edits) for plan in plans for edits in plan.layers.values())
         by_layer = slots.rows[:, list(self.edited), :most].transpose(0, 1)
         self.rows: Int[Tensor, "layer token edit"] = by_layer[:, self.slots_of_tokens]
         passes = PASSES if self.decodes else 1
         self.doses = PassDoses(self._steered, tokens, self.edited, slots, self.rows, self._interventions, passes)
         keeps = self.decodes and 2 * self.rows.numel() * slots.vectors.shape[1] <= KEPT_NUMBERS
-        self._kept: dict[int, list[tuple[Index, LayerEdits]]] | None = {} if keeps else None
+        self._kept: dict[int, list[_Group]] | None = {} if keeps else None
 
-    def _is_fixed(self) -> bool:
-        """Whether the weights before conditions and controllers are the same in all passes that follow."""
+    def _is_constant(self) -> bool:
+        """Whether the weights are the same in all passes that follow, and at all layers."""
         return self.decodes and all(
-            is_constant_from(one, segment.row.plan, segment.row.prompt_length, segment.first)
+            one.condition is None
+            and not one.holds
+            and is_constant_from(one, segment.row.plan, segment.row.prompt_length, segment.first)
             for segment in self._steered
             for one in segment.row.plan.interventions
         )
@@ -86,10 +91,11 @@ class Injection:
             return
         if self.guarded:
             self.left.copy_(self._bound)
-        if not (self._fixed and self._known):
-            self._base, self._known = weights(self._timings, positions) * self._named(), True
-            self.weights.copy_(self._base)
         self.doses.begin((positions - self._last).clamp_min_(-1))
+        if self._constant and self._begun:
+            return
+        self._base, self._begun = weights(self._timings, positions) * self._named(), True
+        self.weights.copy_(self._base)
         self.conditions.begin()
         self._weigh(0)
 
@@ -113,9 +119,9 @@ class Injection:
     def _weigh(self, layer: int) -> None:
         """Sets the weights for the edited layers from one on, by what conditions and controllers say now."""
         held = self.conditions.applied(self._base)
-        self.doses.note_acting(layer, held[:, : self._interventions] != 0.0)
+        self._acting = held
+        self.doses.note_acting(layer, held[:, : self._interventions] != 0.0, every=self._constant)
         if held is not self._base or self.controllers:
-            self._acting = held
             self.weights.copy_(self.controllers.applied(held) if self.controllers else held)
 
     def decide(self, layer: int, residual: Residual) -> None:
@@ -139,9 +145,10 @@ class Injection:
 
     def _edited(self, layer: int, residual: Residual) -> Residual:
         after = None
-        for tokens, edits in self._groups(layer):
+        for tokens, edits, known in self._groups(layer):
             left = take(self.left, tokens) if self.guarded else None
-            found = edits.apply(take(residual, tokens), take(self.weights, tokens), left)
+            of_edits = edits.weights(take(self.weights, tokens)) if known is None else known
+            found = edits.apply(take(residual, tokens), of_edits, left)
             if left is not None and not isinstance(tokens, slice):
                 self.left[tokens] = left
             self._note(layer, tokens, found)
@@ -158,13 +165,16 @@ class Injection:
         if found.share is not None:
             doses.scaled[here] = (found.share < 1.0).to(torch.float32)
 
-    def _groups(self, layer: int) -> list[tuple[Index, LayerEdits]]:
+    def _groups(self, layer: int) -> list[_Group]:
         """The edits of a layer, with their tokens: together for tokens of requests that decode, by itself for each piece of a
         prompt. Those of prompts are kept nowhere: the memory of one layer is free for the next."""
         if self._kept is None:
-            return list(self._built(layer))
+            return [(*pair, None) for pair in self._built(layer)]
         if layer not in self._kept:
-            self._kept[layer] = list(self._built(layer))
+            self._kept[layer] = [
+                (tokens, edits, edits.weights(take(self.weights, tokens)) if self._constant else None)
+                for tokens, edits in self._built(layer)
+            ]
         return self._kept[layer]
 
     def _built(self, layer: int) -> Iterator[tuple[Index, LayerEdits]]:

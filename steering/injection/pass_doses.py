@@ -83,9 +83,9 @@ class PassDoses:
         self._firsts[self.passes] = generated
         self.passes += 1
 
-    def note_acting(self, layer: int, acting: Bool[Tensor, "token column"]) -> None:
-        """Notes which interventions act, from the layer with a number on."""
-        self.acting[self.passes - 1, layer:] = acting
+    def note_acting(self, layer: int, acting: Bool[Tensor, "token column"], *, every: bool) -> None:
+        """Notes which interventions act, from the layer with a number on. every: in every pass that follows too."""
+        self.acting[slice(None) if every else self.passes - 1, layer:] = acting
 
     def collect(self) -> None:
         """Adds what was noted to the sums of the slots, and to those of prompt blocks, and begins again."""

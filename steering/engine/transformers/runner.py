@@ -1,6 +1,6 @@
 """ModelRunner: prepares passes, has an executor compute them, and returns next-token logits, readouts and captures."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from steering.engine.transformers.execution.base import CompileRequest, ModelPar
 from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
 from steering.injection.injector import Injector
@@ -35,19 +35,19 @@ CUDA_SHARE = 0.9
 
 @dataclass(slots=True, eq=False)
 class PassResult:
-    """logits (row, vocab) for `sequences`, in order. readers: what each forward pass read, which is fetched from the device after
+    """logits (row, vocab) for `requests`, in order. readers: what each forward pass read, which is fetched from the device after
     sampling."""
 
-    sequences: tuple[Sequence, ...]
+    requests: tuple[Request, ...]
     logits: Logits
     readers: tuple[ReadoutCollector, ...]
 
     def readouts(self) -> dict[SteeredRow, dict[str, float]]:
-        """Returns the scores of each sequence by name."""
+        """Returns the scores of each request by name."""
         return {key: scores for one in self.readers for key, scores in one.readouts().items()}
 
     def monitor_scores(self) -> dict[SteeredRow, list[float]]:
-        """Returns the scores of all monitors by sequence."""
+        """Returns the scores of all monitors by request."""
         return {key: scores for one in self.readers for key, scores in one.monitors.by_row().items()}
 
 
@@ -56,7 +56,7 @@ class ModelRunner:
 
     compile_request: how passes are compiled; None: they are eager. blocks: in the cache. exact: whether decoding and
     reading a prompt give the same keys and values, so that those of an answer may serve a later prompt. same_pass: whether
-    a sequence may read blocks that another computes in the same pass.
+    a request may read blocks that another computes in the same pass.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class ModelRunner:
         block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         self.blocks = max(_cache_bytes(model, device, limits) // block_bytes, 1)
         context = _context(model)
-        if limits.cache_bytes is None and context:  # no more than all sequences need with a full context
-            sequences = limits.max_running + limits.max_background
-            self.blocks = min(self.blocks, sequences * blocks_for(context))
+        if limits.cache_bytes is None and context:  # no more than all requests need with a full context
+            requests = limits.max_running + limits.max_background
+            self.blocks = min(self.blocks, requests * blocks_for(context))
         arrangement = block_layout(shapes, compile_request)
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
@@ -106,28 +106,28 @@ class ModelRunner:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def release(self, sequence: Sequence) -> None:
-        """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
+    def release(self, request: Request) -> None:
+        """Completes a request's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
         try:
-            self.injector.release(sequence)
+            self.injector.release(request)
         except Exception as error:  # memory may be short just now
             log.warning("steering_report_incomplete", reason=type(error).__name__)
-            self.injector.abandon(sequence)
+            self.injector.abandon(request)
 
-    def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
-        """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
+    def run(self, work: Sequence[tuple[Request, int]]) -> PassResult:
+        """Computes the next `count` positions of each request; logits for those whose next token is chosen from them."""
         if self.executor.batch_invariant:  # then the number of threads changes no bit either
-            rows = 0 if any(sequence.prefilling for sequence, _ in work) else len(work)
+            rows = 0 if any(request.prefilling for request, _ in work) else len(work)
             self.threads.begin(rows)
             result = self._run(batch_of(work, self._device))
             self.threads.end(rows)
             return result
         if self.same_pass:
             return self._run(batch_of(work, self._device))
-        # models with their own attention take rows of one shape: sequences that compute as many positions from the same one on
-        groups: dict[tuple[int, int], list[tuple[Sequence, int]]] = {}
-        for sequence, count in work:
-            groups.setdefault((sequence.computed, count), []).append((sequence, count))
+        # models with their own attention take rows of one shape: requests that compute as many positions from the same one on
+        groups: dict[tuple[int, int], list[tuple[Request, int]]] = {}
+        for request, count in work:
+            groups.setdefault((request.computed, count), []).append((request, count))
         return _joined([self._run(batch_of(uniform, self._device)) for uniform in groups.values()])
 
     def _run(self, batch: Batch) -> PassResult:
@@ -180,14 +180,14 @@ def _context(model: Any) -> int | None:
 
 
 def run_worst_pass(model: Any, device: torch.device, limits: EngineLimits) -> None:
-    """Computes as many tokens as a pass may have of one sequence: learned positions end with the model's context."""
+    """Computes as many tokens as a pass may have of one request: learned positions end with the model's context."""
     positions = min(limits.idle_prefill_tokens, _context(model) or limits.idle_prefill_tokens)
     tokens = torch.zeros(1, positions, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
 
-def _store_logits(segments: Rows[Segment[Sequence]], logits: Logits) -> None:
+def _store_logits(segments: Sequence[Segment[Request]], logits: Logits) -> None:
     """Hands each capture the logits of its tokens, on the host: they are large, and a text may take many passes."""
     start = 0
     for segment in segments:
@@ -198,9 +198,9 @@ def _store_logits(segments: Rows[Segment[Sequence]], logits: Logits) -> None:
         start += count
 
 
-def _joined(results: Rows[PassResult]) -> PassResult:
+def _joined(results: Sequence[PassResult]) -> PassResult:
     return PassResult(
-        tuple(sequence for result in results for sequence in result.sequences),
+        tuple(request for result in results for request in result.requests),
         torch.cat([result.logits for result in results]),
         tuple(one for result in results for one in result.readers),
     )

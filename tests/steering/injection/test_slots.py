@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.options import EngineLimits
 from steering.engine.stream import Stream
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sequence import Sequence
 from steering.injection.slots import Slots
 from steering.model.layout import find_layout
 from steering.model.loading import opened
@@ -34,7 +34,7 @@ async def logits_of(
     item = {"vector": "alpha", "strength": 2.0, "layers": [2], "when": {**when, "at": "token"}}
     plan = await plan_for([item], vectors_for(info), info)
     runner = ModelRunner(model, find_layout(model), torch.device("cpu"), EngineLimits())
-    row = Sequence(
+    row = Request(
         id=0,
         ids=list(PROMPT),
         prompt_length=len(PROMPT),

@@ -10,7 +10,7 @@ from steering.engine.transformers.attention.length_groups import UNEVEN, LengthG
 from steering.engine.transformers.attention.masked import Scores, masked
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache, RowLayout
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.injection.rows import Segment
 from steering.plan.types import UNSTEERED
 from tests.steering.engine.loop.driven import open_stream
@@ -20,13 +20,13 @@ DEVICE = torch.device("cpu")
 pieces = st.lists(st.tuples(st.sampled_from([0, 0, 1, 7, 30]), st.integers(1, 40)), min_size=1, max_size=12)
 
 
-def segments(pieces: list[tuple[int, int]]) -> list[Segment[Sequence]]:
+def segments(pieces: list[tuple[int, int]]) -> list[Segment[Request]]:
     """(first, length) each -> segments in that order, each with the next blocks."""
-    found: list[Segment[Sequence]] = []
+    found: list[Segment[Request]] = []
     free = 1
     for number, (first, length) in enumerate(pieces):
         ids = [0] * (first + length)
-        sequence = Sequence(
+        sequence = Request(
             id=number, ids=ids, prompt_length=len(ids), plan=UNSTEERED, sampling=SamplingParams(), stream=open_stream()
         )
         sequence.block_table = list(range(free, free + blocks_for(len(ids))))

@@ -221,7 +221,7 @@ def test_the_worker_compiles_no_other_model_than_the_engine_has(
 
 NOT_TRACED = {
     "steering.engine.transformers.batch": "passes are inputs of a graph",
-    "steering.engine.transformers.sequence": "the same",
+    "steering.engine.transformers.request": "the same",
     "steering.injection.slots": "the same: what steers is an input",
     "steering.injection.injector": "the same",
     "steering.injection.readouts": "read in callbacks, outside the graph",

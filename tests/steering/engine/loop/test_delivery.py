@@ -8,7 +8,7 @@ import pytest
 from steering.engine.api import SamplingParams, TokenEvent
 from steering.engine.stream import Stream
 from steering.engine.transformers.delivery import INTERVAL_SECONDS, MANY, Delivery
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.plan.types import UNSTEERED
 
 HALF = 0.51 * INTERVAL_SECONDS
@@ -30,7 +30,7 @@ class Rows:
         self.now = 0.0
         self.delivery = Delivery(lambda: self.now)
         self.sequences = [
-            Sequence(
+            Request(
                 id=i,
                 ids=[0],
                 prompt_length=1,
@@ -44,7 +44,7 @@ class Rows:
         ]
         self.received: list[list[object]] = [[] for _ in range(count)]
 
-    def write(self, *rows: int) -> list[Sequence]:
+    def write(self, *rows: int) -> list[Request]:
         """A token for each of these rows, for all when none is named."""
         chosen = [self.sequences[row] for row in rows] or self.sequences
         for one in chosen:

@@ -11,7 +11,7 @@ from steering.engine.api import SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.stream import Stream
 from steering.engine.transformers.inbox import Inbox
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.errors import EngineDead, Overloaded
 from steering.plan.types import UNSTEERED
 
@@ -20,9 +20,9 @@ NOBODY.close()
 LIMITS = EngineLimits(max_waiting=2, max_background_waiting=3)
 
 
-def work(number: int, priority: int = 0) -> Sequence:
+def work(number: int, priority: int = 0) -> Request:
     """A request that asks for nothing in particular."""
-    return Sequence(
+    return Request(
         id=number,
         ids=[0],
         prompt_length=1,

@@ -1,4 +1,4 @@
-"""Sequence: one request of this engine, from the queue to its last token."""
+"""Request: an answer or a text that is read, from the queue to its last token, and how it is scheduled."""
 
 from array import array
 from collections.abc import Generator
@@ -32,7 +32,7 @@ class Outbox:
 class TokenCounts:
     """The different tokens of a prompt and its answer, and how often the answer contains each.
 
-    `update` adds new tokens only, so a step costs the same however long the sequence is.
+    `update` adds new tokens only, so a step costs the same however long the request is.
     """
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ class TokenCounts:
 
 
 @dataclass(eq=False, kw_only=True)
-class Sequence(Outbox, Answer):
-    """One request of this engine, from the queue to its last token: an answer, or a text that is read, and how it is scheduled.
+class Request(Outbox, Answer):
+    """One request of this engine: an answer or a text that is read, and how it is scheduled.
 
     block_table: its cache blocks, the first `shared` of them taken over from others.
     shareable: positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token.
