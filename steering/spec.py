@@ -146,7 +146,7 @@ class InterventionSpec(Spec):
 
 
 class SteeringSpec(Spec):
-    """The interventions of one request, in the order in which they act at a layer. Those of a policy come last."""
+    """The interventions of one request. Their order does not matter, but those of a policy come last."""
 
     interventions: Annotated[
         tuple[InterventionSpec, ...], Field(max_length=MAX_INTERVENTIONS + MAX_MANDATORY, fail_fast=True)

@@ -10,8 +10,9 @@ from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
-from steering.spec import SteeringSpec
+from steering.plan.types import LINEAR, Edits, Intervention, SteeringPlan
+from steering.shapes import Direction
+from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 
 NAMES = ("alpha", "beta", "gamma", "delta")
@@ -83,6 +84,22 @@ async def plan_for(
     """Resolves interventions in the form of the API, under no dose guard unless one is given."""
     spec = SteeringSpec.model_validate({"interventions": items})
     return await resolve(spec, Vectors(vectors), info, guard=guard or DoseGuard(action="off"))
+
+
+def plan_adding(layer: int, change: Direction, fingerprint: str = "", **fields: Any) -> SteeringPlan:
+    """Returns a plan that adds a change at a layer to every residual, whatever it is."""
+    spec = InterventionSpec(vector="change", layers=(layer,))
+    numbers = torch.tensor([[1.0, 0.0, 1.0]])
+    edits = Edits(fingerprint, fingerprint, (0,), change[None], torch.zeros_like(change)[None], numbers, (LINEAR,))
+    interventions = (Intervention(spec, "", "", (layer,)),)
+    return SteeringPlan(interventions, {layer: (edits,)}, fingerprint=fingerprint, **fields)
+
+
+def change_at(plan: SteeringPlan, layer: int) -> Direction:
+    """Returns what the unconditional adds of a plan add at a layer."""
+    edits = plan.layers[layer]
+    assert not any(bool(one.read.any()) for one in edits)
+    return torch.cat([one.numbers[:, :1] * one.numbers[:, 2:] * one.write for one in edits]).sum(0)
 
 
 def random_condition(rng: random.Random, layers: int, depth: int = 0) -> dict[str, Any]:

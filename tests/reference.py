@@ -20,7 +20,9 @@ from tests.reference_steps import Controllers, choose, dose_part, middle, named,
 class Reference:
     """Generates for one spec. `decided[threshold][position]` remembers every decision that was made.
 
-    bound: of the dose guard, summed over the layers; `spent[position]` is what the layers so far have used of it.
+    bound: of the dose guard, summed over the layers; `used[position]` is what the layers so far have used of it.
+    spent[position]: |r' - r| / |r|, summed over the layers so far. doses[number, layer]: of an intervention, at each token at which
+    it acted in the last pass. mandatory: how many interventions, the last ones, read what the others left, without a bound.
     roles: of the prompt's tokens. norms: typical |r| by layer, for `share_dose`."""
 
     model: torch.nn.Module
@@ -32,7 +34,10 @@ class Reference:
     roles: Sequence[str | None] = ()
     norms: Sequence[float] = ()
     ids: Sequence[int] = ()
+    mandatory: int = 0
+    used: dict[int, float] = field(default_factory=dict)
     spent: dict[int, float] = field(default_factory=dict)
+    doses: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     decided: dict[Threshold, dict[int, bool]] = field(default_factory=dict)
     prompt_scores: dict[Threshold, dict[int, float]] = field(default_factory=dict)
     last_scores: dict[Threshold, float] = field(default_factory=dict)
@@ -50,7 +55,8 @@ class Reference:
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
         """(position, vocab) of one forward pass over everything so far."""
-        self.spent, self.controllers, self.ids = {}, Controllers(), list(ids)
+        self.spent, self.used, self.doses = {}, {}, {}
+        self.controllers, self.ids = Controllers(), list(ids)
         handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(self.blocks)]
         try:
             with torch.no_grad():
@@ -73,34 +79,47 @@ class Reference:
         for threshold in self._thresholds():
             if self._condition_layer(threshold) == layer:
                 self._decide(threshold, position, residual)
-        items = [i for i in self.spec.interventions if layer in self._layers(i)]
-        arriving, held, start = residual, list[InterventionSpec](), 0
-        while start < len(items):
-            group = [items[start]]
-            while items[start].operation == "ablate" and start + len(group) < len(items):
-                following = items[start + len(group)]
-                if items[start].target == "middle" or following.model_copy(update={"vector": ""}) != items[
-                    start
-                ].model_copy(update={"vector": ""}):
-                    break
-                group.append(following)
-            weight = self._weight(group[0], layer, position)
-            if weight is not None:
-                self.acted.add(position)
-                held += [items[start]] if items[start].hold is not None else []
-                residual = self._apply(group, layer, residual, weight)
-            start += len(group)
-        leaving = self._bounded(position, arriving, residual)
+        own = len(self.spec.interventions) - self.mandatory
+        leaving, held = residual, list[InterventionSpec]()
+        for stage in (range(own), range(own, len(self.spec.interventions))):
+            arriving, changes = leaving, dict[tuple[int, ...], torch.Tensor]()
+            for group in self._groups(layer, stage):
+                item = self.spec.interventions[group[0]]
+                weight = self._weight(item, layer, position)
+                if weight:
+                    self.acted.add(position)
+                    held += [item] if item.hold is not None else []
+                    members = [self.spec.interventions[index] for index in group]
+                    changes[group] = self._apply(members, layer, arriving, weight) - arriving
+            change = sum(changes.values(), torch.zeros_like(residual))
+            share = 1.0 if stage.start else self._bounded(position, change, arriving)
+            leaving = arriving + share * change
+            for group, part in changes.items():
+                for index in group:
+                    self.doses.setdefault((index, layer), []).append(share * float(part.norm() / arriving.norm()))
+        self.spent[position] = self.spent.get(position, 0.0) + float((leaving - residual).norm() / residual.norm())
         for item in held:
             self.controllers.step(item, layer, self.vectors[item.vector].layers[layer], leaving)
         return leaving
 
-    def _bounded(self, position: int, arriving: torch.Tensor, leaving: torch.Tensor) -> torch.Tensor:
-        dose = float((leaving - arriving).norm() / arriving.norm())
-        left = max(self.bound - self.spent.get(position, 0.0), 0.0)
+    def _groups(self, layer: int, stage: range) -> list[tuple[int, ...]]:
+        """The interventions that act at a layer, by number; equal removals together, wherever they stand."""
+        groups: dict[object, tuple[int, ...]] = {}
+        for index in stage:
+            item = self.spec.interventions[index]
+            if layer in self._layers(item) and item.strength != 0.0:
+                joins = item.operation == "ablate" and item.target != "middle"
+                key = (item.strength, item.scope, item.schedule, item.when) if joins else index
+                groups[key] = (*groups.get(key, ()), index)
+        return list(groups.values())
+
+    def _bounded(self, position: int, change: torch.Tensor, arriving: torch.Tensor) -> float:
+        """The share of the change that the dose guard leaves."""
+        dose = float(change.norm() / arriving.norm())
+        left = max(self.bound - self.used.get(position, 0.0), 0.0)
         share = 1.0 if dose <= left else left / dose
-        self.spent[position] = self.spent.get(position, 0.0) + share * dose
-        return leaving if share == 1.0 else arriving + share * (leaving - arriving)
+        self.used[position] = self.used.get(position, 0.0) + share * dose
+        return share
 
     # ---- when ------------------------------------------------------------------------------------------------------
 

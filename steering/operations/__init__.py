@@ -1,6 +1,6 @@
 """OPERATIONS, the table of what can be done to a residual vector."""
 
-from steering.operations.base import Operation
+from steering.operations.base import Edit, Operation
 from steering.operations.builtin import Ablate, Add, Clamp, Replace, Rotate
 from steering.registry import Registry
 
@@ -8,4 +8,4 @@ OPERATIONS: Registry[type[Operation]] = Registry(
     "operation", {"add": Add, "ablate": Ablate, "clamp": Clamp, "rotate": Rotate, "replace": Replace}
 )
 
-__all__ = ["OPERATIONS", "Operation"]
+__all__ = ["OPERATIONS", "Edit", "Operation"]

@@ -1,64 +1,69 @@
-"""Operation: the protocol of what can be done to residual vectors. Pure functions of tensors; rows are independent."""
+"""Operation: the protocol of what a caller can do to residual vectors. Every operation is resolved to edits of one form."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
-from steering.shapes import Directions, Parameters, Residual
+from steering.shapes import Direction
 from steering.spec import InterventionSpec
 from steering.vectors import LayerDirection
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """One edit of a residual r: r' = r + c u, c = w phi(v . r + b + q |r|).
+
+    write: u, (d_model,) float32. read: v, (d_model,); None: v is 0, so that c does not depend on the direction of r.
+    bias: b, in residual units. relative: q, as a share of |r|.
+    weight: w before scope, schedule and condition multiply it; 0 makes the edit the identity.
+    kind: phi is the identity (`linear`) or max(0, x) (`relu`). `rotate` has another form: r is turned toward u, a unit
+    vector, by the angle w, and its norm is kept.
+    """
+
+    write: Direction
+    read: Direction | None = None
+    bias: float = 0.0
+    relative: float = 0.0
+    weight: float = 1.0
+    kind: Literal["linear", "relu", "rotate"] = "linear"
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything at some residual."""
+        constant = self.read is None and self.kind != "rotate"
+        return self.weight != 0.0 and not (constant and self.bias == self.relative == 0.0)
+
+
 class Operation(Protocol):
-    """The arithmetic of one kind of intervention, and everything the rest of the library needs to know about it.
+    """How one kind of intervention becomes edits, and what the rest of the library needs to know about it.
 
     An operation subclasses it and states what differs from the defaults.
 
-    parameters: names of its `n` parameters, in order.
-    scaled: the parameters in residual units; with unit `relative` they are multiplied by |r| at each token.
-    weighted: the parameter that a schedule multiplies. The value 0 makes the operation the identity.
     fields: fields of InterventionSpec it uses that not every operation has (`low`, `high`, `degrees`, `to`, ...).
     required: those of `fields` without which it is refused.
-    static: r' - r does not depend on r, so unconditional uses may be summed once per request (static adds).
+    has_unit: whether `unit` changes what it does.
     """
 
-    parameters: ClassVar[tuple[str, ...]]
-    weighted: ClassVar[str]
-    scaled: ClassVar[frozenset[str]] = frozenset()
     fields: ClassVar[frozenset[str]] = frozenset()
     required: ClassVar[frozenset[str]] = frozenset()
-    static: ClassVar[bool] = False
+    has_unit: ClassVar[bool] = False
 
     @staticmethod
-    def resolve(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[float, ...]:
-        """The parameters at one layer, in order. entry: the vector there; target: that of `to`, if given.
+    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+        """Returns the edits at one layer. entry: the vector there; target: that of `to`, if given.
 
         Raises InvalidRequest for fields that are missing or out of range.
         """
 
     @staticmethod
-    def planned_dose(parameters: tuple[float, ...], norm: float | None) -> float | None:
-        """|r' - r| / |r| as far as it is known before r; None where it depends on r.
-
-        norm: the typical |r| of the layer in the units of the parameters (1 in unit `relative`), None if not measured.
-        """
+    def sign(spec: InterventionSpec) -> int | None:
+        """Returns 1 where it moves the projection on its vector up, -1 where down; None where the fields do not tell."""
         return None
 
     @staticmethod
-    def merges(parameters: tuple[float, ...]) -> bool:
-        """Whether neighbours with these parameters become one call over an orthonormal basis of their joint span."""
-        return False
-
-    @staticmethod
     def warnings(spec: InterventionSpec, entries: Mapping[int, LayerDirection]) -> tuple[str, ...]:
-        """What a caller should know of an intervention that is carried out all the same. entries: the vector by layer."""
+        """Returns what a caller should know of an intervention that is carried out anyway. entries: the vector by layer."""
         return ()
-
-    @staticmethod
-    def apply(residual: Residual, directions: Directions, parameters: Parameters) -> Residual:
-        """residual (token, d_model) float32, directions (token, k, d_model) unit, parameters (token, n) -> (token, d_model).
-
-        Returns a new tensor.
-        """
 
 
 def unit_size(spec: InterventionSpec, entry: LayerDirection) -> float:

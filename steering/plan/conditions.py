@@ -7,7 +7,8 @@ from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.plan.layers import resolve_layers
-from steering.plan.types import SCOPE_PHASES, ConditionTree, Phase, ResolvedThreshold
+from steering.plan.scope import SCOPE_PHASES, Phase
+from steering.plan.types import ConditionTree, ResolvedThreshold
 from steering.spec import InterventionSpec, Layers
 from steering.vectors import ConceptVector
 

@@ -3,15 +3,17 @@ divides the dose of one add over its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import pi, sin
+from typing import Literal, TypeAlias
 
 import torch
 
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.info import ModelInfo
-from steering.operations.base import unit_size
-from steering.plan.order import is_constant, static_change
-from steering.plan.types import SCOPE_PHASES, Intervention, LayerSteering, Phase
+from steering.operations.base import Edit, unit_size
+from steering.plan.edits import constant_change, is_constant
+from steering.plan.scope import SCOPE_PHASES, Phase, largest_weight
+from steering.plan.types import Intervention
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 
@@ -37,18 +39,43 @@ class DoseGuard:
         return self.bound if self.action in ("clamp", "refuse") else None
 
 
+EditsByLayer: TypeAlias = Mapping[int, tuple[Edit, ...]]
+"""The edits of one intervention."""
+
+
+def planned_dose(edits: tuple[Edit, ...], norm: float | None) -> float | None:
+    """Returns |r' - r| / |r| of the edits of one intervention at a layer, as far as it is known before r.
+
+    norm: the typical |r| of the layer, None if not measured. None for edits that read r.
+    """
+    doses = [_planned_dose(edit, norm) for edit in edits]
+    known = [dose for dose in doses if dose is not None]
+    return sum(known) if len(known) == len(doses) else None
+
+
+def _planned_dose(edit: Edit, norm: float | None) -> float | None:
+    if edit.kind == "rotate":  # the chord of the angle, whatever the norm: it is kept
+        return 2.0 * sin(min(abs(edit.weight), pi) / 2.0)
+    if edit.read is not None or (norm is None and edit.bias):
+        return None
+    amount = abs(edit.relative) + (abs(edit.bias) / norm if norm else 0.0)
+    return amount * abs(edit.weight) * float(edit.write.norm())
+
+
 def check_planned_dose(
     interventions: Sequence[Intervention],
-    layers: Mapping[int, LayerSteering],
+    edits: Sequence[EditsByLayer],
     info: ModelInfo,
     guard: DoseGuard,
     warn: Callable[[str], None],
 ) -> None:
     """Warns where the planned dose is beyond the bound, or raises DoseExceeded, as the guard says."""
-    if guard.action == "off" or not layers:
+    if guard.action == "off":
         return
+    layers = sorted({layer for one in edits for layer in one})
+    written = list(zip(interventions, edits, strict=True))
     planned = max(
-        ({layer: _planned(interventions, layer, phase, info) for layer in layers} for phase in Phase),
+        ({layer: _planned(written, layer, phase, info) for layer in layers} for phase in Phase),
         key=lambda doses: sum(doses.values()),
     )
     total = sum(planned.values())
@@ -63,29 +90,25 @@ def check_planned_dose(
     warn(f"{message}: {effect}")
 
 
-def _planned(interventions: Sequence[Intervention], layer: int, phase: Phase, info: ModelInfo) -> float:
+def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, phase: Phase, info: ModelInfo) -> float:
     """The dose that is known beforehand at a layer in a phase, as if every window covered the whole phase.
 
     Constant changes are summed as vectors. Of conditional ones only the largest counts, since it is not known which of
     their conditions hold together.
     """
-    acting = [one for one in interventions if layer in one.parameters and phase in SCOPE_PHASES[one.spec.scope.tokens]]
-    constant = [one for one in acting if is_constant(one.spec)]
+    acting = [
+        (one, by_layer[layer], all(is_constant(edit, one.spec) for edit in by_layer[layer]))
+        for one, by_layer in written
+        if layer in by_layer and phase in SCOPE_PHASES[one.spec.scope.tokens]
+    ]
+    constant = [constant_change(edit) for _, edits, always in acting if always for edit in edits]
     total = 0.0
     if constant and info.typical_norms:
-        change = torch.stack([static_change(one, layer) for one in constant]).sum(dim=0)
-        total += float(change.norm()) / info.typical_norms[layer]
-    others = [one for one in acting if not is_constant(one.spec)]
-    doses = [(one.condition, one.planned_dose.get(layer, 0.0) * _largest_weight(one, phase)) for one in others]
-    always = sum(dose for condition, dose in doses if condition is None)
-    return total + always + max((dose for condition, dose in doses if condition is not None), default=0.0)
-
-
-def _largest_weight(one: Intervention, phase: Phase) -> float:
-    """The largest magnitude of the schedule's weight in a phase; the scopes of prompts have no schedule."""
-    schedule = one.spec.schedule
-    fixed = schedule.kind in ("constant", "warmup") or one.spec.scope.tokens in ("prompt", "last")
-    return 1.0 if fixed or phase is not Phase.GENERATED else max(1.0, abs(schedule.to))
+        total += float(torch.stack(constant).sum(dim=0).norm()) / info.typical_norms[layer]
+    others = [one for one, _, always in acting if not always]
+    doses = [(one.condition, one.planned_dose.get(layer, 0.0) * largest_weight(one.spec, phase)) for one in others]
+    unconditional = sum(dose for condition, dose in doses if condition is None)
+    return total + unconditional + max((dose for condition, dose in doses if condition is not None), default=0.0)
 
 
 def shared_strengths(

@@ -74,7 +74,7 @@ def resolve_hold(item: InterventionSpec, entry: LayerDirection) -> ResolvedHold:
 
 
 def hold_columns(plan: SteeringPlan) -> dict[tuple[int, int], int]:
-    """(layer, number of the call there) -> index of its controller among those of the plan."""
-    calls = ((layer, number, call) for layer, one in plan.layers.items() for number, call in enumerate(one.calls))
-    held = [(layer, number) for layer, number, call in calls if plan.intervention(call).holds]
+    """(layer, intervention) -> index of its controller among those of the plan."""
+    held = [(layer, one.owner) for layer, edits in plan.layers.items() for one in edits]
+    held = [(layer, owner) for layer, owner in held if plan.interventions[owner].holds]
     return {place: column for column, place in enumerate(held)}

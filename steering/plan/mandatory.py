@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from steering.plan.fingerprint import fingerprinted
-from steering.plan.order import layer_steering
 from steering.plan.types import ConditionTree, Intervention, SteeringPlan
 
 
@@ -19,12 +18,16 @@ def under(plan: SteeringPlan, policy: SteeringPlan, model: str) -> SteeringPlan:
         return replace(policy, prompt_roles=plan.prompt_roles)
     first = len(plan.thresholds)
     moved = [replace(one, condition=_moved(one.condition, first)) for one in policy.interventions]
-    interventions = (*plan.interventions[: plan.own], *moved)
-    limit = len(interventions) if plan.dose_bound is None else plan.own
+    own = {layer: [one for one in edits if not one.mandatory] for layer, edits in plan.layers.items()}
+    added = {
+        layer: [replace(one, interventions=tuple(index + plan.own for index in one.interventions)) for one in edits]
+        for layer, edits in policy.layers.items()
+    }
+    layers = {layer: (*own.get(layer, ()), *added.get(layer, ())) for layer in sorted({*own, *added})}
     found = replace(
         plan,
-        interventions=interventions,
-        layers=layer_steering(interventions, limit),
+        interventions=(*plan.interventions[: plan.own], *moved),
+        layers={layer: edits for layer, edits in layers.items() if edits},
         thresholds=(*plan.thresholds, *policy.thresholds),
         mandatory=len(moved),
     )

@@ -1,21 +1,20 @@
 """Resolves a SteeringSpec into a SteeringPlan for one model. Names are read from the store once, here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from cachetools import LRUCache
 
 from steering.condition_spec import MAX_CONDITION_NODES, condition_nodes
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
-from steering.operations import OPERATIONS
+from steering.operations import OPERATIONS, Edit
 from steering.plan.conditions import ConditionResolver
-from steering.plan.dose import DoseGuard, check_planned_dose, shared_strengths
+from steering.plan.dose import DoseGuard, check_planned_dose, planned_dose, shared_strengths
+from steering.plan.edits import EditBuilder, is_constant
 from steering.plan.fingerprint import fingerprinted
 from steering.plan.holds import check_holds, resolve_hold
 from steering.plan.layers import check_model, inline_vector, resolve_layers
-from steering.plan.order import layer_steering, may_be_static
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
 from steering.spec_base import InlineVector
@@ -113,15 +112,18 @@ class _Resolver:
     def plan(self) -> SteeringPlan:
         """The whole plan. Raises InvalidRequest, DoseExceeded."""
         self._check_size()
-        interventions = [self._intervention(item) for item in self._spec.interventions]
-        bound = self._guard.run_time_bound
-        layers = layer_steering(interventions, len(interventions) - (0 if bound is None else self._mandatory))
-        check_planned_dose(interventions, layers, self._info, self._guard, self._warnings.append)
+        resolved = [self._intervention(item) for item in self._spec.interventions]
+        interventions, edits = [one for one, _ in resolved], [found for _, found in resolved]
+        self._check_costly(edits)
+        thresholds = tuple(self._conditions.thresholds)
+        layers = EditBuilder(interventions, len(interventions) - self._mandatory, thresholds).layers(edits)
+        if layers:
+            check_planned_dose(interventions, edits, self._info, self._guard, self._warnings.append)
         plan = SteeringPlan(
             interventions=tuple(interventions),
             layers=layers,
-            thresholds=tuple(self._conditions.thresholds),
-            dose_bound=bound if layers else None,
+            thresholds=thresholds,
+            dose_bound=self._guard.run_time_bound if layers else None,
             warnings=tuple(self._warnings),
             vectors={vector.id: vector.sha256 for vector in self._own.values()},
             mandatory=self._mandatory,
@@ -148,7 +150,14 @@ class _Resolver:
                 "allowed; name fewer layers, or combine vectors into one",
                 param="steering",
             )
-        costly = sum(count for item, count in sizes if not may_be_static(item))
+
+    def _check_costly(self, edits: Sequence[Mapping[int, tuple[Edit, ...]]]) -> None:
+        """Bounds what is computed at every token. Raises LimitExceeded."""
+        costly = sum(
+            any(not is_constant(edit, item) for edit in found)
+            for item, by_layer in zip(self._spec.interventions, edits, strict=True)
+            for found in by_layer.values()
+        )
         if costly > MAX_CALLS:
             raise LimitExceeded(
                 f"{costly} operations are computed at every token, counted over their layers; at most {MAX_CALLS} are "
@@ -156,7 +165,8 @@ class _Resolver:
                 param="steering",
             )
 
-    def _intervention(self, item: InterventionSpec) -> Intervention:
+    def _intervention(self, item: InterventionSpec) -> tuple[Intervention, dict[int, tuple[Edit, ...]]]:
+        """An intervention, and its edits by layer."""
         operation = OPERATIONS[item.operation]
         _check_fields(item)
         vector = self._found[item.vector]
@@ -164,31 +174,26 @@ class _Resolver:
         layers = resolve_layers(item.layers, vector, self._info.layer_count)
         condition = None if item.when is None else self._conditions.tree(item.when)
         self._conditions.check_order(item, layers[0], condition)
-        entries = {layer: (vector.at(layer), None if target is None else target.at(layer)) for layer in layers}
         strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
-        items = {layer: item.model_copy(update={"strength": strength}) for layer, strength in strengths.items()}
-        parameters = {layer: operation.resolve(items.get(layer, item), *pair) for layer, pair in entries.items()}
-        relative = item.unit == "relative" and bool(operation.scaled)
-        # the typical |r| in the units of the parameters; None where it was not measured
-        norms = dict.fromkeys(layers, 1.0) if relative else dict(enumerate(self._info.typical_norms))
-        planned = {layer: operation.planned_dose(parameters[layer], norms.get(layer)) for layer in layers}
+        edits: dict[int, tuple[Edit, ...]] = {}
+        for layer in layers:
+            here = item.model_copy(update={"strength": strengths[layer]}) if strengths else item
+            edits[layer] = operation.edits(here, vector.at(layer), None if target is None else target.at(layer))
+        norms = dict(enumerate(self._info.typical_norms))
+        planned = {layer: planned_dose(found, norms.get(layer)) for layer, found in edits.items()}
         spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
         self._warnings += operation.warnings(spec, {layer: vector.at(layer) for layer in layers})
-        return Intervention(
+        intervention = Intervention(
             spec=spec,
             namespace=vector.namespace,
             sha256=vector.sha256,
-            directions={
-                layer: torch.stack([entry.direction for entry in pair if entry is not None])
-                for layer, pair in entries.items()
-            },
-            parameters=parameters,
+            layers=layers,
             strengths=strengths,
-            relative=relative,
             condition=condition,
             planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
             holds={} if item.hold is None else {layer: resolve_hold(item, vector.at(layer)) for layer in layers},
         )
+        return intervention, edits
 
 
 def _by_name(spec: SteeringSpec) -> SteeringSpec:

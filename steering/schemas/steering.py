@@ -34,8 +34,9 @@ class RecordedSampling(SamplingFields):
     seed: Seed
 
 
-RECORD_FORMAT = 2
-"""Format of the records that this version writes and reads. It changes with the recipe of the fingerprint or the meaning of a field."""
+RECORD_FORMAT = 3
+"""Format of the records that this version writes. It changes with the recipe of the fingerprint or the meaning of a field. In records
+of formats below 3, each intervention at a layer read what the ones before it had left."""
 
 
 class Record(Request):

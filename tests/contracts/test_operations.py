@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -10,36 +11,52 @@ from hypothesis import strategies as st
 
 from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
+from steering.injection.injector import Injector
+from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
+from steering.plan.types import SteeringPlan
+from steering.shapes import Residual
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector, LayerDirection
-from tests.plans import WORK
+from tests.plans import WORK, plan_for
+from tests.steering.injection.passes import begun, row_of
 
 D_MODEL = 24
+INFO = ModelInfo("tiny", "Llama", "f" * 64, D_MODEL, 1, 100, 256, "float32", "cpu", 1000, True)
 
 
-def inputs(operation: str, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(residual, directions, parameters), each token with a strength of its own."""
+def vectors_of(seed: int, **fields: float) -> dict[str, ConceptVector]:
+    """Two vectors at layer 0, with scales of their own."""
     generator = torch.Generator().manual_seed(seed)
-    residual = torch.randn(tokens, D_MODEL, generator=generator) * 5
-    count = 2 if "to" in OPERATIONS[operation].required else 1
-    directions = torch.nn.functional.normalize(torch.randn(tokens, count, D_MODEL, generator=generator), dim=-1)
-    rng = random.Random(seed)
-    entries = [LayerDirection(directions[0, n], scale=3.0 + n) for n in range(count)]
-    spec = InterventionSpec.model_validate({"vector": "alpha", **WORK[operation]})
-    parameters = [
-        OPERATIONS[operation].resolve(
-            spec.model_copy(update={"strength": rng.uniform(-1, 1)}), entries[0], entries[-1] if count > 1 else None
-        )
-        for _ in range(tokens)
-    ]
-    return residual, directions, torch.tensor(parameters)
+    found = {}
+    for number, name in enumerate(("alpha", "beta")):
+        direction = torch.nn.functional.normalize(torch.randn(D_MODEL, generator=generator), dim=0)
+        layers = {0: LayerDirection(direction, scale=3.0 + number, **fields)}
+        found[name] = ConceptVector(
+            name=name, model="tiny", model_fingerprint=INFO.fingerprint, d_model=D_MODEL, method="test", layers=layers,
+            version=1,
+        )  # fmt: skip
+    return found
 
 
-def parameters_of(operation: str, **fields: float) -> tuple[float, ...]:
-    """Of a vector whose natural scale is 2."""
-    spec = InterventionSpec.model_validate({"vector": "alpha", "operation": operation, **fields})
-    return OPERATIONS[operation].resolve(spec, LayerDirection(torch.eye(D_MODEL)[0], scale=2.0), None)
+async def applied(
+    residual: Residual, *items: dict[str, Any], vectors: dict[str, ConceptVector] | None = None
+) -> Residual:
+    """What the interventions make of residuals that are one prompt."""
+    plan = await plan_for([{"vector": "alpha", **item} for item in items], vectors or vectors_of(0), INFO)
+    return apply(residual, plan)
+
+
+def apply(residual: Residual, plan: SteeringPlan) -> Residual:
+    injector = Injector(1, residual.shape[1], torch.device("cpu"))
+    row = row_of(plan, len(residual), 0)
+    injector.admit(row)
+    injection, _, _ = begun(injector, [(row, len(residual))])
+    return injection.apply(0, residual) if injection.layers else residual
+
+
+def residuals(tokens: int, seed: int = 0) -> Residual:
+    return torch.randn(tokens, D_MODEL, generator=torch.Generator().manual_seed(seed)) * 5
 
 
 def test_every_operation_is_in_the_test_plans() -> None:
@@ -47,122 +64,133 @@ def test_every_operation_is_in_the_test_plans() -> None:
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_shape_and_dtype_are_kept_and_the_input_is_not_changed(name: str) -> None:
-    residual, directions, parameters = inputs(name, 7)
+async def test_shape_and_dtype_are_kept_and_the_input_is_not_changed(name: str) -> None:
+    residual = residuals(7)
     before = residual.clone()
-    after = OPERATIONS[name].apply(residual, directions, parameters)
+    after = await applied(residual, WORK[name])
     assert after.shape == residual.shape
     assert after.dtype == torch.float32
     assert torch.equal(residual, before)
     assert not torch.equal(after, before)
-    assert len(OPERATIONS[name].parameters) == parameters.shape[1]
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=20)
-def test_rows_are_independent(name: str, seed: int) -> None:
-    residual, directions, parameters = inputs(name, 6, seed)
-    together = OPERATIONS[name].apply(residual, directions, parameters)
+@pytest.mark.parametrize("seed", range(5))
+async def test_rows_are_independent(name: str, seed: int) -> None:
+    residual = residuals(6, seed)
+    item = {**WORK[name], "strength": random.Random(seed).uniform(-1, 1)}
+    together = await applied(residual, item)
     for row in range(6):
-        alone = OPERATIONS[name].apply(residual[row : row + 1], directions[row : row + 1], parameters[row : row + 1])
+        alone = await applied(residual[row : row + 1], item)
         torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_weight_zero_is_the_identity(name: str) -> None:
-    operation = OPERATIONS[name]
-    residual, directions, parameters = inputs(name, 7)
-    parameters[:, operation.parameters.index(operation.weighted)] = 0.0
-    assert torch.equal(operation.apply(residual, directions, parameters), residual)
+async def test_strength_zero_is_the_identity(name: str) -> None:
+    """Written so, in which case nothing is computed, and as the weight of a schedule that has ended."""
+    residual = residuals(7)
+    plan = await plan_for([{"vector": "alpha", **WORK[name], "strength": 0.0}], vectors_of(0), INFO)
+    assert plan.empty
+    ended = {"schedule": {"kind": "linear", "tokens": 1}, "scope": {"tokens": "generated"}}
+    (found,) = (await plan_for([{"vector": "alpha", **WORK[name], **ended}], vectors_of(0), INFO)).layers[0]
+    assert found.owner == 0
+    plan = await plan_for([{"vector": "alpha", **WORK[name], **ended}], vectors_of(0), INFO)
+    injector, row = Injector(1, D_MODEL, torch.device("cpu")), row_of(plan, 1, 7)
+    injector.admit(row)
+    row.computed = 1
+    injection, _, _ = begun(injector, [(row, 7)])
+    assert torch.equal(injection.apply(0, residual), residual)
 
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_nothing_outside_the_span_changes(name: str) -> None:
+async def test_nothing_outside_the_span_changes(name: str) -> None:
     """What is across the directions stays, in length and kind: no operation touches other concepts."""
-    residual, directions, parameters = inputs(name, 7)
-    after = OPERATIONS[name].apply(residual, directions, parameters)
-    for row in range(7):
-        basis = torch.linalg.qr(directions[row].T)[0]
-        across_before = residual[row] - basis @ (basis.T @ residual[row])
-        across_after = after[row] - basis @ (basis.T @ after[row])
-        cosine = torch.nn.functional.cosine_similarity(across_before, across_after, dim=0)
-        assert float(cosine) == pytest.approx(1.0, abs=1e-4)
-        if name != "rotate":
-            torch.testing.assert_close(across_after, across_before, rtol=1e-4, atol=1e-4)
+    residual, vectors = residuals(7), vectors_of(3)
+    after = await applied(residual, WORK[name], vectors=vectors)
+    count = 2 if "to" in OPERATIONS[name].required else 1
+    basis = torch.linalg.qr(torch.stack([one.at(0).direction for one in vectors.values()][:count]).T)[0]
+    across_before, across_after = (rows - rows @ basis @ basis.T for rows in (residual, after))
+    cosine = torch.nn.functional.cosine_similarity(across_before, across_after)
+    torch.testing.assert_close(cosine, torch.ones(7), rtol=0, atol=1e-4)
+    if name != "rotate":
+        torch.testing.assert_close(across_after, across_before, rtol=1e-4, atol=1e-4)
 
 
-@given(degrees=st.floats(-180, 180), seed=st.integers(0, 10_000))
-def test_rotate_keeps_the_norm_and_turns_by_the_angle(degrees: float, seed: int) -> None:
-    residual, directions, _ = inputs("rotate", 5, seed)
-    angle = parameters_of("rotate", degrees=degrees)[0]
-    after = OPERATIONS["rotate"].apply(residual, directions, torch.full((5, 1), angle))
+@pytest.mark.parametrize("seed", range(20))
+async def test_the_order_of_interventions_does_not_matter(seed: int) -> None:
+    """Not even the last bit: plans keep edits in an order of their own."""
+    rng, residual = random.Random(seed), residuals(9, seed)
+    items = [{**WORK[rng.choice(list(WORK))], "vector": rng.choice(["alpha", "beta"])} for _ in range(4)]
+    items = [{**item, "strength": rng.choice([-0.5, 0.5, 1.0])} for item in items]
+    one = await applied(residual, *items)
+    assert torch.equal(one, await applied(residual, *rng.sample(items, len(items))))
+    together = sum([await applied(residual, item) - residual for item in items], residual)
+    if sum(item["operation"] == "ablate" for item in items) < 2:  # equal removals are of a span
+        torch.testing.assert_close(one, together, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [-180.0, -30.0, -1e-3, 0.0, 1e-3, 25.0, 90.0, 180.0])
+async def test_rotate_keeps_the_norm_and_turns_by_the_angle(degrees: float) -> None:
+    residual, vectors = residuals(5), vectors_of(1)
+    after = await applied(residual, {"operation": "rotate", "degrees": degrees}, vectors=vectors)
     torch.testing.assert_close(after.norm(dim=1), residual.norm(dim=1), rtol=1e-5, atol=1e-5)
-    cosine = torch.nn.functional.cosine_similarity
-    before = torch.arccos(cosine(residual, directions[:, 0]).clamp(-1, 1))
-    turned = torch.arccos(cosine(after, directions[:, 0]).clamp(-1, 1))
-    expected = (before - angle).clamp(0, math.pi)
+    cosine, direction = torch.nn.functional.cosine_similarity, vectors["alpha"].at(0).direction[None]
+    before = torch.arccos(cosine(residual, direction).clamp(-1, 1))
+    turned = torch.arccos(cosine(after, direction).clamp(-1, 1))
+    expected = (before - math.radians(degrees)).clamp(0, math.pi)
     torch.testing.assert_close(turned, expected, rtol=1e-3, atol=5e-3)
 
 
-def test_rotate_leaves_what_is_parallel() -> None:
-    direction = torch.nn.functional.normalize(torch.ones(1, 1, D_MODEL), dim=-1)
-    residual = direction[:, 0] * 4.0
-    assert torch.equal(OPERATIONS["rotate"].apply(residual, direction, torch.tensor([[1.0]])), residual)
+async def test_rotate_leaves_what_is_parallel() -> None:
+    vectors = vectors_of(2)
+    residual = vectors["alpha"].at(0).direction[None] * 4.0
+    assert torch.equal(await applied(residual, {"operation": "rotate", "degrees": 40.0}, vectors=vectors), residual)
 
 
-@given(seed=st.integers(0, 10_000))
-def test_clamp_bounds_and_is_idempotent(seed: int) -> None:
-    residual, directions, _ = inputs("clamp", 6, seed)
-    parameters = torch.tensor([parameters_of("clamp", low=-1.0, high=0.5)] * 6)
-    once = OPERATIONS["clamp"].apply(residual, directions, parameters)
-    projection = (once * directions[:, 0]).sum(1)
-    assert bool(((projection >= -2.0 - 1e-4) & (projection <= 1.0 + 1e-4)).all())
-    torch.testing.assert_close(OPERATIONS["clamp"].apply(once, directions, parameters), once, rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("seed", range(5))
+async def test_clamp_bounds_and_is_idempotent(seed: int) -> None:
+    residual, vectors = residuals(6, seed), vectors_of(seed)
+    item = {"operation": "clamp", "low": -1.0, "high": 0.5}
+    once = await applied(residual, item, vectors=vectors)
+    projection = once @ vectors["alpha"].at(0).direction
+    assert bool(((projection >= -3.0 - 1e-4) & (projection <= 1.5 + 1e-4)).all())
+    torch.testing.assert_close(await applied(once, item, vectors=vectors), once, rtol=1e-5, atol=1e-4)
 
 
 def test_clamp_with_one_bound_is_a_floor_or_a_cap() -> None:
-    assert parameters_of("clamp", low=1.0) == (2.0, math.inf, 1.0)
-    assert parameters_of("clamp", strength=0.5, high=1.0) == (-math.inf, 2.0, 0.5)
+    entry = LayerDirection(torch.eye(D_MODEL)[0], scale=2.0)
+    for bounds, sign, bias in (({"low": 1.0}, 1.0, 2.0), ({"high": 1.0}, -1.0, -2.0)):
+        spec = InterventionSpec.model_validate({"vector": "alpha", "operation": "clamp", "strength": 0.5, **bounds})
+        (edit,) = OPERATIONS["clamp"].edits(spec, entry, None)
+        assert (edit.bias, edit.weight, edit.kind) == (bias, 0.5, "relu")
+        assert torch.equal(edit.write, sign * entry.direction)
 
 
-def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:
-    residual = torch.randn(4, D_MODEL, generator=torch.Generator().manual_seed(1))
-    basis = torch.linalg.qr(torch.randn(D_MODEL, 3, generator=torch.Generator().manual_seed(2)))[0].T
-    directions, parameters = basis.expand(4, 3, D_MODEL), torch.tensor([[1.0, 0.0]]).expand(4, 2)
-    once = OPERATIONS["ablate"].apply(residual, directions, parameters)
-    torch.testing.assert_close(once @ basis.T, torch.zeros(4, 3), rtol=0, atol=1e-5)
-    torch.testing.assert_close(OPERATIONS["ablate"].apply(once, directions, parameters), once, rtol=1e-5, atol=1e-5)
+async def test_ablate_removes_a_joint_span_and_is_idempotent() -> None:
+    residual, vectors = residuals(4), vectors_of(6)
+    items = [{"operation": "ablate", "vector": name} for name in vectors]
+    once = await applied(residual, *items, vectors=vectors)
+    directions = torch.stack([one.at(0).direction for one in vectors.values()])
+    torch.testing.assert_close(once @ directions.T, torch.zeros(4, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(await applied(once, *items, vectors=vectors), once, rtol=1e-5, atol=1e-5)
 
 
-def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:
-    direction = torch.eye(D_MODEL)[0]
-    entry = LayerDirection(direction, scale=4.0, positive_mean=7.0, negative_mean=3.0)
-    parameters = OPERATIONS["ablate"].resolve(
-        InterventionSpec(vector="alpha", operation="ablate", target="middle"), entry, None
-    )
-    residual = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(4))
-    after = OPERATIONS["ablate"].apply(
-        residual, direction.expand(3, 1, D_MODEL), torch.tensor([parameters]).expand(3, 2)
-    )
-    torch.testing.assert_close(after[:, 0], torch.full((3,), 5.0))
-    torch.testing.assert_close(after[:, 1:], residual[:, 1:])
+async def test_ablate_to_the_middle_sets_the_component_between_the_poles() -> None:
+    residual, vectors = residuals(3), vectors_of(4, positive_mean=7.0, negative_mean=3.0)
+    direction, item = vectors["alpha"].at(0).direction, {"operation": "ablate", "target": "middle"}
+    after = await applied(residual, item, vectors=vectors)
+    torch.testing.assert_close(after @ direction, torch.full((3,), 5.0))
+    across = torch.eye(D_MODEL) - torch.outer(direction, direction)
+    torch.testing.assert_close(after @ across, residual @ across, rtol=1e-4, atol=1e-4)
     with pytest.raises(InvalidRequest, match="needs class means"):
-        OPERATIONS["ablate"].resolve(
-            InterventionSpec(vector="alpha", operation="ablate", target="middle"),
-            LayerDirection(direction, scale=4.0),
-            None,
-        )
+        await applied(residual, item)
 
 
-def test_replace_carries_the_component_over() -> None:
-    one, two = torch.eye(D_MODEL)[:2]
-    residual = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(3))
-    directions = torch.stack([one, two]).expand(3, 2, D_MODEL)
-    after = OPERATIONS["replace"].apply(residual, directions, torch.tensor([[1.0, 1.5]] * 3))
-    torch.testing.assert_close(after[:, 0], torch.zeros(3), rtol=0, atol=1e-6)
-    torch.testing.assert_close(after[:, 1], residual[:, 1] + 1.5 * residual[:, 0])
-    torch.testing.assert_close(after[:, 2:], residual[:, 2:])
+async def test_replace_carries_the_component_over() -> None:
+    residual, vectors = residuals(3), vectors_of(8)
+    source, target = (one.at(0).direction for one in vectors.values())
+    after = await applied(residual, {"operation": "replace", "to": "beta", "unit": "raw"}, vectors=vectors)
+    torch.testing.assert_close(after, residual + (residual @ source)[:, None] * (target - source))
 
 
 @pytest.mark.parametrize("name", list(CONDITIONS))

@@ -10,7 +10,7 @@ from steering.engine.vllm.engine import VllmEngine
 from steering.plan.types import UNSTEERED, SteeringPlan
 from tests.engines import Outcome, run
 from tests.plans import plan_for, vectors_for
-from tests.steering.engine.steering.test_monitors import monitor
+from tests.steering.injection.test_monitors import monitor
 
 pytestmark = pytest.mark.embedded
 

@@ -16,9 +16,9 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.vllm.engine import VllmEngine
 from steering.errors import EngineDead, InternalError, InvalidRequest, NonfiniteActivations, Overloaded
-from steering.plan.types import LayerSteering, Phase, SteeringPlan
+from steering.plan.types import SteeringPlan
 from tests.engines import random_requests, run, run_all, run_alone, sampling
-from tests.plans import plan_for, vectors_for
+from tests.plans import plan_adding, plan_for, vectors_for
 from tests.polling import until
 from tests.vllm.conftest import LIMITS, opened
 from tests.vllm.models import save_tiny
@@ -90,8 +90,8 @@ async def test_a_slow_reader_gets_every_token_with_its_own_readout(engine: VllmE
 
 
 def infinite(engine: VllmEngine) -> SteeringPlan:
-    rows = torch.full((len(Phase), engine.info.d_model), torch.inf)
-    return SteeringPlan(layers={10: LayerSteering(static_sum=rows)}, fingerprint="inf", prompt_fingerprint="inf")
+    change = torch.full((engine.info.d_model,), torch.inf)
+    return plan_adding(10, change, "inf", prompt_fingerprint="inf")
 
 
 @pytest.mark.embedded
@@ -110,7 +110,7 @@ async def test_an_infinite_plan_ends_its_request_and_no_other(engine: VllmEngine
 async def test_a_plan_that_a_worker_cannot_apply_ends_its_request_and_no_other(engine: VllmEngine) -> None:
     plain = GenerationRequest(PROMPTS[2], SamplingParams(max_tokens=20, ignore_eos=True))
     bystander = asyncio.create_task(run(engine, plain))
-    broken = SteeringPlan(layers={3: LayerSteering(static_sum=torch.ones(3, 7))}, fingerprint="broken")
+    broken = plan_adding(3, torch.ones(7), "broken")
     with pytest.raises(InternalError):
         await run(engine, replace(plain, plan=broken))
     assert len((await bystander).tokens) == 20

@@ -15,7 +15,7 @@ from steering.engine.vllm.engine import VllmEngine
 from steering.errors import UnsupportedParameter
 from tests.engines import random_requests, run, run_all, sampling
 from tests.plans import plan_for, vectors_for
-from tests.steering.engine.steering.test_monitors import monitor
+from tests.steering.injection.test_monitors import monitor
 from tests.vllm.conftest import opened
 
 PROMPTS = [tuple(b"Once upon a time"), tuple(b"Hm"), tuple(b"What would you say about that?")]

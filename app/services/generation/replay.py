@@ -28,7 +28,7 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
     _check_model(context, record.model)
     engine = context.engine
     plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))
-    if plan.fingerprint != record.fingerprint:
+    if not _is_same(plan, record):
         raise InvalidRequest(
             "the recorded interventions resolve to another plan now: the policy or the dose guard has changed, or the record "
             "was edited",
@@ -38,20 +38,47 @@ async def prepare(context: Context, record: ReplayRequest) -> Generation:
     sampling = sampling_params(record.sampling, record.sampling.max_tokens)
     request = context.request(prompt, sampling, _with_recorded_roles(plan, record))
     executor = engine.stats().executor
-    warnings: tuple[str, ...] = ()
+    warnings = _format_warnings(record)
     if record.model.executor not in (None, executor):
-        warnings = (f"recorded with executor {record.model.executor!r}, replayed with {executor!r}: tokens may differ",)
+        warnings += (
+            f"recorded with executor {record.model.executor!r}, replayed with {executor!r}: tokens may differ",
+        )
     return Generation(context, request, record.n, tokens=True, warnings=warnings)
 
 
 def _check_format(record: Record) -> None:
-    """Raises InvalidRequest for a record of another format, whose fields and fingerprint mean something else."""
-    if record.format != RECORD_FORMAT:
-        version = "an earlier" if record.format < RECORD_FORMAT else "a later"
+    """Raises InvalidRequest for a record of a later format, whose fields may mean something else."""
+    if record.format > RECORD_FORMAT:
         raise InvalidRequest(
-            f"the record was made by {version} version, format {record.format}; this server reads {RECORD_FORMAT}",
+            f"the record was made by a later version, format {record.format}; this server reads up to {RECORD_FORMAT}",
             param="format",
         )
+
+
+def _is_same(plan: SteeringPlan, record: Record) -> bool:
+    """Whether a record resolves to what it did. The fingerprints of earlier formats cannot be compared, but the policy can."""
+    if record.format == RECORD_FORMAT:
+        return plan.fingerprint == record.fingerprint
+    return plan.spec.interventions[plan.own :] == record.mandatory
+
+
+def _format_warnings(record: Record) -> tuple[str, ...]:
+    """Warns of what a record of an earlier format does not tell, and of steering that has another meaning now."""
+    if record.format == RECORD_FORMAT:
+        return ()
+    found = [
+        f"the record has format {record.format}, of an earlier version: whether the dose guard has changed since is not known"
+    ]
+    at_layer: dict[object, list[str]] = {}
+    for item in (*record.interventions, *record.mandatory):
+        for layer in item.layers if isinstance(item.layers, tuple) else (item.layers,):
+            at_layer.setdefault(layer, []).append(item.operation)
+    if any(len(operations) > 1 and set(operations) != {"add"} for operations in at_layer.values()):
+        found.append(
+            "several interventions act at one layer: each read what the ones before it had left when this was recorded; now "
+            "all of them read the same residual, so tokens may differ"
+        )
+    return tuple(found)
 
 
 def _with_recorded_roles(plan: SteeringPlan, record: Record) -> SteeringPlan:

@@ -96,7 +96,7 @@ def _asked(one: Intervention) -> dict[str, Any]:
     fields: dict[str, Any] = {"vector": spec.vector, "operation": spec.operation, "layers": list(one.layers)}
     if "degrees" not in operation.fields:  # a rotation is by its degrees
         fields["strength"] = spec.strength
-    if operation.scaled or "to" in operation.fields:
+    if operation.has_unit:
         fields["unit"] = spec.unit
     for name in ("low", "high", "degrees", "to", "target", "share_dose", "when", "hold"):
         if getattr(spec, name) is not None:

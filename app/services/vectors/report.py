@@ -16,6 +16,7 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts, load
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Prompt, SamplingParams
 from steering.errors import InvalidRequest
+from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
@@ -147,15 +148,10 @@ def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -
     item = next((one.spec for one in plan.interventions[: plan.own] if one.spec.vector == vector.id), None)
     if item is None:
         raise InvalidRequest(f"the steering does not use {vector.id}; give 'direction'", param="direction")
-    if item.hold is not None:
-        return 1 if item.hold.score >= 0.0 else -1
-    if item.operation == "clamp":
-        return -1 if item.low is None else 1
-    if item.operation == "rotate":
-        return 1 if item.strength * (item.degrees or 0.0) > 0.0 else -1
-    if item.operation == "add":
-        return 1 if item.strength > 0.0 else -1
-    raise InvalidRequest(f"operation {item.operation!r} has no sign; give 'direction'", param="direction")
+    sign = OPERATIONS[item.operation].sign(item)
+    if sign is None:
+        raise InvalidRequest(f"operation {item.operation!r} has no sign; give 'direction'", param="direction")
+    return sign
 
 
 async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, ConceptVector]:

@@ -4,7 +4,7 @@ from collections import deque
 from time import perf_counter
 
 from steering.engine.transformers.delivery import as_steering_error
-from steering.engine.transformers.sequence import BackgroundTask
+from steering.engine.transformers.request import BackgroundTask
 from steering.errors import Overloaded
 
 MAX_WAITING = 64

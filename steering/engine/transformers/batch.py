@@ -1,72 +1,25 @@
-"""Batch: the tokens of one forward pass: segments of sequences, one after the other. A decode row is a segment of one token."""
+"""Batch: the tokens of one forward pass: segments of requests, one after the other. A decode row is a segment of one token."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 
 import torch
 
 from steering.engine.transformers.memory.block_pool import BLOCK, NULL_BLOCK, blocks_for
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
+from steering.injection.rows import Segment
 from steering.shapes import Int, Tensor
-
-
-@dataclass(slots=True, eq=False)
-class Segment:
-    """Consecutive tokens of one sequence: flat rows [start, end) of the pass, absolute positions from `first`."""
-
-    sequence: Sequence
-    first: int
-    start: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        """Returns the number of tokens."""
-        return self.end - self.start
-
-    @property
-    def last_position(self) -> int:
-        """Returns the absolute position of the last token."""
-        return self.first + self.length - 1
-
-    def tokens_in(self, first: float, end: float = inf) -> range:
-        """Returns the rows of the pass that hold positions [first, end); empty where the segment has none of these."""
-        low, high = (int(min(max(at - self.first, 0), self.length)) for at in (first, end))
-        return range(self.start + low, self.start + max(low, high))
-
-    @property
-    def wants_logits(self) -> bool:
-        """Whether a capture returns logits of the sequence."""
-        return self.sequence.capture is not None and self.sequence.capture.spec.logits
-
-    @property
-    def logit_tokens(self) -> range:
-        """Returns the rows of the pass whose logits a capture returns."""
-        capture = self.sequence.capture
-        return self.tokens_in(capture.first) if capture is not None and capture.spec.logits else range(0)
-
-    @property
-    def predicts(self) -> bool:
-        """Whether the sequence's next token is chosen from its last position."""
-        return self.sequence.capture is None and self.last_position == len(self.sequence.ids) - 1
-
-    @property
-    def decodes(self) -> bool:
-        """Whether it is one token behind the prompt of a sequence that generates."""
-        return self.length == 1 and self.sequence.capture is None and self.first >= self.sequence.prompt_length
 
 
 @dataclass(eq=False)
 class Batch:
     """What one pass computes.
 
-    token_ids, positions: (token,). slots: where each token's key and value are written in the cache (block * BLOCK + offset);
-    empty for an engine whose cache is not ours.
+    token_ids, positions: (token,). slots: where each token's key and value are written in the cache (block * BLOCK + offset).
     """
 
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment[Request], ...]
     token_ids: Int[Tensor, "token"]
     positions: Int[Tensor, "token"]
     slots: Int[Tensor, "slot"]
@@ -87,23 +40,23 @@ class Batch:
         return block_table(self.segments, self.positions.device)
 
 
-def block_table(segments: Rows[Segment], device: torch.device) -> Int[Tensor, "segment block"]:
+def block_table(segments: Sequence[Segment[Request]], device: torch.device) -> Int[Tensor, "segment block"]:
     """Returns the blocks that each segment's positions up to its last are in, padded with NULL_BLOCK."""
-    tables = [segment.sequence.block_table[: blocks_for(segment.last_position + 1)] for segment in segments]
+    tables = [segment.row.block_table[: blocks_for(segment.last_position + 1)] for segment in segments]
     widest = max(map(len, tables))
     return torch.tensor([[*table, *[NULL_BLOCK] * (widest - len(table))] for table in tables], device=device)
 
 
-def batch_of(work: Rows[tuple[Sequence, int]], device: torch.device) -> Batch:
-    """Builds a pass from sequences and how many of their next positions it computes; their blocks are allocated."""
+def batch_of(work: Sequence[tuple[Request, int]], device: torch.device) -> Batch:
+    """Builds a pass from requests and how many of their next positions it computes; their blocks are allocated."""
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
     segments = []
-    for sequence, count in work:
-        first, table = sequence.computed, sequence.block_table
-        segments.append(Segment(sequence, first, len(ids), len(ids) + count))
-        ids.extend(sequence.ids[first : first + count])
+    for request, count in work:
+        first, table = request.computed, request.block_table
+        segments.append(Segment(request, first, len(ids), len(ids) + count))
+        ids.extend(request.ids[first : first + count])
         positions.extend(range(first, first + count))
         slots.extend(table[at // BLOCK] * BLOCK + at % BLOCK for at in range(first, first + count))
     token_ids, at, slot = torch.tensor([ids, positions, slots]).to(device)

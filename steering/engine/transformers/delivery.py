@@ -1,20 +1,20 @@
 """Delivery: sends what passes yield to the event loops that wait for it, and turns errors into those a caller may see."""
 
 import asyncio
-from collections.abc import Callable
-from collections.abc import Sequence as Rows
+from collections.abc import Callable, Sequence
 from time import monotonic
 from traceback import format_exception
 
 import structlog
 import torch
 
-from steering.engine.transformers.sequence import BackgroundTask, Sequence, Stream
+from steering.engine.stream import Stream
+from steering.engine.transformers.request import BackgroundTask, Request
 from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
 MANY = 16
-"""Sequences in a pass from which on their tokens may be held."""
+"""Requests in a pass from which on their tokens may be held."""
 INTERVAL_SECONDS = 0.04
 """How long tokens are held at most, and until the pass that runs then has ended."""
 
@@ -23,22 +23,22 @@ class Delivery:
     """Sends outboxes to their streams.
 
     Waking callers costs nearly as much for one token as for several, and with many short passes that takes a good part of the
-    CPU that computes them. With MANY sequences their tokens are therefore sent at intervals; the first token of an answer and
+    CPU that computes them. With MANY requests their tokens are therefore sent at intervals; the first token of an answer and
     its end are sent at once. The idea is that of vLLM's `--stream-interval`.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._held: dict[Sequence, None] = {}
+        self._held: dict[Request, None] = {}
         self._sent = -INTERVAL_SECONDS
 
-    def after(self, sequences: Rows[Sequence]) -> None:
+    def after(self, requests: Sequence[Request]) -> None:
         """Sends what a pass yielded, or holds it until after a later one."""
         now = self._clock()
-        due = len(sequences) < MANY or now - self._sent >= INTERVAL_SECONDS
+        due = len(requests) < MANY or now - self._sent >= INTERVAL_SECONDS
         if due:
             self._sent = now
-        begun = dict.fromkeys([*self._held, *sequences])
+        begun = dict.fromkeys([*self._held, *requests])
         self._held = {} if due else {one: None for one in begun if one.going_on}
         self.now([one for one in begun if one not in self._held])
 
@@ -48,12 +48,12 @@ class Delivery:
         self._held = {}
 
     @staticmethod
-    def now(senders: Rows[Sequence | BackgroundTask]) -> None:
+    def now(senders: Sequence[Request | BackgroundTask]) -> None:
         """Sends outboxes, with one wake-up of each event loop, however many senders there are.
 
         Whatever is raised, an item is sent or still in its outbox.
         """
-        by_loop: dict[asyncio.AbstractEventLoop, dict[Sequence | BackgroundTask, list[object]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, dict[Request | BackgroundTask, list[object]]] = {}
         for sender in senders:
             if sender.outbox:
                 by_loop.setdefault(sender.stream.loop, {})[sender] = []  # its next outbox

@@ -1,8 +1,7 @@
 """TransformersEngine: the asynchronous face of a transformers model in this process."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from collections.abc import Sequence as Rows
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -11,6 +10,7 @@ from typing import cast
 
 import torch
 
+from steering.engine import captures
 from steering.engine.api import (
     Capture,
     CapturePrompt,
@@ -25,17 +25,17 @@ from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.readings import MonitoredAnswer
-from steering.engine.transformers import captures
+from steering.engine.stream import Stream
 from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.request import BackgroundTask, Pieces, Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.sequence import BackgroundTask, Pieces, Sequence, Stream
-from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
 from steering.engine.transformers.training.fitting import fit
 from steering.errors import LimitExceeded, OutOfMemory
+from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
@@ -86,7 +86,7 @@ class TransformersEngine:
         ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan)
         self._check(ids, request)
         with closing(Stream(asyncio.get_running_loop())) as stream:
-            sequence = Sequence(
+            running = Request(
                 id=next(self._numbers),
                 ids=list(ids),
                 prompt_length=len(ids),
@@ -100,7 +100,7 @@ class TransformersEngine:
                 monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
                 decoder=self.tokenizer.decode_stream(ids),
             )
-            self._loop.submit([sequence])
+            self._loop.submit([running])
             while True:
                 event = cast(TokenEvent, await stream.get())
                 yield event
@@ -109,7 +109,7 @@ class TransformersEngine:
 
     async def capture(
         self,
-        prompts: Rows[CapturePrompt],
+        prompts: Sequence[CapturePrompt],
         spec: CaptureSpec,
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -122,18 +122,18 @@ class TransformersEngine:
         found: dict[int, Capture] = {}
         with closing(Stream(asyncio.get_running_loop())) as stream:
             begin = partial(self._begin_captures, prompts, spec, stream, priority)
-            sequences = begin() if inline else await run_in_thread(begin)
-            self._loop.submit(sequences)
-            while len(found) < len(sequences):
+            texts = begin() if inline else await run_in_thread(begin)
+            self._loop.submit(texts)
+            while len(found) < len(texts):
                 index, result = cast(tuple[int, Capture], await stream.get())
                 found[index] = result
                 if progress is not None:
-                    progress(len(found), len(sequences))
-        return tuple(found[index] for index in range(len(sequences)))
+                    progress(len(found), len(texts))
+        return tuple(found[index] for index in range(len(texts)))
 
     def _begin_captures(
-        self, prompts: Rows[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
-    ) -> list[Sequence]:
+        self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
+    ) -> list[Request]:
         """Tokenises and checks texts; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
         encoded = [encode_with_plans(self.tokenizer, prompt.prompt, (prompt.plan,)) for prompt in prompts]
         longest = max((len(ids) for ids, _ in encoded), default=0)
@@ -143,7 +143,7 @@ class TransformersEngine:
         salt = f"capture {next(self._numbers)}"  # blocks are shared among the texts of this call
         texts = [(ids, index, prompts[index], plan) for index, (ids, (plan,)) in enumerate(encoded)]
         return [
-            Sequence(
+            Request(
                 id=next(self._numbers),
                 ids=list(ids),
                 prompt_length=prompt.prompt_length or len(ids),

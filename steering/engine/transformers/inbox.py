@@ -1,11 +1,10 @@
 """Inbox: hands work from callers' threads to the engine's thread, which waits here when there is nothing to do."""
 
 import threading
-from collections.abc import Callable
-from collections.abc import Sequence as Rows
+from collections.abc import Callable, Sequence
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.sequence import BackgroundTask, Sequence
+from steering.engine.transformers.request import BackgroundTask, Request
 from steering.errors import EngineDead, Overloaded
 from steering.threads import release_thread_pool
 
@@ -23,7 +22,7 @@ class Inbox:
         """waiting: how many live (False) or background (True) requests wait in the scheduler. idle: called by `collect` again and
         again while there is no work, until it returns False; takes milliseconds."""
         self._limits, self._waiting, self._idle = limits, waiting, idle
-        self._work: list[Sequence | BackgroundTask] = []
+        self._work: list[Request | BackgroundTask] = []
         self._calls: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closing = False
@@ -31,14 +30,14 @@ class Inbox:
 
     def count(self, *, background: bool) -> int:
         """How many live or background requests are in the inbox."""
-        return sum(isinstance(one, Sequence) and one.background == background for one in self._work)
+        return sum(isinstance(one, Request) and one.background == background for one in self._work)
 
-    def put(self, work: Rows[Sequence | BackgroundTask]) -> None:
-        """Hands over the work of one call. Raises EngineDead; Overloaded when as many sequences of its kind wait as may."""
+    def put(self, work: Sequence[Request | BackgroundTask]) -> None:
+        """Hands over the work of one call. Raises EngineDead; Overloaded when as many requests of its kind wait as may."""
         with self._wake:
             if self._closing or self.ended:
                 raise EngineDead("the engine has stopped")
-            if work and isinstance(work[0], Sequence):
+            if work and isinstance(work[0], Request):
                 self._check_limit(background=work[0].background)
             self._work.extend(work)
             self._wake.notify()
@@ -62,7 +61,7 @@ class Inbox:
             found, self._calls = self._calls, []
             return found
 
-    def collect(self, *, busy: bool) -> list[Sequence | BackgroundTask] | None:
+    def collect(self, *, busy: bool) -> list[Request | BackgroundTask] | None:
         """Takes the work that came; waits for some unless `busy`. None once it was closed."""
         if not busy:
             self._wait()
@@ -92,7 +91,7 @@ class Inbox:
             self._closing = True
             self._wake.notify()
 
-    def end(self) -> list[Sequence | BackgroundTask]:
+    def end(self) -> list[Request | BackgroundTask]:
         """Returns what was left when the thread ended; nothing more is accepted."""
         with self._wake:
             self.ended = True

@@ -1,25 +1,24 @@
 """EngineLoop: the turns of the thread that owns a model. Work comes in through an inbox, results leave through streams."""
 
 import threading
-from collections.abc import Callable, Collection, Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic, perf_counter
 from traceback import format_exc
 
 import structlog
 
+from steering.engine import captures
+from steering.engine.answers import AnswerWriter, Sampled, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
-from steering.engine.transformers import captures
-from steering.engine.transformers.answers import AnswerWriter, finish_event
 from steering.engine.transformers.background import BackgroundQueue
 from steering.engine.transformers.delivery import Delivery, as_steering_error
 from steering.engine.transformers.inbox import Inbox
 from steering.engine.transformers.memory.paged_cache import Pretouch
+from steering.engine.transformers.request import BackgroundTask, Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sampling.sampler import Sampled, sample
+from steering.engine.transformers.sampling.sampler import sample
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.engine.transformers.sequence import BackgroundTask, Sequence
 from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
 
 log = structlog.get_logger()
@@ -32,8 +31,8 @@ class EngineLoop:
 
     Every request that was accepted gets exactly one terminal item (a finish, a capture, a result or an error), also when the loop
     dies, wherever it does: at every moment it is in the inbox, in `_arrived`, in `_open`, among the background tasks or in `_ended`,
-    all of which `end` goes through. An error in a pass ends the sequences of that pass; an error in what is done for one sequence ends that one.
-    Where a pass does not fit into memory, its sequences are computed again, once, half as many at a time. An error of the device, or
+    all of which `end` goes through. An error in a pass ends the requests of that pass; an error in what is done for one request ends that one.
+    Where a pass does not fit into memory, its requests are computed again, once, half as many at a time. An error of the device, or
     MOST_FAILED passes in a row that fail, end the loop.
     eos_ids: the tokens that end an answer. `submit` and `call` are `put` and `call` of the inbox; they, `stats` and `close` may be
     called by any thread.
@@ -49,11 +48,11 @@ class EngineLoop:
         self.submit, self.call = self._inbox.put, self._inbox.call
         self._delivery = Delivery()
         self._answers = AnswerWriter(eos_ids)
-        self._arrived: list[Sequence | BackgroundTask] = []
+        self._arrived: list[Request | BackgroundTask] = []
         """Taken from the inbox; not all may be in a queue."""
-        self._open: dict[int, Sequence] = {}
-        """Sequences without a terminal item so far."""
-        self._ended: list[Sequence | BackgroundTask] = []
+        self._open: dict[int, Request] = {}
+        """Requests without a terminal item so far."""
+        self._ended: list[Request | BackgroundTask] = []
         """Those that may have got theirs in this turn; not all may have been sent."""
         self._turns = self._prompt_tokens = self._failed_passes = 0
         self._turn_began: float | None = None
@@ -127,7 +126,7 @@ class EngineLoop:
         work = self._inbox.collect(busy=busy)
         self._arrived = work or []
         for one in self._arrived:
-            if isinstance(one, Sequence):
+            if isinstance(one, Request):
                 self._open[one.id] = one
                 self._scheduler.enqueue(one)
             elif not self._background.enqueue(one):
@@ -140,10 +139,10 @@ class EngineLoop:
         self._turn_began = monotonic()
         for function in self._inbox.calls():
             function()
-        for sequence in self._scheduler.drop_closed():
-            self._open.pop(sequence.id, None)
-        for sequence in self._scheduler.admit():
-            self._for_one(sequence, self._runner.steering.admit)
+        for request in self._scheduler.drop_closed():
+            self._open.pop(request.id, None)
+        for request in self._scheduler.admit():
+            self._for_one(request, self._runner.injector.admit)
         if work := self._scheduler.schedule():
             self._pass(work)
         if (task := self._background.due(busy=self._scheduler.busy)) is not None:
@@ -155,85 +154,87 @@ class EngineLoop:
         self._ended.clear()
         self._turns += 1
 
-    def _for_one(self, sequence: Sequence, action: Callable[..., None], *arguments: object) -> None:
-        """Does something for one sequence; an error ends it, and no other."""
+    def _for_one(self, request: Request, action: Callable[..., None], *arguments: object) -> None:
+        """Does something for one request; an error ends it, and no other."""
         try:
-            action(sequence, *arguments)
+            action(request, *arguments)
         except Exception as error:
-            self._fail(sequence, as_steering_error(error))
-            self._delivery.now([sequence])
+            self._fail(request, as_steering_error(error))
+            self._delivery.now([request])
 
     def _pass(self, work: Work) -> None:
         """Runs one pass and hands on what it yields."""
-        sequences = [sequence for sequence, _ in work]
-        streams = sum(not sequence.prefilling for sequence in sequences)
-        prompt_tokens = sum(count for sequence, count in work if sequence.prefilling)
-        calls = sum(count * sequence.prompt_calls for sequence, count in work if sequence.prefilling)
+        requests = [request for request, _ in work]
+        streams = sum(not request.prefilling for request in requests)
+        prompt_tokens = sum(count for request, count in work if request.prefilling)
+        calls = sum(count * request.prompt_calls for request, count in work if request.prefilling)
         began = perf_counter()
         failure = None
         try:
             self._runner.cache.zero(self._scheduler.pool.unclean)
             self._scheduler.pool.cleaned()
             result = self._runner.run(work)
-            chosen = sample(result.logits, result.sequences, self._runner.executor.sampling_kernel)
+            chosen = sample(result.logits, result.requests, self._runner.executor.sampling_kernel)
             readouts, scores = result.readouts(), result.monitor_scores()
         except Exception as error:
             failure = as_steering_error(error)
         if failure is not None:  # behind the handler, since the error keeps the tensors of the pass alive
-            self._failed(sequences, failure)
+            self._failed(requests, failure)
         else:
             self._failed_passes = 0
             self._prompt_tokens += prompt_tokens
-            for sequence in sequences:
-                if sequence.capture is not None or not sequence.generated:
-                    self._scheduler.index.register(sequence)
-            for sequence, token in zip(result.sequences, chosen, strict=True):
-                readout, monitored = readouts.get(sequence.id, {}), scores.get(sequence.id, ())
-                self._for_one(sequence, self._write, token, readout, monitored)
-            for sequence in sequences:
-                if sequence.capture is not None and not sequence.remaining:
-                    self._for_one(sequence, self._finish_capture)
+            for request in requests:
+                if request.capture is not None or not request.generated:
+                    self._scheduler.index.register(request)
+            for request, token in zip(result.requests, chosen, strict=True):
+                readout, monitored = readouts.get(request, {}), scores.get(request, ())
+                self._for_one(request, self._write, token, readout, monitored)
+            for request in requests:
+                if request.capture is not None and not request.remaining:
+                    self._for_one(request, self._finish_capture)
         seconds = perf_counter() - began
         self._scheduler.budget.observe(prompt_tokens, streams, seconds, calls=calls)
-        self._delivery.after(sequences)
+        self._delivery.after(requests)
 
-    def _failed(self, sequences: Rows[Sequence], failure: SteeringError) -> None:
-        """Ends the sequences of a pass that failed, or has them computed again in smaller passes. Raises EngineDead."""
+    def _failed(self, requests: Sequence[Request], failure: SteeringError) -> None:
+        """Ends the requests of a pass that failed, or has them computed again in smaller passes. Raises EngineDead."""
         if isinstance(failure, InternalError):
             self._failed_passes += 1
             if self._failed_passes == MOST_FAILED:
                 raise EngineDead(f"{MOST_FAILED} forward passes have failed one after the other")
-        again: list[Sequence] = []
+        again: list[Request] = []
         if isinstance(failure, OutOfMemory):
             self._runner.free_memory()
-            again = [sequence for sequence in sequences if not sequence.computed_again]
-            log.warning("pass_out_of_memory", sequences=len(sequences), computed_again=len(again))
-        for sequence in sequences:
-            if sequence not in again:
-                self._fail(sequence, failure)
-        self._scheduler.compute_again(again, max(len(sequences) // 2, 1))
+            again = [request for request in requests if not request.computed_again]
+            log.warning("pass_out_of_memory", requests=len(requests), computed_again=len(again))
+        for request in requests:
+            if request not in again:
+                self._fail(request, failure)
+        self._scheduler.compute_again(again, max(len(requests) // 2, 1))
 
-    def _write(self, sequence: Sequence, token: Sampled, readout: Mapping[str, float], scores: Rows[float]) -> None:
+    def _write(self, request: Request, token: Sampled, readout: Mapping[str, float], scores: Sequence[float]) -> None:
         """Adds a token to an answer, and ends the answer where it is its last."""
-        ending = self._answers.write(sequence, token, readout, scores)
+        event, ending = self._answers.write(request, token, readout, scores)
+        if event is not None:
+            request.outbox.append(event)
         if ending is not None:
-            self._scheduler.release(sequence)
-            self._end_one(sequence, finish_event(sequence, ending))
+            self._scheduler.release(request)
+            self._end_one(request, finish_event(request, ending))
 
-    def _finish_capture(self, sequence: Sequence) -> None:
-        found = captures.result(sequence, self._runner.unembedding.embed)
+    def _finish_capture(self, request: Request) -> None:
+        found = captures.result(request, self._runner.unembedding.embed)
         # what was read is finite; what steering did in layers that were not read, nobody has checked
-        self._scheduler.release(sequence, dirty=not sequence.plan.empty)
-        self._end_one(sequence, found)
+        self._scheduler.release(request, dirty=not request.plan.empty)
+        self._end_one(request, found)
 
-    def _fail(self, sequence: Sequence, error: SteeringError) -> None:
-        """Ends a sequence with an error."""
-        self._scheduler.release(sequence, dirty=True)
-        self._end_one(sequence, error)
+    def _fail(self, request: Request, error: SteeringError) -> None:
+        """Ends a request with an error."""
+        self._scheduler.release(request, dirty=True)
+        self._end_one(request, error)
 
-    def _end_one(self, sequence: Sequence, item: object) -> None:
-        """Writes a sequence's terminal item, unless it has one. If the loop dies before it is sent, `end` sends it."""
-        if sequence.id in self._open:
-            self._ended.append(sequence)
-            sequence.end(item)
-            del self._open[sequence.id]
+    def _end_one(self, request: Request, item: object) -> None:
+        """Writes a request's terminal item, unless it has one. If the loop dies before it is sent, `end` sends it."""
+        if request.id in self._open:
+            self._ended.append(request)
+            request.end(item)
+            del self._open[request.id]

@@ -1,7 +1,6 @@
 """PrefillBudget: how many prompt positions a pass computes, so that no running stream waits for long."""
 
 from steering.engine.options import EngineLimits
-from steering.plan.order import acts_on_prompt
 from steering.plan.types import SteeringPlan
 
 LIVE_SECONDS, BACKGROUND_SECONDS = 0.25, 0.15
@@ -28,9 +27,8 @@ than passes differ by chance, teach nothing about it."""
 
 
 def prompt_calls(plan: SteeringPlan) -> int:
-    """Returns how many operations and tests of conditions a plan has computed at each prompt position, over all layers."""
-    calls = [call for steering in plan.layers.values() for call in steering.calls]
-    acting = sum(acts_on_prompt(plan.intervention(call), plan.thresholds) for call in calls)
+    """Returns how many edits and tests of conditions a plan has computed at each prompt position, over all layers."""
+    acting = sum(len(one.kinds) for edits in plan.layers.values() for one in edits if one.prompt_key)
     return acting + sum(threshold.at != "prompt" for threshold in plan.thresholds)
 
 

@@ -1,6 +1,6 @@
 """ModelRunner: prepares passes, has an executor compute them, and returns next-token logits, readouts and captures."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,17 +8,18 @@ import structlog
 import torch
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.batch import Batch, Segment, batch_of
+from steering.engine.transformers.batch import Batch, batch_of
 from steering.engine.transformers.execution import block_layout, create_executor
 from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PreparedPass
 from steering.engine.transformers.execution.thread_count import ThreadCount
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
-from steering.engine.transformers.sequence import Sequence
-from steering.engine.transformers.steering.readout import MonitorTables, ReadoutCollector
-from steering.engine.transformers.steering.steering_batch import SteeringRunner
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.training.gradient_pass import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
+from steering.injection.injector import Injector
+from steering.injection.readouts import MonitorTables, ReadoutCollector
+from steering.injection.rows import Segment, SteeredRow
 from steering.model.device import free_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -34,20 +35,20 @@ CUDA_SHARE = 0.9
 
 @dataclass(slots=True, eq=False)
 class PassResult:
-    """logits (row, vocab) for `sequences`, in order. readers: what each forward pass read, which is fetched from the device after
+    """logits (row, vocab) for `requests`, in order. readers: what each forward pass read, which is fetched from the device after
     sampling."""
 
-    sequences: tuple[Sequence, ...]
+    requests: tuple[Request, ...]
     logits: Logits
     readers: tuple[ReadoutCollector, ...]
 
-    def readouts(self) -> dict[int, dict[str, float]]:
-        """Returns sequence id -> name -> score."""
+    def readouts(self) -> dict[SteeredRow, dict[str, float]]:
+        """Returns the scores of each request by name."""
         return {key: scores for one in self.readers for key, scores in one.readouts().items()}
 
-    def monitor_scores(self) -> dict[int, list[float]]:
-        """Returns the scores of all monitors by sequence id."""
-        return {key: scores for one in self.readers for key, scores in one.monitors.by_sequence().items()}
+    def monitor_scores(self) -> dict[SteeredRow, list[float]]:
+        """Returns the scores of all monitors by request."""
+        return {key: scores for one in self.readers for key, scores in one.monitors.by_row().items()}
 
 
 class ModelRunner:
@@ -55,7 +56,7 @@ class ModelRunner:
 
     compile_request: how passes are compiled; None: they are eager. blocks: in the cache. exact: whether decoding and
     reading a prompt give the same keys and values, so that those of an answer may serve a later prompt. same_pass: whether
-    a sequence may read blocks that another computes in the same pass.
+    a request may read blocks that another computes in the same pass.
     """
 
     def __init__(
@@ -72,17 +73,17 @@ class ModelRunner:
         block_bytes = BLOCK * sum(shape.position_bytes for shape in shapes)
         self.blocks = max(_cache_bytes(model, device, limits) // block_bytes, 1)
         context = _context(model)
-        if limits.cache_bytes is None and context:  # no more than all sequences need with a full context
-            sequences = limits.max_running + limits.max_background
-            self.blocks = min(self.blocks, sequences * blocks_for(context))
+        if limits.cache_bytes is None and context:  # no more than all requests need with a full context
+            requests = limits.max_running + limits.max_background
+            self.blocks = min(self.blocks, requests * blocks_for(context))
         arrangement = block_layout(shapes, compile_request)
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
         self.unembedding = Unembedding(model, layout)
         self.gradients = GradientPass(self.unembedding, self._hooks, device)
-        self.steering = SteeringRunner(layout.layer_count, layout.d_model, device)
+        self.injector = Injector(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
-        parts = ModelParts(model, layout, self._hooks, self.cache, self.steering.bank)
+        parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
         self.threads = _thread_count(device, adaptive=limits.adaptive_threads)
@@ -105,48 +106,48 @@ class ModelRunner:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def release(self, sequence: Sequence) -> None:
-        """Completes a sequence's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
+    def release(self, request: Request) -> None:
+        """Completes a request's dose ledger and takes its steering state back. Does not raise: a report may be incomplete."""
         try:
-            self.steering.release(sequence)
+            self.injector.release(request)
         except Exception as error:  # memory may be short just now
             log.warning("steering_report_incomplete", reason=type(error).__name__)
-            self.steering.abandon(sequence)
+            self.injector.abandon(request)
 
-    def run(self, work: Rows[tuple[Sequence, int]]) -> PassResult:
-        """Computes the next `count` positions of each sequence; logits for those whose next token is chosen from them."""
+    def run(self, work: Sequence[tuple[Request, int]]) -> PassResult:
+        """Computes the next `count` positions of each request; logits for those whose next token is chosen from them."""
         if self.executor.batch_invariant:  # then the number of threads changes no bit either
-            rows = 0 if any(sequence.prefilling for sequence, _ in work) else len(work)
+            rows = 0 if any(request.prefilling for request, _ in work) else len(work)
             self.threads.begin(rows)
             result = self._run(batch_of(work, self._device))
             self.threads.end(rows)
             return result
         if self.same_pass:
             return self._run(batch_of(work, self._device))
-        # models with their own attention take rows of one shape: sequences that compute as many positions from the same one on
-        groups: dict[tuple[int, int], list[tuple[Sequence, int]]] = {}
-        for sequence, count in work:
-            groups.setdefault((sequence.computed, count), []).append((sequence, count))
+        # models with their own attention take rows of one shape: requests that compute as many positions from the same one on
+        groups: dict[tuple[int, int], list[tuple[Request, int]]] = {}
+        for request, count in work:
+            groups.setdefault((request.computed, count), []).append((request, count))
         return _joined([self._run(batch_of(uniform, self._device)) for uniform in groups.values()])
 
     def _run(self, batch: Batch) -> PassResult:
-        steering = self.steering.prepare(batch)
-        steering.begin()
-        readers = ReadoutCollector(batch, self._monitors)
+        injection = self.injector.prepare(batch.segments, batch.tokens)
+        injection.begin(batch.positions)
+        readers = ReadoutCollector(batch.segments, self._monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
         whole = [segment for segment in batch.segments if segment.wants_logits]
-        captures_only = all(segment.sequence.capture is not None for segment in batch.segments)
+        captures_only = all(segment.row.capture is not None for segment in batch.segments)
         stop_after = max(readers.layers, default=0) if captures_only and not whole else None
         kept = [s.end - 1 for s in ends] + [token for s in whole for token in s.logit_tokens]
         keep = torch.tensor(kept or [0], device=self._device)
-        logits = self.executor.run(PreparedPass(batch, steering, readers, keep, stop_after))
-        self.steering.finish(steering)
+        logits = self.executor.run(PreparedPass(batch, injection, readers, keep, stop_after))
+        injection.finish()
         if logits is None:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
         _store_logits(whole, logits[len(ends) :])
         for segment in batch.segments:
-            segment.sequence.computed += segment.length
-        return PassResult(tuple(s.sequence for s in ends), logits[: len(ends)], (readers,))
+            segment.row.computed += segment.length
+        return PassResult(tuple(s.row for s in ends), logits[: len(ends)], (readers,))
 
 
 def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
@@ -179,27 +180,27 @@ def _context(model: Any) -> int | None:
 
 
 def run_worst_pass(model: Any, device: torch.device, limits: EngineLimits) -> None:
-    """Computes as many tokens as a pass may have of one sequence: learned positions end with the model's context."""
+    """Computes as many tokens as a pass may have of one request: learned positions end with the model's context."""
     positions = min(limits.idle_prefill_tokens, _context(model) or limits.idle_prefill_tokens)
     tokens = torch.zeros(1, positions, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
 
-def _store_logits(segments: Rows[Segment], logits: Logits) -> None:
+def _store_logits(segments: Sequence[Segment[Request]], logits: Logits) -> None:
     """Hands each capture the logits of its tokens, on the host: they are large, and a text may take many passes."""
     start = 0
     for segment in segments:
-        assert segment.sequence.capture is not None
+        assert segment.row.capture is not None
         count = len(segment.logit_tokens)
         piece: Tensor = logits[start : start + count].to(torch.float32).cpu()
-        segment.sequence.capture.logits.append(piece)
+        segment.row.capture.logits.append(piece)
         start += count
 
 
-def _joined(results: Rows[PassResult]) -> PassResult:
+def _joined(results: Sequence[PassResult]) -> PassResult:
     return PassResult(
-        tuple(sequence for result in results for sequence in result.sequences),
+        tuple(request for result in results for request in result.requests),
         torch.cat([result.logits for result in results]),
         tuple(one for result in results for one in result.readers),
     )

@@ -7,22 +7,22 @@ from operator import attrgetter
 from time import monotonic
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 
 WINDOW = 10.0
 """Seconds for which a key counts after its last request came or ended: most people who read an answer ask again by then."""
 
 
 class WaitingQueue:
-    """First in, first out for each client, the clients in turns. Preempted sequences come before everybody.
+    """First in, first out for each client, the clients in turns. Preempted requests come before everybody.
 
     A client is a cache salt: each API key has its own. admitted: how many have got a row for the first time; wait_seconds:
     how long these had waited, together.
     """
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
-        self._preempted: list[Sequence] = []
+        self._clients: OrderedDict[str, deque[Request]] = OrderedDict()
+        self._preempted: list[Request] = []
         self._count = 0
         self.admitted = 0
         self.wait_seconds = 0.0
@@ -33,55 +33,55 @@ class WaitingQueue:
 
     @property
     def clients(self) -> set[str]:
-        """Whose sequences wait."""
+        """Whose requests wait."""
         return {*self._clients, *(one.cache_salt for one in self._preempted)}
 
     @property
-    def preempted(self) -> list[Sequence]:
+    def preempted(self) -> list[Request]:
         """Those that have run before."""
         return list(self._preempted)
 
-    def starved(self, most: int) -> Sequence | None:
+    def starved(self, most: int) -> Request | None:
         """Returns the first that has run before, if it was overtaken so often since."""
         first = self._preempted[0] if self._preempted else None
         return first if first is not None and first.overtaken >= most else None
 
-    def put(self, sequence: Sequence) -> None:
-        """Adds a sequence behind those of its client."""
-        self._clients.setdefault(sequence.cache_salt, deque()).append(sequence)
+    def put(self, request: Request) -> None:
+        """Adds a request behind those of its client."""
+        self._clients.setdefault(request.cache_salt, deque()).append(request)
         self._count += 1
 
-    def put_back(self, sequence: Sequence) -> None:
-        """Adds a sequence that has run before, in the order of admission."""
-        insort(self._preempted, sequence, key=attrgetter("order"))
+    def put_back(self, request: Request) -> None:
+        """Adds a request that has run before, in the order of admission."""
+        insort(self._preempted, request, key=attrgetter("order"))
         self._count += 1
 
-    def take(self, sequence: Sequence) -> None:
-        """Removes a sequence that gets a row; the next turn is another client's."""
-        self._remove(sequence)
-        if not sequence.preemptions:
+    def take(self, request: Request) -> None:
+        """Removes a request that gets a row; the next turn is another client's."""
+        self._remove(request)
+        if not request.preemptions:
             self.admitted += 1
-            sequence.scheduled = monotonic()
-            self.wait_seconds += sequence.scheduled - sequence.arrived
-        if sequence.cache_salt in self._clients:
-            self._clients.move_to_end(sequence.cache_salt)
+            request.scheduled = monotonic()
+            self.wait_seconds += request.scheduled - request.arrived
+        if request.cache_salt in self._clients:
+            self._clients.move_to_end(request.cache_salt)
 
-    def _remove(self, sequence: Sequence) -> None:
+    def _remove(self, request: Request) -> None:
         self._count -= 1
-        if sequence in self._preempted:
-            self._preempted.remove(sequence)
+        if request in self._preempted:
+            self._preempted.remove(request)
             return
-        queue = self._clients[sequence.cache_salt]
-        queue.remove(sequence)
+        queue = self._clients[request.cache_salt]
+        queue.remove(request)
         if not queue:
-            del self._clients[sequence.cache_salt]
+            del self._clients[request.cache_salt]
 
-    def in_turns(self) -> Iterator[Sequence]:
+    def in_turns(self) -> Iterator[Request]:
         """Yields all in the order in which they are to be admitted, as the queue is now."""
         yield from list(self._preempted)
         yield from _in_turns(self._clients.values())
 
-    def drop_closed(self) -> list[Sequence]:
+    def drop_closed(self) -> list[Request]:
         """Removes and returns those whose reader has left."""
         gone = [one for queue in (self._preempted, *self._clients.values()) for one in queue if one.stream.closed]
         for one in gone:
@@ -114,17 +114,17 @@ class ClientShare:
         return self._contended if len(clients | self._seen.keys()) > 1 else self._alone
 
 
-def by_client(sequences: list[Sequence], turn: int) -> list[Sequence]:
-    """Orders running sequences in turns between clients, beginning with another client at every turn of the loop."""
-    clients: dict[str, list[Sequence]] = {}
-    for sequence in sequences:
-        clients.setdefault(sequence.cache_salt, []).append(sequence)
+def by_client(requests: list[Request], turn: int) -> list[Request]:
+    """Orders running requests in turns between clients, beginning with another client at every turn of the loop."""
+    clients: dict[str, list[Request]] = {}
+    for request in requests:
+        clients.setdefault(request.cache_salt, []).append(request)
     queues = list(clients.values())
     begin = turn % len(queues) if queues else 0
     return list(_in_turns(queues[begin:] + queues[:begin]))
 
 
-def _in_turns(queues: Iterable[Iterable[Sequence]]) -> Iterator[Sequence]:
+def _in_turns(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
     """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
     left = [deque(queue) for queue in queues]
     while left:

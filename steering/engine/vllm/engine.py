@@ -14,8 +14,8 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, EngineStats
 from steering.engine.checks import check_layers
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import check_context, encode_prompt
-from steering.engine.transformers.sequence import Stream
-from steering.engine.vllm.answers import Answer
+from steering.engine.stream import Stream
+from steering.engine.vllm.answers import VllmAnswer
 from steering.engine.vllm.channel import Mailbox
 from steering.engine.vllm.client import Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
@@ -109,7 +109,7 @@ class VllmEngine:
 
     async def _answer(self, ids: tuple[int, ...], request: GenerationRequest, stream: Stream) -> None:
         """Sends the events of an answer."""
-        answer = Answer(ids, request, self.tokenizer, stream)
+        answer = VllmAnswer(ids, request, self.tokenizer)
         with translated_errors():
             sampling = vllm_sampling(request.sampling, self.tokenizer.eos_ids)
         cached, begun = 0, False
@@ -130,7 +130,9 @@ class VllmEngine:
                 reports = [] if run.mailbox is None else await run.mailbox.reports()
                 send(stream, answer.finish_event(cached, reports))
 
-    async def _add(self, answer: Answer, completion: CompletionOutput, mailbox: Mailbox | None, stream: Stream) -> None:
+    async def _add(
+        self, answer: VllmAnswer, completion: CompletionOutput, mailbox: Mailbox | None, stream: Stream
+    ) -> None:
         """Sends the events of the tokens of one output, up to the one that ends the answer."""
         for number, token_id in enumerate(completion.token_ids):
             found = TokenReadings() if mailbox is None else await mailbox.token(answer.tokens)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from steering.engine.transformers.sequence import Stream
+from steering.engine.stream import Stream
 from steering.errors import InternalError, SteeringError
 
 log = structlog.get_logger()

@@ -19,7 +19,6 @@ import torch
 
 from steering.engine.readings import Reading
 from steering.plan.holds import HeldReadout
-from steering.plan.types import Phase
 from steering.shapes import Tensor
 from steering.spec import InterventionSpec
 
@@ -105,8 +104,13 @@ class TokenReadings:
         self.scores.update(message.scores)
 
 
-PhaseSums: TypeAlias = tuple[int, int, Phase, float, float, float, int]
-"""(layer, source, phase, dose, tokens, changed, fired_at) of a DoseLedger."""
+class MeasuredDoses(msgspec.Struct, frozen=True, eq=False, forbid_unknown_fields=True):
+    """The sums of one request at the layers of one stage; see `injection.dose.Doses`. Tensors are in float32."""
+
+    layers: tuple[int, ...]
+    doses: Tensor
+    totals: Tensor
+    fired: tuple[int, ...]
 
 
 class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_unknown_fields=True):
@@ -118,7 +122,7 @@ class ReportMessage(msgspec.Struct, frozen=True, eq=False, tag="report", forbid_
     """
 
     key: str
-    sums: tuple[PhaseSums, ...] = ()
+    doses: MeasuredDoses | None = None
     scores: tuple[float | None, ...] = ()
     held: tuple[Mapping[int, HeldReadout], ...] = ()
     activations: Mapping[int, Tensor] = {}

@@ -46,7 +46,7 @@ class PlanBook:
         """
         wanted: list[_Wanted] = []
         if not plan.empty:
-            wanted.append(("plan", plan_key(plan), lambda: encode(_without_copies(plan))))
+            wanted.append(("plan", plan_key(plan), lambda: encode(replace(plan, vectors={}, warnings=()))))
         if readings:
             wanted.append(_by_content("readings", readings))
         if len(monitors):
@@ -84,17 +84,11 @@ class PlanBook:
             await self._call("steering_forget", [key for _, key in dropped])
 
 
-def _without_copies(plan: SteeringPlan) -> SteeringPlan:
-    """Drops the directions that the calls and the static sums of a plan hold as well."""
-    bare = tuple(replace(one, directions={}) for one in plan.interventions)
-    return replace(plan, interventions=bare, vectors={}, warnings=())
-
-
 def plan_key(plan: SteeringPlan) -> str:
     """Returns the fingerprint with the order of interventions and thresholds, which a report refers to by number and
     which the fingerprint does not know."""
     order = [
-        [[layer, [call.interventions for call in one.calls]] for layer, one in plan.layers.items()],
+        [[layer, [one.interventions for one in edits]] for layer, edits in plan.layers.items()],
         [[one.vector, one.score, one.layer, one.parameters, one.above, one.bound, one.until, one.at] for one in plan.thresholds],
         plan.reusable,
     ]  # fmt: skip

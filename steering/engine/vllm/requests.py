@@ -11,17 +11,17 @@ from vllm import SamplingParams as VllmSampling
 from vllm.sampling_params import RequestOutputKind
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
+from steering.engine.captures import begin
 from steering.engine.checks import check_sampling, refuse_token_scopes
 from steering.engine.prompts import check_context
-from steering.engine.transformers.captures import begin
-from steering.engine.transformers.sequence import CaptureState
-from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
-from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.vllm.client import Task, VllmClient
 from steering.engine.vllm.messages import CaptureWindow
 from steering.errors import InvalidRequest, LimitExceeded, NonfiniteActivations, UnsupportedParameter
+from steering.injection.rows import CaptureState
+from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.info import ModelInfo
 from steering.model.prompt import ModelTokenizer
+from steering.plan.scope import follows_single_tokens
 from steering.plan.types import SteeringPlan
 from steering.shapes import Float, Residual, Tensor
 
@@ -41,9 +41,9 @@ def check_request(prompt_tokens: int, request: GenerationRequest, info: ModelInf
 
 def check_stages(plan: SteeringPlan, stages: Mapping[int, int]) -> None:
     """Raises UnsupportedParameter for a condition that is read on another pipeline stage than it acts on. stages: by layer."""
-    for layer, steering in plan.layers.items():
-        for call in steering.calls:
-            condition = plan.intervention(call).condition
+    for layer, edits in plan.layers.items():
+        for edit in edits:
+            condition = plan.interventions[edit.owner].condition
             read = {plan.thresholds[leaf].layer for leaf in condition.leaves()} if condition is not None else set()
             other = sorted(one for one in read if stages[one] != stages[layer])
             if other:

@@ -6,7 +6,8 @@ from steering.concepts.loader import load_neutral
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.vllm.engine import VllmEngine
 from steering.errors import ModelLoadFailed
-from steering.plan.types import LayerSteering, Phase, SteeringPlan
+from steering.plan.types import LINEAR, Edits, Intervention, SteeringPlan
+from steering.spec import InterventionSpec
 
 LARGE = 100.0
 """Typical norms that the add of the test is long: the residual is then little else."""
@@ -70,9 +71,16 @@ async def _check_hooks(engine: VllmEngine) -> None:
 
 
 def _plan(layer: int, change: torch.Tensor, fingerprint: str, *, reusable: bool = False) -> SteeringPlan:
-    steering = LayerSteering(static_sum=change.expand(len(Phase), -1).contiguous())
+    """Adds a change at a layer to every residual."""
+    spec = InterventionSpec(vector="self-test", layers=(layer,))
+    numbers = torch.tensor([[1.0, 0.0, 1.0]])
+    edits = Edits(fingerprint, fingerprint, (0,), change[None], torch.zeros_like(change)[None], numbers, (LINEAR,))
     return SteeringPlan(
-        layers={layer: steering}, fingerprint=fingerprint, prompt_fingerprint=fingerprint, reusable=reusable
+        interventions=(Intervention(spec, "", "", (layer,)),),
+        layers={layer: (edits,)},
+        fingerprint=fingerprint,
+        prompt_fingerprint=fingerprint,
+        reusable=reusable,
     )
 
 

@@ -160,14 +160,26 @@ async def test_a_deleted_vector_is_named(client: httpx2.AsyncClient) -> None:
     assert answer.json()["error"]["code"] == "vector_not_found"
 
 
-async def test_a_record_of_an_earlier_version_is_refused_with_that_reason(client: httpx2.AsyncClient) -> None:
-    """A record of format 1 has no number, and a fingerprint of another recipe."""
-    body = {"prompt": "Hm", "steering": [{"vector": "alpha", "layers": [1]}], "max_tokens": 3}
-    record = (await client.post("/v1/generate", json=body)).json()["steering"]["record"]
-    assert record.pop("format") == 2
+ADD = {"vector": "alpha", "layers": [1]}
+ABLATE = {"vector": "beta", "operation": "ablate", "layers": [1, 2]}
+
+
+@pytest.mark.parametrize(("steering", "ordered"), [([ADD, ADD], False), ([ADD], False), ([ADD, ABLATE], True)])
+async def test_a_record_of_an_earlier_version_is_replayed_with_that_warning(
+    client: httpx2.AsyncClient, steering: list[dict[str, Any]], ordered: bool
+) -> None:
+    """A record of format 1 has no number, a fingerprint of another recipe, and interventions that acted in their order."""
+    body = {"prompt": "Hm", "steering": steering, "max_tokens": 3}
+    first = (await client.post("/v1/generate", json=body)).json()
+    record = first["steering"]["record"]
+    assert record.pop("format") == 3
     old = await client.post("/v1/replay", json=record | {"fingerprint": "0" * 64})
-    assert old.status_code == 400
-    assert old.json()["error"]["param"] == "format"
-    assert old.json()["error"]["message"] == "the record was made by an earlier version, format 1; this server reads 2"
-    newer = await client.post("/v1/replay", json=record | {"format": 3})
-    assert "made by a later version, format 3; this server reads 2" in newer.json()["error"]["message"]
+    assert old.status_code == 200
+    assert old.json()["choices"][0]["text"] == first["choices"][0]["text"]
+    warnings = old.json()["steering"]["warnings"]
+    assert any("has format 1, of an earlier version" in warning for warning in warnings)
+    assert any("all of them read the same residual" in warning for warning in warnings) is ordered
+    changed = await client.post("/v1/replay", json=record | {"mandatory": record["interventions"]})
+    assert changed.json()["error"]["param"] == "fingerprint"
+    newer = await client.post("/v1/replay", json=record | {"format": 4})
+    assert "made by a later version, format 4; this server reads up to 3" in newer.json()["error"]["message"]

@@ -60,6 +60,9 @@ async def test_random_plans_agree(family: str, hf_byte_tokenizer: PreTrainedToke
         spec = SteeringSpec.model_validate({"interventions": items})
         reference = Reference(model, blocks, spec, vectors)
         assert outcome.tokens == reference.generate(LONG, 8, temperature=seed % 2 * 0.9, seed=seed), (seed, items)
+        for number, doses in enumerate(outcome.finish.steering.doses):
+            theirs = {layer: sum(of) / len(of) for (index, layer), of in reference.doses.items() if index == number}
+            assert doses == pytest.approx(theirs, rel=1e-2, abs=1e-4), (seed, items)
 
 
 def _late(**fields: object) -> dict[str, object]:

@@ -11,40 +11,42 @@ from hypothesis import strategies as st
 from steering.errors import InvalidRequest, LimitExceeded, VectorModelMismatch, VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
-from steering.plan.order import joint_basis
+from steering.plan.edits import joint_basis
 from steering.plan.resolve import Mandatory, RecentPlans, resolve
-from steering.plan.types import UNSTEERED, Phase, SteeringPlan
+from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec, vector_names
 from tests.plans import Vectors, random_items, vectors_for
 from tests.steering.plan.planning import INFO, plan_of
 
 
-async def test_adds_at_a_layer_are_summed_in_any_order() -> None:
-    one = await plan_of({"vector": "alpha", "layers": [1]}, {"vector": "beta", "strength": -0.5, "layers": [1]})
-    two = await plan_of({"vector": "beta", "strength": -0.5, "layers": [1]}, {"vector": "alpha", "layers": [1]})
-    vectors = vectors_for(INFO)
-    expected = vectors["alpha"].layers[1].direction * 3.0 - 0.5 * 4.0 * vectors["beta"].layers[1].direction
-    for plan in (one, two):
-        added = plan.layers[1].static_sum
-        assert added is not None
-        torch.testing.assert_close(added[Phase.GENERATED], expected)
-        assert plan.layers[1].calls == ()
+async def test_the_order_of_interventions_changes_nothing() -> None:
+    items: list[dict[str, Any]] = [
+        {"vector": "alpha", "layers": [1]},
+        {"vector": "beta", "strength": -0.5, "layers": [1]},
+        {"vector": "alpha", "operation": "clamp", "low": 0.0, "high": 1.0, "layers": [1]},
+        {"vector": "gamma", "operation": "ablate", "layers": [1]},
+        {"vector": "alpha", "operation": "rotate", "degrees": 5.0, "layers": [1, 2]},
+        {"vector": "delta", "operation": "ablate", "layers": [1]},
+    ]
+    plans = [await plan_of(*order) for order in (items, items[::-1], items[3:] + items[:3])]
+    assert len({plan.fingerprint for plan in plans}) == len({plan.prompt_fingerprint for plan in plans}) == 1
+    for plan in plans[1:]:
+        for one, other in zip(plan.layers[1], plans[0].layers[1], strict=True):
+            assert torch.equal(one.write, other.write)
 
 
-async def test_order_is_kept_after_the_static_adds() -> None:
+async def test_equal_removals_at_a_layer_are_over_a_basis_of_their_span() -> None:
     plan = await plan_of(
-        {"vector": "alpha", "layers": [2]},
-        {"vector": "alpha", "operation": "clamp", "low": 0.0, "layers": [2]},
-        {"vector": "beta", "layers": [2]},
         {"vector": "gamma", "operation": "ablate", "layers": [2]},
-        {"vector": "delta", "operation": "ablate", "layers": [2]},
+        {"vector": "alpha", "layers": [2]},
+        {"vector": "delta", "operation": "ablate", "layers": [1, 2]},
+        {"vector": "beta", "operation": "ablate", "strength": 0.5, "layers": [2]},
     )
-    steering = plan.layers[2]
-    assert [add.intervention for add in steering.static_adds] == [0]
-    assert [plan.intervention(call).spec.operation for call in steering.calls] == ["clamp", "add", "ablate"]
-    assert steering.calls[2].interventions == (3, 4)
-    basis = steering.calls[2].directions
+    found = {one.interventions: one for one in plan.layers[2]}
+    assert set(found) == {(0, 2), (1,), (3,)}
+    basis = found[0, 2].write
     torch.testing.assert_close(basis @ basis.T, torch.eye(2), rtol=0, atol=1e-5)
+    assert [one.interventions for one in plan.layers[1]] == [(2,)]
 
 
 async def test_strength_zero_is_no_steering() -> None:
@@ -178,7 +180,7 @@ async def test_ablations_of_nearly_equal_directions_are_one_or_exact(angle: floa
     one, across = vectors["alpha"].layers[1].direction, vectors["beta"].layers[1].direction
     across = torch.nn.functional.normalize(across - (across @ one) * one, dim=0)
     turned = torch.cos(torch.tensor(angle)) * one + torch.sin(torch.tensor(angle)) * across
-    basis = joint_basis(torch.stack([one, turned]))
+    basis = joint_basis([one, turned])
     assert len(basis) == (1 if angle < 1e-4 else 2)
     torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), rtol=0, atol=1e-6)
     residual = torch.randn(16, generator=torch.Generator().manual_seed(0))

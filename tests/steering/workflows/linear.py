@@ -28,8 +28,8 @@ from steering.engine.api import (
 )
 from steering.errors import SteeringError
 from steering.model.info import ModelInfo
-from steering.operations import OPERATIONS
-from steering.plan.types import Phase, SteeringPlan
+from steering.plan.scope import positions_of
+from steering.plan.types import RELU, ROTATE, SteeringPlan
 from tests.scripted_model import first_cut
 from tests.steering.workflows.linear_tokenizer import (
     BABBLE,
@@ -84,7 +84,6 @@ class LinearEngine:
         """Residuals (token, d_model) after each block, and the measured dose by layer."""
         index = torch.tensor(ids)
         level = torch.cumsum(polarity()[index], 0) / torch.arange(1, len(ids) + 1)
-        phases = torch.tensor([_phase(position, prompt_length) for position in range(len(ids))])
         written = [
             self.embedding[index],
             GAIN * level[:, None] * self.concept,
@@ -94,7 +93,7 @@ class LinearEngine:
         residual, after, doses = torch.zeros(len(ids), D_MODEL), [], {}
         for layer in range(LAYERS):
             residual = residual + written[layer]
-            steered = _steer(residual, plan, layer, phases)
+            steered = _steer(residual, plan, layer, prompt_length)
             if steered is not residual:
                 doses[layer] = float(((steered - residual).norm(dim=1) / residual.norm(dim=1)).mean())
             residual = steered
@@ -203,25 +202,20 @@ class LinearEngine:
         return None
 
 
-def _phase(position: int, prompt_length: int) -> int:
-    if position >= prompt_length:
-        return int(Phase.GENERATED)
-    return int(Phase.LAST if position == prompt_length - 1 else Phase.PROMPT)
-
-
-def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, phases: torch.Tensor) -> torch.Tensor:
-    """Static adds, and unconditional and unscheduled calls over all positions: what these tests use."""
-    steering = plan.layers.get(layer)
-    if steering is None:
+def _steer(residual: torch.Tensor, plan: SteeringPlan, layer: int, prompt_length: int) -> torch.Tensor:
+    """Unconditional and unscheduled edits without rotations: what these tests use."""
+    if layer not in plan.layers:
         return residual
-    if steering.static_sum is not None:
-        residual = residual + steering.static_sum[phases]
-    for call in steering.calls:
-        count, intervention = len(residual), plan.intervention(call)
-        parameters = torch.tensor(intervention.parameters[layer]).repeat(count, 1)
-        directions = call.directions.repeat(count, 1, 1)
-        residual = OPERATIONS[intervention.spec.operation].apply(residual, directions, parameters)
-    return residual
+    change = torch.zeros_like(residual)
+    for edits in plan.layers[layer]:
+        first, end = positions_of(plan.interventions[edits.owner].spec.scope, prompt_length)
+        inside = torch.tensor([first <= position < end for position in range(len(residual))])
+        for write, read, numbers, kind in zip(edits.write, edits.read, edits.numbers, edits.kinds, strict=True):
+            assert kind != ROTATE
+            inner = residual @ read + numbers[0] + numbers[1] * residual.norm(dim=1)
+            inner = inner.clamp(min=0.0) if kind == RELU else inner
+            change += (numbers[2] * inner * inside)[:, None] * write
+    return residual + change
 
 
 def _read(

@@ -5,8 +5,10 @@ from functools import cached_property
 
 import torch
 
-from steering.engine.transformers.batch import Segment, block_table
+from steering.engine.transformers.batch import block_table
 from steering.engine.transformers.memory.paged_cache import PagedLayer
+from steering.engine.transformers.request import Request
+from steering.injection.rows import Segment
 from steering.shapes import Bool, Float, Int, Tensor
 
 UNEVEN = 1.5
@@ -22,7 +24,7 @@ class Group:
     longest: tokens of the longest segment. filled: positions that the segment with the longest past sees.
     """
 
-    def __init__(self, segments: Sequence[Segment], device: torch.device) -> None:
+    def __init__(self, segments: Sequence[Segment[Request]], device: torch.device) -> None:
         self.segments, self.device = segments, device
         self.fresh = segments[0].first == 0
         self.longest = max(segment.length for segment in segments)
@@ -78,8 +80,8 @@ class LengthGroups:
     """All segments of a pass, sorted into groups, short ones first. back: the index of each flat token of the pass among the groups'
     tokens; None: the same."""
 
-    def __init__(self, segments: Iterable[Segment], device: torch.device) -> None:
-        members: list[list[Segment]] = []
+    def __init__(self, segments: Iterable[Segment[Request]], device: torch.device) -> None:
+        members: list[list[Segment[Request]]] = []
         for segment in sorted(segments, key=lambda s: (s.first > 0, s.length > 1, s.last_position, s.length)):
             if not members or not _alike(members[-1], segment):
                 members.append([])
@@ -107,7 +109,7 @@ class LengthGroups:
         return together.index_select(1, self.back).unsqueeze(0)
 
 
-def _alike(group: list[Segment], segment: Segment) -> bool:
+def _alike(group: list[Segment[Request]], segment: Segment[Request]) -> bool:
     """Whether a segment, whose past is not shorter than those of the group, may be padded together with them."""
     lengths = [one.length for one in (*group, segment)]
     uneven = UNEVEN_DECODE if max(lengths) == 1 else UNEVEN

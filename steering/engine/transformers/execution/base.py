@@ -7,9 +7,9 @@ from typing import Any, Protocol, TypeAlias
 
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.paged_cache import PagedCache
-from steering.engine.transformers.steering.bank import SteeringBank
-from steering.engine.transformers.steering.readout import ReadoutCollector
-from steering.engine.transformers.steering.steering_batch import SteeringBatch
+from steering.injection.injector import Injection
+from steering.injection.readouts import ReadoutCollector
+from steering.injection.slots import Slots
 from steering.model.hooks import ResidualHooks, StopForward
 from steering.model.info import ModelInfo
 from steering.model.layout import Layout
@@ -29,7 +29,7 @@ class ModelParts:
     layout: Layout
     hooks: ResidualHooks
     cache: PagedCache
-    bank: SteeringBank
+    slots: Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class PreparedPass:
     """
 
     batch: Batch
-    steering: SteeringBatch
+    injection: Injection
     readers: ReadoutCollector
     keep: Int[Tensor, "kept"]
     stop_after: int | None = None
@@ -65,15 +65,26 @@ class PreparedPass:
     def layers(self) -> frozenset[int]:
         """The layers after which `on_layer` does something."""
         stop = () if self.stop_after is None else (self.stop_after,)
-        return self.steering.layers.union(self.readers.layers, stop)
+        return self.injection.layers.union(self.readers.layers, stop)
+
+    def decide(self, layer: int, residual: Residual) -> None:
+        """Reads the residual (token, d_model) as it arrives at a layer, for a pass that applies edits by itself."""
+        self.injection.decide(layer, residual.float())
+
+    def read(self, layer: int, residual: Residual) -> None:
+        """Reads the residual (token, d_model) as it leaves a layer, for a pass that applies edits by itself."""
+        after = residual.float()
+        self.injection.control(layer, after)
+        if layer in self.readers.layers:
+            self.readers.read(layer, after)
 
     def on_layer(self, layer: int, residual: Residual) -> Residual | None:
         """Steers and reads the residual after a layer. Raises StopForward after `stop_after`."""
-        steers, reads = layer in self.steering.layers, layer in self.readers.layers
+        steers, reads = layer in self.injection.layers, layer in self.readers.layers
         if not (steers or reads or layer == self.stop_after):
             return None
         before = residual.float()
-        after = self.steering.apply(layer, before, self.batch) if steers else before
+        after = self.injection.apply(layer, before) if steers else before
         if reads:
             self.readers.read(layer, after)
         if layer == self.stop_after:

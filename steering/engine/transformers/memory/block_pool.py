@@ -3,8 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-BLOCK = 16
-"""Positions in a block."""
+from steering.injection.dose import BLOCK as DOSE_BLOCK
+
+BLOCK = DOSE_BLOCK
+"""Positions in a block; what steering did in them is summed together."""
+
 NULL_BLOCK = 0
 """Never given out: block tables are padded with it, so it only ever holds zeros."""
 

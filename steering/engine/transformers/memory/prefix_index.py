@@ -1,17 +1,17 @@
 """PrefixIndex: finds the blocks of prompts that begin alike, and what steering measured in them."""
 
 import hashlib
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.shapes import Float, Tensor
 
 
-def block_keys(ids: Rows[int], fingerprint: str, salt: str) -> list[bytes]:
+def block_keys(ids: Sequence[int], fingerprint: str, salt: str) -> list[bytes]:
     """Hashes every full block: key_b = H(key_(b-1), ids of block b), beginning with the prompt fingerprint and the salt."""
     keys: list[bytes] = []
     previous = hashlib.sha256(f"{fingerprint}\0{salt}".encode()).digest()
@@ -32,53 +32,53 @@ class PrefixIndex:
 
     def __init__(self, pool: BlockPool, *, enabled: bool, exact: bool) -> None:
         self._pool, self._enabled, self.exact = pool, enabled, exact
-        self._measured: dict[int, tuple[bytes, Float[Tensor, "source 3"] | None]] = {}
-        """The hash of each registered block, and what steering did in it; see `DoseLedger.block_measures`."""
+        self._measured: dict[int, tuple[bytes, Float[Tensor, number] | None]] = {}
+        """The hash of each registered block, and what steering did in it; see `Doses.block_measures`."""
         self.epoch = 0
         """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
 
-    def keys_of(self, sequence: Sequence) -> list[bytes]:
-        """Returns the hashes of the blocks that a sequence may share, computed once."""
-        if sequence.block_keys is None:
-            ids, plan = sequence.ids[: sequence.shareable], sequence.plan
+    def keys_of(self, request: Request) -> list[bytes]:
+        """Returns the hashes of the blocks that a request may share, computed once."""
+        if request.block_keys is None:
+            ids, plan = request.ids[: request.shareable], request.plan
             shares = self._enabled and plan.reusable
-            sequence.block_keys = block_keys(ids, plan.prompt_fingerprint, sequence.cache_salt) if shares else []
-        return sequence.block_keys
+            request.block_keys = block_keys(ids, plan.prompt_fingerprint, request.cache_salt) if shares else []
+        return request.block_keys
 
-    def find(self, sequence: Sequence) -> list[int]:
-        """Returns the blocks that hold the beginning of a sequence, without taking references."""
+    def find(self, request: Request) -> list[int]:
+        """Returns the blocks that hold the beginning of a request, without taking references."""
         found: list[int] = []
-        for key in self.keys_of(sequence):
+        for key in self.keys_of(request):
             if (block := self._pool.lookup(key)) is None:
                 break
             found.append(block)
         return found
 
-    def restore(self, sequence: Sequence, first: int, end: int) -> None:
-        """Counts for a sequence what was measured in blocks [first, end) of its table, which others computed."""
-        keys = self.keys_of(sequence)
+    def restore(self, request: Request, first: int, end: int) -> None:
+        """Counts for a request what was measured in blocks [first, end) of its table, which others computed."""
+        keys = self.keys_of(request)
         for number in range(first, end):
-            key, measures = self._measured.get(sequence.block_table[number], (b"", None))
-            sequence.dose.restore_block(number, measures if key == keys[number] else None)
+            key, measures = self._measured.get(request.block_table[number], (b"", None))
+            request.doses.restore_block(number, measures if key == keys[number] else None)
 
-    def register(self, sequence: Sequence) -> None:
-        """Makes the full blocks that a sequence has computed so far findable. Where memory is short they are not."""
-        if sequence.cache_epoch != self.epoch:
+    def register(self, request: Request) -> None:
+        """Makes the full blocks that a request has computed so far findable. Where memory is short they are not."""
+        if request.cache_epoch != self.epoch:
             return
         with suppress(MemoryError, torch.OutOfMemoryError):
-            for number, key in enumerate(self.keys_of(sequence)[: sequence.computed // BLOCK]):
+            for number, key in enumerate(self.keys_of(request)[: request.computed // BLOCK]):
                 if self._pool.lookup(key) is None:
-                    block = sequence.block_table[number]
-                    measures = sequence.dose.block_measures(number) if sequence.plan.prompt_fingerprint else None
+                    block = request.block_table[number]
+                    measures = request.doses.block_measures(number) if request.plan.prompt_fingerprint else None
                     if self._pool.register(block, key):
                         self._measured[block] = key, measures
 
-    def register_answer(self, sequence: Sequence) -> None:
+    def register_answer(self, request: Request) -> None:
         """Makes the blocks of a finished, unsteered answer findable too."""
-        if self.exact and sequence.plan.empty and sequence.capture is None:
-            sequence.shareable = sequence.computed
-            sequence.block_keys = None
-        self.register(sequence)
+        if self.exact and request.plan.empty and request.capture is None:
+            request.shareable = request.computed
+            request.block_keys = None
+        self.register(request)
 
     def clear(self) -> None:
         """Begins a new epoch: nothing computed before is shared any more."""

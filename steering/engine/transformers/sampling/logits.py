@@ -1,6 +1,6 @@
 """Changes the logits of each row before its token is chosen: penalties and bias, then top_k, top_p and min_p, in this order."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from math import inf, log
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
 from steering.shapes import Float, Int, Logits, Tensor
 
 WIDTHS = (2.0, 4.0, 8.0, 16.0)
@@ -26,15 +26,15 @@ def is_adjusted(params: SamplingParams) -> bool:
     return _is_penalized(params) or bool(params.logit_bias)
 
 
-def adjusted(logits: Logits, rows: Rows[Sequence]) -> Logits:
+def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
     """Returns logits after penalties and bias; the same tensor where no row uses any."""
-    if not any(is_adjusted(sequence.sampling) for sequence in rows):
+    if not any(is_adjusted(request.sampling) for request in rows):
         return logits
     result = logits.clone()
-    penalized = [(row, sequence) for row, sequence in enumerate(rows) if _is_penalized(sequence.sampling)]
+    penalized = [(row, request) for row, request in enumerate(rows) if _is_penalized(request.sampling)]
     if penalized:
         _penalize(result, penalized)
-    biased = [(row, *one) for row, sequence in enumerate(rows) for one in sequence.sampling.logit_bias.items()]
+    biased = [(row, *one) for row, request in enumerate(rows) for one in request.sampling.logit_bias.items()]
     if biased:
         owners, tokens, values = zip(*biased, strict=True)
         places = _moved(np.array([owners, tokens]), logits)
@@ -47,8 +47,8 @@ def _is_penalized(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
 
-def _penalize(logits: Logits, rows: Rows[tuple[int, Sequence]]) -> None:
-    """Changes the logits of the tokens that each sequence contains; one copy to the device for all rows."""
+def _penalize(logits: Logits, rows: Sequence[tuple[int, Request]]) -> None:
+    """Changes the logits of the tokens that each request contains; one copy to the device for all rows."""
     for _, one in rows:
         one.token_counts.update(one.ids, one.prompt_length)
     tokens = [one.token_counts.tokens() for _, one in rows]
@@ -86,7 +86,7 @@ def bounds_of(params: SamplingParams) -> tuple[float, float, float]:
     return params.top_k or inf, top_p, log(params.min_p) if params.min_p > 0.0 else -inf
 
 
-def candidates(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens]:
+def candidates(scaled: Logits, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens]:
     """Returns values and ids of the tokens that may be chosen, best first; other values are -infinity.
 
     scaled: logits / temperature less their maximum, so that the best token of a row has 0.
@@ -96,7 +96,7 @@ def candidates(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Toke
     return ranked(*found, rows)
 
 
-def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Rows[SamplingParams]) -> tuple[Values, Tokens]:
+def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens]:
     """Sorts candidates and applies the filters. mass: sum of exp over all tokens of the row.
 
     All arithmetic runs along a row, and running sums ignore what follows: no row depends on another one's length.
@@ -120,7 +120,7 @@ def every_token(scaled: Logits) -> tuple[Values, Tokens, Mass]:
     return scaled, tokens, scaled.exp().sum(dim=1, keepdim=True)
 
 
-def narrowed(scaled: Logits, rows: Rows[SamplingParams]) -> tuple[Values, Tokens, Mass]:
+def narrowed(scaled: Logits, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens, Mass]:
     """Returns a superset of the tokens that may be chosen, in ascending order, padded with -infinity, and the mass.
 
     By numpy, row by row, where it is faster than torch and always adds in the same order.

@@ -4,7 +4,7 @@ No generator has a state between steps: a row's numbers depend on no other row, 
 same ones.
 """
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from steering.shapes import Float, Int, Tensor
 _WORD = (1 << 64) - 1
 
 
-def uniform(seeds: Rows[int], indices: Rows[int], vocab_size: int, device: torch.device) -> Float[Tensor, "row vocab"]:
+def uniform(
+    seeds: Sequence[int], indices: Sequence[int], vocab_size: int, device: torch.device
+) -> Float[Tensor, "row vocab"]:
     """Returns numbers in [0, 1), float32, one for each token of each row."""
     numbers = torch.empty(len(seeds), vocab_size, device=device)
     for row, seed, index in zip(numbers, seeds, indices, strict=True):
@@ -28,7 +30,7 @@ def uniform(seeds: Rows[int], indices: Rows[int], vocab_size: int, device: torch
     return numbers
 
 
-def states(seeds: Rows[int], indices: Rows[int]) -> Int[Tensor, "row 4"]:
+def states(seeds: Sequence[int], indices: Sequence[int]) -> Int[Tensor, "row 4"]:
     """Returns the states of the generators that `uniform` uses on a CPU, for a kernel that draws the same numbers."""
     found = [np.random.SFC64(_mixed(*one)).state["state"]["state"] for one in zip(seeds, indices, strict=True)]
     return torch.from_numpy(np.array(found).view(np.int64))

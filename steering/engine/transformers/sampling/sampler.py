@@ -3,17 +3,17 @@
 The number of times that the host waits for the device does not grow with the rows.
 """
 
-from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 
+from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.execution.base import SamplingKernel
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.sampling.logits import adjusted, bounds_of, candidates, is_adjusted, is_filtered
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform
-from steering.engine.transformers.sequence import Sequence
 from steering.shapes import Float, Int, Logits, Tensor
 
 TEMPERATURES = 1e-30, 1e30
@@ -23,17 +23,7 @@ MOST_CANDIDATES = 1 << 24
 LogProbs: TypeAlias = tuple[float | None, tuple[tuple[int, float], ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One row's choice. finite: whether its logits were; where not, token_id means nothing."""
-
-    token_id: int
-    finite: bool
-    logprob: float | None = None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-
-
-def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None = None) -> list[Sampled]:
+def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | None = None) -> list[Sampled]:
     """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
 
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
@@ -49,7 +39,7 @@ def sample(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel | None =
     return [found[row] for row in range(len(rows))]
 
 
-def _sampled_by_kernel(logits: Logits, rows: Rows[Sequence], kernel: SamplingKernel) -> list[Sampled]:
+def _sampled_by_kernel(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel) -> list[Sampled]:
     settings = torch.tensor([_settings(one.sampling) for one in rows], dtype=torch.float32)
     noisy = [row for row, one in enumerate(rows) if one.sampling.temperature > 0.0]
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
@@ -69,7 +59,7 @@ def _temperature(params: SamplingParams) -> float:
     return min(max(params.temperature, lowest), highest)
 
 
-def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
+def _sampled_by_torch(logits: Logits, rows: Sequence[Request]) -> list[Sampled]:
     raw = logits.to(torch.float32)
     # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
     finite = torch.isfinite(raw.amax(dim=1))
@@ -82,8 +72,8 @@ def _sampled_by_torch(logits: Logits, rows: Rows[Sequence]) -> list[Sampled]:
     return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
 
 
-def _chosen(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
-    greedy = [row for row, sequence in enumerate(rows) if sequence.sampling.temperature == 0.0]
+def _chosen(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
+    greedy = [row for row, request in enumerate(rows) if request.sampling.temperature == 0.0]
     plain = [row for row, one in enumerate(rows) if one.sampling.temperature > 0.0 and not is_filtered(one.sampling)]
     filtered = [row for row, one in enumerate(rows) if one.sampling.temperature > 0.0 and is_filtered(one.sampling)]
     chosen = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
@@ -95,11 +85,11 @@ def _chosen(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
     return chosen
 
 
-def _greedy(logits: Logits, _rows: Rows[Sequence]) -> Int[Tensor, "row"]:
+def _greedy(logits: Logits, _rows: Sequence[Request]) -> Int[Tensor, "row"]:
     return _argmax(logits)
 
 
-def _sampled(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
+def _sampled(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
     if logits.device.type == "cpu" and len(rows) > 1:
         # row by row, so that temporaries stay in the processor's cache: 32 rows take a third of the time
         return torch.cat([_sampled(logits[row : row + 1], rows[row : row + 1]) for row in range(len(rows))])
@@ -107,24 +97,24 @@ def _sampled(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
     return _argmax(gumbel(_uniform(logits, rows)).mul_(_temperatures(logits, rows)).add_(logits))
 
 
-def _sampled_of_filtered(logits: Logits, rows: Rows[Sequence]) -> Int[Tensor, "row"]:
+def _sampled_of_filtered(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
     # the best token has 0, however small the temperature is
     scaled = (logits - logits.amax(dim=1, keepdim=True)).div_(_temperatures(logits, rows))
-    values, tokens = candidates(scaled, [sequence.sampling for sequence in rows])
+    values, tokens = candidates(scaled, [request.sampling for request in rows])
     noise = gumbel(_uniform(logits, rows).gather(1, tokens))
     return tokens.gather(1, _argmax(values + noise)[:, None])[:, 0]
 
 
-def _temperatures(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row 1"]:
-    temperatures = torch.tensor([_temperature(sequence.sampling) for sequence in rows])
+def _temperatures(logits: Logits, rows: Sequence[Request]) -> Float[Tensor, "row 1"]:
+    temperatures = torch.tensor([_temperature(request.sampling) for request in rows])
     return temperatures.to(logits.device, non_blocking=True)[:, None]
 
 
-def _uniform(logits: Logits, rows: Rows[Sequence]) -> Float[Tensor, "row vocab"]:
+def _uniform(logits: Logits, rows: Sequence[Request]) -> Float[Tensor, "row vocab"]:
     return uniform(*_seeds(rows), logits.shape[1], logits.device)
 
 
-def _seeds(rows: Rows[Sequence]) -> tuple[list[int], list[int]]:
+def _seeds(rows: Sequence[Request]) -> tuple[list[int], list[int]]:
     return [one.sampling.seed for one in rows], [one.generated for one in rows]
 
 
@@ -135,10 +125,10 @@ def _argmax(logits: Logits) -> Int[Tensor, "row"]:
     return logits.argmax(dim=1)
 
 
-def _logprobs(raw: Logits, chosen: Int[Tensor, "row"], rows: Rows[Sequence]) -> list[LogProbs]:
+def _logprobs(raw: Logits, chosen: Int[Tensor, "row"], rows: Sequence[Request]) -> list[LogProbs]:
     """Returns log-probabilities under the model's own distribution, before temperature, penalties and filters."""
     results: list[LogProbs] = [(None, ())] * len(rows)
-    members = [row for row, sequence in enumerate(rows) if sequence.sampling.logprobs is not None]
+    members = [row for row, request in enumerate(rows) if request.sampling.logprobs is not None]
     if not members:
         return results
     values = torch.log_softmax(raw[members], dim=1)

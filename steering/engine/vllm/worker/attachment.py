@@ -132,7 +132,7 @@ def _capture_logits(output: Any, compute_logits: Any, steering: WorkerSteering) 
     if step is None or not isinstance(output, Tensor):
         return
     for segment in step.logit_rows():
-        capture = segment.sequence.capture
+        capture = segment.row.capture
         assert capture is not None
         for start in range(segment.logit_tokens.start, segment.end, LOGIT_ROWS):
             rows = output[start : min(start + LOGIT_ROWS, segment.end)]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from cachetools import LRUCache
 
-from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.vllm.worker.rows import WorkerRow
+from steering.injection.dose import BLOCK
 from steering.shapes import Float, Tensor
 
 MAX_NUMBERS = 1 << 22
@@ -15,22 +15,21 @@ MAX_NUMBERS = 1 << 22
 
 
 class BlockMeasures:
-    """The sums of blocks by (prompt fingerprint, token ids up to the block's end), the most recently used."""
+    """The measures of blocks by (prompt fingerprint, token ids up to the block's end), the most recently used."""
 
     def __init__(self) -> None:
-        self._blocks: LRUCache[bytes, Float[Tensor, "source 3"]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
+        self._blocks: LRUCache[bytes, Float[Tensor, number]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
 
     def store(self, row: WorkerRow) -> None:
         """Keeps the measures of the blocks that a request has computed so far."""
         if not row.shares_measures:
             return
-        sequence = row.sequence
-        end = min(row.computed, sequence.prompt_length - 1) // BLOCK
+        end = min(row.computed, row.prompt_length - 1) // BLOCK
         if end <= row.stored:
             return
         for block, key in enumerate(_keys(row, end)):
             if block >= max(row.stored, row.cached // BLOCK):
-                self._blocks[key] = sequence.dose.block_measures(block)
+                self._blocks[key] = row.doses.block_measures(block)
         row.stored = end
 
     def restore(self, row: WorkerRow) -> None:
@@ -41,13 +40,13 @@ class BlockMeasures:
         for block, key in enumerate(_keys(row, row.cached // BLOCK)):
             measures = self._blocks.get(key)
             if measures is not None:
-                row.sequence.dose.restore_block(block, measures)
+                row.doses.restore_block(block, measures)
 
 
 def _keys(row: WorkerRow, count: int) -> Iterator[bytes]:
     """Yields the keys of the first blocks of a prompt: a hash chain, as the prefix cache has."""
-    digest = hashlib.sha256(row.sequence.plan.prompt_fingerprint.encode())
-    ids = torch.tensor(row.sequence.ids[: count * BLOCK], dtype=torch.int64).numpy()
+    digest = hashlib.sha256(row.plan.prompt_fingerprint.encode())
+    ids = torch.tensor(row.ids[: count * BLOCK], dtype=torch.int64).numpy()
     for block in range(count):
         digest.update(ids[block * BLOCK : (block + 1) * BLOCK].tobytes())
         yield digest.digest()

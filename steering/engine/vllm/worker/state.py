@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from traceback import format_exception
 
 import torch
 
 from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
-from steering.engine.transformers.steering.bank import MAX_THRESHOLDS
-from steering.engine.transformers.steering.readout import MonitorTables
-from steering.engine.transformers.steering.steering_batch import SteeringRunner
 from steering.engine.vllm.messages import FailureMessage, Message, MonitorReading, RequestSteering, TokenMessage
 from steering.engine.vllm.worker.measures import BlockMeasures
 from steering.engine.vllm.worker.rows import WorkerRow, new_row
 from steering.engine.vllm.worker.step import Step
+from steering.injection.injector import Injector
+from steering.injection.readouts import MonitorTables
+from steering.injection.slots import MAX_THRESHOLDS
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Int, Tensor
 
@@ -48,14 +47,13 @@ class WorkerSteering:
         self.outbox: list[Message] = []
         self.step: Step | None = None
         self._device = device
-        self._runner = SteeringRunner(layer_count, d_model, device)
+        self._injector = Injector(layer_count, d_model, device)
         self._measures = BlockMeasures()
         self._rows: dict[str, WorkerRow] = {}
         self._plans: dict[str, SteeringPlan] = {"": UNSTEERED}
         self._readings: dict[str, tuple[Reading, ...]] = {"": ()}
         self._monitors: dict[str, MonitorSet] = {"": NO_MONITORS}
         self._tables = MonitorTables(device)
-        self._numbers = count()
 
     def put_plan(self, key: str, plan: SteeringPlan) -> None:
         """Keeps a plan. Raises what applying it raises: it is tried on one token of each phase."""
@@ -83,18 +81,18 @@ class WorkerSteering:
     def _try(self, plan: SteeringPlan) -> None:
         """Applies a plan to a prompt of two tokens and to one generated token, apart from all requests."""
         steering = RequestSteering(key="", prompt_length=2)
-        row = new_row(-1, [0, 0], steering, plan, (), self.layers)
-        runner = SteeringRunner(max(self.layers) + 1, self.d_model, self._device)
-        runner.admit(row.sequence)
+        row = new_row([0, 0], steering, plan, (), self.layers)
+        injector = Injector(max(self.layers) + 1, self.d_model, self._device)
+        injector.admit(row)
         for first, length in ((0, 2), (2, 1)):
             positions = torch.arange(first, first + length, device=self._device)
-            step = Step(runner, self._tables, positions)
+            step = Step(injector, self._tables, positions)
             step.add(row, 0, first, 0, length)
             step.prepare()
             for layer in sorted(self.layers):
                 step.apply(layer, torch.ones(length, self.d_model, device=self._device))
             step.finish()
-        runner.release(row.sequence)
+        injector.release(row)
 
     def admit(self, request_id: str, prompt: list[int], steering: RequestSteering, cached: int = 0) -> None:
         """Gives a new request its row; `cached` positions of it are in the prefix cache. A failure ends the request, not
@@ -102,9 +100,9 @@ class WorkerSteering:
         try:
             plan, readings = self._plans[steering.plan], self._readings[steering.readings]
             monitors = self._monitors[steering.monitors]
-            row = new_row(next(self._numbers), prompt, steering, plan, readings, self.layers, monitors)
+            row = new_row(prompt, steering, plan, readings, self.layers, monitors)
             row.cached = cached
-            self._runner.admit(row.sequence)
+            self._injector.admit(row)
             self._rows[request_id] = row
         except Exception as error:
             self._report_failure(steering.key, error)
@@ -116,11 +114,11 @@ class WorkerSteering:
             if row is None:
                 continue
             try:
-                self._runner.release(row.sequence)
+                self._injector.release(row)
                 self._measures.restore(row)
                 self.outbox.append(row.report(self.layers))
             except Exception as error:  # one request's report must not end the worker
-                self._runner.abandon(row.sequence)
+                self._injector.abandon(row)
                 self._report_failure(row.key, error)
 
     def begin(self, view: StepView) -> None:
@@ -136,7 +134,7 @@ class WorkerSteering:
         self.step = step
 
     def _collected(self, view: StepView) -> Step:
-        step = Step(self._runner, self._tables, view.positions)
+        step = Step(self._injector, self._tables, view.positions)
         for number, row in self._running(view):
             self._guarded([row], partial(self._add, step, row, number, view))
         return step
@@ -160,7 +158,7 @@ class WorkerSteering:
         """Prepares every request by itself to find those that fail, and returns a step of the others."""
         failed.undo()
         for number, row in self._running(view):
-            alone = Step(self._runner, self._tables, view.positions)
+            alone = Step(self._injector, self._tables, view.positions)
             self._add(alone, row, number, view)
             self._guarded([row], alone.prepare)
             alone.undo()
@@ -168,11 +166,11 @@ class WorkerSteering:
 
     def _restart(self, row: WorkerRow) -> None:
         """Forgets what was decided and measured of a request that begins again."""
-        self._runner.release(row.sequence)
-        self._runner.admit(row.sequence)
-        row.sequence.dose.reset()
+        self._injector.release(row)
+        self._injector.admit(row)
+        row.doses.reset()
         row.computed = 0
-        capture = row.sequence.capture
+        capture = row.capture
         if capture is not None:
             capture.pieces.clear()
             capture.logits.clear()
@@ -196,11 +194,11 @@ class WorkerSteering:
         step.finish()
         for row in step.rows:
             self._measures.store(row)
-        readouts, scores = step.readers.readouts(), step.readers.monitors.by_sequence()
+        readouts, scores = step.readers.readouts(), step.readers.monitors.by_row()
         finite = None if step.finite is None else step.finite.tolist()
         for row, number, index in step.predictions:
-            readout = readouts.get(row.sequence.id, {})
-            known = row.scores_at(scores.get(row.sequence.id, ()), self.layers, first=index == 0)
+            readout = readouts.get(row, {})
+            known = row.scores_at(scores.get(row, ()), self.layers, first=index == 0)
             self.outbox.append(TokenMessage(row.key, index, finite is None or finite[number], readout, known))
 
     def _guarded(self, rows: Sequence[WorkerRow], work: Callable[[], None]) -> bool:

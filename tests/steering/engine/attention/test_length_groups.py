@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.attention.length_groups import UNEVEN, LengthGroups
 from steering.engine.transformers.attention.masked import Scores, masked
-from steering.engine.transformers.batch import Segment
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache, RowLayout
-from steering.engine.transformers.sequence import Sequence
+from steering.engine.transformers.request import Request
+from steering.injection.rows import Segment
 from steering.plan.types import UNSTEERED
 from tests.steering.engine.loop.driven import open_stream
 
@@ -20,13 +20,15 @@ DEVICE = torch.device("cpu")
 pieces = st.lists(st.tuples(st.sampled_from([0, 0, 1, 7, 30]), st.integers(1, 40)), min_size=1, max_size=12)
 
 
-def segments(pieces: list[tuple[int, int]]) -> list[Segment]:
+def segments(pieces: list[tuple[int, int]]) -> list[Segment[Request]]:
     """(first, length) each -> segments in that order, each with the next blocks."""
-    found: list[Segment] = []
+    found: list[Segment[Request]] = []
     free = 1
     for number, (first, length) in enumerate(pieces):
         ids = [0] * (first + length)
-        sequence = Sequence(number, ids, len(ids), UNSTEERED, SamplingParams(), open_stream())
+        sequence = Request(
+            id=number, ids=ids, prompt_length=len(ids), plan=UNSTEERED, sampling=SamplingParams(), stream=open_stream()
+        )
         sequence.block_table = list(range(free, free + blocks_for(len(ids))))
         free += len(sequence.block_table)
         start = found[-1].end if found else 0
@@ -57,12 +59,10 @@ def test_each_sees_what_it_would_alone(pieces: list[tuple[int, int]], window: in
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, HEADS, packed[-1].end, WIDTH, generator=generator)
     shape = LayerShape(HEADS, WIDTH, HEADS, WIDTH, torch.float32, DEVICE)
-    (layer,) = PagedCache([shape], sum(len(s.sequence.block_table) for s in packed), RowLayout()).layers
+    (layer,) = PagedCache([shape], sum(len(s.row.block_table) for s in packed), RowLayout()).layers
     layer.keys.copy_(torch.randn(layer.keys.shape, generator=generator))
     layer.values.copy_(torch.randn(layer.values.shape, generator=generator))
-    slots = [
-        [s.sequence.block_table[p // BLOCK] * BLOCK + p % BLOCK for p in range(s.last_position + 1)] for s in packed
-    ]
+    slots = [[s.row.block_table[p // BLOCK] * BLOCK + p % BLOCK for p in range(s.last_position + 1)] for s in packed]
     new = [at for segment, found in zip(packed, slots, strict=True) for at in found[segment.first :]]
     flat_keys, flat_values = layer.keys[:, new][None], layer.values[:, new][None]
     groups = LengthGroups(packed, DEVICE)

@@ -221,11 +221,11 @@ def test_the_worker_compiles_no_other_model_than_the_engine_has(
 
 NOT_TRACED = {
     "steering.engine.transformers.batch": "passes are inputs of a graph",
-    "steering.engine.transformers.sequence": "the same",
-    "steering.engine.transformers.steering.bank": "the same: what steers is an input",
-    "steering.plan.types": "the same",
-    "steering.engine.transformers.steering.readout": "read in callbacks, outside the graph",
-    "steering.engine.transformers.steering.steering_batch": "the same",
+    "steering.engine.transformers.request": "the same",
+    "steering.injection.slots": "the same: what steers is an input",
+    "steering.injection.injector": "the same",
+    "steering.injection.readouts": "read in callbacks, outside the graph",
+    "steering.injection.rows": "the same",
     "steering.errors": "computes nothing",
     "steering.model.fingerprint": "computes nothing that a graph holds",
     "steering.model.info": "facts",

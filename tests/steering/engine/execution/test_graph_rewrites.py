@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Opcode
+from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Task
 from steering.engine.transformers.execution.compiled.graph_rewrites import LINEAR, PREFETCH, STEER, SWIGLU, rewrite
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import steer
@@ -116,16 +116,29 @@ class Block(torch.nn.Module):
         super().__init__()
         self.scale, self.shared = scale, shared
 
-    def forward(self, residual: Tensor, change: Tensor, bank: list[Tensor]) -> Tensor:
-        """residual, change (1, token, 16); bank: rows, row_indices, inverse, tasks."""
+    def forward(self, residual: Tensor, change: Tensor, tables: list[Tensor]) -> Tensor:
+        """residual, change (1, token, 16); tables: what `steer` gets from `vectors` to `tasks`."""
         total = torch.add(residual, change, alpha=self.scale)
-        steered = steer([total.reshape(-1, 16)], *bank, 0).reshape(total.shape)
+        steered = steer([total.reshape(-1, 16)], *tables, 0).reshape(total.shape)
         return steered + total if self.shared else steered
 
 
-def bank() -> list[Tensor]:
-    rows = torch.randn(3, 1, 2, 16, generator=torch.Generator().manual_seed(3))
-    return [rows, torch.tensor([0, 3, 5]), torch.zeros(1, 3), torch.tensor([Opcode.ADD])]
+def tables() -> list[Tensor]:
+    """Of three requests, the first without steering and the others with an add each."""
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(3))
+    numbers = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0], [0.0, 0.5, 1.0]])
+    rows = torch.tensor([[[0]], [[1]], [[2]]])
+    notes = torch.zeros(1, 3, 1), torch.zeros(1, 3), torch.zeros(1, 3)
+    numbers_of_tokens = torch.arange(3), torch.ones(3, 1), torch.full((3,), torch.inf)
+    return [
+        vectors,
+        numbers,
+        torch.zeros(3, 5, dtype=torch.int64),
+        rows,
+        *numbers_of_tokens,
+        *notes,
+        torch.tensor([[Task.EDIT, 0]]),
+    ]
 
 
 def summands(change_shape: tuple[int, ...] = (1, 3, 16)) -> tuple[Tensor, Tensor]:
@@ -136,7 +149,7 @@ def summands(change_shape: tuple[int, ...] = (1, 3, 16)) -> tuple[Tensor, Tensor
 
 
 def steered(block: Block, parts: tuple[Tensor, Tensor]) -> torch.export.ExportedProgram:
-    return rewrite(torch.export.export(block, (*parts, bank()), strict=False), kernels=True)
+    return rewrite(torch.export.export(block, (*parts, tables()), strict=False), kernels=True)
 
 
 @pytest.mark.usefixtures("loaded_library")
@@ -159,5 +172,5 @@ def test_a_sum_is_formed_where_it_is_steered_if_it_is_wanted_there_alone(
     summed = call.args[0]
     assert isinstance(summed, Sequence)
     assert len(summed) == parts
-    with CallbackScope(lambda *_: None):
-        assert torch.equal(program.module()(*given, bank()), block(*given, bank()))
+    with CallbackScope(lambda *_: None, lambda *_: None):
+        assert torch.equal(program.module()(*given, tables()), block(*given, tables()))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.execution.kernels.operations import sample
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.sampling import sampler
-from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
 from steering.shapes import Tensor
 from tests.steering.engine.loop.driven import open_stream
@@ -19,9 +19,9 @@ from tests.steering.engine.loop.driven import open_stream
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def sequence(**params: Any) -> Sequence:
+def sequence(**params: Any) -> Request:
     sampling = SamplingParams(max_tokens=8, **params)
-    return Sequence(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=open_stream())
+    return Request(id=1, ids=[1, 2], prompt_length=2, plan=UNSTEERED, sampling=sampling, stream=open_stream())
 
 
 def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:

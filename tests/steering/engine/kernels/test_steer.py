@@ -1,202 +1,199 @@
-"""After a block the residual goes on as it is, with the bank's rows, or as Python answers; on any processor."""
+"""After a block the residual goes on as it is, or with the edits of each token's request, as the tensor operations apply them."""
+
+from typing import Any
 
 import pytest
 import torch
 
-from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Opcode
+from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Task
+from steering.engine.transformers.execution.compiled.graphs import tasks
 from steering.engine.transformers.execution.kernels.operations import steer
+from steering.injection.injector import Injection, Injector
+from steering.model.info import ModelInfo
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import Mandatory, RecentPlans
 from steering.shapes import Residual, Tensor
+from steering.spec import SteeringSpec
+from tests.plans import Vectors, plan_for, random_items, vectors_for
+from tests.steering.injection.passes import begun, row_of
 
 pytestmark = [
     pytest.mark.usefixtures("loaded_library"),
     pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16]),
 ]
-OPCODES = torch.tensor([Opcode.NONE, Opcode.ADD, Opcode.CALLBACK, Opcode.ADD])
-NONE, ADD, CALLBACK = 0, 1, 2
-"""Layers with such a task."""
-SLOTS, PHASES = 8, 3
+LAYERS = 3
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
-def states(dtype: torch.dtype, tokens: int = 5, width: int = 64) -> Residual:
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(width)).to(dtype)
+def info_of(width: int) -> ModelInfo:
+    return ModelInfo("tiny", "Llama", "f" * 64, width, LAYERS, 100, 256, "float32", "cpu", 1000, True)
 
 
-def bank(tokens: int = 5, width: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """rows (phase, layer, slot, d_model); indices (token,), mixed and some more than once; inverse (layer, a few more
-    than tokens), which holds something already."""
-    generator = torch.Generator().manual_seed(7)
-    rows = torch.randn(PHASES, len(OPCODES), SLOTS, width, generator=generator)
-    phases = torch.randint(0, PHASES, (tokens,), generator=generator)
-    slots = torch.randint(0, SLOTS, (tokens,), generator=generator)
-    return rows, phases * (len(OPCODES) * SLOTS) + slots, torch.rand(len(OPCODES), tokens + 3, generator=generator)
+def states(dtype: torch.dtype, tokens: int, width: int, seed: int = 0) -> Residual:
+    return (3.0 * torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))).to(dtype)
 
 
-def rows_at(layer: int, rows: Tensor, indices: Tensor) -> Tensor:
-    """Each token's row of the bank, found the slow way."""
-    return torch.stack([rows[index // (len(OPCODES) * SLOTS), layer, index % SLOTS] for index in indices.tolist()])
+def no_callback(layer: int, residual: Residual) -> None:
+    """A callback that nobody is to call."""
+    raise AssertionError
+
+
+def kernel(parts: list[Tensor], injection: Injection, layer: int, task: Task, **callbacks: Any) -> Tensor:
+    """Runs the operation over the tables of an injection."""
+    slots, (noted, note) = injection._slots, injection.noted()
+    tables = slots.vectors, slots.numbers, slots.codes, slots.rows
+    numbers = injection.slots_of_tokens, injection.weights, injection.left
+    edited = injection.edited if task & Task.EDIT else ()
+    chosen = (
+        frozenset({layer}) if task & Task.DECIDE else frozenset[int](),
+        frozenset({layer}) if task & Task.READ else frozenset[int](),
+    )
+    with CallbackScope(callbacks.get("decide", no_callback), callbacks.get("read", no_callback)):
+        todo = tasks(slots.layer_count, chosen[0], edited, chosen[1], note)
+        found: Tensor = steer(parts, *tables, *numbers, *noted, todo, layer)
+    return found
+
+
+async def injections(seed: int, width: int, guard: DoseGuard | None = None) -> tuple[Injection, Injection]:
+    """Twice what steers a pass of two decode tokens, pieces of two prompts and a request without steering; nothing decides in it."""
+    info, found = info_of(width), []
+    vectors = vectors_for(info, means=True)
+    for _ in range(2):
+        injector, work = Injector(LAYERS, width, CPU), []
+        for number in range(5):
+            items = (
+                [] if number == 2 else [item for item in random_items(seed * 5 + number, LAYERS) if "when" not in item]
+            )
+            row = row_of(await plan_for(items, vectors, info, guard), 3, 9)
+            injector.admit(row)
+            row.computed = 5 if number < 2 else 0
+            work.append((row, 1 if number < 2 else number))
+        found.append(begun(injector, work)[0])
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("width", [3, 16, 40])
+@pytest.mark.parametrize("seed", range(8))
+async def test_it_equals_the_tensor_operations(dtype: torch.dtype, width: int, seed: int) -> None:
+    """Residuals and noted doses, with and without a guard that bounds the changes."""
+    guard = DoseGuard(0.3, "clamp") if seed % 2 else None
+    native, reference = await injections(seed, width, guard)
+    tokens = native.tokens
+    for layer in range(LAYERS):
+        residual = states(dtype, tokens, width, layer)
+        before = residual.clone()
+        found = kernel([residual], native, layer, Task.EDIT)
+        expected = reference.apply(layer, residual.float()) if layer in reference.layers else residual
+        assert found.dtype == dtype
+        assert torch.equal(residual, before)
+        torch.testing.assert_close(
+            found.float(), expected.to(dtype).float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+        )
+    if native.edited:
+        ours, theirs = native.doses, reference.doses
+        torch.testing.assert_close(ours.edits.abs(), theirs.edits.abs(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours.changes, theirs.changes, rtol=1e-3, atol=1e-5)
+        assert torch.equal(ours.scaled, theirs.scaled)
+        torch.testing.assert_close(native.left, reference.left, rtol=1e-3, atol=1e-5)
+
+
+async def test_mandatory_edits_read_the_bounded_result(dtype: torch.dtype) -> None:
+    info, width = info_of(32), 32
+    vectors = vectors_for(info, means=True)
+    last = SteeringSpec.model_validate(
+        {"interventions": [{"vector": "beta", "operation": "clamp", "low": 1.0, "layers": [1]}]}
+    )
+    own = SteeringSpec.model_validate({"interventions": [{"vector": "alpha", "strength": 9.0, "layers": [1]}]})
+    plan = await RecentPlans().resolve(
+        own, Vectors(vectors), info, DoseGuard(0.1, "clamp"), Mandatory(last, {"beta": vectors["beta"]})
+    )
+    found = []
+    for _ in range(2):
+        injector, row = Injector(LAYERS, width, CPU), row_of(plan, 6, 0)
+        injector.admit(row)
+        found.append(begun(injector, [(row, 6)])[0])
+    residual = states(dtype, 6, width)
+    ours, expected = kernel([residual], found[0], 1, Task.EDIT), found[1].apply(1, residual.float())
+    torch.testing.assert_close(ours.float(), expected.to(dtype).float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    torch.testing.assert_close(found[0].doses.edits.abs(), found[1].doses.edits.abs(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found[0].doses.changes, found[1].doses.changes, rtol=1e-3, atol=1e-5)
+    assert bool(found[0].doses.scaled.all())
+
+
+@pytest.mark.parametrize("task", [Task(number) for number in range(8)])
+async def test_two_parts_are_as_their_sum(dtype: torch.dtype, task: Task) -> None:
+    """Rounded, as a model rounds it that forms the sum by itself. Callbacks see what arrives, and in float32 what leaves."""
+    one, other = await injections(1, 40)
+    parts = [states(dtype, one.tokens, 40), states(dtype, one.tokens, 40, 1)]
+    layer, seen = one.edited[0], list[Tensor]()
+
+    def note(_: int, residual: Tensor) -> None:
+        seen.append(residual.clone())
+
+    found = kernel(parts, one, layer, task, decide=note, read=note)
+    assert torch.equal(found, kernel([parts[0] + parts[1]], other, layer, task, decide=note, read=note))
+    if task & Task.DECIDE:
+        assert torch.equal(seen[0], parts[0] + parts[1])
+    if task & Task.READ:
+        assert torch.equal(seen[-1].to(dtype), found)
+    if not task & Task.EDIT:
+        assert torch.equal(found, parts[0] + parts[1])
+    assert len(seen) == 2 * int(task & Task.DECIDE != 0) + 2 * int(task & Task.READ != 0)
+
+
+@pytest.mark.usefixtures("threads")
+async def test_a_row_gets_the_same_bits_alone_and_among_others(dtype: torch.dtype) -> None:
+    """As many as are worth several threads."""
+    width, info = 576, info_of(576)
+    vectors = vectors_for(info, means=True)
+    injector = Injector(LAYERS, width, CPU)
+    rows = [row_of(await plan_for(random_items(n % 7, LAYERS), vectors, info), 1, 1) for n in range(60)]
+    for row in rows:
+        injector.admit(row)
+        row.computed = 1
+    residual = states(dtype, len(rows), width)
+    together, _, _ = begun(injector, [(row, 1) for row in rows])
+    everything = kernel([residual], together, 1, Task.EDIT)
+    for number, row in enumerate(rows):
+        alone, _, _ = begun(injector, [(row, 1)])
+        part = residual[number : number + 1].clone()
+        assert torch.equal(
+            kernel([part], alone, 1, Task.EDIT if 1 in alone.edited else Task(0)), everything[number : number + 1]
+        )
+
+
+async def test_the_residual_need_not_lie_together(dtype: torch.dtype) -> None:
+    """Neither its rows nor its columns."""
+    one, other = await injections(1, 16)
+    wide, layer = states(dtype, 2 * one.tokens, 32), one.edited[0]
+    for residual in (wide[::2, :16], wide[: one.tokens, ::2]):
+        found = kernel([residual], one, layer, Task.EDIT)
+        assert torch.equal(found, kernel([residual.contiguous()], other, layer, Task.EDIT))
 
 
 class Refusal(Exception):
     """What a callback raises."""
 
 
-def unexpected(layer: int, residual: Residual) -> None:
-    """A callback that nobody is to call."""
-    raise AssertionError
+async def test_what_a_callback_raises_ends_the_pass(dtype: torch.dtype) -> None:
+    injection, _ = await injections(1, 16)
+
+    def refuse(layer: int, residual: Residual) -> None:
+        raise Refusal
+
+    with pytest.raises(Refusal):
+        kernel([states(dtype, injection.tokens, 16)], injection, 0, Task.DECIDE, decide=refuse)
 
 
-@pytest.mark.parametrize("width", [1, 7, 16, 64, 576])
-@pytest.mark.parametrize("layer", [1, 3])
-def test_each_token_gets_its_row_of_the_layer_in_float32(dtype: torch.dtype, layer: int, width: int) -> None:
-    residual, (rows, indices, inverse) = states(dtype, 5, width), bank(5, width)
-    before = residual.clone()
-    with CallbackScope(unexpected):
-        found = steer([residual], rows, indices, inverse, OPCODES, layer)
-    assert found.dtype == dtype
-    assert torch.equal(found, (before.float() + rows_at(layer, rows, indices)).to(dtype))
-    assert torch.equal(residual, before)
-
-
-@pytest.mark.parametrize("width", [1, 7, 16, 64, 576])
-@pytest.mark.parametrize("layer", [1, 3])
-def test_inverse_norms_gather_at_that_layer_only(dtype: torch.dtype, layer: int, width: int) -> None:
-    residual, (rows, indices, inverse) = states(dtype, 5, width), bank(5, width)
-    expected = inverse.clone()
-    expected[layer, :5] += 1 / residual.double().norm(dim=1).float()
-    steer([residual], rows, indices, inverse, OPCODES, layer)
-    torch.testing.assert_close(inverse[layer, :5], expected[layer, :5], rtol=1e-6, atol=0)
-    inverse[layer] = expected[layer]
-    assert torch.equal(inverse, expected)
-
-
-def test_a_residual_of_zeros_has_a_finite_inverse(dtype: torch.dtype) -> None:
-    residual, (rows, indices, inverse) = torch.zeros(5, 64, dtype=dtype), bank()
-    found = steer([residual], rows, indices, inverse, OPCODES, ADD)
-    assert torch.equal(found, rows_at(ADD, rows, indices).to(dtype))
-    torch.testing.assert_close(inverse[ADD, :5], torch.full((5,), 1e12))
-
-
-@pytest.mark.parametrize("width", [1, 7, 64, 576])
-@pytest.mark.parametrize("layer", [NONE, ADD, CALLBACK])
-def test_two_parts_are_as_their_sum(dtype: torch.dtype, layer: int, width: int) -> None:
-    """Rounded, as a model rounds it that forms the sum by itself."""
-    parts, (rows, indices, inverse) = [states(dtype, 5, width), 3 * states(dtype, 6, width)[1:]], bank(5, width)
-    apart = inverse.clone()
-    with CallbackScope(lambda _, arriving: arriving * 2):
-        found = steer(parts, rows, indices, inverse, OPCODES, layer)
-        assert torch.equal(found, steer([parts[0] + parts[1]], rows, indices, apart, OPCODES, layer))
-    assert torch.equal(inverse, apart)
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_row_gets_the_same_bits_alone_and_among_others(dtype: torch.dtype, parts: int) -> None:
-    """As many as are worth several threads."""
-    tokens, width = 200, 576
-    summands, (rows, indices, inverse) = [states(dtype, tokens, width)] * parts, bank(tokens, width)
-    apart = inverse.clone()
-    together = steer(summands, rows, indices, inverse, OPCODES, ADD)
-    assert torch.equal(
-        together, (sum(summands, torch.zeros((), dtype=dtype)).float() + rows_at(ADD, rows, indices)).to(dtype)
-    )
-    for token in range(tokens):
-        one, met = slice(token, token + 1), apart[:, token : token + 1].contiguous()
-        alone = steer([summand[one] for summand in summands], rows, indices[one], met, OPCODES, ADD)
-        assert torch.equal(alone, together[one])
-        apart[:, one] = met
-    assert torch.equal(apart, inverse)
-
-
-@pytest.mark.parametrize("index", [-1, PHASES * len(OPCODES) * SLOTS])
-def test_a_place_outside_of_the_bank_is_refused(dtype: torch.dtype, index: int) -> None:
-    rows, indices, inverse = bank()
-    indices[2] = index
-    with pytest.raises(RuntimeError, match="row index"):
-        steer([states(dtype)], rows, indices, inverse, OPCODES, ADD)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "width", "message"),
-    [(4, 64, "one row index per token"), (5, 32, "as wide as the residual")],
-)
-def test_a_bank_for_others_is_refused(dtype: torch.dtype, tokens: int, width: int, message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        steer([states(dtype)], *bank(tokens, width), OPCODES, ADD)
-
-
-def test_fewer_sums_than_tokens_are_refused(dtype: torch.dtype) -> None:
-    rows, indices, inverse = bank()
-    with pytest.raises(RuntimeError, match="one inverse norm per token"):
-        steer([states(dtype)], rows, indices, inverse[:, :4], OPCODES, ADD)
-
-
-@pytest.mark.parametrize("parts", [[], [(5, 64)] * 3, [(5, 64), (4, 64)]])
-def test_other_than_one_or_two_parts_of_one_shape_are_refused(dtype: torch.dtype, parts: list[tuple[int, int]]) -> None:
-    with pytest.raises(RuntimeError, match="part"):
-        steer([states(dtype, *shape) for shape in parts], *bank(), OPCODES, ADD)
-
-
-@pytest.mark.parametrize("layer", [NONE, ADD, CALLBACK])
-def test_the_residual_need_not_lie_together(dtype: torch.dtype, layer: int) -> None:
-    """Neither its rows nor its columns."""
-    wide = states(dtype, 10, 128)
-    for residual in (wide[::2, :64], wide[:5, ::2]):
-        (rows, indices, inverse), (_, _, apart) = bank(), bank()
-        with CallbackScope(lambda _, arriving: arriving * 2):
-            found = steer([residual], rows, indices, inverse, OPCODES, layer)
-            assert torch.equal(found, steer([residual.contiguous()], rows, indices, apart, OPCODES, layer))
-        assert torch.equal(inverse, apart)
-
-
-def test_with_nothing_to_do_it_is_a_copy(dtype: torch.dtype) -> None:
-    residual, (rows, indices, inverse) = states(dtype), bank()
-    before, met = residual.clone(), inverse.clone()
-    with CallbackScope(unexpected):
-        found = steer([residual], rows, indices, inverse, OPCODES, NONE)
-    assert torch.equal(found, before)
-    assert torch.equal(inverse, met)
-    found.zero_()
-    assert torch.equal(residual, before)
-
-
-def test_a_callback_gets_layer_and_residual_and_its_result_is_used(dtype: torch.dtype) -> None:
-    residual, (rows, indices, inverse) = states(dtype), bank()
-    before, met = residual.clone(), inverse.clone()
-    calls: list[tuple[int, Residual]] = []
-
-    def callback(layer: int, arriving: Residual) -> Residual:
-        calls.append((layer, arriving.clone()))
-        return arriving * 2 + 1
-
-    with CallbackScope(callback):
-        found = steer([residual], rows, indices, inverse, OPCODES, CALLBACK)
-    [(layer, arriving)] = calls
-    assert layer == CALLBACK
-    assert arriving.dtype == dtype
-    assert torch.equal(arriving, before)
-    assert found.dtype == dtype
-    assert torch.equal(found, before * 2 + 1)
-    assert torch.equal(residual, before)
-    assert torch.equal(inverse, met)
-
-
-def test_a_callback_may_leave_the_residual_unchanged(dtype: torch.dtype) -> None:
-    residual, (rows, indices, inverse) = states(dtype), bank()
-    with CallbackScope(lambda *_: None):
-        found = steer([residual], rows, indices, inverse, OPCODES, CALLBACK)
-    assert torch.equal(found, residual)
-    found.zero_()
-    assert torch.equal(residual, states(dtype))
-
-
-def test_an_error_of_a_callback_reaches_the_caller(dtype: torch.dtype) -> None:
-    """And the next pass is none the worse for it."""
-    residual, (rows, indices, inverse) = states(dtype), bank()
-
-    def callback(layer: int, arriving: Residual) -> Residual:
-        raise Refusal(f"not at layer {layer}")
-
-    with CallbackScope(callback), pytest.raises(Refusal, match="not at layer 2"):
-        steer([residual], rows, indices, inverse, OPCODES, CALLBACK)
-    with CallbackScope(lambda _, arriving: -arriving):
-        assert torch.equal(steer([residual], rows, indices, inverse, OPCODES, CALLBACK), -residual)
+async def test_what_does_not_fit_is_refused(dtype: torch.dtype) -> None:
+    injection, _ = await injections(1, 16)
+    layer = injection.edited[0]
+    for parts in ([], [states(dtype, injection.tokens, 16)] * 3, [states(dtype, injection.tokens, 16).view(-1)]):
+        with pytest.raises(RuntimeError, match="steer: "):
+            kernel(parts, injection, layer, Task.EDIT)
+    with pytest.raises(RuntimeError, match="expected one slot"):
+        kernel([states(dtype, injection.tokens + 1, 16)], injection, layer, Task.EDIT)
+    injection.slots_of_tokens[0] = 1000
+    with pytest.raises(RuntimeError, match="slot 1000 of 8"):
+        kernel([states(dtype, injection.tokens, 16)], injection, layer, Task.EDIT)

@@ -10,17 +10,17 @@ from typing import Any, cast
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steering.engine import captures
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Finish, SamplingParams, TokenEvent
 from steering.engine.options import EngineLimits
-from steering.engine.transformers import captures
+from steering.engine.stream import Stream
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
 from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.engine.transformers.sequence import Sequence as Row
-from steering.engine.transformers.sequence import Stream
 from steering.errors import SteeringError
 from steering.model.loading import LoadedModel
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -71,13 +71,13 @@ def sequence_of(
     salt: str = "",
     priority: int = 0,
     **settings: Any,
-) -> Row:
+) -> Request:
     """Returns a new request for exactly `max_tokens`, or a text to read; prompt_length, first: of the text, see CapturePrompt."""
     state = None
     if capture is not None:
         text = CapturePrompt(tokens, prompt_length=prompt_length, first=first)
         state = captures.begin(0, text, tokens, capture, loaded.tokenizer)
-    return Row(
+    return Request(
         id=next(_ids),
         ids=list(tokens),
         prompt_length=prompt_length or len(tokens),
@@ -109,7 +109,7 @@ class DrivenLoop:
         runner: ModelRunner,
         loaded: LoadedModel,
         limits: EngineLimits,
-        release: Callable[[Row], None] | None = None,
+        release: Callable[[Request], None] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.runner = runner
@@ -119,7 +119,7 @@ class DrivenLoop:
         self.scheduler = Scheduler(limits, self.pool, self.index, release, 64, clock, same_pass=same_pass)
         self.loop = EngineLoop(runner, self.scheduler, loaded.tokenizer.eos_ids, limits)
 
-    def turn(self, arriving: Sequence[Row] = (), allocator: FailingAllocator | None = None) -> None:
+    def turn(self, arriving: Sequence[Request] = (), allocator: FailingAllocator | None = None) -> None:
         """Hands over new work, and runs a turn if there is anything to do."""
         if arriving:
             self.loop.submit(arriving)
@@ -141,16 +141,16 @@ class DrivenLoop:
         """Nothing runs, waits or holds memory."""
         assert not self.scheduler.busy
         assert self.pool.used == 0
-        assert len(self.runner.steering.bank._layers) == 0
+        assert not self.runner.injector.slots._plans
         assert not self.loop._open
 
 
-def items_of(row: Row) -> list[object]:
+def items_of(row: Request) -> list[object]:
     """Returns all that a stream has carried."""
     return list(row.stream._items)
 
 
-def ends_of(row: Row) -> list[object]:
+def ends_of(row: Request) -> list[object]:
     """Returns the terminal items of a stream: at most one, and nothing after it."""
     items = items_of(row)
     ends = [item for item in items if not (isinstance(item, TokenEvent) and item.finish is None)]
@@ -158,23 +158,23 @@ def ends_of(row: Row) -> list[object]:
     return ends
 
 
-def tokens_of(row: Row) -> list[int]:
+def tokens_of(row: Request) -> list[int]:
     """Returns the tokens of an answer, which must not have failed."""
     return _completed(row)[0]
 
 
-def finish_of(row: Row) -> Finish:
+def finish_of(row: Request) -> Finish:
     """Returns how an answer ended, which must not have failed."""
     return _completed(row)[1]
 
 
-def _completed(row: Row) -> tuple[list[int], Finish]:
+def _completed(row: Request) -> tuple[list[int], Finish]:
     end = answer_of(row)
     assert isinstance(end, tuple)
     return end
 
 
-def answer_of(row: Row) -> tuple[list[int], Finish] | Capture | SteeringError:
+def answer_of(row: Request) -> tuple[list[int], Finish] | Capture | SteeringError:
     """Returns what a request ended with; there must be exactly one end."""
     (end,) = ends_of(row)
     if isinstance(end, TokenEvent):

@@ -1,38 +1,57 @@
 """A scheduler whose passes are stood in for by their effect on sequences."""
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from itertools import count
 
 from steering.engine.api import CaptureSpec, SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.engine.transformers.sequence import CaptureState, Sequence
+from steering.injection.rows import CaptureState
 from steering.plan.types import UNSTEERED
 from tests.steering.engine.loop.driven import open_stream
 
 numbers = count()
 
 
-def no_state(_: Sequence) -> None:
+def no_state(_: Request) -> None:
     """Releases nothing: running sequences have no state besides their blocks."""
 
 
-def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Sequence:
+def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> Request:
     """A request with a prompt like no other."""
     number = next(numbers)
     ids = [(number * 7919 + position) % 50_000 for position in range(prompt)]
     params = SamplingParams(max_tokens=answer, ignore_eos=True)
-    return Sequence(number, ids, prompt, UNSTEERED, params, open_stream(), cache_salt=salt, priority=priority)
+    return Request(
+        id=number,
+        ids=ids,
+        prompt_length=prompt,
+        plan=UNSTEERED,
+        sampling=params,
+        stream=open_stream(),
+        cache_salt=salt,
+        priority=priority,
+    )
 
 
-def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Sequence:
+def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Request:
     """A text to read, like no other. logits_from: the first position whose logits are read too."""
     one = request(length, 1, salt=salt)
     spec = CaptureSpec((1,), logits=logits_from is not None)
     state = CaptureState(0, spec, (length - 1, length), logits_from or 0, reduce=True)
-    return Sequence(one.id, one.ids, length, UNSTEERED, one.sampling, one.stream, capture=state, cache_salt=salt)
+    return Request(
+        id=one.id,
+        ids=one.ids,
+        prompt_length=length,
+        plan=UNSTEERED,
+        sampling=one.sampling,
+        stream=one.stream,
+        capture=state,
+        cache_salt=salt,
+    )
 
 
 class World:
@@ -42,10 +61,10 @@ class World:
         self.pool = BlockPool(blocks)
         index = PrefixIndex(self.pool, enabled=True, exact=True)
         self.scheduler = Scheduler(limits or EngineLimits(), self.pool, index, no_state, logit_positions)
-        self.ended: list[Sequence] = []
+        self.ended: list[Request] = []
         self.most_running = 0
 
-    def put(self, sequences: Rows[Sequence]) -> None:
+    def put(self, sequences: Sequence[Request]) -> None:
         for sequence in sequences:
             self.scheduler.enqueue(sequence)
 

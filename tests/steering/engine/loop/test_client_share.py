@@ -2,8 +2,8 @@
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.sequence import Sequence
 from steering.engine.transformers.waiting import WINDOW, ClientShare
 from tests.steering.engine.loop.scheduled import World, no_state, request, text
 
@@ -28,7 +28,7 @@ def timed_world(clock: Clock) -> World:
     return world
 
 
-def running(sequences: list[Sequence]) -> int:
+def running(sequences: list[Request]) -> int:
     """How many of them run."""
     return sum(sequence.running for sequence in sequences)
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from steering.engine.api import SamplingParams, TokenEvent
+from steering.engine.stream import Stream
 from steering.engine.transformers.delivery import INTERVAL_SECONDS, MANY, Delivery
-from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.request import Request
 from steering.plan.types import UNSTEERED
 
 HALF = 0.51 * INTERVAL_SECONDS
@@ -29,12 +30,21 @@ class Rows:
         self.now = 0.0
         self.delivery = Delivery(lambda: self.now)
         self.sequences = [
-            Sequence(i, [0], 1, UNSTEERED, SamplingParams(), Stream(loop), running=True, computed=1)
+            Request(
+                id=i,
+                ids=[0],
+                prompt_length=1,
+                plan=UNSTEERED,
+                sampling=SamplingParams(),
+                stream=Stream(loop),
+                running=True,
+                computed=1,
+            )
             for i in range(count)
         ]
         self.received: list[list[object]] = [[] for _ in range(count)]
 
-    def write(self, *rows: int) -> list[Sequence]:
+    def write(self, *rows: int) -> list[Request]:
         """A token for each of these rows, for all when none is named."""
         chosen = [self.sequences[row] for row in rows] or self.sequences
         for one in chosen:

@@ -13,8 +13,8 @@ from steering.engine.api import CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.loop import MOST_FAILED
 from steering.engine.transformers.prefill_budget import PrefillBudget
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.scheduler import BACKGROUND_TURN
-from steering.engine.transformers.sequence import Sequence
 from steering.engine.watchdog import Watchdog
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.model.loading import LoadedModel, opened
@@ -79,9 +79,9 @@ def test_everybody_hears_once_of_a_loop_that_dies_while_it_ends_those_of_a_faile
 ) -> None:
     """A device that is lost: the pass fails, and then giving back the second row."""
     runner, loaded = driven[0].runner, driven[1]
-    released: list[Sequence] = []
+    released: list[Request] = []
 
-    def release(sequence: Sequence) -> None:
+    def release(sequence: Request) -> None:
         if released:
             raise RuntimeError("device lost")
         released.append(sequence)
@@ -187,7 +187,7 @@ def test_a_pass_that_does_not_fit_is_computed_again_in_smaller_ones(
     vectors = vectors_for(loaded.info)
     plans = [asyncio.run(plan_for(random_items(seed, 3), vectors, loaded.info)) for seed in (3, 5, 8)]
 
-    def ask() -> list[Sequence]:
+    def ask() -> list[Request]:
         rows = [sequence_of(loaded, (*PROMPT[n : n + 20],), 6, plan=plan, salt=str(n)) for n, plan in enumerate(plans)]
         return [*rows, sequence_of(loaded, PROMPT[:30], capture=CaptureSpec((0, 2), "all"))]
 

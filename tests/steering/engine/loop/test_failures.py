@@ -192,7 +192,7 @@ def test_steering_that_finds_no_memory_ends_the_newcomer_alone(driven: tuple[Dri
     newcomer = sequence_of(loaded, text(20, 1), 10, plan=plan)
     loop.loop.submit([newcomer])
     loop.loop.collect()
-    rows = loop.runner.steering.bank
+    rows = loop.runner.injector.slots
     free = list(rows._free)
     rows._free.clear()  # so that the tables have to grow
     with FailingAllocator([1]):

@@ -9,8 +9,9 @@ import pytest
 
 from steering.engine.api import SamplingParams
 from steering.engine.options import EngineLimits
+from steering.engine.stream import Stream
 from steering.engine.transformers.inbox import Inbox
-from steering.engine.transformers.sequence import Sequence, Stream
+from steering.engine.transformers.request import Request
 from steering.errors import EngineDead, Overloaded
 from steering.plan.types import UNSTEERED
 
@@ -19,9 +20,17 @@ NOBODY.close()
 LIMITS = EngineLimits(max_waiting=2, max_background_waiting=3)
 
 
-def work(number: int, priority: int = 0) -> Sequence:
+def work(number: int, priority: int = 0) -> Request:
     """A request that asks for nothing in particular."""
-    return Sequence(number, [0], 1, UNSTEERED, SamplingParams(), Stream(NOBODY), priority=priority)
+    return Request(
+        id=number,
+        ids=[0],
+        prompt_length=1,
+        plan=UNSTEERED,
+        sampling=SamplingParams(),
+        stream=Stream(NOBODY),
+        priority=priority,
+    )
 
 
 def inbox(live: int = 0, background: int = 0) -> Inbox:

@@ -8,10 +8,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.options import EngineLimits
+from steering.engine.stream import Stream
 from steering.engine.transformers.background import MAX_WAITING
 from steering.engine.transformers.loop import EngineLoop
+from steering.engine.transformers.request import BackgroundTask, Pieces
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sequence import BackgroundTask, Pieces, Stream
 from steering.errors import EngineDead, Overloaded
 from steering.model.loading import LoadedModel, opened
 from tests.families import FAMILIES

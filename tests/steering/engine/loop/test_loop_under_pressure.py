@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import Capture, CaptureSpec, Finish, SteeringReport
 from steering.engine.options import EngineLimits
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sequence import Sequence
 from steering.errors import OutOfMemory, SteeringError
 from steering.model.loading import LoadedModel, opened
 from steering.plan.types import SteeringPlan
@@ -55,7 +55,7 @@ class Asked:
     prompt_length: int | None
     first: int
 
-    def sequence(self, loaded: LoadedModel) -> Sequence:
+    def sequence(self, loaded: LoadedModel) -> Request:
         """A new sequence of it."""
         row = sequence_of(
             loaded,

@@ -71,10 +71,9 @@ LATER = {"tokens": "generated"}
 SAME_PROMPT: list[list[dict[str, object]]] = [
     [{"vector": "alpha", "layers": [1]}, {"vector": "beta", "layers": [1], "operation": "ablate"}],
     [
-        {"vector": "alpha", "layers": [1], "strength": 0.5},
-        {"vector": "alpha", "layers": [1], "strength": 0.5},
         {"vector": "gamma", "layers": [1], "operation": "clamp", "high": 0.1, "scope": LATER},
-        {"vector": "beta", "layers": [1], "operation": "ablate"},
+        {"vector": "beta", "layers": [1], "operation": "ablate", "scope": {"tokens": "prompt"}},
+        {"vector": "alpha", "layers": [1], "schedule": {"kind": "linear", "tokens": 3}},
         {"vector": "delta", "layers": [0, 1], "scope": LATER},
     ],
 ]

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from steering.engine.answers import advance, finish
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.transformers.answers import advance, finish
 from steering.model.text_stream import TextStream
 from tests.engines import family_engine, run, run_all, sampling
 from tests.steering.engine.sampling.test_sampler import PROMPT, row

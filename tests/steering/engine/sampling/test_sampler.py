@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.sampling.logits import adjusted, candidates, every_token, is_filtered, ranked
 from steering.engine.transformers.sampling.noise import gumbel, uniform
 from steering.engine.transformers.sampling.sampler import sample
-from steering.engine.transformers.sequence import Sequence
 from steering.plan.types import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
 from tests.reference_steps import choose
@@ -22,8 +22,8 @@ from tests.steering.engine.loop.driven import open_stream
 PROMPT = tuple(b"Tell me something")
 
 
-def row(params: SamplingParams, ids: list[int] | None = None) -> Sequence:
-    return Sequence(0, ids or [1], 1, UNSTEERED, params, stream=open_stream())
+def row(params: SamplingParams, ids: list[int] | None = None) -> Request:
+    return Request(id=0, ids=ids or [1], prompt_length=1, plan=UNSTEERED, sampling=params, stream=open_stream())
 
 
 async def test_same_seed_same_tokens_whoever_else_is_there(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

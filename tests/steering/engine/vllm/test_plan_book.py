@@ -11,9 +11,9 @@ from steering.engine.readings import Monitor, MonitorSet, Reading
 from steering.engine.vllm.messages import MonitorReading, decode
 from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
 from steering.errors import InternalError
-from steering.plan.types import UNSTEERED, LayerSteering, SteeringPlan
+from steering.plan.types import UNSTEERED, SteeringPlan
 from tests.fakes import ScriptedEngine
-from tests.plans import plan_for, vectors_for
+from tests.plans import plan_adding, plan_for, vectors_for
 
 KINDS: dict[str, Any] = {
     "plan": SteeringPlan, "readings": tuple[Reading, ...], "monitors": tuple[MonitorReading, ...],
@@ -39,7 +39,7 @@ class Workers:
 
 
 def plan(number: int) -> SteeringPlan:
-    return SteeringPlan(layers={0: LayerSteering(torch.ones(3, 4))}, fingerprint=f"plan {number}")
+    return plan_adding(0, torch.ones(4), f"plan {number}")
 
 
 async def test_requests_at_once_send_a_plan_once() -> None:
@@ -98,8 +98,8 @@ async def test_a_plan_is_sent_without_copies_and_keyed_with_the_order_of_its_thr
     async with PlanBook(workers).held(found, ()):
         pass
     (sent,) = workers.contents
-    assert sent.interventions[0].directions == {}
-    assert torch.equal(sent.layers[1].calls[0].directions, found.layers[1].calls[0].directions)
+    assert sent.vectors == {}
+    assert torch.equal(sent.layers[1][0].write, found.layers[1][0].write)
 
 
 async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order() -> None:

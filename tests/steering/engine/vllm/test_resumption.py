@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.transformers.steering.timing import follows_single_tokens
 from steering.engine.vllm.messages import RequestSteering
+from steering.plan.scope import follows_single_tokens
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.steering.engine.vllm.driven_model import DrivenModel

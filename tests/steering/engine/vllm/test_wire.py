@@ -9,6 +9,7 @@ import torch
 from steering.engine.readings import Reading
 from steering.engine.vllm.messages import (
     FailureMessage,
+    MeasuredDoses,
     Message,
     MonitorReading,
     ReportMessage,
@@ -17,7 +18,7 @@ from steering.engine.vllm.messages import (
     encode,
 )
 from steering.plan.holds import HeldReadout
-from steering.plan.types import Phase, SteeringPlan
+from steering.plan.types import SteeringPlan
 from tests.fakes import ScriptedEngine
 from tests.plans import plan_for, random_items, vectors_for
 
@@ -32,16 +33,17 @@ async def test_a_plan_arrives_as_it_was(seed: int) -> None:
     found = decode(encode(plan), SteeringPlan)
     assert encode(found) == encode(plan)
     assert found.spec == plan.spec
-    for layer, steering in plan.layers.items():
-        for call, its in zip(steering.calls, found.layers[layer].calls, strict=True):
-            assert torch.equal(call.directions, its.directions)
+    for layer, edits in plan.layers.items():
+        for one, its in zip(edits, found.layers[layer], strict=True):
+            assert torch.equal(one.write, its.write)
+            assert torch.equal(one.numbers, its.numbers)
     assert [one.condition for one in found.interventions] == [one.condition for one in plan.interventions]
 
 
 def test_messages_arrive_as_they_were() -> None:
     report = ReportMessage(
         "a",
-        ((1, -1, Phase.LAST, 2.5, 3.0, 2.0, 1 << 30),),
+        MeasuredDoses((1,), torch.tensor([[[2.5, 3.0]]]), torch.tensor([2.5, 2.0, 0.0]), (1 << 30,)),
         (None, math.inf),
         ({2: HeldReadout(1.0, 2.0, 3.0)},),
         {1: torch.arange(6.0).view(2, 3), 4: torch.empty(0, 3)},
@@ -52,7 +54,10 @@ def test_messages_arrive_as_they_were() -> None:
     assert isinstance(found, ReportMessage)
     assert isinstance(token, TokenMessage)
     assert (token.readout, token.scores) == ({"up": 0.5}, {1: 2.0})
-    assert (found.sums, found.scores, found.held) == (report.sums, report.scores, report.held)
+    assert (found.scores, found.held) == (report.scores, report.held)
+    assert found.doses is not None
+    assert (found.doses.layers, found.doses.fired) == ((1,), (1 << 30,))
+    assert found.doses.doses.tolist() == [[[2.5, 3.0]]]
     assert torch.equal(found.activations[1], report.activations[1])
     assert found.activations[4].shape == (0, 3)
     assert found.logits is not None

@@ -10,19 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.engine.readings import MonitorSet, Reading
-from steering.engine.vllm.answers import ledger_of
+from steering.engine.vllm.answers import doses_of
 from steering.engine.vllm.messages import FailureMessage, MonitorReading, ReportMessage, RequestSteering, decode, encode
 from steering.engine.vllm.worker.rows import computes_whole
 from steering.engine.vllm.worker.state import StepView
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
-from steering.plan.types import LayerSteering, OperationCall, Phase, SteeringPlan
+from steering.plan.types import SteeringPlan
 from tests.engines import Outcome, engine_over, run, sampling
 from tests.families import FAMILIES
-from tests.plans import plan_for, random_items, vectors_for
+from tests.plans import plan_adding, plan_for, random_items, vectors_for
 from tests.steering.engine.loop.driven import FailingAllocator
-from tests.steering.engine.steering.test_monitors import monitor
 from tests.steering.engine.vllm.driven_model import DrivenModel, capture_of
+from tests.steering.injection.test_monitors import monitor
 
 PROMPT = tuple(b"Once upon a time there was")
 COUNT = 10
@@ -44,7 +44,7 @@ def steering_of(plan: SteeringPlan, readings: str = "") -> RequestSteering:
 
 
 def assert_reports_equal(driven: DrivenModel, plan: SteeringPlan, outcome: Outcome) -> None:
-    report, its = ledger_of(plan, len(PROMPT), [driven.report()]).report(), outcome.finish.steering
+    report, its = doses_of(plan, [driven.report()]).report(), outcome.finish.steering
     assert (report.fired, report.fired_at, report.tokens) == (its.fired, its.fired_at, its.tokens)
     assert report.total == pytest.approx(its.total, rel=1e-4, abs=1e-7)
     for doses, its_doses in zip(report.doses, its.doses, strict=True):
@@ -115,8 +115,7 @@ async def test_monitors_are_scored_as_in_the_transformers_engine(hf_byte_tokeniz
 
 
 def infinite_plan(d_model: int) -> SteeringPlan:
-    rows = torch.full((len(Phase), d_model), torch.inf)
-    return SteeringPlan(layers={1: LayerSteering(static_sum=rows)}, fingerprint="inf")
+    return plan_adding(1, torch.full((d_model,), torch.inf), "inf")
 
 
 def test_an_infinite_plan_is_reported_at_the_first_token() -> None:
@@ -128,11 +127,11 @@ def test_an_infinite_plan_is_reported_at_the_first_token() -> None:
 
 def test_a_plan_that_cannot_be_applied_is_refused_when_it_is_sent() -> None:
     driven = DrivenModel(FAMILIES["llama"]())
-    with pytest.raises(Exception, match="size"):
-        driven.steering.put_plan("plan", SteeringPlan(layers={1: LayerSteering(static_sum=torch.ones(3, 31))}))
-    call = OperationCall((0,), torch.ones(1, 32))
+    with pytest.raises(ValueError, match="32 numbers wide, got 31"):
+        driven.steering.put_plan("plan", plan_adding(1, torch.ones(31)))
+    broken = replace(plan_adding(1, torch.ones(32)), interventions=())
     with pytest.raises(IndexError):
-        driven.steering.put_plan("plan", SteeringPlan(layers={1: LayerSteering(calls=(call,))}))
+        driven.steering.put_plan("plan", broken)
 
 
 def test_a_request_with_an_unknown_plan_fails_alone() -> None:
@@ -146,7 +145,7 @@ def test_a_request_with_an_unknown_plan_fails_alone() -> None:
 def test_a_report_that_cannot_be_built_is_a_failure_and_no_report() -> None:
     driven = DrivenModel(FAMILIES["llama"]())
     driven.steering.admit("request", list(PROMPT), capture_of((0,), len(PROMPT), reduce=False))
-    capture = driven.steering._rows["request"].sequence.capture
+    capture = driven.steering._rows["request"].capture
     assert capture is not None
     capture.pieces[0] = [torch.ones(1, 3), torch.ones(1, 4)]
     driven.steering.release(["request"])
@@ -178,9 +177,9 @@ async def test_measurements_that_another_request_lost_for_lack_of_memory_are_rep
     reports = [message for message in steering.outbox if isinstance(message, ReportMessage)]
     assert failure.key == "leaving"
     assert [(one.key, one.incomplete) for one in reports] == [("staying", True), ("joining", False)]
-    found = [ledger_of(plan, 2, [decode(encode(one), ReportMessage)]).report().incomplete for one in reports]
+    found = [doses_of(plan, [decode(encode(one), ReportMessage)]).report().incomplete for one in reports]
     assert found == [True, False]
-    assert ledger_of(plan, 2, reports).report().incomplete, "one stage of two is enough"
+    assert doses_of(plan, reports).report().incomplete, "one stage of two is enough"
 
 
 @pytest.mark.parametrize("piece", [4, 100])
@@ -210,9 +209,9 @@ async def test_a_request_whose_prompt_was_cached_reports_as_if_it_had_computed_i
     prompt = tuple(range(40))
     request = RequestSteering("key", "plan", "", len(prompt))
     tokens = driven.run(request, prompt, 5, piece=9)
-    first = ledger_of(plan, len(prompt), [driven.report()]).report()
+    first = doses_of(plan, [driven.report()]).report()
     assert driven.run(request, prompt, 5, cached=32) == tokens
-    second = ledger_of(plan, len(prompt), [driven.report()]).report()
+    second = doses_of(plan, [driven.report()]).report()
     assert second.tokens == first.tokens == (44, 44)
     assert (second.fired_at, first.fired_at) == ((-1, -1), (-1, -1))
     assert second.total == pytest.approx(first.total, rel=1e-4)

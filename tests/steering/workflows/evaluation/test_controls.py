@@ -11,6 +11,7 @@ from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.evaluation.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors, random_alike, random_at_each_layer, random_like
 from steering.workflows.reporting.alternatives import random_plans
+from tests.plans import change_at
 from tests.steering.workflows.linear import D_MODEL, LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -46,7 +47,7 @@ async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> No
     spec = SteeringSpec.model_validate({"interventions": items})
     plan = await resolve(spec, GivenVectors(vectors), engine.info, guard=UNGUARDED)
     controls = await random_plans(engine.info, plan, {one.id: one for one in vectors}, range(4))
-    lengths = [one.layers[1].static_sum.norm(dim=1) for one in (plan, *controls)]  # type: ignore[union-attr]
+    lengths = [change_at(one, 1).norm() for one in (plan, *controls)]
     for length in lengths[1:]:
         torch.testing.assert_close(length, lengths[0])
 
@@ -80,7 +81,7 @@ async def test_a_layer_sweep_compares_with_controls_that_are_apart(engine: Linea
     def note(request: object, index: int) -> None:
         plan = request.plan  # type: ignore[attr-defined]
         if index == 0:
-            seen.extend((layer, one.static_sum[2]) for layer, one in plan.layers.items())
+            seen.extend((layer, change_at(plan, layer)) for layer in plan.layers)
 
     engine = LinearEngine(fails=note)
     vector = replace(planted_vector(engine), layers={at: planted_vector(engine).at(at) for at in (1, 2)})

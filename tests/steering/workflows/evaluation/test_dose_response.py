@@ -16,6 +16,7 @@ from steering.workflows.evaluation.evidence import with_evidence
 from steering.workflows.evaluation.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.workflows.evaluation.setup import as_prompts, random_like, reading_layer
 from tests.narrowing import present
+from tests.plans import change_at
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -120,7 +121,7 @@ async def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine)
 
 async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     def fails(request: GenerationRequest, index: int) -> SteeringError | None:
-        added = request.plan.layers[2].static_sum if request.plan.layers else None
+        added = change_at(request.plan, 2) if request.plan.layers else None
         return NonfiniteActivations("no") if added is not None and added.norm() > 2.5 * GAIN else None
 
     engine = LinearEngine(fails=fails)

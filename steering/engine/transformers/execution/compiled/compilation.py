@@ -33,6 +33,7 @@ TRACED = (
     "engine/transformers/execution",
     "engine/transformers/attention",
     "engine/transformers/memory",
+    "injection/dose.py",
     "model/hooks.py",
     "model/layout.py",
     "model/loading.py",

@@ -10,7 +10,7 @@ from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.execution.base import CompileRequest, Install, ModelParts, PreparedPass
 from steering.engine.transformers.execution.compiled.callbacks import CallbackScope
 from steering.engine.transformers.execution.compiled.compilation import Compilation
-from steering.engine.transformers.execution.compiled.graphs import opcodes
+from steering.engine.transformers.execution.compiled.graphs import SteeringInputs, tasks
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.eager import EagerExecutor
 from steering.engine.transformers.execution.kernels import operations
@@ -78,20 +78,30 @@ class CompiledExecutor(EagerExecutor):
         return stop_after is None or stop_after + 1 > share * self._parts.layout.layer_count
 
     def _compiled(self, run: CompiledGraph, prepared: PreparedPass) -> Logits:
-        batch, attention, steering = prepared.batch, self.attention, prepared.steering
+        batch, attention = prepared.batch, self.attention
         assert attention is not None
-        layers, cache = self._parts.layout.layer_count, self._parts.cache
-        callbacks = steering.call_layers | prepared.readers.layers
-        actions = opcodes(layers, callbacks, steering.static_layers - callbacks)
+        cache = self._parts.cache
         tokens = [batch.token_ids, batch.positions, prepared.keep, batch.segment_table, batch.block_table]
-        bank = [self._parts.bank.static_adds, steering.row_indices, steering.static_sums, actions]
+        inputs = [*tokens, *self._steering(prepared), *cache.keys, *cache.values, *self._weights]
         cache.batch = batch
         try:
-            with torch.no_grad(), CallbackScope(prepared.on_layer, attention.write_and_attend):
-                (logits,) = run([*tokens, *bank, *cache.keys, *cache.values, *self._weights])
+            with torch.no_grad(), CallbackScope(prepared.decide, prepared.read, attention.write_and_attend):
+                (logits,) = run(inputs)
         finally:
             cache.batch = None
         return logits
+
+    def _steering(self, prepared: PreparedPass) -> SteeringInputs:
+        """Returns what `steer` gets from `vectors` to `tasks`."""
+        injection, slots = prepared.injection, self._parts.slots
+        read = injection.controllers.layers | prepared.readers.layers
+        layers, decide = self._parts.layout.layer_count, injection.conditions.layers
+        noted, note = injection.noted()
+        return (
+            *(slots.vectors, slots.numbers, slots.codes, slots.rows),
+            *(injection.slots_of_tokens, injection.weights, injection.left, *noted),
+            tasks(layers, decide, injection.edited, read, note),
+        )
 
     def close(self) -> None:
         """See PassExecutor.close."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from steering.engine.transformers.attention.masked import AttentionPatch, Queries, Scores
-from steering.engine.transformers.execution.compiled.callbacks import Opcode, attention_callback
+from steering.engine.transformers.execution.compiled.callbacks import Task, attention_callback
 from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
 from steering.engine.transformers.execution.kernels.operations import paged_attention, steer
 from steering.engine.transformers.execution.kernels.processor import supports_kernels
@@ -16,28 +16,30 @@ from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.plan.types import Phase
 from steering.shapes import Float, Int, Logits, Tensor
 
 HEAD_WIDTH_STEP = 32
 """Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
 FREE: Any = torch.export.Dim.AUTO
 """A size that differs between passes: one graph serves every batch."""
-GraphBank: TypeAlias = tuple[
-    Float[Tensor, "phase layer slot d_model"], Int[Tensor, "token"], Float[Tensor, "layer sum"], Int[Tensor, "layer"]
-]
-"""bank_rows, row_indices, inverse_norms and opcodes of `kernels.operations.steer`."""
+SteeringInputs: TypeAlias = tuple[Tensor, ...]
+"""The arguments of `kernels.operations.steer` from `vectors` to `tasks`."""
 
 
-@lru_cache(maxsize=64)
-def opcodes(layer_count: int, callbacks: frozenset[int], adds: frozenset[int]) -> Int[Tensor, "layer"]:
-    """The Opcode of every layer. Cached, since consecutive passes rarely differ; nothing writes to it."""
-    return torch.tensor(
+@lru_cache(maxsize=256)
+def tasks(
+    layer_count: int, decide: frozenset[int], edited: tuple[int, ...], read: frozenset[int], note: int
+) -> Int[Tensor, "layer 2"]:
+    """Returns the tasks of every layer. note: where the doses of the first edited layer are noted; the others follow. Cached,
+    since consecutive passes rarely differ; nothing writes to it."""
+    numbers = {layer: note + number for number, layer in enumerate(edited)}
+    return torch.tensor([
         [
-            Opcode.CALLBACK if layer in callbacks else Opcode.ADD if layer in adds else Opcode.NONE
-            for layer in range(layer_count)
+            Task.DECIDE * (layer in decide) | Task.EDIT * (layer in numbers) | Task.READ * (layer in read),
+            numbers.get(layer, 0),
         ]
-    )
+        for layer in range(layer_count)
+    ])  # fmt: skip
 
 
 def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> bool:
@@ -83,7 +85,7 @@ class PassGraph(torch.nn.Module):
         positions: Int[Tensor, "token"],
         keep: Int[Tensor, "kept"],
         sequences: tuple[Int[Tensor, "segment 3"], Int[Tensor, "segment block"]],
-        bank: GraphBank,
+        steering: SteeringInputs,
         keys: list[Float[Tensor, "kv_head slot head_dim"]],
         values: list[Float[Tensor, "kv_head slot head_dim"]],
         weights: list[Tensor],
@@ -99,7 +101,7 @@ class PassGraph(torch.nn.Module):
 
         if self._linears is not None:
             self._linears.weights = weights
-        steered = self._hooks.step(lambda layer, residual: steer([residual], *bank, layer))
+        steered = self._hooks.step(lambda layer, residual: steer([residual], *steering, layer))
         with closing(AttentionPatch(self.model, attended)), steered:
             output = self.model(
                 input_ids=token_ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=keep
@@ -110,22 +112,33 @@ class PassGraph(torch.nn.Module):
     def example(self) -> tuple[Any, ...]:
         """Returns arguments to trace with. No two free sizes are equal, or the tracer would unify them."""
         layers, ids = self._layout.layer_count, torch.arange(1, 8)
-        bank = (
-            torch.zeros(len(Phase), layers, 5, self._layout.d_model),
-            torch.zeros(len(ids), dtype=torch.int64),
-            torch.zeros(layers, 6),
-            torch.zeros(layers, dtype=torch.int64),
+        count, whole = len(ids), torch.int64
+        steering = (
+            torch.zeros(17, self._layout.d_model),
+            torch.zeros(17, 3),
+            torch.zeros(17, 5, dtype=whole),
+            torch.zeros(13, layers, 5, dtype=whole),
+            torch.zeros(count, dtype=whole),
+            torch.zeros(count, 6),
+            torch.zeros(count),
+            torch.zeros(14, count, 8),
+            torch.zeros(14, count),
+            torch.zeros(14, count),
+            torch.zeros(layers, 2, dtype=whole),
         )
         segments, blocks = torch.tensor([[0, 4, 3], [4, 3, 0]]), torch.tensor([[3, 1, 2, 4], [5, 6, 7, 8]])
         slots = 11 * BLOCK
         keys = [torch.zeros(one.key_heads, slots, one.key_width, dtype=one.dtype) for one in self._shapes]
         values = [torch.zeros(one.value_heads, slots, one.value_width, dtype=one.dtype) for one in self._shapes]
         weights = [] if self._linears is None else self._linears.weights
-        return ids, ids + 3, torch.tensor([2, 3, 6]), (segments, blocks), bank, keys, values, weights
+        return ids, ids + 3, torch.tensor([2, 3, 6]), (segments, blocks), steering, keys, values, weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Returns the free sizes: everything but the model's own."""
         states = [{1: FREE}] * len(self._shapes)
         weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
-        bank: tuple[dict[int, Any], ...] = ({2: FREE}, {0: FREE}, {1: FREE}, {})
-        return {0: FREE}, {0: FREE}, {0: FREE}, ({0: FREE}, {0: FREE, 1: FREE}), bank, states, states, weights
+        rows, notes, tokens = {0: FREE}, {0: FREE, 1: FREE}, {0: FREE}
+        steering: tuple[dict[int, Any], ...] = (
+            rows, rows, rows, {0: FREE, 2: FREE}, tokens, {0: FREE, 1: FREE}, tokens, {**notes, 2: FREE}, notes, notes, {},
+        )  # fmt: skip
+        return {0: FREE}, {0: FREE}, {0: FREE}, ({0: FREE}, {0: FREE, 1: FREE}), steering, states, states, weights

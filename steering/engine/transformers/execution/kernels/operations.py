@@ -1,6 +1,6 @@
 """Schemas and shapes of the C++ operations, so that graphs can be traced before the library is loaded.
 
-Tensors are bfloat16, except biases and the bank (float32), indices (int64) and the parts of `steer` (any floating type).
+Tensors are bfloat16, except biases and the tables of edits (float32), indices (int64) and the parts of `steer` (any floating type).
 """
 
 from collections.abc import Callable
@@ -65,14 +65,15 @@ add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = define(
 )
 """(first, second, weight, epsilon, zero_centered) -> (first + second, rms_norm of the sum)."""
 steer: Callable[..., Tensor] = define(
-    "steer(Tensor[] parts, Tensor bank_rows, Tensor row_indices, Tensor(a!) inverse_norms, Tensor opcodes, int layer) "
-    "-> Tensor",
+    "steer(Tensor[] parts, Tensor vectors, Tensor numbers, Tensor codes, Tensor rows, Tensor slots, Tensor weights, "
+    "Tensor(a!) left, Tensor(b!) edits, Tensor(c!) changes, Tensor(d!) scaled, Tensor tasks, int layer) -> Tensor",
     lambda parts, *_: torch.empty_like(parts[0]),
 )
-"""(parts, bank_rows (phase, layer, slot, d_model), row_indices (token,), inverse_norms (layer, at least token), opcodes (layer,),
-layer) -> the steered residual; see callbacks.Opcode. parts: the residual (token, d_model), or two summands of it. With ADD,
-the bank's rows (float32) are added, and 1 / |residual| to inverse_norms (float32). row_indices: each token's row at layer 0,
-flattened over (phase, layer, slot). Any floating dtype, any CPU."""
+"""Steers the residual after a block, as `injection.apply.LayerEdits.apply` does. parts: the residual (token, d_model), or two
+summands of it, in any floating dtype; on any CPU. vectors, numbers, codes, rows: the tables of `injection.slots.Slots`. slots
+(token,), weights (token, column), left (token,): see `injection.injector.Injection`. edits (note, token, edit), changes, scaled
+(note, token): what is noted of doses, see `injection.pass_doses.PassDoses`. tasks (layer, 2): callbacks.Task of each layer, and
+where its doses are noted."""
 sample: Callable[..., Tensor] = define(
     "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
     lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),

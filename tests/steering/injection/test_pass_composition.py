@@ -1,22 +1,19 @@
 """How positions are grouped into passes changes nothing: prompts cut anywhere, decode tokens and prompts in one pass."""
 
-import asyncio
 import random
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 
-from steering.engine.api import SamplingParams, SteeringReport
-from steering.engine.transformers.sequence import Sequence, Stream
-from steering.engine.transformers.steering.steering_batch import SteeringRunner
-from steering.model.info import ModelInfo
+from steering.engine.api import SteeringReport
+from steering.injection.injector import Injector
+from steering.injection.rows import SteeredRow
 from steering.plan.dose import DoseGuard
 from steering.plan.types import SteeringPlan
 from tests.plans import plan_for, random_items, vectors_for
-from tests.steering.engine.steering.passes import pass_over
+from tests.steering.injection.passes import INFO, begun, row_of
 
-INFO = ModelInfo("tiny", "Llama", "f" * 64, 16, 3, 100, 256, "float32", "cpu", 1000, True)
 CPU = torch.device("cpu")
 REQUESTS, ANSWER = 6, 5
 
@@ -25,7 +22,7 @@ REQUESTS, ANSWER = 6, 5
 class Rows:
     """Requests, and the residuals that arrive at each (layer, position): the same however they are computed."""
 
-    sequences: list[Sequence]
+    rows: list[SteeredRow]
     arriving: list[torch.Tensor]
     leaving: list[torch.Tensor] = field(init=False)
 
@@ -34,69 +31,65 @@ class Rows:
 
 
 def rows_of(seed: int, plans: list[SteeringPlan]) -> Rows:
-    rng, loop = random.Random(seed), asyncio.get_running_loop()
+    rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     lengths = [rng.randint(1, 40) for _ in plans]
-    sequences = [
-        Sequence(n, [0] * (length + ANSWER), length, plan, SamplingParams(), Stream(loop))
-        for n, (length, plan) in enumerate(zip(lengths, plans, strict=True))
-    ]
     residuals = [
         torch.randn(INFO.layer_count, length + ANSWER, INFO.d_model, generator=generator) for length in lengths
     ]
-    return Rows(sequences, [3.0 * one for one in residuals])
+    rows = [row_of(plan, length, ANSWER) for length, plan in zip(lengths, plans, strict=True)]
+    return Rows(rows, [3.0 * one for one in residuals])
 
 
-def compute(runner: SteeringRunner, rows: Rows, work: list[tuple[Sequence, int]]) -> None:
+def compute(injector: Injector, all_rows: Rows, work: list[tuple[SteeredRow, int]]) -> None:
     """One pass over the next positions of some requests."""
-    batch = pass_over(work)
-    steering = runner.prepare(batch)
-    steering.begin()
+    injection, segments, _ = begun(injector, work)
+    numbers = [all_rows.rows.index(segment.row) for segment in segments]
     for layer in range(INFO.layer_count):
-        pieces = [rows.arriving[s.sequence.id][layer, s.first : s.first + s.length] for s in batch.segments]
+        pieces = [
+            all_rows.arriving[n][layer, s.first : s.first + s.length] for n, s in zip(numbers, segments, strict=True)
+        ]
         residual = torch.cat(pieces)
-        left = steering.apply(layer, residual, batch) if layer in steering.layers else residual
-        for segment in batch.segments:
+        left = injection.apply(layer, residual) if layer in injection.layers else residual
+        for number, segment in zip(numbers, segments, strict=True):
             end = segment.first + segment.length
-            rows.leaving[segment.sequence.id][layer, segment.first : end] = left[segment.start : segment.end]
-    runner.finish(steering)
-    for sequence, count in work:
-        sequence.computed += count
+            all_rows.leaving[number][layer, segment.first : end] = left[segment.start : segment.end]
+    injection.finish()
+    for row, count in work:
+        row.computed += count
 
 
 def one_by_one(rows: Rows) -> list[SteeringReport]:
     """Each request alone: its whole prompt, then token by token."""
     reports = []
-    for sequence in rows.sequences:
-        runner = SteeringRunner(INFO.layer_count, INFO.d_model, CPU)
-        runner.admit(sequence)
-        compute(runner, rows, [(sequence, sequence.prompt_length)])
+    for row in rows.rows:
+        injector = Injector(INFO.layer_count, INFO.d_model, CPU)
+        injector.admit(row)
+        compute(injector, rows, [(row, row.prompt_length)])
         for _ in range(ANSWER):
-            compute(runner, rows, [(sequence, 1)])
-        runner.release(sequence)
-        reports.append(sequence.dose.report())
+            compute(injector, rows, [(row, 1)])
+        injector.release(row)
+        reports.append(row.doses.report())
     return reports
 
 
 def mixed(rows: Rows, rng: random.Random) -> list[SteeringReport]:
     """Decode tokens first, then pieces of prompts, of requests that come and go."""
-    runner = SteeringRunner(INFO.layer_count, INFO.d_model, CPU)
-    reports: dict[int, SteeringReport] = {}
-    waiting, running = list(rows.sequences), list[Sequence]()
+    injector = Injector(INFO.layer_count, INFO.d_model, CPU)
+    waiting, running = list(rows.rows), list[SteeredRow]()
     while waiting or running:
         while waiting and (not running or rng.random() < 0.5):
             running.append(waiting.pop(0))
-            runner.admit(running[-1])
+            injector.admit(running[-1])
         decoding = [(one, 1) for one in running if one.computed >= one.prompt_length]
         prompts = [one for one in running if one.computed < one.prompt_length and rng.random() < 0.7]
         pieces = [(one, rng.randint(1, one.prompt_length - one.computed)) for one in prompts]
         if decoding or pieces:
-            compute(runner, rows, [*decoding, *pieces])
+            compute(injector, rows, [*decoding, *pieces])
         for one in [one for one in running if one.computed == len(one.ids)]:
-            runner.release(one)
+            injector.release(one)
             running.remove(one)
-            reports[one.id] = one.dose.report()
-    return [reports[one.id] for one in rows.sequences]
+    return [one.doses.report() for one in rows.rows]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -1,4 +1,4 @@
-"""Capture sequences: which positions of a text are read, and what becomes of the pieces."""
+"""Captures: which positions of a text are read, and what becomes of the pieces."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
 from steering.engine.checks import check_capture
-from steering.engine.transformers.sequence import CaptureState, Sequence
 from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
 from steering.shapes import Float, Tensor
@@ -45,11 +45,9 @@ def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: M
     return length + position, length + position + 1
 
 
-def result(
-    sequence: Sequence, embed: Callable[[tuple[int, ...]], Float[Tensor, "token d_model"]]
-) -> tuple[int, Capture]:
-    """(index, Capture) of a finished capture sequence; embed: input embeddings of token ids. Raises NonfiniteActivations."""
-    state = sequence.capture
+def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "token d_model"]]) -> tuple[int, Capture]:
+    """(index, Capture) of a text that was read; embed: input embeddings of token ids. Raises NonfiniteActivations."""
+    state = row.capture
     assert state is not None
     pieces = [state.pieces[layer] for layer in state.spec.layers]
     layers = [torch.stack(one).sum(0) if state.reduce else torch.cat(one) for one in pieces]
@@ -59,6 +57,6 @@ def result(
     logits = torch.cat(state.logits).cpu() if state.logits else None
     embeddings = None
     if state.spec.embeddings:
-        embeddings = embed(tuple(sequence.ids))[slice(*state.window)]
+        embeddings = embed(tuple(row.ids))[slice(*state.window)]
         embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
-    return state.index, Capture(tuple(sequence.ids), read, logits, embeddings)
+    return state.index, Capture(tuple(row.ids), read, logits, embeddings)

@@ -2,7 +2,7 @@
 
 import torch
 
-from steering.engine.transformers.steering.history import SteeringHistory
+from steering.injection.history import SteeringHistory
 
 VERDICTS = torch.tensor([[0, 1], [0, -1], [1, 1], [-1, 1], [1, -1]], dtype=torch.int8)
 PROMPT = 3

@@ -9,9 +9,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.options import EngineLimits
+from steering.engine.stream import Stream
+from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sequence import Sequence, Stream
-from steering.engine.transformers.steering.bank import SteeringBank
+from steering.injection.slots import Slots
 from steering.model.layout import find_layout
 from steering.model.loading import opened
 from steering.shapes import Logits
@@ -33,17 +34,24 @@ async def logits_of(
     item = {"vector": "alpha", "strength": 2.0, "layers": [2], "when": {**when, "at": "token"}}
     plan = await plan_for([item], vectors_for(info), info)
     runner = ModelRunner(model, find_layout(model), torch.device("cpu"), EngineLimits())
-    row = Sequence(0, list(PROMPT), len(PROMPT), plan, sampling(PASSES), Stream(asyncio.get_running_loop()))
+    row = Request(
+        id=0,
+        ids=list(PROMPT),
+        prompt_length=len(PROMPT),
+        plan=plan,
+        sampling=sampling(PASSES),
+        stream=Stream(asyncio.get_running_loop()),
+    )
     row.block_table = [1]
-    runner.steering.admit(row)
+    runner.injector.admit(row)
     found = [runner.run([(row, len(PROMPT))]).logits]
-    layout = runner.steering.bank.layout
+    layout = runner.injector.slots.layout
     for number in range(PASSES):
         if number == grow_at:
-            while runner.steering.bank.layout == layout:
-                runner.steering.bank.allocate(plan)
+            while runner.injector.slots.layout == layout:
+                runner.injector.slots.allocate(plan, 2)
         if number == NEW_STACK_AFTER:
-            runner.steering.flush()
+            runner.injector.flush()
         row.ids.append(rng.randrange(256))
         found.append(runner.run([(row, 1)]).logits)
     runner.close()
@@ -59,17 +67,36 @@ async def test_decisions_outlive_the_growth_of_their_tables(
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("failing", range(1, 10))
+@pytest.mark.parametrize("failing", range(1, 45, 2))
 async def test_memory_that_ends_while_tables_grow_leaves_them_usable(
     failing: int, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     info = opened(tiny_model, hf_byte_tokenizer, name="tiny").info
-    plan = await plan_for([{"vector": "alpha", "strength": 2.0, "layers": [2]}], vectors_for(info), info)
-    bank = SteeringBank(info.layer_count, info.d_model, torch.device("cpu"))
-    rows = {bank.allocate(plan) for _ in range(7)}
+    item = {"vector": "alpha", "strength": 2.0, "layers": [2]}
+    plan, wider = [await plan_for([item] * count, vectors_for(info), info) for count in (1, 3)]
+    slots = Slots(info.layer_count, info.d_model, torch.device("cpu"))
+    taken = {slots.allocate(plan, 5) for _ in range(7)}
     with suppress(torch.OutOfMemoryError), FailingAllocator([failing]):
-        rows.add(bank.allocate(plan))
-    rows |= {bank.allocate(plan) for _ in range(17)}
-    assert len(rows) in {24, 25}
-    for row in rows:
-        bank.release(row)
+        taken.add(slots.allocate(wider, 5))
+    taken |= {slots.allocate(one, 5) for one in (plan, wider) for _ in range(9)}
+    assert len(taken) in {25, 26}
+    for slot in taken:
+        slots.release(slot)
+    assert not slots._placed
+    assert len(slots._free) == len(slots.rows) - 1
+    assert sorted(slots._free_rows) == list(range(1, len(slots.vectors)))
+
+
+async def test_requests_with_one_plan_share_its_edits(
+    tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A table of (slot, layer, edit, d_model) would hold every vector once for each request and the widest layer for all."""
+    info = opened(tiny_model, hf_byte_tokenizer, name="tiny").info
+    items = [{"vector": name, "operation": "clamp", "low": 0.0, "layers": [1]} for name in ("alpha", "beta")]
+    plan = await plan_for([*items, {"vector": "gamma", "layers": "all"}], vectors_for(info), info)
+    slots = Slots(info.layer_count, info.d_model, torch.device("cpu"))
+    for _ in range(20):
+        slots.allocate(plan, 5)
+    edits = 2 + info.layer_count
+    assert len(slots.vectors) - len(slots._free_rows) == 1 + edits + 2, "what is written, and what two of them read"
+    assert slots.rows.shape == (32, info.layer_count, 4)

@@ -1,6 +1,7 @@
 """Mandatory interventions act in full after the dose guard has bounded what a request adds."""
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
@@ -77,5 +78,7 @@ async def test_a_name_of_a_request_and_of_the_operator_may_be_two_vectors(
         plan = await RecentPlans().resolve(spec(PUSH), Vectors(theirs), engine.info, DoseGuard(), mandatory)
     own, added = plan.interventions
     assert own.spec.vector == added.spec.vector == "alpha@1"
-    assert own.directions[1].equal(theirs["alpha"].at(1).direction[None])
-    assert added.directions[1].equal(ours["alpha"].at(1).direction[None])
+    first, last = plan.layers[1]
+    assert (first.mandatory, last.mandatory) == (False, True)
+    for edits, vectors in ((first, theirs), (last, ours)):
+        torch.testing.assert_close(edits.write, vectors["alpha"].at(1).direction[None])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.steering.timing import TreeGroups
+from steering.injection.conditions import evaluate
 from steering.plan.types import ConditionTree
 
 WIDTH = 3
@@ -34,14 +34,7 @@ def verdict(tree: ConditionTree, values: list[bool | None]) -> bool | None:
     return None if None in found else not decides
 
 
-@given(st.lists(st.one_of(st.none(), trees), min_size=1, max_size=4), st.data())
-def test_each_row_follows_its_own_tree(conditions: list[ConditionTree | None], data: st.DataObject) -> None:
-    counts = [data.draw(st.integers(1, 3)) for _ in conditions]
-    owners = [tree for tree, count in zip(conditions, counts, strict=True) for _ in range(count)]
-    values = [data.draw(st.lists(st.sampled_from([True, False, None]), min_size=WIDTH, max_size=WIDTH)) for _ in owners]
-    groups = TreeGroups(conditions, counts, torch.device("cpu"))
+@given(trees, st.lists(st.lists(st.sampled_from([True, False, None]), min_size=WIDTH, max_size=WIDTH), min_size=1))
+def test_a_tree_is_evaluated_for_each_row(tree: ConditionTree, values: list[list[bool | None]]) -> None:
     verdicts = torch.tensor([[VERDICTS[one] for one in row] for row in values], dtype=torch.int8)
-    found = groups.hold(verdicts)
-    assert found.tolist() == [
-        tree is None or verdict(tree, row) is True for tree, row in zip(owners, values, strict=True)
-    ]
+    assert evaluate(tree, verdicts).tolist() == [VERDICTS[verdict(tree, row)] for row in values]

@@ -1,18 +1,19 @@
-"""ConditionEvaluator: scores the thresholds of a pass on the device and keeps what was decided for each request."""
+"""Conditions: scores the thresholds of a pass, keeps what was decided for each request, and says which interventions act."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 
 from steering.conditions import CONDITIONS
-from steering.engine.transformers.batch import Segment
-from steering.engine.transformers.steering.bank import SteeringBank
-from steering.engine.transformers.steering.gather import DirectionTable, Spread, index_of, take
-from steering.plan.types import ResolvedThreshold
-from steering.shapes import Bool, Float, Residual, Tensor
+from steering.injection.apply import Index, index_of, take
+from steering.injection.rows import Segment, SteeredRow
+from steering.injection.slots import Slots
+from steering.plan.types import ConditionTree, ResolvedThreshold
+from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 
 class _Key(NamedTuple):
@@ -30,51 +31,53 @@ class _Test:
     At `prompt_mean` the tokens are those whose scores are averaged. It and `prompt` decide nothing before the prompt's end.
     """
 
-    segment: Segment
+    segment: Segment[SteeredRow]
     column: int
     threshold: ResolvedThreshold
     tokens: range
     decided: range
 
 
-class ConditionEvaluator:
-    """Evaluates the thresholds of some segments of a pass, layer by layer.
+class Conditions:
+    """Evaluates the thresholds of the segments of a pass, layer by layer.
 
     verdicts (token, threshold): 1 where the threshold holds for the token, -1 where it does not, 0 where that is not
     decided yet; rows are the flat tokens of the pass. A segment of generated positions begins with what was
     decided at the token before it, so a layer before the threshold's own still sees that decision; prompt positions
-    begin undecided. After the pass the last token's verdicts become the request's state. The bank also keeps the last score
+    begin undecided. After the pass the last token's verdicts become the request's state. The slots also keep the last score
     of each threshold, for the report. Segments that are computed again are not tested: their verdicts come from their history.
+    layers: where thresholds are read.
     """
 
-    def __init__(self, segments: Sequence[Segment], bank: SteeringBank) -> None:
-        self._bank, self._device = bank, bank.device
+    def __init__(self, segments: Sequence[Segment[SteeredRow]], slots: Slots) -> None:
+        self._slots, self._device = slots, slots.device
         self._tokens = max((s.end for s in segments), default=0)
-        segments = [segment for segment in segments if segment.sequence.plan.thresholds]
-        self._width = max((len(s.sequence.plan.thresholds) for s in segments), default=0)
+        segments = [segment for segment in segments if segment.row.plan.thresholds]
+        self._width = max((len(s.row.plan.thresholds) for s in segments), default=0)
         self._decode = all(s.decodes for s in segments)
         self._tests: dict[_Key, list[_Test]] = {}
-        self._replayed = [(one, one.sequence.replayed) for one in segments if one.sequence.replayed is not None]
-        self._tested = [one for one in segments if one.sequence.replayed is None]
+        self._replayed = [(one, one.replayed) for one in segments if one.replayed is not None]
+        self._tested = [one for one in segments if one.replayed is None]
         continued: list[tuple[int, int]] = []
         for segment in self._tested:
             self._collect(segment)
-            if segment.first >= segment.sequence.prompt_length:
-                continued += [(segment.sequence.row, token) for token in range(segment.start, segment.end)]
+            if segment.first >= segment.row.prompt_length:
+                continued += [(segment.row.slot, token) for token in range(segment.start, segment.end)]
         # the tests of a prompt are made once, layer by layer, so that the memory of one is free for the next
         kept = self._tests if self._decode else {}
         self._stacks = {key: _Stack(key.score, tests, self._device) for key, tests in kept.items()}
-        ends = [(segment.sequence.row, segment.end - 1) for segment in self._tested]
-        self._ends = [torch.tensor(column, device=bank.device) for column in zip(*ends, strict=True)]
-        self._continued = [torch.tensor(column, device=bank.device) for column in zip(*continued, strict=True)]
+        ends = [(segment.row.slot, segment.end - 1) for segment in self._tested]
+        self._ends = [torch.tensor(column, device=self._device) for column in zip(*ends, strict=True)]
+        self._continued = [torch.tensor(column, device=self._device) for column in zip(*continued, strict=True)]
         self.layers = frozenset(key.layer for key in self._tests).union(
-            one.layer for segment, _ in self._replayed for one in segment.sequence.plan.thresholds
+            one.layer for segment, _ in self._replayed for one in segment.row.plan.thresholds
         )
-        self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=bank.device)
+        self._trees = self._collect_trees(segments)
+        self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=self._device)
 
-    def _collect(self, segment: Segment) -> None:
-        end = segment.sequence.prompt_length - 1
-        for column, threshold in enumerate(segment.sequence.plan.thresholds):
+    def _collect(self, segment: Segment[SteeredRow]) -> None:
+        end = segment.row.prompt_length - 1
+        for column, threshold in enumerate(segment.row.plan.thresholds):
             tokens, decided = range(segment.start, segment.end), segment.tokens_in(end)
             if threshold.at == "token":
                 decided = tokens
@@ -86,22 +89,40 @@ class ConditionEvaluator:
                 key = _Key(threshold.layer, threshold.score, mean=threshold.at == "prompt_mean")
                 self._tests.setdefault(key, []).append(_Test(segment, column, threshold, tokens, decided))
 
+    def _collect_trees(self, segments: Sequence[Segment[SteeredRow]]) -> list[tuple[ConditionTree, int, Index]]:
+        """Returns each different condition of the interventions with one number, and the tokens of their requests."""
+        tokens: dict[tuple[ConditionTree, int], list[range]] = {}
+        for segment in segments:
+            for number, one in enumerate(segment.row.plan.interventions):
+                if one.condition is not None:
+                    tokens.setdefault((one.condition, number), []).append(range(segment.start, segment.end))
+        return [(*key, index_of(ranges, self._device)) for key, ranges in tokens.items()]
+
     def begin(self) -> None:
         """Before each pass: nothing is decided but what was decided before."""
         if not self._width:
             return
         self.verdicts = torch.zeros(self._tokens, self._width, dtype=torch.int8, device=self._device)
         if self._continued:
-            rows, tokens = self._continued
-            self.verdicts[tokens] = self._bank.decisions[rows, : self._width]
+            slots, tokens = self._continued
+            self.verdicts[tokens] = self._slots.decisions[slots, : self._width]
         for segment, history in self._replayed:
             known = history.verdicts_before(segment.first, segment.length)
             self.verdicts[segment.start : segment.end, : known.shape[1]] = known
 
+    def applied(self, weights: Float[Tensor, "token column"]) -> Float[Tensor, "token column"]:
+        """Returns the weights of the interventions: 0 where their condition does not hold now."""
+        if not self._trees:
+            return weights
+        weights = weights.clone()
+        for tree, column, tokens in self._trees:
+            weights[tokens, column] *= evaluate(tree, take(self.verdicts, tokens)) > 0
+        return weights
+
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it arrives at the layer: decides the thresholds that are tested there."""
         for segment, history in self._replayed:
-            columns = [n for n, one in enumerate(segment.sequence.plan.thresholds) if one.layer == layer]
+            columns = [n for n, one in enumerate(segment.row.plan.thresholds) if one.layer == layer]
             if columns:
                 known = history.verdicts_at(segment.first, segment.length)
                 self.verdicts[segment.start : segment.end, columns] = known[:, columns]
@@ -114,13 +135,13 @@ class ConditionEvaluator:
         """Decides at each token of the tests; where a threshold is read at one position, for all after it in the segment."""
         scores = stack.scores(residual)
         on, off = stack.compare(scores)
-        self._bank.scores[stack.table_rows, stack.table_columns] = scores[stack.ends]
-        before = self.verdicts[stack.rows, stack.columns] > 0
+        self._slots.scores[stack.slots, stack.table_columns] = scores[stack.ends]
+        before = self.verdicts[stack.tokens, stack.columns] > 0
         held = on | (~off & stack.latches & before)
         if not self._decode:
             self._latch(tests, on, off, held)
         values = (2 * held - 1).to(torch.int8)
-        self.verdicts[stack.rows, stack.columns] = values
+        self.verdicts[stack.tokens, stack.columns] = values
         for row, test in zip(stack.starts, tests, strict=True):
             if test.threshold.at == "prompt":  # holds for the rest of the segment
                 self.verdicts[test.decided.start : test.decided.stop, test.column] = values[row]
@@ -129,14 +150,14 @@ class ConditionEvaluator:
         """Adds the scores of this pass to the request's sum; at the prompt's end their mean decides."""
         scores = stack.scores(residual)
         for start, test in zip(stack.starts, tests, strict=True):
-            sequence, threshold = test.segment.sequence, test.threshold
-            total = self._bank.prompt_scores[sequence.row, test.column]
+            row, threshold = test.segment.row, test.threshold
+            total = self._slots.prompt_scores[row.slot, test.column]
             total += scores[start : start + len(test.tokens)].sum()
             if test.decided:
-                mean = total / max(sequence.prompt_length - 1, 1)
+                mean = total / max(row.prompt_length - 1, 1)
                 held = mean > threshold.bound if threshold.above else mean < threshold.bound
                 self.verdicts[test.decided.start : test.decided.stop, test.column] = (2 * held - 1).to(torch.int8)
-                self._bank.scores[sequence.row, test.column] = mean
+                self._slots.scores[row.slot, test.column] = mean
 
     def _latch(self, tests: list[_Test], on: Bool[Tensor, "test"], off: Bool[Tensor, "test"], held: Tensor) -> None:
         """Hysteresis along the tokens of a segment; before its first stands what the request had decided."""
@@ -144,57 +165,81 @@ class ConditionEvaluator:
         for test in tests:
             here = slice(start, start + len(test.tokens))
             if test.threshold.until is not None:
-                before = self._bank.decisions[test.segment.sequence.row, test.column] > 0
+                before = self._slots.decisions[test.segment.row.slot, test.column] > 0
                 held[here] = _latched(on[here], off[here], before)
             start = here.stop
 
     def finish(self) -> None:
         """After the pass: the decisions at each segment's last token stay with its request."""
         if self._ends:
-            rows, tokens = self._ends
-            self._bank.decisions[rows, : self._width] = self.verdicts[tokens]
+            slots, tokens = self._ends
+            self._slots.decisions[slots, : self._width] = self.verdicts[tokens]
         for segment in self._tested:
-            if (history := segment.sequence.history) is not None:
-                count = len(segment.sequence.plan.thresholds)
+            if (history := segment.row.history) is not None:
+                count = len(segment.row.plan.thresholds)
                 history.add_verdicts(self.verdicts[segment.start : segment.end, :count])
 
 
 class _Stack:
-    """All tests of one score at one layer, each token of each test in a row of its own."""
+    """All tests of one score at one layer, each token of each test in a row of its own. ends, starts: rows of each test.
+
+    directions: those of the tests, for tokens of which each test has one; None: each test is scored by itself, without a copy
+    of its direction for each of its tokens.
+    """
 
     def __init__(self, score: str, tests: Sequence[_Test], device: torch.device) -> None:
+        self._tests, self._score = tests, CONDITIONS[score]
         thresholds = [test.threshold for test in tests]
-        spread = Spread([len(test.tokens) for test in tests], device)
-        self._score = CONDITIONS[score]
-        self._tokens = index_of([test.tokens for test in tests], device)
-        self.rows = torch.tensor([token for test in tests for token in test.tokens], dtype=torch.int64, device=device)
-        self.columns = spread.of(torch.tensor([test.column for test in tests], device=device))
-        ends = list(accumulate(spread.counts))
+        counts = [len(test.tokens) for test in tests]
+        repeat = torch.repeat_interleave(torch.arange(len(tests)), torch.tensor(counts)).to(device)
+        self.tokens = torch.tensor([token for test in tests for token in test.tokens], dtype=torch.int64, device=device)
+        self.columns = torch.tensor([test.column for test in tests], device=device)[repeat]
+        ends = list(accumulate(counts))
         self.starts = [0, *ends[:-1]]
         self.ends = torch.tensor([end - 1 for end in ends], device=device)
-        self.table_rows = torch.tensor([test.segment.sequence.row for test in tests], device=device)
+        self.slots = torch.tensor([test.segment.row.slot for test in tests], device=device)
         self.table_columns = torch.tensor([test.column for test in tests], device=device)
-        self._directions = DirectionTable([t.direction for t in thresholds], spread, device)
-        self._parameters = spread.of(torch.tensor([list(t.parameters) for t in thresholds], device=device))
-        signs = [1.0 if t.above else -1.0 for t in thresholds]
+        directions = [one.direction for one in thresholds]
+        single = all(count == 1 for count in counts)
+        self._directions = torch.stack(directions).to(device) if single else None
+        self._parameters = torch.tensor([list(one.parameters) for one in thresholds], device=device)
+        self._index = index_of([test.tokens for test in tests], device)
+        signs = [1.0 if one.above else -1.0 for one in thresholds]
         # `below` is `above` with all signs turned; without hysteresis `until` equals the bound
         limits = [
             (sign, sign * one.bound, sign * (one.bound if one.until is None else one.until))
             for sign, one in zip(signs, thresholds, strict=True)
         ]
-        self._signs, self._bounds, self._until = spread.of(torch.tensor(limits, device=device)).unbind(1)
+        self._signs, self._bounds, self._until = torch.tensor(limits, device=device)[repeat].unbind(1)
         self.latches = self._until < self._bounds
 
     def scores(self, residual: Residual) -> Float[Tensor, "tested_token"]:
         """residual (token, d_model) of the pass -> the score of each token of each test."""
-        arriving = take(residual, self._tokens)
-        score, parameters = self._score.score, self._parameters
-        return self._directions.map(lambda at, directions: score(take(arriving, at), directions, take(parameters, at)))
+        score = self._score.score
+        if self._directions is not None:
+            return score(take(residual, self._index), self._directions, self._parameters)
+        found = []
+        for test, parameters in zip(self._tests, self._parameters, strict=True):
+            rows = residual[test.tokens.start : test.tokens.stop]
+            direction = test.threshold.direction.to(residual.device).expand_as(rows)
+            found.append(score(rows, direction, parameters.expand(len(rows), -1)))
+        return torch.cat(found)
 
     def compare(self, scores: Float[Tensor, "test"]) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
         """(score beyond the bound, score below `until`), both strictly."""
         signed = scores * self._signs
         return signed > self._bounds, signed < self._until
+
+
+def evaluate(tree: ConditionTree, verdicts: Int[Tensor, "token threshold"]) -> Int[Tensor, "token"]:
+    """The verdict of a tree at each token: 1 it holds, -1 it does not, 0 that is not decided yet (Kleene's three values). `all` is
+    the minimum, `any` the maximum and `not` the negation, so what is not decided stays so unless the other operands decide."""
+    if tree.kind == "threshold":
+        return verdicts[:, tree.threshold]
+    values = [evaluate(child, verdicts) for child in tree.children]
+    if tree.kind == "not":
+        return -values[0]
+    return reduce(torch.minimum if tree.kind == "all" else torch.maximum, values)
 
 
 def _latched(on: Bool[Tensor, "token"], off: Bool[Tensor, "token"], before: Bool[Tensor, ""]) -> Bool[Tensor, "token"]:

@@ -1,9 +1,7 @@
-"""Sequence: the state of one request, from the queue to its last token. The only mutable noun."""
+"""Request: an answer or a text that is read, from the queue to its last token, and how it is scheduled."""
 
-import asyncio
 from array import array
-from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeAlias
@@ -11,49 +9,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.engine.api import CaptureSpec, SamplingParams
-from steering.engine.readings import NO_MONITORS, MonitoredAnswer, MonitorSet, Reading
+from steering.engine.answers import Answer
+from steering.engine.stream import Stream
 from steering.engine.transformers.prefill_budget import prompt_calls
-from steering.engine.transformers.steering.dose import DoseLedger
-from steering.engine.transformers.steering.history import SteeringHistory
-from steering.engine.transformers.steering.timing import follows_single_tokens
-from steering.model.text_stream import TextStream
-from steering.plan.types import SteeringPlan
-from steering.shapes import Tensor
+from steering.plan.scope import follows_single_tokens
 
 
-class Stream:
-    """Carries what a sequence yields from the engine's thread to one waiting coroutine. Closing it is the cancel."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.closed = False
-        self._items: deque[object] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def close(self) -> None:
-        """Has the engine drop the work that the stream belongs to."""
-        self.closed = True
-
-    def receive(self, items: Iterable[object]) -> None:
-        """On the event loop: hand over items and wake the reader."""
-        self._items.extend(items)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def get(self) -> object:
-        """The next item; an exception that was sent is raised."""
-        while not self._items:
-            self._waiter = self.loop.create_future()
-            await self._waiter
-        item = self._items.popleft()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-
-@dataclass(slots=True, eq=False)
-class Request:
+@dataclass(eq=False)
+class Outbox:
     """What is answered through a stream. outbox: items that have not been sent. ended: the last of all items is there, or was sent."""
 
     outbox: list[object] = field(default_factory=list, init=False)
@@ -66,24 +29,10 @@ class Request:
             self.ended = True
 
 
-@dataclass(slots=True, eq=False)
-class CaptureState:
-    """What a capture sequence has gathered. index: its place in the call. window: half-open range of positions; first: the first position with logits;
-    reduce: one mean row, or every row."""
-
-    index: int
-    spec: CaptureSpec
-    window: tuple[int, int]
-    first: int
-    reduce: bool
-    pieces: dict[int, list[Tensor]] = field(default_factory=dict)
-    logits: list[Tensor] = field(default_factory=list)
-
-
 class TokenCounts:
     """The different tokens of a prompt and its answer, and how often the answer contains each.
 
-    `update` adds new tokens only, so a step costs the same however long the sequence is.
+    `update` adds new tokens only, so a step costs the same however long the request is.
     """
 
     def __init__(self) -> None:
@@ -111,69 +60,45 @@ class TokenCounts:
         return np.array(self._counts)
 
 
-@dataclass(slots=True, eq=False)
-class Sequence(Request):
-    """The state of one request. `ids`: the prompt and what was generated; positions below `computed` are in the cache.
+@dataclass(eq=False, kw_only=True)
+class Request(Outbox, Answer):
+    """One request of this engine: an answer or a text that is read, and how it is scheduled.
 
-    row: its row in the steering bank while it runs. block_table: its cache blocks, the first `shared` of them taken over
-    from others. order: when it was admitted first. cached: positions that were not computed for it. overtaken: how many
-    requests were admitted before it since it did not fit. computed_again: whether it was preempted because a pass did not fit into memory, which
-    happens to it once. arrived: when it came; scheduled: when it first got a row,
-    both by the monotonic clock. history: where what decides its steering is kept, for an engine that may compute positions
-    again; replayed: that of a request whose positions this sequence computes again. held_text: characters that may belong to a stop
-    string.
+    block_table: its cache blocks, the first `shared` of them taken over from others.
+    shareable: positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token.
+    order: when it was admitted first.
+    overtaken: how many requests were admitted before it since it did not fit.
+    computed_again: whether it was preempted because a pass did not fit into memory, which happens to it once.
+    arrived: when it came, by the monotonic clock.
     """
 
     id: int
-    ids: list[int]
-    prompt_length: int
-    plan: SteeringPlan
-    sampling: SamplingParams
     stream: Stream
-    readings: tuple[Reading, ...] = ()
     priority: int = 0
-    capture: CaptureState | None = None
-    decoder: TextStream | None = None
-    row: int = 0
+    cache_salt: str = ""
     running: bool = False
-    computed: int = 0
-    cached: int = 0
     order: int = 0
     overtaken: int = 0
     preemptions: int = 0
     computed_again: bool = False
-    held_text: str = ""
     token_counts: TokenCounts = field(default_factory=TokenCounts)
-    cache_salt: str = ""
-    monitors: MonitorSet = NO_MONITORS
-    monitored: MonitoredAnswer | None = None
     block_table: list[int] = field(default_factory=list)
     shared: int = 0
     block_keys: list[bytes] | None = None
     shareable: int = 0
-    """Positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token."""
     cache_epoch: int = 0
     arrived: float = field(default_factory=monotonic)
-    scheduled: float | None = None
-    history: SteeringHistory | None = None
-    replayed: SteeringHistory | None = None
-    dose: DoseLedger = field(init=False)
     prompt_calls: int = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.prompt_calls = prompt_calls(self.plan)
-        self.dose = DoseLedger(self.plan, self.prompt_length)
         if self.capture is None:
             self.shareable = self.prompt_length - 1
         else:
             end = len(self.ids) if self.plan.empty else self.prompt_length
             first = self.capture.first if self.capture.spec.logits else end - 1
             self.shareable = min(self.capture.window[0], first, end - 1)
-
-    @property
-    def generated(self) -> int:
-        """Returns the number of generated tokens."""
-        return len(self.ids) - self.prompt_length
 
     @property
     def going_on(self) -> bool:
@@ -210,7 +135,7 @@ class Sequence(Request):
     def restart(self) -> None:
         """Forgets what was computed, measured and read, so that it is computed again from the first position."""
         self.computed = self.shared = 0
-        self.dose.reset()
+        self.doses.reset()
         self.preemptions += 1
         if self.capture is not None:
             self.capture.pieces.clear()
@@ -221,8 +146,8 @@ Pieces: TypeAlias = Generator[object, None, object]
 """Yields after each piece of work: None, or progress for the caller. Returns the result."""
 
 
-@dataclass(slots=True, eq=False)
-class BackgroundTask(Request):
+@dataclass(eq=False)
+class BackgroundTask(Outbox):
     """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
 
     stream: Stream

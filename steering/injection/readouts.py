@@ -1,7 +1,6 @@
 """What a pass reads of the residual stream: readouts, monitors, captures. Reads after steering, changes nothing."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
@@ -9,9 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from steering.engine.readings import MonitorSet, Reading
-from steering.engine.transformers.batch import Batch, Segment
-from steering.engine.transformers.sequence import CaptureState, Sequence
-from steering.engine.transformers.steering.gather import Index, Spread, index_of, take
+from steering.injection.apply import Index, index_of, take
+from steering.injection.rows import CaptureState, Segment, SteeredRow
 from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
 
@@ -19,7 +17,7 @@ from steering.shapes import Float, Int, Residual, Tensor
 class ReadingStack:
     """Readings of one layer on the device, one a row."""
 
-    def __init__(self, readings: Rows[Reading], device: torch.device) -> None:
+    def __init__(self, readings: Sequence[Reading], device: torch.device) -> None:
         self._directions = torch.stack([one.direction for one in readings]).to(device)
         self._middles = torch.tensor([one.middle for one in readings], device=device)
         self._scales = torch.tensor([one.scale for one in readings], device=device)
@@ -59,13 +57,13 @@ class MonitorTables:
 
 
 class _Group:
-    """Sequences with one set of monitors, all at their first token or all at a later one. scores (row, monitor)."""
+    """Requests with one set of monitors, all at their first token or all at a later one. scores (row, monitor)."""
 
     def __init__(
-        self, monitors: MonitorSet, first: bool, rows: list[tuple[int, Sequence]], tables: MonitorTables
+        self, monitors: MonitorSet, first: bool, rows: list[tuple[int, SteeredRow]], tables: MonitorTables
     ) -> None:
-        """rows: the token of the pass at which each sequence is read."""
-        self.sequences = [sequence for _, sequence in rows]
+        """rows: with the token of the pass at which each request is read."""
+        self.rows = [row for _, row in rows]
         self.tokens = index_of([range(token, token + 1) for token, _ in rows], tables.device)
         self.tables = tables.of(monitors, first=first)
         self.scores = torch.empty(len(rows), len(monitors.read_at(first=first)), device=tables.device)
@@ -74,13 +72,12 @@ class _Group:
 class MonitorScores:
     """Prepared on the host for one pass; `read` is called at the layers in `layers`."""
 
-    def __init__(self, batch: Batch, tables: MonitorTables) -> None:
-        members: dict[tuple[MonitorSet, bool], list[tuple[int, Sequence]]] = {}
-        for segment in batch.segments:
-            sequence = segment.sequence
-            if len(sequence.monitors) and segment.predicts:
-                key = (sequence.monitors, not sequence.generated)
-                members.setdefault(key, []).append((segment.end - 1, sequence))
+    def __init__(self, segments: Sequence[Segment[SteeredRow]], tables: MonitorTables) -> None:
+        members: dict[tuple[MonitorSet, bool], list[tuple[int, SteeredRow]]] = {}
+        for segment in segments:
+            row = segment.row
+            if len(row.monitors) and segment.predicts:
+                members.setdefault((row.monitors, not row.generated), []).append((segment.end - 1, row))
         self._groups = [_Group(*key, rows, tables) for key, rows in members.items()]
         self.layers = frozenset(layer for group in self._groups for layer in group.tables)
 
@@ -92,12 +89,10 @@ class MonitorScores:
                 rows = take(residual, group.tokens)[:, None].expand(-1, len(columns), -1)
                 group.scores[:, columns] = stack.scores(rows)
 
-    def by_sequence(self) -> dict[int, list[float]]:
-        """sequence id -> scores in the order of `MonitorSet.read_at`. Waits for the device."""
+    def by_row(self) -> dict[SteeredRow, list[float]]:
+        """Returns the scores of each request, in the order of `MonitorSet.read_at`. Waits for the device."""
         return {
-            sequence.id: scores
-            for group in self._groups
-            for sequence, scores in zip(group.sequences, group.scores.tolist(), strict=True)
+            row: scores for group in self._groups for row, scores in zip(group.rows, group.scores.tolist(), strict=True)
         }
 
 
@@ -107,7 +102,7 @@ class _Readings:
 
     tokens: Int[Tensor, "reading"]
     stack: ReadingStack
-    owners: tuple[tuple[Sequence, str], ...]
+    owners: tuple[tuple[SteeredRow, str], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -123,33 +118,33 @@ class _Means:
 class ReadoutCollector:
     """What a pass reads, monitors included. Prepared on the host for one pass; `read` is called at the layers in `layers`."""
 
-    def __init__(self, batch: Batch, tables: MonitorTables) -> None:
-        self._device, self.monitors = tables.device, MonitorScores(batch, tables)
-        self._readings = self._collect_readings(batch)
-        captured = [(one, one.sequence.capture) for one in batch.segments if one.sequence.capture is not None]
+    def __init__(self, segments: Sequence[Segment[SteeredRow]], tables: MonitorTables) -> None:
+        self._device, self.monitors = tables.device, MonitorScores(segments, tables)
+        self._readings = self._collect_readings(segments)
+        captured = [(one, one.row.capture) for one in segments if one.row.capture is not None]
         self._means = self._collect_means([(segment, capture) for segment, capture in captured if capture.reduce])
         self._whole = [(segment, capture) for segment, capture in captured if not capture.reduce]
         whole_layers = {layer for _, capture in self._whole for layer in capture.spec.layers}
         self.layers = self.monitors.layers.union(self._readings, self._means, whole_layers)
         self._values: list[tuple[_Readings, Tensor]] = []
 
-    def _collect_readings(self, batch: Batch) -> dict[int, _Readings]:
-        found: dict[int, list[tuple[int, Sequence, Reading]]] = {}
-        for segment in batch.segments:
+    def _collect_readings(self, segments: Sequence[Segment[SteeredRow]]) -> dict[int, _Readings]:
+        found: dict[int, list[tuple[int, SteeredRow, Reading]]] = {}
+        for segment in segments:
             if segment.predicts:  # only the position that predicts a token is read
-                for reading in segment.sequence.readings:
-                    found.setdefault(reading.layer, []).append((segment.end - 1, segment.sequence, reading))
+                for reading in segment.row.readings:
+                    found.setdefault(reading.layer, []).append((segment.end - 1, segment.row, reading))
         return {
             layer: _Readings(
                 tokens=torch.tensor([token for token, _, _ in members], device=self._device),
                 stack=ReadingStack([reading for _, _, reading in members], self._device),
-                owners=tuple((sequence, reading.name) for _, sequence, reading in members),
+                owners=tuple((row, reading.name) for _, row, reading in members),
             )
             for layer, members in found.items()
         }
 
-    def _collect_means(self, captured: list[tuple[Segment, CaptureState]]) -> dict[int, _Means]:
-        by_layer: dict[int, list[tuple[Segment, CaptureState]]] = {}
+    def _collect_means(self, captured: list[tuple[Segment[SteeredRow], CaptureState]]) -> dict[int, _Means]:
+        by_layer: dict[int, list[tuple[Segment[SteeredRow], CaptureState]]] = {}
         for segment, capture in captured:
             for layer in capture.spec.layers:
                 by_layer.setdefault(layer, []).append((segment, capture))
@@ -161,14 +156,14 @@ class ReadoutCollector:
             means[layer] = built[key] = built.get(key) or self._mean_of(members)
         return means
 
-    def _mean_of(self, captured: list[tuple[Segment, CaptureState]]) -> _Means:
+    def _mean_of(self, captured: list[tuple[Segment[SteeredRow], CaptureState]]) -> _Means:
         windows = [segment.tokens_in(*capture.window) for segment, capture in captured]
         owners = tuple(capture for _, capture in captured)
-        shares = torch.tensor(
-            [1.0 / (end - start) for start, end in (one.window for one in owners)], device=self._device
-        )
-        spread = Spread([len(window) for window in windows], self._device)
-        return _Means(index_of(windows, self._device), spread.members, spread.of(shares)[:, None], owners)
+        counts = torch.tensor([len(window) for window in windows])
+        owner_of_token = torch.repeat_interleave(torch.arange(len(owners)), counts).to(self._device)
+        spans = [one.window for one in owners]
+        shares = torch.tensor([1.0 / (end - start) for start, end in spans], device=self._device)
+        return _Means(index_of(windows, self._device), owner_of_token, shares[owner_of_token][:, None], owners)
 
     def read(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it leaves the layer."""
@@ -191,10 +186,10 @@ class ReadoutCollector:
         for number, capture in enumerate(means.owners):
             capture.pieces.setdefault(layer, []).append(sums[number : number + 1])
 
-    def readouts(self) -> dict[int, dict[str, float]]:
-        """sequence id -> name -> score, after the pass."""
-        found: dict[int, dict[str, float]] = {}
+    def readouts(self) -> dict[SteeredRow, dict[str, float]]:
+        """Returns the scores of each request by name, after the pass."""
+        found: dict[SteeredRow, dict[str, float]] = {}
         for readings, values in self._values:
-            for (sequence, name), value in zip(readings.owners, values.tolist(), strict=True):
-                found.setdefault(sequence.id, {})[name] = value
+            for (row, name), value in zip(readings.owners, values.tolist(), strict=True):
+                found.setdefault(row, {})[name] = value
         return found

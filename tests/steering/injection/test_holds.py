@@ -109,7 +109,7 @@ async def test_the_mean_readout_is_held_and_the_strength_is_bounded(
         narrow = await plan_for([HOLD | {"strength": 0.1, "hold": {"score": 9.0}}], vectors, engine.info)
         report = (await run(engine, GenerationRequest(PROMPT, sampling(20), narrow))).finish.steering
     assert report.held[0][1].last_strength == pytest.approx(0.1)
-    assert narrow.interventions[0].parameters[1] == pytest.approx((0.1 * vectors["alpha"].layers[1].scale,))
+    assert float(narrow.layers[1][0].numbers[0, 0]) == pytest.approx(0.1 * vectors["alpha"].layers[1].scale)
 
 
 async def test_a_held_strength_is_in_the_plan() -> None:

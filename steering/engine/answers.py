@@ -1,0 +1,142 @@
+"""Answer: one answer as it grows. AnswerWriter: turns sampled tokens into its events, and knows when it ends.
+
+Text is sent as whole characters, and nothing that may belong to a stop string.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from steering.engine.api import Finish, SamplingParams, TokenEvent
+from steering.engine.readings import MonitoredAnswer, RaisedMonitor, stops
+from steering.errors import NonfiniteActivations
+from steering.injection.rows import SteeredRow
+from steering.model.text_stream import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token that was chosen. finite: whether its logits were; where not, token_id means nothing."""
+
+    token_id: int
+    finite: bool
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Answer(SteeredRow):
+    """One answer as it grows. A text that is only read has the parameters of none.
+
+    held_text: characters that may belong to a stop string.
+    cached: positions that were not computed for it.
+    scheduled: when it first ran, by the monotonic clock.
+    """
+
+    sampling: SamplingParams
+    decoder: TextStream | None = None
+    monitored: MonitoredAnswer | None = None
+    held_text: str = ""
+    cached: int = 0
+    scheduled: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ends. text: its last characters. raised: monitors that no token reported."""
+
+    reason: Literal["stop", "length", "monitor"]
+    text: str
+    raised: tuple[RaisedMonitor, ...] = ()
+
+
+class AnswerWriter:
+    """eos_ids: the tokens that end an answer. tokens: how many were written so far."""
+
+    def __init__(self, eos_ids: Collection[int]) -> None:
+        self._eos_ids = eos_ids
+        self.tokens = 0
+
+    def write(
+        self, answer: Answer, chosen: Sampled, readout: Mapping[str, float], scores: Sequence[float]
+    ) -> tuple[TokenEvent | None, Ending | None]:
+        """Adds a token to an answer. Returns its event, None for a token that ends the answer; and the ending, if it ends.
+
+        readout, scores: what the pass read at the position that predicts the token; scores of the monitors in their order.
+        Raises NonfiniteActivations when the logits were not finite.
+        """
+        if not chosen.finite:
+            raise NonfiniteActivations(
+                "steering drove the activations out of range: logits are not finite; lower the strength"
+            )
+        index, token, monitored = answer.generated, chosen.token_id, answer.monitored
+        raised = () if monitored is None or index else monitored.read(scores, None)
+        if stops(raised):
+            return None, Ending("monitor", "", raised)
+        if token in self._eos_ids and not answer.sampling.ignore_eos:
+            return None, Ending("stop", finish(answer), raised)
+        if monitored is not None:
+            raised += monitored.read(scores, index)
+        answer.ids.append(token)
+        self.tokens += 1
+        text, stopped = advance(answer, token)
+        scheduled = None if index else answer.scheduled
+        event = TokenEvent(
+            index, token, text, chosen.logprob, chosen.top_logprobs, readout, raised=raised, scheduled=scheduled
+        )
+        if stops(raised):
+            return event, Ending("monitor", "" if stopped else finish(answer))
+        if stopped:
+            return event, Ending("stop", "")
+        if answer.generated >= answer.sampling.max_tokens:
+            return event, Ending("length", finish(answer))
+        return event, None
+
+
+def finish_event(answer: Answer, ending: Ending) -> TokenEvent:
+    """Returns the last event of an answer, with the report of what steering did."""
+    done = Finish(
+        reason=ending.reason,
+        prompt_tokens=answer.prompt_length,
+        completion_tokens=answer.generated,
+        cached_tokens=answer.cached,
+        steering=answer.doses.report(),
+    )
+    scheduled = None if answer.generated else answer.scheduled
+    return TokenEvent(answer.generated, -1, ending.text, finish=done, raised=ending.raised, scheduled=scheduled)
+
+
+def advance(answer: Answer, token_id: int) -> tuple[str, bool]:
+    """Adds one token. Returns (text that can be sent, whether a stop string was found)."""
+    assert answer.decoder is not None
+    return _release(answer, answer.decoder.step(token_id))
+
+
+def finish(answer: Answer) -> str:
+    """Returns the text that was held back, as nothing follows."""
+    assert answer.decoder is not None
+    text, stopped = _release(answer, answer.decoder.flush())
+    if stopped:
+        return text
+    held, answer.held_text = answer.held_text, ""
+    return text + held
+
+
+def _release(answer: Answer, piece: str) -> tuple[str, bool]:
+    stops = answer.sampling.stop
+    if not stops:
+        return piece, False
+    text = answer.held_text + piece
+    found = [start for stop in stops if (start := text.find(stop)) >= 0]
+    if found:
+        answer.held_text = ""
+        return text[: min(found)], True
+    keep = max((_overlap(text, stop) for stop in stops), default=0)
+    answer.held_text = text[len(text) - keep :]
+    return text[: len(text) - keep], False
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Returns the length of the longest end of the text that is a beginning of the stop string."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

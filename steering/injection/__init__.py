@@ -1,0 +1,1 @@
+"""What both engines share: applies the edits of each request to the residual stream, reads scores from it and sums doses."""

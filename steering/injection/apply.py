@@ -1,0 +1,167 @@
+"""Applies the edits of one layer to residuals, by a few tensor operations of fixed shape.
+
+The edits are gathered by slot for tokens of different requests, (token, edit, d_model), or are those of one request for all
+tokens of a piece of its prompt, (edit, d_model). The C++ operation `steer` computes the same inside a compiled graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
+
+import torch
+
+from steering.injection.slots import KIND, MANDATORY, READ, WEIGHT, LayerForm, Slots, vectors_of
+from steering.plan.types import RELU, ROTATE
+from steering.rowwise import dot
+from steering.shapes import Bool, Float, Int, Residual, Tensor
+
+TINY = 1e-12
+"""The least norm that is divided by; keeps 0 / 0 at 1 where nothing changes and nothing is left of a bound."""
+Index: TypeAlias = slice | Int[Tensor, "row"]
+"""Rows of a tensor: a slice where they are neighbours, which costs no copy."""
+PerToken: TypeAlias = Float[Tensor, "token"]
+
+
+def index_of(ranges: Sequence[range], device: torch.device) -> Index:
+    """Returns the index of the rows of several ranges, in the order given."""
+    if all(one.stop == other.start for one, other in pairwise(ranges)):
+        return slice(ranges[0].start, ranges[-1].stop) if ranges else slice(0, 0)
+    return torch.tensor([row for one in ranges for row in one], dtype=torch.int64, device=device)
+
+
+def take(values: Tensor, index: Index) -> Tensor:
+    """Returns the rows of an index: a view for a slice, and the tensor itself for all of its rows."""
+    if not isinstance(index, slice):
+        return values.index_select(0, index)
+    return values if index.stop - index.start == values.shape[0] else values[index]
+
+
+def norms_of(residual: Residual) -> PerToken:
+    """Returns |r| of each token, at least TINY so that it can be divided by."""
+    norms: Tensor = torch.linalg.vector_norm(residual, dim=-1)
+    return norms.clamp_min_(TINY)
+
+
+class Edited(NamedTuple):
+    """What edits did. after: the residuals. doses: of each edit, signed. change: |r' - r| / |r|. share: what the guard left of
+    the change of each token; None without a guard."""
+
+    after: Residual
+    doses: Float[Tensor, "token edit"]
+    change: PerToken
+    share: PerToken | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerEdits:
+    """The edits of some tokens at one layer. Tensors begin with (token, edit), or with (edit,) where one request has all tokens.
+
+    read, relative, relu, mandatory: None where no edit needs them. columns: of each edit's weight. rotations: numbers of the
+    edits that may rotate; where they do is in `rotates`.
+    """
+
+    write: Float[Tensor, "*edit d_model"]
+    read: Float[Tensor, "*edit d_model"] | None
+    bias: Float[Tensor, "*edit"]
+    relative: Float[Tensor, "*edit"] | None
+    weight: Float[Tensor, "*edit"]
+    relu: Bool[Tensor, "*edit"] | None
+    mandatory: Bool[Tensor, "*edit"] | None
+    columns: Int[Tensor, "*edit"]
+    rotates: Bool[Tensor, "*edit"]
+    rotations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, slots: Slots, rows: Int[Tensor, "*edit"], forms: Sequence[LayerForm]) -> "LayerEdits":
+        """Gathers the edits in some rows. forms: of the requests that they belong to."""
+        codes, numbers = vectors_of(slots.codes, rows), vectors_of(slots.numbers, rows)
+        reads, relative = any(one.reads for one in forms), any(one.relative for one in forms)
+        relu, mandatory = any(one.relu for one in forms), any(one.mandatory for one in forms)
+        return cls(
+            write=vectors_of(slots.vectors, rows),
+            read=vectors_of(slots.vectors, codes[..., READ]) if reads else None,
+            bias=numbers[..., 0],
+            relative=numbers[..., 1] if relative else None,
+            weight=numbers[..., 2],
+            relu=codes[..., KIND] == RELU if relu else None,
+            mandatory=codes[..., MANDATORY] == 1 if mandatory else None,
+            columns=codes[..., WEIGHT],
+            rotates=codes[..., KIND] == ROTATE,
+            rotations=tuple(sorted({number for one in forms for number in one.rotations})),
+        )
+
+    def weights(self, weights: Float[Tensor, "token column"]) -> Float[Tensor, "token edit"]:
+        """Returns the weight of each edit. weights: of the interventions and controllers of each token's request."""
+        picked = weights.gather(1, self.columns) if self.columns.dim() == 2 else weights[:, self.columns]
+        return picked * self.weight
+
+    def change(
+        self, residual: Residual, norms: PerToken, weights: Float[Tensor, "token edit"]
+    ) -> tuple[Residual, Float[Tensor, "token edit"]]:
+        """Returns the sum of what the edits add to each residual, and the coefficient c of each."""
+        inner = self.bias if self.relative is None else self.bias + self.relative * norms[:, None]
+        if self.read is not None:
+            inner = inner + _products(residual, self.read)
+        if self.relu is not None:
+            inner = torch.where(self.relu, inner.clamp_min(0.0), inner)
+        coefficients = inner * weights  # 0 for rotations, which have no bias and read nothing
+        change = _combined(coefficients, self.write)
+        for number in self.rotations:
+            turned = _rotated(residual, norms, self.write[..., number, :], weights[:, number])
+            turned = turned * self.rotates[..., number, None]
+            coefficients[:, number] += torch.linalg.vector_norm(turned, dim=-1)
+            change = change + turned
+        return change, coefficients
+
+    def apply(self, residual: Residual, weights: Float[Tensor, "token edit"], left: PerToken | None) -> Edited:
+        """residual (token, d_model) float32 -> as the request's own edits, then the mandatory ones leave it.
+
+        weights: see `weights`. left: what the dose guard has left of each token's bound; what is used of it is subtracted here.
+        """
+        norms = norms_of(residual)
+        own = weights if self.mandatory is None else weights.masked_fill(self.mandatory, 0.0)
+        change, coefficients = self.change(residual, norms, own)
+        share = None
+        if left is not None:
+            dose = torch.linalg.vector_norm(change, dim=-1) / norms
+            share = ((left + TINY) / (dose + TINY)).clamp_max_(1.0)
+            left.sub_(dose * share).clamp_min_(0.0)
+            change, coefficients = change * share[:, None], coefficients * share[:, None]
+        doses, after = coefficients / norms[:, None], residual + change
+        if self.mandatory is not None:
+            met = norms_of(after)
+            more, coefficients = self.change(after, met, weights.masked_fill(~self.mandatory, 0.0))
+            doses, after, change = doses + coefficients / met[:, None], after + more, change + more
+        return Edited(after, doses, torch.linalg.vector_norm(change, dim=-1) / norms, share)
+
+
+def _products(residual: Residual, vectors: Float[Tensor, "*edit d_model"]) -> Float[Tensor, "token edit"]:
+    """Returns the product of each residual with each vector."""
+    if vectors.dim() == 2:
+        return residual @ vectors.T
+    return torch.bmm(vectors, residual[:, :, None])[:, :, 0]
+
+
+def _combined(coefficients: Float[Tensor, "token edit"], vectors: Float[Tensor, "*edit d_model"]) -> Residual:
+    """Returns the sum of the vectors, each times its coefficient."""
+    if vectors.dim() == 2:
+        return coefficients @ vectors
+    return torch.bmm(coefficients[:, None], vectors)[:, 0]
+
+
+def _rotated(residual: Residual, norms: PerToken, direction: Float[Tensor, "..."], angle: PerToken) -> Residual:
+    """Returns what turning each residual by an angle toward a direction adds to it.
+
+    Nothing where it is parallel to the direction, since there is no plane to turn in.
+    """
+    directions = direction.expand_as(residual)
+    projection = dot(residual, directions)
+    across = residual - projection[:, None] * directions
+    height = torch.linalg.vector_norm(across, dim=-1)
+    # atan2 keeps the digits that arccos loses near 0 and pi
+    turned = (torch.atan2(height, projection) - angle).clamp(0.0, torch.pi)
+    parallel = (height <= 1e-6 * norms) | (angle == 0.0)
+    along = norms * turned.cos() - projection
+    rest = norms * turned.sin() / torch.where(parallel, 1.0, height) - 1.0
+    return torch.where(parallel[:, None], 0.0, along[:, None] * directions + rest[:, None] * across)

@@ -1,0 +1,121 @@
+"""SteeredRow: what steering needs to know of one running request. Segment: the tokens of one request in a pass."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Generic, TypeVar
+
+from steering.engine.api import CaptureSpec
+from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
+from steering.injection.dose import Doses
+from steering.injection.history import SteeringHistory
+from steering.plan.types import SteeringPlan
+from steering.shapes import Tensor
+
+
+@dataclass(slots=True, eq=False)
+class CaptureState:
+    """What a text that is read has gathered.
+
+    index: its place in the call.
+    window: half-open range of the positions that are read.
+    first: the first position with logits.
+    reduce: whether one mean row is kept, or every row.
+    """
+
+    index: int
+    spec: CaptureSpec
+    window: tuple[int, int]
+    first: int
+    reduce: bool
+    pieces: dict[int, list[Tensor]] = field(default_factory=dict)
+    logits: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class SteeredRow:
+    """One request as steering sees it.
+
+    ids: the prompt and what was generated.
+    slot: its place in the tables of the device while it runs; 0 without steering.
+    computed: positions below it were computed.
+    doses: what was measured of it.
+    history: where what decides its steering is kept, for an engine that may compute positions again.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    plan: SteeringPlan
+    slot: int = 0
+    computed: int = 0
+    readings: tuple[Reading, ...] = ()
+    monitors: MonitorSet = NO_MONITORS
+    capture: CaptureState | None = None
+    history: SteeringHistory | None = None
+    doses: Doses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.doses = Doses(self.plan)
+
+    @property
+    def generated(self) -> int:
+        """Returns the number of generated tokens."""
+        return len(self.ids) - self.prompt_length
+
+
+Row_co = TypeVar("Row_co", bound=SteeredRow, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment(Generic[Row_co]):
+    """Consecutive tokens of one request: flat tokens [start, end) of the pass, absolute positions from `first`.
+
+    again: whether the positions were computed and measured before. They are steered as they were, and not measured again.
+    """
+
+    row: Row_co
+    first: int
+    start: int
+    end: int
+    again: bool = False
+
+    @property
+    def length(self) -> int:
+        """Returns the number of tokens."""
+        return self.end - self.start
+
+    @property
+    def last_position(self) -> int:
+        """Returns the absolute position of the last token."""
+        return self.first + self.length - 1
+
+    def tokens_in(self, first: float, end: float = inf) -> range:
+        """Returns the tokens of the pass that hold positions [first, end); empty where the segment has none of these."""
+        low, high = (int(min(max(at - self.first, 0), self.length)) for at in (first, end))
+        return range(self.start + low, self.start + max(low, high))
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether a capture returns logits of the text."""
+        return self.row.capture is not None and self.row.capture.spec.logits
+
+    @property
+    def logit_tokens(self) -> range:
+        """Returns the tokens of the pass whose logits a capture returns."""
+        capture = self.row.capture
+        return self.tokens_in(capture.first) if capture is not None and capture.spec.logits else range(0)
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the request's next token is chosen from its last position."""
+        return self.row.capture is None and not self.again and self.last_position == len(self.row.ids) - 1
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is one token behind the prompt of a request that generates."""
+        behind = self.first >= self.row.prompt_length
+        return self.length == 1 and self.row.capture is None and not self.again and behind
+
+    @property
+    def replayed(self) -> SteeringHistory | None:
+        """What decided its steering when its positions were computed before; None where that is decided now."""
+        return self.row.history if self.again else None

@@ -1,0 +1,253 @@
+"""Slots: the tables of the device, in which each running request with steering has one slot.
+
+The vectors of edits take the memory, so they lie in one table of rows that grows as needed, and requests with one plan share
+their rows. What is dense, by (slot, layer, number of the edit), is the index of these rows, which is small.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import TypeAlias
+
+import torch
+
+from steering.plan.holds import MAX_HOLDS, hold_columns
+from steering.plan.scope import TIMING, timing
+from steering.plan.types import RELU, ROTATE, Edits, SteeringPlan
+from steering.shapes import Float, Int, Tensor
+
+MAX_THRESHOLDS = 64
+"""Columns of the decision state; a request's plan may have no more thresholds."""
+UNSTEERED_SLOT = 0
+"""The slot of every request without steering: it has no edits, and what is summed in it is not read."""
+NO_EDIT = 0
+"""The row of vectors and edits that is all zeros: its edit changes nothing."""
+NEVER = 1 << 30
+"""The token at which an intervention first acted, if it has not."""
+KIND, READ, WEIGHT, DOSE, MANDATORY = range(5)
+"""Columns of `codes`: kind of the edit, row of the vector it reads, columns of its weight and dose, stage."""
+_FIRST = 8
+_STATE = {
+    "fired": NEVER, "doses": 0.0, "totals": 0.0, "decisions": 0, "prompt_scores": 0.0, "scores": nan,
+    "strengths": 0.0, "errors": nan, "readout_sums": 0.0,
+}  # fmt: skip
+"""Tables that a running request changes, and what the slot of a new one holds."""
+_PLACES = ("rows", "timings")
+Size: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerForm:
+    """What the host knows of the edits of a plan at one layer, so that a pass does only what they need.
+
+    count: edits. rotations: numbers of those that rotate.
+    """
+
+    count: int
+    reads: bool
+    relative: bool
+    relu: bool
+    mandatory: bool
+    rotations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, edits: Sequence[Edits]) -> "LayerForm":
+        """Describes the edits of one layer, in their order."""
+        kinds = [kind for one in edits for kind in one.kinds]
+        return cls(
+            count=len(kinds),
+            reads=any(bool(one.read.any()) for one in edits),
+            relative=any(bool(one.numbers[:, 1].any()) for one in edits),
+            relu=RELU in kinds,
+            mandatory=any(one.mandatory for one in edits),
+            rotations=tuple(number for number, kind in enumerate(kinds) if kind == ROTATE),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Placed:
+    """The rows of one plan. index (layer, edit): its rows by layer of the model; users: slots that have it."""
+
+    plan: SteeringPlan
+    forms: dict[int, LayerForm]
+    taken: list[int]
+    index: Int[Tensor, "layer edit"]
+    users: int = 0
+
+
+class Slots:
+    """Edits and state by slot. A request has one slot from admission to release.
+
+    vectors (row, d_model), numbers (row, 3), codes (row, 5): the edits; see `Edits` and KIND. A row holds what an edit
+    writes, or what another edit reads.
+    rows (slot, layer, edit): the rows of each request's edits, then NO_EDIT. timings (slot, column, TIMING): see plan/scope.py.
+    Columns are the interventions of a plan, then its controllers.
+    doses (slot, layer, column, 2): sums of doses, and tokens at which an intervention acted. totals (slot, 3): sums of
+    the dose of everything over tokens and layers, tokens that changed at any layer, and how often the guard scaled a change down. fired (slot, column):
+    the first generated token at which it acted, -1 for a prompt position, or NEVER.
+    decisions, prompt_scores, scores (slot, threshold): see conditions.py. strengths, errors (slot, hold), readout_sums
+    (slot, hold, 3): see controllers.py.
+    layout: changes when the tables are given other memory.
+    """
+
+    def __init__(self, layer_count: int, d_model: int, device: torch.device) -> None:
+        self.device, self.layer_count = device, layer_count
+        self.vectors = torch.zeros(_FIRST, d_model, device=device)
+        self.numbers = torch.zeros(_FIRST, 3, device=device)
+        self.codes = torch.zeros(_FIRST, 5, dtype=torch.int64, device=device)
+        self.rows = torch.zeros(_FIRST, layer_count, 1, dtype=torch.int64, device=device)
+        self.timings = torch.zeros(_FIRST, 1, TIMING, device=device)
+        self.fired = torch.zeros(_FIRST, 1, dtype=torch.int64, device=device)
+        self.doses = torch.zeros(_FIRST, layer_count, 1, 2, device=device)
+        self.totals = torch.zeros(_FIRST, 3, device=device)
+        self.decisions = torch.zeros(_FIRST, MAX_THRESHOLDS, dtype=torch.int8, device=device)
+        self.prompt_scores = torch.zeros(_FIRST, MAX_THRESHOLDS, device=device)
+        self.scores = torch.zeros(_FIRST, MAX_THRESHOLDS, device=device)
+        self.strengths = torch.zeros(_FIRST, MAX_HOLDS, device=device)
+        self.errors = torch.zeros(_FIRST, MAX_HOLDS, device=device)
+        self.readout_sums = torch.zeros(_FIRST, MAX_HOLDS, 3, device=device)
+        self.layout = 0
+        self._free = list(range(_FIRST - 1, UNSTEERED_SLOT, -1))
+        self._free_rows = list(range(_FIRST - 1, NO_EDIT, -1))
+        self._placed: dict[int, _Placed] = {}
+        self._plans: dict[int, _Placed] = {}
+
+    def allocate(self, plan: SteeringPlan, prompt_length: int) -> int:
+        """Returns the slot of a new request, with its edits in place and nothing decided or measured.
+
+        Where memory ends, the tables are as before.
+        """
+        if plan.empty:
+            return UNSTEERED_SLOT
+        columns = columns_of(plan)
+        edits = max(sum(len(one.kinds) for one in found) for found in plan.layers.values())
+        self._reserve(edits, columns)
+        placed = self._placed.get(id(plan.layers)) or self._place(plan)
+        try:
+            timings = torch.tensor([timing(one, plan, prompt_length) for one in plan.interventions])
+            owners = [owner for _, owner in hold_columns(plan)]
+            timings = torch.cat([timings, timings[owners]]).to(self.device)
+            slot = self._free[-1]
+            for name, value in _STATE.items():
+                getattr(self, name)[slot].fill_(value)
+            self.rows[slot].zero_()
+            self.rows[slot, :, : placed.index.shape[1]].copy_(placed.index)
+            self.timings[slot].zero_()
+            self.timings[slot, :columns].copy_(timings)
+        except BaseException:
+            self._forget_unused(placed)
+            raise
+        self._free.pop()
+        placed.users += 1
+        self._plans[slot] = placed
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Frees a slot. Harmless for that of unsteered requests. Needs no memory, which may be short now."""
+        if slot != UNSTEERED_SLOT:
+            placed = self._plans.pop(slot)
+            placed.users -= 1
+            self._forget_unused(placed)
+            self._free.append(slot)
+
+    def form(self, slot: int, layer: int) -> LayerForm | None:
+        """Returns the form of a request's edits at a layer; None where it has none."""
+        return None if slot == UNSTEERED_SLOT else self._plans[slot].forms.get(layer)
+
+    def _place(self, plan: SteeringPlan) -> _Placed:
+        """Writes the edits of a plan to free rows. Raises ValueError for edits of another width."""
+        width = self.vectors.shape[1]
+        for found in plan.layers.values():
+            for one in found:
+                if (wrong := one.write.shape[1]) != width:  # broadcasting would be silent
+                    raise ValueError(f"edits are {width} numbers wide, got {wrong}")
+        order = [
+            (layer, one, number)
+            for layer, found in plan.layers.items()
+            for one in found
+            for number in range(len(one.kinds))
+        ]
+        reads = [place for place, (_, one, number) in enumerate(order) if bool(one.read[number].any())]
+        self._reserve_rows(len(order) + len(reads))
+        taken = self._free_rows[-len(order) - len(reads) :]
+        writing, reading = taken[: len(order)], dict(zip(reads, taken[len(order) :], strict=True))
+        columns = hold_columns(plan)
+        count = len(plan.interventions)
+        codes, index = [], [list[int]() for _ in range(self.layer_count)]
+        for place, (layer, one, number) in enumerate(order):
+            hold = columns.get((layer, one.owner))
+            weight = one.owner if hold is None else count + hold
+            codes.append([one.kinds[number], reading.get(place, NO_EDIT), weight, one.owner, int(one.mandatory)])
+            index[layer].append(writing[place])
+        widest = max(map(len, index))
+        numbers = torch.cat([one.numbers for found in plan.layers.values() for one in found])
+        numbers = torch.where(
+            torch.tensor(codes)[:, KIND : KIND + 1] == ROTATE, numbers * torch.tensor([0.0, 0.0, 1.0]), numbers
+        )
+        vectors = torch.cat([one.write for found in plan.layers.values() for one in found])
+        read = torch.cat([one.read for found in plan.layers.values() for one in found])
+        padded = [[*rows, *[NO_EDIT] * (widest - len(rows))] for rows in index]
+        placed = _Placed(
+            plan=plan,
+            forms={layer: LayerForm.of(found) for layer, found in plan.layers.items()},
+            taken=taken,
+            index=torch.tensor(padded, device=self.device),
+        )
+        at = torch.tensor(taken, device=self.device)
+        self.vectors[at] = torch.cat([vectors, read[reads]]).to(self.device)
+        self.numbers[at[: len(order)]] = numbers.to(self.device)
+        self.codes[at[: len(order)]] = torch.tensor(codes, device=self.device)
+        del self._free_rows[-len(taken) :]
+        self._placed[id(plan.layers)] = placed
+        return placed
+
+    def _forget_unused(self, placed: _Placed) -> None:
+        if not placed.users:
+            self._free_rows += placed.taken
+            del self._placed[id(placed.plan.layers)]
+
+    def _reserve_rows(self, count: int) -> None:
+        rows = len(self.vectors)
+        wanted = power_of_two(rows - len(self._free_rows) + count)
+        if wanted > rows:
+            self._resize({"vectors": (wanted,), "numbers": (wanted,), "codes": (wanted,)})
+            self._free_rows = [*range(wanted - 1, rows - 1, -1), *self._free_rows]
+
+    def _reserve(self, edits: int, columns: int) -> None:
+        """Makes a slot free, and all of them wide enough. Doubles what is too small."""
+        slots, layers, width = self.rows.shape
+        many = slots if self._free else 2 * slots
+        width, wide = max(width, power_of_two(edits)), max(self.timings.shape[1], power_of_two(columns))
+        if (many, width, wide) == (slots, self.rows.shape[2], self.timings.shape[1]):
+            return
+        sizes: dict[str, Size] = dict.fromkeys((*_STATE, *_PLACES), (many,))
+        sizes |= {"rows": (many, layers, width), "timings": (many, wide), "fired": (many, wide)}
+        self._resize(sizes | {"doses": (many, layers, wide)})
+        self._free = [*range(many - 1, slots - 1, -1), *self._free]
+
+    def _resize(self, sizes: dict[str, Size]) -> None:
+        """Gives tables more memory. All before the first is replaced, since memory may be short."""
+        grown = {}
+        for name, size in sizes.items():
+            old: Tensor = getattr(self, name)
+            new = torch.full((*size, *old.shape[len(size) :]), _STATE.get(name, 0), dtype=old.dtype, device=self.device)
+            new[tuple(slice(length) for length in old.shape)] = old
+            grown[name] = new
+        for name, table in grown.items():
+            setattr(self, name, table)
+        self.layout += 1
+
+
+def columns_of(plan: SteeringPlan) -> int:
+    """Returns how many weights a token has under a plan: of its interventions, and of its controllers."""
+    return len(plan.interventions) + len(hold_columns(plan))
+
+
+def power_of_two(count: int) -> int:
+    """Returns the lowest power of two that is not below a count."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def vectors_of(table: Float[Tensor, "row d_model"], rows: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
+    """Returns the vectors of some rows."""
+    return table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])
