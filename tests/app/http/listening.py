@@ -8,10 +8,10 @@ from typing import Any
 
 import uvicorn
 
-from app.http.protocol import BoundedProtocol
+from app.core.protocol import BoundedProtocol
+from app.core.settings import Settings
 from app.main import create_app
 from app.server import DrainingServer
-from app.settings import Settings
 from steering.engine.api import Engine
 from tests.app.conftest import state
 from tests.memory_store import memory_store

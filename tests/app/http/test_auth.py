@@ -7,10 +7,10 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute
 
-from app.http.request_reading import ApiRoute
+from app.api.keys import ApiKeys
+from app.core.requests import ApiRoute
+from app.core.settings import Settings
 from app.main import ROUTERS
-from app.policy.keys import ApiKeys
-from app.settings import Settings
 from tests.app.conftest import Server, StartServer
 
 KEY = "sk-right-key-0123456789"

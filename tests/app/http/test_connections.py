@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.http.protocol import BoundedProtocol
+from app.core.protocol import BoundedProtocol
 from app.server import KEEP_ALIVE_SECONDS
 from tests.app.http.listening import Listening
 from tests.fakes import ScriptedEngine

@@ -5,8 +5,8 @@ import re
 import httpx2
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests.app.conftest import Server
 
 ORIGIN = {"origin": "http://evil.example", "access-control-request-method": "POST"}

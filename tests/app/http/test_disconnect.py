@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
-from app.http.protocol import MAX_HEAD_BYTES
+from app.core.protocol import MAX_HEAD_BYTES
 from tests.app.http.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until

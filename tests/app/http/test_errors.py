@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from app import errors as http_errors
-from app.http.errors import OUTCOMES, outcome_of, public_error
+from app.core import errors as http_errors
+from app.core.errors import OUTCOMES, outcome_of, public_error
 from steering import errors
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
@@ -33,7 +33,7 @@ def test_every_error_of_the_tree_has_an_outcome() -> None:
     for kind in tree:
         tree.extend(kind.__subclasses__())
         assert 400 <= outcome_of(kind("x")).status < 600
-    own = {kind for kind in tree if kind.__module__ in ("steering.errors", "app.errors")}
+    own = {kind for kind in tree if kind.__module__ in ("steering.errors", "app.core.errors")}
     assert set(OUTCOMES) <= own
 
 

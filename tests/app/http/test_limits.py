@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.http.admission import Admission, Budget
-from app.settings import Settings
+from app.core.admission import Admission, Budget
+from app.core.settings import Settings
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine

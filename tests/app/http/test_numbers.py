@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests.app.conftest import Server
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store

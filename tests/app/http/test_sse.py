@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import Draining
-from app.http.sse import KEEPALIVE, WRITE_BYTES, Event, EventStream, frame
-from app.settings import Settings
+from app.core.errors import Draining
+from app.core.events import KEEPALIVE, WRITE_BYTES, Event, EventStream, frame
+from app.core.settings import Settings
 from steering.errors import Overloaded, SteeringError
 from steering.schemas.generation import TokenPiece
 

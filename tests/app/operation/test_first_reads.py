@@ -12,10 +12,10 @@ import pytest
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from app.errors import InvalidApiKey
+from app.api.keys import ApiKeys, digest_of
+from app.core.errors import InvalidApiKey
+from app.core.settings import Settings
 from app.main import create_app
-from app.policy.keys import ApiKeys, digest_of
-from app.settings import Settings
 from steering.errors import StoreCorrupt, StoreUnavailable
 from steering.store.base import NamespaceStore, Store
 from steering.store.governance import KeyRecord

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import RateLimited
-from app.policy.keys import Key
-from app.policy.rate_limits import RateLimits
+from app.core.admission import RateLimits
+from app.core.errors import RateLimited
+from app.core.key import Key
 from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.conftest import Server, StartServer

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.services.limits import narrowed
+from app.api.limits import narrowed
 from steering.schemas.governance import KeyLimitsFields, SteeringLimits
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from app.errors import RateLimited
-from app.policy.keys import Key
-from app.policy.rate_limits import RateLimits
+from app.core.admission import RateLimits
+from app.core.errors import RateLimited
+from app.core.key import Key
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 

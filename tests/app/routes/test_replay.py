@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from tests.app.conftest import BASE_URL, state

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.services.generation.responses import applied_steering, token_piece
+from app.api.generate import applied_steering, token_piece
 from steering.engine.api import SteeringReport, TokenEvent
 from steering.plan.types import UNSTEERED
 from steering.schemas.generation import TokenPiece

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.services.resources import SHOWN_DAMAGED, damage_warnings
+from app.core.answers import SHOWN_DAMAGED, damage_warnings
 from steering.client import ApiError, Client
 from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL

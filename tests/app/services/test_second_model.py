@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from app.services.vectors.independent import opened_second_model
-from app.settings import Settings
+from app.api.evaluations import opened_second_model
+from app.core.settings import Settings
 from steering.errors import ModelLoadFailed
 from tests.fakes import ScriptedEngine
 from tests.polling import until

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from app.services.vectors.similar import Cosines, similar_vectors
+from app.api.vectors import Cosines, similar_vectors
 from steering.errors import StoreCorrupt
 from steering.store.base import VectorStore
 from steering.store.sql.store import SqlStore
