@@ -63,8 +63,8 @@ async def _prepare(context: Context, body: CompareRequest) -> PreparedComparison
         check_limit(len(body.strengths), settings.max_arms, "arms", "strengths")
     arms = _arms(body)
     check_limit(len(arms), settings.max_arms, "arms", "arms")
-    readings = await context.readings(body.readout)
     prompt = prompt_of(body, settings)
+    readings = await context.readings(body.readout)
     resolved: list[Arm] = []
     max_tokens = body.max_tokens
     for arm in arms:

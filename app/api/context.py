@@ -9,7 +9,7 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from app.api.default_steering import DefaultSteering
-from app.api.limits import AllowedVectors, RequestLimits, check_names, check_own_steering, dose_guard, narrowed
+from app.api.limits import AllowedVectors, RequestLimits
 from app.api.policy import Policy
 from app.api.vector_sources import VectorsByName
 from app.core.admission import Admission, check_limit
@@ -98,7 +98,7 @@ class Context:
     @property
     def limits(self) -> RequestLimits:
         """What the policy and the key allow this request to steer with. Raises PolicyInvalid."""
-        return narrowed(self.state[Policy].active.spec.limits, self.key.limits)
+        return RequestLimits.of(self.state[Policy].active.spec.limits, self.key.limits)
 
     async def plan(self, steering: Steering | None) -> SteeringPlan:
         """Resolves the steering of a request. Names are resolved once; the answer reports the versions used.
@@ -108,9 +108,9 @@ class Context:
         if steering is None:
             return await self._default_plan()
         if not isinstance(steering, ProfileSteering):
-            check_own_steering(self.limits, profile=False, listed=bool(steering))
+            self.limits.check_own_steering(listed=bool(steering))
             return await self.resolve(steering)
-        check_own_steering(self.limits, profile=True, listed=bool(steering.interventions))
+        self.limits.check_own_steering(profile=True, listed=bool(steering.interventions))
         profile = await self.profile(steering.profile)
         vectors = await self._vectors_of(profile, steering.interventions)
         return await self.resolve((*profile.steering.interventions, *steering.interventions), vectors)
@@ -127,8 +127,8 @@ class Context:
         check_limit(len(interventions), self.settings.max_interventions, "interventions", "steering")
         limits = self.limits
         spec = SteeringSpec(interventions=tuple(interventions))
-        check_names(limits, vector_names(spec))
-        guard = dose_guard(self.settings, limits.max_relative_dose)
+        limits.check_names(vector_names(spec))
+        guard = limits.guard(self.settings)
         mandatory = self.state[Policy].active.mandatory
         try:
             source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
@@ -144,8 +144,8 @@ class Context:
         A default that the policy or the limits of the key rule out is left out with a warning: the caller did not choose it.
         """
         default, policy = self.state[DefaultSteering].resolved_in(self.namespace), self.state[Policy].active
-        guard = dose_guard(self.settings, self.limits.max_relative_dose, "clamp")
-        unchanged = not policy.spec.mandatory and guard == dose_guard(self.settings, None)
+        guard = self.limits.guard(self.settings, "clamp")
+        unchanged = not policy.spec.mandatory and guard == RequestLimits().guard(self.settings)
         if unchanged and policy.spec.limits.vectors is None:
             return default.plan
         plans, info = self.state.plans, self.engine.info

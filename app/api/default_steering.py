@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from app.api.limits import RequestLimits
 from app.api.vector_sources import HeldVectors, by_id, find_vectors
 from app.core.settings import Settings
 from app.core.synchronization import Changes
 from steering.engine.api import Engine
 from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
 from steering.namespaces import SHARED, visible_from
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec, pinned, vector_names
@@ -52,7 +52,7 @@ class DefaultSteering:
     """
 
     def __init__(self, settings: Settings, plans: RecentPlans) -> None:
-        self._guard = DoseGuard(settings.dose_bound, settings.dose_action)
+        self._guard = RequestLimits().guard(settings)
         self._plans = plans
         self._defaults: Mapping[str, ResolvedDefault | None] | None = None
         """By namespace; None before they were read. The value is None where the vectors of a default could not be read yet."""

@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context
 from app.api.jobs import Work, job_options, respond
-from app.api.limits import check_own_steering, check_vector
 from app.api.prompts import pair_text, tokenize
 from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
@@ -81,9 +80,9 @@ async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()]
 async def _prepare_strengths(context: Context, body: StrengthsRequest) -> Work:
     """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
     fails of it later."""
+    context.limits.check_own_steering()
     vector = await context.vector(body.vector)
-    check_own_steering(context.limits, profile=False, listed=True)
-    check_vector(context.limits, vector)
+    context.limits.check_vector(vector)
     if isinstance(body, DoseResponseRequest):
         await _check_dose_response(context, body, vector)
     fields: dict[str, Any] = {
@@ -295,7 +294,7 @@ async def _report_plan(context: Context, body: ReportRequest, vector: ConceptVec
         if not plan.own:
             raise InvalidRequest("the steering of a report must change something", param="steering")
         return plan
-    check_own_steering(context.limits, profile=False, listed=True)
+    context.limits.check_own_steering()
     strength = body.strength
     if strength is None:
         known = vector.recommended

@@ -13,7 +13,6 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context
-from app.api.limits import check_own_steering
 from app.api.prompts import check_sampling, prompt_of, sampling_params, tokenize
 from app.api.vector_sources import VectorsByName
 from app.core.admission import check_limit
@@ -182,11 +181,11 @@ async def prepare_generation(context: Context, body: GenerateRequest, plan: Stee
     plan: of its steering, where that was resolved before.
     """
     check_generation(context, body)
+    given = prompt_of(body, context.settings)
     if plan is None:
         plan = await context.plan(body.steering)
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
-    given = prompt_of(body, context.settings)
     prompt = await tokenize(context.engine, given, body.max_tokens, plan)
     sampling = sampling_params(body, prompt.max_tokens)
     request = context.request(prompt.token_ids, sampling, prompt.plan, readings)
@@ -256,7 +255,7 @@ async def _prepare_replay(context: Context, record: ReplayRequest) -> Generation
     VectorNotFound or InvalidRequest for what has changed."""
     _check_format(record)
     check_sampling(context.settings, record.sampling, record.n)
-    check_own_steering(context.limits, profile=False, listed=bool(record.interventions))
+    context.limits.check_own_steering(listed=bool(record.interventions))
     _check_model(context, record.model)
     engine = context.engine
     plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))

@@ -20,49 +20,64 @@ _NARROWER = ("any", "profiles", "none")
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What one request may steer with. vectors: the only ones of its key; shared_vectors: the only ones of the policy."""
+    """What one request may steer with.
+
+    vectors: the only vectors that its key allows.
+    shared_vectors: the only vectors that the policy allows, which are vectors of `shared`.
+    """
 
     max_relative_dose: float | None = None
     own_steering: OwnSteering = "any"
     vectors: tuple[str, ...] | None = None
     shared_vectors: tuple[str, ...] | None = None
 
+    @classmethod
+    def of(cls, policy: SteeringLimits, key: KeyLimitsFields) -> "RequestLimits":
+        """Returns the narrower limit of each kind. A key never widens what the policy allows."""
+        doses = [dose for dose in (policy.max_relative_dose, key.max_relative_dose) if dose is not None]
+        own = max(policy.own_steering, key.own_steering, key=_NARROWER.index)
+        return cls(min(doses, default=None), own, key.vectors, policy.vectors)
+
     def may_have(self, name: str) -> bool:
         """Whether a vector of this name may be among those allowed."""
-        lists = [one for one in (self.vectors, self.shared_vectors) if one is not None]
-        return all(name in {entry.partition("@")[0] for entry in one} for one in lists)
+        lists = [names for names in (self.vectors, self.shared_vectors) if names is not None]
+        return all(name in {entry.partition("@")[0] for entry in names} for names in lists)
 
+    def check_own_steering(self, *, profile: bool = False, listed: bool = True) -> None:
+        """Raises InsufficientScope where a request may not name a profile, or list interventions. No steering of its own (`[]`) is
+        always allowed."""
+        if listed and self.own_steering != "any":
+            raise InsufficientScope("this key may not list interventions of its own", param="steering")
+        if profile and self.own_steering == "none":
+            raise InsufficientScope("this key may not choose its steering", param="steering")
 
-def check_own_steering(limits: RequestLimits, *, profile: bool, listed: bool) -> None:
-    """Raises InsufficientScope where a request may not steer in this way. No steering of its own (`[]`) is always allowed."""
-    allowed = limits.own_steering
-    if listed and allowed != "any":
-        raise InsufficientScope("this key may not list interventions of its own", param="steering")
-    if profile and allowed == "none":
-        raise InsufficientScope("this key may not choose its steering", param="steering")
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises InsufficientScope for a name that no vector may have which a request may steer with, and for inline directions.
+        Which vector a name stands for is checked by `check_vector` once it is known."""
+        if self.vectors is None and self.shared_vectors is None:
+            return
+        for name in names:
+            if is_inline(name):
+                raise InsufficientScope("this key may not steer with directions of its own", param="steering")
+            if not self.may_have(name.partition("@")[0]):
+                raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
 
+    def check_vector(self, vector: ConceptVector) -> None:
+        """Raises InsufficientScope for a vector that a request may not steer with."""
+        own, shared = self.vectors, self.shared_vectors
+        names = {vector.name, vector.id}
+        if (own is not None and not names & set(own)) or (
+            shared is not None and not (names & set(shared) and vector.namespace == SHARED)
+        ):
+            where = f"{vector.id!r} of namespace {vector.namespace!r}"
+            raise InsufficientScope(f"this key may not steer with vector {where}", param="steering")
 
-def check_names(limits: RequestLimits, names: Iterable[str]) -> None:
-    """Raises InsufficientScope for a name that no vector may have which a request may steer with, and for inline directions. Which
-    vector a name stands for is checked by `check_vector` once it is known."""
-    if limits.vectors is None and limits.shared_vectors is None:
-        return
-    for name in names:
-        if is_inline(name):
-            raise InsufficientScope("this key may not steer with directions of its own", param="steering")
-        if not limits.may_have(name.partition("@")[0]):
-            raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
-
-
-def check_vector(limits: RequestLimits, vector: ConceptVector) -> None:
-    """Raises InsufficientScope for a vector that a request may not steer with. The list of a policy is of vectors of `shared`."""
-    own, shared = limits.vectors, limits.shared_vectors
-    names = {vector.name, vector.id}
-    if (own is not None and not names & set(own)) or (
-        shared is not None and not (names & set(shared) and vector.namespace == SHARED)
-    ):
-        where = f"{vector.id!r} of namespace {vector.namespace!r}"
-        raise InsufficientScope(f"this key may not steer with vector {where}", param="steering")
+    def guard(self, settings: Settings, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:
+        """Returns the operator's dose guard, or the narrower one of the policy or the key, which is always enforced."""
+        guard, limit = DoseGuard(settings.dose_bound, settings.dose_action), self.max_relative_dose
+        if limit is None or (guard.run_time_bound is not None and guard.bound <= limit):
+            return guard
+        return DoseGuard(limit, action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ class AllowedVectors:
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """See VectorSource.get. Raises InsufficientScope."""
         vector = await self.source.get(name, version)
-        check_vector(self.limits, vector)
+        self.limits.check_vector(vector)
         return vector
 
 
@@ -86,18 +101,3 @@ def check_stored(interventions: Sequence[InterventionSpec]) -> None:
             "an inline direction is for one request and is not stored; register it (POST /v1/vectors) and give its name",
             param="interventions",
         )
-
-
-def narrowed(policy: SteeringLimits, key: KeyLimitsFields) -> RequestLimits:
-    """Returns the narrower limit of each kind. A key never widens what the policy allows."""
-    doses = [dose for dose in (policy.max_relative_dose, key.max_relative_dose) if dose is not None]
-    own = max(policy.own_steering, key.own_steering, key=_NARROWER.index)
-    return RequestLimits(min(doses, default=None), own, key.vectors, policy.vectors)
-
-
-def dose_guard(settings: Settings, limit: float | None, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:
-    """Returns the operator's dose guard, or a narrower one for a limit of the policy or the key, which is always enforced."""
-    guard = DoseGuard(settings.dose_bound, settings.dose_action)
-    if limit is None or (guard.run_time_bound is not None and guard.bound <= limit):
-        return guard
-    return DoseGuard(limit, action)

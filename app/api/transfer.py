@@ -12,7 +12,6 @@ from starlette.responses import Response
 from app.api.context import AdmittedDep, Context
 from app.api.evaluations import check_second_model, opened_second_model
 from app.api.jobs import Work, job_options, respond
-from app.api.limits import check_names, check_own_steering, check_vector
 from app.api.prompts import check_activations, encode_prompts, pair_set, pair_text, tokenize
 from app.api.vectors import (
     vector_answer,
@@ -100,8 +99,8 @@ async def _effect_request(context: Context, body: TransferRequest) -> EffectRequ
     asked, engine, bound = body.effect, context.engine, context.limits.max_relative_dose
     if asked is None:
         return None
-    check_own_steering(context.limits, profile=False, listed=True)
-    check_names(context.limits, [body.name, *filter(None, [asked.native])])
+    context.limits.check_own_steering()
+    context.limits.check_names([body.name, *filter(None, [asked.native])])
     if context.limits.shared_vectors is not None and context.namespace != SHARED:
         raise InsufficientScope(
             "this key may steer with vectors of 'shared' only, and not with a new one", param="effect"
@@ -115,7 +114,7 @@ async def _effect_request(context: Context, body: TransferRequest) -> EffectRequ
         )
     native = None if asked.native is None else await context.vector(asked.native, "effect.native")
     if native is not None:
-        check_vector(context.limits, native)
+        context.limits.check_vector(native)
         check_model(native, engine.info)
     prompts = await run_in_thread(evaluation_prompts, engine, None, asked.prompts)
     return EffectRequest(

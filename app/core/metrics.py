@@ -187,7 +187,7 @@ def _labelled(name: str, about: str, label: str, values: Mapping[str, float]) ->
 
 
 def _memory_metrics() -> Iterator[Metric]:
-    """Counts what is in use. Freed memory is kept (app/process_settings.py), so the size of the process hides a slow leak."""
+    """Counts what is in use. Freed memory is kept (app/core/process_settings.py), so the size of the process hides a slow leak."""
     allocated = allocated_bytes()
     if allocated is not None:
         about = "Memory in use, from the C library: tensors and large objects."

@@ -18,7 +18,9 @@ def test_settings_of_the_environment_take_precedence(given: dict[str, str]) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux only")
 def test_the_openmp_library_of_torch_reads_it() -> None:
-    program = "import app.core.process_settings; app.core.process_settings.set_environment(); import torch; torch.zeros(1)"
+    program = (
+        "import app.core.process_settings; app.core.process_settings.set_environment(); import torch; torch.zeros(1)"
+    )
     plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     done = subprocess.run(
         [sys.executable, "-c", program],
