@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 _TARGET_LIMIT = 256
 
+router = APIRouter(route_class=ApiRoute, tags=["governance"])
+
 
 async def record(
     store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
@@ -42,9 +44,6 @@ def _target(path: Mapping[str, Any], body: Any) -> str:
         return ", ".join(f"{name}={value}" for name, value in path.items())[:_TARGET_LIMIT]
     name = body.get("name") if isinstance(body, dict) else None
     return f"name={name}"[:_TARGET_LIMIT] if isinstance(name, str) else ""
-
-
-router = APIRouter(route_class=ApiRoute, tags=["governance"])
 
 
 @router.get("/v1/audit", openapi_extra=needs("admin"))

@@ -35,6 +35,15 @@ from steering.threads import run_in_thread
 from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
 from steering.workflows.progress import Progress
 
+MAX_STEERINGS = 256
+"""Different steerings of one batch; a plan is held for each until the job ends."""
+PART_LINES = 100
+"""Result lines that are stored together."""
+LINE_BYTES = 2048
+"""Memory of a parsed line besides its values: its model with all fields."""
+RETRY_SECONDS = 0.5
+"""Pause before a request that found the queue full is tried again."""
+
 router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 
 
@@ -50,22 +59,6 @@ async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
 
 
 KIND = "generate_batch"
-
-
-MAX_STEERINGS = 256
-"""Different steerings of one batch; a plan is held for each until the job ends."""
-
-
-PART_LINES = 100
-"""Result lines that are stored together."""
-
-
-LINE_BYTES = 2048
-"""Memory of a parsed line besides its values: its model with all fields."""
-
-
-RETRY_SECONDS = 0.5
-"""Pause before a request that found the queue full is tried again."""
 
 
 class Plans:

@@ -35,6 +35,7 @@ from steering.workflows.reading.readout import reading_at
 
 SUGGESTED_FROM = 200
 """Names among which the nearest to an unknown one is looked for."""
+Namespace = Annotated[NamespaceName | None, Query(description="For admins: whose vectors, profiles and jobs.")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,9 +224,6 @@ class Context:
             known = await self.store.profiles.names(SUGGESTED_FROM)
             near = suggestion(name, [profile.name for profile in known])
             raise ProfileNotFound(error.message + near, param=error.param) from None
-
-
-Namespace = Annotated[NamespaceName | None, Query(description="For admins: whose vectors, profiles and jobs.")]
 
 
 async def _context(request: Request, namespace: Namespace = None) -> Context:

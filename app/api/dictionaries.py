@@ -30,6 +30,8 @@ from steering.workflows.dictionaries import search as workflow
 from steering.workflows.dictionaries.folder import MAX_ACTIVATIONS, Dictionary, open_dictionary
 from steering.workflows.extraction.make import registered
 
+METHOD = "dictionary"
+
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 
 
@@ -74,9 +76,6 @@ async def search(name: str, body: DictionarySearchRequest, context: AdmittedDep)
 async def store(name: str, body: FeatureVectorRequest, context: ContextDep) -> VectorAnswer:
     """Stores a feature's direction as the next version of a vector."""
     return vector_answer(await _feature_vector(context, name, body))
-
-
-METHOD = "dictionary"
 
 
 def folders(settings: Settings) -> dict[str, Path]:

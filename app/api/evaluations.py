@@ -64,6 +64,16 @@ from steering.workflows.reporting.independent import OtherModelScorer, other_mod
 from steering.workflows.reporting.report import CONTROLS, plain_samples, report
 from steering.workflows.reporting.variations import VARIATIONS
 
+PROMPTS, NEUTRAL = 12, 8
+MAX_READERS = 32
+"""Vectors of the library along which the texts are also read."""
+READING_DEPTH = 0.6
+"""Share of the layers below the one at which a starter concept is read where it was not measured."""
+MAX_REPLY_BYTES = 1 << 20
+"""Bytes of a reply that are read."""
+CACHE_MEGABYTES = 128
+"""Key-value cache of the second model, which reads one text at a time."""
+
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 
 
@@ -197,17 +207,6 @@ def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] |
 async def _tokenized(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
     return tuple([(await tokenize(context.engine, pair_text(text), max_tokens)).token_ids for text in texts])
-
-
-PROMPTS, NEUTRAL = 12, 8
-
-
-MAX_READERS = 32
-"""Vectors of the library along which the texts are also read."""
-
-
-READING_DEPTH = 0.6
-"""Share of the layers below the one at which a starter concept is read where it was not measured."""
 
 
 async def _prepare_report(context: Context, body: ReportRequest) -> Work:
@@ -385,10 +384,6 @@ async def _extracted(context: Context, concept: str) -> ConceptVector:
     return await extract(context.engine, request)
 
 
-MAX_REPLY_BYTES = 1 << 20
-"""Bytes of a reply that are read."""
-
-
 class EndpointJudge:
     """Asks `POST {base_url}/chat/completions`. Redirects are not followed: they could lead to an address that the operator did not configure."""
 
@@ -449,10 +444,6 @@ async def opened_judge(settings: Settings, engine: Engine, by: Literal["self", "
         yield EndpointJudge(
             http, settings.judge_base_url, settings.judge_model, settings.judge_api_key, settings.judge_seconds
         )
-
-
-CACHE_MEGABYTES = 128
-"""Key-value cache of the second model, which reads one text at a time."""
 
 
 def check_second_model(settings: Settings) -> None:

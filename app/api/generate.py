@@ -48,13 +48,12 @@ from steering.vectors import ConceptVector, VectorId
 from steering.workflows.comparison.text_metrics import means
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 
+STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": {}}}}}
+
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
 
 
 TEXT: dict[str, Any] = {"openapi_extra": needs("generate")}
-
-
-STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": {}}}}}
 
 
 @router.post("/v1/generate", response_model=GenerateAnswer, **TEXT, **STREAM)

@@ -40,20 +40,19 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
-
-
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
-
-
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
-
-
 _TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
 """Fields of requests that are texts of the caller, and left out of the record."""
+POLL_SECONDS = 0.5
+"""Pause between two reads of a job of another server."""
+CANCEL_SECONDS = 5.0
+"""How long a cancellation waits for the server that owns the job."""
+
+router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 
 def _job_request(body: BaseModel) -> dict[str, Any]:
@@ -275,14 +274,6 @@ def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
     return replace(record, status="failed", error={"code": reason.code, "message": reason.message})
 
 
-POLL_SECONDS = 0.5
-"""Pause between two reads of a job of another server."""
-
-
-CANCEL_SECONDS = 5.0
-"""How long a cancellation waits for the server that owns the job."""
-
-
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
     """The jobs that one caller sees: those of its namespace, and of `shared` its own, an admin all. It makes and cancels jobs of its
@@ -450,9 +441,6 @@ async def _output(jobs: Jobs, output_id: str) -> AsyncIterator[bytes]:
     while (content := await jobs.store.outputs.read(output_id, part)) is not None:
         yield content.encode()
         part += 1
-
-
-router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 
 @router.get("/v1/jobs")

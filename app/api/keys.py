@@ -39,8 +39,17 @@ from steering.vectors import VectorId
 
 log = structlog.get_logger(__name__)
 
+Tagged = TypeVar("Tagged", bound=KeyAnswer)
+
 REQUIRED = "keys_required"
 """The document that says that this database has had a key."""
+Force = Annotated[bool, Query(description="Also where no key with the scope admin would remain.")]
+IfMatch = Annotated[
+    str | None, Header(max_length=256, description="The etag of the key as it was read; 412 for another.")
+]
+_CHANGEABLE = ("id", "name", "scopes", "digest", "expires_at", "namespace", "previous_until")
+
+router = APIRouter(route_class=ApiRoute, tags=["governance"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,20 +272,6 @@ def _from_record(record: KeyRecord) -> list[_Known]:
     return known
 
 
-router = APIRouter(route_class=ApiRoute, tags=["governance"])
-
-
-Force = Annotated[bool, Query(description="Also where no key with the scope admin would remain.")]
-
-
-IfMatch = Annotated[
-    str | None, Header(max_length=256, description="The etag of the key as it was read; 412 for another.")
-]
-
-
-Tagged = TypeVar("Tagged", bound=KeyAnswer)
-
-
 def _tagged(answer: Tagged, response: Response) -> Tagged:
     response.headers["ETag"] = answer.etag
     return answer
@@ -363,9 +358,6 @@ async def delete(
     await state[ApiKeys].edit(key_id, edit, state.store, force=force)
     if jobs == "cancel":
         await state[Jobs].cancel_of(key_id)
-
-
-_CHANGEABLE = ("id", "name", "scopes", "digest", "expires_at", "namespace", "previous_until")
 
 
 def _check_match(record: KeyRecord, if_match: str | None) -> None:

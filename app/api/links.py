@@ -16,6 +16,9 @@ from steering.store.base import Link
 from steering.strict_json import dump_json
 from steering.threads import run_in_thread
 
+ID_BYTES = 10
+"""Random bytes of an id: 80 bits are 16 characters in base 32. The id is all that protects a state from other keys."""
+
 router = APIRouter(route_class=ApiRoute, tags=["links"])
 
 
@@ -46,10 +49,6 @@ async def read(link_id: str, context: ContextDep) -> LinkState:
 async def delete(link_id: str, context: ContextDep) -> None:
     """Deletes a link of the namespace; in `shared` one of the key, for an admin any."""
     await context.store.links.delete(link_id, _owner_of(context))
-
-
-ID_BYTES = 10
-"""Random bytes of an id: 80 bits are 16 characters in base 32. The id is all that protects a state from other keys."""
 
 
 def _owner_of(context: Context) -> str | None:

@@ -36,10 +36,13 @@ from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.reading.prompt_logprobs import ScoredToken, embed, logit_bytes, prompt_logprobs
 
-router = APIRouter(route_class=ApiRoute, tags=["openai"])
-
-
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
+openai_stream = partial(event_stream, on_failure=lambda error: (Event(body_of(error)), Event("[DONE]")))
+"""Returns the response of an OpenAI streaming request; failures are reported as an error object, then [DONE]."""
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default of this route."""
+
+router = APIRouter(route_class=ApiRoute, tags=["openai"])
 
 
 @router.get("/v1/models", openapi_extra=needs("generate"))
@@ -101,10 +104,6 @@ async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Res
         return {"object": "list", "model": body.model, "data": described, "usage": usage, "layer": layer}
 
     return await json_in_thread(build)
-
-
-openai_stream = partial(event_stream, on_failure=lambda error: (Event(body_of(error)), Event("[DONE]")))
-"""Returns the response of an OpenAI streaming request; failures are reported as an error object, then [DONE]."""
 
 
 def profile_in(context: Context, model: str) -> str | None:
@@ -366,10 +365,6 @@ def _chat_logprobs(work: OpenAIWork, events: Sequence[TokenEvent]) -> dict[str, 
         if event.token_id >= 0 and event.logprob is not None
     ]
     return {"content": content, "refusal": None}
-
-
-DEFAULT_MAX_TOKENS = 16
-"""OpenAI's default of this route."""
 
 
 async def _prepare_completion(context: Context, body: CompletionRequest) -> OpenAIWork:

@@ -67,9 +67,11 @@ log = structlog.get_logger(__name__)
 
 DOCUMENT = "policy"
 """Its name among the documents of the store."""
-
-
 _REPAIR = "set it again with PUT /v1/policy, or remove it with DELETE /v1/policy"
+RECENT_PLANS = 64
+"""Plans whose form under the policy is kept."""
+
+router = APIRouter(route_class=ApiRoute, tags=["policy"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,10 +215,6 @@ class Policy(Collector):
         yield from (scores, counted, raised, answers)
 
 
-RECENT_PLANS = 64
-"""Plans whose form under the policy is kept."""
-
-
 class GovernedEngine(Engine):
     """Puts every pass under the policy that holds when it begins, whoever asks for it and with whatever plan.
 
@@ -305,9 +303,6 @@ def _as_asked(report: SteeringReport, plan: SteeringPlan) -> SteeringReport:
     """Returns a report of a plan's own interventions alone."""
     names = ("doses", "fired", "fired_at", "tokens", "condition_scores", "held")
     return replace(report, **{name: getattr(report, name)[: plan.own] for name in names})
-
-
-router = APIRouter(route_class=ApiRoute, tags=["policy"])
 
 
 @router.get("/v1/policy", openapi_extra=needs("admin"), response_model_exclude_unset=True)

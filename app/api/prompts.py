@@ -17,6 +17,10 @@ from steering.schemas.extraction import Pair
 from steering.schemas.messages import ChoiceFields, Message, PromptFields, SamplingFields, Text, TextsFields
 from steering.threads import run_in_thread
 
+_SEED_LIMIT = 2**53
+"""Seeds chosen here stay below this, so that a JavaScript client reads them exactly."""
+DEFAULT_MAX_TOKENS = 128
+
 
 def check_sampling(settings: Settings, fields: SamplingFields, n: int) -> None:
     """Raises LimitExceeded for more answers, stop strings or biases than the operator allows."""
@@ -26,13 +30,6 @@ def check_sampling(settings: Settings, fields: SamplingFields, n: int) -> None:
     check_limit(max(map(len, stops), default=0), settings.max_stop_characters, "characters in a stop string", "stop")
     if isinstance(fields, ChoiceFields):
         check_limit(fields.top_logprobs or 0, settings.max_top_logprobs, "logprobs", "logprobs")
-
-
-_SEED_LIMIT = 2**53
-"""Seeds chosen here stay below this, so that a JavaScript client reads them exactly."""
-
-
-DEFAULT_MAX_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,13 +70,19 @@ from steering.workflows.reading.readout import used_vectors
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(route_class=ApiRoute, tags=["reading"])
-
-
-uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
-
-
 _FILE: dict[int | str, dict[str, Any]] = {200: {"content": BINARY}}
+MAX_JSON_NUMBERS = 250_000
+"""Activations of a JSON response: 5 MB of text. A file has no such bound."""
+MAX_VECTORS = 256
+"""Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""
+DIRECTION_BYTES = 4
+NEUTRAL_TOKENS = 3_000
+"""Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
+COPIES = 4
+"""Copies of the activations that are clustered, in the server and its worker: as read, sent, in float64 and projected."""
+
+router = APIRouter(route_class=ApiRoute, tags=["reading"])
+uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
 
 
 @router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)
@@ -259,10 +265,6 @@ async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
     return await json_in_thread(lambda: found.model_copy(update={"warnings": [*warnings, *found.warnings]}))
 
 
-MAX_JSON_NUMBERS = 250_000
-"""Activations of a JSON response: 5 MB of text. A file has no such bound."""
-
-
 async def _continued(
     engine: Engine, body: ScoreRequest, prompt: Prompt, before: tuple[int, ...], most: int
 ) -> list[tuple[int, ...]]:
@@ -300,21 +302,6 @@ def _source(body: ActivationsRequest) -> tuple[str, Sequence[Prompt]]:
     if body.texts is not None:
         return "texts", list(map(pair_text, body.texts))
     return "messages", [pair_text(body.messages or ())]
-
-
-MAX_VECTORS = 256
-"""Vectors of the library that one request reads; each is a row of a matrix that every token is multiplied by."""
-
-
-DIRECTION_BYTES = 4
-
-
-NEUTRAL_TOKENS = 3_000
-"""Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
-
-
-COPIES = 4
-"""Copies of the activations that are clustered, in the server and its worker: as read, sent, in float64 and projected."""
 
 
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:

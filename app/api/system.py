@@ -38,10 +38,15 @@ from steering.schemas.system import (
 from steering.threads import run_in_thread
 from steering.workflows.extraction.make import methods_of
 
+STATIC = Path(str(files("app"))) / "static"
+_NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>steering-server</title>
+<h1>The server is running</h1>
+<p>The playground has not been built. In the source tree, <code>make web</code> builds it; the API works without it.</p>
+<p>Start at <a href="/v1/capabilities">/v1/capabilities</a> and <a href="/openapi.json">/openapi.json</a>.</p></html>
+"""
+
 health = APIRouter(tags=["operation"])
 """Routes without authentication."""
-
-
 router = APIRouter(route_class=ApiRoute, tags=["operation"])
 
 
@@ -142,16 +147,6 @@ async def openapi(request: Request, state: StateDep) -> Response:
 def model_answer(info: ModelInfo) -> ModelAnswer:
     """Describes the loaded model."""
     return ModelAnswer.model_validate({**asdict(info), "layers": info.layer_count, "parameters": info.parameter_count})
-
-
-STATIC = Path(str(files("app"))) / "static"
-
-
-_NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>steering-server</title>
-<h1>The server is running</h1>
-<p>The playground has not been built. In the source tree, <code>make web</code> builds it; the API works without it.</p>
-<p>Start at <a href="/v1/capabilities">/v1/capabilities</a> and <a href="/openapi.json">/openapi.json</a>.</p></html>
-"""
 
 
 def is_built() -> bool:

@@ -72,12 +72,16 @@ from steering.workflows.training.train import TrainingSettings
 
 log = structlog.get_logger(__name__)
 
+_COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
+"""Fields of a vector that its description has too, unchanged."""
+_PAGE = 100
+MAX_PAIRS = 16_384
+"""Pairs whose cosines are kept: a dozen bytes for each layer."""
+DESCRIBED_ANSWERS = 2 * len(load_neutral())
+"""Answers from which a description makes its pairs: one a pole to each neutral prompt."""
+
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
-
-
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
-
-
 files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
 
 
@@ -192,10 +196,6 @@ async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], co
     return await respond(context, "extract", body, work, query.wait, 201, part="vector")
 
 
-_COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
-"""Fields of a vector that its description has too, unchanged."""
-
-
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
     return VectorAnswer(**_vector_fields(vector))
@@ -305,13 +305,6 @@ def _control_vector(vector: ConceptVector, layers: str) -> bytes:
     return write_control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
 
 
-_PAGE = 100
-
-
-MAX_PAIRS = 16_384
-"""Pairs whose cosines are kept: a dozen bytes for each layer."""
-
-
 class Cosines:
     """Cosines of pairs of vectors, kept by their digests: a version never changes, so its directions are read once."""
 
@@ -363,10 +356,6 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
                 found.append(SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=mean))
     found.sort(key=lambda one: (-abs(one.mean), one.id))
     return SimilarAnswer(data=found, warnings=damage_warnings(damaged))
-
-
-DESCRIBED_ANSWERS = 2 * len(load_neutral())
-"""Answers from which a description makes its pairs: one a pole to each neutral prompt."""
 
 
 async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:

@@ -12,14 +12,13 @@ from app.core.errors import RateLimited
 from app.core.key import Key
 from steering.errors import LimitExceeded, OutOfMemory, Overloaded
 
+SECONDS = 60
+
 
 def check_limit(given: int, limit: int, what: str, param: str) -> None:
     """Raises LimitExceeded when more was given than the operator allows."""
     if given > limit:
         raise LimitExceeded(f"{given} {what} given; at most {limit}", param=param)
-
-
-SECONDS = 60
 
 
 def share(limit: int, servers: int) -> int:

@@ -23,6 +23,46 @@ from steering.schemas.base import ErrorDetail
 
 log = structlog.get_logger(__name__)
 
+QUOTE_LIMIT = 120
+"""Characters of a caller's input that an error repeats at most."""
+FINDING_LIMIT = 300
+"""Characters of one validation message: it may list the known keys where one is unknown."""
+_NO_RETRY = (("x-should-retry", "false"),)
+GIVEN_LIMIT = 40
+"""Characters of a refused text that are repeated."""
+DIGITS_LIMIT = 8
+"""A longer number is not repeated: it may have thousands of digits, which are counted."""
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_attributes_type": "an object",
+}
+_CONTENT = {
+    "greater_than_equal": "must be at least {ge}, got {given}",
+    "greater_than": "must be greater than {gt}, got {given}",
+    "less_than_equal": "must be at most {le}, got {given}",
+    "less_than": "must be less than {lt}, got {given}",
+    "missing": "is required",
+    "union_tag_not_found": "is required",
+    "steering_form": "{message}, got {given}",
+    "vector_form": "{message}, got {given}",
+    "input_form": "{message}, got {given}",
+    "string_pattern_mismatch": "must match {pattern}, got {given}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "takes at most {max_length} characters",
+    "too_short": "needs at least {min_length} items, got {actual_length}",
+    "too_long": "takes at most {max_length} items",
+}
+
 
 class InvalidApiKey(SteeringError, code="invalid_api_key"):
     """The request has no key, several keys, or an unknown one."""
@@ -95,14 +135,6 @@ class MonitorNotFound(NotFound, code="monitor_not_found"):
     """The policy has no monitor of this name."""
 
 
-QUOTE_LIMIT = 120
-"""Characters of a caller's input that an error repeats at most."""
-
-
-FINDING_LIMIT = 300
-"""Characters of one validation message: it may list the known keys where one is unknown."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The response to one class of error. type: the OpenAI family of the error."""
@@ -111,9 +143,6 @@ class Outcome:
     type: str = "invalid_request_error"
     retry_after: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
-
-
-_NO_RETRY = (("x-should-retry", "false"),)
 
 
 OUTCOMES: Mapping[type[SteeringError], Outcome] = {
@@ -286,48 +315,6 @@ async def on_error(request: Request, error: Exception) -> Response:
     request.state.error_code = known.code  # for the log line of the request
     request.state.limit = getattr(known, "limit", known.code)
     return response_of(known)
-
-
-GIVEN_LIMIT = 40
-"""Characters of a refused text that are repeated."""
-
-
-DIGITS_LIMIT = 8
-"""A longer number is not repeated: it may have thousands of digits, which are counted."""
-
-
-_EXPECTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "model_attributes_type": "an object",
-}
-
-
-_CONTENT = {
-    "greater_than_equal": "must be at least {ge}, got {given}",
-    "greater_than": "must be greater than {gt}, got {given}",
-    "less_than_equal": "must be at most {le}, got {given}",
-    "less_than": "must be less than {lt}, got {given}",
-    "missing": "is required",
-    "union_tag_not_found": "is required",
-    "steering_form": "{message}, got {given}",
-    "vector_form": "{message}, got {given}",
-    "input_form": "{message}, got {given}",
-    "string_pattern_mismatch": "must match {pattern}, got {given}",
-    "string_too_short": "must not be empty",
-    "string_too_long": "takes at most {max_length} characters",
-    "too_short": "needs at least {min_length} items, got {actual_length}",
-    "too_long": "takes at most {max_length} items",
-}
 
 
 def describe(findings: Sequence[Mapping[str, Any]]) -> str:

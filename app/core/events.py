@@ -28,21 +28,20 @@ from app.core.state import ServerState
 from steering.errors import EngineDead, SteeringError
 from steering.threads import run_in_thread
 
+T = TypeVar("T")
+
 KEEPALIVE = b": keep-alive\n\n"
-
-
 WRITE_BYTES = 1 << 14
 """Events that are there together are written in pieces of about this size."""
-
-
 WATCH_SECONDS = 1.0
 """Longest pause between two checks of a busy stream."""
-
-
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
-
-
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
+FIRST_EVENT_SECONDS = 0.1
+"""How long the status of a response waits for the first event."""
+_ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
+"""What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
+longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
 
 
 class Event(NamedTuple):
@@ -242,9 +241,6 @@ async def ended(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-T = TypeVar("T")
-
-
 async def while_connected(state: ServerState, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Awaits work until its client disconnects, the server must stop, or the time limit passes.
 
@@ -265,15 +261,6 @@ async def while_connected(state: ServerState, receive: Receive, work: Coroutine[
     finally:
         await ended(leaving)
         await ended(working)
-
-
-FIRST_EVENT_SECONDS = 0.1
-"""How long the status of a response waits for the first event."""
-
-
-_ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
-"""What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
-longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
 
 
 async def event_stream(

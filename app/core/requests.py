@@ -36,23 +36,13 @@ from steering.threads import run_in_thread
 
 BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key of this server.")
 """Reads the Authorization header; also describes it in the OpenAPI document."""
-
-
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
 CLIENT_DISCONNECTED = 499
 """Status that is logged and never received: the client disconnected before the response."""
-
-
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """OpenAPI's description of a body that is one file."""
-
-
 FILE_RATIO = 3
 """Memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the vector that is stored."""
-
-
 _INLINE_BYTES = 64_000
 """A larger body is counted and parsed in a thread; the parser calls Python per value, so the event loop continues meanwhile."""
 

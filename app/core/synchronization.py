@@ -20,15 +20,23 @@ from steering.store.base import Store
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
+POLL_SECONDS = 0.5
+"""Pause between two reads of the counters of changes."""
+REFRESH_SECONDS = 5.0
+"""Pause between two reads of everything: what the counters do not cover (the key file)."""
+PRUNE_SECONDS = 86_400.0
+RENEWALS_PER_LEASE = 3
+Refresh: TypeAlias = Callable[[], Awaitable[None]]
+"""Reads something again. When the store fails it raises and keeps what it had."""
+
 
 def utc_text(moment: datetime) -> str:
     """Returns a time as the store writes it. Raises ValueError without a time zone."""
     if moment.tzinfo is None:
         raise ValueError("a time needs a time zone")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-T = TypeVar("T")
 
 
 class Changes:
@@ -55,24 +63,6 @@ class Changes:
             made, found = self._made, await read()
             if made == self._made:
                 return found
-
-
-POLL_SECONDS = 0.5
-"""Pause between two reads of the counters of changes."""
-
-
-REFRESH_SECONDS = 5.0
-"""Pause between two reads of everything: what the counters do not cover (the key file)."""
-
-
-PRUNE_SECONDS = 86_400.0
-
-
-RENEWALS_PER_LEASE = 3
-
-
-Refresh: TypeAlias = Callable[[], Awaitable[None]]
-"""Reads something again. When the store fails it raises and keeps what it had."""
 
 
 def new_server_id() -> str:
