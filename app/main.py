@@ -55,7 +55,7 @@ def create_app(
     store_factory: StoreFactory = open_database,
     traces: "TracerProvider | None" = None,
 ) -> FastAPI:
-    """Builds a server with its own state; several can run in one process. traces: where spans of requests go."""
+    """Builds a server with its own state; several can run in one process. Spans of requests go to `traces`."""
     state = AppState(settings or Settings(), engine_factory, store_factory)
     app = SteeringAPI(
         title="steering-server",

@@ -37,7 +37,10 @@ async def compare(body: CompareRequest, context: AdmittedDep) -> Response:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedComparison:
-    """A comparison whose names are resolved. tokens: whether the response lists tokens."""
+    """A comparison whose names are resolved.
+
+    tokens: whether the response lists the tokens of each answer.
+    """
 
     context: Context
     comparison: Comparison

@@ -121,9 +121,10 @@ class Context:
     ) -> SteeringPlan:
         """Checks interventions against all limits and resolves them for the loaded model, under the dose guard.
 
-        Every route that takes steering calls this: generation, replay, profiles and the default included. vectors: where
-        names are looked up; absent, in the namespace of the request. The plan ends with the mandatory interventions of the
-        policy.
+        Every route that takes steering calls this, also replay, profiles and the default. The plan ends with the mandatory
+        interventions of the policy.
+
+        vectors: where names are looked up. By default this is the namespace of the request.
         """
         check_limit(len(interventions), self.settings.max_interventions, "interventions", "steering")
         limits = self.limits

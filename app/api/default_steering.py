@@ -23,9 +23,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResolvedDefault:
-    """A default, its plan, and its vectors by id; a plan without interventions and with a warning where it cannot be resolved.
+    """A default with its plan and its vectors. A default that cannot be resolved has a plan with a warning and without interventions.
 
-    spec: as it is stored, None where it cannot be read. plan: under the server's dose guard, without the policy.
+    spec: the stored interventions, None where they cannot be read.
+    plan: the plan under the server's dose guard, without the policy.
+    vectors: the vectors of the plan by id.
     """
 
     spec: SteeringSpec | None = UNSTEERED.spec

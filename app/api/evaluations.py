@@ -259,8 +259,8 @@ async def _run_report(
 ) -> dict[str, Any]:
     """Runs the report. Cancelling stops it at once.
 
-    others: starter concepts that are extracted first, for the side effects. concept: the starter concept from whose pairs a
-    second model learns what to read; None: not known.
+    others: the starter concepts that are extracted first, to measure the side effects.
+    concept: the starter concept from whose pairs a second model learns what to read. None: it is not known.
     """
     readers = dict(request.readers)
     for name in others:
@@ -309,7 +309,7 @@ async def _report_plan(context: Context, body: ReportRequest, vector: ConceptVec
 
 
 def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -> int:
-    """1 or -1: as given, or as the first intervention with the vector moves it."""
+    """Returns 1 or -1: the direction asked for, or the one in which the first intervention with the vector moves the score."""
     if body.direction is not None:
         return 1 if body.direction == "up" else -1
     item = next((one.spec for one in plan.interventions[: plan.own] if one.spec.vector == vector.id), None)
@@ -340,7 +340,7 @@ async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, Concept
 
 
 def _concept_of(vector: ConceptVector) -> str | None:
-    """The starter concept whose pairs the vector was extracted from."""
+    """Returns the starter concept from whose pairs the vector was extracted."""
     dataset = vector.provenance.get("dataset")
     return next((name for name in CONCEPTS if dataset and dataset_digest(load_concept(name)) == dataset), None)
 
@@ -362,7 +362,7 @@ async def _checked_prompts(context: Context, texts: Sequence[Text], max_tokens: 
 
 
 async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
-    """Stored vectors along which the texts are read, and the starter concepts that are extracted for it."""
+    """Returns the stored vectors along which the texts are read, and the starter concepts that have to be extracted for that."""
     if body.side_effects is None:
         library = (await library_vectors(context))[0][:MAX_READERS]
         own = {vector.name: vector for vector in library}
@@ -376,7 +376,7 @@ async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, Con
 
 
 async def _extracted(context: Context, concept: str) -> ConceptVector:
-    """A starter concept at the one layer where it is read."""
+    """Extracts a starter concept at the one layer where it is read."""
     info, pairs = context.engine.info, load_concept(concept)
     measured = measurement_of(concept, info.fingerprint)
     layer = round(READING_DEPTH * (info.layer_count - 1)) if measured is None else measured.reading_layer

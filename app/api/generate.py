@@ -147,7 +147,11 @@ def _holds(condition: FlagCondition, event: TokenEvent) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
-    """A generation whose names are resolved. tokens: whether the response lists tokens. warnings: added to the plan's."""
+    """A generation whose names are resolved.
+
+    tokens: whether the response lists the tokens of each answer.
+    warnings: what is reported in addition to the warnings of the plan.
+    """
 
     context: Context
     request: GenerationRequest
@@ -177,7 +181,7 @@ def check_generation(context: Context, body: GenerateRequest) -> None:
 async def prepare_generation(context: Context, body: GenerateRequest, plan: SteeringPlan | None = None) -> Generation:
     """Resolves the request. Everything that can be refused is refused here, before any device work.
 
-    plan: of its steering, where that was resolved before.
+    plan: the plan of its steering, if that has been resolved already.
     """
     check_generation(context, body)
     given = prompt_of(body, context.settings)

@@ -67,7 +67,8 @@ def _job_request(body: BaseModel) -> dict[str, Any]:
 class LiveJob:
     """A job of this process: who submitted it, its newest record and task.
 
-    stored: done once the first record is stored, or with the error that prevented it. failure: what the work raised.
+    stored: is done once the first record is stored, or has the error that prevented it.
+    failure: the error that the work raised.
     changed: is set when the record changes.
     """
 
@@ -276,10 +277,11 @@ def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
-    """The jobs that one caller sees: those of its namespace, and of `shared` its own, an admin all. It makes and cancels jobs of its
-    namespace only.
+    """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin.
 
-    admission: of the request; a job keeps its memory, because it holds what the request sent.
+    A caller makes and cancels jobs of its namespace only.
+
+    admission: the memory of the request. A job keeps it, because it holds what the request sent.
     """
 
     jobs: Jobs

@@ -148,9 +148,11 @@ def _item(name: str, profile: Profile | ProfileName | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenAIWork:
-    """The generations of one request, one for each prompt, and what the response needs. model: as the client names it.
+    """The generations of one request, one for each prompt, and what the response needs.
 
-    n: choices of each prompt. created: Unix time.
+    model: the model as the client names it.
+    n: how many choices each prompt has.
+    created: when the request arrived, as Unix time.
     """
 
     context: Context
@@ -252,7 +254,7 @@ async def _stream(
 
 
 def _envelope(work: OpenAIWork, prefix: str, kind: str) -> dict[str, Any]:
-    """Returns the fields that every response and chunk starts with. prefix: of the id."""
+    """Returns the fields that every response and chunk starts with. The id begins with `prefix`."""
     return {
         "id": f"{prefix}-{secrets.token_hex(12)}",
         "object": kind,

@@ -78,8 +78,9 @@ router = APIRouter(route_class=ApiRoute, tags=["policy"])
 class ActivePolicy:
     """A policy whose vectors are pinned and held, by id.
 
-    monitors: with what they have measured so far. unsteered: the plan of a pass that asks for no steering, which is what is mandatory.
-    neutral: scores of neutral text, which depend on that plan.
+    monitors: the monitors with what they have measured so far.
+    unsteered: the plan of a pass that asks for no steering. It has the mandatory interventions alone.
+    neutral: the scores of neutral text, which depend on that plan.
     """
 
     spec: PolicySpec = NO_POLICY

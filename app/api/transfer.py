@@ -143,7 +143,9 @@ async def _check_numbers(
 ) -> None:
     """Raises LimitExceeded where one of the two models would hold more numbers at a time than the operator allows.
 
-    layer: where it is read; None where one of several is chosen. Raises ContextLengthExceeded for an anchor that is too long.
+    Raises ContextLengthExceeded for an anchor that is too long.
+
+    layer: the layer that is read. None: one of several is chosen later.
     """
     layers = len(tried_layers(engine.info.layer_count)) if layer is None else 1
     texts = len(request.pairs.positive) + len(request.pairs.negative)

@@ -31,7 +31,10 @@ class HeldVectors:
 
 @dataclass(frozen=True, slots=True)
 class VectorsByName:
-    """A VectorSource. sources: where a name, as it is written (`mood` or `mood@3`), is looked up; all others in `rest`."""
+    """A VectorSource that looks up some names in sources of their own, and all others in `rest`.
+
+    sources: the source of each name as it is written (`mood` or `mood@3`).
+    """
 
     sources: Mapping[str, VectorSource]
     rest: VectorSource

@@ -171,7 +171,10 @@ async def versions(name: str, query: Annotated[VersionsQuery, Query()], context:
 @router.patch("/v1/vectors/{name}")
 async def describe(name: str, body: DescribeRequest, context: ContextDep) -> VectorAnswer:
     """Changes description and tags, never the directions."""
-    return vector_answer(await describe_vector(context, name, body))
+    try:
+        return vector_answer(await context.store.vectors.describe(name, body.description, body.tags))
+    except VectorNotFound as error:
+        raise await _refusal(context, name, error) from None
 
 
 @router.delete("/v1/vectors/{name}", status_code=204)
@@ -186,7 +189,7 @@ async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: Con
             raise InsufficientScope(reason, param="force") from None
         raise
     except VectorNotFound as error:
-        raise await _vector_refusal(context, name, error) from None
+        raise await _refusal(context, name, error) from None
 
 
 @uploads.post("/v1/vectors/extract", **job_options(201, VectorAnswer, "the vector"))
@@ -239,15 +242,8 @@ def _version(vector: VectorSummary) -> VectorVersionAnswer:
     return VectorVersionAnswer.model_validate({**dict(described), "auroc": None if card is None else card.auroc})
 
 
-async def describe_vector(context: Context, name: str, body: DescribeRequest) -> ConceptVector:
-    """Changes description and tags. Raises VectorNotFound, InsufficientScope for a shared vector."""
-    try:
-        return await context.store.vectors.describe(name, body.description, body.tags)
-    except VectorNotFound as error:
-        raise await _vector_refusal(context, name, error) from None
-
-
-async def _vector_refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
+async def _refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
+    """Returns the error for changing a vector that the namespace of the request does not have: it may be a shared one."""
     try:
         owner = await context.store.vectors.namespace_of(name)
     except VectorNotFound:
@@ -381,7 +377,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
 async def _run_extraction(
     context: Context, body: ExtractRequest, request: ExtractionRequest | None, progress: Progress
 ) -> dict[str, Any]:
-    """Stores the vector. Cancelling stops the work and stores nothing. request: None while its texts are still to be generated."""
+    """Extracts and stores the vector. Cancelling stops the work and stores nothing. Without a request its texts are generated first."""
     engine = context.engine
     if request is None:
         assert body.describe is not None
@@ -411,7 +407,7 @@ def _pairs(body: ExtractRequest) -> PairSet:
 def _workflow_request(
     context: Context, body: ExtractRequest, pairs: PairSet, notes: tuple[str, ...] = ()
 ) -> ExtractionRequest:
-    """Returns what the workflow takes. notes: see ExtractionRequest. Raises LimitExceeded when too many activations would be read."""
+    """Returns what the workflow takes. Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     texts = len(pairs.positive) + len(pairs.negative)
     what = "activations (texts x layers x d_model)"

@@ -53,7 +53,7 @@ class _Minute:
 class RateLimits:
     """Counts what each key uses. In no 60 seconds a key uses more than its limit.
 
-    servers: how many run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
+    servers: how many servers run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -132,7 +132,7 @@ def _give_back(counts: Counter[str], key: Key, count: int) -> None:
 
 
 class Budget:
-    """Rows or bytes that all running requests together may reserve. refusal: the message where they do not suffice."""
+    """Rows or bytes that all running requests together may reserve. The message of a refusal is `refusal`."""
 
     def __init__(self, limit: int, refusal: str) -> None:
         self.limit, self._refusal = limit, refusal
@@ -152,7 +152,8 @@ class Budget:
 class Admission:
     """The rows and the memory that one request has taken from its server.
 
-    of_key: what counts its rows for its key too, from when the key is known. closing: called when the response has been sent.
+    of_key: counts its rows for its key too. None until the key is known.
+    closing: what is called when the response has been sent.
     """
 
     def __init__(self, rows: Budget, memory: Budget, job_memory: Budget) -> None:

@@ -25,7 +25,8 @@ async def json_in_thread(
 ) -> Response:
     """Returns the response with what `build` returns, a model or JSON-ready values.
 
-    exclude_none: leave out fields without a value. exclude_unset: leave out fields that were not given.
+    exclude_none: leave out fields without a value.
+    exclude_unset: leave out fields that were not given.
     """
     content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none, exclude_unset=exclude_unset))
     return Response(content, status, media_type="application/json")
@@ -53,7 +54,7 @@ def _entries(answer: dict[str, Any]) -> Iterator[bytes]:
 
 
 def damage_warnings(damaged: Sequence[str]) -> tuple[str, ...]:
-    """Returns a warning that names damaged vectors, profiles or jobs, which the answer leaves out; none without any. damaged: ids or names."""
+    """Returns a warning that names damaged vectors, profiles or jobs, which the answer leaves out. Without damage there is none."""
     if not damaged:
         return ()
     more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""

@@ -19,7 +19,7 @@ def _log_step(step: str) -> None:
 
 
 def open_engine(settings: Settings, report: Callable[[str], None] = _log_step) -> Engine:
-    """Loads the model and starts the engine; blocks meanwhile. report: receives each step."""
+    """Loads the model and starts the engine; blocks meanwhile. Each step is passed to `report`."""
     options = EngineOptions(
         model=settings.model,
         cache_dir=settings.cache_dir,

@@ -87,7 +87,8 @@ class UnsupportedMediaType(SteeringError, code="unsupported_media_type"):
 class RateLimited(SteeringError, code="rate_limited"):
     """A key has used up one of its limits.
 
-    limit: which one, for the metrics. never: the request alone is beyond the limit, so that waiting does not help.
+    limit: which limit it is, for the metrics.
+    never: the request alone is beyond the limit, so that waiting does not help.
     """
 
     def __init__(
@@ -137,7 +138,10 @@ class MonitorNotFound(NotFound, code="monitor_not_found"):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The response to one class of error. type: the OpenAI family of the error."""
+    """The response to one class of error.
+
+    type: the family of the error in OpenAI's API.
+    """
 
     status: int
     type: str = "invalid_request_error"

@@ -45,9 +45,10 @@ longer than `request_seconds`, or the server stops, by itself or with its engine
 
 
 class Event(NamedTuple):
-    """One event. data: a model (keys without a value are left out), JSON-ready values, or literal text such as [DONE].
+    """One event of a stream.
 
-    name: None on OpenAI streams.
+    data: a model, whose keys without a value are left out, JSON-ready values, or literal text such as [DONE].
+    name: the name of the event. OpenAI streams have none.
     """
 
     data: Any
@@ -178,8 +179,12 @@ class EventStream(Response):
 
 
 class _Connection:
-    """Sends to the client. since: when the last write began. writing: whether it still waits for the reader. held_bytes: added and
-    not written yet."""
+    """Sends to the client.
+
+    held_bytes: how many bytes were added and not written yet.
+    writing: whether the last write still waits for the reader.
+    since: when the last write began.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -285,7 +290,7 @@ async def event_stream(
 
 
 class FileStream(Response):
-    """Sends the pieces of a file. length: of the whole file in bytes, where it is known beforehand.
+    """Sends the pieces of a file. If its `length` in bytes is known beforehand, it is sent as Content-Length.
 
     It ends early when the client disconnects, takes nothing for `stall_seconds`, when the response is older than
     `request_seconds` or the server stops; the client then sees that the body is incomplete.

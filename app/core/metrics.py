@@ -54,7 +54,7 @@ class Metrics(Collector):
         jobs: Callable[[], Mapping[str, int]],
         *collectors: Collector,
     ) -> None:
-        """jobs: their numbers by status. collectors: of what else is collected when Prometheus scrapes."""
+        """Makes the metrics. What `jobs` returns is the number of jobs by status; `collectors` are asked when Prometheus scrapes."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
         self._stats, self._jobs = stats, jobs
         self.not_ready: str | None = "not_ready"

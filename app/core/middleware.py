@@ -99,8 +99,8 @@ class RequestMiddleware:
 def client_address(scope: Scope, header: str | None) -> str | None:
     """Returns the address of the client for the log.
 
-    header: written by the proxy in front of this server. Its last address is the one that the proxy saw; those before it were
-    sent by the client. Without a header, or where it holds no address, this is the peer of the connection.
+    The proxy in front of this server writes the `header`. Its last address is the one that the proxy saw; the client sent the
+    others. Without a header, or where it has no address, this is the peer of the connection.
     """
     peer = scope.get("client")
     if header is not None and (values := Headers(scope=scope).getlist(header)):

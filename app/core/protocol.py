@@ -24,9 +24,9 @@ class BoundedProtocol(HttpToolsProtocol):
     The bytes of a body are bounded by its route. Everything else that a client can send without a key is bounded here:
     headers, chunk sizes, trailers, and the time that each may take.
 
-    head_seconds: in which a head must arrive; also how long a new connection may be idle. linger_seconds: in which the rest
-    of a request must arrive once its response is complete. max_connections: open at once; when all are open, the one that has
-    been idle for longest is closed for a new one.
+    head_seconds: how long a head may take to arrive, and how long a new connection may be idle.
+    linger_seconds: how long the rest of a request may take to arrive once its response is complete.
+    max_connections: how many may be open. When all are open, the one that has been idle for longest is closed for a new one.
     """
 
     head_seconds: ClassVar[float] = 10.0

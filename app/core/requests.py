@@ -53,7 +53,12 @@ def needs(scope: str) -> dict[str, Any]:
 
 
 class ApiRoute(APIRoute):
-    """A route with a key. media_type: of its body. upload: larger body limit. scope_needed: which scope the key needs."""
+    """A route that needs a key.
+
+    media_type: the media type of its body.
+    upload: whether its body has the larger limit.
+    scope_needed: the scope that the key needs.
+    """
 
     media_type: ClassVar[str] = "application/json"
     upload: ClassVar[bool] = False
@@ -114,7 +119,7 @@ class ApiRoute(APIRoute):
         await state.record(key, request.method, self.path, path, body, request_id, status)
 
     def _check_query(self, request: Request) -> None:
-        """Raises InvalidRequest for a query parameter that is unknown, where no model of the whole query refuses it, or given twice."""
+        """Rejects query parameters given twice, and unknown ones on routes without a model of the whole query."""
         names = [name for name, _ in request.query_params.multi_items()]
         if len(names) > len(set(names)):
             twice = next(name for name, count in Counter(names).items() if count > 1)[:40]
@@ -206,7 +211,7 @@ class JsonLinesRoute(UploadRoute):
 
 
 class ParsedRequest(Request):
-    """A request whose body has already been read and parsed. model: what it is by the schema of its route, where that was checked."""
+    """A request whose body has been read and parsed already, and checked against the schema of its route if a `model` is given."""
 
     def __init__(self, request: Request, body: bytes, parsed: Any, model: Any = None) -> None:
         super().__init__(request.scope, request.receive)
@@ -223,7 +228,7 @@ class ParsedRequest(Request):
 
 
 async def _check_no_body(request: Request, settings: Settings) -> None:
-    """Raises InvalidRequest for a body that nothing would read: one that names a version to delete, say, would delete them all."""
+    """Rejects a body on a route that takes none. To ignore it is dangerous: `DELETE` with a version in the body would delete every version."""
     if not {"content-length", "transfer-encoding"} & set(request.headers):
         return
     if body := await read_body(request, settings.max_body_bytes, settings.body_seconds):

@@ -86,7 +86,7 @@ class Synchronization:
         refresh_seconds: float = REFRESH_SECONDS,
         **refreshes: Refresh,
     ) -> None:
-        """store_use: stores when keys were used. refreshes: what reads a topic again (`steering.store.governance.Topic`)."""
+        """`store_use` stores when keys were used; each of `refreshes` reads a topic again (`steering.store.governance.Topic`)."""
         self._store, self._refreshes, self._refresh_seconds = store, refreshes, refresh_seconds
         self._metrics = metrics
         self._writes = {
