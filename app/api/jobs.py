@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
@@ -421,13 +421,6 @@ async def respond(
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
     queued = await jobs.submit(kind, request, work)
     return json_response(job_answer(queued).model_dump(mode="json"), 202)
-
-
-async def _jobs(context: ContextDep) -> NamespaceJobs:
-    return jobs_of(context)
-
-
-JobsDep = Annotated[NamespaceJobs, Depends(_jobs)]
 
 
 async def _job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:

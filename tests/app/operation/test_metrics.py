@@ -15,7 +15,7 @@ from steering.store.base import Store
 from steering.store.sql.store import SqlStore
 from tests.app.changed_store import ChangedServers, fails, lasting
 from tests.app.conftest import Server, StartServer, state
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, created
 from tests.fakes import ScriptedEngine
 from tests.polling import until

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.app.api.evaluation_bodies import DOSE, SWEEP
 from tests.app.conftest import Server, StartServer
-from tests.app.routes.evaluation_bodies import DOSE, SWEEP
 from tests.fakes import ScriptedEngine
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

@@ -12,7 +12,7 @@ import pytest
 
 from app.core.protocol import BoundedProtocol
 from app.server import KEEP_ALIVE_SECONDS
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 

@@ -64,7 +64,7 @@ def test_no_generated_request_meets_an_error_of_the_server_or_an_undeclared_answ
         command += ["--generation-database", "none"]
     else:
         command += ["--generation-deterministic", "--no-shrink"]  # the same cases in every run of the tests
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.app.http.schemathesis_hooks"}
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.app.core.schemathesis_hooks"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     print("\n".join(line[:1000] for line in done.stdout.splitlines()))
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.app.conftest import Server
-from tests.app.http.test_errors import JSON, check_shape
+from tests.app.core.test_errors import JSON, check_shape
 
 EXTRACT = {"name": "mood", "pairs": [{"positive": "good", "negative": "bad"}]}
 COMPLETION = {"model": "scripted"}

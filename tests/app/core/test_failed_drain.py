@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.fakes import ScriptedEngine
 
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.core.protocol import MAX_HEAD_BYTES
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 

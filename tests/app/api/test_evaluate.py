@@ -12,9 +12,9 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import LoadedModel
 from steering.store.base import NamespaceStore
 from steering.vectors import ConceptVector, VectorSummary
+from tests.app.api.evaluation_bodies import DOSE, SWEEP, WRITING
 from tests.app.changed_store import ChangedStore, ChangedVectors
 from tests.app.conftest import Server, StartServer, events_of
-from tests.app.routes.evaluation_bodies import DOSE, SWEEP, WRITING
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 from tests.steering.workflows.linear import GAIN, LinearEngine
