@@ -114,10 +114,22 @@ class AppState(ServerState):
             await refresh(self.store, self._engine)
 
     async def _announce(self) -> None:
+        """Logs `ready` once the server is; until then each new reason why it is not."""
         await self.loaded.wait()
-        if (engine := self._engine) is not None:
-            info, executor = engine.info, engine.stats().executor
-            await _announce_ready(self.check_ready, model=info.name, device=info.device, executor=executor)
+        if (engine := self._engine) is None:
+            return
+        logged = ""
+        while True:
+            try:
+                await self.check_ready()
+                break
+            except SteeringError as error:
+                if error.message != logged:
+                    log.warning("not_ready", code=error.code, reason=error.message)
+                    logged = error.message
+            await asyncio.sleep(READY_PAUSE_SECONDS)
+        info = engine.info
+        log.info("ready", model=info.name, device=info.device, executor=engine.stats().executor)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
@@ -257,19 +269,3 @@ async def _read_first(reading: Awaitable[None]) -> None:
         await reading
     except SteeringError as error:
         log.warning("not_read_at_start", code=error.code, reason=error.message)
-
-
-async def _announce_ready(check: Callable[[], Awaitable[None]], **details: str) -> None:
-    """Logs `ready` with details once `check` passes, which raises why the server is not ready. Until then each new reason is logged."""
-    logged = ""
-    while True:
-        try:
-            await check()
-        except SteeringError as error:
-            if error.message != logged:
-                log.warning("not_ready", code=error.code, reason=error.message)
-                logged = error.message
-        else:
-            log.info("ready", **details)
-            return
-        await asyncio.sleep(READY_PAUSE_SECONDS)

@@ -139,11 +139,11 @@ async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succe
 async def test_the_log_says_what_is_missing_until_the_server_is_ready(
     steered: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "app.readiness")
+    caplog.set_level(logging.INFO, "app.state")
     caplog.clear()
 
     def logged() -> list[Any]:
-        return [line.msg for line in caplog.records if line.name == "app.readiness"]
+        return [line.msg for line in caplog.records if line.name == "app.state"]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
     store = lasting(steered)
