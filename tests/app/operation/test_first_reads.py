@@ -143,7 +143,8 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
     caplog.clear()
 
     def logged() -> list[Any]:
-        return [line.msg for line in caplog.records if line.name == "app.state"]
+        lines: list[Any] = [line.msg for line in caplog.records if line.name == "app.state"]
+        return [line for line in lines if line["event"] in ("not_ready", "ready")]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
     store = lasting(steered)
