@@ -92,7 +92,7 @@ test: setup web chromium
 OPENAPI_CASES ?= 40
 
 fuzz: setup
-	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/http/test_openapi_cases.py
+	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/core/test_openapi_cases.py
 
 # The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (60 seconds in `make test`); 50 stops of a server under load.
 SOAK_SECONDS ?= 900

@@ -9,15 +9,33 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from app.components import open_database, open_engine
-from app.http.errors import on_error
-from app.http.middleware import HostMiddleware, RequestMiddleware
-from app.http.openapi_document import SteeringAPI
-from app.http.playground import mount_playground
-from app.routes import concepts, generation, governance, jobs, links, openai, policy, profiles, reading, system, vectors
-from app.settings import Settings
+from app.api import (
+    audit,
+    batch,
+    compare,
+    concepts,
+    dictionaries,
+    evaluations,
+    generate,
+    jobs,
+    keys,
+    links,
+    openai,
+    policy,
+    profiles,
+    reading,
+    system,
+    transfer,
+    vectors,
+)
+from app.api.system import mount_playground
+from app.core.components import open_database, open_engine
+from app.core.errors import on_error
+from app.core.middleware import HostMiddleware, RequestMiddleware
+from app.core.openapi_document import SteeringAPI
+from app.core.settings import Settings
+from app.core.tracing import TraceMiddleware
 from app.state import AppState, EngineFactory, StoreFactory
-from app.tracing import TraceMiddleware
 from steering import __version__
 from steering.errors import SteeringError
 
@@ -25,9 +43,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generation.router, generation.lines, openai.router, system.health, system.router, vectors.uploads, vectors.files,
-    vectors.router, profiles.router, reading.router, reading.uploads, jobs.router, links.router, governance.router,
-    policy.router, concepts.router,
+    generate.router, batch.router, compare.router, openai.router, system.health, system.router, vectors.uploads, vectors.files,
+    transfer.router, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, dictionaries.router,
+    jobs.router, links.router, keys.router, audit.router, policy.router, concepts.router,
 )  # fmt: skip
 
 
@@ -37,7 +55,7 @@ def create_app(
     store_factory: StoreFactory = open_database,
     traces: "TracerProvider | None" = None,
 ) -> FastAPI:
-    """Builds a server with its own state; several can run in one process. traces: where spans of requests go."""
+    """Builds a server with its own state; several can run in one process. Spans of requests go to `traces`."""
     state = AppState(settings or Settings(), engine_factory, store_factory)
     app = SteeringAPI(
         title="steering-server",

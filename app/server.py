@@ -15,13 +15,13 @@ from typing import cast
 import structlog
 import uvicorn
 
-from app.components import open_database, open_engine
-from app.http.protocol import BoundedProtocol
-from app.logs import configure_logging
+from app.core.components import open_database, open_engine
+from app.core.logs import configure_logging
+from app.core.protocol import BoundedProtocol
+from app.core.settings import Settings
+from app.core.tracing import open_traces
 from app.main import create_app
-from app.settings import Settings
 from app.state import AppState, EngineFactory, StoreFactory
-from app.tracing import open_traces
 from steering.threads import disable_intra_op_threads
 
 log = structlog.get_logger(__name__)

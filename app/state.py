@@ -4,33 +4,30 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import TypeAlias, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, cast
 
 import structlog
 from starlette.requests import Request
 
-from app.default_steering import DefaultSteering
-from app.errors import Draining
-from app.http.admission import Admission, Budget
-from app.http.errors import public_error
-from app.http.sse import ended
-from app.metrics import Metrics
-from app.policy.governed_engine import GovernedEngine
-from app.policy.keys import ApiKeys
-from app.policy.policy import Policy
-from app.policy.rate_limits import RateLimits
-from app.readiness import announce_ready
-from app.services.jobs import Jobs
-from app.services.vectors.similar import Cosines
-from app.settings import Settings
-from app.synchronization import Synchronization, new_server_id, prune
+from app.api import audit
+from app.api.default_steering import DefaultSteering
+from app.api.jobs import Jobs
+from app.api.keys import ApiKeys
+from app.api.policy import GovernedEngine, Policy
+from app.api.vectors import Cosines
+from app.core.errors import Draining, public_error
+from app.core.events import ended
+from app.core.key import Key
+from app.core.metrics import Metrics
+from app.core.settings import Settings
+from app.core.state import ServerState
+from app.core.synchronization import Synchronization, new_server_id, prune
 from steering.engine.api import Engine, EngineStats
 from steering.engine.watchdog import Watchdog
 from steering.errors import NotReady, SteeringError, StoreUnavailable
 from steering.namespaces import SHARED
-from steering.plan.resolve import RecentPlans
 from steering.store.base import Store
 from steering.threads import run_in_thread
 
@@ -41,6 +38,9 @@ PING_SECONDS = 1.0
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
 
+READY_PAUSE_SECONDS = 0.5
+"""Pause between two checks at the start whether the server is ready."""
+
 SCRAPE_SECONDS = 2.0
 """How long a scrape of the metrics waits for the database; Prometheus itself waits for 10 s."""
 
@@ -48,33 +48,22 @@ StoreFactory: TypeAlias = Callable[[Settings], Awaitable[Store]]
 """Opens the database, migrations included."""
 
 
-class AppState:
-    """One server's engine, store, keys, limits, jobs and metrics, and its state from start to stop."""
+class AppState(ServerState):
+    """One server: its engine, its store, its parts, and its course from start to stop."""
 
     def __init__(self, settings: Settings, engine_factory: EngineFactory, store_factory: StoreFactory) -> None:
-        self.settings = settings
-        self.keys = ApiKeys(settings)
-        self.rate_limits = RateLimits()
-        rows, memory = settings.max_running + settings.max_waiting, settings.memory_megabytes << 20
-        self.rows = Budget(rows, f"all {rows} rows are in use or waiting; try again shortly")
-        self.memory = Budget(memory, "the memory for running requests is in use; try again shortly")
-        self.job_memory = Budget(memory // 2, "the memory for jobs is in use; wait for one to end")
-        self.plans = RecentPlans()
-        self.cosines = Cosines()
-        self.policy = Policy(self.plans)
+        super().__init__(settings)
+        self.keys = self.add(ApiKeys(settings))
+        self.policy = self.add(Policy(self.plans))
+        self.default_steering = self.add(DefaultSteering(settings, self.plans))
+        self.add(Cosines())
         self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy)
-        self.default_steering = DefaultSteering(settings, self.plans)
         self.stopping = False
-        self.draining = False
-        self.in_flight = 0
         self.load_failure: SteeringError | None = None
         self.loaded = asyncio.Event()
         self.engine_failed = asyncio.Event()
         self.on_drained: Callable[[], None] = lambda: None
         self.open_connections: Callable[[], int] = lambda: 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.interrupted: asyncio.Future[SteeringError]
         self._engine_factory, self._store_factory = engine_factory, store_factory
         self._engine: Engine | None = None
         self._watchdog = Watchdog(settings.watchdog_seconds)
@@ -86,7 +75,7 @@ class AppState:
         """Opens the store, then the engine in the background, so that the port opens at once; closes in reverse."""
         self.interrupted = asyncio.get_running_loop().create_future()
         store = await self._store_factory(self.settings)
-        self._jobs = Jobs(store, new_server_id(), self.settings)
+        self._jobs = self.add(Jobs(store, new_server_id(), self.settings))
         synchronization = Synchronization(
             store, self.settings, self.renew, lambda: self.keys.store_use(store), self.metrics,
             keys=lambda: self.keys.refresh(store),
@@ -125,10 +114,22 @@ class AppState:
             await refresh(self.store, self._engine)
 
     async def _announce(self) -> None:
+        """Logs `ready` once the server is; until then each new reason why it is not."""
         await self.loaded.wait()
-        if (engine := self._engine) is not None:
-            info, executor = engine.info, engine.stats().executor
-            await announce_ready(self.check_ready, model=info.name, device=info.device, executor=executor)
+        if (engine := self._engine) is None:
+            return
+        logged = ""
+        while True:
+            try:
+                await self.check_ready()
+                break
+            except SteeringError as error:
+                if error.message != logged:
+                    log.warning("not_ready", code=error.code, reason=error.message)
+                    logged = error.message
+            await asyncio.sleep(READY_PAUSE_SECONDS)
+        info = engine.info
+        log.info("ready", model=info.name, device=info.device, executor=engine.stats().executor)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
@@ -182,30 +183,19 @@ class AppState:
             raise NotReady("the store is not open yet")
         return self._jobs
 
+    async def identify(self, request: Request) -> Key:
+        """See ServerState.identify."""
+        return await self.keys.identify(request)
+
+    async def record(
+        self, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
+    ) -> None:
+        """See ServerState.record."""
+        await audit.record(self.store, key, method, route, path, body, request_id, status)
+
     def stats(self) -> EngineStats | None:
         """Returns the engine's statistics; None before it is loaded."""
         return None if self._engine is None else self._engine.stats()
-
-    @contextmanager
-    def count_request(self) -> Iterator[Admission]:
-        """Counts a request while it is being answered, and returns its rows and memory afterwards."""
-        admission = Admission(self.rows, self.memory, self.job_memory)
-        self.in_flight += 1
-        self.idle.clear()
-        self.metrics.in_flight.inc()
-        try:
-            yield admission
-        finally:
-            admission.close()
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
-            self.metrics.in_flight.dec()
-
-    def check_open(self) -> None:
-        """Raises Draining once the server has been asked to stop."""
-        if self.draining:
-            raise Draining("the server is stopping; try another or try again later")
 
     def check_alive(self) -> None:
         """Raises EngineDead once the engine has died or hangs: only a restart helps."""
@@ -279,8 +269,3 @@ async def _read_first(reading: Awaitable[None]) -> None:
         await reading
     except SteeringError as error:
         log.warning("not_read_at_start", code=error.code, reason=error.message)
-
-
-def state_of(request: Request) -> AppState:
-    """Returns the state of the server that received a request."""
-    return cast(AppState, request.app.state.steering)

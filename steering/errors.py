@@ -1,4 +1,4 @@
-"""Errors of the library. Each class has a stable `code`; the app maps classes to HTTP statuses (app/http/errors.py)."""
+"""Errors of the library. Each class has a stable `code`; the app maps classes to HTTP statuses (app/core/errors.py)."""
 
 from typing import ClassVar
 

@@ -39,7 +39,7 @@ LONGEST = (
     "load/test_soak.py",
     "steering/engine/execution/test_compiled.py",
     "steering/engine/loop/test_loop_under_pressure.py",
-    "app/http/test_openapi_cases.py",
+    "app/core/test_openapi_cases.py",
     "load",
     "embedded",
 )

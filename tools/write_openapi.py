@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
 

@@ -7,7 +7,7 @@ from typer import Option
 from app.cli.input.conversion import given
 from app.cli.output.tables import card_lines, comparison_table
 from app.cli.output.terminal import console, shown
-from app.process_settings import prepare_for_torch
+from app.core.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.schemas.vectors import RecommendedAnswer
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from typer import Argument, BadParameter, Exit, Option, Typer
 
 from app.cli.output.terminal import console, shown, stderr
-from app.process_settings import prepare_for_torch
-from app.settings import Settings
+from app.core.process_settings import prepare_for_torch
+from app.core.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from app.cli.input.vector_sources import Registration, decoder_row, json_directi
 from app.cli.options import Description, NewName, TextFile, Texts, VectorName, file_argument
 from app.cli.output.tables import card_lines, card_table, optional, text_table, vectors_table
 from app.cli.output.terminal import Output, client_command, console, print_warnings, shown, stderr
-from app.gguf_format import read_control_vector
+from app.core.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
 

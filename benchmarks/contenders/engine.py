@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from app.process_settings import keep_freed_memory
+from app.core.process_settings import keep_freed_memory
 from benchmarks.contenders.open_engine import open_endless, until_compiled
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.stream_timing import load_metrics, stream_metrics

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from app.process_settings import HUGE_PAGES, SPIN_COUNT
+from app.core.process_settings import HUGE_PAGES, SPIN_COUNT
 from benchmarks.contenders.process import Contender, ContenderFailed
 from benchmarks.model import BenchmarkModel
 from benchmarks.profile import Profile

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from app.core.settings import Settings
 from app.server import serve
-from app.settings import Settings
 from benchmarks.contenders.open_engine import open_endless, until_compiled
 from steering.engine.api import Engine
 

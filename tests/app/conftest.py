@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.components import open_database
-from app.logs import configure_logging
+from app.core.components import open_database
+from app.core.logs import configure_logging
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from app.state import AppState
 from steering.engine.api import Engine
 from steering.store.sql.store import SqlStore

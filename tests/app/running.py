@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
-from app.components import open_database
+from app.core.components import open_database
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.engine.api import Engine
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from app.core.settings import Settings
 from app.server import serve
-from app.settings import Settings
 from tests.memory_store import memory_store
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.core.settings import Settings
 from app.server import serve
-from app.settings import Settings
 from steering.engine.api import EngineStats
 from steering.errors import ModelLoadFailed
 from tests.fakes import ScriptedEngine

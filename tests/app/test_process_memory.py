@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.metrics import allocated_bytes
-from app.process_settings import HUGE_PAGES, keep_freed_memory, set_environment
+from app.core.metrics import allocated_bytes
+from app.core.process_settings import HUGE_PAGES, keep_freed_memory, set_environment
 
 MEASURE = """
 import ctypes, resource, sys
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE, or pages of 2 MB would be counted
-from app.process_settings import keep_freed_memory, return_freed_memory
+from app.core.process_settings import keep_freed_memory, return_freed_memory
 if sys.argv[1] != "plain":
     assert keep_freed_memory({})
 def faults():
@@ -31,7 +31,7 @@ print(counts[-1])
 THREADS_MEASURE = """
 import ctypes, os, sys, threading
 from app.metrics import allocated_bytes
-from app.process_settings import keep_freed_memory
+from app.core.process_settings import keep_freed_memory
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE, or pages of 2 MB would be counted
 assert keep_freed_memory(dict(os.environ))
 turn, done = threading.Lock(), threading.Barrier(8)
@@ -54,7 +54,7 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 
 TORCH_MEASURE = """
 import re, sys
-from app.process_settings import set_environment
+from app.core.process_settings import set_environment
 set_environment()
 import torch
 tensor = torch.ones(64 << 20, dtype=torch.uint8)

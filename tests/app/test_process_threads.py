@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from app.process_settings import HUGE_PAGES, SPIN_COUNT, TOKENIZER_THREADS, set_environment
+from app.core.process_settings import HUGE_PAGES, SPIN_COUNT, TOKENIZER_THREADS, set_environment
 
 
 @pytest.mark.parametrize("given", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
@@ -18,7 +18,9 @@ def test_settings_of_the_environment_take_precedence(given: dict[str, str]) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux only")
 def test_the_openmp_library_of_torch_reads_it() -> None:
-    program = "import app.process_settings; app.process_settings.set_environment(); import torch; torch.zeros(1)"
+    program = (
+        "import app.core.process_settings; app.core.process_settings.set_environment(); import torch; torch.zeros(1)"
+    )
     plain = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -2,8 +2,8 @@
 
 import json
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from benchmarks.served.worst_bodies import BODIES, Body, without_case
 from tests.scripted_model import SCRIPTED_MODEL
 

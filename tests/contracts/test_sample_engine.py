@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.engine import ENGINES
 from steering.errors import InvalidRequest
 from tests.contracts.sample_engine import SIZES, SampleEngine

@@ -12,7 +12,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.settings import Settings
+from app.core.settings import Settings
 from tools import lock_image
 
 BIN = Path(sys.executable).parent

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]

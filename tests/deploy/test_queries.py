@@ -13,7 +13,7 @@ import pytest
 import yaml
 from promql_parser import Expr, MatrixSelector, VectorSelector
 
-import app.errors  # noqa: F401 - defines more errors
+import app.core.errors  # noqa: F401 - defines more errors
 from steering.errors import SteeringError
 from tests.app.running import running
 

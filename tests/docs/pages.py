@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from app.cli.main import cli
-from app.settings import Settings
+from app.core.settings import Settings
 from benchmarks.quality import page
 from benchmarks.quality.pages import answers, cards, evidence, gates, holding, methods
 from benchmarks.quality.transfer import page as transfers

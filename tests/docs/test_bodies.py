@@ -17,7 +17,7 @@ from tests.scripted_model import SCRIPTED_MODEL
 LAYERS = 30
 """Of the embedded model, whose layers the pages name."""
 STEERING, RESPONSE, ELSEWHERE = "steering", "response", "elsewhere"
-"""ELSEWHERE: the answer of an endpoint that is not ours, in tests/app/routes/test_judge.py; here it is only found and parsed."""
+"""ELSEWHERE: the answer of an endpoint that is not ours, in tests/app/api/test_judge.py; here it is only found and parsed."""
 BLOCKS: list[tuple[str, str, str]] = [
     ("api.md", '"schedule": {"kind": "linear"', STEERING),
     ("api.md", '{"vector": {"directions"', STEERING),

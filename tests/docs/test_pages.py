@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.http.errors import OUTCOMES
+from app.core.errors import OUTCOMES
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.client.api import Api, Method
 from steering.concepts import CONCEPTS
 from steering.conditions import CONDITIONS

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
-from app.http.playground import is_built
+from app.api.system import is_built
 from tests.conftest import REPOSITORY
 from tests.embedded.server_process import ServerProcess
 from tests.families import FAMILIES

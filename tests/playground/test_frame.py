@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.http.playground import STATIC
+from app.api.system import STATIC
 from tests.embedded.server_process import ServerProcess
 from tests.playground.conftest import NARROW, SECONDS, Theme, Visit, serving, visit
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from typer import Option, Typer
 
-from app.process_settings import prepare_for_torch
+from app.core.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.client.client import DEFAULT_URL
 

@@ -11,7 +11,7 @@ from app.cli.local import extract_missing, local_client
 from app.cli.output.live import live_comparison, sweep_chart
 from app.cli.output.tables import comparison_table
 from app.cli.pictures import read_texts
-from app.settings import Settings
+from app.core.settings import Settings
 from steering.client import Client
 from steering.errors import InvalidRequest
 from steering.store.base import Store

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from app.gguf_format import read_control_vector, write_control_vector
+from app.core.gguf_format import read_control_vector, write_control_vector
 from steering.errors import InvalidRequest
 
 

@@ -9,8 +9,8 @@ from contextlib import aclosing
 
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.client import ApiError, AsyncClient, Client
 from steering.client.calls import analysis, generation, reading, server, vectors
 from steering.client.calls.base import Call, StreamCall

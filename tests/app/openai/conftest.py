@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from openai import AsyncOpenAI
 
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines, unclosed
 
 PROFILE = {"interventions": [{"vector": "mood", "strength": 0.5}], "description": "a good mood"}

@@ -6,7 +6,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.fakes import ScriptedEngine
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from steering.engine import installed_engines
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.contracts.engines import ContractEngines
 
 

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.store.base import NamespaceStore, Store
 from steering.store.sql.store import SqlStore
 from tests.app.changed_store import fails, lasting

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.components import open_database
+from app.core.components import open_database
 from steering.store.sql.store import SqlStore
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.polling import until

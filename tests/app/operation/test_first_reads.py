@@ -12,10 +12,10 @@ import pytest
 from starlette.requests import Request
 from structlog.testing import capture_logs
 
-from app.errors import InvalidApiKey
+from app.api.keys import ApiKeys, digest_of
+from app.core.errors import InvalidApiKey
+from app.core.settings import Settings
 from app.main import create_app
-from app.policy.keys import ApiKeys, digest_of
-from app.settings import Settings
 from steering.errors import StoreCorrupt, StoreUnavailable
 from steering.store.base import NamespaceStore, Store
 from steering.store.governance import KeyRecord
@@ -139,11 +139,12 @@ async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succe
 async def test_the_log_says_what_is_missing_until_the_server_is_ready(
     steered: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "app.readiness")
+    caplog.set_level(logging.INFO, "app.state")
     caplog.clear()
 
     def logged() -> list[Any]:
-        return [line.msg for line in caplog.records if line.name == "app.readiness"]
+        lines: list[Any] = [line.msg for line in caplog.records if line.name == "app.state"]
+        return [line for line in lines if line["event"] in ("not_ready", "ready")]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
     store = lasting(steered)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import JobCancelled
-from app.services.jobs import Jobs
-from app.settings import Settings
+from app.api.jobs import Jobs
+from app.core.errors import JobCancelled
+from app.core.settings import Settings
 from steering.errors import Interrupted, StoreUnavailable
 from steering.store.base import JobRecord, JobStore
 from steering.store.sql.store import SqlStore

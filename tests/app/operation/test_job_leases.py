@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from app.http.admission import Admission, Budget
-from app.policy.keys import ANONYMOUS
-from app.services.jobs import Jobs
-from app.services.namespace_jobs import NamespaceJobs
-from app.settings import Settings
+from app.api.jobs import Jobs, NamespaceJobs
+from app.core.admission import Admission, Budget
+from app.core.key import ANONYMOUS
+from app.core.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
 from steering.store.base import JobRecord, JobStore, Store

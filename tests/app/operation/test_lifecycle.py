@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import httpx2
 import pytest
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.errors import ModelLoadFailed
 from steering.store.base import Store
 from tests.app.changed_store import ChangedStore, fails

@@ -8,14 +8,14 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.core.metrics import LAG_PAUSE_SECONDS, Metrics
+from app.core.settings import Settings
 from app.main import create_app
-from app.metrics import LAG_PAUSE_SECONDS, Metrics
-from app.settings import Settings
 from steering.store.base import Store
 from steering.store.sql.store import SqlStore
 from tests.app.changed_store import ChangedServers, fails, lasting
 from tests.app.conftest import Server, StartServer, state
-from tests.app.http.listening import Listening
+from tests.app.core.listening import Listening
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, created
 from tests.fakes import ScriptedEngine
 from tests.polling import until

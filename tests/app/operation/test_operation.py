@@ -13,11 +13,10 @@ import pytest
 from fastapi.routing import APIRoute
 from structlog.stdlib import ProcessorFormatter
 
-from app.http.request_reading import ApiRoute
-from app.key_entries import SCOPES
+from app.core.requests import ApiRoute
+from app.core.settings import SCOPES, Settings
+from app.core.synchronization import prune
 from app.main import ROUTERS
-from app.settings import Settings
-from app.synchronization import prune
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.store.base import Link

@@ -11,7 +11,7 @@ from statistics import mean
 
 import pytest
 
-from app.process_settings import SPIN_COUNT
+from app.core.process_settings import SPIN_COUNT
 from steering.client import ApiError, Client
 from tests.app.addresses import announced
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.key_entries import SCOPES
-from app.settings import Settings
+from app.core.settings import SCOPES, Settings
 from steering.plan.dose import BOUND
 
 

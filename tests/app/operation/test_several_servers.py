@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.core.admission import RateLimits
+from app.core.settings import Settings
 from app.main import create_app
-from app.policy.rate_limits import RateLimits
-from app.settings import Settings
 from steering.engine.api import Engine
 from steering.store import open_store
 from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Mapping
 
-from app.metrics import Metrics
-from app.settings import Settings
-from app.synchronization import Refresh, Synchronization
+from app.core.metrics import Metrics
+from app.core.settings import Settings
+from app.core.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
 from steering.store.base import Store
 from steering.store.sql.store import SqlStore

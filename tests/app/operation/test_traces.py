@@ -19,9 +19,9 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 from packaging.requirements import Requirement
 
+from app.core.settings import Settings
+from app.core.tracing import open_traces
 from app.main import create_app
-from app.settings import Settings
-from app.tracing import open_traces
 from steering.errors import InvalidRequest, OutOfMemory
 from tests.app.conftest import BASE_URL, state
 from tests.fakes import ScriptedEngine

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.app.api.evaluation_bodies import DOSE, PROMPTS, SWEEP
+from tests.app.api.test_extract import PAIRS
 from tests.app.reports.test_report import REPORT
-from tests.app.routes.evaluation_bodies import DOSE, PROMPTS, SWEEP
-from tests.app.routes.test_extract import PAIRS
 
 MESSAGES = [{"role": "user", "content": "the road"}]
 ANSWER: dict[str, Any] = {"prompt": "the road", "max_tokens": 6, "temperature": 0, "seed": 1}

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.app.routes.evaluation_bodies import SWEEP
-from tests.app.routes.test_extract import PAIRS
+from tests.app.api.evaluation_bodies import SWEEP
+from tests.app.api.test_extract import PAIRS
 
 MESSAGES = [{"role": "user", "content": "a"}]
 SHORT = {"prompt": "a", "max_tokens": 2}

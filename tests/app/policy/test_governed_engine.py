@@ -5,8 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from app.policy.governed_engine import GovernedEngine
-from app.policy.policy import Policy
+from app.api.policy import GovernedEngine, Policy
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.capabilities import fitting_of, unembedding_of
 from steering.plan.resolve import RecentPlans

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from tests.app.conftest import Server, StartServer, events_of
 from tests.app.policy.conftest import directions, put_policy, tiny_engine
 from tests.app.policy.governed_routes import ELSEWHERE, GOVERNED, NOTHING_COMPUTED, STORED, Governed

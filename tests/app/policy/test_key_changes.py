@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from app.errors import RateLimited
-from app.policy.keys import Key
-from app.policy.rate_limits import RateLimits
+from app.core.admission import RateLimits
+from app.core.errors import RateLimited
+from app.core.key import Key
 from steering.schemas.governance import KeyLimitsFields
+from tests.app.api.evaluation_bodies import DOSE
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
-from tests.app.routes.evaluation_bodies import DOSE
 from tests.fakes import ScriptedEngine
 
 LINE = {"prompt": "a", "max_tokens": 4}

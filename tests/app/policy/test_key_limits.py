@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from app.errors import RateLimited
-from app.policy.keys import Key
-from app.policy.rate_limits import RateLimits
+from app.core.admission import RateLimits
+from app.core.errors import RateLimited
+from app.core.key import Key
 from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
+from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
-from tests.app.routes.test_extract import PAIRS
 from tests.fakes import ScriptedEngine
 
 EXTRACT: dict[str, Any] = {"name": "mood", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}

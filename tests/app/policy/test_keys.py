@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.policy.rate_limits import RateLimits
-from app.settings import Settings
+from app.core.admission import RateLimits
+from app.core.settings import Settings
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 

@@ -8,9 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from app.api.keys import digest_of
+from app.core.settings import Settings
 from app.main import create_app
-from app.policy.keys import digest_of
-from app.settings import Settings
 from steering.store.base import JobRecord, Link, Writer
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.namespaced_routes import (

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from app.core.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 from steering.engine.api import Engine
 from steering.errors import StoreUnavailable
 from steering.store import open_store

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.services.limits import narrowed
+from app.api.limits import RequestLimits
 from steering.schemas.governance import KeyLimitsFields, SteeringLimits
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
@@ -98,7 +98,7 @@ async def test_a_key_narrows_and_never_widens(governed: Server) -> None:
     ],
 )
 def test_the_narrower_limit_of_each_kind_holds(policy: dict[str, Any], key: dict[str, Any], expected: Any) -> None:
-    found = narrowed(SteeringLimits.model_validate(policy), KeyLimitsFields.model_validate(key))
+    found = RequestLimits.of(SteeringLimits.model_validate(policy), KeyLimitsFields.model_validate(key))
     assert (found.max_relative_dose, found.own_steering, found.vectors) == expected
 
 

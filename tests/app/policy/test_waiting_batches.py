@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from app.errors import RateLimited
-from app.policy.keys import Key
-from app.policy.rate_limits import RateLimits
+from app.core.admission import RateLimits
+from app.core.errors import RateLimited
+from app.core.key import Key
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.errors import Overloaded
+from tests.app.api.test_batch import finished, output, started
 from tests.app.conftest import Server, StartServer
-from tests.app.routes.test_batch import finished, output, started
 from tests.fakes import ScriptedEngine
 from tests.polling import until
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.client.results import Report
+from tests.app.api.evaluation_bodies import PROMPTS
+from tests.app.api.test_evaluate import evaluated, planted
 from tests.app.conftest import Server, StartServer
-from tests.app.routes.evaluation_bodies import PROMPTS
-from tests.app.routes.test_evaluate import evaluated, planted
 from tests.families import FAMILIES
 from tests.steering.workflows.linear import LinearEngine
 

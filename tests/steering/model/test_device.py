@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from app.settings import Settings
+from app.core.settings import Settings
 from steering.errors import InvalidRequest
 from steering.model.device import check_one_device, choose_device, choose_dtype
 

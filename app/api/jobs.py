@@ -1,0 +1,476 @@
+"""Jobs: the long work (extraction, evaluation, batches) that runs on this server, and /v1/jobs, which lists, watches and cancels it.
+
+A job runs on the server that accepted it, its owner. Servers on one database see each other's jobs through their records:
+the owner stores progress with each renewal of its lease, and learns then which of its jobs others have cancelled.
+
+The task of a job stores all its records, the first included, and is never cancelled: ending a job early cancels its work.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import structlog
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ValidationError
+from starlette.responses import Response
+
+from app.api.context import Context, ContextDep
+from app.core.admission import Admission, check_limit, share
+from app.core.answers import damage_warnings, json_in_thread
+from app.core.errors import JobCancelled, RateLimited, json_response, public_error
+from app.core.events import Event, FileStream, event_stream
+from app.core.key import Key, foreign
+from app.core.requests import ApiRoute
+from app.core.settings import Settings
+from steering.errors import Interrupted, NotFound, Overloaded, SteeringError, StoreCorrupt
+from steering.namespaces import SHARED, visible_from
+from steering.schemas.base import NamespacePageQuery
+from steering.schemas.extraction import TransferRequest
+from steering.schemas.generation import JSON_LINES
+from steering.schemas.resources import JobAnswer, JobPage, JobSummary
+from steering.store.base import UNLIMITED, JobRecord, JobStore, Store, Writer
+from steering.store.base import JobPage as StoredJobs
+from steering.workflows.progress import Progress
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
+CLOSE_SECONDS = 2.0
+"""How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+_TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
+"""Fields of requests that are texts of the caller, and left out of the record."""
+POLL_SECONDS = 0.5
+"""Pause between two reads of a job of another server."""
+CANCEL_SECONDS = 5.0
+"""How long a cancellation waits for the server that owns the job."""
+
+router = APIRouter(route_class=ApiRoute, tags=["jobs"])
+
+
+def _job_request(body: BaseModel) -> dict[str, Any]:
+    """Returns what a job's record stores of a request: the fields given, without the caller's texts and numbers."""
+    hidden = set(_TEXTS)
+    if isinstance(body, TransferRequest):
+        hidden.add("direction")  # a list of numbers; the `direction` of a report is a word
+    return body.model_dump(mode="json", exclude=hidden, exclude_unset=True)
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    """A job of this process: who submitted it, its newest record and task.
+
+    stored: is done once the first record is stored, or has the error that prevented it.
+    failure: the error that the work raised.
+    changed: is set when the record changes.
+    """
+
+    writer: Writer
+    record: JobRecord
+    task: "asyncio.Task[None]" = field(init=False)
+    stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    failure: SteeringError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _reason: SteeringError | None = None
+    _awaited: "asyncio.Future[Any] | None" = None
+
+    def update(self, record: JobRecord) -> None:
+        """Sets the record, and wakes everybody who waits for a change."""
+        self.record = record
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Ends the job for a caller who no longer wants it; one that has ended or was stopped before is unchanged."""
+        self.stop(JobCancelled("the job was cancelled before it ended"))
+
+    def stop(self, reason: SteeringError) -> None:
+        """Ends the work, also work that has not begun, but no write of a record. The first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+            if self._awaited is not None:
+                self._awaited.cancel()
+
+    async def stoppable(self, work: Awaitable[T]) -> T:
+        """Awaits what `stop` may cancel. Raises the reason of the stop."""
+        awaited: asyncio.Future[T] = asyncio.ensure_future(work)
+        self._awaited = awaited
+        if self._reason is not None:
+            awaited.cancel()
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            raise self._reason or JobCancelled("the work was cancelled") from None
+
+    def result(self) -> Mapping[str, Any]:
+        """Returns the result of a job that has ended, as its record says. Raises the error that ended it."""
+        match self.record.status:
+            case "succeeded":
+                return self.record.result or {}
+            case "cancelled":
+                raise JobCancelled("the job was cancelled before it ended")
+        error = self.record.error or {}
+        if self.failure is not None and self.failure.code == error.get("code"):
+            raise self.failure
+        raise Interrupted(str(error.get("message")))  # what other servers report of a server without a lease
+
+
+class Jobs:
+    """The jobs of one server. Requests use them through `NamespaceJobs`."""
+
+    def __init__(self, store: Store, server: str, settings: Settings, close_seconds: float = CLOSE_SECONDS) -> None:
+        self.store, self._server = store, server
+        self._lease_seconds, self._close_seconds = settings.lease_seconds, close_seconds
+        self._slots = asyncio.Semaphore(settings.max_jobs)
+        self._limit = settings.max_jobs + settings.max_queued_jobs
+        self._live: dict[str, LiveJob] = {}
+        self._unsaved: dict[str, JobRecord] = {}
+        self.servers = 1
+        self._closing = False
+
+    async def renew(self) -> None:
+        """Renews the lease of this server, which other servers take for dead without it. Ends jobs that may not go on.
+
+        Raises StoreUnavailable.
+        """
+        if self._closing:
+            return
+        live = dict(self._live)
+        progress = {name: one.record.progress for name, one in live.items()}
+        renewal = await self.store.servers.renew(self._server, self._lease_seconds, progress)
+        self.servers = renewal.servers
+        if renewal.interrupted:
+            log.warning("jobs_interrupted", count=renewal.interrupted)
+        for name in renewal.ended:
+            live[name].cancel()
+        await self._save_rest()
+
+    async def _save_rest(self) -> None:
+        """Stores the final records that could not be stored when their jobs ended. Raises StoreUnavailable."""
+        for name, record in tuple(self._unsaved.items()):
+            await self._put(record)
+            self._unsaved.pop(name, None)
+            self._live.pop(name, None)
+
+    def live(self, job_id: str) -> LiveJob | None:
+        """Returns a job of this process that has not ended."""
+        return self._live.get(job_id)
+
+    async def submit(self, record: JobRecord, key: Key, work: Work, release: Callable[[], None]) -> LiveJob:
+        """Queues a job; `release` is called once, when it has ended or was refused.
+
+        Raises Overloaded when too many are waiting, RateLimited when the key has too many.
+        """
+        try:
+            self._check_limits(key)
+        except SteeringError:
+            release()
+            raise
+        live = self._live[record.id] = LiveJob(
+            Writer(key.name, key.limits.storage_bytes), replace(record, owner=self._server, created_by=key.name)
+        )
+        live.task = asyncio.create_task(self._run(live, work))
+        live.task.add_done_callback(lambda _: release())
+        try:
+            await asyncio.shield(live.stored)
+        except asyncio.CancelledError:  # nobody learns the id of this job
+            live.cancel()
+            raise
+        return live
+
+    def _check_limits(self, key: Key) -> None:
+        if self._closing or len(self._live) >= self._limit:
+            raise Overloaded(f"{len(self._live)} jobs are running or waiting; wait for one to end")
+        limit = None if key.limits.jobs is None else share(key.limits.jobs, self.servers)
+        if limit is not None and sum(live.writer.key == key.name for live in self._live.values()) >= limit:
+            raise RateLimited(
+                f"this key may have {limit} unfinished jobs here; wait for one to end, or cancel it", limit="jobs"
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many jobs are queued and running."""
+        statuses = [live.record.status for live in self._live.values()]
+        return {status: statuses.count(status) for status in ("queued", "running")}
+
+    async def close(self) -> None:
+        """Interrupts every job; they become `failed` with code `interrupted`. Ends the lease. May be called more than once."""
+        self._closing = True
+        reason = Interrupted("the server was stopped before the job ended")
+        for live in self._live.values():
+            live.stop(reason)
+        if tasks := [live.task for live in self._live.values()]:
+            await asyncio.wait(tasks, timeout=self._close_seconds)
+        for name, live in self._live.items():
+            self._unsaved.setdefault(name, _failed(live.record, reason))
+        try:
+            await self._save_rest()
+            await self.store.servers.release(self._server)
+        except SteeringError as error:  # after the lease other servers report what is left
+            log.warning("lease_not_released", code=error.code, jobs=list(self._unsaved))
+
+    async def cancel_of(self, key: str) -> None:
+        """Cancels the unfinished jobs that a key submitted, also on other servers."""
+        await self.store.servers.request_cancel_of(key)
+        for live in tuple(self._live.values()):
+            if live.writer.key == key:
+                live.cancel()
+
+    async def _put(self, record: JobRecord, writer: Writer = UNLIMITED) -> JobRecord:
+        return await self.store.in_namespace(record.namespace, writer).jobs.put(record)
+
+    async def _run(self, live: LiveJob, work: Work) -> None:
+        """Stores the first record of a job, runs it, and writes its final record to memory and to the store."""
+        try:
+            live.update(await self._put(live.record, live.writer))
+        except Exception as error:
+            del self._live[live.record.id]
+            live.stored.set_exception(error)
+            live.stored.exception()  # marks it retrieved, because a cancelled caller never reads it
+            return
+        live.stored.set_result(None)
+        record = await self._final_record(live, work)
+        try:
+            live.update(await self._put(record))
+            self._live.pop(record.id, None)
+        except Exception:
+            log.exception("job_record_not_stored", job=record.id)
+            self._unsaved[record.id] = record
+            live.update(record)
+
+    async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
+        """Runs a job and returns its final record, whatever ends it."""
+        try:
+            await live.stoppable(self._slots.acquire())
+            try:
+                live.update(await self._put(replace(live.record, status="running")))
+                if live.record.status in FINAL:  # another server has taken this one for dead
+                    return live.record
+                result = await live.stoppable(work(lambda *made: self._progress(live, *made)))
+            finally:
+                self._slots.release()
+        except JobCancelled:
+            return replace(live.record, status="cancelled")
+        except Interrupted as error:
+            live.failure = error
+        except Exception as error:  # the job failed; the log names it
+            with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
+                live.failure = public_error(error)
+        else:
+            return replace(live.record, status="succeeded", result=result)
+        return _failed(live.record, live.failure)
+
+    @staticmethod
+    def _progress(live: LiveJob, done: int, total: int, message: str) -> None:
+        live.update(replace(live.record, progress={"done": done, "total": total, "message": message}))
+
+
+def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
+    return replace(record, status="failed", error={"code": reason.code, "message": reason.message})
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceJobs:
+    """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin.
+
+    A caller makes and cancels jobs of its namespace only.
+
+    admission: the memory of the request. A job keeps it, because it holds what the request sent.
+    """
+
+    jobs: Jobs
+    namespace: str
+    key: Key
+    admission: Admission
+
+    @property
+    def _store(self) -> JobStore:
+        return self.jobs.store.in_namespace(self.namespace, Writer("" if self._sees_all else self.key.name)).jobs
+
+    @property
+    def _sees_all(self) -> bool:
+        return "admin" in self.key.scopes
+
+    async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
+        """Queues a job and returns its record. Raises Overloaded, RateLimited."""
+        return (await self._submit(kind, request, work)).record
+
+    async def complete(self, kind: str, request: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
+        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job.
+
+        Raises Overloaded, RateLimited, and the error that ended the job: JobCancelled where another caller cancelled it.
+        """
+        live = await self._submit(kind, request, work)
+        try:
+            await asyncio.shield(live.task)
+        except asyncio.CancelledError:
+            live.cancel()
+            raise
+        return live.result()
+
+    async def get(self, job_id: str) -> JobRecord:
+        """Returns the newest record. Raises JobNotFound."""
+        live = self._live(job_id)
+        return live.record if live is not None else await self._store.get(job_id)
+
+    async def find(self, limit: int, cursor: str | None) -> StoredJobs:
+        """Lists jobs, newest first, running ones with their progress."""
+        page = await self._store.find(limit, cursor)
+        live = {record.id: self._live(record.id) for record in page.jobs}
+        return replace(page, jobs=tuple(one.record if (one := live[r.id]) else r for r in page.jobs))
+
+    async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
+        """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""
+        live = self._live(job_id)
+        while live is None:
+            record = await self._store.get(job_id)
+            yield record
+            if record.status in FINAL:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        while True:
+            record, changed = live.record, live.changed
+            yield record
+            if record.status in FINAL:
+                return
+            await changed.wait()
+
+    async def cancel(self, job_id: str) -> JobRecord:
+        """Stops a job and returns its final record; a job that has ended is unchanged. The record is not final yet when the work
+        takes longer than CANCEL_SECONDS to end, such as the load of a model.
+
+        Raises JobNotFound, and InsufficientScope for a job of `shared` where that is not the caller's namespace.
+        """
+        record = await self.get(job_id)
+        if record.namespace != self.namespace:
+            raise foreign("job", job_id, record.namespace, self.namespace)
+        live = self._live(job_id)
+        if live is None:
+            return await self._cancel_elsewhere(record)
+        live.cancel()
+        await asyncio.wait({live.task}, timeout=CANCEL_SECONDS)
+        return live.record
+
+    async def _cancel_elsewhere(self, record: JobRecord) -> JobRecord:
+        """Asks the server that owns a job to cancel it."""
+        if record.status not in FINAL:
+            await self.jobs.store.servers.request_cancel(record.id)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_SECONDS):
+                    async for newest in self.watch(record.id):
+                        record = newest
+        return record
+
+    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
+        job_id = f"job-{secrets.token_hex(8)}"
+        record = JobRecord(id=job_id, kind=kind, status="queued", request=request, namespace=self.namespace)
+        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
+
+    def _live(self, job_id: str) -> LiveJob | None:
+        live = self.jobs.live(job_id)
+        if live is None or live.record.namespace not in visible_from(self.namespace):
+            return None
+        mine = live.record.namespace != SHARED or live.record.created_by == self.key.name
+        return live if mine or self._sees_all else None
+
+
+def job_answer(job: JobRecord) -> JobAnswer:
+    """Describes the current state of a job. Raises StoreCorrupt for a stored record that has other fields."""
+    try:
+        return JobAnswer.model_validate(job, from_attributes=True)
+    except ValidationError:
+        raise StoreCorrupt(f"the record stored in job {job.id} cannot be read") from None
+
+
+def job_page(page: StoredJobs) -> JobPage:
+    """Describes jobs without their results, and names those that cannot be read."""
+    found, damaged = list[JobSummary](), list(page.damaged)
+    for job in page.jobs:
+        try:
+            found.append(JobSummary.model_validate(job, from_attributes=True))
+        except ValidationError:
+            damaged.append(job.id)
+    return JobPage(data=found, next_cursor=page.next_cursor, warnings=damage_warnings(damaged))
+
+
+def job_options(status: int, model: Any, about: str) -> dict[str, Any]:
+    """Returns the options of a route that answers with a job; with `wait=true` with the result, a `model`."""
+    waited = {"model": model, "description": f"With wait=true: {about}"}
+    return {"status_code": 202, "response_model": JobAnswer, "responses": {status: waited}}
+
+
+def jobs_of(context: Context) -> NamespaceJobs:
+    """Returns the jobs that a request sees. Raises NotReady."""
+    return NamespaceJobs(context.state[Jobs], context.namespace, context.key, context.admission)
+
+
+async def respond(
+    context: Context, kind: str, body: BaseModel, work: Work, wait: bool, status: int, part: str | None = None
+) -> Response:
+    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job."""
+    context.admission.release_rows()  # a job has limits of its own
+    jobs, request = jobs_of(context), _job_request(body)
+    if wait:
+        result = await jobs.complete(kind, request, work)
+        return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
+    queued = await jobs.submit(kind, request, work)
+    return json_response(job_answer(queued).model_dump(mode="json"), 202)
+
+
+async def _job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:
+    """Yields `progress` for every change of a job, `done` for its last."""
+    async for record in jobs.watch(job_id):
+        name = "done" if record.status in FINAL else "progress"
+        yield Event(job_answer(record).model_dump(mode="json"), name)
+
+
+async def _output(jobs: Jobs, output_id: str) -> AsyncIterator[bytes]:
+    """Yields what a batch has stored so far."""
+    part = 0
+    while (content := await jobs.store.outputs.read(output_id, part)) is not None:
+        yield content.encode()
+        part += 1
+
+
+@router.get("/v1/jobs")
+async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
+    """Lists jobs without their results, newest first."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    return job_page(await jobs_of(context).find(query.limit, query.cursor))
+
+
+@router.get("/v1/jobs/{job_id}")
+async def read(job_id: str, context: ContextDep) -> JobAnswer:
+    """Returns the current state of one job."""
+    return job_answer(await jobs_of(context).get(job_id))
+
+
+@router.delete("/v1/jobs/{job_id}")
+async def cancel(job_id: str, context: ContextDep) -> JobAnswer:
+    """Cancels a job. A job that has ended is unchanged."""
+    return job_answer(await jobs_of(context).cancel(job_id))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}}
+)
+async def watch(job_id: str, context: ContextDep) -> Response:
+    """Streams `progress` events, then `done` with the final record."""
+    await jobs_of(context).get(job_id)
+    return await event_stream(context.state, _job_events(jobs_of(context), job_id))
+
+
+@router.get("/v1/jobs/{job_id}/output", response_class=Response, responses={200: {"content": JSON_LINES}})
+async def output(job_id: str, context: ContextDep) -> Response:
+    """Returns the results of a batch as JSON lines, also while it runs and after it was cancelled."""
+    output_id = (await jobs_of(context).get(job_id)).request.get("output")
+    if not isinstance(output_id, str):
+        raise NotFound(f"job {job_id} has no output; its result is in its record")
+    pieces = _output(context.state[Jobs], output_id)
+    return FileStream(pieces, f"{job_id}.jsonl", context.state, media_type="application/jsonl")

@@ -1,0 +1,103 @@
+"""What a request may steer with: the limits of the operator, the policy and its key."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from app.core.errors import InsufficientScope
+from app.core.settings import Settings
+from steering.errors import InvalidRequest
+from steering.namespaces import SHARED
+from steering.plan.dose import DoseGuard
+from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
+from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.spec_base import is_inline
+from steering.store.base import VectorSource
+from steering.vectors import ConceptVector
+
+_NARROWER = ("any", "profiles", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may steer with.
+
+    vectors: the only vectors that its key allows.
+    shared_vectors: the only vectors that the policy allows, which are vectors of `shared`.
+    """
+
+    max_relative_dose: float | None = None
+    own_steering: OwnSteering = "any"
+    vectors: tuple[str, ...] | None = None
+    shared_vectors: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, policy: SteeringLimits, key: KeyLimitsFields) -> "RequestLimits":
+        """Returns the narrower limit of each kind. A key never widens what the policy allows."""
+        doses = [dose for dose in (policy.max_relative_dose, key.max_relative_dose) if dose is not None]
+        own = max(policy.own_steering, key.own_steering, key=_NARROWER.index)
+        return cls(min(doses, default=None), own, key.vectors, policy.vectors)
+
+    def may_have(self, name: str) -> bool:
+        """Whether a vector of this name may be among those allowed."""
+        lists = [names for names in (self.vectors, self.shared_vectors) if names is not None]
+        return all(name in {entry.partition("@")[0] for entry in names} for names in lists)
+
+    def check_own_steering(self, *, profile: bool = False, listed: bool = True) -> None:
+        """Raises InsufficientScope where a request may not name a profile, or list interventions. No steering of its own (`[]`) is
+        always allowed."""
+        if listed and self.own_steering != "any":
+            raise InsufficientScope("this key may not list interventions of its own", param="steering")
+        if profile and self.own_steering == "none":
+            raise InsufficientScope("this key may not choose its steering", param="steering")
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises InsufficientScope for a name that no vector may have which a request may steer with, and for inline directions.
+        Which vector a name stands for is checked by `check_vector` once it is known."""
+        if self.vectors is None and self.shared_vectors is None:
+            return
+        for name in names:
+            if is_inline(name):
+                raise InsufficientScope("this key may not steer with directions of its own", param="steering")
+            if not self.may_have(name.partition("@")[0]):
+                raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
+
+    def check_vector(self, vector: ConceptVector) -> None:
+        """Raises InsufficientScope for a vector that a request may not steer with."""
+        own, shared = self.vectors, self.shared_vectors
+        names = {vector.name, vector.id}
+        if (own is not None and not names & set(own)) or (
+            shared is not None and not (names & set(shared) and vector.namespace == SHARED)
+        ):
+            where = f"{vector.id!r} of namespace {vector.namespace!r}"
+            raise InsufficientScope(f"this key may not steer with vector {where}", param="steering")
+
+    def guard(self, settings: Settings, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:
+        """Returns the operator's dose guard, or the narrower one of the policy or the key, which is always enforced."""
+        guard, limit = DoseGuard(settings.dose_bound, settings.dose_action), self.max_relative_dose
+        if limit is None or (guard.run_time_bound is not None and guard.bound <= limit):
+            return guard
+        return DoseGuard(limit, action)
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedVectors:
+    """A VectorSource that returns what a request may steer with, whatever its names stand for."""
+
+    source: VectorSource
+    limits: RequestLimits
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get. Raises InsufficientScope."""
+        vector = await self.source.get(name, version)
+        self.limits.check_vector(vector)
+        return vector
+
+
+def check_stored(interventions: Sequence[InterventionSpec]) -> None:
+    """Raises InvalidRequest for an inline direction in steering that is to be stored."""
+    if any(is_inline(name) for name in vector_names(SteeringSpec(interventions=tuple(interventions)))):
+        raise InvalidRequest(
+            "an inline direction is for one request and is not stored; register it (POST /v1/vectors) and give its name",
+            param="interventions",
+        )

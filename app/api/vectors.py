@@ -1,0 +1,416 @@
+"""/v1/vectors: register, combine, extract, import, list, read, export, compare, describe, delete."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from statistics import fmean
+from typing import Annotated, Any
+
+import structlog
+from cachetools import LRUCache
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from app.api.context import AdmittedDep, Context, ContextDep
+from app.api.jobs import Work, job_options, respond
+from app.api.prompts import check_activations, pair_set, pair_text
+from app.core.admission import check_limit
+from app.core.answers import damage_warnings, json_in_thread
+from app.core.errors import InsufficientScope
+from app.core.gguf_format import write_control_vector
+from app.core.key import foreign
+from app.core.requests import BINARY, ApiRoute, BinaryRoute, UploadRoute
+from steering.concepts.loader import load_neutral
+from steering.errors import (
+    InvalidRequest,
+    SteeringError,
+    StoreCorrupt,
+    UnsupportedParameter,
+    VectorInUse,
+    VectorModelMismatch,
+    VectorNotFound,
+)
+from steering.layer_indices import layer_index, layer_indices
+from steering.model.info import ModelInfo
+from steering.pairs import PairSet
+from steering.plan.layers import check_model
+from steering.quality import Recommended
+from steering.schemas.base import WaitQuery, by_layer
+from steering.schemas.extraction import ExtractRequest
+from steering.schemas.vectors import (
+    CombineRequest,
+    DeleteQuery,
+    DescribeRequest,
+    DirectionsQuery,
+    ExportQuery,
+    ImportQuery,
+    QualityAnswer,
+    RecommendedAnswer,
+    RegisterRequest,
+    SimilarAnswer,
+    SimilarVector,
+    VectorAnswer,
+    VectorExport,
+    VectorPageAnswer,
+    VectorQuery,
+    VectorVersionAnswer,
+    VectorVersionsAnswer,
+    VersionQuery,
+    VersionsQuery,
+)
+from steering.store.base import NamespaceStore, VectorFilter, VectorPage
+from steering.store.formats.blob import decode, encode
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
+from steering.workflows.evaluation.evidence import with_shipped_evidence
+from steering.workflows.evaluation.setup import WRITING
+from steering.workflows.extraction.describe import describe as written_pairs
+from steering.workflows.extraction.extract import ExtractionRequest
+from steering.workflows.extraction.make import check_method, combined, make_vector, registered, with_recommendation
+from steering.workflows.extraction.texts import default_position
+from steering.workflows.progress import Progress
+from steering.workflows.training.train import TrainingSettings
+
+log = structlog.get_logger(__name__)
+
+_COPIED = ("namespace", "name", "version", "id", "description", "model", "d_model", "method", "sha256", "created_at")
+"""Fields of a vector that its description has too, unchanged."""
+_PAGE = 100
+MAX_PAIRS = 16_384
+"""Pairs whose cosines are kept: a dozen bytes for each layer."""
+DESCRIBED_ANSWERS = 2 * len(load_neutral())
+"""Answers from which a description makes its pairs: one a pole to each neutral prompt."""
+
+router = APIRouter(route_class=ApiRoute, tags=["vectors"])
+uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
+files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
+
+
+@uploads.post("/v1/vectors", status_code=201)
+async def register(body: RegisterRequest, context: ContextDep) -> VectorAnswer:
+    """Stores given directions as the next version of a name."""
+    vector = await run_in_thread(
+        registered, context.engine.info, body.name, body.directions, body.scale, body.description, tuple(body.tags)
+    )
+    return vector_answer(await context.store.vectors.put(vector))
+
+
+@router.post("/v1/vectors/combine", status_code=201)
+async def combine(body: CombineRequest, context: ContextDep) -> VectorAnswer:
+    """Stores a weighted sum of vectors, made orthogonal to others if requested."""
+    terms = [(await context.vector(term.vector, "terms"), term.weight) for term in body.terms]
+    others = [await context.vector(name, "orthogonal_to") for name in body.orthogonal_to]
+    vector = await run_in_thread(
+        combined, context.engine.info, body.name, terms, others, body.description, tuple(body.tags)
+    )
+    return vector_answer(await context.store.vectors.put(vector))
+
+
+@files.post("/v1/vectors/import", status_code=201, openapi_extra={"requestBody": {"required": True, "content": BINARY}})
+async def import_vector(request: Request, query: Annotated[ImportQuery, Query()], context: ContextDep) -> VectorAnswer:
+    """Stores the vector in one safetensors file."""
+    vector = await run_in_thread(import_file, await request.body(), query.name, context.engine.info)
+    return vector_answer(await context.store.vectors.put(vector))
+
+
+@router.get("/v1/vectors", response_model=VectorPageAnswer)
+async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> Response:
+    """Lists the newest version of each name, by name."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    where = VectorFilter(query.tag, query.method, query.search)
+    page = await context.store.vectors.find(where, query.limit, query.cursor)
+
+    def build() -> VectorPageAnswer:
+        found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
+        return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
+
+    return await json_in_thread(build)
+
+
+@router.get("/v1/vectors/{name}")
+async def read(name: str, query: Annotated[VersionQuery, Query()], context: ContextDep) -> VectorAnswer:
+    """Returns metadata and quality card of `name` or `name@version`."""
+    return vector_answer(await context.vector(name, "name", query.version))
+
+
+@router.get("/v1/vectors/{name}/directions", response_model=dict[str, list[float]])
+async def read_directions(name: str, query: Annotated[DirectionsQuery, Query()], context: ContextDep) -> Response:
+    """Returns the unit directions by layer."""
+    vector = await context.vector(name, "name", query.version)
+    context.admission.reserve(file_bytes(vector))
+    layers = None if query.layers is None else [int(layer) for layer in query.layers.split(",")]
+    return await json_in_thread(lambda: directions(vector, layers))
+
+
+@router.get("/v1/vectors/{name}/export", response_class=Response)
+async def export(name: str, query: Annotated[ExportQuery, Query()], context: ContextDep) -> Response:
+    """Returns the vector as a file."""
+    vector = await context.vector(name, "name", query.version)
+    context.admission.reserve(file_bytes(vector))
+    return await run_in_thread(export_file, vector, query.format, query.layers)
+
+
+@router.get("/v1/vectors/{name}/similar")
+async def similar(name: str, query: Annotated[VersionQuery, Query()], context: ContextDep) -> SimilarAnswer:
+    """Returns the cosine to every other vector of the same model."""
+    vector = await context.vector(name, "name", query.version)
+    return await similar_vectors(context.store, vector, context.state[Cosines])
+
+
+@router.get("/v1/vectors/{name}/versions")
+async def versions(name: str, query: Annotated[VersionsQuery, Query()], context: ContextDep) -> VectorVersionsAnswer:
+    """Lists the versions of a vector, newest first."""
+    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    try:
+        found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+    except VectorNotFound as error:
+        raise await context.with_suggestion(error, name) from None
+    data, warnings = list(map(_version, found.versions)), damage_warnings(found.damaged)
+    return VectorVersionsAnswer(data=data, next_before=found.next_before, warnings=warnings)
+
+
+@router.patch("/v1/vectors/{name}")
+async def describe(name: str, body: DescribeRequest, context: ContextDep) -> VectorAnswer:
+    """Changes description and tags, never the directions."""
+    try:
+        return vector_answer(await context.store.vectors.describe(name, body.description, body.tags))
+    except VectorNotFound as error:
+        raise await _refusal(context, name, error) from None
+
+
+@router.delete("/v1/vectors/{name}", status_code=204)
+async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
+    """Deletes all versions, or one; refused while a profile, the default or the policy needs it, unless forced."""
+    admin = "admin" in context.key.scopes
+    try:
+        await context.store.vectors.delete(name, query.force, query.version, documents_too=admin)
+    except VectorInUse:
+        if query.force:
+            reason = f"the policy uses vector {name!r}; only a key with the scope 'admin' may force this delete"
+            raise InsufficientScope(reason, param="force") from None
+        raise
+    except VectorNotFound as error:
+        raise await _refusal(context, name, error) from None
+
+
+@uploads.post("/v1/vectors/extract", **job_options(201, VectorAnswer, "the vector"))
+async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+    """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
+    work = await _prepare_extraction(context, body)
+    return await respond(context, "extract", body, work, query.wait, 201, part="vector")
+
+
+def vector_answer(vector: VectorSummary) -> VectorAnswer:
+    """Describes a vector without its directions."""
+    return VectorAnswer(**_vector_fields(vector))
+
+
+def vector_export(vector: ConceptVector) -> VectorExport:
+    """Describes a vector with its directions."""
+    return VectorExport(**_vector_fields(vector), directions=directions(vector))
+
+
+def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> dict[str, list[float]]:
+    """Returns unit directions by layer. Raises InvalidRequest for a layer the vector does not have."""
+    chosen = sorted(vector.layers) if layers is None else layers
+    return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
+
+
+def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
+    means = {
+        layer: (entry.positive_mean, entry.negative_mean)
+        for layer, entry in vector.layers.items()
+        if entry.positive_mean is not None and entry.negative_mean is not None
+    }
+    recommended = vector.recommended or Recommended(vector.recommended_layers())
+    return {
+        **{name: getattr(vector, name) for name in _COPIED},
+        "tags": list(vector.tags),
+        "layers": sorted(vector.layers),
+        "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
+        "means": by_layer(means),
+        "centred": all(entry.centred for entry in vector.layers.values()),
+        "recommended": RecommendedAnswer.model_validate(recommended, from_attributes=True),
+        "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
+        "provenance": dict(vector.provenance),
+    }
+
+
+def _version(vector: VectorSummary) -> VectorVersionAnswer:
+    described = vector_answer(vector)
+    layers = vector.recommended_layers()
+    card = None if described.quality is None else described.quality.layers.get(str(layers[len(layers) // 2]))
+    return VectorVersionAnswer.model_validate({**dict(described), "auroc": None if card is None else card.auroc})
+
+
+async def _refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
+    """Returns the error for changing a vector that the namespace of the request does not have: it may be a shared one."""
+    try:
+        owner = await context.store.vectors.namespace_of(name)
+    except VectorNotFound:
+        return await context.with_suggestion(error, name)
+    return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)
+
+
+def file_bytes(vector: ConceptVector) -> int:
+    """Returns the memory of writing a vector as text: a Python float and about 20 characters for each number."""
+    return len(vector.layers) * vector.d_model * 64
+
+
+def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVector:
+    """Reads the vector in a safetensors file, for the loaded model. Raises what `decode` raises, VectorModelMismatch."""
+    vector = decode(content, name=name, model=info.name, model_fingerprint=info.fingerprint)
+    check_model(vector, info)
+    for layer in vector.layers:
+        layer_index(layer, info.layer_count, param="vector", error=VectorModelMismatch)
+    return with_recommendation(vector, info)
+
+
+def export_file(vector: ConceptVector, form: str, layers: str | None) -> Response:
+    """Returns the vector as one file. Raises UnsupportedParameter for an unknown format, InvalidRequest for `layers` that
+    cannot be chosen in this format or that the vector lacks."""
+    writers: Mapping[str, Callable[[], bytes]] = {
+        "safetensors": lambda: encode(vector),
+        "gguf": lambda: _control_vector(vector, layers or "recommended"),
+        "json": lambda: vector_export(vector).model_dump_json().encode(),
+    }
+    if form not in writers:
+        raise UnsupportedParameter(f"format must be 'safetensors', 'gguf' or 'json', got {form[:40]!r}", param="format")
+    if layers is not None and form != "gguf":
+        raise InvalidRequest(
+            f"layers can be chosen for format 'gguf' only; {form} contains all of them", param="layers"
+        )
+    return Response(
+        writers[form](),
+        media_type="application/json" if form == "json" else "application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{vector.name}-{vector.version}.{form}"'},
+    )
+
+
+def _control_vector(vector: ConceptVector, layers: str) -> bytes:
+    """Returns a llama.cpp control vector. Layer 0, which llama.cpp cannot steer, is left out unless it was named."""
+    if layers in ("all", "recommended"):
+        known = vector.layers if layers == "all" else vector.recommended_layers()
+        chosen = [layer for layer in known if layer > 0]
+    else:
+        chosen = [int(layer) for layer in layers.split(",")]
+    missing = sorted(set(chosen) - set(vector.layers))
+    if missing:
+        raise InvalidRequest(f"{vector.id} has layers {sorted(vector.layers)}, not {missing}", param="layers")
+    entries = {layer: vector.layers[layer] for layer in chosen}
+    directions = {layer: entry.direction.tolist() for layer, entry in entries.items()}
+    return write_control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
+
+
+class Cosines:
+    """Cosines of pairs of vectors, kept by their digests: a version never changes, so its directions are read once."""
+
+    def __init__(self) -> None:
+        self._found: LRUCache[tuple[str, str], Mapping[int, float]] = LRUCache(MAX_PAIRS)
+
+    async def of(self, vector: ConceptVector, other: VectorSummary, store: NamespaceStore) -> Mapping[int, float]:
+        """Returns the cosine at every layer that both have. Raises VectorNotFound, StoreCorrupt."""
+        key = (min(vector.sha256, other.sha256), max(vector.sha256, other.sha256))
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = cosine(vector, await store.vectors.get(other.name, other.version))
+        return found
+
+
+async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
+    """Yields the newest version of each visible name, by name, a page at a time."""
+    cursor: str | None = None
+    while True:
+        page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines: Cosines) -> SimilarAnswer:
+    """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers.
+
+    Vectors of other models are not read. A damaged vector is left out and named in a warning; one that is deleted meanwhile is
+    left out.
+    """
+    found, damaged = list[SimilarVector](), list[str]()
+    async for page in vector_pages(store):
+        damaged += [one for one in page.damaged if VectorId.parse(one).name != vector.name]
+        for other in page.vectors:
+            if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
+                continue
+            try:
+                layers = await cosines.of(vector, other, store)
+            except VectorNotFound:
+                continue
+            except StoreCorrupt as error:
+                log.warning("left_out_of_similar", code=error.code, vector=other.id)
+                damaged.append(other.id)
+                continue
+            if layers:
+                mean = fmean(layers.values())
+                found.append(SimilarVector(namespace=other.namespace, id=other.id, cosine=by_layer(layers), mean=mean))
+    found.sort(key=lambda one: (-abs(one.mean), one.id))
+    return SimilarAnswer(data=found, warnings=damage_warnings(damaged))
+
+
+async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
+    """Checks the request and returns what runs it. Everything that can be refused at once is refused here, so that no job fails
+    of it later.
+
+    Raises LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used.
+    """
+    check_name(body.name)
+    check_method(context.engine, body.method, _training(body), paired=body.positive is None)
+    layer_indices(body.layers, context.engine.info.layer_count)
+    for texts, param in ((body.pairs, "pairs"), (body.positive, "positive"), (body.negative, "negative")):
+        check_limit(len(texts or ()), context.settings.max_pairs, "texts", param)
+    if body.describe is not None:
+        await context.charge_answers(None, DESCRIBED_ANSWERS, WRITING.max_tokens)
+        return partial(_run_extraction, context, body, None)
+    pairs = await run_in_thread(_pairs, body)
+    request = _workflow_request(context, body, pairs)
+    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative))
+    return partial(_run_extraction, context, body, request)
+
+
+async def _run_extraction(
+    context: Context, body: ExtractRequest, request: ExtractionRequest | None, progress: Progress
+) -> dict[str, Any]:
+    """Extracts and stores the vector. Cancelling stops the work and stores nothing. Without a request its texts are generated first."""
+    engine = context.engine
+    if request is None:
+        assert body.describe is not None
+        written = await written_pairs(engine, body.describe.trait, body.describe.opposite, progress=progress)
+        request = _workflow_request(context, body, written.pairs, written.warnings)
+    vector = await make_vector(engine, request, training=_training(body), progress=progress)
+    if body.concept is not None:
+        vector = with_shipped_evidence(vector, body.concept)
+    return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
+
+
+def _training(body: ExtractRequest) -> TrainingSettings | None:
+    if body.training is None:
+        return None
+    return TrainingSettings(**body.training.model_dump(exclude_none=True))
+
+
+def _pairs(body: ExtractRequest) -> PairSet:
+    """Returns the texts of an extraction. Raises ConceptNotFound."""
+    if body.positive is None or body.negative is None:
+        return pair_set(body.concept, body.pairs)
+    return PairSet(
+        positive=tuple(map(pair_text, body.positive)), negative=tuple(map(pair_text, body.negative)), paired=False
+    )
+
+
+def _workflow_request(
+    context: Context, body: ExtractRequest, pairs: PairSet, notes: tuple[str, ...] = ()
+) -> ExtractionRequest:
+    """Returns what the workflow takes. Raises LimitExceeded when too many activations would be read."""
+    layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
+    texts = len(pairs.positive) + len(pairs.negative)
+    what = "activations (texts x layers x d_model)"
+    check_activations(context.engine, context.settings, texts, layers, what, "layers")
+    given = body.model_dump(include={"name", "method", "layers", "holdout", "seed", "description", "tags"})
+    return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), notes=notes, **given)

@@ -1,0 +1,225 @@
+"""Admission control: rows of the batch, bytes of memory, and what each key may use. What does not fit is refused at once."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from math import inf
+from time import monotonic
+
+from cachetools import TTLCache
+
+from app.core.errors import RateLimited
+from app.core.key import Key
+from steering.errors import LimitExceeded, OutOfMemory, Overloaded
+
+SECONDS = 60
+
+
+def check_limit(given: int, limit: int, what: str, param: str) -> None:
+    """Raises LimitExceeded when more was given than the operator allows."""
+    if given > limit:
+        raise LimitExceeded(f"{given} {what} given; at most {limit}", param=param)
+
+
+def share(limit: int, servers: int) -> int:
+    """Returns what one of several servers allows of a limit: an equal part, rounded up."""
+    return -(-limit // servers)
+
+
+class _Minute:
+    """What was used in the last 60 seconds, counted by the second, so that memory does not grow with what is counted."""
+
+    def __init__(self) -> None:
+        self._spent: deque[list[int]] = deque()
+        """[second, what was used in it], oldest first."""
+
+    def hit(self, cost: int, allowed: int, now: float) -> float:
+        """Counts what is used now and returns 0, or returns the seconds after which it would fit, and counts nothing."""
+        while self._spent and self._spent[0][0] + SECONDS + 1 <= now:
+            self._spent.popleft()
+        excess = sum(used for _, used in self._spent) + cost - allowed
+        for second, used in self._spent:
+            if excess <= 0:
+                break
+            excess -= used
+            if excess <= 0:
+                return second + SECONDS + 1 - now
+        if not self._spent or self._spent[-1][0] != int(now):
+            self._spent.append([int(now), 0])
+        self._spent[-1][1] += cost
+        return 0.0
+
+
+class RateLimits:
+    """Counts what each key uses. In no 60 seconds a key uses more than its limit.
+
+    servers: how many servers run on the database. Each allows an equal share, so a limit holds without any exchange of counts.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._minutes: TTLCache[tuple[str, str], _Minute] = TTLCache(inf, SECONDS + 1, clock)
+        self._running: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
+        self.servers = 1
+
+    def rows_of(self, key: Key) -> "KeyRows":
+        """Returns what counts the rows of a key."""
+        return KeyRows(self._rows, key, self.servers, self._where())
+
+    def admit(self, key: Key) -> Callable[[], None]:
+        """Counts one request; returns what ends it. Raises RateLimited."""
+        if key.limits.concurrency is not None:
+            most = share(key.limits.concurrency, self.servers)
+            if self._running[key.name] >= most:
+                use = f"this key may run {most} requests at once{self._where()}"
+                raise RateLimited(use, limit="concurrency", retry_after=1.0)
+        if key.limits.requests_per_minute is not None:
+            self._hit(key.limits.requests_per_minute, key, "requests", 1)
+        self._running[key.name] += 1
+        return lambda: _give_back(self._running, key, 1)
+
+    def charge_tokens(self, key: Key, tokens: int) -> None:
+        """Counts the tokens that a request may take: its prompt and what it may generate. Raises RateLimited."""
+        if key.limits.tokens_per_minute is not None:
+            self._hit(key.limits.tokens_per_minute, key, "tokens", tokens)
+
+    def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
+        allowed = share(limit, self.servers)
+        use = f"this key may use {allowed} {what} a minute{self._where()}"
+        if cost > allowed:
+            raise RateLimited(f"this request takes {cost} {what}; {use}", limit=what, retry_after=60.0, never=True)
+        minute = self._minutes.get((key.name, what)) or _Minute()
+        if wait := minute.hit(cost, allowed, self._clock()):
+            raise RateLimited(use, limit=what, retry_after=max(wait, 1.0))
+        self._minutes[key.name, what] = minute  # kept for a minute from its last use
+
+    def _where(self) -> str:
+        return "" if self.servers == 1 else f" on each of {self.servers} servers"
+
+
+class KeyRows:
+    """Rows of the batch that the running requests of one key have taken."""
+
+    def __init__(self, counts: Counter[str], key: Key, servers: int, where: str) -> None:
+        self._counts, self._key, self._where = counts, key, where
+        self._limit = None if key.limits.rows is None else share(key.limits.rows, servers)
+
+    def take(self, rows: int, total: int) -> None:
+        """Counts rows of a request that will have `total`.
+
+        Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
+        """
+        limit = self._limit
+        if limit is not None and total > limit:
+            use = f"this key may use {limit}{self._where}"
+            raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
+        if limit is not None and self._counts[self._key.name] + rows > limit:
+            use = f"this key may use {limit} rows at once{self._where}"
+            raise RateLimited(use, limit="rows", retry_after=1.0)
+        self._counts[self._key.name] += rows
+
+    def release(self, rows: int) -> None:
+        """Returns rows."""
+        _give_back(self._counts, self._key, rows)
+
+
+def _give_back(counts: Counter[str], key: Key, count: int) -> None:
+    """Lowers the count of a key, and forgets a key that uses nothing: keys come and go."""
+    counts[key.name] -= count
+    if not counts[key.name]:
+        del counts[key.name]
+
+
+class Budget:
+    """Rows or bytes that all running requests together may reserve. The message of a refusal is `refusal`."""
+
+    def __init__(self, limit: int, refusal: str) -> None:
+        self.limit, self._refusal = limit, refusal
+        self.reserved = 0
+
+    def reserve(self, size: int) -> None:
+        """Reserves rows or bytes. Raises Overloaded when they do not fit now."""
+        if self.reserved + size > self.limit:
+            raise Overloaded(self._refusal)
+        self.reserved += size
+
+    def release(self, size: int) -> None:
+        """Returns rows or bytes."""
+        self.reserved -= size
+
+
+class Admission:
+    """The rows and the memory that one request has taken from its server.
+
+    of_key: counts its rows for its key too. None until the key is known.
+    closing: what is called when the response has been sent.
+    """
+
+    def __init__(self, rows: Budget, memory: Budget, job_memory: Budget) -> None:
+        self._budget, self._memory, self._job_memory = rows, memory, job_memory
+        self._rows = self._bytes = 0
+        self.of_key: KeyRows | None = None
+        self.closing = ExitStack()
+
+    def take(self, rows: int) -> None:
+        """Raises the number of rows this request has to `rows`.
+
+        Raises Overloaded, or what KeyRows.take raises; then it keeps what it had.
+        """
+        wanted = max(rows - self._rows, 0)
+        if self.of_key is not None:
+            self.of_key.take(wanted, rows)
+        try:
+            self._budget.reserve(wanted)
+        except Overloaded:
+            if self.of_key is not None:
+                self.of_key.release(wanted)
+            raise
+        self._rows += wanted
+
+    def reserve(self, size: int) -> None:
+        """Reserves memory until the response has been sent.
+
+        Raises OutOfMemory where this request alone needs more than all requests may have, Overloaded where others have it.
+        """
+        wanted, limit = self._bytes + size, self._memory.limit
+        if wanted > limit:
+            raise OutOfMemory(
+                f"this request needs {-(-wanted // 2**20)} MB of memory; running requests may have {limit >> 20} MB"
+                " (STEERING_MEMORY_MEGABYTES)"
+            )
+        self._memory.reserve(size)
+        self._bytes += size
+
+    def keep_for_job(self) -> Callable[[], None]:
+        """Keeps the memory of this request for the job that it begins; the function returned gives it back
+        and is called once.
+
+        Raises OutOfMemory where it needs more than all jobs may have, Overloaded where those that wait and run have it.
+        """
+        size, limit = self._bytes, self._job_memory.limit
+        if size > limit:
+            raise OutOfMemory(f"this job needs {-(-size // 2**20)} MB of memory; jobs may have {limit >> 20} MB")
+        self._job_memory.reserve(size)
+        self._bytes -= size
+
+        def release() -> None:
+            self._job_memory.release(size)
+            self._memory.release(size)
+
+        return release
+
+    def release_rows(self) -> None:
+        """Returns every row, and keeps the memory."""
+        if self.of_key is not None:
+            self.of_key.release(self._rows)
+        self._budget.release(self._rows)
+        self._rows = 0
+
+    def close(self) -> None:
+        """Returns everything. May be called more than once."""
+        self.release_rows()
+        self._memory.release(self._bytes)
+        self._bytes = 0
+        self.closing.close()

@@ -1,0 +1,75 @@
+"""SteeringAPI: FastAPI whose OpenAPI document lists the errors of every operation by status, with their codes."""
+
+from threading import Lock
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.core import errors as http_errors
+from app.core.errors import OUTCOMES, outcome_of
+from steering import errors
+from steering.schemas.base import ErrorAnswer
+
+
+class SteeringAPI(FastAPI):
+    """The application. The responses to errors are described once for each status, and referred to."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._building = Lock()
+
+    def openapi(self) -> dict[str, Any]:
+        """Returns the document, which is built once. Several threads may ask for it."""
+        with self._building:
+            return self._document()
+
+    def _document(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no response has
+                schemas.pop(name, None)
+            schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**schema.pop("$defs"), "ErrorAnswer": schema}
+            codes = sorted(_codes().items())
+            components["responses"] = {f"Error{status}": _described(status, found) for status, found in codes}
+            for path in document["paths"].values():
+                for method, operation in path.items():
+                    _describe_errors(method, operation)
+        return super().openapi()
+
+
+def _codes() -> dict[int, set[str]]:
+    """Returns the codes of errors by status."""
+    codes: dict[int, set[str]] = {outcome.status: set() for outcome in OUTCOMES.values()}
+    for kind in (*vars(errors).values(), *vars(http_errors).values()):
+        if isinstance(kind, type) and issubclass(kind, errors.SteeringError):
+            codes[outcome_of(kind("")).status].add(kind.code)
+    return codes
+
+
+def _described(status: int, codes: set[str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    described = {"description": "Codes: " + ", ".join(sorted(codes)), "content": content}
+    if status in (429, 503):
+        described["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "number"}}}
+    return described
+
+
+def _describe_errors(method: str, operation: dict[str, Any]) -> None:
+    """Lists the statuses that an operation may answer with besides its own."""
+    statuses = {403, 500, 503}  # a Host that is refused, a defect, a server that is starting or stopping
+    if "security" in operation:
+        statuses |= {400, 401, 429}
+    if any(one["in"] == "path" for one in operation.get("parameters", ())):
+        statuses.add(404)
+    if "requestBody" in operation:  # names vectors, profiles and models, and may make activations non-finite
+        statuses |= {404, 413, 415, 422}
+    if method != "get":
+        statuses.add(507)
+    if method == "delete" or any(one["name"] == "wait" for one in operation.get("parameters", ())):
+        statuses.add(409)
+    operation["responses"].pop("422", None)
+    for status in sorted(statuses):
+        operation["responses"][str(status)] = {"$ref": f"#/components/responses/Error{status}"}

@@ -1,0 +1,147 @@
+"""HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle and open connections."""
+
+from asyncio import TimerHandle
+from http import HTTPStatus
+from typing import ClassVar, cast
+
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.core.errors import TooManyConnections, body_of, json_response, outcome_of
+from app.core.logs import new_request_id
+from steering.errors import InvalidRequest
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Bytes of a request line and its headers."""
+MAX_OVERHEAD_BYTES = 16 * 1024
+"""Bytes of chunk sizes and trailers of a body, besides OVERHEAD_RATIO bytes for each byte of content."""
+OVERHEAD_RATIO = 8
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes connections that send too much or too slowly outside of a body.
+
+    The bytes of a body are bounded by its route. Everything else that a client can send without a key is bounded here:
+    headers, chunk sizes, trailers, and the time that each may take.
+
+    head_seconds: how long a head may take to arrive, and how long a new connection may be idle.
+    linger_seconds: how long the rest of a request may take to arrive once its response is complete.
+    max_connections: how many may be open. When all are open, the one that has been idle for longest is closed for a new one.
+    """
+
+    head_seconds: ClassVar[float] = 10.0
+    linger_seconds: ClassVar[float] = 2.0
+    max_connections: ClassVar[int] = 1000
+
+    _in_head = _in_body = _half_closed = False
+    _received = _content = 0
+    _deadline: TimerHandle | None = None
+    _idle_since: float | None = None
+
+    def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
+        """Accepts the connection, unless too many are open and none of them is idle."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self.max_connections and not self._close_idle_connection():
+            self._refuse()
+            return
+        self._set_deadline(self.head_seconds)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keeps a connection whose client has finished sending while a whole request is being answered, for `linger_seconds`.
+
+        A client that left looks the same until something is sent to it, and its request must end: so the time is short.
+        """
+        answering = self.cycle is not None and not self.cycle.response_complete
+        self._half_closed = answering and not self._in_head and not self._in_body
+        if self._half_closed:
+            self._set_deadline(self.linger_seconds)
+        return self._half_closed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the timer."""
+        self._set_deadline(None)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Starts counting a new request."""
+        self._in_head, self._in_body, self._received, self._content = True, False, 0, 0
+        self._idle_since = None
+        self._set_deadline(self.head_seconds)
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Drops trailers: uvicorn would append them to the headers of the request."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Ends the head; the body has a time limit of its own (`read_body`)."""
+        self._in_head, self._in_body, self._received = False, True, 0
+        self._set_deadline(None)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Counts the content of the body."""
+        self._content += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Ends the request; its response may still be running."""
+        self._in_body = False
+        self._set_deadline(None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Gives the rest of an unread body a little time, since its response has already been sent."""
+        super().on_response_complete()
+        if self._half_closed and self.cycle.response_complete:
+            self.transport.close()
+        elif self._in_body:
+            self._set_deadline(self.linger_seconds)
+        elif not self._in_head:
+            self._idle_since = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Counts bytes outside of bodies. The bounds are exact to one read of the socket."""
+        if self._idle_since is not None and not self._in_head:
+            self._set_deadline(self.head_seconds)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        self._received += len(data)
+        if self._in_head and self._received > MAX_HEAD_BYTES:
+            self.send_400_response("The request head is too large.")
+        elif self._in_body and self._received > MAX_HEAD_BYTES + MAX_OVERHEAD_BYTES + OVERHEAD_RATIO * self._content:
+            self.transport.close()
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Closes the connection after so many seconds, unless called again; None: not at all."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+
+    def _close_idle_connection(self) -> bool:
+        """Closes the other connection that has been idle for longest. Returns False when none is idle."""
+        others = [cast(BoundedProtocol, one) for one in self.connections if one is not self]
+        idle = [one for one in others if one._idle_since is not None and not one.transport.is_closing()]
+        if not idle:
+            return False
+        min(idle, key=lambda one: one._idle_since or 0.0).transport.close()
+        return True
+
+    def _refuse(self) -> None:
+        error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
+        self._end(json_response(body_of(error), outcome_of(error).status, {"Retry-After": "1"}))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP request with the body of every error; uvicorn answers with plain text."""
+        self._end(json_response(body_of(InvalidRequest(msg)), 400))
+
+    def _end(self, response: Response) -> None:
+        """Sends a response without a request that an application could answer, and closes the connection."""
+        response.headers.update({"Connection": "close", "X-Request-Id": new_request_id()})
+        status = f"HTTP/1.1 {response.status_code} {HTTPStatus(response.status_code).phrase}".encode()
+        head = [status, *(b"%b: %b" % header for header in response.raw_headers), b"", b""]
+        self.transport.write(b"\r\n".join(head) + bytes(response.body))
+        self.transport.close()

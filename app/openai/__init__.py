@@ -1,1 +1,0 @@
-"""The OpenAI-compatible routes: models, chat and text completions, embeddings."""

@@ -1,1 +1,0 @@
-"""What an operator enforces: keys, their limits, and the audit log."""

@@ -1,1 +1,0 @@
-"""One file per noun; a handler is a few lines, the thinking is elsewhere."""

@@ -1,1 +1,0 @@
-"""Use cases: each module checks, prepares, runs and answers one kind of request."""

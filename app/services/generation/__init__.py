@@ -1,1 +1,0 @@
-"""Use cases that generate text: generate, compare, replay."""

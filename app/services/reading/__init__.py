@@ -1,1 +1,0 @@
-"""Use cases that read texts: readout, latent space, logit lens."""

@@ -1,1 +1,0 @@
-"""Use cases around vectors: extraction, evaluation, files."""
