@@ -1,7 +1,7 @@
 """Waits for conditions."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -9,3 +9,10 @@ async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the condition depends on other tasks and threads without an event
             await asyncio.sleep(0.005)
+
+
+async def holds(check: Callable[[], Awaitable[bool]]) -> None:
+    """Returns when a condition holds that takes a request to find out."""
+    async with asyncio.timeout(30):
+        while not await check():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

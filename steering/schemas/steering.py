@@ -44,7 +44,7 @@ class Record(Request):
     listed. mandatory: those of the policy, which a replay takes from the policy of that time. vectors: `name@version` -> SHA-256
     of each. fingerprint: of the resolved plan. prompt_roles: of the prompt's tokens, where a scope has roles."""
 
-    format: Annotated[Whole, Field(ge=1)] = 1
+    format: Annotated[Whole, Field(ge=1, le=1_000_000)] = 1
     prompt: TokenIds
     prompt_roles: Annotated[tuple[Role | None, ...], Field(max_length=1_000_000, fail_fast=True)] | None = None
     sampling: RecordedSampling

@@ -91,7 +91,8 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
             if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
         }
         call: Call[object] | StreamCall[VectorAnswer] = build(**needed)
-        reached.add((call.method, call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/")))
+        path = call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/").replace("/k/", "/{key_id}/")
+        reached.add((call.method, path))
     for id_, name in (("/k", "/{key_id}"), ("/j", "/{job_id}"), ("/l", "/{link_id}")):
         reached = {(method, path.removesuffix(id_) + name * path.endswith(id_)) for method, path in reached}
     paths = create_app(Settings(database="memory://")).openapi()["paths"]

@@ -136,7 +136,7 @@ async def test_an_unknown_parameter_of_a_query_is_rejected_with_the_known_ones(s
     assert "limit, cursor" in error["message"]
     for method, path, known in (
         ("GET", "/version", "none"),
-        ("GET", "/v1/profiles", "namespace"),
+        ("GET", "/v1/steering", "namespace"),
         ("POST", "/v1/generate", "namespace"),
     ):
         error = check_shape(await server.client.request(method, f"{path}?sort=name", json={"prompt": "a"}))

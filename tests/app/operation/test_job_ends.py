@@ -17,7 +17,7 @@ from tests.app.changed_store import ChangedStore
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
 from tests.fakes import ScriptedEngine
-from tests.polling import until
+from tests.polling import holds, until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 
@@ -180,7 +180,11 @@ async def test_a_queued_job_is_cancelled_without_a_slot(memory: SqlStore) -> Non
     first = await jobs_of(jobs).submit("extract", {}, endless)
     await begun.wait()
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
-    await until(lambda: jobs.counts() == {"queued": 1, "running": 1})
+
+    async def both_are_stored() -> bool:
+        return len(await store.records()) == 2
+
+    await holds(both_are_stored)
     (second,) = [one.id for one in await store.records() if one.id != first.id]
     assert (await jobs_of(jobs).cancel(second)).status == "cancelled"
     with pytest.raises(JobCancelled):

@@ -57,7 +57,7 @@ def test_limits_are_sensible(field: str) -> None:
 
 
 def test_scopes_are_those_of_the_contract() -> None:
-    assert set(SCOPES) == {"generate", "read", "write", "admin"}
+    assert set(SCOPES) == {"generate", "read", "write", "admin", "metrics"}
 
 
 def test_the_bound_of_the_dose_is_that_of_the_library() -> None:

@@ -1,7 +1,7 @@
 """Two servers on one database: each sees, watches and cancels the other's jobs, ends none, and learns what it changed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from steering.engine.api import Engine
 from steering.store import open_store
 from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state
 from tests.fakes import ScriptedEngine
-from tests.polling import until
+from tests.polling import holds, until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 JOB = {"name": "mood", "pairs": PAIRS}
@@ -53,13 +53,6 @@ async def start(database: str) -> AsyncIterator[StartServer]:
             return Server(app, chosen, client)
 
         yield started
-
-
-async def holds(check: Callable[[], Awaitable[bool]]) -> None:
-    """Returns when a condition holds that takes a request to find out."""
-    async with asyncio.timeout(30):
-        while not await check():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def job_of(server: Server, job_id: str) -> dict[str, Any]:

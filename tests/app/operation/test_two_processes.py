@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 from steering.store import open_store
 from tests.embedded.server_process import ServerProcess
+from tests.polling import holds
 from tests.postgresql_server.server import PostgreSQL
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(60)]
@@ -66,12 +67,6 @@ class Clients:
         if code not in CLEAR:
             self.unclear.append(answer.text)
         return False
-
-
-async def holds(check: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(120):
-        while not await check():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
 
 
 async def more_answers(clients: Clients, count: int) -> None:

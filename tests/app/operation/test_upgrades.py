@@ -4,9 +4,10 @@ from pathlib import Path
 
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.app.policy.test_keys import code
+from tests.polling import holds
 from tests.steering.store.concurrent_writer import opened_behind_its_back
 
-REASON = "the database has schema 9999, this server knows 0007: a newer server has upgraded it; upgrade this one"
+REASON = "the database has schema 9999, this server knows 0008: a newer server has upgraded it; upgrade this one"
 
 
 async def outdated(start: StartServer, file: Path) -> Server:
@@ -29,8 +30,12 @@ async def test_a_server_whose_database_was_upgraded_is_not_ready_and_says_why(
     start: StartServer, tmp_path: Path
 ) -> None:
     client = (await outdated(start, tmp_path / "store.sqlite3")).client
-    ready = await client.get("/health/ready")
-    assert (ready.status_code, ready.json()["error"]["message"]) == (503, REASON)
+
+    async def refused() -> bool:
+        return (await client.get("/health/ready")).status_code == 503  # the store is asked once a second
+
+    await holds(refused)
+    assert (await client.get("/health/ready")).json()["error"]["message"] == REASON
     assert (await client.get("/health/live")).status_code == 200
 
 

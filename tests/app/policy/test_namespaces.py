@@ -183,11 +183,13 @@ async def test_shared_things_are_seen_and_changed_by_their_own_keys_only(server:
         ("DELETE", "/v1/vectors/common", None),
         ("PATCH", "/v1/vectors/common", {"description": "mine"}),
         ("DELETE", "/v1/profiles/ours", None),
-        ("DELETE", "/v1/jobs/job-shared", None),
     ):
         refused = await client.request(method, path, json=body, headers=bearer(BETA))
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope"), path
         assert "belongs to namespace 'shared'" in refused.json()["error"]["message"]
+    for method in ("GET", "DELETE"):
+        unseen = await client.request(method, "/v1/jobs/job-shared", headers=bearer(BETA))
+        assert (unseen.status_code, unseen.json()["error"]["code"]) == (404, "job_not_found")
 
 
 async def test_a_shared_vector_in_use_elsewhere_is_kept_without_saying_where(server: Server) -> None:
