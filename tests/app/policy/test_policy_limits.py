@@ -87,19 +87,19 @@ async def test_a_key_narrows_and_never_widens(governed: Server) -> None:
 @pytest.mark.parametrize(
     ("policy", "key", "expected"),
     [
-        ({}, {}, (None, "any", None)),
-        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.5}, (0.3, "any", None)),
-        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.1}, (0.1, "any", None)),
-        ({"own_steering": "none"}, {"own_steering": "any"}, (None, "none", None)),
-        ({"own_steering": "any"}, {"own_steering": "profiles"}, (None, "profiles", None)),
-        ({"vectors": ["a", "b"]}, {"vectors": ("b", "c")}, (None, "any", ("b",))),
-        ({"vectors": ["a"]}, {}, (None, "any", ("a",))),
-        ({}, {"vectors": ("c",)}, (None, "any", ("c",))),
+        ({}, {}, (None, "any", None, None)),
+        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.5}, (0.3, "any", None, None)),
+        ({"max_relative_dose": 0.3}, {"max_relative_dose": 0.1}, (0.1, "any", None, None)),
+        ({"own_steering": "none"}, {"own_steering": "any"}, (None, "none", None, None)),
+        ({"own_steering": "any"}, {"own_steering": "profiles"}, (None, "profiles", None, None)),
+        ({"vectors": ["a", "b"]}, {"vectors": ("b", "c")}, (None, "any", ("b", "c"), ("a", "b"))),
+        ({"vectors": ["a"]}, {}, (None, "any", None, ("a",))),
+        ({}, {"vectors": ("c",)}, (None, "any", ("c",), None)),
     ],
 )
 def test_the_narrower_limit_of_each_kind_holds(policy: dict[str, Any], key: dict[str, Any], expected: Any) -> None:
     found = RequestLimits.of(SteeringLimits.model_validate(policy), KeyLimitsFields.model_validate(key))
-    assert (found.max_relative_dose, found.own_steering, found.vectors) == expected
+    assert (found.max_relative_dose, found.own_steering, found.vectors, found.shared_vectors) == expected
 
 
 async def test_the_default_steering_is_bounded_too(governed: Server) -> None:
