@@ -14,7 +14,7 @@ from app.cli.output.live import follow
 from app.cli.output.tables import estimate_text, numeric_table, optional, recommendation
 from app.cli.output.terminal import Output, shown, with_client
 from steering.client import Client
-from steering.client.display.reports import CHECKS, agreement, check_row, verdict
+from steering.client.reports import CHECKS, agreement, check_row, verdict
 from steering.client.results import Report
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
 

@@ -11,9 +11,7 @@ from app.cli.input.conversion import layers_of, position_of, text_of
 from app.cli.options import ListedLayers, VectorName, file_argument
 from app.cli.output.terminal import Connect, Output, console, shown, with_client, with_connection
 from steering.client import Client
-from steering.client.display.fragments import card_html
-from steering.client.display.html import page
-from steering.client.display.maps import aligned
+from steering.client.display import aligned, card_html, page
 from steering.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typer import Option, Typer
 
 from app.core.process_settings import prepare_for_torch
 from steering.client import Client
-from steering.client.client import DEFAULT_URL
+from steering.client.connection import DEFAULT_URL
 
 WIDTH = 110
 """Columns of output that does not go to a terminal."""
