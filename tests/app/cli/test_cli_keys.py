@@ -103,4 +103,4 @@ def test_a_key_is_rotated(steer: Steer, monkeypatch: pytest.MonkeyPatch) -> None
     assert new not in ("", old)
     for secret in (old, new):
         monkeypatch.setenv("STEERING_KEY", secret)
-        assert "none" in steer("vectors", "list")[0]
+        assert "no vectors yet" in steer("vectors", "list")[0]
