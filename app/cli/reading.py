@@ -204,11 +204,16 @@ def draw_map(
     if out.suffix not in (".html", ".png"):
         raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
     found = connect().latent_space(texts, method=method, embeddings=True, **options)
-    if out.suffix == ".html":
-        out.write_text(found.page(texts, labels), encoding="utf-8")
-    else:
-        write_png(out, found, labels)
-    return found, [*(shown(warning, "yellow") for warning in found.warnings), shown(f"wrote {out}")]
+
+    def printed() -> None:
+        if out.suffix == ".html":
+            out.write_text(found.page(texts, labels), encoding="utf-8")
+        else:
+            write_png(out, found, labels)
+        for line in (*(shown(warning, "yellow") for warning in found.warnings), shown(f"wrote {out}")):
+            console.print(line)
+
+    return found, printed
 
 
 def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:

@@ -51,6 +51,7 @@ class Route(Generic[T]):
         self._fixed_headers = {} if accept is None else {"Accept": accept}
 
     def __call__(self, build: Builder[P]) -> "Method[P, T]":
+        """Makes a function of `Api` the method of this route."""
         return Method(build, self, build.__doc__)
 
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
@@ -170,4 +171,5 @@ class Arguments(Generic[P]):
         self._build = build
 
     def __call__(self, line: str, answer: type[T], doc: str, **options: Any) -> Method[P, T]:
+        """Returns the method of a route with these arguments."""
         return Method(self._build, Route(line, answer, **options), doc)
