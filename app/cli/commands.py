@@ -10,7 +10,7 @@ from typing import Annotated, Any, Concatenate, TypeAlias
 from typer import Option, Typer
 
 from app.cli.terminal import console, print_json
-from app.process_settings import prepare_for_torch
+from app.core.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.client.connection import DEFAULT_URL
 

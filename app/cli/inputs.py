@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from typer import Argument, BadParameter, Exit, Option
 
 from app.cli.terminal import shown, stderr
-from app.settings import Settings
+from app.core.settings import Settings
 from steering.concepts.loader import read_prompts
 from steering.errors import InvalidRequest
 from steering.strict_json import load_json

@@ -12,8 +12,8 @@ import uvicorn
 
 from app.cli.inputs import settings_of
 from app.cli.terminal import shown, stderr
-from app.components import open_database, open_engine
-from app.logs import configure_logging
+from app.core.components import open_database, open_engine
+from app.core.logs import configure_logging
 from app.main import create_app
 from app.state import EngineFactory, StoreFactory
 from steering.client import NO_RETRIES, ApiError, Client

@@ -9,8 +9,8 @@ from typer import Argument, BadParameter, Exit, Option, Typer
 from app.cli.inputs import given, settings_of
 from app.cli.tables import card_lines, comparison_table
 from app.cli.terminal import console, shown
-from app.process_settings import prepare_for_torch
-from app.settings import Settings
+from app.core.process_settings import prepare_for_torch
+from app.core.settings import Settings
 from steering.client import Client
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.schemas.vectors import RecommendedAnswer

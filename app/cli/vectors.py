@@ -40,7 +40,7 @@ from app.cli.tables import (
 )
 from app.cli.terminal import console, print_warnings, shown, stderr
 from app.cli.vector_sources import Registration, decoder_row, json_directions
-from app.gguf_format import read_control_vector
+from app.core.gguf_format import read_control_vector
 from steering.client import Client
 from steering.client.results import Vector
 from steering.concepts.loader import read_pairs

@@ -10,7 +10,7 @@ from rich.console import Console
 from app.cli.local import extract_missing, local_client
 from app.cli.reading import texts_and_labels
 from app.cli.tables import comparison_table, live_comparison, sweep_chart
-from app.settings import Settings
+from app.core.settings import Settings
 from steering.client import Client
 from steering.errors import InvalidRequest
 from steering.store.base import Store

@@ -17,11 +17,12 @@ import httpx2
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from app.core.key import Key
+from app.core.settings import Settings
 from app.main import create_app
-from app.policy.keys import Key
-from app.settings import Settings
 from steering.schemas.governance import KeyLimitsFields
 from steering.store.base import JobRecord, Writer
+from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer
 from tests.app.policy import test_governed_routes, test_namespaces
 from tests.app.policy.conftest import directions, tiny_engine
@@ -29,7 +30,6 @@ from tests.app.policy.governed_routes import GOVERNED, Governed
 from tests.app.policy.namespaced_routes import LISTED, NAMED, NEAR, OWN, UNKNOWN, WRITTEN, Case
 from tests.app.policy.test_governed_routes import answered, values
 from tests.app.policy.test_namespaces import ADMIN, ALPHA, bearer, send, snapshot
-from tests.app.routes.test_extract import PAIRS
 from tests.families import D_MODEL
 
 REQUESTS = int(os.environ.get("SWEEP_REQUESTS", "2"))
