@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from app.cli.local import local_client
 from steering.client import Client
-from steering.client.display.maps import aligned
+from steering.client.display import aligned
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"

@@ -1,18 +1,30 @@
 """`steer generate`, `compare`, `sweep`, `replay` and `batch`: steered generation and comparison."""
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from app.cli.input.conversion import given, layers_of, numbers, prompt_fields, steering_of, text_of
-from app.cli.options import Layers, Prompt, Raw, Steer, Steering, System, file_argument, file_option
-from app.cli.output.live import follow, live_comparison, sweep_chart
-from app.cli.output.tables import applied_lines, comparison_table, raised_line
-from app.cli.output.terminal import Connect, Output, console, safe, shown, stderr, with_client, with_connection
+from app.cli.commands import Connect, Output, with_client, with_connection
+from app.cli.inputs import (
+    Layers,
+    Prompt,
+    Raw,
+    Steer,
+    Steering,
+    System,
+    file_argument,
+    file_option,
+    given,
+    layers_of,
+    numbers,
+    prompt_fields,
+    steering_of,
+    text_of,
+)
+from app.cli.tables import applied_lines, comparison_table, dumped, follow, live_comparison, raised_line, sweep_chart
+from app.cli.terminal import console, safe, shown, stderr
 from steering.client import Client
-from steering.client.results import Comparison
 from steering.errors import InvalidRequest
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.steering import AppliedSteering
@@ -58,7 +70,11 @@ def generate(  # noqa: PLR0913, PLR0917 - one option a field
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options["steering"] = interventions
     client = connect(interventions)
-    yield lambda: client.generate(**options).model_dump(mode="json", exclude_none=True)
+    return lambda: dumped(client.generate(**options)), lambda: _print_stream(client, options)
+
+
+def _print_stream(client: Client, options: dict[str, Any]) -> None:
+    """Prints an answer while it is generated, then what the steering applied."""
     for event in client.generate_stream(**options):
         if isinstance(event, TokenPiece):
             console.print(safe(event.text), end="", markup=False, soft_wrap=True)
@@ -94,7 +110,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one option a field
     measured = readout or [one.partition("=")[0] for one in [*(steer or []), *(hold or [])]]
     options = prompt_fields(prompt, raw, system) | {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     options |= {"n": n, "steering": interventions, "readout": measured}
-    yield from _compared(connect(interventions), prompt, options)
+    return _compared(connect(interventions), prompt, options)
 
 
 @with_connection
@@ -121,17 +137,20 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
     )
     options |= {"intervention": one, "strengths": numbers(strengths, "--strengths", float)}
-    answer = yield from _compared(connect([one]), prompt, options)
-    if console.is_terminal:
-        yield sweep_chart(answer, vector)
+    return _compared(connect([one]), prompt, options, swept=vector)
 
 
-def _compared(client: Client, prompt: str, options: dict[str, Any]) -> Generator[Any, None, Comparison]:
-    yield lambda: client.compare(**options).model_dump(mode="json", exclude_none=True)
-    answer = live_comparison(client, options, console) if console.is_terminal else client.compare(**options)
-    yield comparison_table(answer, prompt)
-    _print_notes(f"seed {answer.seed}, model {answer.model}", *(arm.steering for arm in answer.arms))
-    return answer
+def _compared(client: Client, prompt: str, options: dict[str, Any], swept: str | None = None) -> Output:
+    """Compares. swept: the vector of a sweep, whose readout a chart shows."""
+
+    def printed() -> None:
+        answer = live_comparison(client, options, console) if console.is_terminal else client.compare(**options)
+        console.print(comparison_table(answer, prompt))
+        _print_notes(f"seed {answer.seed}, model {answer.model}", *(arm.steering for arm in answer.arms))
+        if swept is not None and console.is_terminal:
+            console.print(sweep_chart(answer, swept))
+
+    return lambda: dumped(client.compare(**options)), printed
 
 
 def _print_notes(first: str, *applied: AppliedSteering) -> None:
@@ -151,9 +170,9 @@ def replay(
 ) -> Output:
     """Generate the same tokens again from the record of an earlier response."""
     answer = client.replay(_record_of(record), directions=[] if directions is None else _directions_of(directions))
-    yield answer.model_dump(mode="json", exclude_none=True)
-    for choice in answer.choices:
-        console.print(safe(choice.text), markup=False, soft_wrap=True)
+    return dumped(answer), lambda: console.print(
+        *(shown(choice.text) for choice in answer.choices), sep="\n", soft_wrap=True
+    )
 
 
 def _record_of(file: Path) -> dict[str, Any]:

@@ -1,25 +1,16 @@
 """`steer keys`, `audit`, `policy` and `monitors`: API keys, who changed what, and what holds for all traffic of a server."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.input.conversion import text_of
-from app.cli.options import file_argument
-from app.cli.output.tables import listing, text_table
-from app.cli.output.terminal import (
-    Output,
-    client_command,
-    console,
-    print_json,
-    print_warnings,
-    shown,
-    stderr,
-    with_client,
-)
+from app.cli.commands import Output, client_command, with_client
+from app.cli.inputs import file_argument, text_of
+from app.cli.tables import dumped, listing, text_table
+from app.cli.terminal import console, print_json, print_warnings, shown, stderr
 from steering.client import Client
 from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.strict_json import load_json
@@ -74,14 +65,15 @@ def create_key(
     expires_at: Annotated[str | None, Option(help="ISO 8601 time with a time zone.")] = None,
 ) -> Output:
     """Create a key and print it. It is not shown again."""
-    created = client.create_key(name, scope, limits=_limits(limit), expires_at=expires_at, namespace=namespace)
-    yield from _secret(created)
+    return _secret(client.create_key(name, scope, limits=_limits(limit), expires_at=expires_at, namespace=namespace))
 
 
 def _secret(created: NewKeyAnswer) -> Output:
-    yield created.model_dump(mode="json", exclude_none=True)
-    stderr.print(f"{created.id}: the key is shown only here")
-    console.print(created.key, soft_wrap=True)
+    def printed() -> None:
+        stderr.print(f"{created.id}: the key is shown only here")
+        console.print(created.key, soft_wrap=True)
+
+    return dumped(created), printed
 
 
 @client_command(keys, "change")
@@ -107,8 +99,8 @@ def change_key(  # noqa: PLR0913, PLR0917 - one option a field
         if_match=if_match,
         force=force,
     )
-    yield changed.model_dump(mode="json", exclude_none=True)
-    yield f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
+    line = f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
+    return dumped(changed), [line]
 
 
 @client_command(keys, "rotate")
@@ -118,7 +110,7 @@ def rotate_key(
     old_valid_seconds: Annotated[int, Option(help="How long the old secret is valid beside the new one.")] = 0,
 ) -> Output:
     """Give a key a new secret and print it. Its id, limits and what it has stored stay."""
-    yield from _secret(client.rotate_key(key_id, old_valid_seconds=old_valid_seconds))
+    return _secret(client.rotate_key(key_id, old_valid_seconds=old_valid_seconds))
 
 
 @client_command(keys, "list")
@@ -137,7 +129,7 @@ def list_keys(client: Client) -> Output:
         ]
         for one in found.data
     ]
-    yield from listing(found.data, ("id", "name", "namespace", "scopes", "expires (UTC)", "last used (UTC)"), rows)
+    return listing(found.data, ("id", "name", "namespace", "scopes", "expires (UTC)", "last used (UTC)"), rows)
 
 
 def _minute(at: str | None, absent: str = "") -> str:
@@ -160,9 +152,8 @@ def delete_key(
 def audit(client: Client, limit: Annotated[int, Option(help="Entries to show.")] = 50) -> Output:
     """Show who changed what, newest first."""
     found = client.read_audit(limit=limit).data
-    yield found
     rows = [[one.at.isoformat(timespec="seconds"), one.key, one.action, one.target] for one in found]
-    yield text_table(("at", "key", "action", "on"), rows, "none")
+    return found, [text_table(("at", "key", "action", "on"), rows, "none")]
 
 
 @client_command(policy, "show")
@@ -198,13 +189,10 @@ def monitors(
 ) -> Output:
     """Show what the monitors of the policy measured; for one monitor its distribution and latest raises."""
     found = client.list_monitors().data if name is None else [client.get_monitor(name)]
-    values = [one.model_dump(mode="json", exclude_none=True) for one in found]
-    yield values if name is None else values[0]
     headings = ("monitor", "vector", "bound", "at", "action", "scores", "raised", "answers", "mean")
-    yield text_table(headings, [_row(one) for one in found], "none")
-    for one in found:
-        if isinstance(one, MonitorDetail):
-            yield from _detail(one)
+    table = text_table(headings, [_row(one) for one in found], "none")
+    details = [line for one in found if isinstance(one, MonitorDetail) for line in _detail(one)]
+    return dumped(found if name is None else found[0]), [table, *details]
 
 
 def _row(one: MonitorAnswer) -> list[str]:
@@ -214,7 +202,7 @@ def _row(one: MonitorAnswer) -> list[str]:
     return [one.name, f"{one.vector} layer {one.layer}", bound, one.at, one.action, *counts, mean]
 
 
-def _detail(one: MonitorDetail) -> Output:
+def _detail(one: MonitorDetail) -> Iterator[Any]:
     edges = [f"{edge:+.2f}" for edge in one.distribution.edges]
     ranges = [f"up to {edges[0]}", *(f"up to {edge}" for edge in edges[1:]), f"above {edges[-1]}"]
     counted = [pair for pair in zip(ranges, one.distribution.counts, strict=True) if pair[1]]

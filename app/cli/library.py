@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.input.conversion import steering_of
-from app.cli.options import Layers, Steer, Steering
-from app.cli.output.live import follow
-from app.cli.output.tables import listing, text_table
-from app.cli.output.terminal import Output, client_command, console, print_json, print_warnings, shown
+from app.cli.commands import Output, client_command
+from app.cli.inputs import Layers, Steer, Steering, steering_of
+from app.cli.tables import dumped, follow, listing, text_table
+from app.cli.terminal import console, print_json, print_warnings, shown
 from steering.client import Client
 from steering.schemas.resources import JobSummary
 from steering.spec import InterventionSpec
@@ -37,15 +36,15 @@ def list_concepts(client: Client) -> Output:
         [c.name, str(c.pairs), c.description, "\n".join(f"{m}: {line}" for m, line in c.measured.items())]
         for c in found
     ]
-    yield from listing(found, ("concept", "pairs", "description", "measured"), rows)
+    return listing(found, ("concept", "pairs", "description", "measured"), rows)
 
 
 @client_command(concepts, "show")
 def show_concept(client: Client, name: Annotated[str, Argument(help="Name of the concept.")]) -> Output:
     """Show the pairs of a starter concept."""
     found = client.get_concept(name)
-    yield found.model_dump(mode="json", exclude_none=True)
-    yield text_table(("positive", "negative"), [[_text(pair.positive), _text(pair.negative)] for pair in found.data])
+    rows = [[_text(pair.positive), _text(pair.negative)] for pair in found.data]
+    return dumped(found), [text_table(("positive", "negative"), rows)]
 
 
 def _text(value: Any) -> str:
@@ -62,7 +61,7 @@ def list_profiles(client: Client) -> Output:
         found, warnings = [*found, *page.data], (*warnings, *page.warnings)
     print_warnings(warnings)  # --json prints the profiles alone
     rows = [[one.name, _summary(one.interventions), one.description] for one in found]
-    yield from listing(found, ("profile", "interventions", "description"), rows)
+    return listing(found, ("profile", "interventions", "description"), rows)
 
 
 @client_command(profiles, "show")
@@ -104,8 +103,7 @@ def show_default(client: Client) -> Output:
     """Show the default steering."""
     found = client.get_default_steering()
     print_warnings(found.warnings)
-    yield found.model_dump(mode="json", exclude_none=True)
-    yield shown("none" if found.interventions is None else _summary(found.interventions))
+    return dumped(found), [shown("none" if found.interventions is None else _summary(found.interventions))]
 
 
 @client_command(default, "set")
@@ -129,7 +127,7 @@ def list_jobs(client: Client, limit: Annotated[int, Option(help="Number of jobs.
     page = client.list_jobs(limit=limit)
     print_warnings(page.warnings)
     rows = [[one.id, one.kind, one.status, _progress(one), one.created_at] for one in page.data]
-    yield from listing(page.data, ("job", "kind", "status", "progress", "created"), rows)
+    return listing(page.data, ("job", "kind", "status", "progress", "created"), rows)
 
 
 def _progress(job: JobSummary) -> str:
@@ -161,7 +159,7 @@ def list_links(client: Client, limit: Annotated[int, Option(help="Number of link
     """List the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     found = client.list_links(limit=limit).data
     rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]
-    yield from listing(found, ("link", "view", "bytes", "created", "address"), rows)
+    return listing(found, ("link", "view", "bytes", "created", "address"), rows)
 
 
 @client_command(links, "show")

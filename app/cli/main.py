@@ -5,18 +5,14 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli.demo import demo
-from app.cli.evaluation import evaluate, report
-from app.cli.extract import extract, transfer
+from app.cli.evaluation import evaluate, report, separation
 from app.cli.generation import batch, compare, generate, replay, sweep
 from app.cli.governance import audit, keys, monitors, policy
-from app.cli.labelled import separation
 from app.cli.library import concepts, default, jobs, links, profiles
-from app.cli.output.terminal import shown, stderr
-from app.cli.pictures import card, draw_map
-from app.cli.reading import activations, clusters, explain, lens, readout, score
-from app.cli.serve import database, serve
-from app.cli.vectors import dictionaries, vectors
+from app.cli.reading import activations, card, clusters, draw_map, explain, lens, readout, score
+from app.cli.serve import database, demo, serve
+from app.cli.terminal import shown, stderr
+from app.cli.vectors import dictionaries, extract, transfer, vectors
 from steering.client import ApiError
 from steering.errors import SteeringError
 

@@ -1,19 +1,23 @@
-"""`steer serve` and `db`: runs the server; schema, copies, backups and pruning of its database, while servers may be running."""
+"""`steer serve`, `demo` and `db`: runs a server; schema, copies, backups and pruning of its database, while servers may be running."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
 from typer import Argument, BadParameter, Exit, Option, Typer
 
-from app.cli.output.terminal import console, shown, stderr
+from app.cli.inputs import given, settings_of
+from app.cli.tables import card_lines, comparison_table
+from app.cli.terminal import console, shown
 from app.core.process_settings import prepare_for_torch
 from app.core.settings import Settings
+from steering.client import Client
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
+from steering.schemas.vectors import RecommendedAnswer
 
 if TYPE_CHECKING:
     from steering.store.sql.address import DatabaseAddress
+
 
 database = Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
 
@@ -82,17 +86,6 @@ def _assignments(texts: list[str]) -> dict[str, str]:
             raise BadParameter(f"{text!r} is not NAME=VALUE of a setting; known: {known}", param_hint="--set")
         found[name] = value
     return found
-
-
-def settings_of(options: dict[str, Any]) -> Settings:
-    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
-    try:
-        return Settings(**options)
-    except ValidationError as error:
-        for finding in error.errors():
-            where = ".".join(map(str, finding["loc"])) or "settings"
-            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
-        raise Exit(2) from None
 
 
 @database.command()
@@ -199,3 +192,68 @@ def _address(given: str | None) -> "DatabaseAddress":
     from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
 
     return read_address(settings_of({}).database if given is None else given)
+
+
+PROMPTS = ("What was the train journey like?", "How is your new apartment?")
+
+
+def demo(
+    model: Annotated[str | None, Option(help="Another model than the embedded one.")] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, ...")] = None,
+) -> None:
+    """Start a server, extract the sentiment vector, steer in both directions, and show the answers."""
+    console.print("Starting a temporary server. The first start converts the model, which takes a minute.\n")
+    prepare_for_torch()
+    from app.cli.local import local_client  # noqa: PLC0415 - imports torch and loads a model
+
+    with local_client(database="memory://", **given(model=model, device=device)) as client:
+        _run(client)
+
+
+def _run(client: Client) -> None:
+    info = client.capabilities().model
+    console.print(f"[bold]1[/] A server is up: {info.name}, {info.layers} layers, {info.dtype} on {info.device}\n")
+    with console.status("reading contrasting texts"):
+        vector = client.extract_vector("sentiment", concept="sentiment", description="pleased against displeased")
+    console.print("[bold]2[/] POST /v1/vectors/extract extracted a concept vector from contrasting examples")
+    for line in card_lines(vector):
+        console.print("  ", line, sep="")
+    console.print("\n[bold]3[/] POST /v1/compare: one prompt, one batch, three strengths, greedy decoding")
+    negative, positive = _strengths(vector.recommended)
+    for prompt in PROMPTS:
+        with console.status("generating"):
+            answer = client.compare(
+                messages=[{"role": "user", "content": prompt}],
+                intervention={"vector": vector.id},
+                strengths=[negative, 0.0, positive],
+                readout=["sentiment"],
+                max_tokens=48,
+                temperature=0.0,
+            )
+        console.print()
+        console.print(comparison_table(answer, prompt))
+    _profile(client, vector.id, positive)
+
+
+def _strengths(recommended: RecommendedAnswer) -> tuple[float, float]:
+    """A strength below and one above zero: the middle of what was measured, or of what is to be tried."""
+    above = recommended.strength or recommended.strengths_to_try or (1.0, 1.0)
+    below = recommended.negative or (-above[0], -above[1])
+    return round(sum(below) / 2, 2), round(sum(above) / 2, 2)
+
+
+def _profile(client: Client, vector: str, strength: float) -> None:
+    client.put_profile("cheerful", [{"vector": vector, "strength": strength}], description="always sees the good")
+    console.print("\n[bold]4[/] PUT /v1/profiles/cheerful stores the strength on the server; a request names it")
+    with console.status("generating"):
+        answer = client.generate(
+            messages=[{"role": "user", "content": PROMPTS[1]}],
+            steering={"profile": "cheerful"},
+            max_tokens=48,
+            temperature=0.0,
+        )
+    console.print("  ", shown(answer.choices[0].text.strip(), "green"), sep="")
+    for one in answer.steering.applied:
+        doses = ", ".join(f"{dose:.2f} of the residual at layer {layer}" for layer, dose in one.relative_dose.items())
+        console.print(f"  applied: {one.operation} {one.vector} at {one.strength:+g}, {doses}")
+    console.print("\nNext: [bold]make serve[/], then http://127.0.0.1:8000 and docs/quickstart.md")

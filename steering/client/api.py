@@ -1,131 +1,463 @@
-"""Api: every route as a method, for both clients."""
+"""Client and AsyncClient: every route of the API as a method. `Api` is the table of routes."""
 
-from __future__ import annotations
+import json
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal, TypeAlias, Unpack
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
+from steering.client.connection import AsyncConnection, Connection
+from steering.client.options import (
+    ActivationOptions,
+    Chat,
+    ClusterOptions,
+    CompareOptions,
+    DoseOptions,
+    ExtractOptions,
+    GenerateOptions,
+    Intervention,
+    JsonObject,
+    Layers,
+    MapOptions,
+    Prompt,
+    ReportOptions,
+    Steering,
+    SweepOptions,
+    Text,
+    TransferOptions,
+    VectorDescription,
+    VectorFilters,
+)
+from steering.client.results import Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
+from steering.client.routes import Arguments, Route, to_json
+from steering.schemas import comparison, extraction, generation, governance, reading, resources, system, vectors
+from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
+from steering.schemas.steering import DefaultSteeringAnswer, Record
 
-from pydantic import BaseModel
-
-from steering.client.calls import analysis, generation, reading, server, vectors
-from steering.client.calls.base import Call, StreamCall
-
-if TYPE_CHECKING:
-    from steering.client.client import AsyncClient, Client
-
-P = ParamSpec("P")
-C = TypeVar("C", bound=Call[Any] | StreamCall[Any])
-T = TypeVar("T")
-E = TypeVar("E", bound=BaseModel)
+Piece: TypeAlias = generation.TokenPiece
+GENERATED: Mapping[str, type[Piece | generation.GenerateAnswer]] = {"token": Piece, "done": generation.GenerateAnswer}
+COMPARED: Mapping[str, type[Piece | comparison.ArmErrorAnswer | Comparison]] = {
+    "token": Piece, "error": comparison.ArmErrorAnswer, "done": Comparison
+}  # fmt: skip
+FOLLOWED = {"progress": resources.JobAnswer, "done": resources.JobAnswer}
 
 
-class Method(Generic[P, C]):
-    """Exposes a builder of calls as a method of both clients.
+@Arguments
+def nothing(_: Any) -> None:
+    """Declares no argument."""
 
-    For a Call it returns the response, or an awaitable of it; for a StreamCall a generator, whose closing cancels the request.
-    """
 
-    def __init__(self, build: Callable[P, C]) -> None:
-        self._build = build
-        self.__doc__ = build.__doc__
+@Arguments
+def named(_: Any, name: str) -> None:
+    """Declares the name in the path."""
 
-    @overload
-    def __get__(self, client: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self: Method[P, Call[T]], client: Client, owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(self: Method[P, Call[T]], client: AsyncClient, owner: type) -> Callable[P, Awaitable[T]]: ...
-    @overload
-    def __get__(self: Method[P, StreamCall[E]], client: Client, owner: type) -> Callable[P, Generator[E]]: ...
-    @overload
-    def __get__(self: Method[P, StreamCall[E]], client: AsyncClient, owner: type) -> Callable[P, AsyncGenerator[E]]: ...
-    def __get__(self, client: Client | AsyncClient | None, owner: type) -> Any:
-        if client is None:
-            return self
 
-        @wraps(self._build)
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            built = self._build(*args, **kwargs)
-            return client.events(built) if isinstance(built, StreamCall) else client.send(built)
+@Arguments
+def of_job(_: Any, job_id: str) -> None:
+    """Declares the id of a job."""
 
-        return method
+
+@Arguments
+def of_link(_: Any, link_id: str) -> None:
+    """Declares the id of a link."""
+
+
+@Arguments
+def paged(_: Any, *, limit: int = 50, cursor: str | None = None) -> None:
+    """Declares which part of a list is read."""
+
+
+def _joined(layers: str | Sequence[int] | None) -> str | None:
+    """Returns layers as a query has them."""
+    return layers if layers is None or isinstance(layers, str) else ",".join(map(str, layers))
+
+
+def _job_results(content: bytes) -> list[generation.BatchResult]:
+    return [generation.BatchResult.model_validate_json(line) for line in content.splitlines() if line]
 
 
 class Api:
     """Every route as a method."""
 
-    generate = Method(generation.generate)
-    generate_stream = Method(generation.generate_stream)
-    compare = Method(generation.compare)
-    compare_stream = Method(generation.compare_stream)
-    replay = Method(generation.replay)
-    start_batch = Method(generation.start_batch)
-    job_output = Method(server.job_output)
-    tokenize = Method(generation.tokenize)
-    detokenize = Method(generation.detokenize)
-    register_vector = Method(vectors.register_vector)
-    extract_vector = Method(vectors.extract_vector)
-    start_extraction = Method(vectors.start_extraction)
-    transfer_vector = Method(vectors.transfer_vector)
-    start_transfer = Method(vectors.start_transfer)
-    combine_vectors = Method(vectors.combine_vectors)
-    import_vector = Method(vectors.import_vector)
-    list_vectors = Method(vectors.list_vectors)
-    get_vector = Method(vectors.get_vector)
-    get_directions = Method(vectors.get_directions)
-    export_vector = Method(vectors.export_vector)
-    export_control_vector = Method(vectors.export_control_vector)
-    export_vector_json = Method(vectors.export_vector_json)
-    similar_vectors = Method(vectors.similar_vectors)
-    describe_vector = Method(vectors.describe_vector)
-    list_versions = Method(vectors.list_versions)
-    delete_vector = Method(vectors.delete_vector)
-    readout = Method(analysis.readout)
-    latent_space = Method(analysis.latent_space)
-    logit_lens = Method(analysis.logit_lens)
-    activations = Method(reading.activations)
-    activations_json = Method(reading.activations_json)
-    score = Method(reading.score)
-    explain = Method(reading.explain)
-    list_dictionaries = Method(reading.list_dictionaries)
-    search_dictionary = Method(reading.search_dictionary)
-    feature_vector = Method(reading.feature_vector)
-    clusters = Method(reading.clusters)
-    layer_sweep = Method(analysis.layer_sweep)
-    dose_response = Method(analysis.dose_response)
-    report = Method(analysis.report)
-    start_report = Method(analysis.start_report)
-    start_evaluation = Method(analysis.start_evaluation)
-    put_profile = Method(server.put_profile)
-    list_profiles = Method(server.list_profiles)
-    get_profile = Method(server.get_profile)
-    delete_profile = Method(server.delete_profile)
-    set_default_steering = Method(server.set_default_steering)
-    get_default_steering = Method(server.get_default_steering)
-    clear_default_steering = Method(server.clear_default_steering)
-    create_key = Method(server.create_key)
-    list_keys = Method(server.list_keys)
-    change_key = Method(server.change_key)
-    rotate_key = Method(server.rotate_key)
-    delete_key = Method(server.delete_key)
-    read_audit = Method(server.read_audit)
-    set_policy = Method(server.set_policy)
-    get_policy = Method(server.get_policy)
-    clear_policy = Method(server.clear_policy)
-    list_monitors = Method(server.list_monitors)
-    get_monitor = Method(server.get_monitor)
-    list_jobs = Method(server.list_jobs)
-    get_job = Method(server.get_job)
-    cancel_job = Method(server.cancel_job)
-    job_events = Method(server.job_events)
-    save_link = Method(server.save_link)
-    list_links = Method(server.list_links)
-    get_link = Method(server.get_link)
-    delete_link = Method(server.delete_link)
-    list_concepts = Method(server.list_concepts)
-    get_concept = Method(server.get_concept)
-    capabilities = Method(server.capabilities)
-    health = Method(server.health)
-    version = Method(server.version)
-    openapi = Method(server.openapi)
+    @Route("POST /v1/generate", generation.GenerateAnswer)
+    def generate(
+        self, prompt: Prompt = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
+    ) -> None:
+        """Generates from one prompt: a text, token ids, or `messages`."""
+
+    generate_stream = generate.streamed(
+        "Streams a generation: a TokenPiece per token, then the complete response.", GENERATED
+    )
+
+    @Route("POST /v1/compare", Comparison)
+    def compare(
+        self, prompt: Prompt = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
+    ) -> None:
+        """Generates from one prompt with several arms, one seed and one batch, and measures what steering changed."""
+
+    compare_stream = compare.streamed(
+        "Streams a comparison. A TokenPiece names its arm, an ArmErrorAnswer ends one arm, the complete response is last.",
+        COMPARED,
+    )
+
+    @Route("POST /v1/replay", generation.GenerateAnswer, content_type="application/json")
+    def replay(self, record: Record | JsonObject, *, directions: Sequence[JsonObject] = ()) -> JsonObject:
+        """Generates the same tokens again from the `steering.record` of an earlier response.
+
+        directions: those it was given inline, as they stood in place of a name.
+        """
+        body = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
+        if directions:
+            body["directions"] = [dict(item) for item in directions]
+        return {"content": json.dumps(body).encode()}
+
+    @Route("POST /v1/generate/batch", resources.JobAnswer, content_type="application/jsonl")
+    def start_batch(self, content: bytes | Sequence[JsonObject]) -> JsonObject:
+        """Starts answering many prompts: JSON lines, or a list of bodies of `generate` with an `id` if wanted.
+
+        Follow the job with `job_events` and read the results with `job_output`.
+        """
+        if not isinstance(content, bytes):
+            content = b"".join(json.dumps(to_json(body)).encode() + b"\n" for body in content)
+        return {"content": content}
+
+    @Route("POST /tokenize", system.TokenizeAnswer)
+    def tokenize(self, prompt: Prompt = None, *, messages: Chat | None = None, texts: bool = False) -> None:
+        """Returns the token ids of a prompt; `texts` adds the text of each token."""
+
+    @Route("POST /detokenize", system.DetokenizeAnswer)
+    def detokenize(self, tokens: Sequence[int]) -> None:
+        """Returns the text of token ids."""
+
+    @Route("POST /v1/vectors", Vector)
+    def register_vector(
+        self,
+        name: str,
+        directions: Mapping[str, Sequence[float]],
+        *,
+        scale: Mapping[str, float] | None = None,
+        **options: Unpack[VectorDescription],
+    ) -> None:
+        """Stores given directions, d_model numbers per layer, as the next version of a name."""
+
+    @Route("POST /v1/vectors/extract", Vector, wait=True)
+    def extract_vector(self, name: str, **options: Unpack[ExtractOptions]) -> None:
+        """Extracts a vector from contrasting texts and waits for it."""
+
+    start_extraction = extract_vector.variant(
+        "POST /v1/vectors/extract", resources.JobAnswer, "Starts an extraction as a job; follow it with `job_events`."
+    )
+
+    @Route("POST /v1/vectors/transfer", extraction.TransferAnswer, wait=True)
+    def transfer_vector(self, name: str, **options: Unpack[TransferOptions]) -> None:
+        """Carries a direction of the server's second model to the loaded one, and waits for it."""
+
+    start_transfer = transfer_vector.variant(
+        "POST /v1/vectors/transfer", resources.JobAnswer, "Starts a transfer as a job; follow it with `job_events`."
+    )
+
+    @Route("POST /v1/vectors/combine", Vector)
+    def combine_vectors(
+        self,
+        name: str,
+        terms: Sequence[vectors.Term | JsonObject],
+        *,
+        orthogonal_to: Sequence[str] = (),
+        **options: Unpack[VectorDescription],
+    ) -> None:
+        """Stores a weighted sum of vectors, orthogonal to those named in `orthogonal_to`."""
+
+    @Route("POST /v1/vectors/import", Vector)
+    def import_vector(self, content: bytes, *, name: str | None = None) -> None:
+        """Stores the vector of one safetensors file, under its own name or another."""
+
+    @Route("GET /v1/vectors", vectors.VectorPageAnswer)
+    def list_vectors(self, **options: Unpack[VectorFilters]) -> None:
+        """Lists the newest version of each name; continue with `cursor=page.next_cursor`."""
+
+    get_vector = named(
+        "GET /v1/vectors/{name}", Vector, "Returns metadata and quality card of `name` or `name@version`."
+    )
+
+    @Route("GET /v1/vectors/{name}/directions", dict[str, list[float]])
+    def get_directions(self, name: str, layers: Sequence[int] | None = None) -> JsonObject:
+        """Returns the unit directions by layer."""
+        return {"name": name, "layers": _joined(layers)}
+
+    @Route("GET /v1/vectors/{name}/export", bytes)
+    def export_vector(self, name: str) -> JsonObject:
+        """Exports a vector as one safetensors file."""
+        return {"name": name, "format": "safetensors"}
+
+    @Route("GET /v1/vectors/{name}/export", bytes)
+    def export_control_vector(
+        self, name: str, layers: Literal["recommended", "all"] | Sequence[int] = "recommended"
+    ) -> JsonObject:
+        """Exports a vector as a llama.cpp control vector (GGUF). llama.cpp adds every direction in the file at its scale."""
+        return {"name": name, "format": "gguf", "layers": _joined(layers)}
+
+    @Route("GET /v1/vectors/{name}/export", vectors.VectorExport)
+    def export_vector_json(self, name: str) -> JsonObject:
+        """Exports a vector as JSON, with its directions."""
+        return {"name": name, "format": "json"}
+
+    similar_vectors = named(
+        "GET /v1/vectors/{name}/similar",
+        vectors.SimilarAnswer,
+        "Returns the cosine with every other vector of the same model.",
+    )
+
+    @Route("PATCH /v1/vectors/{name}", Vector)
+    def describe_vector(self, name: str, **options: Unpack[VectorDescription]) -> None:
+        """Changes description and tags of a vector."""
+
+    @Route("GET /v1/vectors/{name}/versions", vectors.VectorVersionsAnswer)
+    def list_versions(self, name: str, *, limit: int = 50, before: int | None = None) -> None:
+        """Lists the versions of a vector, newest first, below `before` if given."""
+
+    @Route("DELETE /v1/vectors/{name}", NoneType)
+    def delete_vector(self, name: str, *, version: int | None = None, force: bool = False) -> None:
+        """Deletes all versions, or one; `force` deletes a vector that a profile uses."""
+
+    @Route("POST /v1/readout", Readout)
+    def readout(
+        self,
+        texts: Sequence[Text] | None = None,
+        *,
+        vectors: Sequence[str],
+        messages: Chat | None = None,
+        layers: Layers | None = None,
+    ) -> None:
+        """Measures each vector at every token of texts, or of one conversation (`messages`)."""
+
+    @Route("POST /v1/latent-space", LatentMap)
+    def latent_space(self, texts: Sequence[Text], **options: Unpack[MapOptions]) -> None:
+        """Projects the activations of texts to two or three dimensions: one point per text and layer."""
+
+    @Route("POST /v1/logit-lens", reading.LogitLensAnswer)
+    def logit_lens(
+        self,
+        prompt: Prompt = None,
+        *,
+        messages: Chat | None = None,
+        steering: Steering | None = None,
+        layers: Literal["all"] | Sequence[int] | None = None,
+        top_k: int = 5,
+    ) -> None:
+        """Predicts the next token from every layer, at every token of a prompt, unsteered and steered."""
+
+    @Route("POST /v1/activations", bytes, accept="application/octet-stream")
+    def activations(
+        self, texts: Sequence[Text] | None = None, *, dtype: str | None = None, **options: Unpack[ActivationOptions]
+    ) -> None:
+        """Returns the residual stream of texts as a safetensors file; read it with `safetensors.numpy.load`."""
+
+    @Route("POST /v1/activations", reading.ActivationsAnswer, accept="application/json")
+    def activations_json(self, texts: Sequence[Text] | None = None, **options: Unpack[ActivationOptions]) -> None:
+        """Returns the residual stream of a few texts as lists of numbers."""
+
+    @Route("POST /v1/score", reading.ScoreAnswer)
+    def score(
+        self,
+        prompt: Prompt = None,
+        continuations: Sequence[str] | None = None,
+        *,
+        messages: Chat | None = None,
+        texts: Sequence[str] | None = None,
+        steering: Steering | None = None,
+    ) -> None:
+        """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
+
+    @Route("POST /v1/explain", reading.ExplainAnswer)
+    def explain(
+        self,
+        texts: Sequence[Text] | None = None,
+        *,
+        messages: Chat | None = None,
+        layers: Sequence[int] | None = None,
+        threshold: float | None = None,
+        top: int | None = None,
+    ) -> None:
+        """Returns the concepts of the library that stand out in texts, or in one conversation, against neutral text."""
+
+    @Route("POST /v1/clusters", ClustersAnswer)
+    def clusters(self, texts: Sequence[Text], **options: Unpack[ClusterOptions]) -> None:
+        """Groups texts without labels by their activations at one layer."""
+
+    list_dictionaries = nothing("GET /v1/dictionaries", DictionariesAnswer, "Lists the dictionaries of the server.")
+
+    @Route("POST /v1/dictionaries/{name}/search", DictionarySearchAnswer)
+    def search_dictionary(
+        self,
+        name: str,
+        *,
+        vector: str | None = None,
+        texts: Sequence[Text] | None = None,
+        against: Sequence[Text] | None = None,
+        top: int = 20,
+        min_output_score: float | None = None,
+    ) -> None:
+        """Finds features near a vector, or more active in texts than in others."""
+
+    @Route("POST /v1/dictionaries/{dictionary}/vectors", Vector)
+    def feature_vector(self, dictionary: str, name: str, feature: int, **options: Unpack[VectorDescription]) -> None:
+        """Stores a feature of a dictionary as the next version of a vector."""
+
+    @Route("POST /v1/evaluations", LayerSweep, wait=True)
+    def layer_sweep(self, vector: str, **options: Unpack[SweepOptions]) -> JsonObject:
+        """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
+        return {"kind": "layer_sweep", "vector": vector, **options}
+
+    @Route("POST /v1/evaluations", DoseResponse, wait=True)
+    def dose_response(self, vector: str, **options: Unpack[DoseOptions]) -> JsonObject:
+        """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
+        return {"kind": "dose_response", "vector": vector, **options}
+
+    @Route("POST /v1/evaluations", Report, wait=True)
+    def report(self, vector: str, **options: Unpack[ReportOptions]) -> JsonObject:
+        """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
+        return {"kind": "report", "vector": vector, **options}
+
+    start_report = report.variant(
+        "POST /v1/evaluations", resources.JobAnswer, "Starts a deployment report as a job; follow it with `job_events`."
+    )
+
+    @Route("POST /v1/evaluations", resources.JobAnswer)
+    def start_evaluation(
+        self, kind: Literal["layer_sweep", "dose_response"], vector: str, **options: Unpack[DoseOptions]
+    ) -> None:
+        """Starts an evaluation as a job; follow it with `job_events`."""
+
+    @Route("PUT /v1/profiles/{name}", resources.ProfileAnswer)
+    def put_profile(self, name: str, interventions: Sequence[Intervention], *, description: str = "") -> None:
+        """Stores a named list of interventions."""
+
+    list_profiles = paged("GET /v1/profiles", resources.ProfileList, "Lists profiles by name.")
+    get_profile = named("GET /v1/profiles/{name}", resources.ProfileAnswer, "Returns one profile.")
+    delete_profile = named("DELETE /v1/profiles/{name}", NoneType, "Deletes a profile, not the vectors it names.")
+
+    @Route("PUT /v1/steering", DefaultSteeringAnswer)
+    def set_default_steering(self, interventions: Sequence[Intervention]) -> None:
+        """Sets the steering of requests that name none."""
+
+    get_default_steering = nothing(
+        "GET /v1/steering",
+        DefaultSteeringAnswer,
+        "Returns the default steering; `interventions` is None when none is set.",
+    )
+    clear_default_steering = nothing("DELETE /v1/steering", NoneType, "Removes the default steering.")
+    list_jobs = paged("GET /v1/jobs", resources.JobPage, "Lists jobs, newest first, without their results.")
+
+    get_job = of_job("GET /v1/jobs/{job_id}", resources.JobAnswer, "Returns one job.")
+    cancel_job = of_job("DELETE /v1/jobs/{job_id}", resources.JobAnswer, "Cancels a job. A finished job is unchanged.")
+    job_events = get_job.streamed(
+        "Streams the progress of a job; the finished job is last.", FOLLOWED, "GET /v1/jobs/{job_id}/events"
+    )
+    job_output = of_job(
+        "GET /v1/jobs/{job_id}/output",
+        list[generation.BatchResult],
+        "Returns the results of a batch in the order of its lines, also while it runs.",
+        read=_job_results,
+    )
+
+    @Route("POST /v1/links", resources.LinkAnswer)
+    def save_link(self, view: resources.View, state: JsonObject) -> None:
+        """Saves the state of a view of the playground; whoever has the `url` of the answer and a key opens it."""
+
+    list_links = paged(
+        "GET /v1/links",
+        resources.LinkPage,
+        "Lists the links of the namespace, newest first; in `shared` those of the key, for an admin all.",
+    )
+
+    get_link = of_link("GET /v1/links/{link_id}", resources.LinkState, "Returns the state that a link was saved with.")
+    delete_link = of_link("DELETE /v1/links/{link_id}", NoneType, "Deletes a link.")
+
+    list_concepts = nothing("GET /v1/concepts", system.ConceptList, "Lists the starter concepts.")
+    get_concept = named("GET /v1/concepts/{name}", system.ConceptDetail, "Returns one starter concept with its pairs.")
+
+    capabilities = nothing(
+        "GET /v1/capabilities",
+        system.CapabilitiesAnswer,
+        "Returns the loaded model, the available operations and methods, and every limit.",
+    )
+    health = nothing(
+        "GET /health/ready",
+        system.HealthAnswer,
+        "Returns when the server is ready. Raises ApiError with the reason when it is not.",
+    )
+    version = nothing("GET /version", system.VersionAnswer, "Returns the version of the server.")
+    openapi = nothing("GET /openapi.json", dict[str, Any], "Returns the OpenAPI document.")
+
+    @Route("POST /v1/keys", governance.NewKeyAnswer)
+    def create_key(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        limits: JsonObject | None = None,
+        expires_at: str | None = None,
+        namespace: str | None = None,
+    ) -> None:
+        """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
+
+    list_keys = nothing("GET /v1/keys", governance.KeyList, "Lists the keys of the database.")
+
+    @Route("PATCH /v1/keys/{key_id}", governance.KeyAnswer, query=["force"], headers={"if_match": "If-Match"})
+    def change_key(
+        self,
+        key_id: str,
+        *,
+        name: str | None = None,
+        scopes: Sequence[str] | None = None,
+        limits: JsonObject | None = None,
+        namespace: str | None = None,
+        expires_at: str | None = None,
+        if_match: str | None = None,
+        force: bool = False,
+    ) -> None:
+        """Changes a key. Limits that are not given stay, None removes one. force: also where no admin key would remain.
+
+        if_match: the `etag` of the key as it was read; the server refuses with 412 where it has changed since.
+        """
+
+    @Route("POST /v1/keys/{key_id}/rotate", governance.NewKeyAnswer, headers={"if_match": "If-Match"})
+    def rotate_key(self, key_id: str, *, old_valid_seconds: int = 0, if_match: str | None = None) -> None:
+        """Gives a key a new secret, which only the result shows. old_valid_seconds: how long the old one is valid beside it."""
+
+    @Route("DELETE /v1/keys/{key_id}", NoneType)
+    def delete_key(self, key_id: str, *, force: bool = False, cancel_jobs: bool = False) -> JsonObject:
+        """Deletes a key. force: also where no admin key would remain. cancel_jobs: its unfinished jobs are cancelled."""
+        return {"key_id": key_id, "force": force, "jobs": "cancel" if cancel_jobs else None}
+
+    read_audit = paged("GET /v1/audit", governance.AuditPage, "Lists changes, newest first.")
+
+    @Route("PUT /v1/policy", governance.PolicyAnswer)
+    def set_policy(
+        self,
+        *,
+        mandatory: Sequence[Intervention] | None = None,
+        monitors: Sequence[JsonObject] | None = None,
+        limits: JsonObject | None = None,
+    ) -> None:
+        """Sets the policy of all traffic as a whole: what is absent is removed."""
+
+    get_policy = nothing(
+        "GET /v1/policy", governance.PolicyAnswer, "Returns the policy; without one everything in it is empty."
+    )
+    clear_policy = nothing("DELETE /v1/policy", NoneType, "Removes the policy.")
+    list_monitors = nothing(
+        "GET /v1/monitors", governance.MonitorList, "Lists the monitors of the policy with their counts."
+    )
+    get_monitor = named(
+        "GET /v1/monitors/{name}",
+        governance.MonitorDetail,
+        "Returns one monitor with the distribution of its scores and its latest raises.",
+    )
+
+
+class Client(Connection, Api):
+    """The synchronous client; `__init__` documents its options."""
+
+
+class AsyncClient(AsyncConnection, Api):
+    """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from steering.client.display.fragments import card_html, comparison_html, readout_html
-from steering.client.display.html import fragment
-from steering.client.display.maps import map_page
-from steering.client.display.reports import report_html, report_markdown
+from steering.client.display import card_html, comparison_html, fragment, map_page, readout_html
+from steering.client.reports import report_html, report_markdown
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer

@@ -35,7 +35,7 @@ def test_the_openmp_library_of_torch_reads_it() -> None:
 
 def test_commands_with_local_set_it_before_torch_is_loaded() -> None:
     program = (
-        "import os, sys\nfrom app.cli.output.terminal import client_of\nsys.modules['app.cli.local'] = None\n"
+        "import os, sys\nfrom app.cli.commands import client_of\nsys.modules['app.cli.local'] = None\n"
         "try:\n    with client_of('', None, local=True):\n        pass\n"
         "except ImportError:\n    print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     )

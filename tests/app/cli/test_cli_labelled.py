@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from app.cli.labelled import LabelledText, measured
+from app.cli.evaluation import LabelledText, measured
 from steering.client import Client
 from tests.app.cli.conftest import Steer
 from tests.app.running import running

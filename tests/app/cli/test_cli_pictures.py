@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 
 from app.cli.local import extract_missing, local_client
-from app.cli.output.live import live_comparison, sweep_chart
-from app.cli.output.tables import comparison_table
-from app.cli.pictures import read_texts
+from app.cli.reading import texts_and_labels
+from app.cli.tables import comparison_table, live_comparison, sweep_chart
 from app.core.settings import Settings
 from steering.client import Client
 from steering.errors import InvalidRequest
@@ -45,14 +44,14 @@ def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Pat
 
 def test_texts_are_read_from_csv_and_from_lines(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,label\n"one, two",x\nthree,y\n')
-    assert read_texts(tmp_path / "a.csv") == (["one, two", "three"], ["x", "y"])
+    assert texts_and_labels(tmp_path / "a.csv") == (["one, two", "three"], ["x", "y"])
     (tmp_path / "b.csv").write_text("text\none\n")
-    assert read_texts(tmp_path / "b.csv") == (["one"], None)
+    assert texts_and_labels(tmp_path / "b.csv") == (["one"], None)
     (tmp_path / "c.txt").write_text("one\n\ntwo\n")
-    assert read_texts(tmp_path / "c.txt") == (["one", "two"], None)
+    assert texts_and_labels(tmp_path / "c.txt") == (["one", "two"], None)
     (tmp_path / "d.csv").write_text("words\none\n")
     with pytest.raises(InvalidRequest, match="no column 'text'"):
-        read_texts(tmp_path / "d.csv")
+        texts_and_labels(tmp_path / "d.csv")
 
 
 def test_a_card_is_written_as_a_page(steer: Steer, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from app.core.settings import Settings
 from app.main import create_app
 from steering.client import ApiError, AsyncClient, Client
-from steering.client.calls import analysis, generation, reading, server, vectors
-from steering.client.calls.base import Call, StreamCall
+from steering.client.api import Api
+from steering.client.routes import Method, StreamMethod
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.vectors import VectorAnswer
@@ -43,58 +43,27 @@ def client(address: str) -> Iterator[Client]:
         yield found
 
 
-def builders() -> dict[str, object]:
-    """Every builder of a Call."""
-    modules = (generation, vectors, analysis, reading, server)
-    return {
-        name: value
-        for module in modules
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
-    }
+METHODS = {name: member for name, member in vars(Api).items() if isinstance(member, Method | StreamMethod)}
 
 
-def test_every_call_is_a_method_of_both_clients_under_the_same_name_and_words() -> None:
-    for name in builders():
-        assert getattr(Client, name).__doc__, name
-        assert getattr(AsyncClient, name).__doc__ == getattr(Client, name).__doc__
+def test_every_method_is_one_of_both_clients_under_the_same_name_and_words() -> None:
+    assert len(METHODS) > 70
+    for name, method in METHODS.items():
+        assert getattr(Client, name).__doc__ == method.__doc__ != "", name
+        assert getattr(AsyncClient, name).__doc__ == method.__doc__
+
+
+def test_a_bound_method_shows_its_name_arguments_and_words(client: Client) -> None:
+    assert client.get_profile.__name__ == "get_profile"
+    assert client.get_profile.__doc__ == "Returns one profile."
+    assert list(inspect.signature(client.get_profile).parameters) == ["name"]
+    assert list(inspect.signature(client.generate_stream).parameters) == ["prompt", "messages", "options"]
 
 
 def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() -> None:
-    reached = set()
-    arguments = {
-        "name": "n",
-        "dictionary": "n",
-        "feature": 1,
-        "job_id": "j",
-        "key_id": "k",
-        "link_id": "l",
-        "view": "read",
-        "state": {},
-        "scopes": ["read"],
-        "directions": {},
-        "interventions": [],
-        "terms": [],
-        "tokens": [],
-        "content": b"",
-        "record": {},
-        "vector": "v",
-        "vectors": ["v"],
-        "texts": ["t"],
-        "kind": "layer_sweep",
+    reached = {
+        (method.route.method, method.route.path.replace("{dictionary}", "{name}")) for method in METHODS.values()
     }
-    for build in builders().values():
-        assert callable(build)
-        needed = {
-            parameter.name: arguments[parameter.name]
-            for parameter in inspect.signature(build).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-        }
-        call: Call[object] | StreamCall[VectorAnswer] = build(**needed)
-        path = call.path.replace("/n", "/{name}").replace("/j/", "/{job_id}/").replace("/k/", "/{key_id}/")
-        reached.add((call.method, path))
-    for id_, name in (("/k", "/{key_id}"), ("/j", "/{job_id}"), ("/l", "/{link_id}")):
-        reached = {(method, path.removesuffix(id_) + name * path.endswith(id_)) for method, path in reached}
     paths = create_app(Settings(database="memory://")).openapi()["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     openai = {
@@ -219,7 +188,7 @@ def test_tokens_concepts_and_the_server_itself(client: Client) -> None:
 
 def test_client_and_command_start_without_torch_and_without_the_web_framework() -> None:
     heavy = "{'torch', 'transformers', 'fastapi', 'starlette', 'sqlalchemy'}"
-    code = f"import sys, steering.client.client, app.cli.main; sys.exit(', '.join(sorted({heavy} & set(sys.modules))) or None)"
+    code = f"import sys, steering.client, app.cli.main; sys.exit(', '.join(sorted({heavy} & set(sys.modules))) or None)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from steering.client import Client
-from steering.client.display.html import Line, line_chart, number, shade
-from steering.client.display.maps import aligned
+from steering.client.display import Line, aligned, line_chart, number, shade
 from steering.schemas.latent_space import LayerMapAnswer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running

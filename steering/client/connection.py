@@ -1,22 +1,18 @@
-"""Client and AsyncClient: every route of the API as a method, over httpx2. Failures are raised as ApiError."""
+"""Sends the calls of the API over httpx2, waiting or with asyncio. Failures are raised as ApiError."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel
 
-from steering.client.api import Api
-from steering.client.calls.base import Call, StreamCall
-from steering.client.calls.errors import ApiError, Retries, api_errors, event_error, response_error, truncated_stream
-
-__all__ = ["ApiError", "AsyncClient", "Client"]
+from steering.client.errors import ApiError, Retries, api_errors, event_error, response_error, truncated_stream
 
 T = TypeVar("T")
-E = TypeVar("E", bound=BaseModel)
 H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -26,7 +22,21 @@ LARGEST_EVENT = 256 << 20
 WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
 
 
-class _Base(Api, Generic[H]):
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and how its response is parsed.
+
+    arguments: method, url (a path), params, headers, and json or content, as `httpx2.Client.request` takes them.
+    read: converts the body of the response. None for a stream.
+    events: the type of each event of a stream by its name; `done` is the last.
+    """
+
+    arguments: Mapping[str, Any]
+    read: Callable[[bytes], T] | None
+    events: Mapping[str, type[BaseModel]]
+
+
+class _Connection(Generic[H]):
     """The options of both clients, and what they send. Independent of how a connection waits."""
 
     _http_client: type[H]
@@ -41,30 +51,25 @@ class _Base(Api, Generic[H]):
         retries: Retries = DEFAULT_RETRIES,
         namespace: str | None = None,
     ) -> None:
+        """Prepares a client. Nothing is sent.
+
+        base_url: the address of the server.
+        api_key: is sent as `Authorization: Bearer`.
+        timeout: how many seconds an answer may take.
+        http: another httpx2 client (transport, proxies); base_url and api_key still apply.
+        retries: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
+        namespace: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
+        """
         self._retries, self._namespace, self._base = retries, namespace, base_url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http: H = http or self._http_client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
-    def _arguments(self, call: Call[T] | StreamCall[E]) -> dict[str, Any]:
-        """Returns the arguments of `httpx2.Client.request` and `stream`."""
-        content, query, headers = None, {}, dict(self._headers)
-        if isinstance(call, Call):
-            content, query = call.content, dict(call.query)
-            headers.update(call.headers)
-            if call.accept is not None:
-                headers["Accept"] = call.accept
-            if content is not None:
-                headers["Content-Type"] = call.content_type
-        if self._namespace is not None and not call.path.startswith(WITHOUT_NAMESPACE):
+    def _arguments(self, call: Call[T]) -> dict[str, Any]:
+        """Returns the arguments of `httpx2.Client.request` and `stream`, with address, key and namespace."""
+        path, query, headers = call.arguments["url"], dict(call.arguments["params"]), call.arguments["headers"]
+        if self._namespace is not None and not path.startswith(WITHOUT_NAMESPACE):
             query["namespace"] = self._namespace
-        return {
-            "method": call.method,
-            "url": self._base + call.path,
-            "params": query,
-            "json": call.body,
-            "content": content,
-            "headers": headers,
-        }
+        return {**call.arguments, "url": self._base + path, "params": query, "headers": self._headers | headers}
 
     def _wait_after(self, error: ApiError, attempt: int) -> float:
         """Returns seconds to wait before the next attempt. Raises the error when it is final."""
@@ -77,26 +82,23 @@ class _Base(Api, Generic[H]):
 def _parsed_response(call: Call[T], response: httpx2.Response) -> T:
     if response.is_error:
         raise response_error(response)
+    assert call.read is not None
     return call.read(response.content)
 
 
-def _parsed_event(call: StreamCall[E], event: httpx2.ServerSentEvent, response: httpx2.Response) -> E | None:
+def _parsed_event(call: Call[Any], event: httpx2.ServerSentEvent, response: httpx2.Response) -> Any:
     """Returns the parsed event, or None for an event that this version does not know.
 
     Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
     """
-    model = call.models.get(event.event)
+    model = call.events.get(event.event)
     if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
         raise event_error(event.data, response)
     return None if model is None else model.model_validate_json(event.data)
 
 
-class Client(_Base[httpx2.Client]):
-    """The synchronous client. `http`: an own httpx2 client (transport, proxies); base_url and api_key still apply.
-
-    `retries`: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
-    `namespace`: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
-    """
+class Connection(_Connection[httpx2.Client]):
+    """Sends calls and waits for their responses."""
 
     _http_client = httpx2.Client
 
@@ -111,7 +113,7 @@ class Client(_Base[httpx2.Client]):
         self._http.close()
 
     def send(self, call: Call[T]) -> T:
-        """Sends a Call and returns its parsed response. Raises ApiError."""
+        """Sends a call and returns its parsed response. Raises ApiError."""
         attempt, arguments = 1, self._arguments(call)
         while True:
             try:
@@ -122,8 +124,8 @@ class Client(_Base[httpx2.Client]):
             time.sleep(wait)
             attempt += 1
 
-    def events(self, call: StreamCall[E]) -> Generator[E]:
-        """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
+    def events(self, call: Call[T]) -> Generator[T]:
+        """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
         attempt, arguments = 1, self._arguments(call)
         while True:
             try:
@@ -144,8 +146,8 @@ class Client(_Base[httpx2.Client]):
             attempt += 1
 
 
-class AsyncClient(_Base[httpx2.AsyncClient]):
-    """The client for asyncio. It has the same methods and options; calls are awaited, streams are asynchronous generators."""
+class AsyncConnection(_Connection[httpx2.AsyncClient]):
+    """Sends calls with asyncio."""
 
     _http_client = httpx2.AsyncClient
 
@@ -160,7 +162,7 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         await self._http.aclose()
 
     async def send(self, call: Call[T]) -> T:
-        """Sends a Call and returns its parsed response. Raises ApiError."""
+        """Sends a call and returns its parsed response. Raises ApiError."""
         attempt, arguments = 1, self._arguments(call)
         while True:
             try:
@@ -171,8 +173,8 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
             await asyncio.sleep(wait)
             attempt += 1
 
-    async def events(self, call: StreamCall[E]) -> AsyncGenerator[E]:
-        """Yields the events of a StreamCall. Raises ApiError, also in the middle of the stream."""
+    async def events(self, call: Call[T]) -> AsyncGenerator[T]:
+        """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
         attempt, arguments = 1, self._arguments(call)
         while True:
             try:

@@ -1,16 +1,51 @@
-"""Converts what was given to a command to the API's form."""
+"""Declares the options that commands share, and converts what was given to the form of the API."""
 
 import json
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from typer import BadParameter
+from pydantic import ValidationError
+from typer import Argument, BadParameter, Exit, Option
 
+from app.cli.terminal import shown, stderr
+from app.core.settings import Settings
 from steering.concepts.loader import read_prompts
 from steering.errors import InvalidRequest
 from steering.strict_json import load_json
+
+
+def file_option(help_text: str, *names: str) -> Any:
+    """Returns the declaration of an option that takes the path of an existing file."""
+    return Option(*names, exists=True, dir_okay=False, help=help_text)
+
+
+def file_argument(help_text: str) -> Any:
+    """Returns the declaration of an argument that takes the path of an existing file."""
+    return Argument(exists=True, dir_okay=False, help=help_text)
+
+
+VectorName = Annotated[str, Argument(help="The vector: name, or name@version.")]
+NewName = Annotated[str, Argument(help="Name of the new vector.")]
+Description = Annotated[str, Option(help="Description of the vector.")]
+Prompt = Annotated[str, Argument(help="The prompt.")]
+Steer = Annotated[
+    list[str] | None,
+    Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."),
+]
+Layers = Annotated[str, Option(help="recommended, all, 12,13 or 10:16 (half-open).")]
+ListedLayers = Annotated[str, Option(help="all, or 12,13.")]
+Steering = Annotated[
+    str | None, Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
+]
+Raw = Annotated[bool, Option("--raw", help="Continue the text without the chat template.")]
+System = Annotated[str | None, Option(help="A system message before the prompt.")]
+Texts = Annotated[list[str] | None, Argument(help="Texts to read.", show_default=False)]
+TextFile = Annotated[
+    Path | None, file_option("More texts: one a line, or .jsonl with a `text` or `messages` per line.", "--file")
+]
+
 
 N = TypeVar("N", int, float)
 
@@ -131,3 +166,14 @@ def _named_number(text: str, form: str, option: str, default: str = "") -> tuple
         return name, float(number if equals else default)
     except ValueError:
         raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        for finding in error.errors():
+            where = ".".join(map(str, finding["loc"])) or "settings"
+            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
+        raise Exit(2) from None

@@ -1,16 +1,26 @@
-"""Formats responses of the server as tables and lines for a terminal. Model text is sanitized."""
+"""Formats responses of the server for a terminal: tables, lines, charts and live progress. Model text is sanitized."""
 
 from collections.abc import Iterable, Sequence
 from math import exp
+from typing import Any
 
 from pydantic import BaseModel
+from rich.bar import Bar
+from rich.columns import Columns
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from app.cli.output.terminal import Output, shown
-from steering.schemas.comparison import ArmAnswer, CompareAnswer, EstimateAnswer
-from steering.schemas.generation import RaisedFlag
+from app.cli.terminal import safe, shown, stderr
+from steering.client import ApiError, Client
+from steering.client.results import Comparison
+from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, CompareAnswer, EstimateAnswer
+from steering.schemas.generation import RaisedFlag, TokenPiece
 from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
+from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
 
@@ -18,10 +28,23 @@ IDS = ("id", "job", "link")
 """Headings of what is copied into another command: never broken over two lines."""
 
 
-def listing(values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]) -> Output:
-    """Yields a list of the server as a command prints it: the values without absent fields, then a table."""
-    yield [value.model_dump(mode="json", exclude_none=True) for value in values]
-    yield text_table(headings, rows, "none")
+def listing(
+    values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]
+) -> tuple[Any, list[Any]]:
+    """Returns a list of the server as a command does: the values without absent fields, and a table."""
+    return dumped(values), [text_table(headings, rows, "none")]
+
+
+def dumped(value: BaseModel | Sequence[BaseModel]) -> Any:
+    """Returns a response, or several, as JSON types without absent fields."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    return [item.model_dump(mode="json", exclude_none=True) for item in value]
+
+
+def warning_lines(warnings: Iterable[str]) -> list[Text]:
+    """Returns a line per warning."""
+    return [shown(f"warning: {warning}", "yellow") for warning in warnings]
 
 
 def text_table(headings: Iterable[str], rows: Sequence[Sequence[str]], empty: str | None = None) -> Table | str:
@@ -167,7 +190,7 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
         random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(str(layer)))]
         against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
         lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
-    return lines + [shown(f"warning: {warning}", "yellow") for warning in card.warnings]
+    return lines + warning_lines(card.warnings)
 
 
 def estimate_text(found: EstimateAnswer, form: str = "+.2f") -> str:
@@ -246,3 +269,63 @@ def lens_table(answer: LogitLensAnswer, token: int) -> Table:
 
 def _predictions(row: Sequence[PredictionAnswer]) -> Text:
     return Text("  ").join(Text.assemble(_token(one.text), f" {100 * exp(one.logprob):.0f} %") for one in row)
+
+
+BAR_WIDTH = 48
+
+
+def follow(client: Client, started: JobAnswer) -> dict[str, Any]:
+    """Waits for a job with a progress bar and returns its result; Ctrl-C cancels it. Raises ApiError when it failed or was cancelled."""
+    job = started
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=stderr) as progress:
+            bar = progress.add_task("queued", total=None)
+            for job in client.job_events(started.id):
+                done = job.progress
+                description = done.message or job.status
+                progress.update(bar, description=description, completed=done.done, total=done.total or None)
+    except KeyboardInterrupt:
+        client.cancel_job(job.id)
+        raise
+    if job.status != "succeeded" or job.result is None:
+        message, code = (job.error.message, job.error.code) if job.error else (f"the job was {job.status}", job.status)
+        raise ApiError(message, code=code)
+    return job.result
+
+
+def live_comparison(client: Client, options: dict[str, Any], console: Console) -> Comparison:
+    """Shows the first sample of every arm while it is generated, and returns the complete comparison."""
+    texts: dict[str, str] = {}
+    with Live(console=console, refresh_per_second=12, transient=True) as live:
+        for event in client.compare_stream(**options):
+            if isinstance(event, Comparison):
+                return event
+            if isinstance(event, ArmErrorAnswer):
+                texts[event.arm] = event.error.message
+            elif isinstance(event, TokenPiece) and event.choice == 0:
+                texts[event.arm or ""] = texts.get(event.arm or "", "") + event.text
+            live.update(_panels(texts, console.width))
+    raise AssertionError("the client raises when a stream ends without its last event")
+
+
+def _panels(texts: dict[str, str], width: int) -> Columns:
+    each = max(24, width // max(len(texts), 1) - 2)
+    return Columns([Panel(shown(text), title=safe(name), width=each) for name, text in texts.items()])
+
+
+def sweep_chart(answer: Comparison, vector: str) -> Table:
+    """Returns the readout of each arm of a sweep as a bar from zero, next to its perplexity."""
+    points = []
+    for arm in answer.arms:
+        if arm.metrics is not None and vector in arm.metrics.readout:
+            strength = 0.0 if arm.name == "base" else float(arm.name)
+            points.append((strength, arm.metrics.readout[vector].mean, arm.metrics.perplexity))
+    ends = [0.0, *(mean for _, mean, _ in points)]
+    low, high = min(ends), max(ends)
+    figures = [Column(heading, justify="right") for heading in ("strength", "readout", "perplexity")]
+    table = Table(*figures[:2], "", figures[2], box=None)
+    for strength, mean, perplexity in sorted(points):
+        bar = Bar(high - low, min(mean, 0.0) - low, max(mean, 0.0) - low, width=BAR_WIDTH, color="cyan")
+        table.add_row(f"{strength:+g}", f"{mean:+.2f}", bar, optional(perplexity, ".1f"))
+    return table

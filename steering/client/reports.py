@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TypeAlias
 
-from steering.client.display.html import page, table, warnings_list
+from steering.client.display import page, table, warnings_list
 from steering.schemas.evaluation.report import CheckAnswer, ReportAnswer, SeedReportAnswer
 
 Row: TypeAlias = tuple[str, ...]

@@ -1,1 +1,0 @@
-"""Output of the commands: the console, tables, charts, progress bars and live views."""

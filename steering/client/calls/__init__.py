@@ -1,1 +1,0 @@
-"""Builders of the calls of the API, one module per resource."""
