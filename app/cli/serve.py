@@ -13,7 +13,7 @@ from app.core.settings import Settings
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 
 if TYPE_CHECKING:
-    from steering.store.sql.address import DatabaseAddress
+    from steering.store.address import DatabaseAddress
 
 database = Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
 
@@ -98,7 +98,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
 @database.command()
 def current(url: DatabaseUrl = None) -> None:
     """Show the schema of the database and the newest schema of this version."""
-    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import migrate  # noqa: PLC0415 - takes 1.4 s to import
 
     found, newest = migrate.current(_address(url))
     console.print(f"database: {found or 'empty'}; this version: {newest}")
@@ -107,7 +107,7 @@ def current(url: DatabaseUrl = None) -> None:
 @database.command()
 def upgrade(url: DatabaseUrl = None) -> None:
     """Upgrade the database to the schema of this version, in one transaction."""
-    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import migrate  # noqa: PLC0415 - takes 1.4 s to import
 
     address = _address(url)
     migrate.migrate(address)
@@ -125,7 +125,7 @@ def migrate_to(
 
     The source is not changed. Stop its servers first: what they write after the copy has begun is not copied.
     """
-    from steering.store.sql.maintenance.copying import copy_database  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store.backup import copy_database  # noqa: PLC0415 - takes 1.4 s to import
 
     copy_database(_address(url), _address(target), replace=replace, report=_report)
 
@@ -133,7 +133,7 @@ def migrate_to(
 @database.command()
 def backup(file: Annotated[Path, Argument(help="A new file.")], url: DatabaseUrl = None) -> None:
     """Write a snapshot of the database to one file, a SQLite database. Servers may be running."""
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
     backups.backup(_address(url), file, report=_report)
     console.print(f"wrote {file} ({file.stat().st_size:,} bytes)")
@@ -146,7 +146,7 @@ def restore(
     replace: Replace = False,
 ) -> None:
     """Copy a backup into an empty database, SQLite or PostgreSQL. With --replace the database may be in use."""
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
     backups.restore(file, _address(url), replace=replace, report=_report)
 
@@ -168,7 +168,7 @@ def prune(
 
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
-    from steering.store.sql.maintenance import pruning  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import pruning  # noqa: PLC0415 - takes 1.4 s to import
 
     settings = settings_of({})
     address = _address(url)
@@ -196,6 +196,6 @@ def _days_ago(days: int) -> str:
 
 
 def _address(given: str | None) -> "DatabaseAddress":
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
 
     return read_address(settings_of({}).database if given is None else given)
