@@ -28,7 +28,7 @@ from steering.engine.api import Engine, EngineStats
 from steering.engine.watchdog import Watchdog
 from steering.errors import NotReady, SteeringError, StoreUnavailable
 from steering.namespaces import SHARED
-from steering.store.base import Store
+from steering.store.store import Store
 from steering.threads import run_in_thread
 
 log = structlog.get_logger(__name__)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
@@ -147,6 +147,13 @@ class ConceptVector(VectorSummary):
                 f"vector {self.name!r} has no direction at layer {layer}; it has {sorted(self.layers)}", param="layers"
             )
         return self.layers[layer]
+
+
+class VectorSource(Protocol):
+    """Looks up vectors by name: all that resolving a spec needs."""
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """Returns the newest or the given version. Raises VectorNotFound, StoreCorrupt."""
 
 
 def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:

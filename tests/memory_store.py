@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from steering.store.sql.address import read_address
-from steering.store.sql.migrate import migrate
-from steering.store.sql.store import SqlStore, open_sql_store
+from steering.store.address import read_address
+from steering.store.migrate import migrate
+from steering.store.store import Store, open_sql_store
 
 
 @cache
@@ -21,7 +21,7 @@ def _migrated() -> bytes:
         return file.read_bytes()
 
 
-async def memory_store(_: object = None) -> SqlStore:
+async def memory_store(_: object = None) -> Store:
     """Opens an empty store that is deleted when it is closed, as `memory://` is, without running every migration again."""
     folder = TemporaryDirectory(prefix="steering-store-")
     file = Path(folder.name) / "store.sqlite3"

@@ -19,7 +19,7 @@ EXCLUDED = (
     "app/web/node_modules/",
     "app/web/dist/",
     "app/web/src/api/schema.ts",
-    "steering/store/sql/migrations/versions/",
+    "steering/store/migrations/versions/",
 )
 """Generated files, and migrations: they are written once and never edited."""
 SOURCES = frozenset({".py", ".cpp", ".h", ".ts", ".tsx"})

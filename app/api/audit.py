@@ -12,9 +12,8 @@ from app.core.key import Key
 from app.core.requests import ApiRoute, StateDep, needs
 from steering.errors import SteeringError
 from steering.schemas.base import PageQuery
-from steering.schemas.governance import AuditEntryAnswer, AuditPage
-from steering.store.base import Store
-from steering.store.governance import AuditEntry
+from steering.schemas.governance import AuditPage
+from steering.store.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -27,15 +26,14 @@ async def record(
     store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
 ) -> None:
     """Appends an entry. What fails is logged: a change that was made is not undone for it."""
-    entry = AuditEntry(key.name, f"{method} {route}"[:128], _target(path, body), request_id, status)
-    lost = {"action": entry.action, "target": entry.target, "key": entry.key}
+    change = {"action": f"{method} {route}"[:128], "target": _target(path, body), "key": key.name}
     try:
-        await store.audit.append(entry)
+        await store.audit.append(**change, request_id=request_id, status=status)
     except asyncio.CancelledError:
-        log.error("audit_entry_lost", code="cancelled", **lost)  # noqa: TRY400
+        log.error("audit_entry_lost", code="cancelled", **change)  # noqa: TRY400
         raise
     except SteeringError as error:
-        log.error("audit_entry_lost", code=error.code, **lost)  # noqa: TRY400
+        log.error("audit_entry_lost", code=error.code, **change)  # noqa: TRY400
 
 
 def _target(path: Mapping[str, Any], body: Any) -> str:
@@ -51,5 +49,4 @@ async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> AuditP
     """Lists changes, newest first: when, by which key, which route, on what."""
     check_limit(query.limit, state.settings.max_page, "entries per page", "limit")
     entries, next_cursor = await state.store.audit.find(query.limit, query.cursor)
-    data = [AuditEntryAnswer.model_validate(one, from_attributes=True) for one in entries]
-    return AuditPage(data=data, next_cursor=next_cursor)
+    return AuditPage(data=entries, next_cursor=next_cursor)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app.api.context import Context, ContextDep
 from app.api.generate import check_generation, generate_answer, prepare_generation
-from app.api.jobs import job_answer, jobs_of
+from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
 from app.api.policy import Policy
 from app.core.admission import check_limit
@@ -29,7 +29,7 @@ from steering.schemas.generation import (
     GenerateAnswer,
 )
 from steering.schemas.resources import JobAnswer
-from steering.store.governance import Owner
+from steering.store.records import Writer
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
@@ -55,7 +55,7 @@ router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
     work = await _prepare(context, await request.body())
-    return job_answer(await jobs_of(context).submit(KIND, work.request, lambda p: _run(work, p)))
+    return await jobs_of(context).submit(KIND, work.request, lambda p: _run(work, p))
 
 
 KIND = "generate_batch"
@@ -232,8 +232,10 @@ class _Writer:
                     return
                 content = "".join(self._waiting[index] for index in ready)
                 context = self._work.context
-                owner = Owner(context.key.name, context.namespace, context.key.limits.storage_bytes)
-                await context.state.store.outputs.append(self._work.output, self._part, content, owner)
+                writer = Writer(context.key.name, context.key.limits.storage_bytes)
+                await context.state.store.outputs.append(
+                    self._work.output, self._part, content, context.namespace, writer
+                )
                 for index in ready:
                     del self._waiting[index]
                 self._part, self._next = self._part + 1, self._next + len(ready)

@@ -25,12 +25,14 @@ from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
+from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
-from steering.store.base import NamespaceStore, Profile, VectorSource, Writer
+from steering.store.records import Writer
+from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, VectorId, VectorSource
 from steering.workflows.reading.readout import reading_at
 
 SUGGESTED_FROM = 200
@@ -196,7 +198,7 @@ class Context:
         self.state.rate_limits.charge_tokens(self.key, tokens)
         self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
 
-    async def _vectors_of(self, profile: Profile, added: Sequence[InterventionSpec]) -> VectorSource:
+    async def _vectors_of(self, profile: ProfileAnswer, added: Sequence[InterventionSpec]) -> VectorSource:
         """Returns where the names of a profile and of interventions added to it are looked up.
 
         A profile means the vectors that its own namespace sees. Raises InvalidRequest where the request means another
@@ -217,7 +219,7 @@ class Context:
                 )
         return VectorsByName(dict.fromkeys(names, theirs), own)
 
-    async def profile(self, name: str) -> Profile:
+    async def profile(self, name: str) -> ProfileAnswer:
         """Returns a profile. Raises ProfileNotFound with the nearest name."""
         try:
             return await self.store.profiles.get(name)

@@ -15,8 +15,8 @@ from steering.namespaces import SHARED, visible_from
 from steering.plan.resolve import RecentPlans
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec, pinned, vector_names
-from steering.store.base import NamespaceStore, Store, VectorSource
-from steering.vectors import ConceptVector, VectorId
+from steering.store.store import NamespaceStore, Store
+from steering.vectors import ConceptVector, VectorId, VectorSource
 
 log = structlog.get_logger(__name__)
 

@@ -42,9 +42,8 @@ from steering.schemas.steering import (
 )
 from steering.spec import InterventionSpec, Role, Schedule, SteeringSpec, TokenScope, pinned, vector_names
 from steering.spec_base import InlineVector, is_inline
-from steering.store.base import VectorSource
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, VectorId, VectorSource
 from steering.workflows.comparison.text_metrics import means
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 

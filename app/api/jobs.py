@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import structlog
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.context import Context, ContextDep
@@ -26,14 +26,16 @@ from app.core.events import Event, FileStream, event_stream
 from app.core.key import Key, foreign
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
-from steering.errors import Interrupted, NotFound, Overloaded, SteeringError, StoreCorrupt
+from steering.errors import Interrupted, NotFound, Overloaded, SteeringError
 from steering.namespaces import SHARED, visible_from
 from steering.schemas.base import NamespacePageQuery
 from steering.schemas.extraction import TransferRequest
 from steering.schemas.generation import JSON_LINES
-from steering.schemas.resources import JobAnswer, JobPage, JobSummary
-from steering.store.base import UNLIMITED, JobRecord, JobStore, Store, Writer
-from steering.store.base import JobPage as StoredJobs
+from steering.schemas.resources import JobAnswer, JobError, JobPage, JobProgress
+from steering.store.jobs import Jobs as JobRecords
+from steering.store.records import UNLIMITED, JobRecord, Writer
+from steering.store.records import JobPage as StoredJobs
+from steering.store.store import Store
 from steering.workflows.progress import Progress
 
 log = structlog.get_logger(__name__)
@@ -116,10 +118,10 @@ class LiveJob:
                 return self.record.result or {}
             case "cancelled":
                 raise JobCancelled("the job was cancelled before it ended")
-        error = self.record.error or {}
-        if self.failure is not None and self.failure.code == error.get("code"):
+        error = self.record.error or JobError(code="", message="the job failed")
+        if self.failure is not None and self.failure.code == error.code:
             raise self.failure
-        raise Interrupted(str(error.get("message")))  # what other servers report of a server without a lease
+        raise Interrupted(error.message)  # what other servers report of a server without a lease
 
 
 class Jobs:
@@ -174,7 +176,8 @@ class Jobs:
             release()
             raise
         live = self._live[record.id] = LiveJob(
-            Writer(key.name, key.limits.storage_bytes), replace(record, owner=self._server, created_by=key.name)
+            Writer(key.name, key.limits.storage_bytes),
+            record.model_copy(update={"owner": self._server, "created_by": key.name}),
         )
         live.task = asyncio.create_task(self._run(live, work))
         live.task.add_done_callback(lambda _: release())
@@ -249,30 +252,31 @@ class Jobs:
         try:
             await live.stoppable(self._slots.acquire())
             try:
-                live.update(await self._put(replace(live.record, status="running")))
+                live.update(await self._put(live.record.model_copy(update={"status": "running"})))
                 if live.record.status in FINAL:  # another server has taken this one for dead
                     return live.record
                 result = await live.stoppable(work(lambda *made: self._progress(live, *made)))
             finally:
                 self._slots.release()
         except JobCancelled:
-            return replace(live.record, status="cancelled")
+            return live.record.model_copy(update={"status": "cancelled"})
         except Interrupted as error:
             live.failure = error
         except Exception as error:  # the job failed; the log names it
             with structlog.contextvars.bound_contextvars(job=live.record.id, kind=live.record.kind):
                 live.failure = public_error(error)
         else:
-            return replace(live.record, status="succeeded", result=result)
+            return live.record.model_copy(update={"status": "succeeded", "result": dict(result)})
         return _failed(live.record, live.failure)
 
     @staticmethod
     def _progress(live: LiveJob, done: int, total: int, message: str) -> None:
-        live.update(replace(live.record, progress={"done": done, "total": total, "message": message}))
+        live.update(live.record.model_copy(update={"progress": JobProgress(done=done, total=total, message=message)}))
 
 
 def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
-    return replace(record, status="failed", error={"code": reason.code, "message": reason.message})
+    error = JobError(code=reason.code, message=reason.message)
+    return record.model_copy(update={"status": "failed", "error": error})
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +294,7 @@ class NamespaceJobs:
     admission: Admission
 
     @property
-    def _store(self) -> JobStore:
+    def _store(self) -> JobRecords:
         return self.jobs.store.in_namespace(self.namespace, Writer("" if self._sees_all else self.key.name)).jobs
 
     @property
@@ -369,7 +373,7 @@ class NamespaceJobs:
 
     async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
         job_id = f"job-{secrets.token_hex(8)}"
-        record = JobRecord(id=job_id, kind=kind, status="queued", request=request, namespace=self.namespace)
+        record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
         return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
 
     def _live(self, job_id: str) -> LiveJob | None:
@@ -378,25 +382,6 @@ class NamespaceJobs:
             return None
         mine = live.record.namespace != SHARED or live.record.created_by == self.key.name
         return live if mine or self._sees_all else None
-
-
-def job_answer(job: JobRecord) -> JobAnswer:
-    """Describes the current state of a job. Raises StoreCorrupt for a stored record that has other fields."""
-    try:
-        return JobAnswer.model_validate(job, from_attributes=True)
-    except ValidationError:
-        raise StoreCorrupt(f"the record stored in job {job.id} cannot be read") from None
-
-
-def job_page(page: StoredJobs) -> JobPage:
-    """Describes jobs without their results, and names those that cannot be read."""
-    found, damaged = list[JobSummary](), list(page.damaged)
-    for job in page.jobs:
-        try:
-            found.append(JobSummary.model_validate(job, from_attributes=True))
-        except ValidationError:
-            damaged.append(job.id)
-    return JobPage(data=found, next_cursor=page.next_cursor, warnings=damage_warnings(damaged))
 
 
 def job_options(status: int, model: Any, about: str) -> dict[str, Any]:
@@ -420,14 +405,14 @@ async def respond(
         result = await jobs.complete(kind, request, work)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
     queued = await jobs.submit(kind, request, work)
-    return json_response(job_answer(queued).model_dump(mode="json"), 202)
+    return json_response(queued.model_dump(mode="json"), 202)
 
 
 async def _job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:
     """Yields `progress` for every change of a job, `done` for its last."""
     async for record in jobs.watch(job_id):
         name = "done" if record.status in FINAL else "progress"
-        yield Event(job_answer(record).model_dump(mode="json"), name)
+        yield Event(record.model_dump(mode="json"), name)
 
 
 async def _output(jobs: Jobs, output_id: str) -> AsyncIterator[bytes]:
@@ -442,19 +427,20 @@ async def _output(jobs: Jobs, output_id: str) -> AsyncIterator[bytes]:
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
     """Lists jobs without their results, newest first."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    return job_page(await jobs_of(context).find(query.limit, query.cursor))
+    page = await jobs_of(context).find(query.limit, query.cursor)
+    return JobPage(data=list(page.jobs), next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
 
 
 @router.get("/v1/jobs/{job_id}")
 async def read(job_id: str, context: ContextDep) -> JobAnswer:
     """Returns the current state of one job."""
-    return job_answer(await jobs_of(context).get(job_id))
+    return await jobs_of(context).get(job_id)
 
 
 @router.delete("/v1/jobs/{job_id}")
 async def cancel(job_id: str, context: ContextDep) -> JobAnswer:
     """Cancels a job. A job that has ended is unchanged."""
-    return job_answer(await jobs_of(context).cancel(job_id))
+    return await jobs_of(context).cancel(job_id)
 
 
 @router.get(

@@ -32,9 +32,8 @@ from steering.schemas.governance import (
     NewKeyAnswer,
     RotateKeyRequest,
 )
-from steering.store.base import Store
-from steering.store.governance import KeyEdit, KeyRecord
-from steering.store.rules import now
+from steering.store.records import KeyEdit, KeyRecord, now
+from steering.store.store import Store
 from steering.vectors import VectorId
 
 log = structlog.get_logger(__name__)
@@ -142,7 +141,7 @@ class ApiKeys:
         return created
 
     async def edit(self, key_id: str, edit: KeyEdit, store: Store, *, force: bool = False) -> KeyRecord | None:
-        """Changes or deletes a key, see KeyStore.edit; it holds from now on.
+        """Changes or deletes a key, see Keys.edit; it holds from now on.
 
         Raises KeyNotFound, LastAdminKey where no key with the scope `admin` would remain, unless that is forced.
         """

@@ -12,8 +12,7 @@ from steering.plan.dose import DoseGuard
 from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
-from steering.store.base import VectorSource
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSource
 
 _NARROWER = ("any", "profiles", "none")
 

@@ -11,8 +11,7 @@ from app.core.admission import check_limit
 from app.core.requests import ApiRoute
 from steering.namespaces import SHARED
 from steering.schemas.base import NamespacePageQuery
-from steering.schemas.resources import LinkAnswer, LinkPage, LinkRequest, LinkState, link_url
-from steering.store.base import Link
+from steering.schemas.resources import LinkAnswer, LinkPage, LinkRequest, LinkState
 from steering.strict_json import dump_json
 from steering.threads import run_in_thread
 
@@ -28,21 +27,21 @@ async def save(body: LinkRequest, context: ContextDep) -> LinkAnswer:
     text = await run_in_thread(dump_json, body.state, "state")
     check_limit(len(text), context.settings.max_link_bytes, "bytes of state", "state")
     link_id = base64.b32encode(secrets.token_bytes(ID_BYTES)).decode().lower()
-    return link_answer(await context.store.links.put(Link(link_id, body.view, body.state)))
+    return await context.store.links.put(link_id, body.view, body.state)
 
 
 @router.get("/v1/links")
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> LinkPage:
     """Lists the links of the namespace without their states, newest first; in `shared` those of the key, for an admin all."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    found, next_cursor = await context.store.links.find(_owner_of(context), query.limit, query.cursor)
-    return LinkPage(data=[link_answer(link) for link in found], next_cursor=next_cursor)
+    page, next_cursor = await context.store.links.find(_owner_of(context), query.limit, query.cursor)
+    return LinkPage(data=page, next_cursor=next_cursor)
 
 
 @router.get("/v1/links/{link_id}")
 async def read(link_id: str, context: ContextDep) -> LinkState:
     """Returns the state of a link, of any namespace. The vectors that it names are those that the caller sees."""
-    return link_state(await context.store.links.get(link_id))
+    return await context.store.links.get(link_id)
 
 
 @router.delete("/v1/links/{link_id}", status_code=204)
@@ -59,17 +58,3 @@ def _owner_of(context: Context) -> str | None:
     """
     everyone = "admin" in context.key.scopes or context.namespace != SHARED
     return None if everyone else context.key.name
-
-
-def link_answer(link: Link) -> LinkAnswer:
-    """Describes a saved link without its state."""
-    return LinkAnswer(**_link_fields(link), namespace=link.namespace, bytes=link.size)
-
-
-def link_state(link: Link) -> LinkState:
-    """Returns what a link restores. Who saved it, and in which namespace, is not for every reader."""
-    return LinkState(**_link_fields(link), state=dict(link.state or {}))
-
-
-def _link_fields(link: Link) -> dict[str, str]:
-    return {"id": link.id, "view": link.view, "url": link_url(link.view, link.id), "created_at": link.created_at}

@@ -30,8 +30,9 @@ from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
 from steering.layer_indices import layer_index
 from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan
+from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.store.base import Profile, ProfileName
+from steering.store.records import ProfileName
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.reading.prompt_logprobs import ScoredToken, embed, logit_bytes, prompt_logprobs
@@ -119,7 +120,7 @@ def profile_in(context: Context, model: str) -> str | None:
     return profile
 
 
-async def _profile(context: Context, model: str, name: str) -> Profile:
+async def _profile(context: Context, model: str, name: str) -> ProfileAnswer:
     try:
         return await context.profile(name)
     except (ProfileNotFound, InvalidRequest) as error:
@@ -139,7 +140,7 @@ async def steering_of(context: Context, model: str, steering: Steering | None) -
     return ProfileSteering(profile=profile, interventions=tuple(steering or ()))
 
 
-def _item(name: str, profile: Profile | ProfileName | None) -> dict[str, Any]:
+def _item(name: str, profile: ProfileAnswer | ProfileName | None) -> dict[str, Any]:
     item: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "steering-server"}
     if profile is not None:
         item |= {"profile": profile.name, "namespace": profile.namespace, "description": profile.description}

@@ -57,7 +57,7 @@ from steering.schemas.governance import (
     RaiseAnswer,
 )
 from steering.spec import Layers, SteeringSpec, vector_names
-from steering.store.base import Store
+from steering.store.store import Store
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId
 from steering.workflows.reading.explain import NeutralCache

@@ -25,7 +25,6 @@ from steering.schemas.resources import (
 from steering.schemas.steering import DefaultSteering as DefaultSteeringRequest
 from steering.schemas.steering import DefaultSteeringAnswer
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.base import Profile
 from steering.vectors import check_name
 
 router = APIRouter(route_class=ApiRoute, tags=["profiles"])
@@ -36,7 +35,7 @@ async def put(name: str, body: ProfileRequest, context: ContextDep) -> ProfileAn
     """Stores a profile under a name. Its steering must be valid for the loaded model."""
     check_name(name)
     spec = await _checked(context, body.interventions)
-    return profile_answer(await context.store.profiles.put(Profile(name, spec, body.description)))
+    return await context.store.profiles.put(name, spec, body.description)
 
 
 @router.get("/v1/profiles", response_model=ProfileList)
@@ -46,8 +45,9 @@ async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDe
     page = await context.store.profiles.find(query.limit, query.cursor)
 
     def build() -> ProfileList:
-        found = list(map(profile_answer, page.profiles))
-        return ProfileList(data=found, next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
+        return ProfileList(
+            data=list(page.profiles), next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged)
+        )
 
     return await json_in_thread(build, exclude_unset=True)
 
@@ -55,7 +55,7 @@ async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDe
 @router.get("/v1/profiles/{name}", response_model_exclude_unset=True)
 async def read(name: str, context: ContextDep) -> ProfileAnswer:
     """Returns one profile."""
-    return profile_answer(await context.profile(check_name(name)))
+    return await context.profile(check_name(name))
 
 
 @router.delete("/v1/profiles/{name}", status_code=204)
@@ -108,15 +108,3 @@ async def _checked(context: Context, interventions: Sequence[InterventionSpec]) 
 def _default_answer(context: Context, namespace: str, spec: SteeringSpec) -> DefaultSteeringAnswer:
     warnings = context.state[DefaultSteering].warnings_of(namespace, spec)
     return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions, warnings=warnings)
-
-
-def profile_answer(profile: Profile) -> ProfileAnswer:
-    """Describes a profile."""
-    return ProfileAnswer(
-        namespace=profile.namespace,
-        name=profile.name,
-        description=profile.description,
-        interventions=profile.steering.interventions,
-        created_at=profile.created_at,
-        updated_at=profile.updated_at,
-    )

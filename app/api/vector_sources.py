@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
 from steering.plan.layers import check_model
-from steering.store.base import VectorSource
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, VectorId, VectorSource
 
 
 class HeldVectors:

@@ -57,8 +57,9 @@ from steering.schemas.vectors import (
     VersionQuery,
     VersionsQuery,
 )
-from steering.store.base import NamespaceStore, VectorFilter, VectorPage
-from steering.store.formats.blob import decode, encode
+from steering.store.blob import decode, encode
+from steering.store.records import VectorFilter, VectorPage
+from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
 from steering.workflows.evaluation.evidence import with_shipped_evidence

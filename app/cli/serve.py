@@ -16,7 +16,7 @@ from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.schemas.vectors import RecommendedAnswer
 
 if TYPE_CHECKING:
-    from steering.store.sql.address import DatabaseAddress
+    from steering.store.address import DatabaseAddress
 
 
 database = Typer(no_args_is_help=True, help="The database: current, upgrade, migrate-to, backup, restore, prune.")
@@ -91,7 +91,7 @@ def _assignments(texts: list[str]) -> dict[str, str]:
 @database.command()
 def current(url: DatabaseUrl = None) -> None:
     """Show the schema of the database and the newest schema of this version."""
-    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import migrate  # noqa: PLC0415 - takes 1.4 s to import
 
     found, newest = migrate.current(_address(url))
     console.print(f"database: {found or 'empty'}; this version: {newest}")
@@ -100,7 +100,7 @@ def current(url: DatabaseUrl = None) -> None:
 @database.command()
 def upgrade(url: DatabaseUrl = None) -> None:
     """Upgrade the database to the schema of this version, in one transaction."""
-    from steering.store.sql import migrate  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import migrate  # noqa: PLC0415 - takes 1.4 s to import
 
     address = _address(url)
     migrate.migrate(address)
@@ -118,7 +118,7 @@ def migrate_to(
 
     The source is not changed. Stop its servers first: what they write after the copy has begun is not copied.
     """
-    from steering.store.sql.maintenance.copying import copy_database  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store.backup import copy_database  # noqa: PLC0415 - takes 1.4 s to import
 
     copy_database(_address(url), _address(target), replace=replace, report=_report)
 
@@ -126,7 +126,7 @@ def migrate_to(
 @database.command()
 def backup(file: Annotated[Path, Argument(help="A new file.")], url: DatabaseUrl = None) -> None:
     """Write a snapshot of the database to one file, a SQLite database. Servers may be running."""
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
     backups.backup(_address(url), file, report=_report)
     console.print(f"wrote {file} ({file.stat().st_size:,} bytes)")
@@ -139,7 +139,7 @@ def restore(
     replace: Replace = False,
 ) -> None:
     """Copy a backup into an empty database, SQLite or PostgreSQL. With --replace the database may be in use."""
-    from steering.store.sql.maintenance import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import backup as backups  # noqa: PLC0415 - takes 1.4 s to import
 
     backups.restore(file, _address(url), replace=replace, report=_report)
 
@@ -161,7 +161,7 @@ def prune(
 
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
-    from steering.store.sql.maintenance import pruning  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store import pruning  # noqa: PLC0415 - takes 1.4 s to import
 
     settings = settings_of({})
     address = _address(url)
@@ -189,7 +189,7 @@ def _days_ago(days: int) -> str:
 
 
 def _address(given: str | None) -> "DatabaseAddress":
-    from steering.store.sql.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
+    from steering.store.address import read_address  # noqa: PLC0415 - takes 1.4 s to import
 
     return read_address(settings_of({}).database if given is None else given)
 

@@ -9,7 +9,7 @@ from steering.engine import open_engine as open_named
 from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.store import open_store
-from steering.store.base import Store
+from steering.store.store import Store
 
 log = structlog.get_logger(__name__)
 

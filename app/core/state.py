@@ -16,7 +16,7 @@ from app.core.settings import Settings
 from steering.engine.api import Engine, EngineStats
 from steering.errors import NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
-from steering.store.base import Store
+from steering.store.store import Store
 
 Part = TypeVar("Part")
 

@@ -16,7 +16,7 @@ import structlog
 from app.core.metrics import Metrics
 from app.core.settings import Settings
 from steering.errors import SteeringError
-from steering.store.base import Store
+from steering.store.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Synchronization:
         refresh_seconds: float = REFRESH_SECONDS,
         **refreshes: Refresh,
     ) -> None:
-        """`store_use` stores when keys were used; each of `refreshes` reads a topic again (`steering.store.governance.Topic`)."""
+        """`store_use` stores when keys were used; each of `refreshes` reads a topic again (`steering.store.records.Topic`)."""
         self._store, self._refreshes, self._refresh_seconds = store, refreshes, refresh_seconds
         self._metrics = metrics
         self._writes = {

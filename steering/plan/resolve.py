@@ -18,9 +18,8 @@ from steering.plan.layers import check_model, inline_vector, resolve_layers
 from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
 from steering.spec_base import InlineVector
-from steering.store.base import VectorSource
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, VectorId, VectorSource
 
 MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts: a plan holds a direction for each."""

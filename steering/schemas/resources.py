@@ -7,7 +7,9 @@ from pydantic import Field
 from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Page, Request
 from steering.schemas.vectors import Description
-from steering.spec import InterventionSpec
+from steering.spec import InterventionSpec, SteeringSpec
+
+JobStatus: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class JobProgress(Answer):
@@ -31,7 +33,7 @@ class JobSummary(Answer):
     namespace: str = SHARED
     id: str
     kind: str
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: JobStatus
     progress: JobProgress
     error: JobError | None
     created_at: str
@@ -110,6 +112,11 @@ class ProfileAnswer(Answer):
     interventions: tuple[InterventionSpec, ...]
     created_at: str
     updated_at: str
+
+    @property
+    def steering(self) -> SteeringSpec:
+        """The interventions, to be resolved."""
+        return SteeringSpec(interventions=self.interventions)
 
 
 class ProfileList(Page):

@@ -1,22 +1,14 @@
-"""Stores vectors, profiles, the default steering and job records. STORES maps a URL scheme to what opens a store."""
+"""Stores vectors, profiles, the default steering, jobs, links, API keys, the audit log and documents in one SQL database."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from steering.registry import Registry
-from steering.store.base import Store
+from steering.errors import InvalidRequest
 
-OpenStore: TypeAlias = Callable[[str], Awaitable[Store]]
-
-# SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
-_SQL = "steering.store.sql.store:open_sql_store"
-_MEMORY = "steering.store.sql.store:open_memory_store"
-STORES: Registry[OpenStore] = Registry(
-    "store", loaders={"sqlite": _SQL, "postgresql": _SQL, "memory": _MEMORY}, param="database"
-)
+if TYPE_CHECKING:
+    from steering.store.store import Store
 
 
-async def open_store(url: str) -> Store:
+async def open_store(url: str) -> "Store":
     """Opens a migrated, connected store: `sqlite:///path/to/file`, `postgresql://...`, or `memory://`, which is deleted when
     it is closed.
 
@@ -24,5 +16,11 @@ async def open_store(url: str) -> Store:
     cannot be right (without repeating it: it may contain a password), StoreUnavailable when the database cannot be
     reached, StoreCorrupt when it is damaged or its schema is newer than this code.
     """
-    scheme = url.partition(":")[0].partition("+")[0]
-    return await STORES[scheme](url)
+    # SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
+    from steering.store.store import open_sql_store, open_temporary_store  # noqa: PLC0415
+
+    if not url.startswith("memory:"):
+        return await open_sql_store(url)
+    if url not in ("memory:", "memory://"):
+        raise InvalidRequest("a memory store has no path: its URL is memory://", param="store")
+    return await open_temporary_store()

@@ -16,7 +16,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from app.state import AppState
 from steering.engine.api import Engine
-from steering.store.sql.store import SqlStore
+from steering.store.store import Store
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store
 
@@ -80,7 +80,7 @@ async def start() -> AsyncIterator[StartServer]:
 
 
 @pytest.fixture
-async def memory() -> AsyncIterator[SqlStore]:
+async def memory() -> AsyncIterator[Store]:
     """An empty store that outlives the servers of a test: give them `lasting(memory)`."""
     opened = await memory_store()
     yield opened

@@ -1,4 +1,4 @@
-"""One empty store of each kind in the STORES table, for the tests that ask for `store`; each engine for `engine`."""
+"""One empty store on each database, for the tests that ask for `store`; each engine for `engine`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from steering.engine.api import Engine
 from steering.store import open_store
-from steering.store.base import Store
+from steering.store.store import Store
 from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines
 from tests.contracts.stores import PLACES
 

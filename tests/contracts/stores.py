@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from steering.spec import SteeringSpec
-from steering.store.base import NamespaceStore, Store, VectorFilter
+from steering.store.records import VectorFilter
+from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector, LayerDirection
 
 PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3", "postgresql": "{postgresql}"}

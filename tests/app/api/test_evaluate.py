@@ -10,10 +10,10 @@ import pytest
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import LoadedModel
-from steering.store.base import NamespaceStore
+from steering.store.store import NamespaceStore
 from steering.vectors import ConceptVector, VectorSummary
 from tests.app.api.evaluation_bodies import DOSE, SWEEP, WRITING
-from tests.app.changed_store import ChangedStore, ChangedVectors
+from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import Server, StartServer, events_of
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -119,9 +119,7 @@ async def test_a_version_that_comes_just_before_the_write_is_not_hidden(linear: 
             await found.vectors.put(vector)
             return await found.vectors.put(vector, after)
 
-        vectors = ChangedVectors(found.vectors)
-        vectors.put = put
-        return replace(found, vectors=vectors)
+        return replace(found, vectors=changed(found.vectors, put=put))
 
     linear.state.jobs.store = ChangedStore(linear.state.jobs.store, overtaken)
     found = await evaluated(linear, {**DOSE, "save": True})

@@ -208,4 +208,4 @@ async def test_a_stop_of_the_server_is_read_as_interrupted(start: StartServer) -
     await until(lambda: server.engine.stats().running == 1)
     await server.state.jobs.close()
     record = await server.state.store.shared.jobs.get(job["id"])
-    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")
+    assert (record.status, record.error and record.error.code) == ("failed", "interrupted")

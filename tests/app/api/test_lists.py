@@ -5,22 +5,21 @@ from typing import Any
 from sqlalchemy import select, update
 
 from steering.spec import SteeringSpec, vector_names
-from steering.store.base import JobRecord
-from steering.store.formats.serialization import write_steering
-from steering.store.rules import names_in_steering
-from steering.store.sql.store import SqlStore
-from steering.store.sql.tables import ProfileRow, VectorRow
+from steering.store.records import JobRecord, write_steering
+from steering.store.references import names_in_steering
+from steering.store.store import Store
+from steering.store.tables import ProfileRow, VectorRow
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.test_keys import code
-from tests.steering.store.sql.test_listing_reads import statements
+from tests.steering.store.test_listing_reads import statements
 
 STEERING = [{"vector": "mood", "strength": 0.1}]
 
 
-def store_of(server: Server) -> SqlStore:
+def store_of(server: Server) -> Store:
     """The store of a server."""
     store = server.state.store
-    assert isinstance(store, SqlStore)
+    assert isinstance(store, Store)
     return store
 
 
@@ -150,7 +149,7 @@ async def test_a_list_of_jobs_reads_no_results(server: Server) -> None:
     store = store_of(server)
     result: dict[str, Any] = {"points": [{"x": number / 3} for number in range(2000)]}
     for number in range(3):
-        await store.shared.jobs.put(JobRecord(f"job-{number}", "evaluate", "succeeded", result=result))
+        await store.shared.jobs.put(JobRecord(id=f"job-{number}", kind="evaluate", status="succeeded", result=result))
     with statements(store) as seen:
         page = (await server.client.get("/v1/jobs?limit=2")).json()
     assert len(page["data"]) == 2

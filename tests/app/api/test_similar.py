@@ -4,31 +4,28 @@ from dataclasses import replace
 
 from app.api.vectors import Cosines, similar_vectors
 from steering.errors import StoreCorrupt
-from steering.store.base import VectorStore
-from steering.store.sql.store import SqlStore
+from steering.store.store import Store
+from steering.store.vectors import Vectors
 from steering.vectors import ConceptVector
 from tests.steering.store.planted import planted
 
 
-class Counting:
+class Counting(Vectors):
     """Vectors of a store; notes each whose directions are read. `damaged` cannot be read."""
 
-    def __init__(self, vectors: VectorStore) -> None:
-        self._vectors = vectors
-        self.put, self.find, self.describe = vectors.put, vectors.find, vectors.describe
-        self.versions, self.delete = vectors.versions, vectors.delete
-        self.names, self.namespace_of = vectors.names, vectors.namespace_of
+    def __init__(self, vectors: Vectors) -> None:
+        super().__init__(vectors.database, vectors.namespace, vectors.writer, vectors.reads)
         self.read: list[str] = []
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """See VectorStore.get."""
+        """See Vectors.get."""
         self.read.append(f"{name}@{version}")
         if name == "damaged":
             raise StoreCorrupt("the bytes of vector damaged@1 do not match their SHA-256")
-        return await self._vectors.get(name, version)
+        return await super().get(name, version)
 
 
-async def test_each_pair_is_read_once_and_other_models_never(memory: SqlStore) -> None:
+async def test_each_pair_is_read_once_and_other_models_never(memory: Store) -> None:
     shared = memory.shared
     one = await shared.vectors.put(planted("one", 1))
     await shared.vectors.put(planted("near", 1))

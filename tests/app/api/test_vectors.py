@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from steering.store.formats.blob import decode
+from steering.store.blob import decode
 from tests.app.conftest import D_MODEL, Server
 
 ONES = [1.0] * D_MODEL

@@ -13,8 +13,8 @@ from app.cli.tables import comparison_table, live_comparison, sweep_chart
 from app.core.settings import Settings
 from steering.client import Client
 from steering.errors import InvalidRequest
-from steering.store.base import Store
-from steering.store.governance import KeyRecord
+from steering.store.records import KeyRecord
+from steering.store.store import Store
 from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running

@@ -6,8 +6,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from steering.store.base import JobRecord
-from steering.store.sql.store import open_sql_store
+from steering.store.records import JobRecord
+from steering.store.store import open_sql_store
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.steering.store.concurrent_writer import opened_behind_its_back
 
@@ -67,7 +67,7 @@ async def test_a_damaged_job_is_named_and_the_others_are_listed(
     file = tmp_path / "store.sqlite3"
     store = await open_sql_store(f"sqlite:///{file}")
     for name in ("job-a", "job-b", "job-c"):
-        await store.shared.jobs.put(JobRecord(name, "extract", "succeeded", result={"vector": "mood@1"}))
+        await store.shared.jobs.put(JobRecord(id=name, kind="extract", status="succeeded", result={"vector": "mood@1"}))
     await store.close()
     with opened_behind_its_back(file) as other:
         assert other.execute(f"UPDATE jobs SET {damage} WHERE id = 'job-b'").rowcount == 1
@@ -84,8 +84,8 @@ async def test_lists_have_no_results_and_a_damaged_result_is_no_reason_to_leave_
 ) -> None:
     file = tmp_path / "store.sqlite3"
     store = await open_sql_store(f"sqlite:///{file}")
-    await store.shared.jobs.put(JobRecord("job-a", "extract", "succeeded", result={"vector": "mood@1"}))
-    await store.shared.jobs.put(JobRecord("job-b", "extract", "succeeded", result={"vector": "mood@1"}))
+    await store.shared.jobs.put(JobRecord(id="job-a", kind="extract", status="succeeded", result={"vector": "mood@1"}))
+    await store.shared.jobs.put(JobRecord(id="job-b", kind="extract", status="succeeded", result={"vector": "mood@1"}))
     await store.close()
     with opened_behind_its_back(file) as other:
         other.execute("UPDATE jobs SET result = '{' WHERE id = 'job-b'")

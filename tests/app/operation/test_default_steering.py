@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 
 from app.core.settings import Settings
 from app.main import create_app
-from steering.store.base import NamespaceStore, Store
-from steering.store.sql.store import SqlStore
+from steering.store.store import NamespaceStore, Store
 from tests.app.changed_store import fails, lasting
 from tests.app.conftest import BASE_URL, Server, state
 from tests.fakes import ScriptedEngine
@@ -24,13 +23,16 @@ PARTS = {*Store.__annotations__, "shared", *(one.name for one in fields(Namespac
 """What a store and its namespaces are made of."""
 
 
-class Broken:
-    """A store of which every method raises."""
-
+class _Broken:
     def __getattr__(self, name: str) -> Any:
         if name == "in_namespace":
-            return lambda *_: Broken()
-        return Broken() if name in PARTS else fails
+            return lambda *_: _Broken()
+        return _Broken() if name in PARTS else fails
+
+
+def broken_store() -> Store:
+    """Returns a store of which every method raises."""
+    return cast(Store, _Broken())
 
 
 async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
@@ -44,7 +46,7 @@ async def applied(client: httpx2.AsyncClient) -> dict[str, Any]:
 async def test_plain_traffic_needs_no_store(server: Server) -> None:
     await server.register()
     assert (await server.client.put("/v1/steering", json=DEFAULT)).status_code == 200
-    kept, server.state.jobs.store = server.state.jobs.store, Broken()
+    kept, server.state.jobs.store = server.state.jobs.store, broken_store()
     assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
     assert (await server.client.get("/v1/vectors")).status_code == 503
     await asyncio.sleep(0)
@@ -67,7 +69,7 @@ async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next
 
 
 @pytest.mark.parametrize("broken", [False, True])
-async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool, memory: SqlStore) -> None:
+async def test_a_default_that_does_not_fit_the_model_is_a_warning(broken: bool, memory: Store) -> None:
     async def same_store(_: Settings) -> Store:
         return lasting(memory)
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from app.core.components import open_database
-from steering.store.sql.store import SqlStore
+from steering.store.store import Store
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.polling import until
 from tests.steering.store.concurrent_writer import opened_behind_its_back
@@ -74,7 +74,7 @@ async def test_no_failed_statement_shows_what_the_caller_wrote(server: Server, l
 
 async def test_a_batch_whose_answers_cannot_be_stored_shows_none_of_them(server: Server, log: io.StringIO) -> None:
     store = server.state.store
-    assert isinstance(store, SqlStore)
+    assert isinstance(store, Store)
     async with store.database.engine.begin() as connection:
         await connection.exec_driver_sql("DROP TRIGGER refuse_jobs")
     line = f'{{"prompt": "{SECRET}", "max_tokens": 2}}'

@@ -20,9 +20,9 @@ import pytest
 
 from steering.engine.api import EngineStats
 from steering.errors import OutOfMemory, StoreUnavailable
-from steering.store.base import NamespaceStore
+from steering.store.store import NamespaceStore
 from tests.app.addresses import announced
-from tests.app.changed_store import ChangedStore, ChangedVectors
+from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 
@@ -45,9 +45,7 @@ async def test_a_failing_store_leaves_a_line_with_its_cause_and_the_id(
         raise StoreUnavailable("the database file cannot be used now (SQLITE_IOERR)") from cause
 
     def failing(found: NamespaceStore) -> NamespaceStore:
-        vectors = ChangedVectors(found.vectors)
-        vectors.find = fail
-        return replace(found, vectors=vectors)
+        return replace(found, vectors=changed(found.vectors, find=fail))
 
     working = server.state.jobs.store
     server.state.jobs.store = ChangedStore(working, failing)

@@ -17,10 +17,9 @@ from app.core.errors import InvalidApiKey
 from app.core.settings import Settings
 from app.main import create_app
 from steering.errors import StoreCorrupt, StoreUnavailable
-from steering.store.base import NamespaceStore, Store
-from steering.store.governance import KeyRecord
-from steering.store.sql.store import SqlStore
-from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors, lasting
+from steering.store.records import KeyRecord
+from steering.store.store import NamespaceStore, Store
+from tests.app.changed_store import ChangedStore, changed, lasting
 from tests.app.conftest import BASE_URL, state
 from tests.app.policy.test_keys import code
 from tests.fakes import ScriptedEngine
@@ -74,7 +73,7 @@ async def serving(store: Store) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def steered(memory: SqlStore) -> SqlStore:
+async def steered(memory: Store) -> Store:
     """A store with a default steering."""
     async with serving(lasting(memory)) as client:
         await loaded(client)
@@ -109,10 +108,9 @@ async def is_steered(client: httpx2.AsyncClient) -> None:
     assert [one["vector"] for one in answer["applied"]] == ["sentiment@1"]
 
 
-async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: SqlStore) -> None:
+async def test_nothing_runs_without_the_default_steering_while_it_is_read(steered: Store) -> None:
     gate = Gate(steered.defaults)
-    store = lasting(steered)
-    store.defaults = gate
+    store = changed(lasting(steered), defaults=gate)
     async with serving(store) as client:
         await asyncio.wait_for(gate.reached.wait(), 30)
         await is_refused(client)
@@ -122,10 +120,9 @@ async def test_nothing_runs_without_the_default_steering_while_it_is_read(steere
         await is_steered(client)
 
 
-async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: SqlStore) -> None:
+async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succeeds(steered: Store) -> None:
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store = lasting(steered)
-    store.defaults = gate
+    store = changed(lasting(steered), defaults=gate)
     async with serving(store) as client:
         await loaded(client)
         await is_refused(client)
@@ -137,7 +134,7 @@ async def test_the_first_read_of_the_default_steering_is_repeated_until_it_succe
 
 
 async def test_the_log_says_what_is_missing_until_the_server_is_ready(
-    steered: SqlStore, caplog: pytest.LogCaptureFixture
+    steered: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "app.state")
     caplog.clear()
@@ -147,8 +144,7 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
         return [line for line in lines if line["event"] in ("not_ready", "ready")]
 
     gate = Gate(steered.defaults, StoreUnavailable("the database does not answer"))
-    store = lasting(steered)
-    store.defaults = gate
+    store = changed(lasting(steered), defaults=gate)
     async with serving(store) as client:
         await until(lambda: bool(logged()), 30)
         assert [(line["event"], line["reason"]) for line in logged()] == [
@@ -161,13 +157,11 @@ async def test_the_log_says_what_is_missing_until_the_server_is_ready(
         assert logged()[1]["model"] == "scripted"
 
 
-async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: SqlStore) -> None:
+async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(steered: Store) -> None:
     gate = Gate(steered.shared.vectors.get, StoreUnavailable("the database does not answer"))
 
     def gated(found: NamespaceStore) -> NamespaceStore:
-        vectors = ChangedVectors(found.vectors)
-        vectors.get = gate
-        return replace(found, vectors=vectors)
+        return replace(found, vectors=changed(found.vectors, get=gate))
 
     async with serving(ChangedStore(lasting(steered), gated)) as client:
         await loaded(client)
@@ -177,10 +171,9 @@ async def test_a_vector_that_could_not_be_read_does_not_switch_the_default_off(s
         await is_steered(client)
 
 
-async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: SqlStore) -> None:
+async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steered: Store) -> None:
     gate = Gate(steered.defaults, StoreCorrupt("the default steering is damaged"))
-    store = lasting(steered)
-    store.defaults = gate
+    store = changed(lasting(steered), defaults=gate)
     async with serving(store) as client:
         await loaded(client)
         assert (await client.get("/health/ready")).status_code == 200
@@ -191,11 +184,10 @@ async def test_a_damaged_default_steering_is_a_warning_and_can_be_replaced(steer
         await is_steered(client)
 
 
-async def test_a_server_whose_keys_were_never_read_is_open_to_nobody(memory: SqlStore) -> None:
+async def test_a_server_whose_keys_were_never_read_is_open_to_nobody(memory: Store) -> None:
     await memory.keys.create(KeyRecord("key_1", "team", "0" * 64, ("admin",)))
     gate = Gate(memory.keys.all, StoreUnavailable("the database does not answer"))
-    store, keys = lasting(memory), ChangedKeys(memory.keys)
-    store.keys, keys.all = keys, gate
+    store = changed(lasting(memory), keys=changed(memory.keys, all=gate))
     async with serving(store) as client:
         await loaded(client)
         for method, path in (("GET", "/v1/policy"), ("DELETE", "/v1/policy"), ("GET", "/v1/keys")):
@@ -206,7 +198,7 @@ async def test_a_server_whose_keys_were_never_read_is_open_to_nobody(memory: Sql
         assert code(await client.get("/v1/policy")) == (401, "invalid_api_key")
 
 
-async def test_a_key_whose_digest_is_damaged_is_named_in_the_log_and_stops_no_other_key(memory: SqlStore) -> None:
+async def test_a_key_whose_digest_is_damaged_is_named_in_the_log_and_stops_no_other_key(memory: Store) -> None:
     store, keys = memory, ApiKeys(Settings())
     await store.keys.create(KeyRecord("key_1", "damaged", "no digest", ("admin",)))
     await store.keys.create(KeyRecord("key_2", "team", digest_of("secret"), ("admin",)))
@@ -225,10 +217,9 @@ def _bearer(secret: str) -> Request:
     return Request({"type": "http", "headers": [(b"authorization", f"Bearer {secret}".encode())]})
 
 
-async def test_the_first_read_of_the_policy_is_repeated(memory: SqlStore) -> None:
+async def test_the_first_read_of_the_policy_is_repeated(memory: Store) -> None:
     gate = Gate(memory.documents.get, StoreUnavailable("the database does not answer"))
-    store, documents = lasting(memory), ChangedDocuments(memory.documents)
-    store.documents, documents.get = documents, gate
+    store = changed(lasting(memory), documents=changed(memory.documents, get=gate))
     async with serving(store) as client:
         await loaded(client)
         assert code(await client.post("/v1/generate", json=ASK)) == (503, "not_ready")

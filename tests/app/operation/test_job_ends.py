@@ -11,8 +11,9 @@ from app.api.jobs import Jobs
 from app.core.errors import JobCancelled
 from app.core.settings import Settings
 from steering.errors import Interrupted, StoreUnavailable
-from steering.store.base import JobRecord, JobStore
-from steering.store.sql.store import SqlStore
+from steering.store.jobs import Jobs as StoredJobs
+from steering.store.records import JobRecord
+from steering.store.store import Store
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
@@ -28,7 +29,7 @@ class SlowStore(ChangedStore):
     As in a database, a write that has begun runs to its end when its caller is cancelled.
     """
 
-    def __init__(self, inner: SqlStore, status: str, fails: bool = False) -> None:
+    def __init__(self, inner: Store, status: str, fails: bool = False) -> None:
         self.inner = inner
         super().__init__(inner, lambda found: replace(found, jobs=SlowJobs(found.jobs, self)))
         self.status, self.fails = status, fails
@@ -38,12 +39,12 @@ class SlowStore(ChangedStore):
         return list((await self.inner.shared.jobs.find()).jobs)
 
 
-class SlowJobs:
+class SlowJobs(StoredJobs):
     """The jobs of a SlowStore."""
 
-    def __init__(self, jobs: JobStore, store: SlowStore) -> None:
-        self._jobs, self._slow = jobs, store
-        self.get, self.find = jobs.get, jobs.find
+    def __init__(self, jobs: StoredJobs, store: SlowStore) -> None:
+        super().__init__(jobs.database, jobs.namespace, jobs.writer)
+        self._slow = store
 
     async def put(self, job: JobRecord) -> JobRecord:
         return await asyncio.shield(asyncio.ensure_future(self._put(job)))
@@ -54,7 +55,7 @@ class SlowJobs:
             await self._slow.opened.wait()
             if self._slow.fails:
                 raise StoreUnavailable("the database does not answer")
-        return await self._jobs.put(job)
+        return await super().put(job)
 
 
 class Counted:
@@ -81,7 +82,7 @@ async def ended(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("ask", ["submit", "complete"])
 async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cancelled_job(
-    memory: SqlStore, ask: str
+    memory: Store, ask: str
 ) -> None:
     store, work = SlowStore(memory, "queued"), Counted()
     jobs = await started(store)
@@ -96,7 +97,7 @@ async def test_a_caller_that_leaves_while_its_job_is_being_stored_leaves_a_cance
     assert work.runs == 0
 
 
-async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten(memory: SqlStore) -> None:
+async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten(memory: Store) -> None:
     store, work = SlowStore(memory, "queued", fails=True), Counted()
     store.opened.set()
     jobs = await started(store)
@@ -107,9 +108,7 @@ async def test_a_job_that_cannot_be_stored_is_refused_and_forgotten(memory: SqlS
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded"])
-async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_error(
-    memory: SqlStore, status: str
-) -> None:
+async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_error(memory: Store, status: str) -> None:
     store, work = SlowStore(memory, status), Counted()
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
@@ -123,7 +122,7 @@ async def test_the_waiter_of_a_job_that_was_reported_as_interrupted_gets_that_er
     assert work.runs == (status == "succeeded"), "a job that has been reported does not begin"
 
 
-async def test_cancelling_during_the_last_write_changes_nothing(memory: SqlStore) -> None:
+async def test_cancelling_during_the_last_write_changes_nothing(memory: Store) -> None:
     store = SlowStore(memory, "succeeded")
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
@@ -135,7 +134,7 @@ async def test_cancelling_during_the_last_write_changes_nothing(memory: SqlStore
     assert await waiting == {"vector": "mood@1"}
 
 
-async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(memory: SqlStore) -> None:
+async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(memory: Store) -> None:
     store = SlowStore(memory, "succeeded", fails=True)
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, Counted()))
@@ -151,7 +150,7 @@ async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(me
 
 
 @pytest.mark.parametrize("reached", [True, False])
-async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(memory: SqlStore, reached: bool) -> None:
+async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(memory: Store, reached: bool) -> None:
     store, work = SlowStore(memory, "queued"), Counted()
     jobs = await started(store)
     waiting = asyncio.create_task(jobs_of(jobs).complete("extract", {}, work))
@@ -163,11 +162,11 @@ async def test_a_job_that_has_not_begun_when_the_server_stops_is_interrupted(mem
     with pytest.raises(Interrupted):
         await waiting
     (record,) = await store.records()
-    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")
+    assert (record.status, record.error and record.error.code) == ("failed", "interrupted")
     assert work.runs == 0
 
 
-async def test_a_queued_job_is_cancelled_without_a_slot(memory: SqlStore) -> None:
+async def test_a_queued_job_is_cancelled_without_a_slot(memory: Store) -> None:
     store, begun = SlowStore(memory, "none"), asyncio.Event()
     jobs = Jobs(store, "server", Settings(max_jobs=1))
 
@@ -206,7 +205,7 @@ async def test_a_waiter_whose_job_somebody_else_cancels_gets_an_error_of_its_own
     assert "retry-after" not in answer.headers
 
 
-async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped(memory: SqlStore) -> None:
+async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped(memory: Store) -> None:
     store, begun, loaded = SlowStore(memory, "none"), asyncio.Event(), asyncio.Event()
     jobs = Jobs(store, "server", Settings(), close_seconds=0.05)
     await jobs.renew()
@@ -224,7 +223,7 @@ async def test_a_server_that_stops_does_not_wait_for_work_that_cannot_be_stopped
     assert live is not None
     await begun.wait()
     await jobs.close()
-    assert [(one.status, (one.error or {})["code"]) for one in await store.records()] == [("failed", "interrupted")]
+    assert [(one.status, one.error and one.error.code) for one in await store.records()] == [("failed", "interrupted")]
     loaded.set()
     await live.task
     assert live.record.status == "failed"

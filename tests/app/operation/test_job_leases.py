@@ -11,8 +11,9 @@ from app.core.key import ANONYMOUS
 from app.core.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
-from steering.store.base import JobRecord, JobStore, Store
-from steering.store.sql.store import SqlStore
+from steering.store.jobs import Jobs as StoredJobs
+from steering.store.records import JobRecord
+from steering.store.store import Store
 from tests.app.changed_store import ChangedStore
 from tests.polling import until
 
@@ -25,17 +26,17 @@ class Unreliable(ChangedStore):
         self.off = False
 
 
-class UnreliableJobs:
+class UnreliableJobs(StoredJobs):
     """The jobs of an Unreliable store."""
 
-    def __init__(self, jobs: JobStore, switch: Unreliable) -> None:
-        self._jobs, self._switch = jobs, switch
-        self.get, self.find = jobs.get, jobs.find
+    def __init__(self, jobs: StoredJobs, switch: Unreliable) -> None:
+        super().__init__(jobs.database, jobs.namespace, jobs.writer)
+        self._switch = switch
 
     async def put(self, job: JobRecord) -> JobRecord:
         if self._switch.off:
             raise StoreUnavailable("the database does not answer")
-        return await self._jobs.put(job)
+        return await super().put(job)
 
 
 def jobs_of(jobs: Jobs) -> NamespaceJobs:
@@ -43,7 +44,7 @@ def jobs_of(jobs: Jobs) -> NamespaceJobs:
     return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3))))
 
 
-async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards(memory: SqlStore) -> None:
+async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards(memory: Store) -> None:
     unreliable = Unreliable(memory)
     jobs = Jobs(unreliable, "server", Settings())
     await jobs.renew()
@@ -65,7 +66,7 @@ async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards
     assert jobs.counts() == {"queued": 0, "running": 0}
 
 
-async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported(memory: SqlStore) -> None:
+async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported(memory: Store) -> None:
     slow = Jobs(memory, "slow", Settings(lease_seconds=1))
     await slow.renew()
     ended = asyncio.Event()
@@ -85,4 +86,4 @@ async def test_a_server_that_lost_its_lease_ends_the_jobs_that_were_reported(mem
     await asyncio.wait_for(ended.wait(), 30)
     await until(lambda: slow.counts() == {"queued": 0, "running": 0})
     record = await jobs_of(slow).get(job.id)
-    assert (record.status, dict(record.error or {})["code"]) == ("failed", "interrupted")
+    assert (record.status, record.error and record.error.code) == ("failed", "interrupted")

@@ -12,8 +12,8 @@ import pytest
 from app.core.settings import Settings
 from app.main import create_app
 from steering.errors import ModelLoadFailed
-from steering.store.base import Store
-from tests.app.changed_store import ChangedStore, fails
+from steering.store.store import Store
+from tests.app.changed_store import changed, fails
 from tests.app.conftest import BASE_URL, Server, StartServer, events_of, state
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store
@@ -79,9 +79,7 @@ async def test_a_dead_engine_is_not_healthy(server: Server) -> None:
 
 async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_on() -> None:
     async def unreachable(settings: Settings) -> Store:
-        store = ChangedStore(await memory_store(settings))
-        store.ping = fails
-        return store
+        return changed(await memory_store(settings), ping=fails)
 
     app = create_app(Settings(), lambda _: ScriptedEngine(), unreachable)
     async with app.router.lifespan_context(app):
@@ -93,7 +91,7 @@ async def test_a_store_that_does_not_answer_is_not_ready_but_resolved_work_goes_
 
 
 async def test_readiness_asks_the_store_once_for_many_probes() -> None:
-    store = ChangedStore(await memory_store())
+    store = await memory_store()
     asked = 0
     answering = store.ping
 
@@ -102,10 +100,8 @@ async def test_readiness_asks_the_store_once_for_many_probes() -> None:
         asked += 1
         await answering()
 
-    store.ping = counted
-
     async def opened(_: Settings) -> Store:
-        return store
+        return changed(store, ping=counted)
 
     app = create_app(Settings(), lambda _: ScriptedEngine(), opened)
     async with app.router.lifespan_context(app):

@@ -11,9 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.core.metrics import LAG_PAUSE_SECONDS, Metrics
 from app.core.settings import Settings
 from app.main import create_app
-from steering.store.base import Store
-from steering.store.sql.store import SqlStore
-from tests.app.changed_store import ChangedServers, fails, lasting
+from steering.store.store import Store
+from tests.app.changed_store import changed, fails, lasting
 from tests.app.conftest import Server, StartServer, state
 from tests.app.core.listening import Listening
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, created
@@ -68,25 +67,24 @@ async def test_a_policy_that_cannot_be_applied_is_measured(server: Server) -> No
     assert await measured(server.client, "steering_not_ready") == {("policy_invalid",): 1.0}
 
 
-async def test_leases_that_are_not_renewed_and_reads_of_the_database_are_measured(memory: SqlStore) -> None:
+async def test_leases_that_are_not_renewed_and_reads_of_the_database_are_measured(memory: Store) -> None:
     real = memory
-    store, servers = lasting(real), ChangedServers(real.servers)
-    store.servers = servers
+    servers = changed(real.servers)
 
-    async def changed(_: Settings) -> Store:
-        return store
+    async def opened(_: Settings) -> Store:
+        return changed(lasting(real), servers=servers)
 
-    app = create_app(Settings(lease_seconds=1.0), lambda _: ScriptedEngine(), changed)
+    app = create_app(Settings(lease_seconds=1.0), lambda _: ScriptedEngine(), opened)
     async with app.router.lifespan_context(app):
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://127.0.0.1:8000")
         await asyncio.wait_for(state(app).loaded.wait(), 30)
         (renewed,) = (await measured(client, "steering_lease_renewed_timestamp_seconds")).values()
         assert abs(renewed - time.time()) < 60
-        servers.renew = fails
+        servers.__dict__.update(renew=fails)
         metrics = state(app).metrics
         await until(lambda: ("renew",) in now(metrics, "steering_database_failures_total"))
         await until(lambda: now(metrics, "steering_database_read_seconds_count")[()] > 0)
-        servers.renew = real.servers.renew
+        servers.__dict__.pop("renew")
         await client.aclose()
 
 

@@ -19,8 +19,7 @@ from app.core.synchronization import prune
 from app.main import ROUTERS
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
-from steering.store.base import Link
-from steering.store.sql.store import SqlStore
+from steering.store.store import Store
 from steering.workflows.extraction.make import METHOD_NAMES
 from tests.app.conftest import Server, StartServer
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
@@ -177,16 +176,16 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
             assert ("security" in operation) == (not path.startswith("/health"))
 
 
-async def test_results_of_old_batches_are_deleted_with_the_other_old_records(memory: SqlStore) -> None:
+async def test_results_of_old_batches_are_deleted_with_the_other_old_records(memory: Store) -> None:
     store = memory
     await store.outputs.append("out-1", 0, "line")
-    await store.shared.links.put(Link("a" * 16, "compare", {}))
+    await store.shared.links.put("a" * 16, "compare", {})
     await prune(store, Settings())
     assert await store.outputs.read("out-1", 0) == "line"
     assert len((await store.shared.links.find(None))[0]) == 1
     await prune(store, Settings.model_construct(audit_days=1, job_days=1, output_days=-1, link_days=-1))
     assert await store.outputs.read("out-1", 0) is None
-    assert await store.shared.links.find(None) == ((), None)
+    assert await store.shared.links.find(None) == ([], None)
 
 
 def test_every_route_of_ours_says_which_scope_it_needs() -> None:

@@ -7,9 +7,8 @@ from app.core.metrics import Metrics
 from app.core.settings import Settings
 from app.core.synchronization import Refresh, Synchronization
 from steering.errors import StoreUnavailable
-from steering.store.base import Store
-from steering.store.sql.store import SqlStore
-from tests.app.changed_store import ChangedServers, ChangedStore
+from steering.store.store import Store
+from tests.app.changed_store import changed
 
 
 async def forever() -> None:
@@ -31,7 +30,7 @@ async def reaches(store: Store, reached: asyncio.Event, **refreshes: Refresh) ->
         await asyncio.wait({running})
 
 
-async def test_a_topic_that_waits_holds_up_no_other(memory: SqlStore) -> None:
+async def test_a_topic_that_waits_holds_up_no_other(memory: Store) -> None:
     reached = asyncio.Event()
 
     async def read() -> None:
@@ -40,7 +39,7 @@ async def test_a_topic_that_waits_holds_up_no_other(memory: SqlStore) -> None:
     await reaches(memory, reached, keys=forever, documents=read)
 
 
-async def test_a_read_that_failed_is_tried_again_soon(memory: SqlStore) -> None:
+async def test_a_read_that_failed_is_tried_again_soon(memory: Store) -> None:
     reached, reads = asyncio.Event(), list[None]()
 
     async def fails_once() -> None:
@@ -52,7 +51,7 @@ async def test_a_read_that_failed_is_tried_again_soon(memory: SqlStore) -> None:
     await reaches(memory, reached, keys=fails_once)
 
 
-async def test_a_change_made_while_a_topic_is_read_is_read_too(memory: SqlStore) -> None:
+async def test_a_change_made_while_a_topic_is_read_is_read_too(memory: Store) -> None:
     reached, reads = asyncio.Event(), list[object]()
 
     async def read() -> None:
@@ -65,10 +64,8 @@ async def test_a_change_made_while_a_topic_is_read_is_read_too(memory: SqlStore)
     await reaches(memory, reached, documents=read)
 
 
-async def test_what_has_not_changed_is_not_read_at_every_poll(memory: SqlStore) -> None:
+async def test_what_has_not_changed_is_not_read_at_every_poll(memory: Store) -> None:
     reached, polls, reads = asyncio.Event(), list[None](), list[None]()
-
-    polled, servers = ChangedStore(memory), ChangedServers(memory.servers)
 
     async def counted() -> Mapping[str, int]:
         polls.append(None)
@@ -76,7 +73,7 @@ async def test_what_has_not_changed_is_not_read_at_every_poll(memory: SqlStore) 
             reached.set()
         return await memory.servers.changes()
 
-    polled.servers, servers.changes = servers, counted
+    polled = changed(memory, servers=changed(memory.servers, changes=counted))
 
     async def read() -> None:
         reads.append(None)

@@ -7,31 +7,31 @@ from typing import Any
 import pytest
 
 from steering.errors import StoreUnavailable
-from steering.store.governance import DocumentStore
+from steering.store.documents import Documents
 from tests.app.conftest import Server, StartServer
 from tests.polling import until
 
 POLICY = {"limits": {"own_steering": "none"}}
 
 
-class SlowDocuments:
+class SlowDocuments(Documents):
     """Documents that are written once `opened`. As in a database, a write runs to its end when its caller is cancelled."""
 
-    def __init__(self, documents: DocumentStore) -> None:
-        self._documents, self.get = documents, documents.get
+    def __init__(self, documents: Documents) -> None:
+        super().__init__(documents.database)
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
         self.failure: Exception | None = None
         self.writing: asyncio.Future[None]
 
     async def put(self, name: str, content: Mapping[str, Any] | None) -> None:
-        """See DocumentStore.put."""
+        """See Documents.put."""
         self.writing = asyncio.ensure_future(self._put(name, content))
         await asyncio.shield(self.writing)
 
     async def _put(self, name: str, content: Mapping[str, Any] | None) -> None:
         self.reached.set()
         await self.opened.wait()
-        await self._documents.put(name, content)
+        await super().put(name, content)
         if self.failure is not None:
             raise self.failure
 

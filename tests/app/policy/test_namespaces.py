@@ -11,7 +11,7 @@ import pytest
 from app.api.keys import digest_of
 from app.core.settings import Settings
 from app.main import create_app
-from steering.store.base import JobRecord, Link, Writer
+from steering.store.records import JobRecord, Writer
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.namespaced_routes import (
     ADMINS,
@@ -45,10 +45,16 @@ async def server(start: StartServer) -> Server:
     used = {"interventions": [{"vector": "alpha-secret"}, {"vector": "common"}]}
     assert (await one.client.put("/v1/profiles/alpha-profile", json=used)).status_code == 200
     assert (await one.client.put("/v1/steering", json=used)).status_code == 200
-    job = JobRecord("job-alpha", "extract", "succeeded", request={"name": "alpha-secret"}, result={"v": "alpha-secret"})
+    job = JobRecord(
+        id="job-alpha",
+        kind="extract",
+        status="succeeded",
+        request={"name": "alpha-secret"},
+        result={"v": "alpha-secret"},
+    )
     await one.state.store.in_namespace("alpha").jobs.put(job)
     writer = Writer(f"key-{digest_of(ALPHA)[:8]}")
-    await one.state.store.in_namespace("alpha", writer).links.put(Link(OWN["link"], "compare", {"prompt": "alpha"}))
+    await one.state.store.in_namespace("alpha", writer).links.put(OWN["link"], "compare", {"prompt": "alpha"})
     return one
 
 
@@ -177,7 +183,7 @@ async def test_other_namespaces_are_named_by_admins_only(server: Server) -> None
 async def test_shared_things_are_seen_and_changed_by_their_own_keys_only(server: Server) -> None:
     client = server.client
     await client.put("/v1/profiles/ours", json={"interventions": [{"vector": "common"}]}, headers=bearer(ADMIN))
-    await server.state.store.shared.jobs.put(JobRecord("job-shared", "extract", "running"))
+    await server.state.store.shared.jobs.put(JobRecord(id="job-shared", kind="extract", status="running"))
     assert [one["name"] for one in (await snapshot(server, BETA))[0]["data"]] == ["common"]
     for method, path, body in (
         ("DELETE", "/v1/vectors/common", None),

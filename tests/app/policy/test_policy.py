@@ -15,9 +15,9 @@ from app.main import create_app
 from steering.engine.api import Engine
 from steering.errors import StoreUnavailable
 from steering.store import open_store
-from steering.store.base import Store
+from steering.store.store import Store
 from tests.app.conftest import BASE_URL, Server, StartServer, state
-from tests.app.operation.test_default_steering import Broken
+from tests.app.operation.test_default_steering import broken_store
 from tests.app.policy.conftest import generated, put_policy, tiny_engine
 from tests.contracts.stores import a_vector
 from tests.fakes import ScriptedEngine
@@ -133,7 +133,7 @@ async def test_traffic_needs_no_database(tiny: Server) -> None:
     await tiny.client.put("/v1/steering", json={"interventions": [OWN]})
     await put_policy(tiny, mandatory=[PUSH], monitors=[{"name": "m", "vector": "mood", "above": 1}])
     store = tiny.state.store
-    tiny.state.jobs.store = Broken()
+    tiny.state.jobs.store = broken_store()
     try:
         with pytest.raises(StoreUnavailable):
             await tiny.state.policy.refresh(tiny.state.store, tiny.state.engine)

@@ -10,9 +10,9 @@ import pytest
 
 from steering.errors import NotReady, StoreUnavailable
 from steering.spec import SteeringSpec
-from steering.store.base import NamespaceStore, Store
-from steering.store.governance import KeyEdit, KeyRecord
-from tests.app.changed_store import ChangedDocuments, ChangedKeys, ChangedStore, ChangedVectors, fails
+from steering.store.records import KeyEdit, KeyRecord
+from steering.store.store import NamespaceStore, Store
+from tests.app.changed_store import ChangedStore, changed, fails
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
 from tests.app.policy.test_keys import ADMIN, ask, bearer, code, created
@@ -61,17 +61,14 @@ async def test_a_policy_stays_as_it_was_put(tiny: Server) -> None:
     assert [one["vector"] for one in (await tiny.client.get("/v1/policy")).json()["mandatory"]] == ["mood@1"]
 
 
-def _reading(store: Store, late: Late[..., Mapping[str, Any] | None]) -> ChangedStore:
+def _reading(store: Store, late: Late[..., Mapping[str, Any] | None]) -> Store:
     """A store whose documents are read late."""
-    late_store, documents = ChangedStore(store), ChangedDocuments(store.documents)
-    late_store.documents, documents.get = documents, late
-    return late_store
+    return changed(store, documents=changed(store.documents, get=late))
 
 
 async def test_default_steering_stays_as_it_was_put(tiny: Server) -> None:
     state, late = tiny.state, Late(tiny.state.store.defaults)
-    late_store = ChangedStore(state.store)
-    late_store.defaults = late
+    late_store = changed(state.store, defaults=late)
     put = tiny.client.put("/v1/steering", json={"interventions": [PUSH]})
     await changed_after_the_read(state.default_steering.refresh(late_store, state.engine), late, put)
     assert [one.pinned.interventions[0].vector for one in state.default_steering.by_namespace.values()] == ["mood@1"]
@@ -91,8 +88,7 @@ async def test_a_revoked_key_stays_revoked(tiny: Server) -> None:
     state, late = tiny.state, Late(tiny.state.store.keys.all)
     admin = bearer((await created(tiny, name="admin", scopes=["admin"]))["key"])
     key = (await tiny.client.post("/v1/keys", json={"name": "leaving", "scopes": ["generate"]}, headers=admin)).json()
-    late_store, keys = ChangedStore(state.store), ChangedKeys(state.store.keys)
-    late_store.keys, keys.all = keys, late
+    late_store = changed(state.store, keys=changed(state.store.keys, all=late))
     revoke = tiny.client.delete(f"/v1/keys/{key['id']}", headers=admin)
     assert (await changed_after_the_read(state.keys.refresh(late_store), late, revoke)).status_code == 204
     assert (await ask(tiny, key)).status_code == 401
@@ -111,8 +107,7 @@ async def test_changes_of_keys_are_in_force_although_reads_fail_and_other_writes
     server = await start(api_keys=ADMIN)
     server.client.headers.update(bearer(ADMIN))
     key, other = await created(server), await created(server)
-    server.state.store.keys = keys = ChangedKeys(server.state.store.keys)
-    keys.all, keys.touch = fails, touch
+    server.state.store.keys = changed(server.state.store.keys, all=fails, touch=touch)
     assert (await ask(server, key)).status_code == 200
     assert (await server.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
     assert code(await ask(server, key)) == (401, "invalid_api_key")
@@ -131,10 +126,8 @@ async def test_a_refresh_of_keys_writes_nothing(start: StartServer) -> None:
     assert code(await ask(server, key)) == (401, "invalid_api_key")
 
 
-def _touched_by(store: Store, touch: Callable[..., Coroutine[Any, Any, Never]]) -> ChangedStore:
-    changed, keys = ChangedStore(store), ChangedKeys(store.keys)
-    changed.keys, keys.touch = keys, touch
-    return changed
+def _touched_by(store: Store, touch: Callable[..., Coroutine[Any, Any, Never]]) -> Store:
+    return changed(store, keys=changed(store.keys, touch=touch))
 
 
 async def test_when_a_key_was_used_is_stored_later_if_it_fails(start: StartServer) -> None:
@@ -163,9 +156,7 @@ async def test_a_change_of_a_key_by_one_server_does_not_bring_back_what_another_
         await opened.wait()
         return await shared.keys.edit(key_id, edit)
 
-    one.state.jobs.store = late_store = ChangedStore(shared)
-    late_store.keys = keys = ChangedKeys(shared.keys)
-    keys.edit = late
+    one.state.jobs.store = changed(shared, keys=changed(shared.keys, edit=late))
     changing = asyncio.create_task(one.client.patch(f"/v1/keys/{key['id']}", json={"name": "x"}))
     await reached.wait()
     assert (await other.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
@@ -191,9 +182,7 @@ async def test_a_key_whose_limits_cannot_be_read_may_do_nothing(start: StartServ
 
 def _unread(found: NamespaceStore) -> NamespaceStore:
     """The same without a vector that can be read."""
-    vectors = ChangedVectors(found.vectors)
-    vectors.get = fails
-    return replace(found, vectors=vectors)
+    return replace(found, vectors=changed(found.vectors, get=fails))
 
 
 async def test_a_default_whose_vector_could_not_be_read_leaves_the_last_one_in_use(tiny: Server) -> None:

@@ -21,7 +21,7 @@ from app.core.key import Key
 from app.core.settings import Settings
 from app.main import create_app
 from steering.schemas.governance import KeyLimitsFields
-from steering.store.base import JobRecord, Writer
+from steering.store.records import JobRecord, Writer
 from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer
 from tests.app.policy import test_governed_routes, test_namespaces
@@ -187,7 +187,7 @@ async def test_a_key_at_its_limit_is_refused_and_counted(limited: Server, reason
     if reason == "rows":
         rows.take(2, 2)  # as running requests do
     if reason == "jobs":
-        running = JobRecord("job-running", "extract", "running", request={})
+        running = JobRecord(id="job-running", kind="extract", status="running", request={})
         await limited.state.store.in_namespace("shared", Writer(key["id"])).jobs.put(running)
     expected = (507, reason) if reason == "storage_full" else (429, "rate_limited")
     counted = 0

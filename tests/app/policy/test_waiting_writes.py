@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from steering.spec import SteeringSpec
-from steering.store.base import NamespaceStore
-from tests.app.changed_store import ChangedDocuments, ChangedProfiles, ChangedStore
+from steering.store.store import NamespaceStore
+from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import Server
 from tests.app.policy.conftest import put_policy
 from tests.app.policy.test_refresh import OTHER, PUSH
@@ -43,9 +43,7 @@ async def changed_elsewhere_during(
 
 async def test_a_policy_that_waits_to_be_written_holds_up_no_read_of_it(tiny: Server) -> None:
     state, real, hanging = tiny.state, tiny.state.store, Hanging()
-    state.jobs.store = store = ChangedStore(real)
-    store.documents = documents = ChangedDocuments(real.documents)
-    documents.put = hanging
+    state.jobs.store = changed(real, documents=changed(real.documents, put=hanging))
     elsewhere = real.documents.put("policy", {"mandatory": [OTHER]})
     refresh = state.policy.refresh(real, state.engine)
     await changed_elsewhere_during(put_policy(tiny, mandatory=[PUSH]), hanging, elsewhere, refresh)
@@ -56,9 +54,7 @@ async def test_a_default_that_waits_to_be_written_holds_up_no_read_of_it(tiny: S
     state, real, hanging = tiny.state, tiny.state.store, Hanging()
 
     def unwritten(found: NamespaceStore) -> NamespaceStore:
-        profiles = ChangedProfiles(found.profiles)
-        profiles.set_default = hanging
-        return replace(found, profiles=profiles)
+        return replace(found, profiles=changed(found.profiles, set_default=hanging))
 
     state.jobs.store = ChangedStore(real, unwritten)
     put = tiny.client.put("/v1/steering", json={"interventions": [PUSH]})

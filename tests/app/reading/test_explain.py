@@ -12,9 +12,10 @@ from sqlalchemy import update
 
 from steering.concepts.loader import load_neutral_texts
 from steering.errors import StoreCorrupt
-from steering.store.base import Store, VectorFilter, VectorPage, VectorStore
-from steering.store.sql.store import SqlStore
-from steering.store.sql.tables import VectorRow
+from steering.store.records import VectorFilter, VectorPage
+from steering.store.store import Store
+from steering.store.tables import VectorRow
+from steering.store.vectors import Vectors
 from steering.vectors import ConceptVector
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
@@ -137,26 +138,23 @@ async def test_an_empty_library_has_nothing_to_read(server: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
 
 
-class Vanishing:
-    """Vectors of a store, of which `first` is deleted after each listing and `damaged` cannot be read."""
+class Vanishing(Vectors):
+    """The vectors of a store, of which `first` is deleted after each listing and `damaged` cannot be read."""
 
-    def __init__(self, vectors: VectorStore) -> None:
-        self._vectors = vectors
-        self.put, self.describe = vectors.put, vectors.describe
-        self.versions, self.delete = vectors.versions, vectors.delete
-        self.names, self.namespace_of = vectors.names, vectors.namespace_of
+    def __init__(self, vectors: Vectors) -> None:
+        super().__init__(vectors.database, vectors.namespace, vectors.writer, vectors.reads)
 
     async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
-        """See VectorStore.find."""
-        page = await self._vectors.find(where, limit, cursor)
-        await self._vectors.delete("first")
+        """See Vectors.find."""
+        page = await super().find(where, limit, cursor)
+        await self.delete("first")
         return page
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """See VectorStore.get."""
+        """See Vectors.get."""
         if name == "damaged":
             raise StoreCorrupt("the bytes of vector damaged@1 do not match their SHA-256")
-        return await self._vectors.get(name, version)
+        return await super().get(name, version)
 
 
 def vanishing(store: Store) -> ChangedStore:
@@ -179,7 +177,7 @@ async def test_vectors_that_nobody_named_are_left_out_when_they_cannot_be_read(s
 async def test_vectors_that_no_listing_can_read_are_named(server: Server) -> None:
     await library(server)
     kept = server.state.store
-    assert isinstance(kept, SqlStore)
+    assert isinstance(kept, Store)
     await server.register("unlisted")
     await kept.database.change(update(VectorRow).where(VectorRow.name == "unlisted").values(metadata_json="{"))
     found = await explained(server, texts=TEXTS)

@@ -2,16 +2,17 @@
 
 import asyncio
 
+from steering.schemas.resources import JobProgress, JobStatus
 from steering.spec import SteeringSpec
-from steering.store.base import JobRecord, Store
-from steering.store.governance import KeyRecord, Renewal
+from steering.store.records import JobRecord, KeyRecord, Renewal
+from steering.store.store import Store
 
 LONG = 1000.0
 SHORT = 0.05
 
 
-async def job(store: Store, name: str, owner: str, status: str = "running") -> JobRecord:
-    return await store.shared.jobs.put(JobRecord(name, "extract", status, owner=owner))
+async def job(store: Store, name: str, owner: str, status: JobStatus = "running") -> JobRecord:
+    return await store.shared.jobs.put(JobRecord(id=name, kind="extract", status=status, owner=owner))
 
 
 async def statuses(store: Store) -> dict[str, str]:
@@ -36,7 +37,7 @@ async def test_the_jobs_of_a_server_without_a_lease_are_reported_and_no_others(s
             assert found.pop(f"{owner}-{status}") == "failed"
             record = await store.shared.jobs.get(f"{owner}-{status}")
             assert record.error is not None
-            assert record.error["code"] == "interrupted"
+            assert record.error.code == "interrupted"
     assert all(name.endswith(f"-{status}") for name, status in found.items())
 
 
@@ -63,19 +64,20 @@ async def test_a_server_that_lost_its_lease_learns_it_and_cannot_report_its_jobs
     mine = await job(store, "job-1", "slow")
     await asyncio.sleep(2 * SHORT)
     await store.servers.renew("other", LONG, {})
-    assert (await store.servers.renew("slow", LONG, {"job-1": {}})).ended == {"job-1"}
+    assert (await store.servers.renew("slow", LONG, {"job-1": JobProgress()})).ended == {"job-1"}
     assert (await store.shared.jobs.put(mine)).status == "failed"
     assert await statuses(store) == {"job-1": "failed"}
 
 
 async def test_progress_is_seen_by_every_server_while_the_job_runs(store: Store) -> None:
     await store.servers.renew("one", LONG, {})
-    for name, owner, status in (("a", "one", "running"), ("b", "two", "running"), ("c", "one", "succeeded")):
-        await job(store, name, owner, status)
-    progress = {"done": 3, "total": 9, "message": "reading"}
+    for name, owner in (("a", "one"), ("b", "two")):
+        await job(store, name, owner)
+    await job(store, "c", "one", "succeeded")
+    progress = JobProgress(done=3, total=9, message="reading")
     await store.servers.renew("two", LONG, {})
     await store.servers.renew("one", LONG, dict.fromkeys(("a", "b", "c", "unknown"), progress))
-    assert [(await store.shared.jobs.get(name)).progress for name in "abc"] == [progress, {}, {}]
+    assert [(await store.shared.jobs.get(name)).progress for name in "abc"] == [progress, JobProgress(), JobProgress()]
 
 
 async def test_a_cancellation_reaches_the_owner_and_wakes_it(store: Store) -> None:
@@ -85,7 +87,9 @@ async def test_a_cancellation_reaches_the_owner_and_wakes_it(store: Store) -> No
     before = (await store.servers.changes()).get("jobs", 0)
     await store.servers.request_cancel("job-1")
     assert (await store.servers.changes())["jobs"] == before + 1
-    assert (await store.servers.renew("owner", LONG, {"job-1": {}, "job-2": {}})).ended == {"job-1"}
+    assert (await store.servers.renew("owner", LONG, {"job-1": JobProgress(), "job-2": JobProgress()})).ended == {
+        "job-1"
+    }
     await job(store, "job-1", "owner", "cancelled")
     for name in ("job-1", "missing", "", "\x00"):
         await store.servers.request_cancel(name)

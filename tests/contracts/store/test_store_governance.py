@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from steering.errors import InternalError, InvalidRequest, KeyNotFound
-from steering.store.base import Store
-from steering.store.governance import AuditEntry, KeyRecord
+from steering.store.records import KeyRecord
+from steering.store.store import Store
 
 KEY = KeyRecord("key_1", "team a", "0" * 64, ("read", "generate"), {"concurrency": 3, "vectors": ["mood"]})
 USED = "2026-01-01T00:00:00.000000Z"
@@ -62,7 +62,13 @@ async def test_a_key_that_was_deleted_does_not_come_back(store: Store) -> None:
 
 async def test_the_audit_log_is_read_newest_first_page_by_page(store: Store) -> None:
     for number in range(5):
-        await store.audit.append(AuditEntry("key-a", "PUT /v1/profiles/{name}", f"name={number}", f"req-{number}", 200))
+        await store.audit.append(
+            key="key-a",
+            action="PUT /v1/profiles/{name}",
+            target=f"name={number}",
+            request_id=f"req-{number}",
+            status=200,
+        )
     found: list[str] = []
     cursor: str | None = None
     while True:
@@ -76,7 +82,7 @@ async def test_the_audit_log_is_read_newest_first_page_by_page(store: Store) -> 
         await store.audit.find(2, "bm9uZQ==")
     assert await store.audit.prune("2000-01-01T00:00:00.000000Z") == 0
     assert await store.audit.prune("2999-01-01T00:00:00.000000Z") == 5
-    assert await store.audit.find() == ((), None)
+    assert await store.audit.find() == ([], None)
 
 
 async def test_documents_are_replaced_and_deleted(store: Store) -> None:

@@ -6,7 +6,8 @@ from steering.errors import (
     InvalidRequest,
     LimitExceeded,
 )
-from steering.store.base import JobRecord, Store, VectorFilter
+from steering.store.records import JobRecord, VectorFilter
+from steering.store.store import Store
 from tests.contracts.stores import EVERYTHING, a_vector, names
 
 
@@ -95,7 +96,7 @@ class TestFinding:
 
     async def test_a_cursor_it_did_not_give_out_is_refused(self, filled: Store) -> None:
         for index in range(2):
-            await filled.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
+            await filled.shared.jobs.put(JobRecord(id=f"job-{index}", kind="extract", status="queued"))
         of_jobs = (await filled.shared.jobs.find(1)).next_cursor
         of_vectors = (await filled.shared.vectors.find(EVERYTHING, 1)).next_cursor
         assert of_jobs is not None

@@ -1,12 +1,11 @@
 """Namespaces are the same in every store: own names first, then `shared`; writing goes to the own namespace alone."""
 
-from dataclasses import replace
-
 import pytest
 
 from steering.errors import InvalidRequest, JobNotFound, ProfileNotFound, StorageFull, VectorInUse, VectorNotFound
-from steering.store.base import JobRecord, NamespaceStore, Profile, Store, Writer
-from steering.store.formats.blob import encode
+from steering.store.blob import encode
+from steering.store.records import JobRecord, Writer
+from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector
 from tests.contracts.stores import EVERYTHING, a_vector, put_vectors, steering
 
@@ -59,7 +58,7 @@ async def test_an_own_vector_hides_every_version_of_the_shared_one(store: Store)
 async def test_shared_vectors_and_profiles_are_not_changed_from_elsewhere(store: Store) -> None:
     one = store.in_namespace("one")
     await store.shared.vectors.put(a_vector("warmth"))
-    await store.shared.profiles.put(Profile("cheerful", steering({"vector": "warmth"})))
+    await store.shared.profiles.put("cheerful", steering({"vector": "warmth"}))
     for call in (
         one.vectors.delete("warmth", force=True),
         one.vectors.describe("warmth", "mine", ()),
@@ -75,9 +74,9 @@ async def test_shared_vectors_and_profiles_are_not_changed_from_elsewhere(store:
 async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
     one, other = store.in_namespace("one"), store.in_namespace("other")
     await put_vectors(store.shared, "a", "b")
-    await store.shared.profiles.put(Profile("cheerful", steering({"vector": "a"})))
-    await store.shared.profiles.put(Profile("calm", steering({"vector": "a"})))
-    put = await one.profiles.put(Profile("cheerful", steering({"vector": "b"})))
+    await store.shared.profiles.put("cheerful", steering({"vector": "a"}))
+    await store.shared.profiles.put("calm", steering({"vector": "a"}))
+    put = await one.profiles.put("cheerful", steering({"vector": "b"}))
     assert put.namespace == "one"
     assert [(p.namespace, p.name) for p in (await one.profiles.find()).profiles] == [
         ("shared", "calm"),
@@ -99,7 +98,7 @@ async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
 async def test_jobs_of_a_namespace(store: Store) -> None:
     one, other = store.in_namespace("one"), store.in_namespace("other")
     for name, place in (("job-s", store.shared), ("job-1", one), ("job-2", other), ("job-3", one)):
-        await place.jobs.put(JobRecord(name, "extract", "running"))
+        await place.jobs.put(JobRecord(id=name, kind="extract", status="running"))
     page = await one.jobs.find(2)
     records, cursor = page.jobs, page.next_cursor
     page = await one.jobs.find(2, cursor)
@@ -115,7 +114,7 @@ async def test_jobs_of_a_namespace(store: Store) -> None:
 async def test_a_delete_asks_the_profiles_that_see_the_vector(store: Store) -> None:
     one = store.in_namespace("one")
     await store.shared.vectors.put(a_vector("warmth"))
-    await one.profiles.put(Profile("secret", steering({"vector": "warmth"})))
+    await one.profiles.put("secret", steering({"vector": "warmth"}))
     with pytest.raises(VectorInUse, match="another namespace") as refusal:
         await store.shared.vectors.delete("warmth")
     assert "secret" not in refusal.value.message
@@ -155,4 +154,4 @@ async def test_a_namespace_has_a_name(store: Store) -> None:
         with pytest.raises(InvalidRequest, match="name"):
             store.in_namespace(wrong)
     with pytest.raises(InvalidRequest):
-        await store.in_namespace("one").profiles.put(replace(Profile("x", steering()), name="A B"))
+        await store.in_namespace("one").profiles.put("A B", steering())

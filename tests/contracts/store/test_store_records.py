@@ -1,7 +1,5 @@
 """What every store promises of profiles, the default steering and jobs."""
 
-from dataclasses import replace
-
 import pytest
 
 from steering.errors import (
@@ -10,10 +8,11 @@ from steering.errors import (
     ProfileNotFound,
     StorageFull,
 )
+from steering.schemas.resources import JobProgress
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.base import JobRecord, Link, Profile, ProfileName, Store, Writer
-from steering.store.formats.serialization import write_steering
-from steering.store.rules import PAGE_BYTES
+from steering.store.pages import PAGE_BYTES
+from steering.store.records import JobRecord, ProfileName, Writer, write_steering
+from steering.store.store import Store
 from tests.contracts.stores import put_vectors, steering
 
 
@@ -27,7 +26,7 @@ class TestProfiles:
             {"vector": "a", "layers": [1, 2], "scope": {"tokens": "generated", "start": 0, "end": 4}},
         )
         given = SteeringSpec(interventions=(*given.interventions, InterventionSpec(vector="built", layers="all")))
-        put = await store.shared.profiles.put(Profile("cheerful", given, "Fröhlich"))
+        put = await store.shared.profiles.put("cheerful", given, "Fröhlich")
         back = await store.shared.profiles.get("cheerful")
         assert back == put
         assert (back.steering, back.description) == (given, "Fröhlich")
@@ -35,42 +34,42 @@ class TestProfiles:
 
     async def test_a_second_put_replaces_and_remembers_the_first_day(self, store: Store) -> None:
         await put_vectors(store.shared, "a")
-        first = await store.shared.profiles.put(Profile("cheerful", steering({"vector": "a"})))
-        second = await store.shared.profiles.put(Profile("cheerful", SteeringSpec()))
+        first = await store.shared.profiles.put("cheerful", steering({"vector": "a"}))
+        second = await store.shared.profiles.put("cheerful", SteeringSpec())
         assert second.created_at == first.created_at != ""
         assert second.updated_at >= first.updated_at
         assert (await store.shared.profiles.get("cheerful")).steering == SteeringSpec()
 
     async def test_a_namespace_has_at_most_so_many_profiles_whoever_stores_them(self, store: Store) -> None:
         one, other = (store.in_namespace("team", Writer(key, max_profiles=2)) for key in ("one", "other"))
-        await one.profiles.put(Profile("a", SteeringSpec()))
-        await other.profiles.put(Profile("b", SteeringSpec()))
+        await one.profiles.put("a", SteeringSpec())
+        await other.profiles.put("b", SteeringSpec())
         with pytest.raises(StorageFull, match="2 profiles; it may have 2") as refusal:
-            await other.profiles.put(Profile("c", SteeringSpec()))
+            await other.profiles.put("c", SteeringSpec())
         assert refusal.value.param == "max_profiles"
-        await other.profiles.put(Profile("a", SteeringSpec(), "another description"))
-        await store.in_namespace("elsewhere", Writer("one", max_profiles=2)).profiles.put(Profile("c", SteeringSpec()))
+        await other.profiles.put("a", SteeringSpec(), "another description")
+        await store.in_namespace("elsewhere", Writer("one", max_profiles=2)).profiles.put("c", SteeringSpec())
         await one.profiles.delete("b")
-        await one.profiles.put(Profile("c", SteeringSpec()))
+        await one.profiles.put("c", SteeringSpec())
 
     async def test_profiles_count_in_what_a_key_has_stored(self, store: Store) -> None:
         await put_vectors(store.in_namespace("team"), "a")
         size = len(write_steering(large := steering({"vector": "a", "strength": 1.0})))
         place = store.in_namespace("team", Writer("key", max_bytes=2 * size + 1))
         for name in ("a", "b", "b"):  # what replaces a profile counts in its place
-            await place.profiles.put(Profile(name, large))
+            await place.profiles.put(name, large)
         with pytest.raises(StorageFull) as refusal:
-            await place.profiles.put(Profile("c", large))
+            await place.profiles.put("c", large)
         assert refusal.value.param == "storage_bytes"
         with pytest.raises(StorageFull):
-            await place.links.put(Link("abcdefghijklmnop", "compare", {"a": "b"}))
+            await place.links.put("abcdefghijklmnop", "compare", {"a": "b"})
         await place.profiles.delete("a")
-        await place.profiles.put(Profile("c", large))
+        await place.profiles.put("c", large)
 
     async def test_pages_end_at_their_limit_and_names_need_no_steering(self, store: Store) -> None:
         for name in ("c", "a", "b"):
-            await store.shared.profiles.put(Profile(name, SteeringSpec(), f"about {name}"))
-        await store.in_namespace("team").profiles.put(Profile("b", SteeringSpec()))
+            await store.shared.profiles.put(name, SteeringSpec(), f"about {name}")
+        await store.in_namespace("team").profiles.put("b", SteeringSpec())
         team = store.in_namespace("team").profiles
         first = await team.find(2)
         assert [(one.namespace, one.name) for one in first.profiles] == [("shared", "a"), ("team", "b")]
@@ -86,7 +85,7 @@ class TestProfiles:
         large = steering(*part)
         count = PAGE_BYTES // len(write_steering(large)) + 2
         for number in range(count):
-            await store.shared.profiles.put(Profile(f"p{number:03}", large))
+            await store.shared.profiles.put(f"p{number:03}", large)
         first = await store.shared.profiles.find(200)
         assert 0 < len(first.profiles) < count
         rest = await store.shared.profiles.find(200, first.next_cursor)
@@ -94,7 +93,7 @@ class TestProfiles:
 
     async def test_all_are_ordered_by_name(self, store: Store) -> None:
         for name in ("b_1", "a", "b-1", "b.1"):
-            await store.shared.profiles.put(Profile(name, SteeringSpec()))
+            await store.shared.profiles.put(name, SteeringSpec())
         assert [profile.name for profile in (await store.shared.profiles.find()).profiles] == ["a", "b-1", "b.1", "b_1"]
         await store.shared.profiles.delete("a")
         assert len((await store.shared.profiles.find()).profiles) == 3
@@ -121,43 +120,46 @@ class TestProfiles:
 class TestJobs:
     async def test_a_put_creates_then_replaces(self, store: Store) -> None:
         first = await store.shared.jobs.put(
-            JobRecord("job-1", "extract", "queued", request={"name": "warmth", "x": [1, 0.1]})
+            JobRecord(id="job-1", kind="extract", status="queued", request={"name": "warmth", "x": [1, 0.1]})
         )
         assert first.created_at != ""
-        done = replace(first, status="succeeded", progress={"done": 2, "total": 2}, result={"vector": "warmth@1"})
+        progress = JobProgress(done=2, total=2)
+        change = {"status": "succeeded", "progress": progress, "result": {"vector": "warmth@1"}}
+        done = first.model_copy(update=change)
         second = await store.shared.jobs.put(done)
         back = await store.shared.jobs.get("job-1")
-        assert back == second == replace(done, updated_at=second.updated_at)
+        assert back == second == done.model_copy(update={"updated_at": second.updated_at})
         assert back.created_at == first.created_at
 
     async def test_the_record_is_no_longer_the_callers(self, store: Store) -> None:
-        progress = {"done": 1}
-        await store.shared.jobs.put(JobRecord("job-1", "extract", "running", progress=progress))
-        progress["done"] = 99
-        assert (await store.shared.jobs.get("job-1")).progress == {"done": 1}
+        request = {"name": "warmth"}
+        await store.shared.jobs.put(JobRecord(id="job-1", kind="extract", status="running", request=request))
+        request["name"] = "cold"
+        assert (await store.shared.jobs.get("job-1")).request == {"name": "warmth"}
 
     async def test_lists_newest_first_in_pages(self, store: Store) -> None:
         for index in range(5):
-            await store.shared.jobs.put(JobRecord(f"job-{index}", "extract", "queued"))
-        await store.shared.jobs.put(JobRecord("job-0", "extract", "running"))
+            await store.shared.jobs.put(JobRecord(id=f"job-{index}", kind="extract", status="queued"))
+        await store.shared.jobs.put(JobRecord(id="job-0", kind="extract", status="running"))
         first = await store.shared.jobs.find(2)
-        await store.shared.jobs.put(JobRecord("job-5", "extract", "queued"))
+        await store.shared.jobs.put(JobRecord(id="job-5", kind="extract", status="queued"))
         rest = await store.shared.jobs.find(3, first.next_cursor)
         assert [job.id for job in first.jobs + rest.jobs] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
         assert rest.next_cursor is None
 
     async def test_a_record_that_has_ended_stays_as_it_is(self, store: Store) -> None:
-        ended = await store.shared.jobs.put(JobRecord("job-1", "extract", "cancelled"))
-        assert await store.shared.jobs.put(replace(ended, status="succeeded", result={"x": 1})) == ended
+        ended = await store.shared.jobs.put(JobRecord(id="job-1", kind="extract", status="cancelled"))
+        assert (
+            await store.shared.jobs.put(ended.model_copy(update={"status": "succeeded", "result": {"x": 1}})) == ended
+        )
         assert await store.shared.jobs.get("job-1") == ended
 
     async def test_what_cannot_be_is_refused(self, store: Store) -> None:
         for wrong in (
-            JobRecord("job 1", "extract", "queued"),
-            JobRecord("job-1", "extract", "paused"),
-            JobRecord("job-1", "extract", "queued", result={"x": float("inf")}),
-            JobRecord("job-1", "extract", "queued", owner="x" * 65),
-            JobRecord("job-1", "extract", "queued", result={"x": "\ud800"}),
+            JobRecord(id="job 1", kind="extract", status="queued"),
+            JobRecord(id="job-1", kind="extract", status="queued", result={"x": float("inf")}),
+            JobRecord(id="job-1", kind="extract", status="queued", owner="x" * 65),
+            JobRecord(id="job-1", kind="extract", status="queued", result={"x": "\ud800"}),
         ):
             with pytest.raises(InvalidRequest):
                 await store.shared.jobs.put(wrong)

@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from steering.errors import InvalidRequest, NotNewest, VectorInUse, VectorNotFound
-from steering.store.base import Profile, ProfilePage, Store
+from steering.store.records import ProfilePage
+from steering.store.store import Store
 from tests.contracts.stores import a_vector, names, put_vectors, steering
 
 Put = Callable[[Store, str], Awaitable[object]]
 USERS: dict[str, Put] = {
-    "profile": lambda store, name: store.shared.profiles.put(
-        Profile("p", steering({"vector": "other"}, {"vector": name}))
-    ),
+    "profile": lambda store, name: store.shared.profiles.put("p", steering({"vector": "other"}, {"vector": name})),
     "default": lambda store, name: store.shared.profiles.set_default(steering({"vector": name})),
     "policy": lambda store, name: store.documents.put("policy", {"mandatory": [{"vector": name}], "limits": {"n": 1}}),
 }
@@ -69,7 +68,7 @@ async def test_a_vector_of_a_document_is_not_deleted(store: Store) -> None:
 async def test_a_forced_delete_may_keep_what_a_document_names(store: Store) -> None:
     await put_vectors(store.shared, "warmth", "warmth", "cold")
     await store.documents.put("policy", {"vector": "warmth@1"})
-    await store.shared.profiles.put(Profile("p", steering({"vector": "warmth@2"}, {"vector": "cold"})))
+    await store.shared.profiles.put("p", steering({"vector": "warmth@2"}, {"vector": "cold"}))
     for version in (None, 1):
         with pytest.raises(VectorInUse, match="the policy"):
             await store.shared.vectors.delete("warmth", force=True, version=version, documents_too=False)
@@ -84,11 +83,11 @@ async def test_a_namespace_names_what_it_sees(store: Store) -> None:
     await put_vectors(store.shared, "warmth", "warmth", "cold")
     await put_vectors(one, "warmth", "mine")
     for seen in ("warmth", "warmth@1", "mine@1", "cold@1"):
-        await one.profiles.put(Profile("p", steering({"vector": seen})))
+        await one.profiles.put("p", steering({"vector": seen}))
         await one.profiles.set_default(steering({"vector": seen}))
     for hidden in ("warmth@2", "gone"):
         with pytest.raises(VectorNotFound):
-            await one.profiles.put(Profile("p", steering({"vector": hidden})))
+            await one.profiles.put("p", steering({"vector": hidden}))
     for call in (store.shared.profiles.set_default, store.in_namespace("other").profiles.set_default):
         with pytest.raises(VectorNotFound):
             await call(steering({"vector": "mine"}))

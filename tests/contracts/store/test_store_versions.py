@@ -3,7 +3,8 @@
 import pytest
 
 from steering.errors import VectorInUse, VectorNotFound
-from steering.store.base import Profile, Store, VersionPage
+from steering.store.records import VersionPage
+from steering.store.store import Store
 from tests.contracts.stores import a_vector, names, steering
 
 
@@ -48,11 +49,11 @@ async def test_a_version_is_deleted_alone_and_its_number_is_not_used_again(store
 async def test_a_version_in_use_stays_unless_forced(store: Store) -> None:
     for seed in range(2):
         await store.shared.vectors.put(a_vector(seed=seed))
-    await store.shared.profiles.put(Profile("pinned", steering({"vector": "warmth@1"})))
+    await store.shared.profiles.put("pinned", steering({"vector": "warmth@1"}))
     await store.shared.vectors.delete("warmth", version=2)
     with pytest.raises(VectorInUse, match=r"warmth@1.*'pinned'"):
         await store.shared.vectors.delete("warmth", version=1)
-    await store.shared.profiles.put(Profile("pinned", steering({"vector": "warmth"})))
+    await store.shared.profiles.put("pinned", steering({"vector": "warmth"}))
     with pytest.raises(VectorInUse, match="'pinned'"):
         await store.shared.vectors.delete("warmth", version=1)
     await store.shared.vectors.put(a_vector(seed=3))

@@ -17,8 +17,8 @@ import torch
 from sqlalchemy import text
 
 from steering.store import open_store
-from steering.store.base import JobRecord, Store, VectorFilter
-from steering.store.sql.store import SqlStore
+from steering.store.records import JobRecord, VectorFilter
+from steering.store.store import Store
 from tests.steering.store.planted import planted, same_numbers
 
 BIG = {"layers": 8, "d_model": 2048}
@@ -67,7 +67,9 @@ async def crowd(store: Store, _: int) -> dict[str, list[str]]:
     async def write(number: int) -> None:
         for turn in range(3):
             put = await store.shared.vectors.put(planted("shared", number))
-            await store.shared.jobs.put(JobRecord(f"job-{os.getpid()}-{number}-{turn}", "extract", "running"))
+            await store.shared.jobs.put(
+                JobRecord(id=f"job-{os.getpid()}-{number}-{turn}", kind="extract", status="running")
+            )
             if not same_numbers(await store.shared.vectors.get("shared", put.version), planted("shared", number)):
                 problems.append(f"version {put.version} is not what was put")
 
@@ -102,7 +104,7 @@ def checker(acknowledged: dict[str, int]) -> Work:
 
     async def check(store: Store, _: int) -> dict[str, Any]:
         problems, kept = [], 0
-        assert isinstance(store, SqlStore)
+        assert isinstance(store, Store)
         [(verdict,)] = await store.database.rows(text("PRAGMA integrity_check"))
         if verdict != "ok":
             problems.append(f"integrity check: {verdict}")

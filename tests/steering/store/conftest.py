@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.store.sql.store import SqlStore, open_sql_store
+from steering.store.store import Store, open_sql_store
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(file: Path) -> AsyncIterator[SqlStore]:
+async def store(file: Path) -> AsyncIterator[Store]:
     opened = await open_sql_store(f"sqlite:///{file}")
     yield opened
     await opened.close()

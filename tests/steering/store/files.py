@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 
 from steering.quality import LayerQuality, QualityCard, Recommended
-from steering.store.formats.blob import encode
+from steering.store.blob import encode
 from tests.steering.store.planted import planted
 
 KEY = "steering_vector"

@@ -10,9 +10,9 @@ import pytest
 
 from steering.errors import StorageFull
 from steering.spec import SteeringSpec
-from steering.store.base import Link, Profile, VectorFilter
-from steering.store.sql.reserve import RESERVE_BYTES
-from steering.store.sql.store import SqlStore, open_sql_store
+from steering.store.records import VectorFilter
+from steering.store.reserve import RESERVE_BYTES
+from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
 DISK_BYTES = 2 * RESERVE_BYTES
@@ -38,11 +38,11 @@ def link_id(number: int) -> str:
     return base64.b32encode(number.to_bytes(10, "big")).decode().lower()
 
 
-async def filled(store: SqlStore) -> int:
+async def filled(store: Store) -> int:
     """Saves links until the disk is full; returns how many there are."""
     for number in range(1000):
         try:
-            await store.shared.links.put(Link(link_id(number), "compare", {"text": "x" * 60_000}))
+            await store.shared.links.put(link_id(number), "compare", {"text": "x" * 60_000})
         except StorageFull:
             return number
     raise AssertionError("the disk is not full")
@@ -51,7 +51,7 @@ async def filled(store: SqlStore) -> int:
 async def test_a_full_disk_can_delete_and_store_again_what_fits(disk: Path) -> None:
     store = await open_sql_store(f"sqlite:///{disk / 'store.sqlite3'}")
     await store.shared.vectors.put(planted("warmth", 1))
-    await store.shared.profiles.put(Profile("calm", SteeringSpec()))
+    await store.shared.profiles.put("calm", SteeringSpec())
     await store.servers.renew("server", 60, {})
     count = await filled(store)
     assert count > 50
@@ -62,7 +62,7 @@ async def test_a_full_disk_can_delete_and_store_again_what_fits(disk: Path) -> N
     assert (await store.shared.vectors.find(VectorFilter())).vectors == ()
     assert (await store.servers.renew("server", 60, {})).servers == 1, "the lease is renewed, or its jobs would be lost"
     with pytest.raises(StorageFull, match="only deleting works"):
-        await store.shared.links.put(Link(link_id(5000), "compare", {"text": "x"}))
+        await store.shared.links.put(link_id(5000), "compare", {"text": "x"})
     assert (await store.shared.links.find(None, 200))[0], "reading works"
     await store.close()
 
@@ -82,6 +82,6 @@ async def test_a_disk_that_has_space_again_takes_writes_and_the_reserve_is_back(
         await store.shared.links.delete(link_id(number), None)
     await store.close()
     store = await open_sql_store(f"sqlite:///{disk / 'store.sqlite3'}")
-    await store.shared.links.put(Link(link_id(6000), "compare", {"text": "x"}))
+    await store.shared.links.put(link_id(6000), "compare", {"text": "x"})
     assert reserve.exists()
     await store.close()

@@ -14,9 +14,9 @@ from sqlalchemy.schema import CreateTable
 
 from steering.errors import InternalError, InvalidRequest, StorageFull, StoreCorrupt, StoreUnavailable
 from steering.store import open_store
-from steering.store.sql.address import check_driver, read_address
-from steering.store.sql.failures import meaning, translated
-from steering.store.sql.tables import Base
+from steering.store.address import check_driver, read_address
+from steering.store.failures import meaning, translated
+from steering.store.tables import Base
 
 PROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest
-from steering.store.formats.blob import decode, digest, encode
+from steering.store.blob import decode, digest, encode
 from steering.vectors import SCALES
 from tests.steering.store.files import METADATA, TENSORS, VECTOR, file_of
 from tests.steering.store.planted import planted, same_numbers

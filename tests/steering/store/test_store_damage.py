@@ -7,16 +7,15 @@ import pytest
 
 from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
 from steering.spec import SteeringSpec
-from steering.store.base import Profile, VectorFilter, VersionPage
-from steering.store.governance import KeyRecord
-from steering.store.sql.store import SqlStore, open_sql_store
+from steering.store.records import KeyRecord, VectorFilter, VersionPage
+from steering.store.store import Store, open_sql_store
 from steering.vectors import ConceptVector
 from tests.steering.store.concurrent_writer import opened_behind_its_back
 from tests.steering.store.planted import planted
 
 
 class TestDamage:
-    async def test_a_blob_that_changed_is_reported_as_corrupt(self, store: SqlStore, file: Path) -> None:
+    async def test_a_blob_that_changed_is_reported_as_corrupt(self, store: Store, file: Path) -> None:
         for name in ("a", "b", "c"):
             await store.shared.vectors.put(planted(name, 1))
         with opened_behind_its_back(file) as other:
@@ -32,7 +31,7 @@ class TestDamage:
             await store.shared.vectors.get("b")
 
     async def test_damaged_metadata_hides_its_own_vector_from_listings_and_no_other(
-        self, store: SqlStore, file: Path
+        self, store: Store, file: Path
     ) -> None:
         for name in ("a", "b", "c"):
             await store.shared.vectors.put(planted(name, 1))
@@ -46,7 +45,7 @@ class TestDamage:
         assert (await store.shared.vectors.get("b")).version == 1
 
     async def test_a_blob_that_says_nothing_sensible_is_corrupt_even_with_its_digest(
-        self, store: SqlStore, file: Path
+        self, store: Store, file: Path
     ) -> None:
         await store.shared.vectors.put(planted("a", 1))
         with opened_behind_its_back(file) as other:
@@ -55,20 +54,20 @@ class TestDamage:
         with pytest.raises(StoreCorrupt, match="a@1"):
             await store.shared.vectors.get("a")
 
-    async def test_a_profile_that_is_no_steering_is_corrupt(self, store: SqlStore, file: Path) -> None:
-        await store.shared.profiles.put(Profile("cheerful", SteeringSpec()))
+    async def test_a_profile_that_is_no_steering_is_corrupt(self, store: Store, file: Path) -> None:
+        await store.shared.profiles.put("cheerful", SteeringSpec())
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE profiles SET steering = '{'")
         with pytest.raises(StoreCorrupt, match="cheerful"):
             await store.shared.profiles.get("cheerful")
 
     async def test_a_listing_leaves_a_damaged_profile_out_and_names_it_and_none_of_shared_takes_its_place(
-        self, store: SqlStore, file: Path
+        self, store: Store, file: Path
     ) -> None:
         team = store.in_namespace("team").profiles
         for name in ("calm", "cheerful", "curt"):
-            await store.shared.profiles.put(Profile(name, SteeringSpec()))
-        await team.put(Profile("cheerful", SteeringSpec()))
+            await store.shared.profiles.put(name, SteeringSpec())
+        await team.put("cheerful", SteeringSpec())
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE profiles SET steering = '{' WHERE namespace = 'team'")
         page = await team.find()
@@ -77,7 +76,7 @@ class TestDamage:
         assert ([one.name for one in page.profiles], page.damaged) == (["calm", "cheerful", "curt"], ())
 
     async def test_a_key_whose_limits_are_damaged_stays_a_key_that_may_do_nothing(
-        self, store: SqlStore, file: Path
+        self, store: Store, file: Path
     ) -> None:
         for name in ("a", "b"):
             await store.keys.create(KeyRecord(f"key_{name}", "team", name * 64, ("admin",)))
@@ -94,7 +93,7 @@ class TestDamage:
             await open_sql_store(f"sqlite:///{file}")
         assert await asyncio.to_thread(file.read_bytes) == diary
 
-    async def test_a_file_overwritten_in_its_middle_is_corrupt(self, store: SqlStore, file: Path) -> None:
+    async def test_a_file_overwritten_in_its_middle_is_corrupt(self, store: Store, file: Path) -> None:
         for seed in range(20):
             await store.shared.vectors.put(planted("warmth", seed, d_model=1024))
         await store.close()

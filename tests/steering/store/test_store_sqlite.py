@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import StoreCorrupt
 from steering.spec import SteeringSpec
-from steering.store.base import Profile, VectorFilter
-from steering.store.sql.address import read_address
-from steering.store.sql.maintenance.backup import backup
-from steering.store.sql.migrate import current
-from steering.store.sql.store import SqlStore, open_sql_store
-from steering.store.sql.tables import Base
+from steering.store.address import read_address
+from steering.store.backup import backup
+from steering.store.migrate import current
+from steering.store.records import VectorFilter
+from steering.store.store import Store, open_sql_store
+from steering.store.tables import Base
 from tests.steering.store.concurrent_writer import opened_behind_its_back
 from tests.steering.store.planted import planted, same_numbers
 
@@ -47,7 +47,7 @@ def in_processes(*arguments: str) -> dict[str, object]:
     return report
 
 
-async def test_every_connection_is_in_the_mode_the_store_relies_on(store: SqlStore) -> None:
+async def test_every_connection_is_in_the_mode_the_store_relies_on(store: Store) -> None:
     modes = {"journal_mode": "wal", "busy_timeout": 15_000, "foreign_keys": 1, "synchronous": 2}
     for pragma, expected in modes.items():
 
@@ -89,7 +89,7 @@ def test_killed_in_the_middle_of_writes_it_opens_and_nothing_is_half_there(file:
     assert int(str(report["kept"])) >= 33  # two of three children were killed after a first acknowledged write
 
 
-async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: SqlStore, file: Path) -> None:
+async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: Store, file: Path) -> None:
     await store.shared.vectors.put(planted("warmth", 1))
     with opened_behind_its_back(file) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -110,7 +110,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: SqlStore, file: Path) -> None:
+async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: Store, file: Path) -> None:
     chance = random.Random(0)
     for turn in range(60):
         calls = [store.shared.vectors.put(planted("warmth", turn)) for _ in range(3)]
@@ -126,11 +126,11 @@ async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: SqlS
         await store.shared.vectors.get("warmth", version)
 
 
-async def test_everything_is_there_after_a_restart_in_one_file(store: SqlStore, file: Path) -> None:
+async def test_everything_is_there_after_a_restart_in_one_file(store: Store, file: Path) -> None:
     await store.shared.vectors.put(planted("warmth", 1))
     await store.shared.vectors.put(planted("cold", 2))
     await store.shared.vectors.delete("cold")
-    await store.shared.profiles.put(Profile("cheerful", SteeringSpec(), "d"))
+    await store.shared.profiles.put("cheerful", SteeringSpec(), "d")
     await store.shared.profiles.set_default(SteeringSpec())
     await store.close()
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
@@ -143,14 +143,14 @@ async def test_everything_is_there_after_a_restart_in_one_file(store: SqlStore, 
 
 
 class TestSchema:
-    async def test_the_migrations_make_the_tables_of_the_code(self, store: SqlStore, file: Path) -> None:
+    async def test_the_migrations_make_the_tables_of_the_code(self, store: Store, file: Path) -> None:
         await store.ping()
         engine = create_engine(f"sqlite:///{file}")
         with engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
         engine.dispose()
 
-    async def test_a_schema_newer_than_the_code_is_refused_and_left_alone(self, store: SqlStore, file: Path) -> None:
+    async def test_a_schema_newer_than_the_code_is_refused_and_left_alone(self, store: Store, file: Path) -> None:
         await store.shared.vectors.put(planted("warmth", 1))
         await store.close()
         with opened_behind_its_back(file) as other:
@@ -161,7 +161,7 @@ class TestSchema:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
             assert other.execute("SELECT count(*) FROM vectors").fetchone() == (1,)
 
-    async def test_a_table_that_has_gone_is_noticed_at_start(self, store: SqlStore, file: Path) -> None:
+    async def test_a_table_that_has_gone_is_noticed_at_start(self, store: Store, file: Path) -> None:
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("DROP TABLE vectors")
@@ -178,7 +178,7 @@ class TestSchema:
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("jobs",)]
 
-    async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: SqlStore, file: Path) -> None:
+    async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: Store, file: Path) -> None:
         await store.ping()
         assert current(read_address(f"sqlite:///{file}")) == ("0007", "0007")
         missing = file.with_name("missing")
@@ -186,7 +186,7 @@ class TestSchema:
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []
 
 
-async def test_a_database_and_its_log_are_readable_by_their_owner_only(store: SqlStore, file: Path) -> None:
+async def test_a_database_and_its_log_are_readable_by_their_owner_only(store: Store, file: Path) -> None:
     await store.shared.vectors.put(planted("warmth", 1))
     modes = {one.name.removeprefix(file.name): one.stat().st_mode & 0o777 for one in file.parent.iterdir()}
     assert modes == dict.fromkeys(("", "-wal", "-shm", "-reserve"), 0o600)

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from steering.errors import InvalidRequest, SteeringError, VectorInUse, VectorNotFound
 from steering.spec import SteeringSpec
-from steering.store.base import Profile, VectorFilter
+from steering.store.records import VectorFilter
 from tests.memory_store import memory_store
 from tests.steering.store.planted import planted
 
@@ -134,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_profile(self, name: str, vector: str, version: int | None) -> None:
         written = vector if version is None else f"{vector}@{version}"
         steering = SteeringSpec.model_validate({"interventions": [{"vector": written}]})
-        found = self.outcome(self.store.shared.profiles.put(Profile(name, steering)))
+        found = self.outcome(self.store.shared.profiles.put(name, steering))
         versions = self.table.vectors.get(vector, {})
         if not versions or (version is not None and version not in versions):
             assert found is VectorNotFound

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from steering.errors import InvalidRequest, LimitExceeded, SteeringError, UnsupportedFormat, VectorModelMismatch
-from steering.store.formats.blob import OWN, decode, encode
+from steering.store.blob import OWN, decode, encode
 from steering.vectors import ConceptVector
 from tests.steering.store.files import KEY, METADATA, TENSORS, VECTOR, changed, file_of, with_header
 

@@ -7,8 +7,8 @@ from pathlib import Path, PosixPath
 import pytest
 
 from steering.errors import StoreUnavailable
-from steering.store.base import VectorFilter
-from steering.store.sql.store import open_temporary_store
+from steering.store.records import VectorFilter
+from steering.store.store import open_temporary_store
 from tests.polling import until
 from tests.steering.store.planted import planted
 

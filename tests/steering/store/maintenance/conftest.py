@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, select
 
-from steering.store.base import JobRecord, Link, Profile, Store
-from steering.store.governance import AuditEntry, KeyRecord
-from steering.store.sql.address import read_address
-from steering.store.sql.maintenance.copying import copied_tables
-from steering.store.sql.store import open_sql_store
+from steering.store.address import read_address
+from steering.store.backup import copied_tables
+from steering.store.records import JobRecord, KeyRecord
+from steering.store.store import Store, open_sql_store
 from tests.contracts.stores import steering
 from tests.postgresql_server.server import PostgreSQL
 from tests.steering.store.planted import planted
@@ -42,14 +41,16 @@ async def fill_store(store: Store) -> None:
     await store.shared.vectors.put(planted("cold", 5))
     await store.shared.vectors.delete("cold")
     await store.shared.vectors.describe("warmth", "Wärme 🙂\n%", ("a", "b"))
-    await store.shared.profiles.put(Profile("cheerful", steering({"vector": "warmth@2", "strength": 0.1}), "d"))
+    await store.shared.profiles.put("cheerful", steering({"vector": "warmth@2", "strength": 0.1}), "d")
     await store.shared.profiles.set_default(steering({"vector": "warmth@1"}))
     for number in range(3):
-        await store.shared.jobs.put(JobRecord(f"job-{number}", "extract", "succeeded", request={"x": 1 / 3}, owner="s"))
-        await store.audit.append(AuditEntry("key-a", "PUT", f"t{number}", "r", 200))
+        await store.shared.jobs.put(
+            JobRecord(id=f"job-{number}", kind="extract", status="succeeded", request={"x": 1 / 3}, owner="s")
+        )
+        await store.audit.append(key="key-a", action="PUT", target=f"t{number}", request_id="r", status=200)
     await store.keys.create(KeyRecord("key_1", "a", "0" * 64, ("read",), {"concurrency": 3}))
     await store.outputs.append("output-1", 0, "line\n")
-    await store.shared.links.put(Link("a" * 16, "compare", {"prompt": "Wärme"}))
+    await store.shared.links.put("a" * 16, "compare", {"prompt": "Wärme"})
     await store.documents.put("policy", {"a": [1.5, None, True]})
 
 

@@ -10,16 +10,14 @@ import pytest
 
 from steering.errors import InvalidRequest, StoreCorrupt
 from steering.spec import SteeringSpec
-from steering.store.base import JobRecord, Profile
-from steering.store.governance import AuditEntry
-from steering.store.sql.address import read_address
-from steering.store.sql.maintenance.backup import backup, restore
-from steering.store.sql.maintenance.copying import copy_database
-from steering.store.sql.store import open_sql_store
+from steering.store.address import read_address
+from steering.store.backup import backup, copy_database, restore
+from steering.store.records import JobRecord
+from steering.store.store import open_sql_store
 from tests.polling import until
 from tests.steering.store.maintenance.conftest import MakeUrl, content
+from tests.steering.store.old_schema import database_at, fill
 from tests.steering.store.planted import planted, same_numbers
-from tests.steering.store.sql.old_schema import database_at, fill
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -32,8 +30,8 @@ async def test_a_copy_has_every_row_and_goes_on_where_the_source_was(source: str
     store = await open_sql_store(target)
     assert same_numbers(await store.shared.vectors.get("warmth", 2), planted("warmth", 1))
     assert (await store.shared.vectors.put(planted("cold", 5))).version == 2
-    await store.shared.jobs.put(JobRecord("job-new", "extract", "queued"))
-    await store.audit.append(AuditEntry("key-a", "PUT", "new", "r", 200))
+    await store.shared.jobs.put(JobRecord(id="job-new", kind="extract", status="queued"))
+    await store.audit.append(key="key-a", action="PUT", target="new", request_id="r", status=200)
     assert [job.id for job in (await store.shared.jobs.find()).jobs] == ["job-new", "job-2", "job-1", "job-0"]
     assert (await store.audit.find(1))[0][0].target == "new"
     await store.close()
@@ -111,7 +109,7 @@ async def test_a_backup_during_writes_is_one_moment_of_the_database(source: str,
         while not stop.is_set():
             name = f"v{len(written)}"
             await store.shared.vectors.put(planted(name, len(written)))
-            await store.shared.profiles.put(Profile(name, SteeringSpec()))
+            await store.shared.profiles.put(name, SteeringSpec())
             written.append(name)
 
     async def one_more() -> None:

@@ -1,9 +1,9 @@
 """Old records, and old versions of vectors that nothing names, are deleted."""
 
-from steering.store.base import JobRecord, Store
-from steering.store.sql.address import read_address
-from steering.store.sql.maintenance.pruning import prune_records, prune_versions
-from steering.store.sql.store import open_sql_store
+from steering.store.address import read_address
+from steering.store.pruning import prune_records, prune_versions
+from steering.store.records import JobRecord
+from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
 
@@ -30,7 +30,7 @@ async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     address = read_address(source)
     store = await open_sql_store(source)
     await store.servers.renew("s", 1000, {})
-    await store.shared.jobs.put(JobRecord("job-running", "extract", "running", owner="s"))
+    await store.shared.jobs.put(JobRecord(id="job-running", kind="extract", status="running", owner="s"))
     future, past = "2999-01-01T00:00:00.000000Z", "2000-01-01T00:00:00.000000Z"
     none = prune_records(address, jobs_before=past, audit_before=past, links_before=past)
     assert none == {"jobs": 0, "audit": 0, "links": 0}

@@ -1,0 +1,86 @@
+"""Brings a database to the schema of this code, in one transaction; refuses one that is newer. Synchronous: run in a thread."""
+
+import contextlib
+import os
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from steering.errors import StoreCorrupt
+from steering.store.address import DatabaseAddress
+from steering.store.connections import transaction
+from steering.store.failures import translated
+
+OWNER_ONLY = 0o600
+"""A database has prompts of links, results of jobs and digests of keys."""
+
+
+@cache
+def _known() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def schema_known() -> str | None:
+    """Returns the newest schema that this code knows."""
+    return _known().get_current_head()
+
+
+def migrate(address: DatabaseAddress) -> None:
+    """Creates the file, for its owner only, and its folder if need be. Of two processes that start together, one waits for the other.
+
+    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached.
+    """
+    with translated():
+        if address.file is not None:
+            address.file.parent.mkdir(parents=True, exist_ok=True)
+            create_private(address.file)
+        with transaction(address, writes=True) as connection:
+            _upgrade(connection)
+
+
+def create_private(file: Path) -> None:
+    """Creates an empty file that only its owner reads, unless it is there. SQLite gives its `-wal` and `-shm` files the same mode."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
+
+
+def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
+    """(schema of the database, schema of this code); None for a database that is empty or not there. Changes nothing.
+
+    Raises StoreUnavailable when the database cannot be reached.
+    """
+    newest = schema_known()
+    if address.file is not None and not address.file.exists():
+        return None, newest
+    with translated():
+        engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision(), newest
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "steering.store:migrations")
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    newest = schema_known()
+    found = MigrationContext.configure(connection).get_current_heads()
+    if found == (newest,):
+        return
+    strange = set(found) - {script.revision for script in _known().walk_revisions()}
+    if strange:
+        raise StoreCorrupt(
+            f"the database has schema {', '.join(sorted(strange))}, this version knows up to {newest}: "
+            "it was written by a newer version; run that one, or give this one another database"
+        )
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

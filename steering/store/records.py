@@ -1,0 +1,285 @@
+"""The records of the store, the checks of what is written, and the JSON texts that are stored.
+
+Profiles, jobs, links and entries of the audit log are the models of steering/schemas, as they go over the wire.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, ValidationError
+
+from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt
+from steering.namespaces import SHARED
+from steering.schemas.resources import JobAnswer, JobError, JobProgress, ProfileAnswer
+from steering.spec import SteeringSpec
+from steering.strict_json import dump_json, load_json
+from steering.vectors import VectorSummary, check_name
+
+Topic: TypeAlias = Literal["keys", "default_steering", "documents", "jobs"]
+"""What servers hold in memory and read again when it changes. jobs: the cancellation of a job was requested."""
+
+DESCRIPTION_LIMIT = 4096
+SEARCH_LIMIT = 256
+TAG_LIMIT = 32
+OWNER_LIMIT = 64
+UNFINISHED = ("queued", "running")
+"""Statuses of a job that has not ended."""
+INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
+RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""What the id of a job or of a key has to match in full."""
+_REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who stores vectors, profiles, links, jobs and outputs, and how much they may store in a namespace. None: no limit.
+
+    key: the name of the key.
+    max_bytes: of all that the key has stored.
+    max_links: the number of links that the key has stored.
+    max_profiles: the number of profiles in the namespace, whoever stored them.
+    """
+
+    key: str = ""
+    max_bytes: int | None = None
+    max_links: int | None = None
+    max_profiles: int | None = None
+
+    def check_bytes(self, used: int, size: int) -> None:
+        """Raises StorageFull when what the key has stored, which takes `used` bytes, would take too much with `size` more."""
+        if self.max_bytes is not None and used + size > self.max_bytes:
+            raise StorageFull(
+                f"the vectors, profiles and links of this key take {used} bytes and this one takes {size}; the key may store "
+                f"{self.max_bytes}: delete some first",
+                param="storage_bytes",
+            )
+
+    def check_links(self, count: int) -> None:
+        """Raises StorageFull when a key that has `count` links may not have one more."""
+        if self.max_links is not None and count >= self.max_links:
+            raise StorageFull(
+                f"this key has {count} links; it may have {self.max_links}: delete some first", param="max_links"
+            )
+
+    def check_profiles(self, count: int) -> None:
+        """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
+        if self.max_profiles is not None and count >= self.max_profiles:
+            raise StorageFull(
+                f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first",
+                param="max_profiles",
+            )
+
+
+UNLIMITED = Writer()
+"""Nobody in particular, without a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFilter:
+    """Selects vectors of a listing; every given field must match. `search` is a literal substring of name or description."""
+
+    tag: str | None = None
+    method: str | None = None
+    search: str | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest or LimitExceeded for a tag, method or search that nothing stored could match."""
+        if self.tag is not None:
+            check_name(self.tag, "tag")
+        if self.method is not None:
+            check_name(self.method, "method")
+        if self.search is not None:
+            check_text(self.search, "search", SEARCH_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPage:
+    """The newest version of each name, ordered by name.
+
+    next_cursor: an opaque text, None on the last page.
+    damaged: the ids of vectors that are left out, because what the store has of them cannot be read.
+    """
+
+    vectors: tuple[VectorSummary, ...]
+    next_cursor: str | None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPage:
+    """Versions of one name, newest first.
+
+    namespace: of all versions of the name that are seen; empty on a page that has none.
+    next_before: the `before` of the next page, None on the last.
+    damaged: as in VectorPage.
+    """
+
+    namespace: str
+    versions: tuple[VectorSummary, ...]
+    next_before: int | None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileName:
+    """What a list of names has of a profile."""
+
+    namespace: str
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilePage:
+    """Profiles by name. damaged: the names of profiles whose steering cannot be read."""
+
+    profiles: tuple[ProfileAnswer, ...]
+    next_cursor: str | None = None
+    damaged: tuple[str, ...] = ()
+
+
+class JobRecord(JobAnswer):
+    """A job as it goes over the wire, and what only the server knows of it. Dates and namespace are set by the store.
+
+    request: what it was started with, without the texts of the caller.
+    owner: the id of the server that runs it.
+    created_by: the name of the key that submitted it.
+    """
+
+    progress: JobProgress = JobProgress()
+    error: JobError | None = None
+    created_at: str = ""
+    updated_at: str = ""
+    result: dict[str, Any] | None = None
+    request: dict[str, Any] = Field(default_factory=dict, exclude=True)
+    owner: str = Field("", exclude=True)
+    created_by: str = Field("", exclude=True)
+
+    def check(self) -> None:
+        """Raises InvalidRequest or LimitExceeded for an id, a kind or an owner that cannot be stored."""
+        if not RECORD_ID.fullmatch(self.id):
+            raise InvalidRequest(f"{self.id[:80]!r} is not a job id: 1 to 64 letters, digits, '_', '-'", param="id")
+        check_name(self.kind, "kind")
+        check_text(self.owner, "owner", OWNER_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Jobs without requests and results, newest first. damaged: the ids of jobs that cannot be read."""
+
+    jobs: tuple[JobRecord, ...]
+    next_cursor: str | None = None
+    damaged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What a renewal of a server's lease found.
+
+    ended: jobs of this server that it must stop, because another server requested their cancellation or reported them as interrupted.
+    interrupted: how many unfinished jobs of other servers were marked as interrupted now.
+    servers: how many have a lease, this one included.
+    """
+
+    ended: frozenset[str] = frozenset()
+    interrupted: int = 0
+    servers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """One API key. Dates are ISO 8601, UTC.
+
+    digest: the SHA-256 of the key in hexadecimal; the key itself is never stored.
+    namespace: where it stores vectors, profiles and jobs.
+    previous_digest: of the key before its rotation, which is valid until previous_until.
+    """
+
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    created_at: str = ""
+    expires_at: str | None = None
+    last_used_at: str | None = None
+    namespace: str = SHARED
+    previous_digest: str | None = None
+    previous_until: str | None = None
+
+
+KeyEdit: TypeAlias = Callable[[KeyRecord, Sequence[KeyRecord]], Mapping[str, Any] | None]
+"""(the key, all others) -> the fields to set, by their names in KeyRecord; None deletes the key. What it raises changes nothing."""
+
+
+def now() -> str:
+    """Returns the UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def values_of(source: object, record: type[Any]) -> dict[str, Any]:
+    """Returns what a record or a row of the database has under the names of the fields of the dataclass `record`."""
+    return {field.name: getattr(source, field.name) for field in fields(record)}
+
+
+def check_text(text: str, param: str, limit: int) -> None:
+    """Raises LimitExceeded beyond `limit` characters, InvalidRequest for what no database stores."""
+    if len(text) > limit:
+        raise LimitExceeded(f"{param} has {len(text)} characters; at most {limit} are stored", param=param)
+    if refused := _REFUSED.search(text):
+        code = ord(refused[0])
+        if code >= 0xD800:
+            raise InvalidRequest(f"{param} contains a lone surrogate (U+{code:04X}), which is not text", param=param)
+        raise InvalidRequest(f"{param} contains the control character U+{code:04X}", param=param)
+
+
+def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
+    """Checks the description and the tags of a vector; None is not checked.
+
+    Raises LimitExceeded for too long a description or too many tags, InvalidRequest for what no database stores, and for a
+    tag that breaks the rule of names or is repeated.
+    """
+    if description is not None:
+        check_text(description, "description", DESCRIPTION_LIMIT)
+    if tags is None:
+        return
+    if len(tags) > TAG_LIMIT:
+        raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
+    for tag in tags:
+        check_name(tag, "tags")
+    if len(set(tags)) != len(tags):
+        raise InvalidRequest("a tag is given twice", param="tags")
+
+
+def write_steering(steering: SteeringSpec) -> str:
+    """Writes a steering without the fields its caller left out, because some defaults are not valid when written."""
+    return steering.model_dump_json(exclude_unset=True, by_alias=True)
+
+
+def read_steering(text: str, where: str) -> SteeringSpec:
+    """Reads a steering. Raises StoreCorrupt when the text is not one."""
+    try:
+        return SteeringSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreCorrupt(f"the steering stored in {where} cannot be read") from error
+
+
+def write_record(value: Mapping[str, Any] | None, param: str) -> str | None:
+    """Writes a mapping as JSON. Raises InvalidRequest for what JSON cannot represent, NaN included."""
+    return None if value is None else dump_json(dict(value), param)
+
+
+def read_record(text: str | None, where: str) -> dict[str, Any] | None:
+    """Reads a mapping. Raises StoreCorrupt when the text is not a JSON object."""
+    if text is None:
+        return None
+    try:
+        value = load_json(text, where)
+    except InvalidRequest as error:
+        raise StoreCorrupt(f"the record stored in {where} cannot be read") from error
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"the record stored in {where} is not an object")
+    return value

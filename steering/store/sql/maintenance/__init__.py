@@ -1,1 +1,0 @@
-"""What an operator does with a whole database: copying, backing up, restoring, pruning. Synchronous."""

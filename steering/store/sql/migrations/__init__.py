@@ -1,1 +1,0 @@
-"""Alembic migrations, run from code by steering.store.sql.migrate: no ini file to keep."""
