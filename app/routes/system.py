@@ -8,6 +8,7 @@ from app.http.dependencies import AdmittedDep, StateDep
 from app.http.playground import is_built
 from app.http.request_reading import ApiRoute, needs
 from app.key_entries import SCOPES
+from app.policy.keys import Key
 from app.services import tokenizing
 from app.services.resources import model_answer
 from app.services.vectors.judge import judges
@@ -20,6 +21,7 @@ from steering.errors import NotFound
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
 from steering.schemas.system import (
+    CallerAnswer,
     CapabilitiesAnswer,
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -57,9 +59,10 @@ async def version() -> VersionAnswer:
 
 
 @router.get("/v1/capabilities")
-async def capabilities(state: StateDep) -> CapabilitiesAnswer:
-    """Describes the loaded model, what this server offers, and every limit."""
+async def capabilities(request: Request, state: StateDep) -> CapabilitiesAnswer:
+    """Describes the loaded model, what this server offers, every limit, and what the key of the request may do."""
     engine, settings = state.engine, state.settings
+    key: Key = request.state.key
     return CapabilitiesAnswer(
         engine=settings.engine,
         executor=engine.stats().executor,
@@ -81,6 +84,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
         token_scopes=steers_token_scopes(engine),
         limits=settings.limits() | limits_of(engine),
         scopes=list(SCOPES),
+        key=CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),
         playground=is_built(),
     )
 

@@ -117,6 +117,12 @@ class JobRecord:
     owner: str = ""
     created_by: str = ""
 
+    @property
+    def subject(self) -> str:
+        """The name of the vector that it makes or measures; empty where its request names none."""
+        name = self.request.get("name") or self.request.get("vector")
+        return name if isinstance(name, str) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class JobPage:

@@ -1,7 +1,7 @@
 import { plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
 import { ErrorNote, Note } from "../ui/Note";
-import type { Pane } from "./panes";
+import type { Pane } from "./run";
 import { reader, sweep } from "./store";
 
 /** The same prompt at several multiples of the strengths: the texts, and below them concept and coherence. */

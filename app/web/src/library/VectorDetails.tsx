@@ -1,19 +1,21 @@
 import { useEffect, useState } from "preact/hooks";
-import { download } from "../api/client";
+import { api, dataOf, download } from "../api/client";
 import { ApiError } from "../api/errors";
-import type { Vector } from "../api/types";
+import type { Vector, Version } from "../api/types";
 import { addVector } from "../compare/store";
-import { open } from "../frame/places";
-import { vectorNamed } from "../frame/vectors";
+import { open } from "../core/places";
+import { Queries, useQuery } from "../core/query";
+import { vectorNamed } from "../core/vectors";
 import { QualityCard } from "../make/QualityCard";
 import { TransferLoss } from "../make/TransferLoss";
-import { plain } from "../maths/scales";
-import { Button } from "../ui/Button";
+import { cosine, spread } from "../maths/geometry";
+import { meanOf, plain, signed } from "../maths/scales";
+import { Button, takeFocus } from "../ui/Button";
+import { Chart } from "../ui/Chart";
 import { Dialog } from "../ui/Dialog";
-import { takeFocus } from "../ui/focus";
 import { ErrorNote, Warnings } from "../ui/Note";
-import { deleteVector, deletion, type Versions as Found, selected, usersOf, versionsOf } from "./store";
-import { VersionComparison } from "./VersionComparison";
+import { bestAuroc, deleteVector, deletion, selected, usersOf, versions as versionsOf } from "./store";
+import { Badge, readingVerdict, steeringVerdict } from "./VectorCard";
 
 /** Everything about one vector, and what can be done with it. */
 export function VectorDetails({ name }: { name: string }) {
@@ -68,25 +70,13 @@ function Exports({ vector }: { vector: Vector }) {
 }
 
 function Versions({ vector }: { vector: Vector }) {
-  const [found, setFound] = useState<Found | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  useEffect(() => {
-    let shown = true;
-    setError(null);
-    versionsOf(vector).then(
-      (next) => shown && setFound(next),
-      (failure) => shown && setError(failure),
-    );
-    return () => {
-      shown = false;
-    };
-  }, [vector]);
-  const versions = found?.data ?? [];
+  const { data, error } = useQuery(versionsOf.of(vector.name, vector.id));
+  const versions = data.value?.data ?? [];
   return (
     <section class="stack" aria-label="Versions">
       <h3>Versions</h3>
-      <ErrorNote error={error} />
-      <Warnings of={found?.warnings} />
+      <ErrorNote error={error.value} />
+      <Warnings of={data.value?.warnings} />
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
         <table class="list">
@@ -189,4 +179,174 @@ function Deletion({ vector }: { vector: Vector }) {
       </div>
     </>
   );
+}
+
+/** Numbers of a vector's directions that are fetched for a comparison: a large model's would be many megabytes. */
+const MAX_NUMBERS = 50_000;
+
+interface Compared {
+  vectors: readonly [Vector, Vector];
+  layers: number[];
+  cosine: (number | null)[];
+}
+
+/** Two versions of a vector: their cards, and how alike their directions are. */
+const comparisons = new Queries(async (signal, name: string, ...pair: [number, number]): Promise<Compared> => {
+  const path = { name };
+  const vectors = (await Promise.all(
+    pair.map((version) =>
+      dataOf<Vector>(api.GET("/v1/vectors/{name}", { params: { path, query: { version } }, signal })),
+    ),
+  )) as [Vector, Vector];
+  const shared = vectors[0].layers.filter((layer) => vectors[1].layers.includes(layer));
+  const layers = spread(shared, Math.max(1, Math.floor(MAX_NUMBERS / vectors[0].d_model)));
+  if (layers.length === 0) return { vectors, layers, cosine: [] };
+  const [first = {}, second = {}] = await Promise.all(
+    pair.map((version) => {
+      const query = { version, layers: layers.join(",") };
+      const answer = api.GET("/v1/vectors/{name}/directions", { params: { path, query }, signal });
+      return dataOf<Record<string, number[]>>(answer);
+    }),
+  );
+  return { vectors, layers, cosine: layers.map((layer) => cosine(first[layer] ?? [], second[layer] ?? [])) };
+});
+
+/** Two versions of a vector next to each other: how alike their directions are, and what each card says. */
+export function VersionComparison({ name, versions }: { name: string; versions: readonly Version[] }) {
+  const numbers = versions.map((one) => one.version);
+  const [[one, other], setPair] = useState<readonly [number, number]>([numbers[1] ?? 0, numbers[0] ?? 0]);
+  const { data, error } = useQuery(comparisons.of(name, one, other));
+  return (
+    <section class="stack" aria-label="Comparison of versions">
+      <h3>Two versions compared</h3>
+      <div class="row">
+        <Choice label="Version on the left" value={one} numbers={numbers} onChange={(next) => setPair([next, other])} />
+        <span>with</span>
+        <Choice
+          label="Version on the right"
+          value={other}
+          numbers={numbers}
+          onChange={(next) => setPair([one, next])}
+        />
+      </div>
+      <ErrorNote error={error.value} />
+      {data.value && <Result {...data.value} />}
+    </section>
+  );
+}
+
+interface ChoiceProps {
+  label: string;
+  value: number;
+  numbers: readonly number[];
+  onChange: (value: number) => void;
+}
+
+function Choice({ label, value, numbers, onChange }: ChoiceProps) {
+  return (
+    <select aria-label={label} value={value} onChange={(event) => onChange(Number(event.currentTarget.value))}>
+      {numbers.map((number) => (
+        <option key={number} value={number}>
+          version {number}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+function Result({ vectors, layers, cosine: cosines }: Compared) {
+  const mean = meanOf(cosines);
+  return (
+    <>
+      <p>{likeness(mean)}</p>
+      <div class="charts">
+        {layers.length > 1 && (
+          <Chart
+            title="Cosine of the two directions by layer"
+            x={layers}
+            xLabel="layer"
+            yRange={[Math.min(0, ...cosines.map((value) => value ?? 0)) - 0.02, 1.02]}
+            series={[{ label: "cosine", values: cosines, look: "strong" }]}
+            describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
+          />
+        )}
+      </div>
+      <Facts vectors={vectors} />
+    </>
+  );
+}
+
+function Facts({ vectors }: Pick<Compared, "vectors">) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
+    <div class="scroll" tabIndex={0} role="region" aria-label="Facts of both versions">
+      <table class="list facts-of-versions">
+        <thead>
+          <tr>
+            <td />
+            {vectors.map((vector) => (
+              <th key={vector.id} scope="col">
+                {vector.id}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {factsOf(vectors).map(([label, ...values]) => (
+            <tr key={label}>
+              <th scope="row">{label}</th>
+              {values.map((value, index) => (
+                <td key={index} class={values[0] === values[1] ? "muted" : ""}>
+                  {value}
+                </td>
+              ))}
+            </tr>
+          ))}
+          <tr>
+            <th scope="row">verdict</th>
+            {vectors.map((vector) => (
+              <td key={vector.id}>
+                <Badge verdict={readingVerdict(vector)} /> <Badge verdict={steeringVerdict(vector)} />
+              </td>
+            ))}
+          </tr>
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+const ALIKE = 0.98;
+const RELATED = 0.5;
+
+function likeness(mean: number | null): string {
+  if (mean === null) return "The two versions have no layer in common.";
+  const number = `mean cosine ${signed(mean)}`;
+  if (mean >= ALIKE) return `Nearly the same direction (${number}).`;
+  if (mean >= RELATED) return `Related, but not the same direction (${number}).`;
+  return mean > -RELATED ? `Different directions (${number}).` : `Opposite directions (${number}).`;
+}
+
+function factsOf(vectors: readonly [Vector, Vector]): [string, string, string][] {
+  const row = (label: string, of: (vector: Vector) => string): [string, string, string] => [
+    label,
+    of(vectors[0]),
+    of(vectors[1]),
+  ];
+  return [
+    row("made", (vector) => new Date(vector.created_at).toLocaleString()),
+    row("method", (vector) => vector.method.replaceAll("_", " ")),
+    row("pairs, held out", (vector) => (vector.quality ? `${vector.quality.pairs}, ${vector.quality.holdout}` : "–")),
+    row("recommended layers", (vector) => vector.recommended.layers.join(", ") || "–"),
+    row("AUROC there", (vector) => plain(bestAuroc(vector))),
+    row("strengths", (vector) => rangeOf(vector.recommended.strength, vector.recommended.strengths_to_try)),
+    row("SHA-256", (vector) => vector.sha256.slice(0, 12)),
+  ];
+}
+
+type Range = readonly (number | null)[] | null | undefined;
+
+function rangeOf(measured: Range, tried: Range): string {
+  const words = (range: Range) => range?.map((end) => plain(end)).join(" to ");
+  return measured ? `${words(measured)}, measured` : tried ? `${words(tried)}, to try` : "–";
 }

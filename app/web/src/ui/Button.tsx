@@ -33,3 +33,8 @@ export function Button({ disabled, kind, submit = false, onClick, children }: Pr
     </button>
   );
 }
+
+/** The `ref` of a control that takes the focus when it appears, because it takes the place of the one that was pressed. */
+export function takeFocus(element: HTMLElement | null): void {
+  element?.focus();
+}
