@@ -152,7 +152,7 @@ describe("a vector that is made", () => {
     const task = begin(about, start);
     await vi.waitFor(() => expect(server.seen).toContain(FOLLOW));
     stopTasks("make");
-    expect(task.step.message).toBe("Stopping");
+    expect(task.step.message).toBe("stopping");
     refused.give(refusal(403, "insufficient_scope"));
     expect(await task.end).toBe(false);
     expect([task.ended.value, task.error.value]).toMatchObject([true, { code: "insufficient_scope" }]);

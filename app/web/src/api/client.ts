@@ -17,11 +17,6 @@ export async function dataOf<T>(answer: Promise<{ data?: unknown }>): Promise<T>
   return (await answer).data as T;
 }
 
-/** Posts JSON to a route that may be absent from the OpenAPI document of this server. */
-export async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
-  return (await (await send(jsonRequest(path, body, signal))).json()) as T;
-}
-
 function jsonRequest(path: string, body: unknown, signal?: AbortSignal): Request {
   return new Request(ORIGIN + path, {
     method: "POST",

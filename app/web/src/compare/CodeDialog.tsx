@@ -1,6 +1,7 @@
 import { useState } from "preact/hooks";
 import { capabilities } from "../core/server";
 import { copy, ShareLink } from "../frame/ShareLink";
+import { Button } from "../ui/Button";
 import { Dialog } from "../ui/Dialog";
 import { Segments } from "../ui/fields";
 import { type CompareBody, compactDraft, compareBody, type Draft, draft, steeredBody, wholeAddress } from "./draft";
@@ -25,9 +26,11 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
         {text}
       </pre>
       <div class="row">
-        <button type="button" class="primary" onClick={async () => setTried({ text, copied: await copy(text) })}>
-          Copy the code
-        </button>
+        <Button
+          label="Copy the code"
+          kind="primary"
+          onClick={async () => setTried({ text, copied: await copy(text) })}
+        />
         <span role="status">
           {tried?.text === text && (tried.copied ? "The code was copied." : "Select the code and copy it.")}
         </span>

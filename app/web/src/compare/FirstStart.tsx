@@ -56,12 +56,8 @@ function OtherStarters() {
           <ErrorNote error={starterError.value} />
           <div class="row">
             <span>Not all starter vectors were made.</span>
-            <button type="button" onClick={() => void makeStarters(() => undefined)}>
-              Make the others
-            </button>
-            <button type="button" class="quiet" onClick={leaveStarters}>
-              Close
-            </button>
+            <Button label="Make the others" onClick={() => void makeStarters(() => undefined)} />
+            <Button label="Close" kind="quiet" onClick={leaveStarters} />
           </div>
         </>
       )}
@@ -79,9 +75,7 @@ export function Presets() {
         <div class="row presets">
           <span class="muted small">Try</span>
           {presets.map((preset) => (
-            <button type="button" key={preset.title} onClick={() => show(preset)}>
-              {preset.title}
-            </button>
+            <Button label={preset.title} key={preset.title} onClick={() => show(preset)} />
           ))}
         </div>
       )}

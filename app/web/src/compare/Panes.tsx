@@ -78,9 +78,7 @@ function StaleNote() {
   return (
     <Note kind="plain">
       <span>These answers are of other settings{steered && ` (${steered})`}.</span>
-      <Button disabled={draftProblem.value !== null} onClick={run}>
-        Run again
-      </Button>
+      <Button label="Run again" disabled={draftProblem.value !== null} onClick={run} />
     </Note>
   );
 }
@@ -125,9 +123,7 @@ function ShadeBar() {
       {shownShade.value === "reading" && poles && (
         <ScoreLegend below={poles.negative} middle="middle" above={poles.positive} />
       )}
-      <button type="button" aria-pressed={inspecting.value} onClick={() => (inspecting.value = !inspecting.value)}>
-        Inspect words
-      </button>
+      <Button label="Inspect words" pressed={inspecting.value} onClick={() => (inspecting.value = !inspecting.value)} />
     </div>
   );
 }

@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
 import { limit } from "../core/server";
+import { Button } from "../ui/Button";
 import { NumberField, partsOf, Segments, TextArea, typed } from "../ui/fields";
 import { change, changeSampling, draft } from "./draft";
 import { comparison, draftProblem, instruction, reroll, run, stopAll, sweep } from "./store";
@@ -30,23 +31,15 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
       />
       <div class="row">
         {running ? (
-          <button type="button" class="primary" onClick={stopAll}>
-            Stop
-          </button>
+          <Button label="Stop" kind="primary" onClick={stopAll} />
         ) : (
-          <button type="button" class="primary" disabled={problem !== null} onClick={once(run)}>
-            Run
-          </button>
+          <Button label="Run" kind="primary" disabled={problem !== null} onClick={once(run)} />
         )}
-        <button type="button" disabled={problem !== null} onClick={once(reroll)} title="Run with a new seed (R)">
-          Re-roll
-        </button>
+        <Button label="Re-roll" disabled={problem !== null} onClick={once(reroll)} title="Run with a new seed (R)" />
         <button type="button" aria-expanded={more} onClick={() => setMore(!more)}>
           Settings
         </button>
-        <button type="button" onClick={onCode}>
-          Copy as code
-        </button>
+        <Button label="Copy as code" onClick={onCode} />
         <span class="small muted number speed">
           seed {draft.value.seed}
           {comparison.tokensPerSecond.value !== null && ` · ${Math.round(comparison.tokensPerSecond.value)} tok/s`}
@@ -66,9 +59,7 @@ function History() {
           <strong class="small">{message.role}</strong> {message.content}
         </p>
       ))}
-      <button type="button" class="quiet" onClick={() => change({ history: [] })}>
-        Start again without earlier turns
-      </button>
+      <Button label="Start again without earlier turns" kind="quiet" onClick={() => change({ history: [] })} />
     </div>
   );
 }

@@ -4,6 +4,7 @@ import { open } from "../core/places";
 import { doseBound, typicalNorms } from "../core/server";
 import { vectorNamed, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { StrengthSlider } from "../ui/StrengthSlider";
 import { ControlMore } from "./ControlMore";
 import { type Control, sliderFacts } from "./controls";
@@ -39,9 +40,7 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
             />
           </label>
           <div class="row">
-            <button type="button" disabled={draftProblem.value !== null} onClick={onSweep}>
-              Sweep the strength
-            </button>
+            <Button label="Sweep the strength" disabled={draftProblem.value !== null} onClick={onSweep} />
           </div>
         </>
       )}
@@ -125,9 +124,7 @@ function AddVector() {
           </option>
         ))}
       </select>
-      <button type="button" class="quiet" onClick={() => open("make")}>
-        Make a new one
-      </button>
+      <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
     </div>
   );
 }

@@ -1,4 +1,5 @@
 import { plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { Chart } from "../ui/Chart";
 import { ErrorNote, Note } from "../ui/Note";
 import type { Pane } from "./run";
@@ -12,9 +13,7 @@ export function Sweep() {
     <section class="panel stack" aria-label="Sweep" aria-busy={sweep.running.value}>
       <div class="row between">
         <h2>Sweep</h2>
-        <button type="button" class="quiet" onClick={() => sweep.close()}>
-          Close
-        </button>
+        <Button label="Close" kind="quiet" onClick={() => sweep.close()} />
       </div>
       <ErrorNote error={sweep.error.value} />
       <div class="multiples">

@@ -4,6 +4,7 @@ import type { GenerateAnswer, Token } from "../api/types";
 import { Query } from "../core/query";
 import { plain, signed } from "../maths/scales";
 import { visible } from "../maths/text";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
 import { answerReading } from "./readback";
 import type { Pane, PaneChoice } from "./run";
@@ -42,9 +43,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
           <code>{visible(token.text)}</code> {token.logprob != null && `${percent(token.logprob)}`}
           {kl != null && <span class="muted"> · KL {plain(kl, 2)}</span>}
         </span>
-        <button type="button" class="quiet" onClick={onClose}>
-          Close
-        </button>
+        <Button label="Close" kind="quiet" onClick={onClose} />
       </div>
       <Readings pane={pane} choice={choice} index={index} />
       <Alternatives token={token} onTake={(next) => void branch.ask(tokens.slice(0, index), next)} />
@@ -59,9 +58,7 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
             {found.text}
           </p>
           <div class="row">
-            <button type="button" onClick={() => takeAnswer(pane.name, choice, found.answer)}>
-              Use this answer
-            </button>
+            <Button label="Use this answer" onClick={() => takeAnswer(pane.name, choice, found.answer)} />
           </div>
         </>
       )}

@@ -1,6 +1,7 @@
 import type { AppliedIntervention, Vector } from "../api/types";
 import { vectorNamed } from "../core/vectors";
 import { isShown } from "../maths/strength";
+import { Button } from "../ui/Button";
 import type { Control } from "./controls";
 import { change, changeControl, draft } from "./draft";
 import { shiftWords } from "./PaneView";
@@ -25,11 +26,7 @@ export function WhyNothing({ steered }: { steered: Pane }) {
         {reasons.map((reason) => (
           <li key={reason.text} class="row">
             <span>{reason.text}</span>
-            {reason.remedy && (
-              <button type="button" onClick={() => apply(reason)}>
-                {reason.label}
-              </button>
-            )}
+            {reason.remedy && <Button label={reason.label} onClick={() => apply(reason)} />}
           </li>
         ))}
       </ul>

@@ -147,7 +147,8 @@ export class Task {
   /** How far it is, in words and numbers. */
   get step(): Step {
     const { message = "", done = 0, total = 0 } = this.job.value?.progress ?? {};
-    return { message: this.stopping.value ? "Stopping" : message || "Waiting to begin", done, total };
+    const begun = this.job.value?.status === "running" ? "working" : "waiting to begin";
+    return { message: this.stopping.value ? "stopping" : message || begun, done, total };
   }
 
   /** Stops it. The server may need a moment to cancel it. */

@@ -4,9 +4,11 @@ import { isRefusal, messageOf } from "../api/errors";
 import { apiKey, keyWanted, lostConnections, send } from "../api/retry";
 import type { Capabilities } from "../api/types";
 import { conceptList } from "./concepts";
+import { keep, kept } from "./state";
 import { library } from "./vectors";
 
 const POLL_SECONDS = 2;
+const FASTEST = "steering-server.fastest";
 const RELOAD_SECONDS = 3;
 
 /** What the server can do; null until it has answered. */
@@ -22,7 +24,7 @@ export interface Load {
   running: number;
   waiting: number;
   tokensPerSecond: number | null;
-  /** The most tokens in a second that this page has seen. */
+  /** The most tokens in a second that this browser has seen. */
   fastest: number | null;
 }
 
@@ -105,7 +107,7 @@ async function loadRoutes(): Promise<void> {
   }
 }
 
-let fastest: number | null = null;
+let fastest = Number(kept("localStorage", FASTEST)) || null;
 let lastCount: { tokens: number; at: number } | null = null;
 let refused: string | null | undefined;
 
@@ -159,7 +161,10 @@ function loadOf(values: ReadonlyMap<string, number>): Load {
     if (lastCount && at > lastCount.at) rate = (Math.max(0, tokens - lastCount.tokens) / (at - lastCount.at)) * 1000;
     lastCount = { tokens, at };
   }
-  if (rate) fastest = Math.max(rate, fastest ?? 0);
+  if (rate && rate > (fastest ?? 0)) {
+    fastest = rate;
+    keep("localStorage", FASTEST, String(rate));
+  }
   return {
     running: values.get("steering_engine_running") ?? 0,
     waiting: values.get("steering_engine_waiting") ?? 0,

@@ -24,7 +24,7 @@ export function JobTray() {
     <details class="tray">
       <summary>
         {open > 0 && <span class="spinner" aria-hidden="true" />}
-        {open === 0 ? "Jobs: done" : `${open} ${open === 1 ? "job" : "jobs"}`}
+        {open === 0 ? "Jobs: none runs" : `${open} ${open === 1 ? "job" : "jobs"}`}
       </summary>
       <ul class="panel stack" aria-label="Running jobs">
         {own.map((task, index) => (
@@ -69,14 +69,10 @@ function Ended({ task }: { task: Task }) {
   return (
     <div class="row between">
       <span>
-        {JOB_WORDS[kind]} {vector}: {error === null ? "ended" : "failed"}
+        {JOB_WORDS[kind]} {vector}: {error !== null ? "failed" : task.stopping.value ? "stopped" : "done"}
       </span>
       <span class="row">
-        {vectorByName.value.has(vector) && (
-          <button type="button" onClick={() => showCard(vector)}>
-            Show its card
-          </button>
-        )}
+        {vectorByName.value.has(vector) && <Button label="Show its card" onClick={() => showCard(vector)} />}
         <button type="button" class="quiet" onClick={() => dismiss(task)}>
           Close<span class="visually-hidden"> {vector}</span>
         </button>

@@ -5,6 +5,7 @@ import { ApiError, messageOf } from "../api/errors";
 import { apiKey } from "../api/retry";
 import type { LinkState, SavedLink, View } from "../api/types";
 import { addressLink, place, rememberState } from "../core/places";
+import { Button } from "../ui/Button";
 import { Note } from "../ui/Note";
 
 interface Props {
@@ -41,9 +42,7 @@ export function ShareLink({ view, state, fallback }: Props) {
   };
   return (
     <>
-      <button type="button" onClick={() => void share()}>
-        Save and copy a link
-      </button>
+      <Button label="Save and copy a link" onClick={() => void share()} />
       {shown && (
         <input
           type="text"

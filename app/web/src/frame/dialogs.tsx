@@ -5,6 +5,7 @@ import latentSpace from "../../../../docs/latent_space.md?url";
 import playground from "../../../../docs/playground.md?url";
 import { apiKey, keyRefusal, keyWanted, setKey } from "../api/retry";
 import { open, PLACES, place } from "../core/places";
+import { Button } from "../ui/Button";
 import { Dialog } from "../ui/Dialog";
 
 /** Asks for the API key of this tab, and says what a key may not do. */
@@ -43,11 +44,7 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
           <button type="submit" class="primary" disabled={text.trim() === ""}>
             Use this key
           </button>
-          {apiKey.value && (
-            <button type="button" onClick={() => setKey(null)}>
-              Remove the key
-            </button>
-          )}
+          {apiKey.value && <Button label="Remove the key" onClick={() => setKey(null)} />}
         </div>
       </form>
     </Dialog>

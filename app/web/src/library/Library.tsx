@@ -1,3 +1,4 @@
+import { Button } from "../ui/Button";
 import "../styles/library.css";
 import { useEffect } from "preact/hooks";
 import { isRefusal } from "../api/errors";
@@ -7,6 +8,7 @@ import { capabilities, load, serverTrouble } from "../core/server";
 import { library, vectors } from "../core/vectors";
 import { of, typed } from "../ui/fields";
 import { ErrorNote, Warnings } from "../ui/Note";
+import { Facts } from "../ui/Table";
 import { Keys } from "./admin/Keys";
 import { Monitors } from "./admin/Monitors";
 import { PolicyPanel } from "./admin/Policy";
@@ -84,12 +86,8 @@ function EmptyLibrary() {
     <div class="panel stack">
       <p>The library is empty. Make a vector from your own examples, or make the starter vectors in Compare.</p>
       <div class="row">
-        <button type="button" class="primary" onClick={() => open("make")}>
-          Make a vector
-        </button>
-        <button type="button" onClick={() => open("compare")}>
-          Open Compare
-        </button>
+        <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
+        <Button label="Open Compare" onClick={() => open("compare")} />
       </div>
     </div>
   );
@@ -116,24 +114,15 @@ export function ServerState() {
   return (
     <section class="panel stack" aria-label="Server">
       <h2>Server</h2>
-      <dl class="provenance">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <Facts of={facts} />
       <details class="more">
         <summary>Limits of one request</summary>
-        <dl class="provenance small">
-          {Object.entries(known.limits).map(([name, value]) => (
-            <div key={name}>
-              <dt>{name.replaceAll("_", " ")}</dt>
-              <dd class="number">{value.toLocaleString("en")}</dd>
-            </div>
-          ))}
-        </dl>
+        <Facts
+          of={Object.entries(known.limits).map(([name, value]) => [
+            name.replaceAll("_", " "),
+            value.toLocaleString("en"),
+          ])}
+        />
       </details>
     </section>
   );

@@ -45,9 +45,11 @@ export function Profiles() {
           value={name}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-        <Button submit disabled={profileActions.busy.value || name === "" || current.length === 0}>
-          Save what Compare uses
-        </Button>
+        <Button
+          label="Save what Compare uses"
+          submit
+          disabled={profileActions.busy.value || name === "" || current.length === 0}
+        />
       </form>
       <ErrorNote error={profileActions.errorAt("form")} />
       {current.length === 0 && <p class="small muted">Compare uses no vector at the moment.</p>}
@@ -90,9 +92,7 @@ export function DefaultSteering() {
         <>
           <p>{list.map(shortly).join(", ")}</p>
           <div class="row">
-            <Button disabled={defaultActions.busy.value} onClick={() => void clearDefault()}>
-              Clear
-            </Button>
+            <Button label="Clear" disabled={defaultActions.busy.value} onClick={() => void clearDefault()} />
           </div>
         </>
       )}

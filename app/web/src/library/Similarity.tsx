@@ -2,6 +2,7 @@ import { vectorByName, vectors } from "../core/vectors";
 import { signed } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { ErrorNote, Warnings } from "../ui/Note";
+import { Scroll } from "../ui/Table";
 import { type Similarities, similar } from "./store";
 
 /** The cosine of every pair of vectors, as a table of colours and numbers. */
@@ -14,9 +15,11 @@ export function Similarity() {
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <Button disabled={similar.busy.value} onClick={() => void similar.ask(list)}>
-          {shown ? "Compare again" : "Compare all vectors"}
-        </Button>
+        <Button
+          label={shown ? "Compare again" : "Compare all vectors"}
+          disabled={similar.busy.value}
+          onClick={() => void similar.ask(list)}
+        />
       </div>
       <p class="small muted">
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
@@ -35,8 +38,7 @@ export function Similarity() {
 
 function Matrix({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll" tabIndex={0} role="region" aria-label="Table of similarities">
+    <Scroll label="Table of similarities">
       <table class="matrix">
         <thead>
           <tr>
@@ -68,6 +70,6 @@ function Matrix({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }

@@ -1,3 +1,4 @@
+import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { api, dataOf, download } from "../api/client";
 import { ApiError } from "../api/errors";
@@ -13,16 +14,16 @@ import { meanOf, plain, signed } from "../maths/scales";
 import { Button, takeFocus } from "../ui/Button";
 import { Chart } from "../ui/Chart";
 import { Dialog } from "../ui/Dialog";
+import { ChoiceField } from "../ui/fields";
 import { ErrorNote, Warnings } from "../ui/Note";
+import { Facts, Table } from "../ui/Table";
 import { bestAuroc, deleteVector, deletion, selected, usersOf, versions as versionsOf } from "./store";
 import { Badge, readingVerdict, steeringVerdict } from "./VectorCard";
 
 /** Everything about one vector, and what can be done with it. */
 export function VectorDetails({ name }: { name: string }) {
   const vector = vectorNamed(name);
-  const close = () => {
-    selected.value = null;
-  };
+  const close = () => (selected.value = null);
   if (!vector) return null;
   const use = () => {
     addVector(vector);
@@ -33,9 +34,7 @@ export function VectorDetails({ name }: { name: string }) {
     <Dialog title={vector.id} wide onClose={close}>
       <p dir="auto">{vector.description || "No description."}</p>
       <div class="row">
-        <button type="button" class="primary" onClick={use}>
-          Steer with it
-        </button>
+        <Button label="Steer with it" kind="primary" onClick={use} />
         <Exports vector={vector} />
       </div>
       <QualityCard vector={vector} />
@@ -55,15 +54,9 @@ function Exports({ vector }: { vector: Vector }) {
   };
   return (
     <>
-      <button type="button" onClick={() => save("safetensors", "safetensors")}>
-        Export safetensors
-      </button>
-      <button type="button" onClick={() => save("gguf", "gguf")}>
-        Export GGUF
-      </button>
-      <button type="button" onClick={() => save("json", "json")}>
-        Export JSON
-      </button>
+      <Button label="Export safetensors" onClick={() => save("safetensors", "safetensors")} />
+      <Button label="Export GGUF" onClick={() => save("gguf", "gguf")} />
+      <Button label="Export JSON" onClick={() => save("json", "json")} />
       <ErrorNote error={error} />
     </>
   );
@@ -77,106 +70,77 @@ function Versions({ vector }: { vector: Vector }) {
       <h3>Versions</h3>
       <ErrorNote error={error.value} />
       <Warnings of={data.value?.warnings} />
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
-      <div class="scroll" tabIndex={0} role="region" aria-label="Table of versions">
-        <table class="list">
-          <thead>
-            <tr>
-              <th>Version</th>
-              <th>Made</th>
-              <th>Method</th>
-              <th>AUROC</th>
-              <th>SHA-256</th>
-            </tr>
-          </thead>
-          <tbody>
-            {versions.map((one) => (
-              <tr key={one.version}>
-                <td class="number">{one.version}</td>
-                <td>{new Date(one.created_at).toLocaleString()}</td>
-                <td>{one.method.replaceAll("_", " ")}</td>
-                <td class="number">{plain(one.auroc)}</td>
-                <td class="number">{one.sha256.slice(0, 12)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Table of versions"
+        head={["Version", "Made", "Method", "AUROC", "SHA-256"]}
+        rows={versions.map((one) => [
+          one.version,
+          new Date(one.created_at).toLocaleString(),
+          one.method.replaceAll("_", " "),
+          plain(one.auroc),
+          one.sha256.slice(0, 12),
+        ])}
+      />
       {versions.length > 1 && <VersionComparison name={vector.name} versions={versions} />}
     </section>
   );
 }
 
 function Provenance({ vector }: { vector: Vector }) {
+  const known = Object.entries(vector.provenance).filter(([key]) => key !== "loss");
+  const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
   return (
     <details class="more">
       <summary>Where it comes from</summary>
-      <dl class="provenance small">
-        <div>
-          <dt>model</dt>
-          <dd>{vector.model}</dd>
-        </div>
-        {Object.entries(vector.provenance)
-          .filter(([key]) => key !== "loss")
-          .map(([key, value]) => (
-            <div key={key}>
-              <dt>{key.replaceAll("_", " ")}</dt>
-              <dd>{typeof value === "string" ? value : JSON.stringify(value)}</dd>
-            </div>
-          ))}
-      </dl>
+      <Facts
+        of={[
+          ["model", vector.model],
+          ...known.map(([key, value]) => [key.replaceAll("_", " "), words(value)] as const),
+        ]}
+      />
     </details>
   );
 }
 
-/** The first step of a deletion. A refusal that came after this window was closed is shown, but does not let this button force it. */
-function AskDeletion({ error, kept, onAsk }: { error: unknown; kept: boolean; onAsk: () => void }) {
-  const ask = () => {
-    deletion.dismiss();
-    onAsk();
-  };
-  return (
-    <>
-      <ErrorNote error={error} />
-      <div class="row">
-        <button type="button" class="danger" onClick={ask} {...(kept ? { ref: takeFocus } : {})}>
-          Delete
-        </button>
-      </div>
-    </>
-  );
-}
-
+/**
+ * Asks twice before it deletes. A refusal that came after this window was closed is shown, but does not let the first button force it:
+ * only the refusal of the server, which knows users that this page does not, offers to.
+ */
 function Deletion({ vector }: { vector: Vector }) {
   const [asked, setAsked] = useState<boolean | null>(null); // null: never yet
   const users = usersOf(vector);
   const error = deletion.errorAt(`vector ${vector.name}`);
   useEffect(() => () => deletion.dismiss(), []);
-  if (!asked) return <AskDeletion error={error} kept={asked === false} onAsk={() => setAsked(true)} />;
-  // The server knows users that this page does not, so only its refusal, which names them, offers to force it.
+  const ask = (next: boolean) => {
+    deletion.dismiss();
+    setAsked(next);
+  };
   const refused = error instanceof ApiError && error.code === "vector_in_use";
+  const label = refused ? `Delete ${vector.name} although it is used` : `Delete ${vector.name}`;
+  const remove = () => void deleteVector(vector.name, refused);
   return (
     <>
       <ErrorNote error={error} />
-      <div class="note notice">
-        <span>
-          Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot
-          be undone.
-        </span>
-        <Button kind="danger" disabled={deletion.busy.value} onClick={() => void deleteVector(vector.name, refused)}>
-          {refused ? `Delete ${vector.name} although it is used` : `Delete ${vector.name}`}
-        </Button>
-        <button
-          type="button"
-          ref={takeFocus}
-          onClick={() => {
-            setAsked(false);
-            deletion.dismiss();
-          }}
-        >
-          Keep it
-        </button>
-      </div>
+      {asked ? (
+        <div class="note notice">
+          <span>
+            Delete all versions of {vector.name}?{users.length > 0 && ` It is used by ${users.join(", ")}.`} This cannot
+            be undone.
+          </span>
+          <Button label={label} kind="danger" disabled={deletion.busy.value} onClick={remove} />
+          <Button key="keep" label="Keep it" buttonRef={takeFocus} onClick={() => ask(false)} />
+        </div>
+      ) : (
+        <div class="row">
+          <Button
+            key="ask"
+            label="Delete"
+            kind="danger"
+            {...(asked === false ? { buttonRef: takeFocus } : {})}
+            onClick={() => ask(true)}
+          />
+        </div>
+      )}
     </>
   );
 }
@@ -212,21 +176,26 @@ const comparisons = new Queries(async (signal, name: string, ...pair: [number, n
 });
 
 /** Two versions of a vector next to each other: how alike their directions are, and what each card says. */
-export function VersionComparison({ name, versions }: { name: string; versions: readonly Version[] }) {
+function VersionComparison({ name, versions }: { name: string; versions: readonly Version[] }) {
   const numbers = versions.map((one) => one.version);
   const [[one, other], setPair] = useState<readonly [number, number]>([numbers[1] ?? 0, numbers[0] ?? 0]);
   const { data, error } = useQuery(comparisons.of(name, one, other));
+  const options = numbers.map((number) => [`${number}`, `version ${number}`] as const);
   return (
     <section class="stack" aria-label="Comparison of versions">
       <h3>Two versions compared</h3>
       <div class="row">
-        <Choice label="Version on the left" value={one} numbers={numbers} onChange={(next) => setPair([next, other])} />
-        <span>with</span>
-        <Choice
+        <ChoiceField
+          label="Version on the left"
+          options={options}
+          value={`${one}`}
+          onChange={(next) => setPair([Number(next), other])}
+        />
+        <ChoiceField
           label="Version on the right"
-          value={other}
-          numbers={numbers}
-          onChange={(next) => setPair([one, next])}
+          options={options}
+          value={`${other}`}
+          onChange={(next) => setPair([one, Number(next)])}
         />
       </div>
       <ErrorNote error={error.value} />
@@ -235,32 +204,12 @@ export function VersionComparison({ name, versions }: { name: string; versions: 
   );
 }
 
-interface ChoiceProps {
-  label: string;
-  value: number;
-  numbers: readonly number[];
-  onChange: (value: number) => void;
-}
-
-function Choice({ label, value, numbers, onChange }: ChoiceProps) {
-  return (
-    <select aria-label={label} value={value} onChange={(event) => onChange(Number(event.currentTarget.value))}>
-      {numbers.map((number) => (
-        <option key={number} value={number}>
-          version {number}
-        </option>
-      ))}
-    </select>
-  );
-}
-
 function Result({ vectors, layers, cosine: cosines }: Compared) {
-  const mean = meanOf(cosines);
   return (
     <>
-      <p>{likeness(mean)}</p>
-      <div class="charts">
-        {layers.length > 1 && (
+      <p>{likeness(meanOf(cosines))}</p>
+      {layers.length > 1 && (
+        <div class="charts">
           <Chart
             title="Cosine of the two directions by layer"
             x={layers}
@@ -269,50 +218,14 @@ function Result({ vectors, layers, cosine: cosines }: Compared) {
             series={[{ label: "cosine", values: cosines, look: "strong" }]}
             describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
           />
-        )}
-      </div>
-      <Facts vectors={vectors} />
+        </div>
+      )}
+      <Table
+        label="Facts of both versions"
+        head={["", ...vectors.map((vector) => vector.id)]}
+        rows={factsOf(vectors)}
+      />
     </>
-  );
-}
-
-function Facts({ vectors }: Pick<Compared, "vectors">) {
-  return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll" tabIndex={0} role="region" aria-label="Facts of both versions">
-      <table class="list facts-of-versions">
-        <thead>
-          <tr>
-            <td />
-            {vectors.map((vector) => (
-              <th key={vector.id} scope="col">
-                {vector.id}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {factsOf(vectors).map(([label, ...values]) => (
-            <tr key={label}>
-              <th scope="row">{label}</th>
-              {values.map((value, index) => (
-                <td key={index} class={values[0] === values[1] ? "muted" : ""}>
-                  {value}
-                </td>
-              ))}
-            </tr>
-          ))}
-          <tr>
-            <th scope="row">verdict</th>
-            {vectors.map((vector) => (
-              <td key={vector.id}>
-                <Badge verdict={readingVerdict(vector)} /> <Badge verdict={steeringVerdict(vector)} />
-              </td>
-            ))}
-          </tr>
-        </tbody>
-      </table>
-    </div>
   );
 }
 
@@ -327,12 +240,8 @@ function likeness(mean: number | null): string {
   return mean > -RELATED ? `Different directions (${number}).` : `Opposite directions (${number}).`;
 }
 
-function factsOf(vectors: readonly [Vector, Vector]): [string, string, string][] {
-  const row = (label: string, of: (vector: Vector) => string): [string, string, string] => [
-    label,
-    of(vectors[0]),
-    of(vectors[1]),
-  ];
+function factsOf(vectors: readonly [Vector, Vector]) {
+  const row = (label: string, fact: (vector: Vector) => ComponentChildren) => [label, ...vectors.map(fact)];
   return [
     row("made", (vector) => new Date(vector.created_at).toLocaleString()),
     row("method", (vector) => vector.method.replaceAll("_", " ")),
@@ -341,6 +250,11 @@ function factsOf(vectors: readonly [Vector, Vector]): [string, string, string][]
     row("AUROC there", (vector) => plain(bestAuroc(vector))),
     row("strengths", (vector) => rangeOf(vector.recommended.strength, vector.recommended.strengths_to_try)),
     row("SHA-256", (vector) => vector.sha256.slice(0, 12)),
+    row("verdict", (vector) => (
+      <>
+        <Badge verdict={readingVerdict(vector)} /> <Badge verdict={steeringVerdict(vector)} />
+      </>
+    )),
   ];
 }
 

@@ -36,14 +36,13 @@ export function DictionarySource() {
       </ul>
       <SearchForm />
       <div class="row">
-        <Button kind="primary" disabled={busy || searchProblem.value !== null} onClick={() => void search()}>
-          {busy ? "Searching" : "Search features"}
-        </Button>
-        {busy && (
-          <button type="button" onClick={() => searching.stop()}>
-            Stop
-          </button>
-        )}
+        <Button
+          label={busy ? "Searching" : "Search features"}
+          kind="primary"
+          disabled={busy || searchProblem.value !== null}
+          onClick={() => void search()}
+        />
+        {busy && <Button label="Stop" onClick={() => searching.stop()} />}
         {searchProblem.value && <span class="small muted">{searchProblem.value}</span>}
       </div>
     </div>
@@ -188,9 +187,12 @@ function Keep() {
   return (
     <form class="row keep" aria-label="Make it a vector" onSubmit={keep}>
       <TextField label="Name of the vector" value={featureName.value} onChange={given} />
-      <Button submit kind="primary" disabled={busy || wrong !== null}>
-        {busy ? "Storing" : "Make a vector of it"}
-      </Button>
+      <Button
+        label={busy ? "Storing" : "Make a vector of it"}
+        submit
+        kind="primary"
+        disabled={busy || wrong !== null}
+      />
       {wrong && <span class="small muted">{wrong}</span>}
       <ErrorNote error={storing.error.value} />
     </form>

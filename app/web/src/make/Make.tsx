@@ -89,9 +89,7 @@ function CurrentTask() {
   return (
     <div class="row">
       <ErrorNote error={now.error.value} />
-      <button type="button" class="quiet" onClick={() => dismiss(now)}>
-        Close
-      </button>
+      <Button label="Close" kind="quiet" onClick={() => dismiss(now)} />
     </div>
   );
 }
@@ -162,9 +160,12 @@ function NameAndStart() {
         )}
       </div>
       <div class="row">
-        <Button kind="primary" disabled={missing !== null || running.value || !mayDo("write")} onClick={run}>
-          {carried ? "Carry it over" : "Find the vector"}
-        </Button>
+        <Button
+          label={carried ? "Carry it over" : "Find the vector"}
+          kind="primary"
+          disabled={missing !== null || running.value || !mayDo("write")}
+          onClick={run}
+        />
         {missing && <span class="small muted">{missing}</span>}
       </div>
     </>
@@ -214,9 +215,11 @@ export function ConceptSource() {
         ))}
       </ul>
       <div class="row">
-        <Button disabled={concept.value === "" || adding.value} onClick={() => void addConceptPairs()}>
-          Edit its pairs
-        </Button>
+        <Button
+          label="Edit its pairs"
+          disabled={concept.value === "" || adding.value}
+          onClick={() => void addConceptPairs()}
+        />
       </div>
     </div>
   );

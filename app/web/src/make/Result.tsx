@@ -18,20 +18,14 @@ import { measure, measureEstimate, measureSize, running } from "./work";
 /** The vector that was found: its card, a trial at three strengths, and the measurement of its strengths. */
 export function Result({ name }: { name: string }) {
   const vector = vectorNamed(name);
-  const another = (
-    <button type="button" class="quiet" onClick={() => (card.value = null)}>
-      Make another
-    </button>
-  );
+  const another = <Button label="Make another" kind="quiet" onClick={() => (card.value = null)} />;
   if (!vector)
     return (
       <section class="panel stack" aria-label="Quality">
         <h2>{name}</h2>
         <p class="muted">The library could not be read after this vector was stored, or the vector was deleted.</p>
         <div class="row">
-          <button type="button" class="primary" onClick={() => void library.ask()}>
-            Read the library again
-          </button>
+          <Button label="Read the library again" kind="primary" onClick={() => void library.ask()} />
           {another}
         </div>
       </section>
@@ -48,13 +42,9 @@ export function Result({ name }: { name: string }) {
         <QualityCard vector={vector} />
         <TransferLoss vector={vector} />
         <div class="row">
-          <button type="button" class="primary" onClick={use}>
-            Steer with it
-          </button>
+          <Button label="Steer with it" kind="primary" onClick={use} />
           {measurable && (
-            <Button disabled={running.value} onClick={() => measure(name)}>
-              Measure its strengths
-            </Button>
+            <Button label="Measure its strengths" disabled={running.value} onClick={() => measure(name)} />
           )}
           {another}
         </div>
@@ -106,9 +96,11 @@ export function TryIt({ vector }: { vector: Vector }) {
     <section class="panel stack" aria-label="Try it" aria-busy={busy}>
       <div class="row between">
         <h2>Try it</h2>
-        <Button disabled={busy} onClick={() => void trying.ask()}>
-          {busy ? "Writing" : `Answer three prompts at ${at}`}
-        </Button>
+        <Button
+          label={busy ? "Writing" : `Answer three prompts at ${at}`}
+          disabled={busy}
+          onClick={() => void trying.ask()}
+        />
       </div>
       <ErrorNote error={trying.error.value} />
       {trials.map((trial) => (

@@ -62,14 +62,13 @@ function WhatIsRead() {
         <ConversationFields />
       )}
       <div class="row">
-        <Button kind="primary" disabled={noVectors || missing.value !== null || busy.value} onClick={() => void read()}>
-          {busy.value ? "Reading" : "Read it"}
-        </Button>
-        {busy.value && (
-          <button type="button" onClick={stop}>
-            Stop
-          </button>
-        )}
+        <Button
+          label={busy.value ? "Reading" : "Read it"}
+          kind="primary"
+          disabled={noVectors || missing.value !== null || busy.value}
+          onClick={() => void read()}
+        />
+        {busy.value && <Button label="Stop" onClick={stop} />}
         <ShareLink view="read" state={readState} />
         {noVectors && <NothingToReadFor />}
         {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
@@ -86,9 +85,7 @@ function NothingToReadFor() {
   return (
     <>
       <span class="muted">The library is empty, so there is nothing to read for.</span>
-      <button type="button" onClick={() => open("make")}>
-        Make a vector
-      </button>
+      <Button label="Make a vector" onClick={() => open("make")} />
     </>
   );
 }
@@ -122,9 +119,7 @@ function ConversationFields() {
         </div>
       ))}
       <div class="row">
-        <button type="button" onClick={addMessage}>
-          Add a message
-        </button>
+        <Button label="Add a message" onClick={addMessage} />
       </div>
     </div>
   );

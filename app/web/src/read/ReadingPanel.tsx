@@ -20,9 +20,7 @@ export function ReadingPanel() {
       <section class="panel stack" aria-label={`Reading of ${name}`}>
         <div class="row between">
           <h2>{name}</h2>
-          <button type="button" onClick={() => steerAgainst(name)}>
-            Steer against this
-          </button>
+          <Button label="Steer against this" onClick={() => steerAgainst(name)} />
         </div>
         <LayerPicker name={name} />
         <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
@@ -75,9 +73,12 @@ function LayerPicker({ name }: { name: string }) {
     return (
       <div class="row">
         <span>layer {layer.value}</span>
-        <Button kind="quiet" disabled={busy.value} onClick={() => void readAllLayers(name)}>
-          Read at every layer
-        </Button>
+        <Button
+          label="Read at every layer"
+          kind="quiet"
+          disabled={busy.value}
+          onClick={() => void readAllLayers(name)}
+        />
       </div>
     );
   return (

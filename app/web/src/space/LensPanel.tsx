@@ -8,6 +8,7 @@ import { visible } from "../maths/text";
 import { Button } from "../ui/Button";
 import { of, Segments, typed } from "../ui/fields";
 import { ErrorNote } from "../ui/Note";
+import { Scroll } from "../ui/Table";
 
 const MODES = { plain: "Plain", steered: "Steered", difference: "What changes" } as const;
 
@@ -33,9 +34,7 @@ export function LensPanel() {
       </p>
       <form class="row" onSubmit={submit}>
         <input type="text" class="grow" aria-label="Text for the logit lens" value={value} {...typed(onChange)} />
-        <Button submit disabled={value === "" || busy}>
-          {busy ? "Reading" : "Read"}
-        </Button>
+        <Button label={busy ? "Reading" : "Read"} submit disabled={value === "" || busy} />
       </form>
       <ErrorNote error={lens.error.value} />
       {answer?.layers[0]?.steered != null && <Segments label="Reading" options={MODES} {...of(mode)} />}
@@ -47,8 +46,7 @@ export function LensPanel() {
 function LensTable({ answer }: { answer: LogitLens }) {
   const rows = answer.layers.map((_, index) => answer.layers.length - 1 - index);
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll lens" tabIndex={0} role="region" aria-label="Table of predictions by layer and word">
+    <Scroll label="Table of predictions by layer and word" kind="lens">
       <table class="matrix">
         <thead>
           <tr>
@@ -79,7 +77,7 @@ function LensTable({ answer }: { answer: LogitLens }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }
 

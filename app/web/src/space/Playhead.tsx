@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { reducedMotion } from "../frame/theme";
 import { plain } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { Chart, type Series } from "../ui/Chart";
 import { bestMaps, layerName, maps, playhead, playing } from "./store";
 
@@ -17,9 +18,7 @@ export function Playhead() {
   };
   return (
     <div class="row playhead">
-      <button type="button" onClick={toggle} aria-pressed={playing.value}>
-        {playing.value ? "Pause" : "Play"}
-      </button>
+      <Button label={playing.value ? "Pause" : "Play"} onClick={toggle} pressed={playing.value} />
       <input
         type="range"
         aria-label="Layer"

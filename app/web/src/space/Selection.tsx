@@ -45,9 +45,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
     <>
       {listed.value !== null && (
         <div class="row">
-          <button type="button" onClick={() => (listed.value = null)}>
-            List all texts
-          </button>
+          <Button label="List all texts" onClick={() => (listed.value = null)} />
         </div>
       )}
       <ul class="texts" aria-label={listed.value === null ? "All texts" : "Selected texts"}>
@@ -107,12 +105,8 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
           value={name}
           onInput={(event) => setName(event.currentTarget.value.trim().toLowerCase())}
         />
-        <Button submit kind="primary" disabled={disabled}>
-          {running ? "Making it" : "Make a vector"}
-        </Button>
-        <button type="button" onClick={() => lasso([])}>
-          Clear the selection
-        </button>
+        <Button label={running ? "Making it" : "Make a vector"} submit kind="primary" disabled={disabled} />
+        <Button label="Clear the selection" onClick={() => lasso([])} />
       </div>
     </form>
   );

@@ -1,6 +1,7 @@
 import { capabilities } from "../core/server";
 import { vectors } from "../core/vectors";
 import { ShareLink } from "../frame/ShareLink";
+import { Button } from "../ui/Button";
 import { ChoiceField, FileButton, named, of, Segments, TextArea } from "../ui/fields";
 import {
   ALONG_VECTOR,
@@ -93,11 +94,7 @@ export function SpaceControls() {
         <span role="status" class="small">
           {busy.value ? drawingWords() : scoresBusy.value && "Reading the scores"}
         </span>
-        {busy.value && (
-          <button type="button" onClick={stopDrawing}>
-            Stop
-          </button>
-        )}
+        {busy.value && <Button label="Stop" onClick={stopDrawing} />}
       </div>
       {setName.value === "own" && <OwnTexts />}
     </section>
@@ -134,9 +131,7 @@ function OwnTexts() {
         {...of(ownText)}
       />
       <div class="row">
-        <button type="button" class="primary" disabled={ownText.value.trim() === ""} onClick={() => void draw()}>
-          Draw
-        </button>
+        <Button label="Draw" kind="primary" disabled={ownText.value.trim() === ""} onClick={() => void draw()} />
         <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (error.value = problem)}>
           Open a CSV file
         </FileButton>

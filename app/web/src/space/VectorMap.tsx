@@ -18,9 +18,11 @@ export function VectorMap() {
     <section class="panel stack" aria-label="Map of vectors">
       <div class="row between">
         <h2>Vectors by similarity</h2>
-        <Button disabled={similar.busy.value} onClick={() => void similar.ask(list)}>
-          {shown ? "Draw again" : "Draw the map of all vectors"}
-        </Button>
+        <Button
+          label={shown ? "Draw again" : "Draw the map of all vectors"}
+          disabled={similar.busy.value}
+          onClick={() => void similar.ask(list)}
+        />
       </div>
       <p class="small muted">
         Vectors that lie near each other share a direction, or point in opposite ones. A click opens the card.

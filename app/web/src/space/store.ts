@@ -266,10 +266,7 @@ export function parseTexts(input: string): TextSet {
   const headed = rows[0]?.[0]?.trim().toLowerCase() === "text";
   const body = (headed ? rows.slice(1) : rows).filter((row) => row[0]?.trim());
   const labelled = body.length > 0 && body.every((row) => row[1]?.trim());
-  return {
-    texts: body.map((row) => row[0]!.trim()),
-    labels: labelled ? body.map((row) => row[1]!.trim()) : null,
-  };
+  return { texts: body.map((row) => row[0]!.trim()), labels: labelled ? body.map((row) => row[1]!.trim()) : null };
 }
 
 /** Returns the pairs of a concept as texts with the words of the two poles as labels. */

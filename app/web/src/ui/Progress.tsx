@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { duration } from "../maths/text";
+import { Button } from "./Button";
 
 interface Props extends Step {
   /** Seconds that it still takes, if that is known. */
@@ -26,11 +27,7 @@ export function Progress({ message, done, total, left = null, onStop }: Props) {
               {left !== null && `, ${duration(left)} left`}
             </span>
           )}
-          {onStop && (
-            <button type="button" onClick={onStop}>
-              Stop
-            </button>
-          )}
+          {onStop && <Button label="Stop" onClick={onStop} />}
         </span>
       </div>
       <progress aria-label={message || "Progress"} {...(total > 0 ? { value: done, max: total } : {})} />

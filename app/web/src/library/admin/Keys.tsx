@@ -90,13 +90,14 @@ function KeyRow({ item }: { item: Key }) {
       <span class="row">
         {asked ? (
           <>
-            <Button kind="danger" disabled={busy} onClick={() => void revokeKey(item.id, place, last)}>
-              {last ? `Revoke ${item.name} although it is the last` : `Revoke ${item.name}`}
-            </Button>
+            <Button
+              label={last ? `Revoke ${item.name} although it is the last` : `Revoke ${item.name}`}
+              kind="danger"
+              disabled={busy}
+              onClick={() => void revokeKey(item.id, place, last)}
+            />
             {/* In the place of the button that asks, which has the focus. */}
-            <Button disabled={false} onClick={() => setAsked(false)}>
-              Keep it
-            </Button>
+            <Button label="Keep it" disabled={false} onClick={() => setAsked(false)} />
           </>
         ) : (
           <>
@@ -140,17 +141,16 @@ function NewKeyNote({ made: { key, replaces } }: { made: FreshKey }) {
       </span>
       {key.key === apiKey.value && <span>This tab uses it from now on.</span>}
       <span class="row">
-        <button type="button" onClick={() => void take()}>
-          {COPY_WORDS[`${copied}`]}
-        </button>
+        <Button label={COPY_WORDS[`${copied}`]} onClick={() => void take()} />
         {replaces && (
-          <Button kind="danger" disabled={keyActions.busy.value} onClick={() => void revokeKey(replaces.id, place)}>
-            Revoke the old one
-          </Button>
+          <Button
+            label="Revoke the old one"
+            kind="danger"
+            disabled={keyActions.busy.value}
+            onClick={() => void revokeKey(replaces.id, place)}
+          />
         )}
-        <button type="button" class="quiet" onClick={() => dismissKey(key.id)}>
-          Done
-        </button>
+        <Button label="Done" kind="quiet" onClick={() => dismissKey(key.id)} />
       </span>
       {copied === false && (
         <span class="small" role="status">
@@ -236,9 +236,11 @@ export function KeyForm({ known }: { known: number }) {
         </div>
       </details>
       <div class="row">
-        <Button submit disabled={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}>
-          Make the key
-        </Button>
+        <Button
+          label="Make the key"
+          submit
+          disabled={keyActions.busy.value || fields.name.trim() === "" || fields.scopes.length === 0}
+        />
       </div>
       <ErrorNote error={keyActions.errorAt("form")} />
     </form>

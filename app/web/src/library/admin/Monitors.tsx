@@ -6,6 +6,7 @@ import { plain, signed } from "../../maths/scales";
 import { Button } from "../../ui/Button";
 import { ChoiceField, NumberField, named, partsOf, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
+import { Scroll } from "../../ui/Table";
 import { LoadNote } from "../LoadNote";
 import { NoPermission } from "./Policy";
 import {
@@ -50,8 +51,7 @@ export function Monitors() {
 
 function MonitorTable() {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll" tabIndex={0} role="region" aria-label="Table of monitors">
+    <Scroll label="Table of monitors">
       <table class="list counts">
         <thead>
           <tr>
@@ -71,7 +71,7 @@ function MonitorTable() {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }
 
@@ -163,11 +163,7 @@ function Latest({ monitor }: { monitor: MonitorDetail }) {
 
 const SIDES = { above: "above", below: "below" } as const;
 const PLACES = { generated: "the answer", prompt: "the prompt" } as const;
-const ACTIONS = {
-  count: "count it",
-  flag: "count and flag the answer",
-  stop: "end the answer",
-} as const;
+const ACTIONS = { count: "count it", flag: "count and flag the answer", stop: "end the answer" } as const;
 
 interface Fields {
   name: string;
@@ -210,9 +206,7 @@ export function MonitorForm() {
         <ChoiceField label="Then" options={ACTIONS} {...field("action")} />
       </div>
       <div class="row">
-        <Button submit disabled={policyActions.busy.value || fields.name === ""}>
-          Add the monitor
-        </Button>
+        <Button label="Add the monitor" submit disabled={policyActions.busy.value || fields.name === ""} />
       </div>
       <ErrorNote error={policyActions.errorAt("monitor form")} />
     </form>

@@ -39,9 +39,12 @@ export function PolicyPanel() {
       )}
       {isBroken(policy.error.value) && (
         <div class="row">
-          <Button kind="danger" disabled={policyActions.busy.value} onClick={() => void removePolicy()}>
-            Remove the policy
-          </Button>
+          <Button
+            label="Remove the policy"
+            kind="danger"
+            disabled={policyActions.busy.value}
+            onClick={() => void removePolicy()}
+          />
         </div>
       )}
       <ErrorNote error={policyActions.errorAt("removal")} />
@@ -133,9 +136,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
         <TextField label="Only these vectors" placeholder="any" {...field("names")} />
       </div>
       <div class="row">
-        <Button submit disabled={policyActions.busy.value}>
-          Set the limits
-        </Button>
+        <Button label="Set the limits" submit disabled={policyActions.busy.value} />
       </div>
       <ErrorNote error={policyActions.errorAt("limits")} />
     </form>

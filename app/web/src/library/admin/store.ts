@@ -248,11 +248,9 @@ export function barsOf(edges: readonly number[], counts: readonly number[]): Bar
   if (first < 0) return [];
   const last = counts.findLastIndex((count) => count > 0);
   const most = Math.max(...counts);
-  return counts.slice(first, last + 1).map((count, offset) => ({
-    label: between(edges, first + offset),
-    count,
-    share: count / most,
-  }));
+  return counts
+    .slice(first, last + 1)
+    .map((count, offset) => ({ label: between(edges, first + offset), count, share: count / most }));
 }
 
 function between(edges: readonly number[], bucket: number): string {
