@@ -135,3 +135,21 @@ it("takes no answer for another key as one for the key of now", async () => {
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.load.value?.running).toBe(2);
 });
+
+it("says that the server is gone to a key that may not read its gauges", async () => {
+  const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
+  const ready = { "GET /health/ready": () => ({ status: "ok" }) };
+  const page = await started("limited", {
+    ...open,
+    ...ready,
+    "GET /metrics": () => refusal(403, "insufficient_scope"),
+  });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
+  serve({ "GET /health/ready": unreachable });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toContain("cannot be reached");
+  serve({ ...open, ...ready });
+  await vi.advanceTimersByTimeAsync(2 * POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
+});

@@ -153,13 +153,13 @@ export function isOwnKey(id: string): boolean {
 
 /** Whether an error says that nobody could manage the server after the change; the change can be forced then. */
 export function isLastAdmin(error: unknown): boolean {
-  return error instanceof ApiError && error.status === 409;
+  return error instanceof ApiError && error.code === "last_admin_key";
 }
 
 /** Revokes a key. Without `force` the server refuses to lose the last one that may manage it. */
 export async function revokeKey(id: string, place: KeyPlace, force = false): Promise<boolean> {
   return keyActions.run(place, async () => {
-    const query = (force ? { force } : {}) as never;
+    const query = force ? { force } : {};
     await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id }, query } });
     fresh.value = fresh.value
       .filter((one) => one.key.id !== id)
