@@ -16,7 +16,7 @@ FROM ${NODE_IMAGE} AS web
 WORKDIR /srv/steering-server/app/web
 COPY app/web/package.json app/web/package-lock.json ./
 RUN npm ci --no-audit --no-fund
-COPY docs/openapi.json /srv/steering-server/docs/openapi.json
+COPY docs/openapi.json docs/glossary.md docs/latent_space.md docs/playground.md /srv/steering-server/docs/
 COPY app/web ./
 RUN npm run build
 

@@ -14,6 +14,7 @@ from app.api.evaluations import judges
 from app.api.prompts import prompt_of
 from app.core.admission import check_limit
 from app.core.answers import SCORE_BYTES, json_in_thread
+from app.core.key import Key
 from app.core.requests import ApiRoute, StateDep, needs
 from app.core.settings import SCOPES
 from steering import __version__
@@ -26,6 +27,7 @@ from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
 from steering.schemas.system import (
+    CallerAnswer,
     CapabilitiesAnswer,
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -72,9 +74,10 @@ async def version() -> VersionAnswer:
 
 
 @router.get("/v1/capabilities")
-async def capabilities(state: StateDep) -> CapabilitiesAnswer:
-    """Describes the loaded model, what this server offers, and every limit."""
+async def capabilities(request: Request, state: StateDep) -> CapabilitiesAnswer:
+    """Describes the loaded model, what this server offers, every limit, and what the key of the request may do."""
     engine, settings = state.engine, state.settings
+    key: Key = request.state.key
     return CapabilitiesAnswer(
         engine=settings.engine,
         executor=engine.stats().executor,
@@ -96,6 +99,7 @@ async def capabilities(state: StateDep) -> CapabilitiesAnswer:
         token_scopes=steers_token_scopes(engine),
         limits=settings.limits() | limits_of(engine),
         scopes=list(SCOPES),
+        key=CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),
         playground=is_built(),
     )
 

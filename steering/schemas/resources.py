@@ -28,11 +28,13 @@ class JobError(Answer):
 
 
 class JobSummary(Answer):
-    """A job in a list, without its result."""
+    """A job in a list, without its result. subject: the vector that it makes or measures; empty for other jobs, and in a list
+    for one that does not run on this server."""
 
     namespace: str = SHARED
     id: str
     kind: str
+    subject: str = ""
     status: JobStatus
     progress: JobProgress
     error: JobError | None

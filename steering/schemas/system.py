@@ -39,6 +39,14 @@ class ModelAnswer(Answer):
     typical_norms: list[float]
 
 
+class CallerAnswer(Answer):
+    """Who asks: the name and the scopes of the key. id: empty for a key that is not in the database, and without keys."""
+
+    id: str
+    name: str
+    scopes: list[str]
+
+
 class CapabilitiesAnswer(Answer):
     """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). concept_steering:
     whether each starter concept steers the loaded model, which way and at what strength, where that was measured. judges:
@@ -61,6 +69,7 @@ class CapabilitiesAnswer(Answer):
     token_scopes: bool
     limits: dict[str, int | float]
     scopes: list[str]
+    key: CallerAnswer
     playground: bool
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt
 from steering.namespaces import SHARED
@@ -157,6 +157,14 @@ class JobRecord(JobAnswer):
     request: dict[str, Any] = Field(default_factory=dict, exclude=True)
     owner: str = Field("", exclude=True)
     created_by: str = Field("", exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Takes the subject from the request: the name of the vector that the job makes or measures."""
+        request = fields.get("request") or {}
+        name = request.get("name") or request.get("vector")
+        return {"subject": name, **fields} if isinstance(name, str) else fields
 
     def check(self) -> None:
         """Raises InvalidRequest or LimitExceeded for an id, a kind or an owner that cannot be stored."""

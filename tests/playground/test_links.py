@@ -75,6 +75,7 @@ def test_space_and_read_are_restored_from_links(wide: Visit, browser: Browser) -
     wide.ended()
     wide.page.get_by_role("button", name="t-SNE").click()
     wide.ended()
+    wide.page.get_by_role("slider", name="Layer").press("Home")
     wide.page.get_by_role("slider", name="Layer").press("ArrowRight")
     space = save_link(wide, "space")
     wide.screenshot("space-link")

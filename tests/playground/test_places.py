@@ -53,8 +53,11 @@ def test_warnings_appear_while_pairs_are_typed_and_a_bad_file_keeps_what_was_typ
 def test_the_map_follows_the_layer_and_a_text_can_be_followed(wide: Visit) -> None:
     wide.open("#/space")
     slider = wide.page.get_by_role("slider", name="Layer")
-    expect(slider).to_have_attribute("aria-valuetext", "input embeddings")
     wide.ended()
+    expect(slider).not_to_have_attribute("aria-valuetext", "input embeddings")
+    expect(wide.page.get_by_role("region", name="Separability")).to_contain_text("The best ")
+    slider.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", "input embeddings")
     before = wide.page.locator(".scatter canvas").screenshot()
     slider.press("ArrowRight")
     expect(slider).to_have_attribute("aria-valuetext", "layer 0")

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { apiKey, setKey } from "../src/api/key";
+import { apiKey, setKey } from "../src/api/retry";
 import type { Key, Policy } from "../src/api/types";
-import { REST_MS } from "../src/library/actions";
+import { REST_MS } from "../src/core/mutation";
 import {
   counts,
   createKey,

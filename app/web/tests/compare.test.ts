@@ -1,18 +1,19 @@
 import { afterEach, describe, expect, it } from "vitest";
 import type { CompareAnswer, Vector } from "../src/api/types";
-import { codeFor, literal } from "../src/compare/code";
+import { type CodeKind, codeFor, literal } from "../src/compare/CodeDialog";
 import {
   type Control,
   defaultStrength,
+  instructionFor,
   intervention,
   parseLayers,
   restoredControl,
   sliderFacts,
 } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
-import { instructionFor } from "../src/compare/instruction";
-import { differences, PaneCollector } from "../src/compare/panes";
-import { nothingMoved, reasonsFor } from "../src/compare/reasons";
+import { differences, PaneCollector } from "../src/compare/run";
+import { nothingMoved, reasonsFor } from "../src/compare/WhyNothing";
+import { conceptList } from "../src/core/concepts";
 import { decodeState, encodeState } from "../src/maths/address";
 
 const control = (part: Partial<Control> = {}): Control => restoredControl({ vector: "sentiment", ...part });
@@ -62,7 +63,12 @@ describe("the word at a slider", () => {
     const recommended = { layers: [0], strength: [1, 3], negative: [-3, -1], basis: "measured" };
     const vector = { name: "sentiment", layers: [0], recommended, scale: { "0": 1 } } as unknown as Vector;
     const shown = (overall: number) => sliderFacts(vector, control({ strength: -2 }), [10], 0.2, overall);
-    expect([0, 0.25, 1, 2].map((overall) => shown(overall).word)).toEqual(["off", "barely", "clear", "breaks text"]);
+    expect([0, 0.25, 1, 2].map((overall) => shown(overall).word)).toEqual([
+      "off",
+      "barely",
+      "clearly",
+      "may become incoherent",
+    ]);
     expect(shown(2).dose).toBeCloseTo(0.4);
   });
 });
@@ -220,21 +226,19 @@ describe("why nothing happened", () => {
 
 describe("words and code", () => {
   it("instruct toward the pole that the strength points to", () => {
-    const concepts = [
+    conceptList.data.value = [
       { name: "sentiment", positive: "warm", negative: "gloomy", description: "", pairs: 1, measured: {} },
     ];
-    expect(instructionFor([control({ strength: -1 })], new Map(), concepts)).toContain("gloomy");
-    expect(instructionFor([control({ strength: 1 })], new Map(), concepts)).toContain("warm");
-    expect(instructionFor([control({ on: false })], new Map(), concepts)).toBe("");
+    expect(instructionFor([control({ strength: -1 })], new Map())).toContain("gloomy");
+    expect(instructionFor([control({ strength: 1 })], new Map())).toContain("warm");
+    expect(instructionFor([control({ on: false })], new Map())).toBe("");
   });
 
   it("quote a prompt for the shell and for Python", () => {
     change({ prompt: "It's \"so\" \\ 'quoted'\n", controls: [control()] });
-    const body = compareBody(draft.value, "");
-    expect(codeFor("curl", body, "http://127.0.0.1:1", "m")).toContain("It'\\''s");
-    expect(codeFor("openai", body, "http://127.0.0.1:1", "m")).toContain('model="m"');
-    expect(literal({ a: [true, null, 1.5], b: { c: "x" } })).toBe(
-      '{\n    "a": [True, None, 1.5],\n    "b": {\n        "c": "x",\n    },\n}',
-    );
+    const code = (kind: CodeKind) => codeFor(kind, draft.value, compareBody(draft.value, ""), { origin: "http://127.0.0.1:1", model: "m" }); // biome-ignore format: one line
+    expect(code("curl")).toContain("It'\\''s");
+    expect(code("openai")).toContain('model="m"');
+    expect(literal({ a: [true, null, 1.5], b: { c: "x" } })).toBe('{"a": [True, None, 1.5], "b": {"c": "x"}}');
   });
 });

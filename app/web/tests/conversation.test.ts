@@ -1,12 +1,11 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Vector } from "../src/api/types";
-import { continueFrom } from "../src/compare/conversation";
-import { firstDemonstration } from "../src/compare/demonstration";
 import { change, draft, restoredDraft } from "../src/compare/draft";
-import { comparison, reroll, run } from "../src/compare/store";
-import { open } from "../src/frame/places";
-import { vectors } from "../src/frame/vectors";
+import { firstDemonstration } from "../src/compare/presets";
+import { comparison, continueFrom, reroll, run } from "../src/compare/store";
+import { open } from "../src/core/places";
+import { library } from "../src/core/vectors";
 import { events, FakeServer, held } from "./fakeServer";
 
 const COMPARE = "POST /v1/compare";
@@ -73,7 +72,12 @@ describe("a conversation that goes on", () => {
 
 describe("the first demonstration", () => {
   const recommended = { layers: [1], strength: [1, 3], negative: [-3, -1], basis: "measured" };
-  const sentiment = { name: "sentiment", layers: [1], recommended } as unknown as Vector;
+  const sentiment = {
+    name: "sentiment",
+    layers: [1],
+    recommended,
+    quality: { dose_response: [] },
+  } as unknown as Vector;
 
   beforeEach(() => {
     server.on(COMPARE, () => held().promise);
@@ -81,14 +85,14 @@ describe("the first demonstration", () => {
 
   it("is run when nothing was changed meanwhile", () => {
     const show = firstDemonstration();
-    vectors.value = [sentiment];
+    library.data.value = { data: [sentiment], warnings: [] } as never;
     show();
     expect(draft.value.controls[0]?.vector).toBe("sentiment");
     expect(comparison.running.value).toBe(true);
   });
 
   it("does not replace what was typed or is run meanwhile", () => {
-    vectors.value = [sentiment];
+    library.data.value = { data: [sentiment], warnings: [] } as never;
     const afterTyping = firstDemonstration();
     change({ prompt: "My own question" });
     afterTyping();
@@ -102,7 +106,7 @@ describe("the first demonstration", () => {
 
   it("is not run while another place is open", () => {
     const show = firstDemonstration();
-    vectors.value = [sentiment];
+    library.data.value = { data: [sentiment], warnings: [] } as never;
     open("read");
     show();
     expect(comparison.running.value).toBe(false);

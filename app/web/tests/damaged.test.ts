@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { loadVectors, vectors, vectorWarnings } from "../src/frame/vectors";
+import { library } from "../src/core/vectors";
 import { Keys } from "../src/library/admin/Keys";
 import { keys } from "../src/library/admin/store";
 import Library from "../src/library/Library";
 import { DefaultSteering, Profiles } from "../src/library/Profiles";
 import { Similarity } from "../src/library/Similarity";
-import { defaultSteering, profiles, similarities, versionsOf } from "../src/library/store";
+import { defaultSteering, profiles, similarities, versions } from "../src/library/store";
 import { VectorDetails } from "../src/library/VectorDetails";
 import { refusal, settle } from "./fakeServer";
 import { onScreen, root, server, show } from "./onScreen";
@@ -18,8 +18,7 @@ const similarTo = (other: string) => ({ data: [{ id: `${other}@1`, mean: 0.5 }],
 onScreen();
 
 afterEach(() => {
-  vectors.value = null;
-  vectorWarnings.value = [];
+  library.data.value = null;
 });
 
 describe("damaged vectors that the list leaves out", () => {
@@ -29,10 +28,10 @@ describe("damaged vectors that the list leaves out", () => {
       { data: [], warnings: [warning("joy@1")], next_cursor: null },
     ];
     server.on("GET /v1/vectors", () => pages.shift() ?? { data: [], next_cursor: null });
-    await loadVectors();
+    await library.load();
     show(Library, {});
     expect(root.find("section", "Vectors").textContent).toContain(warning("calm@1") + warning("joy@1"));
-    await loadVectors();
+    await library.load();
     await settle();
     expect(root.textContent).not.toContain("damaged");
   });
@@ -47,7 +46,7 @@ describe("a table of similarities", () => {
   });
 
   it("has the others, and says which are damaged", async () => {
-    vectors.value = named("joy", "calm", "fear");
+    library.data.value = { data: named("joy", "calm", "fear"), warnings: [] } as never;
     show(Similarity, {});
     root.find("button").press();
     await settle();
@@ -120,7 +119,10 @@ describe("the versions of a vector", () => {
       { data: [version(2)], next_before: null },
     ];
     server.on("GET /v1/vectors/joy/versions", () => pages.shift());
-    vectors.value = [{ id: "joy@4", name: "joy", version: 4, layers: [], tags: [], provenance: {} }] as never;
+    library.data.value = {
+      data: [{ id: "joy@4", name: "joy", version: 4, layers: [], tags: [], provenance: {} }],
+      warnings: [],
+    } as never;
     show(VectorDetails, { name: "joy" });
     await vi.advanceTimersByTimeAsync(100);
     await settle();
@@ -131,6 +133,6 @@ describe("the versions of a vector", () => {
       "GET /v1/vectors/joy/versions?limit=200&before=3",
     ]);
     pages.push({ data: [version(1)], next_before: null });
-    expect((await versionsOf({ name: "joy" })).data.map((one) => one.version)).toEqual([1]);
+    expect(((await versions.of("joy", "joy@1").load())?.data ?? []).map((one) => one.version)).toEqual([1]);
   });
 });

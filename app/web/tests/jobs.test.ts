@@ -1,12 +1,22 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { api, dataOf } from "../src/api/client";
-import { ApiError } from "../src/api/errors";
 import type { Job } from "../src/api/types";
-import { open, place } from "../src/frame/places";
-import { runToEnd, type StartJob } from "../src/jobs/watch";
-import { error, made, makeByJob, running, stop } from "../src/make/work";
-import * as making from "../src/space/making";
+import {
+  begin,
+  jobs,
+  openJobs,
+  otherJobs,
+  Remaining,
+  runToEnd,
+  type StartJob,
+  stopTasks,
+  taskOf,
+  tasks,
+} from "../src/core/jobs";
+import { open } from "../src/core/places";
+import { card } from "../src/core/vectors";
+import { makeVector } from "../src/space/Selection";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const EXTRACT = "POST /v1/vectors/extract";
@@ -105,77 +115,119 @@ describe("a job that is stopped", () => {
   });
 });
 
-describe("a vector made in Make", () => {
+const about = { place: "make", kind: "extract", vector: "joy" } as const;
+
+afterEach(() => {
+  tasks.value = [];
+  card.value = null;
+  jobs.forget();
+});
+
+describe("a vector that is made", () => {
+  it("opens its card for a person who waits for it", async () => {
+    serverWithJob();
+    open("make");
+    expect(await begin(about, start).end).toBe(true);
+    expect([card.value, tasks.value.length, tasks.value[0]?.ended.value]).toEqual(["joy", 1, true]);
+  });
+
+  it("does not move a person who is in another place, and waits in the tray", async () => {
+    serverWithJob();
+    open("compare");
+    expect(await makeVector("joy", [0], ["a", "b"]).end).toBe(true);
+    expect([card.value, location.hash, taskOf("space")?.about.vector]).toEqual([null, "#/compare", "joy"]);
+  });
+
+  it("is made from the selected texts against the others", async () => {
+    const server = serverWithJob();
+    await makeVector("joy", [1], ["a", "b", "c"]).end;
+    expect(server.bodies[0]).toEqual({ name: "joy", positive: ["b"], negative: ["a", "c"] });
+  });
+
   it("shows that it is stopping, and why it could not be stopped", async () => {
     const refused = held();
     const server = serverWithJob()
       .on(FOLLOW, () => held().promise)
       .on(CANCEL, () => refused.promise);
-    const run = makeByJob("extract", "joy", start);
+    const task = begin(about, start);
     await vi.waitFor(() => expect(server.seen).toContain(FOLLOW));
-    stop();
-    expect(running.value?.message).toBe("Stopping");
+    stopTasks("make");
+    expect(task.step.message).toBe("stopping");
     refused.give(refusal(403, "insufficient_scope"));
-    await run;
-    expect([running.value, made.value]).toEqual([null, null]);
-    expect(error.value).toBeInstanceOf(ApiError);
-  });
-});
-
-describe("a vector of a selection in Space", () => {
-  it("does not move a user who is in another place, and waits to be shown", async () => {
-    serverWithJob();
-    open("compare");
-    await making.makeVector("joy", ["a"], ["b"]);
-    expect([making.stored.value, made.value, place.value]).toEqual(["joy", null, "compare"]);
-    making.openCard("joy");
-    expect([making.stored.value, made.value, place.value]).toEqual([null, "joy", "make"]);
+    expect(await task.end).toBe(false);
+    expect([task.ended.value, task.error.value]).toMatchObject([true, { code: "insufficient_scope" }]);
   });
 
-  it("shows its card to a user who waits in Space", async () => {
-    serverWithJob();
-    open("space");
-    making.name.value = "grief";
-    await making.makeVector("grief", ["a"], ["b"]);
-    expect([making.stored.value, made.value, place.value]).toEqual([null, "grief", "make"]);
-    expect(making.name.value).toBe("");
-  });
-
-  it("is stored although the library cannot be read again: its card says so, or Space to a user who left", async () => {
-    serverWithJob().on("GET /v1/vectors", () => refusal(422, "invalid_request"));
-    const unread = "grief was stored, but the library could not be read again.";
-    open("space");
-    await making.makeVector("grief", ["a"], ["b"]);
-    expect([making.error.value, made.value, place.value]).toEqual([null, "grief", "make"]);
-    expect(String(error.value)).toContain(unread);
-    await making.makeVector("grief", ["a"], ["b"]);
-    expect([making.stored.value, place.value]).toEqual(["grief", "make"]);
-    expect(String(making.error.value)).toContain(unread);
-  });
-
-  it("has a card without an earlier error of Make", async () => {
-    serverWithJob();
-    open("space");
-    error.value = new Error("earlier");
-    await making.makeVector("joy", ["a"], ["b"]);
-    expect([error.value, place.value]).toEqual([null, "make"]);
-    error.value = new Error("earlier");
-    making.openCard("joy");
-    expect(error.value).toBeNull();
-  });
-});
-
-describe("a vector of a selection that cannot be made", () => {
-  it("keeps its error, and can be stopped", async () => {
+  it("that fails keeps its error until the next one is begun", async () => {
     const server = serverWithJob().on(EXTRACT, () => refusal(422, "invalid_request"));
-    await making.makeVector("joy", ["a"], ["b"]);
-    expect(making.error.value).toMatchObject({ code: "invalid_request" });
-    server.on(EXTRACT, () => job("queued")).on(FOLLOW, () => held().promise);
-    const run = making.makeVector("joy", ["a"], ["b"]);
-    await vi.waitFor(() => expect(server.seen).toContain(FOLLOW));
-    making.stopMaking();
-    await run;
-    expect(server.seen.at(-1)).toBe(CANCEL);
-    expect([making.making.value, making.error.value, making.stored.value]).toEqual([null, null, null]);
+    await begin(about, start).end;
+    expect(taskOf("make")?.error.value).toMatchObject({ code: "invalid_request" });
+    server.on(EXTRACT, () => job("queued"));
+    await begin(about, start).end;
+    expect([tasks.value.length, taskOf("make")?.error.value]).toEqual([1, null]);
+  });
+});
+
+describe("the jobs of the server", () => {
+  it("are counted with those of this tab, each once", async () => {
+    serverWithJob()
+      .on(FOLLOW, () => held().promise)
+      .on("GET /v1/jobs", () => ({ data: [job("running"), { ...job("running"), id: "other" }, job("failed")] }));
+    const task = begin(about, start);
+    await vi.waitFor(() => expect(task.job.value?.id).toBe("job-1"));
+    await jobs.load();
+    expect([openJobs.value, otherJobs.value.map(({ id }) => id)]).toEqual([2, ["other"]]);
+  });
+});
+
+describe("the time that a job still takes", () => {
+  it("is guessed from its progress once enough is known, anew for each part", () => {
+    const remaining = new Remaining();
+    const left = (done: number, total: number, seconds: number) => {
+      remaining.note(done, total, 1000 * seconds);
+      return remaining.seconds;
+    };
+    expect([left(0, 100, 0), left(1, 100, 10), left(20, 100, 10)]).toEqual([null, null, 40]);
+    expect([left(0, 50, 20), left(25, 50, 30)]).toEqual([null, 10]);
+  });
+});
+
+describe("a job that runs when the page is loaded again", () => {
+  const session = new Map<string, string>();
+
+  beforeEach(() => {
+    vi.stubGlobal("sessionStorage", {
+      getItem: (name: string) => session.get(name) ?? null,
+      setItem: (name: string, text: string) => session.set(name, text),
+      removeItem: (name: string) => session.delete(name),
+    });
+    vi.resetModules();
+  });
+
+  const loaded = async () => {
+    vi.resetModules();
+    return import("../src/core/jobs");
+  };
+
+  it("is followed to its end by the new page, with its name, and is forgotten then", async () => {
+    const server = serverWithJob().on(FOLLOW, () => held().promise);
+    const before = await loaded();
+    const left = before.begin(about, start);
+    await vi.waitFor(() => expect(left.job.value).not.toBeNull());
+    server.on("GET /v1/jobs/job-1", () => job("running")).on(FOLLOW, () => events(["done", job("succeeded")]));
+    const after = await loaded();
+    after.resumeJobs();
+    expect(after.tasks.value[0]?.about).toEqual(about);
+    expect(await after.tasks.value[0]?.end).toBe(true);
+    await vi.waitFor(() => expect(session.get("steering-server.jobs") ?? "[]").toBe("[]"));
+  });
+
+  it("is forgotten where the server does not know it any more", async () => {
+    session.set("steering-server.jobs", JSON.stringify([{ ...about, id: "gone" }, { id: 7 }]));
+    new FakeServer();
+    const page = await loaded();
+    page.resumeJobs();
+    await vi.waitFor(() => expect(page.tasks.value).toEqual([]));
+    expect(session.get("steering-server.jobs")).toBe("[]");
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { barsOf, expiry, limitWords, mayNot, raisedWhen } from "../src/library/admin/words";
-import { steeringVerdict } from "../src/library/verdict";
-import { cosine, spread } from "../src/maths/cosine";
+import { barsOf, expiry, limitWords, mayNot, raisedWhen } from "../src/library/admin/store";
+import { steeringVerdict } from "../src/library/VectorCard";
+import { cosine, spread } from "../src/maths/geometry";
 
 describe("what a key may not do", () => {
   it("follows from its scopes and limits; an admin may do everything", () => {

@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ApiError } from "../src/api/errors";
-import { setKey } from "../src/api/key";
+import { setKey } from "../src/api/retry";
 import type { Profile, Vector } from "../src/api/types";
-import { loadVectors, vectorsTrouble } from "../src/frame/vectors";
-import { Actions, REST_MS } from "../src/library/actions";
+import { Mutations, REST_MS } from "../src/core/mutation";
+import { Query, repeat } from "../src/core/query";
+import { library } from "../src/core/vectors";
 import { counts, policy, policyActions } from "../src/library/admin/store";
-import { Loaded, repeat } from "../src/library/loaded";
 import {
   deleteProfile,
   deleteVector,
@@ -71,7 +71,7 @@ describe("what is loaded", () => {
 describe("a read that fails", () => {
   it("keeps what was read unless the key is refused, and says why until a read succeeds", async () => {
     let answer: unknown = 1;
-    const loaded = new Loaded(async () => {
+    const loaded = new Query<unknown>(async () => {
       if (answer instanceof Error) throw answer;
       return answer;
     });
@@ -105,7 +105,7 @@ describe("a read that fails", () => {
 describe("a poll", () => {
   it("reads again only when the read before has ended, and not after the end", async () => {
     let reads = 0;
-    let finish: () => void = () => undefined;
+    let finish: (value?: unknown) => void = () => undefined;
     const stop = repeat(2, () => {
       reads++;
       return new Promise((resolve) => {
@@ -126,7 +126,7 @@ describe("a poll", () => {
 
 describe("what a person asks for", () => {
   it("is done once, however quick the server is, and again after a rest", async () => {
-    const actions = new Actions<"here">();
+    const actions = new Mutations<"here">();
     const work = vi.fn(async () => undefined);
     expect(await Promise.all([actions.run("here", work), actions.run("here", work)])).toEqual([true, false]);
     await vi.advanceTimersByTimeAsync(250);
@@ -138,7 +138,7 @@ describe("what a person asks for", () => {
   });
 
   it("keeps buttons waiting while it goes on", async () => {
-    const actions = new Actions<"here">();
+    const actions = new Mutations<"here">();
     let finish: () => void = () => undefined;
     const running = actions.run("here", () => new Promise<void>((resolve) => (finish = resolve)));
     await rest();
@@ -150,7 +150,7 @@ describe("what a person asks for", () => {
   });
 
   it("fails where it was asked for, until the next is asked for or another key is given", async () => {
-    const actions = new Actions<"here" | "there">();
+    const actions = new Mutations<"here" | "there">();
     const error = new Error("no");
     expect(await actions.run("here", () => Promise.reject(error))).toBe(false);
     expect([actions.errorAt("here"), actions.errorAt("there")]).toEqual([error, null]);
@@ -204,10 +204,10 @@ describe("deletion of a vector", () => {
   it("says that the list could not be read again only until it is read", async () => {
     serve({ "DELETE /v1/vectors/formality": done, "GET /v1/vectors": () => refusal(422, "invalid_request") });
     expect(await deleteVector("formality", false)).toBe(true);
-    expect(vectorsTrouble.value).toMatchObject({ code: "invalid_request" });
+    expect(library.error.value).toMatchObject({ code: "invalid_request" });
     serve({ "GET /v1/vectors": () => ({ data: [] }) });
-    await loadVectors();
-    expect(vectorsTrouble.value).toBeNull();
+    await library.load();
+    expect(library.error.value).toBeNull();
   });
 
   it("names the policy, which takes shared vectors only", () => {

@@ -1,7 +1,7 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { followLink } from "../src/frame/links";
-import { open } from "../src/frame/places";
+import { open } from "../src/core/places";
+import { followLink } from "../src/frame/ShareLink";
 import { kind, readState, restoreRead, text } from "../src/read/store";
 import { ownText, restoreSpace, setName, settings } from "../src/space/store";
 import { back } from "./fakeAddress";

@@ -1,7 +1,7 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { change, draft, followAddress, restoredDraft } from "../src/compare/draft";
-import { open } from "../src/frame/places";
+import { open } from "../src/core/places";
 import { back } from "./fakeAddress";
 
 const WRITTEN_MS = 300;

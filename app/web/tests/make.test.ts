@@ -1,19 +1,17 @@
 import { describe, expect, it } from "vitest";
 import type { Vector } from "../src/api/types";
-import {
-  against,
-  chooseFeature,
-  featureName,
-  leastScore,
-  near,
-  query,
-  searchBody,
-  texts,
-} from "../src/make/dictionary";
-import { effectSentence, lossOf, lossVerdict } from "../src/make/loss";
+import { chooseFeature, featureName, searchBody, setFields as setSearch } from "../src/make/dictionary";
 import { rows } from "../src/make/store";
-import { fields, OWN_PAIRS, setFields, takeFile, transferBody, transferProblem } from "../src/make/transfer";
-import { parseVectorFile } from "../src/make/vectorFile";
+import { effectSentence, lossOf, lossVerdict } from "../src/make/TransferLoss";
+import {
+  fields,
+  OWN_PAIRS,
+  parseVectorFile,
+  setFields,
+  takeFile,
+  transferBody,
+  transferProblem,
+} from "../src/make/transfer";
 import { name } from "../src/make/work";
 
 const bytesOf = (text: string) => new TextEncoder().encode(text).slice().buffer;
@@ -121,13 +119,12 @@ describe("the loss of a transfer", () => {
 
 describe("a search in a dictionary", () => {
   it("asks for texts or for a vector, and for output scores only where a bound is given", () => {
-    texts.value = "What a day!\n\nLovely. ";
-    near.value = "joy";
+    setSearch({ texts: "What a day!\n\nLovely. " });
+    setSearch({ near: "joy" });
     expect(searchBody()).toEqual({ texts: ["What a day!", "Lovely."], top: 20 });
-    against.value = "It rains.";
-    leastScore.value = 0.01;
+    setSearch({ against: "It rains.", leastScore: 0.01 });
     expect(searchBody()).toMatchObject({ against: ["It rains."], min_output_score: 0.01 });
-    query.value = "vector";
+    setSearch({ kind: "vector" });
     expect(searchBody()).toEqual({ vector: "joy", min_output_score: 0.01, top: 20 });
   });
 

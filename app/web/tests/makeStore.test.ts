@@ -1,8 +1,10 @@
+import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { concepts } from "../src/compare/store";
+import { conceptList } from "../src/core/concepts";
+import { card } from "../src/core/vectors";
 import * as dictionary from "../src/make/dictionary";
 import * as store from "../src/make/store";
-import { error, made, name } from "../src/make/work";
+import { error, name } from "../src/make/work";
 import { FakeServer, held, refusal } from "./fakeServer";
 
 const DETAIL = "GET /v1/concepts/joy";
@@ -15,9 +17,9 @@ let server: FakeServer;
 
 beforeEach(() => {
   server = new FakeServer().on(DETAIL, () => ({ data: [{ positive: turns, negative: "Alas." }] }));
-  concepts.value = [{ name: "joy" }, { name: "formality" }] as never;
+  conceptList.data.value = [{ name: "joy" }, { name: "formality" }] as never;
   store.concept.value = "";
-  store.source.value = "concept";
+  store.chooseSource("concept");
   store.rows.value = [own, empty, half, empty];
   name.value = "";
   error.value = null;
@@ -34,7 +36,7 @@ describe("pairs", () => {
   it("of a concept come below one's own, once", async () => {
     store.chooseConcept("joy");
     for (const _ of [1, 2]) {
-      store.source.value = "concept";
+      store.chooseSource("concept");
       await store.addConceptPairs();
       expect(store.rows.value).toEqual([own, half, joy, empty]);
     }
@@ -50,7 +52,7 @@ describe("pairs", () => {
     store.chooseConcept("joy");
     await store.addConceptPairs();
     store.setRow(3, { negative: "Alas, alas." });
-    store.source.value = "concept";
+    store.chooseSource("concept");
     store.chooseConcept("formality");
     await store.addConceptPairs();
     expect(store.rows.value).toEqual([own, half, alas, formality, empty]);
@@ -60,12 +62,12 @@ describe("pairs", () => {
 describe("pairs that are not added", () => {
   it.each([
     ["concept", () => store.chooseConcept("formality")],
-    ["source", () => (store.source.value = "describe")],
+    ["source", () => store.chooseSource("describe")],
   ])("are those of a concept after another %s was chosen, nor is a failure shown", async (_, choose) => {
     for (const answer of [{ data: [] }, refusal(422, "invalid_request")]) {
       const late = held();
       server.on(DETAIL, () => late.promise);
-      store.source.value = "concept";
+      store.chooseSource("concept");
       store.chooseConcept("joy");
       const add = store.addConceptPairs();
       expect(store.adding.value).toBe(true);
@@ -103,24 +105,24 @@ describe("a dictionary", () => {
   const found = { dictionary: "d", layer: 1, features: [] };
 
   beforeEach(() => {
-    dictionary.dictionaries.value = [{ name: "d" }] as never;
+    dictionary.dictionaries.data.value = [{ name: "d" }] as never;
     dictionary.choose("d");
-    dictionary.texts.value = "Hurray!";
-    made.value = "before";
+    dictionary.setFields({ texts: "Hurray!" });
+    card.value = "before";
     server.on("GET /v1/vectors", () => ({ data: [], next_cursor: null }));
   });
 
   it("closes the card that was shown when the search began, and no later one", async () => {
     server.on(SEARCH, () => found);
     await dictionary.search();
-    expect(made.value).toBeNull();
+    expect(card.value).toBeNull();
     const late = held();
     server.on(SEARCH, () => late.promise);
     const search = dictionary.search();
-    made.value = "meanwhile";
+    card.value = "meanwhile";
     late.give(found);
     await search;
-    expect([dictionary.found.value?.dictionary, made.value]).toEqual(["d", "meanwhile"]);
+    expect([dictionary.searching.data.value?.dictionary, card.value]).toEqual(["d", "meanwhile"]);
   });
 
   it("leaves the feature that is chosen while the one before is stored", async () => {

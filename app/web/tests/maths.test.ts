@@ -1,11 +1,10 @@
 import { describe, expect, it } from "vitest";
 import type { Vector } from "../src/api/types";
 import { decodeState, encodeState } from "../src/maths/address";
-import { changedSpans, changedTokens, words } from "../src/maths/diff";
-import { aligned, between, normalised, procrustes, rotate } from "../src/maths/procrustes";
+import { aligned, between, normalised, procrustes, rotate } from "../src/maths/geometry";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../src/maths/scales";
 import { doseOf, sliderEnd, wordFor, zonesOf } from "../src/maths/strength";
-import { parsePairs, parseTable } from "../src/maths/table";
+import { changedSpans, changedTokens, parsePairs, parseTable, words } from "../src/maths/text";
 
 const CLOUD = [
   [1, 2],
@@ -158,10 +157,12 @@ describe("strength", () => {
   it("says what a strength does", () => {
     const zones = { low: 1, high: 2, measured: true };
     expect([0, -0.5, 1.2, -1.9, 2.1].map((s) => wordFor(s, zones))).toEqual(
-      ["off", "barely", "clear", "strong", "breaks text"], // biome-ignore format: one line
+      ["off", "barely", "clearly", "strongly", "may become incoherent"], // biome-ignore format: one line
     );
-    expect(wordFor(3, { ...zones, measured: false })).toBe("may break text");
-    expect(sliderEnd(zones, zones)).toBe(3);
+    expect(wordFor(1.2, zones, false)).toBe("not shown to steer");
+    expect([sliderEnd(zones), sliderEnd({ ...zones, high: 1.67 }), sliderEnd({ ...zones, high: 20 })]).toEqual([
+      2.6, 2.2, 26,
+    ]);
   });
 });
 

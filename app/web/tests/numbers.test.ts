@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { numberIn, problemOf } from "../src/ui/typedNumber";
+import { numberIn, problemOf } from "../src/ui/fields";
 
 describe("a typed number", () => {
   const tokens = { min: 1, max: 2048, step: 1 };

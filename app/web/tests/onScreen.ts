@@ -1,6 +1,6 @@
 import { type ComponentType, h, render } from "preact";
 import { afterEach, beforeEach, vi } from "vitest";
-import { emptyPane, type Pane } from "../src/compare/panes";
+import { emptyPane, type Pane } from "../src/compare/run";
 import { FakeElement } from "./fakePage";
 import { FakeServer } from "./fakeServer";
 

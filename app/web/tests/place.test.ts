@@ -1,10 +1,10 @@
 import { expect, it, vi } from "vitest";
-import { setKey } from "../src/api/key";
+import { setKey } from "../src/api/retry";
 import { change, draft } from "../src/compare/draft";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
+import { REST_MS } from "../src/core/mutation";
+import { library } from "../src/core/vectors";
 import { TopBar } from "../src/frame/TopBar";
-import { vectors } from "../src/frame/vectors";
-import { REST_MS } from "../src/library/actions";
 import { Keys } from "../src/library/admin/Keys";
 import { PolicyPanel } from "../src/library/admin/Policy";
 import { keys, policy } from "../src/library/admin/store";
@@ -65,7 +65,10 @@ it("is kept when the limits of the policy were set", async () => {
 });
 
 it("goes on to the button that keeps a vector, and back", async () => {
-  vectors.value = [{ id: "joy@1", name: "joy", version: 1, layers: [], tags: [], provenance: {} } as never];
+  library.data.value = {
+    data: [{ id: "joy@1", name: "joy", version: 1, layers: [], tags: [], provenance: {} } as never],
+    warnings: [],
+  } as never;
   server.on("GET /v1/vectors/joy", () => refused);
   show(VectorDetails, { name: "joy" });
   await vi.advanceTimersByTimeAsync(100);
@@ -106,7 +109,10 @@ it("goes back to the button that opened a window, also where what it asks for en
 });
 
 it("is kept by the list of vectors when the last one is added", async () => {
-  vectors.value = [{ name: "joy", layers: [], scale: {}, recommended: { layers: [] } } as never];
+  library.data.value = {
+    data: [{ name: "joy", layers: [], scale: {}, recommended: { layers: [] } } as never],
+    warnings: [],
+  } as never;
   change({ controls: [] });
   show(SteeringPanel, { onSweep: () => {} });
   const list = root.find("select");

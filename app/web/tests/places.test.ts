@@ -1,14 +1,13 @@
 import { describe, expect, it } from "vitest";
 import type { LogitLens } from "../src/api/types";
-import { parse, placeHref } from "../src/frame/places";
-import { gauges } from "../src/frame/server";
-import { warningsFor } from "../src/make/warnings";
-import { scaledMap } from "../src/maths/mds";
-import { aligned, alongVector } from "../src/maths/procrustes";
+import { parse, placeHref } from "../src/core/places";
+import { gauges } from "../src/core/server";
+import { warningsFor } from "../src/make/store";
+import { aligned, alongVector, scaledMap } from "../src/maths/geometry";
 import { turnsOf } from "../src/read/turns";
 import { inside, project } from "../src/space/draw";
-import { cellOf } from "../src/space/lens";
-import { conceptTexts, parseTexts } from "../src/space/sets";
+import { cellOf } from "../src/space/LensPanel";
+import { conceptTexts, parseTexts } from "../src/space/store";
 
 describe("addresses of places", () => {
   it("name a place and its state, and open Compare for anything else", () => {
@@ -91,7 +90,7 @@ describe("texts of a map", () => {
 
   it("of a concept have the words of its poles as labels", () => {
     const detail = { positive: "warm", negative: "cold", data: [{ positive: "x", negative: "y" }] };
-    expect(conceptTexts(detail)).toEqual({ texts: ["x", "y"], labels: ["warm", "cold"] });
+    expect(conceptTexts(detail)).toEqual({ texts: ["x", "y"], labels: ["warm", "cold"], groups: ["pair 0", "pair 0"] });
   });
 });
 

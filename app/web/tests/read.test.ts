@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import type { Explanation } from "../src/api/types";
-import { carriersOf, standoutsOf } from "../src/read/standing";
+import { carriersOf, standoutsOf } from "../src/read/store";
 
+const all = new Set(Array.from({ length: 10 }, (_, index) => index));
 const tokens = ["The", " hotel", " dis", "grace", "d", " it", ".", " Don", "'", "t"].map((text) => ({ text }));
 
 describe("words that carry a concept", () => {
@@ -14,9 +15,9 @@ describe("words that carry a concept", () => {
     const carrying = { index: 2, id: 5, text: " dis", z: -4 };
     const concepts = [{ vector: "sentiment@2", layer: 18, score: -0.7, z: -3.1, tokens: [carrying] }];
     const answer = { texts: [{ tokens: 10, concepts }] } as unknown as Explanation;
-    expect(standoutsOf(answer, tokens)).toEqual([
+    expect(standoutsOf(answer, tokens, all)).toEqual([
       { vector: "sentiment", layer: 18, mean: -0.7, z: -3.1, carriers: ["disgraced"] },
     ]);
-    expect(standoutsOf({ texts: [] } as unknown as Explanation, tokens)).toEqual([]);
+    expect(standoutsOf({ texts: [] } as unknown as Explanation, tokens, all)).toEqual([]);
   });
 });

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Vector } from "../src/api/types";
-import { onKey, useActions } from "../src/frame/shortcuts";
-import { vectors } from "../src/frame/vectors";
+import { library } from "../src/core/vectors";
+import { onKey, useActions } from "../src/frame/dialogs";
 import * as store from "../src/read/store";
 import { FakeServer, held, refusal } from "./fakeServer";
 
@@ -27,7 +27,7 @@ let server: FakeServer;
 
 beforeEach(() => {
   server = new FakeServer().on(EXPLAIN, () => explained).on(READ_OUT, readOut);
-  vectors.value = [{ name: "joy" } as Vector];
+  library.data.value = { data: [{ name: "joy" } as Vector], warnings: [] } as never;
   store.kind.value = "text";
   store.reading.value = null;
   store.error.value = null;

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { CompareBody } from "../src/compare/draft";
-import { emptyPane, type Pane, shadeValue } from "../src/compare/panes";
-import { allScores, answerReading, readAnswers, readBack, readBackError, wasRead } from "../src/compare/readback";
+import { allScores, answerReading, readAnswers, readBack, wasRead } from "../src/compare/readback";
+import { emptyPane, type Pane, shadeValue } from "../src/compare/run";
 import { scoresOfParts } from "../src/read/turns";
 import { FakeServer, held, refusal } from "./fakeServer";
 
@@ -21,7 +21,7 @@ function paneOf(name: string, ...samples: string[][]): Pane {
 let server: FakeServer;
 
 beforeEach(() => {
-  readBack.value = readBackError.value = null;
+  readBack.forget();
   server = new FakeServer().on(READ_OUT, (body) => ({
     texts: (body as { texts: string[] }).texts.map((text) => ({
       tokens: [...text].map((one) => ({ text: one })),
@@ -67,13 +67,13 @@ describe("what the answers say", () => {
     await readAnswers(latest, [paneOf("normal", [])], "joy");
     late.give({ texts: [] });
     await earlier;
-    expect([wasRead(latest, "joy"), readBack.value?.answers.size]).toEqual([true, 0]);
+    expect([wasRead(latest, "joy"), readBack.data.value?.answers.size]).toEqual([true, 0]);
   });
 
   it("is not known where it cannot be read, and the reason is shown", async () => {
     server.on(READ_OUT, () => refusal(422, "invalid_request"));
     await readAnswers(asked, panes, "joy");
-    expect([readBack.value, readBackError.value]).toMatchObject([null, { code: "invalid_request" }]);
+    expect([readBack.data.value, readBack.error.value]).toMatchObject([null, { code: "invalid_request" }]);
   });
 });
 

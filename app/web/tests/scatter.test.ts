@@ -1,9 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { project } from "../src/space/draw";
 import { Legend } from "../src/space/Legend";
-import { COLOURS, LOOKS } from "../src/space/marks";
 import { Scatter } from "../src/space/Scatter";
-import { scene } from "../src/space/scene";
+import { COLOURS, LOOKS, scene } from "../src/space/scene";
 import * as space from "../src/space/store";
 import { FakeElement, page } from "./fakePage";
 import { onScreen, root, show } from "./onScreen";

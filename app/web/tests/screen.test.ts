@@ -1,31 +1,33 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { change, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
-import { PaneView } from "../src/compare/PaneView";
-import { emptyPane } from "../src/compare/panes";
+import { PaneView, TokenText } from "../src/compare/PaneView";
+import { emptyPane } from "../src/compare/run";
 import { Sweep } from "../src/compare/Sweep";
-import { comparison, sweep } from "../src/compare/store";
-import { TokenText } from "../src/compare/TokenText";
-import { capabilities } from "../src/frame/server";
-import { vectors } from "../src/frame/vectors";
+import { comparison, inspecting, sweep } from "../src/compare/store";
+import { jobs } from "../src/core/jobs";
+import { capabilities } from "../src/core/server";
+import { library } from "../src/core/vectors";
 import { Jobs } from "../src/library/Jobs";
 import { Similarity } from "../src/library/Similarity";
-import { jobs } from "../src/library/store";
-import { TryIt } from "../src/make/TryIt";
+import { similar } from "../src/library/store";
+import { TryIt } from "../src/make/Result";
 import { Playhead } from "../src/space/Playhead";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
 import * as space from "../src/space/store";
 import { VectorMap } from "../src/space/VectorMap";
-import * as map from "../src/space/vectorMap";
-import { FileButton } from "../src/ui/FileButton";
+import { FileButton } from "../src/ui/fields";
 import { held, refusal, settle } from "./fakeServer";
 import { onScreen, paneOf, root, server, show } from "./onScreen";
 
 onScreen();
 
 beforeEach(() => vi.stubGlobal("matchMedia", () => ({ matches: true })));
-afterEach(() => comparison.close());
+afterEach(() => {
+  comparison.close();
+  inspecting.value = false;
+});
 
 describe("the words of an answer", () => {
   const words = () => root.all().filter((one) => one.given.get("role") === "button");
@@ -38,6 +40,7 @@ describe("the words of an answer", () => {
       [7, 0],
     ] as const) {
       // biome-ignore format: a table
+      inspecting.value = true;
       show(TokenText, { pane, base: undefined, choice: 0, selected, onSelect: () => {} });
       expect(words().map((one) => one.given.get("tabIndex"))).toEqual(
         [0, 1].map((at) => (at === reached ? "0" : "-1")),
@@ -46,6 +49,7 @@ describe("the words of an answer", () => {
   });
 
   it("have a name each, also where there is nothing to see", () => {
+    inspecting.value = true;
     show(TokenText, { pane: paneOf("steered", "yes", "\n\n", " ", ""), base: undefined, choice: 0, selected: null, onSelect: () => {} }); // biome-ignore format: one line
     const names = words().map((one) => one.given.get("aria-label") ?? one.textContent);
     expect(names).toEqual(["yes", "line break", "space", "part of a character"]);
@@ -125,7 +129,12 @@ function mapTexts(): void {
   capabilities.value = { concepts: ["sentiment"], limits: {} } as never;
   space.error.value = null;
   const set = { texts: Array(203).fill("a"), labels: null };
-  space.drawn.value = { set, answer: { embedding: null, layers }, vector: "joy" } as never;
+  space.drawn.value = {
+    set,
+    answer: { embedding: null, layers },
+    vector: "joy",
+    of: { method: "pca", set: "sentiment" },
+  } as never;
 }
 
 describe("a map of texts", () => {
@@ -170,11 +179,11 @@ describe("what is drawn", () => {
     const colour = () => root.all().filter((one) => one.localName === "select")[2]?.fire("change", { currentTarget: { value: "score" } }); // biome-ignore format: one line
     colour();
     await settle();
-    expect(space.error.value).toMatchObject({ code: "invalid_request" });
+    expect(space.scoresError.value).toMatchObject({ code: "invalid_request" });
     server.on("POST /v1/readout", () => ({ texts: [] }));
     colour();
     await settle();
-    expect(space.error.value).toBeNull();
+    expect(space.scoresError.value).toBeNull();
   });
 });
 
@@ -189,10 +198,9 @@ describe("a job", () => {
   });
 
   it("names the vector that it has made or measured", () => {
-    const results = [{ vector: { id: "joy@2" } }, { vector: "calm@1" }, { vector: null }, null];
-    jobs.data.value = results.map((result, id) => ({ id, result, kind: "extract", status: "succeeded", created_at: "", progress: {} })) as never; // biome-ignore format: one line
+    jobs.data.value = [{ id: 1, kind: "extract", subject: "joy", status: "succeeded", created_at: "", progress: {} }] as never; // biome-ignore format: one line
     show(Jobs, {});
-    expect(root.all().filter((one) => one.localName === "strong").map((one) => one.textContent)).toEqual(["joy@2", "calm@1"]); // biome-ignore format: one line
+    expect(root.find("strong").textContent).toBe("extract joy");
     jobs.forget();
   });
 });
@@ -200,8 +208,8 @@ describe("a job", () => {
 describe("the map of vectors", () => {
   it("says how many vectors it has", () => {
     const names = ["joy", "grief", "awe"];
-    vectors.value = [...names, "new"].map((name) => ({ name })) as never;
-    map.found.value = {
+    library.data.value = { data: [...names, "new"].map((name) => ({ name })), warnings: [] } as never;
+    similar.data.value = {
       names,
       cosine: names.map((one) => names.map((other) => Number(one === other))),
       warnings: ["left out"],
@@ -209,7 +217,7 @@ describe("the map of vectors", () => {
     show(VectorMap, {});
     expect(root.textContent).toContain("The map has 3 of 4 vectors.");
     expect(root.textContent).toContain("left out");
-    map.found.value = null;
+    similar.data.value = null;
   });
 });
 
@@ -217,12 +225,12 @@ describe("the table of similarities", () => {
   it("says how many vectors it has, and shows none that are not in the library any more", async () => {
     const names = Array.from({ length: 25 }, (_, index) => `v${index}`);
     for (const name of names) server.on(`GET /v1/vectors/${name}/similar`, () => ({ data: [] }));
-    vectors.value = names.map((name) => ({ name })) as never;
+    library.data.value = { data: names.map((name) => ({ name })), warnings: [] } as never;
     show(Similarity, {});
     root.find("button").press();
     await settle();
     expect(root.textContent).toContain("The table has 24 of 25 vectors.");
-    vectors.value = [{ name: "joy" }, { name: "v1" }] as never; // those that another key may see
+    library.data.value = { data: [{ name: "joy" }, { name: "v1" }], warnings: [] } as never; // those that another key may see
     await settle();
     expect(root.textContent).not.toContain("v0");
   });

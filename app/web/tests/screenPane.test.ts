@@ -1,13 +1,12 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { setKey } from "../src/api/key";
-import { DiffView } from "../src/compare/DiffView";
+import { setKey } from "../src/api/retry";
 import { change, draft, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
-import { emptyPane } from "../src/compare/panes";
+import { emptyPane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { addVector, comparison, shade } from "../src/compare/store";
-import { vectors } from "../src/frame/vectors";
+import { library } from "../src/core/vectors";
 import { refusal, settle } from "./fakeServer";
 import { onScreen, paneOf, root, server, show } from "./onScreen";
 
@@ -49,20 +48,11 @@ describe("the facts of a pane", () => {
   });
 });
 
-describe("the view of what differs", () => {
-  it("says why an answer is missing", () => {
-    const steered = { ...emptyPane("steered", 1), error: "dose exceeded" };
-    show(DiffView, { base: paneOf("normal", "yes"), steered, choice: 0 });
-    expect(root.textContent).toContain("dose exceeded");
-    expect(root.textContent).not.toContain("Nothing yet");
-  });
-});
-
 describe("what the answers say", () => {
   beforeEach(() => {
     change(restoredDraft({ controls: [{ vector: "joy" }] }));
     comparison.panes.value = [paneOf("normal", "yes")];
-    comparison.asked.value = {} as never;
+    comparison.asked.value = { arms: [] } as never;
     shade.value = "reading";
   });
 
@@ -91,7 +81,7 @@ describe("what the answers say", () => {
 describe("the vectors of Compare", () => {
   it("are not all in use as long as the library is not known", () => {
     change(restoredDraft({ controls: [{ vector: "joy" }] }));
-    vectors.value = null;
+    library.data.value = null;
     show(SteeringPanel, { onSweep: () => {} });
     expect(root.textContent).not.toContain("Every vector is added");
     change(restoredDraft({}));

@@ -23,9 +23,9 @@ afterEach(() => {
 
 /** Starts the page with a key. A fresh copy of the modules, because they keep what they know of the server. */
 async function started(key: string, routes: Record<string, Answer>) {
-  const { keyState, keyWanted, setKey } = await import("../src/api/key");
-  const server = await import("../src/frame/server");
-  const { vectors, vectorsAwaited } = await import("../src/frame/vectors");
+  const { keyState, keyWanted, setKey } = await import("../src/api/retry");
+  const server = await import("../src/core/server");
+  const { vectors, vectorsAwaited } = await import("../src/core/vectors");
   setKey(key);
   const asked = serve(routes);
   await server.loadServer();
@@ -134,4 +134,22 @@ it("takes no answer for another key as one for the key of now", async () => {
   late.give(refusal(403, "insufficient_scope"));
   await vi.advanceTimersByTimeAsync(POLL_MS);
   expect(page.load.value?.running).toBe(2);
+});
+
+it("says that the server is gone to a key that may not read its gauges", async () => {
+  const open = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }) };
+  const ready = { "GET /health/ready": () => ({ status: "ok" }) };
+  const page = await started("limited", {
+    ...open,
+    ...ready,
+    "GET /metrics": () => refusal(403, "insufficient_scope"),
+  });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
+  serve({ "GET /health/ready": unreachable });
+  await vi.advanceTimersByTimeAsync(POLL_MS);
+  expect(page.serverTrouble.value).toContain("cannot be reached");
+  serve({ ...open, ...ready });
+  await vi.advanceTimersByTimeAsync(2 * POLL_MS);
+  expect(page.serverTrouble.value).toBeNull();
 });

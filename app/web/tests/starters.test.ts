@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import * as starters from "../src/compare/starters";
-import { capabilities } from "../src/frame/server";
-import { vectors } from "../src/frame/vectors";
-import * as map from "../src/space/vectorMap";
+import * as starters from "../src/compare/presets";
+import { capabilities } from "../src/core/server";
+import { library } from "../src/core/vectors";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const EXTRACT = "POST /v1/vectors/extract";
@@ -17,7 +16,7 @@ beforeEach(() => {
     .on("GET /v1/jobs/job-1/events", () => events(["done", job]))
     .on("GET /v1/vectors", () => ({ data: stored.map((name) => ({ name })), next_cursor: null }));
   capabilities.value = { concepts: ["joy", "refusal"], limits: {} } as never;
-  vectors.value = [];
+  library.data.value = { data: [], warnings: [] } as never;
   starters.leaveStarters();
 });
 
@@ -50,7 +49,10 @@ describe("starter vectors that are left to make", () => {
   });
 
   it("after a stop are left, and can be left so", async () => {
-    server.on("GET /v1/jobs/job-1/events", () => held().promise).on("DELETE /v1/jobs/job-1", () => job);
+    server
+      .on(EXTRACT, (body) => ({ ...extracted(body), status: "running" }))
+      .on("GET /v1/jobs/job-1/events", () => held().promise)
+      .on("DELETE /v1/jobs/job-1", () => ({ ...job, status: "cancelled" }));
     const making = starters.makeStarters(() => {});
     await vi.waitFor(() => expect(made()).toBe(1));
     starters.stopStarters();
@@ -67,18 +69,5 @@ describe("starter vectors that are left to make", () => {
     server.on("GET /v1/vectors", () => ({ data: stored.map((name) => ({ name })), next_cursor: null }));
     await starters.makeStarters(() => {});
     expect(stored).toEqual(["joy", "refusal"]);
-  });
-});
-
-describe("the map of vectors", () => {
-  it("is drawn again after an error, which goes", async () => {
-    const list = [{ name: "joy" }] as never;
-    await map.drawVectors(list);
-    expect([map.error.value, map.found.value]).toEqual([expect.any(Error), null]);
-    server.on("GET /v1/vectors/joy/similar", () => ({ data: [] }));
-    const draw = map.drawVectors(list);
-    expect([map.busy.value, map.error.value]).toEqual([true, null]);
-    await draw;
-    expect([map.busy.value, map.found.value]).toEqual([false, { names: ["joy"], cosine: [[1]], warnings: [] }]);
   });
 });

@@ -1,8 +1,7 @@
 import { h, render } from "preact";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { keyRefusal, keyWanted, setKey } from "../src/api/key";
-import { retrying } from "../src/api/retry";
-import { capabilities } from "../src/frame/server";
+import { keyRefusal, keyWanted, retrying, setKey } from "../src/api/retry";
+import { capabilities } from "../src/core/server";
 import { TopBar } from "../src/frame/TopBar";
 import { FakeElement } from "./fakePage";
 

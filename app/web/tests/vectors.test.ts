@@ -1,12 +1,13 @@
+import "./fakeAddress";
 import { isValidElement, toChildArray } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { ApiError } from "../src/api/errors";
-import { setKey } from "../src/api/key";
-import { loadVectors, vectors } from "../src/frame/vectors";
-import { Result } from "../src/make/Result";
-import { TryIt } from "../src/make/TryIt";
-import { error, loadChoices, made, madeVector, makeByJob, measure, running, show } from "../src/make/work";
-import { events, FakeServer, held, refusal } from "./fakeServer";
+import { setKey } from "../src/api/retry";
+import { begin, tasks } from "../src/core/jobs";
+import { open } from "../src/core/places";
+import { card, library, vectors } from "../src/core/vectors";
+import { Result, TryIt } from "../src/make/Result";
+import { measure, task } from "../src/make/work";
+import { FakeServer, held, refusal } from "./fakeServer";
 
 const VECTORS = "GET /v1/vectors";
 const listOf = (...names: string[]) => ({ data: names.map((name) => ({ name })), next_cursor: null });
@@ -15,8 +16,9 @@ let server: FakeServer;
 
 beforeEach(() => {
   server = new FakeServer().on(VECTORS, () => listOf("joy"));
-  vectors.value = null;
-  made.value = null;
+  library.forget();
+  card.value = null;
+  tasks.value = [];
 });
 
 afterEach(() => {
@@ -30,10 +32,10 @@ describe("the list of vectors", () => {
     async (answer) => {
       const [early, late] = [held(), held()];
       server.on(VECTORS, () => early.promise);
-      const earlier = loadVectors();
+      const earlier = library.load();
       await vi.waitFor(() => expect(server.seen).toHaveLength(1));
       server.on(VECTORS, () => late.promise);
-      const newer = loadVectors();
+      const newer = library.load();
       early.give(answer);
       const waited = vi.fn();
       void earlier.then(waited);
@@ -49,7 +51,7 @@ describe("the list of vectors", () => {
   it("of a former key is dropped", async () => {
     const late = held();
     server.on(VECTORS, () => late.promise);
-    const load = loadVectors();
+    const load = library.load();
     setKey("another");
     late.give(listOf("secret"));
     await load;
@@ -59,52 +61,27 @@ describe("the list of vectors", () => {
 
 describe("a list that cannot be read after a job", () => {
   const job = { id: "job-1", status: "succeeded", progress: {} };
-  const start = () => Promise.resolve(job as never);
 
   beforeEach(() => {
-    server
-      .on("GET /v1/jobs/job-1/events", () => events(["done", job]))
-      .on("POST /v1/evaluations", () => job)
-      .on(VECTORS, () => refusal(422, "invalid_request"));
+    open("make");
+    server.on("POST /v1/evaluations", () => job).on(VECTORS, () => refusal(422, "invalid_request"));
   });
 
   it("says that the vector was stored, and is read again on request", async () => {
-    await makeByJob("extract", "joy", start);
-    expect([running.value, made.value, madeVector.value]).toEqual([null, "joy", undefined]);
-    expect(String(error.value)).toContain("joy was stored, but the library could not be read again. refused");
+    await begin({ place: "make", kind: "extract", vector: "joy" }, () => Promise.resolve(job as never)).end;
+    expect(card.value).toBe("joy");
+    expect(String(task.value?.error.value)).toContain(
+      "joy was stored, but the library could not be read again. refused",
+    );
     server.on(VECTORS, () => listOf("joy"));
-    await show("joy");
-    expect([error.value, madeVector.value?.name]).toEqual([null, "joy"]);
+    await library.ask();
+    expect([library.error.value, names()]).toEqual([null, ["joy"]]);
   });
 
   it("is an error of the measurement too", async () => {
-    await measure("joy");
-    expect(error.value).toBeInstanceOf(Error);
-  });
-});
-
-describe("a list to choose from", () => {
-  beforeEach(() => {
-    error.value = null;
-  });
-
-  it("clears the refusal of a former key once it is loaded, and no other error", async () => {
-    await loadChoices(() => Promise.reject(new ApiError(401, "invalid_api_key", "no")));
-    expect(error.value).toMatchObject({ status: 401 });
-    setKey("another");
-    await loadChoices(async () => {});
-    expect(error.value).toBeNull();
-    error.value = new ApiError(422, "invalid_request", "no");
-    await loadChoices(async () => {});
-    expect(error.value).toMatchObject({ status: 422 });
-  });
-
-  it("shows no late refusal of a former key", async () => {
-    await loadChoices(async () => {
-      setKey("another");
-      throw new ApiError(401, "invalid_api_key", "no");
-    });
-    expect(error.value).toBeNull();
+    measure("joy");
+    await task.value?.end;
+    expect(task.value?.error.value).toBeInstanceOf(Error);
   });
 });
 
@@ -112,8 +89,7 @@ describe("what stands below the card of a vector", () => {
   it("is new for another vector and for another version", () => {
     const keys = ["joy@1", "joy@2", "refusal@1"].map((id) => {
       const name = id.split("@")[0] ?? "";
-      vectors.value = [{ id, name }] as never;
-      made.value = name;
+      library.put({ data: [{ id, name }], warnings: [] } as never);
       const trial = toChildArray(Result({ name })?.props.children).find(
         (one) => isValidElement(one) && one.type === TryIt,
       );

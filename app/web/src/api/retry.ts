@@ -1,6 +1,6 @@
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
+import { keep, kept } from "../core/state";
 import { type ApiError, errorOf } from "./errors";
-import { apiKey, keyRefusal, keyWanted } from "./key";
 
 const RETRIED = new Set([429, 503]);
 const MAX_ATTEMPTS = 4;
@@ -8,6 +8,9 @@ const MAX_WAIT_SECONDS = 30;
 
 /** How many requests wait to be sent again, because the server was busy or is starting. */
 export const retrying = signal(0);
+
+/** How many requests have not reached the server, or lost it before their answer began. */
+export const lostConnections = signal(0);
 
 /** Seconds to wait before the next attempt: what Retry-After says, else 1, 2, 4, ... */
 export function waitSeconds(retryAfter: string | null, attempt: number, now = Date.now()): number {
@@ -52,7 +55,10 @@ export async function send(
     const copy = new Request(request.clone());
     const key = apiKey.value;
     if (key !== null) copy.headers.set("Authorization", `Bearer ${key}`);
-    const response = await transport(copy);
+    const response = await transport(copy).catch((failure) => {
+      if (failure instanceof TypeError) lostConnections.value++;
+      throw failure;
+    });
     if (response.ok) return response;
     const repeatable = RETRIED.has(response.status) && response.headers.get("x-should-retry") !== "false";
     if (!repeatable || attempt + 1 >= MAX_ATTEMPTS) {
@@ -63,4 +69,29 @@ export async function send(
     retrying.value++;
     await pause(waitSeconds(response.headers.get("Retry-After"), attempt), stop).finally(() => retrying.value--);
   }
+}
+
+const STORAGE = "steering-server.key";
+
+/** The API key of this tab. It is kept in session storage, so that it ends with the tab. */
+export const apiKey = signal<string | null>(kept("sessionStorage", STORAGE));
+
+/** Whether the server has refused a request for want of a (valid) key. */
+export const keyWanted = signal(false);
+
+/** The answer of the server when the key lacked a scope; null while the key was enough. */
+export const keyRefusal = signal<string | null>(null);
+
+export const keyState = computed<"wanted" | "limited" | "set" | "none">(() => {
+  if (keyWanted.value) return "wanted";
+  if (apiKey.value === null) return "none";
+  return keyRefusal.value === null ? "set" : "limited";
+});
+
+/** Sets or forgets the key. */
+export function setKey(key: string | null): void {
+  apiKey.value = key;
+  keyWanted.value = false;
+  keyRefusal.value = null;
+  keep("sessionStorage", STORAGE, key);
 }

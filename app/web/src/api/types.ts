@@ -14,7 +14,6 @@ export type Applied = Schemas["AppliedSteering"];
 export type AppliedIntervention = Schemas["AppliedIntervention"];
 export type Metrics = Schemas["MetricsAnswer"];
 export type AgainstBaseline = Schemas["AgainstBaselineAnswer"];
-export type DiffSpan = Schemas["DiffSpanAnswer"];
 export type GenerateAnswer = Schemas["GenerateAnswer"];
 export type VectorPage = Schemas["VectorPageAnswer"];
 export type Version = Schemas["VectorVersionAnswer"];
@@ -33,7 +32,6 @@ export type KeyList = Schemas["KeyList"];
 export type NewKey = Schemas["NewKeyAnswer"];
 export type KeyRequest = Schemas["CreateKeyRequest"];
 export type LatentSpace = Schemas["LatentSpaceAnswer"];
-export type LayerMap = Schemas["LayerMapAnswer"];
 export type LogitLens = Schemas["LogitLensAnswer"];
 export type Dictionary = Schemas["DictionaryAnswer"];
 export type DictionarySearch = Schemas["DictionarySearchAnswer"];
@@ -62,4 +60,10 @@ export interface TokenPiece extends Token {
   arm?: string | null;
   choice: number;
   index: number;
+}
+
+/** Whether something from an address or a saved link is a message. */
+export function isMessage(one: unknown): one is Message {
+  const { role, content } = (one ?? {}) as Partial<Message>;
+  return typeof role === "string" && typeof content === "string";
 }

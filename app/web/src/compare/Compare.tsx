@@ -1,9 +1,8 @@
 import "../styles/compare.css";
-import { useEffect, useLayoutEffect, useState } from "preact/hooks";
-import { apiKey } from "../api/key";
+import { useLayoutEffect, useState } from "preact/hooks";
+import { vectors } from "../core/vectors";
+import { useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
-import { useActions } from "../frame/shortcuts";
-import { vectors } from "../frame/vectors";
 import { ErrorNote } from "../ui/Note";
 import { CodeDialog } from "./CodeDialog";
 import { followAddress } from "./draft";
@@ -12,7 +11,7 @@ import { Panes } from "./Panes";
 import { PromptBox } from "./PromptBox";
 import { SteeringPanel } from "./SteeringPanel";
 import { Sweep } from "./Sweep";
-import { comparison, loadConcepts, reroll, run, runSweep, stopAll } from "./store";
+import { comparison, reroll, run, runSweep, stopAll } from "./store";
 
 /** Compare: one prompt, plain and steered next to each other. */
 export default function Compare() {
@@ -20,7 +19,6 @@ export default function Compare() {
   // Before the place is painted, so that the address does not undo what a person does as soon as it is seen.
   useLayoutEffect(followAddress, []);
   useLayoutEffect(() => useActions({ run, stop: stopAll, reroll }), []);
-  useEffect(() => void loadConcepts().catch(() => undefined), [apiKey.value]); // refused to a tab without its key
   return (
     <>
       <LinkProblem />

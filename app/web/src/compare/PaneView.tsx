@@ -1,19 +1,32 @@
 import { useState } from "preact/hooks";
 import type { AppliedIntervention } from "../api/types";
 import { meanOf, plain, signed } from "../maths/scales";
+import { blankName } from "../maths/text";
+import { lookOf, type Mark } from "../ui/Coloured";
 import { Note } from "../ui/Note";
-import { continueFrom } from "./conversation";
+import { type Intervention, shortly } from "./controls";
 import { ARMS, type CompareBody } from "./draft";
-import type { Pane, PaneChoice } from "./panes";
 import { answerReading } from "./readback";
-import { comparison, reader, sampleIndex } from "./store";
+import { differences, type Pane, type PaneChoice, type Shade, shadeValue } from "./run";
+import {
+  askedDraft,
+  comparison,
+  continueFrom,
+  fullReading,
+  inspecting,
+  reader,
+  sampleIndex,
+  shownShade,
+  stale,
+} from "./store";
 import { TokenDetails } from "./TokenDetails";
-import { TokenText } from "./TokenText";
 
 interface Props {
   pane: Pane;
   base: Pane | undefined;
   title: string;
+  /** What the pane is of: the strengths, or the instruction in words. */
+  about?: string;
 }
 
 interface Selection {
@@ -23,19 +36,20 @@ interface Selection {
 }
 
 /** One arm: its answer, and below it what the text says and what steering did. */
-export function PaneView({ pane, base, title }: Props) {
+export function PaneView({ pane, base, title, about = "" }: Props) {
   const [selection, setSelection] = useState<Selection | null>(null);
   const asked = comparison.asked.value;
-  const selected = selection?.asked === asked ? selection.index : null; // another run has other words
+  const selected = inspecting.value && selection?.asked === asked ? selection.index : null; // another run has other words
   const select = (index: number) => setSelection(index === selected ? null : { asked, index });
   const choice = pane.choices[sampleIndex.value] ?? pane.choices[0];
   const token = selected === null ? undefined : choice?.tokens[selected];
   return (
-    <article class="panel pane" data-name={pane.name} aria-label={title}>
+    <article class={`panel pane ${stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
       <div class="row between">
         <h2>{title}</h2>
         {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
       </div>
+      {about !== "" && <p class="small muted about">{about}</p>}
       <div class="answer">
         {choice && choice.text !== "" ? (
           <TokenText
@@ -70,6 +84,15 @@ export function PaneView({ pane, base, title }: Props) {
   );
 }
 
+/** Says what a pane was asked with: its strengths, or what the model was told. */
+export function aboutPane(name: string, body: CompareBody): string {
+  const arm = body.arms.find((one) => one.name === name);
+  if (name === ARMS.steered) return (arm?.steering as Intervention[] | undefined)?.map(shortly).join(", ") ?? "";
+  if (name !== ARMS.prompted || !arm?.system) return "";
+  const system = askedDraft.value?.system.trim() ?? "";
+  return `Told: “${arm.system.slice(system === "" ? 0 : system.length + 1)}”`;
+}
+
 function PaneFacts({ pane }: { pane: Pane }) {
   const name = reader.value;
   const says =
@@ -79,6 +102,7 @@ function PaneFacts({ pane }: { pane: Pane }) {
         meanOf(pane.choices.map((_, choice) => answerReading(comparison.asked.value, name, pane.name, choice)?.mean)));
   const shift = name === null ? undefined : pane.against?.readout_shift[name];
   const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
+  if (pane.choices.every(({ text }) => text === "") && pane.steering === null) return null;
   return (
     <dl class="facts small">
       {name && (
@@ -86,7 +110,7 @@ function PaneFacts({ pane }: { pane: Pane }) {
           <dt>text says</dt>
           <dd class="number">
             {signed(says)}
-            {shift && ` (Δ ${signed(shift.mean)}${interval(shift.interval)})`}
+            {shift && ` (Δ ${shiftWords(shift)})`}
           </dd>
         </div>
       )}
@@ -137,7 +161,7 @@ function SteeringFacts({ pane }: { pane: Pane }) {
 }
 
 /** What stands for the words of an answer that has none. */
-export function emptyWords(choice: PaneChoice | undefined): string {
+function emptyWords(choice: PaneChoice | undefined): string {
   if (choice?.finish) return "The answer is empty: the model ended it at once.";
   return comparison.running.value ? "Waiting for the first word" : "Nothing yet";
 }
@@ -146,7 +170,78 @@ function policyWords({ vector, operation, strength }: AppliedIntervention): stri
   return typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
 }
 
-function interval(value: readonly (number | null)[] | null | undefined): string {
-  if (!value || typeof value[0] !== "number" || typeof value[1] !== "number") return "";
-  return ` ± ${plain((value[1] - value[0]) / 2, 2)}`;
+/** A shift with half the width of its interval. */
+export function shiftWords({ mean, interval }: { mean: number | null; interval?: readonly (number | null)[] | null }) {
+  const [low, high] = interval ?? [];
+  return `${signed(mean)}${low == null || high == null ? "" : ` ± ${plain((high - low) / 2, 2)}`}`;
+}
+
+interface WordsProps {
+  pane: Pane;
+  base: Pane | undefined;
+  choice: number;
+  selected: number | null;
+  onSelect: (index: number) => void;
+}
+
+const FULL_SURPRISE = 6;
+const FULL_KL = 2;
+
+/** The answer as text with coloured words. While words are inspected, each token is a button; a click on a word begins that. */
+export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps) {
+  const tokens = pane.choices[choice]?.tokens ?? [];
+  const marks = useMarks(pane, base, choice);
+  const buttons = inspecting.value;
+  const reached = selected !== null && selected < tokens.length ? selected : 0; // another sample may be shorter
+  const pick = (event: Event) => {
+    const index = (event.target as HTMLElement).dataset.index;
+    if (index === undefined) return;
+    inspecting.value = true;
+    onSelect(Number(index));
+  };
+  return (
+    <p class="tokens" dir="auto" onClick={pick} onKeyDown={(event) => buttons && moved(event, onSelect)}>
+      {tokens.map((token, index) => {
+        const button = buttons && {
+          role: "button" as const,
+          tabIndex: index === reached ? 0 : -1,
+          ...(token.text.trim() === "" ? { "aria-label": blankName(token.text) } : {}),
+          "aria-pressed": index === selected,
+        };
+        return (
+          <span key={index} data-index={index} {...lookOf(marks[index] ?? {})} {...(button || {})}>
+            {token.text}
+          </span>
+        );
+      })}
+    </p>
+  );
+}
+
+/** How each token is coloured. */
+function useMarks(pane: Pane, base: Pane | undefined, choice: number): Mark[] {
+  const kind = shownShade.value;
+  const tokens = pane.choices[choice]?.tokens ?? [];
+  const other = kind === "difference" && base && base !== pane && !comparison.running.value;
+  if (kind === "difference") return other ? differences(pane, base, choice).map((changed) => ({ changed })) : [];
+  const scores = answerReading(comparison.asked.value, reader.value, pane.name, choice)?.scores ?? [];
+  return tokens.map((_, index) => markOf(shadeValue(pane, choice, index, kind, scores), kind));
+}
+
+function markOf(value: number | null, kind: Shade): Mark {
+  if (kind === "reading") return { score: value, full: fullReading.value };
+  return { amount: value, full: kind === "kl" ? FULL_KL : FULL_SURPRISE };
+}
+
+/** Arrow keys go from token to token; Enter and space show one. */
+function moved(event: KeyboardEvent, onSelect: (index: number) => void): void {
+  const element = event.target as HTMLElement;
+  const index = element.dataset.index;
+  if (index === undefined || event.ctrlKey || event.metaKey) return;
+  if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    onSelect(Number(index));
+  }
+  const next = event.key === "ArrowRight" ? element.nextElementSibling : element.previousElementSibling;
+  if (event.key === "ArrowRight" || event.key === "ArrowLeft") (next as HTMLElement | null)?.focus();
 }

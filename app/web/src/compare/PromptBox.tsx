@@ -1,9 +1,16 @@
 import { useState } from "preact/hooks";
-import { limit } from "../frame/server";
-import { NumberField } from "../ui/NumberField";
-import { Segments } from "../ui/Segments";
+import { limit } from "../core/server";
+import { Button } from "../ui/Button";
+import { NumberField, partsOf, Segments, TextArea, typed } from "../ui/fields";
 import { change, changeSampling, draft } from "./draft";
 import { comparison, draftProblem, instruction, reroll, run, stopAll, sweep } from "./store";
+
+/** Does something on a single click only: the second click of a double click may hit another button that has moved under it. */
+function once(work: () => void) {
+  return (event: MouseEvent) => {
+    if (event.detail < 2) work();
+  };
+}
 
 /** The prompt with its buttons, and behind "more" the system prompt, the instruction and the sampling. */
 export function PromptBox({ onCode }: { onCode: () => void }) {
@@ -20,27 +27,19 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
         dir="auto"
         value={prompt}
         placeholder={raw ? "Text to continue" : "Ask something"}
-        onInput={(event) => change({ prompt: event.currentTarget.value })}
+        {...typed((text) => change({ prompt: text }))}
       />
       <div class="row">
         {running ? (
-          <button type="button" class="primary" onClick={stopAll}>
-            Stop
-          </button>
+          <Button label="Stop" kind="primary" onClick={stopAll} />
         ) : (
-          <button type="button" class="primary" disabled={problem !== null} onClick={run}>
-            Run
-          </button>
+          <Button label="Run" kind="primary" disabled={problem !== null} onClick={once(run)} />
         )}
-        <button type="button" disabled={problem !== null} onClick={reroll} title="Run with a new seed (R)">
-          Re-roll
-        </button>
+        <Button label="Re-roll" disabled={problem !== null} onClick={once(reroll)} title="Run with a new seed (R)" />
         <button type="button" aria-expanded={more} onClick={() => setMore(!more)}>
           Settings
         </button>
-        <button type="button" onClick={onCode}>
-          Copy as code
-        </button>
+        <Button label="Copy as code" onClick={onCode} />
         <span class="small muted number speed">
           seed {draft.value.seed}
           {comparison.tokensPerSecond.value !== null && ` · ${Math.round(comparison.tokensPerSecond.value)} tok/s`}
@@ -53,105 +52,56 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
 }
 
 function History() {
-  const { history } = draft.value;
   return (
     <div class="stack history">
-      {history.map((message, index) => (
+      {draft.value.history.map((message, index) => (
         <p key={index} dir="auto">
           <strong class="small">{message.role}</strong> {message.content}
         </p>
       ))}
-      <button type="button" class="quiet" onClick={() => change({ history: [] })}>
-        Start again without earlier turns
-      </button>
+      <Button label="Start again without earlier turns" kind="quiet" onClick={() => change({ history: [] })} />
     </div>
   );
 }
 
+const KINDS = { chat: "Chat", raw: "Continue the text" } as const;
+
 function Settings() {
-  const { raw, system } = draft.value;
+  const { raw, sampling } = draft.value;
+  const field = partsOf(draft.value, change);
+  const number = partsOf(sampling, changeSampling);
   return (
     <div class="stack">
       <Segments
         label="How the prompt is read"
+        options={KINDS}
         value={raw ? "raw" : "chat"}
-        options={[
-          ["chat", "Chat"],
-          ["raw", "Continue the text"],
-        ]}
         onChange={(kind) => change({ raw: kind === "raw" })}
       />
       {!raw && (
         <>
-          <label class="field">
-            <span>System prompt, for all panes</span>
-            <textarea
-              rows={1}
-              dir="auto"
-              value={system}
-              onInput={(event) => change({ system: event.currentTarget.value })}
-            />
-          </label>
-          <label class="field">
-            <span>Instruction of the prompt-only pane (empty: no such pane)</span>
-            <textarea
-              rows={1}
-              dir="auto"
-              value={instruction.value}
-              onInput={(event) => change({ instruction: event.currentTarget.value })}
-            />
-          </label>
+          <TextArea label="System prompt, for all panes" rows={1} {...field("system")} />
+          <TextArea
+            label="Instruction of the prompt-only pane (empty: no such pane)"
+            rows={1}
+            value={instruction.value}
+            onChange={(text) => change({ instruction: text })}
+          />
         </>
       )}
-      <SamplingFields />
-    </div>
-  );
-}
-
-function SamplingFields() {
-  const { sampling, seed } = draft.value;
-  return (
-    <div class="row numbers">
-      <NumberField
-        label="Tokens"
-        value={sampling.max_tokens}
-        min={1}
-        max={2048}
-        step={1}
-        onChange={(max_tokens) => changeSampling({ max_tokens })}
-      />
-      <NumberField
-        label="Temperature"
-        value={sampling.temperature}
-        min={0}
-        max={limit("max_temperature", 5)}
-        step={0.1}
-        onChange={(temperature) => changeSampling({ temperature })}
-      />
-      <NumberField
-        label="Top p"
-        value={sampling.top_p}
-        min={0.01}
-        max={1}
-        step={0.05}
-        onChange={(top_p) => changeSampling({ top_p })}
-      />
-      <NumberField
-        label="Samples"
-        value={sampling.n}
-        min={1}
-        max={limit("max_n", 8)}
-        step={1}
-        onChange={(n) => changeSampling({ n })}
-      />
-      <NumberField
-        label="Seed"
-        value={seed}
-        min={0}
-        max={999_999_999}
-        step={1}
-        onChange={(value) => change({ seed: value })}
-      />
+      <div class="row numbers">
+        <NumberField label="Tokens" min={1} max={2048} step={1} {...number("max_tokens")} />
+        <NumberField
+          label="Temperature"
+          min={0}
+          max={limit("max_temperature", 5)}
+          step={0.1}
+          {...number("temperature")}
+        />
+        <NumberField label="Top p" min={0.01} max={1} step={0.05} {...number("top_p")} />
+        <NumberField label="Samples" min={1} max={limit("max_n", 8)} step={1} {...number("n")} />
+        <NumberField label="Seed" min={0} max={999_999_999} step={1} {...field("seed")} />
+      </div>
     </div>
   );
 }

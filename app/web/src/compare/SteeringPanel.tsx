@@ -1,15 +1,18 @@
-import { open } from "../frame/places";
-import { doseBound, typicalNorms } from "../frame/server";
-import { vectorNamed, vectors } from "../frame/vectors";
+import { polesOf } from "../core/concepts";
+import { openTasks } from "../core/jobs";
+import { open } from "../core/places";
+import { doseBound, typicalNorms } from "../core/server";
+import { vectorNamed, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { StrengthSlider } from "../ui/StrengthSlider";
 import { ControlMore } from "./ControlMore";
 import { type Control, sliderFacts } from "./controls";
 import { change, changeControl, draft, removeControl } from "./draft";
-import { atChance } from "./reasons";
-import { addVector, draftProblem } from "./store";
+import { addVector, draftProblem, run } from "./store";
+import { atChance } from "./WhyNothing";
 
-/** The vectors in use, each with its slider, and one strength over all. */
+/** The vectors in use, each with its dial, and one strength over all. */
 export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
   const { controls, overall } = draft.value;
   return (
@@ -33,18 +36,19 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
               step={0.05}
               value={overall}
               onInput={(event) => change({ overall: event.currentTarget.valueAsNumber })}
+              onChange={run}
             />
           </label>
           <div class="row">
-            <button type="button" disabled={draftProblem.value !== null} onClick={onSweep}>
-              Sweep the strength
-            </button>
+            <Button label="Sweep the strength" disabled={draftProblem.value !== null} onClick={onSweep} />
           </div>
         </>
       )}
     </section>
   );
 }
+
+const DOSE = "How much the addition is of the usual size of the residual stream at these layers";
 
 function ControlCard({ control }: { control: Control }) {
   const vector = vectorNamed(control.vector);
@@ -67,22 +71,24 @@ function ControlCard({ control }: { control: Control }) {
       {control.operation === "add" && facts && (
         <>
           <StrengthSlider
-            label={`Strength of ${control.vector}`}
+            {...facts}
+            name={control.vector}
+            poles={polesOf(control.vector, vector)}
             value={control.strength}
-            end={Math.max(facts.end, Math.abs(control.strength))}
-            negative={facts.negative}
-            positive={facts.positive}
             onChange={(strength) => set({ strength })}
+            onEnd={run}
           />
-          <div class="row between">
-            <span>
-              <Strength strength={control.strength} overall={overall} />{" "}
-              <span class={wordClass(facts.word)}>{facts.word}</span>
+          <div class="row between small">
+            <span class={`word ${facts.word.startsWith("may") ? "breaks" : ""}`}>
+              {facts.word}
+              {facts.word === "not shown to steer" && " this way"}
             </span>
-            <span
-              class="small muted"
-              title="How much the addition is of the usual size of the residual stream at these layers"
-            >
+            <span class="muted" title={DOSE}>
+              {overall !== 1 && (
+                <span class="number">
+                  {signed(control.strength)} × {plain(overall, 2)} = {signed(control.strength * overall)},{" "}
+                </span>
+              )}
               dose <span class="number">{plain(facts.dose, 2)}</span>
               {!facts.positive.measured && ", range not measured"}
             </span>
@@ -97,29 +103,9 @@ function ControlCard({ control }: { control: Control }) {
   );
 }
 
-/** A strength, and what acts of it. */
-function Strength({ strength, overall }: { strength: number; overall: number }) {
-  return (
-    <>
-      <strong class="number">{signed(strength)}</strong>
-      {overall !== 1 && (
-        <span class="small muted number">
-          {" "}
-          × {plain(overall, 2)} = {signed(strength * overall)}
-        </span>
-      )}
-    </>
-  );
-}
-
-function wordClass(word: string): string {
-  return word.endsWith("text") ? "word breaks" : "word";
-}
-
 function AddVector() {
   const used = new Set(draft.value.controls.map((control) => control.vector));
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
-  const none = vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
   return (
     <div class="row">
       <select
@@ -131,16 +117,20 @@ function AddVector() {
           event.currentTarget.value = "";
         }}
       >
-        <option value="">{vectors.value !== null && free.length === 0 ? none : "Add a vector"}</option>
+        <option value="">{vectors.value !== null && free.length === 0 ? noneWords() : "Add a vector"}</option>
         {free.map((vector) => (
           <option key={vector.name} value={vector.name}>
             {vector.name}
           </option>
         ))}
       </select>
-      <button type="button" class="quiet" onClick={() => open("make")}>
-        Make a new one
-      </button>
+      <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
     </div>
   );
+}
+
+/** Says why there is no vector to add. */
+function noneWords(): string {
+  if (openTasks.value.some(({ about }) => about.kind !== "measure")) return "More vectors are being made";
+  return vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
 }

@@ -1,7 +1,8 @@
 import { plain, signed } from "../maths/scales";
+import { Button } from "../ui/Button";
 import { Chart } from "../ui/Chart";
 import { ErrorNote, Note } from "../ui/Note";
-import type { Pane } from "./panes";
+import type { Pane } from "./run";
 import { reader, sweep } from "./store";
 
 /** The same prompt at several multiples of the strengths: the texts, and below them concept and coherence. */
@@ -12,9 +13,7 @@ export function Sweep() {
     <section class="panel stack" aria-label="Sweep" aria-busy={sweep.running.value}>
       <div class="row between">
         <h2>Sweep</h2>
-        <button type="button" class="quiet" onClick={() => sweep.close()}>
-          Close
-        </button>
+        <Button label="Close" kind="quiet" onClick={() => sweep.close()} />
       </div>
       <ErrorNote error={sweep.error.value} />
       <div class="multiples">

@@ -1,12 +1,14 @@
 import { useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
-import { Newest } from "../api/newest";
 import type { GenerateAnswer, Token } from "../api/types";
+import { Query } from "../core/query";
 import { plain, signed } from "../maths/scales";
+import { visible } from "../maths/text";
+import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
-import type { Pane } from "./panes";
 import { answerReading } from "./readback";
-import { comparison, reader } from "./store";
+import type { Pane, PaneChoice } from "./run";
+import { comparison, reader, takeAnswer } from "./store";
 
 interface Props {
   pane: Pane;
@@ -15,32 +17,25 @@ interface Props {
   onClose: () => void;
 }
 
-type Alternative = { id: number; text: string };
+type Alternative = { id: number; text: string; logprob?: number | null };
 
+/** The answer with another word from here: what stands before it, and what follows. */
 interface Branch {
   start: string;
   text: string;
+  answer: PaneChoice;
 }
 
 /** One token: its probability, the alternatives, what it reads, and the answer with another word from here. */
 export function TokenDetails({ pane, choice, index, onClose }: Props) {
-  const [branch, setBranch] = useState<Branch | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
-  const [newest] = useState(() => new Newest());
+  const [branch] = useState(
+    () => new Query((signal, before: readonly Token[], next: Alternative) => branchFrom(pane, before, next, signal)),
+  );
   const tokens = pane.choices[choice]?.tokens ?? [];
   const token = tokens[index];
   if (!token) return null;
   const kl = pane.against?.kl_per_token[choice]?.[index];
-  const take = (alternative: Alternative) => {
-    setBranch(null);
-    setError(null);
-    setBusy(true);
-    newest
-      .ask(() => branchFrom(pane, tokens.slice(0, index), alternative), setBranch)
-      .catch(setError)
-      .finally(() => setBusy(false));
-  };
+  const found = branch.busy.value ? null : branch.data.value;
   return (
     <div class="stack token-details">
       <div class="row between">
@@ -48,21 +43,24 @@ export function TokenDetails({ pane, choice, index, onClose }: Props) {
           <code>{visible(token.text)}</code> {token.logprob != null && `${percent(token.logprob)}`}
           {kl != null && <span class="muted"> · KL {plain(kl, 2)}</span>}
         </span>
-        <button type="button" class="quiet" onClick={onClose}>
-          Close
-        </button>
+        <Button label="Close" kind="quiet" onClick={onClose} />
       </div>
       <Readings pane={pane} choice={choice} index={index} />
-      <Alternatives token={token} onTake={take} />
-      <ErrorNote error={error} />
+      <Alternatives token={token} onTake={(next) => void branch.ask(tokens.slice(0, index), next)} />
+      <ErrorNote error={branch.error.value} />
       <p class="small muted" role="status">
-        {busy && "Writing on from here"}
+        {branch.busy.value && "Writing on from here"}
       </p>
-      {branch && (
-        <p class="branch" dir="auto">
-          <span class="muted">…{branch.start}</span>
-          {branch.text}
-        </p>
+      {found && (
+        <>
+          <p class="branch" dir="auto">
+            <span class="muted">…{found.start}</span>
+            {found.text}
+          </p>
+          <div class="row">
+            <Button label="Use this answer" onClick={() => takeAnswer(pane.name, choice, found.answer)} />
+          </div>
+        </>
       )}
     </div>
   );
@@ -76,7 +74,9 @@ function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: A
         <li key={one.id}>
           <button type="button" onClick={() => onTake(one)} title="Continue with this word from here">
             <code>{visible(one.text)}</code>
-            <meter min={0} max={1} value={Math.exp(one.logprob ?? -99)} aria-label="Probability" />
+            <span class="share" aria-hidden="true">
+              <span style={{ width: `${100 * Math.exp(one.logprob ?? -99)}%` }} />
+            </span>
             <span class="number small">{percent(one.logprob ?? -99)}</span>
           </button>
         </li>
@@ -89,23 +89,29 @@ function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: A
 function Readings({ pane, choice, index }: Pick<Props, "pane" | "choice" | "index">) {
   const name = reader.value;
   const reading = answerReading(comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
-  const carried = Object.entries(pane.choices[choice]?.tokens[index]?.readout ?? {});
+  const carried = pane.choices[choice]?.tokens[index]?.readout ?? {};
   const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
-  if (reading === null && carried.length === 0) return null;
+  const names = [...new Set([...(name !== null && reading !== null ? [name] : []), ...Object.keys(carried)])];
+  if (names.length === 0) return null;
   return (
-    <p class="small">
-      {reading !== null && (
-        <span class="reading">
-          text says about {name} <span class="number">{signed(reading)}</span>{" "}
-        </span>
-      )}
-      {carried.map(([vector, value]) => (
-        <span key={vector} class="reading muted">
-          {vector} while it was written{added && ", with what steering added"}{" "}
-          <span class="number">{signed(value)}</span>{" "}
-        </span>
-      ))}
-    </p>
+    <table class="list small readings">
+      <thead>
+        <tr>
+          <td />
+          <th scope="col">text says</th>
+          <th scope="col">while it was written{added && ", with what steering added"}</th>
+        </tr>
+      </thead>
+      <tbody>
+        {names.map((vector) => (
+          <tr key={vector}>
+            <th scope="row">{vector}</th>
+            <td class="number">{vector === name ? signed(reading) : "–"}</td>
+            <td class="number muted">{signed(carried[vector])}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }
 
@@ -114,32 +120,33 @@ function percent(logprob: number): string {
   return `${share < 0.1 ? "<0.1" : share.toFixed(1)} %`;
 }
 
-function visible(text: string): string {
-  return text.replaceAll("\n", "↵").replaceAll(" ", "␣");
-}
-
 /** Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. */
-async function branchFrom(pane: Pane, before: readonly Token[], next: Alternative): Promise<Branch> {
+async function branchFrom(
+  pane: Pane,
+  before: readonly Token[],
+  next: Alternative,
+  signal: AbortSignal,
+): Promise<Branch> {
   const asked = comparison.asked.value;
   const record = pane.steering?.record;
   const arm = asked?.arms.find((one) => one.name === pane.name);
   if (!asked || !record || !arm) throw new Error("Run the comparison to its end first.");
   const ids = before.flatMap((token) => (token.id === null ? [] : [token.id]));
-  const answer = await dataOf<GenerateAnswer>(
-    api.POST("/v1/generate", {
-      body: {
-        prompt: [...record.prompt, ...ids, next.id],
-        steering: arm.steering as never,
-        max_tokens: Math.max(asked.max_tokens - ids.length - 1, 8),
-        temperature: asked.temperature,
-        top_p: asked.top_p,
-        seed: asked.seed,
-      },
-    }),
-  );
-  const start = before
-    .slice(-8)
-    .map((token) => token.text)
-    .join("");
-  return { start, text: next.text + (answer.choices[0]?.text ?? "") };
+  const { max_tokens, temperature, top_p, seed, logprobs } = asked;
+  const body = {
+    prompt: [...record.prompt, ...ids, next.id],
+    steering: arm.steering as never,
+    max_tokens: Math.max(max_tokens - ids.length - 1, 8),
+    temperature,
+    top_p,
+    seed,
+    logprobs,
+  };
+  const made = (await dataOf<GenerateAnswer>(api.POST("/v1/generate", { body, signal }))).choices[0];
+  const textOf = (list: readonly { text: string }[]) => list.map(({ text }) => text).join("");
+  const rest = (made?.tokens ?? [{ id: null, text: made?.text ?? "" }]) as Token[];
+  const text = next.text + (made?.text ?? "");
+  const tokens = [...before, { ...next, logprob: next.logprob ?? null }, ...rest];
+  const answer = { text: textOf(before) + text, tokens, finish: made?.finish_reason ?? null };
+  return { start: textOf(before.slice(-8)), text, answer };
 }

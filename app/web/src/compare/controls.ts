@@ -1,5 +1,6 @@
 import type { Vector } from "../api/types";
-import { doseOf, sliderEnd, wordFor, zonesOf } from "../maths/strength";
+import { polesOf } from "../core/concepts";
+import { doseOf, isShown, sliderEnd, wordFor, zonesOf } from "../maths/strength";
 
 export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace";
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
@@ -138,6 +139,12 @@ function scopeOf({ tokens, role, tokenIds }: Control): Record<string, unknown> {
   return scope;
 }
 
+/** Names an intervention in a few words. */
+export function shortly({ vector, operation, strength }: Intervention): string {
+  if (operation !== "add" && operation !== undefined) return `${operation} ${vector}`;
+  return typeof strength === "number" ? `${vector} ${String(strength).replace("-", "−")}` : vector;
+}
+
 /** Returns the interventions of every control that is on. */
 export function interventions(controls: readonly Control[], overall: number): Intervention[] {
   return controls.filter((control) => control.on).map((control) => intervention(control, overall));
@@ -166,12 +173,15 @@ export function sliderFacts(vector: Vector, control: Control, norms: readonly nu
   const negative = zonesOf(vector, -1, norms, bound);
   const positive = zonesOf(vector, 1, norms, bound);
   const strength = control.strength * overall;
-  const zones = strength < 0 ? negative : positive;
+  const shown = isShown(vector, strength);
+  const [low, high] = [-sliderEnd(negative), sliderEnd(positive)];
   return {
     negative,
     positive,
-    end: sliderEnd(negative, positive),
-    word: wordFor(strength, zones),
+    low: Math.min(low, control.strength),
+    high: Math.max(high, control.strength),
+    shown,
+    word: wordFor(strength, strength < 0 ? negative : positive, shown),
     dose: doseOf(vector, strength, dosedLayers(control, vector), norms),
   };
 }
@@ -191,4 +201,19 @@ export function parseLayers(text: string): LayerChoice | null {
 export function layerText(layers: LayerChoice): string {
   if (layers === "recommended" || layers === "all") return "";
   return Array.isArray(layers) ? layers.join(", ") : `${layers.from}-${layers.to - 1}`;
+}
+
+/** Returns an instruction in words that asks for what the vectors push toward: the prompt-only arm. */
+export function instructionFor(controls: readonly Control[], vectors: ReadonlyMap<string, Vector>): string {
+  const parts = controls
+    .filter((control) => control.on && control.operation === "add" && control.strength !== 0)
+    .map((control) => manner(control, vectors.get(control.vector.split("@")[0] ?? "")));
+  return parts.length === 0 ? "" : `Answer in this manner: ${parts.join("; ")}.`;
+}
+
+function manner({ vector: name, strength }: Control, vector: Vector | undefined): string {
+  const poles = polesOf(name, vector);
+  if (poles.given) return strength > 0 ? poles.positive : poles.negative;
+  const description = vector?.description || name;
+  return strength > 0 ? description : `the opposite of "${description}"`;
 }

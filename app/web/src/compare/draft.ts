@@ -1,9 +1,8 @@
 import { effect } from "@preact/signals";
-import { isMessage } from "../api/messages";
-import type { Message } from "../api/types";
-import { followLink } from "../frame/links";
-import { addressLink, addressState, place, placeHref, rememberState } from "../frame/places";
-import { remembered } from "../frame/remembered";
+import { isMessage, type Message } from "../api/types";
+import { addressLink, addressState, place, placeHref, rememberState } from "../core/places";
+import { remembered } from "../core/state";
+import { followLink } from "../frame/ShareLink";
 import { decodeState, encodeState } from "../maths/address";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
 
@@ -105,13 +104,22 @@ export function wholeAddress(): string {
   return new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
 }
 
+/** The longest state that an address holds: a longer one would break it for many programs. This tab keeps it all the same. */
+const MAX_STATE = 2000;
+
+/** Returns the state of a draft for the address; empty where it is too long. */
+function stateOf(value: Draft): string {
+  const state = encodeState(compactDraft(value));
+  return state.length > MAX_STATE ? "" : state;
+}
+
 /** The state in an address that was left before the latest change was written to any: coming back does not undo that change. */
 let outdated: string | null = null;
 
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
   let written: string | null = null;
-  let linked = addressLink.peek() === null ? null : encodeState(compactDraft(draft.peek()));
+  let linked = addressLink.peek() === null ? null : stateOf(draft.peek());
   let timer: ReturnType<typeof setTimeout> | undefined;
   let pending = false;
   let shown: string | null = null;
@@ -121,16 +129,16 @@ export function followAddress(): () => void {
     if (place.peek() === "compare") shown = state;
     const cameBack = first && state === outdated;
     first = false;
-    if (state === null || state === written || cameBack) return;
+    if (!state || state === written || cameBack) return;
     draft.value = restoredDraft(decodeState(state));
   });
   const stopLink = followLink("compare", (state) => {
     const restored = restoredDraft(state);
-    linked = encodeState(compactDraft(restored));
+    linked = stateOf(restored);
     draft.value = restored;
   });
   const stopWriting = effect(() => {
-    const state = encodeState(compactDraft(draft.value));
+    const state = stateOf(draft.value);
     clearTimeout(timer);
     pending = state !== shown && state !== linked;
     timer = setTimeout(() => {
@@ -197,6 +205,13 @@ export function compareBody(value: Draft, instruction: string): CompareBody {
     arms.push({ name: ARMS.prompted, system, steering: [] });
   }
   return { ...promptOf(value), arms, baseline: ARMS.normal, ...shared(value) };
+}
+
+/** What a request of one steered answer needs: what an application sends. */
+export function steeredBody(value: Draft) {
+  const { max_tokens, temperature, top_p, n } = value.sampling;
+  const sampling = { max_tokens, temperature, ...(top_p === 1 ? {} : { top_p }), ...(n === 1 ? {} : { n }) };
+  return { ...promptOf(value), steering: interventions(value.controls, value.overall), ...sampling, seed: value.seed };
 }
 
 /** Returns a comparison of several multiples of all strengths; 0 is the baseline. */

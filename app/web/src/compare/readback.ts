@@ -1,10 +1,10 @@
-import { computed, signal } from "@preact/signals";
+import { computed } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { Newest } from "../api/newest";
 import type { Readout } from "../api/types";
+import { Query } from "../core/query";
 import { scoresOfParts } from "../read/turns";
 import type { CompareBody } from "./draft";
-import type { Pane } from "./panes";
+import type { Pane } from "./run";
 
 /** What one finished answer says about a vector. */
 export interface AnswerReading {
@@ -23,49 +23,42 @@ interface ReadBack {
  * What the finished answers say about a vector: they are read again by the unsteered model. The scores that come with the tokens of
  * an answer are of the steered stream, and contain what was added.
  */
-export const readBack = signal<ReadBack | null>(null);
-export const readBackError = signal<unknown>(null);
+export const readBack = new Query(read);
 
 /** All scores that are shown, for a scale that fits every pane. */
 export const allScores = computed<number[]>(() =>
-  [...(readBack.value?.answers.values() ?? [])].flatMap(({ scores }) =>
+  [...(readBack.data.value?.answers.values() ?? [])].flatMap(({ scores }) =>
     scores.filter((one): one is number => one !== null),
   ),
 );
 
-const newest = new Newest();
-
 /** Whether the answers of a run were read against a vector, or could not be. */
 export function wasRead(asked: CompareBody, vector: string): boolean {
-  const found = readBack.value;
-  return readBackError.value !== null || (found?.asked === asked && found.vector === vector);
+  const found = readBack.data.value;
+  return readBack.error.value !== null || (found?.asked === asked && found.vector === vector);
 }
 
 /** Reads the answers of a run against a vector, unless that was done. */
 export async function readAnswers(asked: CompareBody, panes: readonly Pane[], vector: string): Promise<void> {
-  const before = readBack.peek();
-  if (before?.asked === asked && before.vector === vector) return;
-  newest.drop();
-  readBack.value = null;
-  readBackError.value = null;
+  const before = readBack.data.peek();
+  if (before?.asked !== asked || before.vector !== vector) await readBack.ask(asked, panes, vector);
+}
+
+async function read(
+  signal: AbortSignal,
+  asked: CompareBody,
+  panes: readonly Pane[],
+  vector: string,
+): Promise<ReadBack> {
   const answers = panes.flatMap((pane) =>
     pane.choices.map(({ text, tokens }, choice) => ({ key: keyOf(pane.name, choice), text, tokens })),
   );
   const written = answers.filter(({ text }) => text !== "");
-  if (written.length === 0) {
-    readBack.value = { asked, vector, answers: new Map() };
-    return;
-  }
+  if (written.length === 0) return { asked, vector, answers: new Map() };
   const body = { texts: written.map(({ text }) => text), vectors: [vector] };
-  const show = ({ texts }: Readout) => {
-    const found = written.map(({ key, tokens }, index) => [key, readingOf(texts[index], tokens, vector)] as const);
-    readBack.value = { asked, vector, answers: new Map(found) };
-  };
-  try {
-    await newest.ask(() => dataOf<Readout>(api.POST("/v1/readout", { body })), show);
-  } catch (error) {
-    readBackError.value = error;
-  }
+  const { texts } = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
+  const found = written.map(({ key, tokens }, index) => [key, readingOf(texts[index], tokens, vector)] as const);
+  return { asked, vector, answers: new Map(found) };
 }
 
 function readingOf(
@@ -87,7 +80,7 @@ export function answerReading(
   pane: string,
   choice: number,
 ): AnswerReading | undefined {
-  const found = readBack.value;
+  const found = readBack.data.value;
   return found?.asked === asked && found?.vector === vector ? found?.answers.get(keyOf(pane, choice)) : undefined;
 }
 

@@ -1,10 +1,20 @@
 import { batch, signal } from "@preact/signals";
 import { stream } from "../api/client";
 import { isAbort, type ServerError } from "../api/errors";
-import type { CompareAnswer, TokenPiece } from "../api/types";
-import { announce } from "../ui/announce";
+import { apiKey } from "../api/retry";
+import type { AgainstBaseline, Applied, ArmAnswer, CompareAnswer, Metrics, Token, TokenPiece } from "../api/types";
+import { changedSpans, changedTokens } from "../maths/text";
+import { announce } from "../ui/Progress";
 import type { CompareBody } from "./draft";
-import { type Pane, PaneCollector } from "./panes";
+
+/** The plain answers that were shown, by prompt, seed and sampling: each is shown again whatever is steered beside it. */
+const baselines = new Map<string, Pane>();
+const MAX_BASELINES = 20;
+
+/** What the plain answer of a comparison depends on. */
+function baselineKey({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string {
+  return JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
+}
 
 /** One comparison on the screen: what was asked, and its panes as they grow. */
 export class ComparisonRun {
@@ -31,11 +41,12 @@ export class ComparisonRun {
     this.error.value = null;
     this.tokensPerSecond.value = null;
     const started = performance.now();
+    const baseline = baselineKey(body);
     const show = () => {
       this.scheduled = false;
       if (this.abort !== abort || collector.isEmpty) return;
       batch(() => {
-        this.panes.value = collector.current();
+        this.panes.value = withBaseline(collector.current(), body.baseline, baselines.get(baseline));
         this.asked.value = body;
       });
       this.tokensPerSecond.value = collector.tokens / ((performance.now() - started) / 1000);
@@ -52,6 +63,10 @@ export class ComparisonRun {
         abort.signal,
       );
       if (!ended) throw new Error("The answers ended before they were complete. Was the server stopped?");
+      keepBaseline(
+        baseline,
+        collector.current().find((pane) => pane.name === body.baseline),
+      );
     } catch (error) {
       if (this.abort === abort && !isAbort(error)) this.error.value = error;
     } finally {
@@ -74,6 +89,16 @@ export class ComparisonRun {
     requestAnimationFrame(show);
   }
 
+  /** Puts another answer in the place of one. What was measured was of the former one. */
+  replace(name: string, index: number, answer: PaneChoice, asked: CompareBody): void {
+    const choices = (pane: Pane) => pane.choices.map((one, at) => (at === index ? answer : one));
+    const changed = (pane: Pane) => ({ ...pane, choices: choices(pane), metrics: null, against: null });
+    batch(() => {
+      this.panes.value = this.panes.value.map((pane) => (pane.name === name ? changed(pane) : pane));
+      this.asked.value = asked;
+    });
+  }
+
   stop(): void {
     this.abort?.abort();
     this.running.value = false;
@@ -89,4 +114,168 @@ export class ComparisonRun {
       this.error.value = null;
     });
   }
+}
+
+/** Keeps a plain answer that is complete, unless one is kept that was answered in the same way. */
+function keepBaseline(key: string, pane: Pane | undefined): void {
+  if (!pane || pane.error !== null) return;
+  const kept = baselines.get(key);
+  if (kept && kept.steering?.fingerprint === pane.steering?.fingerprint) return;
+  baselines.delete(key);
+  baselines.set(key, pane);
+  const [oldest] = baselines.keys();
+  if (baselines.size > MAX_BASELINES && oldest !== undefined) baselines.delete(oldest);
+}
+
+export interface PaneChoice {
+  text: string;
+  tokens: readonly Token[];
+  finish: string | null;
+}
+
+/** One arm as it is shown: its answers so far, and how it stands once it has ended. */
+export interface Pane {
+  name: string;
+  choices: readonly PaneChoice[];
+  steering: Applied | null;
+  metrics: Metrics | null;
+  against: AgainstBaseline | null;
+  error: string | null;
+}
+
+const NO_CHOICE: PaneChoice = { text: "", tokens: [], finish: null };
+
+export function emptyPane(name: string, n: number): Pane {
+  return {
+    name,
+    choices: Array.from({ length: n }, () => NO_CHOICE),
+    steering: null,
+    metrics: null,
+    against: null,
+    error: null,
+  };
+}
+
+/** Collects the events of a comparison. Reading it gives new panes only for arms that went on since. */
+export class PaneCollector {
+  private panes: Pane[];
+  private pending: TokenPiece[] = [];
+  tokens = 0;
+
+  constructor(names: readonly string[], n: number) {
+    this.panes = names.map((name) => emptyPane(name, n));
+  }
+
+  /** Whether nothing has arrived yet: what was shown before stays until then. */
+  get isEmpty(): boolean {
+    return this.tokens === 0 && this.panes.every((pane) => pane.error === null && pane.steering === null);
+  }
+
+  add(piece: TokenPiece): void {
+    this.pending.push(piece);
+    if (piece.id !== null && piece.id !== undefined) this.tokens++;
+  }
+
+  fail(error: ServerError & { arm: string }): void {
+    this.panes = this.panes.map((pane) => (pane.name === error.arm ? { ...pane, error: error.error.message } : pane));
+  }
+
+  finish(answer: CompareAnswer): void {
+    this.pending = [];
+    this.panes = answer.arms.map(finishedPane);
+  }
+
+  /** Applies what has arrived since the last call. */
+  current(): Pane[] {
+    const grown = new Map<string, TokenPiece[]>();
+    for (const piece of this.pending) {
+      const name = piece.arm ?? "";
+      grown.set(name, [...(grown.get(name) ?? []), piece]);
+    }
+    this.pending = [];
+    this.panes = this.panes.map((pane) => {
+      const pieces = grown.get(pane.name);
+      return pieces ? { ...pane, choices: pane.choices.map((one, index) => extended(one, pieces, index)) } : pane;
+    });
+    return this.panes;
+  }
+}
+
+function extended(choice: PaneChoice, pieces: readonly TokenPiece[], index: number): PaneChoice {
+  const own = pieces.filter((piece) => piece.choice === index);
+  if (own.length === 0) return choice;
+  const text = choice.text + own.map((piece) => piece.text).join("");
+  return { ...choice, text, tokens: [...choice.tokens, ...own] };
+}
+
+/** Returns a finished arm as a pane. */
+export function finishedPane(arm: ArmAnswer): Pane {
+  return {
+    name: arm.name,
+    choices: arm.choices.map((choice) => ({
+      text: choice.text,
+      tokens: (choice.tokens ?? [{ id: null, text: choice.text }]) as Token[],
+      finish: choice.finish_reason,
+    })),
+    steering: arm.steering,
+    metrics: arm.metrics ?? null,
+    against: arm.against_baseline ?? null,
+    error: arm.error?.message ?? null,
+  };
+}
+
+/**
+ * Shows the plain answer that was shown before for the same prompt, seed and sampling: a server may round differently in other company, and
+ * the text would differ by more than steering. What was measured against the plain answer of this run is held against that one.
+ */
+export function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefined): readonly Pane[] {
+  const own = panes.find((pane) => pane.name === name);
+  if (!kept || !own || own.error !== null) return panes;
+  if (own.steering !== null && own.steering.fingerprint !== kept.steering?.fingerprint) return panes; // the policy has changed
+  const readout = { ...own.metrics?.readout, ...kept.metrics?.readout };
+  const shown = { ...kept, metrics: kept.metrics && { ...kept.metrics, readout } };
+  const same = textsOf(own) === textsOf(kept);
+  return panes.map((pane) => (pane === own ? shown : same ? pane : against(pane, kept)));
+}
+
+function textsOf(pane: Pane): string {
+  return JSON.stringify(pane.choices.map(({ text }) => text));
+}
+
+/** Takes the shifts of a pane from another plain answer. */
+function against(pane: Pane, plain: Pane): Pane {
+  if (!pane.against) return pane;
+  const shifts = Object.entries(pane.against.readout_shift).map(([vector, shift]) => {
+    const [own, other] = [pane.metrics?.readout[vector]?.mean, plain.metrics?.readout[vector]?.mean];
+    if (own == null || other == null || shift?.mean == null) return [vector, shift];
+    const moved = own - other - shift.mean;
+    const interval = shift.interval?.map((end) => (end === null ? null : end + moved)) ?? null;
+    return [vector, { ...shift, mean: own - other, interval }];
+  });
+  return { ...pane, against: { ...pane.against, readout_shift: Object.fromEntries(shifts) } };
+}
+
+export type Shade = "reading" | "surprise" | "kl" | "difference";
+
+/** Returns the value of a token in a way of shading; null where it was not measured. `scores`: what the answer says, by token. */
+export function shadeValue(
+  pane: Pane,
+  choice: number,
+  index: number,
+  shade: Shade,
+  scores: readonly (number | null)[],
+): number | null {
+  const token = pane.choices[choice]?.tokens[index];
+  if (!token) return null;
+  if (shade === "surprise") return token.logprob == null ? null : -token.logprob;
+  if (shade === "kl") return pane.against?.kl_per_token[choice]?.[index] ?? null;
+  return shade === "reading" ? (scores[index] ?? null) : null;
+}
+
+/** For every token of an answer, whether the baseline has other words there. */
+export function differences(pane: Pane, base: Pane, choice: number): boolean[] {
+  const [own, other] = [pane.choices[choice], base.choices[choice]];
+  if (!own || !other) return [];
+  const texts = own.tokens.map((token) => token.text);
+  return changedTokens(changedSpans(other.text, texts.join("")), texts);
 }

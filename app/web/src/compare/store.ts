@@ -1,47 +1,33 @@
 import { computed, signal } from "@preact/signals";
-import { api } from "../api/client";
-import type { Concept, Vector } from "../api/types";
-import { limit, typicalNorms } from "../frame/server";
-import { vectorByName, vectorNamed } from "../frame/vectors";
+import type { Vector } from "../api/types";
+import { limit, typicalNorms } from "../core/server";
+import { vectorByName, vectorNamed } from "../core/vectors";
 import { fullScale } from "../maths/scales";
-import { controlFor, layersOf } from "./controls";
-import {
-  type CompareBody,
-  change,
-  changeControl,
-  compareBody,
-  type Draft,
-  draft,
-  newSeed,
-  readersOf,
-  sweepBody,
-} from "./draft";
-import { instructionFor } from "./instruction";
-import type { Shade } from "./panes";
+import { controlFor, instructionFor, layersOf } from "./controls";
+import * as drafts from "./draft";
+import { type CompareBody, change, changeControl, type Draft, draft } from "./draft";
 import { allScores } from "./readback";
-import { ComparisonRun } from "./run";
+import { ComparisonRun, type PaneChoice, type Shade } from "./run";
 
 export const comparison = new ComparisonRun();
 export const sweep = new ComparisonRun();
 
-export const shade = signal<Shade>("difference");
+/** How the words are coloured; differences are shown as long as there is no vector to read. */
+export const shade = signal<Shade>("reading");
 export const sampleIndex = signal(0);
 
-/** The starter concepts, for the words of their two poles. */
-export const concepts = signal<readonly Concept[]>([]);
-
-export async function loadConcepts(): Promise<void> {
-  if (concepts.value.length > 0) return;
-  const { data } = await api.GET("/v1/concepts");
-  concepts.value = data?.data ?? [];
-}
+/** Whether each word of an answer is a button that shows its alternatives; else an answer is plain text. */
+export const inspecting = signal(false);
 
 /** The vector whose readout is shown. */
-export const reader = computed(() => readersOf(draft.value)[0] ?? null);
+export const reader = computed(() => drafts.readersOf(draft.value)[0] ?? null);
+
+/** How the words are coloured now. */
+export const shownShade = computed<Shade>(() => (shade.value === "reading" && reader.value === null ? "difference" : shade.value)); // biome-ignore format: one line
 
 /** The instruction of the prompt-only arm: as written, else made from the vectors. */
 export const instruction = computed(
-  () => draft.value.instruction ?? instructionFor(draft.value.controls, vectorByName.value, concepts.value),
+  () => draft.value.instruction ?? instructionFor(draft.value.controls, vectorByName.value),
 );
 
 /** The score at which a token has its full colour, over all panes, so that they can be compared. */
@@ -64,22 +50,40 @@ export const draftProblem = computed<string | null>(() => {
 });
 
 /** The draft of each request: a request does not distinguish the system prompt from earlier turns. */
-const drafts = new WeakMap<CompareBody, Draft>();
+const draftOf = new WeakMap<CompareBody, Draft>();
 
 /** The draft with which the shown panes were asked; null before the first run. */
-export const askedDraft = computed(() => (comparison.asked.value && drafts.get(comparison.asked.value)) ?? null);
+export const askedDraft = computed(() => (comparison.asked.value && draftOf.get(comparison.asked.value)) ?? null);
+
+/** Whether the shown answers are of other settings than those of now. Which vector reads them does not matter. */
+export const stale = computed(() => {
+  const asked = comparison.asked.value;
+  if (asked === null || askedDraft.value === null || comparison.running.value) return false;
+  const now = drafts.compareBody(draft.value, instruction.value);
+  return JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
+});
 
 export function run(): void {
   if (draftProblem.value !== null) return;
   sampleIndex.value = 0;
-  const body = compareBody(draft.value, instruction.value);
-  drafts.set(body, draft.value);
+  const body = drafts.compareBody(draft.value, instruction.value);
+  draftOf.set(body, draft.value);
   void comparison.start(body);
+}
+
+/** Makes another answer that of a pane: one that was continued from another word. */
+export function takeAnswer(pane: string, choice: number, answer: PaneChoice): void {
+  const asked = comparison.asked.value;
+  const of = askedDraft.value;
+  if (asked === null) return;
+  const copy = { ...asked };
+  if (of) draftOf.set(copy, of);
+  comparison.replace(pane, choice, answer, copy);
 }
 
 export function reroll(): void {
   if (draftProblem.value !== null) return; // the seed stays that of the shown answers
-  change({ seed: newSeed() });
+  change({ seed: drafts.newSeed() });
   run();
 }
 
@@ -107,5 +111,27 @@ export function sweepMultiples(): number[] {
 
 export function runSweep(): void {
   if (draftProblem.value !== null) return;
-  void sweep.start(sweepBody(draft.value, sweepMultiples()));
+  void sweep.start(drafts.sweepBody(draft.value, sweepMultiples()));
+}
+
+/**
+ * Goes on with the conversation after an answer: the question that was asked and its answer become earlier turns. A prompt that was
+ * typed since stays; after a text that is continued, it follows the text.
+ */
+export function continueFrom(answer: string): void {
+  const asked = askedDraft.value;
+  if (asked === null) return;
+  const { prompt, history, raw } = asked;
+  const typed = draft.value.prompt === prompt ? "" : draft.value.prompt;
+  if (raw) {
+    const answers = comparison.panes.value.flatMap((pane) => pane.choices.map((choice) => choice.text));
+    const goneOn = answers.some((one) => typed === prompt + one); // with one of the answers, by an earlier click
+    change({ raw, prompt: [prompt + answer, goneOn ? "" : typed].filter(Boolean).join("\n") });
+    return;
+  }
+  const turns = [
+    { role: "user" as const, content: prompt },
+    { role: "assistant" as const, content: answer },
+  ];
+  change({ raw, history: [...history, ...turns], prompt: typed });
 }

@@ -1,13 +1,11 @@
 import type { ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
-import { announcement } from "../ui/announce";
+import { PLACES, type PlaceName, place, placeHref, TITLES } from "../core/places";
+import { serverTrouble } from "../core/server";
 import { Note } from "../ui/Note";
-import { HelpDialog } from "./dialogs";
-import { Icon } from "./icons";
-import { PLACES, type PlaceName, place, placeHref, TITLES } from "./places";
-import { serverTrouble } from "./server";
-import { helpShown, onKey } from "./shortcuts";
-import { TopBar } from "./TopBar";
+import { announcement } from "../ui/Progress";
+import { HelpDialog, helpShown, onKey } from "./dialogs";
+import { Icon, TopBar } from "./TopBar";
 
 /** Each place is a module of its own, fetched when it is first opened. */
 const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType }>>> = {
@@ -32,6 +30,9 @@ export function Frame() {
   }, []);
   return (
     <div class="frame">
+      <button type="button" class="skip" onClick={() => document.getElementById("main")?.focus()}>
+        Skip to the content
+      </button>
       <nav class="rail" aria-label="Places">
         {PLACES.map((one) => (
           <a key={one} href={placeHref(one)} {...(one === name ? { "aria-current": "page" as const } : {})}>
@@ -41,7 +42,7 @@ export function Frame() {
         ))}
       </nav>
       <TopBar />
-      <main class="place" id="main">
+      <main class="place" id="main" tabIndex={-1}>
         {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
         {failed && <NotLoaded name={name} />}
         {Place && <Place key={name} />}

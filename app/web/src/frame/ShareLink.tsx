@@ -1,8 +1,12 @@
+import { effect, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { messageOf } from "../api/errors";
-import type { View } from "../api/types";
+import { api, dataOf } from "../api/client";
+import { ApiError, messageOf } from "../api/errors";
+import { apiKey } from "../api/retry";
+import type { LinkState, SavedLink, View } from "../api/types";
+import { addressLink, place, rememberState } from "../core/places";
+import { Button } from "../ui/Button";
 import { Note } from "../ui/Note";
-import { linkProblem, saveLink } from "./links";
 
 interface Props {
   view: View;
@@ -38,9 +42,7 @@ export function ShareLink({ view, state, fallback }: Props) {
   };
   return (
     <>
-      <button type="button" onClick={() => void share()}>
-        Save and copy a link
-      </button>
+      <Button label="Save and copy a link" onClick={() => void share()} />
       {shown && (
         <input
           type="text"
@@ -83,4 +85,69 @@ export async function copy(text: string): Promise<boolean> {
 /** Says why the link in the address could not be opened. */
 export function LinkProblem() {
   return linkProblem.value && <Note kind="error">{linkProblem.value}</Note>;
+}
+
+/** Why the link in the address could not be opened; null while nothing is wrong. */
+export const linkProblem = signal<string | null>(null);
+
+/** Saves the state of a view on the server and returns the address that opens it. */
+export async function saveLink(view: View, state: object): Promise<string> {
+  const body = { view, state: state as Record<string, unknown> };
+  return new URL((await dataOf<SavedLink>(api.POST("/v1/links", { body }))).url, location.origin).href;
+}
+
+/**
+ * Hands the state of the link in the address to its view, now and whenever a link is followed; a link that could not be read
+ * is read again with a new key. `settings` gives what a user changes in the view: after a change the link leaves the address, so that
+ * the way back to this address does not restore what was changed. Returns the function that ends it.
+ */
+export function followLink(view: View, restore: (state: unknown) => void, settings?: () => object): () => void {
+  let newest = 0;
+  let restored: string | null = null;
+  let stopComparing = () => {};
+  const stop = effect(() => {
+    const id = addressLink.value;
+    void apiKey.value;
+    if (id !== null && id === restored) return;
+    const turn = ++newest;
+    stopComparing(); // so that restoring what was changed does not take the link out of the address again
+    restored = linkProblem.value = null;
+    if (id === null || place.peek() !== view) return;
+    void readLink(view, id)
+      .then((state) => {
+        if (turn !== newest) return;
+        restored = id;
+        restore(state);
+        if (settings) stopComparing = leaveAfterChange(view, id, settings);
+      })
+      .catch((failure) => {
+        if (turn === newest) linkProblem.value = problemOf(failure);
+      });
+  });
+  return () => {
+    newest = -1;
+    linkProblem.value = null;
+    stop();
+    stopComparing();
+  };
+}
+
+/** Takes a link out of the address as soon as the view differs from now. Returns what ends it. */
+function leaveAfterChange(view: View, id: string, settings: () => object): () => void {
+  const before = JSON.stringify(settings());
+  return effect(() => {
+    if (JSON.stringify(settings()) !== before && addressLink.peek() === id) rememberState(view, "");
+  });
+}
+
+async function readLink(view: View, id: string): Promise<unknown> {
+  const path = { link_id: id };
+  const link = await dataOf<LinkState>(api.GET("/v1/links/{link_id}", { params: { path } }));
+  if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
+  return link.state;
+}
+
+function problemOf(failure: unknown): string {
+  if (failure instanceof ApiError && failure.status === 401) return "Opening this link needs an API key.";
+  return `This link cannot be opened: ${messageOf(failure)}`;
 }

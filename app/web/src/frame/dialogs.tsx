@@ -1,7 +1,12 @@
+import { signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { apiKey, keyRefusal, keyWanted, setKey } from "../api/key";
+import glossary from "../../../../docs/glossary.md?url";
+import latentSpace from "../../../../docs/latent_space.md?url";
+import playground from "../../../../docs/playground.md?url";
+import { apiKey, keyRefusal, keyWanted, setKey } from "../api/retry";
+import { open, PLACES, place } from "../core/places";
+import { Button } from "../ui/Button";
 import { Dialog } from "../ui/Dialog";
-import { helpShown, KEYS } from "./shortcuts";
 
 /** Asks for the API key of this tab, and says what a key may not do. */
 export function KeyDialog({ onClose }: { onClose: () => void }) {
@@ -12,10 +17,11 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
     setKey(text.trim());
     onClose();
   };
+  const unknown = keyWanted.value && apiKey.value !== null;
   return (
     <Dialog title="API key" onClose={onClose}>
       {keyWanted.value && (
-        <p class="note notice">This server needs a key. {apiKey.value && "The one you gave is not known to it."}</p>
+        <p class="note notice">This server needs a key. {unknown && "The one you gave is not known to it."}</p>
       )}
       {keyRefusal.value && <p class="note notice">The server refused something: {keyRefusal.value}</p>}
       <form class="stack" onSubmit={save}>
@@ -24,8 +30,9 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
           <input
             type="password"
             autocomplete="off"
+            autofocus
             value={text}
-            placeholder={apiKey.value ? "A key is set" : ""}
+            placeholder={apiKey.value && !unknown ? "A key is set" : ""}
             onInput={(event) => setText(event.currentTarget.value)}
           />
         </label>
@@ -37,26 +44,17 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
           <button type="submit" class="primary" disabled={text.trim() === ""}>
             Use this key
           </button>
-          {apiKey.value && (
-            <button type="button" onClick={() => setKey(null)}>
-              Remove the key
-            </button>
-          )}
+          {apiKey.value && <Button label="Remove the key" onClick={() => setKey(null)} />}
         </div>
       </form>
     </Dialog>
   );
 }
 
-/** Lists the keys of the keyboard. */
+/** Lists the keys of the keyboard, and the pages of the documentation. */
 export function HelpDialog() {
   return (
-    <Dialog
-      title="Keyboard"
-      onClose={() => {
-        helpShown.value = false;
-      }}
-    >
+    <Dialog title="Keyboard" onClose={() => (helpShown.value = false)}>
       <dl class="keys">
         {KEYS.map(([key, meaning]) => (
           <div class="row" key={key}>
@@ -67,6 +65,89 @@ export function HelpDialog() {
           </div>
         ))}
       </dl>
+      <ul class="stack" aria-label="Documentation">
+        <li>
+          <DocLink page="playground" />
+        </li>
+        <li>
+          <DocLink page="glossary" />
+        </li>
+        <li>
+          <DocLink page="latent_space" />
+        </li>
+        <li>
+          <a href="/openapi.json" target="_blank" rel="noreferrer">
+            The API, as an OpenAPI document
+          </a>
+        </li>
+      </ul>
     </Dialog>
+  );
+}
+
+/** What the shown place does on the keys that every place shares. */
+export interface PlaceActions {
+  run?: () => void;
+  stop?: () => void;
+  reroll?: () => void;
+}
+
+let actions: PlaceActions = {};
+
+/** Whether the list of keys is shown. */
+export const helpShown = signal(false);
+
+export const KEYS: readonly (readonly [string, string])[] = [
+  ["1 – 5", "Open Compare, Make, Space, Read, Library"],
+  ["Ctrl + Enter", "Run"],
+  ["Esc", "Stop what is running, or close a window"],
+  ["R", "Run again with a new seed"],
+  ["?", "Show these keys"],
+];
+
+/** Says what the shown place does; returns the function that takes it back. */
+export function useActions(given: PlaceActions): () => void {
+  actions = given;
+  return () => {
+    if (actions === given) actions = {};
+  };
+}
+
+/** Handles a key press anywhere on the page. Letters and digits count only outside text fields. */
+export function onKey(event: KeyboardEvent): void {
+  if (document.querySelector("dialog[open]")) return; // nothing happens behind a window
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    if (!event.repeat) actions.run?.(); // a key that is held asks once
+    return;
+  }
+  if (event.key === "Escape") actions.stop?.();
+  if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return;
+  const index = Number(event.key) - 1;
+  const target = PLACES[index];
+  if (target && target !== place.value) open(target);
+  else if (event.key.toLowerCase() === "r" && !event.repeat) actions.reroll?.();
+  else if (event.key === "?") helpShown.value = true;
+}
+
+function writes(target: EventTarget | null): boolean {
+  if (!(target instanceof HTMLElement)) return false;
+  if (target.matches("textarea, select, [contenteditable]")) return true;
+  return target.matches("input") && !target.matches('[type="range"], [type="checkbox"], [type="radio"]');
+}
+
+const PAGES = {
+  latent_space: [latentSpace, "What latent space is, in six pictures"],
+  glossary: [glossary, "The words of this page explained"],
+  playground: [playground, "What is where in the playground"],
+} as const;
+
+/** A link to a page of the documentation, which comes with the server as a plain text. */
+export function DocLink({ page }: { page: keyof typeof PAGES }) {
+  const [address, words] = PAGES[page];
+  return (
+    <a href={address} target="_blank" rel="noreferrer">
+      {words}
+    </a>
   );
 }

@@ -1,5 +1,5 @@
 import { effect, signal } from "@preact/signals";
-import { keep, kept } from "../api/storage";
+import { keep, kept } from "../core/state";
 
 export type Theme = "system" | "light" | "dark";
 

@@ -1,26 +1,23 @@
-import { useEffect } from "preact/hooks";
-import type { JobSummary } from "../api/types";
+import type { Job } from "../api/types";
+import { isOpen, jobs } from "../core/jobs";
+import { jobName } from "../frame/JobTray";
 import { Button } from "../ui/Button";
-import { ErrorNote } from "../ui/Note";
-import { shortTime } from "../ui/time";
+import { ErrorNote, shortTime } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
-import { repeat } from "./loaded";
-import { cancelJob, jobActions, jobs } from "./store";
+import { cancelJob, jobActions } from "./store";
 
-const REFRESH_SECONDS = 2;
+const SHOWN = 8;
 
-/** The latest long pieces of work, with their progress. */
+/** The latest long pieces of work, with their progress. The tray of the top bar reads them again and again. */
 export function Jobs() {
   const list = jobs.data.value;
-  const active = list?.some((job) => job.status === "queued" || job.status === "running") ?? false;
-  useEffect(() => (active ? repeat(REFRESH_SECONDS, () => jobs.load()) : undefined), [active]);
   return (
     <section class="panel stack" aria-label="Jobs">
       <h2>Jobs</h2>
-      <LoadNote what="jobs" loaded={jobs} />
+      <LoadNote what="jobs" query={jobs} again={() => jobs.load()} />
       {list?.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
       <ul class="stack jobs">
-        {list?.slice(0, 8).map((job) => (
+        {list?.slice(0, SHOWN).map((job) => (
           <JobRow key={job.id} job={job} />
         ))}
       </ul>
@@ -28,22 +25,22 @@ export function Jobs() {
   );
 }
 
-function JobRow({ job }: { job: JobSummary }) {
+const LOOKS: Readonly<Record<string, string>> = { succeeded: "good", failed: "bad" };
+
+function JobRow({ job }: { job: Job }) {
   const { done = 0, total = 0, message = "" } = job.progress;
-  const name = job.kind.replaceAll("_", " ");
-  const open = job.status === "queued" || job.status === "running";
+  const name = jobName(job);
+  const open = isOpen(job);
   return (
     <li class="row between">
       <span>
-        {name} <span class="small muted">{shortTime(job.created_at)}</span>
+        <strong>{name}</strong> <span class="small muted">{shortTime(job.created_at)}</span>
         {open && message && <span class="small muted"> {message}</span>}
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>
       <span class="row">
         {open && total > 0 && <progress value={done} max={total} aria-label={`Progress of ${name}`} />}
-        <span class={`badge ${job.status === "succeeded" ? "good" : job.status === "failed" ? "bad" : ""}`}>
-          {job.status}
-        </span>
+        <span class={`badge ${LOOKS[job.status] ?? ""}`}>{job.status}</span>
         {open && (
           <Button disabled={jobActions.busy.value} onClick={() => void cancelJob(job.id)}>
             Cancel<span class="visually-hidden"> {name}</span>

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Profile } from "../api/types";
-import { type Intervention, interventions } from "../compare/controls";
+import { type Intervention, interventions, shortly } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Button } from "../ui/Button";
 import { ErrorNote, Warnings } from "../ui/Note";
@@ -27,7 +27,7 @@ export function Profiles() {
   return (
     <section class="panel stack" aria-label="Profiles">
       <h2>Profiles</h2>
-      <LoadNote what="profiles" loaded={profiles} />
+      <LoadNote what="profiles" query={profiles} again={() => profiles.load()} />
       <Warnings of={profiles.data.value?.warnings} />
       {profiles.data.value?.data.length === 0 && (
         <p class="muted">None yet. A profile is a set of vectors and strengths with a name.</p>
@@ -45,9 +45,11 @@ export function Profiles() {
           value={name}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-        <Button submit disabled={profileActions.busy.value || name === "" || current.length === 0}>
-          Save what Compare uses
-        </Button>
+        <Button
+          label="Save what Compare uses"
+          submit
+          disabled={profileActions.busy.value || name === "" || current.length === 0}
+        />
       </form>
       <ErrorNote error={profileActions.errorAt("form")} />
       {current.length === 0 && <p class="small muted">Compare uses no vector at the moment.</p>}
@@ -83,28 +85,18 @@ export function DefaultSteering() {
     <section class="panel stack" aria-label="Default steering">
       <h2>Default steering</h2>
       <p class="small muted">Applies to every request that names no steering of its own.</p>
-      <LoadNote what="default steering" loaded={defaultSteering} />
+      <LoadNote what="default steering" query={defaultSteering} again={() => defaultSteering.load()} />
       <Warnings of={defaultSteering.data.value?.warnings} />
       {list?.length === 0 && <p>None: such requests are unsteered.</p>}
       {list && list.length > 0 && (
         <>
           <p>{list.map(shortly).join(", ")}</p>
           <div class="row">
-            <Button disabled={defaultActions.busy.value} onClick={() => void clearDefault()}>
-              Clear
-            </Button>
+            <Button label="Clear" disabled={defaultActions.busy.value} onClick={() => void clearDefault()} />
           </div>
         </>
       )}
       <ErrorNote error={defaultActions.errorAt("default")} />
     </section>
   );
-}
-
-/** Names an intervention in a few words. */
-export function shortly(one: Intervention): string {
-  const strength = typeof one.strength === "number" ? ` ${String(one.strength).replace("-", "−")}` : "";
-  return one.operation === "add" || one.operation === undefined
-    ? `${one.vector}${strength}`
-    : `${one.operation} ${one.vector}`;
 }

@@ -1,31 +1,30 @@
-import { useState } from "preact/hooks";
-import { vectorByName, vectors } from "../frame/vectors";
+import { vectorByName, vectors } from "../core/vectors";
 import { signed } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { ErrorNote, Warnings } from "../ui/Note";
-import { Actions } from "./actions";
-import { type Similarities, similarities } from "./store";
+import { Scroll } from "../ui/Table";
+import { type Similarities, similar } from "./store";
 
 /** The cosine of every pair of vectors, as a table of colours and numbers. */
 export function Similarity() {
-  const [found, setFound] = useState<Similarities | null>(null);
-  const [actions] = useState(() => new Actions<"table">());
   const list = vectors.value ?? [];
   if (list.length < 2) return null;
+  const found = similar.data.value;
   const shown = found?.names.every((name) => vectorByName.value.has(name)) ? found : null; // not those of a former key
-  const compare = () => actions.run("table", async () => setFound(await similarities(list)));
   return (
     <section class="panel stack" aria-label="Similarity">
       <div class="row between">
         <h2>Similarity</h2>
-        <Button disabled={actions.busy.value} onClick={() => void compare()}>
-          {shown ? "Compare again" : "Compare all vectors"}
-        </Button>
+        <Button
+          label={shown ? "Compare again" : "Compare all vectors"}
+          disabled={similar.busy.value}
+          onClick={() => void similar.ask(list)}
+        />
       </div>
       <p class="small muted">
         Cosine of the directions, averaged over the layers: +1 is the same direction, 0 unrelated, −1 the opposite.
       </p>
-      <ErrorNote error={actions.errorAt("table")} />
+      <ErrorNote error={similar.error.value} />
       <Warnings of={shown?.warnings} />
       {shown && <Matrix {...shown} />}
       {shown && shown.names.length < list.length && (
@@ -39,8 +38,7 @@ export function Similarity() {
 
 function Matrix({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll" tabIndex={0} role="region" aria-label="Table of similarities">
+    <Scroll label="Table of similarities">
       <table class="matrix">
         <thead>
           <tr>
@@ -72,6 +70,6 @@ function Matrix({ names, cosine }: Pick<Similarities, "names" | "cosine">) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }

@@ -1,8 +1,8 @@
 import type { Vector } from "../api/types";
-import { plain } from "../maths/scales";
-import { Sparkline } from "../ui/Sparkline";
+import { atChance } from "../compare/WhyNothing";
+import { linear, plain } from "../maths/scales";
+import { isShown } from "../maths/strength";
 import { bestAuroc, selected, usersOf } from "./store";
-import { readingVerdict, steeringVerdict, type Verdict } from "./verdict";
 
 /** A vector in a few words, with the curve of its AUROC over the layers. */
 export function VectorCard({ vector }: { vector: Vector }) {
@@ -39,4 +39,61 @@ export function VectorCard({ vector }: { vector: Vector }) {
 
 export function Badge({ verdict }: { verdict: Verdict }) {
   return <span class={`badge ${verdict.kind}`}>{verdict.text}</span>;
+}
+
+export interface Verdict {
+  text: string;
+  kind: "good" | "unmeasured" | "bad";
+}
+
+/** Says in words how well a vector reads its concept. */
+export function readingVerdict(vector: Vector): Verdict {
+  const layers = vector.recommended?.layers ?? [];
+  const quality = layers.map((layer) => vector.quality?.layers[String(layer)]).find(Boolean);
+  if (!quality || quality.auroc == null) return { text: "reading not measured", kind: "unmeasured" };
+  if (atChance(vector)) return { text: "not shown to be better than chance", kind: "bad" };
+  return { text: quality.auroc >= 0.9 ? "reads well" : "reads weakly", kind: "good" };
+}
+
+/** Says in words whether the vector was shown to steer. */
+export function steeringVerdict(vector: Vector): Verdict {
+  const shown = isShown(vector);
+  if (shown === false && vector.quality?.warnings?.length) return { text: "not shown to steer", kind: "bad" };
+  if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
+  if (shown === false) return { text: "does not steer", kind: "bad" };
+  const [up, down] = [isShown(vector, 1), isShown(vector, -1)];
+  if (up === false) return { text: "steers one way, away from it", kind: "good" };
+  return { text: down === false ? "steers one way, towards it" : "steers", kind: "good" };
+}
+
+interface Props {
+  label: string;
+  values: readonly (number | null)[];
+  range: readonly [number, number];
+  /** Index of the marked point. */
+  mark: number | null;
+}
+
+const WIDTH = 160;
+const HEIGHT = 36;
+
+/** A small curve without axes. */
+export function Sparkline({ label, values, range, mark }: Props) {
+  const x = linear([0, Math.max(values.length - 1, 1)], [4, WIDTH - 4]);
+  const y = linear(range, [HEIGHT - 4, 4]);
+  const points = values.flatMap((value, index) => (value === null ? [] : [`${x(index)},${y(value)}`]));
+  const marked = mark === null ? null : values[mark];
+  return (
+    <svg
+      class="sparkline"
+      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
+      preserveAspectRatio="xMinYMid"
+      role="img"
+      aria-label={label}
+    >
+      <line x1={4} x2={WIDTH - 4} y1={y(range[0])} y2={y(range[0])} class="base" />
+      <polyline points={points.join(" ")} />
+      {mark !== null && typeof marked === "number" && <circle cx={x(mark)} cy={y(marked)} r={3.5} />}
+    </svg>
+  );
 }

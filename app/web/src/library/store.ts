@@ -1,51 +1,37 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { ApiError } from "../api/errors";
-import type { JobSummary, Profile, Similar, Vector, Version, VersionPage } from "../api/types";
+import type { Profile, Similar, Vector, Version, VersionPage } from "../api/types";
 import type { Intervention } from "../compare/controls";
-import { loadVectors, PAGE, vectors, vectorsTrouble } from "../frame/vectors";
-import { Actions } from "./actions";
+import { cancelJob as cancel, jobs } from "../core/jobs";
+import { Mutations } from "../core/mutation";
+import { allPages, Queries, Query } from "../core/query";
+import { library, PAGE, vectors } from "../core/vectors";
 import { policy } from "./admin/store";
-import { Loaded } from "./loaded";
-
-const LATEST_JOBS = 20;
 
 export const search = signal("");
 export const selected = signal<string | null>(null);
 
-type ProfilePage = { data: Profile[]; warnings?: string[]; next_cursor?: string | null };
-
 /** The profiles, and which were left out because they are damaged. */
-export const profiles = new Loaded(async () => {
-  const data: Profile[] = [];
-  const warnings: string[] = [];
-  let cursor: string | null = null;
-  do {
-    const query: { limit: number; cursor?: string } = cursor === null ? { limit: PAGE } : { limit: PAGE, cursor };
-    const page: ProfilePage = await dataOf<ProfilePage>(api.GET("/v1/profiles", { params: { query } }));
-    data.push(...page.data);
-    warnings.push(...(page.warnings ?? []));
-    cursor = page.next_cursor ?? null;
-  } while (cursor !== null);
-  return { data, warnings };
-});
+export const profiles = new Query((signal) =>
+  allPages<Profile>((cursor) => {
+    const params = { query: cursor === undefined ? {} : { cursor } } as object;
+    return dataOf(api.GET("/v1/profiles", { params, signal }));
+  }),
+);
 
 /** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
-export const defaultSteering = new Loaded(async () => {
-  const found = await dataOf<{ interventions: Intervention[] | null; warnings?: string[] }>(api.GET("/v1/steering"));
+export const defaultSteering = new Query(async (signal) => {
+  const found = await dataOf<{ interventions: Intervention[] | null; warnings?: string[] }>(
+    api.GET("/v1/steering", { signal }),
+  );
   return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
 });
 
-/** The latest jobs, without their results. */
-export const jobs = new Loaded(async () => {
-  const query = { limit: LATEST_JOBS };
-  return (await dataOf<{ data: JobSummary[] }>(api.GET("/v1/jobs", { params: { query } }))).data;
-});
-
-export const profileActions = new Actions<"form" | `profile ${string}`>();
-export const defaultActions = new Actions<"default">();
-export const jobActions = new Actions<`job ${string}`>();
-export const deletion = new Actions<`vector ${string}`>();
+export const profileActions = new Mutations<"form" | `profile ${string}`>();
+export const defaultActions = new Mutations<"default">();
+export const jobActions = new Mutations<`job ${string}`>();
+export const deletion = new Mutations<`vector ${string}`>();
 
 /** The vectors whose name, description or tags contain the search. */
 export const found = computed<readonly Vector[]>(() => {
@@ -80,16 +66,8 @@ export async function deleteVector(name: string, force: boolean): Promise<boolea
   return deletion.run(`vector ${name}`, async () => {
     await api.DELETE("/v1/vectors/{name}", { params: { path: { name }, query: { force } } });
     if (selected.value === name) selected.value = null;
-    await Promise.all([reloadVectors(), loadLibrary()]);
+    await Promise.all([library.load(), loadLibrary()]);
   });
-}
-
-export async function reloadVectors(): Promise<void> {
-  try {
-    await loadVectors();
-  } catch (error) {
-    vectorsTrouble.value = error;
-  }
 }
 
 export async function deleteProfile(name: string): Promise<boolean> {
@@ -124,32 +102,21 @@ export async function clearDefault(): Promise<boolean> {
 
 export async function cancelJob(id: string): Promise<boolean> {
   return jobActions.run(`job ${id}`, async () => {
-    await api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } });
+    await cancel(id);
     await jobs.load();
   });
 }
 
-export interface Versions {
-  data: Version[];
-  /** What is left out. */
-  warnings: string[];
-}
-
-/** Returns every version of a vector, newest first. */
-export async function versionsOf({ name }: Pick<Vector, "name">): Promise<Versions> {
-  const found: Versions = { data: [], warnings: [] };
-  let before: number | null = null;
-  do {
-    const query: { limit: number; before?: number } = before === null ? { limit: PAGE } : { limit: PAGE, before };
-    const page: VersionPage = await dataOf(
-      api.GET("/v1/vectors/{name}/versions", { params: { path: { name }, query } }),
+/** Returns every version of a vector, newest first, and what is left out. `id` names the newest, so that a new one is read. */
+export const versions = new Queries((signal, name: string, _id: string) =>
+  allPages<Version>(async (cursor) => {
+    const query = { limit: PAGE, ...(cursor === undefined ? {} : { before: Number(cursor) }) };
+    const page = await dataOf<VersionPage>(
+      api.GET("/v1/vectors/{name}/versions", { params: { path: { name }, query }, signal }),
     );
-    found.data.push(...page.data);
-    found.warnings.push(...(page.warnings ?? []));
-    before = page.next_before;
-  } while (before !== null);
-  return found;
-}
+    return { ...page, next_cursor: page.next_before === null ? null : String(page.next_before) };
+  }),
+);
 
 /** The AUROC at the first recommended layer, or null where it was not measured. */
 export function bestAuroc(vector: Vector): number | null {
@@ -166,6 +133,9 @@ export interface Similarities {
 }
 
 const MAX_MATRIX = 24;
+
+/** The similarities of the vectors: the table of the library and the map of Space show the same. */
+export const similar = new Query((_, list: readonly Vector[]) => similarities(list));
 
 /** Returns the mean cosine of every pair of vectors. Damaged vectors are left out; rejects where all are. */
 export async function similarities(list: readonly Vector[]): Promise<Similarities> {

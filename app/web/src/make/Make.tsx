@@ -1,42 +1,66 @@
 import "../styles/make.css";
 import { useEffect } from "preact/hooks";
-import { capabilities } from "../frame/server";
-import { useActions } from "../frame/shortcuts";
+import { apiKey } from "../api/retry";
+import { conceptList, concepts } from "../core/concepts";
+import { dismiss, stopTasks } from "../core/jobs";
+import { capabilities, hasRoute, mayDo } from "../core/server";
+import { card } from "../core/vectors";
+import { useActions } from "../frame/dialogs";
+import { TaskProgress } from "../frame/JobTray";
 import { Button } from "../ui/Button";
-import { ChoiceField } from "../ui/fields";
+import { ChoiceField, of, partsOf, Segments, TextArea, TextField } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
-import { Progress } from "../ui/Progress";
-import { Segments } from "../ui/Segments";
-import { DictionarySource } from "./DictionarySource";
-import { search, searching, stopSearch } from "./dictionary";
-import { Features } from "./Features";
-import { ConceptSource, DescribeSource } from "./OtherSources";
+import { DictionarySource, Features } from "./DictionarySource";
+import { dictionaries, search, searching } from "./dictionary";
 import { PairTable } from "./PairTable";
 import { Result } from "./Result";
-import { extract, method, problem, source, warnings } from "./store";
+import {
+  addConceptPairs,
+  adding,
+  chooseConcept,
+  chooseSource,
+  concept,
+  extract,
+  method,
+  problem,
+  sides,
+  source,
+  sources,
+  trait,
+  warnings,
+} from "./store";
 import { AboutTransfer, TransferSource } from "./TransferSource";
 import { carryOver, transferProblem } from "./transfer";
-import { error, made, name, running, stop } from "./work";
+import { error, name, running, task } from "./work";
 
 const STEPS = ["Examples", "Find", "Look and keep"] as const;
 
 /** Does what the button of the chosen source does. */
 function run(): void {
-  if (running.value !== null) return;
-  void (source.value === "dictionary" ? search() : source.value === "transfer" ? carryOver() : extract());
+  if (running.value) return;
+  if (source.value === "dictionary") void search();
+  else if (source.value === "transfer") carryOver();
+  else extract();
 }
 
 function stopAll(): void {
-  stop();
-  stopSearch();
+  stopTasks("make");
+  searching.stop();
 }
 
 /** Make: a vector of one's own, from examples, a dictionary or another model to a measured card. */
 export default function Make() {
   useEffect(() => useActions({ run, stop: stopAll }), []);
-  const step = running.value ? 1 : made.value ? 2 : 0;
+  const listed = hasRoute("GET", "/v1/dictionaries");
+  useEffect(() => void (listed && dictionaries.load()), [apiKey.value, listed]);
+  const step = running.value ? 1 : card.value ? 2 : 0;
   return (
     <>
+      {!mayDo("write") && (
+        <Note kind="notice">
+          The key of this tab may not make vectors: it lacks the scope write. Another key can be given at the top right.
+        </Note>
+      )}
       <ol class="steps row" aria-label="Steps">
         {STEPS.map((title, index) => (
           <li key={title} {...(index === step ? { "aria-current": "step" as const } : {})}>
@@ -46,13 +70,27 @@ export default function Make() {
       </ol>
       <div class="make">
         <Examples />
-        <div class="stack" aria-busy={searching.value}>
-          <ErrorNote error={error.value} />
-          {running.value && <Progress {...running.value} onStop={stop} />}
-          {made.value ? <Result name={made.value} /> : <Beginning />}
+        <div class="stack" aria-busy={searching.busy.value}>
+          <ErrorNote error={error.value ?? searching.error.value} />
+          <CurrentTask />
+          {card.value ? <Result name={card.value} /> : <Beginning />}
         </div>
       </div>
     </>
+  );
+}
+
+/** The job of Make that runs, or why the one before failed. */
+function CurrentTask() {
+  const now = task.value;
+  if (now === null) return null;
+  if (!now.ended.value) return <TaskProgress task={now} />;
+  if (now.error.value === null) return null;
+  return (
+    <div class="row">
+      <ErrorNote error={now.error.value} />
+      <Button label="Close" kind="quiet" onClick={() => dismiss(now)} />
+    </div>
   );
 }
 
@@ -67,20 +105,11 @@ function Examples() {
     <section class="panel stack" aria-label="Examples">
       <Segments
         label="Where the vector comes from"
+        options={sources.value}
         value={source.value}
-        options={[
-          ["pairs", "Pairs"],
-          ["concept", "Concept"],
-          ["describe", "Trait"],
-          ["dictionary", "Dictionary"],
-          ["transfer", "Another model"],
-        ]}
-        onChange={(next) => {
-          source.value = next;
-          error.value = null;
-        }}
+        onChange={chooseSource}
       />
-      {source.value === "pairs" && <PairTable />}
+      {source.value === "pairs" && <OwnPairs />}
       {source.value === "concept" && <ConceptSource />}
       {source.value === "describe" && <DescribeSource />}
       {source.value === "dictionary" && <DictionarySource />}
@@ -95,48 +124,51 @@ function Examples() {
   );
 }
 
-function NameAndStart() {
-  const carried = source.value === "transfer";
-  const missing = carried ? transferProblem.value : problem.value;
+/** The pairs, and what their sides do in words. */
+function OwnPairs() {
+  const side = partsOf(sides.value, (part) => (sides.value = { ...sides.value, ...part }));
   return (
     <>
-      <div class="row">
-        <label class="field grow">
-          <span>Name</span>
-          <input
-            type="text"
-            value={name.value}
-            placeholder="my-concept"
-            autocomplete="off"
-            onInput={(event) => {
-              name.value = event.currentTarget.value.trim().toLowerCase();
-            }}
-          />
-        </label>
-        {!carried && <MethodField />}
-      </div>
-      <div class="row">
-        <Button kind="primary" disabled={missing !== null || running.value !== null} onClick={run}>
-          {carried ? "Carry it over" : "Find the vector"}
-        </Button>
-        {missing && <span class="small muted">{missing}</span>}
+      <PairTable />
+      <div class="fields">
+        <TextField
+          label="In words: what do the positive texts do?"
+          placeholder="talk like a pirate"
+          {...side("positive")}
+        />
+        <TextField label="And the negative ones?" placeholder="talk plainly" {...side("negative")} />
       </div>
     </>
   );
 }
 
-function MethodField() {
+function NameAndStart() {
+  const carried = source.value === "transfer";
+  const missing = carried ? transferProblem.value : problem.value;
+  const methods = capabilities.value?.methods ?? ["mean_difference"];
+  const given = (text: string) => (name.value = text.trim().toLowerCase());
   return (
-    <ChoiceField
-      label="Method"
-      value={method.value}
-      options={(capabilities.value?.methods ?? ["mean_difference"]).map(
-        (one) => [one, one.replaceAll("_", " ")] as const,
-      )}
-      onChange={(one) => {
-        method.value = one;
-      }}
-    />
+    <>
+      <div class="fields">
+        <TextField label="Name" placeholder="my-concept" value={name.value} onChange={given} />
+        {!carried && (
+          <ChoiceField
+            label="Method"
+            options={methods.map((one) => [one, one.replaceAll("_", " ")] as const)}
+            {...of(method)}
+          />
+        )}
+      </div>
+      <div class="row">
+        <Button
+          label={carried ? "Carry it over" : "Find the vector"}
+          kind="primary"
+          disabled={missing !== null || running.value || !mayDo("write")}
+          onClick={run}
+        />
+        {missing && <span class="small muted">{missing}</span>}
+      </div>
+    </>
   );
 }
 
@@ -155,5 +187,55 @@ function Explanation() {
       </p>
       <p class="muted">Twenty pairs are a good start. More topics are better than more pairs on one topic.</p>
     </section>
+  );
+}
+
+/** The concepts that come with the server; their pairs can be edited. */
+export function ConceptSource() {
+  return (
+    <div class="stack">
+      <ErrorNote error={conceptList.error.value} />
+      <ul class="stack choices">
+        {concepts.value.map((one) => (
+          <li key={one.name}>
+            <label class="row choice">
+              <input
+                type="radio"
+                name="concept"
+                checked={concept.value === one.name}
+                onChange={() => chooseConcept(one.name)}
+              />
+              <span>
+                <strong>{one.name}</strong> <span class="small muted">{one.pairs} pairs</span>
+                <br />
+                <span class="small">{one.description}</span>
+              </span>
+            </label>
+          </li>
+        ))}
+      </ul>
+      <div class="row">
+        <Button
+          label="Edit its pairs"
+          disabled={concept.value === "" || adding.value}
+          onClick={() => void addConceptPairs()}
+        />
+      </div>
+    </div>
+  );
+}
+
+/** A trait in words; the loaded model writes the contrasting answers itself. */
+export function DescribeSource() {
+  const side = partsOf(trait.value, (part) => (trait.value = { ...trait.value, ...part }));
+  return (
+    <div class="stack">
+      <TextArea label="The trait" rows={2} placeholder="Speaks like a pirate" {...side("trait")} />
+      <TextArea label="Its opposite" rows={2} placeholder="Speaks plainly" {...side("opposite")} />
+      <p class="small muted">
+        The loaded model answers questions in both ways, and the vector is found from its answers. A small model follows
+        such instructions only roughly.
+      </p>
+    </div>
   );
 }

@@ -1,11 +1,12 @@
 import { useState } from "preact/hooks";
-import { FileButton } from "../ui/FileButton";
+import { looksLikePairs } from "../maths/text";
+import { FileButton, typed } from "../ui/fields";
 import { ErrorNote } from "../ui/Note";
 import { addText, removeRow, rows, setRow } from "./store";
 
 const MAX_ROWS = 60;
 
-/** The pairs as a table to type in. Cells of a spreadsheet can be pasted, and files added. */
+/** The pairs as a table to type in. Tables and files can be pasted into it, and files added. */
 export function PairTable() {
   const [error, setError] = useState<unknown>(null);
   const add = (text: string) => {
@@ -18,7 +19,7 @@ export function PairTable() {
   };
   const paste = (event: ClipboardEvent) => {
     const text = event.clipboardData?.getData("text/plain") ?? "";
-    if (!text.includes("\t") || !text.trim().includes("\n")) return;
+    if (!looksLikePairs(text)) return;
     event.preventDefault();
     add(text);
   };
@@ -51,36 +52,26 @@ export function PairTable() {
         <p class="small muted">and {rows.value.length - MAX_ROWS} more pairs that are used too</p>
       )}
       <ErrorNote error={error} />
-      <PairFile onProblem={setError} />
-    </div>
-  );
-}
-
-function PairFile({ onProblem }: { onProblem: (problem: unknown) => void }) {
-  return (
-    <div class="row">
-      <FileButton
-        accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
-        take={async (file) => addText(await file.text())}
-        onProblem={onProblem}
-      >
-        Add a CSV or JSONL file
-      </FileButton>
-      <span class="small muted">or paste two columns of a spreadsheet into the table</span>
+      <div class="row">
+        <FileButton
+          accept=".csv,.tsv,.jsonl,.ndjson,text/csv"
+          take={async (file) => addText(await file.text())}
+          onProblem={setError}
+        >
+          Add a CSV or JSONL file
+        </FileButton>
+        <span class="small muted">or paste two columns, CSV or JSONL into the table</span>
+      </div>
     </div>
   );
 }
 
 function Cell({ index, side, value }: { index: number; side: "positive" | "negative"; value: string }) {
+  const rows = Math.min(4, Math.max(1, Math.ceil(value.length / 32)));
+  const change = typed((text) => setRow(index, { [side]: text }));
   return (
     <td>
-      <textarea
-        rows={Math.min(4, Math.max(1, Math.ceil(value.length / 32)))}
-        dir="auto"
-        aria-label={`${side} ${index + 1}`}
-        value={value}
-        onInput={(event) => setRow(index, { [side]: event.currentTarget.value })}
-      />
+      <textarea rows={rows} dir="auto" aria-label={`${side} ${index + 1}`} value={value} {...change} />
     </td>
   );
 }

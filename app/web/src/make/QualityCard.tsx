@@ -1,6 +1,5 @@
 import type { DosePoint, Vector } from "../api/types";
-import { Badge } from "../library/VectorCard";
-import { readingVerdict, steeringVerdict } from "../library/verdict";
+import { Badge, readingVerdict, steeringVerdict } from "../library/VectorCard";
 import { plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
 import { Warnings } from "../ui/Note";

@@ -1,67 +1,53 @@
-import { useEffect, useState } from "preact/hooks";
-import { apiKey } from "../api/key";
-import { concepts, loadConcepts } from "../compare/store";
-import { capabilities, layerCount } from "../frame/server";
-import { vectors } from "../frame/vectors";
-import { FileButton } from "../ui/FileButton";
-import { ChoiceField, OptionalNumber } from "../ui/fields";
-import { ErrorNote, Note } from "../ui/Note";
-import { NumberField } from "../ui/NumberField";
-import { Segments } from "../ui/Segments";
+import { useState } from "preact/hooks";
+import { concepts } from "../core/concepts";
+import { layerCount } from "../core/server";
+import { vectors } from "../core/vectors";
+import {
+  Check,
+  ChoiceField,
+  FileButton,
+  NumberField,
+  named,
+  OptionalNumber,
+  partsOf,
+  Segments,
+  TextArea,
+} from "../ui/fields";
+import { ErrorNote } from "../ui/Note";
 import { PairTable } from "./PairTable";
-import { fields, file, type Origin, OWN_PAIRS, setFields, takeFile } from "./transfer";
-import { parseVectorFile } from "./vectorFile";
-import { loadChoices } from "./work";
+import { fields, file, type Origin, OWN_PAIRS, parseVectorFile, setFields, takeFile } from "./transfer";
+
+const ORIGINS = { learned: "Learned from pairs", file: "From a vector file" } as const;
 
 /** A vector of the operator's second model, carried over to the loaded one. */
 export function TransferSource() {
-  useEffect(() => void loadChoices(loadConcepts), [apiKey.value]);
-  const { origin, concept } = fields.value;
+  const field = partsOf(fields.value, setFields);
+  const { origin, concept, effect } = fields.value;
+  const from = (next: Origin) =>
+    setFields({ origin: next, fromLayer: next === "file" ? (file.value?.begin ?? null) : null });
+  const pairs = concepts.value.map((one) => [one.name, `${one.name} (starter concept)`] as const);
+  const natives = [["", "the direction that the pairs give in this model"], ...named(vectors.value)] as [string, string][]; // biome-ignore format: one line
   return (
     <div class="stack">
-      {capabilities.value?.second_model === false && <NoSecondModel />}
-      <Segments<Origin>
-        label="The direction"
-        value={origin}
-        options={[
-          ["learned", "Learned from pairs"],
-          ["file", "From a vector file"],
-        ]}
-        onChange={(next) =>
-          setFields({ origin: next, fromLayer: next === "file" ? (file.value?.begin ?? null) : null })
-        }
-      />
+      <Segments<Origin> label="The direction" options={ORIGINS} value={origin} onChange={from} />
       {origin === "file" && <FileField />}
       <ChoiceField
         label={origin === "file" ? "Pairs of its concept, which measure the loss" : "Pairs of the concept"}
-        value={concept}
-        options={[
-          ...concepts.value.map((one) => [one.name, `${one.name} (starter concept)`] as const),
-          [OWN_PAIRS, "my pairs"],
-        ]}
-        onChange={(name) => setFields({ concept: name })}
+        options={[...pairs, [OWN_PAIRS, "my pairs"]]}
+        {...field("concept")}
       />
       {concept === OWN_PAIRS && <PairTable />}
-      <EffectFields />
+      <Check {...field("effect")}>Measure how far it steers, too</Check>
+      {effect && <ChoiceField label="Compared with" options={natives} {...field("native")} />}
       <Options />
     </div>
-  );
-}
-
-function NoSecondModel() {
-  return (
-    <Note kind="notice">
-      <span>
-        This server has no second model to carry a vector over from. The operator names one, as a folder or a GGUF file,
-        with the setting <code>STEERING_SCORER_MODEL</code>.
-      </span>
-    </Note>
   );
 }
 
 function FileField() {
   const [trouble, setTrouble] = useState<unknown>(null);
   const known = file.value;
+  const about = known && `${known.name || "a vector"} of ${known.model || "an unnamed model"}`;
   return (
     <div class="stack">
       <div class="row">
@@ -72,11 +58,7 @@ function FileField() {
         >
           Open a vector file
         </FileButton>
-        <span class="small muted">
-          {known
-            ? `${known.name || "a vector"} of ${known.model || "an unnamed model"}`
-            : "exported as JSON or safetensors"}
-        </span>
+        <span class="small muted">{about ?? "exported as JSON or safetensors"}</span>
       </div>
       <ErrorNote error={trouble} />
       {known && (
@@ -91,94 +73,30 @@ function FileField() {
   );
 }
 
-/** Whether the steering effect is measured too, and against what. */
-function EffectFields() {
-  const { effect, native } = fields.value;
-  return (
-    <div class="stack">
-      <label class="row">
-        <input
-          type="checkbox"
-          checked={effect}
-          onChange={(event) => setFields({ effect: event.currentTarget.checked })}
-        />
-        Measure how far it steers, too
-      </label>
-      {effect && (
-        <ChoiceField
-          label="Compared with"
-          value={native}
-          options={[
-            ["", "the direction that the pairs give in this model"],
-            ...(vectors.value ?? []).map((one) => [one.name, one.name] as const),
-          ]}
-          onChange={(name) => setFields({ native: name })}
-        />
-      )}
-    </div>
-  );
-}
-
+/** The layers, the texts that both models read, what is held out, and the seed that chooses it. */
 function Options() {
+  const field = partsOf(fields.value, setFields);
+  const best = { min: 0, step: 1, placeholder: "the best" };
+  const last = Math.max(layerCount.value - 1, 0);
   return (
     <details class="more">
       <summary>Layers, texts that both models read, and what is held out</summary>
       <div class="stack">
-        <Numbers />
-        <label class="field">
-          <span>Texts that both models read, one a line, 20 or more (empty: those of the server)</span>
-          <textarea
-            rows={3}
-            value={fields.value.anchors}
-            onInput={(event) => setFields({ anchors: event.currentTarget.value })}
-          />
-        </label>
+        <div class="fields">
+          {fields.value.origin === "learned" && (
+            <OptionalNumber label="Layer of the second model" {...best} {...field("fromLayer")} />
+          )}
+          <OptionalNumber label="Layer of this model" {...best} max={last} {...field("toLayer")} />
+          <NumberField label="Share held out" min={0.1} max={0.9} step={0.1} {...field("holdout")} />
+          <NumberField label="Seed" min={0} max={2 ** 31} step={1} {...field("seed")} />
+        </div>
+        <TextArea
+          label="Texts that both models read, one a line, 20 or more (empty: those of the server)"
+          rows={3}
+          {...field("anchors")}
+        />
       </div>
     </details>
-  );
-}
-
-/** The layers, what is held out, and the seed that chooses it. */
-function Numbers() {
-  const { origin, fromLayer, toLayer, holdout, seed } = fields.value;
-  return (
-    <div class="fields">
-      {origin === "learned" && (
-        <OptionalNumber
-          label="Layer of the second model"
-          value={fromLayer}
-          step={1}
-          min={0}
-          placeholder="the best"
-          onChange={(layer) => setFields({ fromLayer: layer })}
-        />
-      )}
-      <OptionalNumber
-        label="Layer of this model"
-        value={toLayer}
-        step={1}
-        min={0}
-        max={Math.max(layerCount.value - 1, 0)}
-        placeholder="the best"
-        onChange={(layer) => setFields({ toLayer: layer })}
-      />
-      <NumberField
-        label="Share held out"
-        value={holdout}
-        min={0.1}
-        max={0.9}
-        step={0.1}
-        onChange={(share) => setFields({ holdout: share })}
-      />
-      <NumberField
-        label="Seed"
-        value={seed}
-        min={0}
-        max={2 ** 31}
-        step={1}
-        onChange={(next) => setFields({ seed: next })}
-      />
-    </div>
   );
 }
 

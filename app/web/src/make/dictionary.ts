@@ -1,36 +1,53 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { isAbort } from "../api/errors";
 import type { Dictionary, DictionarySearch } from "../api/types";
-import { vectors } from "../frame/vectors";
-import { linesOf } from "../maths/table";
-import { error, made, nameProblem, show } from "./work";
+import { showCard } from "../core/jobs";
+import { Query } from "../core/query";
+import { card, library, vectors } from "../core/vectors";
+import { linesOf } from "../maths/text";
+import { nameProblem } from "./work";
 
-export type Query = "texts" | "vector";
+export type Kind = "texts" | "vector";
 
-/** The dictionaries of the server; null until they have been loaded. */
-export const dictionaries = signal<readonly Dictionary[] | null>(null);
-export const chosen = signal<string | null>(null);
-export const query = signal<Query>("texts");
-export const texts = signal("");
-export const against = signal("");
-export const near = signal("");
-export const top = signal(20);
+/** The dictionaries of the server. */
+export const dictionaries = new Query(
+  async (stop) => (await dataOf<{ data: Dictionary[] }>(api.GET("/v1/dictionaries", { signal: stop }))).data,
+);
 
-/** Only features with at least this output score; null: the output score is not measured. */
-export const leastScore = signal<number | null>(null);
+/** What is searched for, and in which dictionary; its name is empty for the first that can be used. */
+export interface SearchFields {
+  dictionary: string;
+  kind: Kind;
+  texts: string;
+  against: string;
+  near: string;
+  top: number;
+  /** Only features with at least this output score; null: the output score is not measured. */
+  leastScore: number | null;
+}
 
-export const searching = signal(false);
-/** The features of a search, with what was asked. */
-export type Found = DictionarySearch & { readonly query: Query; readonly leastScore: number | null };
-export const found = signal<Found | null>(null);
+export const fields = signal<SearchFields>({
+  dictionary: "",
+  kind: "texts",
+  texts: "",
+  against: "",
+  near: "",
+  top: 20,
+  leastScore: null,
+});
+
+export function setFields(part: Partial<SearchFields>): void {
+  fields.value = { ...fields.value, ...part };
+}
 
 /** The feature that is made a vector, and the name it gets. */
 export const feature = signal<number | null>(null);
 export const featureName = signal("");
-export const storing = signal(false);
 
-export const dictionary = computed(() => dictionaries.value?.find((one) => one.name === chosen.value) ?? null);
+export const dictionary = computed(() => {
+  const known = dictionaries.data.value ?? [];
+  return known.find((one) => one.name === fields.value.dictionary) ?? known.find((one) => one.problem == null) ?? null;
+});
 
 /** The vectors that have a direction where the features of the chosen dictionary are. */
 export const comparable = computed(() => {
@@ -40,65 +57,46 @@ export const comparable = computed(() => {
 
 /** What is still missing before a search; null when nothing is. */
 export const searchProblem = computed<string | null>(() => {
+  const { kind, texts, near } = fields.value;
   if (dictionary.value === null) return "Choose a dictionary.";
-  if (query.value === "texts" && linesOf(texts.value).length === 0) return "Write a text.";
-  if (query.value === "vector" && !comparable.value.some((one) => one.name === near.value)) return "Choose a vector.";
+  if (kind === "texts" && linesOf(texts).length === 0) return "Write a text.";
+  if (kind === "vector" && !comparable.value.some((one) => one.name === near)) return "Choose a vector.";
   return null;
 });
 
-/** Lists the dictionaries and chooses the first that can be used. */
-export async function loadDictionaries(): Promise<void> {
-  const { data } = await dataOf<{ data: Dictionary[] }>(api.GET("/v1/dictionaries"));
-  dictionaries.value = data;
-  if (dictionary.value === null) choose(data.find((one) => one.problem == null)?.name ?? null);
-}
-
-export function choose(name: string | null): void {
-  if (name === chosen.value) return;
-  stopSearch();
-  chosen.value = name;
-  found.value = null;
+export function choose(name: string): void {
+  if (name === fields.value.dictionary) return;
+  setFields({ dictionary: name });
+  searching.forget();
   feature.value = null;
 }
 
-let abort: AbortController | null = null;
+/** The features that were found, with what was asked. */
+export const searching = new Query(async (stop) => {
+  const asked = fields.value;
+  const options = { params: { path: { name: dictionary.value?.name ?? "" } }, body: searchBody(), signal: stop };
+  const found = await dataOf<DictionarySearch>(api.POST("/v1/dictionaries/{name}/search", options));
+  return { ...found, kind: asked.kind, leastScore: asked.leastScore };
+});
 
 /** Searches the chosen dictionary. */
 export async function search(): Promise<void> {
-  const name = chosen.value;
-  if (name === null || searchProblem.value !== null) return;
-  abort?.abort();
-  const stopper = new AbortController();
-  const card = made.value;
-  abort = stopper;
-  searching.value = true;
-  error.value = null;
-  try {
-    const path = "/v1/dictionaries/{name}/search";
-    const asked = { query: query.value, leastScore: leastScore.value };
-    const options = { params: { path: { name } }, body: searchBody(), signal: stopper.signal };
-    found.value = { ...asked, ...(await dataOf<DictionarySearch>(api.POST(path, options))) };
-    feature.value = null;
-    if (made.value === card) made.value = null; // not the card of a vector that was made meanwhile
-  } catch (failure) {
-    if (!isAbort(failure)) error.value = failure;
-  } finally {
-    if (abort === stopper) searching.value = false;
-  }
-}
-
-export function stopSearch(): void {
-  abort?.abort();
+  if (searchProblem.value !== null) return;
+  const before = card.value;
+  if ((await searching.ask()) === null) return;
+  feature.value = null;
+  if (card.value === before) card.value = null; // not the card of a vector that was made meanwhile
 }
 
 /** The request of a search. */
 export function searchBody() {
-  const others = linesOf(against.value);
+  const { kind, texts, against, near, top, leastScore } = fields.value;
+  const others = linesOf(against);
   return {
-    ...(query.value === "vector" ? { vector: near.value } : { texts: linesOf(texts.value) }),
-    ...(query.value === "texts" && others.length > 0 ? { against: others } : {}),
-    ...(leastScore.value === null ? {} : { min_output_score: leastScore.value }),
-    top: top.value,
+    ...(kind === "vector" ? { vector: near } : { texts: linesOf(texts) }),
+    ...(kind === "texts" && others.length > 0 ? { against: others } : {}),
+    ...(leastScore === null ? {} : { min_output_score: leastScore }),
+    top,
   };
 }
 
@@ -112,21 +110,22 @@ function suggested(number: number | null): string {
   return number === null ? "" : `feature-${number}`;
 }
 
+/** Stores a feature as a vector. */
+export const storing = new Query((signal, dictionary: string, number: number, vector: string) =>
+  api.POST("/v1/dictionaries/{name}/vectors", {
+    params: { path: { name: dictionary } },
+    body: { name: vector, feature: number },
+    signal,
+  }),
+);
+
 /** Stores the chosen feature as a vector and opens its card. */
 export async function storeFeature(): Promise<void> {
-  const [name, number, vector] = [found.value?.dictionary, feature.value, featureName.value];
+  const [name, number, vector] = [searching.data.value?.dictionary, feature.value, featureName.value];
   if (name === undefined || number === null || nameProblem(vector) !== null) return;
-  storing.value = true;
-  error.value = null;
-  try {
-    const body = { name: vector, feature: number };
-    await api.POST("/v1/dictionaries/{name}/vectors", { params: { path: { name } }, body });
-    await show(vector);
-    if (featureName.value === vector) featureName.value = ""; // the next one may be chosen already
-    if (feature.value === number) feature.value = null;
-  } catch (failure) {
-    error.value = failure;
-  } finally {
-    storing.value = false;
-  }
+  if ((await storing.ask(name, number, vector)) === null) return;
+  await library.load();
+  showCard(vector);
+  if (featureName.value === vector) featureName.value = ""; // the next one may be chosen already
+  if (feature.value === number) feature.value = null;
 }

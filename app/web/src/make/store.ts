@@ -1,24 +1,56 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Job } from "../api/types";
-import { concepts } from "../compare/store";
-import { remembered } from "../frame/remembered";
-import { type PairRow, parsePairs } from "../maths/table";
-import { complete, warningsFor } from "./warnings";
-import { error, makeByJob, name, nameProblem } from "./work";
+import { type ConceptDetail, conceptDetails, concepts, describePoles } from "../core/concepts";
+import { begin } from "../core/jobs";
+import { capabilities } from "../core/server";
+import { remembered, textOr } from "../core/state";
+import { type PairRow, parsePairs, words } from "../maths/text";
+import { dictionaries } from "./dictionary";
+import { error, name, nameProblem } from "./work";
 
-export type Source = "pairs" | "concept" | "describe" | "dictionary" | "transfer";
+const SOURCES = {
+  pairs: "Pairs",
+  concept: "Concept",
+  describe: "Trait",
+  dictionary: "Dictionary",
+  transfer: "Another model",
+} as const;
+export type Source = keyof typeof SOURCES;
 
 export const LEAST_PAIRS = 2;
 const NO_ROW: PairRow = { positive: "", negative: "" };
 
 const NO_ROWS: readonly PairRow[] = [NO_ROW, NO_ROW, NO_ROW];
 
-export const source = signal<Source>("pairs");
+const chosenSource = remembered<Source>("source", "pairs", (before) => (String(before) in SOURCES ? (before as Source) : undefined)); // biome-ignore format: one line
+
+/** The sources that this server can serve, with their words. */
+export const sources = computed(() =>
+  (Object.entries(SOURCES) as [Source, string][]).filter(([one]) => {
+    if (one === "dictionary") return (dictionaries.data.value ?? []).length > 0;
+    return one !== "transfer" || capabilities.value?.second_model === true;
+  }),
+);
+
+/** Where the vector comes from. */
+export const source = computed<Source>(() =>
+  sources.value.some(([one]) => one === chosenSource.value) ? chosenSource.value : "pairs",
+);
+
+export function chooseSource(next: Source): void {
+  chosenSource.value = next;
+  error.value = null;
+}
+
 export const rows = remembered("pairs", NO_ROWS, (before) => (Array.isArray(before) && before.every(isRow) ? before : undefined)); // biome-ignore format: one line
-export const concept = signal("");
+export const concept = remembered("concept", "", textOr);
+
 /** Whether the pairs of the concept are being read, to be edited. */
 export const adding = signal(false);
+
+/** What the sides of one's own pairs do, in words: the ends of the dial, and what the model is told next to steering. */
+export const sides = remembered("sides", NO_ROW, (before) => (isRow(before) ? before : undefined));
 export const trait = remembered("trait", { trait: "", opposite: "" }, (before) => {
   const { trait, opposite } = before as { trait: unknown; opposite: unknown };
   return typeof trait === "string" && typeof opposite === "string" ? { trait, opposite } : undefined;
@@ -75,35 +107,31 @@ export function chooseConcept(chosen: string): void {
 /** The rows that came from a concept. A row that was edited since is another object, and the user's own. */
 let ofConcept: ReadonlySet<PairRow> = new Set();
 
-interface ConceptDetail {
-  data: { positive: unknown; negative: unknown }[];
-}
-
 /**
  * Adds the pairs of the chosen concept below one's own, to be edited. They take the place of those of a concept that was added before, so
  * that two concepts are not mixed. Pairs that are there already are not added again.
  */
 export async function addConceptPairs(): Promise<void> {
   const chosen = concept.value;
-  const isLate = () => concept.value !== chosen || source.value !== "concept";
+  const query = conceptDetails.of(chosen);
   adding.value = true;
   error.value = null;
-  try {
-    const params = { path: { name: chosen } };
-    const { data } = await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params }));
-    if (isLate()) return;
-    const before = written().filter((row) => !ofConcept.has(row));
-    const known = new Set(before.map((row) => JSON.stringify([row.positive, row.negative])));
-    const pairs = data.map((pair) => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }));
-    const added = pairs.filter((row) => !known.has(JSON.stringify([row.positive, row.negative])));
-    ofConcept = new Set(added);
-    rows.value = [...before, ...added, NO_ROW];
-    source.value = "pairs";
-  } catch (failure) {
-    if (!isLate()) error.value = failure;
-  } finally {
-    adding.value = false;
-  }
+  const detail = await query.load();
+  adding.value = false;
+  if (concept.value !== chosen || source.value !== "concept") return;
+  if (detail === null) error.value = query.error.value;
+  else usePairs(detail);
+}
+
+function usePairs({ positive, negative, data }: ConceptDetail): void {
+  const before = written().filter((row) => !ofConcept.has(row));
+  const known = new Set(before.map((row) => JSON.stringify([row.positive, row.negative])));
+  const pairs = data.map((pair) => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }));
+  const added = pairs.filter((row) => !known.has(JSON.stringify([row.positive, row.negative])));
+  ofConcept = new Set(added);
+  rows.value = [...before, ...added, NO_ROW];
+  sides.value = { positive: positive ?? "", negative: negative ?? "" };
+  chooseSource("pairs");
 }
 
 function textOf(text: unknown): string {
@@ -113,16 +141,79 @@ function textOf(text: unknown): string {
 }
 
 function extractBody(): object {
-  if (source.value === "concept") return { concept: concept.value };
-  if (source.value === "describe") return { describe: trait.value, description: trait.value.trait };
-  return { pairs: complete(rows.value) };
+  if (source.value === "describe")
+    return { describe: trait.value, description: describePoles(trait.value.trait, trait.value.opposite) };
+  if (source.value === "pairs")
+    return { pairs: complete(rows.value), description: describePoles(sides.value.positive, sides.value.negative) };
+  const known = concepts.value.find((one) => one.name === concept.value);
+  const description = known && describePoles(known.positive, known.negative);
+  return { concept: concept.value, ...(description ? { description } : {}) };
 }
 
 /** Finds the vector in examples. */
-export async function extract(): Promise<void> {
+export function extract(): void {
   if (problem.value !== null) return;
   const body = { name: name.value, method: method.value, ...extractBody() };
-  await makeByJob("extract", body.name, (options) =>
+  begin({ place: "make", kind: "extract", vector: body.name }, (options) =>
     dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
   );
+}
+
+/** As the server judges it. */
+const ENOUGH = 20;
+const LENGTH_RATIO = 1.5;
+const SHARED_WORDS = 0.08;
+
+/** Returns the rows that have both sides. */
+export function complete(rows: readonly PairRow[]): PairRow[] {
+  return rows.filter((row) => row.positive.trim() !== "" && row.negative.trim() !== "");
+}
+
+/** Says what may make the vector worse, while the examples are still being written. */
+export function warningsFor(rows: readonly PairRow[]): string[] {
+  const pairs = complete(rows);
+  if (pairs.length === 0) return [];
+  const found: string[] = [];
+  const unfinished = rows.filter((row) => (row.positive.trim() === "") !== (row.negative.trim() === "")).length;
+  if (unfinished > 0) found.push(`${count(unfinished, "pair has", "pairs have")} only one side and will be left out.`);
+  if (pairs.length < ENOUGH)
+    found.push(
+      `${count(pairs.length, "pair is", "pairs are")} few: the quality cannot be measured well below ${ENOUGH}.`,
+    );
+  const equal = pairs.filter((row) => row.positive.trim() === row.negative.trim()).length;
+  if (equal > 0) found.push(`${count(equal, "pair has", "pairs have")} the same text on both sides.`);
+  const repeated = pairs.length - new Set(pairs.map((row) => `${row.positive}\u0000${row.negative}`)).size;
+  if (repeated > 0) found.push(`${count(repeated, "pair is", "pairs are")} there twice.`);
+  found.push(...lengthWarning(pairs), ...topicWarning(pairs));
+  return found;
+}
+
+function lengthWarning(pairs: readonly PairRow[]): string[] {
+  const total = (side: keyof PairRow) => pairs.reduce((sum, row) => sum + row[side].trim().length, 0);
+  const [positive, negative] = [total("positive"), total("negative")];
+  const ratio = Math.max(positive, negative) / Math.max(Math.min(positive, negative), 1);
+  if (ratio < LENGTH_RATIO) return [];
+  const longer = positive > negative ? "positive" : "negative";
+  return [
+    `The lengths differ: the ${longer} texts are ${ratio.toFixed(1)} times as long. The vector may learn length.`,
+  ];
+}
+
+function topicWarning(pairs: readonly PairRow[]): string[] {
+  const apart = pairs.filter((row) => shared(row) < SHARED_WORDS).length;
+  if (apart * 2 < pairs.length) return [];
+  return ["The two sides share few words. Is it the same topic on both? The vector may learn the topic."];
+}
+
+/** The share of words that both sides of a pair have, from 0 to 1. */
+function shared(row: PairRow): number {
+  const [a, b] = [row.positive, row.negative].map(
+    (text) => new Set(words(text.toLowerCase()).map((word) => word.trim().replace(/[^\p{L}\p{N}]/gu, ""))),
+  ) as [Set<string>, Set<string>];
+  const both = [...a].filter((word) => b.has(word)).length;
+  return both / Math.max(new Set([...a, ...b]).size, 1);
+}
+
+function count(n: number, one: string, many: string): string {
+  return n === 1 ? `1 ${one}` : `${n} ${many}`;
 }

@@ -1,12 +1,10 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Job, TransferRequest } from "../api/types";
-import { capabilities } from "../frame/server";
-import { linesOf } from "../maths/table";
-import { LEAST_PAIRS, rows } from "./store";
-import type { VectorFile } from "./vectorFile";
-import { complete } from "./warnings";
-import { makeByJob, name, nameProblem } from "./work";
+import { begin } from "../core/jobs";
+import { linesOf } from "../maths/text";
+import { complete, LEAST_PAIRS, rows } from "./store";
+import { name, nameProblem } from "./work";
 
 /** Where the second model's direction comes from: it learns it from the pairs, or a file has its numbers. */
 export type Origin = "learned" | "file";
@@ -60,7 +58,6 @@ export function takeFile(found: VectorFile): void {
 export const transferProblem = computed<string | null>(() => {
   const wrong = nameProblem(name.value);
   if (wrong !== null) return wrong;
-  if (capabilities.value?.second_model === false) return "This server has no second model.";
   if (fields.value.origin === "file" && file.value === null) return "Open the file of the vector.";
   const given = linesOf(fields.value.anchors).length;
   if (given > 0 && given < LEAST_ANCHORS) return `Write at least ${LEAST_ANCHORS} anchor texts, or none.`;
@@ -88,10 +85,93 @@ export function transferBody(): TransferRequest {
 }
 
 /** Carries the vector over. */
-export async function carryOver(): Promise<void> {
+export function carryOver(): void {
   if (transferProblem.value !== null) return;
   const body = transferBody();
-  await makeByJob("transfer", body.name, (options) =>
+  begin({ place: "make", kind: "transfer", vector: body.name }, (options) =>
     dataOf<Job>(api.POST("/v1/vectors/transfer", { body, ...options })),
   );
+}
+
+/** A vector of another model, as this server or one like it exports it. */
+export interface VectorFile {
+  name: string;
+  model: string;
+  /** Its layers in order; the one to begin with is the middle recommended one. */
+  layers: number[];
+  begin: number;
+  directions: ReadonlyMap<number, readonly number[]>;
+}
+
+interface Facts {
+  name?: unknown;
+  model?: unknown;
+  recommended?: { layers?: unknown } | null;
+}
+
+const HEADER_AT = 8;
+const FLOAT_BYTES = 4;
+
+/** Reads an exported vector, JSON or safetensors. Throws an error that says what the file lacks. */
+export function parseVectorFile(bytes: ArrayBuffer): VectorFile {
+  const first = new Uint8Array(bytes.slice(0, HEADER_AT + 1));
+  if (first[HEADER_AT] === 0x7b && first[0] !== 0x7b) return fromSafetensors(bytes);
+  return fromJson(new TextDecoder().decode(bytes));
+}
+
+function fromJson(text: string): VectorFile {
+  let value: (Facts & { directions?: unknown }) | null;
+  try {
+    value = JSON.parse(text) as typeof value;
+  } catch {
+    throw new Error("The file is neither a vector exported as JSON nor one exported as safetensors.");
+  }
+  const given = value?.directions;
+  if (typeof given !== "object" || given === null)
+    throw new Error('The file has no "directions": export the vector as JSON or safetensors.');
+  const directions = Object.entries(given as Record<string, unknown>).map(([layer, numbers]) => {
+    if (!Array.isArray(numbers) || !numbers.every((one) => typeof one === "number"))
+      throw new Error(`Layer ${layer} of the file is not a list of numbers.`);
+    return [Number(layer), numbers as number[]] as const;
+  });
+  return vectorOf(value ?? {}, directions);
+}
+
+function fromSafetensors(bytes: ArrayBuffer): VectorFile {
+  const length = Number(new DataView(bytes).getBigUint64(0, true));
+  const start = HEADER_AT + length;
+  if (start > bytes.byteLength) throw new Error("The file ends inside its header.");
+  const header = JSON.parse(new TextDecoder().decode(bytes.slice(HEADER_AT, start))) as Record<string, unknown>;
+  const entries = (header.__metadata__ ?? {}) as { steering_vector?: string };
+  const facts = JSON.parse(entries.steering_vector ?? "{}") as Facts & { labels?: { name?: unknown } };
+  const directions = Object.entries(header).flatMap(([tensor, about]) => {
+    const layer = /^layer\.(\d+)$/.exec(tensor)?.[1];
+    return layer === undefined ? [] : [[Number(layer), numbersOf(bytes, start, tensor, about)] as const];
+  });
+  return vectorOf({ ...facts, name: facts.labels?.name }, directions);
+}
+
+function numbersOf(bytes: ArrayBuffer, start: number, tensor: string, about: unknown): number[] {
+  const { dtype, data_offsets } = about as { dtype?: string; data_offsets?: [number, number] };
+  if (dtype !== "F32" || !data_offsets) throw new Error(`${tensor} is ${dtype}; only F32 is read here.`);
+  const [from, to] = data_offsets.map((offset) => start + offset) as [number, number];
+  if (to > bytes.byteLength) throw new Error("The file ends inside its numbers.");
+  const view = new DataView(bytes, from, to - from);
+  return Array.from({ length: (to - from) / FLOAT_BYTES }, (_, index) => view.getFloat32(index * FLOAT_BYTES, true));
+}
+
+function vectorOf(facts: Facts, given: readonly (readonly [number, readonly number[]])[]): VectorFile {
+  const directions = new Map([...given].sort(([one], [other]) => one - other));
+  const layers = [...directions.keys()];
+  const first = layers[0];
+  if (first === undefined) throw new Error("The file has no direction at any layer.");
+  const known = Array.isArray(facts.recommended?.layers) ? (facts.recommended.layers as unknown[]) : [];
+  const recommended = known.filter((layer): layer is number => directions.has(layer as number));
+  return {
+    name: typeof facts.name === "string" ? facts.name : "",
+    model: typeof facts.model === "string" ? facts.model : "",
+    layers,
+    begin: recommended[recommended.length >> 1] ?? first,
+    directions,
+  };
 }

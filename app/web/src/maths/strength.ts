@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
 
-export type StrengthWord = "off" | "barely" | "clear" | "strong" | "may break text" | "breaks text";
+export type StrengthWord = "off" | "barely" | "clearly" | "strongly" | "may become incoherent" | "not shown to steer";
 
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */
 export interface StrengthZones {
@@ -26,7 +26,8 @@ interface RangeFields {
 export function zonesOf(vector: Vector, sign: number, norms: readonly number[], bound = DOSE_BREAKS): StrengthZones {
   const recommended = vector.recommended as RangeFields | null;
   const measured = recommended?.basis ? recommended.basis === "measured" : Boolean(vector.quality?.dose_response);
-  const side = pair(sign < 0 ? (recommended?.negative ?? recommended?.strength) : recommended?.strength);
+  const [own, other] = sign < 0 ? ["negative" as const, "strength" as const] : ["strength" as const, "negative" as const]; // biome-ignore format: one line
+  const side = pair(recommended?.[own] ?? recommended?.[other]);
   if (side) return { ...side, measured };
   const tried = pair(recommended?.strengths_to_try);
   if (tried) return { ...tried, measured: false };
@@ -42,6 +43,15 @@ function pair(range: Range): { low: number; high: number } | null {
   return { low, high };
 }
 
+/** Whether the card shows that a vector steers toward a side: of `sign`, or of either one without it. null: that was not measured. */
+export function isShown(vector: Vector, sign?: number): boolean | null {
+  if (vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer/.test(warning))) return false;
+  const { strength, negative, basis } = (vector.recommended ?? {}) as RangeFields;
+  if (!vector.quality?.dose_response) return null;
+  if (basis !== "measured") return strength || negative ? true : null;
+  return sign === undefined ? Boolean(strength || negative) : Boolean(sign < 0 ? negative : strength);
+}
+
 /** Returns the planned relative dose of an add in unit `scale`: |strength| x scale / typical norm, largest over layers. */
 export function doseOf(vector: Vector, strength: number, layers: readonly number[], norms: readonly number[]): number {
   const doses = layers.map((layer) => {
@@ -52,19 +62,22 @@ export function doseOf(vector: Vector, strength: number, layers: readonly number
   return Math.max(0, ...doses);
 }
 
-/** Says in words what a strength does. */
-export function wordFor(strength: number, zones: StrengthZones): StrengthWord {
+/** Says in words what a strength does. `shown`: whether the card shows that the vector steers to this side. */
+export function wordFor(strength: number, zones: StrengthZones, shown: boolean | null = null): StrengthWord {
   const size = Math.abs(strength);
   if (size === 0) return "off";
+  if (size > zones.high) return "may become incoherent";
+  if (shown === false) return "not shown to steer";
   if (size < zones.low) return "barely";
-  if (size <= zones.low + (zones.high - zones.low) / 2) return "clear";
-  if (size <= zones.high) return "strong";
-  return zones.measured ? "breaks text" : "may break text";
+  return size <= zones.low + (zones.high - zones.low) / 2 ? "clearly" : "strongly";
 }
 
-/** Returns the end of a slider that shows the zones of both sides and some of what lies beyond. */
-export function sliderEnd(negative: StrengthZones, positive: StrengthZones): number {
-  const end = 1.5 * Math.max(negative.high, positive.high);
-  const step = end > 10 ? 1 : end > 2 ? 0.5 : 0.1;
-  return Math.ceil(end / step) * step;
+/** How far a slider goes beyond the end of what was measured. */
+const BEYOND = 1.3;
+
+/** Returns the end of one side of a slider. */
+export function sliderEnd({ high }: StrengthZones): number {
+  const end = BEYOND * high;
+  const step = end > 10 ? 1 : 0.05;
+  return Number((Math.ceil(end / step) * step).toFixed(2));
 }

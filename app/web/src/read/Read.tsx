@@ -1,15 +1,13 @@
 import "../styles/read.css";
 import { useEffect } from "preact/hooks";
-import { followLink } from "../frame/links";
-import { open } from "../frame/places";
-import { LinkProblem, ShareLink } from "../frame/ShareLink";
-import { useActions } from "../frame/shortcuts";
-import { vectors, vectorsAwaited } from "../frame/vectors";
+import { open } from "../core/places";
+import { vectors, vectorsAwaited } from "../core/vectors";
+import { useActions } from "../frame/dialogs";
+import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
 import { Button } from "../ui/Button";
+import { of, Segments, typed } from "../ui/fields";
 import { ErrorNote, Warnings } from "../ui/Note";
-import { Segments } from "../ui/Segments";
-import { ReadingPanel } from "./ReadingPanel";
-import { Standouts } from "./Standouts";
+import { ReadingPanel, Standouts } from "./ReadingPanel";
 import {
   busy,
   error,
@@ -25,6 +23,8 @@ import {
   text,
 } from "./store";
 
+const KINDS = { text: "Text", conversation: "Conversation" } as const;
+
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
   useEffect(() => useActions({ run: () => void read(), stop }), []);
@@ -36,7 +36,7 @@ export default function Read() {
       <ErrorNote error={error.value} />
       <Warnings of={reading.value?.warnings} />
       {reading.value ? (
-        <div class="read" aria-busy={busy.value}>
+        <div class={`read ${busy.value ? "stale" : ""}`} aria-busy={busy.value}>
           <Standouts />
           <ReadingPanel />
         </div>
@@ -52,30 +52,23 @@ export default function Read() {
 
 function WhatIsRead() {
   const noVectors = (vectors.value ?? []).length === 0;
-  const disabled = noVectors || missing.value !== null;
+  const { value, onChange } = of(text);
   return (
     <section class="panel stack" aria-label="What is read">
-      <Segments
-        label="Kind"
-        value={kind.value}
-        options={[
-          ["text", "Text"],
-          ["conversation", "Conversation"],
-        ]}
-        onChange={(next) => {
-          kind.value = next;
-        }}
-      />
-      {kind.value === "text" ? <TextField /> : <ConversationFields />}
+      <Segments label="Kind" options={KINDS} {...of(kind)} />
+      {kind.value === "text" ? (
+        <textarea aria-label="Text to read" rows={4} dir="auto" value={value} {...typed(onChange)} />
+      ) : (
+        <ConversationFields />
+      )}
       <div class="row">
-        <Button kind="primary" disabled={disabled || busy.value} onClick={() => void read()}>
-          {busy.value ? "Reading" : "Read it"}
-        </Button>
-        {busy.value && (
-          <button type="button" onClick={stop}>
-            Stop
-          </button>
-        )}
+        <Button
+          label={busy.value ? "Reading" : "Read it"}
+          kind="primary"
+          disabled={noVectors || missing.value !== null || busy.value}
+          onClick={() => void read()}
+        />
+        {busy.value && <Button label="Stop" onClick={stop} />}
         <ShareLink view="read" state={readState} />
         {noVectors && <NothingToReadFor />}
         {!noVectors && missing.value && <span class="small muted">{missing.value}</span>}
@@ -92,28 +85,13 @@ function NothingToReadFor() {
   return (
     <>
       <span class="muted">The library is empty, so there is nothing to read for.</span>
-      <button type="button" onClick={() => open("make")}>
-        Make a vector
-      </button>
+      <Button label="Make a vector" onClick={() => open("make")} />
     </>
   );
 }
 
-function TextField() {
-  return (
-    <textarea
-      aria-label="Text to read"
-      rows={4}
-      dir="auto"
-      value={text.value}
-      onInput={(event) => {
-        text.value = event.currentTarget.value;
-      }}
-    />
-  );
-}
-
 function ConversationFields() {
+  const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
   return (
     <div class="stack">
       {messages.value.map((message, index) => (
@@ -132,22 +110,16 @@ function ConversationFields() {
             rows={2}
             dir="auto"
             value={message.content}
-            onInput={(event) => setMessage(index, { content: event.currentTarget.value })}
+            {...typed((content) => setMessage(index, { content }))}
           />
-          <button
-            type="button"
-            class="quiet"
-            onClick={() => (messages.value = messages.value.filter((_, at) => at !== index))}
-          >
+          <button type="button" class="quiet" onClick={() => remove(index)}>
             <span aria-hidden="true">✕</span>
             <span class="visually-hidden">Remove message {index + 1}</span>
           </button>
         </div>
       ))}
       <div class="row">
-        <button type="button" onClick={addMessage}>
-          Add a message
-        </button>
+        <Button label="Add a message" onClick={addMessage} />
       </div>
     </div>
   );

@@ -1,28 +1,29 @@
 import { change } from "../compare/draft";
 import { addVector } from "../compare/store";
-import { open } from "../frame/places";
-import { vectorNamed } from "../frame/vectors";
+import { poleAt, polesOf } from "../core/concepts";
+import { open } from "../core/places";
+import { vectorNamed } from "../core/vectors";
 import { bulkOf, fullScale, magnitude, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { Chart } from "../ui/Chart";
-import { busy, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
+import { lookOf, ScoreLegend } from "../ui/Coloured";
+import { busy, choose, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
 import type { Turn } from "./turns";
 
 /** The text coloured by one vector at one layer, the curve over it, and the way to steering against it. */
 export function ReadingPanel() {
   const name = chosen.value;
   if (name === null) return null;
+  const poles = polesOf(name);
   return (
     <div class="stack">
       <section class="panel stack" aria-label={`Reading of ${name}`}>
         <div class="row between">
           <h2>{name}</h2>
-          <button type="button" onClick={() => steerAgainst(name)}>
-            Steer against this
-          </button>
+          <Button label="Steer against this" onClick={() => steerAgainst(name)} />
         </div>
         <LayerPicker name={name} />
-        <Legend />
+        <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
         <ColouredTurns />
       </section>
       <Curves name={name} />
@@ -37,54 +38,32 @@ function centred(): { scores: readonly (number | null)[]; full: number; middle: 
   const values = shown.map((token) => scores[token.index]).filter((one): one is number => typeof one === "number");
   const standout = reading.value?.standouts.find((one) => one.vector === chosen.value);
   const vector = chosen.value ? vectorNamed(chosen.value) : undefined;
-  const middle = (vector as { centred?: boolean } | undefined)?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
-  const full = fullScale(
-    values.map((value) => value - middle),
-    0.5,
-  );
-  return { scores, full, middle };
+  const middle = vector?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
+  const away = values.map((value) => value - middle);
+  return { scores, full: fullScale(away, 0.5), middle };
 }
 
 function ColouredTurns() {
   const { scores, full, middle } = centred();
+  const markOf = (index: number) => {
+    const score = scores[index];
+    return lookOf({ score: typeof score === "number" && index > 0 ? score - middle : null, full });
+  };
   return (
     <>
       {(reading.value?.turns ?? []).map((turn, index) => (
         <div key={index}>
           {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
           <p class="tokens" dir="auto">
-            {turn.tokens.map((token) => {
-              const score = scores[token.index];
-              const value = typeof score === "number" && token.index > 0 ? score - middle : 0;
-              return (
-                <span
-                  key={token.index}
-                  class={value < 0 ? "token below" : "token above"}
-                  style={{ "--m": magnitude(value, full) }}
-                  title={signed(score)}
-                >
-                  {token.text}
-                </span>
-              );
-            })}
+            {turn.tokens.map((token) => (
+              <span key={token.index} {...markOf(token.index)} title={signed(scores[token.index])}>
+                {token.text}
+              </span>
+            ))}
           </p>
         </div>
       ))}
     </>
-  );
-}
-
-function Legend() {
-  return (
-    <span class="row small legend">
-      <span class="below" style={{ "--m": 1 }}>
-        toward −
-      </span>
-      <span>usual for this text</span>
-      <span class="above" style={{ "--m": 1 }}>
-        toward +
-      </span>
-    </span>
   );
 }
 
@@ -94,9 +73,12 @@ function LayerPicker({ name }: { name: string }) {
     return (
       <div class="row">
         <span>layer {layer.value}</span>
-        <Button kind="quiet" disabled={busy.value} onClick={() => void readAllLayers(name)}>
-          Read at every layer
-        </Button>
+        <Button
+          label="Read at every layer"
+          kind="quiet"
+          disabled={busy.value}
+          onClick={() => void readAllLayers(name)}
+        />
       </div>
     );
   return (
@@ -108,9 +90,7 @@ function LayerPicker({ name }: { name: string }) {
         min={0}
         max={layers.length - 1}
         value={Math.max(layers.indexOf(layer.value ?? 0), 0)}
-        onInput={(event) => {
-          layer.value = layers[event.currentTarget.valueAsNumber] ?? null;
-        }}
+        onInput={(event) => (layer.value = layers[event.currentTarget.valueAsNumber] ?? null)}
       />
       <output class="number">{layer.value}</output>
     </label>
@@ -157,12 +137,15 @@ function smoothed(values: readonly (number | null)[]): (number | null)[] {
   return values.map((_, index) => medianOf(values.slice(Math.max(0, index - reach), index + reach + 1)));
 }
 
-/** Opens Compare with the vector against what the text says; a conversation is asked again from its last question. */
-function steerAgainst(name: string): void {
+/**
+ * Opens Compare with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
+ * last question.
+ */
+export function steerAgainst(name: string): void {
   const vector = vectorNamed(name);
   if (!vector) return;
   const z = reading.value?.standouts.find((one) => one.vector === name)?.z ?? 0;
-  change({ controls: [], instruction: null, reader: null });
+  change({ instruction: null, reader: name });
   addVector(vector, z > 0 ? -1 : 1);
   const source = reading.value?.source;
   if (source && "messages" in source) {
@@ -171,4 +154,60 @@ function steerAgainst(name: string): void {
     if (question) change({ prompt: question.content, history: source.messages.slice(0, last), raw: false });
   }
   open("compare");
+}
+
+/** Deviations from neutral texts that count as standing out. */
+const STANDS_OUT = 2;
+const FULL = 8;
+
+/** The concepts of the library, what stands out first, in the words of the pole to which the text leans. */
+export function Standouts() {
+  const list = reading.value?.standouts ?? [];
+  const strong = list.filter((one) => stands(one.z)).length;
+  return (
+    <section class="panel stack" aria-label="Concepts">
+      <h2>{strong === 0 ? "Nothing stands out" : `${strong} of ${list.length} stand out`}</h2>
+      <ul class="standouts">
+        {list.map((one) => (
+          <li key={one.vector}>
+            <button
+              type="button"
+              aria-pressed={one.vector === chosen.value}
+              onClick={() => choose(one.vector)}
+              title={`Read at layer ${one.layer}; in standard deviations of neutral texts`}
+            >
+              <span class="name">
+                <strong>{stands(one.z) ? poleAt(one.vector, one.z ?? 0) : "not unusual"}</strong>{" "}
+                <span class="small muted">{one.vector}</span>
+              </span>
+              <Bar z={one.z} />
+              <span class="number small">{signed(one.z, 1)}</span>
+              {stands(one.z) && one.carriers.length > 0 && (
+                <span class="carriers small muted">in: {one.carriers.join(", ")}</span>
+              )}
+            </button>
+          </li>
+        ))}
+      </ul>
+      <p class="small muted">
+        How many standard deviations the text lies from neutral texts. Beyond ±{STANDS_OUT} is unusual; the words that
+        carry a concept most stand below it. The neutral texts are plain sentences: another kind of text lies further
+        from them by its form alone.
+      </p>
+    </section>
+  );
+}
+
+function stands(z: number | null): boolean {
+  return Math.abs(z ?? 0) >= STANDS_OUT;
+}
+
+function Bar({ z }: { z: number | null }) {
+  const share = magnitude(z ?? 0, FULL) * 50;
+  const minus = (z ?? 0) < 0;
+  return (
+    <span class="deviation" aria-hidden="true">
+      <span class={minus ? "minus" : "plus"} style={{ width: `${share}%`, left: minus ? `${50 - share}%` : "50%" }} />
+    </span>
+  );
 }

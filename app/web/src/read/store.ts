@@ -1,11 +1,10 @@
 import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { isMessage } from "../api/messages";
-import type { Explanation, Message, Readout } from "../api/types";
-import { remembered, textOr } from "../frame/remembered";
-import { limit } from "../frame/server";
-import { vectors } from "../frame/vectors";
-import { nameOf, type Standout, standoutsOf } from "./standing";
+import { type Explanation, isMessage, type Message, type Readout } from "../api/types";
+import { Query } from "../core/query";
+import { limit } from "../core/server";
+import { remembered, textOr } from "../core/state";
+import { vectors } from "../core/vectors";
 import { type Turn, turnsOf } from "./turns";
 
 export type Kind = "text" | "conversation";
@@ -30,8 +29,6 @@ const EXAMPLE: readonly Message[] = [
 export const messages = remembered("conversation", EXAMPLE, (before) =>
   Array.isArray(before) && before.every(isMessage) ? before : undefined,
 );
-export const busy = signal(false);
-export const error = signal<unknown>(null);
 
 /** What is sent to be read. */
 export type Source = { texts: string[] } | { messages: Message[] };
@@ -47,7 +44,13 @@ interface Reading {
   warnings: readonly string[];
 }
 
-export const reading = signal<Reading | null>(null);
+/** What was read last: a text against all concepts, then one more concept or layer of it. */
+const question = new Query((stop, read: (stop: AbortSignal) => Promise<Reading | null>) => read(stop));
+export const { busy, error } = question;
+export const reading = question.data;
+
+/** Gives up the reading that runs. */
+export const stop = () => question.stop();
 export const chosen = signal<string | null>(null);
 export const layer = signal<number | null>(null);
 
@@ -77,39 +80,21 @@ function contentsOf(given: Source): { role: string; content: string }[] {
   return "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
 }
 
-let abort: AbortController | null = null;
-
 /** Whether the reading that runs is of a text; else it is of one more concept of the text that is shown. */
 let ofText = false;
-
-/** Does one reading. The one before is given up, so that only the newest is shown; `use` is not called after a stop. */
-async function newest<T>(ask: (signal: AbortSignal) => Promise<T>, use: (answer: T) => void): Promise<void> {
-  abort?.abort();
-  const stopper = new AbortController();
-  abort = stopper;
-  busy.value = true;
-  error.value = null;
-  try {
-    const answer = await ask(stopper.signal);
-    if (!stopper.signal.aborted) batch(() => use(answer));
-  } catch (failure) {
-    if (!stopper.signal.aborted) error.value = failure;
-  } finally {
-    if (abort === stopper) busy.value = false;
-  }
-}
-
-/** Gives up the reading that runs. */
-export function stop(): void {
-  abort?.abort();
-}
 
 /** Finds the concepts that stand out against neutral texts, then reads the text token by token against each of them. */
 export async function read(): Promise<void> {
   if ((vectors.value ?? []).length === 0 || missing.value !== null) return;
   const given = source();
   ofText = true;
-  await newest((signal) => ask(given, signal), show);
+  const found = await question.ask((stop) => ask(given, stop));
+  if (found === null || found !== reading.value) return;
+  const names = [...found.scores.keys()];
+  batch(() => {
+    if (chosen.value === null || !names.includes(chosen.value)) chosen.value = names[0] ?? null;
+    layer.value = usualLayer();
+  });
 }
 
 async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> {
@@ -121,21 +106,15 @@ async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> 
   const answer = await dataOf<Readout>(api.POST("/v1/readout", { body: { ...given, vectors: names }, signal }));
   const found = answer.texts[0];
   if (!found) return null;
+  const turns = turnsOf(found.tokens, contentsOf(given));
+  const shown = new Set(turns.flatMap((turn) => turn.tokens.map((token) => token.index)));
   return {
     source: given,
-    turns: turnsOf(found.tokens, contentsOf(given)),
+    turns,
     scores: new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})])),
-    standouts: standoutsOf(explained, found.tokens),
+    standouts: standoutsOf(explained, found.tokens, shown),
     warnings: explained.warnings,
   };
-}
-
-function show(found: Reading | null): void {
-  if (found === null) return;
-  const names = [...found.scores.keys()];
-  reading.value = found;
-  if (chosen.value === null || !names.includes(chosen.value)) chosen.value = names[0] ?? null;
-  layer.value = usualLayer();
 }
 
 function byLayer(readout: Record<string, { scores: (number | null)[] }>): Map<number, readonly (number | null)[]> {
@@ -153,13 +132,11 @@ async function readOne(name: string, at: { layers?: "all" }): Promise<void> {
   if (!before) return;
   ofText = false;
   const body = { ...before.source, vectors: [name], ...at };
-  await newest(
-    (signal) => dataOf<Readout>(api.POST("/v1/readout", { body, signal })),
-    (answer) => {
-      const scores = new Map(before.scores).set(name, byLayer(answer.texts[0]?.readout[name] ?? {}));
-      reading.value = { ...before, scores };
-    },
-  );
+  const found = await question.ask(async (signal) => {
+    const answer = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
+    return { ...before, scores: new Map(before.scores).set(name, byLayer(answer.texts[0]?.readout[name] ?? {})) };
+  });
+  if (found !== null && chosen.value === name && !knownLayers.value.includes(layer.value ?? -1)) layer.value = usualLayer(); // biome-ignore format: one line
 }
 
 /** What a link to this view holds: what is read, not what was found. */
@@ -179,9 +156,7 @@ export function restoreRead(state: unknown): void {
     messages.value = given.messages;
   } else return;
   if (JSON.stringify(readState()) === before) return;
-  stop();
-  reading.value = null;
-  error.value = null; // it was of the former text
+  question.forget(); // it was of the former text
 }
 
 /** Shows a concept; one that was not read token by token yet is read now, unless another text is being read. */
@@ -201,4 +176,61 @@ function usualLayer(): number | null {
 
 export function setMessage(index: number, part: Partial<Message>): void {
   messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message));
+}
+
+/** A concept of the library as it stands in the text: `z` in standard deviations of neutral texts. */
+export interface Standout {
+  vector: string;
+  layer: number;
+  mean: number | null;
+  z: number | null;
+  /** The words that carry it most, as they stand in the text. */
+  carriers: string[];
+}
+
+const MAX_CARRIERS = 3;
+
+/**
+ * Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
+ * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do.
+ */
+export function standoutsOf(
+  answer: Explanation,
+  tokens: readonly { text: string }[],
+  shown: ReadonlySet<number>,
+): Standout[] {
+  return (answer.texts[0]?.concepts ?? []).map((one) => ({
+    vector: nameOf(one.vector),
+    layer: one.layer,
+    mean: one.score,
+    z: one.z,
+    carriers: carriersOf(
+      one.tokens.map((token) => token.index).filter((index) => shown.has(index)),
+      tokens,
+    ),
+  }));
+}
+
+/** Returns the words around tokens: a token inside a word says little alone. No word comes twice. */
+export function carriersOf(indices: readonly number[], tokens: readonly { text: string }[]): string[] {
+  const words = indices.map((index) => wordAround(index, tokens)).filter((word) => /[\p{L}\p{N}]/u.test(word));
+  return [...new Set(words)].slice(0, MAX_CARRIERS);
+}
+
+function wordAround(index: number, tokens: readonly { text: string }[]): string {
+  const continues = (at: number) => /^[\p{L}\p{N}'’]/u.test(tokens[at]?.text ?? "");
+  let from = index;
+  while (from > 0 && continues(from) && /[\p{L}\p{N}'’]$/u.test(tokens[from - 1]?.text ?? "")) from--;
+  let to = index + 1;
+  while (to < tokens.length && continues(to) && /[\p{L}\p{N}'’]$/u.test(tokens[to - 1]?.text ?? "")) to++;
+  const word = tokens
+    .slice(from, to)
+    .map((token) => token.text)
+    .join("");
+  return word.trim();
+}
+
+/** Returns the name in an id such as `sentiment@3`. */
+export function nameOf(id: string): string {
+  return id.split("@")[0] ?? id;
 }

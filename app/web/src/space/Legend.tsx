@@ -1,5 +1,4 @@
-import { type Corner, LOOKS, markOf } from "./marks";
-import { labelNames, palette } from "./scene";
+import { type Corner, LOOKS, labelNames, markOf, palette } from "./scene";
 import { colourBy, scoredVector } from "./store";
 
 /** What the colours and the marks of the map mean. */

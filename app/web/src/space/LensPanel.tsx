@@ -1,57 +1,43 @@
+import { signal } from "@preact/signals";
+import { api, dataOf } from "../api/client";
 import type { LogitLens } from "../api/types";
+import { interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
+import { Query } from "../core/query";
+import { visible } from "../maths/text";
 import { Button } from "../ui/Button";
+import { of, Segments, typed } from "../ui/fields";
 import { ErrorNote } from "../ui/Note";
-import { Segments } from "../ui/Segments";
-import { cellOf, type LensMode, lens, lensBusy, lensError, mode, prompt, readLens } from "./lens";
+import { Scroll } from "../ui/Table";
+
+const MODES = { plain: "Plain", steered: "Steered", difference: "What changes" } as const;
 
 /** The logit lens: what the model would say next if it stopped at a layer. */
 export function LensPanel() {
-  const answer = lens.value;
-  const steered = answer?.layers[0]?.steered != null;
+  const answer = lens.data.value;
+  const busy = lens.busy.value;
   const names = draft.value.controls.filter((control) => control.on).map((control) => control.vector);
   const submit = (event: Event) => {
     event.preventDefault();
-    void readLens();
+    void lens.ask();
   };
+  const { value, onChange } = of(prompt);
   return (
-    <section class="panel stack" aria-label="Logit lens" aria-busy={lensBusy.value}>
+    <section class="panel stack" aria-label="Logit lens" aria-busy={busy}>
       <h2>Logit lens</h2>
       <p class="small muted">
-        What the model would say next if it stopped at a layer. The answer forms from the bottom row up.
+        What the model would say next if it stopped at a layer. The answer forms from the bottom row up; ␣ and ↵ stand
+        for a space and a line break.
         {names.length > 0
           ? ` Steered as in Compare: ${names.join(", ")}.`
           : " Add vectors in Compare to see it steered."}
       </p>
       <form class="row" onSubmit={submit}>
-        <input
-          type="text"
-          class="grow"
-          aria-label="Text for the logit lens"
-          value={prompt.value}
-          onInput={(event) => {
-            prompt.value = event.currentTarget.value;
-          }}
-        />
-        <Button submit disabled={prompt.value === "" || lensBusy.value}>
-          {lensBusy.value ? "Reading" : "Read"}
-        </Button>
+        <input type="text" class="grow" aria-label="Text for the logit lens" value={value} {...typed(onChange)} />
+        <Button label={busy ? "Reading" : "Read"} submit disabled={value === "" || busy} />
       </form>
-      <ErrorNote error={lensError.value} />
-      {answer && steered && (
-        <Segments<LensMode>
-          label="Reading"
-          value={mode.value}
-          options={[
-            ["plain", "Plain"],
-            ["steered", "Steered"],
-            ["difference", "What changes"],
-          ]}
-          onChange={(next) => {
-            mode.value = next;
-          }}
-        />
-      )}
+      <ErrorNote error={lens.error.value} />
+      {answer?.layers[0]?.steered != null && <Segments label="Reading" options={MODES} {...of(mode)} />}
       {answer && <LensTable answer={answer} />}
     </section>
   );
@@ -60,15 +46,14 @@ export function LensPanel() {
 function LensTable({ answer }: { answer: LogitLens }) {
   const rows = answer.layers.map((_, index) => answer.layers.length - 1 - index);
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll lens" tabIndex={0} role="region" aria-label="Table of predictions by layer and word">
+    <Scroll label="Table of predictions by layer and word" kind="lens">
       <table class="matrix">
         <thead>
           <tr>
             <th scope="col">layer</th>
             {answer.tokens.map((token, index) => (
               <th key={index} scope="col">
-                {token.text}
+                {visible(token.text)}
               </th>
             ))}
           </tr>
@@ -92,6 +77,43 @@ function LensTable({ answer }: { answer: LogitLens }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
+}
+
+export type LensMode = "plain" | "steered" | "difference";
+
+export const prompt = signal("The capital of France is");
+export const mode = signal<LensMode>("plain");
+
+/** What the model would say if it stopped at each layer, plain and with the steering of Compare. */
+export const lens = new Query(async (signal) => {
+  const steering = interventions(draft.value.controls, draft.value.overall);
+  const body = { prompt: prompt.value, steering: steering as never, layers: "all" as const, top_k: 3 };
+  const found = await dataOf<LogitLens>(api.POST("/v1/logit-lens", { body, signal }));
+  if (!found.steering || steering.length === 0) mode.value = "plain";
+  return found;
+});
+
+export interface LensCell {
+  text: string;
+  probability: number;
+  /** Whether steering changed the first prediction. */
+  changed: boolean;
+  title: string;
+}
+
+/** Returns one cell of the heat map. */
+export function cellOf(answer: LogitLens, row: number, token: number, shown: LensMode): LensCell {
+  const layer = answer.layers[row];
+  const plain = layer?.plain[token] ?? [];
+  const steered = layer?.steered?.[token] ?? plain;
+  const list = shown === "plain" ? plain : steered;
+  const first = list[0];
+  return {
+    text: first ? visible(first.text) : "",
+    probability: Math.exp(first?.logprob ?? -99),
+    changed: plain[0]?.id !== steered[0]?.id,
+    title: list.map((one) => `${visible(one.text)} ${(100 * Math.exp(one.logprob ?? -99)).toFixed(1)} %`).join(", "),
+  };
 }

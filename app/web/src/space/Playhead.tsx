@@ -1,6 +1,9 @@
 import { useEffect } from "preact/hooks";
 import { reducedMotion } from "../frame/theme";
-import { layerName, maps, playhead, playing } from "./store";
+import { plain } from "../maths/scales";
+import { Button } from "../ui/Button";
+import { Chart, type Series } from "../ui/Chart";
+import { bestMaps, layerName, maps, playhead, playing } from "./store";
 
 const LAYERS_PER_SECOND = 1.6;
 
@@ -15,9 +18,7 @@ export function Playhead() {
   };
   return (
     <div class="row playhead">
-      <button type="button" onClick={toggle} aria-pressed={playing.value}>
-        {playing.value ? "Pause" : "Play"}
-      </button>
+      <Button label={playing.value ? "Pause" : "Play"} onClick={toggle} pressed={playing.value} />
       <input
         type="range"
         aria-label="Layer"
@@ -58,4 +59,74 @@ function play(last: number): () => void {
   };
   frame = requestAnimationFrame(tick);
   return () => cancelAnimationFrame(frame);
+}
+
+/** How well the labels stand apart at each layer, with the playhead on the curve. */
+export function Separability() {
+  const list = maps.value;
+  const auroc = list.map((map) => map.separability?.auroc ?? null);
+  if (auroc.every((value) => value === null)) return <NoLabels />;
+  const x = list.map((map) => map.layer ?? -1);
+  const bounds = list.map(
+    (map) => (map.separability as { auroc_interval?: [number, number] | null } | null)?.auroc_interval,
+  );
+  const interval: Series[] = bounds.some(Boolean)
+    ? [
+        { label: "low", values: bounds.map((one) => one?.[0] ?? null), look: "low" },
+        { label: "high", values: bounds.map((one) => one?.[1] ?? null), look: "high" },
+      ]
+    : [];
+  return (
+    <section class="panel stack" aria-label="Separability">
+      <Chart
+        title="How well the labels can be separated at each layer (AUROC of a linear reading; −1 is the input)"
+        x={x}
+        xLabel="layer"
+        yRange={[0.3, 1.02]}
+        mark={x[Math.round(playhead.value)] ?? null}
+        series={[...interval, { label: "AUROC", values: auroc, look: "strong" }]}
+        describe={(index) => `${layerName(index)}: ${plain(auroc[index])}`}
+        onPick={(index) => (playhead.value = index)}
+      />
+      <p>{sentence(auroc, Math.round(playhead.value))}</p>
+    </section>
+  );
+}
+
+function NoLabels() {
+  if (maps.value.length === 0) return null;
+  return (
+    <section class="panel" aria-label="Separability">
+      <p class="muted">With a label for each text, a curve here shows at which layers the labels can be separated.</p>
+    </section>
+  );
+}
+
+/** Says what a person is looking at. */
+function sentence(auroc: readonly (number | null)[], at: number): string {
+  const input = auroc[0] ?? 0.5;
+  const here = auroc[at] ?? 0.5;
+  if (at === 0)
+    return input >= 0.9
+      ? `Here only the words themselves count, and they already tell the labels apart (${plain(input)}).`
+      : `Here only the words themselves count; they tell the labels apart with ${plain(input)}, where 0.5 is chance.`;
+  const change = here - input;
+  const trend =
+    change > 0.05
+      ? "The model tells the labels apart better than the words alone do"
+      : change < -0.05
+        ? "The model has moved away from what tells the labels apart"
+        : "The labels are as far apart as in the words alone";
+  return `${trend}: ${plain(here)} here, ${plain(input)} at the input. ${bestWords(auroc)}`;
+}
+
+/** Names the best maps: those that are equally good by the figure shown. */
+function bestWords(auroc: readonly (number | null)[]): string {
+  const best = bestMaps.value;
+  const figure = plain(auroc[best[0] ?? 0]);
+  const [first = 0, ...rest] = best;
+  if (rest.length === 0) return `The best is ${layerName(first)} with ${figure}.`;
+  const listed =
+    best.length > 3 ? [...best.slice(0, 3).map(layerName), `${best.length - 3} more`] : best.map(layerName);
+  return `The best are ${listed.slice(0, -1).join(", ")} and ${listed.at(-1)} with ${figure} each.`;
 }

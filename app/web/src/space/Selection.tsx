@@ -1,9 +1,11 @@
 import { useState } from "preact/hooks";
-import { vectorByName } from "../frame/vectors";
+import { api, dataOf } from "../api/client";
+import type { Job } from "../api/types";
+import { begin, taskOf } from "../core/jobs";
+import { mayDo } from "../core/server";
+import { TaskProgress } from "../frame/JobTray";
 import { Button } from "../ui/Button";
 import { ErrorNote } from "../ui/Note";
-import { Progress } from "../ui/Progress";
-import { error, makeVector, making, name, openCard, stopMaking, stored } from "./making";
 import { drawn, lasso, lassoed, listed, picked, select } from "./store";
 
 const SHOWN_AT_ONCE = 200;
@@ -43,9 +45,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
     <>
       {listed.value !== null && (
         <div class="row">
-          <button type="button" onClick={() => (listed.value = null)}>
-            List all texts
-          </button>
+          <Button label="List all texts" onClick={() => (listed.value = null)} />
         </div>
       )}
       <ul class="texts" aria-label={listed.value === null ? "All texts" : "Selected texts"}>
@@ -82,15 +82,15 @@ function TextList({ texts }: { texts: readonly string[] }) {
 }
 
 function SelectionVector({ positive }: { positive: readonly number[] }) {
+  const [name, setName] = useState("");
   const texts = drawn.value?.set.texts ?? [];
+  const task = taskOf("space");
+  const running = task !== null && !task.ended.value;
   const make = (event: Event) => {
     event.preventDefault();
-    const chosen = new Set(positive);
-    const selected = texts.filter((_, index) => chosen.has(index));
-    const others = texts.filter((_, index) => !chosen.has(index));
-    void makeVector(name.value, selected, others);
+    makeVector(name, positive, texts);
   };
-  const disabled = making.value !== null || name.value === "" || positive.length === texts.length;
+  const disabled = running || name === "" || positive.length === texts.length || !mayDo("write");
   return (
     <form class="stack" onSubmit={make}>
       <p>
@@ -102,38 +102,32 @@ function SelectionVector({ positive }: { positive: readonly number[] }) {
           type="text"
           aria-label="Name of the vector"
           placeholder="my-concept"
-          value={name.value}
-          onInput={(event) => {
-            name.value = event.currentTarget.value.trim().toLowerCase();
-          }}
+          value={name}
+          onInput={(event) => setName(event.currentTarget.value.trim().toLowerCase())}
         />
-        <Button submit kind="primary" disabled={disabled}>
-          {making.value ? "Making it" : "Make a vector"}
-        </Button>
-        <button type="button" onClick={() => lasso([])}>
-          Clear the selection
-        </button>
+        <Button label={running ? "Making it" : "Make a vector"} submit kind="primary" disabled={disabled} />
+        <Button label="Clear the selection" onClick={() => lasso([])} />
       </div>
     </form>
   );
 }
 
-/** How far the vector of a selection is, and what became of it. It is shown whatever is selected now. */
-function VectorState() {
-  const now = making.value;
-  const vector = stored.value;
-  return (
-    <>
-      {now && <Progress message={now.message} done={now.done} total={now.total} onStop={stopMaking} />}
-      <ErrorNote error={error.value} />
-      {vector !== null && vectorByName.value.has(vector) && (
-        <div class="row" role="status">
-          <span>{vector} is in the library.</span>
-          <button type="button" onClick={() => openCard(vector)}>
-            Show its card
-          </button>
-        </div>
-      )}
-    </>
+/** Makes a vector that points from the other texts to the selected ones. */
+export function makeVector(name: string, selected: readonly number[], texts: readonly string[]) {
+  const chosen = new Set(selected);
+  const body = {
+    name,
+    positive: texts.filter((_, index) => chosen.has(index)),
+    negative: texts.filter((_, index) => !chosen.has(index)),
+  };
+  return begin({ place: "space", kind: "extract", vector: name }, (options) =>
+    dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
   );
+}
+
+/** How far the vector of a selection is, or why it was not made. The tray has it once it is there. */
+function VectorState() {
+  const task = taskOf("space");
+  if (task === null) return null;
+  return task.ended.value ? <ErrorNote error={task.error.value} /> : <TaskProgress task={task} />;
 }

@@ -1,18 +1,16 @@
 import "../styles/space.css";
 import { effect, untracked } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { followLink } from "../frame/links";
-import { LinkProblem } from "../frame/ShareLink";
-import { useActions } from "../frame/shortcuts";
-import { vectorByName, vectors, vectorsAwaited } from "../frame/vectors";
+import { stopTasks } from "../core/jobs";
+import { vectorByName, vectors, vectorsAwaited } from "../core/vectors";
+import { DocLink, useActions } from "../frame/dialogs";
+import { followLink, LinkProblem } from "../frame/ShareLink";
 import { ErrorNote, Warnings } from "../ui/Note";
 import { Legend } from "./Legend";
 import { LensPanel } from "./LensPanel";
-import { stopMaking } from "./making";
-import { Playhead } from "./Playhead";
+import { Playhead, Separability } from "./Playhead";
 import { Scatter } from "./Scatter";
 import { Selection } from "./Selection";
-import { Separability } from "./Separability";
 import { SpaceControls } from "./SpaceControls";
 import {
   ALONG_VECTOR,
@@ -27,6 +25,7 @@ import {
   restoreSpace,
   scoredVector,
   scoresBusy,
+  scoresError,
   setName,
   settings,
   stopDrawing,
@@ -53,7 +52,7 @@ function drawFirst(): void {
 
 function stopAll(): void {
   playing.value = false;
-  stopMaking();
+  stopTasks("space");
   stopDrawing();
 }
 
@@ -79,14 +78,21 @@ export default function Space() {
   return (
     <>
       <LinkProblem />
-      <Explanation />
+      <p class="what">
+        Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
+        space: texts that the model takes to be alike lie near each other. The first picture is the layer at which it
+        tells the labels apart best; move the layer to see how it gets there. <DocLink page="latent_space" />
+      </p>
       <SpaceControls />
-      <ErrorNote error={error.value} />
+      <ErrorNote error={error.value ?? scoresError.value} />
       <Warnings of={drawn.value?.answer.warnings} />
-      <div class="space" aria-busy={busy.value || scoresBusy.value > 0 || vectorsAwaited.value}>
+      <div class="space" aria-busy={busy.value || scoresBusy.value || vectorsAwaited.value}>
         <section class="panel stack" aria-label="Map">
+          <Playhead />
           {drawn.value ? (
-            <Scatter />
+            <div class={busy.value ? "stale" : ""}>
+              <Scatter />
+            </div>
           ) : (
             <p class="muted scatter empty">
               {busy.value || vectorsAwaited.value ? "Reading the texts" : <NothingDrawn />}
@@ -94,7 +100,6 @@ export default function Space() {
           )}
           {method.value === ALONG_VECTOR && <Axes />}
           <Legend />
-          <Playhead />
         </section>
         <div class="stack">
           <Separability />
@@ -104,16 +109,6 @@ export default function Space() {
       <LensPanel />
       <VectorMap />
     </>
-  );
-}
-
-function Explanation() {
-  return (
-    <p class="what">
-      Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
-      space: texts that the model takes to be alike lie near each other. The first picture is the input, where only
-      words count; move the layer and watch meaning arrange them.
-    </p>
   );
 }
 

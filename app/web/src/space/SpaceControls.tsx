@@ -1,8 +1,8 @@
+import { capabilities } from "../core/server";
+import { vectors } from "../core/vectors";
 import { ShareLink } from "../frame/ShareLink";
-import { capabilities } from "../frame/server";
-import { vectors } from "../frame/vectors";
-import { FileButton } from "../ui/FileButton";
-import { Segments } from "../ui/Segments";
+import { Button } from "../ui/Button";
+import { ChoiceField, FileButton, named, of, Segments, TextArea } from "../ui/fields";
 import {
   ALONG_VECTOR,
   busy,
@@ -11,6 +11,7 @@ import {
   colourBy,
   dims,
   draw,
+  drawn,
   error,
   loadScores,
   method,
@@ -23,50 +24,87 @@ import {
   vector,
 } from "./store";
 
-const METHOD_WORDS: Readonly<Record<string, string>> = { pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
+const METHOD_WORDS: Readonly<Record<string, string>> = { pca: "PCA", tsne: "t-SNE", umap: "UMAP", [ALONG_VECTOR]: "Along the vector" }; // biome-ignore format: one line
+
+/** What a person calls a way of drawing. */
+export function methodWords(name: string): string {
+  return METHOD_WORDS[name] ?? name;
+}
+
+const DIMENSIONS = [
+  [2, "2-D"],
+  [3, "3-D"],
+] as const;
+const COLOUR_WORDS = { label: "by label", score: "by score of the vector", none: "none" } as const;
+const POSITIONS = { mean: "all words, averaged", last: "the last word" } as const;
 
 /** What is drawn: the texts, the method, the dimensions, the vector and the colours. */
 export function SpaceControls() {
+  const methods = [...(capabilities.value?.projections ?? ["pca"]), ...(vector.value ? [ALONG_VECTOR] : [])];
+  const sets = capabilities.value?.concepts ?? [];
+  const known = setName.value === "own" || sets.includes(setName.value) ? sets : [setName.value, ...sets];
+  const ready = known.map((name) => [name, `${name} (ready set)`] as const);
+  const colour = (by: ColourBy) => {
+    colourBy.value = by;
+    if (by === "score") void loadScores();
+  };
   return (
     <section class="panel stack" aria-label="What is drawn">
       <div class="row controls">
-        <SetField />
+        <ChoiceField
+          label="Texts"
+          options={[...ready, ["own", "my texts"]]}
+          value={setName.value}
+          onChange={(name) => redraw(() => (setName.value = name))}
+        />
         <Segments
           label="Method"
+          options={methods.map((name) => [name, methodWords(name)] as const)}
           value={method.value}
-          options={[
-            ...(capabilities.value?.projections ?? ["pca"]).map((name) => [name, METHOD_WORDS[name] ?? name] as const),
-            ...(vector.value ? ([[ALONG_VECTOR, "Along the vector"]] as const) : []),
-          ]}
           onChange={(name) => redraw(() => (method.value = name))}
         />
-        <Segments
+        <Segments<2 | 3>
           label="Dimensions"
+          options={DIMENSIONS}
           value={method.value === ALONG_VECTOR ? 2 : dims.value}
-          options={[
-            [2, "2-D"],
-            [3, "3-D"],
-          ]}
           onChange={(count) => redraw(() => chooseDimensions(count))}
         />
-        <VectorField />
-        <ColourField />
-        <PositionField />
+        <ChoiceField
+          label="Vector"
+          options={[["", "none"], ...named(vectors.value)]}
+          value={vector.value ?? ""}
+          onChange={(name) => redraw(() => chooseVector(name || null))}
+        />
+        <ChoiceField
+          label="Colour"
+          options={COLOUR_WORDS}
+          disabled={vector.value === null ? ["score"] : []}
+          value={colourBy.value}
+          onChange={colour}
+        />
+        <ChoiceField
+          label="Read at"
+          options={POSITIONS}
+          value={position.value}
+          onChange={(at) => redraw(() => (position.value = at))}
+        />
       </div>
       <div class="row">
         <ShareLink view="space" state={spaceState} />
         <span role="status" class="small">
-          {busy.value ? "Drawing" : scoresBusy.value > 0 && "Reading the scores"}
+          {busy.value ? drawingWords() : scoresBusy.value && "Reading the scores"}
         </span>
-        {busy.value && (
-          <button type="button" onClick={stopDrawing}>
-            Stop
-          </button>
-        )}
+        {busy.value && <Button label="Stop" onClick={stopDrawing} />}
       </div>
       {setName.value === "own" && <OwnTexts />}
     </section>
   );
+}
+
+/** Says what is being drawn, and what is seen until then. */
+export function drawingWords(): string {
+  const before = drawn.value && ` The picture is still ${methodWords(drawn.value.of.method)} of ${drawn.value.of.set}.`;
+  return `Drawing ${methodWords(method.value)}, which may take minutes for many texts.${before ?? ""}`;
 }
 
 function redraw(change: () => void): void {
@@ -80,99 +118,21 @@ function chooseDimensions(count: 2 | 3): void {
   if (count === 3 && method.value === ALONG_VECTOR) method.value = "pca";
 }
 
-function SetField() {
-  const sets = capabilities.value?.concepts ?? [];
-  const known = setName.value === "own" || sets.includes(setName.value);
-  return (
-    <label class="field">
-      <span>Texts</span>
-      <select value={setName.value} onChange={(event) => redraw(() => (setName.value = event.currentTarget.value))}>
-        {(known ? sets : [setName.value, ...sets]).map((name) => (
-          <option key={name} value={name}>
-            {name} (ready set)
-          </option>
-        ))}
-        <option value="own">my texts</option>
-      </select>
-    </label>
-  );
-}
-
-function VectorField() {
-  return (
-    <label class="field">
-      <span>Vector</span>
-      <select
-        value={vector.value ?? ""}
-        onChange={(event) => redraw(() => chooseVector(event.currentTarget.value || null))}
-      >
-        <option value="">none</option>
-        {(vectors.value ?? []).map((one) => (
-          <option key={one.name}>{one.name}</option>
-        ))}
-      </select>
-    </label>
-  );
-}
-
-function ColourField() {
-  const choose = (by: ColourBy) => {
-    colourBy.value = by;
-    error.value = null; // the scores may not have been read before
-    if (by === "score") void loadScores().catch((failure) => (error.value = failure));
+function OwnTexts() {
+  const take = async (file: File) => {
+    ownText.value = await file.text();
   };
   return (
-    <label class="field">
-      <span>Colour</span>
-      <select value={colourBy.value} onChange={(event) => choose(event.currentTarget.value as ColourBy)}>
-        <option value="label">by label</option>
-        <option value="score" disabled={vector.value === null}>
-          by score of the vector
-        </option>
-        <option value="none">none</option>
-      </select>
-    </label>
-  );
-}
-
-function PositionField() {
-  return (
-    <label class="field">
-      <span>Read at</span>
-      <select
-        value={position.value}
-        onChange={(event) => redraw(() => (position.value = event.currentTarget.value === "last" ? "last" : "mean"))}
-      >
-        <option value="mean">all words, averaged</option>
-        <option value="last">the last word</option>
-      </select>
-    </label>
-  );
-}
-
-async function takeTexts(file: File): Promise<void> {
-  ownText.value = await file.text();
-}
-
-function OwnTexts() {
-  return (
     <div class="stack">
-      <label class="field">
-        <span>One text a line; or two columns from a spreadsheet, text and label</span>
-        <textarea
-          rows={6}
-          value={ownText.value}
-          placeholder={"The soup was wonderful\tfood\nThe train was late again\ttravel"}
-          onInput={(event) => {
-            ownText.value = event.currentTarget.value;
-          }}
-        />
-      </label>
+      <TextArea
+        label="One text a line; or two columns from a spreadsheet, text and label"
+        rows={6}
+        placeholder={"The soup was wonderful\tfood\nThe train was late again\ttravel"}
+        {...of(ownText)}
+      />
       <div class="row">
-        <button type="button" class="primary" disabled={ownText.value.trim() === ""} onClick={() => void draw()}>
-          Draw
-        </button>
-        <FileButton accept=".csv,.tsv,.txt" take={takeTexts} onProblem={(problem) => (error.value = problem)}>
+        <Button label="Draw" kind="primary" disabled={ownText.value.trim() === ""} onClick={() => void draw()} />
+        <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (error.value = problem)}>
           Open a CSV file
         </FileButton>
       </div>

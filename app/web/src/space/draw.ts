@@ -1,6 +1,6 @@
 import { colour } from "../frame/theme";
 import { linear } from "../maths/scales";
-import type { Corner } from "./marks";
+import type { Corner } from "./scene";
 
 export interface View {
   width: number;

@@ -1,16 +1,16 @@
 import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { isAbort } from "../api/errors";
 import type { LatentSpace, Readout } from "../api/types";
-import { remembered, textOr } from "../frame/remembered";
-import { limit } from "../frame/server";
-import { type AlignedLayer, aligned, alongVector } from "../maths/procrustes";
+import { type ConceptDetail, conceptDetails } from "../core/concepts";
+import { Query } from "../core/query";
+import { limit } from "../core/server";
+import { remembered, textOr } from "../core/state";
+import { type AlignedLayer, aligned, alongVector } from "../maths/geometry";
 import { meanOf } from "../maths/scales";
-import { type ConceptDetail, conceptTexts, parseTexts, type TextSet } from "./sets";
+import { parseTable } from "../maths/text";
 
 const COLOURS = ["label", "score", "none"] as const;
 export type ColourBy = (typeof COLOURS)[number];
-export type Position = "mean" | "last";
 
 /** "own" for the texts a person typed, else the name of a starter concept. */
 export const setName = signal("sentiment");
@@ -20,14 +20,35 @@ export const dims = signal<2 | 3>(2);
 
 /** The pseudo method whose horizontal axis is the score of the chosen vector. */
 export const ALONG_VECTOR = "vector";
-export const position = signal<Position>("mean");
+export const position = signal<"mean" | "last">("mean");
 export const vector = signal<string | null>(null);
 export const colourBy = signal<ColourBy>("label");
 
-/** What the picture shows; null before the first drawing. */
-export const drawn = signal<{ set: TextSet; answer: LatentSpace; vector: string | null } | null>(null);
-export const busy = signal(false);
-export const error = signal<unknown>(null);
+/** What is drawn and how. */
+export function settings() {
+  return {
+    set: setName.value,
+    ...(setName.value === "own" ? { texts: ownText.value } : {}),
+    method: method.value,
+    dims: dims.value,
+    position: position.value,
+    vector: vector.value,
+    colour: colourBy.value,
+  };
+}
+
+interface Drawn {
+  set: TextSet;
+  answer: LatentSpace;
+  vector: string | null;
+  /** The settings that were drawn. */
+  of: ReturnType<typeof settings>;
+}
+
+/** What the picture shows. */
+const drawing = new Query(ask);
+export const { busy, error } = drawing;
+export const drawn = drawing.data;
 
 /** Where the playhead is: 0 is the first picture (the embeddings), fractions lie between two layers. */
 export const playhead = signal(0);
@@ -59,8 +80,11 @@ interface Scores {
   byLayer: ReadonlyMap<number, readonly (number | null)[]>;
 }
 
-/** Scores of every drawn text; null until they were asked for. */
-export const scores = signal<Scores | null>(null);
+/** Scores of every drawn text. */
+const scoring = new Query(readScores);
+export const scores = scoring.data;
+export const scoresBusy = scoring.busy;
+export const scoresError = scoring.error;
 
 /** The vector whose scores are shown, or will be: another one may have been chosen since. */
 export const scoredVector = computed(() => scores.value?.vector ?? vector.value);
@@ -68,8 +92,7 @@ export const scoredVector = computed(() => scores.value?.vector ?? vector.value)
 /** The maps in drawing order: input embeddings first, then the layers. */
 export const maps = computed(() => {
   const answer = drawn.value?.answer;
-  if (!answer) return [];
-  return [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
+  return answer ? [...(answer.embedding ? [answer.embedding] : []), ...answer.layers] : [];
 });
 
 export const layers = computed<AlignedLayer[]>(() => {
@@ -87,55 +110,62 @@ export function layerName(index: number): string {
   return layer === null || layer === undefined ? "input embeddings" : `layer ${layer}`;
 }
 
-/** How many readings of scores are under way. */
-export const scoresBusy = signal(0);
+/** Two figures that are shown as the same number are equally good. */
+const shown = (auroc: number) => Number(auroc.toFixed(2));
 
-let abort: AbortController | null = null;
+/** The maps at which the labels stand apart best, in order, as far as the figures shown tell them apart; none without labels. */
+export const bestMaps = computed<number[]>(() => {
+  const figures = maps.value.map((map) => map.separability?.auroc ?? null);
+  const best = Math.max(...figures.map((one) => one ?? -1));
+  return figures.flatMap((one, index) => (one !== null && shown(one) === shown(best) ? [index] : []));
+});
 
-async function chosenTexts(signal: AbortSignal): Promise<TextSet> {
-  if (setName.value === "own") return parseTexts(ownText.value);
-  const path = { name: setName.value };
-  return conceptTexts(await dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path }, signal })));
+/** Asks for the map of the chosen texts. */
+async function ask(stop: AbortSignal): Promise<Drawn> {
+  const of = settings();
+  const set = await chosenTexts(stop);
+  const most = limit("max_texts", 2000);
+  if (set.texts.length < 3) throw new Error("Write at least three texts, one a line.");
+  if (set.texts.length > most) throw new Error(`These are ${set.texts.length} texts; this server takes ${most}.`);
+  const along = of.method === ALONG_VECTOR;
+  const body = {
+    texts: set.texts,
+    ...(set.labels && new Set(set.labels).size > 1 ? { labels: set.labels } : {}),
+    ...(set.groups ? { groups: set.groups } : {}),
+    ...(of.vector ? { vectors: [of.vector] } : {}),
+    method: along ? "pca" : of.method,
+    dims: along ? 2 : of.dims,
+    position: of.position,
+    embeddings: true,
+  };
+  const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stop }));
+  return { set, answer, vector: of.vector, of };
 }
 
-/** Asks for the map of the chosen texts and shows it. */
+async function chosenTexts(stop: AbortSignal): Promise<TextSet> {
+  if (setName.value === "own") return parseTexts(ownText.value);
+  const query = conceptDetails.of(setName.value);
+  const detail = query.data.value ?? (await query.load());
+  stop.throwIfAborted();
+  if (detail === null) throw query.error.value;
+  return conceptTexts(detail);
+}
+
+/** Draws the map of the chosen texts. Other texts are first shown at the layer at which their labels stand apart best. */
 export async function draw(): Promise<void> {
-  abort?.abort();
-  const stopper = new AbortController();
-  abort = stopper;
-  busy.value = true;
-  error.value = null;
-  try {
-    const set = await chosenTexts(stopper.signal);
-    const most = limit("max_texts", 2000);
-    if (set.texts.length < 3) throw new Error("Write at least three texts, one a line.");
-    if (set.texts.length > most) throw new Error(`These are ${set.texts.length} texts; this server takes ${most}.`);
-    const name = vector.value;
-    const body = {
-      texts: set.texts,
-      ...(set.labels && new Set(set.labels).size > 1 ? { labels: set.labels } : {}),
-      ...(name ? { vectors: [name] } : {}),
-      method: method.value === ALONG_VECTOR ? "pca" : method.value,
-      dims: method.value === ALONG_VECTOR ? 2 : dims.value,
-      position: position.value,
-      embeddings: true,
-    };
-    const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stopper.signal }));
-    batch(() => {
-      if (!sameTexts(drawn.value?.set.texts, set.texts)) {
-        picked.value = null;
-        lasso([]);
-      }
-      drawn.value = { set, answer, vector: name };
-      scores.value = null;
-      playhead.value = Math.min(playhead.value, answer.layers.length);
-    });
-    if (colourBy.value === "score" || method.value === ALONG_VECTOR) await loadScores(stopper.signal);
-  } catch (failure) {
-    if (!isAbort(failure) && abort === stopper) error.value = failure;
-  } finally {
-    if (abort === stopper) busy.value = false;
-  }
+  const before = drawn.value;
+  const found = await drawing.ask();
+  if (found === null || found === before || drawn.value !== found) return;
+  batch(() => {
+    if (!sameTexts(before?.set.texts, found.set.texts)) {
+      picked.value = null;
+      lasso([]);
+      playhead.value = bestMaps.value[0] ?? 0;
+    }
+    scoring.forget();
+    playhead.value = Math.min(playhead.value, found.answer.layers.length);
+  });
+  if (colourBy.value === "score" || method.value === ALONG_VECTOR) await scoring.ask();
 }
 
 function sameTexts(before: readonly string[] | undefined, texts: readonly string[]): boolean {
@@ -144,15 +174,18 @@ function sameTexts(before: readonly string[] | undefined, texts: readonly string
 
 /** Chooses a vector. Without one no map is along it, and none is coloured by its scores. */
 export function chooseVector(name: string | null): void {
+  if (name !== vector.value) scoring.stop(); // what is read is of the vector before
   vector.value = name;
   if (name !== null) return;
   if (method.value === ALONG_VECTOR) method.value = "pca";
   if (colourBy.value === "score") colourBy.value = "label";
 }
 
-/** Gives up the drawing that runs. */
+/** Gives up the drawing that runs. What is chosen is again what the picture shows. */
 export function stopDrawing(): void {
-  abort?.abort();
+  if (busy.value && drawn.value) choose(drawn.value.of);
+  drawing.stop();
+  scoring.stop();
 }
 
 /** What a link to this view holds: what is drawn and how, and where the playhead is. */
@@ -160,22 +193,18 @@ export function spaceState(): object {
   return { ...settings(), playhead: playhead.value };
 }
 
-/** What is drawn and how. */
-export function settings(): object {
-  return {
-    set: setName.value,
-    ...(setName.value === "own" ? { texts: ownText.value } : {}),
-    method: method.value,
-    dims: dims.value,
-    position: position.value,
-    vector: vector.value,
-    colour: colourBy.value,
-  };
-}
-
 /** Restores and draws what `spaceState` gave. */
 export function restoreSpace(state: unknown): void {
   const given = state as Record<string, unknown>;
+  choose(given);
+  void draw().then(() => {
+    if (typeof given.playhead === "number")
+      playhead.value = Math.max(Math.min(given.playhead, maps.value.length - 1), 0);
+  });
+}
+
+/** Chooses what `settings` gave. */
+function choose(given: Record<string, unknown>): void {
   const word = (name: string, otherwise: string) => {
     const value = given[name];
     return typeof value === "string" ? value : otherwise;
@@ -189,36 +218,18 @@ export function restoreSpace(state: unknown): void {
     colourBy.value = COLOURS.find((one) => one === given.colour) ?? "label";
     chooseVector(word("vector", "") || null);
   });
-  void draw().then(() => {
-    if (typeof given.playhead === "number")
-      playhead.value = Math.max(Math.min(given.playhead, maps.value.length - 1), 0);
-  });
 }
 
-/** Reads every text against the chosen vector at every layer. An answer for what is not shown or chosen any more is ignored. */
-export async function loadScores(signal?: AbortSignal): Promise<void> {
-  scoresBusy.value++;
-  try {
-    await readScores(signal ?? null);
-  } finally {
-    scoresBusy.value--;
-  }
+/** Reads every text against the chosen vector at every layer. */
+export function loadScores(): Promise<unknown> {
+  return drawn.value === null || vector.value === null ? Promise.resolve() : scoring.ask();
 }
 
-async function readScores(signal: AbortSignal | null): Promise<void> {
-  const shown = drawn.value;
-  const name = vector.value;
-  if (!shown || name === null) return;
-  const isLate = () => drawn.value !== shown || vector.value !== name;
-  const body = { texts: shown.set.texts, vectors: [name], layers: "all" as const };
-  let answer: Readout;
-  try {
-    answer = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
-  } catch (failure) {
-    if (isLate()) return;
-    throw failure;
-  }
-  if (isLate()) return;
+async function readScores(signal: AbortSignal): Promise<Scores> {
+  const texts = drawn.value?.set.texts ?? [];
+  const name = vector.value ?? "";
+  const body = { texts, vectors: [name], layers: "all" as const };
+  const answer = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
   const found = new Map<number, (number | null)[]>();
   answer.texts.forEach((text, index) => {
     for (const [layer, one] of Object.entries(text.readout[name] ?? {})) {
@@ -227,7 +238,7 @@ async function readScores(signal: AbortSignal | null): Promise<void> {
       found.set(Number(layer), list);
     }
   });
-  scores.value = { vector: name, byLayer: found };
+  return { vector: name, byLayer: found };
 }
 
 /** The scores at the playhead as distances from their middle, so that both colours are used. */
@@ -238,3 +249,32 @@ export const shownScores = computed<readonly (number | null)[]>(() => {
   const middle = meanOf(list) ?? 0;
   return list.map((one) => (one === null ? null : one - middle));
 });
+
+export interface TextSet {
+  texts: string[];
+  /** A label per text; null where they have none. */
+  labels: string[] | null;
+  /** A group per text, such as the topic of a pair: what is alike in both texts must not tell the labels apart. */
+  groups?: string[];
+}
+
+/** Reads one text a line, or a table of text and label with or without a header. */
+export function parseTexts(input: string): TextSet {
+  const lines = input.split(/\r?\n/).filter((line) => line.trim() !== "");
+  const tabbed = lines.some((line) => line.includes("\t"));
+  const rows = tabbed || /^"?text"?,/i.test(input) ? parseTable(input) : lines.map((line) => [line]);
+  const headed = rows[0]?.[0]?.trim().toLowerCase() === "text";
+  const body = (headed ? rows.slice(1) : rows).filter((row) => row[0]?.trim());
+  const labelled = body.length > 0 && body.every((row) => row[1]?.trim());
+  return { texts: body.map((row) => row[0]!.trim()), labels: labelled ? body.map((row) => row[1]!.trim()) : null };
+}
+
+/** Returns the pairs of a concept as texts with the words of the two poles as labels. */
+export function conceptTexts(detail: ConceptDetail): TextSet {
+  const pairs = detail.data.filter((pair) => typeof pair.positive === "string" && typeof pair.negative === "string");
+  return {
+    texts: pairs.flatMap((pair) => [pair.positive as string, pair.negative as string]),
+    labels: pairs.flatMap(() => [detail.positive, detail.negative]),
+    groups: pairs.flatMap((pair, index) => Array(2).fill(pair.topic ?? `pair ${index}`)),
+  };
+}

@@ -1,6 +1,6 @@
-import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { colour, coloursChanged } from "../frame/theme";
 
 export interface Series {

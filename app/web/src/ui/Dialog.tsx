@@ -1,5 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useId, useLayoutEffect, useRef } from "preact/hooks";
+import { Button } from "./Button";
 
 interface Props {
   title: string;
@@ -22,9 +23,7 @@ export function Dialog({ title, onClose, wide = false, children }: Props) {
       <div class="stack">
         <div class="row between">
           <h2 id={id}>{title}</h2>
-          <button type="button" class="quiet" onClick={() => ref.current?.close()}>
-            Close
-          </button>
+          <Button label="Close" kind="quiet" onClick={() => ref.current?.close()} />
         </div>
         {children}
       </div>

@@ -33,3 +33,8 @@ export function ErrorNote({ error }: { error: unknown }) {
   if (error === null || error === undefined || isAbort(error)) return null;
   return <Note kind="error">{messageOf(error)}</Note>;
 }
+
+/** A moment in the words of the reader's language, with its day: what is shown may be of another one. */
+export function shortTime(text: string): string {
+  return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}

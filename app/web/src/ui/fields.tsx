@@ -1,67 +1,252 @@
-import { NumberInput } from "./NumberInput";
-import type { Bounds } from "./typedNumber";
+import type { Signal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { useId, useState } from "preact/hooks";
 
-interface TextProps {
+interface TextProps extends Bound<string> {
   label: string;
-  value: string;
-  onInput: (value: string) => void;
   placeholder?: string;
   pattern?: string;
   title?: string;
 }
 
 /** A labelled line of text. */
-export function TextField({ label, value, onInput, ...rest }: TextProps) {
+export function TextField({ label, value, onChange, ...rest }: TextProps) {
   return (
     <label class="field">
       <span>{label}</span>
-      <input
-        type="text"
-        autocomplete="off"
-        value={value}
-        onInput={(event) => onInput(event.currentTarget.value)}
-        {...rest}
-      />
+      <input type="text" autocomplete="off" value={value} {...typed(onChange)} {...rest} />
     </label>
   );
 }
 
-interface NumberProps extends Bounds {
+interface AreaProps extends Bound<string> {
   label: string;
-  value: number | null;
-  /** Shown while it is empty: what holds then. */
+  rows: number;
   placeholder?: string;
-  onChange: (value: number | null) => void;
 }
 
-/** A labelled number that may be left empty. */
-export function OptionalNumber(props: NumberProps) {
-  return <NumberInput {...props} optional />;
+/** A labelled text of several lines. */
+export function TextArea({ label, onChange, ...rest }: AreaProps) {
+  return (
+    <label class="field">
+      <span>{label}</span>
+      <textarea dir="auto" {...typed(onChange)} {...rest} />
+    </label>
+  );
 }
 
-type Options<T extends string> = Readonly<Record<T, string>> | readonly (readonly [T, string])[];
+/** The handler of an input or a textarea whose text is taken as it is typed. */
+export function typed(onChange: (value: string) => void) {
+  return {
+    onInput: (event: { currentTarget: HTMLInputElement | HTMLTextAreaElement }) => onChange(event.currentTarget.value),
+  };
+}
 
-interface ChoiceProps<T extends string> {
+/** A box to tick, with its words. */
+export function Check({ value, onChange, children }: Bound<boolean> & { children: ComponentChildren }) {
+  return (
+    <label class="row">
+      <input type="checkbox" checked={value} onChange={(event) => onChange(event.currentTarget.checked)} />
+      {children}
+    </label>
+  );
+}
+
+/** The words of each choice; a list where the choices are known only when the page runs. */
+type Options<T extends string | number> = Readonly<Record<T, string>> | readonly (readonly [T, string])[];
+
+interface ChoiceProps<T extends string> extends Bound<T> {
   label: string;
-  value: T;
-  /** The words of each choice; a list where the choices are known only when the page runs. */
   options: Options<T>;
-  onChange: (value: T) => void;
+  /** Choices that cannot be made now. */
+  disabled?: readonly T[];
 }
 
 /** A labelled choice of one out of a few. */
-export function ChoiceField<T extends string>({ label, value, options, onChange }: ChoiceProps<T>) {
-  const listed = (Array.isArray(options) ? options : Object.entries(options)) as readonly (readonly [T, string])[];
+export function ChoiceField<T extends string>({ label, value, options, disabled = [], onChange }: ChoiceProps<T>) {
   return (
     <label class="field">
       <span>{label}</span>
       <select value={value} onChange={(event) => onChange(event.currentTarget.value as T)}>
-        {listed.map(([key, words]) => (
-          <option key={key} value={key}>
+        {listed(options).map(([key, words]) => (
+          <option key={key} value={key} disabled={disabled.includes(key)}>
             {words}
           </option>
         ))}
       </select>
     </label>
   );
+}
+
+interface SegmentsProps<T extends string | number> extends Bound<T> {
+  label: string;
+  options: Options<T>;
+}
+
+/** Offers a few choices next to each other, of which one is on. */
+export function Segments<T extends string | number>({ label, options, value, onChange }: SegmentsProps<T>) {
+  return (
+    <fieldset class="segments plain" aria-label={label}>
+      {listed(options).map(([key, text]) => (
+        <button key={key} type="button" aria-pressed={key === value} onClick={() => onChange(key)}>
+          {text}
+        </button>
+      ))}
+    </fieldset>
+  );
+}
+
+function listed<T extends string | number>(options: Options<T>): readonly (readonly [T, string])[] {
+  return (Array.isArray(options) ? options : Object.entries(options)) as readonly (readonly [T, string])[];
+}
+
+/** Returns names as the choices of a field. */
+export function named<T extends { readonly name: string }>(list: readonly T[] | null): [string, string][] {
+  return (list ?? []).map(({ name }) => [name, name]);
+}
+
+interface NumberProps extends Bounds {
+  label: string;
+  /** Whether the label is for screen readers only. */
+  hidden?: boolean;
+  /** Shown while it is empty: what holds then. */
+  placeholder?: string;
+  /** Called once the field is left or Enter is pressed, after a change. */
+  onEnd?: () => void;
+}
+
+interface Typed {
+  text: string;
+  /** The value that holds since this was typed. */
+  value: number | null;
+}
+
+/** A labelled number that always has a value. */
+export function NumberField({ onChange, ...rest }: NumberProps & Bound<number>) {
+  return <NumberInput {...rest} optional={false} onChange={(value) => value !== null && onChange(value)} />;
+}
+
+/** A labelled number that may be left empty, which gives null. */
+export function OptionalNumber(props: NumberProps & Bound<number | null>) {
+  return <NumberInput {...props} optional />;
+}
+
+/**
+ * A labelled number. What is typed stays on the screen as it was typed until the value changes elsewhere, so that "0.0" can become
+ * "0.05". What is not allowed is marked and not taken; the field says then which value holds.
+ */
+function NumberInput(props: NumberProps & Bound<number | null> & { optional: boolean }) {
+  const { label, hidden, value, optional, onChange, onEnd, placeholder, ...bounds } = props;
+  const id = useId();
+  const [typed, setTyped] = useState<Typed | null>(null);
+  const current = typed !== null && typed.value === value ? typed : null;
+  if (typed !== null && current === null) setTyped(null);
+  const take = (input: HTMLInputElement) => {
+    const text = input.value;
+    // A browser gives no text for what is no number yet, such as a minus sign.
+    const next = text === "" ? (optional && !input.validity.badInput ? null : undefined) : numberIn(text, bounds);
+    setTyped({ text, value: next === undefined ? value : next });
+    if (next !== undefined && next !== value) onChange(next);
+  };
+  const problem = current === null ? null : problemOf(current.text, bounds);
+  return (
+    <div class="number-input">
+      <label class="field">
+        <span {...(hidden ? { class: "visually-hidden" } : {})}>{label}</span>
+        <input
+          type="number"
+          value={current?.text ?? String(value ?? "")}
+          {...bounds}
+          {...(placeholder === undefined ? {} : { placeholder })}
+          {...(problem === null ? {} : { "aria-invalid": true, "aria-describedby": id })}
+          onInput={(event) => take(event.currentTarget)}
+          onChange={() => problem === null && onEnd?.()}
+          onBlur={() => problem === null && setTyped(null)} // what was not finished gives way to the value that holds
+        />
+      </label>
+      {problem && (
+        <span id={id} class="problem">
+          {problem}
+          {value !== null && ` ${value} is used.`}
+        </span>
+      )}
+    </div>
+  );
+}
+
+/** What a number field takes. With a step of 1 it takes whole numbers only. */
+export interface Bounds {
+  min?: number;
+  max?: number;
+  step: number;
+}
+
+/** Returns the number that a text is; undefined where it is none, or one that is not allowed. */
+export function numberIn(text: string, bounds: Bounds): number | undefined {
+  return text.trim() === "" || problemOf(text, bounds) !== null ? undefined : Number(text);
+}
+
+/** Says why a typed number is not taken; null where it is, and where nothing is typed. */
+export function problemOf(text: string, { min = -Infinity, max = Infinity, step }: Bounds): string | null {
+  const number = Number(text);
+  if (text.trim() === "") return null;
+  if (!Number.isFinite(number)) return "It must be a number.";
+  if (number < min || number > max) return `It must be ${rangeText(min, max)}.`;
+  return step === 1 && !Number.isInteger(number) ? "It must be a whole number." : null;
+}
+
+function rangeText(min: number, max: number): string {
+  if (max === Infinity) return `at least ${min}`;
+  return min === -Infinity ? `at most ${max}` : `${min} to ${max}`;
+}
+
+interface FileProps {
+  /** What it does, in words. */
+  children: string;
+  accept: string;
+  /** Takes the file. What it throws goes to `onProblem`. */
+  take: (file: File) => Promise<void>;
+  /** Hears why a file was not taken; null once another one is chosen. */
+  onProblem: (problem: unknown) => void;
+}
+
+/** Opens a file of the user's machine. The same file can be chosen again: it may have been corrected meanwhile. */
+export function FileButton({ children, accept, take, onProblem }: FileProps) {
+  const choose = (input: HTMLInputElement) => {
+    const [chosen] = input.files ?? [];
+    input.value = ""; // or the browser says nothing of the same file
+    if (!chosen) return;
+    onProblem(null);
+    take(chosen).catch(onProblem);
+  };
+  return (
+    <label class="button">
+      {children}
+      <input type="file" class="visually-hidden" accept={accept} onChange={(event) => choose(event.currentTarget)} />
+    </label>
+  );
+}
+
+/** A value and what changes it, as every field takes them. */
+export interface Bound<T> {
+  value: T;
+  onChange: (value: T) => void;
+}
+
+/** Binds a field to a signal. */
+export function of<T>(signal: Signal<T>): Bound<T> {
+  return {
+    value: signal.value,
+    onChange: (value) => {
+      signal.value = value;
+    },
+  };
+}
+
+/** Binds fields to the parts of an object. */
+export function partsOf<T extends object>(whole: T, change: (part: Partial<T>) => void) {
+  return <K extends keyof T>(name: K): Bound<T[K]> => ({
+    value: whole[name],
+    onChange: (value) => change({ [name]: value } as unknown as Partial<T>),
+  });
 }

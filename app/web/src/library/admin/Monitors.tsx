@@ -1,13 +1,16 @@
-import { useEffect } from "preact/hooks";
-import type { Monitor, MonitorDetail } from "../../api/types";
+import { useEffect, useState } from "preact/hooks";
+import type { Monitor, MonitorDetail, MonitorSpec } from "../../api/types";
+import { repeat } from "../../core/query";
+import { vectors } from "../../core/vectors";
 import { plain, signed } from "../../maths/scales";
 import { Button } from "../../ui/Button";
+import { ChoiceField, NumberField, named, partsOf, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
+import { Scroll } from "../../ui/Table";
 import { LoadNote } from "../LoadNote";
-import { repeat } from "../loaded";
-import { MonitorForm } from "./MonitorForm";
 import { NoPermission } from "./Policy";
 import {
+  barsOf,
   counts,
   detail,
   editPolicy,
@@ -17,9 +20,9 @@ import {
   openMonitor,
   policy,
   policyActions,
+  raisedWhen,
   refusal,
 } from "./store";
-import { barsOf, raisedWhen } from "./words";
 
 const REFRESH_SECONDS = 2;
 
@@ -36,7 +39,7 @@ export function Monitors() {
         policy was set.
       </p>
       {refusal.value && <NoPermission />}
-      {!broken && <LoadNote what="what the monitors counted" loaded={counts} />}
+      {!broken && <LoadNote what="what the monitors counted" query={counts} again={() => counts.load()} />}
       {counts.data.value && !any && <p class="muted">None yet.</p>}
       {any && <MonitorTable />}
       <ErrorNote error={policyActions.errorAt("monitor table")} />
@@ -48,8 +51,7 @@ export function Monitors() {
 
 function MonitorTable() {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class="scroll" tabIndex={0} role="region" aria-label="Table of monitors">
+    <Scroll label="Table of monitors">
       <table class="list counts">
         <thead>
           <tr>
@@ -69,7 +71,7 @@ function MonitorTable() {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }
 
@@ -156,5 +158,57 @@ function Latest({ monitor }: { monitor: MonitorDetail }) {
         ))}
       </ul>
     </>
+  );
+}
+
+const SIDES = { above: "above", below: "below" } as const;
+const PLACES = { generated: "the answer", prompt: "the prompt" } as const;
+const ACTIONS = { count: "count it", flag: "count and flag the answer", stop: "end the answer" } as const;
+
+interface Fields {
+  name: string;
+  vector: string;
+  side: keyof typeof SIDES;
+  bound: number;
+  at: keyof typeof PLACES;
+  action: keyof typeof ACTIONS;
+}
+
+const EMPTY: Fields = { name: "", vector: "", side: "above", bound: 0.5, at: "generated", action: "count" };
+
+/** Adds a monitor to the policy. What was typed stays when the server refuses it. */
+export function MonitorForm() {
+  const [fields, setFields] = useState(EMPTY);
+  const field = partsOf(fields, (part) => setFields((before) => ({ ...before, ...part })));
+  const vector = fields.vector || vectors.value?.[0]?.name || "";
+  const add = async (event: Event) => {
+    event.preventDefault();
+    const { name, side, bound, at, action } = fields;
+    const spec = { name, vector, [side]: bound, at, action } as MonitorSpec;
+    const added = await editPolicy("monitor form", (now) => ({ ...now, monitors: [...now.monitors, spec] }));
+    if (added) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
+  };
+  if (vector === "") return <p class="small muted">A monitor needs a vector, and the library is empty.</p>;
+  return (
+    <form class="stack" aria-label="New monitor" onSubmit={(event) => void add(event)}>
+      <h3>Add a monitor</h3>
+      <div class="fields">
+        <TextField
+          label="Name"
+          pattern="[a-z0-9][a-z0-9._\-]{0,63}"
+          title="Small letters, digits, dots and dashes"
+          {...field("name")}
+        />
+        <ChoiceField label="Vector" options={named(vectors.value)} {...field("vector")} value={vector} />
+        <ChoiceField label="Raised" options={SIDES} {...field("side")} />
+        <NumberField label="Bound" min={-100} max={100} step={0.1} {...field("bound")} />
+        <ChoiceField label="In" options={PLACES} {...field("at")} />
+        <ChoiceField label="Then" options={ACTIONS} {...field("action")} />
+      </div>
+      <div class="row">
+        <Button label="Add the monitor" submit disabled={policyActions.busy.value || fields.name === ""} />
+      </div>
+      <ErrorNote error={policyActions.errorAt("monitor form")} />
+    </form>
   );
 }

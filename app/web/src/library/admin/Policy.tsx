@@ -1,14 +1,24 @@
 import { useState } from "preact/hooks";
 import type { Policy } from "../../api/types";
-import { type Intervention, interventions } from "../../compare/controls";
+import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Button } from "../../ui/Button";
-import { ChoiceField, OptionalNumber, TextField } from "../../ui/fields";
+import { ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { ErrorNote } from "../../ui/Note";
 import { LoadNote } from "../LoadNote";
-import { shortly } from "../Profiles";
-import { editPolicy, isBroken, loadAdmin, policy, policyActions, refusal, removePolicy, without } from "./store";
-import { limitWords, OWN_STEERING, type OwnSteering } from "./words";
+import {
+  editPolicy,
+  isBroken,
+  limitWords,
+  loadAdmin,
+  OWN_STEERING,
+  type OwnSteering,
+  policy,
+  policyActions,
+  refusal,
+  removePolicy,
+  without,
+} from "./store";
 
 /** What holds for all traffic: steering that no request can switch off, and limits of what requests may steer with. */
 export function PolicyPanel() {
@@ -20,7 +30,7 @@ export function PolicyPanel() {
         Holds for all traffic, whatever a request says. Only a key with the scope admin sets it.
       </p>
       {refusal.value && <NoPermission />}
-      <LoadNote what="policy" loaded={{ error: policy.error, load: loadAdmin }} />
+      <LoadNote what="policy" query={policy} again={loadAdmin} />
       {now && (
         <>
           <Mandatory now={now} />
@@ -29,9 +39,12 @@ export function PolicyPanel() {
       )}
       {isBroken(policy.error.value) && (
         <div class="row">
-          <Button kind="danger" disabled={policyActions.busy.value} onClick={() => void removePolicy()}>
-            Remove the policy
-          </Button>
+          <Button
+            label="Remove the policy"
+            kind="danger"
+            disabled={policyActions.busy.value}
+            onClick={() => void removePolicy()}
+          />
         </div>
       )}
       <ErrorNote error={policyActions.errorAt("removal")} />
@@ -102,7 +115,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
   const now = JSON.stringify(limits);
   const [typed, setTyped] = useState<{ over: string; fields: LimitFields } | null>(null);
   const fields = typed?.over === now ? typed.fields : fieldsOf(limits);
-  const set = (part: Partial<LimitFields>) => setTyped({ over: now, fields: { ...fields, ...part } });
+  const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
   const save = (event: Event) => {
     event.preventDefault();
     void editPolicy("limits", (policy) => ({ ...policy, limits: limitsOf(fields) }));
@@ -112,31 +125,18 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       <h3>Limits of what requests ask for</h3>
       <p class="muted">Now: {limitWords(limits)}.</p>
       <div class="fields">
-        <ChoiceField
-          label="Requests may steer"
-          value={fields.own}
-          options={OWN_STEERING}
-          onChange={(own) => set({ own })}
-        />
+        <ChoiceField label="Requests may steer" options={OWN_STEERING} {...field("own")} />
         <OptionalNumber
           label="Largest relative dose"
-          value={fields.dose}
           step={0.01}
           min={0.01}
           placeholder="no limit"
-          onChange={(dose) => set({ dose })}
+          {...field("dose")}
         />
-        <TextField
-          label="Only these vectors"
-          value={fields.names}
-          placeholder="any"
-          onInput={(names) => set({ names })}
-        />
+        <TextField label="Only these vectors" placeholder="any" {...field("names")} />
       </div>
       <div class="row">
-        <Button submit disabled={policyActions.busy.value}>
-          Set the limits
-        </Button>
+        <Button label="Set the limits" submit disabled={policyActions.busy.value} />
       </div>
       <ErrorNote error={policyActions.errorAt("limits")} />
     </form>

@@ -1,10 +1,12 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../../api/client";
 import { ApiError, isRefusal } from "../../api/errors";
-import { apiKey, setKey } from "../../api/key";
+import { apiKey, setKey } from "../../api/retry";
 import type { Key, KeyList, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
-import { Actions } from "../actions";
-import { Loaded } from "../loaded";
+import { Mutations } from "../../core/mutation";
+import { Query } from "../../core/query";
+import { capabilities } from "../../core/server";
+import { plain } from "../../maths/scales";
 
 /** Whether an error says that there is a policy which the server cannot apply. */
 export function isBroken(error: unknown): boolean {
@@ -13,7 +15,7 @@ export function isBroken(error: unknown): boolean {
 
 const goneOrRefused = (error: unknown) => isRefusal(error) || isBroken(error);
 
-export const policy = new Loaded(() => dataOf<Policy>(api.GET("/v1/policy")), goneOrRefused);
+export const policy = new Query((signal) => dataOf<Policy>(api.GET("/v1/policy", { signal })), goneOrRefused);
 
 /** The monitor whose scores are shown. */
 export const opened = signal<string | null>(null);
@@ -25,7 +27,7 @@ interface Counts {
 }
 
 /** The counts of all monitors, and the scores of the opened one. */
-export const counts = new Loaded<Counts>(async () => {
+export const counts = new Query<Counts>(async () => {
   const monitors = (await dataOf<{ data: Monitor[] }>(api.GET("/v1/monitors"))).data;
   const name = monitors.find((one) => one.name === opened.value)?.name;
   if (!name) return { monitors, detail: null };
@@ -46,7 +48,7 @@ export const detail = computed(() => {
 /** The refusal of a key that may not manage the server: such a key is not tried again. */
 let refused: { key: string | null; error: ApiError } | null = null;
 
-export const keys = new Loaded<KeyList>(async () => {
+export const keys = new Query<KeyList>(async () => {
   const key = apiKey.value;
   if (refused !== null && refused.key === key) throw refused.error;
   try {
@@ -73,10 +75,10 @@ export interface FreshKey {
 export const fresh = signal<readonly FreshKey[]>([]);
 
 /** All changes of the policy, from both panels: each begins with what the one before has left. */
-export const policyActions = new Actions<PolicyPlace>();
+export const policyActions = new Mutations<PolicyPlace>();
 export type PolicyPlace = "mandatory" | "limits" | "removal" | "monitor table" | "monitor form";
 
-export const keyActions = new Actions<KeyPlace>();
+export const keyActions = new Mutations<KeyPlace>();
 export type KeyPlace = "form" | `key ${string}` | `fresh ${string}`;
 
 /** Loads keys, policy and monitors. Nothing that a former key was shown stays once the key of this tab is refused. */
@@ -143,9 +145,22 @@ async function makeKey(body: KeyRequest, replaces: Key | null): Promise<void> {
   await keys.load();
 }
 
-export async function revokeKey(id: string, place: KeyPlace): Promise<boolean> {
+/** Whether a key is the one that this tab uses. */
+export function isOwnKey(id: string): boolean {
+  const made = fresh.value.find((one) => one.key.key === apiKey.value);
+  return id === (made?.key.id ?? capabilities.value?.key?.id);
+}
+
+/** Whether an error says that nobody could manage the server after the change; the change can be forced then. */
+export function isLastAdmin(error: unknown): boolean {
+  return error instanceof ApiError && error.code === "last_admin_key";
+}
+
+/** Revokes a key. Without `force` the server refuses to lose the last one that may manage it. */
+export async function revokeKey(id: string, place: KeyPlace, force = false): Promise<boolean> {
   return keyActions.run(place, async () => {
-    await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id } } });
+    const query = force ? { force } : {};
+    await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id }, query } });
     fresh.value = fresh.value
       .filter((one) => one.key.id !== id)
       .map((one) => (one.replaces?.id === id ? { ...one, replaces: null } : one));
@@ -156,4 +171,90 @@ export async function revokeKey(id: string, place: KeyPlace): Promise<boolean> {
 /** Takes a key away from the view, once it was noted down. */
 export function dismissKey(id: string): void {
   fresh.value = fresh.value.filter((one) => one.key.id !== id);
+}
+
+export const SCOPES = ["generate", "read", "write", "admin"] as const;
+export type Scope = (typeof SCOPES)[number];
+
+/** What a key with a scope may do, in the words of a form. */
+export const SCOPE_WORDS: Readonly<Record<Scope, string>> = {
+  generate: "generate: answers, comparisons, readings",
+  read: "read: see vectors, profiles, jobs",
+  write: "write: make and change them",
+  admin: "admin: everything, also keys and policy",
+};
+
+/** What a request may steer with, after "may steer". */
+export const OWN_STEERING = { any: "with anything", profiles: "with profiles only", none: "not at all" } as const;
+export type OwnSteering = keyof typeof OWN_STEERING;
+
+/** Says what the limits of the policy are. */
+export function limitWords(limits: Policy["limits"]): string {
+  const { own_steering: own = "any", vectors, max_relative_dose: dose } = limits;
+  if (own === "none") return "requests may not steer";
+  const what = vectors ? `with ${vectors.join(", ") || "no vector"} only` : own === "profiles" ? "" : "with any vector";
+  const how = own === "profiles" ? "through profiles only" : "";
+  const bound = dose ? `dose at most ${dose}` : "any dose that the server allows";
+  return `requests may steer ${[how, what].filter(Boolean).join(", ")}; ${bound}`;
+}
+
+const WITHOUT: readonly (readonly [Scope, string])[] = [
+  ["generate", "generate"],
+  ["read", "see the library"],
+  ["write", "make or change vectors, profiles and jobs"],
+  ["admin", "manage keys and policy"],
+];
+
+/** Says what a key may not do; null where it may do everything. */
+export function mayNot(key: Pick<Key, "scopes" | "limits">): string | null {
+  const missing = key.scopes.includes("admin") ? [] : WITHOUT.filter(([scope]) => !key.scopes.includes(scope));
+  const parts = missing.length === 0 ? [] : [`may not ${missing.map(([, words]) => words).join(", ")}`];
+  const { limits } = key;
+  if (limits.own_steering === "profiles") parts.push("steers with profiles only");
+  if (limits.own_steering === "none") parts.push("may not steer");
+  if (limits.vectors) parts.push(`steers with ${limits.vectors.join(", ") || "no vector"} only`);
+  if (limits.max_relative_dose) parts.push(`dose at most ${limits.max_relative_dose}`);
+  if (limits.requests_per_minute) parts.push(`${limits.requests_per_minute} requests a minute`);
+  if (limits.tokens_per_minute) parts.push(`${limits.tokens_per_minute} tokens a minute`);
+  return parts.length === 0 ? null : parts.join("; ");
+}
+
+const DAY = 86_400_000;
+
+/** Returns the time some days from now as the API takes it; null for a key that never expires. */
+export function expiry(days: number, now = Date.now()): string | null {
+  return days === 0 ? null : new Date(now + days * DAY).toISOString();
+}
+
+/** Says when a monitor is raised. */
+export function raisedWhen(monitor: Pick<Monitor, "vector" | "above" | "below" | "at">): string {
+  const bound =
+    monitor.above === null || monitor.above === undefined
+      ? `below ${plain(monitor.below)}`
+      : `above ${plain(monitor.above)}`;
+  return `${monitor.vector} ${bound} in the ${monitor.at === "prompt" ? "prompt" : "answer"}`;
+}
+
+export interface Bar {
+  label: string;
+  count: number;
+  /** Share of the largest bar. */
+  share: number;
+}
+
+/** Returns the bars of a distribution from the first to the last that has a score. */
+export function barsOf(edges: readonly number[], counts: readonly number[]): Bar[] {
+  const first = counts.findIndex((count) => count > 0);
+  if (first < 0) return [];
+  const last = counts.findLastIndex((count) => count > 0);
+  const most = Math.max(...counts);
+  return counts
+    .slice(first, last + 1)
+    .map((count, offset) => ({ label: between(edges, first + offset), count, share: count / most }));
+}
+
+function between(edges: readonly number[], bucket: number): string {
+  if (bucket === 0) return `up to ${plain(edges[0])}`;
+  if (bucket >= edges.length) return `above ${plain(edges[edges.length - 1])}`;
+  return `${plain(edges[bucket - 1])} to ${plain(edges[bucket])}`;
 }

@@ -135,3 +135,115 @@ function inverted(matrix: Matrix): Matrix | null {
   }
   return work.map((row) => row.slice(n));
 }
+
+const STEPS = 300;
+
+/** Returns a point per item in two dimensions whose distances follow `distance`: classical multidimensional scaling. */
+export function scaledMap(distance: readonly (readonly number[])[]): [number, number][] {
+  const n = distance.length;
+  const squared = distance.map((row) => row.map((d) => d * d));
+  const rowMeans = squared.map((row) => row.reduce((sum, d) => sum + d, 0) / n);
+  const total = rowMeans.reduce((sum, d) => sum + d, 0) / n;
+  const gram = squared.map((row, i) => row.map((d, j) => -0.5 * (d - rowMeans[i]! - rowMeans[j]! + total)));
+  const first = leading(gram);
+  const rest = gram.map((row, i) => row.map((g, j) => g - first.value * first.vector[i]! * first.vector[j]!));
+  const second = leading(rest);
+  const size = (axis: Eigen) => Math.sqrt(Math.max(axis.value, 0));
+  return distance.map((_, i) => [first.vector[i]! * size(first), second.vector[i]! * size(second)]);
+}
+
+interface Eigen {
+  value: number;
+  vector: number[];
+}
+
+/** The largest eigenvalue of a symmetric matrix by power iteration on the matrix shifted to be positive definite. */
+function leading(matrix: readonly (readonly number[])[]): Eigen {
+  const n = matrix.length;
+  const shift = Math.max(...matrix.map((row) => row.reduce((sum, v) => sum + Math.abs(v), 0)), 1e-12);
+  const times = (v: readonly number[]) => matrix.map((row) => row.reduce((sum, m, j) => sum + m * v[j]!, 0));
+  let vector = Array.from({ length: n }, (_, i) => Math.sin(i + 1));
+  for (let step = 0; step < STEPS; step++) {
+    const next = times(vector).map((v, i) => v + shift * vector[i]!);
+    const length = Math.hypot(...next) || 1;
+    vector = next.map((v) => v / length);
+  }
+  const image = times(vector);
+  return { value: vector.reduce((sum, v, i) => sum + v * image[i]!, 0), vector };
+}
+
+/** Returns the cosine of two vectors of the same length; null where one has no length. */
+export function cosine(one: readonly number[], other: readonly number[]): number | null {
+  let product = 0;
+  let first = 0;
+  let second = 0;
+  for (const [index, value] of one.entries()) {
+    const against = other[index] ?? 0;
+    product += value * against;
+    first += value * value;
+    second += against * against;
+  }
+  return first > 0 && second > 0 ? product / Math.sqrt(first * second) : null;
+}
+
+/** Returns at most `most` values spread evenly over a list, its ends included. */
+export function spread<T>(list: readonly T[], most: number): T[] {
+  if (list.length <= most) return [...list];
+  const step = (list.length - 1) / Math.max(most - 1, 1);
+  return Array.from({ length: most }, (_, index) => list[Math.round(index * step)] as T);
+}
+
+export interface Label {
+  /** The middle of the text, and its base line. */
+  x: number;
+  y: number;
+}
+
+const LETTER = 6.6;
+const LINE = 15;
+const GAP = 12;
+const DOT = 6;
+
+interface Box {
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+/** Places a label near each point, above it where there is room, so that no label lies on another one or on a point. */
+export function placeLabels(
+  points: readonly (readonly [number, number])[],
+  words: readonly string[],
+  width: number,
+  height: number,
+): Label[] {
+  const taken: Box[] = points.map(([x, y]) => ({ left: x - DOT, right: x + DOT, top: y - DOT, bottom: y + DOT }));
+  return points.map(([x, y], index) => {
+    const half = ((words[index] ?? "").length * LETTER) / 2;
+    const boxes = places(x, y, half).map((label) => boxOf(label, half));
+    const inside = boxes.filter((box) => box.left > 0 && box.right < width && box.top > 0 && box.bottom < height);
+    const box = inside.find((one) => taken.every((other) => !overlap(one, other))) ?? inside[0] ?? boxes[0]!;
+    taken.push(box);
+    return { x: (box.left + box.right) / 2, y: box.bottom - 3 };
+  });
+}
+
+/** The places of a label from the best to the farthest: above, below, right, left, then in growing circles. */
+function places(x: number, y: number, half: number): Label[] {
+  const near = [[0, -GAP], [0, GAP + LINE], [half + GAP, 4], [-half - GAP, 4]] as const; // biome-ignore format: one line
+  const circles = Array.from({ length: 12 * 8 }, (_, index) => {
+    const angle = (index % 12) * (Math.PI / 6);
+    const far = GAP + LINE * (1 + Math.floor(index / 12));
+    return [(far + half) * Math.cos(angle), far * Math.sin(angle)] as const;
+  });
+  return [...near, ...circles].map(([right, down]) => ({ x: x + right, y: y + down }));
+}
+
+function boxOf({ x, y }: Label, half: number): Box {
+  return { left: x - half, right: x + half, top: y - LINE + 3, bottom: y + 3 };
+}
+
+export function overlap(one: Box, other: Box): boolean {
+  return one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+}

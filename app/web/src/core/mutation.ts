@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals";
-import { apiKey } from "../api/key";
+import { apiKey } from "../api/retry";
 
 /**
  * How long the buttons rest after a click, however quick the server is: the second click of a double click must not
@@ -14,7 +14,7 @@ interface Failure {
 }
 
 /** What a person asks for in a panel: one thing at a time, with its failure at the place where it was asked for. */
-export class Actions<Place extends string> {
+export class Mutations<Place extends string> {
   /** Whether buttons must wait. */
   readonly busy = signal(false);
   private readonly failure = signal<Failure | null>(null);

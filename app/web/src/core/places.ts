@@ -34,11 +34,7 @@ interface Address {
 export function parse(hash: string): Address {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const found = new URLSearchParams(query);
-  return {
-    place: PLACES.find((known) => known === path) ?? "compare",
-    state: found.get("s"),
-    link: found.get("link"),
-  };
+  return { place: PLACES.find((known) => known === path) ?? "compare", state: found.get("s"), link: found.get("link") };
 }
 
 export function placeHref(name: PlaceName, state?: string): string {

@@ -1,5 +1,4 @@
 import { effect, type Signal, signal } from "@preact/signals";
-import { keep, kept } from "../api/storage";
 
 /**
  * Returns a signal whose value outlives a reload, and ends with the tab: what was typed and is in no address. `restored` gives the value
@@ -21,7 +20,33 @@ function parsed<T>(text: string | null, restored: (before: unknown) => T | undef
   }
 }
 
+/** A value that is a text, or null. */
+export function textOrNull(before: unknown): string | null | undefined {
+  return typeof before === "string" || before === null ? before : undefined;
+}
+
 /** A value that is a text. */
 export function textOr(before: unknown): string | undefined {
   return typeof before === "string" ? before : undefined;
+}
+
+type Area = "localStorage" | "sessionStorage";
+
+/** Returns what this browser keeps under a name; null where it keeps nothing, or does not let the page look. */
+export function kept(area: Area, name: string): string | null {
+  try {
+    return globalThis[area].getItem(name);
+  } catch {
+    return null; // storage is blocked, or there is none: the page works without it
+  }
+}
+
+/** Keeps a text under a name, or forgets it, where the browser lets the page do so. */
+export function keep(area: Area, name: string, text: string | null): void {
+  try {
+    if (text === null) globalThis[area].removeItem(name);
+    else globalThis[area].setItem(name, text);
+  } catch {
+    // as above
+  }
 }

@@ -1,12 +1,14 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { isRefusal, messageOf } from "../api/errors";
-import { apiKey, keyWanted } from "../api/key";
-import { send } from "../api/retry";
+import { apiKey, keyWanted, lostConnections, send } from "../api/retry";
 import type { Capabilities } from "../api/types";
-import { forgetVectors, loadVectors } from "./vectors";
+import { conceptList } from "./concepts";
+import { keep, kept } from "./state";
+import { library } from "./vectors";
 
 const POLL_SECONDS = 2;
+const FASTEST = "steering-server.fastest";
 const RELOAD_SECONDS = 3;
 
 /** What the server can do; null until it has answered. */
@@ -22,6 +24,8 @@ export interface Load {
   running: number;
   waiting: number;
   tokensPerSecond: number | null;
+  /** The most tokens in a second that this browser has seen. */
+  fastest: number | null;
 }
 
 /** What the engine does at the moment; null where the key may not see it. */
@@ -30,6 +34,12 @@ export const load = signal<Load | null>(null);
 /** Median residual norms by layer, against which doses are planned. */
 export const typicalNorms = computed<readonly number[]>(() => capabilities.value?.model.typical_norms ?? []);
 export const layerCount = computed(() => capabilities.value?.layers ?? 0);
+
+/** Whether the key of this tab has a scope, as far as that is known. */
+export function mayDo(scope: string): boolean {
+  const scopes = capabilities.value?.key?.scopes;
+  return scopes === undefined || scopes.includes(scope) || scopes.includes("admin");
+}
 export const doseBound = computed(() => limit("dose_bound", 0.2));
 
 export function limit(name: string, otherwise: number): number {
@@ -50,6 +60,9 @@ export async function loadServer(): Promise<void> {
   effect(() => {
     if (keyWanted.value) serverTrouble.value = null; // it has answered, and is not asked again before it gets a key
   });
+  effect(() => {
+    if (lostConnections.value > 0) untracked(() => void poll()); // at once, not at the next turn
+  });
   setInterval(() => void poll(), POLL_SECONDS * 1000);
 }
 
@@ -65,12 +78,14 @@ async function connect(): Promise<void> {
     if (turn !== newest) return;
     capabilities.value = found;
     serverTrouble.value = null;
-    await Promise.all([loadRoutes(), loadVectors(), poll()]);
+    await Promise.all([loadRoutes(), library.load(), conceptList.load(), poll()]);
+    if (library.error.peek() !== null) throw library.error.peek();
   } catch (error) {
     if (turn !== newest) return;
     if (isRefusal(error)) {
-      forgetVectors();
-      serverTrouble.value = null; // it has answered, and would refuse this key again
+      library.forget();
+      refused = apiKey.peek(); // it has answered, and would refuse this key again
+      serverTrouble.value = null;
       return;
     }
     serverTrouble.value = messageOf(error);
@@ -92,21 +107,29 @@ async function loadRoutes(): Promise<void> {
   }
 }
 
+let fastest = Number(kept("localStorage", FASTEST)) || null;
 let lastCount: { tokens: number; at: number } | null = null;
 let refused: string | null | undefined;
 
 /** The key with which the gauges are being read: a slow server is not asked again before it has answered. */
 let asking: string | null | undefined;
 
-/** Reads the engine's gauges. A key without the right to see them is asked once only. */
+/** Reads the engine's gauges. A key without the right to see them asks once only, and from then on whether the server is ready. */
 async function poll(): Promise<void> {
   const key = apiKey.value;
-  if (document.hidden || capabilities.value === null || keyWanted.value || refused === key || asking === key) return;
+  const known = capabilities.value !== null || refused === key;
+  if (document.hidden || !known || keyWanted.value || asking === key) return;
   const lost = serverTrouble.value !== null;
   asking = key;
   try {
-    const response = await fetch("/metrics", key ? { headers: { Authorization: `Bearer ${key}` } } : {});
+    const headers: Record<string, string> = key ? { Authorization: `Bearer ${key}` } : {};
+    const response = await (refused === key ? fetch("/health/ready") : fetch("/metrics", { headers }));
     if (key !== apiKey.value) return;
+    if (refused === key) {
+      if (response.status < 500) found(lost);
+      else serverTrouble.value = "The server is not ready.";
+      return;
+    }
     if (response.status === 401 || response.status === 403 || response.status === 404) refused = key;
     if (response.status < 500) found(lost); // a refusal shows, too, that it can be reached
     load.value = response.ok ? loadOf(gauges(await response.text())) : null;
@@ -138,10 +161,15 @@ function loadOf(values: ReadonlyMap<string, number>): Load {
     if (lastCount && at > lastCount.at) rate = (Math.max(0, tokens - lastCount.tokens) / (at - lastCount.at)) * 1000;
     lastCount = { tokens, at };
   }
+  if (rate && rate > (fastest ?? 0)) {
+    fastest = rate;
+    keep("localStorage", FASTEST, String(rate));
+  }
   return {
     running: values.get("steering_engine_running") ?? 0,
     waiting: values.get("steering_engine_waiting") ?? 0,
     tokensPerSecond: rate,
+    fastest,
   };
 }
 

@@ -1,0 +1,260 @@
+import { computed, signal } from "@preact/signals";
+import { api, dataOf, follow } from "../api/client";
+import { ApiError, isAbort, messageOf } from "../api/errors";
+import { pause, send } from "../api/retry";
+import type { Job } from "../api/types";
+import { announce, type Step } from "../ui/Progress";
+import { type PlaceName, place } from "./places";
+import { Query } from "./query";
+import { remembered } from "./state";
+import { card, library } from "./vectors";
+
+const AGAIN_SECONDS = 1;
+
+/** A job that ended without its result. */
+export class JobFailed extends Error {}
+
+/** The request that starts a job, sent with these options. */
+export type StartJob = (options: { fetch: (request: Request) => Promise<Response> }) => Promise<Job>;
+
+/**
+ * Starts a job, follows it until it ends and returns it. Throws JobFailed unless it succeeded.
+ *
+ * Stopping works at any time: before the request is sent, while it waits to be repeated, while the server accepts it (the job is
+ * cancelled as soon as its id is known) and while it runs. It throws AbortError, the server's error where the job could not be
+ * cancelled, or returns the job where that had succeeded before.
+ */
+export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
+  stop.throwIfAborted();
+  const job = await start({ fetch: (request) => send(request, undefined, stop) });
+  let last = job;
+  try {
+    stop.throwIfAborted();
+    onProgress(job);
+    last = isOpen(job) ? await followed(job, onProgress, stop) : job;
+  } catch (failure) {
+    if (!stop.aborted) throw failure;
+    last = await cancelJob(job.id);
+    if (last.status !== "succeeded") stop.throwIfAborted();
+  }
+  if (last.status !== "succeeded") throw new JobFailed(last.error?.message ?? `The job was ${last.status}.`);
+  return last;
+}
+
+/** Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. */
+async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
+  for (let last = job; ; await pause(AGAIN_SECONDS, stop)) {
+    await follow(
+      `/v1/jobs/${encodeURIComponent(job.id)}/events`,
+      (name, data) => {
+        if (name !== "progress" && name !== "done") return;
+        last = data as Job;
+        if (!stop.aborted) onProgress(last);
+      },
+      stop,
+    );
+    if (isOpen(last)) last = await readJob(job.id, stop);
+    if (!isOpen(last)) return last;
+  }
+}
+
+export function isOpen({ status }: Job): boolean {
+  return status === "queued" || status === "running";
+}
+
+function readJob(id: string, signal?: AbortSignal): Promise<Job> {
+  const params = { path: { job_id: id } };
+  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params, ...(signal ? { signal } : {}) }));
+}
+
+export function cancelJob(id: string): Promise<Job> {
+  return dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }));
+}
+
+/** What a job is for: where it was started, what it does, and the vector it makes or measures. */
+export interface About {
+  place: PlaceName;
+  kind: keyof typeof ENDED;
+  vector: string;
+}
+
+/** What screen readers read out once a job has succeeded. A failure is an alert. */
+const ENDED = {
+  extract: "The vector was found.",
+  starter: "The vector was found.",
+  transfer: "The vector was carried over.",
+  measure: "The strengths were measured.",
+} as const;
+
+/** What a job does, before the name of the vector. */
+export const JOB_WORDS: Readonly<Record<About["kind"], string>> = {
+  extract: "Finding",
+  starter: "Finding",
+  transfer: "Carrying over",
+  measure: "Measuring",
+};
+
+/** A job that this tab started, from the request to the end. It outlives a reload of the page. */
+export class Task {
+  readonly job = signal<Job | null>(null);
+  /** Why it ended without its result; null while it runs, and where it was stopped. */
+  readonly error = signal<unknown>(null);
+  readonly stopping = signal(false);
+  /** Whether it succeeded, failed or was stopped. */
+  readonly ended = signal(false);
+  /** Resolves once it has ended, with whether it succeeded. */
+  readonly end: Promise<boolean>;
+  readonly remaining = new Remaining();
+  private readonly stopper = new AbortController();
+
+  constructor(
+    readonly about: About,
+    start: StartJob,
+  ) {
+    this.end = runToEnd(start, (job) => this.note(job), this.stopper.signal).then(
+      () => this.succeed(),
+      (failure) => this.fail(failure),
+    );
+  }
+
+  private note(job: Job): void {
+    const { done = 0, total = 0 } = job.progress;
+    this.remaining.note(done, total, performance.now());
+    this.job.value = job;
+  }
+
+  private async succeed(): Promise<boolean> {
+    const { kind, vector } = this.about;
+    await library.load();
+    const unread = library.error.peek();
+    if (unread !== null)
+      this.error.value = new Error(
+        `${vector} was stored, but the library could not be read again. ${messageOf(unread)}`,
+      );
+    this.ended.value = true;
+    if (place.peek() === this.about.place && kind !== "starter") showCard(this.about.vector);
+    announce(ENDED[kind]);
+    return true;
+  }
+
+  private fail(failure: unknown): boolean {
+    if (isAbort(failure)) announce("Stopped.");
+    else this.error.value = failure;
+    this.ended.value = true;
+    return false;
+  }
+
+  /** How far it is, in words and numbers. */
+  get step(): Step {
+    const { message = "", done = 0, total = 0 } = this.job.value?.progress ?? {};
+    const begun = this.job.value?.status === "running" ? "working" : "waiting to begin";
+    return { message: this.stopping.value ? "stopping" : message || begun, done, total };
+  }
+
+  /** Stops it. The server may need a moment to cancel it. */
+  readonly stop = (): void => {
+    this.stopping.value = true;
+    this.stopper.abort();
+  };
+}
+
+/** Guesses from its progress how long a job still takes. */
+export class Remaining {
+  private first: { done: number; total: number; at: number } | null = null;
+  seconds: number | null = null;
+
+  note(done: number, total: number, at: number): void {
+    if (this.first === null || this.first.total !== total || done < this.first.done) this.first = { done, total, at };
+    const made = done - this.first.done;
+    const passed = (at - this.first.at) / 1000;
+    const known = passed >= LEAST_SECONDS && made >= LEAST_SHARE * total && total > 0;
+    this.seconds = known ? (passed * (total - done)) / made : null;
+  }
+}
+
+/** What a guess is made from at least. */
+const LEAST_SECONDS = 4;
+const LEAST_SHARE = 0.02;
+
+/** Opens the card of a vector in Make. */
+export function showCard(vector: string): void {
+  card.value = vector;
+  if (place.peek() !== "make") location.hash = "#/make";
+}
+
+interface Saved extends About {
+  id: string;
+}
+
+const isSaved = (one: unknown) => typeof (one as Saved).id === "string" && (one as Saved).kind in ENDED;
+
+/** The jobs of this tab that have not ended, for a reload. */
+const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
+  Array.isArray(before) ? before.filter(isSaved) : undefined,
+);
+
+/** The jobs that this tab started, oldest first. One that has ended stays until a person has taken note of it. */
+export const tasks = signal<readonly Task[]>([]);
+
+/** Those that have not ended. */
+export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
+
+/** The latest jobs of the server, those of other tabs and callers among them. */
+export const jobs = new Query(async (signal) => {
+  const query = { limit: LATEST };
+  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query }, signal }))).data;
+});
+
+const LATEST = 20;
+
+/** The open jobs of others. */
+export const otherJobs = computed(() => {
+  const own = new Set(tasks.value.map((task) => task.job.value?.id));
+  return (jobs.data.value ?? []).filter((job) => isOpen(job) && !own.has(job.id));
+});
+
+/** How many jobs are waiting or running. */
+export const openJobs = computed(() => openTasks.value.length + otherJobs.value.length);
+
+/** Starts a job and keeps it in the tray. */
+export function begin(about: About, start: StartJob): Task {
+  const replaced = tasks.value.filter((one) => !(one.ended.peek() && one.about.place === about.place));
+  const task = new Task(about, async (options) => {
+    const job = await start(options);
+    saved.value = [...saved.value.filter(({ id }) => id !== job.id), { ...about, id: job.id }];
+    return job;
+  });
+  tasks.value = [...replaced, task];
+  void task.end.then(() => {
+    saved.value = saved.value.filter(({ id }) => id !== task.job.value?.id);
+    void jobs.load();
+  });
+  return task;
+}
+
+/** Takes a job that has ended out of the tray. */
+export function dismiss(task: Task): void {
+  tasks.value = tasks.value.filter((one) => one !== task);
+}
+
+/** Goes on with the jobs that were running when the page was left. One that the server does not know any more is forgotten. */
+export function resumeJobs(): void {
+  for (const { id, ...about } of saved.peek()) {
+    const task = begin(about, () => readJob(id));
+    void task.end.then(() => {
+      if (!(task.error.peek() instanceof ApiError && (task.error.peek() as ApiError).status === 404)) return;
+      saved.value = saved.value.filter((one) => one.id !== id);
+      dismiss(task);
+    });
+  }
+}
+
+/** The newest job that was started in a place, until it is dismissed. */
+export function taskOf(name: PlaceName): Task | null {
+  return tasks.value.findLast((task) => task.about.place === name) ?? null;
+}
+
+/** Stops the open jobs that were started in a place. */
+export function stopTasks(name: PlaceName): void {
+  for (const task of openTasks.peek()) if (task.about.place === name) task.stop();
+}

@@ -1,0 +1,145 @@
+import { batch, signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { isRefusal } from "../api/errors";
+import { apiKey } from "../api/retry";
+
+type Read<T, A extends unknown[]> = (stop: AbortSignal, ...given: A) => Promise<T>;
+
+/**
+ * A question to the server with its latest answer. The newest question counts: those before are given up, wait for it and end as it does.
+ * What was answered to a former key counts no more.
+ *
+ * `data` is null until a question is answered. A failure leaves it as it is, because forms are built on it, unless `voids` says that it
+ * no longer holds: by default what one key was shown goes as soon as another key is refused. `error` stays until a question is answered.
+ */
+export class Query<T, A extends unknown[] = []> {
+  readonly data = signal<T | null>(null);
+  readonly error = signal<unknown>(null);
+  readonly busy = signal(false);
+  private newest: Promise<T | null> | null = null;
+  private stopper = new AbortController();
+
+  constructor(
+    private readonly read: Read<T, A>,
+    private readonly voids: (error: unknown) => boolean = isRefusal,
+  ) {}
+
+  /** Asks, and resolves with what the newest question was answered: null where it failed or was stopped. It never rejects. */
+  load(...given: A): Promise<T | null> {
+    this.stopper.abort();
+    this.stopper = new AbortController();
+    const key = apiKey.peek();
+    const { signal } = this.stopper;
+    this.busy.value = true;
+    const stopped = new Promise<never>((_, reject) => {
+      signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    });
+    const answered = (async () => this.read(signal, ...given))();
+    const turn: Promise<T | null> = Promise.race([answered, stopped]).then(
+      (data) => this.end(turn, key, () => this.take(data), data),
+      (error) => this.end(turn, key, () => this.fail(error), null),
+    );
+    this.newest = turn;
+    return turn;
+  }
+
+  /** Asks for a person who waits for the answer: the failure before is not shown any more. */
+  ask(...given: A): Promise<T | null> {
+    this.error.value = null;
+    return this.load(...given);
+  }
+
+  private async end(turn: unknown, key: string | null, use: () => void, data: T | null): Promise<T | null> {
+    if (turn !== this.newest) return this.newest;
+    const counts = key === apiKey.peek();
+    batch(() => {
+      this.busy.value = false;
+      if (counts) use();
+    });
+    return counts ? data : null;
+  }
+
+  private take(data: T): void {
+    this.data.value = data;
+    this.error.value = null;
+  }
+
+  private fail(error: unknown): void {
+    if (this.voids(error)) this.data.value = null;
+    this.error.value = error;
+  }
+
+  /** Gives up the question that is open. */
+  stop(): void {
+    this.stopper.abort();
+    this.newest = null;
+    this.busy.value = false;
+  }
+
+  /** Takes what the server has just answered to a change; a question that is open is dropped. */
+  put(data: T): void {
+    this.stop();
+    batch(() => this.take(data));
+  }
+
+  /** Forgets everything, also a question that is open. */
+  forget(): void {
+    this.stop();
+    this.data.value = this.error.value = null;
+  }
+}
+
+/** Queries by what is asked. Each answer is kept, until another key is used. */
+export class Queries<T, A extends unknown[]> {
+  private readonly known = new Map<string, Query<T>>();
+
+  constructor(private readonly read: Read<T, A>) {}
+
+  of(...given: A): Query<T> {
+    const name = JSON.stringify([apiKey.peek(), given]);
+    const query = this.known.get(name) ?? new Query<T>((stop) => this.read(stop, ...given), () => false); // biome-ignore format: one line
+    this.known.set(name, query);
+    return query;
+  }
+}
+
+/** Asks a query that a component shows, unless it was answered. */
+export function useQuery<T>(query: Query<T>): Query<T> {
+  useEffect(() => {
+    if (query.data.peek() === null) void query.load();
+  }, [query]);
+  return query;
+}
+
+/** Returns the entries of every page of a list, and what the pages warn of. */
+export async function allPages<T>(
+  read: (
+    cursor: string | undefined,
+  ) => Promise<{ data: readonly T[]; warnings?: readonly string[]; next_cursor?: string | null }>,
+): Promise<{ data: T[]; warnings: string[] }> {
+  // biome-ignore format: the type of a page
+  const all = { data: [] as T[], warnings: [] as string[] };
+  let cursor: string | undefined;
+  do {
+    const page = await read(cursor);
+    all.data.push(...page.data);
+    all.warnings.push(...(page.warnings ?? []));
+    cursor = page.next_cursor ?? undefined;
+  } while (cursor !== undefined);
+  return all;
+}
+
+/** Repeats some work in the visible page, each time some seconds after it has ended. Returns what stops it. */
+export function repeat(seconds: number, work: () => Promise<unknown>): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let stopped = false;
+  const wait = () => {
+    if (stopped) return;
+    timer = setTimeout(() => void (document.hidden ? Promise.resolve() : work()).finally(wait), seconds * 1000);
+  };
+  wait();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
+}

@@ -1,0 +1,183 @@
+"""Journeys in a browser: code that is copied and run, a job over a reload, a killed server, and defects that only a browser shows."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Route, expect
+
+from tests.conftest import REPOSITORY
+from tests.embedded.server_process import ServerProcess
+from tests.playground.conftest import JOB, SECONDS, SHORT, STARTERS, Visit, post, serving, visit
+from tests.playground.test_frame import use_key
+
+pytestmark = [pytest.mark.embedded, pytest.mark.browser]
+
+KEY = "key-of-everything"
+SNIPPETS = {"Python": [sys.executable, "-"], "OpenAI client": [sys.executable, "-"], "curl": ["sh", "-s"]}
+
+
+def snippets(opened: Visit) -> dict[str, str]:
+    """Returns the code of each kind for what Compare has; the first kind is the one that is shown at first."""
+    opened.page.get_by_role("button", name="Copy as code").click()
+    dialog = opened.page.get_by_role("dialog")
+    shown = dialog.locator("pre").inner_text()
+    found = {}
+    for kind in SNIPPETS:
+        dialog.get_by_role("button", name=kind, exact=True).click()
+        found[kind] = dialog.locator("pre").inner_text()
+    dialog.get_by_role("button", name="Close").click()
+    assert next(iter(found.values())) == shown
+    assert len(shown.splitlines()) == 6
+    return found
+
+
+def run_snippet(kind: str, code: str, key: str | None) -> str:
+    """Returns what a snippet prints. It must exit with 0."""
+    environment = {name: value for name, value in os.environ.items() if name != "STEERING_API_KEY"}
+    environment |= {"PYTHONPATH": str(REPOSITORY)} | ({} if key is None else {"STEERING_API_KEY": key})
+    ran = subprocess.run(
+        SNIPPETS[kind], check=False, input=code, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert ran.returncode == 0, f"{kind}: {ran.stderr}"
+    return ran.stdout
+
+
+def test_each_snippet_prints_a_steered_answer_without_a_key(wide: Visit) -> None:
+    wide.demonstrate()
+    for kind, code in snippets(wide).items():
+        if kind == "OpenAI client" and importlib.util.find_spec("openai") is None:
+            continue
+        assert "STEERING_API_KEY" in code
+        assert "sentiment" in code
+        assert len(run_snippet(kind, code, None)) > 20, kind
+
+
+def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_server_go(
+    browser: Browser, model_cache: Path, tmp_path: Path
+) -> None:
+    keys = f"{KEY},key-that-reads:read+generate"
+    with serving(tmp_path, model_cache, api_keys=keys) as server:
+        opened = visit(browser, server.url)
+        opened.page.goto(f"{server.url}/#/compare?s={SHORT}")
+        use_key(opened, "key-that-reads")
+        dot = opened.page.locator(".top-bar .dot")
+        opened.page.locator(".top-bar .dot:not(.waiting):not(.off)").wait_for()
+        for kind, code in snippets(opened).items():
+            if kind != "OpenAI client" or importlib.util.find_spec("openai") is not None:
+                assert len(run_snippet(kind, code, KEY)) > 20, kind
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        expect(dot).to_have_class("dot off")
+        expect(opened.page.get_by_role("alert")).to_contain_text("Trying again every few seconds")
+        opened.page.context.close()
+
+
+def test_the_plain_answer_stays_when_a_dial_is_moved(wide: Visit) -> None:
+    wide.demonstrate()
+    normal = wide.page.get_by_role("article", name="Normal").locator(".tokens")
+    before = normal.inner_text()
+    for strength in ("-1", "0.5"):
+        wide.page.get_by_label("Strength of sentiment").fill(strength)
+        wide.page.keyboard.press("Enter")
+        expect(wide.page.get_by_role("article", name="Steered")).to_contain_text(
+            f"sentiment {strength}".replace("-", "−")
+        )
+        wide.ended()
+        assert normal.inner_text() == before
+
+
+def test_a_job_outlives_a_reload_in_the_tray_and_can_be_cancelled_there(wide: Visit) -> None:
+    wide.open("#/library")
+    wide.page.evaluate("sessionStorage.setItem('steering-server.card', JSON.stringify('sentiment'))")
+    post(wide.url, "/v1/vectors/combine", {"name": "unmeasured", "terms": [{"vector": "sentiment", "weight": 1}]})
+    wide.page.evaluate("sessionStorage.setItem('steering-server.card', JSON.stringify('unmeasured'))")
+    wide.page.goto(f"{wide.url}/?again#/make")
+    expect(wide.page.get_by_role("region", name="Quality")).to_contain_text("1,360 answers")
+    wide.page.get_by_role("button", name="Measure its strengths").click()
+    tray = wide.page.locator(".tray")
+    expect(tray).to_contain_text("1 job")
+    expect(wide.page.get_by_role("list", name="Steps").locator("[aria-current]")).to_contain_text("Find")
+    wide.page.reload()
+    expect(tray).to_contain_text("1 job")
+    expect(wide.page.locator(".top-bar .facts")).to_contain_text("1 job,")
+    wide.page.get_by_role("link", name="Compare").click()
+    tray.locator("summary").click()
+    expect(tray).to_contain_text("Measuring unmeasured")
+    expect(tray).to_contain_text(" / 2728", timeout=JOB)
+    assert wide.violations() == []
+    wide.screenshot("tray")
+    tray.get_by_role("button", name="Stop").click()
+    expect(tray).to_contain_text("Measuring unmeasured: stopped")
+
+
+def test_the_second_click_of_a_double_click_runs_nothing(wide: Visit) -> None:
+    asked: list[str] = []
+
+    def empty(route: Route) -> None:
+        route.fulfill(json={"data": [], "next_cursor": None, "warnings": []})
+
+    def hold(route: Route) -> None:
+        asked.append(route.request.url)
+
+    wide.page.route("**/v1/vectors?*", empty)
+    wide.page.route("**/v1/vectors/extract", hold)
+    wide.page.route("**/v1/compare", hold)
+    wide.open("#/compare")
+    seed = wide.page.locator(".speed").inner_text()
+    wide.page.get_by_role("button", name="Make the starter vectors").dblclick()
+    expect(wide.page.get_by_role("region", name="Starter vectors")).to_contain_text("Making sentiment")
+    assert wide.page.locator(".speed").inner_text() == seed
+    assert [url.rpartition("/")[2] for url in asked] == ["extract"]
+
+
+def test_csv_that_is_pasted_becomes_a_table(wide: Visit) -> None:
+    wide.open("#/make")
+    wide.page.evaluate("navigator.clipboard.writeText('positive,negative\\nArr matey,Hello friend\\nAye,Yes')")
+    wide.page.get_by_label("positive 1").focus()
+    wide.page.keyboard.press("Control+v")
+    expect(wide.page.get_by_label("positive 1")).to_have_value("Arr matey")
+    expect(wide.page.get_by_label("negative 2")).to_have_value("Yes")
+
+
+def test_labels_of_the_map_of_vectors_do_not_overlap_and_open_a_card(wide: Visit, server: ServerProcess) -> None:
+    for index in range(4):
+        terms = [{"vector": "sentiment", "weight": 1}, {"vector": "formality", "weight": 0.02 * (index + 1)}]
+        post(server.url, "/v1/vectors/combine", {"name": f"close-{index}", "terms": terms})
+    wide.open("#/space")
+    wide.ended()
+    wide.page.get_by_role("button", name="Draw the map of all vectors").click()
+    labels = wide.page.locator(".vector-map text")
+    expect(labels.nth(len(STARTERS) + 3)).to_be_visible()
+    boxes = [box for box in (label.bounding_box() for label in labels.all()) if box is not None]
+    for index, one in enumerate(boxes):
+        for other in boxes[index + 1 :]:
+            apart = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+            assert apart or one["y"] + one["height"] <= other["y"] + 3 or other["y"] + other["height"] <= one["y"] + 3
+    wide.page.get_by_role("link", name="Open close-2").click()
+    expect(wide.page.get_by_role("heading", name="close-2@1")).to_be_visible()
+
+
+def test_an_answer_is_one_text_for_a_screen_reader_until_words_are_inspected(wide: Visit) -> None:
+    wide.demonstrate()
+    normal = wide.page.get_by_role("article", name="Normal")
+    expect(normal.locator("[role=button]")).to_have_count(0)
+    expect(normal.get_by_role("paragraph").filter(has_text=normal.locator(".tokens").inner_text()[:30])).to_be_visible()
+    wide.page.get_by_role("button", name="Inspect words").click()
+    assert normal.locator("[role=button]").count() > 5
+    assert wide.violations() == []
+
+
+def test_the_documentation_is_read_without_another_host(wide: Visit) -> None:
+    wide.open("")
+    wide.page.keyboard.press("?")
+    links = wide.page.get_by_role("list", name="Documentation").get_by_role("link")
+    for address in [link.get_attribute("href") for link in links.all()]:
+        assert address is not None
+        answer = wide.page.request.get(f"{wide.url}{address}")
+        assert answer.ok, address
+        assert len(answer.text()) > 1000
