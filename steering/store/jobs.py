@@ -14,7 +14,8 @@ from steering.store.records import RECORD_ID, UNFINISHED, JobPage, JobRecord, Wr
 from steering.store.tables import JobRow
 from steering.threads import run_in_thread
 
-_COLUMNS = tuple(getattr(JobRow, name) for name in JobRecord.model_fields)
+_FIELDS = tuple(name for name in JobRecord.model_fields if name != "subject")  # which is read from the request
+_COLUMNS = tuple(getattr(JobRow, name) for name in _FIELDS)
 _LISTED = tuple(column for column in _COLUMNS if column.key not in ("request", "result"))
 """Columns of a listing: all but those that may be large."""
 _JSON_FIELDS = ("request", "progress", "result", "error")
@@ -37,7 +38,7 @@ class Jobs:
         lost its lease. Raises InvalidRequest, and StorageFull for a new job beyond the writer's `max_bytes`.
         """
         job.check()
-        values: dict[str, Any] = {name: getattr(job, name) for name in JobRecord.model_fields}
+        values: dict[str, Any] = {name: getattr(job, name) for name in _FIELDS}
         values |= {"progress": job.progress.model_dump(), "error": job.error and job.error.model_dump()}
         values |= {name: write_record(values[name], name) for name in _JSON_FIELDS}
         size = sum(len(values[name] or "") for name in ("request", "result"))
