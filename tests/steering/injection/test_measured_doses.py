@@ -125,3 +125,21 @@ async def test_every_token_has_its_readout(family: str, hf_byte_tokenizer: PreTr
     handle.remove()
     residuals = [(one[0] if isinstance(one, tuple) else one)[0, -1] for one in seen]
     assert found == pytest.approx([float(r @ entry.direction) / entry.scale for r in residuals], rel=1e-3, abs=1e-4)
+
+
+async def test_rounding_is_no_change(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Tokens whose residual changes by less than float32 can tell do not lower the mean of those that steering changed."""
+    strong = {"vector": "alpha", "layers": [1], "scope": {"tokens": "prompt"}}
+    tiny = {
+        "vector": "beta",
+        "layers": [1],
+        "unit": "relative",
+        "strength": 1e-9,
+        "scope": {"tokens": "generated", "start": 1},
+    }
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        vectors = vectors_for(engine.info)
+        plans = [await plan_for(items, vectors, engine.info) for items in ([strong], [strong, tiny])]
+        alone, with_tiny = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
+    assert with_tiny.finish.steering.tokens[1] > 0
+    assert with_tiny.finish.steering.total == pytest.approx(alone.finish.steering.total, rel=1e-5)
