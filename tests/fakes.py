@@ -18,13 +18,13 @@ from steering.engine.api import (
     GenerationRequest,
     Prompt,
     SamplingParams,
-    SteeringReport,
     TokenEvent,
 )
 from steering.engine.checks import check_layers, check_task
 from steering.engine.fit_task import FitTask, FittedDirection
-from steering.engine.readings import MonitoredAnswer, stops
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
+from steering.injection.dose import SteeringReport
+from steering.injection.readings import MonitoredAnswer, stops
 from steering.model.info import ModelInfo
 from steering.plan.types import SteeringPlan
 from tests.scripted_model import (

@@ -19,8 +19,8 @@ from app.core.settings import Settings
 from app.core.state import ServerState, state_of
 from app.core.tracing import current_observer
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
-from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
+from steering.injection.readings import Reading
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion

@@ -20,10 +20,11 @@ from app.core.answers import ALTERNATIVE_BYTES, event_in_thread, json_in_thread
 from app.core.events import Event, event_stream
 from app.core.metrics import Metrics, TokenClock
 from app.core.requests import ApiRoute, needs
-from steering.engine.api import GenerationRequest, Prompt, SamplingParams, SteeringReport, TokenEvent, Tokenizer
+from steering.engine.api import GenerationRequest, Prompt, SamplingParams, TokenEvent, Tokenizer
 from steering.engine.prompts import encode_prompt
-from steering.engine.readings import RaisedMonitor
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
+from steering.injection.dose import SteeringReport
+from steering.injection.readings import RaisedMonitor
 from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.plan.holds import HeldReadout

@@ -25,8 +25,9 @@ from app.core.errors import body_of
 from app.core.events import Event, event_stream
 from app.core.metrics import TokenClock
 from app.core.requests import ApiRoute, needs
-from steering.engine.api import Finish, Prompt, SteeringReport, TokenEvent, Tokenizer
+from steering.engine.api import Finish, Prompt, TokenEvent, Tokenizer
 from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
+from steering.injection.dose import SteeringReport
 from steering.layer_indices import layer_index
 from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan

@@ -31,13 +31,13 @@ from steering.engine.api import (
     Engine,
     EngineStats,
     GenerationRequest,
-    SteeringReport,
     TokenEvent,
     Tokenizer,
 )
 from steering.engine.capabilities import check_reads_monitors
-from steering.engine.readings import EDGES, NO_MONITORS, Monitor, MonitorSet, ScoreStatistics
 from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
+from steering.injection.dose import SteeringReport
+from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet, ScoreStatistics
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers

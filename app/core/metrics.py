@@ -26,7 +26,8 @@ from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from steering import __version__
-from steering.engine.api import EngineStats, SteeringReport
+from steering.engine.api import EngineStats
+from steering.injection.dose import SteeringReport
 
 UNMATCHED = "unmatched"
 ALERTED_CODES = ("storage_full", "store_corrupt", "out_of_memory")

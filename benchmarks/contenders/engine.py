@@ -17,8 +17,8 @@ from benchmarks.stream_timing import load_metrics, stream_metrics
 from benchmarks.vectors import Vectors
 from benchmarks.workload import NAMES, ONE_LAYER, Intervention, prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
-from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.extraction import METHODS
+from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.pairs import ContrastivePair, PairSet
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve

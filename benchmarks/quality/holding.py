@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
-from steering.engine.readings import Reading
+from steering.injection.readings import Reading
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steering.engine.api import Finish, SamplingParams, TokenEvent
-from steering.engine.readings import MonitoredAnswer, RaisedMonitor, stops
 from steering.errors import NonfiniteActivations
+from steering.injection.readings import MonitoredAnswer, RaisedMonitor, stops
 from steering.injection.rows import SteeredRow
 from steering.model.text_stream import TextStream
 

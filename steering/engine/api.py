@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from steering.engine.readings import NO_MONITORS, MonitorSet, RaisedMonitor, Reading
+from steering.injection.dose import SteeringReport
+from steering.injection.readings import NO_MONITORS, MonitorSet, RaisedMonitor, Reading
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
-from steering.plan.holds import HeldReadout
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
 
@@ -56,30 +56,6 @@ class GenerationRequest:
     monitors: MonitorSet = NO_MONITORS
     request_id: str = ""
     observe: "Callable[[GenerationRequest, AsyncGenerator[TokenEvent, None]], AsyncGenerator[TokenEvent, None]] | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class SteeringReport:
-    """The steering that was applied, for each intervention of the plan.
-
-    doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
-    any token (True where there is none and a position was in scope). fired_at: index of the first generated token
-    for which it held, -1 for a prompt position, None if never.
-    tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
-    without a condition, for a combination, and where none was decided. held: by layer, for `hold`. total: the dose of all
-    together, summed over the layers. clamped: how often the dose guard scaled the change down, over tokens and layers.
-    incomplete: some measurements were lost, because memory was short.
-    """
-
-    doses: tuple[Mapping[int, float], ...] = ()
-    fired: tuple[bool, ...] = ()
-    fired_at: tuple[int | None, ...] = ()
-    tokens: tuple[int, ...] = ()
-    condition_scores: tuple[float | None, ...] = ()
-    held: tuple[Mapping[int, HeldReadout], ...] = ()
-    total: float = 0.0
-    clamped: int = 0
-    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

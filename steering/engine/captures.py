@@ -19,7 +19,8 @@ def begin(
     """The empty state of one text. Raises InvalidRequest where the position or `first` does not exist in it."""
     check_capture(prompt, len(ids))
     window = _window(spec.position, prompt, len(ids), tokenizer)
-    return CaptureState(index=index, spec=spec, window=window, first=prompt.first, reduce=spec.position != "all")
+    reduce = spec.position != "all"
+    return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings)
 
 
 def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: ModelTokenizer) -> tuple[int, int]:
@@ -49,14 +50,14 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     """(index, Capture) of a text that was read; embed: input embeddings of token ids. Raises NonfiniteActivations."""
     state = row.capture
     assert state is not None
-    pieces = [state.pieces[layer] for layer in state.spec.layers]
+    pieces = [state.pieces[layer] for layer in state.layers]
     layers = [torch.stack(one).sum(0) if state.reduce else torch.cat(one) for one in pieces]
     read = torch.stack(layers).cpu() if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")
     logits = torch.cat(state.logits).cpu() if state.logits else None
     embeddings = None
-    if state.spec.embeddings:
+    if state.wants_embeddings:
         embeddings = embed(tuple(row.ids))[slice(*state.window)]
         embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
     return state.index, Capture(tuple(row.ids), read, logits, embeddings)

@@ -7,11 +7,11 @@ request may share are also summed by block, so that a report does not depend on 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 
 import torch
 
-from steering.engine.api import SteeringReport
 from steering.injection.slots import NEVER
 from steering.plan.holds import HeldReadout
 from steering.plan.types import ConditionTree, SteeringPlan
@@ -21,6 +21,30 @@ BLOCK = 16
 """Positions whose sums are kept together, and of a block of keys and values."""
 NO_BLOCK = -1
 """The block of positions that are never shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringReport:
+    """The steering that was applied, for each intervention of the plan.
+
+    doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
+    any token (True where there is none and a position was in scope). fired_at: index of the first generated token
+    for which it held, -1 for a prompt position, None if never.
+    tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
+    without a condition, for a combination, and where none was decided. held: by layer, for `hold`. total: the dose of all
+    together, summed over the layers. clamped: how often the dose guard scaled the change down, over tokens and layers.
+    incomplete: some measurements were lost, because memory was short.
+    """
+
+    doses: tuple[Mapping[int, float], ...] = ()
+    fired: tuple[bool, ...] = ()
+    fired_at: tuple[int | None, ...] = ()
+    tokens: tuple[int, ...] = ()
+    condition_scores: tuple[float | None, ...] = ()
+    held: tuple[Mapping[int, HeldReadout], ...] = ()
+    total: float = 0.0
+    clamped: int = 0
+    incomplete: bool = False
 
 
 class Doses:

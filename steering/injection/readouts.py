@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from steering.engine.readings import MonitorSet, Reading
 from steering.injection.apply import Index, index_of, take
+from steering.injection.readings import MonitorSet, Reading
 from steering.injection.rows import CaptureState, Segment, SteeredRow
 from steering.rowwise import dot
 from steering.shapes import Float, Int, Residual, Tensor
@@ -124,7 +124,7 @@ class ReadoutCollector:
         captured = [(one, one.row.capture) for one in segments if one.row.capture is not None]
         self._means = self._collect_means([(segment, capture) for segment, capture in captured if capture.reduce])
         self._whole = [(segment, capture) for segment, capture in captured if not capture.reduce]
-        whole_layers = {layer for _, capture in self._whole for layer in capture.spec.layers}
+        whole_layers = {layer for _, capture in self._whole for layer in capture.layers}
         self.layers = self.monitors.layers.union(self._readings, self._means, whole_layers)
         self._values: list[tuple[_Readings, Tensor]] = []
 
@@ -146,7 +146,7 @@ class ReadoutCollector:
     def _collect_means(self, captured: list[tuple[Segment[SteeredRow], CaptureState]]) -> dict[int, _Means]:
         by_layer: dict[int, list[tuple[Segment[SteeredRow], CaptureState]]] = {}
         for segment, capture in captured:
-            for layer in capture.spec.layers:
+            for layer in capture.layers:
                 by_layer.setdefault(layer, []).append((segment, capture))
         built: dict[tuple[int, ...], _Means] = {}
         means = {}
@@ -175,7 +175,7 @@ class ReadoutCollector:
         if layer in self._means:
             self._read_means(layer, self._means[layer], residual)
         for segment, capture in self._whole:
-            if layer in capture.spec.layers:
+            if layer in capture.layers:
                 kept = segment.tokens_in(capture.window[0])
                 capture.pieces.setdefault(layer, []).append(residual[kept.start : kept.stop].clone())
 

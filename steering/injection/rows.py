@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
 
-from steering.engine.api import CaptureSpec
-from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.injection.dose import Doses
 from steering.injection.history import SteeringHistory
+from steering.injection.readings import NO_MONITORS, MonitorSet, Reading
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 
@@ -17,16 +16,19 @@ class CaptureState:
     """What a text that is read has gathered.
 
     index: its place in the call.
+    layers: that are read.
+    wants_logits: whether logits are read, from the position `first` on. wants_embeddings: whether input embeddings are.
     window: half-open range of the positions that are read.
-    first: the first position with logits.
     reduce: whether one mean row is kept, or every row.
     """
 
     index: int
-    spec: CaptureSpec
+    layers: tuple[int, ...]
     window: tuple[int, int]
     first: int
     reduce: bool
+    wants_logits: bool = False
+    wants_embeddings: bool = False
     pieces: dict[int, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
 
@@ -96,13 +98,13 @@ class Segment(Generic[Row_co]):
     @property
     def wants_logits(self) -> bool:
         """Whether a capture returns logits of the text."""
-        return self.row.capture is not None and self.row.capture.spec.logits
+        return self.row.capture is not None and self.row.capture.wants_logits
 
     @property
     def logit_tokens(self) -> range:
         """Returns the tokens of the pass whose logits a capture returns."""
         capture = self.row.capture
-        return self.tokens_in(capture.first) if capture is not None and capture.spec.logits else range(0)
+        return self.tokens_in(capture.first) if capture is not None and capture.wants_logits else range(0)
 
     @property
     def predicts(self) -> bool:

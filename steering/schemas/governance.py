@@ -158,7 +158,7 @@ class SteeringLimits(Request):
 
 
 class PolicySpec(Request):
-    """What holds for all traffic. mandatory: act after the interventions of a request, in this order."""
+    """What holds for all traffic. mandatory: read what the interventions of a request have left."""
 
     mandatory: Annotated[tuple[InterventionSpec, ...], Field(max_length=MAX_MANDATORY, fail_fast=True)] = ()
     monitors: Annotated[tuple[MonitorSpec, ...], Field(max_length=MAX_MONITORS, fail_fast=True)] = ()

@@ -142,7 +142,7 @@ class AppliedIntervention(Answer):
 
 
 class AppliedSteering(Answer):
-    """The steering that was applied, in the order in which it acts at a layer. relative_dose_total: of all interventions
+    """The steering that was applied, in the order written. relative_dose_total: of all interventions
     together, summed over the layers. mandatory: interventions of the policy, which act after the others. record: the body of
     POST /v1/replay."""
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
-from steering.engine.readings import RaisedMonitor
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
+from steering.injection.readings import RaisedMonitor
 from steering.workflows.progress import Progress, ignore_progress
 
 T = TypeVar("T")

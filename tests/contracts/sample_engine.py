@@ -8,6 +8,7 @@ from steering.engine import api
 from steering.engine.checks import check_capture
 from steering.engine.options import EngineOptions
 from steering.engine.prompts import check_context
+from steering.injection.dose import SteeringReport
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 
@@ -50,7 +51,7 @@ class SampleEngine:
             token = ids[index % len(ids)]
             yield api.TokenEvent(index, token, self.tokenizer.token_text(token), readout=readout)
         acted = len(request.plan.interventions)
-        report = api.SteeringReport(({},) * acted, (True,) * acted, (0,) * acted)
+        report = SteeringReport(({},) * acted, (True,) * acted, (0,) * acted)
         yield api.TokenEvent(count, -1, "", finish=api.Finish("length", len(ids), count, 0, report))
 
     async def capture(

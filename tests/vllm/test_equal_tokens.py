@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
-from steering.engine.readings import Reading
 from steering.engine.vllm.engine import VllmEngine
+from steering.injection.readings import Reading
 from steering.pairs import ChatMessage
 from steering.plan.dose import DoseGuard
 from tests.engines import Outcome, run, run_all, run_alone

@@ -5,8 +5,8 @@ from math import inf
 import pytest
 
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
-from steering.engine.readings import Monitor, MonitorSet
 from steering.engine.vllm.engine import VllmEngine
+from steering.injection.readings import Monitor, MonitorSet
 from steering.plan.types import UNSTEERED, SteeringPlan
 from tests.engines import Outcome, run
 from tests.plans import plan_for, vectors_for

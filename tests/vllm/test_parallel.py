@@ -10,9 +10,9 @@ import pytest
 from steering.engine import open_engine
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest
 from steering.engine.options import EngineOptions
-from steering.engine.readings import MonitorSet
 from steering.engine.vllm.engine import VllmEngine
 from steering.errors import UnsupportedParameter
+from steering.injection.readings import MonitorSet
 from tests.engines import random_requests, run, run_all, sampling
 from tests.plans import plan_for, vectors_for
 from tests.steering.injection.test_monitors import monitor

@@ -24,7 +24,6 @@ from steering.engine.checks import check_layers, check_sampling, check_task
 from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
-from steering.engine.readings import MonitoredAnswer
 from steering.engine.stream import Stream
 from steering.engine.transformers.execution.base import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
@@ -35,6 +34,7 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.training.fitting import fit
 from steering.errors import LimitExceeded, OutOfMemory
+from steering.injection.readings import MonitoredAnswer
 from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor

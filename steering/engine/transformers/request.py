@@ -97,7 +97,7 @@ class Request(Outbox, Answer):
             self.shareable = self.prompt_length - 1
         else:
             end = len(self.ids) if self.plan.empty else self.prompt_length
-            first = self.capture.first if self.capture.spec.logits else end - 1
+            first = self.capture.first if self.capture.wants_logits else end - 1
             self.shareable = min(self.capture.window[0], first, end - 1)
 
     @property

@@ -254,7 +254,7 @@ class Scheduler:
                     continue  # another request will compute its next block
             skipped, cost = len(coming) * BLOCK, self.budget.cost(request.prompt_calls)
             amount = min(request.most_positions - skipped, ceil(allowed / cost))
-            if request.capture is not None and request.capture.spec.logits:
+            if request.capture is not None and request.capture.wants_logits:
                 before = max(request.capture.first - request.computed - skipped, 0)  # positions without logits
                 if (amount := min(amount, before + logit_positions)) == 0:
                     continue

@@ -7,9 +7,9 @@ import torch
 
 from steering.engine.answers import Answer, AnswerWriter, Ending, Sampled, finish_event
 from steering.engine.api import GenerationRequest, TokenEvent
-from steering.engine.readings import MonitoredAnswer
 from steering.engine.vllm.messages import ReportMessage, TokenReadings
 from steering.injection.dose import Doses
+from steering.injection.readings import MonitoredAnswer
 from steering.model.prompt import ModelTokenizer
 from steering.plan.holds import HeldReadout
 from steering.plan.types import SteeringPlan

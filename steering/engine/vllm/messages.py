@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 import torch
 
-from steering.engine.readings import Reading
+from steering.injection.readings import Reading
 from steering.plan.holds import HeldReadout
 from steering.shapes import Tensor
 from steering.spec import InterventionSpec

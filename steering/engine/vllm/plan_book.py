@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.vllm.messages import MonitorReading, encode
 from steering.errors import InternalError
+from steering.injection.readings import NO_MONITORS, MonitorSet, Reading
 from steering.plan.types import SteeringPlan
 
 KEPT = 64

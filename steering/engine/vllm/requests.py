@@ -102,8 +102,10 @@ class CaptureTask:
 
     def request(self, priority: int) -> Task:
         """Returns the request to vLLM. Its blocks are shared with nobody."""
-        state, spec = self.state, self.state.spec
-        window = CaptureWindow(spec.layers, *state.window, reduce=state.reduce, logits=spec.logits, first=state.first)
+        state = self.state
+        window = CaptureWindow(
+            state.layers, *state.window, reduce=state.reduce, logits=state.wants_logits, first=state.first
+        )
         sampling = SamplingParams(max_tokens=1, ignore_eos=True)
         request = GenerationRequest(self.ids, sampling, self.prompt.plan, priority=priority, cache_salt="capture")
         length = self.prompt.prompt_length or len(self.ids)
@@ -118,12 +120,12 @@ async def captured(client: VllmClient, task: CaptureTask, priority: int) -> Capt
             pass
         reports = await run.mailbox.reports()
     activations = {layer: values for report in reports for layer, values in report.activations.items()}
-    spec = task.state.spec
-    read = torch.stack([activations[layer] for layer in spec.layers]) if spec.layers else torch.empty(0, 1, 0)
+    layers = task.state.layers
+    read = torch.stack([activations[layer] for layer in layers]) if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")
     logits = next((report.logits for report in reports if report.logits is not None), None)
-    return Capture(task.ids, read, logits, await _embeddings(client, task) if spec.embeddings else None)
+    return Capture(task.ids, read, logits, await _embeddings(client, task) if task.state.wants_embeddings else None)
 
 
 async def _embeddings(client: VllmClient, task: CaptureTask) -> Tensor:

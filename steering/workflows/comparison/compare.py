@@ -5,8 +5,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, TokenEvent
-from steering.engine.readings import Reading
 from steering.errors import InternalError, InvalidRequest, SteeringError
+from steering.injection.readings import Reading
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MetricsAnswer
 from steering.spec import InterventionSpec

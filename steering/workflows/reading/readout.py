@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
-from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
+from steering.injection.readings import Reading
 from steering.plan.layers import check_model, resolve_layers
 from steering.schemas.reading import LayerScores, ReadToken, ReadVector, TextReadoutAnswer
 from steering.shapes import Float, Scores, Tensor

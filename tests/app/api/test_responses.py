@@ -5,7 +5,8 @@ import json
 import pytest
 
 from app.api.generate import applied_steering, token_piece
-from steering.engine.api import SteeringReport, TokenEvent
+from steering.engine.api import TokenEvent
+from steering.injection.dose import SteeringReport
 from steering.plan.types import UNSTEERED
 from steering.schemas.generation import TokenPiece
 from tests.plans import plan_for, vectors_for

@@ -6,8 +6,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
-from steering.engine.readings import Reading
 from steering.errors import InvalidRequest
+from steering.injection.readings import Reading
 from steering.model.layout import find_layout, residual_of
 from steering.pairs import ChatMessage
 from steering.spec import SteeringSpec

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
-from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, LimitExceeded
+from steering.injection.readings import Reading
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.plan.dose import DoseGuard

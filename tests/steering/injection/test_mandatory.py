@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
-from steering.engine.readings import Reading
+from steering.injection.readings import Reading
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans
 from steering.plan.types import SteeringPlan

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
-from steering.engine.readings import Reading
+from steering.injection.readings import Reading
 from steering.model.layout import find_layout
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run_all, run_alone, sampling

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
-from steering.engine.readings import EDGES, Monitor, MonitorSet, Reading, ScoreStatistics
+from steering.injection.readings import EDGES, Monitor, MonitorSet, Reading, ScoreStatistics
 from steering.model.layout import BlockOutput, find_layout
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec

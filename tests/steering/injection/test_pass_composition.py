@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from steering.engine.api import SteeringReport
+from steering.injection.dose import SteeringReport
 from steering.injection.injector import Injector
 from steering.injection.rows import SteeredRow
 from steering.plan.dose import DoseGuard

@@ -23,10 +23,10 @@ from steering.engine.api import (
     Position,
     Prompt,
     SamplingParams,
-    SteeringReport,
     TokenEvent,
 )
 from steering.errors import SteeringError
+from steering.injection.dose import SteeringReport
 from steering.model.info import ModelInfo
 from steering.plan.scope import positions_of
 from steering.plan.types import RELU, ROTATE, SteeringPlan

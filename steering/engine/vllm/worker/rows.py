@@ -6,11 +6,10 @@ from math import isnan, nan
 
 import torch
 
-from steering.engine.api import CaptureSpec
-from steering.engine.readings import NO_MONITORS, MonitorSet, Reading
 from steering.engine.vllm.messages import CaptureWindow, MeasuredDoses, ReportMessage, RequestSteering
 from steering.errors import InternalError
 from steering.injection.history import SteeringHistory
+from steering.injection.readings import NO_MONITORS, MonitorSet, Reading
 from steering.injection.rows import CaptureState, Segment, SteeredRow
 from steering.plan.scope import follows_single_tokens
 from steering.plan.types import SteeringPlan
@@ -118,5 +117,5 @@ def _joined(pieces: list[Tensor], capture: CaptureState) -> Tensor:
 
 def _capture(window: CaptureWindow, layers: frozenset[int]) -> CaptureState:
     here = tuple(layer for layer in window.layers if layer in layers)
-    spec = CaptureSpec(here, logits=window.logits)
-    return CaptureState(index=0, spec=spec, window=(window.start, window.end), first=window.first, reduce=window.reduce)
+    positions = window.start, window.end
+    return CaptureState(0, here, positions, window.first, window.reduce, wants_logits=window.logits)

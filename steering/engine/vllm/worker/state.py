@@ -7,12 +7,12 @@ from traceback import format_exception
 
 import torch
 
-from steering.engine.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.engine.vllm.messages import FailureMessage, Message, MonitorReading, RequestSteering, TokenMessage
 from steering.engine.vllm.worker.measures import BlockMeasures
 from steering.engine.vllm.worker.rows import WorkerRow, new_row
 from steering.engine.vllm.worker.step import Step
 from steering.injection.injector import Injector
+from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.injection.readouts import MonitorTables
 from steering.injection.slots import MAX_THRESHOLDS
 from steering.plan.types import UNSTEERED, SteeringPlan

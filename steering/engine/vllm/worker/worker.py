@@ -7,10 +7,10 @@ import zmq
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.platforms import current_platform
 
-from steering.engine.readings import Reading
 from steering.engine.vllm.messages import EXTRA_ARGS, MonitorReading, RequestSteering, decode, encode
 from steering.engine.vllm.worker.attachment import attach, decoder_layers, without_discarded_draws, wrap_runner
 from steering.engine.vllm.worker.state import WorkerSteering
+from steering.injection.readings import Reading
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
 

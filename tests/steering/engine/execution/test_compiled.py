@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
-from steering.engine.readings import Reading
 from steering.engine.transformers.engine import TransformersEngine
+from steering.injection.readings import Reading
 from steering.model.layout import find_layout
 from steering.plan.dose import DoseGuard
 from steering.spec import SteeringSpec

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import count
 
-from steering.engine.api import CaptureSpec, SamplingParams
+from steering.engine.api import SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
@@ -40,8 +40,8 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> R
 def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Request:
     """A text to read, like no other. logits_from: the first position whose logits are read too."""
     one = request(length, 1, salt=salt)
-    spec = CaptureSpec((1,), logits=logits_from is not None)
-    state = CaptureState(0, spec, (length - 1, length), logits_from or 0, reduce=True)
+    wants = logits_from is not None
+    state = CaptureState(0, (1,), (length - 1, length), logits_from or 0, reduce=True, wants_logits=wants)
     return Request(
         id=one.id,
         ids=one.ids,

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
-from steering.engine.readings import Reading
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.errors import EngineDead, InternalError, OutOfMemory
+from steering.injection.readings import Reading
 from steering.model.loading import LoadedModel, opened
 from steering.model.text_stream import TextStream
 from steering.plan.types import UNSTEERED

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import Capture, CaptureSpec, Finish, SteeringReport
+from steering.engine.api import Capture, CaptureSpec, Finish
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.errors import OutOfMemory, SteeringError
+from steering.injection.dose import SteeringReport
 from steering.model.loading import LoadedModel, opened
 from steering.plan.types import SteeringPlan
 from tests.families import FAMILIES

@@ -5,9 +5,10 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest, SteeringReport
+from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK
+from steering.injection.dose import SteeringReport
 from steering.plan.types import SteeringPlan
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for

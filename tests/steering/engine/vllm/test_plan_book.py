@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from steering.engine.readings import Monitor, MonitorSet, Reading
 from steering.engine.vllm.messages import MonitorReading, decode
 from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
 from steering.errors import InternalError
+from steering.injection.readings import Monitor, MonitorSet, Reading
 from steering.plan.types import UNSTEERED, SteeringPlan
 from tests.fakes import ScriptedEngine
 from tests.plans import plan_adding, plan_for, vectors_for

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 import torch
 
-from steering.engine.readings import Reading
 from steering.engine.vllm.messages import (
     FailureMessage,
     MeasuredDoses,
@@ -17,6 +16,7 @@ from steering.engine.vllm.messages import (
     decode,
     encode,
 )
+from steering.injection.readings import Reading
 from steering.plan.holds import HeldReadout
 from steering.plan.types import SteeringPlan
 from tests.fakes import ScriptedEngine

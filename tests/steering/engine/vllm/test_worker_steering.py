@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
-from steering.engine.readings import MonitorSet, Reading
 from steering.engine.vllm.answers import doses_of
 from steering.engine.vllm.messages import FailureMessage, MonitorReading, ReportMessage, RequestSteering, decode, encode
 from steering.engine.vllm.worker.rows import computes_whole
 from steering.engine.vllm.worker.state import StepView
+from steering.injection.readings import MonitorSet, Reading
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
 from steering.plan.types import SteeringPlan

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.readings import Reading
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError
+from steering.injection.readings import Reading
 from steering.spec import InterventionSpec
 from steering.workflows.comparison.compare import Arm, ArmEvent, ArmResult, Comparison, compare, stream, sweep_arms
 from steering.workflows.evaluation.setup import plan_at, random_like

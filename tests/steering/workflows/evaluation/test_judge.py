@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
+from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.errors import ContextLengthExceeded
+from steering.injection.dose import SteeringReport
 from steering.pairs import ChatMessage
 from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
 from steering.workflows.evaluation.judge import (

@@ -6,8 +6,9 @@ import pytest
 
 from steering.client import Client
 from steering.concepts.loader import load_neutral
-from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
+from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.errors import InvalidRequest, Overloaded
+from steering.injection.dose import SteeringReport
 from steering.pairs import ChatMessage
 from steering.workflows.extraction.describe import describe, instructed, unusable
 from steering.workflows.extraction.extract import ExtractionRequest, extract

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import Finish, GenerationRequest, SteeringReport, TokenEvent
+from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.errors import InvalidRequest
+from steering.injection.dose import SteeringReport
 from steering.pairs import ChatMessage, PairSet
 from steering.workflows.evaluation.setup import as_prompts
 from steering.workflows.extraction.texts import ANSWER, NEUTRAL, neutral_texts, token_pairs
