@@ -8,7 +8,7 @@ from steering.engine import open_engine
 from steering.engine.options import EngineOptions
 from steering.pairs import ContrastivePair, PairSet
 from steering.vectors import ConceptVector
-from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extract import ExtractionRequest, extract
 
 PLACES = ("the room", "the soup", "my walk", "the train", "the film", "her answer", "the garden", "our visit")
 PAIRS = PairSet.of([ContrastivePair(f"I loved {place}.", f"I hated {place}.", topic=place) for place in PLACES])

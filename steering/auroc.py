@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import rankdata, t
 
-from steering.quality import Estimate
+from steering.cards import Estimate
 
 MIN_HELD = 2
 """Held-out examples of each class below which nothing is measured."""

@@ -1,6 +1,7 @@
 """Spec: the base of everything a caller writes, the types of its fields, and InlineVector, a direction in place of a name. No torch."""
 
 import hashlib
+import math
 import struct
 from array import array
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     GetCoreSchemaHandler,
+    PlainSerializer,
     Tag,
     model_validator,
 )
@@ -23,6 +25,15 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 Index: TypeAlias = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
 LayerIndex: TypeAlias = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
 Number: TypeAlias = Annotated[FiniteFloat, Field(strict=True)]
+"""A finite JSON number; `true` and `"1"` are refused."""
+Measured: TypeAlias = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, return_type=float | None, when_used="json"),
+]
+"""A measured number. A value that is not finite is written as null, because JSON has no NaN, and read back as NaN."""
+Interval: TypeAlias = tuple[Measured, Measured]
+"""Both ends of a range, or of a 95 % interval."""
 Label: TypeAlias = Annotated[str, Field(max_length=64)]
 
 

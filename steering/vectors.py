@@ -8,8 +8,8 @@ from typing import Annotated, Any, Protocol
 import torch
 from pydantic import Field
 
+from steering.cards import QualityCard, Recommended
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.quality import QualityCard, Recommended
 from steering.shapes import Direction
 from steering.spec_base import INLINE_PREFIX
 

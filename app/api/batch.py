@@ -32,8 +32,7 @@ from steering.schemas.resources import JobAnswer
 from steering.store.records import Writer
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
-from steering.workflows.generate import BACKGROUND_CONCURRENCY, gathered
-from steering.workflows.progress import Progress
+from steering.workflows.generate import BACKGROUND_CONCURRENCY, Progress, gathered
 
 MAX_STEERINGS = 256
 """Different steerings of one batch; a plan is held for each until the job ends."""

@@ -18,9 +18,9 @@ from app.core.errors import error_detail
 from app.core.events import Event, event_stream
 from app.core.requests import ApiRoute
 from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, ArmFields, CompareAnswer, CompareRequest
-from steering.workflows.comparison import compare as workflow
-from steering.workflows.comparison.compare import Arm, ArmEvent, ArmResult, Comparison, sweep_arms
-from steering.workflows.comparison.teacher_forcing import LOGITS_BOUND
+from steering.workflows import comparison as workflow
+from steering.workflows.comparison import Arm, ArmEvent, ArmResult, Comparison, sweep_arms
+from steering.workflows.measures import LOGITS_BOUND
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
 

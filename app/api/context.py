@@ -33,7 +33,7 @@ from steering.store.records import Writer
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSource
-from steering.workflows.reading.readout import reading_at
+from steering.workflows.readout import reading_at
 
 SUGGESTED_FROM = 200
 """Names among which the nearest to an unknown one is looked for."""

@@ -13,6 +13,8 @@ from app.core.answers import ACTIVATION_BYTES
 from app.core.requests import ApiRoute, needs
 from app.core.settings import Settings
 from steering.errors import InvalidRequest, NotFound, SteeringError
+from steering.lab import dictionaries as workflow
+from steering.lab.dictionaries import MAX_ACTIVATIONS, Dictionary, open_dictionary
 from steering.model.info import ModelInfo
 from steering.registry import unknown_name
 from steering.schemas.latent_space import (
@@ -26,9 +28,7 @@ from steering.schemas.vectors import VectorAnswer
 from steering.shapes import Direction
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.dictionaries import search as workflow
-from steering.workflows.dictionaries.folder import MAX_ACTIVATIONS, Dictionary, open_dictionary
-from steering.workflows.extraction.make import registered
+from steering.workflows.make import registered
 
 METHOD = "dictionary"
 

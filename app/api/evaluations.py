@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,14 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts, load
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest, NotNewest, UnsupportedParameter, VectorNotFound
+from steering.lab import evaluations
+from steering.lab import report as reports
+from steering.lab.controls import plan_at
+from steering.lab.evaluations import with_evidence
+from steering.lab.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
+from steering.lab.report import CONTROLS, VARIATIONS, plain_samples, report
+from steering.lab.text_scores import OtherModelScorer, other_model_scorer
+from steering.lab.trials import Samples, read_back, trial_answers
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.dose import DoseGuard
@@ -36,13 +44,11 @@ from steering.schemas.base import WaitQuery
 from steering.schemas.evaluation import (
     DoseResponseAnswer,
     DoseResponseRequest,
-    EvaluatedPoint,
     EvaluationAnswer,
     EvaluationRequest,
-    JudgementAnswer,
+    ReportRequest,
     StrengthsRequest,
 )
-from steering.schemas.evaluation.report import ReportAnswer, ReportRequest
 from steering.schemas.messages import Text
 from steering.schemas.vectors import (
     VectorAnswer,
@@ -51,19 +57,9 @@ from steering.spec import InterventionSpec
 from steering.spec_base import is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation import dose_response as doses
-from steering.workflows.evaluation import layer_sweep as sweeps
-from steering.workflows.evaluation.evidence import with_evidence
-from steering.workflows.evaluation.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
-from steering.workflows.evaluation.setup import as_prompts, plan_at, read_back
-from steering.workflows.evaluation.trials import Samples, trial_answers
-from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.extraction.texts import default_position
-from steering.workflows.progress import Progress
-from steering.workflows.reporting import results
-from steering.workflows.reporting.independent import OtherModelScorer, other_model_scorer
-from steering.workflows.reporting.report import CONTROLS, plain_samples, report
-from steering.workflows.reporting.variations import VARIATIONS
+from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.generate import Progress
+from steering.workflows.texts import as_prompts, default_position
 
 PROMPTS, NEUTRAL = 12, 8
 MAX_READERS = 32
@@ -106,16 +102,16 @@ async def _prepare_strengths(context: Context, body: StrengthsRequest) -> Work:
     engine, bound = context.engine, context.limits.max_relative_dose
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
-    request: doses.DoseResponseRequest | sweeps.LayerSweepRequest
+    request: evaluations.DoseResponseRequest | evaluations.LayerSweepRequest
     work: Work
     if isinstance(body, DoseResponseRequest):
         neutral = None if body.neutral is None else await _tokenized(context, body.neutral, body.max_tokens, "neutral")
-        request = doses.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
-        answers = await run_in_thread(doses.answers_to_write, engine, request)  # draws the random directions
+        request = evaluations.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
+        answers = await run_in_thread(evaluations.answers_to_write, engine, request)  # draws the random directions
         work = partial(_dose_response, context, body, request)
     else:
-        request = sweeps.LayerSweepRequest(**fields)
-        answers = await run_in_thread(sweeps.answers_to_write, engine, request)
+        request = evaluations.LayerSweepRequest(**fields)
+        answers = await run_in_thread(evaluations.answers_to_write, engine, request)
         work = partial(_layer_sweep, context, request)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     if bound is not None:
@@ -124,45 +120,35 @@ async def _prepare_strengths(context: Context, body: StrengthsRequest) -> Work:
     return work
 
 
-async def _layer_sweep(context: Context, request: sweeps.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
+async def _layer_sweep(context: Context, request: evaluations.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
     """Runs a sweep. Cancelling stops it at once."""
-    found = await sweeps.layer_sweep(context.engine, request, progress=progress)
+    found = await evaluations.layer_sweep(context.engine, request, progress=progress)
     return found.model_dump(mode="json")
 
 
 async def _dose_response(
-    context: Context, body: DoseResponseRequest, request: doses.DoseResponseRequest, progress: Progress
+    context: Context, body: DoseResponseRequest, request: evaluations.DoseResponseRequest, progress: Progress
 ) -> dict[str, Any]:
     """Runs a dose-response. Cancelling stops it at once and stores nothing."""
-    engine, vector, judgement = context.engine, request.vector, None
+    engine, vector = context.engine, request.vector
     if body.judge is None:
-        found = await doses.dose_response(engine, request, progress=progress)
+        answer = await evaluations.dose_response(engine, request, progress=progress)
     else:
         concept = body.judge.concept or vector.description or vector.name
         async with opened_judge(context.settings, engine, body.judge.by) as judge:
-            judging = Judging(judge, concept, _instructions(context, body))
-            found = await doses.dose_response(engine, replace(request, judging=judging), progress=progress)
-        assert found.judgement is not None, "the request has a judge"
-        fields = {"by": body.judge.by, "concept": concept, **asdict(found.judgement)}
-        judgement = JudgementAnswer.model_validate(fields)
-    saved, warnings = await _save(context, vector, found) if body.save else (None, ())
-    points = [{**asdict(point), "advantage": found.advantages.get(point.strength)} for point in found.points]
-    answer = DoseResponseAnswer.model_validate(replace(found, judgement=None), from_attributes=True)
-    changes = {
-        "points": [EvaluatedPoint.model_validate(point, from_attributes=True) for point in points],
-        "warnings": [*answer.warnings, *(found.judgement.warnings if found.judgement else ()), *warnings],
-        "judgement": judgement,
-        "saved": saved,
-    }
-    return answer.model_copy(update=changes).model_dump(mode="json")
+            judging = Judging(judge, concept, body.judge.by, _instructions(context, body))
+            answer = await evaluations.dose_response(engine, replace(request, judging=judging), progress=progress)
+    saved, unsaved = await _save(context, vector, answer) if body.save else (None, ())
+    warnings = (*answer.warnings, *(answer.judgement.warnings if answer.judgement else ()), *unsaved)
+    return answer.model_copy(update={"saved": saved, "warnings": warnings}).model_dump(mode="json")
 
 
 async def _save(
-    context: Context, vector: ConceptVector, found: doses.DoseResponse
+    context: Context, vector: ConceptVector, measured: DoseResponseAnswer
 ) -> tuple[VectorAnswer | None, Sequence[str]]:
     """Stores the evidence as the vector's next version, unless the vector has changed or was deleted meanwhile."""
     try:
-        saved = await context.store.vectors.put(with_evidence(vector, found), after=vector)
+        saved = await context.store.vectors.put(with_evidence(vector, measured), after=vector)
     except VectorNotFound:
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
     except NotNewest as error:
@@ -170,11 +156,13 @@ async def _save(
     return vector_answer(saved), ()
 
 
-async def _check_dose(context: Context, request: doses.DoseResponseRequest | sweeps.LayerSweepRequest) -> None:
+async def _check_dose(
+    context: Context, request: evaluations.DoseResponseRequest | evaluations.LayerSweepRequest
+) -> None:
     """Raises DoseExceeded where the largest strength is beyond the dose that the policy and the key allow."""
     layers = resolve_layers(request.layers, request.vector, context.engine.info.layer_count)
     strength = max(request.strengths, key=abs)
-    one_at_a_time = isinstance(request, sweeps.LayerSweepRequest)
+    one_at_a_time = isinstance(request, evaluations.LayerSweepRequest)
     for place in [(layer,) for layer in layers] if one_at_a_time else [layers]:
         await plan_at(context.engine.info, request.vector, strength, place, request.guard)
 
@@ -222,7 +210,7 @@ async def _prepare_report(context: Context, body: ReportRequest) -> Work:
     own = await run_in_thread(_concept_of, vector)
     concept = body.concept or own
     known, others = await _readers(context, body)
-    request = results.ReportRequest(
+    request = reports.ReportRequest(
         vector=vector,
         plan=plan,
         vectors=await _vectors_of(context, plan),
@@ -247,7 +235,7 @@ async def _prepare_report(context: Context, body: ReportRequest) -> Work:
     return partial(_run_report, context, request, others, concept)
 
 
-def _report_answers(request: results.ReportRequest) -> int:
+def _report_answers(request: reports.ReportRequest) -> int:
     """Counts the answers that a report generates."""
     arms, count = 1 + CONTROLS + (request.pairs is not None), request.samples
     plain = trial_answers(arms, len(request.prompts), plain_samples(count))
@@ -256,7 +244,7 @@ def _report_answers(request: results.ReportRequest) -> int:
 
 
 async def _run_report(
-    context: Context, request: results.ReportRequest, others: Sequence[str], concept: str | None, progress: Progress
+    context: Context, request: reports.ReportRequest, others: Sequence[str], concept: str | None, progress: Progress
 ) -> dict[str, Any]:
     """Runs the report. Cancelling stops it at once.
 
@@ -269,23 +257,7 @@ async def _run_report(
         readers[name] = await _extracted(context, name)
     async with opened_scorer(context.settings, concept) as scorer:
         work = replace(request, readers=readers, independent=scorer)
-        found = await report(context.engine, work, progress=progress)
-        notes = () if scorer is None else (scorer.evidence,)
-    plan = request.plan
-    fields = {
-        "vector": request.vector.id,
-        "interventions": plan.spec.interventions[: plan.own],
-        "fingerprint": plan.fingerprint,
-        "model": context.engine.info.name,
-        "direction": "up" if found.direction > 0 else "down",
-        "reading_layer": found.reading_layer,
-        "passed": found.passed,
-        "seeds_agree": found.seeds_agree,
-        "seeds": found.seeds,
-        "thresholds": found.thresholds,
-        "warnings": [*found.warnings, *notes],
-    }
-    return ReportAnswer.model_validate(fields, from_attributes=True).model_dump(mode="json")
+        return (await report(context.engine, work, progress=progress)).model_dump(mode="json")
 
 
 async def _report_plan(context: Context, body: ReportRequest, vector: ConceptVector) -> SteeringPlan:

@@ -45,8 +45,8 @@ from steering.spec import InterventionSpec, Role, Schedule, SteeringSpec, TokenS
 from steering.spec_base import InlineVector, is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSource
-from steering.workflows.comparison.text_metrics import means
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
+from steering.workflows.measures import means
 
 STREAM: dict[str, Any] = {"responses": {200: {"content": {"text/event-stream": {}}}}}
 

@@ -36,7 +36,7 @@ from steering.store.jobs import Jobs as JobRecords
 from steering.store.records import UNLIMITED, JobRecord, Writer
 from steering.store.records import JobPage as StoredJobs
 from steering.store.store import Store
-from steering.workflows.progress import Progress
+from steering.workflows.generate import Progress
 
 log = structlog.get_logger(__name__)
 

@@ -36,7 +36,7 @@ from steering.schemas.steering import ProfileSteering, Steering
 from steering.store.records import ProfileName
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
-from steering.workflows.reading.prompt_logprobs import ScoredToken, embed, logit_bytes, prompt_logprobs
+from steering.workflows.logprobs import ScoredToken, embed, logit_bytes, prompt_logprobs
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
 openai_stream = partial(event_stream, on_failure=lambda error: (Event(body_of(error)), Event("[DONE]")))

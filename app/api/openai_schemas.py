@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from steering.errors import UnsupportedParameter
-from steering.schemas.base import Flag, Number, Request, Whole
+from steering.schemas.base import Flag, Request, Whole
 from steering.schemas.messages import (
     MAX_MESSAGES,
     Content,
@@ -20,6 +20,7 @@ from steering.schemas.messages import (
     TokenIds,
 )
 from steering.schemas.steering import Steering
+from steering.spec_base import Number
 
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]

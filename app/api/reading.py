@@ -34,6 +34,7 @@ from steering.engine.api import Engine, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, VectorNotFound
+from steering.lab import clusters as clustering
 from steering.layer_indices import layer_index, layer_indices
 from steering.plan.layers import resolve_layers
 from steering.plan.types import SteeringPlan
@@ -59,14 +60,13 @@ from steering.schemas.reading import (
 )
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary
-from steering.workflows.reading import activations as capturing
-from steering.workflows.reading import clusters as clustering
-from steering.workflows.reading import explain as explaining
-from steering.workflows.reading import latent_space as maps
-from steering.workflows.reading import logit_lens as lens
-from steering.workflows.reading import readout as measuring
-from steering.workflows.reading import score as scoring
-from steering.workflows.reading.readout import used_vectors
+from steering.workflows import activations as capturing
+from steering.workflows import explain as explaining
+from steering.workflows import latent_space as maps
+from steering.workflows import logit_lens as lens
+from steering.workflows import logprobs as scoring
+from steering.workflows import readout as measuring
+from steering.workflows.readout import used_vectors
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """POST /v1/vectors/transfer: carries a direction of the second model to the loaded one."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,21 +22,18 @@ from app.core.requests import UploadRoute
 from app.core.settings import Settings
 from steering.engine.api import Engine, SamplingParams
 from steering.errors import DoseExceeded
+from steering.lab import transfer as workflow
+from steering.lab.transfer import PART, ROWS, TEMPERATURE, EffectRequest, effect, effect_answers
+from steering.lab.transfer import transfer as run_transfer
+from steering.lab.trials import evaluation_prompts
 from steering.namespaces import SHARED
 from steering.plan.layers import check_model
-from steering.quality import Estimate
 from steering.schemas.base import WaitQuery
-from steering.schemas.comparison import EstimateAnswer
-from steering.schemas.extraction import EffectAnswer, TransferAnswer, TransferRequest
+from steering.schemas.extraction import TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
-from steering.workflows.evaluation.setup import evaluation_prompts
-from steering.workflows.extraction.extract import tried_layers
-from steering.workflows.extraction.texts import capture_prompts
-from steering.workflows.progress import Progress
-from steering.workflows.transfer import request as workflow
-from steering.workflows.transfer.effect import TEMPERATURE, EffectRequest, effect, effect_answers
-from steering.workflows.transfer.transfer import PART, ROWS
-from steering.workflows.transfer.transfer import transfer as run_transfer
+from steering.workflows.extract import tried_layers
+from steering.workflows.generate import Progress
+from steering.workflows.texts import capture_prompts
 
 router = APIRouter(route_class=UploadRoute, tags=["vectors"])
 
@@ -58,11 +55,13 @@ async def _prepare(context: Context, body: TransferRequest) -> Work:
     request = await run_in_thread(_request, body)
     workflow.check_transfer(request, context.engine)
     await _check_numbers(context.engine, settings, request, request.to_layer)
-    effect = await _effect_request(context, body)
-    answers, most = (0, 0) if effect is None else (effect_answers(len(effect.prompts)), effect.sampling.max_tokens)
+    measured = await _effect_request(context, body)
+    answers, most = (
+        (0, 0) if measured is None else (effect_answers(len(measured.prompts)), measured.sampling.max_tokens)
+    )
     texts = (*request.pairs.positive, *request.pairs.negative, *request.anchors)
-    await context.charge_answers(None if effect is None else effect.prompts, answers, most, reads=texts)
-    return partial(_run, context, request, effect)
+    await context.charge_answers(None if measured is None else measured.prompts, answers, most, reads=texts)
+    return partial(_run, context, request, measured)
 
 
 async def _run(
@@ -72,11 +71,11 @@ async def _run(
     async with opened_second_model(context.settings) as second:
         await _check_numbers(second, context.settings, request, request.from_layer)
         found = await run_transfer(context.engine, second, request, progress=progress)
-    steered = None if asked is None else await _measured(context, found, asked, progress)
+    steered = None if asked is None else await effect(context.engine, found, asked, progress=progress)
     loss: dict[str, Any] = {
         "explained": found.explained,
         "cosine": found.cosine,
-        "auroc": {name: _estimate(getattr(found, name)) for name in ("source", "native", "transferred", "random")},
+        "auroc": dict(found.auroc),
         "warnings": list(found.warnings),
     }
     if steered is not None:
@@ -125,19 +124,6 @@ async def _effect_request(context: Context, body: TransferRequest) -> EffectRequ
     )
 
 
-async def _measured(
-    context: Context, found: workflow.Transfer, request: EffectRequest, progress: Progress
-) -> EffectAnswer:
-    measured = await effect(context.engine, found, request, progress=progress)
-    return EffectAnswer(
-        relative_dose=request.relative_dose,
-        prompts=len(request.prompts),
-        max_tokens=request.sampling.max_tokens,
-        native=None if request.native is None else request.native.id,
-        shift={name: _estimate(getattr(measured, name)) for name in ("native", "transferred", "random")},
-    )
-
-
 async def _check_numbers(
     engine: Engine, settings: Settings, request: workflow.TransferRequest, layer: int | None
 ) -> None:
@@ -164,7 +150,3 @@ def _request(body: TransferRequest) -> workflow.TransferRequest:
     direction = None if body.direction is None else torch.tensor(body.direction)
     given = {"name", "from_layer", "to_layer", "position", "holdout", "seed", "description", "tags"}
     return workflow.TransferRequest(pairs=pairs, anchors=anchors, direction=direction, **body.model_dump(include=given))
-
-
-def _estimate(found: Estimate | None) -> EstimateAnswer | None:
-    return None if found is None else EstimateAnswer.model_validate(asdict(found))

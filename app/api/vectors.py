@@ -19,6 +19,7 @@ from app.core.errors import InsufficientScope
 from app.core.gguf_format import write_control_vector
 from app.core.key import foreign
 from app.core.requests import BINARY, ApiRoute, BinaryRoute, UploadRoute
+from steering.cards import Recommended
 from steering.concepts.loader import load_neutral
 from steering.errors import (
     InvalidRequest,
@@ -29,11 +30,12 @@ from steering.errors import (
     VectorModelMismatch,
     VectorNotFound,
 )
+from steering.lab.evaluations import with_shipped_evidence
+from steering.lab.trials import WRITING
 from steering.layer_indices import layer_index, layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.layers import check_model
-from steering.quality import Recommended
 from steering.schemas.base import WaitQuery, by_layer
 from steering.schemas.extraction import ExtractRequest
 from steering.schemas.vectors import (
@@ -43,8 +45,6 @@ from steering.schemas.vectors import (
     DirectionsQuery,
     ExportQuery,
     ImportQuery,
-    QualityAnswer,
-    RecommendedAnswer,
     RegisterRequest,
     SimilarAnswer,
     SimilarVector,
@@ -62,14 +62,12 @@ from steering.store.records import VectorFilter, VectorPage
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
-from steering.workflows.evaluation.evidence import with_shipped_evidence
-from steering.workflows.evaluation.setup import WRITING
-from steering.workflows.extraction.describe import describe as written_pairs
-from steering.workflows.extraction.extract import ExtractionRequest
-from steering.workflows.extraction.make import check_method, combined, make_vector, registered, with_recommendation
-from steering.workflows.extraction.texts import default_position
-from steering.workflows.progress import Progress
-from steering.workflows.training.train import TrainingSettings
+from steering.workflows.describe import describe as written_pairs
+from steering.workflows.extract import ExtractionRequest
+from steering.workflows.generate import Progress
+from steering.workflows.make import check_method, combined, make_vector, registered, with_recommendation
+from steering.workflows.texts import default_position
+from steering.workflows.train import TrainingSettings
 
 log = structlog.get_logger(__name__)
 
@@ -222,7 +220,6 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
         for layer, entry in vector.layers.items()
         if entry.positive_mean is not None and entry.negative_mean is not None
     }
-    recommended = vector.recommended or Recommended(vector.recommended_layers())
     return {
         **{name: getattr(vector, name) for name in _COPIED},
         "tags": list(vector.tags),
@@ -230,8 +227,8 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
         "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
         "means": by_layer(means),
         "centred": all(entry.centred for entry in vector.layers.values()),
-        "recommended": RecommendedAnswer.model_validate(recommended, from_attributes=True),
-        "quality": None if vector.quality is None else QualityAnswer.model_validate(vector.quality.to_dict()),
+        "recommended": vector.recommended or Recommended(vector.recommended_layers()),
+        "quality": vector.quality,
         "provenance": dict(vector.provenance),
     }
 
@@ -239,7 +236,7 @@ def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
 def _version(vector: VectorSummary) -> VectorVersionAnswer:
     described = vector_answer(vector)
     layers = vector.recommended_layers()
-    card = None if described.quality is None else described.quality.layers.get(str(layers[len(layers) // 2]))
+    card = None if described.quality is None else described.quality.layers.get(layers[len(layers) // 2])
     return VectorVersionAnswer.model_validate({**dict(described), "auroc": None if card is None else card.auroc})
 
 

@@ -34,8 +34,13 @@ from steering.client.reports import CHECKS, agreement, check_row, verdict
 from steering.client.results import Report, Vector
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
-from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
-from steering.schemas.evaluation.report import SeedReportAnswer
+from steering.schemas.evaluation import (
+    DoseResponseAnswer,
+    JudgementAnswer,
+    LayerSweepAnswer,
+    SeedReportAnswer,
+    StrengthsAnswer,
+)
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")

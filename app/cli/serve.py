@@ -11,9 +11,9 @@ from app.cli.tables import card_lines, comparison_table
 from app.cli.terminal import console, shown
 from app.core.process_settings import prepare_for_torch
 from app.core.settings import Settings
+from steering.cards import Recommended
 from steering.client import Client
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
-from steering.schemas.vectors import RecommendedAnswer
 
 if TYPE_CHECKING:
     from steering.store.address import DatabaseAddress
@@ -235,7 +235,7 @@ def _run(client: Client) -> None:
     _profile(client, vector.id, positive)
 
 
-def _strengths(recommended: RecommendedAnswer) -> tuple[float, float]:
+def _strengths(recommended: Recommended) -> tuple[float, float]:
     """A strength below and one above zero: the middle of what was measured, or of what is to be tried."""
     above = recommended.strength or recommended.strengths_to_try or (1.0, 1.0)
     below = recommended.negative or (-above[0], -above[1])

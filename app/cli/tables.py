@@ -15,14 +15,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from app.cli.terminal import safe, shown, stderr
+from steering.cards import Estimate, Recommended
 from steering.client import ApiError, Client
 from steering.client.results import Comparison
-from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, CompareAnswer, EstimateAnswer
+from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import RaisedFlag, TokenPiece
 from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import AppliedSteering
-from steering.schemas.vectors import RecommendedAnswer, VectorAnswer
+from steering.schemas.vectors import VectorAnswer
 
 IDS = ("id", "job", "link")
 """Headings of what is copied into another command: never broken over two lines."""
@@ -155,12 +156,12 @@ def raised_line(flag: RaisedFlag) -> str:
     return f"monitor {flag.monitor} {did}: {flag.vector} {bound}{score}"
 
 
-def recommendation(recommended: RecommendedAnswer) -> str:
+def recommendation(recommended: Recommended) -> str:
     """Describes the recommended layers with the measured strengths, or the strengths to try before a measurement."""
     return f"recommended: layer {', '.join(map(str, recommended.layers))}, {_strengths(recommended)}"
 
 
-def _strengths(recommended: RecommendedAnswer) -> str:
+def _strengths(recommended: Recommended) -> str:
     if recommended.basis == "measured":
         ranges = [_range(*ends) for ends in filter(None, (recommended.negative, recommended.strength))]
         return f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
@@ -187,13 +188,13 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
         interval = card.auroc_interval
         between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
         held = f"{card.holdout} of {card.pairs} pairs held out at a time"
-        random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(str(layer)))]
+        random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(layer))]
         against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
         lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
     return lines + warning_lines(card.warnings)
 
 
-def estimate_text(found: EstimateAnswer, form: str = "+.2f") -> str:
+def estimate_text(found: Estimate, form: str = "+.2f") -> str:
     """Returns the mean and, where it is known, its interval. form: of each number."""
     if found.interval is None:
         return f"{found.mean:{form}}"
@@ -205,7 +206,7 @@ def card_table(vector: VectorAnswer) -> Table:
     headings = ("layer", "scale", "AUROC", "interval", "separation", "pairs agree", "random AUROC")
     table = numeric_table("by layer", *headings)
     for layer, scale in vector.scale.items():
-        quality = vector.quality.layers.get(layer) if vector.quality else None
+        quality = vector.quality.layers.get(int(layer)) if vector.quality else None
         figures = [""] * 5
         if quality is not None:
             interval = quality.auroc_interval
@@ -222,7 +223,7 @@ def vectors_table(vectors: list[VectorAnswer]) -> Table:
     table = Table("vector", "method", "recommended", "AUROC", "description")
     for vector in vectors:
         layers = vector.recommended.layers
-        card = vector.quality.layers.get(str(layers[0])) if vector.quality and layers else None
+        card = vector.quality.layers.get(layers[0]) if vector.quality and layers else None
         auroc = optional(card.auroc if card else None)
         row = (vector.id, vector.method, f"layer {', '.join(map(str, layers))}", auroc, vector.description)
         table.add_row(*map(shown, row))

@@ -9,9 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from steering.errors import InvalidRequest
-from steering.schemas.base import Number
 from steering.schemas.vectors import RegisterRequest, VectorExport
-from steering.spec_base import LayerKey
+from steering.spec_base import LayerKey, Number
 from steering.strict_json import load_json
 
 MAX_JSON_BYTES = 256 << 20

@@ -25,7 +25,7 @@ from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec
 from steering.threads import disable_intra_op_threads
-from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extract import ExtractionRequest, extract
 
 T = TypeVar("T")
 WARM_TOKENS, WARM_LENGTH = 4, 32

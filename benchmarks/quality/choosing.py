@@ -7,10 +7,9 @@ from benchmarks.quality.curves import curve, reached
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
+from steering.lab.controls import plan_at
+from steering.lab.trials import perplexity_ratio, read_back, run_trials
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import plan_at, read_back
-from steering.workflows.evaluation.statistics import perplexity_ratio
-from steering.workflows.evaluation.trials import run_trials
 
 TRIED_ON = ("sentiment", "formality", "refusal")
 """Concepts whose defaults are chosen."""

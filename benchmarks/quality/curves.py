@@ -7,8 +7,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.workflows.evaluation.statistics import shifts
-from steering.workflows.evaluation.trials import Trial
+from steering.lab.trials import Trial, shifts
 
 RESAMPLES = 2000
 

@@ -6,10 +6,11 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.lab.controls import plan_at
+from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.pairs import ChatMessage
+from steering.schemas.evaluation import DoseResponseAnswer
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.dose_response import DoseResponse, DoseResponseRequest, dose_response
-from steering.workflows.evaluation.setup import plan_at
 from steering.workflows.generate import background
 
 SHOWN = (-0.15, 0.0, 0.15)
@@ -47,11 +48,11 @@ def _quality(vector: ConceptVector, layer: int) -> dict[str, Any]:
     return asdict(vector.quality.layers[layer])
 
 
-def _numbers(found: DoseResponse) -> dict[str, Any]:
+def _numbers(found: DoseResponseAnswer) -> dict[str, Any]:
     return {
         "baseline_score": found.baseline_score,
         "points": [asdict(point) for point in found.points],
-        "advantages": {str(strength): asdict(one) for strength, one in found.advantages.items()},
+        "advantages": {str(point.strength): asdict(point.advantage) for point in found.points if point.advantage},
         "anti_steered": found.anti_steered,
         "recommended": _range(None if found.recommended is None else found.recommended.strength),
         "negative": _range(None if found.recommended is None else found.recommended.negative),
@@ -64,7 +65,7 @@ def _range(bounds: tuple[float, float] | None) -> list[float] | None:
 
 
 async def _texts(
-    engine: Engine, vector: ConceptVector, found: DoseResponse, request: DoseResponseRequest
+    engine: Engine, vector: ConceptVector, found: DoseResponseAnswer, request: DoseResponseRequest
 ) -> list[dict[str, Any]]:
     """Answers the first prompt greedily at the doses SHOWN."""
     assert request.prompts is not None

@@ -7,11 +7,11 @@ from benchmarks.quality.concepts import Profile, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
 from steering.injection.readings import Reading
+from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
 from steering.workflows.generate import Answer, background
 
 SCORES = (-0.4, 0.0, 0.4)

@@ -2,7 +2,7 @@
 
 import time
 
-from steering.workflows.progress import Progress
+from steering.workflows.generate import Progress
 
 PAUSE = 10.0
 

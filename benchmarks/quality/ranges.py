@@ -15,10 +15,10 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
 from benchmarks.quality.steering_layer import steering_layer
+from steering.cards import Recommended
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
-from steering.quality import Recommended
-from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
+from steering.lab.evaluations import DoseResponseRequest, dose_response
 
 DOSES = (-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25)
 """Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make. Of refusal,

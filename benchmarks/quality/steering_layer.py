@@ -5,12 +5,11 @@ from math import copysign
 
 from benchmarks.quality.concepts import Profile, choosing_prompts, neutral_prompts
 from benchmarks.quality.progress import progress_printer
+from steering.cards import COHERENT
 from steering.engine.api import Engine
-from steering.quality import COHERENT
+from steering.lab.controls import plan_at, random_like
+from steering.lab.trials import Trial, advantage, perplexity_ratio, read_back, run_trials
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import plan_at, random_like, read_back
-from steering.workflows.evaluation.statistics import advantage, perplexity_ratio
-from steering.workflows.evaluation.trials import Trial, run_trials
 
 DEPTHS = (0.34, 0.41, 0.48, 0.55, 0.62, 0.69)
 """Layers that are tried, as a share of the depth: layers 10 to 20 of the embedded model. Cards read equally well over most of

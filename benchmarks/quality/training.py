@@ -7,11 +7,10 @@ from benchmarks.quality.concepts import Profile, choosing_prompts, reporting_pro
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, Prompt
+from steering.lab.controls import plan_at
+from steering.lab.trials import Trial, dose_point, read_back, run_trials
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import plan_at, read_back
-from steering.workflows.evaluation.statistics import dose_point
-from steering.workflows.evaluation.trials import Trial, run_trials
-from steering.workflows.training.train import TrainingSettings
+from steering.workflows.train import TrainingSettings
 
 CONTESTED = ("sentiment", "formality")
 BOUNDS = (1.25, 1.5)

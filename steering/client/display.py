@@ -12,10 +12,11 @@ from importlib.resources import files
 from math import isfinite
 from typing import Any, TypeAlias
 
+from steering.cards import QualityCard
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.latent_space import LatentSpaceAnswer, LayerMapAnswer
 from steering.schemas.reading import ReadoutAnswer
-from steering.schemas.vectors import QualityAnswer, VectorAnswer
+from steering.schemas.vectors import VectorAnswer
 
 Points: TypeAlias = list[tuple[float, float]]
 POSITIVE, NEGATIVE = "37, 99, 235", "217, 119, 6"
@@ -188,8 +189,8 @@ def _strength(vector: VectorAnswer) -> str:
     return "" if strength is None else f", strength {strength[0]:g} to {strength[1]:g}"
 
 
-def _by_layer(card: QualityAnswer, vector: VectorAnswer) -> str:
-    measured = [(int(layer), one) for layer, one in card.layers.items() if one.auroc is not None]
+def _by_layer(card: QualityCard, vector: VectorAnswer) -> str:
+    measured = [(layer, one) for layer, one in card.layers.items() if one.auroc is not None]
     if not measured:
         return ""
     xs = [float(layer) for layer, _ in measured]
@@ -204,7 +205,7 @@ def _by_layer(card: QualityAnswer, vector: VectorAnswer) -> str:
     return title + line_chart(lines, "layer", "AUROC", marked)
 
 
-def _dose_response(card: QualityAnswer) -> str:
+def _dose_response(card: QualityCard) -> str:
     if not card.dose_response:
         return ""
     points = sorted(card.dose_response, key=lambda point: point.strength)

@@ -5,7 +5,7 @@ from html import escape
 from typing import TypeAlias
 
 from steering.client.display import page, table, warnings_list
-from steering.schemas.evaluation.report import CheckAnswer, ReportAnswer, SeedReportAnswer
+from steering.schemas.evaluation import CheckAnswer, ReportAnswer, SeedReportAnswer
 
 Row: TypeAlias = tuple[str, ...]
 CHECKS = ("gate", "check", "value", "demanded", "verdict")

@@ -1,6 +1,7 @@
 """Results of the client: the response models, with tables for pandas and HTML for notebooks."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +9,7 @@ from steering.client.display import card_html, comparison_html, fragment, map_pa
 from steering.client.reports import report_html, report_markdown
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
-from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer
-from steering.schemas.evaluation.report import ReportAnswer
+from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer, ReportAnswer
 from steering.schemas.latent_space import LatentSpaceAnswer
 from steering.schemas.reading import ReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
@@ -63,7 +63,7 @@ class Vector(Tabular, VectorAnswer):
         """Returns layer, scale and the measurements of the card."""
         layers = self.quality.layers if self.quality else {}
         return [
-            {"layer": int(layer), "scale": scale, **(layers[layer].model_dump() if layer in layers else {})}
+            {"layer": int(layer), "scale": scale, **(asdict(layers[int(layer)]) if int(layer) in layers else {})}
             for layer, scale in self.scale.items()
         ]
 
@@ -114,7 +114,8 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
-        return [point.model_dump(mode="json") for point in self.points]
+        rows: list[dict[str, Any]] = self.model_dump(mode="json", include={"points"})["points"]
+        return rows
 
 
 class LayerSweep(Tabular, LayerSweepAnswer):

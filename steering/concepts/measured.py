@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from steering.quality import COHERENT, DosePoint, Interval
+from steering.cards import COHERENT, DosePoint
+from steering.spec_base import Interval
 
 MEASURED_FILE = "measured.json"
 DISTINGUISHED = 0.8

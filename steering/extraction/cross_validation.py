@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from steering.auroc import HeldOut, Indices, Numbers, auroc, estimate_auroc
+from steering.cards import Estimate, LayerQuality
 from steering.errors import InvalidRequest
 from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
 from steering.pairs import PairSet, Split, folds, groups_of, indices_without
-from steering.quality import Estimate, LayerQuality
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection
 

@@ -11,9 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steering.auroc import HeldOut, Numbers, jackknife_interval, leave_one_group_out
+from steering.cards import Estimate
 from steering.errors import InvalidRequest
 from steering.projection.base import Separability
-from steering.quality import Estimate
 
 MAX_FOLDS = 5
 

@@ -1,6 +1,5 @@
 """Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
-import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -8,11 +7,8 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    FiniteFloat,
-    PlainSerializer,
     model_validator,
 )
 
@@ -20,9 +16,6 @@ from steering.namespaces import NAMESPACE_PATTERN
 from steering.spec_base import Spec
 
 T = TypeVar("T")
-
-Number = Annotated[FiniteFloat, Field(strict=True)]
-"""A finite JSON number; `true` and `"1"` are refused."""
 
 Whole = Annotated[int, Field(strict=True)]
 """A whole JSON number."""
@@ -39,20 +32,6 @@ def _in_utc(moment: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A time with a time zone, in UTC."""
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _number(value: Any) -> Any:
-    return math.nan if value is None else value
-
-
-Measured = Annotated[
-    float, BeforeValidator(_number), PlainSerializer(_finite, return_type=float | None, when_used="json")
-]
-"""A measured number. A value that is not finite is written as null, because JSON has no NaN, and read back as NaN."""
 
 
 NamespaceName = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]

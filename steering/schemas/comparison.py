@@ -4,11 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, ErrorDetail, Measured, Number, Request
+from steering.cards import Estimate
+from steering.schemas.base import Answer, ErrorDetail, Request
 from steering.schemas.generation import Choice
 from steering.schemas.messages import ChoiceFields, PlainText, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
 from steering.spec import InterventionSpec
+from steering.spec_base import Measured, Number
 
 ArmName = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -47,12 +49,6 @@ class MeanAnswer(Answer):
     mean: Measured
 
 
-class EstimateAnswer(MeanAnswer):
-    """A mean with its 95 % interval; null where a single value cannot have one."""
-
-    interval: tuple[Measured, Measured] | None = None
-
-
 class DiffSpanAnswer(Answer):
     """A run of words that is equal in both texts, or differs."""
 
@@ -80,7 +76,7 @@ class AgainstBaselineAnswer(Answer):
     kl_mean: Measured | None = None
     kl_per_token: list[list[Measured]]
     first_divergence: list[int | None]
-    readout_shift: dict[str, EstimateAnswer]
+    readout_shift: dict[str, Estimate]
     diff: list[list[DiffSpanAnswer]]
 
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Measured, Number, Request, exactly_one
-from steering.schemas.comparison import EstimateAnswer
+from steering.cards import Estimate
+from steering.schemas.base import Answer, Request, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
 from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
-from steering.spec_base import LayerIndex, Numbers
+from steering.spec_base import LayerIndex, Measured, Number, Numbers
 
 
 class Pair(Request):
@@ -124,7 +124,7 @@ class EffectAnswer(Answer):
     prompts: int
     max_tokens: int
     native: str | None
-    shift: dict[str, EstimateAnswer | None]
+    shift: dict[str, Estimate | None]
 
 
 class TransferAnswer(Answer):
@@ -140,6 +140,6 @@ class TransferAnswer(Answer):
     anchors: int
     explained: Measured
     cosine: Measured
-    auroc: dict[str, EstimateAnswer | None]
+    auroc: dict[str, Estimate | None]
     effect: EffectAnswer | None = None
     warnings: list[str]

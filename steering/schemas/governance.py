@@ -7,9 +7,9 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, Moment, NamespaceName, Number, Page, Request, exactly_one
+from steering.schemas.base import Answer, Moment, NamespaceName, Page, Request, exactly_one
 from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
-from steering.spec_base import LayerIndex
+from steering.spec_base import LayerIndex, Measured, Number
 
 Scope = Literal["generate", "read", "write", "metrics", "admin"]
 Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5, fail_fast=True)]

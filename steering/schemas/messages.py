@@ -4,8 +4,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from steering.schemas.base import Flag, Number, Request, Whole, exactly_one
-from steering.spec_base import at_most
+from steering.schemas.base import Flag, Request, Whole, exactly_one
+from steering.spec_base import Number, at_most
 
 MAX_CHARACTERS = 16_000_000
 """Characters of one text: far more than any context holds, so that the length is refused in tokens, not here."""

@@ -4,12 +4,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Measured, Number, Request, Whole, exactly_one
+from steering.schemas.base import Answer, Request, Whole, exactly_one
 from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import LayerList, Name
 from steering.spec import Layers
+from steering.spec_base import Measured, Number
 
 
 class ReadoutRequest(TextsFields):

@@ -6,10 +6,10 @@ from pydantic import Discriminator, Field, Tag
 
 from steering.condition_spec import ConditionSpec
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, Request, Whole
+from steering.schemas.base import Answer, Request, Whole
 from steering.schemas.messages import MaxTokens, SamplingFields, Seed, TokenIds
 from steering.spec import MAX_MANDATORY, Hold, InterventionSpec, Role, Schedule, TokenScope
-from steering.spec_base import InlineVector, at_most
+from steering.spec_base import InlineVector, Measured, at_most
 
 Label = Annotated[str, Field(max_length=512)]
 

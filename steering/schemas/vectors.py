@@ -1,12 +1,13 @@
 """Request and response models of /v1/vectors."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from steering.cards import QualityCard, Recommended
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Measured, NamespacePageQuery, NamespaceQuery, Number, Page, Request
-from steering.spec_base import Directions, LayerIndex, Scales
+from steering.schemas.base import Answer, NamespacePageQuery, NamespaceQuery, Page, Request
+from steering.spec_base import Directions, LayerIndex, Measured, Number, Scales
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
@@ -96,65 +97,6 @@ class VersionsQuery(NamespaceQuery):
     before: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
 
 
-class LayerQualityAnswer(Answer):
-    """Measurements of one layer on held-out examples; null where they were too few."""
-
-    auroc: Measured | None = None
-    auroc_interval: tuple[Measured, Measured] | None = None
-    separation: Measured | None = None
-    pair_agreement: Measured | None = None
-    random_auroc: Measured | None = None
-
-
-class DosePointAnswer(Answer):
-    """One strength of a dose-response, with 95 % intervals. perplexity_interval: of perplexity_ratio. chance: how far one
-    random direction in twenty moves the score at the same dose, at the upper end of its uncertainty."""
-
-    strength: Measured
-    concept_score: Measured
-    concept_interval: tuple[Measured, Measured]
-    perplexity_ratio: Measured
-    repetition: Measured
-    kl_neutral: Measured
-    relative_dose: Measured
-    random_score: Measured | None = None
-    perplexity_interval: tuple[Measured, Measured] | None = None
-    chance: Measured | None = None
-
-
-class QualityAnswer(Answer):
-    """The measured evidence a vector carries.
-
-    auroc: cross-validated over topics, the layer chosen inside each training part; its interval covers topics and splits.
-    holdout: pairs held out by each of `folds` folds. layers: the same by layer, without the choice.
-    """
-
-    pairs: int
-    holdout: int
-    folds: int = 0
-    auroc: Measured | None = None
-    auroc_interval: tuple[Measured, Measured] | None = None
-    layers: dict[str, LayerQualityAnswer]
-    dose_response: list[DosePointAnswer] | None = None
-    anti_steered: Measured | None = None
-    warnings: tuple[str, ...] = ()
-
-
-class RecommendedAnswer(Answer):
-    """Layers to steer at, and strengths in natural scales.
-
-    strength, negative: ranges above and below 0 that a dose-response measured; null where it found none, and before it.
-    strengths_to_try: where to start before a measurement, from the relative dose; null for a vector at chance. basis:
-    `measured`, `card` or `norms`.
-    """
-
-    layers: list[int]
-    strength: tuple[Measured, Measured] | None = None
-    negative: tuple[Measured, Measured] | None = None
-    strengths_to_try: tuple[Measured, Measured] | None = None
-    basis: Literal["measured", "card", "norms"] = "norms"
-
-
 class VectorAnswer(Answer):
     """A vector without its directions. scale: natural scale per layer; means: class means on the direction, in residual
     units. centred: whether scores in natural scales are centred between them (false without class means)."""
@@ -174,8 +116,8 @@ class VectorAnswer(Answer):
     centred: bool = False
     sha256: str
     created_at: str
-    recommended: RecommendedAnswer
-    quality: QualityAnswer | None
+    recommended: Recommended
+    quality: QualityCard | None
     provenance: dict[str, Any]
 
 
@@ -197,7 +139,7 @@ class VectorVersionAnswer(Answer):
     method: str
     layers: list[int]
     sha256: str
-    recommended: RecommendedAnswer
+    recommended: Recommended
     auroc: Measured | None
 
 

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from steering.cards import QualityCard, Recommended
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, VectorModelMismatch
-from steering.quality import QualityCard, Recommended
 from steering.shapes import Direction
 from steering.spec_base import LayerKey
 from steering.store.records import check_labels, check_text, values_of

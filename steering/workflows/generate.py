@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import RaisedMonitor
-from steering.workflows.progress import Progress, ignore_progress
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -18,6 +17,17 @@ BACKGROUND_CONCURRENCY = 16
 STREAM_BUFFER = 256
 """Items of interleaved streams that may wait for a slow reader before the streams wait too."""
 _MASK = (1 << 64) - 1
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""progress(done, total, message): called on the event loop, often; it must return at once."""
+
+
+def ignore_progress(done: int, total: int, message: str) -> None:
+    """Does nothing; the default of callers that pass no callback."""
+
+
+def progress_of_part(progress: Progress, start: int, total: int) -> Progress:
+    """Returns the callback of a part of the work, whose steps follow the first `start` of `total`."""
+    return lambda done, _, message: progress(start + done, total, message)
 
 
 def mix(seed: int, choice: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.quality.bound import breaking_doses, typical_breaking_dose
 from benchmarks.quality.curves import Curve, crossing, curve, difference, reach_interval, reached
 from steering.errors import NonfiniteActivations
-from steering.workflows.evaluation.trials import AnswerMeasures, Trial
+from steering.lab.trials import AnswerMeasures, Trial
 
 
 def straight(gain: float, cost: float, noise: float = 0.0) -> Curve:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.quality.reports.gates import DOSE, level_of, operating_strength, planned, until_agreed
-from steering.quality import Recommended
+from steering.cards import Recommended
 from steering.spec import InterventionSpec
 from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.vectors import planted_vector

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.quality.concepts import QUICK
 from benchmarks.quality.transfer.measure import both_ways
 from tests.engines import engine_over
-from tests.steering.workflows.transfer.rotated import planted
+from tests.steering.lab.rotated import planted
 
 
 async def test_both_directions_use_the_layers_of_the_first(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

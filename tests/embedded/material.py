@@ -9,7 +9,7 @@ from steering.concepts.loader import read_pairs
 from steering.engine.api import Engine
 from steering.pairs import ChatMessage, PairSet, Text
 from steering.vectors import ConceptVector
-from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extract import ExtractionRequest, extract
 
 LAYERS = (10, 14, 18)
 METHODS = ("mean_difference", "probe")

@@ -32,7 +32,7 @@ def test_a_starter_concept_reads_text_it_has_not_seen(client: Client, concept: s
     vector = client.extract_vector(f"starter-{concept}", concept=concept)
     assert vector.quality is not None
     (layer,) = vector.recommended.layers
-    found = vector.quality.layers[str(layer)]
+    found = vector.quality.layers[layer]
     assert (vector.quality.pairs, vector.quality.holdout) == (64, 24)
     assert found.auroc is not None
     assert found.auroc_interval is not None

@@ -7,8 +7,8 @@ import pytest
 from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
-from steering.workflows.evaluation.setup import as_prompts
-from steering.workflows.extraction.extract import ExtractionRequest, extract
+from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.texts import as_prompts
 from tests.engines import run_all, sampling
 from tests.plans import plan_for
 

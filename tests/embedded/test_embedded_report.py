@@ -3,8 +3,8 @@
 import pytest
 
 from steering.engine.transformers.engine import TransformersEngine
+from steering.lab.questions import CHANCE, accuracy, load_questions
 from steering.plan.types import UNSTEERED
-from steering.workflows.reporting.questions import CHANCE, accuracy, load_questions
 
 pytestmark = pytest.mark.embedded
 

@@ -67,13 +67,13 @@ def test_the_card_of_the_vector_proves_it(client: Client, sentiment: VectorAnswe
     assert (card.pairs, card.holdout) == (64, 24)
     assert all("shown to steer" in warning for warning in card.warnings), "it reads well; its measurement may warn"
     (layer,) = sentiment.recommended.layers
-    best = card.layers[str(layer)]
+    best = card.layers[layer]
     assert best.auroc is not None
     assert best.auroc_interval is not None
     assert best.random_auroc is not None
     assert best.auroc >= 0.95
     assert best.auroc_interval[0] > best.random_auroc
-    assert best.auroc > (card.layers["0"].auroc or 0.0)
+    assert best.auroc > (card.layers[0].auroc or 0.0)
 
 
 def test_the_same_pairs_in_the_body_make_the_same_vector(client: Client, sentiment: VectorAnswer) -> None:

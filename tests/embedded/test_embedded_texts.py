@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
-from steering.workflows.reading.activations import activations
-from steering.workflows.reading.score import continuation_ids, score
+from steering.workflows.activations import activations
+from steering.workflows.logprobs import continuation_ids, score
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded

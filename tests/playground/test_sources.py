@@ -14,7 +14,7 @@ from tests.embedded.server_process import ServerProcess
 from tests.families import D_MODEL
 from tests.playground.conftest import DICTIONARY, JOB, SECOND, SECONDS, Visit
 from tests.playground.test_places import PAIRS
-from tests.steering.workflows.dictionaries.planted import planted_folder
+from tests.steering.lab.planted_folder import planted_folder
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steering.cards import Recommended
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.quality import Recommended
 from steering.vectors import ConceptVector, LayerDirection, VectorId, check_name, combine, cosine, unit
 
 D_MODEL = 6

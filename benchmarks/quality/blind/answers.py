@@ -10,10 +10,10 @@ from benchmarks.quality.concepts import reporting_prompts, vector_of
 from steering.concepts.loader import load_concept
 from steering.concepts.measured import ConceptMeasurement, measurement_of
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
-from steering.workflows.evaluation.judge import instruction_of
-from steering.workflows.evaluation.setup import plan_at
+from steering.lab.controls import plan_at
+from steering.lab.judge import instruction_of
+from steering.lab.text_scores import other_model_scorer
 from steering.workflows.generate import background
-from steering.workflows.reporting.independent import other_model_scorer
 
 PAIRS = 10
 SAMPLING = SamplingParams(max_tokens=48, temperature=0.7)

@@ -9,15 +9,15 @@ from benchmarks.quality.progress import progress_printer
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
+from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.questions import accuracy, load_questions
+from steering.lab.report import PLAIN, ReportRequest, Unsteered, report
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.schemas.evaluation import ReportAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import UNGUARDED, GivenVectors
-from steering.workflows.reporting.questions import accuracy, load_questions
-from steering.workflows.reporting.report import PLAIN, report
-from steering.workflows.reporting.results import Report, ReportRequest, Unsteered
 
 DOSE = 0.15
 """Planned relative dose, summed over the layers, where nothing is measured: on half of the concepts text breaks at 0.2."""
@@ -108,7 +108,7 @@ def operating_strength(info: ModelInfo, vector: ConceptVector, layers: Sequence[
     return round(DOSE / sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers), 2)
 
 
-def numbers(request: ReportRequest, found: Report) -> dict[str, Any]:
+def numbers(request: ReportRequest, found: ReportAnswer) -> dict[str, Any]:
     """Returns a report and its counts as JSON values."""
     return {
         "prompts": len(request.prompts),
@@ -123,10 +123,11 @@ def numbers(request: ReportRequest, found: Report) -> dict[str, Any]:
                 "seed": one.seed,
                 "chance": one.chance,
                 "gates": {
-                    gate.name: {"passed": gate.passed, "checks": [asdict(c) for c in gate.checks]} for gate in one.gates
+                    gate.name: {"passed": gate.passed, "checks": [check.model_dump() for check in gate.checks]}
+                    for gate in one.gates
                 },
                 "side_effects": {effect.vector: asdict(effect.shift) for effect in one.side_effects},
-                "texts": [asdict(text) for text in one.texts if text.variation == PLAIN][:SHOWN],
+                "texts": [text.model_dump() for text in one.texts if text.variation == PLAIN][:SHOWN],
             }
             for one in found.seeds
         ],

@@ -9,12 +9,12 @@ from benchmarks.quality.progress import progress_printer
 from benchmarks.quality.reports.gates import level_of, numbers, operating_strength, planned, request_for, unsteered_of
 from benchmarks.quality.training import SETTINGS, TRAINED_AT
 from steering.engine.api import Engine
+from steering.lab.report import report
+from steering.lab.trials import reading_layer
 from steering.plan.types import SteeringPlan
 from steering.spec import InterventionSpec, TokenScope
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import reading_layer
-from steering.workflows.reporting.report import report
-from steering.workflows.training.train import TRAINED
+from steering.workflows.train import TRAINED
 
 SHARED_DOSE, AFFINE = "shared_dose", "affine"
 METHODS = (MEAN_DIFFERENCE, "probe", TRAINED, SHARED_DOSE, AFFINE)

@@ -5,12 +5,10 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, reporting_prompts
 from benchmarks.quality.progress import progress_printer
+from steering.cards import Estimate
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
-from steering.quality import Estimate
-from steering.workflows.transfer.effect import DOSE, EffectRequest, effect
-from steering.workflows.transfer.request import TransferRequest, default_anchors
-from steering.workflows.transfer.transfer import transfer
+from steering.lab.transfer import DOSE, EffectRequest, TransferRequest, default_anchors, effect, transfer
 
 
 async def both_ways(engine: Engine, second: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
@@ -51,11 +49,11 @@ async def transferred(
         "anchors": found.anchors,
         "explained": found.explained,
         "cosine": found.cosine,
-        "auroc": {name: _numbers(getattr(found, name)) for name in ("source", "native", "transferred", "random")},
+        "auroc": {name: _numbers(one) for name, one in found.auroc.items()},
         "dose": DOSE,
         "prompts": profile.reporting,
         "tokens": profile.tokens,
-        "shift": {name: _numbers(getattr(measured, name)) for name in ("native", "transferred", "random")},
+        "shift": {name: _numbers(one) for name, one in measured.shift.items()},
     }
 
 

@@ -7,13 +7,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
+from steering.lab.dictionaries import compared_texts
 from steering.model.loading import opened
-from steering.workflows.dictionaries.search import compared_texts
 from tests.app.cli.conftest import Steer
 from tests.app.conftest import Server, StartServer
 from tests.app.running import running
 from tests.families import D_MODEL, FAMILIES
-from tests.steering.workflows.dictionaries.planted import planted_folder
+from tests.steering.lab.planted_folder import planted_folder
 
 DIRECTION = torch.arange(1.0, D_MODEL + 1.0)
 

@@ -8,15 +8,15 @@ from transformers import PreTrainedTokenizerFast
 from app.api.policy import GovernedEngine, Policy
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.capabilities import fitting_of, unembedding_of
+from steering.lab.controls import UNGUARDED, plan_at
 from steering.plan.resolve import RecentPlans
 from steering.schemas.governance import PolicySpec
 from steering.shapes import Tensor
 from steering.spec import InterventionSpec
 from steering.store import open_store
 from steering.vectors import ConceptVector
-from steering.workflows.evaluation.setup import UNGUARDED, plan_at
-from steering.workflows.extraction.make import registered
 from steering.workflows.generate import answer
+from steering.workflows.make import registered
 from tests.app.policy.conftest import directions, tiny_engine
 
 APP = Path(__file__).resolve().parents[3] / "app"

@@ -16,7 +16,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout, residual_of
 from steering.model.loading import opened
-from steering.workflows.reading.activations import Activations, SafetensorsFile
+from steering.workflows.activations import Activations, SafetensorsFile
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.app.running import running
 from tests.fakes import ScriptedEngine

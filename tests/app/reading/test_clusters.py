@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steering.errors import InvalidRequest
-from steering.workflows.reading.worker_process import cluster
+from steering.workflows.worker_process import cluster
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 from tests.polling import until

@@ -12,7 +12,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.model.loading import opened
 from steering.pairs import ChatMessage
-from steering.workflows.reading import score as workflow
+from steering.workflows import logprobs as workflow
 from tests.app.conftest import Server, StartServer
 from tests.families import FAMILIES
 from tests.scripted_model import ScriptedTokenizer

@@ -16,7 +16,7 @@ from tests.app.conftest import Server, StartServer
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
 from tests.scripted_model import SCRIPTED_MODEL
-from tests.steering.workflows.transfer.rotated import ANCHORS, PAIRS, planted
+from tests.steering.lab.rotated import ANCHORS, PAIRS, planted
 
 ROWS = [
     {"positive": one, "negative": other, "topic": topic}

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steering.cards import DosePoint, LayerQuality, QualityCard, Recommended
 from steering.errors import (
     InvalidRequest,
     VectorInUse,
     VectorNotFound,
 )
-from steering.quality import DosePoint, LayerQuality, QualityCard, Recommended
 from steering.spec import SteeringSpec
 from steering.store import open_store
 from steering.store.records import VectorFilter

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from steering.auroc import auroc
+from steering.cards import Estimate
 from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
 from steering.extraction.differences import MeanDifference
 from steering.pairs import PairSet
-from steering.quality import Estimate
 
 LAYERS, D_MODEL, RUNS = 5, 24, 120
 Draw = Callable[[int, int], torch.Tensor]

@@ -129,8 +129,8 @@ async def test_every_token_has_its_readout(family: str, hf_byte_tokenizer: PreTr
 
 async def test_rounding_is_no_change(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """Tokens whose residual changes by less than float32 can tell do not lower the mean of those that steering changed."""
-    strong = {"vector": "alpha", "layers": [1], "scope": {"tokens": "prompt"}}
-    tiny = {
+    strong: dict[str, Any] = {"vector": "alpha", "layers": [1], "scope": {"tokens": "prompt"}}
+    tiny: dict[str, Any] = {
         "vector": "beta",
         "layers": [1],
         "unit": "relative",

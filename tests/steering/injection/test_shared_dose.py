@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from steering.cards import Recommended
 from steering.engine.api import GenerationRequest
 from steering.engine.norms import measure_typical_norms
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.plan.dose import DoseGuard
-from steering.quality import Recommended
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import family_engine, run, run_all, sampling

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from steering.quality import LayerQuality, QualityCard, Recommended
+from steering.cards import LayerQuality, QualityCard, Recommended
 from steering.store.blob import encode
 from tests.steering.store.planted import planted
 

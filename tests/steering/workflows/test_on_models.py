@@ -10,16 +10,17 @@ from transformers import PreTrainedModel
 from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
+from steering.lab.controls import plan_at
+from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.model.loading import LoadedModel
 from steering.pairs import ChatMessage, PairSet
 from steering.schemas.latent_space import LatentSpaceRequest
-from steering.workflows.comparison.compare import Arm, Comparison, compare
-from steering.workflows.evaluation.dose_response import DoseResponseRequest, dose_response
-from steering.workflows.evaluation.setup import as_prompts, plan_at
-from steering.workflows.extraction.describe import describe
-from steering.workflows.extraction.extract import ExtractionRequest, extract
-from steering.workflows.reading.latent_space import latent_space
-from steering.workflows.reading.readout import readout
+from steering.workflows.comparison import Arm, Comparison, compare
+from steering.workflows.describe import describe
+from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.latent_space import latent_space
+from steering.workflows.readout import readout
+from steering.workflows.texts import as_prompts
 from tests.families import FAMILIES
 from tests.narrowing import present
 

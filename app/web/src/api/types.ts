@@ -9,7 +9,7 @@ export type JobSummary = Schemas["JobSummary"];
 export type Concept = Schemas["ConceptAnswer"];
 export type Profile = Schemas["ProfileAnswer"];
 export type Message = Schemas["Message"];
-export type DosePoint = Schemas["DosePointAnswer"];
+export type DosePoint = Schemas["DosePoint"];
 export type Applied = Schemas["AppliedSteering"];
 export type AppliedIntervention = Schemas["AppliedIntervention"];
 export type Metrics = Schemas["MetricsAnswer"];
@@ -41,7 +41,7 @@ export type TransferRequest = Schemas["TransferRequest"];
 export type SavedLink = Schemas["LinkAnswer"];
 export type LinkState = Schemas["LinkState"];
 export type View = Schemas["LinkRequest"]["view"];
-export type Estimate = Schemas["EstimateAnswer"];
+export type Estimate = Schemas["Estimate"];
 
 /** A score by vector name; null where it is not finite. */
 export type Scores = Record<string, number | null>;

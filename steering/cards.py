@@ -1,0 +1,99 @@
+"""Defines QualityCard, the measured evidence that a vector carries, as it is stored and as it is sent. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from steering.spec_base import Interval, Measured
+
+Basis: TypeAlias = Literal["measured", "card", "norms"]
+COHERENT = 1.5
+"""Perplexity under the unsteered model, relative to its own text, up to which a text counts as coherent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % interval; null where a single value cannot have one."""
+
+    mean: Measured
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerQuality:
+    """Measurements of one layer on held-out examples; null where there are too few to tell."""
+
+    auroc: Measured | None = None
+    auroc_interval: Interval | None = None
+    separation: Measured | None = None
+    pair_agreement: Measured | None = None
+    random_auroc: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DosePoint:
+    """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
+
+    perplexity_interval: the interval of perplexity_ratio over prompts.
+    chance: how far one random direction in twenty moves the score at the same dose, at the upper end of its uncertainty.
+    """
+
+    strength: Measured
+    concept_score: Measured
+    concept_interval: Interval
+    perplexity_ratio: Measured
+    repetition: Measured
+    kl_neutral: Measured
+    relative_dose: Measured
+    random_score: Measured | None = None
+    perplexity_interval: Interval | None = None
+    chance: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """Layers to steer at, and strengths in the vector's own natural scales.
+
+    strength, negative: ranges above and below 0 that a dose-response measured; null before it, and where none held.
+    strengths_to_try: where to start before a measurement, from the relative dose; null for a vector at chance.
+    basis: `measured` by a dose-response, `card` (its best layer), or `norms` (the vector's scale and the typical norms).
+    """
+
+    layers: tuple[int, ...]
+    strength: Interval | None = None
+    negative: Interval | None = None
+    strengths_to_try: Interval | None = None
+    basis: Basis = "norms"
+
+
+@dataclass(frozen=True, slots=True)
+class QualityCard:
+    """The evidence that is stored with a vector, measured by cross-validation over topics when the vector was made.
+
+    pairs: how many pairs there are.
+    holdout: how many pairs each fold held out.
+    folds: how many folds there are; 0 where nothing was held out.
+    auroc: of the whole procedure, the layer chosen inside each training part; its interval covers topics and splits.
+    layers: the same by layer, without the choice.
+    """
+
+    pairs: int
+    holdout: int
+    layers: Mapping[int, LayerQuality]
+    dose_response: tuple[DosePoint, ...] | None = None
+    anti_steered: Measured | None = None
+    warnings: tuple[str, ...] = ()
+    auroc: Measured | None = None
+    auroc_interval: Interval | None = None
+    folds: int = 0
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the held-out examples do not show that the vector reads better than chance."""
+        return self.auroc_interval is not None and self.auroc_interval[0] <= 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the card ready for JSON: layer indices become strings."""
+        card = asdict(self)
+        card["layers"] = {str(layer): asdict(quality) for layer, quality in self.layers.items()}
+        return card

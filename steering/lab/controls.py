@@ -1,0 +1,147 @@
+"""Plans with other vectors in place of those of a request: random ones of the same dose, or one from half of the pairs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+
+from steering.engine.api import Engine
+from steering.errors import DoseExceeded, VectorNotFound
+from steering.extraction import METHODS
+from steering.model.info import ModelInfo
+from steering.pairs import PairSet
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.plan.types import SteeringPlan
+from steering.shapes import Direction
+from steering.spec import InterventionSpec, SteeringSpec
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.generate import mix
+
+UNGUARDED = DoseGuard(action="off")
+"""No dose guard: a sweep includes strengths that break the text on purpose."""
+MEAN_DIFFERENCE = "mean_difference"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenVectors:
+    """A VectorSource over vectors that need not be stored."""
+
+    vectors: tuple[ConceptVector, ...]
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """Returns the vector of that name and, where given, version. Raises VectorNotFound."""
+        for vector in self.vectors:
+            if vector.name == name and version in (None, vector.version):
+                return vector
+        raise VectorNotFound(f"no vector {name!r} among those given", param="vector")
+
+
+async def plan_at(
+    info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int], guard: DoseGuard = UNGUARDED
+) -> SteeringPlan:
+    """Resolves an add of the vector at `strength` natural scales at each of the layers. Strength 0 is the empty plan.
+
+    Raises DoseExceeded where the guard refuses the strength.
+    """
+    intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
+    try:
+        return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
+    except DoseExceeded as error:
+        raise DoseExceeded(f"strength {strength:g}: {error.message}", param="strengths") from None
+
+
+def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
+    """Returns the control of one vector; see `random_alike`."""
+    return random_alike({vector.id: vector}, seed)[vector.id]
+
+
+def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, ConceptVector]:
+    """Rotates vectors at random as a whole, keeping their scales: a control of equal dose.
+
+    The same strengths add the same norm at every layer, and any two directions keep their cosine, those of two layers as
+    well as those of two vectors, so that what they add accumulates alike. V (d_model, direction) = Q R; the control is
+    Q' R, Q' (d_model, k) a random orthonormal basis.
+    """
+    places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
+    directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
+    mixing = torch.linalg.qr(directions)[1]
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    noise = torch.randn(len(directions), len(mixing), generator=generator, dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(noise)
+    # the decomposition chooses signs by the first coordinate, which would leave out the opposite of every direction
+    rotated = (basis * triangle.diagonal().sign() @ mixing).float()
+    columns = dict(zip(places, (rotated / rotated.norm(dim=0)).T, strict=True))
+    return {
+        name: _with_directions(vector, {at: columns[name, at] for at in vector.layers})
+        for name, vector in vectors.items()
+    }
+
+
+def random_at_each_layer(vector: ConceptVector, seed: int) -> ConceptVector:
+    """Returns a control for steering one layer at a time: a random direction at every layer, drawn by itself, with the vector's scales."""
+    single = {layer: replace(vector, layers={layer: entry}) for layer, entry in vector.layers.items()}
+    drawn = {layer: random_like(one, mix(seed, layer)).layers[layer].direction for layer, one in single.items()}
+    return _with_directions(vector, drawn)
+
+
+def _with_directions(vector: ConceptVector, directions: Mapping[int, Direction]) -> ConceptVector:
+    """Replaces the directions of a vector; what was measured of its own does not hold for them."""
+    layers = {layer: LayerDirection(one, scale=vector.layers[layer].scale) for layer, one in directions.items()}
+    return replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
+
+
+async def random_plans(
+    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], numbers: Iterable[int]
+) -> tuple[SteeringPlan, ...]:
+    """A plan for each number, with random directions in place of the vectors, of the same dose also where several act together;
+    none unless all interventions are plain adds.
+
+    What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
+    one they have another dose.
+    """
+    if any(
+        one.spec.operation != "add" or one.condition is not None or one.holds for one in plan.interventions[: plan.own]
+    ):
+        return ()
+    found = []
+    for number in numbers:
+        found.append(await _with_vectors(info, plan, random_alike(vectors, number)))
+    return tuple(found)
+
+
+async def fewer_pairs_plan(
+    engine: Engine, vector: ConceptVector, pairs: PairSet, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]
+) -> SteeringPlan:
+    """The plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
+    topics = sorted(set(pairs.topics))[::2]
+    kept = [index for index, topic in enumerate(pairs.topics) if topic in set(topics)]
+    half = PairSet(
+        tuple(pairs.positive[index] for index in kept),
+        tuple(pairs.negative[index] for index in kept),
+        tuple(pairs.topics[index] for index in kept),
+    )
+    layers = sorted(
+        {layer for one in plan.interventions[: plan.own] if one.spec.vector == vector.id for layer in one.layers}
+    )
+    made = await extract(
+        engine,
+        ExtractionRequest(
+            vector.name,
+            half,
+            method=vector.method if vector.method in METHODS else MEAN_DIFFERENCE,
+            layers=tuple(layers or vector.recommended_layers()),
+            position=vector.provenance.get("position", "last"),
+            holdout=0.0,
+        ),
+    )
+    other = replace(vector, layers={**vector.layers, **made.layers})
+    return await _with_vectors(engine.info, plan, {**vectors, vector.id: other})
+
+
+async def _with_vectors(info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]) -> SteeringPlan:
+    guard = DoseGuard(inf, "off") if plan.dose_bound is None else DoseGuard(plan.dose_bound, "clamp")
+    spec = SteeringSpec(interventions=plan.spec.interventions[: plan.own])  # the engine adds what is mandatory
+    return await resolve(spec, GivenVectors(tuple(vectors.values())), info, guard=guard)

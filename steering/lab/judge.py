@@ -1,0 +1,209 @@
+"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language sound?
+
+Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv 2501.17148):
+an answer that fails in one respect has failed. The wording of the questions is our own.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import harmonic_mean
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, Tokenizer
+from steering.errors import ContextLengthExceeded, NonfiniteActivations
+from steering.pairs import ChatMessage
+from steering.schemas.evaluation import JudgedPointAnswer, JudgementAnswer
+from steering.workflows.generate import Progress, background, ignore_progress, mapped
+from steering.workflows.measures import estimate
+
+HIGHEST = 2
+LONGEST = 4000
+"""Characters of an instruction and of an answer that a judge is shown."""
+SURELY = 1000.0
+"""Added to a logit: further than any two logits lie apart."""
+SEVERAL = 6
+"""Equal ratings of an aspect from which on a warning says that the judge does not distinguish answers."""
+REPLY = 64
+"""Tokens of a judge's reply."""
+Failure = Literal["unreachable", "unreadable"]
+_RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
+_BARE = re.compile(r"\W*([012])\W*")
+
+_FORM = "Answer with one digit and nothing else: 0, 1 or 2."
+ASPECTS: Mapping[str, str] = {
+    "concept": (
+        "You judge whether a text shows a given concept.\n"
+        "0: the concept does not appear in the text. 1: it appears a little, or only on the surface. "
+        "2: it clearly runs through the text. Whether the text is good or correct does not matter here.\n\n"
+        "Concept: {concept}\n\nText:\n<text>\n{answer}\n</text>\n\n"
+    ),
+    "instruction": (
+        "You judge whether a text responds to an instruction.\n"
+        "0: it has nothing to do with the instruction. 1: it touches the instruction but does not carry it out. "
+        "2: it carries it out. Its mood, style and language do not matter here.\n\n"
+        "Instruction:\n<instruction>\n{instruction}\n</instruction>\n\nText:\n<text>\n{answer}\n</text>\n\n"
+    ),
+    "fluency": (
+        "You judge the language of a text, whatever it is about.\n"
+        "0: broken, or it repeats itself without end. 1: understandable, with errors or odd repetitions. "
+        "2: it reads as a person would write it. A text that merely stops early is not broken.\n\n"
+        "Text:\n<text>\n{answer}\n</text>\n\n"
+    ),
+}
+"""What is asked about an answer, one rating each."""
+
+
+class Unanswered(Exception):
+    """A judge could not be asked: nobody there, a refusal, a reply that is none."""
+
+
+class Judge(Protocol):
+    """Somebody who answers a question in words. at_once: how many questions may be open at a time."""
+
+    at_once: int
+
+    async def ask(self, question: str) -> str:
+        """The reply. Raises Unanswered."""
+        ...
+
+
+class EngineJudge:
+    """The loaded model, unsteered and greedy, behind live traffic.
+
+    Generates the most probable of the digits 0, 1 and 2: a small model asked for a digit seldom writes one by itself. It
+    judges poorly all the same.
+    """
+
+    at_once = 16
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sampling = _one_digit(engine.tokenizer)
+
+    async def ask(self, question: str) -> str:
+        """See Judge.ask. Raises what the engine raises when it stops."""
+        prompt: Prompt = (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
+        request = GenerationRequest(prompt, self._sampling)
+        try:
+            (found,) = await background(self._engine, [request])
+        except (ContextLengthExceeded, NonfiniteActivations) as error:
+            raise Unanswered(error.message) from error
+        return found.text
+
+
+def _one_digit(tokenizer: Tokenizer) -> SamplingParams:
+    """One token, which is a digit; a free reply where the digits are no tokens of this model."""
+    found = {str(value): tokenizer.encode(str(value))[-1:] for value in range(HIGHEST + 1)}
+    if any(tokenizer.decode(ids).strip() != digit for digit, ids in found.items()):
+        return SamplingParams(max_tokens=REPLY)
+    return SamplingParams(max_tokens=1, logit_bias={ids[0]: SURELY for ids in found.values()})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judging:
+    """What a judge is asked about.
+
+    concept: the concept in words.
+    by: who judges, as the answer says it.
+    instructions: the prompts as people read them; None: taken from the prompts.
+    """
+
+    judge: Judge
+    concept: str
+    by: Literal["self", "endpoint"] = "self"
+    instructions: tuple[str, ...] | None = None
+
+
+def rating(reply: str) -> int | None:
+    """The last rating in a reply, or the reply if it is a digit alone; None where there is none."""
+    found = _RATING.findall(reply) or [match[1] for match in [_BARE.fullmatch(reply)] if match]
+    return int(found[-1]) if found else None
+
+
+def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
+    """What was asked, in words: the text, the last message of the user, or the decoded ids."""
+    if isinstance(prompt, str):
+        return prompt
+    messages = [one for one in prompt if isinstance(one, ChatMessage)]
+    if messages:
+        return next((one.content for one in reversed(messages) if one.role == "user"), messages[-1].content)
+    return tokenizer.decode([one for one in prompt if isinstance(one, int)])
+
+
+def questions_about(concept: str, instruction: str, answer: str) -> tuple[str, ...]:
+    """The three questions, in the order of ASPECTS."""
+    words = {"concept": concept, "instruction": instruction[:LONGEST], "answer": answer[:LONGEST]}
+    return tuple(text.format(**words) + _FORM for text in ASPECTS.values())
+
+
+async def judge_answers(
+    judging: Judging,
+    instructions: Sequence[str],
+    answers: Mapping[float, Sequence[str]],
+    *,
+    progress: Progress = ignore_progress,
+) -> JudgementAnswer:
+    """Returns the ratings, with warnings to read before they are believed. Cancelling stops every question.
+
+    answers: strength -> one text for each instruction, in order.
+    """
+    failures = Counter[Failure]()
+    questions = [
+        question
+        for texts in answers.values()
+        for instruction, text in zip(instructions, texts, strict=True)
+        for question in questions_about(judging.concept, instruction, text)
+    ]
+    total = len(questions)
+
+    async def ask(question: str) -> int | None:
+        try:
+            found = rating(await judging.judge.ask(question))
+        except Unanswered:
+            failures["unreachable"] += 1
+            return None
+        if found is None:
+            failures["unreadable"] += 1
+        return found
+
+    flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
+    # (strength, answer, aspect); NaN where a rating could not be had
+    ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
+    by_strength = dict(zip(answers, ratings, strict=True))
+    points = [_point(strength, by_strength[strength]) for strength in sorted(by_strength)]
+    return JudgementAnswer(
+        by=judging.by,
+        concept=judging.concept,
+        points=points,
+        ratings=total,
+        failures=dict(failures),
+        warnings=tuple(_warnings(ratings, failures)),
+    )
+
+
+def _warnings(ratings: NDArray[np.float64], failures: Counter[Failure]) -> Iterator[str]:
+    if alike := [aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i])]:
+        yield f"the judge gave every answer the same rating for {', '.join(alike)}, so it does not distinguish them"
+    if lost := sum(failures.values()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failures.items()))
+        yield (
+            f"{lost} of {ratings.size} ratings of the judge could not be had ({reasons}); their answers count nowhere"
+        )
+
+
+def _alike(ratings: NDArray[np.float64]) -> bool:
+    had = ratings[~np.isnan(ratings)]
+    return len(had) >= SEVERAL and len(np.unique(had)) == 1
+
+
+def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPointAnswer:
+    """ratings (answer, aspect)."""
+    whole = ratings[~np.isnan(ratings).any(axis=1)]
+    columns = dict(zip(ASPECTS, whole.T.tolist(), strict=True)) | {"overall": list(map(harmonic_mean, whole.tolist()))}
+    means = {name: estimate(column) if column else None for name, column in columns.items()}
+    return JudgedPointAnswer(strength=strength, judged=len(whole), failed=len(ratings) - len(whole), **means)

@@ -1,0 +1,430 @@
+"""Carries a direction from one model to another, and measures the loss: on held-out pairs, and in what is written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import copysign
+from statistics import fmean
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from steering.auroc import HeldOut, Numbers, estimate_auroc
+from steering.cards import Estimate
+from steering.concepts import CONCEPTS
+from steering.concepts.loader import load_concept, load_neutral_texts
+from steering.engine.api import CaptureSpec, Engine, Position, Prompt, SamplingParams
+from steering.errors import InvalidRequest
+from steering.extraction.base import orient
+from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
+from steering.extraction.differences import MeanDifference
+from steering.lab.controls import plan_at, random_like
+from steering.lab.trials import ReadBack, Trial, run_trials, shifts, trial_answers
+from steering.layer_indices import layer_indices
+from steering.model.info import ModelInfo
+from steering.pairs import PairSet, Split, Text, dataset_digest
+from steering.plan.types import SteeringPlan
+from steering.schemas.extraction import EffectAnswer
+from steering.shapes import Direction, Float, Tensor
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector, LayerDirection, check_name
+from steering.workflows.extract import ExtractionRequest, assembled, check_position, extract, read_pairs, tried_layers
+from steering.workflows.generate import Progress, ignore_progress
+from steering.workflows.measures import estimate
+from steering.workflows.texts import capture_prompts, default_position
+
+PENALTIES = tuple(10.0**power for power in range(-6, 2))
+"""Ridge penalties that are tried, as multiples of the number of texts times the mean variance of an input dimension."""
+HELD = 5
+"""Every fifth text is held out to measure the fit."""
+MIN_ANCHORS, MAX_ANCHORS = 20, 2_000
+METHOD = "transferred"
+ROWS = 2
+"""Rows that every anchor gives to the map."""
+PART = 64
+"""Anchors that are held with all their positions at a time."""
+STEPS = 5
+RANDOM_DIRECTIONS = 8
+"""Random directions for each split into folds; each is signed by the pairs that are not held out."""
+DOSE = 0.15
+"""Planned relative dose: at 0.2 text breaks for half of the starter concepts (docs/dose_response_results.md)."""
+RANDOM_VECTORS = 3
+TEMPERATURE = 0.7
+"""Of the answers of a job."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineMap:
+    """y = x @ weight + bias. penalty: one of PENALTIES. explained: share of the variance of held-out residuals."""
+
+    weight: Float[Tensor, "d_from d_to"]
+    bias: Float[Tensor, "d_to"]
+    penalty: float
+    explained: float
+
+    def carry(self, direction: Direction) -> Direction:
+        """Returns the change of y by a change of x along a direction, in the units of y per unit of x; not of unit length."""
+        carried: Direction = (direction.double() @ self.weight).float()
+        return carried
+
+
+def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
+    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on held-out
+    texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
+    x, y = source.double().numpy(), target.double().numpy()
+    held = np.arange(len(x)) // rows % HELD == HELD - 1
+    weight, bias, _ = _ridge(x[~held], y[~held], rows)
+    errors = ((y[held] - x[held] @ weight - bias) ** 2).sum()
+    spread = ((y[held] - y[~held].mean(0)) ** 2).sum()
+    weight, bias, penalty = _ridge(x, y, rows)
+    explained = float(1.0 - errors / spread) if spread > 0.0 else 0.0
+    return AffineMap(torch.from_numpy(weight), torch.from_numpy(bias), penalty, explained)
+
+
+def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
+    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time.
+
+    A text is left out with all its rows: with a row of the text itself among those that are fitted, its other row looks
+    as if it were predicted. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left
+    out its errors are (I - H_gg)^-1 (y - H y)_g.
+    """
+    unit = max(float(x.var(0).mean()) * len(x), 1e-12)
+    left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
+    inside = left.T @ centred
+
+    def error(penalty: float) -> float:
+        shares = sizes**2 / (sizes**2 + penalty * unit)
+        missed = (centred - left @ (shares[:, None] * inside)).reshape(-1, rows, y.shape[1])
+        hat = (texts * shares) @ texts.transpose(0, 2, 1) + 1.0 / len(x)
+        return float((np.linalg.solve(np.eye(rows) - hat, missed) ** 2).sum())
+
+    best = min(PENALTIES, key=error)
+    weight = right.T @ ((sizes / (sizes**2 + best * unit))[:, None] * inside)
+    return weight, y.mean(0) - x.mean(0) @ weight, best
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TransferRequest:
+    """What is carried over. pairs: of the concept; they give the source its direction, unless `direction` is given, and measure the
+    result. anchors: texts that both models read; none of the pairs. from_layer, to_layer: None for those that read the pairs best."""
+
+    name: str
+    pairs: PairSet
+    anchors: tuple[Text, ...]
+    direction: Direction | None = None
+    from_layer: int | None = None
+    to_layer: int | None = None
+    position: Position | None = None
+    holdout: float = 0.3
+    seed: int = 0
+    description: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transfer:
+    """The vector in the target model, not yet stored, and what was measured.
+
+    fitted: the native direction, from all pairs.
+    explained: the share of the variance of held-out anchors that the map explains.
+    cosine: of the carried direction with the native one.
+    auroc: on held-out pairs, of the second model's direction there (`source`), and in the target of one fitted there
+    (`native`), of the carried one (`transferred`) and of random ones (`random`).
+    """
+
+    vector: ConceptVector
+    fitted: LayerDirection
+    source_model: str
+    from_layer: int
+    to_layer: int
+    anchors: int
+    explained: float
+    penalty: float
+    cosine: float
+    auroc: Mapping[str, Estimate | None]
+    warnings: tuple[str, ...] = ()
+
+
+def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
+    """Returns the texts of the starter concepts and neutral statements, without those of the pairs."""
+    own = {*pairs.positive, *pairs.negative}
+    texts: list[Text] = list(load_neutral_texts())
+    for name in CONCEPTS:
+        concept = load_concept(name)
+        if dataset_digest(concept) != dataset_digest(pairs):
+            texts += [text for pair in concept for text in pair]
+    return tuple(text for text in dict.fromkeys(texts) if text not in own)[:MAX_ANCHORS]
+
+
+def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
+    """Raises InvalidRequest for what cannot be carried over. source: None where it is not loaded yet."""
+    check_name(request.name)
+    if request.position is not None:
+        check_position(request.position)
+    if not MIN_ANCHORS <= len(request.anchors) <= MAX_ANCHORS:
+        raise InvalidRequest(
+            f"{len(request.anchors)} anchor texts; a map needs {MIN_ANCHORS} to {MAX_ANCHORS}", param="anchors"
+        )
+    shared = {*request.pairs.positive, *request.pairs.negative}.intersection(request.anchors)
+    if shared:
+        raise InvalidRequest(
+            f"{len(shared)} anchors are texts of the pairs, on which the loss is measured; leave them out",
+            param="anchors",
+        )
+    if request.to_layer is not None:
+        layer_indices((request.to_layer,), target.info.layer_count)
+    if request.direction is not None and request.from_layer is None:
+        raise InvalidRequest("a given direction needs 'from_layer', where it was found", param="from_layer")
+    if source is None:
+        return
+    if request.from_layer is not None:
+        layer_indices((request.from_layer,), source.info.layer_count)
+    if request.direction is not None and len(request.direction) != source.info.d_model:
+        raise InvalidRequest(
+            f"the direction has {len(request.direction)} numbers; {source.info.name} has d_model {source.info.d_model}",
+            param="direction",
+        )
+
+
+FitFold: TypeAlias = Callable[[Split], Direction]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """The pairs as one of the two models reads them at one layer."""
+
+    info: ModelInfo
+    layer: int
+    positive: Float[Tensor, "pos d_model"]
+    negative: Float[Tensor, "neg d_model"]
+    paired: bool
+
+    def fit(self, split: Split | None = None) -> LayerDirection:
+        """Fits the mean difference, without what a split holds out."""
+        rows = (self.positive, self.negative) if split is None else self._fitted(split)
+        return MeanDifference.fit(*rows, self.paired)
+
+    def _fitted(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self.positive[list(split.fit_positive)], self.negative[list(split.fit_negative)]
+
+    def signed(self, direction: Direction, split: Split) -> Direction:
+        """Turns a direction so that it points from the negative to the positive texts that a split does not hold out."""
+        positive, negative = self._fitted(split)
+        return direction if float(direction @ (positive.mean(0) - negative.mean(0))) >= 0.0 else -direction
+
+    def measured(self, division: Folding, fit: FitFold, repeats: int = 1) -> list[list[HeldOut]]:
+        """Projects what each fold holds out on the direction that is fitted without it."""
+
+        def read(fold: Split) -> HeldOut:
+            positive, negative = list(fold.held_positive), list(fold.held_negative)
+            groups = division.positive_groups[positive], division.negative_groups[negative]
+            return held_out(fit(fold), self.positive[positive], self.negative[negative], *groups)
+
+        return [[read(fold) for fold in split] for split in division.splits * repeats]
+
+    def random(self, division: Folding, seed: int) -> list[list[HeldOut]]:
+        """Projects held-out pairs on random directions."""
+        generator = torch.Generator().manual_seed(seed % 2**63)
+
+        def fit(fold: Split) -> Direction:
+            return self.signed(torch.randn(self.positive.shape[1], generator=generator), fold)
+
+        return self.measured(division, fit, RANDOM_DIRECTIONS)
+
+
+async def transfer(
+    target: Engine, source: Engine, request: TransferRequest, *, progress: Progress = ignore_progress
+) -> Transfer:
+    """Fits the map on the anchors, carries the direction from `source` to `target`, and measures it there.
+
+    Raises InvalidRequest for what `check_transfer` refuses, and where the pairs do not differ along the carried direction.
+    """
+    check_transfer(request, target, source)
+    progress(0, STEPS, f"choosing a layer of {source.info.name}")
+    from_layer = await _layer(source, request, request.from_layer)
+    progress(1, STEPS, f"choosing a layer of {target.info.name}")
+    to_layer = await _layer(target, request, request.to_layer)
+    progress(2, STEPS, "reading pairs")
+    sides = await _side(source, request, from_layer), await _side(target, request, to_layer)
+    progress(3, STEPS, "reading anchors")
+    anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
+    progress(4, STEPS, "fitting the map")
+    carried = await run_in_thread(fit_map, anchors[0], anchors[1], ROWS)
+    found = await run_in_thread(_result, *sides, request, carried)
+    progress(STEPS, STEPS, "done")
+    return found
+
+
+async def _layer(engine: Engine, request: TransferRequest, given: int | None) -> int:
+    count = engine.info.layer_count
+    if given is not None:
+        return layer_indices((given,), count)[0]
+    vector = await extract(engine, _extraction(request, tried_layers(count)))
+    return vector.recommended_layers()[0]
+
+
+def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> ExtractionRequest:
+    return ExtractionRequest(
+        request.name,
+        request.pairs,
+        layers=layers,
+        position=default_position(request.pairs) if request.position is None else request.position,
+        holdout=request.holdout,
+        seed=request.seed,
+        description=request.description,
+        tags=request.tags,
+    )
+
+
+async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
+    read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
+    return Side(engine.info, layer, *read.at(layer), request.pairs.paired)
+
+
+async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
+    """ROWS rows for each text: the mean over all positions but the first, whose norm is of its own, and the last position."""
+    rows: list[Tensor] = []
+    for start in range(0, len(texts), PART):
+        prompts = await run_in_thread(capture_prompts, engine, texts[start : start + PART])
+        for one in await engine.capture(prompts, CaptureSpec((layer,), "all")):
+            read = one.activations[0].float()
+            rows += [read[1:].mean(0) if len(read) > 1 else read[0], read[-1]]
+    return torch.stack(rows)
+
+
+def _result(source: Side, target: Side, request: TransferRequest, carried: AffineMap) -> Transfer:
+    division = folding(request.pairs, request.holdout, request.seed)
+
+    def source_fold(fold: Split | None = None) -> Direction:
+        return source.fit(fold).direction if request.direction is None else request.direction
+
+    def carried_fold(fold: Split) -> Direction:
+        return target.signed(carried.carry(source_fold(fold)), fold)
+
+    transferred = target.measured(division, carried_fold)
+    values = carried.carry(source_fold())
+    entry = orient(values, target.positive, target.negative)
+    warnings = []
+    if float(entry.direction @ values) < 0.0:
+        warnings.append("the carried direction had the opposite sign in the target model; it was turned by the pairs")
+    native = target.fit()
+    return Transfer(
+        vector=_vector(source, target, request, entry, division, transferred),
+        fitted=native,
+        source_model=source.info.name,
+        from_layer=source.layer,
+        to_layer=target.layer,
+        anchors=len(request.anchors),
+        explained=carried.explained,
+        penalty=carried.penalty,
+        cosine=float(torch.nn.functional.cosine_similarity(entry.direction, native.direction, dim=0)),
+        auroc={
+            "source": estimate_auroc(source.measured(division, source_fold)),
+            "native": estimate_auroc(target.measured(division, lambda fold: target.fit(fold).direction)),
+            "transferred": estimate_auroc(transferred),
+            "random": estimate_auroc(target.random(division, request.seed)),
+        },
+        warnings=tuple(warnings),
+    )
+
+
+def _vector(
+    source: Side,
+    target: Side,
+    request: TransferRequest,
+    entry: LayerDirection,
+    division: Folding,
+    folds: list[list[HeldOut]],
+) -> ConceptVector:
+    extraction = replace(_extraction(request, (target.layer,)), method=METHOD)
+    fits = {target.layer: LayerFit(entry, layer_quality(folds))}
+    provenance = {
+        "method": METHOD,
+        "position": extraction.position,
+        "dataset": dataset_digest(request.pairs),
+        "seed": request.seed,
+        "model": target.info.name,
+        "from_model": source.info.name,
+        "from_fingerprint": source.info.fingerprint,
+        "from_layer": source.layer,
+        "anchors": len(request.anchors),
+    }
+    return assembled(target.info, extraction, fits, estimate_auroc(folds), division, (), provenance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EffectRequest:
+    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers together.
+    native: a vector of the target, steered at its recommended layers; None: the direction fitted to the pairs."""
+
+    prompts: Sequence[Prompt]
+    sampling: SamplingParams
+    relative_dose: float = DOSE
+    native: ConceptVector | None = None
+
+
+def effect_answers(prompts: int) -> int:
+    """How many answers `effect` generates."""
+    return trial_answers(2 + RANDOM_VECTORS, prompts)
+
+
+async def effect(
+    target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
+) -> EffectAnswer:
+    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at the layer of
+    the transfer, along the direction fitted to the pairs.
+
+    Raises InvalidRequest where the typical norms of the target are not known.
+    """
+    fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
+    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(RANDOM_VECTORS)]
+    vectors = [request.native or fitted, found.vector, *random]
+    plans = [await _dosed_plan(target.info, vector, request.relative_dose) for vector in vectors]
+    reading = ReadBack(found.to_layer, found.fitted)
+    unsteered, (native, transferred, *controls) = await run_trials(
+        target, request.prompts, plans, reading, request.sampling, perplexity=False, progress=progress
+    )
+    shift = {
+        "native": _moved(native, unsteered),
+        "transferred": _moved(transferred, unsteered),
+        "random": random_shift(controls, unsteered),
+    }
+    return EffectAnswer(
+        relative_dose=request.relative_dose,
+        prompts=len(request.prompts),
+        max_tokens=request.sampling.max_tokens,
+        native=None if request.native is None else request.native.id,
+        shift=shift,
+    )
+
+
+async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> SteeringPlan:
+    """An add at the vector's recommended layers, at one strength, that plans the dose over all of them."""
+    if not info.typical_norms:
+        raise InvalidRequest(
+            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
+        )
+    layers = vector.recommended_layers()
+    planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
+    return await plan_at(info, vector, dose / planned, layers)
+
+
+def _moved(trial: Trial, unsteered: Trial) -> Estimate | None:
+    return estimate(shifts(trial, unsteered)) if trial.broken is None else None
+
+
+def random_shift(controls: Sequence[Trial], unsteered: Trial) -> Estimate | None:
+    """Estimates how far a random direction moves answers, whichever side it moves them to: the mean over prompts of the shift,
+    averaged over the directions that did not drive the numbers out of range.
+
+    Signed shifts of random directions cancel, since a direction is as likely as its opposite. At each prompt a direction
+    counts toward the side to which it moves the answers to the others: with its own, noise alone would count as reach.
+    """
+    rows = [_toward_the_others(shifts(one, unsteered)) for one in controls if one.broken is None]
+    return estimate([fmean(row) for row in zip(*rows, strict=True)]) if rows else None
+
+
+def _toward_the_others(moved: Sequence[float]) -> list[float]:
+    whole = sum(moved)
+    return [copysign(1.0, whole - own or own) * own for own in moved]

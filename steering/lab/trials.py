@@ -1,0 +1,447 @@
+"""Trials: many plans over the same prompts and noise, how the unsteered model reads the answers, and the statistics of both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from statistics import fmean
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from steering.cards import COHERENT, Estimate, Recommended
+from steering.concepts.loader import load_neutral
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
+from steering.engine.prompts import encode_with_plans
+from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.extraction.card import best_layer
+from steering.plan.layers import check_model
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.registry import Registry
+from steering.schemas.evaluation import EvaluatedPoint
+from steering.shapes import Residual
+from steering.spec_base import Interval
+from steering.threads import run_in_thread
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.generate import (
+    Answer,
+    Progress,
+    attempts,
+    background,
+    ignore_progress,
+    mapped,
+    mix,
+    progress_of_part,
+    seeded,
+)
+from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
+from steering.workflows.texts import as_prompts
+
+WRITING = SamplingParams(max_tokens=48, temperature=0.7)
+"""Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
+UNSTEERED_SAMPLES = 4
+LOGITS_AT_ONCE = 16 * 1024 * 1024
+"""Logits held at a time for a prompt, in numbers (64 MB); at least one answer's."""
+PROMPTS_AT_ONCE = 2
+"""Prompts whose answers are read at a time, so that the engine reads those of one while the measures of the other are computed."""
+
+
+class Scorer(Protocol):
+    """Scores an answer. unit: what a score of 1 means."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+
+    @staticmethod
+    def score(activations: Residual, entry: LayerDirection) -> float:
+        """activations (token, d_model): the unsteered model's, at the answer's tokens, at the layer of `entry`."""
+        ...
+
+
+class ProjectionScorer:
+    """Averages (r . d - m) / kappa over the tokens: the poles lie at +0.5 and -0.5."""
+
+    name: ClassVar[str] = "projection"
+    unit: ClassVar[str] = "natural scales"
+
+    @staticmethod
+    def score(activations: Residual, entry: LayerDirection) -> float:
+        """In natural scales, centred on the poles."""
+        return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
+
+
+class ProbeScorer:
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens: the share of the answer a probe takes for the concept."""
+
+    name: ClassVar[str] = "probe"
+    unit: ClassVar[str] = "probability"
+
+    @staticmethod
+    def score(activations: Residual, entry: LayerDirection) -> float:
+        """Between 0 and 1. Raises InvalidRequest where the direction has no probe."""
+        if entry.weight is None or entry.bias is None:
+            raise InvalidRequest(
+                "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
+            )
+        return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
+
+
+SCORERS: Registry[type[Scorer]] = Registry("scorer", {"projection": ProjectionScorer, "probe": ProbeScorer})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadBack:
+    """Where and how an answer's concept is read: the unsteered model at `layer`, along the direction of `entry`."""
+
+    layer: int
+    entry: LayerDirection
+    scorer: str = "projection"
+
+
+def read_back(
+    engine: Engine, vector: ConceptVector, reader: ConceptVector | None, layer: int | None, scorer: str
+) -> ReadBack:
+    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best).
+
+    Raises VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown
+    scorer, or a probe that was never fitted.
+    """
+    reading = reader or vector
+    for one in (vector, reading):
+        check_model(one, engine.info)
+    if layer is None:
+        layer = reading_layer(reading, engine.info.layer_count)
+    entry = reading.at(layer)
+    if SCORERS[scorer].name == "probe" and (entry.weight is None or entry.bias is None):
+        raise InvalidRequest(f"vector {reading.name!r} has no probe at layer {layer}", param="scorer")
+    return ReadBack(layer, entry, scorer)
+
+
+def reading_layer(vector: ConceptVector, layer_count: int) -> int:
+    """Returns the layer where the card reads best; without measurements, the layer the vector steers at."""
+    card = vector.quality
+    return best_layer(card.layers, layer_count) if card and card.layers else vector.recommended_layers()[0]
+
+
+def evaluation_prompts(engine: Engine, given: tuple[Prompt, ...] | None, count: int) -> tuple[Prompt, ...]:
+    """Returns the given prompts, or the first `count` of the package's neutral ones. Raises InvalidRequest for none."""
+    if given is None:
+        return as_prompts(engine, load_neutral()[:count])
+    if not given:
+        raise InvalidRequest("an evaluation needs at least one prompt", param="prompts")
+    return given
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMeasures:
+    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens, None where it has none.
+    dose: measured relative dose, mean over the layers that were steered, 0 where none was. text: the answer itself."""
+
+    score: float
+    surprise: float | None
+    repetition: float
+    dose: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One plan over all prompts, in their order; broken where the plan drove an answer out of range.
+
+    measures: one a prompt, the mean of its answers. answers: each of them, with the index of its prompt.
+    """
+
+    measures: tuple[AnswerMeasures, ...] = ()
+    answers: tuple[tuple[int, AnswerMeasures], ...] = ()
+    broken: NonfiniteActivations | None = field(default=None, compare=False)
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Returns the mean score of each prompt's answers."""
+        return tuple(one.score for one in self.measures)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One answer a prompt; of several samples the first."""
+        return tuple(one.text for one in self.measures)
+
+    def by_prompt(self, values: Sequence[float]) -> list[float]:
+        """Returns the mean over each prompt's answers of one value for each of `answers`."""
+        found: list[list[float]] = [[] for _ in self.measures]
+        for (prompt, _), value in zip(self.answers, values, strict=True):
+            found[prompt].append(value)
+        return [fmean(one) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Answers to each prompt: without steering, and under each plan. All shifts are taken from the unsteered ones.
+
+    earlier: the unsteered trial of a call with the same prompts, seed and reading, which then is not run again.
+    """
+
+    unsteered: int = UNSTEERED_SAMPLES
+    steered: int = 1
+    earlier: Trial | None = None
+
+    @property
+    def written(self) -> int:
+        """Unsteered answers to each prompt that are still to be written."""
+        return 0 if self.earlier else self.unsteered
+
+
+DEFAULT_SAMPLES = Samples()
+
+
+async def run_trials(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    read_back: ReadBack,
+    sampling: SamplingParams = WRITING,
+    *,
+    samples: Samples = DEFAULT_SAMPLES,
+    perplexity: bool = True,
+    progress: Progress = ignore_progress,
+) -> tuple[Trial, tuple[Trial, ...]]:
+    """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
+    share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity:
+    whether answers have a surprise; the logits it needs are a third of the work of reading.
+
+    All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops
+    either at once. progress: twice `trial_answers` steps, since every answer is written and read.
+    """
+    seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
+    rows = [(UNSTEERED, j) for j in range(samples.written)]
+    rows += [(plan, j) for plan in plans for j in range(samples.steered)]
+    requests = [
+        GenerationRequest(prompt, replace(sampling, seed=mix(seed, j)), plan)
+        for plan, j in rows
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    total = 2 * len(requests)
+    outcomes = await attempts(engine, requests, progress=progress_of_part(progress, 0, total))
+    answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
+    trials = [
+        Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
+    ]
+    sound = [i for i, trial in enumerate(trials) if trial.broken is None]
+
+    async def read(index: int) -> list[AnswerMeasures]:
+        mine = [one for i in sound if isinstance(one := answers[i][index], Answer)]
+        return await _measure(engine, engine.tokenizer.encode(prompts[index]), mine, read_back, perplexity=perplexity)
+
+    def report(done: int) -> None:
+        progress(len(requests) + done * len(rows), total, "reading answers")
+
+    measures = await mapped(read, range(len(prompts)), PROMPTS_AT_ONCE, report)
+    for place, i in enumerate(sound):
+        trials[i] = Trial(tuple(found[place] for found in measures))
+    unsteered = samples.earlier or _mean_trial(trials[: samples.written])
+    if unsteered.broken is not None:
+        raise unsteered.broken
+    starts = range(samples.written, len(trials), samples.steered)
+    return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
+
+
+def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
+    """How many answers `run_trials` writes, the unsteered ones included."""
+    return (plans * samples.steered + samples.written) * prompts
+
+
+def _mean_trial(trials: Sequence[Trial]) -> Trial:
+    """Samples of one plan, averaged prompt by prompt; broken where one of them is."""
+    for trial in trials:
+        if trial.broken is not None:
+            return Trial(broken=trial.broken)
+    means = tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True))
+    return Trial(means, tuple(place for trial in trials for place in enumerate(trial.measures)))
+
+
+def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
+    surprise = [one.surprise for one in samples if one.surprise is not None]
+    return AnswerMeasures(
+        score=fmean(one.score for one in samples),
+        surprise=fmean(surprise) if surprise else None,
+        repetition=fmean(one.repetition for one in samples),
+        dose=fmean(one.dose for one in samples),
+        text=samples[0].text,
+    )
+
+
+async def _measure(
+    engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack, *, perplexity: bool
+) -> list[AnswerMeasures]:
+    """One prompt's answers, a few at a time. They are read from the prompt's last position on, which predicts their first token."""
+    found: list[AnswerMeasures] = []
+    longest, first = 1 + max((len(one.tokens) for one in answers), default=0), len(prompt) - 1
+    size = max(1, LOGITS_AT_ONCE // (longest * (engine.info.vocab_size if perplexity else engine.info.d_model)))
+    spec = CaptureSpec(layers=(read_back.layer,), position="all", logits=perplexity)
+    for start in range(0, len(answers), size):
+        part = answers[start : start + size]
+        captures = await engine.capture(
+            [CapturePrompt(prompt + one.tokens, UNSTEERED, len(prompt), first) for one in part], spec
+        )
+        for one, capture in zip(part, captures, strict=True):
+            found.append(await run_in_thread(_measures, capture, one, read_back))
+    return found
+
+
+def _measures(capture: Capture, answer: Answer, read_back: ReadBack) -> AnswerMeasures:
+    """An answer without a token is read at the position that would have predicted its first."""
+    count = len(answer.tokens)
+    start = 1 if count else 0
+    known = count and capture.logits is not None
+    surprise = surprises(predicting(capture, count), answer.tokens) if known else ()
+    doses = [dose for by_layer in answer.finish.steering.doses for dose in by_layer.values()]
+    return AnswerMeasures(
+        score=SCORERS[read_back.scorer].score(capture.activations[0, start:], read_back.entry),
+        surprise=fmean(surprise) if surprise else None,
+        repetition=repetition(answer.tokens),
+        dose=fmean(doses) if doses else 0.0,
+        text=answer.text,
+    )
+
+
+async def neutral_divergence(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    sampling: SamplingParams = WRITING,
+    *,
+    progress: Progress = ignore_progress,
+) -> tuple[float, ...]:
+    """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
+    changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
+    """
+    answers = await background(engine, seeded(prompts, sampling))
+    values: list[list[float]] = [[] for _ in plans]
+    for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
+        ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
+        found = await _divergences(engine, ids, answer.tokens, known)
+        for into, one in zip(values, found, strict=True):
+            into.extend(one)
+        progress(done, len(prompts), "reading neutral text")
+    return tuple(fmean(one) if one else 0.0 for one in values)
+
+
+async def _divergences(
+    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
+) -> list[tuple[float, ...]]:
+    """KL per token of each plan along one text."""
+    spec, first = CaptureSpec(layers=(), logits=True), len(prompt) - 1
+    unsteered = plans[0].unsteered if plans else UNSTEERED
+    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, unsteered, len(prompt), first)], spec)
+    reference, found = predicting(plain, len(tokens)), []
+    for plan in plans:
+        if plan.empty:
+            found.append((0.0,) * len(tokens))
+            continue
+        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt), first)], spec)
+        found.append(await run_in_thread(divergences, predicting(steered, len(tokens)), reference))
+    return found
+
+
+def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
+    """Returns the score of each prompt's answer minus that of the unsteered answer with the same noise."""
+    return tuple(one - other for one, other in zip(trial.scores, unsteered.scores, strict=True))
+
+
+def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
+    """Estimates exp of the mean over prompts of (mean surprise - mean surprise of the unsteered answer), with its interval;
+    1 where no answer has tokens."""
+    differences = [
+        one.surprise - other.surprise
+        for one, other in zip(trial.measures, unsteered.measures, strict=True)
+        if one.surprise is not None and other.surprise is not None
+    ]
+    if not differences:
+        return Estimate(1.0, None)
+    found = estimate(differences)
+    interval = found.interval and (finite_exp(found.interval[0]), finite_exp(found.interval[1]))
+    return Estimate(finite_exp(found.mean), interval)
+
+
+def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...]:
+    """Returns the mean over the prompts of the shift under each control that is not broken."""
+    return tuple(fmean(shifts(control, unsteered)) for control in controls if control.broken is None)
+
+
+def chance(moved: Sequence[float]) -> float | None:
+    """Returns the mean shift that one random direction in twenty exceeds, estimated from `moved`, those of the K that were tried.
+
+    A random direction is as likely as its opposite, so its mean shift has mean 0 over directions, and (mean shift of the
+    next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms, which includes the
+    uncertainty of few directions. None without controls.
+    """
+    if not moved:
+        return None
+    return float(t.ppf(0.95, len(moved))) * sqrt(fmean(shift**2 for shift in moved))
+
+
+def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
+    """Estimates sign(s) * shift, less `chance` at the same dose, with its interval over prompts; without controls the shift."""
+    reach, sign = chance(mean_shifts(unsteered, controls)) or 0.0, 1.0 if strength > 0.0 else -1.0
+    return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
+
+
+def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
+    """Whether the concept moves beyond chance and the text stays coherent, each with the whole of its 95 % interval."""
+    return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
+
+
+def dose_point(
+    strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial], kl_neutral: float
+) -> EvaluatedPoint:
+    """Builds one row of the dose-response. concept_score and random_score are mean shifts; intervals are over prompts."""
+    moved, perplexity = estimate(shifts(trial, unsteered)), perplexity_ratio(trial, unsteered)
+    random = mean_shifts(unsteered, controls)
+    return EvaluatedPoint(
+        strength=strength,
+        concept_score=moved.mean,
+        concept_interval=moved.interval or (moved.mean, moved.mean),
+        perplexity_ratio=perplexity.mean,
+        repetition=fmean(one.repetition for one in trial.measures),
+        kl_neutral=kl_neutral,
+        relative_dose=fmean(one.dose for one in trial.measures),
+        random_score=fmean(random) if random else None,
+        perplexity_interval=perplexity.interval,
+        chance=chance(random),
+        advantage=advantage(strength, trial, unsteered, controls) if strength else None,
+    )
+
+
+def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
+    """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0.
+
+    moved: strength -> shift of every prompt, 0 included. None below two strengths (Tan et al., arXiv 2407.12404, found
+    almost half on some sets).
+    """
+    if len(moved) < 2:
+        return None
+    strengths = np.array(list(moved))
+    table = np.array([moved[strength] for strength in moved])
+    centred = strengths - strengths.mean()
+    slopes = centred @ table / (centred @ centred)
+    return float((slopes < -1e-12).mean())
+
+
+def measured_ranges(layers: tuple[int, ...], sound: Mapping[float, bool]) -> Recommended:
+    """Recommends the strengths of either sign that hold at the layers. sound: see `range_that_holds`."""
+    return Recommended(layers, range_that_holds(sound, 1), range_that_holds(sound, -1), basis="measured")
+
+
+def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:
+    """Returns (low, high) of the widest run of measured strengths of one sign that all hold; None where no strength does.
+
+    sound: strength -> whether it holds. Of runs of equal width the one nearest to 0 is taken.
+    """
+    runs: list[list[float]] = [[]]
+    for strength in sorted((one for one in sound if one * sign > 0.0), key=abs):
+        if sound[strength]:
+            runs[-1].append(strength)
+        else:
+            runs.append([])
+    found = [(min(run), max(run)) for run in runs if run]
+    return max(found, key=lambda run: run[1] - run[0], default=None)

@@ -1,0 +1,281 @@
+"""Request and response models of POST /v1/evaluations: layer sweeps, dose-responses and deployment reports."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from steering.cards import DosePoint, Estimate, Recommended
+from steering.schemas.base import Answer, Flag, Request, Whole, at_most_one
+from steering.schemas.messages import Seed, Texts
+from steering.schemas.steering import Steering
+from steering.schemas.vectors import Name, VectorAnswer
+from steering.spec import InterventionSpec, Layers
+from steering.spec_base import Measured, Number
+
+Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
+
+
+class ThresholdsFields(Request):
+    """What the gates demand; what is left out keeps its default.
+
+    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text. repetition:
+    largest increase of repeated runs of four tokens. kl_neutral: nats per token on neutral prompts. accuracy_loss: of the share of
+    questions answered rightly. retained: smallest share of the shift that is left under each variation. agreement: smallest
+    rank correlation with the independent scorer.
+    """
+
+    anti_steered: Share = 0.25
+    perplexity: Annotated[Number, Field(ge=1, le=100)] = 1.5
+    repetition: Share = 0.1
+    kl_neutral: Annotated[Number, Field(ge=0, le=100)] = 0.5
+    accuracy_loss: Share = 0.1
+    retained: Share = 0.5
+    agreement: Annotated[Number, Field(ge=-1, le=1)] = 0.3
+
+
+class ReportRequest(Request):
+    """Judges steering at a fixed operating point by three gates.
+
+    vector: whose concept is to move. steering: the operating point, any operations, conditions or a profile; absent, an add of the
+    vector at `strength`, or at its largest recommended one. direction: how the concept is meant to move; absent, taken from the
+    first intervention with the vector. prompts, or `concept` for the evaluation prompts of a starter concept; absent, those of
+    the concept that the vector was extracted from, or neutral ones. side_effects: starter concepts and vectors along which the
+    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own, against one bound of
+    chance. samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones.
+    """
+
+    kind: Literal["report"]
+    vector: Name
+    steering: Steering | None = None
+    strength: Number | None = None
+    direction: Literal["up", "down"] | None = None
+    prompts: Texts | None = None
+    concept: Annotated[str, Field(max_length=64)] | None = None
+    neutral: Texts | None = None
+    reader: Name | None = None
+    reading_layer: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    scorer: Annotated[str, Field(max_length=64)] = "projection"
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
+    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=4, fail_fast=True)] = (0, 1)
+    samples: Annotated[int, Field(strict=True, ge=1, le=8)] = 1
+    varied: Annotated[int, Field(strict=True, ge=1, le=1000)] = 12
+    side_effects: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] | None = None
+    thresholds: ThresholdsFields = ThresholdsFields()
+
+    _one_source = at_most_one("prompts", "concept")
+    _one_point = at_most_one("steering", "strength")
+
+
+class CheckAnswer(Answer):
+    """One number against its threshold; `above` compares the lower end of the interval."""
+
+    name: str
+    value: Measured
+    relation: Literal["above", "at_most", "at_least"]
+    threshold: Measured
+    passed: bool
+    interval: tuple[Measured, Measured] | None = None
+
+
+class GateAnswer(Answer):
+    """Passes when all of its checks do."""
+
+    name: Literal["control", "utility", "robustness"]
+    passed: bool
+    checks: list[CheckAnswer]
+
+
+class SideEffectAnswer(Answer):
+    """How far the answers moved along another vector, in its natural scales."""
+
+    vector: str
+    layer: int
+    shift: Estimate
+
+
+class ReportTextAnswer(Answer):
+    """One prompt with its first answer without and with steering. variation: `plain`, or how the prompt was changed. moved: along the
+    direction, mean over its answers."""
+
+    variation: str
+    prompt: str
+    unsteered: str
+    steered: str
+    moved: Measured
+
+
+class SeedReportAnswer(Answer):
+    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches, estimated from the random
+    directions of all seeds; null where it is not known. broken: activations became non-finite, and nothing was judged."""
+
+    seed: int
+    passed: bool
+    broken: bool
+    moved: Estimate
+    chance: Measured | None
+    gates: list[GateAnswer]
+    side_effects: list[SideEffectAnswer]
+    texts: list[ReportTextAnswer]
+
+
+class ReportAnswer(Answer):
+    """passed: every gate under every seed. seeds_agree: the seeds pass and fail the same gates."""
+
+    kind: Literal["report"] = "report"
+    vector: str
+    interventions: list[InterventionSpec]
+    fingerprint: str
+    model: str
+    direction: Literal["up", "down"]
+    reading_layer: int
+    passed: bool
+    seeds_agree: bool
+    seeds: list[SeedReportAnswer]
+    thresholds: ThresholdsFields
+    warnings: list[str]
+
+
+Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
+class EvaluationFields(Request):
+    """What every evaluation takes. prompts (a text is continued as it stands, messages are answered), or `concept` for the
+    evaluation prompts of a starter concept; without either, the package's neutral prompts. The answers are read back by
+    the unsteered model along `reader` (absent: the vector itself) at reading_layer (absent: where its card reads best)."""
+
+    vector: Name
+    prompts: Texts | None = None
+    concept: Annotated[str, Field(max_length=64)] | None = None
+    strengths: Strengths | None = None
+    reader: Name | None = None
+    reading_layer: Annotated[Whole, Field(ge=0, le=1000)] | None = None
+    scorer: Annotated[str, Field(max_length=64)] = "projection"
+    max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
+    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
+    seed: Seed = 0
+
+    _one_source = at_most_one("prompts", "concept")
+
+
+class LayerSweepRequest(EvaluationFields):
+    """One layer at a time, at strengths of one sign: which moves text furthest before it breaks."""
+
+    kind: Literal["layer_sweep"]
+    layers: Layers = "all"
+
+
+class JudgeRequest(Request):
+    """A judge that also rates the answers. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
+    absent, the vector's description, or its name."""
+
+    by: Literal["self", "endpoint"]
+    concept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+
+
+class DoseResponseRequest(EvaluationFields):
+    """Many strengths at the same layers, compared with random directions of the same dose. neutral: prompts on which damage is
+    measured. judge: also rates the answers. save: store the result in the vector's card, as its next version."""
+
+    kind: Literal["dose_response"]
+    layers: Layers = "recommended"
+    neutral: Texts | None = None
+    random_directions: Annotated[Whole, Field(ge=0, le=32)] = 8
+    judge: JudgeRequest | None = None
+    save: Flag = False
+
+
+StrengthsRequest: TypeAlias = LayerSweepRequest | DoseResponseRequest
+"""Evaluations over many strengths."""
+
+
+EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field(discriminator="kind")]
+
+
+class LayerPointAnswer(Answer):
+    """One layer at one strength. moved: shift of the score along the sign of the strength. advantage: the same less what one
+    random direction in twenty reaches, over all layers of the sweep. auroc: the cross-validated one of the vector's card."""
+
+    layer: int
+    strength: Measured
+    moved: Estimate
+    advantage: Estimate
+    perplexity_ratio: Measured
+    repetition: Measured
+    relative_dose: Measured
+    auroc: Measured | None
+    perplexity_interval: tuple[Measured, Measured] | None = None
+
+
+class LayerSweepAnswer(Answer):
+    """Points by layer, then strength. best: the point that moved furthest beyond chance, with its interval, while the text
+    stayed coherent; null if none did. A dose-response at that layer gives the same answers, but estimates chance from random
+    directions at that layer alone, so its recommended strengths can differ at the ends."""
+
+    kind: Literal["layer_sweep"] = "layer_sweep"
+    vector: str
+    reading_layer: int
+    points: list[LayerPointAnswer]
+    best: LayerPointAnswer | None
+    recommended: Recommended | None
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedPoint(DosePoint):
+    """One strength. advantage: how far the concept moved along the sign beyond what one random direction in twenty reaches
+    at the same dose; null at 0."""
+
+    advantage: Estimate | None = None
+
+
+class JudgedPointAnswer(Answer):
+    """One strength: means from 0 to 2 over the answers with all three ratings (`judged` of them; `failed` lack one), null where
+    there is none. overall: harmonic mean of an answer's three."""
+
+    strength: Measured
+    concept: Estimate | None
+    instruction: Estimate | None
+    fluency: Estimate | None
+    overall: Estimate | None
+    judged: int
+    failed: int
+
+
+class JudgementAnswer(Answer):
+    """The judge's ratings, by strength. failures: how many ratings failed: the judge was `unreachable`, or
+    its reply `unreadable`. warnings: sent among those of the whole answer."""
+
+    by: Literal["self", "endpoint"]
+    concept: str
+    points: list[JudgedPointAnswer]
+    ratings: int
+    failures: dict[str, int]
+    warnings: tuple[str, ...] = Field((), exclude=True)
+
+
+class DoseResponseAnswer(Answer):
+    """Points by strength; scores are shifts against the unsteered answers, whose own mean is baseline_score, in `unit`.
+    recommended: strengths at which the concept moved beyond chance and the text stayed coherent, each with its 95 %
+    interval; null above or below 0 where none did. anti_steered: share of prompts that move against the sign. judgement:
+    ratings of the judge, if one was named. saved: the vector's new version, if requested and stored."""
+
+    kind: Literal["dose_response"] = "dose_response"
+    vector: str
+    layers: tuple[int, ...]
+    reading_layer: int
+    unit: str
+    baseline_score: Measured
+    points: tuple[EvaluatedPoint, ...]
+    anti_steered: Measured | None
+    recommended: Recommended
+    warnings: tuple[str, ...]
+    judgement: JudgementAnswer | None = None
+    saved: VectorAnswer | None = None
+
+
+StrengthsAnswer: TypeAlias = LayerSweepAnswer | DoseResponseAnswer
+
+
+EvaluationAnswer: TypeAlias = Annotated[StrengthsAnswer | ReportAnswer, Field(discriminator="kind")]

@@ -1,0 +1,169 @@
+"""Maps texts in the model's residual stream to points, layer by layer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
+from steering.errors import InvalidRequest
+from steering.layer_indices import layer_indices
+from steering.pairs import Text
+from steering.projection import PROJECTIONS, Points
+from steering.registry import unknown_name
+from steering.schemas.latent_space import (
+    LatentSpaceAnswer,
+    LatentSpaceRequest,
+    LayerMapAnswer,
+    PathAnswer,
+    SegmentAnswer,
+    SeparabilityAnswer,
+)
+from steering.vectors import ConceptVector, LayerDirection
+from steering.workflows.generate import Progress, ignore_progress
+from steering.workflows.readout import used_vectors
+from steering.workflows.worker_process import draw, run_in_worker
+
+Read: TypeAlias = NDArray[np.float32]
+MIN_TEXTS_TO_WARN = 30
+"""With fewer texts, holding a text out moves the mean of its class away from it, which alone pulls AUROC below chance."""
+PATH_TEXTS = 64
+"""Texts that span the picture in which a path through the layers is drawn."""
+
+
+async def latent_space(
+    engine: Engine,
+    request: LatentSpaceRequest,
+    texts: Sequence[Text],
+    vectors: Mapping[str, ConceptVector],
+    *,
+    progress: Progress = ignore_progress,
+) -> LatentSpaceAnswer:
+    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named in the
+    warnings instead, and so are input embeddings: texts that end in one word have one embedding there.
+
+    vectors: of this model, drawn where the projection is linear, by the name given. The projections run in a worker process,
+    one layer at a time; cancelling kills the worker at once. Raises InvalidRequest for what `check_request` refuses and for
+    layers that do not exist, and the projection's own error where no layer could be drawn.
+    """
+    check_request(request)
+    layers = layer_indices(request.layers, engine.info.layer_count)
+    total = len(texts) + len(layers) + request.embeddings
+    captures = await engine.capture(
+        [CapturePrompt(text) for text in texts],
+        CaptureSpec(layers=layers, position=request.position, embeddings=request.embeddings),
+        progress=lambda done, _: progress(done, total, "reading texts"),
+    )
+    read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
+    maps: dict[int | None, LayerMapAnswer] = {}
+    left_out: dict[int | None, InvalidRequest] = {}
+    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(texts)):
+        progress(done, total, f"drawing {_named(layer)}")
+        try:
+            maps[layer] = await _map(request, vectors, layer, activations)
+        except InvalidRequest as error:
+            left_out[layer] = error
+    if not set(maps) - {None}:
+        raise left_out[layers[0]]
+    path = None if request.path is None else await _path(read, layers, request.path, request.dims)
+    progress(total, total, "done")
+    warnings = [f"{_named(layer)} is left out: {error.message}" for layer, error in left_out.items()]
+    warnings += _about_separability(request, maps)
+    embedding = maps.pop(None, None)
+    return LatentSpaceAnswer(
+        model=engine.info.name,
+        method=request.method,
+        vectors=used_vectors(vectors),
+        layers=list(maps.values()),
+        embedding=embedding,
+        path=path,
+        warnings=warnings,
+    )
+
+
+def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, LayerMapAnswer]) -> list[str]:
+    """Warns where held-out labels are predicted worse than chance: texts with opposite labels were split over folds."""
+    if len(request.texts) < MIN_TEXTS_TO_WARN:
+        return []
+    worse = [
+        f"{_named(layer)} ({found.auroc:.2f})"
+        for layer, one in maps.items()
+        if (found := one.separability) and found.auroc is not None and found.auroc_interval
+        if found.auroc_interval[1] < 0.5
+    ]
+    if not worse:
+        return []
+    advice = "" if request.groups else "; give `groups` if texts come in pairs"
+    return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"]
+
+
+def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
+    """(layer, activations (text, d_model)) of all that is drawn; the input embeddings, where they were read, have none."""
+    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
+    if embeddings:
+        yield None, torch.cat(embeddings).numpy(force=True)
+    yield from zip(layers, read, strict=True)
+
+
+def _named(layer: int | None) -> str:
+    return "the input embedding" if layer is None else f"layer {layer}"
+
+
+def check_request(request: LatentSpaceRequest) -> None:
+    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path along no text."""
+    if request.method not in PROJECTIONS:
+        raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
+    for name, given in (("label", request.labels), ("group", request.groups)):
+        if given is not None and len(given) != len(request.texts):
+            raise InvalidRequest(
+                f"one {name} per text is needed: got {len(given)} for {len(request.texts)}", param=f"{name}s"
+            )
+    if request.path is not None and request.path >= len(request.texts):
+        raise InvalidRequest(f"path must be the index of a text, 0 to {len(request.texts) - 1}", param="path")
+
+
+async def _map(
+    request: LatentSpaceRequest, vectors: Mapping[str, ConceptVector], layer: int | None, activations: Read
+) -> LayerMapAnswer:
+    """Draws one layer, one point per text. layer None: the input embeddings, before the first block."""
+    points, separability = await run_in_worker(
+        draw, activations, request.method, request.dims, request.seed, request.labels, request.groups
+    )
+    segments = []
+    if layer is not None and points.basis is not None:
+        here = {name: vector.at(layer) for name, vector in vectors.items() if layer in vector.layers}
+        segments = [segment(name, entry, points) for name, entry in here.items()]
+    return LayerMapAnswer(
+        layer=layer,
+        points=points.points.tolist(),
+        explained_variance=None if points.explained_variance is None else list(points.explained_variance),
+        separability=None if separability is None else SeparabilityAnswer(**asdict(separability)),
+        segments=segments,
+    )
+
+
+def segment(name: str, entry: LayerDirection, points: Points) -> SegmentAnswer:
+    """basis (dims, d_model), direction (d_model,): half a natural scale either way from the middle of the points."""
+    assert points.basis is not None, "the projection is linear"
+    along = points.basis @ entry.direction.numpy(force=True)
+    half = 0.5 * entry.scale * along
+    return SegmentAnswer(vector=name, start=(-half).tolist(), end=half.tolist(), visible=float(np.linalg.norm(along)))
+
+
+async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> PathAnswer:
+    """Draws a text, and the mean of all, in one PCA of residuals scaled to length 1: what turns on the way, without the growth
+    in length that every text shares. read (layer, text, d_model)."""
+    others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
+    shown = read[:, [text, *others]]
+    unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)
+    points, _ = await run_in_worker(draw, unit.reshape(-1, read.shape[2]), "pca", dims, 0)
+    places = points.points.reshape(len(layers), -1, dims)
+    return PathAnswer(
+        layers=list(layers),
+        text=places[:, 0].tolist(),
+        mean=places.mean(axis=1).tolist(),
+        explained_variance=list(points.explained_variance or ()),
+    )

@@ -1,0 +1,136 @@
+"""Log-probabilities of the tokens of given texts under a plan, and pooled activations of texts as embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt, Tokenizer
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.schemas.reading import ScoredText
+from steering.shapes import Float, Tensor
+from steering.threads import run_in_thread
+from steering.workflows.measures import shared_prefix
+from steering.workflows.readout import grouped
+
+LOGITS_BOUND = 32 * 1024 * 1024
+"""Logits held at a time, in numbers (128 MB); more texts than fit are read in turn."""
+SEPARATOR = "\n"
+"""A text that tokenizers keep apart from what follows it; continuations are tokenized after it."""
+ROWS = 64
+"""Positions whose log-probabilities are computed at a time."""
+
+
+def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[int, ...]:
+    """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
+
+    The tokens of the prompt stay as they are. Where the tokenizer would split the joined text within the prompt's last token (a
+    merge across the boundary), and after a conversation, the text is tokenized as it would be after a line break.
+    """
+    if isinstance(prompt, str):
+        before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+        if whole[: len(before)] == before and len(whole) > len(before):
+            return whole[len(before) :]
+    before, whole = tokenizer.encode(SEPARATOR), tokenizer.encode(SEPARATOR + text)
+    return whole[shared_prefix(before, whole) :]
+
+
+async def score(
+    engine: Engine, rows: Sequence[tuple[int, ...]], prompt_length: int = 0, plan: SteeringPlan = UNSTEERED
+) -> list[ScoredText]:
+    """Reads every row once under the plan and returns the scores in order, without the prompt.
+
+    rows: token ids, the prompt's first. prompt_length: of every row; 0: rows are whole texts, scored from their second token
+    on, and all of a text counts as prompt for the plan. Raises what `Engine.capture` raises.
+    """
+    found: list[ScoredText] = []
+    first = max(prompt_length, 1) - 1
+    for part in parts(rows, first, engine.info.vocab_size):
+        prompts = [CapturePrompt(ids, plan, prompt_length or None, first) for ids in part]
+        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
+        found += await run_in_thread(
+            lambda read: [_scored(engine.tokenizer, one, prompt_length) for one in read], captures
+        )
+    return found
+
+
+def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> list[list[tuple[int, ...]]]:
+    """Groups rows whose logits, from position `first` on, fit into LOGITS_BOUND; a longer row is alone."""
+    return grouped(rows, lambda row: (len(row) - first) * vocabulary, LOGITS_BOUND)
+
+
+def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> ScoredText:
+    assert capture.logits is not None
+    start = max(prompt_length, 1)
+    ids = torch.tensor(capture.token_ids)
+    logits = capture.logits[:-1].float()
+    own = torch.log_softmax(logits, dim=-1).gather(1, ids[start:, None])[:, 0].tolist()
+    greedy = (logits.argmax(dim=-1) == ids[start:]).tolist()
+    unknown = [None] * (start - prompt_length)
+    scored = capture.token_ids[prompt_length:]
+    return ScoredText(
+        token_ids=list(scored),
+        tokens=[tokenizer.token_text(token) for token in scored],
+        text=tokenizer.decode(scored),
+        logprobs=[*unknown, *own],
+        sum=sum(own),
+        greedy=[*unknown, *greedy],
+        all_greedy=all(greedy),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """One token of a text. logprob: given the tokens before it, None for the first. top: most probable first."""
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+async def prompt_logprobs(
+    engine: Engine, token_ids: Sequence[tuple[int, ...]], plan: SteeringPlan, top: int
+) -> tuple[tuple[ScoredToken, ...], ...]:
+    """Scores every token of each text under a plan, with the `top` most probable tokens at its position.
+
+    As many texts are read at a time as have their logits in LOGITS_BOUND, or one that is longer.
+    """
+    found: list[tuple[ScoredToken, ...]] = []
+    for part in parts(token_ids, 0, engine.info.vocab_size):
+        prompts = [CapturePrompt(ids, plan) for ids in part]
+        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
+        found += await run_in_thread(lambda read: [_with_top(one, top) for one in read], captures)
+    return tuple(found)
+
+
+def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:
+    """Returns the memory of the logits that `prompt_logprobs` holds: in pieces, and then as one tensor."""
+    tokens = list(map(len, token_ids))
+    return 2 * 4 * min(max(LOGITS_BOUND, max(tokens) * vocabulary), sum(tokens) * vocabulary)
+
+
+def _with_top(capture: Capture, top: int) -> tuple[ScoredToken, ...]:
+    ids, logits = capture.token_ids, capture.logits
+    assert logits is not None, "asked for with CaptureSpec.logits"
+    scored = [ScoredToken(ids[0], None)]
+    for start in range(0, len(ids) - 1, ROWS):
+        following = ids[start + 1 : start + 1 + ROWS]
+        scored += _scored_rows(following, logits[start : start + len(following)], top)
+    return tuple(scored)
+
+
+def _scored_rows(following: tuple[int, ...], logits: Float[Tensor, "token vocab"], top: int) -> list[ScoredToken]:
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    own = logprobs.gather(1, torch.tensor(following)[:, None])[:, 0].tolist()
+    best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
+    tops = [tuple(zip(i, v, strict=True)) for i, v in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [ScoredToken(token, value, row) for token, value, row in zip(following, own, tops, strict=True)]
+
+
+async def embed(
+    engine: Engine, token_ids: Sequence[tuple[int, ...]], layer: int, position: Position
+) -> tuple[tuple[float, ...], ...]:
+    """Returns one activation of d_model numbers for each text, at one layer."""
+    prompts = [CapturePrompt(ids, UNSTEERED) for ids in token_ids]
+    captures = await engine.capture(prompts, CaptureSpec((layer,), position=position), priority=0)
+    return await run_in_thread(lambda: tuple(tuple(capture.activations[0, 0].tolist()) for capture in captures))

@@ -1,0 +1,137 @@
+"""Measures texts and samples: variety, repetition, differences, intervals of means, and how likely the model finds given tokens."""
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from math import exp
+from statistics import fmean
+from typing import TypeVar
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from steering.cards import Estimate
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
+from steering.plan.types import SteeringPlan
+from steering.schemas.comparison import DiffSpanAnswer
+from steering.shapes import Float, Tensor
+from steering.threads import run_in_thread
+
+K = TypeVar("K")
+LOGITS_BOUND = 256 * 1024 * 1024
+"""Logits held for one answer, in numbers: 1 GiB. A longer one is not measured, and the result says so."""
+ROWS = 32
+
+
+def distinct(items: Sequence[Hashable], size: int) -> float:
+    """Returns the share of distinct runs of `size` items (Li et al., arXiv 1510.03055); 1 for a text without such a run."""
+    runs = [tuple(items[i : i + size]) for i in range(len(items) - size + 1)]
+    return len(set(runs)) / len(runs) if runs else 1.0
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Returns the share of four-token runs that occurred before in the same text (Welleck et al., arXiv 1908.04319)."""
+    return 1.0 - distinct(tokens, 4)
+
+
+def first_divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Returns the index of the first differing token, the shorter length if one is a prefix of the other, None if equal."""
+    shared = shared_prefix(one, other)
+    return None if shared == len(one) == len(other) else shared
+
+
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Returns how many tokens two sequences have in common at their beginning."""
+    differing = (index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differing, min(len(one), len(other)))
+
+
+def word_diff(baseline: str, other: str) -> list[DiffSpanAnswer]:
+    """Splits two texts into runs of words, in order: equal in both, or the baseline's words and those that replace them. Spaces
+    before a word belong to it and do not count as a difference."""
+    left, right = re.findall(r"\s*\S+", baseline), re.findall(r"\s*\S+", other)
+    # SequenceMatcher ignores very frequent words in long texts, which bounds its cost for a text of one repeated word.
+    matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right])
+    return [
+        DiffSpanAnswer(kind=kind, baseline="".join(left[a:b]), other="".join(right[c:d]))
+        for kind, a, b, c, d in matcher.get_opcodes()
+    ]
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Returns the mean of values and its 95 % interval by Student's t.
+
+    A percentile bootstrap over the 8 to 24 prompts of an evaluation covers 88 to 93 %, the t interval 94 to 95 %.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return Estimate(mean, None)
+    reach = float(t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
+    return Estimate(mean, (mean - reach, mean + reach))
+
+
+def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
+    """Averages by key, over the rows that have it."""
+    if len(rows) == 1:  # most answers; fmean takes a microsecond a layer
+        return dict(rows[0])
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: fmean(row[key] for row in rows if key in row) for key in keys}
+
+
+def finite_exp(exponent: float) -> float:
+    """Returns exp of an exponent, of 700 for a larger one: beyond it the exponential is not a finite number."""
+    return exp(min(exponent, 700.0))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMeasures:
+    """Per generated token, in nats: surprise = -log p of the unsteered model; divergence = KL(plan || unsteered)."""
+
+    surprise: tuple[float, ...]
+    divergence: tuple[float, ...]
+
+
+async def measure_tokens(
+    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
+) -> TokenMeasures | None:
+    """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter.
+
+    None where there are too many tokens to hold their logits."""
+    if (len(tokens) + 1) * engine.info.vocab_size > LOGITS_BOUND:
+        return None
+    if not tokens:
+        return TokenMeasures((), ())
+    plans = (plan.unsteered,) if plan.empty else (plan.unsteered, plan)
+    captures = await engine.capture(
+        [CapturePrompt(prompt + tokens, one, len(prompt), first=len(prompt) - 1) for one in plans],
+        CaptureSpec(layers=(), logits=True),
+        priority=0,
+    )
+    plain, steered = predicting(captures[0], len(tokens)), predicting(captures[-1], len(tokens))
+    surprise = await run_in_thread(surprises, plain, tokens)
+    divergence = (0.0,) * len(tokens) if plan.empty else await run_in_thread(divergences, steered, plain)
+    return TokenMeasures(surprise, divergence)
+
+
+def predicting(capture: Capture, count: int) -> Float[Tensor, "token vocab"]:
+    """Logits at the positions that predict `count` tokens after a prompt, of a capture from the prompt's last position on."""
+    assert capture.logits is not None, "asked for with CaptureSpec.logits"
+    return capture.logits[:count]
+
+
+def surprises(logits: Float[Tensor, "token vocab"], tokens: Sequence[int]) -> tuple[float, ...]:
+    """-log softmax(logits)[token] for each row, in nats."""
+    chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+    return tuple((logits.double().logsumexp(dim=1) - chosen.double()).tolist())
+
+
+def divergences(logits: Float[Tensor, "token vocab"], reference: Float[Tensor, "token vocab"]) -> tuple[float, ...]:
+    """KL(softmax(logits) || softmax(reference)) = sum_v p_v (log p_v - log q_v) for each row, in nats, float64."""
+    values: list[float] = []
+    for start in range(0, len(logits), ROWS):
+        log_p, log_q = (rows[start : start + ROWS].double().log_softmax(dim=1) for rows in (logits, reference))
+        values += (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp(min=0.0).tolist()
+    return tuple(values)

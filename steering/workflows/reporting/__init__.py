@@ -1,1 +1,0 @@
-"""Judges steering at a fixed operating point before it is deployed: control, utility, robustness, side effects."""

@@ -1,0 +1,107 @@
+"""Turns pairs and prompts into the texts a model reads: messages or transcripts, replies to neutral prompts, token ids to train on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle
+
+from steering.concepts.loader import load_neutral
+from steering.engine.api import CapturePrompt, Engine, Position, Prompt, SamplingParams
+from steering.engine.fit_task import NeutralText, TokenPair
+from steering.errors import InvalidRequest
+from steering.pairs import ChatMessage, PairSet, Text
+from steering.workflows.generate import background, seeded
+from steering.workflows.measures import shared_prefix
+
+NEUTRAL = 24
+"""Neutral prompts the model answers before training; the trained direction should leave those answers unchanged."""
+ANSWER = SamplingParams(max_tokens=40, temperature=1.0)
+
+
+def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """Wraps texts as user messages, or as the start of a plain transcript where the model has no chat template."""
+    messages = [(ChatMessage("user", text),) for text in texts]
+    return tuple(messages) if engine.info.chat_template else tuple(transcript(one) for one in messages)
+
+
+def transcript(messages: Sequence[ChatMessage]) -> str:
+    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins, or with it."""
+    lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+    return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
+
+
+def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
+    """Wraps plain text i as the assistant's reply to neutral prompt i; conversations stay as they are.
+
+    Steering changes replies, so directions are extracted from replies. The two texts of a pair have the same index, hence
+    the same prompt.
+    """
+    prompts = cycle(load_neutral())
+    return tuple(
+        conversation(prompt, text) if isinstance(text, str) else text
+        for prompt, text in zip(prompts, texts, strict=False)
+    )
+
+
+def conversation(prompt: str, reply: str) -> tuple[ChatMessage, ...]:
+    """Returns a prompt of the user and the assistant's reply."""
+    return ChatMessage("user", prompt), ChatMessage("assistant", reply)
+
+
+def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt]:
+    """Returns texts as the engine reads them; conversations as a plain transcript where the model has no chat template."""
+    if engine.info.chat_template:
+        return [CapturePrompt(text) for text in texts]
+    return [CapturePrompt(text) if isinstance(text, str) else _transcript(engine, text) for text in texts]
+
+
+def _transcript(engine: Engine, messages: Sequence[ChatMessage]) -> CapturePrompt:
+    """Encodes a conversation as a transcript. prompt_length: where the content of the last reply begins."""
+    whole = engine.tokenizer.encode(transcript(messages))
+    if messages[-1].role != "assistant":
+        return CapturePrompt(whole)
+    before = engine.tokenizer.encode(transcript(messages[:-1]))
+    return CapturePrompt(whole, prompt_length=max(1, min(shared_prefix(whole, before), len(whole) - 1)))
+
+
+def default_position(pairs: PairSet) -> Position:
+    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md).
+
+    "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur.
+    """
+    plain = {isinstance(text, str) for text in (*pairs.positive, *pairs.negative)}
+    if plain == {True}:
+        return "last"
+    return "mean" if True in plain else "response_mean"
+
+
+async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
+    """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
+    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
+    answers = await background(engine, seeded(prompts, replace(ANSWER, seed=seed % 2**63)))
+    encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
+    return tuple(
+        NeutralText(ids + answer.tokens, len(ids))
+        for ids, answer in zip(encoded, answers, strict=True)
+        if answer.tokens
+    )
+
+
+def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
+    """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored.
+
+    Raises InvalidRequest where no pair is left whose texts differ and have two tokens.
+    """
+    sides = [capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative)]
+    found = []
+    for index in chosen:
+        positive, negative = (engine.tokenizer.encode(side[index].prompt) for side in sides)
+        shorter = min(len(positive), len(negative))
+        if positive == negative or shorter < 2:
+            continue
+        start = min(max(shared_prefix(positive, negative), 1), shorter - 1)
+        found.append(TokenPair(positive, negative, start))
+    if not found:
+        raise InvalidRequest(
+            "no pair is left to train on: the texts of each are equal or one token long", param="pairs"
+        )
+    return tuple(found)

@@ -1,0 +1,92 @@
+"""Random controls have the dose of what they stand for, lie in every direction alike, and are apart where each is evidence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from steering.lab.controls import UNGUARDED, GivenVectors, random_alike, random_at_each_layer, random_like, random_plans
+from steering.lab.evaluations import LayerSweepRequest, layer_sweep
+from steering.plan.resolve import resolve
+from steering.spec import SteeringSpec
+from steering.vectors import ConceptVector, LayerDirection
+from tests.plans import change_at
+from tests.steering.workflows.linear import D_MODEL, LinearEngine
+from tests.steering.workflows.texts import conversation
+from tests.steering.workflows.vectors import planted_vector
+
+
+def drawn(name: str, seed: int, layers: tuple[int, ...] = (1, 2)) -> ConceptVector:
+    """A vector whose directions at two layers have cosine 0.8."""
+    engine, generator = LinearEngine(), torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(D_MODEL, 2, generator=generator))[0]
+    directions = (basis[:, 0], 0.8 * basis[:, 0] + 0.6 * basis[:, 1])
+    entries = {layer: LayerDirection(one, scale=2.0) for layer, one in zip(layers, directions, strict=True)}
+    return ConceptVector(name, engine.info.name, engine.info.fingerprint, D_MODEL, "given", entries, version=1)
+
+
+def test_vectors_that_are_turned_together_keep_all_cosines() -> None:
+    vectors = {one.id: one for one in (drawn("first", 1), drawn("second", 2))}
+    turned = random_alike(vectors, 5)
+
+    def gram(of: dict[str, ConceptVector]) -> torch.Tensor:
+        columns = torch.stack([of[name].at(layer).direction for name in vectors for layer in (1, 2)])
+        return columns @ columns.T
+
+    torch.testing.assert_close(gram(turned), gram(vectors), atol=1e-5, rtol=0.0)
+    assert all(abs(float(turned[name].at(1).direction @ vectors[name].at(1).direction)) < 0.5 for name in vectors)
+    assert {entry.scale for one in turned.values() for entry in one.layers.values()} == {2.0}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> None:
+    """Turned one by one with the same numbers, both would lie on one line, and add up or cancel."""
+    engine, vectors = LinearEngine(), (drawn("first", 1), drawn("second", 2))
+    items = [{"vector": "first@1", "layers": [1]}, {"vector": "second@1", "layers": [1], "strength": sign}]
+    spec = SteeringSpec.model_validate({"interventions": items})
+    plan = await resolve(spec, GivenVectors(vectors), engine.info, guard=UNGUARDED)
+    controls = await random_plans(engine.info, plan, {one.id: one for one in vectors}, range(4))
+    lengths = [change_at(one, 1).norm() for one in (plan, *controls)]
+    for length in lengths[1:]:
+        torch.testing.assert_close(length, lengths[0])
+
+
+def test_a_random_direction_is_as_likely_as_its_opposite() -> None:
+    vector = drawn("first", 3)
+    directions = torch.stack([random_like(vector, seed).at(1).direction for seed in range(400)])
+    positive = (directions > 0.0).float().mean(dim=0)
+    assert float(positive.min()) > 0.35
+    assert float(positive.max()) < 0.65
+
+
+def test_controls_of_single_layers_are_drawn_apart() -> None:
+    vector = drawn("first", 4)
+    cosines = [
+        [float(one.at(1).direction @ one.at(2).direction) for one in (make(vector, seed) for seed in range(60))]
+        for make in (random_like, random_at_each_layer)
+    ]
+    together, apart = torch.tensor(cosines)
+    torch.testing.assert_close(together, torch.full((60,), 0.8), atol=1e-4, rtol=0.0)
+    assert float(apart.mean().abs()) < 0.06
+    assert float(apart.square().mean()) == pytest.approx(1 / D_MODEL, rel=0.5)
+    again = random_at_each_layer(vector, 7)
+    assert torch.equal(again.at(2).direction, random_at_each_layer(vector, 7).at(2).direction)
+
+
+async def test_a_layer_sweep_compares_with_controls_that_are_apart(engine: LinearEngine) -> None:
+    """Two layers, four controls each: the controls of one arm at both layers are no two copies of one direction."""
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def note(request: object, index: int) -> None:
+        plan = request.plan  # type: ignore[attr-defined]
+        if index == 0:
+            seen.extend((layer, change_at(plan, layer)) for layer in plan.layers)
+
+    engine = LinearEngine(fails=note)
+    vector = replace(planted_vector(engine), layers={at: planted_vector(engine).at(at) for at in (1, 2)})
+    prompts = (conversation("the road"),)
+    await layer_sweep(engine, LayerSweepRequest(vector, prompts, strengths=(0.5,), reading_layer=2))
+    controls = {at: [one for layer, one in seen if layer == at][1:] for at in (1, 2)}
+    assert [len(one) for one in controls.values()] == [4, 4]
+    for one, other in zip(controls[1], controls[2], strict=True):
+        assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.5

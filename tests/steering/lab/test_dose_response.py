@@ -1,0 +1,238 @@
+"""Evaluations find the planted layer and the planted range, and give a random vector no credit."""
+
+import asyncio
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from steering.cards import LayerQuality, QualityCard
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError, VectorModelMismatch
+from steering.lab.controls import random_like
+from steering.lab.evaluations import DoseResponseRequest, LayerSweepRequest, dose_response, layer_sweep, with_evidence
+from steering.lab.trials import reading_layer
+from steering.workflows.texts import as_prompts
+from tests.narrowing import present
+from tests.plans import change_at
+from tests.steering.workflows.linear import GAIN, LinearEngine
+from tests.steering.workflows.texts import conversation
+from tests.steering.workflows.vectors import planted_vector
+
+CARD = TypeAdapter(QualityCard)
+
+PROMPTS = tuple(conversation(f"the {w}") for w in ("road", "river", "house", "door", "train", "city", "bread", "field"))
+SAMPLING = SamplingParams(max_tokens=24, temperature=1.0, seed=3)
+STRENGTHS = (-1.0, -0.5, 0.5, 1.0, 1.5)
+
+
+def asked_of(engine: LinearEngine, **changes: Any) -> DoseResponseRequest:
+    request = DoseResponseRequest(
+        planted_vector(engine), PROMPTS, neutral=PROMPTS[:2], strengths=STRENGTHS, layers=(2,), sampling=SAMPLING
+    )
+    return replace(request, **changes)
+
+
+async def test_the_score_follows_the_strength_and_the_range_ends_where_text_breaks(engine: LinearEngine) -> None:
+    found = await dose_response(engine, asked_of(engine))
+    assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+    scores = [point.concept_score for point in found.points]
+    assert scores[:5] == sorted(scores[:5])
+    assert found.points[-1].perplexity_ratio > 1.5
+    assert found.recommended.strength == (0.5, 1.0)
+    assert found.recommended.layers == found.layers == (2,)
+    assert found.recommended.negative == (-1.0, -0.5)
+    assert found.recommended.basis == "measured"
+    assert found.anti_steered == 0.0
+    assert found.warnings == ()
+
+
+async def test_no_steering_is_the_reference(engine: LinearEngine) -> None:
+    zero = next(point for point in (await dose_response(engine, asked_of(engine))).points if point.strength == 0.0)
+    assert (zero.concept_score, zero.perplexity_ratio, zero.kl_neutral, zero.relative_dose) == (0.0, 1.0, 0.0, 0.0)
+
+
+async def test_the_random_control_has_the_dose_and_not_the_effect(engine: LinearEngine) -> None:
+    for point in (await dose_response(engine, asked_of(engine, random_directions=3))).points:
+        assert abs(present(point.random_score)) < 0.25
+        assert point.strength == 0.0 or abs(point.concept_score) > 2 * abs(present(point.random_score))
+
+
+async def test_dose_and_damage_grow_with_the_strength(engine: LinearEngine) -> None:
+    upward = [point for point in (await dose_response(engine, asked_of(engine))).points if point.strength >= 0.0]
+    for name in ("relative_dose", "kl_neutral"):
+        values = [getattr(point, name) for point in upward]
+        assert values == sorted(values)
+        assert values[1] > 0.0
+
+
+async def test_a_random_vector_earns_no_recommendation(engine: LinearEngine) -> None:
+    """It may point a little along the concept by chance, and then it moves it; but no further than its peers do."""
+    vector = planted_vector(engine)
+    advised = 0
+    for seed in (70, 77, 84):
+        request = asked_of(engine, vector=random_like(vector, seed), reader=vector, strengths=(0.5, 1.0))
+        found = await dose_response(engine, request)
+        advised += found.recommended.strength is not None
+        assert any("does not steer at positive strengths" in warning for warning in found.warnings)
+    assert advised == 0
+
+
+async def test_recommended_ranges_of_other_seeds_overlap(engine: LinearEngine) -> None:
+    """Noise of sampling and other random directions move the ends of a range, but not the range."""
+    ranges = []
+    for seed in range(10):
+        request = asked_of(
+            engine, sampling=replace(SAMPLING, seed=seed), strengths=(0.25, 0.5, 0.75, 1.0, 1.5), random_directions=4
+        )
+        ranges.append((await dose_response(engine, request)).recommended.strength)
+    for strength in (0.5, 0.75, 1.0):
+        held = sum(found is not None and found[0] <= strength <= found[1] for found in ranges)
+        if held >= 9:
+            return
+    raise AssertionError(f"no strength is in 9 of the 10 ranges {ranges}")
+
+
+async def test_a_layer_sweep_and_a_dose_response_agree_at_a_shared_layer_and_strength(engine: LinearEngine) -> None:
+    """They generate the same answers; only chance is estimated from other random directions."""
+    sweep = await layer_sweep(
+        engine, LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(0.5, 1.0), sampling=SAMPLING)
+    )
+    found = await dose_response(engine, asked_of(engine, strengths=(0.5, 1.0)))
+    points = {point.strength: point for point in found.points}
+    for point in sweep.points:
+        other = points[point.strength]
+        assert point.moved.mean == pytest.approx(other.concept_score)
+        assert point.perplexity_ratio == pytest.approx(other.perplexity_ratio)
+        assert point.relative_dose == pytest.approx(other.relative_dose)
+    assert present(sweep.recommended).strength == present(found.recommended).strength
+
+
+async def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine) -> None:
+    vector = planted_vector(engine)
+    found = await dose_response(engine, asked_of(engine, vector=vector))
+    proved = with_evidence(vector, found)
+    assert proved.recommended == found.recommended
+    stored = present(present(proved.quality).dose_response)
+    assert [asdict(point) for point in stored] == [
+        {name: value for name, value in asdict(point).items() if name != "advantage"} for point in found.points
+    ]
+    assert CARD.validate_python(json.loads(json.dumps(present(proved.quality).to_dict()))) == present(proved.quality)
+
+
+async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
+    def fails(request: GenerationRequest, index: int) -> SteeringError | None:
+        added = change_at(request.plan, 2) if request.plan.layers else None
+        return NonfiniteActivations("no") if added is not None and added.norm() > 2.5 * GAIN else None
+
+    engine = LinearEngine(fails=fails)
+    found = await dose_response(engine, asked_of(engine))
+    assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert any("non-finite: strength 1.5" in warning for warning in found.warnings)
+
+
+async def test_answers_replay(engine: LinearEngine) -> None:
+    assert await dose_response(engine, asked_of(engine)) == await dose_response(LinearEngine(), asked_of(engine))
+
+
+async def test_progress_runs_to_its_total(engine: LinearEngine) -> None:
+    seen = []
+    await dose_response(engine, asked_of(engine), progress=lambda *message: seen.append(message))
+    done = [one[0] for one in seen]
+    assert done == sorted(done)
+    assert len({one[1] for one in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("moment", [50, 500])
+async def test_cancelling_leaves_no_row(engine: LinearEngine, moment: int) -> None:
+    """Once while answers are written, once while they are read."""
+    short = asked_of(engine, sampling=SamplingParams(max_tokens=2, temperature=1.0))
+    task = asyncio.ensure_future(dose_response(engine, short))
+    await engine.reached(moment)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strengths": (0.0,)}, "other than 0"),
+        ({"prompts": ()}, "at least one prompt"),
+        ({"layers": (0,)}, "no direction at layers"),
+        ({"reading_layer": 0}, "no direction at layer 0"),
+        ({"scorer": "judge"}, "unknown scorer 'judge'"),
+        ({"scorer": "probe"}, "has no probe at layer 2"),
+        ({"random_directions": 33}, "must be 0 to 32"),
+    ],
+)
+async def test_evaluations_that_cannot_be(engine: LinearEngine, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        await dose_response(engine, asked_of(engine, **change))
+    assert engine.generated == 0
+
+
+async def test_another_models_vector_is_refused(engine: LinearEngine) -> None:
+    with pytest.raises(VectorModelMismatch):
+        await dose_response(engine, asked_of(engine, vector=replace(planted_vector(engine), model_fingerprint="other")))
+
+
+async def test_layer_sweep_finds_where_the_concept_is(engine: LinearEngine) -> None:
+    """Layer 3 holds a direction across the concept: steering there moves nothing."""
+    vector = planted_vector(engine)
+    drawn = random_like(vector, 4).at(3).direction
+    across = drawn - (drawn @ engine.concept) * engine.concept
+    wrong = replace(vector.at(3), direction=across / across.norm())
+    vector = replace(vector, layers={2: vector.at(2), 3: wrong})
+    request = LayerSweepRequest(vector, PROMPTS, strengths=(0.5, 1.0, 1.5), reading_layer=2, sampling=SAMPLING)
+    found = await layer_sweep(engine, request)
+    assert [(point.layer, point.strength) for point in found.points] == [
+        (a, s) for a in (2, 3) for s in (0.5, 1.0, 1.5)
+    ]
+    assert present(found.best).layer == 2
+    assert present(found.recommended).layers == (2,)
+    assert present(found.recommended).strength == (0.5, 1.0)
+    there = {point.layer: point.moved.mean for point in found.points if point.strength == 1.0}
+    assert there[2] > 0.4
+    assert abs(there[3]) < 0.2
+
+
+async def test_layer_sweep_downwards(engine: LinearEngine) -> None:
+    request = LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(-0.5,), sampling=SAMPLING)
+    found = await layer_sweep(engine, request)
+    assert present(found.best).moved.mean > 0.2
+    assert (present(found.recommended).strength, present(found.recommended).negative) == (
+        None,
+        (-0.5, -0.5),
+    )
+
+
+async def test_layer_sweep_says_when_nothing_moves(engine: LinearEngine) -> None:
+    vector = planted_vector(engine)
+    request = LayerSweepRequest(
+        random_like(vector, 5), PROMPTS[:4], layers=(2,), strengths=(0.01,), reader=vector, sampling=SAMPLING
+    )
+    found = await layer_sweep(engine, request)
+    assert (found.best, found.recommended) == (None, None)
+    assert "does not steer at any layer" in found.warnings[0]
+
+
+async def test_layer_sweep_of_both_signs_is_refused(engine: LinearEngine) -> None:
+    with pytest.raises(InvalidRequest, match="one sign"):
+        await layer_sweep(engine, LayerSweepRequest(planted_vector(engine), PROMPTS, strengths=(-1.0, 1.0)))
+
+
+def test_text_is_read_where_the_card_reads_best(engine: LinearEngine) -> None:
+    vector = planted_vector(engine)
+    assert reading_layer(vector, 4) == vector.recommended_layers()[0]
+    card = QualityCard(4, 2, {1: LayerQuality(auroc=0.95), 2: LayerQuality(auroc=0.6)})
+    assert reading_layer(replace(vector, quality=card), 4) == 1
+
+
+def test_prompts_become_messages_or_a_transcript_without_a_template() -> None:
+    assert as_prompts(LinearEngine(), ["the road"]) == (conversation("the road"),)
+    assert as_prompts(LinearEngine(chat_template=False), ["the road"]) == ("User: the road\n\nAssistant:",)

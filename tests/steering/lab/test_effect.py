@@ -1,0 +1,151 @@
+"""The effect of a transfer: a carried direction that is the planted one steers as far as it, one across it does not."""
+
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+import torch
+
+from steering.cards import Recommended
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.lab.controls import random_like
+from steering.lab.transfer import RANDOM_VECTORS, EffectRequest, Transfer, effect, effect_answers, random_shift
+from steering.lab.trials import UNSTEERED_SAMPLES, AnswerMeasures, Trial
+from steering.vectors import ConceptVector, LayerDirection
+from tests.steering.workflows.linear import D_MODEL, GAIN, LAYERS, LinearEngine
+from tests.steering.workflows.texts import conversation
+from tests.steering.workflows.vectors import planted_vector
+
+PROMPTS = tuple(conversation(f"the {word}") for word in ("road", "river", "house", "door", "train", "city", "bread"))
+SAMPLING = SamplingParams(max_tokens=24, temperature=1.0, seed=3)
+REQUEST = EffectRequest(PROMPTS, SAMPLING, relative_dose=0.5)
+LAYER = 2
+
+
+@pytest.fixture
+def engine() -> LinearEngine:
+    """Typical norms so that a relative dose of 0.5 is half a natural scale at the layer."""
+    engine = LinearEngine()
+    engine.info = replace(engine.info, typical_norms=(GAIN,) * LAYERS)
+    return engine
+
+
+def carried(engine: LinearEngine, direction: torch.Tensor, scale: float = GAIN) -> Transfer:
+    """A transfer to LAYER whose pairs give the planted direction there."""
+    planted = planted_vector(engine)
+    vector = replace(planted, name="mood", method="transferred", layers={LAYER: LayerDirection(direction, scale=scale)})
+    return Transfer(vector, planted.at(LAYER), "second", 1, LAYER, 300, 0.8, 0.1, 0.6, {})
+
+
+def across(engine: LinearEngine) -> torch.Tensor:
+    noise = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(7))
+    noise -= (noise @ engine.concept) * engine.concept
+    return noise / float(noise.norm())
+
+
+async def test_the_planted_direction_steers_as_far_as_the_native_one_whatever_its_scale(engine: LinearEngine) -> None:
+    """Every vector adds the same length, so another natural scale changes nothing."""
+    found = await effect(engine, carried(engine, engine.concept, scale=GAIN / 3), REQUEST)
+    assert found.shift["native"] is not None
+    assert found.shift["transferred"] is not None
+    assert found.shift["random"] is not None
+    assert found.shift["transferred"].mean == pytest.approx(found.shift["native"].mean)
+    assert found.shift["native"].interval is not None
+    assert found.shift["native"].interval[0] > 0.0
+    assert abs(found.shift["random"].mean) < found.shift["native"].mean / 3
+
+
+async def test_random_directions_that_move_answers_to_opposite_sides_do_not_cancel(engine: LinearEngine) -> None:
+    """Each of them is also measured as if it were the native vector, with the same noise; at a dose that makes each side plain."""
+    strong = replace(REQUEST, relative_dose=6.0)
+    found = await effect(engine, carried(engine, engine.concept), strong)
+    fitted = replace(planted_vector(engine), layers={LAYER: planted_vector(engine).at(LAYER)})
+    moved = []
+    for number in range(RANDOM_VECTORS):
+        one = replace(random_like(fitted, SAMPLING.seed + 1 + number), recommended=Recommended((LAYER,)))
+        alone = (await effect(engine, carried(engine, engine.concept), replace(strong, native=one))).shift["native"]
+        assert alone is not None
+        moved.append(alone.mean)
+    assert min(moved) < 0.0 < max(moved)
+    assert found.shift["random"] is not None
+    assert found.shift["random"].mean == pytest.approx(fmean(map(abs, moved)))
+
+
+def trial(*scores: float) -> Trial:
+    return Trial(tuple(AnswerMeasures(score, None, 0.0, 0.0) for score in scores))
+
+
+def test_the_side_of_a_random_direction_is_that_of_the_other_prompts() -> None:
+    """So noise alone, which has no side that other prompts share, counts as no reach."""
+    zero = trial(0.0, 0.0, 0.0, 0.0)
+    found = random_shift([trial(1.0, 2.0, 3.0, -1.0), trial(-1.0, -2.0, -3.0, -2.0)], zero)
+    assert found is not None
+    assert found.mean == pytest.approx((1.25 + 2.0) / 2)
+    noise = random_shift([trial(1.0, -1.0, 1.0, -1.0)], zero)
+    assert noise is not None
+    assert noise.mean == -1.0
+    alone = random_shift([trial(-2.0)], trial(1.0))
+    assert alone is not None
+    assert alone.mean == 3.0
+    assert random_shift([Trial(broken=NonfiniteActivations("out of range"))], zero) is None
+
+
+async def test_no_logits_are_read_for_a_shift(engine: LinearEngine) -> None:
+    await effect(engine, carried(engine, engine.concept), REQUEST)
+    assert engine.capture_calls
+    assert not any(spec.logits for _, spec in engine.capture_calls)
+
+
+async def test_a_direction_across_the_planted_one_shows_no_effect(engine: LinearEngine) -> None:
+    found = await effect(engine, carried(engine, across(engine)), REQUEST)
+    assert found.shift["transferred"] is not None
+    assert found.shift["native"] is not None
+    assert abs(found.shift["transferred"].mean) < found.shift["native"].mean / 3
+    assert found.shift["transferred"].interval is not None
+    assert found.shift["transferred"].interval[1] < found.shift["native"].mean
+
+
+async def test_a_named_native_vector_shares_the_dose_over_its_recommended_layers(engine: LinearEngine) -> None:
+    """Layers 1 and 2 of the planted vector add up to what layer 2 adds alone; its opposite moves the other way."""
+    alone = await effect(engine, carried(engine, engine.concept), REQUEST)
+    named = replace(planted_vector(engine), recommended=Recommended((1, 2)))
+    found = await effect(engine, carried(engine, engine.concept), replace(REQUEST, native=named))
+    assert found.shift["native"] is not None
+    assert alone.shift["native"] is not None
+    assert found.shift["native"].mean == pytest.approx(alone.shift["native"].mean)
+    found = await effect(engine, carried(engine, engine.concept), replace(REQUEST, native=_opposite(named)))
+    assert found.shift["native"] is not None
+    assert found.shift["native"].mean < 0.0
+    assert found.shift["transferred"] == alone.shift["transferred"]
+
+
+def _opposite(vector: ConceptVector) -> ConceptVector:
+    return replace(
+        vector, layers={at: LayerDirection(-one.direction, scale=one.scale) for at, one in vector.layers.items()}
+    )
+
+
+async def test_it_writes_as_many_answers_as_it_says(engine: LinearEngine) -> None:
+    await effect(engine, carried(engine, engine.concept), REQUEST)
+    assert engine.generated == effect_answers(len(PROMPTS)) * SAMPLING.max_tokens
+    assert effect_answers(len(PROMPTS)) == (UNSTEERED_SAMPLES + 2 + RANDOM_VECTORS) * len(PROMPTS)
+
+
+async def test_a_vector_that_drives_the_numbers_out_of_range_has_no_shift(engine: LinearEngine) -> None:
+    def fails(request: GenerationRequest, _: int) -> NonfiniteActivations | None:
+        others = [one.spec.vector for one in request.plan.interventions if not one.spec.vector.startswith("sentiment")]
+        return NonfiniteActivations("out of range") if others else None
+
+    broken = LinearEngine(fails=fails)
+    broken.info = engine.info
+    found = await effect(broken, carried(broken, broken.concept), replace(REQUEST, native=planted_vector(broken)))
+    assert found.shift["transferred"] is None
+    assert found.shift["random"] is None
+    assert found.shift["native"] is not None
+
+
+async def test_a_dose_needs_the_typical_norms(engine: LinearEngine) -> None:
+    engine.info = replace(engine.info, typical_norms=())
+    with pytest.raises(InvalidRequest, match="typical norms of the model, which were not measured"):
+        await effect(engine, carried(engine, engine.concept), REQUEST)

@@ -1,0 +1,248 @@
+"""A deployment report passes what is planted to work, and fails each gate for the reason that was planted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steering.engine.api import SamplingParams
+from steering.lab.controls import GivenVectors, random_like, random_plans
+from steering.lab.questions import Question, accuracy, load_questions
+from steering.lab.report import PLAIN, VARIATIONS, ReportRequest, Unsteered, agree, report
+from steering.lab.text_scores import OtherModelScorer
+from steering.lab.trials import chance, mean_shifts, read_back, run_trials
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.schemas.evaluation import CheckAnswer, ReportAnswer
+from steering.spec import SteeringSpec
+from steering.vectors import ConceptVector
+from tests.narrowing import messages_of
+from tests.steering.workflows.linear import LinearEngine
+from tests.steering.workflows.linear_tokenizer import POSITIVE
+from tests.steering.workflows.texts import conversation, planted_pairs
+from tests.steering.workflows.vectors import planted_vector
+
+WORDS = ("road", "river", "house", "door", "train", "city", "bread", "field")
+PROMPTS = tuple(conversation(f"the {word}") for word in WORDS)
+
+
+async def request_of(engine: LinearEngine, item: dict[str, Any], **changes: Any) -> ReportRequest:
+    vector = replace(planted_vector(engine), version=1)
+    spec = SteeringSpec.model_validate({"interventions": [{"vector": "sentiment", "layers": [2], **item}]})
+    plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=DoseGuard(action="off"))
+    found = ReportRequest(
+        vector,
+        plan,
+        {vector.id: vector},
+        PROMPTS,
+        PROMPTS[:2],
+        reading_layer=2,
+        sampling=SamplingParams(max_tokens=16, temperature=1.0),
+        seeds=(0,),
+        varied=4,
+    )
+    return replace(found, **changes)
+
+
+def check_of(found: ReportAnswer, gate: str, name: str, seed: int = 0) -> CheckAnswer:
+    (one,) = [
+        check for each in found.seeds[seed].gates if each.name == gate for check in each.checks if check.name == name
+    ]
+    return one
+
+
+async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEngine) -> None:
+    pairs = planted_pairs()
+    request = await request_of(engine, {"strength": 0.8}, pairs=pairs, seeds=(0, 1))
+    request = replace(request, vector=replace(request.vector, provenance={"position": "mean"}))
+    done: list[tuple[int, int]] = []
+    found = await report(engine, request, progress=lambda n, total, _: done.append((n, total)))
+    assert [[gate.name for gate in one.gates] for one in found.seeds] == [["control", "utility", "robustness"]] * 2
+    assert all(one.gates[0].passed for one in found.seeds)
+    assert check_of(found, "control", "anti_steered").value == 0.0
+    assert found.seeds[0].chance is not None
+    retained = {check.name for check in found.seeds[0].gates[2].checks}
+    assert retained == {f"retained.{name}" for name in (*VARIATIONS, "fewer_pairs")}
+    assert check_of(found, "robustness", "retained.fewer_pairs").value > 0.5
+    assert done == sorted(done)
+    assert done[-1][0] == done[-1][1]
+
+
+async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds(engine: LinearEngine) -> None:
+    request = await request_of(engine, {"strength": 0.8}, seeds=(7, 3))
+    found = await report(engine, request)
+    shifted: list[float] = []
+    for seed in request.seeds:
+        numbers = range(4 * seed + 1, 4 * seed + 5)
+        plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
+        reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
+        sampling = replace(request.sampling, seed=seed)
+        unsteered, trials = await run_trials(engine, request.prompts, plans, reading, sampling)
+        shifted += mean_shifts(unsteered, trials)
+    assert shifted[:4] != shifted[4:]
+    assert [one.chance for one in found.seeds] == pytest.approx([chance(shifted)] * 2)
+    again = await report(engine, replace(request, seeds=(7, 3, 7)))
+    assert again.seeds[0].chance == pytest.approx(chance(shifted)), "a seed named twice is no further evidence"
+
+
+async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(engine: LinearEngine) -> None:
+    """The second one asks no unsteered question and writes no unsteered answer: a wrong accuracy that is planted in it shows."""
+    first, second = [await request_of(engine, {"strength": one}, seeds=(0, 1)) for one in (0.8, 0.4)]
+    shared = Unsteered()
+    found = [await report(engine, one, unsteered=shared) for one in (first, second)]
+    assert found == [await report(engine, one) for one in (first, second)]
+    assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
+    planted = await report(engine, second, unsteered=replace(shared, accuracy=2.5))
+    assert check_of(planted, "utility", "accuracy_loss").value >= 1.5
+
+
+async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, varied=2))
+    texts = found.seeds[0].texts
+    plain = [one for one in texts if one.variation == PLAIN]
+    assert [one.prompt for one in plain] == [f"the {word}" for word in WORDS]
+    assert {one.variation for one in texts} == {PLAIN, *VARIATIONS}
+    assert [one.prompt for one in texts if one.variation == "upper_case"] == ["THE ROAD", "THE RIVER"]
+
+    def lovely(answers: Sequence[str]) -> int:
+        return sum(word in POSITIVE for text in answers for word in text.split())
+
+    assert lovely([one.steered for one in plain]) > lovely([one.unsteered for one in plain])
+
+
+async def test_a_direction_without_effect_fails_control_and_robustness(engine: LinearEngine) -> None:
+    request = await request_of(engine, {"strength": 0.8})
+    random = {name: random_like(vector, 99) for name, vector in request.vectors.items()}
+    plan = await resolve(
+        request.plan.spec, GivenVectors(tuple(random.values())), engine.info, guard=DoseGuard(action="off")
+    )
+    found = await report(engine, replace(request, plan=plan, vectors=random))
+    assert not any(one.gates[0].passed for one in found.seeds)
+    assert not found.passed
+
+
+async def test_the_wrong_direction_is_anti_steered(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, direction=-1, seeds=(4,)))
+    assert check_of(found, "control", "anti_steered").value == 1.0
+    assert check_of(found, "control", "shift").value < 0.0
+    assert all(check.value == 0.0 and not check.passed for check in found.seeds[0].gates[2].checks)
+
+
+async def test_a_strength_that_breaks_text_fails_utility(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"strength": 1.9}))
+    assert not found.seeds[0].gates[1].passed
+    assert not check_of(found, "utility", "perplexity_ratio").passed
+
+
+async def test_other_operations_are_judged_and_compared_with_zero(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"operation": "clamp", "low": 0.6}))
+    assert found.seeds[0].chance is None
+    assert check_of(found, "control", "shift").passed
+    assert any("no random controls" in warning for warning in found.warnings)
+
+
+async def test_side_effects_are_read_along_every_vector(engine: LinearEngine) -> None:
+    request = await request_of(engine, {"strength": 0.8})
+    across = replace(random_like(request.vector, 5), name="across")
+    found = await report(engine, replace(request, readers={"sentiment": request.vector, "across": across}))
+    moved = {one.vector: one.shift for one in found.seeds[0].side_effects}
+    assert moved["sentiment"].mean > 0.3
+    assert abs(moved["across"].mean) < 0.1
+
+
+class Counting(OtherModelScorer):
+    """Counts kind words: it knows nothing of the vector."""
+
+    def __init__(self, name: str = "counting") -> None:
+        self.name = name
+
+    @property
+    def evidence(self) -> str:
+        return f"{self.name} counts kind words"
+
+    async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+        assert list(instructions) == [f"the {word}" for word in WORDS] * (len(texts) // len(WORDS))
+        return [float(sum(word in POSITIVE for word in text.split())) for text in texts]
+
+
+class Contrary(Counting):
+    """Says the opposite."""
+
+    async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+        return [-one for one in await super().score(instructions, texts)]
+
+
+async def test_an_independent_scorer_has_a_say_in_the_gate_of_control(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, independent=Counting()))
+    assert check_of(found, "control", "shift.counting").passed
+    assert check_of(found, "control", "agreement.counting").value > 0.3
+    assert found.warnings[-1] == "counting counts kind words"
+    contrary = await report(engine, await request_of(engine, {"strength": 0.8}, independent=Contrary("contrary")))
+    assert not contrary.seeds[0].gates[0].passed
+    assert check_of(contrary, "control", "agreement.contrary").value < 0.0
+
+
+async def test_the_independent_scorer_and_the_side_effects_read_every_answer(engine: LinearEngine) -> None:
+    """Four unsteered answers to each prompt and three steered ones, by a scorer that counts kind words."""
+    given: list[int] = []
+
+    class Recorded(Counting):
+        async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+            given.append(len(texts))
+            return [float(sum(word in POSITIVE for word in text.split())) for text in texts]
+
+    request = await request_of(engine, {"strength": 0.8}, independent=Recorded("recorded"), samples=3)
+    found = await report(engine, replace(request, readers={"same": request.vector}))
+    assert given == [4 * len(PROMPTS), 3 * len(PROMPTS)]
+    assert check_of(found, "control", "agreement.recorded").value > 0.3
+    (effect,) = found.seeds[0].side_effects
+    assert effect.shift.mean > 0.0
+
+
+async def test_seeds_agree_where_they_pass_and_fail_the_same_gates(engine: LinearEngine) -> None:
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, seeds=(0, 1), varied=1))
+    assert found.seeds_agree == (
+        [gate.passed for gate in found.seeds[0].gates] == [gate.passed for gate in found.seeds[1].gates]
+    )
+    one, other = found.seeds
+    control, *others = other.gates
+    flipped = other.model_copy(update={"gates": [control.model_copy(update={"passed": not control.passed}), *others]})
+    assert agree((one, one))
+    assert agree((one, flipped)) != agree((one, other))
+
+
+def test_questions_have_four_different_options() -> None:
+    questions = load_questions()
+    assert len(questions) >= 30
+    assert len({one.text for one in questions}) == len(questions)
+    assert all(len(set(one.options)) == 4 for one in questions)
+
+
+async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine) -> None:
+    """Steered toward kind words, it answers with one; equal options are not right."""
+    vector: Mapping[str, ConceptVector] = {"sentiment": replace(planted_vector(engine), version=1)}
+    spec = SteeringSpec.model_validate({"interventions": [{"vector": "sentiment", "layers": [2], "strength": 1.0}]})
+    plan = await resolve(spec, GivenVectors(tuple(vector.values())), engine.info, guard=DoseGuard(action="off"))
+    kind, same = (
+        Question("the road", ("x warm", "x grim", "x sad", "x dull")),
+        Question("the road", ("y", "y", "y", "y")),
+    )
+    assert await accuracy(engine, [kind], plan) == 1.0
+    assert await accuracy(engine, [same], plan) == 0.0
+
+
+def test_typos_and_roles_change_what_they_should() -> None:
+    prompt = conversation("what is the river like in spring")
+    (typed,) = messages_of(VARIATIONS["typos"](prompt, 3))
+    assert typed.content != prompt[0].content
+    assert sorted(typed.content) == sorted(prompt[0].content)
+    assert VARIATIONS["typos"](prompt, 3) == (typed,)
+    system, user = messages_of(VARIATIONS["role"](prompt, 0))
+    assert (system.role, user) == ("system", prompt[0])
+    assert VARIATIONS["lookalikes"]("area one", 0) == "4r34 0n3"
+
+
+@pytest.mark.parametrize("name", list(VARIATIONS))
+def test_every_variation_takes_plain_prompts(name: str) -> None:
+    assert isinstance(VARIATIONS[name]("the road goes over the river", 1), str)

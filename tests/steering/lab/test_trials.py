@@ -1,0 +1,110 @@
+"""Trials answer every prompt as often as asked, under seeds that all plans share, and average the answers of a prompt."""
+
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams
+from steering.errors import NonfiniteActivations, SteeringError
+from steering.lab.controls import GivenVectors
+from steering.lab.trials import SCORERS, ReadBack, Samples, read_back, run_trials, trial_answers
+from steering.plan.dose import DoseGuard
+from steering.plan.resolve import resolve
+from steering.plan.types import SteeringPlan
+from steering.spec import SteeringSpec
+from steering.vectors import ConceptVector
+from steering.workflows.generate import background, mix
+from tests.steering.workflows.linear import LinearEngine
+from tests.steering.workflows.texts import conversation
+from tests.steering.workflows.vectors import planted_vector
+
+PROMPTS = tuple(conversation(f"the {word}") for word in ("road", "river", "house"))
+SAMPLING = SamplingParams(max_tokens=12, temperature=1.0, seed=5)
+
+
+async def planned(engine: LinearEngine, strength: float) -> tuple[SteeringPlan, ReadBack]:
+    vector: ConceptVector = planted_vector(engine)
+    item = {"vector": "sentiment", "layers": [2], "strength": strength}
+    spec = SteeringSpec.model_validate({"interventions": [item]})
+    plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=DoseGuard(action="off"))
+    return plan, read_back(engine, vector, None, 2, "projection")
+
+
+async def score_of(engine: LinearEngine, prompt: Prompt, plan: SteeringPlan, reading: ReadBack, seed: int) -> float:
+    """Answers once under the seed and reads the answer, without a trial."""
+    (answer,) = await background(engine, [GenerationRequest(prompt, replace(SAMPLING, seed=seed), plan)])
+    ids = engine.tokenizer.encode(prompt)
+    (capture,) = await engine.capture([CapturePrompt(ids + answer.tokens)], CaptureSpec((2,), "all"))
+    return SCORERS[reading.scorer].score(capture.activations[0, len(ids) :], reading.entry)
+
+
+async def test_the_samples_of_a_prompt_have_the_same_seeds_under_every_plan() -> None:
+    seen: list[tuple[bool, Prompt, int | None]] = []
+
+    def record(request: GenerationRequest, index: int) -> SteeringError | None:
+        if index == 0:
+            seen.append((request.plan.empty, request.prompt, request.sampling.seed))
+        return None
+
+    engine = LinearEngine(fails=record)
+    plan, reading = await planned(engine, 0.8)
+    await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(3, 2))
+    assert len(seen) == trial_answers(1, len(PROMPTS), Samples(3, 2))
+    for number, prompt in enumerate(PROMPTS):
+        seeds = [mix(mix(5, number), j) for j in range(3)]
+        assert sorted(seed or 0 for empty, asked, seed in seen if empty and asked == prompt) == sorted(seeds)
+        assert sorted(seed or 0 for empty, asked, seed in seen if not empty and asked == prompt) == sorted(seeds[:2])
+
+
+async def test_an_unsteered_trial_of_an_earlier_call_is_not_written_again() -> None:
+    seen: list[bool] = []
+
+    def record(request: GenerationRequest, index: int) -> SteeringError | None:
+        if index == 0:
+            seen.append(request.plan.empty)
+        return None
+
+    engine = LinearEngine(fails=record)
+    plan, reading = await planned(engine, 0.8)
+    unsteered, trials = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(3, 2))
+    seen.clear()
+    again = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(3, 2, unsteered))
+    assert again == (unsteered, trials)
+    assert seen == [False] * 2 * len(PROMPTS)
+    assert trial_answers(1, len(PROMPTS), Samples(3, 2, unsteered)) == len(seen)
+
+
+async def test_a_trial_is_the_mean_of_its_samples_and_keeps_the_text_of_the_first(engine: LinearEngine) -> None:
+    plan, reading = await planned(engine, 0.8)
+    found = {
+        n: (await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(steered=n)))[1][0]
+        for n in (1, 3)
+    }
+    assert found[1].texts == found[3].texts
+    for number, (prompt, score) in enumerate(zip(PROMPTS, found[3].scores, strict=True)):
+        seeds = [mix(mix(5, number), j) for j in range(3)]
+        each = [await score_of(engine, prompt, plan, reading, seed) for seed in seeds]
+        assert len(set(each)) > 1
+        assert found[1].scores[number] == pytest.approx(each[0])
+        assert score == pytest.approx(fmean(each))
+        assert [one.score for index, one in found[3].answers if index == number] == pytest.approx(each)
+    assert found[3].by_prompt([one.score for _, one in found[3].answers]) == pytest.approx(list(found[3].scores))
+
+
+async def test_a_plan_with_one_broken_sample_is_broken_and_the_others_are_not() -> None:
+    broken = mix(mix(5, 1), 1)
+
+    def fails(request: GenerationRequest, index: int) -> SteeringError | None:
+        if not request.plan.empty and request.sampling.seed == broken and index == 2:
+            return NonfiniteActivations("planted")
+        return None
+
+    engine = LinearEngine(fails=fails)
+    plan, reading = await planned(engine, 0.8)
+    unsteered, (steered,) = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(steered=2))
+    assert steered.broken is not None
+    assert steered.measures == ()
+    assert unsteered.broken is None
+    _, (first,) = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(steered=1))
+    assert first.broken is None

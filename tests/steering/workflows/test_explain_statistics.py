@@ -1,0 +1,52 @@
+"""How far the score of a text lies from neutral text is calibrated for texts of any length."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from steering.workflows.explain import neutral_statistics
+
+TEXTS, TOKENS, AXES = 64, 10, 200
+
+
+def neutral(generator: torch.Generator, tokens: int) -> torch.Tensor:
+    """Scores (token, axis) of a text with a level of its own, whose tokens vary twice as much around it."""
+    return torch.randn(AXES, generator=generator) + 2.0 * torch.randn(tokens, AXES, generator=generator)
+
+
+def shares(tokens: int) -> Iterator[float]:
+    """The share of axes along which neutral texts of so many tokens stand out by 2."""
+    generator = torch.Generator().manual_seed(tokens)
+    known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])
+    for _ in range(20):
+        means = neutral(generator, tokens).mean(0).tolist()
+        yield sum(abs(m - one.mean) >= 2 * one.deviation_of(tokens) for m, one in zip(means, known, strict=True)) / AXES
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 10])
+def test_one_neutral_text_in_twenty_stands_out_however_short_it_is(tokens: int) -> None:
+    found = list(shares(tokens))
+    assert sum(found) / len(found) == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_variance_within_a_text_is_not_that_around_the_mean_of_all() -> None:
+    """The tokens vary by 4 around the level of their text, which takes one degree of freedom of each text."""
+    generator = torch.Generator().manual_seed(0)
+    known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])
+    assert sum(one.within for one in known) / AXES == pytest.approx(4.0, rel=0.02)
+
+
+def test_long_texts_are_not_thought_to_vary_less_than_those_that_were_read() -> None:
+    generator = torch.Generator().manual_seed(0)
+    known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])
+    assert all(
+        one.deviation_of(TOKENS) == one.deviation_of(50 * TOKENS) == pytest.approx(one.deviation) for one in known
+    )
+
+
+def test_texts_of_one_token_and_texts_that_are_alike_have_statistics() -> None:
+    one, two = neutral_statistics([torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 3.0]])])
+    assert (one.mean, one.within) == (1.5, 0.0)
+    assert one.deviation_of(1) == pytest.approx(0.5**0.5)
+    assert two.deviation_of(1) > 0.0
