@@ -120,6 +120,7 @@ def test_the_build_context_is_what_dockerignore_leaves(tmp_path: Path) -> None:
         "app/main.py",
         "app/web/src/main.tsx",
         "docs/openapi.json",
+        "docs/latent_space.md",
     }
     left_out = {
         "docs/api.md",
