@@ -255,6 +255,7 @@ STORED = (
         lambda at: {"view": "compare", "state": {"x": _longest_text(at)}},
     ),
     Body("POST /v1/keys", "refused", _json(lambda at: {"name": _longest_text(at), "scopes": ["read"]}), 4),
+    Body("POST /v1/keys/{key_id}/rotate", "refused", _json(lambda at: {"old_valid_seconds": _longest_text(at)}), 4),
     Body("PATCH /v1/keys/{key_id}", "refused", _json(lambda at: {"name": _longest_text(at)}), 4),
     *_pair(
         "PUT /v1/policy",

@@ -30,7 +30,7 @@ print(counts[-1])
 """Prints how many pages the system handed out for two buffers of 48 MB that were allocated and freed before."""
 THREADS_MEASURE = """
 import ctypes, os, sys, threading
-from app.metrics import allocated_bytes
+from app.core.metrics import allocated_bytes
 from app.core.process_settings import keep_freed_memory
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE, or pages of 2 MB would be counted
 assert keep_freed_memory(dict(os.environ))

@@ -13,6 +13,7 @@ import pytest
 from fastapi.routing import APIRoute
 from structlog.stdlib import ProcessorFormatter
 
+from app.core.logs import configure_logging
 from app.core.requests import ApiRoute
 from app.core.settings import SCOPES, Settings
 from app.core.synchronization import prune
@@ -91,6 +92,7 @@ async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
     """What goes into the server's log. Standard error is the whole process's: a thread of another test may die there."""
+    configure_logging("info")  # a test before may have started a server with another level
     ours = next(one for one in logging.getLogger().handlers if isinstance(one.formatter, ProcessorFormatter))
     assert isinstance(ours, logging.StreamHandler)
     found = io.StringIO()
