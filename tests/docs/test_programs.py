@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from steering.client import Client
+from steering.operations import Edit
+from steering.spec import InterventionSpec
 from steering.store import open_store
+from steering.vectors import LayerDirection
 from tests.app.running import running
 from tests.docs.execution import executed
 from tests.docs.pages import DOCS
@@ -57,11 +60,17 @@ def test_the_program_of_the_storage_page(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_operation_of_the_extending_page_reflects() -> None:
     mirror = executed(program("extending.md", "class Mirror"), "extending.md")["Mirror"]
     residual, direction = torch.randn(5, 8), torch.nn.functional.normalize(torch.randn(8), dim=0)
-    directions, share = direction.expand(5, 1, 8), torch.ones(5, 1)
-    found = mirror.apply(residual, directions, share)
-    torch.testing.assert_close(found @ direction, -(residual @ direction))
-    torch.testing.assert_close(mirror.apply(found, directions, share), residual)
-    torch.testing.assert_close(mirror.apply(residual, directions, 0 * share), residual)
+
+    def mirrored(residual: torch.Tensor, strength: float) -> torch.Tensor:
+        spec = InterventionSpec(vector="mood", strength=strength)
+        edit: Edit = mirror.edits(spec, LayerDirection(direction, scale=2.0), None)[0]
+        assert edit.read is not None
+        return residual + edit.weight * ((residual @ edit.read) + edit.bias)[:, None] * edit.write
+
+    reflected = mirrored(residual, 1.0)
+    torch.testing.assert_close(reflected @ direction, -(residual @ direction))
+    torch.testing.assert_close(mirrored(reflected, 1.0), residual)
+    torch.testing.assert_close(mirrored(residual, 0.0), residual)
 
 
 def test_the_condition_of_the_extending_page_is_positive_on_the_positive_side() -> None:

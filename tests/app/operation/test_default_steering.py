@@ -19,7 +19,9 @@ from tests.scripted_model import SCRIPTED_MODEL
 
 ASK = {"prompt": "a", "max_tokens": 2}
 DEFAULT = {"interventions": [{"vector": "sentiment", "strength": 0.5}]}
-PARTS = {"keys", "audit", "documents", "outputs", "servers", "shared"} | {part.name for part in fields(NamespaceStore)} - {"namespace"}
+PARTS = {"keys", "audit", "documents", "outputs", "servers", "shared"} | {
+    part.name for part in fields(NamespaceStore)
+} - {"namespace"}
 """What a store and its namespaces are made of."""
 
 
