@@ -151,13 +151,19 @@ async function chosenTexts(stop: AbortSignal): Promise<TextSet> {
   return conceptTexts(detail);
 }
 
+/** The texts for which the playhead was last placed. */
+let placedFor: readonly string[] | undefined;
+
 /** Draws the map of the chosen texts. Other texts are first shown at the layer at which their labels stand apart best. */
 export async function draw(): Promise<void> {
   const before = drawn.value;
+  if (before === null) placedFor = undefined;
   const found = await drawing.ask();
   if (found === null || found === before || drawn.value !== found) return;
   batch(() => {
-    if (!sameTexts(before?.set.texts, found.set.texts)) {
+    // not by what was drawn when this was asked for: two requests for the same texts may run at once
+    if (!sameTexts(placedFor, found.set.texts)) {
+      placedFor = found.set.texts;
       picked.value = null;
       lasso([]);
       playhead.value = bestMaps.value[0] ?? 0;
