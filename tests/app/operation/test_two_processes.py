@@ -162,7 +162,7 @@ async def _through_failures(
 
 async def _nothing_is_lost(url: str, *loads: Clients) -> None:
     store = await open_store(url)
-    profiles = {profile.name for profile in (await store.shared.profiles.find()).profiles}
+    profiles = {profile.name for profile in await store.shared.profiles.names()}
     for load in loads:
         assert len(load.vectors) >= 10
         for name in load.vectors:

@@ -125,7 +125,7 @@ async def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine)
 async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     def fails(request: GenerationRequest, index: int) -> SteeringError | None:
         added = change_at(request.plan, 2) if request.plan.layers else None
-        return NonfiniteActivations("no") if added is not None and added.norm() > 2.5 * GAIN else None
+        return NonfiniteActivations("no") if added is not None and added.norm() > 1.25 * GAIN else None
 
     engine = LinearEngine(fails=fails)
     found = await dose_response(engine, asked_of(engine))

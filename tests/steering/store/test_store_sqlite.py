@@ -126,14 +126,14 @@ async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: Stor
         await store.shared.vectors.get("warmth", version)
 
 
-async def test_everything_is_there_after_a_restart_in_one_file(store: Store, file: Path) -> None:
+async def test_everything_is_there_after_a_restart_in_one_file_and_a_reserve(store: Store, file: Path) -> None:
     await store.shared.vectors.put(planted("warmth", 1))
     await store.shared.vectors.put(planted("cold", 2))
     await store.shared.vectors.delete("cold")
     await store.shared.profiles.put("cheerful", SteeringSpec(), "d")
     await store.shared.profiles.set_default(SteeringSpec())
     await store.close()
-    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+    assert {entry.name for entry in file.parent.iterdir()} == {file.name, f"{file.name}-reserve"}
     again = await open_sql_store(f"sqlite:///{file}")
     assert same_numbers(await again.shared.vectors.get("warmth"), planted("warmth", 1))
     assert (await again.shared.vectors.put(planted("cold", 2))).version == 2
@@ -155,7 +155,7 @@ class TestSchema:
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0007.*newer version"):
+        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0008.*newer version"):
             await open_sql_store(f"sqlite:///{file}")
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
@@ -180,7 +180,7 @@ class TestSchema:
 
     async def test_which_schema_a_file_has_can_be_asked_without_making_one(self, store: Store, file: Path) -> None:
         await store.ping()
-        assert current(read_address(f"sqlite:///{file}")) == ("0007", "0007")
+        assert current(read_address(f"sqlite:///{file}")) == ("0008", "0008")
         missing = file.with_name("missing")
         assert current(read_address(f"sqlite:///{missing}")) == (None, "0006")
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []

@@ -24,6 +24,8 @@ Tokens = Float[Tensor, "kv_head token head_dim"]
 Slots = Int[Tensor, "token"]
 Blocks = Int[Tensor, "row block"]
 Past = Float[Tensor, "row kv_head position head_dim"]
+PastValues = Float[Tensor, "row value_head position value_dim"]
+"""Values can have a width of their own, as in multi-head latent attention."""
 STEP_BYTES = 4 << 20
 """Written at a time. Work that arrives meanwhile waits for about 1 ms, or 10 on virtual machines whose host has not provided
 the memory either."""
@@ -123,7 +125,7 @@ class PagedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
             return key_states, value_states
         return self.past(batch.block_table, batch.segments[0].last_position + 1)
 
-    def past(self, blocks: Blocks, filled: int) -> tuple[Past, Past]:
+    def past(self, blocks: Blocks, filled: int) -> tuple[Past, PastValues]:
         """Copies keys and values of the first `filled` positions of block tables."""
         layout, blocks = self._cache.layout, blocks[:, : blocks_for(filled)]
         keys, values = layout.read_keys(self.keys, blocks), layout.read_values(self.values, blocks)
