@@ -73,8 +73,8 @@ def _texts(limits: Limits, tokens: int) -> list[str]:
 
 
 def _interventions(count: int) -> list[dict[str, Any]]:
-    """Returns interventions with conditions as deep as they may be."""
-    condition = {"all": [{"not": {"vector": "mood", "above": 0.0}}] * 4}
+    """Returns interventions with as many nodes of conditions as a request may have: 64 for 32 of them."""
+    condition = {"not": {"vector": "mood", "above": 0.0}}
     return [{"vector": "mood", "strength": 0.01, "when": condition} for _ in range(count)]
 
 
@@ -246,7 +246,7 @@ STORED = (
     ),
     *_pair(
         "PUT /v1/steering",
-        lambda _: {"interventions": []},
+        lambda at: {"interventions": _interventions(at["limits"]["max_interventions"])},
         lambda _: {"interventions": _interventions(10_000)},
     ),
     *_pair(
@@ -259,7 +259,7 @@ STORED = (
     Body("PATCH /v1/keys/{key_id}", "refused", _json(lambda at: {"name": _longest_text(at)}), 4),
     *_pair(
         "PUT /v1/policy",
-        lambda _: {},
+        lambda at: {"mandatory": _interventions(at["limits"]["max_interventions"])},
         lambda _: {"mandatory": _interventions(10_000)},
     ),
 )
