@@ -37,7 +37,7 @@ collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test
 TRACED = ("model/hooks.py", "model/layout.py")
 LONGEST = (
     "load/test_soak.py",
-    "steering/engine/execution/test_compiled.py",
+    "steering/engine/cpu/test_compiled.py",
     "steering/engine/loop/test_loop_under_pressure.py",
     "app/core/test_openapi_cases.py",
     "load",

@@ -25,7 +25,7 @@ from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.stream import Stream
-from steering.engine.transformers.execution.base import CompileRequest
+from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.prefix_index import PrefixIndex

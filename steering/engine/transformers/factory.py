@@ -5,7 +5,7 @@ import asyncio
 from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.base import CompileRequest
+from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.self_test import self_tested
 from steering.errors import InvalidRequest
 from steering.model.fingerprint import content_digest

@@ -9,9 +9,8 @@ import torch
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.batch import Batch, batch_of
-from steering.engine.transformers.execution import block_layout, create_executor
-from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PreparedPass
-from steering.engine.transformers.execution.thread_count import ThreadCount
+from steering.engine.transformers.execution import block_layout, create_executor, create_thread_count
+from steering.engine.transformers.executor import CompileRequest, ModelParts, PreparedPass
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
 from steering.engine.transformers.request import Request
@@ -24,7 +23,6 @@ from steering.model.device import free_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
 from steering.shapes import Logits, Tensor
-from steering.threads import openmp_thread_setter
 
 log = structlog.get_logger()
 CPU_SHARE, CPU_MOST = 0.25, 4 << 30
@@ -86,7 +84,7 @@ class ModelRunner:
         parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
         self.executor = create_executor(parts, device, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
-        self.threads = _thread_count(device, adaptive=limits.adaptive_threads)
+        self.threads = create_thread_count(device, adaptive=limits.adaptive_threads)
         log.info(
             "cache_allocated", blocks=self.blocks, block_positions=BLOCK, megabytes=self.blocks * block_bytes >> 20
         )
@@ -148,13 +146,6 @@ class ModelRunner:
         for segment in batch.segments:
             segment.row.computed += segment.length
         return PassResult(tuple(s.row for s in ends), logits[: len(ends)], (readers,))
-
-
-def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
-    apply = openmp_thread_setter()
-    if apply is None or not adaptive or device.type != "cpu":
-        return ThreadCount(1, lambda _count: None)
-    return ThreadCount(torch.get_num_threads(), apply)
 
 
 def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.execution.base import SamplingKernel
+from steering.engine.transformers.executor import SamplingKernel
 from steering.engine.transformers.request import Request
 from steering.engine.transformers.sampling.logits import adjusted, bounds_of, candidates, is_adjusted, is_filtered
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform

@@ -12,23 +12,23 @@ from transformers import PreTrainedTokenizerFast
 
 import steering
 from steering.engine.api import GenerationRequest
-from steering.engine.options import EngineOptions
-from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.base import CompileRequest
-from steering.engine.transformers.execution.compiled.artifacts import (
+from steering.engine.cpu.artifacts import (
     ABANDONED,
     SCRATCH,
     remove_abandoned,
     scratch_folder,
 )
-from steering.engine.transformers.execution.compiled.compilation import (
+from steering.engine.cpu.compilation import (
     TRACED,
     artifact_folder,
     compile_process,
     graph_path,
 )
-from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
-from steering.engine.transformers.execution.kernels.library import library_path
+from steering.engine.cpu.executor import CompiledExecutor
+from steering.engine.cpu.kernels.library import library_path
+from steering.engine.options import EngineOptions
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.factory import compile_request
 from steering.model.loading import load, opened
 from tests.engines import run, sampling
@@ -238,7 +238,7 @@ def test_the_key_of_a_graph_covers_every_source_it_is_traced_from() -> None:
     """Whatever the traced sources import is traced too, or computes nothing of a graph."""
     package = Path(steering.__file__).parent
     traced = {path for name in TRACED for path in (sorted((package / name).rglob("*.py")) or [package / name])}
-    own = ("engine/transformers/execution", "engine/transformers/attention", "engine/transformers/memory")
+    own = ("engine/cpu", *(f"engine/transformers/{name}" for name in ("attention", "memory", "eager", "execut")))
     for path in traced:
         assert path.is_file(), path
         if not str(path.relative_to(package)).startswith(own):

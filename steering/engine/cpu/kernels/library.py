@@ -12,7 +12,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.engine.transformers.execution.kernels.processor import compiler_flags, has_amx_bf16, has_avx512_bf16
+from steering.engine.cpu.kernels.processor import compiler_flags, has_amx_bf16, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steering.engine.transformers.execution.kernels.operations import sample
+from steering.engine.cpu.kernels.operations import sample
 from steering.engine.transformers.sampling.noise import gumbel, states, uniform
 from steering.shapes import Tensor
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 import structlog
 import torch
 
+from steering.engine.cpu.callbacks import CallbackScope
+from steering.engine.cpu.compilation import Compilation
+from steering.engine.cpu.graphs import SteeringInputs, tasks
+from steering.engine.cpu.kernels import operations
+from steering.engine.cpu.kernels.library import CompiledGraph
+from steering.engine.cpu.kernels.processor import supports_kernels
+from steering.engine.cpu.packed_linears import PackedLinears
 from steering.engine.transformers.attention.masked import Scores
 from steering.engine.transformers.batch import Batch
-from steering.engine.transformers.execution.base import CompileRequest, Install, ModelParts, PreparedPass
-from steering.engine.transformers.execution.compiled.callbacks import CallbackScope
-from steering.engine.transformers.execution.compiled.compilation import Compilation
-from steering.engine.transformers.execution.compiled.graphs import SteeringInputs, tasks
-from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
-from steering.engine.transformers.execution.eager import EagerExecutor
-from steering.engine.transformers.execution.kernels import operations
-from steering.engine.transformers.execution.kernels.library import CompiledGraph
-from steering.engine.transformers.execution.kernels.processor import supports_kernels
+from steering.engine.transformers.eager import EagerExecutor
+from steering.engine.transformers.executor import CompileRequest, Install, ModelParts, PreparedPass
 from steering.engine.transformers.memory.paged_cache import PairedLayout
 from steering.shapes import Logits, Tensor
 from steering.threads import call_in_thread

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import paged_attention
+from steering.engine.cpu.kernels.operations import paged_attention
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import PairedLayout
 from steering.shapes import Tensor

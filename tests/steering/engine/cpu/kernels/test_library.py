@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.transformers.execution.kernels.library import CompiledGraph, library_path, load, load_graph
+from steering.engine.cpu.kernels.library import CompiledGraph, library_path, load, load_graph
 
 # torch's own, while it compiles in this process; the server leaves that to a process of its own
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import IntFlag
 from typing import TypeAlias
 
-from steering.engine.transformers.execution.kernels.operations import define
+from steering.engine.cpu.kernels.operations import define
 from steering.shapes import Residual, Tensor
 
 ReadResidual: TypeAlias = Callable[[int, Residual], None]

@@ -16,8 +16,7 @@ import structlog
 import torch
 import transformers
 
-from steering.engine.transformers.execution.base import CompileRequest
-from steering.engine.transformers.execution.compiled.artifacts import (
+from steering.engine.cpu.artifacts import (
     UntrustedArtifact,
     check_trusted,
     open_log,
@@ -25,12 +24,16 @@ from steering.engine.transformers.execution.compiled.artifacts import (
     remove_abandoned,
     scratch_folder,
 )
-from steering.engine.transformers.execution.kernels.library import CompiledGraph, library_path, load, load_graph
-from steering.engine.transformers.execution.kernels.processor import cpu_features
+from steering.engine.cpu.kernels.library import CompiledGraph, library_path, load, load_graph
+from steering.engine.cpu.kernels.processor import cpu_features
+from steering.engine.transformers.executor import CompileRequest
 
 log = structlog.get_logger()
 TRACED = (
-    "engine/transformers/execution",
+    "engine/cpu",
+    "engine/transformers/eager.py",
+    "engine/transformers/execution.py",
+    "engine/transformers/executor.py",
     "engine/transformers/attention",
     "engine/transformers/memory",
     "injection/dose.py",
@@ -59,7 +62,7 @@ def graph_path(request: CompileRequest) -> Path:
     One graph computes prompts and decodes. Measured on one core with AMX, SmolLM2-135M: compiled in 149 s, against 166 s and
     103 s for one graph each; tokens/s at 1, 8 and 32 requests differ by less than the noise of 30 %.
     """
-    package = Path(__file__).parents[4]
+    package = Path(__file__).parents[2]
     sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
     facts = [
         request.content,

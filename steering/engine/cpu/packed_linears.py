@@ -6,8 +6,8 @@ from math import prod
 import torch
 from torch import nn
 
-from steering.engine.transformers.execution.kernels.operations import PANEL, pack_weight, packed_linear, pad_bias
-from steering.engine.transformers.execution.kernels.processor import supports_packed_linear
+from steering.engine.cpu.kernels.operations import PANEL, pack_weight, packed_linear, pad_bias
+from steering.engine.cpu.kernels.processor import supports_packed_linear
 from steering.shapes import Tensor
 
 

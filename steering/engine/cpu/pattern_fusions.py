@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch._inductor.pattern_matcher import CallFunction, KeywordArg, Match
 
-from steering.engine.transformers.execution.kernels import operations
+from steering.engine.cpu.kernels import operations
 
 ATTENTION = cast(Any, operations.paged_attention).default
 RMS_NORM = cast(Any, operations.rms_norm).default

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.execution.kernels.operations import sample
+from steering.engine.cpu.kernels.operations import sample
 from steering.engine.transformers.request import Request
 from steering.engine.transformers.sampling import sampler
 from steering.plan.types import UNSTEERED

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from steering.engine.transformers.execution.compiled.pattern_fusions import fuse_norms, fuse_rotations, is_sum
-from steering.engine.transformers.execution.kernels import operations
+from steering.engine.cpu.kernels import operations
+from steering.engine.cpu.pattern_fusions import fuse_norms, fuse_rotations, is_sum
 
 LINEAR = cast(Any, operations.packed_linear).default
 SWIGLU = cast(Any, operations.packed_swiglu).default

@@ -7,7 +7,7 @@ from itertools import repeat
 
 import pytest
 
-from steering.engine.transformers.execution.thread_count import Clock, ThreadCount
+from steering.engine.cpu.thread_count import Clock, ThreadCount
 
 SERIAL, PARALLEL, ROW = 0.001, 0.008, 0.0005
 """Seconds of a pass: what one thread computes, what all share, and what each row adds to that."""

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Task
-from steering.engine.transformers.execution.compiled.graphs import tasks
-from steering.engine.transformers.execution.kernels.operations import steer
+from steering.engine.cpu.callbacks import CallbackScope, Task
+from steering.engine.cpu.graphs import tasks
+from steering.engine.cpu.kernels.operations import steer
 from steering.injection.injector import Injection, Injector
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard

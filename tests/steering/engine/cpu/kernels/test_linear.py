@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import (
+from steering.engine.cpu.kernels.operations import (
     PANEL,
     pack_weight,
     packed_linear,

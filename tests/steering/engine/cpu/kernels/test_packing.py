@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import pack_weight, pad_bias
+from steering.engine.cpu.kernels.operations import pack_weight, pad_bias
 
 
 def test_a_tiny_weight_is_packed_as_planted() -> None:

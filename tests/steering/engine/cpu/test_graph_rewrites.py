@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from steering.engine.transformers.execution.compiled.callbacks import CallbackScope, Task
-from steering.engine.transformers.execution.compiled.graph_rewrites import LINEAR, PREFETCH, STEER, SWIGLU, rewrite
-from steering.engine.transformers.execution.compiled.packed_linears import PackedLinears
-from steering.engine.transformers.execution.kernels.operations import steer
+from steering.engine.cpu.callbacks import CallbackScope, Task
+from steering.engine.cpu.graph_rewrites import LINEAR, PREFETCH, STEER, SWIGLU, rewrite
+from steering.engine.cpu.kernels.operations import steer
+from steering.engine.cpu.packed_linears import PackedLinears
 from steering.shapes import Tensor
 
 

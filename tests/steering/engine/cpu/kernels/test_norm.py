@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steering.engine.transformers.execution.kernels.operations import add_rms_norm, rms_norm
+from steering.engine.cpu.kernels.operations import add_rms_norm, rms_norm
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels", "threads")
