@@ -17,13 +17,11 @@ SHAPED = (
     *(
         f"engine/transformers/{name}"
         for name in (
-            "sampling",
+            "sampling.py",
             "training",
             "memory",
-            "attention",
-            "steering",
+            "attention.py",
             "batch.py",
-            "captures.py",
             "loop.py",
             "runner.py",
             "unembedding.py",

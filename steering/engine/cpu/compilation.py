@@ -34,7 +34,7 @@ TRACED = (
     "engine/transformers/eager.py",
     "engine/transformers/execution.py",
     "engine/transformers/executor.py",
-    "engine/transformers/attention",
+    "engine/transformers/attention.py",
     "engine/transformers/memory",
     "injection/dose.py",
     "model/hooks.py",

@@ -12,7 +12,7 @@ from steering.engine.cpu.kernels import operations
 from steering.engine.cpu.kernels.library import CompiledGraph
 from steering.engine.cpu.kernels.processor import supports_kernels
 from steering.engine.cpu.packed_linears import PackedLinears
-from steering.engine.transformers.attention.masked import Scores
+from steering.engine.transformers.attention import Scores
 from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.eager import EagerExecutor
 from steering.engine.transformers.executor import CompileRequest, Install, ModelParts, PreparedPass

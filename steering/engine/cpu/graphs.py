@@ -11,7 +11,7 @@ from steering.engine.cpu.callbacks import Task, attention_callback
 from steering.engine.cpu.kernels.operations import paged_attention, steer
 from steering.engine.cpu.kernels.processor import supports_kernels
 from steering.engine.cpu.packed_linears import PackedLinears
-from steering.engine.transformers.attention.masked import AttentionPatch, Queries, Scores
+from steering.engine.transformers.attention import AttentionPatch, Queries, Scores
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from steering.engine.transformers.attention.masked import AttentionPatch, PagedAttention
+from steering.engine.transformers.attention import AttentionPatch, PagedAttention
 from steering.engine.transformers.executor import Install, ModelParts, PreparedPass, SamplingKernel
 from steering.model.hooks import StopForward
 from steering.shapes import Logits, Tensor

@@ -1,27 +1,265 @@
 """EngineLoop: the turns of the thread that owns a model. Work comes in through an inbox, results leave through streams."""
 
+import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic, perf_counter
-from traceback import format_exc
+from traceback import format_exc, format_exception
 
 import structlog
+import torch
 
 from steering.engine import captures
 from steering.engine.answers import AnswerWriter, Sampled, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.background import BackgroundQueue
-from steering.engine.transformers.delivery import Delivery, as_steering_error
-from steering.engine.transformers.inbox import Inbox
+from steering.engine.stream import Stream
 from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.request import BackgroundTask, Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sampling.sampler import sample
+from steering.engine.transformers.sampling import sample
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
+from steering.errors import EngineDead, InternalError, OutOfMemory, Overloaded, SteeringError
+from steering.threads import release_thread_pool
 
 log = structlog.get_logger()
+IDLE_SECONDS = 0.05
+"""After this time without work the thread does what it does when idle, and then frees its OpenMP pool, so that another engine of the
+process is not slowed down by it (see steering/threads.py). To make the pool again takes 0.1 ms."""
+
+
+class Inbox:
+    """A queue with one consumer. Everything but `collect` may be called by any thread."""
+
+    def __init__(
+        self, limits: EngineLimits, waiting: Callable[[bool], int], idle: Callable[[], bool] = lambda: False
+    ) -> None:
+        """waiting: how many live (False) or background (True) requests wait in the scheduler. idle: called by `collect` again and
+        again while there is no work, until it returns False; takes milliseconds."""
+        self._limits, self._waiting, self._idle = limits, waiting, idle
+        self._work: list[Request | BackgroundTask] = []
+        self._calls: list[Callable[[], None]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self.ended = False
+
+    def count(self, *, background: bool) -> int:
+        """How many live or background requests are in the inbox."""
+        return sum(isinstance(one, Request) and one.background == background for one in self._work)
+
+    def put(self, work: Sequence[Request | BackgroundTask]) -> None:
+        """Hands over the work of one call. Raises EngineDead; Overloaded when as many requests of its kind wait as may."""
+        with self._wake:
+            if self._closing or self.ended:
+                raise EngineDead("the engine has stopped")
+            if work and isinstance(work[0], Request):
+                self._check_limit(background=work[0].background)
+            self._work.extend(work)
+            self._wake.notify()
+
+    def _check_limit(self, *, background: bool) -> None:
+        most = self._limits.max_background_waiting if background else self._limits.max_waiting
+        waiting = self._waiting(background) + self.count(background=background)
+        if waiting >= most:
+            kind = "texts or background requests" if background else "requests"
+            raise Overloaded(f"{waiting} {kind} are waiting, and at most {most} may; try again shortly")
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has the engine's thread call a function between two passes, in the order of these calls."""
+        with self._wake:
+            self._calls.append(function)
+            self._wake.notify()
+
+    def calls(self) -> list[Callable[[], None]]:
+        """Takes the functions to call."""
+        with self._wake:
+            found, self._calls = self._calls, []
+            return found
+
+    def collect(self, *, busy: bool) -> list[Request | BackgroundTask] | None:
+        """Takes the work that came; waits for some unless `busy`. None once it was closed."""
+        if not busy:
+            self._wait()
+        with self._wake:
+            if self._closing:
+                return None  # what is still here is given back by `end`
+            work, self._work = self._work, []
+            return work
+
+    def _wait(self) -> None:
+        with self._wake:
+            if self._wake.wait_for(self._has_work, IDLE_SECONDS):
+                return
+        while self._idle():
+            if self._has_work():
+                return
+        release_thread_pool()
+        with self._wake:
+            self._wake.wait_for(self._has_work)
+
+    def _has_work(self) -> bool:
+        return bool(self._work or self._calls or self._closing)
+
+    def close(self) -> None:
+        """Accepts nothing more, and has the thread end."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+
+    def end(self) -> list[Request | BackgroundTask]:
+        """Returns what was left when the thread ended; nothing more is accepted."""
+        with self._wake:
+            self.ended = True
+            work, self._work = self._work, []
+            return work
+
+
+MANY = 16
+"""Requests in a pass from which on their tokens may be held."""
+INTERVAL_SECONDS = 0.04
+"""How long tokens are held at most, and until the pass that runs then has ended."""
+
+
+class Delivery:
+    """Sends outboxes to their streams.
+
+    Waking callers costs nearly as much for one token as for several, and with many short passes that takes a good part of the
+    CPU that computes them. With MANY requests their tokens are therefore sent at intervals; the first token of an answer and
+    its end are sent at once. The idea is that of vLLM's `--stream-interval`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._held: dict[Request, None] = {}
+        self._sent = -INTERVAL_SECONDS
+
+    def after(self, requests: Sequence[Request]) -> None:
+        """Sends what a pass yielded, or holds it until after a later one."""
+        now = self._clock()
+        due = len(requests) < MANY or now - self._sent >= INTERVAL_SECONDS
+        if due:
+            self._sent = now
+        begun = dict.fromkeys([*self._held, *requests])
+        self._held = {} if due else {one: None for one in begun if one.going_on}
+        self.now([one for one in begun if one not in self._held])
+
+    def flush(self) -> None:
+        """Sends what was held: something longer comes before the next pass."""
+        self.now(list(self._held))
+        self._held = {}
+
+    @staticmethod
+    def now(senders: Sequence[Request | BackgroundTask]) -> None:
+        """Sends outboxes, with one wake-up of each event loop, however many senders there are.
+
+        Whatever is raised, an item is sent or still in its outbox.
+        """
+        by_loop: dict[asyncio.AbstractEventLoop, dict[Request | BackgroundTask, list[object]]] = {}
+        for sender in senders:
+            if sender.outbox:
+                by_loop.setdefault(sender.stream.loop, {})[sender] = []  # its next outbox
+        for loop, empty in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_receive, [(sender.stream, sender.outbox) for sender in empty])
+            except RuntimeError:  # the loop is gone, and with it everyone who waited
+                for sender in empty:
+                    sender.stream.closed = True
+            for sender, outbox in empty.items():
+                sender.outbox = outbox
+
+
+def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
+    for stream, items in parcels:
+        stream.receive(items)
+
+
+def as_steering_error(error: Exception) -> SteeringError:
+    """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive.
+
+    Raises EngineDead after an error of the device: its context computes nothing any more, as after an illegal memory access.
+    """
+    if isinstance(error, SteeringError):
+        return error
+    text, memory = str(error).lower(), isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if memory or "out of memory" in text or "can't allocate" in text:
+        return OutOfMemory("the pass did not fit into memory")
+    # as text: renderers that show local variables would print prompts
+    log.error("pass_failed", traceback="".join(format_exception(error)))
+    if isinstance(error, torch.AcceleratorError):
+        raise EngineDead("the device has failed, and computes nothing for this process any more") from None
+    return InternalError("the forward pass failed")
+
+
+MAX_WAITING = 64
+"""Tasks in the queues; one more is refused, so that requests for background work cannot fill the memory."""
+SHARE = 0.25
+"""Share of the time that background work may take while requests run."""
+SLICE_SECONDS = 0.02
+"""Pieces run one after the other until this much time is used; one piece may take longer."""
+PATIENT_TURN = 4
+"""Every fourth slice is that of a task that is not urgent, so that urgent ones cannot starve it."""
+
+
+class BackgroundQueue:
+    """Tasks of the engine's thread: two queues, each first come first served, so that no task overtakes one of its kind that has
+    begun. Urgent tasks come first, but for every PATIENT_TURN-th slice."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[BackgroundTask] = deque()
+        self._patient: deque[BackgroundTask] = deque()
+        self._next_at = 0.0
+        self._slices = 0
+
+    @property
+    def tasks(self) -> list[BackgroundTask]:
+        """Returns those that have not ended, in the order in which they would be advanced."""
+        turn = self._slices % PATIENT_TURN == PATIENT_TURN - 1
+        return [*self._patient, *self._urgent] if turn else [*self._urgent, *self._patient]
+
+    def __len__(self) -> int:
+        """How many have not ended. Other threads ask."""
+        return len(self._urgent) + len(self._patient)
+
+    def enqueue(self, task: BackgroundTask) -> bool:
+        """Adds a task. Returns False where the queues are full; the task's outbox then holds Overloaded."""
+        if len(self) >= MAX_WAITING:
+            task.pieces.close()
+            task.end(Overloaded(f"{MAX_WAITING} background tasks are waiting already; try again shortly"))
+            return False
+        self._queue_of(task).append(task)
+        return True
+
+    def _queue_of(self, task: BackgroundTask) -> deque[BackgroundTask]:
+        return self._urgent if task.urgent else self._patient
+
+    def due(self, *, busy: bool) -> BackgroundTask | None:
+        """Returns the task that may run now. busy: requests are running, which leaves it its share of the time."""
+        for task in [one for one in self.tasks if one.stream.closed]:
+            self._end(task)
+        if not len(self) or (busy and perf_counter() < self._next_at):
+            return None
+        return self.tasks[0]
+
+    def run(self, task: BackgroundTask) -> None:
+        """Runs pieces of a task for one slice of time. An error ends that task, and no other; raises as `as_steering_error`."""
+        began = perf_counter()
+        try:
+            while perf_counter() - began < SLICE_SECONDS and not task.stream.closed:
+                if (progress := next(task.pieces)) is not None:
+                    task.outbox.append(progress)
+        except Exception as end:
+            task.end(end.value if isinstance(end, StopIteration) else as_steering_error(end))
+            self._end(task)
+        now = perf_counter()
+        self._slices += 1
+        self._next_at = now + (now - began) * (1 - SHARE) / SHARE
+
+    def _end(self, task: BackgroundTask) -> None:
+        task.pieces.close()
+        self._queue_of(task).remove(task)
+
+
 MOST_FAILED = 10
 """Passes that fail with an unknown error, one after the other: then the engine ends, since it would answer nothing any more."""
 

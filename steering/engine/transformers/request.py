@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 
 from steering.engine.answers import Answer
 from steering.engine.stream import Stream
-from steering.engine.transformers.prefill_budget import prompt_calls
 from steering.plan.scope import follows_single_tokens
+from steering.plan.types import SteeringPlan
+
+
+def prompt_calls(plan: SteeringPlan) -> int:
+    """Returns how many edits and tests of conditions a plan has computed at each prompt position, over all layers."""
+    acting = sum(len(one.kinds) for edits in plan.layers.values() for one in edits if one.prompt_key)
+    return acting + sum(threshold.at != "prompt" for threshold in plan.thresholds)
 
 
 @dataclass(eq=False)

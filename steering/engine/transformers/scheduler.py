@@ -1,17 +1,226 @@
 """Scheduler: which requests run, which blocks of the cache they hold, and what the next pass computes."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import count, takewhile
 from math import ceil
+from operator import attrgetter
 from time import monotonic
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
-from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.request import Request
-from steering.engine.transformers.waiting import ClientShare, WaitingQueue, by_client
+
+WINDOW = 10.0
+"""Seconds for which a key counts after its last request came or ended: most people who read an answer ask again by then."""
+
+
+class WaitingQueue:
+    """First in, first out for each client, the clients in turns. Preempted requests come before everybody.
+
+    A client is a cache salt: each API key has its own. admitted: how many have got a row for the first time; wait_seconds:
+    how long these had waited, together.
+    """
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, deque[Request]] = OrderedDict()
+        self._preempted: list[Request] = []
+        self._count = 0
+        self.admitted = 0
+        self.wait_seconds = 0.0
+
+    def __len__(self) -> int:
+        """How many wait. Other threads ask, so it is a number and not a walk through queues that change meanwhile."""
+        return self._count
+
+    @property
+    def clients(self) -> set[str]:
+        """Whose requests wait."""
+        return {*self._clients, *(one.cache_salt for one in self._preempted)}
+
+    @property
+    def preempted(self) -> list[Request]:
+        """Those that have run before."""
+        return list(self._preempted)
+
+    def starved(self, most: int) -> Request | None:
+        """Returns the first that has run before, if it was overtaken so often since."""
+        first = self._preempted[0] if self._preempted else None
+        return first if first is not None and first.overtaken >= most else None
+
+    def put(self, request: Request) -> None:
+        """Adds a request behind those of its client."""
+        self._clients.setdefault(request.cache_salt, deque()).append(request)
+        self._count += 1
+
+    def put_back(self, request: Request) -> None:
+        """Adds a request that has run before, in the order of admission."""
+        insort(self._preempted, request, key=attrgetter("order"))
+        self._count += 1
+
+    def take(self, request: Request) -> None:
+        """Removes a request that gets a row; the next turn is another client's."""
+        self._remove(request)
+        if not request.preemptions:
+            self.admitted += 1
+            request.scheduled = monotonic()
+            self.wait_seconds += request.scheduled - request.arrived
+        if request.cache_salt in self._clients:
+            self._clients.move_to_end(request.cache_salt)
+
+    def _remove(self, request: Request) -> None:
+        self._count -= 1
+        if request in self._preempted:
+            self._preempted.remove(request)
+            return
+        queue = self._clients[request.cache_salt]
+        queue.remove(request)
+        if not queue:
+            del self._clients[request.cache_salt]
+
+    def in_turns(self) -> Iterator[Request]:
+        """Yields all in the order in which they are to be admitted, as the queue is now."""
+        yield from list(self._preempted)
+        yield from _in_turns(self._clients.values())
+
+    def drop_closed(self) -> list[Request]:
+        """Removes and returns those whose reader has left."""
+        gone = [one for queue in (self._preempted, *self._clients.values()) for one in queue if one.stream.closed]
+        for one in gone:
+            self._remove(one)
+        return gone
+
+
+class ClientShare:
+    """Every row of a pass makes it longer for all others, so a key that fills the batch would slow the answers of every other key.
+
+    While requests of several keys are there, a key may run `contended_running` rows; its other requests wait. Rows that run
+    already are not stopped. docs/operating.md has what it gains: answers to another key take 1.6 instead of 4.6 times as long
+    as without the flood.
+    A turn with 256 held requests takes 0.07 ms longer. Switched off by `contended_running` = `max_running`. Not safe for threads: only the engine's thread uses it.
+    """
+
+    def __init__(self, limits: EngineLimits, clock: Callable[[], float] = monotonic) -> None:
+        self._alone, self._contended = limits.max_running, min(limits.contended_running, limits.max_running)
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def note(self, client: str) -> None:
+        """Notes that a request of a client has come or ended."""
+        self._seen[client] = self._clock()
+
+    def most(self, clients: Set[str]) -> int:
+        """Returns how many rows one client may run. clients: who has requests that run or wait."""
+        since = self._clock() - WINDOW
+        self._seen = {client: at for client, at in self._seen.items() if at > since}
+        return self._contended if len(clients | self._seen.keys()) > 1 else self._alone
+
+
+def by_client(requests: list[Request], turn: int) -> list[Request]:
+    """Orders running requests in turns between clients, beginning with another client at every turn of the loop."""
+    clients: dict[str, list[Request]] = {}
+    for request in requests:
+        clients.setdefault(request.cache_salt, []).append(request)
+    queues = list(clients.values())
+    begin = turn % len(queues) if queues else 0
+    return list(_in_turns(queues[begin:] + queues[:begin]))
+
+
+def _in_turns(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
+    """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
+    left = [deque(queue) for queue in queues]
+    while left:
+        yield from [queue.popleft() for queue in left]
+        left = [queue for queue in left if queue]
+
+
+LIVE_SECONDS, BACKGROUND_SECONDS = 0.25, 0.15
+"""How long the prompt positions of a pass may take while streams run; background ones delay them less.
+
+Larger passes read the weights less often and have longer gaps. Two cores (AMD EPYC, SmolLM2-135M), with 0.4 / 0.25 / 0.15 s, in turns: the mixed
+load of benchmarks/ takes as long with each; its first tokens come after 0.30 / 0.30 / 0.34 s at p99; when a prompt of 2,000 tokens
+arrives among 8 streams, their p99 gap is 0.33 / 0.23 / 0.19 s.
+"""
+IDLE_SECONDS, IDLE_BACKGROUND_SECONDS = 2.0, 0.5
+"""The same while no stream runs: for so long a pass goes on after its client has left, and a request that comes waits for it. A pass
+must end long before the watchdog takes it for one that hangs."""
+LEAST, FIRST = 32, 64
+"""Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""
+MEMORY = 2048
+"""The rate is a mean over about so many positions, in which larger passes count more, since positions of small ones take longer."""
+SMOOTHING = 0.3
+CALL_COST = 0.004
+"""What a call of an operation at a position costs, in positions, as long as nothing else was measured: on two cores with SmolLM2-135M a
+prompt of 2,000 tokens takes twice as long with 240 calls."""
+CALL_PRIOR = 1e7
+"""How much that counts: as much as a pass with the root of so many calls at its positions together. So plans of a few calls, whose cost is less
+than passes differ by chance, teach nothing about it."""
+
+
+class PrefillBudget:
+    """Learns the seconds of a prompt position and of a call at one, and gives a pass as many positions as take the time they may.
+
+    They are those of least squares over earlier passes: seconds = position * positions + call * calls.
+    """
+
+    def __init__(self, limits: EngineLimits) -> None:
+        self._limits = limits
+        self._decode_seconds: float | None = None
+        self._sums = [0.0] * 5
+        self._position: float | None = None
+        self._call = 0.0
+
+    def positions(self, streams: int, *, background: bool) -> int:
+        """Returns how many positions without calls the next pass may compute, for which `streams` wait; see `cost`."""
+        most = self._limits.idle_prefill_tokens
+        if streams:
+            seconds = BACKGROUND_SECONDS if background else LIVE_SECONDS
+            most = min(most, self._limits.prefill_tokens)
+        else:
+            seconds = IDLE_BACKGROUND_SECONDS if background else IDLE_SECONDS
+        allowed = FIRST if self._position is None else max(int(seconds / self._position), LEAST)
+        return min(allowed, most)
+
+    def cost(self, calls: int) -> float:
+        """Returns how many positions one with so many calls counts as."""
+        return 1.0 + calls * (CALL_COST if self._position is None else self._call / self._position)
+
+    def alone(self, positions: float) -> float:
+        """Returns the seconds that so many positions of a prompt would take if no other was computed; 0 if not known yet."""
+        return positions * self._position if self._position else 0.0
+
+    def observe(self, positions: int, streams: int, seconds: float, *, calls: int = 0) -> None:
+        """Notes how long a pass took with so many prompt positions, calls at them together, and decoding streams."""
+        if not positions:
+            before = self._decode_seconds
+            self._decode_seconds = seconds if before is None else before + SMOOTHING * (seconds - before)
+            return
+        if streams:
+            # where a slow pass has raised the mean of decode passes: a tenth, or the rate would be without bound
+            seconds = max(seconds - (self._decode_seconds or 0.0), 0.1 * seconds)
+        if positions - calls + calls * self.cost(1) < LEAST - 0.5:
+            return
+        kept = max(1.0 - positions / MEMORY, 0.0)
+        new = (positions**2, positions * calls, calls**2, positions * seconds, calls * seconds)
+        self._sums = [kept * before + now for before, now in zip(self._sums, new, strict=True)]
+        self._position, self._call = _least_squares(*self._sums)
+
+
+def _least_squares(pp: float, pc: float, cc: float, ps: float, cs: float) -> tuple[float, float]:
+    """Returns the seconds of a position and of a call, from sums of products of positions, calls and seconds. Neither is negative."""
+    prior = CALL_PRIOR * CALL_COST
+    left, cross, right = pp + prior * CALL_COST, pc - prior, cc + CALL_PRIOR
+    determinant = left * right - cross**2
+    position, call = (ps * right - cs * cross) / determinant, (left * cs - cross * ps) / determinant
+    if call < 0.0:
+        return ps / pp, 0.0
+    if position <= 0.0:
+        position = (ps + CALL_COST * cs) / (pp + 2 * CALL_COST * pc + CALL_COST**2 * cc)
+        return position, CALL_COST * position
+    return position, call
+
 
 Work = list[tuple[Request, int]]
 """Requests, and how many of their next positions a pass computes."""

@@ -1,4 +1,4 @@
-// The noise of sampling/noise.py: its words, its Gumbel numbers, and a bound of these that needs no logarithm.
+// The noise of sampling.py: its words, its Gumbel numbers, and a bound of these that needs no logarithm.
 #pragma once
 #include <immintrin.h>
 

@@ -78,7 +78,7 @@ sample: Callable[..., Tensor] = define(
     "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
     lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),
 )
-"""(logits (row, vocab) in bfloat16, settings (row, 4) in float32, states (row, 4) of noise.states) -> (row, 2): the token of each row,
+"""(logits (row, vocab) in bfloat16, settings (row, 4) in float32, states (row, 4) of sampling.states) -> (row, 2): the token of each row,
 and whether its logits are finite or masked by -infinity. settings: temperature, top_k or 0, top_p or infinity, log(min_p) or
 -infinity. Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that
 the filters leave, up to the rounding of noise and sums."""

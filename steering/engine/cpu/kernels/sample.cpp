@@ -1,5 +1,5 @@
 // Chooses tokens from bfloat16 logits: the argmax of logits / temperature + Gumbel noise over the tokens that top_k, top_p and min_p leave,
-// at temperature 0 the argmax. The noise has the numbers of sampling/noise.py.
+// at temperature 0 the argmax. The noise has the numbers of sampling.py.
 //
 // Without filters its two logarithms are computed only for tokens that a bound of their noise does not exclude; filters look at the tokens
 // near the best one first. 32 rows of 49,152 normal logits (deviation 3) at temperature 0.7, two cores of an AMD EPYC, kernel and torch:

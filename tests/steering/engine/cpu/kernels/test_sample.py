@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.engine.cpu.kernels.operations import sample
-from steering.engine.transformers.sampling.noise import gumbel, states, uniform
+from steering.engine.transformers.sampling import gumbel, states, uniform
 from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
 from steering.engine.cpu.kernels.operations import sample
+from steering.engine.transformers import sampling
 from steering.engine.transformers.request import Request
-from steering.engine.transformers.sampling import sampler
 from steering.plan.types import UNSTEERED
 from steering.shapes import Tensor
 from tests.steering.engine.loop.driven import open_stream
@@ -38,11 +38,11 @@ def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:
         seen.append(len(tensors[0]))
         return sample(*tensors)
 
-    found = sampler.sample(logits, rows, counted)
+    found = sampling.sample(logits, rows, counted)
     assert seen == [5]
-    alone = [sampler.sample(logits[n : n + 1], [row], sample)[0] for n, row in enumerate(rows)]
+    alone = [sampling.sample(logits[n : n + 1], [row], sample)[0] for n, row in enumerate(rows)]
     assert found == alone
-    assert [one.token_id for one in sampler.sample(logits, rows)] == [one.token_id for one in found]
+    assert [one.token_id for one in sampling.sample(logits, rows)] == [one.token_id for one in found]
 
 
 FILTERS = st.fixed_dictionaries(
@@ -73,7 +73,7 @@ def nearly_excluded(logits: Tensor, params: dict[str, float], token: int) -> boo
 def test_filters_leave_the_tokens_that_torch_leaves(seed: int, spread: float, asked: list[dict[str, float]]) -> None:
     logits = (torch.randn(len(asked), 3001, generator=torch.Generator().manual_seed(seed)) * spread).to(torch.bfloat16)
     rows = [sequence(**params, seed=seed + number) for number, params in enumerate(asked)]
-    found, expected = sampler.sample(logits, rows, sample), sampler.sample(logits, rows)
+    found, expected = sampling.sample(logits, rows, sample), sampling.sample(logits, rows)
     for number, (one, other) in enumerate(zip(found, expected, strict=True)):
         if one.token_id != other.token_id:
             each = (one.token_id, other.token_id)
@@ -86,7 +86,7 @@ def test_the_mass_of_many_equal_tokens_is_right(top_p: float) -> None:
     count, vocabulary = 400, 49_152
     logits = torch.zeros(count, vocabulary, dtype=torch.bfloat16)
     rows = [sequence(temperature=1.0, top_p=top_p, seed=number) for number in range(count)]
-    chosen = [one.token_id for one in sampler.sample(logits, rows, sample)]
+    chosen = [one.token_id for one in sampling.sample(logits, rows, sample)]
     bound = max(math.ceil(top_p * vocabulary), 1)
     assert max(chosen) < bound
     assert max(chosen) >= 0.97 * (bound - 1)
@@ -100,7 +100,7 @@ def test_extreme_settings_choose_an_unmasked_token(extreme: dict[str, float]) ->
     logits[0, 100:110] = 2.0
     for number in range(20):
         rows = [sequence(**extreme, seed=number)]
-        (found,), (expected,) = sampler.sample(logits, rows, sample), sampler.sample(logits, rows)
+        (found,), (expected,) = sampling.sample(logits, rows, sample), sampling.sample(logits, rows)
         assert found.finite
         assert 100 <= found.token_id < 110
         assert found.token_id == expected.token_id
