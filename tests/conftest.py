@@ -13,15 +13,15 @@ import tests.shape_checks  # noqa: F401 - named in a string below
 REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
 SHAPED = (
-    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "fit_task", "norms", "prompts")),
+    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "norms", "prompts")),
     *(
         f"engine/transformers/{name}"
         for name in (
             "sampling.py",
-            "training",
+            "training.py",
             "memory",
             "attention.py",
-            "batch.py",
+            "request.py",
             "loop.py",
             "runner.py",
             "unembedding.py",

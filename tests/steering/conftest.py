@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import steering.engine.cpu.callbacks  # noqa: F401 - defines `hook_callback`, which the library calls
+import steering.engine.cpu.graphs  # noqa: F401 - defines `hook_callback`, which the library calls
 from steering.engine.cpu.kernels import library
-from steering.engine.cpu.kernels.processor import has_avx512_bf16
+from steering.engine.cpu.kernels.library import has_avx512_bf16
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""Compiled execution: graphs exported once, compiled ahead of time by AOTInductor in a worker process, and run by CompiledExecutor."""
+"""Compiled passes on a CPU, behind PassExecutor: graphs compiled ahead of time by AOTInductor, C++ kernels, thread counts."""

@@ -1,38 +1,34 @@
-"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder."""
+"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder.
 
+Loading a compiled artefact runs its code, so nobody else may be able to write that folder.
+"""
+
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 import torch
 import transformers
 
-from steering.engine.cpu.artifacts import (
-    UntrustedArtifact,
-    check_trusted,
-    open_log,
-    private_folder,
-    remove_abandoned,
-    scratch_folder,
-)
-from steering.engine.cpu.kernels.library import CompiledGraph, library_path, load, load_graph
-from steering.engine.cpu.kernels.processor import cpu_features
+from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
 from steering.engine.transformers.executor import CompileRequest
 
 log = structlog.get_logger()
 TRACED = (
     "engine/cpu",
-    "engine/transformers/eager.py",
-    "engine/transformers/execution.py",
     "engine/transformers/executor.py",
     "engine/transformers/attention.py",
     "engine/transformers/memory",
@@ -45,10 +41,72 @@ TRACED = (
 )
 """Sources, within the package, that decide what a graph computes."""
 START_DELAY = 3.0
-"""Seconds before the worker starts: a server measures its model's norms first, which is eight times slower next to a
-compiler."""
-POLL = 0.5
-"""Seconds between two looks at the worker."""
+"""Seconds before the worker starts: a server measures its model's norms first, which a compiler would slow down."""
+POLL = 0.5  # seconds between two looks at the worker
+SCRATCH = "compiling-"
+ABANDONED = 3600.0
+"""Seconds after which an unlocked scratch folder is removed. A younger one may be between its creation and its lock, and on
+some shared volumes locks of other machines are not visible."""
+
+
+class UntrustedArtifact(PermissionError):
+    """A file or folder of the cache could have been written by another user."""
+
+
+def check_trusted(path: Path) -> None:
+    """Raises UntrustedArtifact for a path, or anything in it, that is a link, belongs to another user than us or root, or is
+    writable by others."""
+    for each in (path, *path.rglob("*")) if path.is_dir() and not path.is_symlink() else (path,):
+        status = each.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise UntrustedArtifact(f"{each} is a symbolic link; compiled artefacts must be regular files")
+        if status.st_uid not in {0, os.geteuid()}:
+            raise UntrustedArtifact(f"{each} belongs to user {status.st_uid}, expected {os.geteuid()} or root")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            mode = stat.S_IMODE(status.st_mode)
+            raise UntrustedArtifact(f"{each} is writable by other users (mode {mode:04o}); run chmod go-w on it")
+
+
+def private_folder(path: Path) -> None:
+    """Creates a folder for this user alone. Raises UntrustedArtifact when it exists and others can write it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise UntrustedArtifact(
+            f"cache folder {path} must belong to user {os.geteuid()} or root and be writable by its owner alone, "
+            f"got user {status.st_uid} and mode {mode:04o}"
+        )
+
+
+@contextmanager
+def scratch_folder(cache_dir: Path) -> Iterator[Path]:
+    """Yields a scratch folder of this process in the cache folder, locked while it is used, and removes it.
+
+    It lies there since /tmp may be small, in memory, or mounted noexec, and so that results can be renamed into place.
+    """
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_abandoned(cache_dir: Path) -> None:
+    """Removes old scratch folders whose process has ended."""
+    for path in cache_dir.glob(f"{SCRATCH}*"):
+        if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < ABANDONED:
+            continue
+        with suppress(OSError):  # locked: still in use; or of another user
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def artifact_folder(request: CompileRequest) -> Path:
@@ -57,11 +115,7 @@ def artifact_folder(request: CompileRequest) -> Path:
 
 
 def graph_path(request: CompileRequest) -> Path:
-    """The folder of the graph; its name is a digest of everything the graph depends on.
-
-    One graph computes prompts and decodes. Measured on one core with AMX, SmolLM2-135M: compiled in 149 s, against 166 s and
-    103 s for one graph each; tokens/s at 1, 8 and 32 requests differ by less than the noise of 30 %.
-    """
+    """The folder of the graph; its name is a digest of everything the graph depends on. One graph computes prompts and decodes."""
     package = Path(__file__).parents[2]
     sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
     facts = [
@@ -153,7 +207,7 @@ class Compilation(threading.Thread):
 def compile_process(request: CompileRequest, library: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Starts the worker with a scratch folder and a log; at the end kills it and everything that it started.
 
-    Raises OSError where the cache folder cannot be written.
+    Raises OSError where the cache folder cannot be written, or the log is a link.
     """
     with scratch_folder(request.cache_dir) as scratch:
         work = {
@@ -167,7 +221,8 @@ def compile_process(request: CompileRequest, library: Path, path: Path) -> Itera
             "library": str(library),
             "path": str(path),
         }
-        with open_log(request.cache_dir / "compile.log") as output:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(request.cache_dir / "compile.log", flags, 0o600), "wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our module
                 [sys.executable, "-P", "-m", f"{__package__}.compile_worker", json.dumps(work)],
                 stdout=output,

@@ -15,10 +15,9 @@ import torch
 from torch._inductor import aoti_compile_and_package
 
 from steering.engine.cpu.graph_rewrites import rewrite
-from steering.engine.cpu.graphs import PassGraph
+from steering.engine.cpu.graphs import PackedLinears, PassGraph
 from steering.engine.cpu.kernels.library import build
 from steering.engine.cpu.kernels.operations import AOTI_SHIMS
-from steering.engine.cpu.packed_linears import PackedLinears
 from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.model.fingerprint import content_digest
 from steering.model.loading import load

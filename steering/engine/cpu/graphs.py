@@ -1,29 +1,93 @@
-"""A forward pass as a function of tensors, so that it can be exported and compiled ahead of time."""
+"""A forward pass as a function of tensors, so that it can be exported and compiled ahead of time, once for all batches.
 
-from collections.abc import Sequence
+What differs between passes is an input, or happens in Python callbacks: what is decided or read between layers, and
+attention without a kernel.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import lru_cache
+from enum import IntFlag
+from functools import lru_cache, partial
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
-from steering.engine.cpu.callbacks import Task, attention_callback
-from steering.engine.cpu.kernels.operations import paged_attention, steer
-from steering.engine.cpu.kernels.processor import supports_kernels
-from steering.engine.cpu.packed_linears import PackedLinears
+from steering.engine.cpu.kernels.library import has_amx_bf16, supports_kernels
+from steering.engine.cpu.kernels.operations import (
+    PANEL,
+    define,
+    pack_weight,
+    packed_linear,
+    pad_bias,
+    paged_attention,
+    steer,
+)
 from steering.engine.transformers.attention import AttentionPatch, Queries, Scores
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import LayerShape
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
-from steering.shapes import Float, Int, Logits, Tensor
+from steering.shapes import Float, Int, Logits, Residual, Tensor
 
 HEAD_WIDTH_STEP = 32
 """Kernels read heads a register at a time, so their width is a multiple of this many bfloat16 values."""
-FREE: Any = torch.export.Dim.AUTO
-"""A size that differs between passes: one graph serves every batch."""
-SteeringInputs: TypeAlias = tuple[Tensor, ...]
-"""The arguments of `kernels.operations.steer` from `vectors` to `tasks`."""
+FREE: Any = torch.export.Dim.AUTO  # a size that differs between passes: one graph serves every batch
+ReadResidual: TypeAlias = Callable[[int, Residual], None]
+"""(layer, residual (token, d_model) in the model's dtype or float32): reads it, and does not change it."""
+SteeringInputs: TypeAlias = tuple[Tensor, ...]  # the arguments of `kernels.operations.steer` from `vectors` to `tasks`
+_pass = threading.local()
+
+
+class CallbackScope:
+    """Sets the callbacks of the compiled pass that runs on this thread inside the `with` statement.
+
+    attend: (layer, query, key, value, scaling, window, softcap), states (row, head, token, head_dim) -> as query.
+    """
+
+    def __init__(self, decide: ReadResidual, read: ReadResidual, attend: Callable[..., Tensor] | None = None) -> None:
+        self._callbacks = decide, read, attend
+
+    def __enter__(self) -> None:
+        _pass.decide, _pass.read, _pass.attend = self._callbacks
+
+    def __exit__(self, *_: object) -> None:
+        _pass.decide = _pass.read = _pass.attend = None
+
+
+def _residual_callback(residual: Tensor, layer: int, read: bool) -> None:
+    """read: whether the residual has left the layer, and does not arrive there."""
+    (_pass.read if read else _pass.decide)(layer, residual)
+
+
+def _attention_callback(query: Tensor, key: Tensor, value: Tensor, layer: int, *scores: Any) -> Tensor:
+    """query (row, head, token, head_dim) -> (row, token, head, head_dim), contiguous like the traced shape."""
+    attended: Tensor = _pass.attend(layer, query, key, value, *scores)
+    return attended.transpose(1, 2).contiguous()
+
+
+def _attention_shape(query: Tensor, _key: Tensor, value: Tensor, *_: object) -> Tensor:
+    row, head, token, _head_dim = query.shape
+    return query.new_empty(row, token, head, value.shape[-1])
+
+
+define("residual_callback(Tensor residual, int layer, bool read) -> ()", lambda *_: None, _residual_callback)
+attention_callback: Callable[..., Tensor] = define(
+    "attention_callback(Tensor query, Tensor key, Tensor value, int layer, float scaling, int? window, float? softcap) "
+    "-> Tensor",
+    _attention_shape,
+    _attention_callback,
+)
+
+
+class Task(IntFlag):
+    """What `steer` does after a block, in this order."""
+
+    DECIDE = 1  # calls the callback of conditions, which set the weights of edits
+    EDIT = 2  # applies the edits of each token's request
+    READ = 4  # calls the callback of what reads the result: controllers and readouts
 
 
 @lru_cache(maxsize=256)
@@ -32,23 +96,78 @@ def tasks(
 ) -> Int[Tensor, "layer 2"]:
     """Returns the tasks of every layer. note: where the doses of the first edited layer are noted; the others follow. Cached,
     since consecutive passes rarely differ; nothing writes to it."""
-    numbers = {layer: note + number for number, layer in enumerate(edited)}
-    return torch.tensor([
-        [
-            Task.DECIDE * (layer in decide) | Task.EDIT * (layer in numbers) | Task.READ * (layer in read),
-            numbers.get(layer, 0),
-        ]
-        for layer in range(layer_count)
-    ])  # fmt: skip
+    notes = {layer: note + number for number, layer in enumerate(edited)}
+    table = []
+    for layer in range(layer_count):
+        task = Task.DECIDE * (layer in decide) | Task.EDIT * (layer in notes) | Task.READ * (layer in read)
+        table.append([task, notes.get(layer, 0)])
+    return torch.tensor(table)
+
+
+class PackedLinears:
+    """The linear layers of a model that `packed_linear` supports: bfloat16, an even width, and a forward that nothing else has
+    replaced. While attached they multiply by `weights`, in eager passes and compiled graphs alike.
+
+    The model keeps its own weights for gradients, which `packed_linear` does not compute.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        linears = [module for module in model.modules() if type(module) is nn.Linear]
+        kept = [layer for layer in linears if layer.weight.dtype == torch.bfloat16 and layer.in_features % 2 == 0]
+        self._layers = [layer for layer in kept if "forward" not in layer.__dict__]
+        widest = max((layer.out_features for layer in self._layers), default=0)
+        zeros = pad_bias(torch.zeros(widest))
+        self._biases = [zeros if layer.bias is None else pad_bias(layer.bias.detach()) for layer in self._layers]
+        self.weights: list[Tensor] = []
+
+    @classmethod
+    def of(cls, model: nn.Module, *, kernels: bool) -> "PackedLinears | None":
+        """The linear layers of a model if they use our kernel: in bfloat16, without AMX. kernels: whether passes use our kernels."""
+        weight = next(model.parameters())
+        used = kernels and supports_kernels(weight.dtype, weight.device) and not has_amx_bf16()
+        return cls(model) if used else None
+
+    def pack(self) -> list[Tensor]:
+        """Packs every weight: as much memory again as the model's own, in one allocation, which can have huge pages."""
+        shapes = self._shapes()
+        sizes = [prod(shape) for shape in shapes]
+        pieces = torch.split(torch.empty(sum(sizes), dtype=torch.bfloat16), sizes)
+        packed = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        for view, layer in zip(packed, self._layers, strict=True):
+            view.copy_(pack_weight(layer.weight.detach()))
+        return packed
+
+    def placeholders(self) -> list[Tensor]:
+        """Returns tensors with the shapes of the packed weights, for tracing."""
+        return [layer.weight.new_empty(shape) for layer, shape in zip(self._layers, self._shapes(), strict=True)]
+
+    def _shapes(self) -> list[tuple[int, int, int, int]]:
+        """(panel, pair, column of the panel, 2) of each packed weight."""
+        return [(-(-layer.out_features // PANEL), layer.in_features // 2, PANEL, 2) for layer in self._layers]
+
+    def attach(self, weights: list[Tensor]) -> None:
+        """Makes the layers multiply by packed weights."""
+        self.weights = weights
+        for index, layer in enumerate(self._layers):
+            layer.forward = partial(self._forward, index)  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Makes the layers multiply by their own weights again."""
+        for layer in self._layers:
+            layer.__dict__.pop("forward", None)
+        self.weights = []
+
+    def _forward(self, index: int, rows: Tensor) -> Tensor:
+        layer = self._layers[index]
+        if rows.requires_grad and torch.is_grad_enabled():
+            return nn.functional.linear(rows, layer.weight, layer.bias)
+        weight, next_weight = self.weights[index], self.weights[(index + 1) % len(self.weights)]
+        return packed_linear(rows, [weight], [self._biases[index]], [layer.out_features], [next_weight])
 
 
 def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> bool:
     """Whether passes use `paged_attention`, whose cache has a layout of its own: in bfloat16, where every layer has as many
-    values as keys, of one supported width.
-
-    Its products use AMX tiles where the CPU has them. Measured on two cores of an Intel Xeon, one layer of SmolLM2-135M, with
-    AVX512_BF16 and with AMX: a prompt of 1,820 tokens 52 and 13 ms, a token of 8 sequences of 1,820 0.54 and 0.48 ms.
-    """
+    values as keys, of one supported width."""
     return kernels and all(
         supports_kernels(shape.dtype, shape.device)
         and (shape.key_heads, shape.key_width) == (shape.value_heads, shape.value_width)
@@ -57,11 +176,13 @@ def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> boo
     )
 
 
-class PassGraph(torch.nn.Module):
-    """The model under its hooks, steered by `steer` after every block, over the tokens of many sequences in one row.
+class PassGraph(nn.Module):
+    """The model under its hooks, steered by `steer` after every block, over the tokens of many requests in one row.
 
-    Attention is computed by our kernel, which writes the cached keys and values in place, or by a callback. shapes: what the cache keeps in each layer. linears: linear layers read packed weights, which are inputs of the graph;
-    None: weights are constants of the graph.
+    Attention is computed by our kernel, which writes the cached keys and values in place, or by a callback.
+
+    shapes: what the cache keeps in each layer.
+    linears: read packed weights, which are inputs of the graph; None: weights are constants of the graph.
     """
 
     def __init__(

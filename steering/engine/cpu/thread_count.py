@@ -9,23 +9,17 @@ from typing import NamedTuple
 import structlog
 
 log = structlog.get_logger()
-
 LOW_UTILIZATION = 0.65
 """Share of the time of a pass that its threads run, below which fewer are tried. On two idle cores it is 0.75 to 0.95,
 next to a busy process about 0.5."""
 SMOOTHING = 0.1
-TRIAL_PASSES = 6
-"""Passes of a trial with each of both counts."""
+TRIAL_PASSES = 6  # passes of a trial with each of both counts
 GAIN, LOSS = 0.95, 1.3
 """A trial is won with at most this share of the other's median time, and lost early from this share on."""
-SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0
-"""Seconds between two trials: doubled after a trial that changed nothing."""
-COST = 0.02
-"""Longer waits follow a lost trial that took more time than this share."""
-EXPIRES = 5.0
-"""Seconds that a trial waits for the next pass of similar size."""
-FORGET = 60.0
-"""Seconds without a decode pass after which the number that was found is not known to be right any more."""
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0  # seconds between two trials: doubled after a trial that changed nothing
+COST = 0.02  # longer waits follow a lost trial that took more time than this share
+EXPIRES = 5.0  # seconds that a trial waits for the next pass of similar size
+FORGET = 60.0  # seconds without a decode pass after which the number that was found is not known to be right any more
 SIMILAR_ROWS = 0.25
 
 
@@ -68,13 +62,12 @@ class Trial:
 class ThreadCount:
     """Finds the number of threads with which decode passes are fastest: tries one more or less than now, then two, then four.
 
-    The threads of a pass wait for each other at every operation. Where another process occupies one of two processors, the
-    thread that shares it delays both: one thread alone is 1.5 to 2.1 times as fast then (benchmarks/README.md, busy
-    processor). Low utilization of the processors starts a trial with fewer threads; from time to time a trial with more
-    finds out whether the processors are free again. Not safe for threads: only the engine's thread uses it.
+    The threads of a pass wait for each other at every operation, so one that shares its processor with another process delays
+    all (benchmarks/README.md, busy processor). Low utilization starts a trial with fewer threads; from time to time a trial with
+    more finds out whether the processors are free again. Only the engine's thread uses it.
 
-    maximum: of threads; 1: there is no choice. apply: sets the number for the calling thread. Switched off by
-    `EngineLimits.adaptive_threads`.
+    maximum: of threads; 1: there is no choice, as without `EngineLimits.adaptive_threads`.
+    apply: sets the number for the calling thread.
     """
 
     def __init__(self, maximum: int, apply: Callable[[int], None], clock: Callable[[], Clock] = read_clock) -> None:
@@ -135,10 +128,12 @@ class ThreadCount:
         """The next trial: with fewer threads at low utilization, unless that was just lost and more can be tried."""
         low = self._utilization < LOW_UTILIZATION and not (self._lost_down and self.current < self._maximum)
         if low and self.current > 1:
-            return Trial(self.current, max(self.current - self._steps[True], 1), rows, now + EXPIRES)
-        if self.current < self._maximum:
-            return Trial(self.current, min(self.current + self._steps[False], self._maximum), rows, now + EXPIRES)
-        return None
+            candidate = max(self.current - self._steps[True], 1)
+        elif self.current < self._maximum:
+            candidate = min(self.current + self._steps[False], self._maximum)
+        else:
+            return None
+        return Trial(self.current, candidate, rows, now + EXPIRES)
 
     def _decide(self, trial: Trial, now: float) -> None:
         won, down = trial.ratio() <= GAIN, trial.candidate < trial.current
@@ -150,10 +145,6 @@ class ThreadCount:
         self._steps = {True: 1, False: 1} if won else {**self._steps, down: step if step < self._maximum else 1}
         self._lost_down = down and not won
         if won:
-            log.info(
-                "threads_changed",
-                threads=trial.candidate,
-                before=trial.current,
-                utilization=round(self._utilization, 2),
-            )
+            utilization = round(self._utilization, 2)
+            log.info("threads_changed", threads=trial.candidate, before=trial.current, utilization=utilization)
             self.current, self._utilization = trial.candidate, 1.0

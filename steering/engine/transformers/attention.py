@@ -1,7 +1,4 @@
-"""PagedAttention: attention over cache blocks, as an implementation of transformers' attention interface.
-
-The segments of a pass are computed in groups of about equal length, each padded to one batched call.
-"""
+"""PagedAttention: attention over cache blocks, as an implementation of transformers' attention interface."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -12,23 +9,42 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steering.engine.transformers.batch import Batch, block_table
 from steering.engine.transformers.memory.paged_cache import PagedCache, PagedLayer
-from steering.engine.transformers.request import Request
+from steering.engine.transformers.request import Batch, Request, block_table
 from steering.injection.rows import Segment
 from steering.shapes import Bool, Float, Int, Tensor
 
-UNEVEN = 1.5
-"""A group's segments are at most that many times as long as its shortest: padding costs, and so does every group."""
-UNEVEN_DECODE = 3.0
-"""The same for the pasts of single tokens: there a group costs more than its padding."""
+UNEVEN, UNEVEN_DECODE = 1.5, 3.0
+"""A group's segments are at most that many times as long as its shortest: padding costs, and so does every group. DECODE: the same for
+the pasts of single tokens, where a group costs more than its padding."""
+TILE = 128
+"""Queries of a tile: half the work of a long prompt is not done since they cannot see it, and scores stay in the CPU cache."""
+
+
+class Scores(NamedTuple):
+    """How scores are computed. window: how many positions are seen, None: all before. softcap: the bound of tanh capping."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+Queries: TypeAlias = Float[Tensor, "row head query head_dim"]
+Mask: TypeAlias = Bool[Tensor, "#row 1 query position"]
+"""Which positions each query sees."""
+AttentionKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Batch, Scores], Tensor]
+"""(query, key, value (1, head, token, head_dim), cached keys and values, batch, scores) -> as query."""
+AttentionFunction: TypeAlias = Callable[[int, Queries, Tensor, Tensor, Scores], Queries]
+"""(layer, query, key, value, scores) -> as query: attends from each token of the running pass to what it may see."""
+_numbers = count()
 
 
 class Group:
     """Segments in one padded call, padded on the right with repetitions of their last token, whose results are dropped.
 
     fresh: all begin at position 0, so that they see tokens of this pass alone; otherwise their past is in the cache.
-    longest: tokens of the longest segment. filled: positions that the segment with the longest past sees.
+    longest: tokens of the longest segment.
+    filled: positions that the segment with the longest past sees.
     """
 
     def __init__(self, segments: Sequence[Segment[Request]], device: torch.device) -> None:
@@ -84,8 +100,10 @@ def visible(at: Int[Tensor, "row query"], positions: int, window: int | None) ->
 
 
 class LengthGroups:
-    """All segments of a pass, sorted into groups, short ones first. back: the index of each flat token of the pass among the groups'
-    tokens; None: the same."""
+    """All segments of a pass in groups of about equal length, short ones first, each padded to one batched attention call.
+
+    back: the index of each flat token of the pass among the groups' tokens; None: the same.
+    """
 
     def __init__(self, segments: Iterable[Segment[Request]], device: torch.device) -> None:
         members: list[list[Segment[Request]]] = []
@@ -93,11 +111,11 @@ class LengthGroups:
             if not members or not _alike(members[-1], segment):
                 members.append([])
             members[-1].append(segment)
-        self.groups = [Group(found, device) for found in members]
+        self.groups = [Group(group, device) for group in members]
         self.back: Int[Tensor, token] | None = None
         if len(members) == len(members[0]) == 1:
             return
-        flat = [0] * sum(segment.length for found in members for segment in found)
+        flat = [0] * sum(segment.length for group in members for segment in group)
         offset = 0
         for group in self.groups:
             for segment in group.segments:
@@ -118,33 +136,13 @@ class LengthGroups:
 
 def _alike(group: list[Segment[Request]], segment: Segment[Request]) -> bool:
     """Whether a segment, whose past is not shorter than those of the group, may be padded together with them."""
-    lengths = [one.length for one in (*group, segment)]
+    lengths = [member.length for member in (*group, segment)]
     uneven = UNEVEN_DECODE if max(lengths) == 1 else UNEVEN
     return (
         (group[0].first > 0) == (segment.first > 0)
         and segment.last_position + 1 <= uneven * (group[0].last_position + 1)
         and max(lengths) <= UNEVEN * min(lengths)
     )
-
-
-TILE = 128
-"""Queries of a tile: half the work of a long prompt is not done since they cannot see it, and scores stay in the CPU cache."""
-
-
-class Scores(NamedTuple):
-    """How scores are computed. window: how many positions are seen, None: all before. softcap: the bound of tanh capping."""
-
-    scaling: float
-    window: int | None
-    softcap: float | None
-
-
-Queries: TypeAlias = Float[Tensor, "row head query head_dim"]
-AttentionKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Batch, Scores], Tensor]
-"""(query, key, value (1, head, token, head_dim), cached keys and values, batch, scores) -> as query."""
-AttentionFunction: TypeAlias = Callable[[int, Queries, Tensor, Tensor, Scores], Queries]
-"""(layer, query, key, value, scores) -> as query: attends from each token of the running pass to what it may see."""
-_numbers = count()
 
 
 class AttentionPatch:
@@ -155,9 +153,9 @@ class AttentionPatch:
         self.name, self._function = f"slots-{next(_numbers)}", function
         ALL_ATTENTION_FUNCTIONS.register(self.name, self._attend)
         configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-        found = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
-        self._replaced = [(config, config._attn_implementation) for config in found]
-        for config in found:
+        attending = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
+        self._replaced = [(config, config._attn_implementation) for config in attending]
+        for config in attending:
             config._attn_implementation = self.name
 
     def _attend(  # noqa: PLR0913, PLR0917 - the signature is transformers'
@@ -173,7 +171,6 @@ class AttentionPatch:
         softcap: float | None = None,
         **_: Any,
     ) -> tuple[Float[Tensor, "row query head head_dim"], None]:
-        """query (row, head, query, head_dim) -> (row, query, head, head_dim)."""
         scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
         layer: int = module.layer_idx  # type: ignore[assignment]  # torch types attributes of modules as tensors
         # contiguous, because some models take a view of it; the others would copy it when they reshape it
@@ -209,58 +206,26 @@ class PagedAttention:
         """See AttentionFunction."""
         batch = self._cache.batch
         if batch is None:  # whole texts, padded on the right
-            return causal(query, key, value, scores)
+            length, mask = query.shape[2], None
+            if scores.softcap is not None or (scores.window is not None and length > scores.window):
+                mask = visible(torch.arange(length, device=query.device)[None], length, scores.window)
+            return masked(query, key, value, mask, scores)
         states: PagedLayer = self._cache.layers[layer]
         if self.kernel is not None:
             return self.kernel(query, key, value, (states.keys, states.values), batch, scores)
-        groups = self._groups_of(batch)
+        if self._batch is not batch or self._groups is None:
+            self._batch, self._groups = batch, LengthGroups(batch.segments, batch.positions.device)
         parts = []
-        for group in groups.groups:
+        for group in self._groups.groups:
             keys, values = (group.tokens_of(key), group.tokens_of(value)) if group.fresh else group.past(states)
             mask = group.mask(scores.window, needed=scores.softcap is not None)
             parts.append(masked(group.tokens_of(query), keys, values, mask, scores))
-        return groups.restored(parts)
-
-    def _groups_of(self, batch: Batch) -> LengthGroups:
-        if self._batch is not batch or self._groups is None:
-            self._batch, self._groups = batch, LengthGroups(batch.segments, batch.positions.device)
-        return self._groups
+        return self._groups.restored(parts)
 
 
-def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."], scores: Scores) -> Tensor:
-    """Computes attention by two matmuls, scores and weights in float32: query (row, head, query, head_dim), key and value
-    (row, kv_head, position, head_dim) -> as query. Heads that share a key are rows of one matmul, so keys are not repeated.
-    """
-    folded, folded_mask = _folded(query, key.shape[1], mask)
-    found = torch.matmul(folded.float() * scores.scaling, key.transpose(-1, -2).float())
-    if scores.softcap is not None:
-        found = torch.tanh(found / scores.softcap) * scores.softcap
-    found = found.masked_fill(~folded_mask, torch.finfo(found.dtype).min)
-    weights = torch.softmax(found, dim=-1).to(value.dtype)
-    return torch.matmul(weights, value).reshape(*query.shape[:3], value.shape[-1])
-
-
-def _folded(
-    query: Float[Tensor, "row head query head_dim"], kv_heads: int, mask: Bool[Tensor, "#row 1 query position"]
-) -> tuple[Float[Tensor, "row kv_head folded head_dim"], Bool[Tensor, "#row 1 mask_row position"]]:
-    """The queries of heads that share a key, one after the other, and their mask: one row for each, or one for all."""
-    rows, heads, length, head_dim = query.shape
-    group = heads // kv_heads
-    folded = query.reshape(rows, kv_heads, group * length, head_dim)
-    return folded, mask if length == 1 else mask.repeat(1, 1, group, 1)
-
-
-def causal(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
-    """Causal attention within whole texts, from position 0 on."""
-    length, window = query.shape[2], scores.window
-    mask = None
-    if scores.softcap is not None or (window is not None and length > window):
-        mask = visible(torch.arange(length, device=query.device)[None], length, window)
-    return masked(query, key, value, mask, scores)
-
-
-def masked(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] | None, scores: Scores) -> Tensor:
-    """Attention under a mask; None: causal, from position 0 on."""
+def masked(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, scores: Scores) -> Tensor:
+    """Computes attention under a mask: query (row, head, query, head_dim), key and value (row, kv_head, position, head_dim)
+    -> as query. None: causal, from position 0 on."""
     if scores.softcap is not None:
         assert mask is not None
         return grouped(query, key, value, mask, scores)
@@ -274,8 +239,30 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "..."] 
     # With a mask and enable_gqa, CUDA only has the math kernel, which keeps all scores in float32. Folding the heads that
     # share a key into the query needs neither.
     folded, folded_mask = _folded(query, key.shape[1], mask)
-    found = scaled_dot_product_attention(folded, key, value, attn_mask=folded_mask, scale=scores.scaling)
-    return found.reshape(*query.shape[:3], value.shape[-1])
+    attended = scaled_dot_product_attention(folded, key, value, attn_mask=folded_mask, scale=scores.scaling)
+    return attended.reshape(*query.shape[:3], value.shape[-1])
+
+
+def _folded(
+    query: Queries, kv_heads: int, mask: Mask
+) -> tuple[Float[Tensor, "row kv_head folded head_dim"], Bool[Tensor, "#row 1 mask_row position"]]:
+    """The queries of heads that share a key, one after the other, and their mask: one row for each, or one for all."""
+    rows, heads, length, head_dim = query.shape
+    group = heads // kv_heads
+    folded = query.reshape(rows, kv_heads, group * length, head_dim)
+    return folded, mask if length == 1 else mask.repeat(1, 1, group, 1)
+
+
+def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scores: Scores) -> Tensor:
+    """Does what `masked` does by two matmuls, scores and weights in float32. Heads that share a key are rows of one matmul, so keys
+    are not repeated."""
+    folded, folded_mask = _folded(query, key.shape[1], mask)
+    logits = torch.matmul(folded.float() * scores.scaling, key.transpose(-1, -2).float())
+    if scores.softcap is not None:
+        logits = torch.tanh(logits / scores.softcap) * scores.softcap
+    logits = logits.masked_fill(~folded_mask, torch.finfo(logits.dtype).min)
+    weights = torch.softmax(logits, dim=-1).to(value.dtype)
+    return torch.matmul(weights, value).reshape(*query.shape[:3], value.shape[-1])
 
 
 def worthwhile(query: Tensor) -> bool:
@@ -290,11 +277,10 @@ def tiled(
     mask: Bool[Tensor, "segment 1 query position"] | None,
     scaling: float,
 ) -> Float[Tensor, "segment head query head_dim"]:
-    """Grouped-query attention, tile by tile of queries, two matmuls each. mask: which positions each query sees, none behind its
-    own (None: causal, from position 0 on). One segment alone ends at the last position.
+    """Grouped-query attention, tile by tile of queries, two matmuls each; no scores for positions behind a tile's last query.
 
-    torch's fused attention is slow in bfloat16 on CPUs without AMX: measured on two such cores, 512 tokens of nine heads take
-    3.7 ms a layer, and 1.9 this way. A tile computes no scores for positions behind its last query.
+    mask: which positions each query sees, none behind its own (None: causal, from position 0 on). One segment alone ends at the
+    last position.
     """
     segments, heads, length, head_dim = query.shape
     kv_heads, behind = key.shape[1], key.shape[2] - length
@@ -306,12 +292,12 @@ def tiled(
         seen = behind + end if segments == 1 or mask is None else key.shape[2]
         asked = (query[:, :, start:end] * scaling).reshape(segments, kv_heads, -1, head_dim)
         scores = torch.matmul(asked, key[:, :, :seen].transpose(-1, -2))
-        grouped = scores.view(segments, kv_heads, heads // kv_heads, end - start, seen)
+        by_head = scores.view(segments, kv_heads, heads // kv_heads, end - start, seen)
         if hidden is None:  # all see what lies before the block
             edge = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device).triu_(1)
-            grouped[..., start:].masked_fill_(edge, float("-inf"))
+            by_head[..., start:].masked_fill_(edge, float("-inf"))
         else:
-            grouped.masked_fill_(hidden[:, :, None, start:end, :seen], float("-inf"))
-        found = torch.matmul(torch.softmax(scores, dim=-1), value[:, :, :seen])
-        parts.append(found.view(segments, heads, end - start, head_dim))
+            by_head.masked_fill_(hidden[:, :, None, start:end, :seen], float("-inf"))
+        attended = torch.matmul(torch.softmax(scores, dim=-1), value[:, :, :seen])
+        parts.append(attended.view(segments, heads, end - start, value.shape[-1]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

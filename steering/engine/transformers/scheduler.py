@@ -1,4 +1,7 @@
-"""Scheduler: which requests run, which blocks of the cache they hold, and what the next pass computes."""
+"""Scheduler: which requests run, which blocks of the cache they hold, and what the next pass computes.
+
+Who: `_admitted` and `_prompt_order`. How much: PrefillBudget and `_prompts`. Which blocks: `_take_blocks` and `_take_over`.
+"""
 
 from bisect import insort
 from collections import Counter, OrderedDict, deque
@@ -13,20 +16,48 @@ from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blo
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.request import Request
 
+Work = list[tuple[Request, int]]  # requests, and how many of their next positions a pass computes
 WINDOW = 10.0
 """Seconds for which a key counts after its last request came or ended: most people who read an answer ask again by then."""
+BACKGROUND_TURN = 4
+"""Background prompts come first in every fourth pass with prompts, so that live traffic cannot starve them."""
+LOOKAHEAD = 16
+"""How many waiting requests that do not fit are passed over in one turn, in search of shorter ones that do."""
+MOST_OVERTAKEN = 64
+"""After so many admissions before it a request is overtaken no more: blocks are kept for it as they become free. Nor does background work
+that was preempted yield to live requests then."""
+RESERVED = 8
+"""One in so many rows of background work is kept for texts that somebody waits for: those of jobs leave it free."""
+RESUME_BLOCKS = 8
+"""Free blocks for every running request that a preempted one waits for, or it would soon be preempted again."""
+LIVE_SECONDS, BACKGROUND_SECONDS = 0.25, 0.15
+"""How long the prompt positions of a pass may take while streams run; background ones delay them less."""
+IDLE_SECONDS, IDLE_BACKGROUND_SECONDS = 2.0, 0.5
+"""The same while no stream runs: for so long a pass goes on after its client has left, and a request that comes waits for it. A pass
+must end long before the watchdog takes it for one that hangs."""
+LEAST, FIRST = 32, 64
+"""Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""
+MEMORY = 2048
+"""The rate is a mean over about so many positions, in which larger passes count more, since positions of small ones take longer."""
+SMOOTHING = 0.3
+CALL_COST = 0.004  # what a call of an operation at a position costs, in positions, as long as nothing else was measured
+CALL_PRIOR = 1e7
+"""How much that counts: as much as a pass with the root of so many calls at its positions together. So plans of a few calls, whose cost is less
+than passes differ by chance, teach nothing about it."""
 
 
 class WaitingQueue:
     """First in, first out for each client, the clients in turns. Preempted requests come before everybody.
 
-    A client is a cache salt: each API key has its own. admitted: how many have got a row for the first time; wait_seconds:
-    how long these had waited, together.
+    A client is a cache salt: each API key has its own.
+
+    preempted: those that have run before, in the order of their first admission.
+    admitted: how many have got a row for the first time. wait_seconds: how long these had waited, together.
     """
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, deque[Request]] = OrderedDict()
-        self._preempted: list[Request] = []
+        self.preempted: list[Request] = []
         self._count = 0
         self.admitted = 0
         self.wait_seconds = 0.0
@@ -38,17 +69,7 @@ class WaitingQueue:
     @property
     def clients(self) -> set[str]:
         """Whose requests wait."""
-        return {*self._clients, *(one.cache_salt for one in self._preempted)}
-
-    @property
-    def preempted(self) -> list[Request]:
-        """Those that have run before."""
-        return list(self._preempted)
-
-    def starved(self, most: int) -> Request | None:
-        """Returns the first that has run before, if it was overtaken so often since."""
-        first = self._preempted[0] if self._preempted else None
-        return first if first is not None and first.overtaken >= most else None
+        return {*self._clients, *(request.cache_salt for request in self.preempted)}
 
     def put(self, request: Request) -> None:
         """Adds a request behind those of its client."""
@@ -57,7 +78,7 @@ class WaitingQueue:
 
     def put_back(self, request: Request) -> None:
         """Adds a request that has run before, in the order of admission."""
-        insort(self._preempted, request, key=attrgetter("order"))
+        insort(self.preempted, request, key=attrgetter("order"))
         self._count += 1
 
     def take(self, request: Request) -> None:
@@ -72,8 +93,8 @@ class WaitingQueue:
 
     def _remove(self, request: Request) -> None:
         self._count -= 1
-        if request in self._preempted:
-            self._preempted.remove(request)
+        if request in self.preempted:
+            self.preempted.remove(request)
             return
         queue = self._clients[request.cache_salt]
         queue.remove(request)
@@ -82,24 +103,31 @@ class WaitingQueue:
 
     def in_turns(self) -> Iterator[Request]:
         """Yields all in the order in which they are to be admitted, as the queue is now."""
-        yield from list(self._preempted)
+        yield from list(self.preempted)
         yield from _in_turns(self._clients.values())
 
     def drop_closed(self) -> list[Request]:
         """Removes and returns those whose reader has left."""
-        gone = [one for queue in (self._preempted, *self._clients.values()) for one in queue if one.stream.closed]
-        for one in gone:
-            self._remove(one)
+        waiting = [request for queue in (self.preempted, *self._clients.values()) for request in queue]
+        gone = [request for request in waiting if request.stream.closed]
+        for request in gone:
+            self._remove(request)
         return gone
 
 
-class ClientShare:
-    """Every row of a pass makes it longer for all others, so a key that fills the batch would slow the answers of every other key.
+def _in_turns(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
+    """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
+    left = [deque(queue) for queue in queues]
+    while left:
+        yield from [queue.popleft() for queue in left]
+        left = [queue for queue in left if queue]
 
-    While requests of several keys are there, a key may run `contended_running` rows; its other requests wait. Rows that run
-    already are not stopped. docs/operating.md has what it gains: answers to another key take 1.6 instead of 4.6 times as long
-    as without the flood.
-    A turn with 256 held requests takes 0.07 ms longer. Switched off by `contended_running` = `max_running`. Not safe for threads: only the engine's thread uses it.
+
+class ClientShare:
+    """How many rows one client may run: every row of a pass makes it longer, so one that fills the batch would slow all others.
+
+    While requests of several clients are there, each may run `contended_running` rows; its other requests wait. Rows that run
+    already are not stopped. docs/operating.md has what it gains. Switched off by `contended_running` = `max_running`.
     """
 
     def __init__(self, limits: EngineLimits, clock: Callable[[], float] = monotonic) -> None:
@@ -118,51 +146,11 @@ class ClientShare:
         return self._contended if len(clients | self._seen.keys()) > 1 else self._alone
 
 
-def by_client(requests: list[Request], turn: int) -> list[Request]:
-    """Orders running requests in turns between clients, beginning with another client at every turn of the loop."""
-    clients: dict[str, list[Request]] = {}
-    for request in requests:
-        clients.setdefault(request.cache_salt, []).append(request)
-    queues = list(clients.values())
-    begin = turn % len(queues) if queues else 0
-    return list(_in_turns(queues[begin:] + queues[:begin]))
-
-
-def _in_turns(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
-    """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
-    left = [deque(queue) for queue in queues]
-    while left:
-        yield from [queue.popleft() for queue in left]
-        left = [queue for queue in left if queue]
-
-
-LIVE_SECONDS, BACKGROUND_SECONDS = 0.25, 0.15
-"""How long the prompt positions of a pass may take while streams run; background ones delay them less.
-
-Larger passes read the weights less often and have longer gaps. Two cores (AMD EPYC, SmolLM2-135M), with 0.4 / 0.25 / 0.15 s, in turns: the mixed
-load of benchmarks/ takes as long with each; its first tokens come after 0.30 / 0.30 / 0.34 s at p99; when a prompt of 2,000 tokens
-arrives among 8 streams, their p99 gap is 0.33 / 0.23 / 0.19 s.
-"""
-IDLE_SECONDS, IDLE_BACKGROUND_SECONDS = 2.0, 0.5
-"""The same while no stream runs: for so long a pass goes on after its client has left, and a request that comes waits for it. A pass
-must end long before the watchdog takes it for one that hangs."""
-LEAST, FIRST = 32, 64
-"""Positions of a pass: at least, since a smaller one costs what its weights cost to read; and before the rate is known."""
-MEMORY = 2048
-"""The rate is a mean over about so many positions, in which larger passes count more, since positions of small ones take longer."""
-SMOOTHING = 0.3
-CALL_COST = 0.004
-"""What a call of an operation at a position costs, in positions, as long as nothing else was measured: on two cores with SmolLM2-135M a
-prompt of 2,000 tokens takes twice as long with 240 calls."""
-CALL_PRIOR = 1e7
-"""How much that counts: as much as a pass with the root of so many calls at its positions together. So plans of a few calls, whose cost is less
-than passes differ by chance, teach nothing about it."""
-
-
 class PrefillBudget:
-    """Learns the seconds of a prompt position and of a call at one, and gives a pass as many positions as take the time they may.
+    """Gives a pass as many prompt positions as take the time they may, so that no running stream waits for long.
 
-    They are those of least squares over earlier passes: seconds = position * positions + call * calls.
+    It learns the seconds of a prompt position and of a call at one by least squares over earlier passes:
+    seconds = position * positions + call * calls.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
@@ -222,26 +210,15 @@ def _least_squares(pp: float, pc: float, cc: float, ps: float, cs: float) -> tup
     return position, call
 
 
-Work = list[tuple[Request, int]]
-"""Requests, and how many of their next positions a pass computes."""
-BACKGROUND_TURN = 4
-"""Background prompts come first in every fourth pass with prompts, so that live traffic cannot starve them."""
-LOOKAHEAD = 16
-"""How many waiting requests that do not fit are passed over in one turn, in search of shorter ones that do."""
-MOST_OVERTAKEN = 64
-"""After so many admissions before it a request is overtaken no more: blocks are kept for it as they become free. Nor does background work
-that was preempted yield to live requests then."""
-RESERVED = 8
-"""One in so many rows of background work is kept for texts that somebody waits for: those of jobs leave it free."""
-RESUME_BLOCKS = 8
-"""Free blocks for every running request that a preempted one waits for, or it would soon be preempted again."""
-
-
 class Scheduler:
     """Live requests and background work have queues and limits of their own, and share the blocks: live ones come first.
 
     A request is admitted when there are blocks for all its tokens and one more. When blocks run out while it decodes,
     the youngest request gives up its own (background first) and is computed again later, with the same result.
+
+    release: ends what is kept for a running request outside the scheduler, and does not raise.
+    logit_positions: how many positions of a pass may have all their logits returned.
+    same_pass: whether a request may read blocks that another computes in the same pass.
     """
 
     def __init__(
@@ -255,9 +232,6 @@ class Scheduler:
         *,
         same_pass: bool = True,
     ) -> None:
-        """release: ends what is kept for a running request outside the scheduler, and does not raise. logit_positions: how many
-        positions of a pass may have all their logits returned. same_pass: whether a request may read blocks that another
-        computes in the same pass."""
         self.pool, self.index, self._release = pool, index, release
         self._logit_positions, self._same_pass = logit_positions, same_pass
         self.live, self.background = WaitingQueue(), WaitingQueue()
@@ -270,30 +244,37 @@ class Scheduler:
         self._again: set[int] = set()
         self._rows_again = 1
         """While requests are computed again that did not fit into memory together, so many rows run."""
-        self._changed = False
-        """Whether anything came or went since admission last found nothing that fits."""
+        self._changed = False  # whether anything came or went since admission last found nothing that fits
 
     @property
     def busy(self) -> bool:
         """Whether a request runs or waits."""
         return bool(self.running or self.live or self.background)
 
+    def waiting_of(self, background: bool) -> int:
+        """How many requests of a kind wait. May be called by any thread."""
+        return len(self.background if background else self.live)
+
+    def running_of(self, *, background: bool) -> int:
+        """How many requests of a kind run. May be called by any thread."""
+        return sum(request.background == background for request in tuple(self.running.values()))
+
+    def fits_alone(self, length: int) -> bool:
+        """Whether a request of that length fits an empty cache."""
+        return blocks_for(length) <= self.pool.count
+
     def enqueue(self, request: Request) -> None:
         """Adds a request to its queue."""
         self._queue_of(request).put(request)
         self._note(request)
 
+    def _queue_of(self, request: Request) -> WaitingQueue:
+        return self.background if request.background else self.live
+
     def _note(self, request: Request) -> None:
         self._changed = True
         if not request.background:
             self._share.note(request.cache_salt)
-
-    def _queue_of(self, request: Request) -> WaitingQueue:
-        return self.background if request.background else self.live
-
-    def fits_alone(self, length: int) -> bool:
-        """Whether a request of that length fits an empty cache."""
-        return blocks_for(length) <= self.pool.count
 
     def drop_closed(self) -> list[Request]:
         """Ends requests whose reader has left, and returns them."""
@@ -304,10 +285,6 @@ class Scheduler:
         self._again.difference_update(request.id for request in gone)
         return gone
 
-    def running_of(self, *, background: bool) -> int:
-        """How many requests of a kind run. May be called by any thread."""
-        return sum(one.background == background for one in tuple(self.running.values()))
-
     def release(self, request: Request, *, dirty: bool = False) -> None:
         """Ends a request's run. dirty: what it computed may not be finite, or is not complete. Harmless when repeated."""
         if request.id in self.running:
@@ -316,6 +293,14 @@ class Scheduler:
                 self.index.register_answer(request)
             self._take_back(request, dirty=dirty)
             self._again.discard(request.id)
+
+    def preempt(self, request: Request, *, dirty: bool = False) -> None:
+        """Takes the blocks from a request, which waits to be computed again. dirty: see `release`."""
+        self._release(request)
+        self._take_back(request, dirty=dirty or request.prefilling)
+        request.restart()
+        self._queue_of(request).put_back(request)
+        self.preemptions += 1
 
     def _take_back(self, request: Request, *, dirty: bool) -> None:
         del self.running[request.id]
@@ -332,20 +317,12 @@ class Scheduler:
         self._again.update(request.id for request in requests)
         self._rows_again = rows
 
-    def preempt(self, request: Request, *, dirty: bool = False) -> None:
-        """Takes the blocks from a request, which waits to be computed again. dirty: see `release`."""
-        self._release(request)
-        self._take_back(request, dirty=dirty or request.prefilling)
-        request.restart()
-        self._queue_of(request).put_back(request)
-        self.preemptions += 1
-
     def admit(self) -> list[Request]:
         """Gives blocks to waiting requests, live ones first, and returns those who got them."""
         if not self._changed:
             return []
         self._changed = False
-        starved = self.background.starved(MOST_OVERTAKEN)
+        starved = next((one for one in self.background.preempted[:1] if one.overtaken >= MOST_OVERTAKEN), None)
         first = list(self._admitted(self.background)) if starved else []
         if starved and not starved.running:
             return first  # blocks are kept for it as they become free
@@ -357,8 +334,9 @@ class Scheduler:
         return self.running_of(background=background) >= most - (most // RESERVED if reserved else 0)
 
     def _admitted(self, queue: WaitingQueue) -> Iterator[Request]:
+        """Chooses who of a queue runs: in turns, within the rows of its kind and client, if there are blocks."""
         passed: list[Request] = []
-        rows = Counter(one.cache_salt for one in self.running.values() if not one.background)
+        rows = Counter(request.cache_salt for request in self.running.values() if not request.background)
         most = self._share.most(rows.keys() | queue.clients)
         for request in queue.in_turns():
             if not request.background and rows[request.cache_salt] >= most:
@@ -379,38 +357,45 @@ class Scheduler:
             request.cache_epoch = self.index.epoch
             self.running[request.id] = request
             rows[request.cache_salt] += 1
-            for one in (*passed, *(() if request.background else self.background.preempted)):
-                one.overtaken += 1
+            for overtaken in (*passed, *(() if request.background else self.background.preempted)):
+                overtaken.overtaken += 1
             yield request
 
     def _take_blocks(self, request: Request) -> bool:
-        """Takes the blocks of a request's tokens and one more position, if there are enough."""
-        found = self.index.find(request)
-        self.pool.acquire(found)
-        needed = blocks_for(min(len(request.ids) + 1, request.max_length)) - len(found)
+        """Takes the blocks of a request's tokens and one more position, if there are enough. A live request may preempt background
+        work, the youngest first, if it fits then."""
+        shared = self.index.find(request)
+        self.pool.acquire(shared)
+        needed = blocks_for(min(len(request.ids) + 1, request.max_length)) - len(shared)
         spare = 0
         if self.running:
             resumed = request.preemptions and request.overtaken < MOST_OVERTAKEN
             spare = RESUME_BLOCKS * len(self.running) if resumed else int(request.background)
         if not request.background:
-            self._preempt_background(needed + spare)
+            yielding = sorted(filter(_yields, self.running.values()), key=lambda one: -one.order)
+            if needed + spare <= self.pool.available + sum(len(one.block_table) for one in yielding):
+                for background in yielding:
+                    if needed + spare <= self.pool.available:
+                        break
+                    self.preempt(background)
         own = self.pool.allocate(needed) if needed + spare <= self.pool.available else None
         if own is None:
-            self.pool.release(found)
+            self.pool.release(shared)
             return False
-        request.block_table = found + own
-        self._took_over(request, 0, len(found))
+        request.block_table = shared + own
+        self._took_over(request, 0, len(shared))
         return True
 
-    def _preempt_background(self, needed: int) -> None:
-        """Preempts background work, the youngest first, if a live request fits then."""
-        background = sorted((s for s in self.running.values() if _yields(s)), key=lambda one: -one.order)
-        if needed > self.pool.available + sum(len(one.block_table) for one in background):
+    def _take_over(self, request: Request, blocks: list[int]) -> None:
+        """Puts blocks of others in the place of those of a request, behind what it shares already."""
+        if not blocks:
             return
-        for request in background:
-            if needed <= self.pool.available:
-                return
-            self.preempt(request)
+        first, end = request.shared, request.shared + len(blocks)
+        self.pool.acquire(blocks)
+        self.pool.release(request.block_table[first:end])
+        request.block_table[first:end] = blocks
+        self._took_over(request, first, end)
+        self._changed = True
 
     def _took_over(self, request: Request, first: int, end: int) -> None:
         """Blocks [first, end) of a table are those of others: their positions are not computed again."""
@@ -428,7 +413,7 @@ class Scheduler:
 
     def _decoding(self) -> Work:
         """Requests with one token to compute, each with a block for it; the youngest are preempted where blocks run out."""
-        for request in sorted(self.running.values(), key=lambda one: one.order):
+        for request in sorted(self.running.values(), key=attrgetter("order")):
             while not request.prefilling and len(request.block_table) * BLOCK <= request.computed:
                 block = self.pool.allocate(1)
                 if block is not None:
@@ -437,21 +422,39 @@ class Scheduler:
                     self.preempt(max(self.running.values(), key=lambda one: (_yields(one), one.order)))
         return [(request, 1) for request in self.running.values() if not request.prefilling]
 
-    def _prompts(self, streams: int) -> Work:
-        pending = sorted((s for s in self.running.values() if s.prefilling), key=self._alone_finished)
-        live, background = (
-            by_client([s for s in pending if s.background == kind], self._turn) for kind in (False, True)
-        )
+    def _prompt_order(self) -> list[Request]:
+        """Chooses whose prompts come first: live ones before background ones, each kind in turns between clients. Of a client, those
+        that would be done first if they had come alone: short ones overtake long ones, but none waits for ever."""
+
+        def alone_finished(request: Request) -> tuple[float, int]:
+            positions = request.remaining * self.budget.cost(request.prompt_calls)
+            return request.arrived + self.budget.alone(positions), request.order
+
+        pending = sorted((one for one in self.running.values() if one.prefilling), key=alone_finished)
+        kinds: dict[bool, list[Request]] = {}
+        for kind in (False, True):
+            clients: dict[str, list[Request]] = {}
+            for request in pending:
+                if request.background == kind:
+                    clients.setdefault(request.cache_salt, []).append(request)
+            queues = list(clients.values())
+            begin = self._turn % len(queues) if queues else 0
+            kinds[kind] = list(_in_turns(queues[begin:] + queues[:begin]))
         # texts that somebody waits for before those of jobs, which have every fourth round
         jobs_first = self._turn // BACKGROUND_TURN % BACKGROUND_TURN == BACKGROUND_TURN - 1
-        background.sort(key=lambda one: one.priority > 0, reverse=jobs_first)
-        turn = [*background, *live] if background and self._turn % BACKGROUND_TURN == 0 else [*live, *background]
+        background = sorted(kinds[True], key=lambda one: one.priority > 0, reverse=jobs_first)
+        return (
+            background + kinds[False] if background and self._turn % BACKGROUND_TURN == 0 else kinds[False] + background
+        )
+
+    def _prompts(self, streams: int) -> Work:
+        """Chooses how much of each prompt the next pass computes."""
         left: dict[bool, float] = {kind: self.budget.positions(streams, background=kind) for kind in (False, True)}
         work: Work = []
         claimed: set[bytes] = set()  # hashes of the blocks that requests of this pass compute, in it or later
         computing: dict[bytes, int] = {}  # of those, what this pass completes and others may read in it: hash -> block
         logit_positions = self._logit_positions
-        for request in turn:
+        for request in self._prompt_order():
             if (allowed := left[request.background]) <= 0:
                 continue
             keys, coming = self.index.keys_of(request), list[int]()
@@ -471,28 +474,12 @@ class Scheduler:
             # not before it is certain to be in the pass: if the pass fails, these blocks are never written, and it must fail too
             self._take_over(request, coming)
             work.append((request, amount))
-            left = {kind: one - amount * cost for kind, one in left.items()}
+            left = {kind: rest - amount * cost for kind, rest in left.items()}
             first, end = request.computed // BLOCK, (request.computed + amount) // BLOCK
             if self._same_pass and not request.plan.prompt_fingerprint:
                 computing.update(zip(keys[first:end], request.block_table[first:end], strict=False))
             claimed.update(keys[first:])
         return work
-
-    def _alone_finished(self, request: Request) -> tuple[float, int]:
-        """When a prompt would be computed if it had come alone: short ones overtake long ones, but none waits for ever."""
-        positions = request.remaining * self.budget.cost(request.prompt_calls)
-        return request.arrived + self.budget.alone(positions), request.order
-
-    def _take_over(self, request: Request, blocks: list[int]) -> None:
-        """Puts blocks of others in the place of those of a request, behind what it shares already."""
-        if not blocks:
-            return
-        first, end = request.shared, request.shared + len(blocks)
-        self.pool.acquire(blocks)
-        self.pool.release(request.block_table[first:end])
-        request.block_table[first:end] = blocks
-        self._took_over(request, first, end)
-        self._changed = True
 
 
 def _yields(request: Request) -> bool:

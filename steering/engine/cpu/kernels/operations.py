@@ -1,6 +1,7 @@
 """Schemas and shapes of the C++ operations, so that graphs can be traced before the library is loaded.
 
 Tensors are bfloat16, except biases and the tables of edits (float32), indices (int64) and the parts of `steer` (any floating type).
+Every kernel sums in an order that does not depend on the batch: a row's result has the same bits alone and among others.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,7 @@ import torch
 
 from steering.shapes import Float, Tensor
 
-PANEL = 48
-"""Columns of a packed weight that lie together: three registers of sums, see gemm_tile.h."""
-
+PANEL = 48  # columns of a packed weight that lie together: three registers of sums, see gemm_tile.h
 _library: Any = torch.library.Library("steering", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -34,31 +33,35 @@ packed_linear: Callable[..., Tensor] = define(
     "packed_linear(Tensor rows, Tensor[] weights, Tensor[] biases, int[] columns, Tensor[] prefetch) -> Tensor",
     lambda rows, _weights, _biases, columns, _: rows.new_empty(*rows.shape[:-1], sum(columns)),
 )
-"""(rows (..., width), packed weights, their biases (float32, at least as wide as the panels), their columns, the packed
-weights that the next call reads, which are prefetched) -> (..., all columns), the layers' outputs concatenated. bfloat16 with
-float32 sums; a row's result has the same bits alone and in a batch."""
+"""Multiplies rows (..., width) by the packed weights of several layers -> (..., all columns), their outputs concatenated.
+
+biases: float32, at least as wide as the panels. columns: of each layer. prefetch: the packed weights that the next call reads.
+"""
 packed_swiglu: Callable[..., Tensor] = define(
     "packed_swiglu(Tensor rows, Tensor[] weights, Tensor[] biases, int columns, Tensor[] prefetch) -> Tensor",
     lambda rows, _weights, _biases, columns, _: rows.new_empty(*rows.shape[:-1], columns),
 )
-"""(rows, packed weights of gate and up projection, their biases, columns of each, prefetch) -> (..., columns): SiLU(gate) * up,
-rounded as if every operation were computed by itself."""
+"""SiLU(gate) * up of the packed weights of gate and up projection -> (..., columns), rounded as if every operation were
+computed by itself. columns: of each."""
 paged_attention: Callable[..., Tensor] = define(
     "paged_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor segments, "
     "Tensor block_tables, float scaling, int? window, float? softcap, Tensor? cosines=None, Tensor? sines=None) -> Tensor",
     lambda query, *_: torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format),
 )
-"""(query, key, value (1, head, token, width), keys, values (kv_head, slot, width) as PairedLayout, segments (segment, 3),
-block_tables (segment, block), scaling, window, softcap, cosines, sines (1, 1, token, width)) -> (1, token, head, width).
-Queries and keys are rotated by the cosines and sines, if there are any. segments: first token, tokens, first position;
-block_tables: the blocks of each segment's sequence, in order. Their keys and values are written before they are read, and they
-may share full blocks. A token's result has the same bits however its sequence is cut and batched."""
+"""Attends from query, key, value (1, head, token, width) to the cache -> (1, token, head, width), after writing keys and values.
+
+keys, values: (kv_head, slot, width) as PairedLayout.
+segments: (segment, 3): first token, tokens, first position.
+block_tables: (segment, block): the blocks of each segment, in order; segments may share full blocks.
+cosines, sines: (1, 1, token, width) by which queries and keys are rotated, if there are any.
+A token's result has the same bits however its text is cut and batched.
+"""
 rms_norm: Callable[..., Tensor] = define(
     "rms_norm(Tensor rows, Tensor weight, float epsilon, bool zero_centered) -> Tensor",
     lambda rows, *_: rows.new_empty(rows.shape),
 )
-"""(rows (..., width), weight (width,), epsilon, zero_centered) -> rows / sqrt(mean of their squares + epsilon) * weight, or with
-zero_centered * (1 + weight): the norms of Llama and of Gemma, rounded as theirs. bfloat16; width is a multiple of 16."""
+"""rows (..., width) / sqrt(mean of their squares + epsilon) * weight, or with zero_centered * (1 + weight): the norms of Llama and
+of Gemma, rounded as theirs. width is a multiple of 16."""
 add_rms_norm: Callable[..., tuple[Tensor, Tensor]] = define(
     "add_rms_norm(Tensor first, Tensor second, Tensor weight, float epsilon, bool zero_centered) -> (Tensor, Tensor)",
     lambda first, *_: (first.new_empty(first.shape), first.new_empty(first.shape)),
@@ -69,20 +72,25 @@ steer: Callable[..., Tensor] = define(
     "Tensor(a!) left, Tensor(b!) edits, Tensor(c!) changes, Tensor(d!) scaled, Tensor tasks, int layer) -> Tensor",
     lambda parts, *_: torch.empty_like(parts[0]),
 )
-"""Steers the residual after a block, as `injection.apply.LayerEdits.apply` does. parts: the residual (token, d_model), or two
-summands of it, in any floating dtype; on any CPU. vectors, numbers, codes, rows: the tables of `injection.slots.Slots`. slots
-(token,), weights (token, column), left (token,): see `injection.injector.Injection`. edits (note, token, edit), changes, scaled
-(note, token): what is noted of doses, see `injection.pass_doses.PassDoses`. tasks (layer, 2): callbacks.Task of each layer, and
-where its doses are noted."""
+"""Steers the residual after a block, as `injection.apply.LayerEdits.apply` does, on any CPU.
+
+parts: the residual (token, d_model), or two summands of it, in any floating dtype.
+vectors, numbers, codes, rows: the tables of `injection.slots.Slots`.
+slots (token,), weights (token, column), left (token,): see `injection.injector.Injection`.
+edits (note, token, edit), changes, scaled (note, token): what is noted of doses, see `injection.pass_doses.PassDoses`.
+tasks (layer, 2): graphs.Task of each layer, and where its doses are noted.
+"""
 sample: Callable[..., Tensor] = define(
     "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
     lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),
 )
-"""(logits (row, vocab) in bfloat16, settings (row, 4) in float32, states (row, 4) of sampling.states) -> (row, 2): the token of each row,
-and whether its logits are finite or masked by -infinity. settings: temperature, top_k or 0, top_p or infinity, log(min_p) or
--infinity. Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that
-the filters leave, up to the rounding of noise and sums."""
+"""Chooses from logits (row, vocab) -> (row, 2): the token of each row, and whether its logits are finite or masked by -infinity.
 
+settings: (row, 4) in float32: temperature, top_k or 0, top_p or infinity, log(min_p) or -infinity.
+states: (row, 4) of sampling.states.
+Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that the
+filters leave, up to the rounding of noise and sums.
+"""
 _C_TYPES = {
     "Tensor": "AtenTensorHandle",
     "List[Tensor]": "const AtenTensorHandle*, int64_t",

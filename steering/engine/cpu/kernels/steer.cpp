@@ -25,7 +25,7 @@ namespace {
 using namespace steering;
 using Vector = at::vec::Vectorized<float>;
 
-constexpr int64_t DECIDE = 1, EDIT = 2, READ = 4;                                   // callbacks.Task
+constexpr int64_t DECIDE = 1, EDIT = 2, READ = 4;                                   // graphs.Task
 constexpr int64_t KIND = 0, READ_ROW = 1, WEIGHT = 2, MANDATORY = 4, CODES = 5;     // columns of codes, slots.py
 constexpr int64_t BIAS = 0, RELATIVE = 1, SCALE = 2, NUMBERS = 3;                   // columns of numbers
 constexpr int64_t RELU = 1, ROTATE = 2;                                             // kinds of an edit, plan/types.py

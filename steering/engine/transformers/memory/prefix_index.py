@@ -34,8 +34,7 @@ class PrefixIndex:
         self._pool, self._enabled, self.exact = pool, enabled, exact
         self._measured: dict[int, tuple[bytes, Float[Tensor, number] | None]] = {}
         """The hash of each registered block, and what steering did in it; see `Doses.block_measures`."""
-        self.epoch = 0
-        """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
+        self.epoch = 0  # changes with the arithmetic of passes: blocks computed before a change are not shared after it
 
     def keys_of(self, request: Request) -> list[bytes]:
         """Returns the hashes of the blocks that a request may share, computed once."""

@@ -12,17 +12,15 @@ from transformers import PreTrainedTokenizerFast
 
 import steering
 from steering.engine.api import GenerationRequest
-from steering.engine.cpu.artifacts import (
+from steering.engine.cpu.compilation import (
     ABANDONED,
     SCRATCH,
-    remove_abandoned,
-    scratch_folder,
-)
-from steering.engine.cpu.compilation import (
     TRACED,
     artifact_folder,
     compile_process,
     graph_path,
+    remove_abandoned,
+    scratch_folder,
 )
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
@@ -220,8 +218,7 @@ def test_the_worker_compiles_no_other_model_than_the_engine_has(
 
 
 NOT_TRACED = {
-    "steering.engine.transformers.batch": "passes are inputs of a graph",
-    "steering.engine.transformers.request": "the same",
+    "steering.engine.transformers.request": "passes are inputs of a graph",
     "steering.injection.slots": "the same: what steers is an input",
     "steering.injection.injector": "the same",
     "steering.injection.readouts": "read in callbacks, outside the graph",
@@ -238,7 +235,7 @@ def test_the_key_of_a_graph_covers_every_source_it_is_traced_from() -> None:
     """Whatever the traced sources import is traced too, or computes nothing of a graph."""
     package = Path(steering.__file__).parent
     traced = {path for name in TRACED for path in (sorted((package / name).rglob("*.py")) or [package / name])}
-    own = ("engine/cpu", *(f"engine/transformers/{name}" for name in ("attention", "memory", "eager", "execut")))
+    own = ("engine/cpu", *(f"engine/transformers/{name}" for name in ("attention", "memory", "executor")))
     for path in traced:
         assert path.is_file(), path
         if not str(path.relative_to(package)).startswith(own):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from steering.engine.cpu.packed_linears import PackedLinears
+from steering.engine.cpu.graphs import PackedLinears
 
 ROWS = 5
 

@@ -7,10 +7,9 @@ import torch
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from steering.engine.cpu.graph_rewrites import rewrite
+from steering.engine.cpu.graph_rewrites import ADD_RMS_NORM, ATTENTION, RMS_NORM, rewrite
 from steering.engine.cpu.graphs import PassGraph
 from steering.engine.cpu.kernels.operations import paged_attention
-from steering.engine.cpu.pattern_fusions import ADD_RMS_NORM, ATTENTION, RMS_NORM
 from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.model.layout import find_layout

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from steering.engine.cpu.callbacks import CallbackScope, Task
-from steering.engine.cpu.graphs import tasks
+from steering.engine.cpu.graphs import CallbackScope, Task, tasks
 from steering.engine.cpu.kernels.operations import steer
 from steering.injection.injector import Injection, Injector
 from steering.model.info import ModelInfo
