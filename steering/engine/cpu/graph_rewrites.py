@@ -52,6 +52,14 @@ def _calls(graph: torch.fx.Graph, *targets: Any) -> list[torch.fx.Node]:
     return [node for node in graph.nodes if node.target in targets]
 
 
+def _insert(before: torch.fx.Node, target: Any, arguments: tuple[Any, ...], meta: dict[str, Any]) -> torch.fx.Node:
+    """Inserts a call before a node, with the metadata of what it replaces."""
+    with before.graph.inserting_before(before):
+        call = before.graph.call_function(target, arguments)
+    call.meta = dict(meta)
+    return call
+
+
 def _merge_linears(graph: torch.fx.Graph) -> None:
     by_rows: dict[Any, list[torch.fx.Node]] = {}
     for node in _calls(graph, LINEAR):
@@ -64,17 +72,13 @@ def _merge(graph: torch.fx.Graph, nodes: list[torch.fx.Node]) -> None:
     """Replaces calls by one before the first; weights are inputs of the graph, so they are defined there."""
     first = nodes[0]
     arguments = [list(chain.from_iterable(group)) for group in zip(*(node.args[1:] for node in nodes), strict=True)]
-    with graph.inserting_before(first):
-        whole = graph.call_function(LINEAR, (first.args[0], *arguments))
-    value = first.meta["val"]
-    whole.meta = {**first.meta, "val": value.new_empty(*value.shape[:-1], sum(arguments[2]))}
+    value = first.meta["val"].new_empty(*first.meta["val"].shape[:-1], sum(arguments[2]))
+    whole = _insert(first, LINEAR, (first.args[0], *arguments), {**first.meta, "val": value})
     start = 0
     for node in nodes:
         end = start + sum(node.args[3])  # type: ignore[arg-type]  # whole numbers, as the operation's schema says
-        with graph.inserting_before(first):
-            part = graph.call_function(ATEN.slice.Tensor, (whole, -1, start, end))
-        part.meta = {**node.meta, "val": whole.meta["val"][..., start:end]}
-        node.replace_all_uses_with(part)
+        meta = {**node.meta, "val": value[..., start:end]}
+        node.replace_all_uses_with(_insert(first, ATEN.slice.Tensor, (whole, -1, start, end), meta))
         start = end
     for node in nodes:
         graph.erase_node(node)
@@ -91,10 +95,7 @@ def _fuse_swiglu(graph: torch.fx.Graph) -> None:
         product = _only_user(gate, ATEN.mul.Tensor)
         if product is None or set(product.args) != {gate, parts[1]} or len(parts[1].users) != 1:
             continue
-        with graph.inserting_before(product):
-            whole = graph.call_function(SWIGLU, (rows, packed, biases, columns[0], []))
-        whole.meta = dict(product.meta)
-        product.replace_all_uses_with(whole)
+        product.replace_all_uses_with(_insert(product, SWIGLU, (rows, packed, biases, columns[0], []), product.meta))
         for node in (product, gate, *parts, call):
             graph.erase_node(cast(torch.fx.Node, node))
 
@@ -112,10 +113,7 @@ def _fuse_sum_into_steer(graph: torch.fx.Graph) -> None:
         total = shaped.args[0] if shaped.target is ATEN.reshape.default and len(shaped.users) == 1 else None
         if total is None or len(total.users) != 1 or not is_sum(total):
             continue
-        with graph.inserting_before(call):
-            parts = [graph.call_function(ATEN.reshape.default, (part, shaped.args[1])) for part in total.args]
-        for part in parts:
-            part.meta = dict(shaped.meta)
+        parts = [_insert(call, ATEN.reshape.default, (part, shaped.args[1]), shaped.meta) for part in total.args]
         call.update_arg(0, parts)
         graph.erase_node(shaped)
         graph.erase_node(total)
@@ -164,7 +162,7 @@ def fuse_norms(graph: torch.fx.Graph) -> None:
         for pattern, zero_centered in NORMS:
             match = pattern.match(node)
             if isinstance(match, Match) and _supported(**match.kwargs):
-                _replace_norm(graph, node, match, zero_centered=zero_centered)
+                _replace_norm(node, match, zero_centered=zero_centered)
 
 
 def _supported(rows: torch.fx.Node, weight: torch.fx.Node, epsilon: object) -> bool:
@@ -179,20 +177,17 @@ def _supported(rows: torch.fx.Node, weight: torch.fx.Node, epsilon: object) -> b
     )
 
 
-def _replace_norm(graph: torch.fx.Graph, node: torch.fx.Node, match: Match, *, zero_centered: bool) -> None:
+def _replace_norm(node: torch.fx.Node, match: Match, *, zero_centered: bool) -> None:
     rows = match.kwargs["rows"]
     settings = match.kwargs["weight"], match.kwargs["epsilon"], zero_centered
     if not is_sum(rows):
-        with graph.inserting_before(node):
-            normed = graph.call_function(RMS_NORM, (rows, *settings))
+        normed = _insert(node, RMS_NORM, (rows, *settings), node.meta)
     else:
-        with graph.inserting_before(rows):
-            both = graph.call_function(ADD_RMS_NORM, (*rows.args, *settings))
-            total, normed = (graph.call_function(getitem, (both, index)) for index in range(2))
-        both.meta = {**rows.meta, "val": (rows.meta["val"], node.meta["val"])}
-        total.meta = dict(rows.meta)
+        meta = {**rows.meta, "val": (rows.meta["val"], node.meta["val"])}
+        both = _insert(rows, ADD_RMS_NORM, (*rows.args, *settings), meta)
+        total = _insert(rows, getitem, (both, 0), rows.meta)
+        normed = _insert(rows, getitem, (both, 1), node.meta)
         rows.replace_all_uses_with(total)
-    normed.meta = dict(node.meta)
     node.replace_all_uses_with(normed)
     match.erase_nodes()
 

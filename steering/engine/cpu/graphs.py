@@ -232,34 +232,35 @@ class PassGraph(nn.Module):
 
     def example(self) -> tuple[Any, ...]:
         """Returns arguments to trace with. No two free sizes are equal, or the tracer would unify them."""
-        layers, ids = self._layout.layer_count, torch.arange(1, 8)
-        count, whole = len(ids), torch.int64
-        steering = (
-            torch.zeros(17, self._layout.d_model),
-            torch.zeros(17, 3),
-            torch.zeros(17, 5, dtype=whole),
-            torch.zeros(13, layers, 5, dtype=whole),
-            torch.zeros(count, dtype=whole),
-            torch.zeros(count, 6),
-            torch.zeros(count),
-            torch.zeros(14, count, 8),
-            torch.zeros(14, count),
-            torch.zeros(14, count),
-            torch.zeros(layers, 2, dtype=whole),
-        )
+        ids = torch.arange(1, 8)
         segments, blocks = torch.tensor([[0, 4, 3], [4, 3, 0]]), torch.tensor([[3, 1, 2, 4], [5, 6, 7, 8]])
         slots = 11 * BLOCK
         keys = [torch.zeros(one.key_heads, slots, one.key_width, dtype=one.dtype) for one in self._shapes]
         values = [torch.zeros(one.value_heads, slots, one.value_width, dtype=one.dtype) for one in self._shapes]
         weights = [] if self._linears is None else self._linears.weights
+        steering = tuple(torch.zeros(size, dtype=dtype) for size, dtype, _ in self._steering(len(ids)))
         return ids, ids + 3, torch.tensor([2, 3, 6]), (segments, blocks), steering, keys, values, weights
 
     def dynamic_shapes(self) -> tuple[Any, ...]:
         """Returns the free sizes: everything but the model's own."""
         states = [{1: FREE}] * len(self._shapes)
         weights: list[dict[int, Any]] = [] if self._linears is None else [{} for _ in self._linears.weights]
-        rows, notes, tokens = {0: FREE}, {0: FREE, 1: FREE}, {0: FREE}
-        steering: tuple[dict[int, Any], ...] = (
-            rows, rows, rows, {0: FREE, 2: FREE}, tokens, {0: FREE, 1: FREE}, tokens, {**notes, 2: FREE}, notes, notes, {},
-        )  # fmt: skip
+        steering = tuple(dict.fromkeys(free, FREE) for _, _, free in self._steering(1))
         return {0: FREE}, {0: FREE}, {0: FREE}, ({0: FREE}, {0: FREE, 1: FREE}), steering, states, states, weights
+
+    def _steering(self, tokens: int) -> list[tuple[tuple[int, ...], torch.dtype, tuple[int, ...]]]:
+        """The size of an example, the type and the free dimensions of each of SteeringInputs."""
+        number, whole, layers = torch.float32, torch.int64, self._layout.layer_count
+        return [
+            ((17, self._layout.d_model), number, (0,)),  # vectors
+            ((17, 3), number, (0,)),  # numbers
+            ((17, 5), whole, (0,)),  # codes
+            ((13, layers, 5), whole, (0, 2)),  # rows
+            ((tokens,), whole, (0,)),  # slots
+            ((tokens, 6), number, (0, 1)),  # weights
+            ((tokens,), number, (0,)),  # left
+            ((14, tokens, 8), number, (0, 1, 2)),  # edits
+            ((14, tokens), number, (0, 1)),  # changes
+            ((14, tokens), number, (0, 1)),  # scaled
+            ((layers, 2), whole, ()),  # tasks
+        ]
