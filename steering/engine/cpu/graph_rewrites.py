@@ -205,13 +205,13 @@ def fuse_rotations(graph: torch.fx.Graph) -> None:
     """Gives attention the states before rotation, and the cosines and sines, where queries and keys are rotated alike."""
     for call in [node for node in graph.nodes if node.target is ATTENTION]:
         matches = [ROTATION.match(cast(torch.fx.Node, states)) for states in call.args[:2]]
-        found = [match for match in matches if isinstance(match, Match)]
-        if len(found) < len(matches) or not _alike(*found):
+        rotations = [match for match in matches if isinstance(match, Match)]
+        if len(rotations) < len(matches) or not _alike(*rotations):
             continue
-        for index, match in enumerate(found):
+        for index, match in enumerate(rotations):
             call.update_arg(index, match.kwargs["states"])
-        call.args = (*call.args[:SCORED], found[0].kwargs["cosines"], found[0].kwargs["sines"])
-        for match in found:
+        call.args = (*call.args[:SCORED], *(rotations[0].kwargs[name] for name in ("cosines", "sines")))
+        for match in rotations:
             match.erase_nodes()
 
 

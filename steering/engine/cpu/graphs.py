@@ -235,8 +235,8 @@ class PassGraph(nn.Module):
         ids = torch.arange(1, 8)
         segments, blocks = torch.tensor([[0, 4, 3], [4, 3, 0]]), torch.tensor([[3, 1, 2, 4], [5, 6, 7, 8]])
         slots = 11 * BLOCK
-        keys = [torch.zeros(one.key_heads, slots, one.key_width, dtype=one.dtype) for one in self._shapes]
-        values = [torch.zeros(one.value_heads, slots, one.value_width, dtype=one.dtype) for one in self._shapes]
+        keys = [torch.zeros(shape.key_heads, slots, shape.key_width, dtype=shape.dtype) for shape in self._shapes]
+        values = [torch.zeros(shape.value_heads, slots, shape.value_width, dtype=shape.dtype) for shape in self._shapes]
         weights = [] if self._linears is None else self._linears.weights
         steering = tuple(torch.zeros(size, dtype=dtype) for size, dtype, _ in self._steering(len(ids)))
         return ids, ids + 3, torch.tensor([2, 3, 6]), (segments, blocks), steering, keys, values, weights

@@ -118,7 +118,7 @@ def _reason_against(loaded: LoadedModel) -> str | None:
         return None
     exact = loaded.info.dtype == "float32"
     differences = [(own - ours).abs() for own, ours in pairs]
-    difference = max(float(one.max() if exact else one.median()) for one in differences)
+    difference = max(float(row.max() if exact else row.median()) for row in differences)
     if difference <= (EXACT if exact else ROUNDED):
         return None
     return f"over the engine's cache its log probabilities differ from those of its own forward pass by {difference:.2g} nats"

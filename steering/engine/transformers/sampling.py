@@ -40,7 +40,8 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
 
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
-    plain = [row for row, one in enumerate(rows) if one.sampling.logprobs is None and not _is_adjusted(one.sampling)]
+    choices = [request.sampling for request in rows]
+    plain = [row for row, params in enumerate(choices) if params.logprobs is None and not _is_adjusted(params)]
     if kernel is None or not plain or logits.dtype != torch.bfloat16:
         return _sampled_by_torch(logits, rows)
     if len(plain) == len(rows):
@@ -212,8 +213,8 @@ def candidates(scaled: Logits, rows: Sequence[SamplingParams]) -> tuple[Values, 
     scaled: logits / temperature less their maximum, so that the best token of a row has 0.
     """
     # on a CPU few candidates are sorted instead of the vocabulary
-    found = narrowed(scaled, rows) if scaled.device.type == "cpu" else every_token(scaled)
-    return ranked(*found, rows)
+    values, tokens, mass = narrowed(scaled, rows) if scaled.device.type == "cpu" else every_token(scaled)
+    return ranked(values, tokens, mass, rows)
 
 
 def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens]:
@@ -299,7 +300,7 @@ def uniform(
 def states(seeds: Sequence[int], indices: Sequence[int]) -> Int[Tensor, "row 4"]:
     """Returns the states of the generators that `uniform` uses on a CPU, for a kernel that draws the same numbers."""
     generators = [np.random.SFC64(_mixed(seed, index)) for seed, index in zip(seeds, indices, strict=True)]
-    return torch.from_numpy(np.array([one.state["state"]["state"] for one in generators]).view(np.int64))
+    return torch.from_numpy(np.array([each.state["state"]["state"] for each in generators]).view(np.int64))
 
 
 def gumbel(numbers: Float[Tensor, "row token"]) -> Float[Tensor, "row token"]:

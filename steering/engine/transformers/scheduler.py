@@ -322,10 +322,13 @@ class Scheduler:
         if not self._changed:
             return []
         self._changed = False
-        starved = next((one for one in self.background.preempted[:1] if one.overtaken >= MOST_OVERTAKEN), None)
-        first = list(self._admitted(self.background)) if starved else []
-        if starved and not starved.running:
-            return first  # blocks are kept for it as they become free
+        first: list[Request] = []
+        preempted = self.background.preempted
+        if preempted and preempted[0].overtaken >= MOST_OVERTAKEN:
+            starved = preempted[0]
+            first = list(self._admitted(self.background))
+            if not starved.running:
+                return first  # blocks are kept for it as they become free
         return [*first, *self._admitted(self.live), *self._admitted(self.background)]
 
     def _is_full(self, *, background: bool, reserved: bool = False) -> bool:
@@ -345,7 +348,7 @@ class Scheduler:
             if self._again and len(self.running) >= self._rows_again:
                 return
             full = self._is_full(background=request.background)
-            if full or len(passed) > LOOKAHEAD or any(one.overtaken >= MOST_OVERTAKEN for one in passed):
+            if full or len(passed) > LOOKAHEAD or any(other.overtaken >= MOST_OVERTAKEN for other in passed):
                 return
             if request.priority > 0 and self._is_full(background=True, reserved=True):
                 continue
@@ -372,8 +375,8 @@ class Scheduler:
             resumed = request.preemptions and request.overtaken < MOST_OVERTAKEN
             spare = RESUME_BLOCKS * len(self.running) if resumed else int(request.background)
         if not request.background:
-            yielding = sorted(filter(_yields, self.running.values()), key=lambda one: -one.order)
-            if needed + spare <= self.pool.available + sum(len(one.block_table) for one in yielding):
+            yielding = sorted(filter(_yields, self.running.values()), key=attrgetter("order"), reverse=True)
+            if needed + spare <= self.pool.available + sum(len(each.block_table) for each in yielding):
                 for background in yielding:
                     if needed + spare <= self.pool.available:
                         break
@@ -419,7 +422,7 @@ class Scheduler:
                 if block is not None:
                     request.block_table += block
                 else:
-                    self.preempt(max(self.running.values(), key=lambda one: (_yields(one), one.order)))
+                    self.preempt(max(self.running.values(), key=lambda other: (_yields(other), other.order)))
         return [(request, 1) for request in self.running.values() if not request.prefilling]
 
     def _prompt_order(self) -> list[Request]:
@@ -430,7 +433,7 @@ class Scheduler:
             positions = request.remaining * self.budget.cost(request.prompt_calls)
             return request.arrived + self.budget.alone(positions), request.order
 
-        pending = sorted((one for one in self.running.values() if one.prefilling), key=alone_finished)
+        pending = sorted((each for each in self.running.values() if each.prefilling), key=alone_finished)
         kinds: dict[bool, list[Request]] = {}
         for kind in (False, True):
             clients: dict[str, list[Request]] = {}
@@ -442,7 +445,7 @@ class Scheduler:
             kinds[kind] = list(_in_turns(queues[begin:] + queues[:begin]))
         # texts that somebody waits for before those of jobs, which have every fourth round
         jobs_first = self._turn // BACKGROUND_TURN % BACKGROUND_TURN == BACKGROUND_TURN - 1
-        background = sorted(kinds[True], key=lambda one: one.priority > 0, reverse=jobs_first)
+        background = sorted(kinds[True], key=lambda request: request.priority > 0, reverse=jobs_first)
         return (
             background + kinds[False] if background and self._turn % BACKGROUND_TURN == 0 else kinds[False] + background
         )

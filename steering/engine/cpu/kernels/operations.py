@@ -106,7 +106,9 @@ _C_TYPES = {
 
 def _c_function(schema: Any) -> str:
     """Declares the C function of an operation: its arguments, then where each result is written."""
-    parameters = [_C_TYPES[str(one.type)] for one in schema.arguments] + ["AtenTensorHandle*"] * len(schema.returns)
+    parameters = [_C_TYPES[str(argument.type)] for argument in schema.arguments] + ["AtenTensorHandle*"] * len(
+        schema.returns
+    )
     return f"AOTITorchError aoti_torch_cpu_{schema.name.partition('::')[2]}({', '.join(parameters)})"
 
 

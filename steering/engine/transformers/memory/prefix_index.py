@@ -46,12 +46,12 @@ class PrefixIndex:
 
     def find(self, request: Request) -> list[int]:
         """Returns the blocks that hold the beginning of a request, without taking references."""
-        found: list[int] = []
+        blocks: list[int] = []
         for key in self.keys_of(request):
             if (block := self._pool.lookup(key)) is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def restore(self, request: Request, first: int, end: int) -> None:
         """Counts for a request what was measured in blocks [first, end) of its table, which others computed."""
