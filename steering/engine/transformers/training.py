@@ -45,8 +45,9 @@ Measure: TypeAlias = Callable[[Sequence[ScoredText], int, Direction], Pieces]
 class _Rows:
     """Texts in rows, padded on the right.
 
-    token_ids (text, position), predicting (text, position): the latter whose predictions count.
-    targets (scored,): the tokens there, row by row; owner (scored,): their texts.
+    token_ids (text, position).
+    predicting (text, position): positions whose predictions count.
+    targets (scored,): the tokens there, row by row. owner (scored,): their texts.
     """
 
     def __init__(self, texts: Sequence[ScoredText], device: torch.device) -> None:
