@@ -13,17 +13,15 @@ import tests.shape_checks  # noqa: F401 - named in a string below
 REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
 SHAPED = (
-    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "fit_task", "norms", "prompts")),
+    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "norms", "prompts")),
     *(
         f"engine/transformers/{name}"
         for name in (
-            "sampling",
-            "training",
+            "sampling.py",
+            "training.py",
             "memory",
-            "attention",
-            "steering",
-            "batch.py",
-            "captures.py",
+            "attention.py",
+            "request.py",
             "loop.py",
             "runner.py",
             "unembedding.py",
@@ -37,7 +35,7 @@ collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test
 TRACED = ("model/hooks.py", "model/layout.py")
 LONGEST = (
     "load/test_soak.py",
-    "steering/engine/execution/test_compiled.py",
+    "steering/engine/cpu/test_compiled.py",
     "steering/engine/loop/test_loop_under_pressure.py",
     "app/core/test_openapi_cases.py",
     "load",

@@ -13,11 +13,11 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.cpu.compilation import artifact_folder
+from steering.engine.cpu.executor import CompiledExecutor
+from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.compiled.compilation import artifact_folder
-from steering.engine.transformers.execution.compiled.executor import CompiledExecutor
-from steering.engine.transformers.execution.kernels.library import library_path
 from steering.engine.transformers.factory import compile_request
 from steering.model.info import ModelInfo
 from steering.model.loading import load, opened

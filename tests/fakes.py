@@ -15,13 +15,14 @@ from steering.engine.api import (
     CaptureSpec,
     EngineStats,
     Finish,
+    FitTask,
+    FittedDirection,
     GenerationRequest,
     Prompt,
     SamplingParams,
     TokenEvent,
 )
 from steering.engine.checks import check_layers, check_task
-from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.dose import SteeringReport
 from steering.injection.readings import MonitoredAnswer, stops

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, jaxtyped
 
 from steering.engine.api import Capture
-from steering.engine.transformers.sampling.noise import gumbel
+from steering.engine.transformers.sampling import gumbel
 from steering.rowwise import dot
 from tests.shape_checks import check_shapes
 

@@ -26,7 +26,7 @@ class Sampled:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Answer(SteeredRow):
-    """One answer as it grows. A text that is only read has the parameters of none.
+    """One answer as it grows, or a text that is only read.
 
     held_text: characters that may belong to a stop string.
     cached: positions that were not computed for it.
@@ -115,9 +115,7 @@ def advance(answer: Answer, token_id: int) -> tuple[str, bool]:
 def finish(answer: Answer) -> str:
     """Returns the text that was held back, as nothing follows."""
     assert answer.decoder is not None
-    text, stopped = _release(answer, answer.decoder.flush())
-    if stopped:
-        return text
+    text, _ = _release(answer, answer.decoder.flush())
     held, answer.held_text = answer.held_text, ""
     return text + held
 
@@ -127,10 +125,10 @@ def _release(answer: Answer, piece: str) -> tuple[str, bool]:
     if not stops:
         return piece, False
     text = answer.held_text + piece
-    found = [start for stop in stops if (start := text.find(stop)) >= 0]
-    if found:
+    starts = [start for stop in stops if (start := text.find(stop)) >= 0]
+    if starts:
         answer.held_text = ""
-        return text[: min(found)], True
+        return text[: min(starts)], True
     keep = max((_overlap(text, stop) for stop in stops), default=0)
     answer.held_text = text[len(text) - keep :]
     return text[: len(text) - keep], False

@@ -9,11 +9,10 @@ from steering.injection.readings import NO_MONITORS, MonitorSet, RaisedMonitor, 
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.shapes import Float, Tensor
+from steering.shapes import Direction, Float, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text, a conversation that the model's chat template renders, or token ids."""
-
 Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int
 """Which positions of a text are read: one, a mean over all but the first, a mean over the last assistant message,
 every one, or a negative offset from the end."""
@@ -40,11 +39,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GenerationRequest:
-    """One prompt to answer, with its own steering. `priority` 0 is live traffic, 1 background work.
+    """One prompt to answer, with its own steering.
 
+    priority: 0 is live traffic, 1 background work.
     cache_salt: prompts are shared among requests of one salt only, so that no caller can probe another's prompts.
-    monitors: what an operator watches. An engine that cannot read them has no `reads_monitors`. request_id: names the request
-    in their raises. observe: wraps the events of each answer where they are read, for traces; engines ignore it.
+    monitors: what an operator watches; engines with `reads_monitors` read them.
+    request_id: names the request in the raises of monitors.
+    observe: wraps the events of each answer where they are read, for traces; engines ignore it.
     """
 
     prompt: Prompt
@@ -73,10 +74,12 @@ class Finish:
 class TokenEvent:
     """One generated token.
 
-    text: the whole characters that it completes; may be empty. top_logprobs: (token id, logprob) of the most probable
-    tokens, best first. readout: name -> score in natural scales, centred on the poles. finish: on the last event, which has no token (token_id
-    -1) but may have the last characters. raised: the monitors that flag or stop here; those of the prompt come with the first
-    event. scheduled: on the first event, when the request left the queue, by time.monotonic(); None if the engine does not know.
+    text: the whole characters that it completes; may be empty.
+    top_logprobs: (token id, logprob) of the most probable tokens, best first.
+    readout: name -> score in natural scales, centred on the poles.
+    finish: on the last event, which has no token (token_id -1) but may have the last characters.
+    raised: the monitors that flag or stop here; those of the prompt come with the first event.
+    scheduled: on the first event, when the request left the queue, by time.monotonic(); None if the engine does not know.
     """
 
     index: int
@@ -92,9 +95,12 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturePrompt:
-    """A text to read. prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them. first: the first
-    position of which logits and, if the position is "all", activations are returned; an engine may compute what comes before it once for
-    texts of one call that begin alike."""
+    """A text to read.
+
+    prompt_length: tokens of its prompt, for plans that depend on the position; None: all of them.
+    first: the first position of which logits and, if the position is "all", activations are returned; an engine may
+        compute what comes before it once for texts of one call that begin alike.
+    """
 
     prompt: Prompt
     plan: SteeringPlan = UNSTEERED
@@ -104,9 +110,11 @@ class CapturePrompt:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSpec:
-    """What to read: residuals after these blocks under the prompt's plan. logits: also logits, at every position from
-    `CapturePrompt.first`.
-    embeddings: also the input embeddings of the positions read."""
+    """What to read: residuals after these blocks under the prompt's plan.
+
+    logits: whether logits are read too, at every position from `CapturePrompt.first`.
+    embeddings: whether the input embeddings of the positions are read too.
+    """
 
     layers: tuple[int, ...]
     position: Position = "last"
@@ -118,8 +126,9 @@ class CaptureSpec:
 class Capture:
     """The result of reading one text, in float32 on the host.
 
-    activations (layer, token, d_model): in the order of CaptureSpec.layers; token is 1 unless position was "all". logits
-    (position, vocab): over the positions of the text from `CapturePrompt.first`. embeddings (token, d_model): before positions are added.
+    activations: in the order of CaptureSpec.layers; one token unless position was "all".
+    logits: over the positions of the text from `CapturePrompt.first`.
+    embeddings: before positions are added.
     """
 
     token_ids: tuple[int, ...]
@@ -129,13 +138,66 @@ class Capture:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A ContrastivePair in tokens. Tokens from `start` on are scored, in both texts; those before are given."""
+
+    positive: tuple[int, ...]
+    negative: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeutralText:
+    """A text that has nothing to do with the concept. The predictions for its tokens from `start` on should not change."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FitTask:
+    """A direction d to be fitted by gradient against the frozen model: s * amount * d, added after block `layer` at every
+    position, should make the positive texts more likely than the negative ones for s > 0, and less likely for s < 0.
+
+    amount: residual units at strength 1.
+    kl_coefficient: weight in the loss of a nat of divergence per token of neutral text, under strengths of both signs.
+    initial: where to start, of any length; a random direction if None.
+    steps: how often d is changed, each time by `batch` pairs.
+    learning_rate: how far a step may turn it, in radians.
+    strengths: |s| is drawn evenly from this range, which lies above 0.
+    """
+
+    pairs: tuple[TokenPair, ...]
+    layer: int
+    amount: float
+    neutral: tuple[NeutralText, ...] = ()
+    kl_coefficient: float = 1.0
+    initial: Direction | None = None
+    steps: int = 100
+    batch: int = 4
+    learning_rate: float = 0.1
+    strengths: tuple[float, float] = (0.25, 1.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedDirection:
+    """direction: unit, float32, on the host. losses: mean loss of each step, before it."""
+
+    direction: Direction
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """What the engine is doing now, for metrics and readiness.
 
-    running, waiting: live requests. background_*: captures and other background work. blocks_*: blocks of the key-value
-    cache: all, held by sequences, and kept for prompts that begin alike. preemptions: sequences that gave up their blocks and
-    were computed again. admitted, queue_seconds: live requests that got a row, and how long they waited for it together.
-    busy: whether there is work. last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
+    running, waiting: live requests. background_*: captures and other background work.
+    blocks_*: of the key-value cache: all, held by requests, and kept for prompts that begin alike.
+    preemptions: requests that gave up their blocks and were computed again.
+    admitted, queue_seconds: live requests that got a row, and how long they waited for it together.
+    busy: whether there is work.
+    last_turn_age: seconds since the loop last began a turn; 0 while it waits for work.
     executor: what runs its passes (`eager`, `compiled`, `compiled+kernels`); results of two may differ by rounding.
     """
 

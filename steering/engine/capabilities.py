@@ -4,8 +4,7 @@
 from collections.abc import Callable
 from typing import Protocol, cast, runtime_checkable
 
-from steering.engine.api import Engine
-from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.api import Engine, FitTask, FittedDirection
 from steering.errors import UnsupportedParameter
 from steering.shapes import Float, Residual, Tensor
 
@@ -15,10 +14,7 @@ class SupportsUnembed(Protocol):
     """An engine that can apply the model's final norm and head to residuals, which the logit lens needs."""
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
-        """Returns the logits of residuals (token, d_model) in float32 on the host.
-
-        Raises InvalidRequest for another width, EngineDead.
-        """
+        """Returns the logits of residuals in float32 on the host. Raises InvalidRequest for another width, EngineDead."""
 
 
 @runtime_checkable
@@ -43,30 +39,28 @@ def limits_of(engine: Engine) -> dict[str, int | float]:
     return {"max_temperature": engine.max_temperature} if hasattr(engine, "max_temperature") else {}
 
 
-def check_reads_monitors(engine: Engine) -> None:
-    """Raises UnsupportedParameter for an engine that would ignore monitors."""
-    if not getattr(engine, "reads_monitors", False):
-        raise _unsupported(engine, "read monitors", "monitors")
-
-
-def unembedding_of(engine: Engine) -> SupportsUnembed:
-    """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
-    if not hasattr(engine, "unembed"):
-        raise _unsupported(engine, "unembed residuals, which the logit lens needs")
-    return cast(SupportsUnembed, engine)
-
-
 def can_fit(engine: Engine) -> bool:
     """Returns whether an engine fits directions by gradient."""
     return hasattr(engine, "fit")
 
 
+def check_reads_monitors(engine: Engine) -> None:
+    """Raises UnsupportedParameter for an engine that would ignore monitors."""
+    _require(engine, getattr(engine, "reads_monitors", False), "read monitors", "monitors")
+
+
+def unembedding_of(engine: Engine) -> SupportsUnembed:
+    """Returns the engine as one that unembeds residuals. Raises UnsupportedParameter if it does not."""
+    _require(engine, hasattr(engine, "unembed"), "unembed residuals, which the logit lens needs")
+    return cast(SupportsUnembed, engine)
+
+
 def fitting_of(engine: Engine) -> SupportsFitting:
     """Returns the engine as one that fits directions. Raises UnsupportedParameter if it does not."""
-    if not can_fit(engine):
-        raise _unsupported(engine, "fit directions by gradient, which method 'trained' needs", "method")
+    _require(engine, can_fit(engine), "fit directions by gradient, which method 'trained' needs", "method")
     return cast(SupportsFitting, engine)
 
 
-def _unsupported(engine: Engine, what: str, param: str | None = None) -> UnsupportedParameter:
-    return UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param=param)
+def _require(engine: Engine, able: bool, what: str, param: str | None = None) -> None:
+    if not able:
+        raise UnsupportedParameter(f"the engine {engine.name!r} cannot {what}", param=param)

@@ -11,8 +11,7 @@ from steering.engine.api import CapturePrompt, CaptureSpec, Engine
 from steering.model.info import ModelInfo
 
 PROMPTS = 16
-PROMPTS_PER_CAPTURE = 4
-"""Bounds memory to a few hundred residuals a layer."""
+PROMPTS_PER_CAPTURE = 4  # bounds memory to a few hundred residuals a layer
 
 
 async def measure_typical_norms(engine: Engine, prompts: tuple[str, ...] | None = None) -> tuple[float, ...]:

@@ -40,8 +40,8 @@ async def encode_steered(
     """Does what `encode_with_plans` does for one plan, without blocking the event loop. To be called by whoever goes on with the
     token ids alone; engines do it for conversations."""
     if prompt_size(prompt) > MAX_INLINE_CHARACTERS or _lacks_roles(plan):
-        ids, (found,) = await run_in_thread(encode_with_plans, tokenizer, prompt, (plan,))
-        return ids, found
+        ids, (with_roles,) = await run_in_thread(encode_with_plans, tokenizer, prompt, (plan,))
+        return ids, with_roles
     return tokenizer.encode(prompt), plan
 
 

@@ -6,8 +6,7 @@ from time import monotonic
 from steering.engine.api import EngineStats
 from steering.errors import EngineDead
 
-MOST_SECONDS = 1.0
-"""The longest pause between two checks."""
+MOST_SECONDS = 1.0  # the longest pause between two checks
 
 
 class Watchdog:

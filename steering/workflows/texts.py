@@ -5,8 +5,7 @@ from dataclasses import replace
 from itertools import cycle
 
 from steering.concepts.loader import load_neutral
-from steering.engine.api import CapturePrompt, Engine, Position, Prompt, SamplingParams
-from steering.engine.fit_task import NeutralText, TokenPair
+from steering.engine.api import CapturePrompt, Engine, NeutralText, Position, Prompt, SamplingParams, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
 from steering.workflows.generate import background, seeded

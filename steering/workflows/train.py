@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steering.cards import Estimate, Recommended
-from steering.engine.api import Engine
+from steering.engine.api import Engine, FitTask, FittedDirection
 from steering.engine.capabilities import fitting_of
-from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.base import Negatives, Positives, orient

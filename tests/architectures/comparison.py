@@ -11,7 +11,7 @@ import torch
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.self_test import self_tested
+from steering.engine.transformers.factory import self_tested
 from steering.errors import UnsupportedModel
 from steering.model.layout import BlockOutput, find_layout, residual_of, with_residual
 from steering.model.loading import LoadedModel, opened

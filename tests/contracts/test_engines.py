@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from steering.engine import ENGINES
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, Position, SamplingParams
+from steering.engine.api import (
+    CapturePrompt,
+    CaptureSpec,
+    Engine,
+    FitTask,
+    GenerationRequest,
+    Position,
+    SamplingParams,
+    TokenPair,
+)
 from steering.engine.capabilities import (
     SupportsFitting,
     SupportsUnembed,
@@ -15,7 +24,6 @@ from steering.engine.capabilities import (
     steers_token_scopes,
     unembedding_of,
 )
-from steering.engine.fit_task import FitTask, TokenPair
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
 from tests.contracts.engines import SCRIPTED
 from tests.engines import run, run_all, run_alone, sampling

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.sampling.logits import adjusted, candidates
-from steering.engine.transformers.sampling.noise import uniform
-from steering.engine.transformers.sampling.sampler import sample
+from steering.engine.transformers.sampling import adjusted, candidates, sample, uniform
 from tests.steering.engine.sampling.test_sampler import row
 
 MIXED: list[dict[str, Any]] = [

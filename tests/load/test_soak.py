@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from steering.engine.transformers.execution.kernels.processor import has_amx_bf16, has_avx512_bf16
+from steering.engine.cpu.kernels.library import has_amx_bf16, has_avx512_bf16
 from tests.embedded.server_process import ServerProcess
 from tests.engines import COMPILE_SECONDS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import steering.engine.transformers.execution.compiled.callbacks  # noqa: F401 - defines `hook_callback`, which the library calls
-from steering.engine.transformers.execution.kernels import library
-from steering.engine.transformers.execution.kernels.processor import has_avx512_bf16
+import steering.engine.cpu.graphs  # noqa: F401 - defines `hook_callback`, which the library calls
+from steering.engine.cpu.kernels import library
+from steering.engine.cpu.kernels.library import has_avx512_bf16
 
 
 @pytest.fixture(scope="session")

@@ -176,7 +176,7 @@ def test_opening_an_engine_leaves_no_intra_op_threads_to_the_caller(tiny_folder:
 IDLE = """
 import os, sys, threading, time, torch
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.inbox import Inbox
+from steering.engine.transformers.loop import Inbox
 torch.set_num_threads(2)
 inbox = Inbox(EngineLimits(), lambda background: 0)
 rounds, results = threading.Semaphore(0), []

@@ -16,23 +16,24 @@ from steering.engine.api import (
     CapturePrompt,
     CaptureSpec,
     EngineStats,
+    FitTask,
+    FittedDirection,
     GenerationRequest,
     SamplingParams,
     TokenEvent,
 )
 from steering.engine.checks import check_layers, check_sampling, check_task
-from steering.engine.fit_task import FitTask, FittedDirection
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
 from steering.engine.stream import Stream
-from steering.engine.transformers.execution.base import CompileRequest
+from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.request import BackgroundTask, Pieces, Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.training.fitting import fit
+from steering.engine.transformers.training import fit
 from steering.errors import LimitExceeded, OutOfMemory
 from steering.injection.readings import MonitoredAnswer
 from steering.injection.slots import MAX_THRESHOLDS
@@ -40,10 +41,8 @@ from steering.model.loading import LoadedModel
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
 
-LOGIT_BYTES = 256 << 20
-"""Logits of all positions that a pass may return, in float32."""
-UNEMBEDDED_AT_ONCE = 256
-"""Residuals whose logits are computed between two passes."""
+LOGIT_BYTES = 256 << 20  # logits of all positions that a pass may return, in float32
+UNEMBEDDED_AT_ONCE = 256  # residuals whose logits are computed between two passes
 
 
 class TransformersEngine:
@@ -56,20 +55,20 @@ class TransformersEngine:
         self, loaded: LoadedModel, limits: EngineLimits | None = None, compile_request: CompileRequest | None = None
     ) -> None:
         """compile_request: how to compile passes on a CPU; None: passes are eager."""
-        self.info = loaded.info
-        self.tokenizer = loaded.tokenizer
+        self.info, self.tokenizer = loaded.info, loaded.tokenizer
         self._limits = limits or EngineLimits()
         device = torch.device(loaded.info.device)
-        self._runner = ModelRunner(loaded.model, loaded.layout, device, self._limits, compile_request)
-        pool = BlockPool(self._runner.blocks)
-        self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=self._runner.exact)
+        self._runner = runner = ModelRunner(loaded.model, loaded.layout, device, self._limits, compile_request)
+        pool = BlockPool(runner.blocks)
+        self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)
         logit_positions = max(LOGIT_BYTES // (4 * loaded.layout.vocab_size), 1)
-        release, same_pass = self._runner.release, self._runner.same_pass
-        self._scheduler = Scheduler(self._limits, pool, self._index, release, logit_positions, same_pass=same_pass)
+        self._scheduler = Scheduler(
+            self._limits, pool, self._index, runner.release, logit_positions, same_pass=runner.same_pass
+        )
         self._numbers = count()
-        self._loop = EngineLoop(self._runner, self._scheduler, self.tokenizer.eos_ids, self._limits)
+        self._loop = EngineLoop(runner, self._scheduler, self.tokenizer.eos_ids, self._limits)
         self._loop.start()
-        self._runner.executor.start(self._install)
+        runner.executor.start(self._install)
 
     def _install(self, change: Callable[[], None]) -> None:
         """Changes the executor between two passes. Cached prompts were computed with other rounding, so they are dropped."""
@@ -84,7 +83,14 @@ class TransformersEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan)
-        self._check(ids, request)
+        wanted = request.sampling.max_tokens
+        check_sampling(request.sampling, self.info)
+        check_context(len(ids), wanted, self.info)
+        if len(plan.thresholds) > MAX_THRESHOLDS:
+            raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+        if not self._scheduler.fits_alone(len(ids) + wanted):
+            too_large = f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
+            raise OutOfMemory(too_large)
         with closing(Stream(asyncio.get_running_loop())) as stream:
             running = Request(
                 id=next(self._numbers),
@@ -119,17 +125,17 @@ class TransformersEngine:
         check_layers(spec, self.info.layer_count)
         size = sum(prompt_size(prompt.prompt) for prompt in prompts)
         inline = size <= MAX_INLINE_CHARACTERS and not any(prompt.plan.needs_roles for prompt in prompts)
-        found: dict[int, Capture] = {}
+        read: dict[int, Capture] = {}
         with closing(Stream(asyncio.get_running_loop())) as stream:
             begin = partial(self._begin_captures, prompts, spec, stream, priority)
             texts = begin() if inline else await run_in_thread(begin)
             self._loop.submit(texts)
-            while len(found) < len(texts):
+            while len(read) < len(texts):
                 index, result = cast(tuple[int, Capture], await stream.get())
-                found[index] = result
+                read[index] = result
                 if progress is not None:
-                    progress(len(found), len(texts))
-        return tuple(found[index] for index in range(len(texts)))
+                    progress(len(read), len(texts))
+        return tuple(read[index] for index in range(len(texts)))
 
     def _begin_captures(
         self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
@@ -158,17 +164,17 @@ class TransformersEngine:
         ]
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
-        """See Engine.unembed. In pieces between the steps of live traffic, as a fit is."""
+        """See SupportsUnembed.unembed. In pieces between the steps of live traffic, as a fit is."""
         pieces = self._runner.unembedding.unembedding(residual, min(UNEMBEDDED_AT_ONCE, self._limits.prefill_tokens))
         return cast(Tensor, await self._in_background(pieces, Tensor, urgent=True))
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
-        """See Engine.fit."""
+        """See SupportsFitting.fit."""
         check_task(task, self.info)
         pieces = fit(task, self._runner.gradients, self.info.d_model)
         report = progress or (lambda *_: None)
-        found = self._in_background(pieces, FittedDirection, progress=lambda done: report(cast(int, done), task.steps))
-        return cast(FittedDirection, await found)
+        fitted = self._in_background(pieces, FittedDirection, progress=lambda done: report(cast(int, done), task.steps))
+        return cast(FittedDirection, await fitted)
 
     async def _in_background(
         self, pieces: Pieces, result: type, *, urgent: bool = False, progress: Callable[[object], None] = lambda _: None
@@ -187,14 +193,3 @@ class TransformersEngine:
     async def close(self) -> None:
         """See Engine.close."""
         await run_in_thread(self._loop.close)
-
-    def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
-        wanted = request.sampling.max_tokens
-        check_sampling(request.sampling, self.info)
-        check_context(len(ids), wanted, self.info)
-        if len(request.plan.thresholds) > MAX_THRESHOLDS:
-            raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
-        if not self._scheduler.fits_alone(len(ids) + wanted):
-            raise OutOfMemory(
-                f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
-            )

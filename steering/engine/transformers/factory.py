@@ -1,19 +1,41 @@
-"""Opens the transformers engine: loads the model, starts the engine's thread, measures the model's norms."""
+"""Opens the transformers engine: loads the model, tests the engine's passes against the model's own, starts the engine's thread, and
+measures the model's norms."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+import structlog
+import torch
+
+from steering.concepts.loader import load_neutral
+from steering.engine.api import GenerationRequest, SamplingParams, TokenEvent
 from steering.engine.norms import complete
-from steering.engine.options import EngineOptions
+from steering.engine.options import EngineLimits, EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.base import CompileRequest
-from steering.engine.transformers.self_test import self_tested
-from steering.errors import InvalidRequest
+from steering.engine.transformers.executor import CompileRequest
+from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
+from steering.engine.transformers.memory.paged_cache import probe_shapes
+from steering.errors import InvalidRequest, NonfiniteActivations, OutOfMemory, SteeringError, UnsupportedModel
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
+from steering.shapes import Float, Tensor
 from steering.threads import call_in_thread
 
+log = structlog.get_logger()
 MAX_COMPILED_PARAMETERS = 1_000_000_000
 """The largest model that is compiled by default: each graph holds weights of its own."""
+PROMPTS = (20, 7)  # tokens of the two prompts of the self-test, which are answered together
+PIECE = 12  # prompt tokens of a pass, so that the longer prompt is computed in two
+WINDOW = 4  # sliding windows are shortened to this many positions, so that they hide a part of the prompt
+TOKENS, LARGE_TOKENS = 3, 1  # tokens of each answer, and of a large model's
+LARGE_PARAMETERS = 20_000_000_000
+TOP = 20  # log probabilities compared at each token
+EXACT, ROUNDED = 0.02, 0.25
+"""Bounds in nats: of every difference in float32; of an answer's median difference in other dtypes, where rounding may choose
+another expert at some tokens."""
 
 
 def open_engine(options: EngineOptions) -> TransformersEngine:
@@ -55,3 +77,109 @@ def compile_request(loaded: LoadedModel, options: EngineOptions) -> CompileReque
     assert loaded.folder is not None
     content = content_digest(loaded.folder)
     return CompileRequest(loaded.info, content, options.model, options.revision, options.cache_dir, options.kernels)
+
+
+def self_tested(loaded: LoadedModel) -> LoadedModel:
+    """Returns the model with attention that was shown to be right: as its layout says, or else its own.
+
+    Two short prompts are answered in passes of the engine, with windows shortened so that they act, and the log probabilities are
+    compared with those of the unchanged model. It takes about ten passes. Raises UnsupportedModel where even the model's own
+    attention differs over the paged cache, or fails.
+    """
+    reason = _reason_against(loaded)
+    if reason is not None and loaded.layout.attention == "interface":
+        log.warning("own_attention", architecture=loaded.layout.architecture, reason=reason)
+        loaded = replace(loaded, layout=replace(loaded.layout, attention="own"))
+        reason = _reason_against(loaded)
+    if reason is not None:
+        raise UnsupportedModel(f"{loaded.layout.architecture} cannot be steered: {reason}")
+    return loaded
+
+
+def _reason_against(loaded: LoadedModel) -> str | None:
+    """Runs the test for one kind of attention. Returns None where it passes, or cannot tell."""
+    tokens = LARGE_TOKENS if loaded.info.parameter_count > LARGE_PARAMETERS else TOKENS
+    text = loaded.tokenizer.encode(load_neutral()[0])
+    longest = min(PROMPTS[0], loaded.info.context_length - tokens)
+    text = (text * (longest // len(text) + 1))[:longest]
+    prompts = [text, text[: -PROMPTS[1] - 1 : -1] or text]  # the second is the end of the first, backwards
+    try:
+        with short_windows(loaded.model):
+            answers = asyncio.run(_answers(loaded, prompts, tokens))
+            pairs = _logprobs(loaded.model, prompts, answers)
+    except (OutOfMemory, UnsupportedModel):
+        raise
+    except NonfiniteActivations:
+        pairs = []
+    except SteeringError as error:
+        return f"{error.message} in the self-test"
+    if not pairs or not all(torch.isfinite(own).all() for own, _ in pairs):
+        log.warning("self_test_skipped", reason="the model's logits are not finite")
+        return None
+    exact = loaded.info.dtype == "float32"
+    differences = [(own - ours).abs() for own, ours in pairs]
+    difference = max(float(row.max() if exact else row.median()) for row in differences)
+    if difference <= (EXACT if exact else ROUNDED):
+        return None
+    return f"over the engine's cache its log probabilities differ from those of its own forward pass by {difference:.2g} nats"
+
+
+async def _answers(loaded: LoadedModel, prompts: list[tuple[int, ...]], tokens: int) -> list[list[TokenEvent]]:
+    """Answers the prompts together in a small engine, which leaves the model as it was."""
+    shapes = probe_shapes(loaded.model, loaded.layout, loaded.model.device)
+    blocks = sum(blocks_for(len(prompt) + tokens) + 1 for prompt in prompts)
+    limits = EngineLimits(
+        prefill_tokens=PIECE,
+        idle_prefill_tokens=PIECE,
+        cache_bytes=blocks * BLOCK * sum(shape.position_bytes for shape in shapes),
+        pretouch_bytes=0,
+        share_prefixes=False,
+        adaptive_threads=False,
+    )
+    engine = TransformersEngine(loaded, limits)
+    sampling = SamplingParams(max_tokens=tokens, ignore_eos=True, logprobs=min(TOP, loaded.info.vocab_size))
+
+    async def answer(prompt: tuple[int, ...]) -> list[TokenEvent]:
+        events = [event async for event in engine.generate(GenerationRequest(prompt, sampling))]
+        return [event for event in events if event.finish is None]
+
+    try:
+        return list(await asyncio.gather(*map(answer, prompts)))
+    finally:
+        await engine.close()
+
+
+def _logprobs(
+    model: Any, prompts: list[tuple[int, ...]], answers: list[list[TokenEvent]]
+) -> list[tuple[Float[Tensor, "token top"], Float[Tensor, "token top"]]]:
+    """Returns, for each answer, the log probabilities of the most probable tokens by one forward pass of the model's own, and as
+    the engine gave them."""
+    texts = [[*prompt, *(event.token_id for event in answer)] for prompt, answer in zip(prompts, answers, strict=True)]
+    longest = max(map(len, texts))
+    # padded on the right without a mask: a causal model's earlier positions do not see it
+    ids = torch.tensor([text + text[-1:] * (longest - len(text)) for text in texts], device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+    pairs = []
+    for row, prompt, answer in zip(logits, prompts, answers, strict=True):
+        own = row[len(prompt) - 1 : len(prompt) - 1 + len(answer)].float().log_softmax(-1).cpu()
+        top = torch.tensor([[token for token, _ in event.top_logprobs] for event in answer])
+        ours = torch.tensor([[logprob for _, logprob in event.top_logprobs] for event in answer])
+        pairs.append((own.gather(1, top), ours))
+    return pairs
+
+
+@contextmanager
+def short_windows(model: torch.nn.Module) -> Iterator[None]:
+    """Shortens sliding windows, which configurations name and attention modules copy, to WINDOW positions."""
+    owners: list[Any] = list(model.modules())
+    owners += {id(config): config for part in owners if (config := getattr(part, "config", None))}.values()
+    windows = [(owner, owner.__dict__.get("sliding_window")) for owner in owners]
+    shortened = [(owner, window) for owner, window in windows if isinstance(window, int) and window > WINDOW]
+    try:
+        for owner, _ in shortened:
+            owner.sliding_window = WINDOW
+        yield
+    finally:
+        for owner, window in shortened:
+            owner.sliding_window = window

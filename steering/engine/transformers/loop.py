@@ -1,29 +1,251 @@
 """EngineLoop: the turns of the thread that owns a model. Work comes in through an inbox, results leave through streams."""
 
+import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic, perf_counter
-from traceback import format_exc
+from traceback import format_exc, format_exception
 
 import structlog
+import torch
 
 from steering.engine import captures
 from steering.engine.answers import AnswerWriter, Sampled, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.background import BackgroundQueue
-from steering.engine.transformers.delivery import Delivery, as_steering_error
-from steering.engine.transformers.inbox import Inbox
+from steering.engine.stream import Stream
 from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.request import BackgroundTask, Request
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.sampling.sampler import sample
+from steering.engine.transformers.sampling import sample
 from steering.engine.transformers.scheduler import Scheduler, Work
-from steering.errors import EngineDead, InternalError, OutOfMemory, SteeringError
+from steering.errors import EngineDead, InternalError, OutOfMemory, Overloaded, SteeringError
+from steering.threads import release_thread_pool
 
 log = structlog.get_logger()
+IDLE_SECONDS = 0.05
+"""After this time without work the thread does what it does when idle, and then frees its OpenMP pool, so that another engine of the
+process is not slowed down by it (see steering/threads.py). To make the pool again takes 0.1 ms."""
+MANY = 16  # requests in a pass from which on their tokens may be held
+INTERVAL_SECONDS = 0.04  # how long tokens are held at most, and until the pass that runs then has ended
+MAX_WAITING = 64
+"""Background tasks in the queues; one more is refused, so that requests for them cannot fill the memory."""
+SHARE = 0.25  # share of the time that background tasks may take while requests run
+SLICE_SECONDS = 0.02  # pieces run one after the other until this much time is used; one piece may take longer
+PATIENT_TURN = 4  # every fourth slice is that of a task that is not urgent, so that urgent ones cannot starve it
 MOST_FAILED = 10
 """Passes that fail with an unknown error, one after the other: then the engine ends, since it would answer nothing any more."""
+
+
+class Inbox:
+    """Hands work from callers' threads to the engine's thread, which waits here when there is nothing to do. Everything but
+    `collect` may be called by any thread."""
+
+    def __init__(
+        self, limits: EngineLimits, waiting: Callable[[bool], int], idle: Callable[[], bool] = lambda: False
+    ) -> None:
+        """waiting: how many live (False) or background (True) requests wait in the scheduler. idle: called by `collect` again and
+        again while there is no work, until it returns False; takes milliseconds."""
+        self._limits, self._waiting, self._idle = limits, waiting, idle
+        self._work: list[Request | BackgroundTask] = []
+        self._calls: list[Callable[[], None]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self.ended = False
+
+    def count(self, *, background: bool) -> int:
+        """How many live or background requests are in the inbox."""
+        return sum(isinstance(item, Request) and item.background == background for item in self._work)
+
+    def put(self, work: Sequence[Request | BackgroundTask]) -> None:
+        """Hands over the work of one call. Raises EngineDead; Overloaded when as many requests of its kind wait as may."""
+        with self._wake:
+            if self._closing or self.ended:
+                raise EngineDead("the engine has stopped")
+            if work and isinstance(work[0], Request):
+                background = work[0].background
+                most = self._limits.max_background_waiting if background else self._limits.max_waiting
+                waiting = self._waiting(background) + self.count(background=background)
+                if waiting >= most:
+                    kind = "texts or background requests" if background else "requests"
+                    raise Overloaded(f"{waiting} {kind} are waiting, and at most {most} may; try again shortly")
+            self._work.extend(work)
+            self._wake.notify()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has the engine's thread call a function between two passes, in the order of these calls."""
+        with self._wake:
+            self._calls.append(function)
+            self._wake.notify()
+
+    def calls(self) -> list[Callable[[], None]]:
+        """Takes the functions to call."""
+        with self._wake:
+            calls, self._calls = self._calls, []
+            return calls
+
+    def collect(self, *, busy: bool) -> list[Request | BackgroundTask] | None:
+        """Takes the work that came; waits for some unless `busy`. None once it was closed; `end` gives back what is left then."""
+        if not busy:
+            self._wait()
+        with self._wake:
+            return None if self._closing else self._taken()
+
+    def _taken(self) -> list[Request | BackgroundTask]:
+        work, self._work = self._work, []
+        return work
+
+    def _wait(self) -> None:
+        with self._wake:
+            if self._wake.wait_for(self._has_work, IDLE_SECONDS):
+                return
+        while self._idle():
+            if self._has_work():
+                return
+        release_thread_pool()
+        with self._wake:
+            self._wake.wait_for(self._has_work)
+
+    def _has_work(self) -> bool:
+        return bool(self._work or self._calls or self._closing)
+
+    def close(self) -> None:
+        """Accepts nothing more, and has the thread end."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+
+    def end(self) -> list[Request | BackgroundTask]:
+        """Returns what was left when the thread ended; nothing more is accepted."""
+        with self._wake:
+            self.ended = True
+            return self._taken()
+
+
+class Delivery:
+    """Sends outboxes to the event loops that wait for them.
+
+    Waking callers costs nearly as much for one token as for several. With MANY requests their tokens are therefore sent at
+    intervals; the first token of an answer and its end are sent at once. The idea is that of vLLM's `--stream-interval`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._held: dict[Request, None] = {}
+        self._sent = -INTERVAL_SECONDS
+
+    def after(self, requests: Sequence[Request]) -> None:
+        """Sends what a pass yielded, or holds it until after a later one."""
+        now = self._clock()
+        due = len(requests) < MANY or now - self._sent >= INTERVAL_SECONDS
+        if due:
+            self._sent = now
+        begun = dict.fromkeys([*self._held, *requests])
+        self._held = {} if due else {request: None for request in begun if request.going_on}
+        self.now([request for request in begun if request not in self._held])
+
+    def flush(self) -> None:
+        """Sends what was held: something longer comes before the next pass."""
+        self.now(list(self._held))
+        self._held = {}
+
+    @staticmethod
+    def now(senders: Sequence[Request | BackgroundTask]) -> None:
+        """Sends outboxes, with one wake-up of each event loop, however many senders there are.
+
+        Whatever is raised, an item is sent or still in its outbox.
+        """
+        by_loop: dict[asyncio.AbstractEventLoop, dict[Request | BackgroundTask, list[object]]] = {}
+        for sender in senders:
+            if sender.outbox:
+                by_loop.setdefault(sender.stream.loop, {})[sender] = []  # its next outbox
+        for loop, empty in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_receive, [(sender.stream, sender.outbox) for sender in empty])
+            except RuntimeError:  # the loop is gone, and with it everyone who waited
+                for sender in empty:
+                    sender.stream.closed = True
+            for sender, outbox in empty.items():
+                sender.outbox = outbox
+
+
+def _receive(parcels: list[tuple[Stream, list[object]]]) -> None:
+    for stream, items in parcels:
+        stream.receive(items)
+
+
+def as_steering_error(error: Exception) -> SteeringError:
+    """Returns the error that a caller may see. The traceback is dropped, since it keeps tensors alive.
+
+    Raises EngineDead after an error of the device: its context computes nothing any more, as after an illegal memory access.
+    """
+    if isinstance(error, SteeringError):
+        return error
+    text, memory = str(error).lower(), isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if memory or "out of memory" in text or "can't allocate" in text:
+        return OutOfMemory("the pass did not fit into memory")
+    # as text: renderers that show local variables would print prompts
+    log.error("pass_failed", traceback="".join(format_exception(error)))
+    if isinstance(error, torch.AcceleratorError):
+        raise EngineDead("the device has failed, and computes nothing for this process any more") from None
+    return InternalError("the forward pass failed")
+
+
+class BackgroundQueue:
+    """Tasks that run in small pieces between the passes of live requests: urgent ones first, but for every PATIENT_TURN-th slice,
+    each kind first come first served, so that no task overtakes one of its kind that has begun."""
+
+    def __init__(self) -> None:
+        self._queues: dict[bool, deque[BackgroundTask]] = {True: deque(), False: deque()}
+        self._next_at = 0.0
+        self._slices = 0
+
+    @property
+    def tasks(self) -> list[BackgroundTask]:
+        """Returns those that have not ended, in the order in which they would be advanced."""
+        urgent_first = self._slices % PATIENT_TURN != PATIENT_TURN - 1
+        return [*self._queues[urgent_first], *self._queues[not urgent_first]]
+
+    def __len__(self) -> int:
+        """How many have not ended. Other threads ask."""
+        return sum(map(len, self._queues.values()))
+
+    def enqueue(self, task: BackgroundTask) -> bool:
+        """Adds a task. Returns False where the queues are full; the task's outbox then holds Overloaded."""
+        if len(self) >= MAX_WAITING:
+            task.pieces.close()
+            task.end(Overloaded(f"{MAX_WAITING} background tasks are waiting already; try again shortly"))
+            return False
+        self._queues[task.urgent].append(task)
+        return True
+
+    def due(self, *, busy: bool) -> BackgroundTask | None:
+        """Returns the task that may run now. busy: requests are running, which leaves it its share of the time."""
+        for task in self.tasks:
+            if task.stream.closed:
+                self._end(task)
+        if not len(self) or (busy and perf_counter() < self._next_at):
+            return None
+        return self.tasks[0]
+
+    def run(self, task: BackgroundTask) -> None:
+        """Runs pieces of a task for one slice of time. An error ends that task, and no other; raises as `as_steering_error`."""
+        began = perf_counter()
+        try:
+            while perf_counter() - began < SLICE_SECONDS and not task.stream.closed:
+                if (progress := next(task.pieces)) is not None:
+                    task.outbox.append(progress)
+        except Exception as end:
+            task.end(end.value if isinstance(end, StopIteration) else as_steering_error(end))
+            self._end(task)
+        now = perf_counter()
+        self._slices += 1
+        self._next_at = now + (now - began) * (1 - SHARE) / SHARE
+
+    def _end(self, task: BackgroundTask) -> None:
+        task.pieces.close()
+        self._queues[task.urgent].remove(task)
 
 
 class EngineLoop:
@@ -31,11 +253,12 @@ class EngineLoop:
 
     Every request that was accepted gets exactly one terminal item (a finish, a capture, a result or an error), also when the loop
     dies, wherever it does: at every moment it is in the inbox, in `_arrived`, in `_open`, among the background tasks or in `_ended`,
-    all of which `end` goes through. An error in a pass ends the requests of that pass; an error in what is done for one request ends that one.
-    Where a pass does not fit into memory, its requests are computed again, once, half as many at a time. An error of the device, or
-    MOST_FAILED passes in a row that fail, end the loop.
-    eos_ids: the tokens that end an answer. `submit` and `call` are `put` and `call` of the inbox; they, `stats` and `close` may be
-    called by any thread.
+    all of which `end` goes through. An error in a pass ends the requests of that pass; an error in what is done for one request ends
+    that one. Where a pass does not fit into memory, its requests are computed again, once, half as many at a time. An error of the
+    device, or MOST_FAILED passes in a row that fail, end the loop.
+
+    eos_ids: the tokens that end an answer.
+    submit, call: of the inbox; they, `stats` and `close` may be called by any thread.
     """
 
     def __init__(
@@ -44,14 +267,12 @@ class EngineLoop:
         self._runner, self._scheduler = runner, scheduler
         self._background = BackgroundQueue()
         pretouch = Pretouch(runner.cache, scheduler.pool, limits.pretouch_bytes)
-        self._inbox = Inbox(limits, self._waiting, idle=pretouch.step)
+        self._inbox = Inbox(limits, scheduler.waiting_of, idle=pretouch.step)
         self.submit, self.call = self._inbox.put, self._inbox.call
         self._delivery = Delivery()
         self._answers = AnswerWriter(eos_ids)
-        self._arrived: list[Request | BackgroundTask] = []
-        """Taken from the inbox; not all may be in a queue."""
-        self._open: dict[int, Request] = {}
-        """Requests without a terminal item so far."""
+        self._arrived: list[Request | BackgroundTask] = []  # taken from the inbox; not all may be in a queue
+        self._open: dict[int, Request] = {}  # requests without a terminal item so far
         self._ended: list[Request | BackgroundTask] = []
         """Those that may have got theirs in this turn; not all may have been sent."""
         self._turns = self._prompt_tokens = self._failed_passes = 0
@@ -67,7 +288,7 @@ class EngineLoop:
         scheduler, pool, began = self._scheduler, self._scheduler.pool, self._turn_began
         return EngineStats(
             running=scheduler.running_of(background=False),
-            waiting=self._waiting(False) + self._inbox.count(background=False),
+            waiting=len(scheduler.live) + self._inbox.count(background=False),
             steps=self._turns,
             generated_tokens=self._answers.tokens,
             prompt_tokens=self._prompt_tokens,
@@ -75,7 +296,7 @@ class EngineLoop:
             alive=not self._inbox.ended and self._thread.is_alive(),
             executor=self._runner.executor.name,
             background_running=scheduler.running_of(background=True) + len(self._background),
-            background_waiting=self._waiting(True) + self._inbox.count(background=True),
+            background_waiting=len(scheduler.background) + self._inbox.count(background=True),
             blocks_total=pool.count,
             blocks_used=pool.used,
             blocks_cached=pool.cached,
@@ -85,9 +306,6 @@ class EngineLoop:
             busy=began is not None,
             last_turn_age=0.0 if began is None else monotonic() - began,
         )
-
-    def _waiting(self, background: bool) -> int:
-        return len(self._scheduler.background if background else self._scheduler.live)
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; waits for it. Harmless when repeated."""
@@ -114,8 +332,8 @@ class EngineLoop:
     def end(self, error: SteeringError) -> None:
         """Gives every open request its terminal item. Nothing is accepted any more."""
         left = [*self._inbox.end(), *self._arrived, *self._open.values(), *self._background.tasks]
-        for one in left:
-            one.end(error)
+        for work in left:
+            work.end(error)
         self._delivery.now([*self._ended, *left])
 
     def collect(self) -> bool:
@@ -125,12 +343,12 @@ class EngineLoop:
             self._turn_began = None
         work = self._inbox.collect(busy=busy)
         self._arrived = work or []
-        for one in self._arrived:
-            if isinstance(one, Request):
-                self._open[one.id] = one
-                self._scheduler.enqueue(one)
-            elif not self._background.enqueue(one):
-                self._delivery.now([one])
+        for item in self._arrived:
+            if isinstance(item, Request):
+                self._open[item.id] = item
+                self._scheduler.enqueue(item)
+            elif not self._background.enqueue(item):
+                self._delivery.now([item])
         self._arrived = []
         return work is not None
 
@@ -187,13 +405,11 @@ class EngineLoop:
                 if request.capture is not None or not request.generated:
                     self._scheduler.index.register(request)
             for request, token in zip(result.requests, chosen, strict=True):
-                readout, monitored = readouts.get(request, {}), scores.get(request, ())
-                self._for_one(request, self._write, token, readout, monitored)
+                self._for_one(request, self._write, token, readouts.get(request, {}), scores.get(request, ()))
             for request in requests:
                 if request.capture is not None and not request.remaining:
                     self._for_one(request, self._finish_capture)
-        seconds = perf_counter() - began
-        self._scheduler.budget.observe(prompt_tokens, streams, seconds, calls=calls)
+        self._scheduler.budget.observe(prompt_tokens, streams, perf_counter() - began, calls=calls)
         self._delivery.after(requests)
 
     def _failed(self, requests: Sequence[Request], failure: SteeringError) -> None:
@@ -222,13 +438,12 @@ class EngineLoop:
             self._end_one(request, finish_event(request, ending))
 
     def _finish_capture(self, request: Request) -> None:
-        found = captures.result(request, self._runner.unembedding.embed)
-        # what was read is finite; what steering did in layers that were not read, nobody has checked
+        capture = captures.result(request, self._runner.unembedding.embed)
+        # only captured layers are checked for NaN, not what steering did in the others
         self._scheduler.release(request, dirty=not request.plan.empty)
-        self._end_one(request, found)
+        self._end_one(request, capture)
 
     def _fail(self, request: Request, error: SteeringError) -> None:
-        """Ends a request with an error."""
         self._scheduler.release(request, dirty=True)
         self._end_one(request, error)
 

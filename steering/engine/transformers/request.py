@@ -1,18 +1,32 @@
-"""Request: an answer or a text that is read, from the queue to its last token, and how it is scheduled."""
+"""Request: an answer or a text that is read, from the queue to its last token. Batch: the tokens of one forward pass."""
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import monotonic
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from steering.engine.answers import Answer
 from steering.engine.stream import Stream
-from steering.engine.transformers.prefill_budget import prompt_calls
+from steering.engine.transformers.memory.block_pool import BLOCK, NULL_BLOCK, blocks_for
+from steering.injection.rows import Segment
 from steering.plan.scope import follows_single_tokens
+from steering.plan.types import SteeringPlan
+from steering.shapes import Int, Tensor
+
+Pieces: TypeAlias = Generator[object, None, object]
+"""Yields after each piece of work: None, or progress for the caller. Returns the result."""
+
+
+def prompt_calls(plan: SteeringPlan) -> int:
+    """Returns how many edits and tests of conditions a plan has computed at each prompt position, over all layers."""
+    acting = sum(len(edit.kinds) for edits in plan.layers.values() for edit in edits if edit.prompt_key)
+    return acting + sum(threshold.at != "prompt" for threshold in plan.thresholds)
 
 
 @dataclass(eq=False)
@@ -27,6 +41,15 @@ class Outbox:
         if not self.ended:
             self.outbox.append(item)
             self.ended = True
+
+
+@dataclass(eq=False)
+class BackgroundTask(Outbox):
+    """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
+
+    stream: Stream
+    pieces: Pieces
+    urgent: bool = False
 
 
 class TokenCounts:
@@ -142,14 +165,47 @@ class Request(Outbox, Answer):
             self.capture.logits.clear()
 
 
-Pieces: TypeAlias = Generator[object, None, object]
-"""Yields after each piece of work: None, or progress for the caller. Returns the result."""
-
-
 @dataclass(eq=False)
-class BackgroundTask(Outbox):
-    """One task, from the queue to its result. urgent: a caller waits for it, so it goes before those that are not."""
+class Batch:
+    """What one pass computes: segments of requests, one after the other. A decode row is a segment of one token.
 
-    stream: Stream
-    pieces: Pieces
-    urgent: bool = False
+    slots: where each token's key and value are written in the cache (block * BLOCK + offset).
+    """
+
+    segments: tuple[Segment[Request], ...]
+    token_ids: Int[Tensor, "token"]
+    positions: Int[Tensor, "token"]
+    slots: Int[Tensor, "token"]
+
+    @cached_property
+    def segment_table(self) -> Int[Tensor, "segment 3"]:
+        """The first token, the number of tokens and the first position of every segment."""
+        return torch.tensor([[s.start, s.length, s.first] for s in self.segments])
+
+    @cached_property
+    def block_table(self) -> Int[Tensor, "segment block"]:
+        """Every segment's blocks, padded with NULL_BLOCK."""
+        return block_table(self.segments, self.positions.device)
+
+
+def block_table(segments: Sequence[Segment[Request]], device: torch.device) -> Int[Tensor, "segment block"]:
+    """Returns the blocks that each segment's positions up to its last are in, padded with NULL_BLOCK."""
+    tables = [segment.row.block_table[: blocks_for(segment.last_position + 1)] for segment in segments]
+    widest = max(map(len, tables))
+    return torch.tensor([[*table, *[NULL_BLOCK] * (widest - len(table))] for table in tables], device=device)
+
+
+def batch_of(work: Sequence[tuple[Request, int]], device: torch.device) -> Batch:
+    """Builds a pass from requests and how many of their next positions it computes; their blocks are allocated."""
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    segments = []
+    for request, count in work:
+        first, table = request.computed, request.block_table
+        segments.append(Segment(request, first, len(ids), len(ids) + count))
+        ids.extend(request.ids[first : first + count])
+        positions.extend(range(first, first + count))
+        slots.extend(table[at // BLOCK] * BLOCK + at % BLOCK for at in range(first, first + count))
+    token_ids, at, slot = torch.tensor([ids, positions, slots]).to(device)
+    return Batch(segments=tuple(segments), token_ids=token_ids, positions=at, slots=slot)

@@ -7,19 +7,19 @@ from typing import Any
 import structlog
 import torch
 
+from steering.engine.cpu.executor import CompiledExecutor
+from steering.engine.cpu.graphs import uses_attention_kernel
+from steering.engine.cpu.thread_count import ThreadCount
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.batch import Batch, batch_of
-from steering.engine.transformers.execution import block_layout, create_executor
-from steering.engine.transformers.execution.base import CompileRequest, ModelParts, PreparedPass
-from steering.engine.transformers.execution.thread_count import ThreadCount
+from steering.engine.transformers.executor import CompileRequest, ModelParts, PassExecutor, PreparedPass
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
-from steering.engine.transformers.memory.paged_cache import PagedCache, probe_shapes
-from steering.engine.transformers.request import Request
-from steering.engine.transformers.training.gradient_pass import GradientPass
+from steering.engine.transformers.memory.paged_cache import PagedCache, PairedLayout, RowLayout, probe_shapes
+from steering.engine.transformers.request import Batch, Request, batch_of
+from steering.engine.transformers.training import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
 from steering.injection.injector import Injector
 from steering.injection.readouts import MonitorTables, ReadoutCollector
-from steering.injection.rows import Segment, SteeredRow
+from steering.injection.rows import SteeredRow
 from steering.model.device import free_memory
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -44,19 +44,19 @@ class PassResult:
 
     def readouts(self) -> dict[SteeredRow, dict[str, float]]:
         """Returns the scores of each request by name."""
-        return {key: scores for one in self.readers for key, scores in one.readouts().items()}
+        return {key: scores for reader in self.readers for key, scores in reader.readouts().items()}
 
     def monitor_scores(self) -> dict[SteeredRow, list[float]]:
         """Returns the scores of all monitors by request."""
-        return {key: scores for one in self.readers for key, scores in one.monitors.by_row().items()}
+        return {key: scores for reader in self.readers for key, scores in reader.monitors.by_row().items()}
 
 
 class ModelRunner:
     """Owns the model, its hooks, the cache and the steering state. One thread calls it.
 
-    compile_request: how passes are compiled; None: they are eager. blocks: in the cache. exact: whether decoding and
-    reading a prompt give the same keys and values, so that those of an answer may serve a later prompt. same_pass: whether
-    a request may read blocks that another computes in the same pass.
+    compile_request: how passes are compiled on a CPU, for a model that attends through transformers' interface; None: they are eager.
+    blocks: in the cache.
+    same_pass: whether a request may read blocks that another computes in the same pass.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class ModelRunner:
         if limits.cache_bytes is None and context:  # no more than all requests need with a full context
             requests = limits.max_running + limits.max_background
             self.blocks = min(self.blocks, requests * blocks_for(context))
-        arrangement = block_layout(shapes, compile_request)
+        kernels = compile_request is not None and uses_attention_kernel(shapes, kernels=compile_request.kernels)
+        arrangement = PairedLayout() if kernels else RowLayout()
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
         self.unembedding = Unembedding(model, layout)
@@ -84,16 +85,21 @@ class ModelRunner:
         self.injector = Injector(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
-        self.executor = create_executor(parts, device, compile_request)
+        if compile_request is None or device.type != "cpu" or not self.same_pass:
+            self.executor = PassExecutor(parts)
+        else:
+            self.executor = CompiledExecutor(parts, compile_request)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
-        self.threads = _thread_count(device, adaptive=limits.adaptive_threads)
+        set_threads = openmp_thread_setter() if limits.adaptive_threads and device.type == "cpu" else None
+        most = 1 if set_threads is None else torch.get_num_threads()
+        self.threads = ThreadCount(most, set_threads or (lambda _count: None))
         log.info(
             "cache_allocated", blocks=self.blocks, block_positions=BLOCK, megabytes=self.blocks * block_bytes >> 20
         )
 
     @property
     def exact(self) -> bool:
-        """See the class."""
+        """Whether decoding and reading a prompt give the same keys and values, so that those of an answer may serve a prompt."""
         return self._float32 or self.executor.batch_invariant
 
     def close(self) -> None:
@@ -128,10 +134,15 @@ class ModelRunner:
         groups: dict[tuple[int, int], list[tuple[Request, int]]] = {}
         for request, count in work:
             groups.setdefault((request.computed, count), []).append((request, count))
-        return _joined([self._run(batch_of(uniform, self._device)) for uniform in groups.values()])
+        results = [self._run(batch_of(uniform, self._device)) for uniform in groups.values()]
+        return PassResult(
+            tuple(request for result in results for request in result.requests),
+            torch.cat([result.logits for result in results]),
+            tuple(reader for result in results for reader in result.readers),
+        )
 
     def _run(self, batch: Batch) -> PassResult:
-        injection = self.injector.prepare(batch.segments, batch.tokens)
+        injection = self.injector.prepare(batch.segments, len(batch.token_ids))
         injection.begin(batch.positions)
         readers = ReadoutCollector(batch.segments, self._monitors)
         ends = [segment for segment in batch.segments if segment.predicts]
@@ -144,21 +155,20 @@ class ModelRunner:
         injection.finish()
         if logits is None:
             logits = torch.empty(0, self._layout.vocab_size, device=self._device)
-        _store_logits(whole, logits[len(ends) :])
+        start = len(ends)
+        for segment in whole:  # on the host: they are large, and a text may take many passes
+            end = start + len(segment.logit_tokens)
+            assert segment.row.capture is not None
+            piece: Tensor = logits[start:end].to(torch.float32).cpu()
+            segment.row.capture.logits.append(piece)
+            start = end
         for segment in batch.segments:
             segment.row.computed += segment.length
         return PassResult(tuple(s.row for s in ends), logits[: len(ends)], (readers,))
 
 
-def _thread_count(device: torch.device, *, adaptive: bool) -> ThreadCount:
-    apply = openmp_thread_setter()
-    if apply is None or not adaptive or device.type != "cpu":
-        return ThreadCount(1, lambda _count: None)
-    return ThreadCount(torch.get_num_threads(), apply)
-
-
 def _cache_bytes(model: Any, device: torch.device, limits: EngineLimits) -> int:
-    """Returns the bytes for keys and values: as the operator says, or measured once the weights are loaded.
+    """Returns the bytes for keys and values: as the operator says, or a share of what is free once the weights are loaded.
 
     On a CUDA device the memory of a worst pass is measured.
     """
@@ -185,22 +195,3 @@ def run_worst_pass(model: Any, device: torch.device, limits: EngineLimits) -> No
     tokens = torch.zeros(1, positions, dtype=torch.int64, device=device)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False, logits_to_keep=1)
-
-
-def _store_logits(segments: Sequence[Segment[Request]], logits: Logits) -> None:
-    """Hands each capture the logits of its tokens, on the host: they are large, and a text may take many passes."""
-    start = 0
-    for segment in segments:
-        assert segment.row.capture is not None
-        count = len(segment.logit_tokens)
-        piece: Tensor = logits[start : start + count].to(torch.float32).cpu()
-        segment.row.capture.logits.append(piece)
-        start += count
-
-
-def _joined(results: Sequence[PassResult]) -> PassResult:
-    return PassResult(
-        tuple(request for result in results for request in result.requests),
-        torch.cat([result.logits for result in results]),
-        tuple(one for result in results for one in result.readers),
-    )

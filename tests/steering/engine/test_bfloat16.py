@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from steering.engine.cpu.kernels.library import has_amx_bf16, has_avx512_bf16
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.execution.kernels.processor import has_amx_bf16, has_avx512_bf16
 from steering.threads import openmp_thread_setter
 from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build

@@ -10,8 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.options import EngineLimits, EngineOptions
-from steering.engine.transformers.factory import open_engine
-from steering.engine.transformers.self_test import WINDOW, self_tested, short_windows
+from steering.engine.transformers.factory import WINDOW, open_engine, self_tested, short_windows
 from steering.errors import UnsupportedModel
 from steering.model.loading import LoadedModel, opened
 from tests.architectures.configurations import tiny

@@ -7,8 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Position
-from steering.engine.fit_task import FitTask, TokenPair
+from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, GenerationRequest, Position, TokenPair
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
 from steering.errors import EngineDead, InvalidRequest

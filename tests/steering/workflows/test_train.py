@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
 from steering.cards import QualityCard
-from steering.engine.fit_task import FitTask, FittedDirection
+from steering.engine.api import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet, dataset_digest, split
 from steering.workflows.extract import ExtractionRequest, extract

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 
 from steering.injection.dose import BLOCK as DOSE_BLOCK
 
-BLOCK = DOSE_BLOCK
-"""Positions in a block; what steering did in them is summed together."""
-
-NULL_BLOCK = 0
-"""Never given out: block tables are padded with it, so it only ever holds zeros."""
+BLOCK = DOSE_BLOCK  # positions in a block; what steering did in them is summed together
+NULL_BLOCK = 0  # never given out: block tables are padded with it, so it only ever holds zeros
 
 
 def blocks_for(positions: int) -> int:
@@ -22,6 +19,9 @@ class BlockPool:
 
     A block is in use (referenced by one or more block tables), cached (unreferenced, but found by its hash), or free.
     `release` queues the last block of a table first, so a block is never evicted before the blocks that continue it.
+
+    first_unused: the lowest number that was never given out; such blocks are given out first, in order.
+    unclean: allocated blocks that have to be zeroed before the next pass.
     """
 
     def __init__(self, count: int) -> None:
@@ -33,9 +33,7 @@ class BlockPool:
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._dirty: set[int] = set()
         self.first_unused = 1
-        """The lowest number that was never given out. Blocks are given out in order as long as there are such."""
         self.unclean: list[int] = []
-        """Allocated blocks that have to be zeroed before the next pass."""
 
     @property
     def available(self) -> int:
@@ -49,7 +47,7 @@ class BlockPool:
 
     @property
     def used(self) -> int:
-        """Blocks referenced by a sequence."""
+        """Blocks referenced by a request."""
         return self.count - self.available
 
     def allocate(self, count: int) -> list[int] | None:
@@ -58,18 +56,17 @@ class BlockPool:
             return None
         blocks = []
         for _ in range(count):
-            block = self._free.pop() if self._free else self._evict()
+            if self._free:
+                block = self._free.pop()
+            else:
+                block, _ = self._cached.popitem(last=False)
+                del self._block_of[self._hash_of.pop(block)]
             self._references[block] = 1
             self.first_unused = max(self.first_unused, block + 1)
             blocks.append(block)
         self.unclean += self._dirty.intersection(blocks)
         self._dirty.difference_update(blocks)
         return blocks
-
-    def _evict(self) -> int:
-        block, _ = self._cached.popitem(last=False)
-        del self._block_of[self._hash_of.pop(block)]
-        return block
 
     def lookup(self, key: bytes) -> int | None:
         """Returns the block registered under a hash, without taking a reference."""
@@ -92,9 +89,9 @@ class BlockPool:
 
     def release(self, blocks: Sequence[int], *, dirty: bool = False) -> None:
         """Drops one reference to each block of a table. dirty: they may hold values that are not finite."""
+        if dirty:
+            self._dirty.update(blocks)
         for block in reversed(blocks):
-            if dirty:
-                self._dirty.add(block)
             self._references[block] -= 1
             if self._references[block]:
                 continue
@@ -104,7 +101,7 @@ class BlockPool:
                 self._free.append(block)
 
     def forget_all(self) -> None:
-        """Empties the index. Blocks in use stay with their sequences."""
+        """Empties the index. Blocks in use stay with their requests."""
         self._free += self._cached
         self._cached.clear()
         self._hash_of.clear()

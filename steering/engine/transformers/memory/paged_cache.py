@@ -1,4 +1,4 @@
-"""PagedCache: keys and values of all sequences in blocks of one pool, as a transformers Cache.
+"""PagedCache: keys and values of all requests in blocks of one pool, as a transformers Cache.
 
 Keys and values are (kv_head, slot, head_dim) with slot = block * BLOCK + offset; a block of one head is contiguous. A layout
 decides the order inside it: in rows, or as our attention kernel reads them.
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from steering.engine.transformers.batch import Batch
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool, blocks_for
+from steering.engine.transformers.request import Batch
 from steering.errors import UnsupportedModel
 from steering.model.layout import Layout
 from steering.shapes import Float, Int, Tensor
@@ -63,24 +63,24 @@ class PairedLayout(RowLayout):
 
     def read_keys(self, states: States, blocks: Blocks) -> Past:
         """See RowLayout."""
-        found = _selected(states, blocks)
-        pairs = found.view(*found.shape[:2], states.shape[2] // 2, BLOCK, 2)
-        return _rows(pairs.transpose(2, 3).reshape(found.shape), blocks)
+        selected = _selected(states, blocks)
+        pairs = selected.view(*selected.shape[:2], states.shape[2] // 2, BLOCK, 2)
+        return _rows(pairs.transpose(2, 3).reshape(selected.shape), blocks)
 
     def read_values(self, states: States, blocks: Blocks) -> Past:
         """See RowLayout."""
-        found = _selected(states, blocks)
-        pairs = found.view(*found.shape[:2], BLOCK // 2, states.shape[2], 2)
-        return _rows(pairs.transpose(3, 4).reshape(found.shape), blocks)
+        selected = _selected(states, blocks)
+        pairs = selected.view(*selected.shape[:2], BLOCK // 2, states.shape[2], 2)
+        return _rows(pairs.transpose(3, 4).reshape(selected.shape), blocks)
 
 
 def _selected(states: States, blocks: Blocks) -> Float[Tensor, "kv_head selected block_numbers"]:
     return states.view(states.shape[0], -1, BLOCK * states.shape[2]).index_select(1, blocks.reshape(-1))
 
 
-def _rows(found: Float[Tensor, "kv_head selected block_numbers"], blocks: Blocks) -> Past:
-    heads, _, numbers = found.shape
-    return found.view(heads, blocks.shape[0], -1, numbers // BLOCK).transpose(0, 1)
+def _rows(selected: Float[Tensor, "kv_head selected block_numbers"], blocks: Blocks) -> Past:
+    heads, _, numbers = selected.shape
+    return selected.view(heads, blocks.shape[0], -1, numbers // BLOCK).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,14 @@ class LayerShape:
     @property
     def position_bytes(self) -> int:
         """Bytes of one position's key and value."""
-        numbers = self.key_heads * self.key_width + self.value_heads * self.value_width
-        return numbers * self.dtype.itemsize
+        return (self.key_heads * self.key_width + self.value_heads * self.value_width) * self.dtype.itemsize
+
+    def zeros(self, heads: int, slots: int, width: int) -> States:
+        """Allocates zeros. On a CPU the system gives the pages when they are first written; torch would write them all now."""
+        size = heads, slots, width
+        if self.device.type != "cpu":
+            return torch.zeros(size, dtype=self.dtype, device=self.device)
+        return torch.from_numpy(np.zeros(prod(size) * self.dtype.itemsize, dtype=np.uint8)).view(self.dtype).view(size)
 
 
 class PagedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
@@ -109,13 +115,13 @@ class PagedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
     def __init__(self, cache: "PagedCache", shape: LayerShape, slots: int) -> None:
         super().__init__()
         self._cache = cache
-        self.keys = _zeros((shape.key_heads, slots, shape.key_width), shape)
-        self.values = _zeros((shape.value_heads, slots, shape.value_width), shape)
+        self.keys = shape.zeros(shape.key_heads, slots, shape.key_width)
+        self.values = shape.zeros(shape.value_heads, slots, shape.value_width)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Writes each token at its slot. Returns the states of the pass, which the attention function completes from the
-        cache; for a model with its own attention, the whole past of each row (row, kv_head, position, head_dim)."""
+        cache; for a model with its own attention, the whole past of each row."""
         batch, layout = self._cache.batch, self._cache.layout
         assert batch is not None, "the cache is written during a pass only"
         if self._cache.writes:
@@ -137,13 +143,6 @@ class PagedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         return batch.segments[0].first if batch is not None and self._cache.own_attention else 0
 
 
-def _zeros(size: tuple[int, int, int], like: LayerShape) -> Tensor:
-    """Allocates zeros. On a CPU the system gives the pages when they are first written; torch would write them all now."""
-    if like.device.type != "cpu":
-        return torch.zeros(size, dtype=like.dtype, device=like.device)
-    return torch.from_numpy(np.zeros(prod(size) * like.dtype.itemsize, dtype=np.uint8)).view(like.dtype).view(size)
-
-
 def _flat(states: Float[Tensor, "row kv_head token head_dim"]) -> Float[Tensor, "kv_head flat head_dim"]:
     return states[0] if states.shape[0] == 1 else states.transpose(0, 1).flatten(1, 2)
 
@@ -151,7 +150,8 @@ def _flat(states: Float[Tensor, "row kv_head token head_dim"]) -> Float[Tensor, 
 class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
     """All layers' blocks, allocated once. Block NULL_BLOCK belongs to nobody. keys, values: of every layer.
 
-    batch: the pass that runs. own_attention: the model computes attention itself, over the past of each row.
+    batch: the pass that runs.
+    own_attention: the model computes attention itself, over the past of each row.
     writes: whether `update` writes; otherwise the attention kernel does.
     """
 
@@ -172,23 +172,15 @@ class PagedCache(Cache):  # type: ignore[misc]  # transformers is untyped
             places = torch.tensor(blocks, device=states.device)
             states.view(states.shape[0], -1, BLOCK, states.shape[2])[:, places] = 0.0
 
-    def write_zeros(self, start: int, stop: int) -> None:
-        """Writes zeros to blocks from `start` to before `stop`, which belong to no sequence."""
-        for states in (*self.keys, *self.values):
-            states[:, start * BLOCK : stop * BLOCK] = 0.0
-
 
 class Pretouch:
-    """Writes zeros to blocks that were never given out.
+    """Writes zeros to blocks that were never given out, because the system provides pages, cleared, when they are first written.
 
-    The system provides pages, cleared, when they are first written. Measured on two cores of a virtual machine (AMD EPYC,
-    SmolLM2-135M): of 6.2 seconds for 8 prompts of 1,820 tokens, 0.7 were spent there, and 32 requests reach 0.99 in place of
-    0.90 of the tokens/s before the paged cache, six rounds in turns with all memory written. The name is that of the Java virtual
-    machine's option.
+    Other devices than CPUs have all memory from the start. The name is that of the Java virtual machine's option.
     """
 
     def __init__(self, cache: PagedCache, pool: BlockPool, ahead_bytes: int) -> None:
-        """ahead_bytes: how much is written ahead of use; 0: nothing. Other devices than CPUs have all memory from the start."""
+        """ahead_bytes: how much is written ahead of use; 0: nothing."""
         self._cache, self._pool = cache, pool
         self._ahead = ahead_bytes // cache.block_bytes if cache.keys[0].device.type == "cpu" else 0
         self._step = max(STEP_BYTES // cache.block_bytes, 1)
@@ -201,7 +193,8 @@ class Pretouch:
         stop = min(start + self._step, unused + self._ahead, self._pool.count + 1)
         if start >= stop:
             return False
-        self._cache.write_zeros(start, stop)
+        for states in (*self._cache.keys, *self._cache.values):
+            states[:, start * BLOCK : stop * BLOCK] = 0.0
         self._next = stop
         return True
 
@@ -214,19 +207,16 @@ def probe_shapes(model: Any, layout: Layout, device: torch.device) -> list[Layer
     layers = [DynamicLayer() for _ in range(layout.layer_count)]
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     arguments = {"attention_mask": torch.ones_like(token), "use_cache": True, layout.cache_argument: Cache(layers)}
+    refused = f"{layout.architecture} cannot be steered"
     try:
         with torch.no_grad():
             model(input_ids=token, **arguments)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # models check the class of their cache in their own ways
-        reason = f"its forward pass fails with a plain key-value cache ({error})"
-        raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}") from error
-    without = [number for number, layer in enumerate(layers) if layer.keys is None]
+        raise UnsupportedModel(f"{refused}: its forward pass fails with a plain key-value cache ({error})") from error
+    without = ", ".join(str(number) for number, layer in enumerate(layers) if layer.keys is None)
     if without:
-        named = ", ".join(map(str, without))
-        raise UnsupportedModel(
-            f"{layout.architecture} cannot be steered: layers {named} keep no keys and values, but read those of other layers"
-        )
+        raise UnsupportedModel(f"{refused}: layers {without} keep no keys and values, but read those of other layers")
     kept = [(layer.keys, layer.values) for layer in layers]
     return [LayerShape(k.shape[1], k.shape[3], v.shape[1], v.shape[3], k.dtype, k.device) for k, v in kept]

@@ -34,8 +34,7 @@ class PrefixIndex:
         self._pool, self._enabled, self.exact = pool, enabled, exact
         self._measured: dict[int, tuple[bytes, Float[Tensor, number] | None]] = {}
         """The hash of each registered block, and what steering did in it; see `Doses.block_measures`."""
-        self.epoch = 0
-        """Changes with the arithmetic of passes: blocks computed before a change are not shared after it."""
+        self.epoch = 0  # changes with the arithmetic of passes: blocks computed before a change are not shared after it
 
     def keys_of(self, request: Request) -> list[bytes]:
         """Returns the hashes of the blocks that a request may share, computed once."""
@@ -47,12 +46,12 @@ class PrefixIndex:
 
     def find(self, request: Request) -> list[int]:
         """Returns the blocks that hold the beginning of a request, without taking references."""
-        found: list[int] = []
+        blocks: list[int] = []
         for key in self.keys_of(request):
             if (block := self._pool.lookup(key)) is None:
                 break
-            found.append(block)
-        return found
+            blocks.append(block)
+        return blocks
 
     def restore(self, request: Request, first: int, end: int) -> None:
         """Counts for a request what was measured in blocks [first, end) of its table, which others computed."""

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.engine.api import SamplingParams
-from steering.engine.transformers.attention.length_groups import UNEVEN, LengthGroups
-from steering.engine.transformers.attention.masked import Scores, masked
+from steering.engine.transformers.attention import UNEVEN, LengthGroups, Scores, masked
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import LayerShape, PagedCache, RowLayout
 from steering.engine.transformers.request import Request

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from steering.engine.transformers.attention.masked import TILE, tiled, worthwhile
+from steering.engine.transformers.attention import TILE, tiled, worthwhile
 from steering.shapes import Tensor
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 8

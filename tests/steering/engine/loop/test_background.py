@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from steering.engine.transformers.background import MAX_WAITING, PATIENT_TURN, BackgroundQueue
+from steering.engine.transformers.loop import MAX_WAITING, PATIENT_TURN, BackgroundQueue
 from steering.engine.transformers.request import BackgroundTask
 from steering.errors import EngineDead, InternalError, Overloaded
 from tests.steering.engine.loop.driven import open_stream

@@ -3,8 +3,7 @@
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.prefix_index import PrefixIndex
 from steering.engine.transformers.request import Request
-from steering.engine.transformers.scheduler import Scheduler
-from steering.engine.transformers.waiting import WINDOW, ClientShare
+from steering.engine.transformers.scheduler import WINDOW, ClientShare, Scheduler
 from tests.steering.engine.loop.scheduled import World, no_state, request, text
 
 LIMITS = EngineLimits(max_running=16, contended_running=3)

@@ -7,7 +7,7 @@ import pytest
 
 from steering.engine.api import SamplingParams, TokenEvent
 from steering.engine.stream import Stream
-from steering.engine.transformers.delivery import INTERVAL_SECONDS, MANY, Delivery
+from steering.engine.transformers.loop import INTERVAL_SECONDS, MANY, Delivery
 from steering.engine.transformers.request import Request
 from steering.plan.types import UNSTEERED
 

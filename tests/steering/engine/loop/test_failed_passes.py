@@ -12,9 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.loop import MOST_FAILED
-from steering.engine.transformers.prefill_budget import PrefillBudget
 from steering.engine.transformers.request import Request
-from steering.engine.transformers.scheduler import BACKGROUND_TURN
+from steering.engine.transformers.scheduler import BACKGROUND_TURN, PrefillBudget
 from steering.engine.watchdog import Watchdog
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.model.loading import LoadedModel, opened

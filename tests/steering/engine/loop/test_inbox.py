@@ -10,7 +10,7 @@ import pytest
 from steering.engine.api import SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.stream import Stream
-from steering.engine.transformers.inbox import Inbox
+from steering.engine.transformers.loop import Inbox
 from steering.engine.transformers.request import Request
 from steering.errors import EngineDead, Overloaded
 from steering.plan.types import UNSTEERED

@@ -9,8 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.options import EngineLimits
 from steering.engine.stream import Stream
-from steering.engine.transformers.background import MAX_WAITING
-from steering.engine.transformers.loop import EngineLoop
+from steering.engine.transformers.loop import MAX_WAITING, EngineLoop
 from steering.engine.transformers.request import BackgroundTask, Pieces
 from steering.engine.transformers.runner import ModelRunner
 from steering.errors import EngineDead, Overloaded

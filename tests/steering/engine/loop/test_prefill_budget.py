@@ -5,7 +5,8 @@ from math import ceil
 import pytest
 
 from steering.engine.options import EngineLimits
-from steering.engine.transformers.prefill_budget import (
+from steering.engine.transformers.request import prompt_calls
+from steering.engine.transformers.scheduler import (
     BACKGROUND_SECONDS,
     CALL_COST,
     FIRST,
@@ -14,7 +15,6 @@ from steering.engine.transformers.prefill_budget import (
     LEAST,
     LIVE_SECONDS,
     PrefillBudget,
-    prompt_calls,
 )
 from tests.plans import plan_for, vectors_for
 from tests.steering.engine.loop.scheduled import World, request, text

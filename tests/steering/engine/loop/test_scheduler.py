@@ -4,8 +4,7 @@ import pytest
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.memory.block_pool import BLOCK
-from steering.engine.transformers.prefill_budget import BACKGROUND_SECONDS
-from steering.engine.transformers.scheduler import MOST_OVERTAKEN
+from steering.engine.transformers.scheduler import BACKGROUND_SECONDS, MOST_OVERTAKEN
 from tests.steering.engine.loop.scheduled import World, request, text
 
 EMBEDDED_POSITION = 2 * 30 * 3 * 64 * 2

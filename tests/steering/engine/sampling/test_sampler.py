@@ -11,9 +11,16 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.transformers.request import Request
-from steering.engine.transformers.sampling.logits import adjusted, candidates, every_token, is_filtered, ranked
-from steering.engine.transformers.sampling.noise import gumbel, uniform
-from steering.engine.transformers.sampling.sampler import sample
+from steering.engine.transformers.sampling import (
+    adjusted,
+    candidates,
+    every_token,
+    gumbel,
+    is_filtered,
+    ranked,
+    sample,
+    uniform,
+)
 from steering.plan.types import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
 from tests.reference_steps import choose

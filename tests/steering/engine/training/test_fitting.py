@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest
-from steering.engine.fit_task import FitTask, FittedDirection, NeutralText, TokenPair
+from steering.engine.api import FitTask, FittedDirection, GenerationRequest, NeutralText, TokenPair
 from steering.engine.transformers.engine import TransformersEngine
-from steering.engine.transformers.training.gradient_pass import ScoredText
+from steering.engine.transformers.training import ScoredText
 from steering.errors import EngineDead, InvalidRequest, LimitExceeded, NonfiniteActivations
 from tests.engines import Outcome, engine_over, family_engine, run, run_all, sampling
 from tests.families import D_MODEL, FAMILIES

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
-from steering.engine.transformers.training.gradient_pass import Measured, Pieces, ScoredText
+from steering.engine.transformers.training import Measured, Pieces, ScoredText
 from steering.errors import NonfiniteActivations, UnsupportedParameter
 from steering.model.layout import BlockOutput, find_layout
 from steering.model.verification import verify_layout

@@ -1,0 +1,238 @@
+"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder.
+
+Loading a compiled artefact runs its code, so nobody else may be able to write that folder.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+import torch
+import transformers
+
+from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
+from steering.engine.transformers.executor import CompileRequest
+
+log = structlog.get_logger()
+TRACED = (
+    "engine/cpu",
+    "engine/transformers/executor.py",
+    "engine/transformers/attention.py",
+    "engine/transformers/memory",
+    "injection/dose.py",
+    "model/hooks.py",
+    "model/layout.py",
+    "model/loading.py",
+    "model/rope.py",
+    "model/verification.py",
+)
+"""Sources, within the package, that decide what a graph computes."""
+START_DELAY = 3.0
+"""Seconds before the worker starts: a server measures its model's norms first, which a compiler would slow down."""
+POLL = 0.5  # seconds between two looks at the worker
+SCRATCH = "compiling-"
+ABANDONED = 3600.0
+"""Seconds after which an unlocked scratch folder is removed. A younger one may be between its creation and its lock, and on
+some shared volumes locks of other machines are not visible."""
+
+
+class UntrustedArtifact(PermissionError):
+    """A file or folder of the cache could have been written by another user."""
+
+
+def check_trusted(path: Path) -> None:
+    """Raises UntrustedArtifact for a path, or anything in it, that is a link, belongs to another user than us or root, or is
+    writable by others."""
+    for each in (path, *path.rglob("*")) if path.is_dir() and not path.is_symlink() else (path,):
+        status = each.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise UntrustedArtifact(f"{each} is a symbolic link; compiled artefacts must be regular files")
+        if status.st_uid not in {0, os.geteuid()}:
+            raise UntrustedArtifact(f"{each} belongs to user {status.st_uid}, expected {os.geteuid()} or root")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            mode = stat.S_IMODE(status.st_mode)
+            raise UntrustedArtifact(f"{each} is writable by other users (mode {mode:04o}); run chmod go-w on it")
+
+
+def private_folder(path: Path) -> None:
+    """Creates a folder for this user alone. Raises UntrustedArtifact when it exists and others can write it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise UntrustedArtifact(
+            f"cache folder {path} must belong to user {os.geteuid()} or root and be writable by its owner alone, "
+            f"got user {status.st_uid} and mode {mode:04o}"
+        )
+
+
+@contextmanager
+def scratch_folder(cache_dir: Path) -> Iterator[Path]:
+    """Yields a scratch folder of this process in the cache folder, locked while it is used, and removes it.
+
+    It lies there since /tmp may be small, in memory, or mounted noexec, and so that results can be renamed into place.
+    """
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_abandoned(cache_dir: Path) -> None:
+    """Removes old scratch folders whose process has ended."""
+    for path in cache_dir.glob(f"{SCRATCH}*"):
+        if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < ABANDONED:
+            continue
+        with suppress(OSError):  # locked: still in use; or of another user
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def artifact_folder(request: CompileRequest) -> Path:
+    """Where compiled artefacts of all models are kept."""
+    return request.cache_dir / "compiled"
+
+
+def graph_path(request: CompileRequest) -> Path:
+    """The folder of the graph; its name is a digest of everything the graph depends on. One graph computes prompts and decodes."""
+    package = Path(__file__).parents[2]
+    sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
+    facts = [
+        request.content,
+        request.info.dtype,
+        torch.__version__,
+        transformers.__version__,
+        cpu_features(),
+        library_path(artifact_folder(request), kernels=request.kernels).name,
+        *(source.read_text() for source in sources),
+    ]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    return artifact_folder(request) / f"{key}-pass"
+
+
+class Compilation(threading.Thread):
+    """One attempt in the background. `ready` is called from this thread, once, with the graph.
+
+    A failure is logged and leaves the engine eager: correct, and slower.
+    """
+
+    def __init__(self, request: CompileRequest, ready: Callable[[CompiledGraph], None]) -> None:
+        super().__init__(name="compilation", daemon=True)
+        self._request, self._ready = request, ready
+        self._library = library_path(artifact_folder(request), kernels=request.kernels)
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Ends the worker if it still runs. Harmless when repeated."""
+        self._closed.set()
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        """Makes the attempt."""
+        try:
+            self._attempt()
+        except UntrustedArtifact as error:
+            log.error("compiled_artifacts_refused", reason=str(error), executor="eager")  # noqa: TRY400 - no defect of ours
+        except (OSError, RuntimeError) as error:
+            log.warning("compilation_failed", model=self._request.info.name, reason=str(error)[:300], executor="eager")
+
+    def _attempt(self) -> None:
+        private_folder(self._request.cache_dir)
+        private_folder(artifact_folder(self._request))
+        remove_abandoned(self._request.cache_dir)
+        path = graph_path(self._request)
+        if not self._complete(path):
+            if self._closed.wait(START_DELAY):
+                return
+            self._compile(path)
+        if self._closed.is_set():
+            return
+        graph = self._load(path)
+        if not self._closed.is_set():
+            self._ready(graph)
+
+    def _complete(self, path: Path) -> bool:
+        return self._library.exists() and path.exists()
+
+    def _compile(self, path: Path) -> None:
+        """Runs the worker to its end. Raises RuntimeError when it fails."""
+        log.info("compiling", model=self._request.info.name)
+        with compile_process(self._request, self._library, path) as process:
+            while process.poll() is None and not self._closed.wait(POLL):
+                pass
+        if not self._closed.is_set() and not self._complete(path):
+            raise RuntimeError(
+                f"the compile worker ended with status {process.returncode}; see compile.log in the cache folder"
+            )
+
+    def _load(self, path: Path) -> CompiledGraph:
+        """Loads the library and the graph. An unusable file is removed, so that the next start makes it again."""
+        check_trusted(self._library)
+        check_trusted(path)
+        try:
+            load(self._library)
+        except OSError:
+            self._library.unlink(missing_ok=True)
+            raise
+        try:
+            return load_graph(path)
+        except RuntimeError:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def compile_process(request: CompileRequest, library: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the worker with a scratch folder and a log; at the end kills it and everything that it started.
+
+    Raises OSError where the cache folder cannot be written, or the log is a link.
+    """
+    with scratch_folder(request.cache_dir) as scratch:
+        work = {
+            "content": request.content,
+            "source": request.source,
+            "revision": request.revision,
+            "dtype": request.info.dtype,
+            "kernels": request.kernels,
+            "cache_dir": str(request.cache_dir),
+            "scratch": str(scratch),
+            "library": str(library),
+            "path": str(path),
+        }
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(request.cache_dir / "compile.log", flags, 0o600), "wb") as output:
+            process = subprocess.Popen(  # noqa: S603 - our module
+                [sys.executable, "-P", "-m", f"{__package__}.compile_worker", json.dumps(work)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": str(scratch)},
+                start_new_session=True,  # its compilers are ended with it
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

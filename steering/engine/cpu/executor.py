@@ -1,0 +1,104 @@
+"""CompiledExecutor: runs passes through graphs compiled ahead of time, once they are ready, and eagerly before."""
+
+from dataclasses import replace
+
+import structlog
+import torch
+
+from steering.engine.cpu.compilation import Compilation
+from steering.engine.cpu.graphs import CallbackScope, PackedLinears, tasks
+from steering.engine.cpu.kernels import operations
+from steering.engine.cpu.kernels.library import CompiledGraph, supports_kernels
+from steering.engine.transformers.attention import Scores
+from steering.engine.transformers.executor import CompileRequest, Install, ModelParts, PassExecutor, PreparedPass
+from steering.engine.transformers.memory.paged_cache import PairedLayout
+from steering.engine.transformers.request import Batch
+from steering.shapes import Logits, Tensor
+from steering.threads import call_in_thread
+
+log = structlog.get_logger()
+GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
+"""Time of a layer in a graph relative to an eager pass; PACKED: where both use the packed linear layers."""
+
+
+class CompiledExecutor(PassExecutor):
+    """Runs passes on a CPU, eagerly until the graph is compiled. The graph and the kernels are installed together between two
+    passes, so that a pass is either eager or compiled and `name` says which."""
+
+    def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
+        super().__init__(parts)
+        weight = next(parts.model.parameters())
+        self._kernels = request.kernels and supports_kernels(weight.dtype, weight.device)
+        self._attention_kernel = isinstance(parts.cache.layout, PairedLayout)
+        self._linears = PackedLinears.of(parts.model, kernels=request.kernels)
+        self.compilation = Compilation(request, self._prepare)
+        self._install: Install | None = None
+        self._graph: CompiledGraph | None = None
+        self._weights: list[Tensor] = []  # packed, inputs of the graph; empty where they are constants
+
+    def start(self, install: Install) -> None:
+        """See PassExecutor.start."""
+        self._install = install
+        self.compilation.start()
+
+    def _prepare(self, graph: CompiledGraph) -> None:
+        """Packs the weights on the compilation's thread, then hands everything to the engine's thread."""
+        weights = [] if self._linears is None else call_in_thread(self._linears.pack)
+        assert self._install is not None
+        self._install(lambda: self._use(graph, weights))
+
+    def _use(self, graph: CompiledGraph, weights: list[Tensor]) -> None:
+        self._graph, self._weights = graph, weights
+        self.name = "compiled+kernels" if self._kernels else "compiled"
+        self.batch_invariant = self._attention_kernel and self._linears is not None
+        self.sampling_kernel = operations.sample if self._kernels else None
+        if self._attention_kernel and self.attention is not None:
+            self.attention.kernel = _attention_kernel
+            self._parts.cache.writes = False
+        if self._linears is not None:
+            self._linears.attach(weights)
+        log.info("executor_changed", executor=self.name)
+
+    def run(self, prepared: PreparedPass) -> Logits | None:
+        """See PassExecutor.run. A pass that stops early is eager where that is faster, since a graph computes all layers."""
+        share = GRAPH_COST if self._linears is None else PACKED_GRAPH_COST
+        stop = prepared.stop_after
+        if self._graph is None or (stop is not None and stop + 1 <= share * self._parts.layout.layer_count):
+            return super().run(prepared)
+        return self._compiled(self._graph, replace(prepared, stop_after=None))
+
+    def _compiled(self, run: CompiledGraph, prepared: PreparedPass) -> Logits:
+        batch, injection, parts = prepared.batch, prepared.injection, self._parts
+        cache, slots, attention = parts.cache, parts.slots, self.attention
+        assert attention is not None
+        read = injection.controllers.layers | prepared.readers.layers
+        noted, note = injection.noted()
+        inputs = [
+            *(batch.token_ids, batch.positions, prepared.keep, batch.segment_table, batch.block_table),
+            *(slots.vectors, slots.numbers, slots.codes, slots.rows),
+            *(injection.slots_of_tokens, injection.weights, injection.left, *noted),
+            tasks(parts.layout.layer_count, injection.conditions.layers, injection.edited, read, note),
+            *(*cache.keys, *cache.values, *self._weights),
+        ]
+        cache.batch = batch
+        try:
+            with torch.no_grad(), CallbackScope(prepared.decide, prepared.read, attention.write_and_attend):
+                (logits,) = run(inputs)
+        finally:
+            cache.batch = None
+        return logits
+
+    def close(self) -> None:
+        """See PassExecutor.close."""
+        self.compilation.close()
+        if self._linears is not None:
+            self._linears.close()
+        super().close()
+
+
+def _attention_kernel(
+    query: Tensor, key: Tensor, value: Tensor, states: tuple[Tensor, Tensor], batch: Batch, scores: Scores
+) -> Tensor:
+    """Runs the attention of an eager pass by our kernel."""
+    tables = batch.segment_table, batch.block_table
+    return operations.paged_attention(query, key, value, *states, *tables, *scores).transpose(1, 2)

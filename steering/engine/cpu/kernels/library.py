@@ -1,0 +1,110 @@
+"""What this CPU supports, and the library of C++ operations: built on the machine that runs them, loaded once per process."""
+
+import ctypes
+import hashlib
+import platform
+import subprocess
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch.utils.cpp_extension import include_paths, library_paths
+
+from steering.shapes import Tensor
+
+HERE = Path(__file__).parent
+BASE = ("compiled_model", "steer")  # sources that every compiled pass needs, on any CPU
+KERNELS = ("attention", "linear", "norm", "sample")
+CompiledGraph = Callable[[list[Tensor]], list[Tensor]]
+_loading = threading.Lock()
+_loaded: list[Path] = []
+
+
+@cache
+def has_avx512_bf16() -> bool:
+    """Whether the CPU has bfloat16 dot products in 512-bit registers (AVX512_BF16)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+
+
+@cache
+def has_amx_bf16() -> bool:
+    """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
+    return torch.cpu._is_amx_tile_supported()
+
+
+@cache
+def cpu_features() -> str:
+    """Describes the CPU by model and sorted feature flags: AOTInductor compiles with -march=native, so its artefacts run
+    only on a CPU of the same description."""
+    facts = {platform.machine(), torch.backends.cpu.get_cpu_capability()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        first = cpuinfo.read_text().split("\n\n", maxsplit=1)[0]
+        fields = dict(line.split(":", maxsplit=1) for line in first.splitlines() if ":" in line)
+        named = {key.strip(): value.strip() for key, value in fields.items()}
+        facts.update(
+            f"{key}={named[key]}" for key in ("vendor_id", "cpu family", "model", "model name") if key in named
+        )
+        facts.update(named.get("flags", named.get("Features", "")).split())
+    return " ".join(sorted(facts))
+
+
+def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX512_BF16."""
+    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx512_bf16()
+
+
+def _options(kernels: bool) -> list[str]:
+    options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20"]
+    options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
+    if not (kernels and has_avx512_bf16()):
+        return options
+    extensions = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"]
+    if has_amx_bf16():
+        extensions += ["amx-tile", "amx-bf16"]
+    flags = [f"-m{extension}" for extension in extensions]
+    return [*options, *flags, "-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512"]
+
+
+def library_path(folder: Path, *, kernels: bool = True) -> Path:
+    """Where the library is kept; its name is a digest of everything it depends on."""
+    parts = [torch.__version__, *_options(kernels), *(path.read_text() for path in sorted(HERE.glob("*.[ch]*")))]
+    return folder / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}-native.so"
+
+
+def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
+    """Builds the library in about twenty seconds. It appears at `target` complete or not at all.
+
+    scratch: a folder of the same file system. Raises CalledProcessError when the compiler fails.
+    """
+    unfinished = scratch / target.name
+    includes = [part for path in include_paths() for part in ("-isystem", path)]
+    libraries = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    sources = [str(HERE / f"{name}.cpp") for name in (*BASE, *(KERNELS if kernels and has_avx512_bf16() else ()))]
+    command = [get_cpp_compiler(), *_options(kernels), *sources, "-o", str(unfinished), *includes, *libraries]
+    subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)  # noqa: S603 - our own source
+    unfinished.rename(target)
+
+
+def load(library: Path) -> None:
+    """Loads the library once per process, from whichever cache folder came first. Raises OSError when the file is unusable."""
+    with _loading:
+        if not _loaded:
+            if has_amx_bf16():
+                torch.cpu._init_amx()  # the kernel grants the tile registers to a process that asks for them
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # compiled graphs look its functions up by name
+            _loaded.append(library)
+
+
+def load_graph(package: Path) -> CompiledGraph:
+    """Loads a compiled package as a function that releases Python's global lock while it runs. Needs the library.
+
+    Raises RuntimeError when the package is unusable.
+    """
+    model: Any = torch.classes.steering_compiled.CompiledModel(str(package))
+    run: CompiledGraph = model.run
+    return run

@@ -1,0 +1,37 @@
+// The noise of sampling.py: its words, its Gumbel numbers, and a bound of these that needs no logarithm.
+#pragma once
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+
+namespace steering {
+
+constexpr int NOISE_BITS = 24;
+constexpr float LN2_ABOVE = 0.69315f, NOISE_MARGIN = 1e-3f;  // more than float32 rounds
+
+// numpy's SFC64: its state after seeding, and the same words.
+struct Generator {
+  uint64_t a, b, c, count;
+
+  uint64_t next() {
+    const uint64_t result = a + b + count++;
+    a = b ^ (b >> 11);
+    b = c + (c << 3);
+    c = ((c << 24) | (c >> 40)) + result;
+    return result;
+  }
+};
+
+// u = word / 2^24 in [0, 1) -> -log(-log(u)).
+inline float gumbel(int32_t word) { return -std::log(-std::log(static_cast<float>(word) * 0x1p-24f)); }
+
+// -log(-log(u)) <= -log(1 - u), as -log(u) >= 1 - u; and 1 - u >= 2^(e - 24), where e is the exponent of 2^24 - word.
+inline __m512 noise_bound(__m512i words) {
+  const __m512 rest = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(1 << NOISE_BITS), words));
+  const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(rest), 23), _mm512_set1_epi32(127));
+  const __m512i halvings = _mm512_sub_epi32(_mm512_set1_epi32(NOISE_BITS), exponent);
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(halvings), _mm512_set1_ps(LN2_ABOVE), _mm512_set1_ps(NOISE_MARGIN));
+}
+
+}  // namespace steering

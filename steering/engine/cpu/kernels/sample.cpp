@@ -1,0 +1,229 @@
+// Chooses tokens from bfloat16 logits: the argmax of logits / temperature + Gumbel noise over the tokens that top_k, top_p and min_p leave,
+// at temperature 0 the argmax. The noise has the numbers of sampling.py.
+//
+// Without filters its two logarithms are computed only for tokens that a bound of their noise does not exclude; filters look at the tokens
+// near the best one first. 32 rows of 49,152 normal logits (deviation 3) at temperature 0.7, two cores of an AMD EPYC, kernel and torch:
+// 1.4 and 8.5 ms, with top_p 0.95 6.3 and 21 ms, top_k 50 1.2 and 5.8 ms; one row 0.11 and 0.29 ms. The embedded
+// model decodes 1.08, 1.19 and 1.24 times as fast as with torch at 1, 8 and 32 requests at temperature 0.7 (three rounds in turns).
+// `STEERING_KERNELS=false` switches it off with the other kernels.
+#include "gemm_tile.h"
+#include "noise.h"
+#include "operations.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace {
+
+using namespace steering;
+
+constexpr float WIDTHS[] = {2, 4, 8, 16, INFINITY};  // nats below the best token, see filters.py
+constexpr double ENOUGH = 1 + 1e-5;                  // of top_p of the mass, as sums in another order round differently
+
+// A row of the argument `settings`. Without a filter: top_k 0, top_p infinity, least -infinity.
+struct Settings {
+  float temperature, top_k, top_p, least;  // least: log of min_p
+
+  bool filters() const { return top_k > 0 || top_p < INFINITY || least > -INFINITY; }
+};
+
+struct Choice {
+  int64_t token, finite;
+};
+
+struct Candidate {
+  float value;  // (logit - highest logit) / temperature
+  int64_t token;
+};
+
+float to_float(bf16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// Up to LANES logits; the missing ones are -infinity.
+__m512 load_some(const bf16* logits, int64_t count) {
+  if (count >= LANES) return load_float(logits);
+  bf16 padded[LANES];
+  std::fill_n(padded, LANES, bf16{0xff80});
+  std::copy_n(logits, count, padded);
+  return load_float(padded);
+}
+
+// The first index of the maximum. -infinity is a mask; a row with NaN, with +infinity or of masks alone is not finite.
+Choice argmax(const bf16* logits, int64_t count) {
+  const __m512 infinity = _mm512_set1_ps(INFINITY);
+  __m512 maxima = _mm512_set1_ps(-INFINITY);
+  __mmask16 nonfinite = 0;
+  for (int64_t start = 0; start < count; start += LANES) {
+    const __m512 values = load_some(logits + start, count - start);
+    nonfinite |= _mm512_cmp_ps_mask(values, infinity, _CMP_NLT_UQ);
+    maxima = _mm512_max_ps(maxima, values);
+  }
+  const float best = _mm512_reduce_max_ps(maxima);
+  if (nonfinite || best == -INFINITY) return {0, 0};
+  for (int64_t start = 0;; start += LANES)
+    if (const auto equal = _mm512_cmp_ps_mask(load_some(logits + start, count - start), _mm512_set1_ps(best), _CMP_EQ_OQ))
+      return {start + __builtin_ctz(equal), 1};
+}
+
+// The argmax of logits + temperature * noise. otherwise: the token where all sums are -infinity.
+int64_t sampled(const bf16* logits, int64_t count, float temperature, Generator generator, int64_t otherwise) {
+  float best = -INFINITY;
+  int64_t token = otherwise;
+  for (int64_t start = 0; start < count; start += LANES) {
+    alignas(64) uint64_t drawn[LANES / 2];
+    for (uint64_t& word : drawn) word = generator.next();
+    const __m512i words = _mm512_srli_epi32(_mm512_load_si512(drawn), 32 - NOISE_BITS);
+    const __m512 values = load_some(logits + start, count - start);
+    const __m512 bound = _mm512_fmadd_ps(noise_bound(words), _mm512_set1_ps(temperature), values);
+    auto possible = _mm512_cmp_ps_mask(bound, _mm512_set1_ps(best), _CMP_GE_OQ);
+    if (!possible) continue;
+    alignas(64) int32_t word[LANES];
+    alignas(64) float value[LANES];
+    _mm512_store_si512(word, words);
+    _mm512_store_ps(value, values);
+    for (; possible; possible &= possible - 1) {
+      const int lane = __builtin_ctz(possible);
+      const float sum = gumbel(word[lane]) * temperature + value[lane];
+      if (sum > best) best = sum, token = start + lane;
+    }
+  }
+  return token;
+}
+
+// One row, its logits scaled so that the best token has 0.
+struct ScaledRow {
+  const bf16* logits;
+  int64_t count;
+  float highest, temperature;
+
+  __m512 load(int64_t start) const {
+    const __m512 below = _mm512_sub_ps(load_some(logits + start, count - start), _mm512_set1_ps(highest));
+    return _mm512_div_ps(below, _mm512_set1_ps(temperature));
+  }
+
+  // Sum of exp over all tokens.
+  double mass() const {
+    __m512d sums = _mm512_setzero_pd();
+    for (int64_t start = 0; start < count; start += LANES) {
+      const __m512 weights = at::vec::Vectorized<float>(load(start)).exp_u20();
+      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_castps512_ps256(weights)));
+      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1)));
+    }
+    return _mm512_reduce_add_pd(sums);
+  }
+
+  // The tokens within `width` of the best one, in ascending order.
+  void collect(float width, std::vector<Candidate>& into) const {
+    into.clear();
+    const __m512 floor = _mm512_set1_ps(-width);
+    for (int64_t start = 0; start < count; start += LANES) {
+      const __m512 values = load(start);
+      const auto last = std::min<int64_t>(count - start, LANES);
+      auto near = _mm512_cmp_ps_mask(values, floor, _CMP_GE_OQ) & ((1u << last) - 1);
+      if (!near) continue;
+      alignas(64) float value[LANES];
+      _mm512_store_ps(value, values);
+      for (; near; near &= near - 1) into.push_back({value[__builtin_ctz(near)], start + __builtin_ctz(near)});
+    }
+  }
+};
+
+double mass_of(const std::vector<Candidate>& tokens) {
+  double sum = 0;
+  for (const Candidate& one : tokens) sum += std::exp(one.value);
+  return sum;
+}
+
+// The tokens that the filters leave, best first and at least one: top_k, then top_p, then min_p, as `ranked` in filters.py.
+void filter(const ScaledRow& row, const Settings& settings, std::vector<Candidate>& kept) {
+  const auto top_k = static_cast<size_t>(settings.top_k);
+  double mass = !top_k && settings.top_p < INFINITY ? row.mass() : 1;
+  for (const float width : WIDTHS) {
+    row.collect(width, kept);
+    if (top_k ? kept.size() >= top_k : settings.least >= -width) break;
+    if (!top_k && settings.top_p < INFINITY && mass_of(kept) >= settings.top_p * mass * ENOUGH) break;
+  }
+  const auto better = [](const Candidate& one, const Candidate& other) {
+    return one.value > other.value || (one.value == other.value && one.token < other.token);
+  };
+  if (top_k && top_k < kept.size()) {
+    std::nth_element(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(top_k), kept.end(), better);
+    kept.resize(top_k);
+  }
+  std::sort(kept.begin(), kept.end(), better);
+  if (top_k) mass = mass_of(kept);
+  double before = std::exp(kept.front().value);
+  for (size_t index = 1; index < kept.size(); ++index) {
+    if (before >= settings.top_p * mass || kept[index].value < settings.least) return kept.resize(index);
+    before += std::exp(kept[index].value);
+  }
+}
+
+int64_t sampled_of_filtered(const ScaledRow& row, const Settings& settings, Generator generator, int64_t otherwise) {
+  thread_local std::vector<Candidate> kept;
+  filter(row, settings, kept);
+  std::sort(kept.begin(), kept.end(), [](const Candidate& one, const Candidate& other) { return one.token < other.token; });
+  float best = -INFINITY;
+  int64_t token = otherwise, drawn = 0;
+  uint64_t word = 0;
+  for (const Candidate& one : kept) {
+    for (; drawn <= one.token / 2; ++drawn) word = generator.next();
+    const auto bits = static_cast<uint32_t>(one.token % 2 ? word >> 32 : word);
+    const float sum = one.value + gumbel(static_cast<int32_t>(bits >> (32 - NOISE_BITS)));
+    if (sum > best) best = sum, token = one.token;
+  }
+  return token;
+}
+
+Choice choose(const bf16* logits, int64_t count, Settings settings, Generator generator) {
+  Choice choice = argmax(logits, count);
+  if (!choice.finite || settings.temperature <= 0) return choice;
+  if (settings.filters()) {
+    const ScaledRow row{logits, count, to_float(logits[choice.token]), settings.temperature};
+    choice.token = sampled_of_filtered(row, settings, generator, choice.token);
+  } else {
+    choice.token = sampled(logits, count, settings.temperature, generator, choice.token);
+  }
+  return choice;
+}
+
+at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states) {
+  TORCH_CHECK(
+      logits.dim() == 2 && logits.stride(1) == 1 && logits.scalar_type() == at::kBFloat16,
+      "sample: logits must be (row, vocab) in bfloat16 with contiguous rows");
+  const int64_t count = logits.size(0);
+  const auto is_table = [count](const at::Tensor& table, at::ScalarType type) {
+    return table.sizes() == at::IntArrayRef{count, 4} && table.scalar_type() == type && table.is_contiguous();
+  };
+  TORCH_CHECK(is_table(settings, at::kFloat), "sample: settings must be (row, 4) in float32");
+  TORCH_CHECK(is_table(states, at::kLong), "sample: states must be (row, 4) in int64");
+  auto out = at::empty({count, 2}, logits.options().dtype(at::kLong));
+  const bf16* rows = bf16_data(logits);
+  const auto* given = settings.const_data_ptr<float>();
+  const auto* words = reinterpret_cast<const uint64_t*>(states.const_data_ptr());
+  auto* result = out.mutable_data_ptr<int64_t>();
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const Settings own{given[4 * row], given[4 * row + 1], given[4 * row + 2], given[4 * row + 3]};
+      const Generator generator{words[4 * row], words[4 * row + 1], words[4 * row + 2], words[4 * row + 3]};
+      const Choice choice = choose(rows + row * logits.stride(0), logits.size(1), own, generator);
+      result[2 * row] = choice.token;
+      result[2 * row + 1] = choice.finite;
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(steering, CPU, library) { library.impl("sample", &sample); }

@@ -1,0 +1,312 @@
+"""Chooses the next token of each row: penalties and bias, then top_k, top_p and min_p, then the argmax of logits / temperature plus
+Gumbel noise.
+
+The noise depends on the request's seed and the token's index alone: no generator has a state between steps, so a row's numbers depend
+on no other row, and a row that is computed again gets the same ones. The number of times that the host waits for the device does not
+grow with the rows.
+"""
+
+from collections.abc import Callable, Sequence
+from math import inf, log
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steering.engine.answers import Sampled
+from steering.engine.api import SamplingParams
+from steering.engine.transformers.executor import SamplingKernel
+from steering.engine.transformers.request import Request
+from steering.shapes import Float, Int, Logits, Tensor
+
+TEMPERATURES = 1e-30, 1e30
+"""Others are moved to the nearest of these: they are 0 or overflow in float32, and the argmax is the same."""
+MOST_CANDIDATES = 1 << 24  # a larger top_k is moved here, which float32 represents exactly; no vocabulary is larger
+WIDTHS = (2.0, 4.0, 8.0, 16.0)
+"""Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
+ENOUGH = 1.0 + 1e-5
+"""Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
+Values: TypeAlias = Float[Tensor, "row token"]
+Tokens: TypeAlias = Int[Tensor, "row token"]
+Mass: TypeAlias = Float[Tensor, "row 1"]
+Chooser: TypeAlias = Callable[[Logits, Sequence[Request]], Tensor]
+LogProbs: TypeAlias = tuple[float | None, tuple[tuple[int, float], ...]]
+_WORD = (1 << 64) - 1
+
+
+def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | None = None) -> list[Sampled]:
+    """Chooses a token for each row of logits (row, vocab), any float dtype. Each result depends on its own row alone.
+
+    kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
+    """
+    choices = [request.sampling for request in rows]
+    plain = [row for row, params in enumerate(choices) if params.logprobs is None and not _is_adjusted(params)]
+    if kernel is None or not plain or logits.dtype != torch.bfloat16:
+        return _sampled_by_torch(logits, rows)
+    if len(plain) == len(rows):
+        return _sampled_by_kernel(logits, rows, kernel)
+    others = sorted(set(range(len(rows))) - set(plain))
+    chosen = dict(zip(plain, _sampled_by_kernel(logits[plain], [rows[row] for row in plain], kernel), strict=True))
+    chosen |= zip(others, _sampled_by_torch(logits[others], [rows[row] for row in others]), strict=True)
+    return [chosen[row] for row in range(len(rows))]
+
+
+def _sampled_by_kernel(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel) -> list[Sampled]:
+    settings = []
+    for request in rows:
+        params = request.sampling
+        _, top_p, least = bounds_of(params)
+        temperature = _temperature(params) if params.temperature > 0.0 else 0.0
+        settings.append((temperature, min(params.top_k, MOST_CANDIDATES), top_p, least))
+    noisy = [row for row, request in enumerate(rows) if request.sampling.temperature > 0.0]
+    generators = torch.zeros(len(rows), 4, dtype=torch.int64)
+    if noisy:
+        generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
+    chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators).tolist()
+    return [Sampled(token, bool(finite)) for token, finite in chosen]
+
+
+def _sampled_by_torch(logits: Logits, rows: Sequence[Request]) -> list[Sampled]:
+    raw = logits.to(torch.float32)
+    # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
+    finite = torch.isfinite(raw.amax(dim=1))
+    # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
+    if not bool(finite.all()):
+        raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
+    chosen = _chosen(adjusted(raw, rows), rows)
+    logprobs = _logprobs(raw, chosen, rows)
+    pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
+    return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
+
+
+def _is_penalized(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def _is_adjusted(params: SamplingParams) -> bool:
+    return _is_penalized(params) or bool(params.logit_bias)
+
+
+def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
+    """Returns logits after penalties and bias; the same tensor where no row uses any."""
+    if not any(_is_adjusted(request.sampling) for request in rows):
+        return logits
+    result = logits.clone()
+    penalized = [(row, request) for row, request in enumerate(rows) if _is_penalized(request.sampling)]
+    if penalized:
+        _penalize(result, penalized)
+    biased = [(row, *bias) for row, request in enumerate(rows) for bias in request.sampling.logit_bias.items()]
+    if biased:
+        owners, tokens, values = zip(*biased, strict=True)
+        places = _moved(np.array([owners, tokens]), logits)
+        bias = _moved(np.array(values, dtype=np.float32), logits)
+        result.index_put_((places[0], places[1]), bias, accumulate=True)
+    return result
+
+
+def _penalize(logits: Logits, rows: Sequence[tuple[int, Request]]) -> None:
+    """Changes the logits of the tokens that each request contains; one copy to the device for all rows."""
+    settings = []
+    for _, request in rows:
+        request.token_counts.update(request.ids, request.prompt_length)
+        params = request.sampling
+        settings.append((params.repetition_penalty, params.presence_penalty, params.frequency_penalty))
+    tokens = [request.token_counts.tokens() for _, request in rows]
+    sizes = [len(own) for own in tokens]
+    each = np.repeat(np.array(settings, dtype=np.float32), sizes, axis=0)
+    table = np.column_stack([each, np.concatenate([request.token_counts.generated() for _, request in rows])])
+    repetition, presence, frequency, generated = _moved(table.T.copy(), logits)
+    owners = np.repeat([row for row, _ in rows], sizes)
+    places = _moved(np.stack([owners, np.concatenate(tokens)]), logits)
+    values = logits[places[0], places[1]]
+    # Keskar et al., arXiv 1909.05858; dividing a negative logit would make it more likely, so those are multiplied
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    values = values - frequency * generated - presence * (generated > 0)
+    # a penalty near 0 makes logits infinite
+    logits[places[0], places[1]] = values.clamp(max=torch.finfo(logits.dtype).max)
+
+
+def _moved(numbers: NDArray[Any], logits: Logits) -> Tensor:
+    """Copies numbers to the device of the logits without waiting for it."""
+    return torch.from_numpy(numbers).to(logits.device, non_blocking=True)
+
+
+def _chosen(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
+    members: dict[Chooser, list[int]] = {}
+    for row, request in enumerate(rows):
+        params = request.sampling
+        sampled = _sampled_of_filtered if is_filtered(params) else _sampled
+        members.setdefault(sampled if params.temperature > 0.0 else _argmax, []).append(row)
+    chosen = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    for choose, own in members.items():
+        if len(own) == len(rows):
+            return choose(logits, rows)
+        chosen[own] = choose(logits[own], [rows[row] for row in own])
+    return chosen
+
+
+def _argmax(logits: Logits, _rows: Sequence[Request] = ()) -> Int[Tensor, "row"]:
+    """Returns the first token with the highest logit. numpy's argmax is ten times faster on a CPU."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(axis=1))
+    return logits.argmax(dim=1)
+
+
+def _sampled(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
+    if logits.device.type == "cpu" and len(rows) > 1:
+        # row by row, so that temporaries stay in the processor's cache
+        return torch.cat([_sampled(logits[row : row + 1], rows[row : row + 1]) for row in range(len(rows))])
+    # argmax(logits / T + noise), with the noise scaled instead, which cannot overflow
+    noise = gumbel(uniform(*_seeds(rows), logits.shape[1], logits.device))
+    return _argmax(noise.mul_(_temperatures(logits, rows)).add_(logits))
+
+
+def _sampled_of_filtered(logits: Logits, rows: Sequence[Request]) -> Int[Tensor, "row"]:
+    # the best token has 0, however small the temperature is
+    scaled = (logits - logits.amax(dim=1, keepdim=True)).div_(_temperatures(logits, rows))
+    values, tokens = candidates(scaled, [request.sampling for request in rows])
+    noise = gumbel(uniform(*_seeds(rows), logits.shape[1], logits.device).gather(1, tokens))
+    return tokens.gather(1, _argmax(values + noise)[:, None])[:, 0]
+
+
+def _temperature(params: SamplingParams) -> float:
+    lowest, highest = TEMPERATURES
+    return min(max(params.temperature, lowest), highest)
+
+
+def _temperatures(logits: Logits, rows: Sequence[Request]) -> Float[Tensor, "row 1"]:
+    temperatures = torch.tensor([_temperature(request.sampling) for request in rows])
+    return temperatures.to(logits.device, non_blocking=True)[:, None]
+
+
+def _logprobs(raw: Logits, chosen: Int[Tensor, "row"], rows: Sequence[Request]) -> list[LogProbs]:
+    """Returns log-probabilities under the model's own distribution, before temperature, penalties and filters."""
+    results: list[LogProbs] = [(None, ())] * len(rows)
+    members = [row for row, request in enumerate(rows) if request.sampling.logprobs is not None]
+    if not members:
+        return results
+    values = torch.log_softmax(raw[members], dim=1)
+    own = values.gather(1, chosen[members][:, None])[:, 0].tolist()
+    counts = [rows[row].sampling.logprobs or 0 for row in members]
+    best = values.topk(max(counts), dim=1)
+    table = zip(members, own, counts, best.indices.tolist(), best.values.tolist(), strict=True)
+    for row, logprob, count, ids, top in table:
+        results[row] = (logprob, tuple(zip(ids[:count], top[:count], strict=True)))
+    return results
+
+
+def is_filtered(params: SamplingParams) -> bool:
+    """Returns whether any of the three filters is used."""
+    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+
+
+def bounds_of(params: SamplingParams) -> tuple[float, float, float]:
+    """Returns top_k, top_p and log(min_p), each infinite where the filter is not used."""
+    top_p = params.top_p if params.top_p < 1.0 else inf
+    return params.top_k or inf, top_p, log(params.min_p) if params.min_p > 0.0 else -inf
+
+
+def candidates(scaled: Logits, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens]:
+    """Returns values and ids of the tokens that may be chosen, best first; other values are -infinity.
+
+    scaled: logits / temperature less their maximum, so that the best token of a row has 0.
+    """
+    # on a CPU few candidates are sorted instead of the vocabulary
+    values, tokens, mass = narrowed(scaled, rows) if scaled.device.type == "cpu" else every_token(scaled)
+    return ranked(values, tokens, mass, rows)
+
+
+def ranked(values: Values, tokens: Tokens, mass: Mass, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens]:
+    """Sorts candidates and applies the filters. mass: sum of exp over all tokens of the row.
+
+    All arithmetic runs along a row, and running sums ignore what follows: no row depends on another one's length.
+    """
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    tokens = tokens.gather(1, order)
+    bounds = torch.tensor([bounds_of(params) for params in rows], dtype=torch.float32)
+    top_k, top_p, min_p = torch.split(bounds.to(values.device, non_blocking=True), 1, dim=1)
+    values = values.masked_fill(torch.arange(values.shape[1], device=values.device) >= top_k, -inf)
+    weights = values.exp()
+    running = weights.cumsum(dim=1)
+    mass = torch.where(torch.isfinite(top_k), running[:, -1:], mass)
+    # the smallest set of most probable tokens whose mass reaches top_p (Holtzman et al., arXiv 1904.09751)
+    excluded = (running - weights >= top_p * mass) | (values < min_p)
+    return values.masked_fill(excluded, -inf), tokens
+
+
+def every_token(scaled: Logits) -> tuple[Values, Tokens, Mass]:
+    """Returns all tokens as candidates, and the mass."""
+    tokens = torch.arange(scaled.shape[1], device=scaled.device).expand_as(scaled)
+    return scaled, tokens, scaled.exp().sum(dim=1, keepdim=True)
+
+
+def narrowed(scaled: Logits, rows: Sequence[SamplingParams]) -> tuple[Values, Tokens, Mass]:
+    """Returns a superset of the tokens that may be chosen, in ascending order, padded with -infinity, and the mass.
+
+    By numpy, row by row, where it is faster than torch and always adds in the same order.
+    """
+    matrix = scaled.numpy()
+    masses, kept = [], []
+    for row, params in zip(matrix, rows, strict=True):
+        masses.append(float(np.exp(row).sum()) if params.top_k == 0 and params.top_p < 1.0 else 1.0)
+        kept.append(_enough(row, masses[-1], params))
+    longest = max(map(len, kept))
+    tokens = np.zeros((len(rows), longest), dtype=np.int64)
+    values = np.full((len(rows), longest), -np.inf, dtype=np.float32)
+    for number, ids in enumerate(kept):
+        tokens[number, : len(ids)] = ids
+        values[number, : len(ids)] = matrix[number, ids]
+    return torch.from_numpy(values), torch.from_numpy(tokens), torch.tensor(masses)[:, None]
+
+
+def _enough(row: NDArray[np.float32], mass: float, params: SamplingParams) -> NDArray[np.intp]:
+    """Returns the best tokens of one row: at least top_k of them, or top_p of the mass, or all that pass min_p."""
+    if params.top_k == 0 and params.min_p > 0.0:
+        return np.flatnonzero(row >= np.float32(log(params.min_p)))
+    for width in WIDTHS:
+        best = np.flatnonzero(row >= -width)
+        if len(best) >= params.top_k > 0:
+            return best
+        if params.top_k == 0 and float(np.exp(row[best]).sum()) >= params.top_p * mass * ENOUGH:
+            return best
+    return np.arange(len(row))
+
+
+def _seeds(rows: Sequence[Request]) -> tuple[list[int], list[int]]:
+    return [request.sampling.seed for request in rows], [request.generated for request in rows]
+
+
+def _mixed(seed: int, index: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence((seed & _WORD, index))
+
+
+def uniform(
+    seeds: Sequence[int], indices: Sequence[int], vocab_size: int, device: torch.device
+) -> Float[Tensor, "row vocab"]:
+    """Returns numbers in [0, 1), float32, one for each token of each row."""
+    numbers = torch.empty(len(seeds), vocab_size, device=device)
+    for row, seed, index in zip(numbers, seeds, indices, strict=True):
+        mixed = _mixed(seed, index)
+        if device.type == "cpu":  # a tenth of the time of torch's generator
+            words = np.random.SFC64(mixed).random_raw(vocab_size // 2 + 1).view(np.uint32)[:vocab_size]
+            np.multiply(words >> 8, 2.0**-24, out=row.numpy(), dtype=np.float32, casting="same_kind")
+        else:
+            state = int(mixed.generate_state(1, np.uint64)[0])
+            row.uniform_(generator=torch.Generator(device).manual_seed(state))
+    return numbers
+
+
+def states(seeds: Sequence[int], indices: Sequence[int]) -> Int[Tensor, "row 4"]:
+    """Returns the states of the generators that `uniform` uses on a CPU, for a kernel that draws the same numbers."""
+    generators = [np.random.SFC64(_mixed(seed, index)) for seed, index in zip(seeds, indices, strict=True)]
+    return torch.from_numpy(np.array([each.state["state"]["state"] for each in generators]).view(np.int64))
+
+
+def gumbel(numbers: Float[Tensor, "row token"]) -> Float[Tensor, "row token"]:
+    """Turns uniform numbers into Gumbel noise; 0 becomes -infinity, which is never chosen.
+
+    argmax(logits / T + noise) is a sample of softmax(logits / T). As every token keeps its own noise, requests with one
+    seed and similar distributions mostly choose the same token, which makes steered and plain answers comparable.
+    """
+    return numbers.log().neg_().log_().neg_()

@@ -1,0 +1,247 @@
+"""Compiling in the background: a failure is logged and leaves the engine eager, and nothing is left behind."""
+
+import ast
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from transformers import PreTrainedTokenizerFast
+
+import steering
+from steering.engine.api import GenerationRequest
+from steering.engine.cpu.compilation import (
+    ABANDONED,
+    SCRATCH,
+    TRACED,
+    artifact_folder,
+    compile_process,
+    graph_path,
+    remove_abandoned,
+    scratch_folder,
+)
+from steering.engine.cpu.executor import CompiledExecutor
+from steering.engine.cpu.kernels.library import library_path
+from steering.engine.options import EngineOptions
+from steering.engine.transformers.engine import TransformersEngine
+from steering.engine.transformers.executor import CompileRequest
+from steering.engine.transformers.factory import compile_request
+from steering.model.loading import load, opened
+from tests.engines import run, sampling
+from tests.families import FAMILIES
+from tests.polling import until
+
+pytestmark = pytest.mark.timeout(900)  # the worker runs on idle processors only
+
+
+async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The log's events of an engine that cannot be compiled, answers all the same, and closes."""
+    loaded = opened(FAMILIES["llama"](), tokenizer, name="tiny")
+    with capture_logs() as logs:
+        engine = TransformersEngine(
+            loaded, compile_request=CompileRequest(loaded.info, "content", "no such model", None, cache)
+        )
+        assert len((await run(engine, GenerationRequest((65, 66), sampling(4)))).tokens) == 4
+        executor = engine._runner.executor
+        assert isinstance(executor, CompiledExecutor)
+        await until(
+            lambda: not executor.compilation.is_alive(), 800
+        )  # the worker builds the library before it loads a model
+        assert engine.stats().executor == "eager"
+        await engine.close()
+    return [line["event"] for line in logs]
+
+
+async def test_a_cache_folder_that_cannot_be_created_is_logged(
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert "compilation_failed" in await events_of_serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
+
+
+async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The cache folder does not exist before, as for a model that needs no conversion."""
+    cache = tmp_path / "cache"
+    assert "compilation_failed" in await events_of_serving(cache, hf_byte_tokenizer)
+    assert "no such model" in (cache / "compile.log").read_text()
+    assert not list(cache.glob(f"{SCRATCH}*"))
+    assert {path.stat().st_mode & 0o777 for path in (cache, cache / "compiled")} == {0o700}
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+async def test_a_cache_folder_that_others_can_write_is_refused(
+    mode: int, tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(mode)
+    assert "compiled_artifacts_refused" in await events_of_serving(cache, hf_byte_tokenizer)
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("planted", ["writable file", "link", "link inside", "writable folder"])
+async def test_artifacts_that_others_could_have_written_are_refused(
+    planted: str, tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """They stand where complete artefacts are expected, and none of them is loaded."""
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    request = CompileRequest(info, "content", "no such model", None, tmp_path, kernels=False)
+    artifact_folder(request).mkdir(mode=0o700)
+    plant(request, planted)
+    loaded = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny")
+    with capture_logs() as logs:
+        engine = TransformersEngine(loaded, compile_request=request)
+        executor = engine._runner.executor
+        assert isinstance(executor, CompiledExecutor)
+        await until(lambda: not executor.compilation.is_alive())
+        await engine.close()
+    [line] = [line for line in logs if line["event"] == "compiled_artifacts_refused"]
+    assert line["executor"] == "eager"
+
+
+def plant(request: CompileRequest, planted: str) -> None:
+    """Puts artefacts in place, one of them untrusted."""
+    library, target = library_path(artifact_folder(request), kernels=False), graph_path(request) / "graph.so"
+    library.touch(0o600)
+    target.parent.mkdir(mode=0o700)
+    target.touch(0o600)
+    if planted == "writable file":
+        target.chmod(0o622)
+    elif planted == "writable folder":
+        target.parent.chmod(0o722)
+    else:
+        path = library if planted == "link" else target
+        other = path.with_name("other")
+        path.rename(other)
+        path.symlink_to(other)
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    request = CompileRequest(info, "content", None, None, tmp_path)
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / "compile.log").symlink_to(tmp_path / "victim")
+    process = compile_process(request, tmp_path / "library.so", tmp_path / "graph")
+    with pytest.raises(OSError, match=r"compile\.log"), process:
+        pass
+    assert (tmp_path / "victim").read_text() == "kept"
+    assert not list(tmp_path.glob(f"{SCRATCH}*"))
+
+
+def test_closing_ends_the_worker_and_removes_its_scratch(
+    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
+    request = CompileRequest(info, "content", None, None, tmp_path)
+    with compile_process(request, tmp_path / "library.so", tmp_path / "graph") as process:
+        (scratch,) = tmp_path.glob(f"{SCRATCH}*")
+        assert scratch.is_dir()
+    assert process.returncode is not None
+    assert not scratch.exists()
+
+
+def test_scratch_of_ended_processes_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path) as used:
+        names = {
+            tmp_path / f"{SCRATCH}abandoned": False,
+            used: True,
+            tmp_path / "compiled" / "0a1b2c3d-prefill": True,
+            tmp_path / "converted-model": True,
+        }
+        for path in names:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "file").write_text("")
+            os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
+        young = tmp_path / f"{SCRATCH}young"
+        young.mkdir()
+        remove_abandoned(tmp_path)
+        assert {path: path.exists() for path in names} == names
+        assert young.exists()
+    assert not used.exists()
+
+
+def graph_of(folder: Path, cache: Path) -> Path:
+    """Where the graph of a model in a folder is kept."""
+    return graph_path(
+        compile_request(load(str(folder), cache_dir=cache, device="cpu"), EngineOptions(str(folder), cache))
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """The folder of the tiny model."""
+    FAMILIES["llama"]().save_pretrained(tmp_path / "model")
+    hf_byte_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "change", [{"rms_norm_eps": 1e-2}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}]
+)
+def test_a_graph_is_not_used_for_another_configuration(change: dict[str, object], saved: Path, tmp_path: Path) -> None:
+    """Engine A1, N8: these are constants of the graph, and no weight depends on them. Vectors fit as before."""
+    before = graph_of(saved, tmp_path)
+    assert graph_of(saved, tmp_path) == before
+    fingerprint = load(str(saved), cache_dir=tmp_path, device="cpu").info.fingerprint
+    config = json.loads((saved / "config.json").read_text())
+    assert all(config[name] != value for name, value in change.items())
+    (saved / "config.json").write_text(json.dumps({**config, **change}))
+    assert graph_of(saved, tmp_path) != before
+    assert load(str(saved), cache_dir=tmp_path, device="cpu").info.fingerprint == fingerprint
+
+
+def test_a_graph_is_not_used_for_other_weights(saved: Path, tmp_path: Path) -> None:
+    """Weights are constants of the graph too; the model's fingerprint samples 64 values of each. Its size and time stay as they were."""
+    before, path = graph_of(saved, tmp_path), saved / "model.safetensors"
+    content, status = bytearray(path.read_bytes()), path.stat()
+    content[-5] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert graph_of(saved, tmp_path) != before
+
+
+def test_the_worker_compiles_no_other_model_than_the_engine_has(
+    saved: Path, tmp_path: Path, built_library: Path
+) -> None:
+    """Files that change while the engine serves."""
+    loaded = load(str(saved), cache_dir=tmp_path, device="cpu")
+    request = compile_request(loaded, EngineOptions(str(saved), tmp_path))
+    (saved / "config.json").write_text((saved / "config.json").read_text() + "\n")
+    with compile_process(request, built_library, tmp_path / "graph") as process:
+        assert process.wait(800) != 0
+    assert "have changed since" in (tmp_path / "compile.log").read_text()
+    assert not (tmp_path / "graph").exists()
+
+
+NOT_TRACED = {
+    "steering.engine.transformers.request": "passes are inputs of a graph",
+    "steering.injection.slots": "the same: what steers is an input",
+    "steering.injection.injector": "the same",
+    "steering.injection.readouts": "read in callbacks, outside the graph",
+    "steering.injection.rows": "the same",
+    "steering.errors": "computes nothing",
+    "steering.model.fingerprint": "computes nothing that a graph holds",
+    "steering.model.info": "facts",
+    "steering.shapes": "types",
+    "steering.threads": "where code runs",
+}
+
+
+def test_the_key_of_a_graph_covers_every_source_it_is_traced_from() -> None:
+    """Whatever the traced sources import is traced too, or computes nothing of a graph."""
+    package = Path(steering.__file__).parent
+    traced = {path for name in TRACED for path in (sorted((package / name).rglob("*.py")) or [package / name])}
+    own = ("engine/cpu", *(f"engine/transformers/{name}" for name in ("attention", "memory", "executor")))
+    for path in traced:
+        assert path.is_file(), path
+        if not str(path.relative_to(package)).startswith(own):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("steering."):
+                source = package.parent / node.module.replace(".", "/")
+                files = {source.with_suffix(".py"), source / "__init__.py"}
+                assert files & traced or node.module in NOT_TRACED, f"{path.name} imports {node.module}"
