@@ -10,8 +10,8 @@ import pytest
 
 from steering.errors import StorageFull
 from steering.spec import SteeringSpec
+from steering.store.database import RESERVE_BYTES
 from steering.store.records import VectorFilter
-from steering.store.reserve import RESERVE_BYTES
 from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
