@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from steering.cards import Estimate
 from steering.schemas.base import Answer, Request, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
-from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
+from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
 from steering.spec_base import LayerIndex, Measured, Number, Numbers
 
 
@@ -43,14 +43,11 @@ class Training(Request):
         return self
 
 
-class ExtractRequest(Request):
+class ExtractRequest(NamedVector):
     """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`.
     position: which activation of a text is read; null for `response_mean` where all texts are conversations, `last` where
     none is, else `mean`."""
 
-    name: Name
-    description: Description = ""
-    tags: Tags = ()
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
     positive: Texts | None = None
@@ -83,15 +80,12 @@ class EffectRequest(Request):
     native: Name | None = None
 
 
-class TransferRequest(Request):
+class TransferRequest(NamedVector):
     """Carries a direction of the operator's second model to the loaded one.
     concept, pairs: give the direction, unless `direction` has its numbers at `from_layer`, and measure the result.
     anchors: texts that both models read to fit the map; absent, texts of other starter concepts and neutral ones.
     from_layer, to_layer: absent, those that read the pairs best. effect: absent, how far it steers is not measured."""
 
-    name: Name
-    description: Description = ""
-    tags: Tags = ()
     concept: Annotated[str, Field(max_length=64)] | None = None
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     anchors: Texts | None = None

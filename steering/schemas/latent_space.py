@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from steering.schemas.base import Answer, Flag, Request, Whole, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Texts
 from steering.schemas.reading import ReadToken, ReadVector
-from steering.schemas.vectors import Description, LayerList, Name, Tags
+from steering.schemas.vectors import LayerList, Name, NamedVector
 from steering.spec_base import Measured, Number
 
 Names: TypeAlias = Annotated[
@@ -213,10 +213,7 @@ class DictionarySearchAnswer(Answer):
     features: list[FeatureAnswer]
 
 
-class FeatureVectorRequest(Request):
+class FeatureVectorRequest(NamedVector):
     """Stores a feature's direction as a vector."""
 
-    name: Name
     feature: Annotated[Whole, Field(ge=0, le=10_000_000)]
-    description: Description = ""
-    tags: Tags = ()

@@ -14,14 +14,19 @@ Description = Annotated[str, Field(max_length=4096)]
 Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32, fail_fast=True)]
 
 
-class RegisterRequest(Request):
-    """Given directions, d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
+class NamedVector(Request):
+    """What a new vector is called, and its labels."""
 
     name: Name
-    directions: Directions
-    scale: Scales | None = None
     description: Description = ""
     tags: Tags = ()
+
+
+class RegisterRequest(NamedVector):
+    """Given directions, d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
+
+    directions: Directions
+    scale: Scales | None = None
 
 
 class Term(Request):
@@ -31,14 +36,11 @@ class Term(Request):
     weight: Number = 1.0
 
 
-class CombineRequest(Request):
+class CombineRequest(NamedVector):
     """A weighted sum, made orthogonal to others if asked."""
 
-    name: Name
     terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32, fail_fast=True)]
     orthogonal_to: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] = ()
-    description: Description = ""
-    tags: Tags = ()
 
 
 class DescribeRequest(Request):
