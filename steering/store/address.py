@@ -155,7 +155,8 @@ def _set_up_sqlite(connection: Any, page_limit: int | None) -> None:
 def _write_ahead(cursor: Any) -> None:
     """Puts the database in WAL mode. SQLite refuses at once, whatever busy_timeout is, where another connection does so:
     two readers that become writers could deadlock. So a refused connection waits with BEGIN IMMEDIATE and tries again."""
-    mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+    cursor.execute("PRAGMA journal_mode")
+    mode = cursor.fetchone()[0]  # the cursor of the asynchronous driver returns nothing useful from execute
     until = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while mode != "wal":
         try:

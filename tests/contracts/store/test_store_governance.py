@@ -36,15 +36,15 @@ async def test_a_change_of_a_key_sets_the_given_fields_only(store: Store) -> Non
         store.keys.edit("key_1", lambda *_: {"name": "other"}),
         store.keys.edit("key_1", lambda *_: {"scopes": ("admin",), "limits": {"rows": 2}, "namespace": "mine"}),
     )
-    changed = await store.keys.edit("key_1", lambda *_: {"expires_at": "2030-01-01T00:00:00Z"})
-    assert changed == replace(
+    expected = replace(
         stored, name="other", last_used_at=USED, scopes=("admin",), limits={"rows": 2}, namespace="mine",
         expires_at="2030-01-01T00:00:00Z",
     )  # fmt: skip
-    unlimited = replace(stored, name="other", last_used_at=USED, scopes=("admin",), limits={"rows": 2}, namespace="mine")
-    assert await store.keys.edit("key_1", lambda *_: {"expires_at": None}) == unlimited
-    assert await store.keys.edit("key_1", lambda *_: {}) == unlimited
-    assert await store.keys.all() == (unlimited,)
+    assert await store.keys.edit("key_1", lambda *_: {"expires_at": "2030-01-01T00:00:00Z"}) == expected
+    expected = replace(expected, expires_at=None)
+    assert await store.keys.edit("key_1", lambda *_: {"expires_at": None}) == expected
+    assert await store.keys.edit("key_1", lambda *_: {}) == expected
+    assert await store.keys.all() == (expected,)
 
 
 async def test_a_key_that_was_deleted_does_not_come_back(store: Store) -> None:
