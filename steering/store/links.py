@@ -55,7 +55,7 @@ class Links:
             raise _not_found(link_id)
         row = rows[0]._mapping
         state = read_record(row["state"], f"link {link_id}") or {}
-        return LinkState(**{**row, "state": state}, url=link_url(row["view"], link_id))
+        return LinkState.model_validate({**row, "state": state, "url": link_url(row["view"], link_id)})
 
     async def find(
         self, owner: str | None, limit: int = 50, cursor: str | None = None
@@ -64,7 +64,8 @@ class Links:
         columns = (LinkRow.id, LinkRow.view, LinkRow.size.label("bytes"), LinkRow.created_at, LinkRow.namespace)
         query = select(*columns).where(*self._owned(owner))
         rows, following = await self.database.newest(query, LinkRow.position, "link", limit, cursor)
-        return [LinkAnswer(**row._mapping, url=link_url(row.view, row.id)) for row in rows], following
+        links = ({**row._mapping, "url": link_url(row.view, row.id)} for row in rows)
+        return list(map(LinkAnswer.model_validate, links)), following
 
     async def delete(self, link_id: str, owner: str | None) -> None:
         """Deletes a link of this namespace. Raises LinkNotFound, also for a link of another owner."""
