@@ -22,9 +22,7 @@ Indices = NDArray[np.intp]
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
     """Projections of held-out examples on one direction, and the group (topic) of each example.
-
-    Examples of one group are not independent, so intervals treat a group as one observation.
-    """
+    Examples of one group are not independent, so intervals treat a group as one observation."""
 
     positive: Numbers
     negative: Numbers
@@ -33,21 +31,17 @@ class HeldOut:
 
 
 def auroc(positive: Numbers, negative: Numbers) -> Numbers:
-    """Returns the share of ordered (positive, negative) comparisons, ties counting half, over the last axis (Mann-Whitney U)."""
+    """Returns the share of ordered (positive, negative) pairs over the last axis, ties counting half (Mann-Whitney U)."""
     count = positive.shape[-1]
     ranks: Numbers = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)[..., :count]
     return np.asarray((ranks.sum(-1) - count * (count + 1) / 2) / (count * negative.shape[-1]))
 
 
 def estimate_auroc(splits: Sequence[Sequence[HeldOut]]) -> Estimate | None:
-    """Estimates AUROC and its 95 % interval from the folds of one or more random splits; None below MIN_HELD examples of a class.
-
+    """Estimates AUROC and its 95 % interval from the folds of one or more splits; None below MIN_HELD examples of a class.
     Comparisons are formed within a fold, since projections on two directions cannot be compared. The interval is that of
-    Student's t on the logit scale. Its variance is a jackknife over groups plus the variance between splits. One more
-    group, half way to 0.5, is added, so that a perfect score over few groups does not get an interval of no width; the interval
-    always includes the estimate itself. Coverage: tests/steering/extraction/test_coverage.py. None as interval below
-    MIN_GROUPS groups.
-    """
+    Student's t on the logit scale; its variance is a jackknife over groups plus the variance between splits. One more group,
+    half way to 0.5, is added, so that a perfect score over few groups does not get an interval of no width."""
     usable = [folds for folds in splits if _measurable(folds)]
     if not usable:
         return None
@@ -63,7 +57,6 @@ def estimate_auroc(splits: Sequence[Sequence[HeldOut]]) -> Estimate | None:
 
 
 def _groups_of(folds: Sequence[HeldOut]) -> Indices:
-    """Returns the groups of all folds in ascending order."""
     return np.unique(np.concatenate([part for one in folds for part in (one.positive_groups, one.negative_groups)]))
 
 
@@ -87,8 +80,8 @@ def jackknife_interval(mean: float, without: Numbers, extra_variance: float = 0.
 
 
 def leave_one_group_out(folds: Sequence[HeldOut], names: Indices | None = None) -> tuple[float, Numbers]:
-    """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,). names: the groups, in ascending
-    order; None: those of the folds. Leaving out a group that is in no fold changes nothing."""
+    """Returns AUROC over the folds of one split, and AUROC without each group in turn (group,).
+    names: the groups, in ascending order; None: those of the folds. Leaving out one that is in no fold changes nothing."""
     if names is None:
         names = _groups_of(folds)
     wins = comparisons = 0.0

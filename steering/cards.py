@@ -33,10 +33,8 @@ class LayerQuality:
 @dataclass(frozen=True, slots=True)
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
-
-    perplexity_interval: the interval of perplexity_ratio over prompts.
-    chance: how far one random direction in twenty moves the score at the same dose, at the upper end of its uncertainty.
-    """
+    perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
+    the same dose, at the upper end of its uncertainty."""
 
     strength: Measured
     concept_score: Measured
@@ -53,11 +51,9 @@ class DosePoint:
 @dataclass(frozen=True, slots=True)
 class Recommended:
     """Layers to steer at, and strengths in the vector's own natural scales.
-
     strength, negative: ranges above and below 0 that a dose-response measured; null before it, and where none held.
     strengths_to_try: where to start before a measurement, from the relative dose; null for a vector at chance.
-    basis: `measured` by a dose-response, `card` (its best layer), or `norms` (the vector's scale and the typical norms).
-    """
+    basis: `measured` by a dose-response, `card` (its best layer), or `norms` (the vector's scale and the typical norms)."""
 
     layers: tuple[int, ...]
     strength: Interval | None = None
@@ -69,13 +65,9 @@ class Recommended:
 @dataclass(frozen=True, slots=True)
 class QualityCard:
     """The evidence that is stored with a vector, measured by cross-validation over topics when the vector was made.
-
-    pairs: how many pairs there are.
-    holdout: how many pairs each fold held out.
-    folds: how many folds there are; 0 where nothing was held out.
+    pairs: how many there are. holdout: how many each fold held out. folds: how many; 0 where nothing was held out.
     auroc: of the whole procedure, the layer chosen inside each training part; its interval covers topics and splits.
-    layers: the same by layer, without the choice.
-    """
+    layers: the same by layer, without the choice."""
 
     pairs: int
     holdout: int

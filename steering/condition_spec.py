@@ -11,11 +11,9 @@ from steering.spec_base import Label, LayerIndex, Number, Spec, VectorName
 
 class Threshold(Spec):
     """A test on the live residual: the score of `vector` above or below a bound.
-
-    `at`: the last prompt position, the mean over the prompt without its first position, or each token. `score` names how
-    it is measured: projection in natural scales, centred so that the poles lie at +0.5 and -0.5; cosine; or the
-    probability of a probe. `until` is hysteresis for `at: token`: once true, it stays true until the score passes `until`.
-    """
+    `at`: the last prompt position, the mean over the prompt without its first position, or each token. `score`: projection
+    in natural scales (poles at +0.5 and -0.5), cosine, or the probability of a probe. `until` is hysteresis for `at: token`:
+    once true, it stays true until the score passes `until`."""
 
     vector: VectorName
     above: Number | None = None

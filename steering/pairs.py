@@ -82,10 +82,8 @@ class Split:
 
 def groups_of(pairs: PairSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names the group of each positive and of each negative, which is held out as a whole.
-
     A pair belongs to its topic, and pairs that share a text to one group: the text would be both fitted and held out. Of
-    texts that are not paired, equal ones of a list are a group.
-    """
+    texts that are not paired, equal ones of a list are a group."""
     if not pairs.paired:
         positive, negative = (
             _joined(_numbers(side), [(text,) for text in side]) for side in (pairs.positive, pairs.negative)
@@ -118,7 +116,6 @@ def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[s
 
 
 def _groups(pairs: PairSet) -> tuple[tuple[str, ...], ...]:
-    """Returns the groups of the pairs, or of the positives and of the negatives that are not paired."""
     found = groups_of(pairs)
     return found[:1] if pairs.paired else found
 
@@ -141,10 +138,8 @@ def _check_holdout(holdout: float) -> None:
 
 def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
     """Partitions the groups (topics, see `groups_of`) into folds of about the share `holdout`; each Split holds one fold out.
-
     At least three folds, so that a layer can be chosen inside a training part, or two where there are only two topics.
-    None for holdout 0 or a single topic.
-    """
+    None for holdout 0 or a single topic."""
     _check_holdout(holdout)
     if holdout == 0.0:
         return ()

@@ -13,12 +13,9 @@ NAME_LIMIT = 64
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A table from names to entries.
-
-    entries: available at once. loaders: for entries whose libraries are slow to import, where each is imported from when it
-    is first used ("package.module:name"), or a function that returns it. param: the field of a request or setting that
-    holds such a name.
-    """
+    """A table from names to entries. entries: available at once. param: the field or setting that holds such a name.
+    loaders: for entries that are slow to import: where each is imported from on first use ("package.module:name"), or a
+    function that returns it."""
 
     def __init__(
         self,
@@ -75,7 +72,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str], param: str) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Words the question after the nearest of the known names, one that is spelled alike or begins so; empty where none is near."""
+    """Words the question after the nearest of the known names, spelled alike or begun so; empty where none is near."""
     name = name[:NAME_LIMIT]
     begun = [one for one in known if len(name) > 2 and one.startswith(name)]
     near = get_close_matches(name, known, n=1) or begun

@@ -20,17 +20,12 @@ else:
 Tensor: TypeAlias = torch.Tensor
 
 Residual: TypeAlias = Float[Tensor, "token d_model"]
-Directions: TypeAlias = Float[Tensor, "token k d_model"]
 Parameters: TypeAlias = Float[Tensor, "token n"]
 Direction: TypeAlias = Float[Tensor, "d_model"]
 Scores: TypeAlias = Float[Tensor, "token"]
-Decisions: TypeAlias = Bool[Tensor, "token"]
 Activations: TypeAlias = Float[Tensor, "example d_model"]
-LayerActivations: TypeAlias = Float[Tensor, "layer token d_model"]
 Logits: TypeAlias = Float[Tensor, "row vocab"]
-TokenIds: TypeAlias = Int[Tensor, "token"]
 
 __all__ = [
-    "Activations", "Bool", "Decisions", "Direction", "Directions", "Float", "Int", "LayerActivations",
-    "Logits", "Parameters", "Residual", "Scores", "Tensor", "TokenIds",
+    "Activations", "Bool", "Direction", "Float", "Int", "Logits", "Parameters", "Residual", "Scores", "Tensor",
 ]  # fmt: skip

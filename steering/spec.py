@@ -41,13 +41,10 @@ Layers: TypeAlias = (
 
 class TokenScope(Spec):
     """Which positions an intervention acts on.
-
     `generated` begins at the last prompt position, because that position predicts the first generated token.
-    `start` and `end` are a half-open window: over prompt positions for `prompt` (negative counts from its end), over
-    generated tokens for `generated`.
+    start, end: a half-open window over prompt positions (negative counts from the end) or over generated tokens.
     token_ids: only positions whose own token is one of these. roles: only tokens of a message's content whose role is one of
-    these; generated tokens and the last prompt position are the assistant's.
-    """
+    these; generated tokens and the last prompt position are the assistant's."""
 
     tokens: Literal["all", "prompt", "generated", "last"] = "all"
     start: Index | None = None
@@ -95,10 +92,8 @@ class Schedule(Spec):
 
 class Hold(Spec):
     """Closed-loop control: the strength follows the readout, so that the mean of the readout stays at `score`.
-
     score: the set point, in natural scales, centred on the poles. The gains are those of a proportional-integral controller;
-    their bounds keep the loop stable where the readout moves by as much as the strength.
-    """
+    their bounds keep the loop stable where the readout moves by as much as the strength."""
 
     score: Number
     integral_gain: Annotated[FiniteFloat, Field(strict=True, gt=0.0, le=1.0)] = 0.3
@@ -107,10 +102,8 @@ class Hold(Spec):
 
 class InterventionSpec(Spec):
     """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`.
-
     share_dose: the layers of `add` share the relative dose that `strength` has at the recommended layers, in equal parts.
-    hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use.
-    """
+    hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use."""
 
     vector: VectorName
     operation: Label = "add"

@@ -1,4 +1,4 @@
-"""Spec: the base of everything a caller writes, the types of its fields, and InlineVector, a direction in place of a name. No torch."""
+"""Spec: the base of everything a caller writes, the types of its fields, and InlineVector, a direction in place of a name."""
 
 import hashlib
 import math
@@ -97,10 +97,8 @@ class InlineDirections(Spec):
 
 class InlineVector(str):
     """The name `inline:<first 12 of sha256>` of a direction given in the request, with its numbers.
-
-    A str, so that whatever handles names handles it; a plain str of that form names nothing. sha256: over the layers in ascending order,
-    each as `layer:` in ASCII, its numbers in little-endian float32 and its scale in float64 (nothing where it is absent).
-    """
+    A str, so that whatever handles names handles it; a plain str of that form names nothing. sha256: over the layers in
+    ascending order, each as `layer:` in ASCII, its numbers in little-endian float32 and its scale, if any, in float64."""
 
     __slots__ = ("directions", "scale", "sha256")
     directions: Mapping[str, "array[float]"]

@@ -27,10 +27,8 @@ def dump_json(value: Any, param: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much a JSON text contains, which is known before it is parsed.
-
-    characters: bytes of the text. elements: its values, empty lists and objects counted twice. containers: lists and objects. widest: bytes of its widest character.
-    """
+    """How much a JSON text contains, which is known before it is parsed. characters: bytes of the text. elements: its values,
+    empty lists and objects counted twice. containers: lists and objects. widest: bytes of its widest character."""
 
     characters: int
     elements: int
@@ -39,8 +37,7 @@ class Size:
 
     @property
     def memory(self) -> int:
-        """Bytes that the text and its values take at most while it is parsed: itself, three copies of the characters, each as
-        wide as the widest may be, and the objects."""
+        """Bytes that parsing takes at most: the text, three copies of the characters as wide as the widest, and the objects."""
         return self.characters * (2 + 3 * self.widest) + self.elements * ELEMENT_BYTES
 
 
@@ -64,10 +61,8 @@ def size_of(text: bytes, piece_bytes: int = PIECE_BYTES) -> Size:
 
 def load_json(text: str | bytes, what: str, *, param: str | None = None, depth: int = DEPTH_LIMIT) -> Any:
     """Parses untrusted text. `what` names the text in messages. Its size is bounded by its caller, see `size_of`.
-
     Raises InvalidRequest without repeating the input. The hooks are Python functions, so parsing in a thread releases the
-    interpreter lock between numbers and between objects.
-    """
+    interpreter lock between numbers and between objects."""
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
         value = json.loads(

@@ -1,11 +1,7 @@
 """Runs blocking work in threads that end with it, so that only the engine's thread keeps an OpenMP pool.
-
 OpenMP (libgomp, inside torch) keeps a pool of worker threads for every thread that ever ran a parallel operation. As soon
-as all pools together have more threads than there are processors, every pool sleeps at each barrier:
-a decode step of many small operations then takes four times as long (measured on two cores: 88 ms against 21). The pool
-of a thread that ends is freed; a thread that lives on, such as the event loop's, can do without one, and that of an idle
-engine frees its own.
-"""
+as all pools together have more threads than there are processors, every pool sleeps at each barrier, and decode steps take
+a multiple of their time. A thread that ends frees its pool; the event loop does without one, an idle engine frees its own."""
 
 import asyncio
 import contextvars
@@ -32,10 +28,8 @@ MAX_THREADS = 16
 
 class ThreadPerTaskExecutor(Executor):
     """Runs each task in a new thread, at most `max_threads` at a time.
-
-    A place belongs to a thread that has started, so none is lost where the system starts no more threads (`pids.max` of a container):
-    `submit` raises then, and the threads that run do the work that waits.
-    """
+    A place belongs to a thread that has started, so none is lost where the system starts no more threads (`pids.max` of a
+    container): `submit` raises then, and the threads that run do the work that waits."""
 
     def __init__(self, max_threads: int = MAX_THREADS) -> None:
         self._max_threads = max_threads
@@ -44,7 +38,7 @@ class ThreadPerTaskExecutor(Executor):
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Starts a thread for the task, or queues it while all threads are in use. Raises RuntimeError where none can be started."""
+        """Starts a thread for the task, or queues it while all are in use. Raises RuntimeError where none can be started."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -71,7 +65,7 @@ class ThreadPerTaskExecutor(Executor):
             run = self._start_next()
 
     def _start_next(self) -> Callable[[], None] | None:
-        """Passes the place of a thread that ends to the task that waits longest. Returns the task if no thread can be started for it."""
+        """Passes the place of a thread that ends to the task that waits longest; returns it if no thread can be started."""
         with self._lock:
             if not self._waiting:
                 self._running -= 1
@@ -94,34 +88,29 @@ def call_in_thread(work: Callable[[], T]) -> T:
 
 async def run_in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Runs blocking work in a new thread and awaits its result, as `asyncio.to_thread` does in a thread that stays.
-
-    The thread does not keep the process alive. Cancelling the caller does not stop work that has begun.
-    """
+    The thread does not keep the process alive. Cancelling the caller does not stop work that has begun."""
     context = contextvars.copy_context()
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_executor, lambda: context.run(work, *args, **kwargs))
 
 
 def disable_intra_op_threads() -> None:
-    """Makes the calling thread run parallel operations by itself. Other threads keep as many OpenMP threads as they had.
-
-    In OpenMP the number of threads is set for each thread; torch passes the number set last to threads that start later.
-    """
+    """Makes the calling thread run parallel operations by itself; other threads keep their number of OpenMP threads.
+    OpenMP has a number for each thread; torch passes the number set last to threads that start later."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     call_in_thread(lambda: torch.set_num_threads(count))
 
 
 def release_thread_pool() -> None:
-    """Frees the calling thread's OpenMP pool, which its next parallel operation makes again. Nothing where torch has no OpenMP library
-    of its own."""
+    """Frees the calling thread's OpenMP pool, which its next parallel operation makes again."""
     if library := _openmp():
         library.omp_pause_resource_all(OMP_PAUSE_SOFT)
 
 
 def openmp_thread_setter() -> Callable[[int], None] | None:
-    """Returns a function that sets how many OpenMP threads the calling thread uses, and no other, unlike `torch.set_num_threads`.
-    None where torch has no OpenMP library of its own."""
+    """Returns a function that sets how many OpenMP threads the calling thread uses, and no other, unlike
+    `torch.set_num_threads`. None where torch has no OpenMP library of its own."""
     library = _openmp()
     return library.omp_set_num_threads if library else None
 

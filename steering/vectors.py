@@ -53,11 +53,9 @@ class VectorId:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNumbers:
     """The numbers of one layer besides its direction.
-
     scale: the natural scale kappa, distance between the class means along the direction. positive_mean, negative_mean: the
     class means projected on it, None for given directions. weight, bias: a calibrated probe in residual coordinates,
-    sigmoid(weight * (direction . r) + bias), where the method fitted one.
-    """
+    sigmoid(weight * (direction . r) + bias), where the method fitted one."""
 
     scale: Annotated[float, Field(gt=0)]
     positive_mean: float | None = None
@@ -88,9 +86,7 @@ class LayerDirection(LayerNumbers):
 @dataclass(frozen=True, slots=True, eq=False)
 class VectorSummary:
     """Everything of a concept vector except its directions: listings return summaries, so that they read no blob.
-
-    version 0; namespace, sha256 and created_at "" until a store has saved it.
-    """
+    version 0; namespace, sha256 and created_at "" until a store has saved it."""
 
     name: str
     model: str
@@ -110,7 +106,7 @@ class VectorSummary:
 
     @property
     def id(self) -> str:
-        """Returns `name@version`."""
+        """`name@version`."""
         return f"{self.name}@{self.version}"
 
     def recommended_layers(self) -> tuple[int, ...]:
@@ -123,7 +119,7 @@ class VectorSummary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConceptVector(VectorSummary):
-    """A concept vector. inline: given in a request for that request alone; it is never stored, and its id is made of its digest."""
+    """A concept vector. inline: given in a request for that request alone; it is never stored."""
 
     layers: Mapping[int, LayerDirection]
     inline: bool = False
@@ -137,7 +133,7 @@ class ConceptVector(VectorSummary):
 
     @property
     def id(self) -> str:
-        """Returns `name@version`, or `inline:<first 12 of sha256>`."""
+        """`name@version`, or `inline:<first 12 of sha256>`."""
         return f"{INLINE_PREFIX}{self.sha256[:12]}" if self.inline else f"{self.name}@{self.version}"
 
     def at(self, layer: int) -> LayerDirection:
@@ -186,11 +182,9 @@ def combine(
     name: str, terms: Sequence[tuple[ConceptVector, float]], orthogonal_to: Sequence[ConceptVector] = ()
 ) -> ConceptVector:
     """Sums weight_i kappa_i d_i at the layers all terms share, then removes the part in the span of `orthogonal_to`.
-
     The natural scale of the result is the norm of the sum: strength 1 adds exactly the weighted sum of what strength 1 of
     each term adds. It has no class means, no card and no recommendation: those of its terms do not hold for it. Raises
-    InvalidRequest when no layer is shared or the sum vanishes.
-    """
+    InvalidRequest when no layer is shared or the sum vanishes."""
     if not terms:
         raise InvalidRequest("combine needs at least one term", param="terms")
     first = terms[0][0]

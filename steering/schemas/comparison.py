@@ -24,7 +24,7 @@ class ArmFields(Request):
 
 
 class CompareRequest(PromptFields, ChoiceFields):
-    """One prompt, one seed, one batch. Exactly one of `arms`, `steering` (arms `base` and `steered`), and `strengths`
+    """One prompt, one seed, one batch, and exactly one of `arms`, `steering` (arms `base` and `steered`), and `strengths`
     with `intervention` (an arm for each strength)."""
 
     arms: Annotated[tuple[ArmFields, ...], Field(min_length=1, max_length=256, fail_fast=True)] | None = None
@@ -58,8 +58,8 @@ class DiffSpanAnswer(Answer):
 
 
 class MetricsAnswer(Answer):
-    """One arm. perplexity: of its tokens under the unsteered model. readout: of the finished texts, read again by the
-    unsteered model: what the text says. steered_readout: measured in the steered stream; it contains what was added."""
+    """One arm. perplexity: of its tokens under the unsteered model. readout: of the finished texts, read again by it.
+    steered_readout: measured in the steered stream; it contains what was added."""
 
     perplexity: Measured | None = None
     distinct_2: Measured
@@ -70,8 +70,8 @@ class MetricsAnswer(Answer):
 
 
 class AgainstBaselineAnswer(Answer):
-    """Differences from the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's own tokens.
-    readout_shift: of `readout`. first_divergence: null where two choices are the same."""
+    """Differences from the baseline, choice by choice. kl_*: from the unsteered model, in nats, along the arm's tokens.
+    first_divergence: null where two choices are the same. readout_shift: of `readout`."""
 
     kl_mean: Measured | None = None
     kl_per_token: list[list[Measured]]

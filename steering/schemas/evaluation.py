@@ -18,12 +18,10 @@ Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 
 class ThresholdsFields(Request):
     """What the gates demand; what is left out keeps its default.
-
-    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text. repetition:
-    largest increase of repeated runs of four tokens. kl_neutral: nats per token on neutral prompts. accuracy_loss: of the share of
-    questions answered rightly. retained: smallest share of the shift that is left under each variation. agreement: smallest
-    rank correlation with the independent scorer.
-    """
+    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text.
+    repetition: largest increase of repeated runs of four tokens. kl_neutral: nats per token on neutral prompts.
+    accuracy_loss: of the share of right answers. retained: smallest share of the shift left under each variation.
+    agreement: smallest rank correlation with the independent scorer."""
 
     anti_steered: Share = 0.25
     perplexity: Annotated[Number, Field(ge=1, le=100)] = 1.5
@@ -36,14 +34,11 @@ class ThresholdsFields(Request):
 
 class ReportRequest(Request):
     """Judges steering at a fixed operating point by three gates.
-
-    vector: whose concept is to move. steering: the operating point, any operations, conditions or a profile; absent, an add of the
-    vector at `strength`, or at its largest recommended one. direction: how the concept is meant to move; absent, taken from the
-    first intervention with the vector. prompts, or `concept` for the evaluation prompts of a starter concept; absent, those of
-    the concept that the vector was extracted from, or neutral ones. side_effects: starter concepts and vectors along which the
-    texts are also read; absent, the library and all starter concepts. seeds: each is judged on its own, against one bound of
-    chance. samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones.
-    """
+    steering: the operating point; absent, an add of the vector at `strength`, or at its largest recommended one.
+    direction: how the concept is meant to move; absent, taken from the first intervention with the vector.
+    prompts, concept: absent, the prompts of the concept that the vector was extracted from, or neutral ones.
+    side_effects: starter concepts and vectors along which texts are read too; absent, all. seeds: each is judged on its own.
+    samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones."""
 
     kind: Literal["report"]
     vector: Name
@@ -96,8 +91,8 @@ class SideEffectAnswer(Answer):
 
 
 class ReportTextAnswer(Answer):
-    """One prompt with its first answer without and with steering. variation: `plain`, or how the prompt was changed. moved: along the
-    direction, mean over its answers."""
+    """One prompt with its first answer without and with steering.
+    variation: `plain`, or how the prompt was changed. moved: along the direction, mean over its answers."""
 
     variation: str
     prompt: str
@@ -107,8 +102,8 @@ class ReportTextAnswer(Answer):
 
 
 class SeedReportAnswer(Answer):
-    """The verdict of one seed. chance: the shift that one random steering of the same dose in twenty reaches, estimated from the random
-    directions of all seeds; null where it is not known. broken: activations became non-finite, and nothing was judged."""
+    """The verdict of one seed. broken: activations became non-finite, and nothing was judged.
+    chance: the shift that one random steering of the same dose in twenty reaches, from all seeds; null if unknown."""
 
     seed: int
     passed: bool
@@ -141,9 +136,10 @@ Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1, max_len
 
 
 class EvaluationFields(Request):
-    """What every evaluation takes. prompts (a text is continued as it stands, messages are answered), or `concept` for the
-    evaluation prompts of a starter concept; without either, the package's neutral prompts. The answers are read back by
-    the unsteered model along `reader` (absent: the vector itself) at reading_layer (absent: where its card reads best)."""
+    """What every evaluation takes.
+    prompts, concept: a text is continued, messages are answered; absent, the package's neutral prompts.
+    reader: the answers are read back by the unsteered model along it; absent, along the vector itself.
+    reading_layer: absent, where the reader's card reads best."""
 
     vector: Name
     prompts: Texts | None = None
@@ -167,16 +163,16 @@ class LayerSweepRequest(EvaluationFields):
 
 
 class JudgeRequest(Request):
-    """A judge that also rates the answers. by: the loaded model (`self`), or the `endpoint` that the operator named. concept: in words;
-    absent, the vector's description, or its name."""
+    """A judge that also rates the answers: the loaded model (`self`), or the operator's `endpoint`.
+    concept: in words; absent, the vector's description, or its name."""
 
     by: Literal["self", "endpoint"]
     concept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
 
 
 class DoseResponseRequest(EvaluationFields):
-    """Many strengths at the same layers, compared with random directions of the same dose. neutral: prompts on which damage is
-    measured. judge: also rates the answers. save: store the result in the vector's card, as its next version."""
+    """Many strengths at the same layers, compared with random directions of the same dose.
+    neutral: prompts on which damage is measured. save: store the result in the vector's card, as its next version."""
 
     kind: Literal["dose_response"]
     layers: Layers = "recommended"
@@ -194,8 +190,8 @@ EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field
 
 
 class LayerPointAnswer(Answer):
-    """One layer at one strength. moved: shift of the score along the sign of the strength. advantage: the same less what one
-    random direction in twenty reaches, over all layers of the sweep. auroc: the cross-validated one of the vector's card."""
+    """One layer at one strength. moved: shift of the score along the sign of the strength.
+    advantage: the same less what one random direction in twenty reaches over all layers. auroc: that of the vector's card."""
 
     layer: int
     strength: Measured
@@ -209,9 +205,8 @@ class LayerPointAnswer(Answer):
 
 
 class LayerSweepAnswer(Answer):
-    """Points by layer, then strength. best: the point that moved furthest beyond chance, with its interval, while the text
-    stayed coherent; null if none did. A dose-response at that layer gives the same answers, but estimates chance from random
-    directions at that layer alone, so its recommended strengths can differ at the ends."""
+    """Points by layer, then strength. best: moved furthest beyond chance while the text stayed coherent; null if none did.
+    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ."""
 
     kind: Literal["layer_sweep"] = "layer_sweep"
     vector: str
@@ -224,15 +219,14 @@ class LayerSweepAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPoint(DosePoint):
-    """One strength. advantage: how far the concept moved along the sign beyond what one random direction in twenty reaches
-    at the same dose; null at 0."""
+    """One strength. advantage: shift along the sign beyond one random direction in twenty of the same dose; null at 0."""
 
     advantage: Estimate | None = None
 
 
 class JudgedPointAnswer(Answer):
-    """One strength: means from 0 to 2 over the answers with all three ratings (`judged` of them; `failed` lack one), null where
-    there is none. overall: harmonic mean of an answer's three."""
+    """One strength: means from 0 to 2 over the `judged` answers with all three ratings; `failed` lack one.
+    overall: harmonic mean of an answer's three."""
 
     strength: Measured
     concept: Estimate | None
@@ -244,8 +238,7 @@ class JudgedPointAnswer(Answer):
 
 
 class JudgementAnswer(Answer):
-    """The judge's ratings, by strength. failures: how many ratings failed: the judge was `unreachable`, or
-    its reply `unreadable`. warnings: sent among those of the whole answer."""
+    """The judge's ratings, by strength. failures: how many were `unreachable` or `unreadable`."""
 
     by: Literal["self", "endpoint"]
     concept: str
@@ -256,10 +249,9 @@ class JudgementAnswer(Answer):
 
 
 class DoseResponseAnswer(Answer):
-    """Points by strength; scores are shifts against the unsteered answers, whose own mean is baseline_score, in `unit`.
-    recommended: strengths at which the concept moved beyond chance and the text stayed coherent, each with its 95 %
-    interval; null above or below 0 where none did. anti_steered: share of prompts that move against the sign. judgement:
-    ratings of the judge, if one was named. saved: the vector's new version, if requested and stored."""
+    """Points by strength; scores are shifts, in `unit`, against the unsteered answers, whose mean is baseline_score.
+    recommended: strengths that moved the concept beyond chance and kept the text coherent; null on a side where none did.
+    anti_steered: share of prompts that move against the sign. saved: the vector's new version, if requested and stored."""
 
     kind: Literal["dose_response"] = "dose_response"
     vector: str

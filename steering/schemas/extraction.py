@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from steering.cards import Estimate
 from steering.schemas.base import Answer, Request, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
-from steering.schemas.vectors import Description, LayerList, Name, Tags, VectorAnswer
+from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
 from steering.spec_base import LayerIndex, Measured, Number, Numbers
 
 
@@ -27,8 +27,8 @@ class TraitDescription(Request):
 
 
 class Training(Request):
-    """How method `trained` fits its direction; what is left out is as the library has it. kl_coefficient: what a nat of divergence
-    per token of neutral answers counts against the concept; 0 for no neutral answers at all."""
+    """How method `trained` fits its direction; what is left out is as the library has it.
+    kl_coefficient: what a nat of divergence per token of neutral answers counts against the concept; 0: none are used."""
 
     steps: Annotated[int, Field(strict=True, ge=1, le=2000)] | None = None
     batch: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
@@ -43,13 +43,11 @@ class Training(Request):
         return self
 
 
-class ExtractRequest(Request):
-    """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`. position: which
-    activation of a text is read; null for `response_mean` where all texts are conversations, `last` where none is, else `mean`."""
+class ExtractRequest(NamedVector):
+    """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`.
+    position: which activation of a text is read; null for `response_mean` where all texts are conversations, `last` where
+    none is, else `mean`."""
 
-    name: Name
-    description: Description = ""
-    tags: Tags = ()
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
     positive: Texts | None = None
@@ -73,12 +71,8 @@ class ExtractRequest(Request):
 
 
 class EffectRequest(Request):
-    """Measures how far the vector steers: what the loaded model writes with each vector at one relative dose, read by the unsteered
-    model.
-
-    prompts: how many of the neutral prompts of the package are answered. native: a vector of the loaded model to compare with; absent,
-    the direction that the pairs give there.
-    """
+    """Measures how far the vector steers: what the loaded model writes at one relative dose, read by the unsteered model.
+    prompts: how many neutral prompts are answered. native: a vector to compare with; absent, the pairs' direction."""
 
     prompts: Annotated[int, Field(strict=True, ge=2, le=64)] = 12
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=256)] = 32
@@ -86,18 +80,12 @@ class EffectRequest(Request):
     native: Name | None = None
 
 
-class TransferRequest(Request):
+class TransferRequest(NamedVector):
     """Carries a direction of the operator's second model to the loaded one.
+    concept, pairs: give the direction, unless `direction` has its numbers at `from_layer`, and measure the result.
+    anchors: texts that both models read to fit the map; absent, texts of other starter concepts and neutral ones.
+    from_layer, to_layer: absent, those that read the pairs best. effect: absent, how far it steers is not measured."""
 
-    concept, or pairs: they give the second model its direction, unless `direction` has its numbers at `from_layer`, and measure the
-    result on held-out topics. anchors: texts that both models read to fit the map, none of the pairs; absent, the texts of
-    the other starter concepts and neutral ones. from_layer, to_layer: absent, those that read the pairs best. effect: absent, how far the
-    vector steers is not measured.
-    """
-
-    name: Name
-    description: Description = ""
-    tags: Tags = ()
     concept: Annotated[str, Field(max_length=64)] | None = None
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     anchors: Texts | None = None
@@ -113,12 +101,9 @@ class TransferRequest(Request):
 
 
 class EffectAnswer(Answer):
-    """How far answers move with each vector at one relative dose, as the unsteered model reads them, in natural scales of the
-    direction that the pairs give in the loaded model.
-
-    native: the vector that was compared; null, that direction. shift: of `native`, `transferred` and `random` directions, means over
-    the prompts; null where the numbers left their range. A random direction counts toward the side to which it moves the answers.
-    """
+    """How far answers move with each vector at one relative dose, in natural scales of the pairs' direction.
+    native: the vector that was compared; null, the pairs' direction in the loaded model.
+    shift: of `native`, `transferred` and `random` directions, means over prompts; null where numbers left their range."""
 
     relative_dose: Measured
     prompts: int
@@ -128,10 +113,9 @@ class EffectAnswer(Answer):
 
 
 class TransferAnswer(Answer):
-    """The vector in the loaded model, and its loss. auroc: on held-out pairs, of the second model's direction there (`source`), and in
-    the loaded model of one fitted there (`native`), of the carried one (`transferred`) and of random ones (`random`); null where
-    too little was held out. explained: share of the variance of held-out anchors that the map explains. cosine: with the native
-    direction. effect: where it was asked for."""
+    """The vector in the loaded model, and its loss. cosine: with the native direction.
+    auroc: on held-out pairs, of `source`, `native`, `transferred` and `random` directions; null where too few are held out.
+    explained: share of the variance of held-out anchors that the map explains."""
 
     vector: VectorAnswer
     from_model: str

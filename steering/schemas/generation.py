@@ -22,10 +22,7 @@ class FlagCondition(Request):
 
 class RaisedFlag(Answer):
     """A condition that held, and the indices of the generated tokens at which it did.
-
-    A monitor of the policy has its name, `at`, `action` (`flag` or `stop`) and the most extreme of its scores; one `at` the
-    prompt has no tokens.
-    """
+    A monitor of the policy has its name, `at`, `action` (`flag` or `stop`) and its most extreme score."""
 
     monitor: str | None = None
     vector: str
@@ -63,8 +60,8 @@ class Token(Answer):
 
 
 class Choice(Answer):
-    """One answer. tokens: present when logprobs or readout was requested. flags: those raised, present when the request has
-    flags or a monitor of the policy was raised. finish_reason `monitor`: a monitor stopped it."""
+    """One answer. tokens: if logprobs or readout was requested. finish_reason `monitor`: a monitor stopped it.
+    flags: those raised; present when the request has flags or a monitor of the policy was raised."""
 
     index: int
     text: str
@@ -94,9 +91,9 @@ class GenerateAnswer(Answer):
 
 
 class TokenPiece(Answer):
-    """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) continues with `text`. id is null for last
-    characters that were completed only when the answer ended. flags: which of the request's flags are raised here. monitors:
-    the names of the policy's monitors that are."""
+    """Data of a `token` event: choice `choice` (of arm `arm` in a comparison) continues with `text`.
+    id: null for last characters that were completed only when the answer ended. flags: indices of the raised flags of the
+    request. monitors: the names of the raised monitors of the policy."""
 
     arm: str | None = None
     choice: int
@@ -111,8 +108,8 @@ class TokenPiece(Answer):
 
 
 class BatchLine(GenerateRequest):
-    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found. record: whether the result has the
-    record that repeats it, which holds the whole prompt."""
+    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found.
+    record: whether the result has the record that repeats it, which holds the whole prompt."""
 
     id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     record: bool = False

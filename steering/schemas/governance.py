@@ -20,12 +20,9 @@ VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(
 
 class KeyLimitsFields(Request):
     """Limits of one key. Absent: none of its own.
-
-    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of the vectors and links that it has stored, and of what
-    its jobs have returned. own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to
-    steer with, by name or as `name@version`.
-    max_relative_dose: larger doses are refused, or scaled down where they show only at run time.
-    """
+    rows: of the batch at once. jobs: unfinished at once. storage_bytes: of all that it and its jobs have stored.
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
+    max_relative_dose: larger doses are refused, or scaled down where they show only at run time."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -92,8 +89,7 @@ class NewKeyAnswer(KeyAnswer):
 
 
 class KeyList(Answer):
-    """All keys in the order of creation; those of the environment and of the key file are not among them. The warnings name damaged
-    keys, which may do nothing."""
+    """All keys of the database in the order of creation. warnings: damaged keys, which may do nothing."""
 
     data: list[KeyAnswer]
     next_cursor: None = None
@@ -127,11 +123,8 @@ OwnSteering: TypeAlias = Literal["any", "profiles", "none"]
 
 class MonitorSpec(Request):
     """A standing test on the score of a vector, in natural scales.
-
-    at: `prompt` is its last position, `generated` each position that predicts a token, as for readouts. layer: absent, the
-    middle of the vector's recommended layers. action: `count` only counts, `flag` also reports in the response, `stop` also
-    ends the answer.
-    """
+    at: `prompt` is its last position, `generated` each position that predicts a token. layer: absent, the middle of the
+    recommended ones. action: `count` only counts, `flag` also reports in the response, `stop` also ends the answer."""
 
     name: MonitorName
     vector: StoredName
@@ -146,11 +139,8 @@ class MonitorSpec(Request):
 
 class SteeringLimits(Request):
     """What requests may steer with. None: no limit.
-
     max_relative_dose: summed over the layers; larger doses are refused, or scaled down where they show only at run time.
-    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones of `shared` to steer with, by
-    name or as `name@version`.
-    """
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones of `shared`."""
 
     max_relative_dose: Annotated[Number, Field(gt=0, le=1000)] | None = None
     own_steering: OwnSteering = "any"
@@ -205,10 +195,7 @@ class PolicyAnswer(Answer):
 
 class MonitorAnswer(Answer):
     """A monitor, and what this server process measured since it was set.
-
-    scores: how many were measured; raised: those beyond the bound; answers: answers with at least one such score. mean,
-    lowest, highest: of the scores, null before the first.
-    """
+    scores: how many were measured; raised: those beyond the bound; answers: those with at least one such score."""
 
     name: str
     vector: str

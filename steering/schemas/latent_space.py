@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from steering.schemas.base import Answer, Flag, Request, Whole, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Texts
 from steering.schemas.reading import ReadToken, ReadVector
-from steering.schemas.vectors import Description, LayerList, Name, Tags
+from steering.schemas.vectors import LayerList, Name, NamedVector
 from steering.spec_base import Measured, Number
 
 Names: TypeAlias = Annotated[
@@ -17,9 +17,9 @@ Names: TypeAlias = Annotated[
 
 
 class LatentSpaceRequest(Request):
-    """Texts to project, with a label each if their separability is measured. groups: one per text; texts of one group, such
-    as the two of a pair, stay in one fold. vectors: drawn where the projection is linear. path: index of a text to follow
-    through the layers. embeddings: project the input embeddings too."""
+    """Texts to project, with a label each if their separability is measured.
+    groups: texts of one group, such as the two of a pair, stay in one fold. vectors: drawn where the projection is linear.
+    path: index of a text to follow through the layers. embeddings: project the input embeddings too."""
 
     texts: Texts
     labels: Names | None = None
@@ -38,8 +38,8 @@ Point: TypeAlias = list[Measured]
 
 
 class SegmentAnswer(Answer):
-    """A vector in the projection, one natural scale long, from its negative to its positive pole through the mean of the
-    points. visible: share of its length in the projected plane."""
+    """A vector in the projection, one natural scale long, from its negative to its positive pole.
+    visible: share of its length in the projected plane."""
 
     vector: str
     start: Point
@@ -48,8 +48,8 @@ class SegmentAnswer(Answer):
 
 
 class SeparabilityAnswer(Answer):
-    """How well the labels are separated in the full space, not in the projection. auroc: of a linear classifier on groups it
-    was not fitted on, with its 95 % interval; null where a label has fewer than two examples."""
+    """How well the labels are separated in the full space, not in the projection.
+    auroc: of a linear classifier on held-out groups; null where a label has fewer than two examples."""
 
     auroc: Measured | None
     auroc_interval: tuple[Measured, Measured] | None = None
@@ -88,8 +88,8 @@ class LatentSpaceAnswer(Answer):
 
 
 class ClustersRequest(Request):
-    """Texts to group by their activations at one layer. clusters: how many (`kmeans`); absent, the number from 2 to 10 with the best
-    silhouette. min_size: the smallest cluster (`hdbscan`). examples: texts listed per cluster. layer: absent, the middle one."""
+    """Texts to group by their activations at one layer; absent, the middle one. examples: texts listed per cluster.
+    clusters: how many (`kmeans`); absent, the best number from 2 to 10. min_size: of the smallest cluster (`hdbscan`)."""
 
     texts: Texts
     layer: Annotated[Whole, Field(ge=-1000, le=1000)] | None = None
@@ -125,15 +125,14 @@ class ClusterAnswer(Answer):
 
 
 class NearestVector(Answer):
-    """The vector whose direction is nearest to a difference of centres; a negative cosine means that it points the other way."""
+    """The vector nearest to a difference of centres; a negative cosine means that it points the other way."""
 
     vector: str
     cosine: Measured
 
 
 class PairAnswer(Answer):
-    """Two clusters, the distance of their centres, and the nearest vector to the difference from the first to the second; null where no
-    vector of the library has this layer."""
+    """Two clusters, the distance of their centres, and the vector nearest to the difference; null if none has this layer."""
 
     clusters: tuple[int, int]
     distance: Measured
@@ -141,8 +140,8 @@ class PairAnswer(Answer):
 
 
 class ClustersAnswer(Answer):
-    """labels: the cluster of each text, -1 for none (`hdbscan`). Clusters by size, the largest first. silhouette: of the labelled
-    texts, -1 to 1; null with fewer than two clusters."""
+    """labels: the cluster of each text, -1 for none. clusters: the largest first.
+    silhouette: of the labelled texts, -1 to 1; null with fewer than two clusters."""
 
     model: str
     layer: int
@@ -155,8 +154,7 @@ class ClustersAnswer(Answer):
 
 
 class DictionaryAnswer(Answer):
-    """A dictionary. layer: its features are directions of the residual stream after this block. problem: why it cannot be used with
-    the loaded model; null where it can."""
+    """A dictionary. layer: its features are directions after this block. problem: why it cannot be used with the model."""
 
     name: str
     layer: int | None = None
@@ -175,8 +173,8 @@ class DictionariesAnswer(Answer):
 
 
 class DictionarySearchRequest(Request):
-    """Exactly one of `vector` (features whose directions are near it) and `texts` (features that are more active in them than in
-    `against`, by default neutral texts). min_output_score: only features that make the model say what they promote; of the 64 best."""
+    """Exactly one of `vector` (features near it) and `texts` (features more active there than in `against`, or neutral texts).
+    min_output_score: only features that make the model say what they promote; of the 64 best."""
 
     vector: Annotated[str, Field(max_length=128)] | None = None
     texts: Texts | None = None
@@ -198,8 +196,8 @@ class PromotedToken(ReadToken):
 
 
 class FeatureAnswer(Answer):
-    """score: cosine with the vector, or the difference of mean activations. promoted: most promoted first. output_score: rise of the
-    probability of a promoted token when the feature is added; null where it was not asked."""
+    """score: cosine with the vector, or the difference of mean activations. promoted: most promoted first.
+    output_score: rise of the probability of a promoted token when the feature is added; null where it was not asked."""
 
     feature: int
     score: Measured
@@ -215,10 +213,7 @@ class DictionarySearchAnswer(Answer):
     features: list[FeatureAnswer]
 
 
-class FeatureVectorRequest(Request):
+class FeatureVectorRequest(NamedVector):
     """Stores a feature's direction as a vector."""
 
-    name: Name
     feature: Annotated[Whole, Field(ge=0, le=10_000_000)]
-    description: Description = ""
-    tags: Tags = ()

@@ -35,8 +35,8 @@ class ReadToken(Answer):
 
 
 class LayerScores(Answer):
-    """One score per token, in natural scales, centred so that the poles lie at +0.5 and -0.5. mean and max leave out the first
-    token, whose residual belongs to no word. centred: false for a vector without class means, whose scores are p / kappa."""
+    """One score per token, in natural scales, the poles at +0.5 and -0.5. mean and max leave out the first token.
+    centred: false for a vector without class means, whose scores are p / kappa."""
 
     scores: list[Measured]
     mean: Measured
@@ -61,8 +61,8 @@ class ReadoutAnswer(Answer):
 
 
 class LogitLensRequest(PromptFields):
-    """Predictions of the model from every layer, at every token of the prompt. steering: absent is the server's
-    default; with `[]` there is only the plain reading."""
+    """Predictions of the model from every layer, at every token of the prompt.
+    steering: absent is the server's default; with `[]` there is only the plain reading."""
 
     steering: Steering | None = None
     layers: Literal["all"] | LayerList = "all"
@@ -122,9 +122,8 @@ class ScoreRequest(Request):
 
 
 class ScoredText(Answer):
-    """One continuation or text. logprobs and greedy: per token, its log-probability given the tokens before it and whether it is the
-    most probable one; null for the first token of a text, which nothing comes before. sum: of the logprobs. all_greedy: whether
-    greedy decoding gives exactly these tokens."""
+    """One continuation or text. logprobs, greedy: per token; null for the first of a text, which nothing comes before.
+    sum: of the logprobs. all_greedy: whether greedy decoding gives exactly these tokens."""
 
     token_ids: list[int]
     tokens: list[str]
@@ -151,9 +150,8 @@ TokenIdLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, ma
 
 
 class ActivationsRequest(Request):
-    """Exactly one of `texts` (each a plain text or a conversation), `messages` (one conversation) and `token_ids` (a list of
-    token ids per text). position: one token of each text, a mean over its tokens, or `all` of them. dtype: of the numbers
-    in the file; they are computed in the model's dtype and read in float32."""
+    """Exactly one of `texts`, `messages` (one conversation) and `token_ids` (a list of token ids per text).
+    position: one token of each text, a mean over its tokens, or `all` of them. dtype: of the numbers in the file."""
 
     texts: Texts | None = None
     messages: Messages | None = None
@@ -167,8 +165,8 @@ class ActivationsRequest(Request):
 
 
 class ActivationsAnswer(Answer):
-    """The JSON form. layers: layer -> a list of d_model numbers per text, or per token of all texts with position `all`;
-    then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row. steering: null without any."""
+    """The JSON form. layers: layer -> d_model numbers per text, or per token of all texts with position `all`.
+    offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row. steering: null without any."""
 
     model: str
     position: str | int
@@ -179,8 +177,8 @@ class ActivationsAnswer(Answer):
 
 
 class ExplainRequest(TextsFields):
-    """Exactly one of `texts` and `messages` (one conversation). layers: where every vector is read; absent, at the middle of its
-    recommended layers. threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
+    """Exactly one of `texts` and `messages` (one conversation). layers: absent, the middle of the recommended ones.
+    threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
 
     layers: LayerList | None = None
     threshold: Annotated[Number, Field(ge=0, le=1000)] = 2.0
@@ -197,8 +195,8 @@ class CarryingTokenAnswer(Answer):
 
 
 class StandingConceptAnswer(Answer):
-    """A concept that stands out. score: mean over the tokens without the first, in natural scales. z: its distance from the mean of
-    neutral texts, in their standard deviations; negative towards the negative pole. tokens: those that carry it most."""
+    """A concept that stands out. score: mean over the tokens without the first, in natural scales.
+    z: its distance from the mean of neutral texts, in their standard deviations. tokens: those that carry it most."""
 
     vector: str
     layer: int

@@ -28,8 +28,7 @@ class JobError(Answer):
 
 
 class JobSummary(Answer):
-    """A job in a list, without its result. subject: the vector that it makes or measures; empty for other jobs, and in a list
-    for one that does not run on this server."""
+    """A job in a list, without its result. subject: the vector that it makes or measures, if this server runs it."""
 
     namespace: str = SHARED
     id: str

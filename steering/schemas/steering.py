@@ -15,10 +15,7 @@ Label = Annotated[str, Field(max_length=512)]
 
 
 class RecordedModel(Request):
-    """The model, dtype, engine and executor that wrote the answer.
-
-    Tokens are the same for the same weights, dtype and engine; another executor may round differently.
-    """
+    """What wrote the answer. Tokens are the same for the same weights, dtype and engine; executors may round differently."""
 
     name: Label
     fingerprint: Label
@@ -40,9 +37,9 @@ of formats below 3, each intervention at a layer read what the ones before it ha
 
 
 class Record(Request):
-    """An answer's record. format: absent in records of format 1. prompt: token ids. interventions: every vector with its version, every layer
-    listed. mandatory: those of the policy, which a replay takes from the policy of that time. vectors: `name@version` -> SHA-256
-    of each. fingerprint: of the resolved plan. prompt_roles: of the prompt's tokens, where a scope has roles."""
+    """An answer's record. interventions: every vector with its version, every layer listed. fingerprint: of the plan.
+    format: absent in records of format 1. mandatory: those of the policy, which a replay takes from the policy of that time.
+    vectors: `name@version` -> SHA-256 of each. prompt_roles: of the prompt's tokens, where a scope has roles."""
 
     format: Annotated[Whole, Field(ge=1, le=1_000_000)] = 1
     prompt: TokenIds
@@ -57,8 +54,7 @@ class Record(Request):
 
 
 class ReplayRequest(Record):
-    """The record of an answer. directions: those that the answer was given inline, which the server does not store; they are
-    matched by their SHA-256."""
+    """The record of an answer. directions: those that were given inline, which the server does not store."""
 
     directions: Annotated[tuple[InlineVector, ...], Field(max_length=64, fail_fast=True)] = ()
 
@@ -95,9 +91,7 @@ Steering: TypeAlias = Annotated[
 
 class HeldStrength(Answer):
     """What the controller of `hold` did at one layer, as means over the generated tokens at which it acted.
-
-    score: the readout after steering. last_strength: at the last token.
-    """
+    score: the readout after steering. last_strength: at the last token."""
 
     score: Measured
     strength: Measured
@@ -105,14 +99,10 @@ class HeldStrength(Answer):
 
 
 class AppliedIntervention(Answer):
-    """One intervention as requested and as applied. An operation shows its own parameters only; scope, when and schedule are
-    absent where they are the default.
-
-    namespace: of the vector; absent for an inline direction. relative_dose: measured |r' - r| / |r| per layer, averaged over the tokens acted on. tokens: positions acted on, over all
-    answers. fired: whether its condition held at any of them; fired_at: the first generated token at which it did, -1 for a
-    prompt position. condition_score: the score that decided its condition last; absent for combined conditions. held: of `hold`,
-    by layer. strengths: of `share_dose`, the strength at each layer in `unit`.
-    """
+    """One intervention as requested and as applied; what is absent is at its default or no parameter of the operation.
+    namespace: of the vector; absent for an inline direction. relative_dose: measured |r' - r| / |r| per layer, mean over the
+    `tokens` positions acted on. fired, fired_at: whether its condition held, and at which generated token first, -1 for the
+    prompt. condition_score: that decided it last. held: of `hold`, by layer. strengths: of `share_dose`, by layer in `unit`."""
 
     vector: str
     namespace: str | None = None
@@ -142,9 +132,8 @@ class AppliedIntervention(Answer):
 
 
 class AppliedSteering(Answer):
-    """The steering that was applied, in the order written. relative_dose_total: of all interventions
-    together, summed over the layers. mandatory: interventions of the policy, which act after the others. record: the body of
-    POST /v1/replay."""
+    """The steering that was applied, in the order written. record: the body of POST /v1/replay.
+    relative_dose_total: of all, summed over the layers. mandatory: those of the policy, which act after the others."""
 
     fingerprint: str
     applied: list[AppliedIntervention]
@@ -161,8 +150,8 @@ class DefaultSteering(Request):
 
 
 class DefaultSteeringAnswer(Answer):
-    """null: no default is set. namespace: whose default it is; requests of a namespace without one use that of `shared`. warnings: those of
-    requests under it, as where it is not applied because a vector of it is damaged."""
+    """null: no default is set. namespace: whose default it is; namespaces without one use that of `shared`.
+    warnings: those of requests under it, as where it is not applied because a vector of it is damaged."""
 
     namespace: str = SHARED
     interventions: tuple[InterventionSpec, ...] | None

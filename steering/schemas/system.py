@@ -48,10 +48,9 @@ class CallerAnswer(Answer):
 
 
 class CapabilitiesAnswer(Answer):
-    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`). concept_steering:
-    whether each starter concept steers the loaded model, which way and at what strength, where that was measured. judges:
-    whom an evaluation may name. second_model: whether the operator named one, which a transfer needs. token_scopes: whether
-    the engine supports `scope.token_ids` and `scope.roles`."""
+    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`).
+    concept_steering: whether each starter concept steers this model, which way and at what strength. judges: whom an
+    evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`."""
 
     engine: str
     executor: str
@@ -100,8 +99,7 @@ class DetokenizeAnswer(Answer):
 
 
 class ConceptAnswer(Answer):
-    """A starter concept: what + and - mean, and how many pairs show it. measured: by model, whether it steers with default
-    settings, which way, and at what strength."""
+    """A starter concept: what + and - mean, and how many pairs show it. measured: by model, how it steers."""
 
     name: str
     positive: str

@@ -14,14 +14,19 @@ Description = Annotated[str, Field(max_length=4096)]
 Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32, fail_fast=True)]
 
 
-class RegisterRequest(Request):
-    """Given directions, one list of d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
+class NamedVector(Request):
+    """What a new vector is called, and its labels."""
 
     name: Name
-    directions: Directions
-    scale: Scales | None = None
     description: Description = ""
     tags: Tags = ()
+
+
+class RegisterRequest(NamedVector):
+    """Given directions, d_model numbers per layer. scale: the natural scale; absent, the length of the numbers given."""
+
+    directions: Directions
+    scale: Scales | None = None
 
 
 class Term(Request):
@@ -31,14 +36,11 @@ class Term(Request):
     weight: Number = 1.0
 
 
-class CombineRequest(Request):
+class CombineRequest(NamedVector):
     """A weighted sum, made orthogonal to others if asked."""
 
-    name: Name
     terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32, fail_fast=True)]
     orthogonal_to: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] = ()
-    description: Description = ""
-    tags: Tags = ()
 
 
 class DescribeRequest(Request):
@@ -69,10 +71,8 @@ class DirectionsQuery(VersionQuery):
 
 
 class ExportQuery(VersionQuery):
-    """safetensors: one file, as import takes it. gguf: a llama.cpp control vector. json: everything as text.
-
-    layers: for gguf, `recommended` (default), `all` or `12,13`; llama.cpp adds every direction in the file.
-    """
+    """format: `safetensors` (as import takes it), `gguf` (a llama.cpp control vector) or `json`.
+    layers: for gguf, `recommended` (default), `all` or `12,13`; llama.cpp adds every direction in the file."""
 
     format: Annotated[str, Field(max_length=32)] = "safetensors"
     layers: Annotated[str, Field(pattern=r"^(recommended|all|[0-9]{1,4}(,[0-9]{1,4}){0,511})$")] | None = None
@@ -98,8 +98,8 @@ class VersionsQuery(NamespaceQuery):
 
 
 class VectorAnswer(Answer):
-    """A vector without its directions. scale: natural scale per layer; means: class means on the direction, in residual
-    units. centred: whether scores in natural scales are centred between them (false without class means)."""
+    """A vector without its directions. scale: natural scale per layer; means: class means, in residual units.
+    centred: whether scores in natural scales are centred between the means (false without them)."""
 
     namespace: str = SHARED
     name: str
@@ -122,8 +122,7 @@ class VectorAnswer(Answer):
 
 
 class VectorPageAnswer(Page):
-    """The newest version of each name, by name. The warnings name what is left out of this page, because what is stored of it is
-    damaged."""
+    """The newest version of each name, by name. warnings: what is left out because it is damaged."""
 
     data: list[VectorAnswer]
     warnings: tuple[str, ...] = ()
@@ -144,8 +143,7 @@ class VectorVersionAnswer(Answer):
 
 
 class VectorVersionsAnswer(Answer):
-    """Versions of a vector, newest first. next_before: the `before` of the next page, null on the last. The warnings name versions
-    that are left out, because what is stored of them is damaged."""
+    """Versions of a vector, newest first. next_before: the `before` of the next page. warnings: damaged versions."""
 
     data: list[VectorVersionAnswer]
     next_before: int | None
@@ -168,8 +166,7 @@ class SimilarVector(Answer):
 
 
 class SimilarAnswer(Answer):
-    """Every other vector of the same model, the most similar first by absolute mean cosine. The warnings name damaged vectors,
-    which are left out."""
+    """Every other vector of the model, most similar first by absolute mean cosine. warnings: damaged vectors."""
 
     data: list[SimilarVector]
     warnings: tuple[str, ...] = ()

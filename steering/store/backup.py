@@ -13,10 +13,8 @@ from sqlalchemy import Connection, LargeBinary, Table, delete, func, insert, sel
 from sqlalchemy.engine import URL
 
 from steering.errors import InvalidRequest, StoreCorrupt
-from steering.store.address import DatabaseAddress
-from steering.store.connections import transaction
+from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.database import note_change
-from steering.store.failures import translated
 from steering.store.migrate import create_private, current, migrate
 from steering.store.records import Topic
 from steering.store.tables import Base, ChangeRow, ServerRow
@@ -34,12 +32,15 @@ def copy_database(
     source: DatabaseAddress, target: DatabaseAddress, *, replace: bool = False, report: Report = lambda _, __: None
 ) -> None:
     """Copies one snapshot of the source in one transaction of the target; a failure leaves the target as it was.
-
-    replace: deletes what the target has. Both databases may be in use; what is written to the source afterwards is not
-    copied. Raises InvalidRequest for a source without our tables or with an older schema, a target that is the source,
-    and one that is not empty; StoreUnavailable, StorageFull, StoreCorrupt.
-    """
-    _check_source(source)
+    replace: deletes what the target has. What is written to the source meanwhile is not copied. Raises InvalidRequest for a
+    source without our tables or with an older schema, and a target that is the source or not empty; StoreUnavailable,
+    StorageFull, StoreCorrupt."""
+    schema, newest = current(source)
+    if schema is None:
+        raise InvalidRequest("the source is not a database of this server", param="source")
+    if schema != newest:
+        message = f"the source has schema {schema}, this version needs {newest}: run `steer db upgrade` on it first"
+        raise InvalidRequest(message, param="source")
     if _identity(source) == _identity(target):
         raise InvalidRequest("source and target are the same database", param="target")
     migrate(target)
@@ -57,10 +58,8 @@ def copy_database(
 
 def backup(source: DatabaseAddress, file: Path, *, report: Report = lambda _, __: None) -> None:
     """Writes a snapshot to a new file, which appears whole or not at all, and checks its integrity.
-
-    A SQLite database is copied page by page with its backup interface, another one row by row. Raises InvalidRequest when
-    the file exists or the source is no database of this server; StoreUnavailable, StorageFull, StoreCorrupt.
-    """
+    A SQLite database is copied page by page, another one row by row. Raises InvalidRequest when the file exists or the source
+    is no database of this server; StoreUnavailable, StorageFull, StoreCorrupt."""
     if file.exists():
         raise InvalidRequest(f"the file {str(file)!r} exists; a backup does not replace one", param="file")
     if current(source)[0] is None:
@@ -75,7 +74,10 @@ def backup(source: DatabaseAddress, file: Path, *, report: Report = lambda _, __
                     reading.backup(writing)
             else:
                 copy_database(source, address_of(partial), report=report)
-            _finish(partial)
+            with closing(sqlite3.connect(partial)) as connection:  # one file, without a write-ahead log
+                connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            _check_integrity(partial)
+            _flush(partial)
             partial.replace(file)
             _flush(file.parent)
         finally:
@@ -107,14 +109,6 @@ def address_of(file: Path) -> DatabaseAddress:
     return DatabaseAddress(URL.create("sqlite+aiosqlite", database=str(file)))
 
 
-def _finish(file: Path) -> None:
-    """Makes the backup one file without a write-ahead log, checked and on the disk."""
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-    _check_integrity(file)
-    _flush(file)
-
-
 def _check_integrity(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -130,17 +124,6 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_source(source: DatabaseAddress) -> None:
-    schema, newest = current(source)
-    if schema is None:
-        raise InvalidRequest("the source is not a database of this server", param="source")
-    if schema != newest:
-        raise InvalidRequest(
-            f"the source has schema {schema}, this version needs {newest}: run `steer db upgrade` on it first",
-            param="source",
-        )
-
-
 def _identity(address: DatabaseAddress) -> str:
     file = address.file
     return address.url.render_as_string(hide_password=False) if file is None else str(file.resolve())
@@ -154,20 +137,16 @@ def _check_empty(connection: Connection) -> None:
 
 
 def _copy(table: Table, source: Connection, target: Connection) -> int:
+    """Copies the rows of a table and returns their number. A PostgreSQL sequence continues behind the copied numbers."""
     blobs = any(isinstance(column.type, LargeBinary) for column in table.columns)
-    found = source.execution_options(yield_per=ROWS_WITH_BLOBS if blobs else ROWS).execute(select(table))
+    rows = source.execution_options(yield_per=ROWS_WITH_BLOBS if blobs else ROWS).execute(select(table))
     count = 0
-    for rows in found.mappings().partitions():
-        target.execute(insert(table), [dict(row) for row in rows])
-        count += len(rows)
-    _continue_numbering(table, target)
-    return count
-
-
-def _continue_numbering(table: Table, target: Connection) -> None:
-    """Sets the sequence of a PostgreSQL table behind the copied numbers; SQLite continues after the highest by itself."""
+    for part in rows.mappings().partitions():
+        target.execute(insert(table), [dict(row) for row in part])
+        count += len(part)
     column = table.autoincrement_column
     if column is not None and target.dialect.name == "postgresql":
         highest = f"(SELECT max({column.name}) FROM {table.name})"  # noqa: S608 - names of our own tables
         sequence = f"pg_get_serial_sequence('{table.name}', '{column.name}')"
         target.execute(text(f"SELECT setval({sequence}, coalesce({highest}, 1), {highest} IS NOT NULL)"))
+    return count

@@ -1,8 +1,6 @@
 """Converts a ConceptVector to safetensors bytes and back, and computes their SHA-256. Untrusted bytes are checked in full.
-
 A file contains one float32 tensor `layer.<n>` of shape (d_model,) per layer and one metadata entry, which is written
-canonically. Stored bytes leave out name, description and tags, so that those may change while the bytes never do.
-"""
+canonically. Stored bytes leave out name, description and tags, so that those may change while the bytes never do."""
 
 import hashlib
 import math
@@ -126,10 +124,8 @@ def read_metadata(text: str) -> VectorMetadata:
 
 
 def read_stored_metadata(text: str) -> VectorMetadata:
-    """Reads metadata that `read_metadata` has accepted when it was stored: only its fields are checked again, in compiled code.
-
-    Raises InvalidRequest naming the field that does not fit.
-    """
+    """Reads metadata that `read_metadata` has accepted before: only its fields are checked again, in compiled code.
+    Raises InvalidRequest naming the field that does not fit."""
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
@@ -151,10 +147,7 @@ def _check_recommended(recommended: Recommended | None, layers: Mapping[str, Lay
 
 def encode(vector: ConceptVector, *, labels: bool = True) -> bytes:
     """Returns the file to export; with `labels=False` the bytes that are stored and hashed. Equal content gives equal bytes.
-
-    Raises InvalidRequest for directions that are not float32 unit vectors or metadata JSON cannot hold,
-    LimitExceeded beyond OWN.
-    """
+    Raises InvalidRequest for directions that are not float32 unit vectors or metadata JSON cannot hold, LimitExceeded."""
     if len(vector.layers) > LAYER_LIMIT:
         raise LimitExceeded(f"{len(vector.layers)} layers given; a vector has at most {LAYER_LIMIT}", param="layers")
     tensors = {f"layer.{layer}": _writable(layer, entry.direction) for layer, entry in vector.layers.items()}
@@ -184,11 +177,9 @@ def decode(
     limits: FileLimits = UPLOAD,
 ) -> ConceptVector:
     """Reads the vector in an untrusted file. `name` overrides the one inside.
-
-    A bare file (tensors `layer.<n>` without our metadata) is read only when `model` names the model;
-    each direction's length becomes its natural scale. Half-precision directions are made unit length again in float32.
-    Raises UnsupportedFormat for other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest.
-    """
+    A bare file (tensors `layer.<n>` without our metadata) is read only when `model` names the model; each direction's length
+    becomes its natural scale. Half-precision directions are made unit length again in float32. Raises UnsupportedFormat for
+    other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest."""
     header = _read_header(content, limits)
     text = _read_metadata_entry(header, limits)
     directions = _read_tensors(content, header)

@@ -1,22 +1,27 @@
-"""Database: runs transactions on SQLite or PostgreSQL. Readers never wait; writers run one at a time."""
+"""Database: runs transactions on SQLite or PostgreSQL. Readers never wait; writers run one at a time.
+Also the pages of listings, and the reserve of disk space that deletes need on a full disk."""
 
 import asyncio
+import base64
+import binascii
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Executable, Row, Select, UpdateBase, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute
 
-from steering.errors import StorageFull, StoreUnavailable
-from steering.store.address import DatabaseAddress
-from steering.store.connections import WRITES, prepare
-from steering.store.failures import translated
+from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreUnavailable
+from steering.store.address import PAGE_BYTES as SQLITE_PAGE_BYTES
+from steering.store.address import WRITES, DatabaseAddress, prepare, translated
 from steering.store.migrate import schema_known
-from steering.store.pages import Listing, check_page, make_cursor, read_position
 from steering.store.records import Topic, Writer
-from steering.store.reserve import Reserve
 from steering.store.tables import Base, ChangeRow, JobOutputRow, JobRow, LinkRow, ProfileRow, VectorRow
 from steering.threads import run_in_thread
 
@@ -24,14 +29,65 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+Work: TypeAlias = Callable[[AsyncConnection], Awaitable[T]]
+Listing: TypeAlias = Literal["vector", "profile", "job", "link", "audit"]
+PAGE_LIMIT = 200
+PAGE_BYTES = 4 << 20
+"""Stored bytes after which a page of vectors or profiles ends before its limit."""
+_CURSOR_LIMIT = 256
+RESERVE_BYTES = 8 << 20
+"""A delete needs room in the write-ahead log, and before that the pages in the log, at most 4 MB, need room in the database."""
+
+
+class Reserve:
+    """A file of RESERVE_BYTES next to a SQLite database, given up when the disk is full so that deleting still works.
+    While it is missing, only what works on a full disk is written: inserts would use up the space that deletes need."""
+
+    def __init__(self, database: Path) -> None:
+        self._database, self._file = database, database.with_name(f"{database.name}-reserve")
+
+    @property
+    def there(self) -> bool:
+        """Whether nobody has given the space up."""
+        return self._file.exists()
+
+    def take(self) -> bool:
+        """Allocates the file unless it is there. Returns False, and leaves nothing, where the disk has no space."""
+        if self.there:
+            return True
+        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+                else:
+                    os.write(descriptor, bytes(RESERVE_BYTES))
+            finally:
+                os.close(descriptor)
+            partial.replace(self._file)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            return False
+        return True
+
+    def give_up(self) -> None:
+        """Deletes the file and moves the write-ahead log into the database, so that it is written from its start."""
+        self._file.unlink(missing_ok=True)
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+
+    def room_inside(self) -> bool:
+        """Returns whether the database has as many free pages as the reserve, so that an insert does not need the disk."""
+        with contextlib.closing(sqlite3.connect(self._database)) as connection:
+            free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return free * SQLITE_PAGE_BYTES >= RESERVE_BYTES
 
 
 class Database:
     """Runs transactions; each ends in a commit, or in a rollback when its work raises.
-
-    A cancelled caller returns at once while its transaction runs to its end: a statement that is cancelled keeps its
-    lock until the connection is garbage-collected.
-    """
+    A cancelled caller returns at once while its transaction runs to its end: a statement that is cancelled keeps its lock
+    until the connection is garbage-collected."""
 
     def __init__(self, address: DatabaseAddress, reserve: Reserve | None = None) -> None:
         """reserve: of a SQLite file that is kept."""
@@ -50,41 +106,6 @@ class Database:
 
         return await self.read(read)
 
-    async def check_schema(self) -> None:
-        """Raises StoreUnavailable where a newer server has upgraded the database."""
-        await self.read(self._check_schema)
-
-    async def _check_schema(self, connection: AsyncConnection) -> None:
-        schema = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if schema != self._schema:
-            raise StoreUnavailable(
-                f"the database has schema {schema}, this server knows {self._schema}: a newer server has upgraded it; "
-                "upgrade this one"
-            )
-
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Runs `work` in a read transaction: one snapshot, no waiting for writers."""
-        return await self._to_completion(self._transaction(work, writes=False))
-
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, when_full: bool = False) -> T:
-        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns.
-
-        when_full: for a delete, or what takes no space, which has to work on a full disk. Raises StoreUnavailable where a newer
-        server has upgraded the database: its tables may have other rules.
-        """
-        await self._writer.acquire()
-
-        async def exclusive() -> T:
-            try:
-                if when_full:
-                    return await self._write_when_full(work)
-                await self._require_space()
-                return await self._transaction(work, writes=True)
-            finally:
-                self._writer.release()
-
-        return await self._to_completion(exclusive())
-
     async def newest(
         self,
         query: Select[*tuple[Any, ...]],
@@ -100,8 +121,67 @@ class Database:
         rows = await self.rows(page)
         return rows[:limit], make_cursor(listing, str(rows[limit - 1].position)) if len(rows) > limit else None
 
-    async def _write_when_full(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Runs a write transaction, on a full disk in the space of the reserve. Called by `write`."""
+    async def by_name(
+        self,
+        query: Select[*tuple[Any, ...]],
+        name: InstrumentedAttribute[str],
+        listing: Listing,
+        limit: int,
+        cursor: str | None,
+    ) -> tuple[Sequence[AnyRow], str | None]:
+        """Returns a page of rows by name, and the cursor of the next page.
+        The rows have a column `bytes`; the page ends before its limit where they sum up to more than PAGE_BYTES."""
+        page = query.order_by(name).limit(check_page(limit) + 1)
+        if cursor is not None:
+            page = page.where(name > read_cursor(listing, cursor))
+        rows = await self.rows(page)
+        kept = rows[: entries_that_fit(row.bytes for row in rows[:limit])]
+        return kept, make_cursor(listing, kept[-1].name) if len(rows) > len(kept) else None
+
+    async def check_schema(self, connection: AsyncConnection) -> None:
+        """Raises StoreUnavailable where a newer server has upgraded the database."""
+        schema = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        if schema != self._schema:
+            raise StoreUnavailable(
+                f"the database has schema {schema}, this server knows {self._schema}: a newer server has upgraded it; "
+                "upgrade this one"
+            )
+
+    async def read(self, work: Work[T]) -> T:
+        """Runs `work` in a read transaction: one snapshot, no waiting for writers."""
+        return await self._to_completion(self._transaction(work, writes=False))
+
+    async def write(self, work: Work[T], *, when_full: bool = False) -> T:
+        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns.
+        when_full: for a delete, or what takes no space, which has to work on a full disk. Raises StoreUnavailable where a newer
+        server has upgraded the database: its tables may have other rules."""
+        await self._writer.acquire()
+
+        async def exclusive() -> T:
+            try:
+                if when_full:
+                    return await self._write_when_full(work)
+                await self._require_space()
+                return await self._transaction(work, writes=True)
+            finally:
+                self._writer.release()
+
+        return await self._to_completion(exclusive())
+
+    async def change(self, statement: UpdateBase, *, when_full: bool = False) -> int:
+        """Runs one statement in a `write` of its own; returns how many rows it inserted, changed or deleted."""
+
+        async def execute(connection: AsyncConnection) -> int:
+            return (await connection.execute(statement)).rowcount
+
+        return await self.write(execute, when_full=when_full)
+
+    async def close(self) -> None:
+        """Waits for the transactions that still run."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.engine.dispose()
+
+    async def _write_when_full(self, work: Work[T]) -> T:
         try:
             return await self._transaction(work, writes=True)
         except StorageFull:
@@ -118,29 +198,13 @@ class Database:
         if not await run_in_thread(self._reserve.room_inside):
             raise StorageFull("the disk of the database is full: only deleting works until it has space again")
 
-    async def change(self, statement: UpdateBase, *, when_full: bool = False) -> int:
-        """Runs one statement in a write transaction of its own; returns how many rows it inserted, changed or deleted.
-
-        when_full: see `write`.
-        """
-
-        async def execute(connection: AsyncConnection) -> int:
-            return (await connection.execute(statement)).rowcount
-
-        return await self.write(execute, when_full=when_full)
-
-    async def close(self) -> None:
-        """Waits for the transactions that still run."""
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await self.engine.dispose()
-
-    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[T]], writes: bool) -> T:
+    async def _transaction(self, work: Work[T], writes: bool) -> T:
         with translated():
             async with self.engine.connect() as connection:
                 await connection.execution_options(**{WRITES: writes})
                 async with connection.begin():
                     if writes:
-                        await self._check_schema(connection)
+                        await self.check_schema(connection)
                     return await work(connection)
 
     async def _to_completion(self, transaction: Coroutine[Any, Any, T]) -> T:
@@ -158,10 +222,7 @@ class Database:
 def upsert(
     connection: Connection, /, row: type[Base], key: Mapping[str, Any], values: Mapping[str, Any], **first: Any
 ) -> None:
-    """Changes the row of a key, or inserts it. Writers are serialized, so no other inserts it meanwhile.
-
-    first: values of a row that is inserted, besides or in place of `values`.
-    """
+    """Changes the row of a key, or inserts it with `first` too. Writers are serialized, so no other inserts it meanwhile."""
     if connection.execute(update(row).filter_by(**key).values(values)).rowcount == 0:
         connection.execute(insert(row).values({**key, **values, **first}))
 
@@ -190,3 +251,44 @@ async def check_storage(connection: AsyncConnection, namespace: str, writer: Wri
         own = (row.namespace == namespace, row.created_by == writer.key)
         used += await connection.scalar(select(func.sum(row.size)).where(*own)) or 0
     writer.check_bytes(int(used), size)
+
+
+def make_cursor(listing: Listing, last: str) -> str:
+    """Returns the opaque position after the entry `last`."""
+    return base64.urlsafe_b64encode(f"{listing}:{last}".encode()).decode()
+
+
+def read_cursor(listing: Listing, cursor: str) -> str:
+    """Returns the last entry of the previous page. Raises InvalidRequest for a cursor of another listing or origin."""
+    refusal = InvalidRequest("the cursor was not returned by this listing", param="cursor")
+    if len(cursor) > _CURSOR_LIMIT:
+        raise refusal
+    try:
+        kind, _, last = base64.b64decode(cursor.encode("ascii"), b"-_", validate=True).decode().partition(":")
+    except (UnicodeError, binascii.Error) as error:
+        raise refusal from error
+    if kind != listing or make_cursor(listing, last) != cursor:
+        raise refusal
+    return last
+
+
+def read_position(listing: Listing, cursor: str) -> int:
+    """Reads a cursor of a listing that is ordered by an increasing number."""
+    last = read_cursor(listing, cursor)
+    if not (last.isascii() and last.isdigit() and len(last) <= 18):
+        raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
+    return int(last)
+
+
+def check_page(limit: int) -> int:
+    """Returns the size of a page, 1 to PAGE_LIMIT. Raises InvalidRequest below, LimitExceeded above."""
+    if limit < 1:
+        raise InvalidRequest(f"limit must be at least 1, got {limit}", param="limit")
+    if limit > PAGE_LIMIT:
+        raise LimitExceeded(f"limit is {limit}; a page has at most {PAGE_LIMIT} entries", param="limit")
+    return limit
+
+
+def entries_that_fit(sizes: Iterable[int]) -> int:
+    """Returns how many entries of these sizes a page has: at least one, and no further one beyond PAGE_BYTES."""
+    return max(1, sum(total <= PAGE_BYTES for total in accumulate(sizes)))

@@ -1,17 +1,36 @@
-"""Jobs: the records of jobs, which outlive a restart of the server."""
+"""Jobs, which outlive a restart of the server, their outputs, and the servers that run them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Double, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from steering.errors import JobNotFound, StoreCorrupt
 from steering.namespaces import SHARED, visible_from
-from steering.store.database import AnyRow, Database, check_storage, upsert
-from steering.store.records import RECORD_ID, UNFINISHED, JobPage, JobRecord, Writer, now, read_record, write_record
-from steering.store.tables import JobRow
+from steering.schemas.resources import JobProgress
+from steering.store.database import AnyRow, Database, check_storage, note_change, upsert
+from steering.store.records import (
+    INTERRUPTED,
+    RECORD_ID,
+    UNFINISHED,
+    UNLIMITED,
+    JobPage,
+    JobRecord,
+    Renewal,
+    Writer,
+    now,
+    read_record,
+    read_valid,
+    write_record,
+)
+from steering.store.tables import ChangeRow, JobOutputRow, JobRow, ServerRow
+from steering.strict_json import dump_json
 from steering.threads import run_in_thread
 
 _FIELDS = tuple(name for name in JobRecord.model_fields if name != "subject")  # which is read from the request
@@ -32,11 +51,8 @@ class Jobs:
     writer: Writer
 
     async def put(self, job: JobRecord) -> JobRecord:
-        """Creates or replaces the record of that id, and returns the stored record.
-
-        A record that has ended stays as it is: a job that was reported as interrupted is not reported again by a server that
-        lost its lease. Raises InvalidRequest, and StorageFull for a new job beyond the writer's `max_bytes`.
-        """
+        """Creates or replaces the record of that id, and returns the stored record. A record that has ended stays as it is, so
+        that a server that lost its lease does not end it again. Raises InvalidRequest, and StorageFull for a new job."""
         job.check()
         values: dict[str, Any] = {name: getattr(job, name) for name in _FIELDS}
         values |= {"progress": job.progress.model_dump(), "error": job.error and job.error.model_dump()}
@@ -71,16 +87,11 @@ class Jobs:
         """Lists jobs, newest first. Reads neither requests nor results."""
         query = select(*_LISTED).where(self._visible())
         rows, following = await self.database.newest(query, JobRow.position, "job", limit, cursor)
-        jobs, damaged = list[JobRecord](), list[str]()
-        for row in rows:
-            try:
-                jobs.append(_from_row(row))
-            except StoreCorrupt:
-                damaged.append(row.id)
-        return JobPage(tuple(jobs), following, tuple(damaged))
+        jobs, damaged = read_valid(_from_row, rows)
+        return JobPage(jobs, following, tuple(row.id for row in damaged))
 
     def _visible(self) -> ColumnElement[bool]:
-        """Selects what is seen here. Jobs of `shared` are seen by the key that submitted them, and where the writer has no name."""
+        """Jobs of `shared` are seen by the key that submitted them, and where the writer has no name."""
         visible = JobRow.namespace.in_(visible_from(self.namespace))
         if not self.writer.key:
             return visible
@@ -96,3 +107,113 @@ def _from_row(row: AnyRow) -> JobRecord:
         return JobRecord.model_validate(values)
     except ValidationError:
         raise StoreCorrupt(f"the record stored in {where} cannot be read") from None
+
+
+@dataclass(eq=False)
+class Outputs:
+    """Outputs of jobs: texts in numbered parts, such as the lines of a batch, written one after the other and deleted by age."""
+
+    database: Database
+
+    async def append(
+        self, output_id: str, part: int, content: str, namespace: str = SHARED, writer: Writer = UNLIMITED
+    ) -> None:
+        """Stores part `part` (0, 1, ...) of an output with the current time; it is never changed. Raises StorageFull."""
+        size = len(content.encode())
+        labels = {"created_by": writer.key, "namespace": namespace, "size": size}
+        values = {"output_id": output_id, "part": part, "created_at": now(), "content": content, **labels}
+
+        async def add(connection: AsyncConnection) -> None:
+            await check_storage(connection, namespace, writer, size)
+            await connection.execute(insert(JobOutputRow).values(values))
+
+        await self.database.write(add)
+
+    async def read(self, output_id: str, part: int) -> str | None:
+        """Returns one part, None where there is none."""
+        query = select(JobOutputRow.content).where(JobOutputRow.output_id == output_id, JobOutputRow.part == part)
+        rows = await self.database.rows(query)
+        return rows[0].content if rows else None
+
+    async def prune(self, before: str) -> int:
+        """Deletes parts older than a time; returns how many."""
+        return await self.database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before), when_full=True)
+
+
+class database_time(FunctionElement[float]):  # noqa: N801 - a SQL function
+    """The clock of the database in seconds since 1970. It goes on inside a transaction."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_time, "sqlite")
+def _sqlite_time(_: object, __: SQLCompiler, **___: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_time, "postgresql")
+def _postgresql_time(_: object, __: SQLCompiler, **___: object) -> str:
+    return "EXTRACT(EPOCH FROM clock_timestamp())::float8"
+
+
+@dataclass(eq=False)
+class Servers:
+    """The servers of one database, their leases, and the cancellation of jobs that run on another one.
+    Lease times are compared with the clock of the database, never with a server's."""
+
+    database: Database
+
+    async def renew(self, server: str, seconds: float, progress: Mapping[str, JobProgress]) -> Renewal:
+        """Extends the lease of a server and stores the progress of its jobs, by id. Unfinished jobs whose owner has no lease,
+        because it died or cannot reach the database, become `failed` with the code `interrupted`."""
+        written = {job_id: dump_json(made.model_dump(), "progress") for job_id, made in progress.items()}
+
+        async def extend(connection: AsyncConnection) -> Renewal:
+            lease = {"lease_until": database_time() + seconds}
+            await connection.run_sync(upsert, ServerRow, {"id": server}, lease, started_at=now())
+            await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
+            for job_id, text in written.items():
+                own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
+                await connection.execute(update(JobRow).where(*own).values(progress=text))
+            orphaned = (JobRow.status.in_(UNFINISHED), JobRow.owner.not_in(select(ServerRow.id)))
+            failed = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
+            interrupted = await connection.execute(update(JobRow).where(*orphaned).values(failed))
+            must_end = JobRow.cancel_requested | JobRow.status.not_in(UNFINISHED)
+            ended = await connection.scalars(select(JobRow.id).where(JobRow.id.in_(list(progress)), must_end))
+            servers = await connection.scalar(select(func.count()).select_from(ServerRow))
+            return Renewal(frozenset(ended), interrupted.rowcount, servers or 1)
+
+        return await self.database.write(extend, when_full=True)
+
+    async def release(self, server: str) -> None:
+        """Ends the lease of a server that stops, so that others need not wait for it."""
+        await self.database.change(delete(ServerRow).where(ServerRow.id == server), when_full=True)
+
+    async def request_cancel(self, job_id: str) -> None:
+        """Asks the owner of an unfinished job to cancel it. A job that has ended or does not exist is unchanged."""
+        if RECORD_ID.fullmatch(job_id):
+            await self._request_cancel(JobRow.id == job_id)
+
+    async def request_cancel_of(self, key: str) -> int:
+        """Asks the owners of all unfinished jobs that a key submitted to cancel them; returns how many they are."""
+        return await self._request_cancel(JobRow.created_by == key)
+
+    async def _request_cancel(self, chosen: ColumnElement[bool]) -> int:
+        async def mark(connection: AsyncConnection) -> int:
+            unfinished = update(JobRow).where(chosen, JobRow.status.in_(UNFINISHED))
+            marked = await connection.execute(unfinished.values(cancel_requested=True))
+            if marked.rowcount:
+                await connection.run_sync(note_change, "jobs")
+            return marked.rowcount
+
+        return await self.database.write(mark, when_full=True)
+
+    async def prune_jobs(self, before: str) -> int:
+        """Deletes ended jobs that last changed before a time; returns how many."""
+        old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
+        return await self.database.change(delete(JobRow).where(*old), when_full=True)
+
+    async def changes(self) -> Mapping[str, int]:
+        """Returns how often each topic has changed. One small read: servers compare it with the last one."""
+        return {row[0]: row[1] for row in await self.database.rows(select(ChangeRow.topic, ChangeRow.count))}

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import InvalidRequest, LinkNotFound
 from steering.schemas.resources import LinkAnswer, LinkState, link_url
-from steering.store.database import AnyRow, Database, check_storage
+from steering.store.database import Database, check_storage
 from steering.store.records import Writer, now, read_record
 from steering.store.tables import LinkRow
 from steering.strict_json import dump_json
@@ -30,10 +30,7 @@ class Links:
     writer: Writer
 
     async def put(self, link_id: str, view: str, state: Mapping[str, Any]) -> LinkAnswer:
-        """Stores the state of a view under an id that is not in use.
-
-        Raises InvalidRequest, and StorageFull when the writer has `max_links`, or would have more than `max_bytes`.
-        """
+        """Stores the state of a view under an id that is not in use. Raises InvalidRequest, StorageFull."""
         if not LINK_ID.fullmatch(link_id):
             raise InvalidRequest(f"{link_id[:80]!r} is not a link id: 16 letters a-z and digits 2-7", param="id")
         check_name(view, "view")
@@ -56,21 +53,19 @@ class Links:
         rows = await self.database.rows(query) if LINK_ID.fullmatch(link_id) else []
         if not rows:
             raise _not_found(link_id)
-        (row,) = rows
-        state = read_record(row.state, f"link {link_id}") or {}
-        return LinkState(
-            id=row.id, view=row.view, url=link_url(row.view, row.id), state=state, created_at=row.created_at
-        )
+        row = rows[0]._mapping
+        state = read_record(row["state"], f"link {link_id}") or {}
+        return LinkState.model_validate({**row, "state": state, "url": link_url(row["view"], link_id)})
 
     async def find(
         self, owner: str | None, limit: int = 50, cursor: str | None = None
     ) -> tuple[list[LinkAnswer], str | None]:
-        """Lists links of this namespace without their states, newest first. owner: the name of a key, None for those of every key."""
-        query = select(LinkRow.id, LinkRow.view, LinkRow.size, LinkRow.created_at, LinkRow.namespace)
-        rows, following = await self.database.newest(
-            query.where(*self._owned(owner)), LinkRow.position, "link", limit, cursor
-        )
-        return list(map(_answer, rows)), following
+        """Lists links of this namespace without their states, newest first. owner: the name of a key, None for every key."""
+        columns = (LinkRow.id, LinkRow.view, LinkRow.size.label("bytes"), LinkRow.created_at, LinkRow.namespace)
+        query = select(*columns).where(*self._owned(owner))
+        rows, following = await self.database.newest(query, LinkRow.position, "link", limit, cursor)
+        links = ({**row._mapping, "url": link_url(row.view, row.id)} for row in rows)
+        return list(map(LinkAnswer.model_validate, links)), following
 
     async def delete(self, link_id: str, owner: str | None) -> None:
         """Deletes a link of this namespace. Raises LinkNotFound, also for a link of another owner."""
@@ -83,18 +78,6 @@ class Links:
         return [in_namespace] if owner is None else [in_namespace, LinkRow.created_by == owner]
 
 
-def _answer(row: AnyRow) -> LinkAnswer:
-    return LinkAnswer(
-        namespace=row.namespace,
-        id=row.id,
-        view=row.view,
-        url=link_url(row.view, row.id),
-        bytes=row.size,
-        created_at=row.created_at,
-    )
-
-
 def _not_found(link_id: str) -> LinkNotFound:
-    return LinkNotFound(
-        f"there is no link {link_id[:80]!r}: it was deleted, or saved on another server", param="link_id"
-    )
+    message = f"there is no link {link_id[:80]!r}: it was deleted, or saved on another server"
+    return LinkNotFound(message, param="link_id")

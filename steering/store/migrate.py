@@ -13,9 +13,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreCorrupt
-from steering.store.address import DatabaseAddress
-from steering.store.connections import transaction
-from steering.store.failures import translated
+from steering.store.address import DatabaseAddress, transaction, translated
 
 OWNER_ONLY = 0o600
 """A database has prompts of links, results of jobs and digests of keys."""
@@ -32,10 +30,8 @@ def schema_known() -> str | None:
 
 
 def migrate(address: DatabaseAddress) -> None:
-    """Creates the file, for its owner only, and its folder if need be. Of two processes that start together, one waits for the other.
-
-    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached.
-    """
+    """Creates the file, for its owner only, and its folder if need be. Of two processes that start together, one waits.
+    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached."""
     with translated():
         if address.file is not None:
             address.file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,16 +41,14 @@ def migrate(address: DatabaseAddress) -> None:
 
 
 def create_private(file: Path) -> None:
-    """Creates an empty file that only its owner reads, unless it is there. SQLite gives its `-wal` and `-shm` files the same mode."""
+    """Creates an empty file that only its owner reads, unless it is there. SQLite's `-wal` and `-shm` get the same mode."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY))
 
 
 def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
-    """(schema of the database, schema of this code); None for a database that is empty or not there. Changes nothing.
-
-    Raises StoreUnavailable when the database cannot be reached.
-    """
+    """Returns the schema of the database, None if it is empty or not there, and that of this code. Changes nothing.
+    Raises StoreUnavailable when the database cannot be reached."""
     newest = schema_known()
     if address.file is not None and not address.file.exists():
         return None, newest

@@ -1,16 +1,14 @@
 """Profiles: named steerings, and the default steering of requests that name none."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from steering.errors import ProfileNotFound, StoreCorrupt
+from steering.errors import ProfileNotFound
 from steering.schemas.resources import ProfileAnswer
 from steering.spec import SteeringSpec, vector_names
 from steering.store.database import AnyRow, Database, check_storage, exchange, upsert
-from steering.store.pages import check_page, entries_that_fit, make_cursor, read_cursor
 from steering.store.records import (
     DESCRIPTION_LIMIT,
     ProfileName,
@@ -19,6 +17,7 @@ from steering.store.records import (
     check_text,
     now,
     read_steering,
+    read_valid,
     write_steering,
 )
 from steering.store.references import require_vectors
@@ -26,31 +25,20 @@ from steering.store.tables import DefaultSteeringRow, ProfileRow, columns_of, se
 from steering.threads import run_in_thread
 from steering.vectors import check_name
 
-_LABELS = (
-    ProfileRow.namespace,
-    ProfileRow.name,
-    ProfileRow.description,
-    ProfileRow.created_at,
-    ProfileRow.updated_at,
-)
+_LABELS = (ProfileRow.namespace, ProfileRow.name, ProfileRow.description, ProfileRow.created_at, ProfileRow.updated_at)
 
 
 @dataclass(eq=False)
 class Profiles:
     """The profiles that a namespace sees, and its default steering.
-
-    Both name vectors that their namespace sees, checked in the transaction that stores them, as a delete checks who names it.
-    """
+    Both name vectors that their namespace sees, checked in the transaction that stores them."""
 
     database: Database
     namespace: str
     writer: Writer
 
     async def put(self, name: str, steering: SteeringSpec, description: str = "") -> ProfileAnswer:
-        """Creates or replaces the profile of that name.
-
-        Raises VectorNotFound, InvalidRequest, and StorageFull beyond the writer's `max_profiles` or `max_bytes`.
-        """
+        """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest, StorageFull."""
         check_text(description, "description", DESCRIPTION_LIMIT)
         key = self._key(name)
         text = write_steering(steering)
@@ -83,16 +71,12 @@ class Profiles:
     async def find(self, limit: int = 50, cursor: str | None = None) -> ProfilePage:
         """Lists visible profiles, by name. A page has fewer than `limit` where they are large."""
         seen = seen_from(ProfileRow, self.namespace)
-        sizes = select(ProfileRow.name, ProfileRow.size).where(seen).order_by(ProfileRow.name)
-        if cursor is not None:
-            sizes = sizes.where(ProfileRow.name > read_cursor("profile", cursor))
-        listed = await self.database.rows(sizes.limit(check_page(limit) + 1))
-        count = entries_that_fit(row.size for row in listed[:limit])
-        following = make_cursor("profile", listed[count - 1].name) if len(listed) > count else None
-        chosen = ProfileRow.name.in_([row.name for row in listed[:count]])
+        sizes = select(ProfileRow.name, ProfileRow.size.label("bytes")).where(seen)
+        page, following = await self.database.by_name(sizes, ProfileRow.name, "profile", limit, cursor)
+        chosen = ProfileRow.name.in_([row.name for row in page])
         query = select(*_LABELS, ProfileRow.steering).where(seen, chosen).order_by(ProfileRow.name)
-        profiles, damaged = await run_in_thread(_read_valid, await self.database.rows(query))
-        return ProfilePage(profiles, following, damaged)
+        profiles, damaged = await run_in_thread(read_valid, _from_row, await self.database.rows(query))
+        return ProfilePage(profiles, following, tuple(row.name for row in damaged))
 
     async def names(self, limit: int | None = None) -> tuple[ProfileName, ...]:
         """Returns the names of visible profiles, damaged ones included, the first `limit` of them. Reads no steering."""
@@ -132,19 +116,7 @@ def read_default(namespace: str, text: str) -> SteeringSpec:
     return read_steering(text, f"the default steering of namespace {namespace!r}")
 
 
-def _read_valid(rows: Iterable[AnyRow]) -> tuple[tuple[ProfileAnswer, ...], tuple[str, ...]]:
-    """Returns profiles, and the names of those that cannot be read."""
-    valid, damaged = list[ProfileAnswer](), list[str]()
-    for row in rows:
-        try:
-            valid.append(_from_row(row))
-        except StoreCorrupt:
-            damaged.append(row.name)
-    return tuple(valid), tuple(damaged)
-
-
 def _from_row(row: AnyRow) -> ProfileAnswer:
-    """Reads a profile from _LABELS and its steering. Raises StoreCorrupt."""
     interventions = read_steering(row.steering, f"profile {row.name!r}").interventions
     labels = {column.key: getattr(row, column.key) for column in _LABELS}
     return ProfileAnswer(**labels, interventions=interventions)

@@ -1,13 +1,8 @@
 """Deletes old records, and old versions of vectors that nothing stored refers to."""
 
-from collections.abc import Iterator, Sequence
+from sqlalchemy import and_, delete, func, select, tuple_
 
-from sqlalchemy import Connection, and_, delete, func, select, tuple_
-
-from steering.store.address import DatabaseAddress
-from steering.store.connections import transaction
-from steering.store.database import AnyRow
-from steering.store.failures import translated
+from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.migrate import migrate
 from steering.store.records import UNFINISHED
 from steering.store.references import pinned_vectors
@@ -24,8 +19,8 @@ def prune_records(
         LinkRow: LinkRow.created_at < links_before,
     }
     migrate(address)
+    counts = {}
     with translated(), transaction(address, writes=True) as connection:
-        counts = {}
         for row, condition in old.items():
             counts[row.__tablename__] = connection.scalar(select(func.count()).select_from(row).where(condition)) or 0
             if not dry_run:
@@ -34,33 +29,24 @@ def prune_records(
 
 
 def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False) -> tuple[str, ...]:
-    """Deletes the versions of each vector but the newest `keep`, and returns them as `name@version`.
-
-    Versions that a profile, a default steering or a document such as the policy names with their number are kept. Records
-    for replay that clients hold are not known here: they can no longer be replayed. Raises StoreUnavailable, StoreCorrupt.
-    """
+    """Deletes the versions of each vector but the newest `keep`, and returns them as `name@version`, the oldest first.
+    Versions that a profile, a default steering or a document such as the policy names with their number are kept. Records for
+    replay that clients hold are not known here: they can no longer be replayed. Raises StoreUnavailable, StoreCorrupt."""
     migrate(address)
+    identity = (VectorRow.namespace, VectorRow.name, VectorRow.version)
+    by_version = func.row_number().over(partition_by=identity[:2], order_by=VectorRow.version.desc())
+    ranked = select(*identity, by_version.label("rank")).subquery()
+    order = (ranked.c.namespace, ranked.c.name, ranked.c.version)
     with translated(), transaction(address, writes=True) as connection:
-        pinned = frozenset(_pinned(connection))
-        deleted = [row for row in _beyond(connection, keep) if f"{row.name}@{row.version}" not in pinned]
+        pinned = {
+            vector
+            for column in (ProfileRow.steering, DefaultSteeringRow.steering, DocumentRow.content)
+            for text in connection.scalars(select(column))
+            for vector in pinned_vectors(text)
+        }
+        beyond = connection.execute(select(*order).where(ranked.c.rank > keep).order_by(*order)).all()
+        deleted = [row for row in beyond if f"{row.name}@{row.version}" not in pinned]
         if not dry_run:
-            identity = tuple_(VectorRow.namespace, VectorRow.name, VectorRow.version)
             for row in deleted:
-                connection.execute(delete(VectorRow).where(identity == (row.namespace, row.name, row.version)))
+                connection.execute(delete(VectorRow).where(tuple_(*identity) == tuple(row)))
     return tuple(f"{row.name}@{row.version}" for row in deleted)
-
-
-def _beyond(connection: Connection, keep: int) -> Sequence[AnyRow]:
-    """Returns the versions that are not among the newest `keep` of their vector, the oldest first."""
-    vector, version = (VectorRow.namespace, VectorRow.name), VectorRow.version
-    rank = func.row_number().over(partition_by=vector, order_by=version.desc()).label("rank")
-    ranked = select(*vector, version, rank).subquery()
-    beyond = select(ranked).where(ranked.c.rank > keep)
-    return connection.execute(beyond.order_by(ranked.c.namespace, ranked.c.name, ranked.c.version)).all()
-
-
-def _pinned(connection: Connection) -> Iterator[str]:
-    """Yields every `name@version` in a stored JSON text, in any namespace."""
-    for column in (ProfileRow.steering, DefaultSteeringRow.steering, DocumentRow.content):
-        for (content,) in connection.execute(select(column)):
-            yield from pinned_vectors(content)

@@ -1,13 +1,12 @@
 """The records of the store, the checks of what is written, and the JSON texts that are stored.
+Profiles, jobs, links and entries of the audit log are the models of steering/schemas, as they go over the wire."""
 
-Profiles, jobs, links and entries of the audit log are the models of steering/schemas, as they go over the wire.
-"""
-
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -18,6 +17,10 @@ from steering.spec import SteeringSpec
 from steering.strict_json import dump_json, load_json
 from steering.vectors import VectorSummary, check_name
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+S = TypeVar("S")
 Topic: TypeAlias = Literal["keys", "default_steering", "documents", "jobs"]
 """What servers hold in memory and read again when it changes. jobs: the cancellation of a job was requested."""
 
@@ -29,19 +32,14 @@ UNFINISHED = ("queued", "running")
 """Statuses of a job that has not ended."""
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-"""What the id of a job or of a key has to match in full."""
+"""What the id of a job has to match in full."""
 _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who stores vectors, profiles, links, jobs and outputs, and how much they may store in a namespace. None: no limit.
-
-    key: the name of the key.
-    max_bytes: of all that the key has stored.
-    max_links: the number of links that the key has stored.
-    max_profiles: the number of profiles in the namespace, whoever stored them.
-    """
+    """Who stores something in a namespace, by the name of a key, and how much of it. None: no limit.
+    max_bytes: of all that the key has stored. max_links: of the key. max_profiles: of the namespace, whoever stored them."""
 
     key: str = ""
     max_bytes: int | None = None
@@ -49,7 +47,7 @@ class Writer:
     max_profiles: int | None = None
 
     def check_bytes(self, used: int, size: int) -> None:
-        """Raises StorageFull when what the key has stored, which takes `used` bytes, would take too much with `size` more."""
+        """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
         if self.max_bytes is not None and used + size > self.max_bytes:
             raise StorageFull(
                 f"the vectors, profiles and links of this key take {used} bytes and this one takes {size}; the key may store "
@@ -60,17 +58,14 @@ class Writer:
     def check_links(self, count: int) -> None:
         """Raises StorageFull when a key that has `count` links may not have one more."""
         if self.max_links is not None and count >= self.max_links:
-            raise StorageFull(
-                f"this key has {count} links; it may have {self.max_links}: delete some first", param="max_links"
-            )
+            message = f"this key has {count} links; it may have {self.max_links}: delete some first"
+            raise StorageFull(message, param="max_links")
 
     def check_profiles(self, count: int) -> None:
         """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
         if self.max_profiles is not None and count >= self.max_profiles:
-            raise StorageFull(
-                f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first",
-                param="max_profiles",
-            )
+            message = f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first"
+            raise StorageFull(message, param="max_profiles")
 
 
 UNLIMITED = Writer()
@@ -97,11 +92,7 @@ class VectorFilter:
 
 @dataclass(frozen=True, slots=True)
 class VectorPage:
-    """The newest version of each name, ordered by name.
-
-    next_cursor: an opaque text, None on the last page.
-    damaged: the ids of vectors that are left out, because what the store has of them cannot be read.
-    """
+    """The newest version of each name, by name. damaged: the ids of vectors that are left out because they cannot be read."""
 
     vectors: tuple[VectorSummary, ...]
     next_cursor: str | None
@@ -110,12 +101,7 @@ class VectorPage:
 
 @dataclass(frozen=True, slots=True)
 class VersionPage:
-    """Versions of one name, newest first.
-
-    namespace: of all versions of the name that are seen; empty on a page that has none.
-    next_before: the `before` of the next page, None on the last.
-    damaged: as in VectorPage.
-    """
+    """Versions of one name, newest first. namespace: of them all. next_before: the `before` of the next page."""
 
     namespace: str
     versions: tuple[VectorSummary, ...]
@@ -143,11 +129,7 @@ class ProfilePage:
 
 class JobRecord(JobAnswer):
     """A job as it goes over the wire, and what only the server knows of it. Dates and namespace are set by the store.
-
-    request: what it was started with, without the texts of the caller.
-    owner: the id of the server that runs it.
-    created_by: the name of the key that submitted it.
-    """
+    request: what it was started with, without the texts of the caller. owner: the id of the server that runs it."""
 
     progress: JobProgress = JobProgress()
     error: JobError | None = None
@@ -185,12 +167,8 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a renewal of a server's lease found.
-
-    ended: jobs of this server that it must stop, because another server requested their cancellation or reported them as interrupted.
-    interrupted: how many unfinished jobs of other servers were marked as interrupted now.
-    servers: how many have a lease, this one included.
-    """
+    """What a renewal of a server's lease found. servers: how many have a lease, this one included.
+    ended: jobs of this server that it must stop. interrupted: how many jobs of other servers were marked as interrupted now."""
 
     ended: frozenset[str] = frozenset()
     interrupted: int = 0
@@ -199,12 +177,8 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """One API key. Dates are ISO 8601, UTC.
-
-    digest: the SHA-256 of the key in hexadecimal; the key itself is never stored.
-    namespace: where it stores vectors, profiles and jobs.
-    previous_digest: of the key before its rotation, which is valid until previous_until.
-    """
+    """One API key. Dates are ISO 8601, UTC. namespace: where it stores vectors, profiles and jobs.
+    digest: the SHA-256 of the key; the key itself is never stored. previous_digest: before its rotation, until previous_until."""
 
     id: str
     name: str
@@ -245,15 +219,10 @@ def check_text(text: str, param: str, limit: int) -> None:
 
 
 def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
-    """Checks the description and the tags of a vector; None is not checked.
-
-    Raises LimitExceeded for too long a description or too many tags, InvalidRequest for what no database stores, and for a
-    tag that breaks the rule of names or is repeated.
-    """
-    if description is not None:
-        check_text(description, "description", DESCRIPTION_LIMIT)
-    if tags is None:
-        return
+    """Checks the description and the tags of a vector; None is not checked. Raises LimitExceeded for too much of them,
+    InvalidRequest for what no database stores, and for a tag that breaks the rule of names or is repeated."""
+    check_text(description or "", "description", DESCRIPTION_LIMIT)
+    tags = tags or ()
     if len(tags) > TAG_LIMIT:
         raise LimitExceeded(f"{len(tags)} tags given; a vector has at most {TAG_LIMIT}", param="tags")
     for tag in tags:
@@ -291,3 +260,15 @@ def read_record(text: str | None, where: str) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise StoreCorrupt(f"the record stored in {where} is not an object")
     return value
+
+
+def read_valid(read: Callable[[S], T], rows: Iterable[S]) -> tuple[tuple[T, ...], tuple[S, ...]]:
+    """Returns what can be read, and the rows whose reading raises StoreCorrupt: one must not hide the others."""
+    valid, damaged = list[T](), list[S]()
+    for row in rows:
+        try:
+            valid.append(read(row))
+        except StoreCorrupt as error:
+            log.warning("left out of a listing: %s", error.message)
+            damaged.append(row)
+    return tuple(valid), tuple(damaged)

@@ -1,7 +1,5 @@
 """Which stored steerings and documents name which vectors, checked in the transaction that stores them or deletes a vector.
-
-Writers take turns, so nothing that is stored names a deleted vector, and no vector is deleted while something names it.
-"""
+Writers take turns, so nothing that is stored names a deleted vector, and no vector is deleted while something names it."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -28,9 +26,7 @@ def pinned_vectors(document: str) -> tuple[str, ...]:
 
 def names_in_steering(name: str, version: int | None, *, only: bool) -> list[str]:
     """Returns the texts of which a stored steering contains one if it names a version that is deleted, None for all.
-
-    only: whether no other version remains for the name alone. Steering is stored without spaces, and names are ASCII.
-    """
+    only: whether no other version remains for the name alone. Steering is stored without spaces, and names are ASCII."""
     ends = ['"', "@"] if version is None else [f'@{version}"', *(['"'] if only else [])]
     return [f'"{key}":"{name}{end}' for key in STEERING_KEYS for end in ends]
 
@@ -47,11 +43,10 @@ async def require_vectors(connection: AsyncConnection, namespace: str, names: It
         return
     seen = seen_from(VectorRow, namespace)
     newest = select(VectorRow.name).where(seen, VectorRow.name.in_({key.name for key in wanted})).distinct()
-    pins = {(key.name, key.version) for key in wanted if key.version is not None}
-    version = select(VectorRow.name, VectorRow.version)
-    versions = version.where(seen, tuple_(VectorRow.name, VectorRow.version).in_(pins))
     there = {VectorId(name) for name in await connection.scalars(newest)}
-    if pins:
+    if pins := {(key.name, key.version) for key in wanted if key.version is not None}:
+        version = (VectorRow.name, VectorRow.version)
+        versions = select(*version).where(seen, tuple_(*version).in_(pins))
         there |= {VectorId(*row) for row in await connection.execute(versions)}
     for key in wanted:
         if key not in there:
@@ -73,27 +68,23 @@ async def refuse_if_used(
             shown = f"profile {user!r}" if row is ProfileRow else "the default steering"
             users.append(shown if user_namespace == namespace else OTHERS)
     if namespace == SHARED:
-        for document, content in await connection.execute(
-            select(DocumentRow.name, DocumentRow.content).order_by(DocumentRow.name)
-        ):
+        documents = select(DocumentRow.name, DocumentRow.content).order_by(DocumentRow.name)
+        for document, content in await connection.execute(documents):
             pins = map(VectorId.parse, pinned_vectors(content))
             if any(pin.name == name and version in (None, pin.version) for pin in pins):
                 users.append(f"the {document}")
     users = sorted(dict.fromkeys(users), key=lambda user: user == OTHERS)
     if users:
         listed = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
-        raise VectorInUse(
-            f"vector {str(VectorId(name, version))!r} is used by {listed}; change those first, or force the delete"
-        )
+        vector = str(VectorId(name, version))
+        raise VectorInUse(f"vector {vector!r} is used by {listed}; change those first, or force the delete")
 
 
 def _may_use(
     row: type[ProfileRow] | type[DefaultSteeringRow], namespace: str, name: str, texts: Sequence[str]
 ) -> ColumnElement[bool]:
     """Selects steerings that contain one of the texts and see the name as a vector of this namespace.
-
-    Other namespaces see the vector of `shared` unless they have one of the same name.
-    """
+    Other namespaces see the vector of `shared` unless they have one of the same name."""
     written = or_(*(row.steering.contains(text, autoescape=True) for text in texts))
     if namespace != SHARED:
         return and_(row.namespace == namespace, written)

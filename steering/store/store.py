@@ -11,20 +11,14 @@ from sqlalchemy import delete, select
 from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
-from steering.store.address import check_driver, read_address
-from steering.store.audit import Audit
-from steering.store.database import Database
-from steering.store.documents import Documents
-from steering.store.failures import translated
-from steering.store.jobs import Jobs
-from steering.store.keys import Keys
+from steering.store.address import check_driver, read_address, translated
+from steering.store.database import Database, Reserve
+from steering.store.governance import Audit, Documents, Keys
+from steering.store.jobs import Jobs, Outputs, Servers
 from steering.store.links import Links
 from steering.store.migrate import migrate
-from steering.store.outputs import Outputs
 from steering.store.profiles import Profiles, read_default
 from steering.store.records import UNLIMITED, Writer
-from steering.store.reserve import Reserve
-from steering.store.servers import Servers
 from steering.store.tables import DefaultSteeringRow, LinkRow, VectorNameRow
 from steering.store.vectors import VectorReads, Vectors
 from steering.threads import run_in_thread
@@ -34,10 +28,8 @@ from steering.vectors import check_name
 @dataclass(frozen=True, slots=True)
 class NamespaceStore:
     """What a store shows in one namespace. The only access to vectors, profiles, jobs and links, so no query lacks one.
-
     Names are looked up in the namespace, then in `shared`; a vector of the namespace hides every version of the shared one
-    of that name. Writing goes to the namespace.
-    """
+    of that name. Writing goes to the namespace."""
 
     namespace: str
     vectors: Vectors
@@ -82,9 +74,8 @@ class Store:
         return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before), when_full=True)
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable when the database cannot be reached or was upgraded by a newer server, StoreCorrupt when it
-        has other tables."""
-        await self.database.check_schema()
+        """Raises StoreUnavailable when the database cannot be reached or is newer, StoreCorrupt when it has other tables."""
+        await self.database.read(self.database.check_schema)
         await self.database.rows(select(VectorNameRow.name).limit(1))
 
     async def close(self) -> None:
@@ -97,16 +88,12 @@ class Store:
 
 
 async def open_temporary_store(parent: Path | None = None) -> Store:
-    """Opens an empty SQLite database in a folder of its own. A killed process leaves the folder to the system's cleaning.
-
-    parent: where the folder is made; None: where the system has its temporary files. Raises StoreUnavailable where no folder can be made.
-    """
+    """Opens an empty SQLite database in a new folder, in `parent` or where the system has its temporary files.
+    A killed process leaves the folder to the system's cleaning. Raises StoreUnavailable where no folder can be made."""
     opening = asyncio.ensure_future(_open_in_new_folder(parent))
     try:
         return await asyncio.shield(opening)
-    except (
-        BaseException
-    ):  # a cancelled caller waits, because the threads are still creating the folder and writing to it
+    except BaseException:  # a cancelled caller waits, because the threads still create the folder and write to it
         (opened,) = await asyncio.gather(opening, return_exceptions=True)
         if isinstance(opened, Store):
             await opened.close()
@@ -124,7 +111,7 @@ async def _open_in_new_folder(parent: Path | None) -> Store:
 
 
 async def open_sql_store(url: str, folder: TemporaryDirectory[str] | None = None) -> Store:
-    """Migrates, connects and runs one query. folder: see Store. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
+    """Migrates, connects and runs one query. Raises InvalidRequest, StoreUnavailable, StorageFull or StoreCorrupt."""
     address = read_address(url)
     check_driver(address.url.get_driver_name())
     await run_in_thread(migrate, address)

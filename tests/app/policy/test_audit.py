@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from steering.errors import StoreUnavailable
-from steering.store.documents import Documents
+from steering.store.governance import Documents
 from tests.app.conftest import Server, StartServer
 from tests.polling import until
 

@@ -111,8 +111,8 @@ async def test_what_servers_hold_in_memory_is_counted_when_it_changes(store: Sto
     changes = {
         "keys": (
             lambda: store.keys.create(KeyRecord("key_1", "a", "0" * 64, ("read",))),
-            lambda: store.keys.change("key_1", {"name": "b"}),
-            lambda: store.keys.delete("key_1"),
+            lambda: store.keys.edit("key_1", lambda *_: {"name": "b"}),
+            lambda: store.keys.edit("key_1", lambda *_: None),
         ),
         "default_steering": (
             lambda: store.shared.profiles.set_default(SteeringSpec()),

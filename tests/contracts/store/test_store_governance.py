@@ -25,7 +25,7 @@ async def test_a_key_comes_back_as_it_was_stored(store: Store) -> None:
     assert second.last_used_at is None
     with pytest.raises(InternalError):
         await store.keys.create(replace(KEY, name="again"))
-    await store.keys.delete("key_1")
+    await store.keys.edit("key_1", lambda *_: None)
     assert [key.id for key in await store.keys.all()] == ["key_2"]
 
 
@@ -33,28 +33,29 @@ async def test_a_change_of_a_key_sets_the_given_fields_only(store: Store) -> Non
     stored = await store.keys.create(KEY)
     await store.keys.touch({"key_1": USED})
     await asyncio.gather(
-        store.keys.change("key_1", {"name": "other"}),
-        store.keys.change("key_1", {"scopes": ("admin",), "limits": {"rows": 2}, "namespace": "mine"}),
+        store.keys.edit("key_1", lambda *_: {"name": "other"}),
+        store.keys.edit("key_1", lambda *_: {"scopes": ("admin",), "limits": {"rows": 2}, "namespace": "mine"}),
     )
-    changed = await store.keys.change("key_1", {"expires_at": "2030-01-01T00:00:00Z"})
-    assert changed == replace(
+    expected = replace(
         stored, name="other", last_used_at=USED, scopes=("admin",), limits={"rows": 2}, namespace="mine",
         expires_at="2030-01-01T00:00:00Z",
     )  # fmt: skip
-    assert (await store.keys.change("key_1", {"expires_at": None})).expires_at is None
-    assert await store.keys.change("key_1", {}) == replace(changed, expires_at=None)
-    assert await store.keys.all() == (replace(changed, expires_at=None),)
+    assert await store.keys.edit("key_1", lambda *_: {"expires_at": "2030-01-01T00:00:00Z"}) == expected
+    expected = replace(expected, expires_at=None)
+    assert await store.keys.edit("key_1", lambda *_: {"expires_at": None}) == expected
+    assert await store.keys.edit("key_1", lambda *_: {}) == expected
+    assert await store.keys.all() == (expected,)
 
 
 async def test_a_key_that_was_deleted_does_not_come_back(store: Store) -> None:
     await store.keys.create(KEY)
-    await store.keys.delete("key_1")
+    await store.keys.edit("key_1", lambda *_: None)
     counted = await store.servers.changes()
     for missing in ("key_1", "nobody", "", "\x00", "\ud800", "k" * 100):
         with pytest.raises(KeyNotFound):
-            await store.keys.change(missing, {"name": "x"})
+            await store.keys.edit(missing, lambda *_: {"name": "x"})
         with pytest.raises(KeyNotFound):
-            await store.keys.delete(missing)
+            await store.keys.edit(missing, lambda *_: None)
     await store.keys.touch({"key_1": USED})
     assert await store.keys.all() == ()
     assert await store.servers.changes() == counted

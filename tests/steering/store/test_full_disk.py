@@ -10,8 +10,8 @@ import pytest
 
 from steering.errors import StorageFull
 from steering.spec import SteeringSpec
-from steering.store.records import VectorFilter
-from steering.store.reserve import RESERVE_BYTES
+from steering.store.database import RESERVE_BYTES
+from steering.store.records import KeyRecord, VectorFilter
 from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
@@ -53,8 +53,10 @@ async def test_a_full_disk_can_delete_and_store_again_what_fits(disk: Path) -> N
     await store.shared.vectors.put(planted("warmth", 1))
     await store.shared.profiles.put("calm", SteeringSpec())
     await store.servers.renew("server", 60, {})
+    await store.keys.create(KeyRecord("key_1", "leaked", "0" * 64, ("read",)))
     count = await filled(store)
     assert count > 50
+    assert await store.keys.edit("key_1", lambda *_: None) is None, "a key can be revoked"
     for number in range(count // 2):
         await store.shared.links.delete(link_id(number), None)
     await store.shared.profiles.delete("calm")

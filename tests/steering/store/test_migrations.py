@@ -1,7 +1,7 @@
 """Databases of earlier releases are upgraded and keep their content: what was there belongs to the namespace `shared`."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,7 +13,7 @@ from steering.store.address import read_address
 from steering.store.records import VectorFilter
 from steering.store.store import Store, open_sql_store
 from steering.store.tables import Base
-from steering.store.vectors import StoredVector, serialize
+from steering.store.vectors import serialize
 from tests.steering.store.files import VECTOR
 from tests.steering.store.old_schema import database_at, fill
 from tests.steering.store.planted import planted, same_numbers
@@ -32,30 +32,21 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-def old_row(stored: StoredVector, version: int) -> dict[str, object]:
-    return {
-        "name": stored.name,
-        "version": version,
-        "method": stored.method,
-        "description": stored.description,
-        "tags": f" {' '.join(stored.tags)} " if stored.tags else "",
-        "searched": stored.description.casefold(),
-        "created_at": DATE,
-        "sha256": stored.sha256,
-        "content": stored.content,
-    }
+def old_row(columns: dict[str, Any], version: int) -> dict[str, object]:
+    kept = ("name", "method", "description", "tags", "searched", "sha256", "content")
+    return {**{name: columns[name] for name in kept}, "version": version, "created_at": DATE}
 
 
 def make_second_schema(url: str) -> None:
     """A database without namespaces: vectors, one of them damaged, a profile, a default, a job and a key."""
-    large = serialize(planted("large", 1, layers=16, d_model=512))
-    damaged = replace(serialize(planted("damaged", 1)), content=b"{not a vector")
+    _, large = serialize(planted("large", 1, layers=16, d_model=512))
+    damaged = {**serialize(planted("damaged", 1))[1], "content": b"{not a vector"}
     last = {"warmth": 7, "large": 1, "damaged": 1, "deleted": 3}
     job = {"id": "job-1", "kind": "extract", "status": "succeeded", "request": "{}", "progress": "{}"}
     key = {"id": "key_1", "name": "team", "digest": "0" * 64, "scopes": "read", "limits": "{}", "created_at": DATE}
     with database_at(url, "0002") as old:
         fill(old, "vector_names", [{"name": name, "last_version": number} for name, number in last.items()])
-        warmth = serialize(VECTOR)
+        _, warmth = serialize(VECTOR)
         fill(old, "vectors", [old_row(warmth, 5), old_row(warmth, 7), old_row(large, 1), old_row(damaged, 1)])
         fill(old, "profiles", [{"name": "cheerful", "description": "d", "steering": STEERING, **DATES}])
         fill(old, "default_steering", [{"id": 1, "steering": STEERING, "updated_at": DATE}])

@@ -14,8 +14,7 @@ from sqlalchemy.schema import CreateTable
 
 from steering.errors import InternalError, InvalidRequest, StorageFull, StoreCorrupt, StoreUnavailable
 from steering.store import open_store
-from steering.store.address import check_driver, read_address
-from steering.store.failures import meaning, translated
+from steering.store.address import check_driver, meaning, read_address, translated
 from steering.store.tables import Base
 
 PROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
