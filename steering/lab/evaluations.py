@@ -10,26 +10,10 @@ from steering.cards import COHERENT, DosePoint, QualityCard, Recommended
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
+from steering.lab import trials
 from steering.lab.controls import UNGUARDED, plan_at, random_at_each_layer, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
-from steering.lab.trials import (
-    SCORERS,
-    WRITING,
-    ReadBack,
-    Trial,
-    advantage,
-    anti_steered,
-    dose_point,
-    evaluation_prompts,
-    holds,
-    measured_ranges,
-    neutral_divergence,
-    perplexity_ratio,
-    read_back,
-    run_trials,
-    shifts,
-    trial_answers,
-)
+from steering.lab.trials import WRITING, ReadBack, Trial, shifts
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
 from steering.plan.types import SteeringPlan
@@ -116,7 +100,7 @@ class Setup:
     @property
     def answers(self) -> int:
         """Returns how many answers the evaluation generates."""
-        return trial_answers(len(self.arms) * len(self.places), len(self.prompts)) + len(self.neutral)
+        return trials.trial_answers(len(self.arms) * len(self.places), len(self.prompts)) + len(self.neutral)
 
     async def plans(self, engine: Engine, guard: DoseGuard) -> list[SteeringPlan]:
         """Returns the plans of every arm in turn, each in the order of the places."""
@@ -138,16 +122,16 @@ def resolved(engine: Engine, request: DoseResponseRequest | LayerSweepRequest) -
         raise InvalidRequest(
             f"random_directions must be 0 to {MAX_CONTROLS}, got {controls}", param="random_directions"
         )
-    reading = read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
+    reading = trials.read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
-    prompts = evaluation_prompts(engine, request.prompts, count)
+    prompts = trials.evaluation_prompts(engine, request.prompts, count)
     strengths = sorted({float(strength) for strength in request.strengths} - {0.0})
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
     seed = request.sampling.seed + 1
     if isinstance(request, DoseResponseRequest):
         arms = [vector, *(random_like(vector, seed + i) for i in range(controls))]
-        neutral = evaluation_prompts(engine, request.neutral, NEUTRAL)
+        neutral = trials.evaluation_prompts(engine, request.neutral, NEUTRAL)
         return Setup(reading, layers, prompts, neutral, strengths, arms, [(layers, one) for one in strengths])
     if strengths[0] < 0.0 < strengths[-1]:
         raise InvalidRequest(
@@ -172,17 +156,17 @@ async def dose_response(
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
     plans = await setup.plans(engine, request.guard)
-    work = 2 * trial_answers(len(plans), len(prompts))
+    work = 2 * trials.trial_answers(len(plans), len(prompts))
     total = work + len(setup.neutral)
     total += len(ASPECTS) * len(prompts) * (len(strengths) + 1) if request.judging else 0
     running = progress_of_part(progress, 0, total)
-    unsteered, trials = await run_trials(engine, prompts, plans, setup.reading, sampling, progress=running)
-    # trials are in the order of the plans: those of the vector by strength, then those of each control by strength
-    rows = {strength: trials[i :: len(strengths)] for i, strength in enumerate(strengths)}
+    unsteered, steered = await trials.run_trials(engine, prompts, plans, setup.reading, sampling, progress=running)
+    # they are in the order of the plans: those of the vector by strength, then those of each control by strength
+    rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
     by_strength = {strength: row for strength, row in rows.items() if all(trial.broken is None for trial in row)}
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
-    damage = await neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
+    damage = await trials.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
     answer = _answer(request, setup, unsteered, by_strength, damage)
     if request.judging is None:
         return answer
@@ -203,13 +187,15 @@ def _answer(
     """by_strength: strength -> the vector's trial, then those of its random controls. kl: on neutral text, by
     strength."""
     rows = zip(by_strength.items(), kl, strict=True)
-    points = {s: dose_point(s, ours, unsteered, controls, damage) for (s, (ours, *controls)), damage in rows}
-    sound = {s: holds(one.advantage and one.advantage.interval, one.perplexity_interval) for s, one in points.items()}
-    points[0.0] = replace(dose_point(0.0, unsteered, unsteered, [], 0.0), random_score=0.0)
+    points = {s: trials.dose_point(s, ours, unsteered, controls, damage) for (s, (ours, *controls)), damage in rows}
+    sound = {
+        s: trials.holds(one.advantage and one.advantage.interval, one.perplexity_interval) for s, one in points.items()
+    }
+    points[0.0] = replace(trials.dose_point(0.0, unsteered, unsteered, [], 0.0), random_score=0.0)
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
-    against = anti_steered(coherent if len(coherent) > 1 else moved)
-    recommended = measured_ranges(setup.layers, sound)
+    against = trials.anti_steered(coherent if len(coherent) > 1 else moved)
+    recommended = trials.measured_ranges(setup.layers, sound)
     warnings = []
     if broken := [f"{strength:g}" for strength in setup.strengths if strength not in by_strength]:
         warnings.append(f"left out, because activations became non-finite: strength {', '.join(broken)}")
@@ -222,7 +208,7 @@ def _answer(
         vector=request.vector.id if request.vector.version else request.vector.name,
         layers=setup.layers,
         reading_layer=setup.reading.layer,
-        unit=SCORERS[setup.reading.scorer].unit,
+        unit=trials.SCORERS[setup.reading.scorer].unit,
         baseline_score=fmean(unsteered.scores),
         points=tuple(points[strength] for strength in sorted(points)),
         anti_steered=against,
@@ -238,10 +224,10 @@ async def layer_sweep(
     best point is recommended, with the strengths that hold there. Raises what `resolved` raises."""
     vector, setup = request.vector, resolved(engine, request)
     plans = await setup.plans(engine, request.guard)
-    unsteered, trials = await run_trials(
+    unsteered, steered = await trials.run_trials(
         engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
     )
-    ours, random = trials[: len(setup.places)], trials[len(setup.places) :]
+    ours, random = steered[: len(setup.places)], steered[len(setup.places) :]
     points, broken = [], []
     for i, (((layer,), strength), trial) in enumerate(zip(setup.places, ours, strict=True)):
         if trial.broken is None:
@@ -256,7 +242,7 @@ async def layer_sweep(
         warnings.append(f"does not steer at any layer: no strength {NEVER}")
     else:
         at_best = {point.strength: _holds(point) for point in points if point.layer == best.layer}
-        recommended = measured_ranges((best.layer,), at_best)
+        recommended = trials.measured_ranges((best.layer,), at_best)
     return LayerSweepAnswer(
         vector=vector.id if vector.version else vector.name,
         reading_layer=setup.reading.layer,
@@ -268,7 +254,7 @@ async def layer_sweep(
 
 
 def _holds(point: LayerPointAnswer) -> bool:
-    return holds(point.advantage.interval, point.perplexity_interval)
+    return trials.holds(point.advantage.interval, point.perplexity_interval)
 
 
 def best_point(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
@@ -281,13 +267,13 @@ def _layer_point(
     vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]
 ) -> LayerPointAnswer:
     """controls: of the same strength, at all layers."""
-    perplexity = perplexity_ratio(trial, unsteered)
+    perplexity = trials.perplexity_ratio(trial, unsteered)
     quality = vector.quality.layers.get(layer) if vector.quality else None
     return LayerPointAnswer(
         layer=layer,
         strength=strength,
-        moved=advantage(strength, trial, unsteered, []),
-        advantage=advantage(strength, trial, unsteered, controls),
+        moved=trials.advantage(strength, trial, unsteered, []),
+        advantage=trials.advantage(strength, trial, unsteered, controls),
         perplexity_ratio=perplexity.mean,
         repetition=trial.mean("repetition"),
         relative_dose=trial.mean("dose"),

@@ -16,24 +16,10 @@ from scipy.stats import spearmanr
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
 from steering.engine.prompts import encode_steered
+from steering.lab import trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
-from steering.lab.trials import (
-    SCORERS,
-    UNSTEERED_SAMPLES,
-    WRITING,
-    ReadBack,
-    Samples,
-    Trial,
-    chance,
-    mean_shifts,
-    neutral_divergence,
-    perplexity_ratio,
-    read_back,
-    reading_layer,
-    run_trials,
-    shifts,
-)
+from steering.lab.trials import WRITING, ReadBack, Samples, Trial, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.evaluation import (
@@ -141,7 +127,7 @@ async def scores(
         captures = await engine.capture(wholes[start : start + TEXTS_AT_ONCE], CaptureSpec(layers, "response_mean"))
         for name, vector in readers.items():
             rows = [capture.activations[layers.index(at[name])] for capture in captures]
-            found[name] += [SCORERS["projection"].score(row, vector.at(at[name])) for row in rows]
+            found[name] += [trials.SCORERS["projection"].score(row, vector.at(at[name])) for row in rows]
     return found
 
 
@@ -364,7 +350,7 @@ async def report(
         done += 1
 
     step("asking questions")
-    reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
+    reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
     if unsteered.accuracy is None:
         unsteered.accuracy = await accuracy(engine, questions, UNSTEERED)
@@ -376,7 +362,7 @@ async def report(
     work = _Work(engine, request, unsteered, reading, fewer, lost, step)
     measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = chance([shift for shifts in random.values() for shift in shifts])
+    bound = trials.chance([shift for shifts in random.values() for shift in shifts])
     seeds = [one.judged(bound, request.thresholds) for one in measured]
     progress(parts, parts, "done")
     return ReportAnswer(
@@ -402,7 +388,7 @@ def agree(seeds: Sequence[SeedReportAnswer]) -> bool:
 def plain_samples(count: int) -> Samples:
     """Returns the answers to each prompt as it is, where `count` are asked for. Many plans are compared with the
     unsteered ones, so these are no fewer than elsewhere."""
-    return Samples(max(UNSTEERED_SAMPLES, count), count)
+    return Samples(max(trials.UNSTEERED_SAMPLES, count), count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -442,14 +428,14 @@ class _Work:
         sampling = replace(request.sampling, seed=seed)
         samples = plain_samples(request.samples)
         unsteered, (trial, *others) = await self._trials(PLAIN, request.prompts, plans, sampling, samples)
-        random = mean_shifts(unsteered, others[: len(controls)])
+        random = trials.mean_shifts(unsteered, others[: len(controls)])
         if trial.broken is not None:
             return _Measured(seed, random)
         self.step(f"seed {seed}: utility")
-        (kl,) = await neutral_divergence(engine, request.neutral, [request.plan], sampling)
+        (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
         limits, repeated = request.thresholds, trial.mean("repetition") - unsteered.mean("repetition")
         utility = [
-            check("perplexity_ratio", perplexity_ratio(trial, unsteered), "at_most", limits.perplexity),
+            check("perplexity_ratio", trials.perplexity_ratio(trial, unsteered), "at_most", limits.perplexity),
             check("repetition_increase", repeated, "at_most", limits.repetition),
             check("kl_neutral", kl, "at_most", limits.kl_neutral),
             check("accuracy_loss", self.lost, "at_most", limits.accuracy_loss),
@@ -484,10 +470,10 @@ class _Work:
         """Runs the trials of one variation. The unsteered one is shared with other reports."""
         shared, key = self.unsteered.trials, (sampling.seed, name)
         samples, perplexity = replace(samples, earlier=shared.get(key)), name == PLAIN
-        shared[key], trials = await run_trials(
+        shared[key], steered = await trials.run_trials(
             self.engine, prompts, plans, self.reading, sampling, samples=samples, perplexity=perplexity
         )
-        return shared[key], trials
+        return shared[key], steered
 
     def _texts(self, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial) -> list[ReportTextAnswer]:
         asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in prompts]

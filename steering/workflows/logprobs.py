@@ -1,9 +1,9 @@
 """Log-probabilities: of the tokens of given texts under a plan, and of the tokens that each layer would predict (logit
 lens)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from steering.threads import run_in_thread
 from steering.workflows.measures import shared_prefix
 from steering.workflows.readout import grouped
 
+T = TypeVar("T")
 LOGITS_BOUND = 32 * 1024 * 1024
 """Logits held at a time, in numbers (128 MB); more texts or positions than fit are read in turn."""
 SEPARATOR = "\n"
@@ -44,14 +45,24 @@ async def score(
     """Reads every row (token ids, the prompt's first) under the plan and returns the scores in order, without the
     prompt. Raises what `Engine.capture` raises. prompt_length: of every row; 0: rows are whole texts, which count as
     prompt for the plan and are scored from their second token on."""
-    found: list[ScoredText] = []
-    first = max(prompt_length, 1) - 1
+    first, length = max(prompt_length, 1) - 1, prompt_length or None
+    return await _read_each(engine, rows, plan, length, first, lambda read: _scored(engine, read, prompt_length))
+
+
+async def _read_each(
+    engine: Engine,
+    rows: Sequence[tuple[int, ...]],
+    plan: SteeringPlan,
+    prompt_length: int | None,
+    first: int,
+    work: Callable[[Capture], T],
+) -> list[T]:
+    """Reads the logits of rows from position `first` on, in `parts`, and returns what `work` makes of each in a thread."""
+    found: list[T] = []
     for part in parts(rows, first, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, plan, prompt_length or None, first) for ids in part]
+        prompts = [CapturePrompt(ids, plan, prompt_length, first) for ids in part]
         captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
-        found += await run_in_thread(
-            lambda read: [_scored(engine.tokenizer, one, prompt_length) for one in read], captures
-        )
+        found += await run_in_thread(lambda read: list(map(work, read)), captures)
     return found
 
 
@@ -60,8 +71,8 @@ def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> list[
     return grouped(rows, lambda row: (len(row) - first) * vocabulary, LOGITS_BOUND)
 
 
-def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> ScoredText:
-    assert capture.logits is not None
+def _scored(engine: Engine, capture: Capture, prompt_length: int) -> ScoredText:
+    assert capture.logits is not None, "asked for with CaptureSpec.logits"
     start = max(prompt_length, 1)
     ids = torch.tensor(capture.token_ids)
     logits = capture.logits[:-1].float()
@@ -71,8 +82,8 @@ def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> Score
     scored = capture.token_ids[prompt_length:]
     return ScoredText(
         token_ids=list(scored),
-        tokens=[tokenizer.token_text(token) for token in scored],
-        text=tokenizer.decode(scored),
+        tokens=[engine.tokenizer.token_text(token) for token in scored],
+        text=engine.tokenizer.decode(scored),
         logprobs=[*unknown, *own],
         sum=sum(own),
         greedy=[*unknown, *greedy],
@@ -94,12 +105,7 @@ async def prompt_logprobs(
 ) -> tuple[tuple[ScoredToken, ...], ...]:
     """Scores every token of each text under a plan, with the `top` most probable tokens at its position; as many texts
     at a time as have their logits in LOGITS_BOUND, or one that is longer."""
-    found: list[tuple[ScoredToken, ...]] = []
-    for part in parts(token_ids, 0, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, plan) for ids in part]
-        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
-        found += await run_in_thread(lambda read: [_with_top(one, top) for one in read], captures)
-    return tuple(found)
+    return tuple(await _read_each(engine, token_ids, plan, None, 0, lambda read: _with_top(read, top)))
 
 
 def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:

@@ -2,7 +2,7 @@
 stand out against neutral text."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean
@@ -67,10 +67,7 @@ async def readout(
         chosen = sorted(resolve_layers(layers, vector, engine.info.layer_count))
         axes += [(reading_at(name, vector, (layer,)), vector.at(layer).centred) for layer in chosen]
     read = tuple(sorted({reading.layer for reading, _ in axes}))
-    found: list[TextReadoutAnswer] = []
-    async for _, captures in in_parts(engine, texts, read):
-        found += await run_in_thread(lambda part: [_read(engine, one, read, axes) for one in part], captures)
-    return found
+    return await read_each(engine, texts, read, lambda _, capture: _read(engine, capture, read, axes))
 
 
 def _read(
@@ -104,21 +101,25 @@ async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Re
     as `readout`. Empty for an empty text, or without readings."""
     layers = tuple(sorted({reading.layer for reading in readings}))
     written = [text for text in texts if text and readings]
-    scores: list[dict[str, float]] = []
-    async for _, captures in in_parts(engine, written, layers):
-        for capture in captures:
-            residuals = dict(zip(layers, capture.activations, strict=True))
-            scores.append({one.name: float(_spoken(one.scores(residuals[one.layer])).mean()) for one in readings})
-    remaining = iter(scores)
+
+    def scores(_: Prompt, capture: Capture) -> dict[str, float]:
+        residuals = dict(zip(layers, capture.activations, strict=True))
+        return {one.name: float(_spoken(one.scores(residuals[one.layer])).mean()) for one in readings}
+
+    remaining = iter(await read_each(engine, written, layers, scores))
     return tuple(next(remaining) if text and readings else {} for text in texts)
 
 
-async def in_parts(
-    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...]
-) -> AsyncIterator[tuple[Sequence[Prompt], Sequence[Capture]]]:
-    """Reads texts at all their positions; yields (texts, captures) of as many at a time as may be held."""
+async def read_each(
+    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...], work: Callable[[Prompt, Capture], T]
+) -> list[T]:
+    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread."""
+    found: list[T] = []
     for part in await run_in_thread(parts, engine, texts, len(layers)):
-        yield part, await engine.capture([CapturePrompt(text) for text in part], CaptureSpec(layers, "all"), priority=0)
+        prompts = [CapturePrompt(text) for text in part]
+        captures = await engine.capture(prompts, CaptureSpec(layers, "all"), priority=0)
+        found += await run_in_thread(lambda *read: list(map(work, *read)), part, captures)
+    return found
 
 
 def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[list[Prompt]]:
@@ -195,12 +196,8 @@ class NeutralCache:
             known = {key: self._found[key] for key in keys if key in self._found}
             missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
             if missing:
-                texts: Sequence[Prompt] = load_neutral_texts()
-                tokens: list[Float[Tensor, "token axis"]] = []
-                async for _, captures in in_parts(
-                    engine, as_answers(texts) if conversation else texts, _layers(missing)
-                ):
-                    tokens += [await run_in_thread(_scores, capture, missing) for capture in captures]
+                texts = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
+                tokens = await read_each(engine, texts, _layers(missing), lambda _, capture: _scores(capture, missing))
                 read = await run_in_thread(neutral_statistics, tokens)
                 known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
                 self._found.update(known)
@@ -221,12 +218,11 @@ async def explain(
     statistics: dict[bool, list[NeutralStatistics]] = {}
     for conversation in sorted({_is_conversation(text) for text in texts}):
         statistics[conversation] = await neutral.of(engine, axes, conversation)
-    found: list[ExplainedTextAnswer] = []
-    async for part, captures in in_parts(engine, texts, _layers(axes)):
-        for text, capture in zip(part, captures, strict=True):
-            known = statistics[_is_conversation(text)]
-            found.append(await run_in_thread(_explained, engine, capture, axes, known, threshold, most))
-    return found
+
+    def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
+        return _explained(engine, capture, axes, statistics[_is_conversation(text)], threshold, most)
+
+    return await read_each(engine, texts, _layers(axes), explained)
 
 
 def axes_of(vectors: Sequence[ConceptVector], layers: Sequence[int] | None) -> list[Axis]:
