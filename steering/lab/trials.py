@@ -237,14 +237,9 @@ def _mean_trial(trials: Sequence[Trial]) -> Trial:
 
 
 def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
-    surprise = [one.surprise for one in samples if one.surprise is not None]
-    return AnswerMeasures(
-        score=fmean(one.score for one in samples),
-        surprise=fmean(surprise) if surprise else None,
-        repetition=fmean(one.repetition for one in samples),
-        dose=fmean(one.dose for one in samples),
-        text=samples[0].text,
-    )
+    trial, surprise = Trial(tuple(samples)), [one.surprise for one in samples if one.surprise is not None]
+    means = trial.mean("score"), fmean(surprise) if surprise else None, trial.mean("repetition"), trial.mean("dose")
+    return AnswerMeasures(*means, text=samples[0].text)
 
 
 async def _measure(
@@ -292,32 +287,23 @@ async def neutral_divergence(
     """Returns mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a
     plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one
     prompt."""
+    spec, values = CaptureSpec(layers=(), logits=True), [list[float]() for _ in plans]
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
-    values: list[list[float]] = [[] for _ in plans]
     for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
-        found = await _divergences(engine, ids, answer.tokens, known)
-        for into, one in zip(values, found, strict=True):
-            into.extend(one)
+        text, count = ids + answer.tokens, len(answer.tokens)
+        reference = None
+        for plan, found in zip(known, values, strict=True):
+            if reference is None:
+                (plain,) = await engine.capture([CapturePrompt(text, plan.unsteered, len(ids), len(ids) - 1)], spec)
+                reference = predicting(plain, count)
+            if plan.empty:
+                found.extend([0.0] * count)
+                continue
+            (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
+            found.extend(await run_in_thread(divergences, predicting(steered, count), reference))
         progress(done, len(prompts), "reading neutral text")
-    return tuple(fmean(one) if one else 0.0 for one in values)
-
-
-async def _divergences(
-    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
-) -> list[tuple[float, ...]]:
-    """Returns the KL per token of each plan along one text."""
-    spec, first = CaptureSpec(layers=(), logits=True), len(prompt) - 1
-    unsteered = plans[0].unsteered if plans else UNSTEERED
-    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, unsteered, len(prompt), first)], spec)
-    reference, found = predicting(plain, len(tokens)), []
-    for plan in plans:
-        if plan.empty:
-            found.append((0.0,) * len(tokens))
-            continue
-        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt), first)], spec)
-        found.append(await run_in_thread(divergences, predicting(steered, len(tokens)), reference))
-    return found
+    return tuple(fmean(found) if found else 0.0 for found in values)
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
