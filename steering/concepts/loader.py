@@ -1,5 +1,4 @@
-"""Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file by the same
-rules."""
+"""Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -29,8 +28,7 @@ def load_concept(name: str) -> PairSet:
 
 @cache
 def load_evaluation_prompts(name: str) -> tuple[str, ...]:
-    """Prompts on which a vector of the concept is tried out; none of them is among its pairs. Raises
-    ConceptNotFound."""
+    """Returns prompts on which a vector of the concept is tried out, none of its pairs. Raises ConceptNotFound."""
     _check_known(name)
     return read_prompts(_lines(f"{name}.prompts.jsonl"), source=f"{name}.prompts.jsonl")
 

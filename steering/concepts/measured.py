@@ -50,8 +50,7 @@ class ConceptMeasurement:
 
     @property
     def claims(self) -> bool:
-        """Whether the concept claims to steer: a range holds, and the answers are distinguished where that was
-        tried."""
+        """Whether the concept claims to steer: a range holds, and answers are distinguished where that was tried."""
         return bool(self.strength or self.negative) and (self.blind is None or self.blind.passed)
 
     @property

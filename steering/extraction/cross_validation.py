@@ -28,8 +28,7 @@ RANDOM_DIRECTIONS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folding:
-    """The splits that measure one extraction. positive_groups, negative_groups: the group of each text, see
-    `groups_of`."""
+    """The splits that measure one extraction, and the group of each text, see `groups_of`."""
 
     splits: tuple[tuple[Split, ...], ...]
     positive_groups: Indices
@@ -48,8 +47,7 @@ class Folding:
 
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
-    """Draws REPEATS splits into folds of about the share `holdout`. Raises InvalidRequest for a share outside [0,
-    1)."""
+    """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
     splits = tuple(folds(pairs, holdout, seed + repeat) for repeat in range(REPEATS))
     return folding_of(pairs, splits if splits[0] else ())
 
@@ -77,8 +75,7 @@ class LayerFit:
 def fit_layer(
     fit: Fit, positive: Positives, negative: Negatives, paired: bool, division: Folding, seed: int
 ) -> LayerFit:
-    """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where the method finds no
-    direction."""
+    """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where there is no direction."""
 
     def read(held: Split, *others: Split) -> HeldOut | None:
         """Reads a fold on the direction fitted without it and without the others."""
@@ -171,8 +168,7 @@ def mean_separation(folds: Sequence[HeldOut]) -> float | None:
 
 
 def pair_agreement(differences: Float[Tensor, "pair d_model"]) -> float | None:
-    """Returns the mean cosine of each pair's difference with the mean of the others'; None for one pair or only
-    zeros."""
+    """Returns the mean cosine of each pair's difference with the mean of the others'; None for one pair or zeros."""
     if len(differences) < 2:
         return None
     rows = differences.double()

@@ -1,5 +1,4 @@
-"""Plans with other vectors in place of those of a request: random ones of the same dose, or one from half of the
-pairs."""
+"""Plans with other vectors in place of those of a request: random ones of the same dose, or one from half of the pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,8 +77,7 @@ def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, C
 
 
 def random_at_each_layer(vector: ConceptVector, seed: int) -> ConceptVector:
-    """Returns a control for steering one layer at a time: a random direction at every layer, drawn by itself, with the
-    vector's scales."""
+    """Returns a control for steering one layer at a time: a random direction at each layer, with the vector's scales."""
     single = {layer: replace(vector, layers={layer: entry}) for layer, entry in vector.layers.items()}
     drawn = {layer: random_like(one, mix(seed, layer)).layers[layer].direction for layer, one in single.items()}
     return _with_directions(vector, drawn)

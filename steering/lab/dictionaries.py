@@ -1,5 +1,4 @@
-"""Dictionaries of features (sparse autoencoders): read from folders, and searched for features near a vector or active
-on texts."""
+"""Dictionaries of features (sparse autoencoders): read from folders, and searched by a vector or by texts."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -74,7 +73,7 @@ class Encoder:
 
     def total(self, residual: Residual) -> Float[Tensor, "feature"]:
         """residual (token, d_model) -> the sum of every feature's activations, one piece of them held at a time."""
-        return torch.stack([piece.sum(0) for piece in self.pieces(residual)]).sum(0)
+        return sum((piece.sum(0) for piece in self.pieces(residual)), start=torch.zeros(len(self.bias)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -300,8 +299,7 @@ def _largest(values: Tensor, count: int) -> tuple[list[Any], list[Any]]:
 
 
 async def _activity(engine: Engine, layer: int, encoder: Encoder, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:
-    """Returns the mean activation of every feature over the tokens of the texts but the first of each, whose norm is of
-    its own."""
+    """Returns the mean activation of every feature over the tokens of the texts but the first of each."""
     total, count = torch.zeros_like(encoder.bias), 0
     for text in texts:  # one at a time, so that the residuals of one text are held
         (read,) = await engine.capture([CapturePrompt(text)], CaptureSpec((layer,), "all"))

@@ -1,5 +1,4 @@
-"""Evaluations of a vector over many strengths: dose-responses and layer sweeps, and the evidence that they put on its
-card."""
+"""Evaluations of a vector over many strengths: dose-responses and layer sweeps, and the evidence for its card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -74,8 +73,7 @@ class DoseResponseRequest(StrengthsRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSweepRequest(StrengthsRequest):
-    """One vector at one layer at a time. strengths: all of one sign. The text is read at the same layer throughout, so
-    that layers can be compared."""
+    """One vector at one layer at a time, at strengths of one sign, read at the same layer throughout."""
 
     strengths: tuple[float, ...] = SWEEP_STRENGTHS
 
@@ -151,8 +149,7 @@ def answers_to_write(engine: Engine, request: DoseResponseRequest | LayerSweepRe
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponseAnswer:
-    """Runs the evaluation. A strength that makes activations non-finite is left out, and a warning says so. Raises what
-    `resolved` raises."""
+    """Runs the evaluation. Strengths that make activations non-finite are left out. Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
     plans = await setup.plans(engine, request.guard)
@@ -184,8 +181,7 @@ def _answer(
     by_strength: Mapping[float, Sequence[Trial]],
     kl: Sequence[float],
 ) -> DoseResponseAnswer:
-    """by_strength: strength -> the vector's trial, then those of its random controls. kl: on neutral text, by
-    strength."""
+    """by_strength: the vector's trial, then those of its random controls. kl: on neutral text, by strength."""
     rows = zip(by_strength.items(), kl, strict=True)
     points = {s: trials.dose_point(s, ours, unsteered, controls, damage) for (s, (ours, *controls)), damage in rows}
     sound = {

@@ -71,8 +71,7 @@ def load_questions() -> tuple[Question, ...]:
 
 
 async def accuracy(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> float:
-    """Returns the share of questions whose right option has the highest mean log-probability per token as the
-    answer."""
+    """Returns the share of questions whose right option has the highest mean log-probability per token."""
     # the tokens that begin every text are what two different letters have in common; an answer has none of them
     one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
     begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
@@ -340,8 +339,7 @@ class _Measured:
 async def report(
     engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress = ignore_progress
 ) -> ReportAnswer:
-    """Runs all gates for each seed. unsteered: of earlier reports that share it. Cancelling stops it at once. Raises
-    what `read_back` raises."""
+    """Runs all gates for each seed. unsteered: of earlier reports that share it. Raises what `read_back` raises."""
     done, parts = 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
@@ -393,8 +391,7 @@ def plain_samples(count: int) -> Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs. lost: the loss of
-    accuracy."""
+    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs. lost: accuracy."""
 
     engine: Engine
     request: ReportRequest
@@ -484,8 +481,7 @@ class _Work:
         ]
 
     async def _independent(self, unsteered: Trial, steered: Trial) -> tuple[CheckAnswer, ...]:
-        """Returns the checks of another model that reads all answers: that they moved, and that its scores rank them as
-        ours do."""
+        """Checks with another model that the answers moved, and that its scores rank them as ours do."""
         scorer, limits = self.request.independent, self.request.thresholds
         if scorer is None:
             return ()

@@ -61,8 +61,7 @@ class AffineMap:
     explained: float
 
     def carry(self, direction: Direction) -> Direction:
-        """Returns the change of y by a change of x along a direction, in the units of y per unit of x; not of unit
-        length."""
+        """Returns the change of y by a change of x along a direction, per unit of x; not of unit length."""
         carried: Direction = (direction.double() @ self.weight).float()
         return carried
 
@@ -199,8 +198,7 @@ class Side:
         return self.positive[list(split.fit_positive)], self.negative[list(split.fit_negative)]
 
     def signed(self, direction: Direction, split: Split) -> Direction:
-        """Turns a direction so that it points from the negative to the positive texts that a split does not hold
-        out."""
+        """Turns a direction from the negative to the positive texts that a split does not hold out."""
         positive, negative = self._fitted(split)
         return direction if float(direction @ (positive.mean(0) - negative.mean(0))) >= 0.0 else -direction
 
@@ -250,8 +248,7 @@ async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
-    """ROWS rows for each text: the mean over all positions but the first, whose norm is of its own, and the last
-    position."""
+    """Reads ROWS rows for each text: the mean over all positions but the first, and the last position."""
     rows: list[Tensor] = []
     for start in range(0, len(texts), PART):
         prompts = await run_in_thread(capture_prompts, engine, texts[start : start + PART])

@@ -1,5 +1,4 @@
-"""Trials: many plans over the same prompts and noise, how the unsteered model reads the answers, and the statistics of
-both."""
+"""Trials: many plans over the same prompts and noise, read by the unsteered model, and the statistics of both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,8 +40,7 @@ PROMPTS_AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scores the activations (token, d_model) of the unsteered model at an answer's tokens. unit: what a score of 1
-    means."""
+    """Scores the unsteered model's activations (token, d_model) at an answer's tokens. unit: of a score of 1."""
 
     unit: str
     score: Callable[[Residual, LayerDirection], float]
@@ -54,8 +52,7 @@ def _projection(activations: Residual, entry: LayerDirection) -> float:
 
 
 def _probe(activations: Residual, entry: LayerDirection) -> float:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Raises InvalidRequest where the direction has no
-    probe."""
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Raises InvalidRequest without a probe."""
     if entry.weight is None or entry.bias is None:
         raise InvalidRequest(
             "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
@@ -245,8 +242,7 @@ def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack, *, perplexity: bool
 ) -> list[AnswerMeasures]:
-    """Measures one prompt's answers, a few at a time, from the prompt's last position on, which predicts their first
-    token."""
+    """Measures one prompt's answers, a few at a time, from the position on that predicts their first token."""
     found: list[AnswerMeasures] = []
     longest, first = 1 + max((len(one.tokens) for one in answers), default=0), len(prompt) - 1
     size = max(1, LOGITS_AT_ONCE // (longest * (engine.info.vocab_size if perplexity else engine.info.d_model)))
@@ -312,8 +308,7 @@ def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
 
 
 def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
-    """Estimates exp of the mean over prompts of (mean surprise - mean surprise of the unsteered answer), with its
-    interval; 1 where no answer has tokens."""
+    """Estimates exp of the mean over prompts of (surprise - surprise of the unsteered answer); 1 without tokens."""
     differences = [
         one.surprise - other.surprise
         for one, other in zip(trial.measures, unsteered.measures, strict=True)
@@ -343,23 +338,20 @@ def chance(moved: Sequence[float]) -> float | None:
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
-    """Estimates sign(s) * shift, less `chance` at the same dose, with its interval over prompts; without controls the
-    shift."""
+    """Estimates sign(s) * shift, less `chance` at the same dose, over prompts; without controls the shift."""
     reach, sign = chance(mean_shifts(unsteered, controls)) or 0.0, 1.0 if strength > 0.0 else -1.0
     return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
 
 
 def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
-    """Returns whether the concept moves beyond chance and the text stays coherent, each with the whole of its 95 %
-    interval."""
+    """Returns whether the concept moves beyond chance in coherent text, each with the whole of its 95 % interval."""
     return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
 
 
 def dose_point(
     strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial], kl_neutral: float
 ) -> EvaluatedPoint:
-    """Builds one row of the dose-response. concept_score and random_score are mean shifts; intervals are over
-    prompts."""
+    """Builds one row of the dose-response. Scores are mean shifts; intervals are over prompts."""
     moved, perplexity = estimate(shifts(trial, unsteered)), perplexity_ratio(trial, unsteered)
     random = mean_shifts(unsteered, controls)
     return EvaluatedPoint(

@@ -109,8 +109,7 @@ def main(gguf: Path, dtype: str, folder: Path, seconds: int) -> int:
 
 
 def _convert(gguf: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Writes the tokenizer and the weights, dequantized to float32 and rounded to dtype as each tensor is read, which
-    halves the memory."""
+    """Writes the tokenizer and the weights, dequantized to float32 and rounded as each tensor is read."""
     import transformers  # noqa: PLC0415 - in the child only
     from gguf import GGUFReader  # noqa: PLC0415
     from tokenizers import pre_tokenizers  # noqa: PLC0415

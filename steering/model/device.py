@@ -1,5 +1,4 @@
-"""Chooses the device and dtype of a model, and measures the free memory of the device, from which an engine derives the
-size of its key-value cache."""
+"""Chooses the device and dtype of a model, and measures the free memory of the device."""
 
 from pathlib import Path
 
@@ -43,8 +42,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def check_one_device(names: set[str]) -> None:
-    """Raises InvalidRequest where a device map spreads a model over several devices; the tensors of a pass are on
-    one."""
+    """Raises InvalidRequest where a device map spreads a model over devices; the tensors of a pass are on one."""
     if len(names) > 1:
         raise InvalidRequest(
             f"device_map 'auto' spreads the model over {', '.join(sorted(names))}; the transformers engine runs on one "
@@ -74,8 +72,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def container_memory(folder: Path) -> int | None:
-    """Returns the free bytes of this process's control group (version 2), file pages that the kernel can drop included;
-    None where there is no limit."""
+    """Returns the free bytes of this process's control group, droppable file pages included; None without a limit."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         if limit == "max":

@@ -1,5 +1,4 @@
-"""Finds the decoder blocks of an architecture by its structure, and checks them by short passes before anything is
-steered."""
+"""Finds the decoder blocks of an architecture by its structure, and checks them by short passes."""
 
 import inspect
 from contextlib import ExitStack
@@ -55,8 +54,7 @@ def with_residual(output: BlockOutput, residual: Float[Tensor, "row seq d_model"
 
 
 def find_layout(model: PreTrainedModel) -> Layout:
-    """Finds the layout. Raises UnsupportedModel with the architecture and the reason for models that cannot be
-    steered."""
+    """Finds the layout. Raises UnsupportedModel with the architecture and the reason for other models."""
     config = model.config.get_text_config()
     _refuse_other_kinds(model, getattr(config, "layer_types", None) or ())
     blocks = _find_blocks(model, config.num_hidden_layers)
@@ -103,8 +101,7 @@ def _refuse_other_kinds(model: PreTrainedModel, layer_types: tuple[str, ...]) ->
 
 
 def _find_blocks(model: PreTrainedModel, count: int) -> nn.ModuleList:
-    """Finds the list of `count` modules of the class that must not be split over devices, which is the decoder
-    block."""
+    """Finds the list of `count` modules of the class that must not be split over devices: the decoder block."""
     block_names = set(getattr(model, "_no_split_modules", None) or ())
     found = []
     for module in model.modules():
@@ -130,8 +127,7 @@ def _attention_of(model: PreTrainedModel, blocks: nn.ModuleList) -> Literal["int
 
 
 def _cache_argument_of(model: PreTrainedModel) -> Literal["cache", "past_key_values"]:
-    """transformers 5.24 calls the argument `cache` and warns of the older name; earlier versions know only the
-    older."""
+    """transformers 5.24 calls the argument `cache`; earlier versions know only the older name."""
     for forward in (model.forward, model.base_model.forward):
         names = inspect.signature(forward).parameters
         if "cache" in names:

@@ -32,8 +32,7 @@ UNLIMITED_CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode, without gradients, with its tokenizer, layout and facts. folder: of its files; None:
-    it was in memory."""
+    """A model in evaluation mode with its tokenizer, layout and facts. folder: of its files; None: it was in memory."""
 
     model: PreTrainedModel
     tokenizer: ModelTokenizer

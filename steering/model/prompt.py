@@ -53,21 +53,8 @@ class Encoded:
         return tuple((base + start, base + end) for base, piece in self.pieces for start, end in piece.offsets)
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Two characters that no message contains, set around what must stay plain text while a template is rendered."""
-
-    opening: str
-    closing: str
-
-    def removed_from(self, text: str) -> str:
-        """Returns the text without the marks."""
-        return text.replace(self.opening, "").replace(self.closing, "")
-
-
 class SafeEncoder:
-    """Encodes with one tokenizer in two ways: as it is, and with the strings of special tokens read as plain text.
-    Threads may share it."""
+    """Encodes as a tokenizer does, and with the strings of special tokens as plain text. Threads may share it."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -95,26 +82,26 @@ class SafeEncoder:
             raise InvalidRequest("the text contains a control token that this tokenizer cannot encode as plain text")
         return parts
 
-    def marks(self, texts: Sequence[str]) -> Marks | None:
-        """Returns marks for these texts, or None when none contains the string of a special token."""
-        if not any(content in text for text in texts for content in self._contents):
-            return None
-        return Marks(*_unused_characters(texts, 2))
+    def marks(self, texts: Sequence[str]) -> str:
+        """Returns two characters that no text contains, to stand around what must stay plain text while a template is rendered;
+        none when no text contains the string of a special token."""
+        special = any(content in text for text in texts for content in self._contents)
+        return "".join(_unused_characters(texts, 2)) if special else ""
 
-    def marked(self, text: str, marks: Marks) -> str:
+    def marked(self, text: str, marks: str) -> str:
         """Returns the text with marks around each string of a special token."""
-        return re.sub(self._control, lambda match: f"{marks.opening}{match[0]}{marks.closing}", text)
+        opening, closing = marks
+        return re.sub(self._control, lambda match: f"{opening}{match[0]}{closing}", text)
 
-    def rendered(self, text: str, marks: Marks | None, most: int | None = None) -> Encoded:
-        """Encodes a rendered template, marked parts as plain text. Spans count the text without marks. Raises what
-        `literal` raises."""
-        if marks is None:
+    def rendered(self, text: str, marks: str, most: int | None = None) -> Encoded:
+        """Encodes a rendered template, marked parts as plain text. Spans count the text without marks."""
+        if not marks:
             return self._encode(self._backend, text, most)
         pieces: list[tuple[int, Encoded]] = []
         base = 0
-        marked = f"{re.escape(marks.opening)}({self._control}){re.escape(marks.closing)}"
+        marked = f"{marks[0]}({self._control}){marks[1]}"
         for number, part in enumerate(re.split(marked, text)):
-            piece = marks.removed_from(part)  # a template that cuts a message in two may leave one mark of a pair
+            piece = _without(marks, part)  # a template that cuts a message in two may leave one mark of a pair
             encoded = self.literal(piece, most) if number % 2 else self._encode(self._backend, piece, most)
             pieces.append((base, encoded))
             base += len(piece)
@@ -128,8 +115,7 @@ class SafeEncoder:
 
     @staticmethod
     def _encode(backend: Tokenizer, text: str, most: int | None = None) -> Encoded:
-        """Encodes a text while other threads run: `Tokenizer.encode` would hold the interpreter's lock, for seconds if
-        it is long."""
+        """Encodes a text while other threads run: `Tokenizer.encode` would hold the interpreter's lock."""
         (encoding,) = backend.encode_batch([text], add_special_tokens=False)
         return _checked(Encoded(((0, encoding),)), most)
 
@@ -141,6 +127,12 @@ def _unused_characters(texts: Sequence[str], count: int) -> list[str]:
     if len(unused) < count:
         raise InvalidRequest("the messages use every character of the private use area of Unicode", param="messages")
     return unused
+
+
+def _without(characters: str, text: str) -> str:
+    for character in characters:
+        text = text.replace(character, "")
+    return text
 
 
 def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
@@ -216,8 +208,7 @@ class ModelTokenizer:
         return _continuable(ids)
 
     def _check_characters(self, characters: int, most: int | None) -> None:
-        """Raises ContextLengthExceeded for a text that is too long whichever tokens it has, so that it need not be
-        tokenized."""
+        """Raises ContextLengthExceeded for a text that is too long whichever tokens it has."""
         if most is not None and characters > most * self._longest_token:
             raise ContextLengthExceeded(
                 f"the prompt has {characters} characters, which is more than {most} tokens; at most {most} fit",
@@ -225,8 +216,7 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation by the chat template, with a generation prompt unless the last message is an
-        answer."""
+        """Renders a conversation by the chat template, to be continued unless the last message is an answer."""
         if not self._templates.chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
@@ -274,8 +264,7 @@ class ModelTokenizer:
         return text
 
     def token_text(self, token_id: int) -> str:
-        """Returns one token's own text with its leading space. Such texts cannot be joined: a token may be part of a
-        character."""
+        """Returns one token's own text with its leading space; not to be joined, as it may be part of a character."""
         text = self._texts.get(token_id)
         if text is None:
             self._checked_ids((token_id,))
@@ -287,18 +276,17 @@ class ModelTokenizer:
         return text
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
-        """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every kind of
-        tokenizer."""
+        """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every tokenizer."""
         return TextStream(self._decoder, prompt[-CONTEXT_LENGTH:])
 
     def _encode_messages(self, messages: Sequence[ChatMessage], most: int | None) -> tuple[str, Encoded]:
         """Returns the rendered text and its tokens, whose spans refer to that text. Raises what `encode` raises."""
         self._check_characters(sum(len(message.content) for message in messages), most)
         marks = self._encoder.marks([message.content for message in messages])
-        if marks is not None:
+        if marks:
             messages = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
         text = self.render(messages)
-        return text if marks is None else marks.removed_from(text), self._encoder.rendered(text, marks, most)
+        return _without(marks, text), self._encoder.rendered(text, marks, most)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         ids = tuple(token_ids)
@@ -348,8 +336,7 @@ def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str)
 
 
 def _roles_of_tokens(tokens: Sequence[Span], messages: Sequence[Span], roles: Sequence[str]) -> tuple[str | None, ...]:
-    """Returns for each token the role of the message that it has a character of, or None. All ranges are of characters,
-    in order."""
+    """Returns for each token the role of the message that it has a character of, or None. All ranges are in order."""
     ends = [end for _, end in messages]
     found: list[str | None] = []
     for start, end in tokens:

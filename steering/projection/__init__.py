@@ -34,8 +34,7 @@ class Projection(Protocol):
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
-        """activations (example, d_model) -> Points of (example, dims). Raises InvalidRequest when examples are too
-        few."""
+        """activations (example, d_model) -> Points of (example, dims). Raises InvalidRequest for too few examples."""
 
 
 PROJECTIONS: Registry[type[Projection]] = Registry(
@@ -50,8 +49,7 @@ PROJECTIONS: Registry[type[Projection]] = Registry(
 
 
 def check_activations(method: type[Projection], activations: NDArray[np.float32], dims: int) -> None:
-    """Raises InvalidRequest unless there are `min_examples` examples, not all alike, and 2 or 3 dimensions are asked
-    for."""
+    """Raises InvalidRequest unless there are `min_examples` examples, not all alike, and 2 or 3 dimensions."""
     if dims not in (2, 3):
         raise InvalidRequest(f"dims must be 2 or 3, got {dims}", param="dims")
     if activations.ndim != 2 or activations.shape[1] < dims:

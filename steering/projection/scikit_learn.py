@@ -1,5 +1,4 @@
-"""Projects activations with scikit-learn, by their principal axes or by t-SNE, and measures how well labelled ones
-separate."""
+"""Projects activations with scikit-learn, by principal axes or t-SNE, and measures how well labels separate."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -51,8 +50,7 @@ class Pca:
 
 
 class Tsne:
-    """t-SNE on the first principal axes, started from the first of them. Neighbours stay neighbours; distances between
-    groups mean little."""
+    """t-SNE on the first principal axes, started from the first. Distances between groups mean little."""
 
     name: ClassVar[str] = "tsne"
     min_examples: ClassVar[int] = 5

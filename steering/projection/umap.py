@@ -1,5 +1,4 @@
-"""Projects activations with UMAP: like t-SNE, but with more of the large-scale arrangement. Compiles for seconds on
-first use."""
+"""Projects activations with UMAP: like t-SNE, but keeps more of the arrangement. Compiles on first use."""
 
 import warnings
 from typing import ClassVar

@@ -64,8 +64,7 @@ class ArmResult:
 
 
 def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> list[ArmFields]:
-    """Returns one arm per strength, named by it ("-0.5", "+1"). The unsteered arm "base" (strength 0) always comes
-    first."""
+    """Returns the unsteered arm "base", then one arm per strength other than 0, named by it ("-0.5", "+1")."""
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength", param="strengths")
     fields = intervention.model_dump(exclude_unset=True)
@@ -78,8 +77,7 @@ def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> li
 
 
 async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ...]:
-    """Returns the results of all arms, in order. Raises InvalidRequest for invalid arms, and the first arm's error when
-    all failed."""
+    """Returns the results of all arms, in order. Raises InvalidRequest, and the first arm's error when all failed."""
     async with aclosing(stream(engine, comparison)) as events:
         async for event in events:
             if isinstance(event, tuple):
@@ -90,8 +88,7 @@ async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ..
 async def stream(
     engine: Engine, comparison: Comparison
 ) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
-    """Yields the tokens of all arms as they come, the result of an arm that fails, and last the results of all arms, in
-    order. Closing it frees every row."""
+    """Yields the tokens of all arms, the result of an arm that fails, and last all results. Closing frees every row."""
     _check(comparison)
     received: dict[str, list[list[TokenEvent]]] = {
         arm.name: [[] for _ in range(comparison.n)] for arm in comparison.arms
@@ -131,8 +128,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmResult, None]:
-    """Yields the tokens of all choices of one arm. A failed choice ends its arm; any other exception ends
-    everything."""
+    """Yields the tokens of all choices of one arm. A failed choice ends its arm."""
     request = comparison.request(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
     each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:

@@ -93,8 +93,7 @@ async def describe(
 
 
 def instructed(engine: Engine, pole: str, prompt: str) -> tuple[ChatMessage, ...]:
-    """Returns the prompt under an instruction: as a system message, or before the question where the template knows
-    none."""
+    """Returns the prompt under an instruction: as a system message, or before the question without system messages."""
     instruction = INSTRUCTION.format(pole=pole.strip())
     messages = (ChatMessage("system", instruction), ChatMessage("user", prompt))
     try:

@@ -70,8 +70,7 @@ class ExtractionRequest:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """See FitTask. strengths: in natural scales of the mean difference at the layer. kl_coefficient: 0 trains without
-    neutral texts."""
+    """See FitTask. strengths: in natural scales of the mean difference. kl_coefficient: 0 uses no neutral texts."""
 
     steps: int = 100
     batch: int = 4
@@ -129,8 +128,7 @@ def check_position(position: Position) -> None:
 
 
 def tried_layers(layer_count: int) -> tuple[int, ...]:
-    """Returns the layers to extract at where one of them is to be chosen: every second one of the middle of the
-    model."""
+    """Returns the layers to extract at where one is to be chosen: every second one of the middle of the model."""
     first = int(0.4 * layer_count)
     return tuple(range(first, max(int(0.8 * layer_count), first + 1), 2))
 
@@ -324,8 +322,7 @@ async def _fit_layers(
 async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, progress: Progress
 ) -> ReadPairs:
-    """Reads all texts in one call, each different one once, all layers in one pass. For position "response_mean" plain
-    texts are wrapped as replies."""
+    """Reads each different text once, all layers in one pass; plain texts as replies for position "response_mean"."""
     positive, negative = request.pairs.positive, request.pairs.negative
     if request.position == "response_mean":
         positive, negative = as_answers(positive), as_answers(negative)
@@ -350,8 +347,7 @@ def assembled(
     notes: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> ConceptVector:
-    """Builds the vector and its card. auroc: of the whole procedure. division: what was held out. notes: further
-    warnings of the card."""
+    """Builds the vector and its card. auroc: of the whole procedure. division: what was held out. notes: warnings."""
     pairs = request.pairs
     card = build_card(
         {layer: fit.quality for layer, fit in fits.items()},
@@ -380,8 +376,7 @@ def assembled(
 
 
 def _notes(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
-    """Returns what a card says of how the pairs were made, of layers without a direction and of how the texts were
-    read."""
+    """Returns what a card says of the pairs, of layers without a direction and of how the texts were read."""
     notes = [*request.notes]
     if left_out:
         first = next(iter(left_out.values()))
@@ -428,8 +423,7 @@ def registered(
     description: str = "",
     tags: tuple[str, ...] = (),
 ) -> ConceptVector:
-    """Builds a vector of the loaded model from numbers by layer (d_model each), not yet stored. Raises what
-    `given_layers` raises."""
+    """Builds a vector of the loaded model from numbers by layer. Raises what `given_layers` raises."""
     vector = ConceptVector(
         name=name,
         model=info.name,
@@ -457,8 +451,7 @@ def combined(
 
 
 def with_recommendation(vector: ConceptVector, info: ModelInfo) -> ConceptVector:
-    """Adds strengths to try from the vector's own scale and the model's typical norms, where it has no
-    recommendation."""
+    """Adds strengths to try from the vector's scale and the model's typical norms, where none are recommended."""
     if vector.recommended is not None:
         return vector
     scales, layers = {layer: entry.scale for layer, entry in vector.layers.items()}, vector.recommended_layers()

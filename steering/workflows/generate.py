@@ -112,8 +112,7 @@ def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]
 
 
 async def answers(engine: Engine, request: GenerationRequest, n: int) -> tuple[Answer, ...]:
-    """Returns n samples of one request, all in the engine's batch at once. The first failure ends the others and is
-    raised."""
+    """Returns n samples of one request, all in the batch at once. The first failure ends the others and is raised."""
     return await gathered([answer(engine, one) for one in choices(request, n)])
 
 
@@ -131,8 +130,7 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
 async def mapped(
     work: Callable[[Item], Awaitable[T]], items: Sequence[Item], at_once: int, report: Callable[[int], None]
 ) -> tuple[T, ...]:
-    """Returns the results for all items in order, `at_once` of them in work at a time. report: called with how many are
-    done."""
+    """Returns the results for all items in order, `at_once` of them in work. report: called with the number done."""
     done, slots = 0, asyncio.Semaphore(at_once)
 
     async def one(item: Item) -> T:
@@ -147,8 +145,7 @@ async def mapped(
 
 
 async def interleaved(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Yields (stream index, item) of several streams as the items arrive. The first failure closes all and is
-    raised."""
+    """Yields (stream index, item) as the items arrive. The first failure closes all streams and is raised."""
     if len(streams) == 1:  # no task and no queue between the engine and the reader
         async with aclosing(streams[0]) as only:
             async for item in only:

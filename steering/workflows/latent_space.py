@@ -1,5 +1,4 @@
-"""Maps texts in the model's residual stream to points, layer by layer, and groups them by their activations at one
-layer."""
+"""Maps texts in the residual stream to points, layer by layer, and groups them by their activations at one layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -120,8 +119,7 @@ def _named(layer: int | None) -> str:
 
 
 def check_request(request: LatentSpaceRequest) -> None:
-    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path along no
-    text."""
+    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path of no text."""
     if request.method not in PROJECTIONS:
         raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
     for name, given in (("label", request.labels), ("group", request.groups)):
@@ -214,8 +212,7 @@ async def clusters(
 
 
 def _pairs(centres: NDArray[np.float64], layer: int, vectors: Sequence[ConceptVector]) -> list[PairAnswer]:
-    """Finds, for each two clusters, the vector with the largest absolute cosine with the difference of their
-    centres."""
+    """Finds, for each two clusters, the vector with the largest absolute cosine with their difference."""
     known = [vector for vector in vectors if layer in vector.layers]
     directions = np.array([vector.at(layer).direction.numpy(force=True) for vector in known], dtype=np.float64)
     pairs = []

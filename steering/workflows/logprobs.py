@@ -1,5 +1,4 @@
-"""Log-probabilities: of the tokens of given texts under a plan, and of the tokens that each layer would predict (logit
-lens)."""
+"""Log-probabilities of the tokens of texts under a plan, and of what each layer would predict (logit lens)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Measures texts and samples: variety, repetition, differences, intervals of means, and how likely the model finds
-given tokens."""
+"""Measures texts and samples: variety, repetition, differences, intervals of means, and the likelihood of tokens."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -27,8 +26,7 @@ ROWS = 32
 
 
 def distinct(items: Sequence[Hashable], size: int) -> float:
-    """Returns the share of distinct runs of `size` items (Li et al., arXiv 1510.03055); 1 for a text without such a
-    run."""
+    """Returns the share of distinct runs of `size` items (Li et al., arXiv 1510.03055); 1 without such a run."""
     runs = [tuple(items[i : i + size]) for i in range(len(items) - size + 1)]
     return len(set(runs)) / len(runs) if runs else 1.0
 
@@ -39,8 +37,7 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 def first_divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """Returns the index of the first differing token, the shorter length if one is a prefix of the other, None if
-    equal."""
+    """Returns the index of the first differing token (the shorter length for a prefix), None if equal."""
     shared = shared_prefix(one, other)
     return None if shared == len(one) == len(other) else shared
 
@@ -116,8 +113,7 @@ async def measure_tokens(
 
 
 def predicting(capture: Capture, count: int) -> Float[Tensor, "token vocab"]:
-    """Returns the logits that predict `count` tokens after a prompt, of a capture from the prompt's last position
-    on."""
+    """Returns the logits that predict `count` tokens, of a capture from the prompt's last position on."""
     assert capture.logits is not None, "asked for with CaptureSpec.logits"
     return capture.logits[:count]
 
@@ -129,8 +125,7 @@ def surprises(logits: Float[Tensor, "token vocab"], tokens: Sequence[int]) -> tu
 
 
 def divergences(logits: Float[Tensor, "token vocab"], reference: Float[Tensor, "token vocab"]) -> tuple[float, ...]:
-    """Returns KL(softmax(logits) || softmax(reference)) = sum_v p_v (log p_v - log q_v) for each row, in nats,
-    float64."""
+    """Returns KL(softmax(logits) || softmax(reference)) for each row, in nats, float64."""
     values: list[float] = []
     for start in range(0, len(logits), ROWS):
         log_p, log_q = (rows[start : start + ROWS].double().log_softmax(dim=1) for rows in (logits, reference))

@@ -1,5 +1,4 @@
-"""Reads texts against vectors: the score of each concept, token by token and layer by layer, and the concepts that
-stand out against neutral text."""
+"""Reads texts against vectors: the score of each concept by token and layer, and the concepts that stand out."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -176,8 +175,7 @@ class NeutralStatistics:
     inverse_length: float
 
     def deviation_of(self, tokens: int) -> float:
-        """Returns the standard deviation of the mean over so many tokens of neutral text; a mean over few varies
-        more."""
+        """Returns the standard deviation of the mean over so many tokens; a mean over few varies more."""
         return sqrt(self.deviation**2 + self.within * max(1 / tokens - self.inverse_length, 0.0))
 
 
@@ -189,8 +187,7 @@ class NeutralCache:
         self._reading = asyncio.Lock()
 
     async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
-        """Returns statistics for every axis; neutral text is read for those that are not known yet, by one caller at a
-        time."""
+        """Returns statistics for every axis; neutral text is read for those not known yet, by one caller at a time."""
         async with self._reading:
             keys = [(conversation, axis.key) for axis in axes]
             known = {key: self._found[key] for key in keys if key in self._found}
@@ -226,8 +223,7 @@ async def explain(
 
 
 def axes_of(vectors: Sequence[ConceptVector], layers: Sequence[int] | None) -> list[Axis]:
-    """Returns where each vector is read: at the middle of its recommended layers, or at those of `layers` that it
-    has."""
+    """Returns where each vector is read: at the middle of its recommended layers, or at those of `layers` it has."""
     found: list[Axis] = []
     for vector in vectors:
         recommended = vector.recommended_layers()

@@ -1,5 +1,4 @@
-"""Turns pairs and prompts into the texts a model reads: messages or transcripts, replies to neutral prompts, token ids
-to train on."""
+"""Turns pairs and prompts into what a model reads: messages or transcripts, replies, token ids to train on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,8 +24,7 @@ def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
 
 
 def transcript(messages: Sequence[ChatMessage]) -> str:
-    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins, or with
-    it."""
+    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins or ends."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
     return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
 
@@ -47,8 +45,7 @@ def conversation(prompt: str, reply: str) -> tuple[ChatMessage, ...]:
 
 
 def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt]:
-    """Returns texts as the engine reads them; conversations as a plain transcript where the model has no chat
-    template."""
+    """Returns texts as the engine reads them; conversations as transcripts where there is no chat template."""
     if engine.info.chat_template:
         return [CapturePrompt(text) for text in texts]
     prompts = []
