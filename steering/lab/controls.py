@@ -19,6 +19,7 @@ from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.extract import ExtractionRequest, extract
 from steering.workflows.generate import mix
+from steering.workflows.texts import subset
 
 UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
@@ -105,8 +106,7 @@ async def fewer_pairs_plan(
 ) -> SteeringPlan:
     """Returns the plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
     topics = set(sorted(set(pairs.topics))[::2])
-    rows = zip(pairs.positive, pairs.negative, pairs.topics, strict=True)
-    half = PairSet(*zip(*(row for row in rows if row[2] in topics), strict=True))
+    half = subset(pairs, [index for index, topic in enumerate(pairs.topics) if topic in topics])
     own = plan.interventions[: plan.own]
     layers = sorted({layer for one in own if one.spec.vector == vector.id for layer in one.layers})
     request = ExtractionRequest(

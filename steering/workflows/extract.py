@@ -36,7 +36,7 @@ from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name, combine
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
-from steering.workflows.texts import as_answers, capture_prompts, neutral_texts, token_pairs
+from steering.workflows.texts import as_answers, capture_prompts, neutral_texts, subset, token_pairs
 
 TRAINED = "trained"
 """The name of the method that trains, in addition to those of METHODS."""
@@ -196,9 +196,7 @@ async def train(
     total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
     read = await read_pairs(engine, request, layers, total, progress)
     # folds of the pairs that are trained on, so that the held-out pairs have no say in the choice of a layer
-    sides = (pairs.positive, pairs.negative, pairs.topics or ())
-    kept = PairSet(*(tuple(side[i] for i in part) if side else () for side in sides))
-    folds = await run_in_thread(folding, kept, request.holdout, request.seed)
+    folds = await run_in_thread(lambda: folding(subset(pairs, part), request.holdout, request.seed))
     starts, left_out = await _fit_layers(METHODS[START].fit, read, request, folds, part=part)
     encoded = await run_in_thread(token_pairs, engine, pairs, part)
     progress(reading, total, "writing neutral answers")

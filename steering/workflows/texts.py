@@ -61,6 +61,12 @@ def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt
     return prompts
 
 
+def subset(pairs: PairSet, chosen: Sequence[int]) -> PairSet:
+    """Returns some of the pairs, by their indices."""
+    positive, negative = (tuple(side[i] for i in chosen) for side in (pairs.positive, pairs.negative))
+    return PairSet(positive, negative, tuple(pairs.topics[i] for i in chosen) if pairs.topics else ())
+
+
 def default_position(pairs: PairSet) -> Position:
     """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md):
     "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur."""
