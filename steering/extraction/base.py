@@ -29,16 +29,16 @@ class ExtractionMethod(Protocol):
         delta = mean(X+) - mean(X-), and the scale delta . d. Raises InvalidRequest where no direction stands out."""
 
 
-def check_activations(method: type[ExtractionMethod], positive: Positives, negative: Negatives, paired: bool) -> None:
+def check_activations(method: str, min_examples: int, positive: Positives, negative: Negatives, paired: bool) -> None:
     """Raises InvalidRequest for wrong shapes or too few examples, NonfiniteActivations for NaN and infinity."""
     if positive.ndim != 2 or negative.ndim != 2 or positive.shape[1] != negative.shape[1]:
         raise InvalidRequest(
             "activations must be (example, d_model) with the same d_model, "
             f"got {tuple(positive.shape)} and {tuple(negative.shape)}"
         )
-    if min(len(positive), len(negative)) < method.min_examples:
+    if min(len(positive), len(negative)) < min_examples:
         raise InvalidRequest(
-            f"method {method.name!r} needs at least {method.min_examples} examples of each class to fit, got {len(positive)} "
+            f"method {method!r} needs at least {min_examples} examples of each class to fit, got {len(positive)} "
             f"positive and {len(negative)} negative; mean_difference accepts one of each",
             param="method",
         )
@@ -93,7 +93,7 @@ class MeanDifference:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection. Pairing changes nothing."""
-        check_activations(MeanDifference, positive, negative, paired)
+        check_activations(MeanDifference.name, MeanDifference.min_examples, positive, negative, paired)
         return orient(mean_shift(positive, negative), positive, negative)
 
 
@@ -110,7 +110,7 @@ class Pca:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection."""
-        check_activations(Pca, positive, negative, paired)
+        check_activations(Pca.name, Pca.min_examples, positive, negative, paired)
         upper, lower = positive.double(), negative.double()
         centred = torch.cat([upper, lower]) - (upper.mean(0) + lower.mean(0)) / 2
         rows = (upper - lower) / 2 if paired else centred  # the mirrored half of Z has the same right singular vectors

@@ -34,7 +34,7 @@ class Probe:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection with weight and bias."""
-        check_activations(Probe, positive, negative, paired)
+        check_activations(Probe.name, Probe.min_examples, positive, negative, paired)
         upper, lower = (rows.double().numpy(force=True) for rows in (positive, negative))
         rows = np.concatenate([upper, lower])
         labels = np.repeat([1, 0], [len(upper), len(lower)])
@@ -62,7 +62,7 @@ class Whitened:
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection."""
-        check_activations(Whitened, positive, negative, paired)
+        check_activations(Whitened.name, Whitened.min_examples, positive, negative, paired)
         upper, lower = positive.double(), negative.double()
         within = torch.cat([upper - upper.mean(0), lower - lower.mean(0)])
         examples, d_model = within.shape

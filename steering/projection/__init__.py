@@ -48,7 +48,7 @@ PROJECTIONS: Registry[type[Projection]] = Registry(
 )
 
 
-def check_activations(method: type[Projection], activations: NDArray[np.float32], dims: int) -> None:
+def check_activations(method: str, min_examples: int, activations: NDArray[np.float32], dims: int) -> None:
     """Raises InvalidRequest unless there are `min_examples` examples, not all alike, and 2 or 3 dimensions."""
     if dims not in (2, 3):
         raise InvalidRequest(f"dims must be 2 or 3, got {dims}", param="dims")
@@ -56,9 +56,9 @@ def check_activations(method: type[Projection], activations: NDArray[np.float32]
         raise InvalidRequest(
             f"activations must be (example, d_model) with d_model at least {dims}, got {activations.shape}"
         )
-    if len(activations) < method.min_examples:
+    if len(activations) < min_examples:
         raise InvalidRequest(
-            f"method {method.name!r} needs at least {method.min_examples} texts to draw, got {len(activations)}",
+            f"method {method!r} needs at least {min_examples} texts to draw, got {len(activations)}",
             param="texts",
         )
     if not np.isfinite(activations).all():

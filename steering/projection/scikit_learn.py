@@ -36,7 +36,7 @@ class Pca:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points with explained variance, basis and mean."""
-        check_activations(Pca, activations, dims)
+        check_activations(Pca.name, Pca.min_examples, activations, dims)
         rows = activations.astype(np.float64)
         model = PCA(n_components=dims, svd_solver="full").fit(rows)
         largest = np.abs(model.components_).argmax(axis=1)
@@ -58,7 +58,7 @@ class Tsne:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points. Perplexity 30, or a third of the examples where they are few."""
-        check_activations(Tsne, activations, dims)
+        check_activations(Tsne.name, Tsne.min_examples, activations, dims)
         axes = min(AXES, *activations.shape)
         rows = PCA(n_components=axes, svd_solver="full").fit_transform(activations.astype(np.float64))
         model = TSNE(

@@ -25,7 +25,7 @@ class Umap:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points (example, dims)."""
-        check_activations(Umap, activations, dims)
+        check_activations(Umap.name, Umap.min_examples, activations, dims)
         model = umap.UMAP(
             n_components=dims,
             n_neighbors=min(NEIGHBOURS, len(activations) - 1),
