@@ -129,9 +129,16 @@ def open_dictionary(folder: Path) -> Dictionary:
     """Reads the configuration and checks the shapes of the weights, again when a file has changed. Raises
     InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed."""
     with _readable(folder):
-        # what changes when a file is written or replaced
-        states = [file.stat() for name in (CONFIG, WEIGHTS) if (file := folder / name).exists()]
-        return _opened(folder, tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in states))
+        return _opened(folder, tuple(_version(folder / name) for name in (CONFIG, WEIGHTS)))
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """Returns what changes when a file is written or replaced; empty where there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @contextmanager

@@ -7,7 +7,6 @@ The child runs `python -m steering.model.conversion FILE DTYPE FOLDER SECONDS`.
 import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -91,6 +90,8 @@ def _digest(path: Path, cache_dir: Path) -> str:
 
 def main(gguf: Path, dtype: str, folder: Path, seconds: int) -> int:
     """Converts the file in the child; prints the reason and returns 1 where that fails."""
+    import resource  # noqa: PLC0415 - not on every system, and needed in the child only
+
     size = gguf.stat().st_size
     for kind, value in (
         (resource.RLIMIT_CPU, seconds),

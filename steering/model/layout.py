@@ -1,6 +1,7 @@
 """Finds the decoder blocks of an architecture by its structure, and checks them by short passes."""
 
 import inspect
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,7 +85,7 @@ def _unsupported(model: PreTrainedModel, reason: str) -> UnsupportedModel:
     )
 
 
-def _refuse_other_kinds(model: PreTrainedModel, layer_types: tuple[str, ...]) -> None:
+def _refuse_other_kinds(model: PreTrainedModel, layer_types: Sequence[str]) -> None:
     others = sorted(set(layer_types) - ATTENTION_KINDS)
     if model.config.is_encoder_decoder:
         raise _unsupported(model, "it is an encoder-decoder model")
