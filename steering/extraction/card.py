@@ -73,8 +73,8 @@ def build_card(
         holdout=holdout,
         layers=dict(layers),
         warnings=warnings,
-        auroc=auroc and auroc.mean,
-        auroc_interval=auroc and auroc.interval,
+        auroc=None if auroc is None else auroc.mean,
+        auroc_interval=None if auroc is None else auroc.interval,
         folds=folds,
     )
 

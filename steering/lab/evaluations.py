@@ -93,7 +93,7 @@ class Setup:
     neutral: tuple[Prompt, ...]
     strengths: list[float]
     arms: list[ConceptVector]
-    places: list[tuple[tuple[int, ...], float]]
+    places: Sequence[tuple[tuple[int, ...], float]]
 
     @property
     def answers(self) -> int:
@@ -185,7 +185,8 @@ def _answer(
     rows = zip(by_strength.items(), kl, strict=True)
     points = {s: trials.dose_point(s, ours, unsteered, controls, damage) for (s, (ours, *controls)), damage in rows}
     sound = {
-        s: trials.holds(one.advantage and one.advantage.interval, one.perplexity_interval) for s, one in points.items()
+        s: one.advantage is not None and trials.holds(one.advantage.interval, one.perplexity_interval)
+        for s, one in points.items()
     }
     points[0.0] = replace(trials.dose_point(0.0, unsteered, unsteered, [], 0.0), random_score=0.0)
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}

@@ -88,9 +88,9 @@ def separability(
     if groups is not None:
         members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     found = _held_out_auroc(rows, codes, members, int(counts.min()), seed)
-    return SeparabilityAnswer(
-        auroc=found and found.mean, auroc_interval=found and found.interval, silhouette=silhouette
-    )
+    if found is None:
+        return SeparabilityAnswer(auroc=None, silhouette=silhouette)
+    return SeparabilityAnswer(auroc=found.mean, auroc_interval=found.interval, silhouette=silhouette)
 
 
 def _held_out_auroc(

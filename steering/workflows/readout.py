@@ -117,7 +117,7 @@ async def read_each(
     for part in await run_in_thread(parts, engine, texts, len(layers)):
         prompts = [CapturePrompt(text) for text in part]
         captures = await engine.capture(prompts, CaptureSpec(layers, "all"), priority=0)
-        found += await run_in_thread(lambda *read: list(map(work, *read)), part, captures)
+        found += await run_in_thread(lambda texts, read: list(map(work, texts, read)), part, captures)
     return found
 
 
@@ -193,7 +193,7 @@ class NeutralCache:
             known = {key: self._found[key] for key in keys if key in self._found}
             missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
             if missing:
-                texts = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
+                texts: Sequence[Prompt] = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
                 tokens = await read_each(engine, texts, _layers(missing), lambda _, capture: _scores(capture, missing))
                 read = await run_in_thread(neutral_statistics, tokens)
                 known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
