@@ -8,7 +8,7 @@ from benchmarks.workload import NAMES
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
 from steering.vectors import ConceptVector
-from steering.workflows.make import registered
+from steering.workflows.extract import registered
 
 SCALE = 3.0
 """Natural scale of every layer: a strength of 0.3 adds about 1 to residuals whose norm is 20 and more."""

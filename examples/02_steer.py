@@ -12,8 +12,8 @@ from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store import open_store
+from steering.workflows.extract import registered
 from steering.workflows.generate import Answer, answer
-from steering.workflows.make import registered
 
 
 async def main(model: str = "smollm2-135m-instruct") -> tuple[Answer, Answer]:

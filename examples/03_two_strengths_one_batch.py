@@ -10,8 +10,8 @@ from steering.engine.options import EngineOptions
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.store import open_store
+from steering.workflows.extract import registered
 from steering.workflows.generate import answer
-from steering.workflows.make import registered
 
 STRENGTHS = (-0.1, 0.0, 0.1)
 

@@ -28,7 +28,7 @@ from steering.schemas.vectors import VectorAnswer
 from steering.shapes import Direction
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.make import registered
+from steering.workflows.extract import registered
 
 METHOD = "dictionary"
 

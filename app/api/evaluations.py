@@ -32,8 +32,7 @@ from steering.lab import report as reports
 from steering.lab.controls import plan_at
 from steering.lab.evaluations import with_evidence
 from steering.lab.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
-from steering.lab.report import CONTROLS, VARIATIONS, plain_samples, report
-from steering.lab.text_scores import OtherModelScorer, other_model_scorer
+from steering.lab.report import CONTROLS, VARIATIONS, OtherModelScorer, other_model_scorer, plain_samples, report
 from steering.lab.trials import Samples, read_back, trial_answers
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest

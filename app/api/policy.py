@@ -60,8 +60,7 @@ from steering.spec import Layers, SteeringSpec, vector_names
 from steering.store.store import Store
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId
-from steering.workflows.explain import NeutralCache
-from steering.workflows.readout import reading_at
+from steering.workflows.readout import NeutralCache, reading_at
 
 log = structlog.get_logger(__name__)
 

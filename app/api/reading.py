@@ -34,7 +34,6 @@ from steering.engine.api import Engine, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, VectorNotFound
-from steering.lab import clusters as clustering
 from steering.layer_indices import layer_index, layer_indices
 from steering.plan.layers import resolve_layers
 from steering.plan.types import SteeringPlan
@@ -61,9 +60,7 @@ from steering.schemas.reading import (
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary
 from steering.workflows import activations as capturing
-from steering.workflows import explain as explaining
 from steering.workflows import latent_space as maps
-from steering.workflows import logit_lens as lens
 from steering.workflows import logprobs as scoring
 from steering.workflows import readout as measuring
 from steering.workflows.readout import used_vectors
@@ -142,7 +139,7 @@ async def logit_lens(body: LogitLensRequest, context: AdmittedDep) -> Response:
     activations = tokens * len(layers) * engine.info.d_model
     context.admission.reserve((logits + activations) * ACTIVATION_BYTES + predictions * SCORE_BYTES)
     context.charge_tokens(tokens)
-    found = await lens.logit_lens(engine, ids, plan, layers, body.top_k)
+    found = await scoring.logit_lens(engine, ids, plan, layers, body.top_k)
     steering = applied_plan(plan)
 
     def answer() -> LogitLensAnswer:
@@ -225,7 +222,7 @@ async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
     engine = context.engine
     layers = None if body.layers is None else layer_indices(body.layers, engine.info.layer_count)
     vectors, warnings = await library_vectors(context)
-    axes = explaining.axes_of(vectors, layers)
+    axes = measuring.axes_of(vectors, layers)
     if not axes:
         reason = "no vector of the library has a direction there; extract one first (POST /v1/vectors/extract)"
         raise InvalidRequest("; ".join([reason, *warnings]), param="layers" if vectors else None)
@@ -236,10 +233,10 @@ async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
     # Neutral text is read by the first request for a vector; it is counted for every one.
     held, longest = tokens + NEUTRAL_TOKENS, max(NEUTRAL_TOKENS, *map(len, ids))
     context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
-    context.admission.reserve(len(ids) * body.top * explaining.CARRYING_TOKENS * SCORE_BYTES)
+    context.admission.reserve(len(ids) * body.top * measuring.CARRYING_TOKENS * SCORE_BYTES)
     context.charge_tokens(tokens)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
-    found = await explaining.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
+    found = await measuring.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
     used = used_vectors({axis.vector.id: axis.vector for axis in axes})
     return await json_in_thread(
         lambda: ExplainAnswer(
@@ -261,7 +258,7 @@ async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
     tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
     context.admission.reserve(len(texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
     context.charge_tokens(tokens)
-    found = await clustering.clusters(engine, body, texts, layer, vectors)
+    found = await maps.clusters(engine, body, texts, layer, vectors)
     return await json_in_thread(lambda: found.model_copy(update={"warnings": [*warnings, *found.warnings]}))
 
 

@@ -38,7 +38,7 @@ from steering.schemas.system import (
     VersionAnswer,
 )
 from steering.threads import run_in_thread
-from steering.workflows.make import methods_of
+from steering.workflows.extract import methods_of
 
 STATIC = Path(str(files("app"))) / "static"
 _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>steering-server</title>

@@ -33,7 +33,7 @@ from steering.schemas.extraction import TransferAnswer, TransferRequest
 from steering.threads import run_in_thread
 from steering.workflows.extract import tried_layers
 from steering.workflows.generate import Progress
-from steering.workflows.texts import capture_prompts
+from steering.workflows.texts import capture_prompts, default_position
 
 router = APIRouter(route_class=UploadRoute, tags=["vectors"])
 
@@ -148,5 +148,11 @@ def _request(body: TransferRequest) -> workflow.TransferRequest:
     pairs = pair_set(body.concept, body.pairs)
     anchors = workflow.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
     direction = None if body.direction is None else torch.tensor(body.direction)
-    given = {"name", "from_layer", "to_layer", "position", "holdout", "seed", "description", "tags"}
-    return workflow.TransferRequest(pairs=pairs, anchors=anchors, direction=direction, **body.model_dump(include=given))
+    given = {"name", "from_layer", "to_layer", "holdout", "seed", "description", "tags"}
+    return workflow.TransferRequest(
+        pairs=pairs,
+        anchors=anchors,
+        direction=direction,
+        position=body.position or default_position(pairs),
+        **body.model_dump(include=given),
+    )

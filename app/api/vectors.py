@@ -63,11 +63,17 @@ from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
 from steering.workflows.describe import describe as written_pairs
-from steering.workflows.extract import ExtractionRequest
+from steering.workflows.extract import (
+    ExtractionRequest,
+    TrainingSettings,
+    check_method,
+    combined,
+    make_vector,
+    registered,
+    with_recommendation,
+)
 from steering.workflows.generate import Progress
-from steering.workflows.make import check_method, combined, make_vector, registered, with_recommendation
 from steering.workflows.texts import default_position
-from steering.workflows.train import TrainingSettings
 
 log = structlog.get_logger(__name__)
 

@@ -7,10 +7,8 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts, load
 from steering.engine.api import Engine, Position, Prompt, SamplingParams
 from steering.lab.evaluations import with_shipped_evidence
 from steering.vectors import ConceptVector
-from steering.workflows.extract import ExtractionRequest
-from steering.workflows.make import make_vector
+from steering.workflows.extract import TRAINED, ExtractionRequest, TrainingSettings, make_vector
 from steering.workflows.texts import as_prompts, default_position
-from steering.workflows.train import TRAINED, TrainingSettings
 
 DOSES = (-0.2, -0.15, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)
 """Planned relative doses, signed: concepts differ in their natural scale, so strengths are chosen by the dose they make."""

@@ -10,7 +10,7 @@ from steering.engine.api import Engine, Prompt
 from steering.lab.controls import plan_at
 from steering.lab.trials import Trial, dose_point, read_back, run_trials
 from steering.vectors import ConceptVector
-from steering.workflows.train import TrainingSettings
+from steering.workflows.extract import TrainingSettings
 
 CONTESTED = ("sentiment", "formality")
 BOUNDS = (1.25, 1.5)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConceptEntry:
-    """positive, negative: what a strength above and below zero means. The pairs are in `data/<name>.jsonl`, the prompts in
-    `data/<name>.prompts.jsonl`."""
+    """positive, negative: what a strength above and below zero means. Its texts are in `data/<name>*.jsonl`."""
 
     positive: str
     negative: str

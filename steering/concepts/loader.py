@@ -1,4 +1,4 @@
-"""Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file by the same rules."""
+"""Reads contrastive pairs and prompts from JSON lines: the starter concepts, and a caller's own file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -14,6 +14,7 @@ from steering.strict_json import load_json
 PAIR_KEYS = {"positive": True, "negative": True, "id": False, "topic": False, "prompt": False}
 PROMPT_KEYS = {"prompt": True, "id": False, "topic": False}
 """The keys a line may have, and whether it must."""
+SIDES = ("positive", "negative")
 _Key: TypeAlias = tuple[str | None, ...]
 """What kind of thing it is, then its parts; a line without it has None as the last."""
 
@@ -27,7 +28,7 @@ def load_concept(name: str) -> PairSet:
 
 @cache
 def load_evaluation_prompts(name: str) -> tuple[str, ...]:
-    """Prompts on which a vector of the concept is tried out; none of them is among its pairs. Raises ConceptNotFound."""
+    """Returns prompts on which a vector of the concept is tried out, none of its pairs. Raises ConceptNotFound."""
     _check_known(name)
     return read_prompts(_lines(f"{name}.prompts.jsonl"), source=f"{name}.prompts.jsonl")
 
@@ -45,12 +46,11 @@ def load_neutral_texts() -> tuple[str, ...]:
 
 
 def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
-    """JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}` -> PairSet, in the order read.
+    """Reads JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}`; blank lines are passed over.
 
-    With a prompt a text is a conversation: the user's prompt, the assistant's positive or negative answer; without one
-    (absent or null) it stands alone. A pair without a topic is a topic of its own. Blank lines are passed over. Raises
-    InvalidRequest with the number of the line for anything else: not an object, an unknown, missing or repeated key, an
-    empty text, two equal sides, an id or a pair seen before.
+    With a prompt a text is a conversation: the user's prompt, the assistant's positive or negative answer. A pair
+    without a topic is a topic of its own. Raises InvalidRequest with the number of the line for anything else, for two
+    equal sides, and for an id or a pair seen before.
     """
     pairs: list[ContrastivePair] = []
     seen: dict[_Key, int] = {}
@@ -60,9 +60,10 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
             raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
         _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
         _refuse_repeat(("id", line.get("id")), seen, number, source)
-        pairs.append(
-            ContrastivePair(_text(prompt, line["positive"]), _text(prompt, line["negative"]), line.get("topic"))
-        )
+        texts: list[Text] = [line["positive"], line["negative"]]
+        if prompt is not None:
+            texts = [(ChatMessage("user", prompt), ChatMessage("assistant", line[side])) for side in SIDES]
+        pairs.append(ContrastivePair(*texts, topic=line.get("topic")))
     if not pairs:
         raise InvalidRequest(f"{source}: no pairs found", param="pairs")
     return PairSet.of(pairs)
@@ -92,10 +93,6 @@ def _lines(file: str) -> list[str]:
         return (files("steering.concepts") / "data" / file).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise InternalError(f"the package lacks its concept file {file}") from None
-
-
-def _text(prompt: str | None, answer: str) -> Text:
-    return answer if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", answer))
 
 
 def _refuse_repeat(key: _Key, seen: dict[_Key, int], number: int, source: str) -> None:

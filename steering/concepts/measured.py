@@ -32,9 +32,9 @@ class BlindReading:
 
 @dataclass(frozen=True, slots=True)
 class ConceptMeasurement:
-    """The dose-response of a concept's vector with default settings on one model. strength, negative: the strengths that
-    hold with their intervals above and below 0; None where the concept does not steer that way. blind: None where no pairs
-    were read."""
+    """The dose-response of a concept's vector with default settings on one model. strength, negative: the strengths
+    that hold above and below 0; None where the concept does not steer that way. blind: None where no pairs were
+    read."""
 
     dataset: str
     method: str
@@ -50,7 +50,7 @@ class ConceptMeasurement:
 
     @property
     def claims(self) -> bool:
-        """Whether the concept claims to steer: a range holds, and the answers are distinguished where that was tried."""
+        """Whether the concept claims to steer: a range holds, and answers are distinguished where that was tried."""
         return bool(self.strength or self.negative) and (self.blind is None or self.blind.passed)
 
     @property
@@ -58,15 +58,16 @@ class ConceptMeasurement:
         """One line: whether it steers the model, which way, and at what strength."""
         layers = f"layer {', '.join(map(str, self.layers))}, {self.prompts} prompts"
         ranges = [one for one in (self.strength, self.negative) if one]
+        shown = [f"{low:g} to {high:g}" if low != high else f"{low:g}" for low, high in ranges]
         if not ranges:
             return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
         if self.blind and not self.claims:
             found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
             return f"not shown to steer: its score moves, but only {found} ({layers})"
         if len(ranges) == 2:
-            return f"steers both ways: strength {_range(ranges[0])} and {_range(ranges[1])} ({layers})"
+            return f"steers both ways: strength {shown[0]} and {shown[1]} ({layers})"
         side = "positive" if self.strength else "negative"
-        return f"steers one way only: strength {_range(ranges[0])} ({side} side) ({layers})"
+        return f"steers one way only: strength {shown[0]} ({side} side) ({layers})"
 
     @property
     def moves_on_average(self) -> bool:
@@ -79,17 +80,10 @@ class ConceptMeasurement:
         )
 
 
-def _range(ends: Interval) -> str:
-    return f"{ends[0]:g} to {ends[1]:g}" if ends[0] != ends[1] else f"{ends[0]:g}"
-
-
 @dataclass(frozen=True, slots=True)
 class _MeasuredModel:
     model: str
     concepts: Mapping[str, ConceptMeasurement]
-
-
-_CONTENT = TypeAdapter(Mapping[str, _MeasuredModel])
 
 
 def measurement_of(concept: str, model_fingerprint: str) -> ConceptMeasurement | None:
@@ -106,4 +100,5 @@ def summaries_of(concept: str) -> dict[str, str]:
 @cache
 def _content() -> Mapping[str, _MeasuredModel]:
     """The models by fingerprint."""
-    return _CONTENT.validate_json((files("steering.concepts") / "data" / MEASURED_FILE).read_bytes())
+    adapter = TypeAdapter(Mapping[str, _MeasuredModel])
+    return adapter.validate_json((files("steering.concepts") / "data" / MEASURED_FILE).read_bytes())

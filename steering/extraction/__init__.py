@@ -1,7 +1,6 @@
 """Lists the extraction methods in METHODS. Methods that need scikit-learn are imported on first use."""
 
-from steering.extraction.base import ExtractionMethod
-from steering.extraction.differences import MeanDifference, Pca
+from steering.extraction.base import ExtractionMethod, MeanDifference, Pca
 from steering.registry import Registry
 
 METHODS: Registry[type[ExtractionMethod]] = Registry(

@@ -1,5 +1,6 @@
-"""Defines ExtractionMethod: fits a direction from positive and negative activations at one layer, independent of any model.
-Checks the activations every method takes, and turns the direction it finds into an oriented LayerDirection."""
+"""Extraction methods: each fits a direction from positive and negative activations at one layer, independent of any
+model. Here are the two that take differences, and what all share: checks of the activations, and the orientation of
+what is found."""
 
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -24,16 +25,11 @@ class ExtractionMethod(Protocol):
 
     @staticmethod
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
-        """Fits positive (pos, d_model) against negative (neg, d_model), float32.
-
-        The direction is unit length with `delta . d > 0`, delta = mean(X+) - mean(X-), and its scale is delta . d. Raises
-        InvalidRequest where no direction stands out.
-        """
+        """Fits positive (pos, d_model) against negative (neg, d_model), float32: a unit direction with `delta . d > 0`,
+        delta = mean(X+) - mean(X-), and the scale delta . d. Raises InvalidRequest where no direction stands out."""
 
 
-def check_activations_shape(
-    method: str, positive: Positives, negative: Negatives, paired: bool, min_examples: int
-) -> None:
+def check_activations(method: str, min_examples: int, positive: Positives, negative: Negatives, paired: bool) -> None:
     """Raises InvalidRequest for wrong shapes or too few examples, NonfiniteActivations for NaN and infinity."""
     if positive.ndim != 2 or negative.ndim != 2 or positive.shape[1] != negative.shape[1]:
         raise InvalidRequest(
@@ -64,10 +60,9 @@ def orient(
 ) -> LayerDirection:
     """Normalizes values (d_model,), of any length and sign, and flips them so that delta . d > 0; kappa = delta . d.
 
-    weight and bias belong to `values` at unit length; the weight flips with the sign. Raises InvalidRequest when kappa is
-    not above NOISE_FLOOR times the median activation norm: along the direction the classes are equal up to rounding. This
-    is a numerical check, not a significance test. Whether the direction means anything is measured on held-out examples
-    by the quality card.
+    weight and bias belong to `values` at unit length; the weight flips with the sign. Raises InvalidRequest when kappa
+    is not above NOISE_FLOOR times the median activation norm, where the classes are equal up to rounding; no
+    significance test.
     """
     norm = float(values.double().norm())
     direction = (values.double() / norm if norm > 0 else values.double()).float()
@@ -87,3 +82,37 @@ def orient(
     return LayerDirection(
         direction, scale=abs(scale), positive_mean=positive_mean, negative_mean=negative_mean, weight=weight, bias=bias
     )
+
+
+class MeanDifference:
+    """Computes d = delta / |delta|, hence kappa = |delta| (Panickssery et al., arXiv 2312.06681)."""
+
+    name: ClassVar[str] = "mean_difference"
+    min_examples: ClassVar[int] = 1
+
+    @staticmethod
+    def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
+        """positive (pos, d_model), negative (neg, d_model) -> LayerDirection. Pairing changes nothing."""
+        check_activations(MeanDifference.name, MeanDifference.min_examples, positive, negative, paired)
+        return orient(mean_shift(positive, negative), positive, negative)
+
+
+class Pca:
+    """Computes the first principal direction of the pairs, each centred on its midpoint (Zou et al., arXiv 2310.01405).
+
+    Paired: Z = [(X+ - X-)/2 ; -(X+ - X-)/2], d its first right singular vector. Unpaired: Z is every row minus the
+    middle of the class means. The sign is free in both cases; delta . d > 0 fixes it.
+    """
+
+    name: ClassVar[str] = "pca"
+    min_examples: ClassVar[int] = 1
+
+    @staticmethod
+    def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
+        """positive (pos, d_model), negative (neg, d_model) -> LayerDirection."""
+        check_activations(Pca.name, Pca.min_examples, positive, negative, paired)
+        upper, lower = positive.double(), negative.double()
+        centred = torch.cat([upper, lower]) - (upper.mean(0) + lower.mean(0)) / 2
+        rows = (upper - lower) / 2 if paired else centred  # the mirrored half of Z has the same right singular vectors
+        direction: Direction = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+        return orient(direction, positive, negative)

@@ -16,11 +16,9 @@ TYPICAL_DOSES = (0.05, 0.12)
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
-    """Returns the layer in WINDOW of the depth that reads best: AUROC, then the lower end of its interval, then separation.
-
-    AUROC counts to two decimals, since a third is chance at these sizes. Without measurements it is the layer nearest the
-    middle of the window; where the vector has no layer in the window, the choice is among all it has.
-    """
+    """Returns the layer in WINDOW of the depth that reads best (any layer where the vector has none there): AUROC to
+    two decimals, then the lower end of its interval, then separation; without measurements the layer nearest the middle
+    of the window."""
     inside = [layer for layer in sorted(layers) if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]]
     middle = sum(WINDOW) / 2 * layer_count - 1
 
@@ -63,19 +61,18 @@ def build_card(
     topics: int,
     auroc: Estimate | None,
 ) -> QualityCard:
-    """Builds the card of a new vector. holdout: pairs held out by a fold; topics: how many topics the pairs have.
+    """Builds the card of a new vector. For unpaired texts, pairs and holdout count the smaller class.
 
-    For unpaired texts, pairs and holdout count the smaller class. auroc: of the whole procedure, the choice of the layer
-    included. The warnings are about the layer that `recommend` chooses. `dose_response` and `anti_steered` stay None until
-    an evaluation has generated text.
+    holdout: pairs held out by a fold. auroc: of the whole procedure, the choice of the layer included.
     """
     layer = best_layer(layers, layer_count)
-    about_data, about_auroc = _about_data(pairs, folds, topics), _about_auroc(auroc, holdout)
+    data = _about_data(pairs, folds, topics)
+    warnings = (*data, *_about_measurements(auroc, holdout, layer, layers[layer]))
     return QualityCard(
         pairs=pairs,
         holdout=holdout,
         layers=dict(layers),
-        warnings=(*about_data, *about_auroc, *_about_layer(layer, layers[layer])),
+        warnings=warnings,
         auroc=None if auroc is None else auroc.mean,
         auroc_interval=None if auroc is None else auroc.interval,
         folds=folds,
@@ -94,24 +91,19 @@ def _about_data(pairs: int, folds: int, topics: int) -> Iterator[str]:
         )
 
 
-def _about_auroc(auroc: Estimate | None, holdout: int) -> Iterator[str]:
-    if auroc is None or auroc.interval is None:
-        return
-    low, high = auroc.interval
-    if high < 0.5:
+def _about_measurements(auroc: Estimate | None, holdout: int, layer: int, quality: LayerQuality) -> Iterator[str]:
+    low, high = auroc.interval if auroc is not None and auroc.interval is not None else (1.0, 1.0)
+    if auroc is not None and high < 0.5:
         yield f"reads the poles reversed on held-out text (AUROC {auroc.mean:.2f}, {holdout} held out)"
-    elif low <= 0.5:
+    elif auroc is not None and low <= 0.5:
         yield (
             f"not shown to be better than chance ({holdout} held out): AUROC {auroc.mean:.2f}, interval {low:.2f} to "
             f"{high:.2f}"
         )
-
-
-def _about_layer(layer: int, quality: LayerQuality) -> Iterator[str]:
-    auroc, random = quality.auroc, quality.random_auroc
-    if auroc is not None and random is not None and auroc > 0.5 and auroc - random < CLOSE_TO_RANDOM:
+    own, random = quality.auroc, quality.random_auroc
+    if own is not None and random is not None and own > 0.5 and own - random < CLOSE_TO_RANDOM:
         yield (
-            f"random directions read nearly as well at layer {layer} ({random:.2f}, this direction {auroc:.2f}): the texts "
+            f"random directions read nearly as well at layer {layer} ({random:.2f}, this direction {own:.2f}): the texts "
             "differ in more than the concept"
         )
     if quality.pair_agreement is not None and quality.pair_agreement < LOW_AGREEMENT:

@@ -1,12 +1,10 @@
-"""Cross-validates an extraction over topics: a direction from all pairs, and how well the same procedure reads new topics.
+"""Cross-validates an extraction over topics, and measures each layer for its quality card. Nested: for each fold the
+layer is chosen from the training part alone, so that the best of many layers is not reported on the examples it was
+chosen on."""
 
-Nested: for each fold the layer is chosen from the training part alone, so that the best of many layers is not reported on
-the examples it was chosen on. Below stand the statistics of the quality card of one layer: separation, pair agreement, random
-controls and AUROC.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -30,7 +28,7 @@ RANDOM_DIRECTIONS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folding:
-    """The splits that measure one extraction. positive_groups, negative_groups: the group of each text, see `groups_of`."""
+    """The splits that measure one extraction, and the group of each text, see `groups_of`."""
 
     splits: tuple[tuple[Split, ...], ...]
     positive_groups: Indices
@@ -38,18 +36,18 @@ class Folding:
 
     @property
     def folds(self) -> int:
-        """How many folds a split has; 0 where nothing is held out."""
+        """Returns how many folds a split has; 0 where nothing is held out."""
         return len(self.splits[0]) if self.splits else 0
 
     @property
     def holdout(self) -> int:
-        """How many examples of the smaller class the largest fold holds out."""
+        """Returns how many examples of the smaller class the largest fold holds out."""
         first = self.splits[0] if self.splits else ()
         return max((min(len(one.held_positive), len(one.held_negative)) for one in first), default=0)
 
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
-    """Draws REPEATS splits into folds of about the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
+    """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
     splits = tuple(folds(pairs, holdout, seed + repeat) for repeat in range(REPEATS))
     return folding_of(pairs, splits if splits[0] else ())
 
@@ -77,7 +75,7 @@ class LayerFit:
 def fit_layer(
     fit: Fit, positive: Positives, negative: Negatives, paired: bool, division: Folding, seed: int
 ) -> LayerFit:
-    """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where the method finds no direction."""
+    """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where there is no direction."""
 
     def read(held: Split, *others: Split) -> HeldOut | None:
         """Reads a fold on the direction fitted without it and without the others."""
@@ -98,12 +96,11 @@ def fit_layer(
     direction = fit(positive, negative, paired)
     outer = tuple(tuple(map(read, split)) for split in division.splits)
     inner = tuple(tuple(read_inside(left, split) for left in split) for split in division.splits)
-    controls = [
-        random_auroc(_fitted_shift(positive, negative, one), *_held_rows(positive, negative, one), seed)
-        for split in division.splits
-        for one in split
-        if one.held_positive and one.held_negative
-    ]
+    controls = []
+    for one in chain(*division.splits):
+        if one.held_positive and one.held_negative:
+            shift = mean_shift(positive[list(one.fit_positive)], negative[list(one.fit_negative)]).float()
+            controls.append(random_auroc(shift, *_held_rows(positive, negative, one), seed))
     agreement = pair_agreement(positive - negative) if paired else None
     known = [[fold for fold in split if fold is not None] for split in outer]
     return LayerFit(direction, layer_quality(known, agreement, controls), outer, inner)
@@ -124,29 +121,22 @@ def _held_rows(
     return positive[list(one.held_positive)], negative[list(one.held_negative)]
 
 
-def _fitted_shift(positive: Positives, negative: Negatives, one: Split) -> Direction:
-    return mean_shift(positive[list(one.fit_positive)], negative[list(one.fit_negative)]).float()
-
-
 def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | None:
     """Estimates the AUROC of the whole procedure: each fold is read at the layer chosen from its training part.
 
-    The vector itself has more pairs to fit and to choose from than a training part has, so this is a lower estimate; the
-    estimate at the chosen layer, which saw the choice, is an upper one. The interval reaches from the lower end of the
-    first to the higher of the two upper ends.
+    A training part has fewer pairs than the vector, so this is a lower estimate, and that at the chosen layer an upper
+    one. The interval reaches from the lower end of the first to the higher of the two upper ends.
     """
-    found = estimate_auroc([[fold for fold in split if fold is not None] for split in _chosen(fits, layer_count)])
+    splits: list[list[HeldOut]] = []
+    for repeat, split in enumerate(next(iter(fits.values())).splits):
+        quality = [{layer: one.inner[repeat][fold] for layer, one in fits.items()} for fold in range(len(split))]
+        read = [fits[best_layer(one, layer_count)].splits[repeat][fold] for fold, one in enumerate(quality)]
+        splits.append([fold for fold in read if fold is not None])
+    found = estimate_auroc(splits)
     chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)].quality
     if found is None or found.interval is None or chosen.auroc_interval is None:
         return found
     return Estimate(found.mean, (found.interval[0], max(found.interval[1], chosen.auroc_interval[1])))
-
-
-def _chosen(fits: Mapping[int, LayerFit], layer_count: int) -> Iterator[list[HeldOut | None]]:
-    """Yields, per split, the held-out examples of each fold at the layer its training part chooses."""
-    for repeat, split in enumerate(next(iter(fits.values())).splits):
-        quality = [{layer: one.inner[repeat][fold] for layer, one in fits.items()} for fold in range(len(split))]
-        yield [fits[best_layer(one, layer_count)].splits[repeat][fold] for fold, one in enumerate(quality)]
 
 
 def held_out(
@@ -178,7 +168,7 @@ def mean_separation(folds: Sequence[HeldOut]) -> float | None:
 
 
 def pair_agreement(differences: Float[Tensor, "pair d_model"]) -> float | None:
-    """Returns the mean cosine of each pair's difference with the mean of the others'; None for one pair or only zeros."""
+    """Returns the mean cosine of each pair's difference with the mean of the others'; None for one pair or zeros."""
     if len(differences) < 2:
         return None
     rows = differences.double()
@@ -191,11 +181,8 @@ def pair_agreement(differences: Float[Tensor, "pair d_model"]) -> float | None:
 
 
 def random_auroc(fit_shift: Direction, positive: Positives, negative: Negatives, seed: int) -> float:
-    """Returns the mean held-out AUROC of random directions, each signed by the mean shift of the *fitted* examples.
-
-    0.5 where the classes do not differ, above it where they differ so broadly that any direction separates them. Choosing
-    the sign on the held-out examples would report chance as more than 0.5.
-    """
+    """Returns the mean held-out AUROC of random directions, each signed by the mean shift of the *fitted* examples: 0.5
+    where the classes do not differ, above it where they differ so broadly that any direction separates them."""
     noise = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, len(fit_shift)))
     directions = torch.from_numpy(noise)
     directions = directions * torch.where(directions @ fit_shift.double() < 0.0, -1.0, 1.0).double()[:, None]

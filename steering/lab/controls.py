@@ -19,10 +19,10 @@ from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.extract import ExtractionRequest, extract
 from steering.workflows.generate import mix
+from steering.workflows.texts import subset
 
 UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
-MEAN_DIFFERENCE = "mean_difference"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,10 +42,8 @@ class GivenVectors:
 async def plan_at(
     info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int], guard: DoseGuard = UNGUARDED
 ) -> SteeringPlan:
-    """Resolves an add of the vector at `strength` natural scales at each of the layers. Strength 0 is the empty plan.
-
-    Raises DoseExceeded where the guard refuses the strength.
-    """
+    """Resolves an add of the vector at `strength` natural scales at each of the layers; the empty plan for 0. Raises
+    DoseExceeded where the guard refuses the strength."""
     intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
     try:
         return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
@@ -61,9 +59,8 @@ def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
 def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, ConceptVector]:
     """Rotates vectors at random as a whole, keeping their scales: a control of equal dose.
 
-    The same strengths add the same norm at every layer, and any two directions keep their cosine, those of two layers as
-    well as those of two vectors, so that what they add accumulates alike. V (d_model, direction) = Q R; the control is
-    Q' R, Q' (d_model, k) a random orthonormal basis.
+    The same strengths add the same norm at every layer, and any two directions keep their cosine, so that what they add
+    accumulates alike. V (d_model, direction) = Q R; the control is Q' R, Q' (d_model, k) a random orthonormal basis.
     """
     places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
     directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
@@ -81,7 +78,7 @@ def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, C
 
 
 def random_at_each_layer(vector: ConceptVector, seed: int) -> ConceptVector:
-    """Returns a control for steering one layer at a time: a random direction at every layer, drawn by itself, with the vector's scales."""
+    """Returns a control for steering one layer at a time: a random direction at each layer, with the vector's scales."""
     single = {layer: replace(vector, layers={layer: entry}) for layer, entry in vector.layers.items()}
     drawn = {layer: random_like(one, mix(seed, layer)).layers[layer].direction for layer, one in single.items()}
     return _with_directions(vector, drawn)
@@ -96,47 +93,31 @@ def _with_directions(vector: ConceptVector, directions: Mapping[int, Direction])
 async def random_plans(
     info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], numbers: Iterable[int]
 ) -> tuple[SteeringPlan, ...]:
-    """A plan for each number, with random directions in place of the vectors, of the same dose also where several act together;
-    none unless all interventions are plain adds.
-
-    What other operations, conditions and held readouts do depends on the residual along the direction, so with a random
-    one they have another dose.
-    """
-    if any(
-        one.spec.operation != "add" or one.condition is not None or one.holds for one in plan.interventions[: plan.own]
-    ):
+    """Returns a plan for each number, with random directions of the same dose in place of the vectors; none unless all
+    interventions are plain adds, since what others do depends on the residual along the direction."""
+    own = plan.interventions[: plan.own]
+    if any(one.spec.operation != "add" or one.condition is not None or one.holds for one in own):
         return ()
-    found = []
-    for number in numbers:
-        found.append(await _with_vectors(info, plan, random_alike(vectors, number)))
-    return tuple(found)
+    return tuple([await _with_vectors(info, plan, random_alike(vectors, number)) for number in numbers])
 
 
 async def fewer_pairs_plan(
     engine: Engine, vector: ConceptVector, pairs: PairSet, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]
 ) -> SteeringPlan:
-    """The plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
-    topics = sorted(set(pairs.topics))[::2]
-    kept = [index for index, topic in enumerate(pairs.topics) if topic in set(topics)]
-    half = PairSet(
-        tuple(pairs.positive[index] for index in kept),
-        tuple(pairs.negative[index] for index in kept),
-        tuple(pairs.topics[index] for index in kept),
+    """Returns the plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
+    topics = set(sorted(set(pairs.topics))[::2])
+    half = subset(pairs, [index for index, topic in enumerate(pairs.topics) if topic in topics])
+    own = plan.interventions[: plan.own]
+    layers = sorted({layer for one in own if one.spec.vector == vector.id for layer in one.layers})
+    request = ExtractionRequest(
+        vector.name,
+        half,
+        method=vector.method if vector.method in METHODS else "mean_difference",
+        layers=tuple(layers or vector.recommended_layers()),
+        position=vector.provenance.get("position", "last"),
+        holdout=0.0,
     )
-    layers = sorted(
-        {layer for one in plan.interventions[: plan.own] if one.spec.vector == vector.id for layer in one.layers}
-    )
-    made = await extract(
-        engine,
-        ExtractionRequest(
-            vector.name,
-            half,
-            method=vector.method if vector.method in METHODS else MEAN_DIFFERENCE,
-            layers=tuple(layers or vector.recommended_layers()),
-            position=vector.provenance.get("position", "last"),
-            holdout=0.0,
-        ),
-    )
+    made = await extract(engine, request)
     other = replace(vector, layers={**vector.layers, **made.layers})
     return await _with_vectors(engine.info, plan, {**vectors, vector.id: other})
 

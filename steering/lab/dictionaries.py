@@ -1,4 +1,4 @@
-"""Dictionaries of features (sparse autoencoders): read from folders, and searched for features near a vector or active on texts."""
+"""Dictionaries of features (sparse autoencoders): read from folders, and searched by a vector or by texts."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -46,13 +46,9 @@ MAX_SCORED = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """The weights of an encoder, in float32, read once for many texts.
+    """The weights of an encoder, in float32, read once for many texts. centre: what is subtracted from a residual
+    first. threshold: of a jumprelu autoencoder. k: active features of a topk autoencoder; 0 for the others."""
 
-    centre: what is subtracted from a residual first, None for nothing. threshold: of a jumprelu autoencoder. k: active features
-    of a topk autoencoder.
-    """
-
-    architecture: str
     weight: Float[Tensor, "d_model feature"]
     bias: Float[Tensor, "feature"]
     centre: Float[Tensor, "d_model"] | None = None
@@ -63,7 +59,7 @@ class Encoder:
         """residual (token, d_model) -> the activation of every feature, 0 where it is not active."""
         rows = residual.float() if self.centre is None else residual.float() - self.centre
         before = rows @ self.weight + self.bias
-        if self.architecture == "topk":
+        if self.k:
             kept = before.topk(min(self.k, before.shape[1]), dim=-1)
             return torch.zeros_like(before).scatter_(-1, kept.indices, kept.values.relu())
         if self.threshold is not None:
@@ -77,18 +73,13 @@ class Encoder:
 
     def total(self, residual: Residual) -> Float[Tensor, "feature"]:
         """residual (token, d_model) -> the sum of every feature's activations, one piece of them held at a time."""
-        total = torch.zeros(len(self.bias))
-        for piece in self.pieces(residual):
-            total += piece.sum(0)
-        return total
+        return sum((piece.sum(0) for piece in self.pieces(residual)), start=torch.zeros(len(self.bias)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dictionary:
-    """The features of one sparse autoencoder over the residual stream after block `layer`.
-
-    folder: where its weights are. features, d_model: rows and columns of W_dec. k: active features of a topk autoencoder.
-    """
+    """The features of one sparse autoencoder over the residual stream after block `layer`. features, d_model: rows and
+    columns of W_dec. Its methods raise InvalidRequest where the folder can no longer be read."""
 
     name: str
     folder: Path
@@ -102,7 +93,7 @@ class Dictionary:
     k: int = 0
 
     def decoder(self) -> Float[Tensor, "feature d_model"]:
-        """Reads W_dec in float32. This and what follows raise InvalidRequest where the folder can no longer be read."""
+        """Reads W_dec in float32."""
         return self._tensors("W_dec")["W_dec"]
 
     def rows(self, features: Sequence[int]) -> Float[Tensor, "row d_model"]:
@@ -122,7 +113,6 @@ class Dictionary:
         gated = self.architecture == "jumprelu"
         found = self._tensors("W_enc", "b_enc", "b_dec", *(("threshold",) if gated else ()))
         return Encoder(
-            self.architecture,
             weight=found["W_enc"],
             bias=found["b_enc"],
             centre=found["b_dec"] if self.centred else None,
@@ -136,16 +126,14 @@ class Dictionary:
 
 
 def open_dictionary(folder: Path) -> Dictionary:
-    """Reads the configuration and checks the shapes of the weights, without reading them; again when a file has changed.
-
-    Raises InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed.
-    """
+    """Reads the configuration and checks the shapes of the weights, again when a file has changed. Raises
+    InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed."""
     with _readable(folder):
         return _opened(folder, tuple(_version(folder / name) for name in (CONFIG, WEIGHTS)))
 
 
 def _version(file: Path) -> tuple[int, ...]:
-    """What changes when a file is written or replaced; empty where there is none."""
+    """Returns what changes when a file is written or replaced; empty where there is none."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -166,7 +154,14 @@ def _readable(folder: Path) -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def _opened(folder: Path, _versions: tuple[tuple[int, ...], ...]) -> Dictionary:
-    config = _config(folder / CONFIG)
+    file = folder / CONFIG
+    if not file.is_file():
+        raise _invalid(folder, f"there is no {CONFIG}")
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise _invalid(folder, f"{CONFIG} is larger than {MAX_CONFIG_BYTES >> 20} MB")
+    config: Any = load_json(file.read_bytes(), file.name, param="dictionary")
+    if not isinstance(config, dict):
+        raise _invalid(folder, f"{CONFIG} is not an object")
     metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else config
     hook = str(metadata.get("hook_name", metadata.get("hook_point", "")))
     architecture = str(config.get("architecture", config.get("architecture_type", "standard")))
@@ -180,8 +175,7 @@ def _opened(folder: Path, _versions: tuple[tuple[int, ...], ...]) -> Dictionary:
         raise _invalid(folder, f"the activation function {str(function)[:40]!r} is not supported, only 'relu'")
     if config.get("rescale_acts_by_decoder_norm"):
         raise _invalid(folder, "rescale_acts_by_decoder_norm is not supported")
-    shapes = _shapes(folder)
-    features, d_model = _checked_shapes(folder, shapes, architecture)
+    features, d_model = _checked_shapes(folder, architecture)
     k = config.get("k", 0)
     if architecture == "topk" and not (type(k) is int and 0 < k <= features):
         raise _invalid(folder, f"a topk autoencoder needs 'k' from 1 to {features}, got {str(k)[:40]}")
@@ -199,26 +193,13 @@ def _opened(folder: Path, _versions: tuple[tuple[int, ...], ...]) -> Dictionary:
     )
 
 
-def _config(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise _invalid(file.parent, f"there is no {CONFIG}")
-    if file.stat().st_size > MAX_CONFIG_BYTES:
-        raise _invalid(file.parent, f"{CONFIG} is larger than {MAX_CONFIG_BYTES >> 20} MB")
-    found = load_json(file.read_bytes(), file.name, param="dictionary")
-    if not isinstance(found, dict):
-        raise _invalid(file.parent, f"{CONFIG} is not an object")
-    return found
-
-
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    file = folder / WEIGHTS
-    if not file.is_file():
+def _checked_shapes(folder: Path, architecture: str) -> tuple[int, int]:
+    """Returns (features, d_model)."""
+    if not (folder / WEIGHTS).is_file():
         raise _invalid(folder, f"there is no {WEIGHTS}")
-    with safe_open(file, framework="pt") as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-
-
-def _checked_shapes(folder: Path, shapes: dict[str, tuple[int, ...]], architecture: str) -> tuple[int, int]:
+    with safe_open(folder / WEIGHTS, framework="pt") as tensors:
+        names = tensors.keys()
+        shapes: dict[str, tuple[int, ...]] = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
     decoder = shapes.get("W_dec", ())
     if len(decoder) != 2 or min(decoder) < 1:
         raise _invalid(folder, f"W_dec must be (feature, d_model), it is {decoder or 'missing'}")
@@ -283,21 +264,24 @@ async def search(
     top: int = 20,
     min_output_score: float | None = None,
 ) -> list[FeatureAnswer]:
-    """Returns features, best first, at most `top`.
+    """Returns features, best first, at most `top`. Raises VectorModelMismatch, UnsupportedParameter for an engine that
+    cannot unembed.
 
-    vector: a direction that decoder rows are compared with (score: the cosine); or texts, in which features are to be more
-    active than in `against`, by default neutral ones (score: the difference, as a mean over tokens). min_output_score: features
-    below it are left out; None: the output score is not measured.
-
-    Raises VectorModelMismatch, UnsupportedParameter for an engine that cannot unembed.
+    vector: a direction that decoder rows are compared with (score: the cosine). texts: where features are to be more
+    active than in `against`, by default neutral texts (score: the difference of the means over tokens).
+    min_output_score: features below it are left out; None: the output score is not measured.
     """
     check_dictionary(dictionary, engine.info)
     unembedding = unembedding_of(engine)
     if vector is not None:
         direction = vector[None]
         scores = await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction))
+    elif texts:
+        encoder = await run_in_thread(dictionary.encoder)
+        scores = await _activity(engine, dictionary.layer, encoder, texts)
+        scores = scores - await _activity(engine, dictionary.layer, encoder, compared_texts(against))
     else:
-        scores = await _contrast(engine, dictionary, texts, against)
+        raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
     limit = top if min_output_score is None else MAX_SCORED
     values, features = await run_in_thread(_largest, scores, limit)
     rows = await run_in_thread(dictionary.rows, features)
@@ -321,19 +305,8 @@ def _largest(values: Tensor, count: int) -> tuple[list[Any], list[Any]]:
     return found.values.tolist(), found.indices.tolist()
 
 
-async def _contrast(
-    engine: Engine, dictionary: Dictionary, texts: Sequence[Prompt], against: Sequence[Prompt]
-) -> Float[Tensor, "feature"]:
-    """How much more active every feature is in the texts than in what they are compared with."""
-    if not texts:
-        raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
-    encoder = await run_in_thread(dictionary.encoder)
-    active = await _activity(engine, dictionary.layer, encoder, texts)
-    return active - await _activity(engine, dictionary.layer, encoder, compared_texts(against))
-
-
 async def _activity(engine: Engine, layer: int, encoder: Encoder, texts: Sequence[Prompt]) -> Float[Tensor, "feature"]:
-    """Mean activation of every feature over the tokens of the texts but the first of each, whose norm is of its own."""
+    """Returns the mean activation of every feature over the tokens of the texts but the first of each."""
     total, count = torch.zeros_like(encoder.bias), 0
     for text in texts:  # one at a time, so that the residuals of one text are held
         (read,) = await engine.capture([CapturePrompt(text)], CaptureSpec((layer,), "all"))
@@ -346,11 +319,9 @@ async def _activity(engine: Engine, layer: int, encoder: Encoder, texts: Sequenc
 async def output_scores(
     engine: Engine, layer: int, rows: Float[Tensor, "feature d_model"], promoted: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Returns how far each feature makes the model say what it promotes: the rise of the most probable of its promoted tokens, times
-    the share of the vocabulary below it, when the feature is added at the last position of a neutral prompt at relative dose DOSE.
-
-    After the output score of Arad et al., arXiv 2505.20063: features that are active on a concept often do not steer toward it.
-    """
+    """Returns how far each feature makes the model say what it promotes, after Arad et al., arXiv 2505.20063: the rise
+    of the most probable of its promoted tokens, times the share of the vocabulary below it, when the feature is added
+    at the last position of a neutral prompt at relative dose DOSE."""
     info, spec = engine.info, CaptureSpec((), logits=True)
     ids = engine.tokenizer.encode(PROBE_PROMPT)
     (plain,) = await engine.capture([CapturePrompt(ids)], spec)

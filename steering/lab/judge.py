@@ -1,12 +1,10 @@
-"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language sound?
-
-Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv 2501.17148):
-an answer that fails in one respect has failed. The wording of the questions is our own.
-"""
+"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language
+sound? Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv
+2501.17148)."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import harmonic_mean
 from typing import Literal, Protocol
@@ -30,7 +28,6 @@ SEVERAL = 6
 """Equal ratings of an aspect from which on a warning says that the judge does not distinguish answers."""
 REPLY = 64
 """Tokens of a judge's reply."""
-Failure = Literal["unreachable", "unreadable"]
 _RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
@@ -68,50 +65,38 @@ class Judge(Protocol):
     at_once: int
 
     async def ask(self, question: str) -> str:
-        """The reply. Raises Unanswered."""
+        """Returns the reply. Raises Unanswered."""
         ...
 
 
 class EngineJudge:
-    """The loaded model, unsteered and greedy, behind live traffic.
-
-    Generates the most probable of the digits 0, 1 and 2: a small model asked for a digit seldom writes one by itself. It
-    judges poorly all the same.
-    """
+    """The loaded model, unsteered and greedy, behind live traffic. Generates the most probable of the digits 0, 1 and
+    2, since a small model seldom writes one by itself; a free reply where the digits are no tokens of this model."""
 
     at_once = 16
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._sampling = _one_digit(engine.tokenizer)
+        self._engine, tokenizer = engine, engine.tokenizer
+        found = {str(value): tokenizer.encode(str(value))[-1:] for value in range(HIGHEST + 1)}
+        if any(tokenizer.decode(ids).strip() != digit for digit, ids in found.items()):
+            self._sampling = SamplingParams(max_tokens=REPLY)
+        else:
+            self._sampling = SamplingParams(max_tokens=1, logit_bias={ids[0]: SURELY for ids in found.values()})
 
     async def ask(self, question: str) -> str:
         """See Judge.ask. Raises what the engine raises when it stops."""
         prompt: Prompt = (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
-        request = GenerationRequest(prompt, self._sampling)
         try:
-            (found,) = await background(self._engine, [request])
+            (found,) = await background(self._engine, [GenerationRequest(prompt, self._sampling)])
         except (ContextLengthExceeded, NonfiniteActivations) as error:
             raise Unanswered(error.message) from error
         return found.text
 
 
-def _one_digit(tokenizer: Tokenizer) -> SamplingParams:
-    """One token, which is a digit; a free reply where the digits are no tokens of this model."""
-    found = {str(value): tokenizer.encode(str(value))[-1:] for value in range(HIGHEST + 1)}
-    if any(tokenizer.decode(ids).strip() != digit for digit, ids in found.items()):
-        return SamplingParams(max_tokens=REPLY)
-    return SamplingParams(max_tokens=1, logit_bias={ids[0]: SURELY for ids in found.values()})
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Judging:
-    """What a judge is asked about.
-
-    concept: the concept in words.
-    by: who judges, as the answer says it.
-    instructions: the prompts as people read them; None: taken from the prompts.
-    """
+    """What a judge is asked about. concept: in words. by: who judges, as the answer says it. instructions: the prompts
+    as people read them; None: taken from the prompts."""
 
     judge: Judge
     concept: str
@@ -120,13 +105,13 @@ class Judging:
 
 
 def rating(reply: str) -> int | None:
-    """The last rating in a reply, or the reply if it is a digit alone; None where there is none."""
+    """Returns the last rating in a reply, or the reply if it is a digit alone; None where there is none."""
     found = _RATING.findall(reply) or [match[1] for match in [_BARE.fullmatch(reply)] if match]
     return int(found[-1]) if found else None
 
 
 def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
-    """What was asked, in words: the text, the last message of the user, or the decoded ids."""
+    """Returns what was asked, in words: the text, the last message of the user, or the decoded ids."""
     if isinstance(prompt, str):
         return prompt
     messages = [one for one in prompt if isinstance(one, ChatMessage)]
@@ -136,7 +121,7 @@ def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 
 def questions_about(concept: str, instruction: str, answer: str) -> tuple[str, ...]:
-    """The three questions, in the order of ASPECTS."""
+    """Returns the three questions, in the order of ASPECTS."""
     words = {"concept": concept, "instruction": instruction[:LONGEST], "answer": answer[:LONGEST]}
     return tuple(text.format(**words) + _FORM for text in ASPECTS.values())
 
@@ -148,11 +133,9 @@ async def judge_answers(
     *,
     progress: Progress = ignore_progress,
 ) -> JudgementAnswer:
-    """Returns the ratings, with warnings to read before they are believed. Cancelling stops every question.
-
-    answers: strength -> one text for each instruction, in order.
-    """
-    failures = Counter[Failure]()
+    """Returns the ratings, with warnings to read before they are believed. Cancelling stops every question. answers:
+    strength -> one text for each instruction, in order."""
+    failures = Counter[str]()
     questions = [
         question
         for texts in answers.values()
@@ -174,26 +157,25 @@ async def judge_answers(
     flat = await mapped(ask, questions, judging.judge.at_once, lambda done: progress(done, total, "judging"))
     # (strength, answer, aspect); NaN where a rating could not be had
     ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
-    by_strength = dict(zip(answers, ratings, strict=True))
-    points = [_point(strength, by_strength[strength]) for strength in sorted(by_strength)]
+    by_strength = sorted(zip(answers, ratings, strict=True), key=lambda row: row[0])
+    warnings = []
+    if alike := [aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i])]:
+        warnings.append(
+            f"the judge gave every answer the same rating for {', '.join(alike)}, so it does not distinguish them"
+        )
+    if lost := sum(failures.values()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failures.items()))
+        warnings.append(
+            f"{lost} of {total} ratings of the judge could not be had ({reasons}); their answers count nowhere"
+        )
     return JudgementAnswer(
         by=judging.by,
         concept=judging.concept,
-        points=points,
+        points=[_point(strength, rows) for strength, rows in by_strength],
         ratings=total,
         failures=dict(failures),
-        warnings=tuple(_warnings(ratings, failures)),
+        warnings=tuple(warnings),
     )
-
-
-def _warnings(ratings: NDArray[np.float64], failures: Counter[Failure]) -> Iterator[str]:
-    if alike := [aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i])]:
-        yield f"the judge gave every answer the same rating for {', '.join(alike)}, so it does not distinguish them"
-    if lost := sum(failures.values()):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failures.items()))
-        yield (
-            f"{lost} of {ratings.size} ratings of the judge could not be had ({reasons}); their answers count nowhere"
-        )
 
 
 def _alike(ratings: NDArray[np.float64]) -> bool:

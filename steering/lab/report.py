@@ -1,34 +1,25 @@
-"""Deployment reports: steering at a fixed operating point, judged by three gates with stated thresholds, for each seed."""
+"""Deployment reports: steering at a fixed operating point, judged by three gates with stated thresholds, for each seed;
+with questions that the model should still answer, and side effects along other vectors."""
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from math import isnan
 from statistics import fmean
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from scipy.stats import spearmanr
 
 from steering.cards import Estimate
-from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
+from steering.engine.prompts import encode_steered
+from steering.lab import trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
-from steering.lab.questions import accuracy, load_questions
-from steering.lab.text_scores import OtherModelScorer, side_effects
-from steering.lab.trials import (
-    UNSTEERED_SAMPLES,
-    WRITING,
-    ReadBack,
-    Samples,
-    Trial,
-    chance,
-    mean_shifts,
-    neutral_divergence,
-    perplexity_ratio,
-    read_back,
-    run_trials,
-    shifts,
-)
+from steering.lab.trials import WRITING, ReadBack, Samples, Trial, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.evaluation import (
@@ -40,10 +31,13 @@ from steering.schemas.evaluation import (
     SideEffectAnswer,
     ThresholdsFields,
 )
-from steering.spec_base import Interval
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
+from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress, mix
-from steering.workflows.measures import estimate
+from steering.workflows.logprobs import continuation_ids
+from steering.workflows.measures import estimate, predicting, shared_prefix, surprises
+from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
@@ -52,83 +46,206 @@ CONTROLS = 4
 """Random directions of each seed. A seed has its own, whichever others are judged, and one bound of chance is estimated from all."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
+CHANCE = 0.25
+"""Share of the questions that guessing answers rightly."""
+TEXTS_AT_ONCE = 16
+"""Texts of a call: those of one call share the blocks of what they have in common."""
+BLANK = "."
+"""Stands for an empty answer, which has no token to read."""
 
 
-def at_most(name: str, value: float, threshold: float, interval: Interval | None = None) -> CheckAnswer:
-    """Passes where the value is no larger."""
-    return CheckAnswer(
-        name=name, value=value, relation="at_most", threshold=threshold, passed=value <= threshold, interval=interval
-    )
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with four options, the right one first."""
+
+    text: str
+    options: tuple[str, ...]
 
 
-def at_least(name: str, value: float, threshold: float, interval: Interval | None = None) -> CheckAnswer:
-    """Passes where the value is no smaller."""
-    return CheckAnswer(
-        name=name, value=value, relation="at_least", threshold=threshold, passed=value >= threshold, interval=interval
-    )
+@cache
+def load_questions() -> tuple[Question, ...]:
+    """Reads the questions that come with the package."""
+    lines = (files("steering.lab") / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return tuple(Question(one["question"], (one["answer"], *one["others"])) for one in found)
 
 
-def above(name: str, found: Estimate, threshold: float) -> CheckAnswer:
-    """Passes where the whole interval is above."""
-    low = found.mean if found.interval is None else found.interval[0]
+async def accuracy(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> float:
+    """Returns the share of questions whose right option has the highest mean log-probability per token."""
+    # the tokens that begin every text are what two different letters have in common; an answer has none of them
+    one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
+    begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
+    space = "" if engine.info.chat_template else " "
+    right = []
+    prompts = as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
+    for question, prompt in zip(questions, prompts, strict=True):
+        before, known = await encode_steered(engine.tokenizer, prompt, plan)
+        texts = [f"{space}{option[:1].upper()}{option[1:]}" for option in question.options]
+        answers = [engine.tokenizer.encode(text)[begins:] for text in texts]
+        captures = await engine.capture(
+            [CapturePrompt(before + ids, known, len(before), first=len(before) - 1) for ids in answers],
+            CaptureSpec(layers=(), logits=True),
+        )
+        values = [
+            fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids))
+            for ids, capture in zip(answers, captures, strict=True)
+        ]
+        right.append(float(values[0] < min(values[1:])))
+    return fmean(right)
+
+
+async def side_effects(
+    engine: Engine, readers: Mapping[str, ConceptVector], prompts: Sequence[Prompt], unsteered: Trial, steered: Trial
+) -> list[SideEffectAnswer]:
+    """Reads all answers by the unsteered model, each along every reader where its card reads best."""
+    before, after = [
+        await scores(engine, readers, [prompts[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
+        for trial in (unsteered, steered)
+    ]
+    effects = []
+    for name, vector in readers.items():
+        means = zip(steered.by_prompt(after[name]), unsteered.by_prompt(before[name]), strict=True)
+        moved = estimate([one - other for one, other in means])
+        layer = reading_layer(vector, engine.info.layer_count)
+        effects.append(SideEffectAnswer(vector=name, layer=layer, shift=moved))
+    return effects
+
+
+async def scores(
+    engine: Engine, readers: Mapping[str, ConceptVector], prompts: Sequence[Prompt], texts: Sequence[str]
+) -> dict[str, list[float]]:
+    """Returns name -> score of each text after its prompt, in natural scales, as the unsteered model reads it."""
+    at = {name: reading_layer(vector, engine.info.layer_count) for name, vector in readers.items()}
+    layers = tuple(sorted(set(at.values())))
+    found: dict[str, list[float]] = {name: [] for name in readers}
+    if not layers:
+        return found
+    answered = list(zip(prompts, texts, strict=True))
+    wholes = await run_in_thread(lambda: [_with_answer(engine.tokenizer, *one) for one in answered])
+    for start in range(0, len(wholes), TEXTS_AT_ONCE):
+        captures = await engine.capture(wholes[start : start + TEXTS_AT_ONCE], CaptureSpec(layers, "response_mean"))
+        for name, vector in readers.items():
+            rows = [capture.activations[layers.index(at[name])] for capture in captures]
+            found[name] += [trials.SCORERS["projection"].score(row, vector.at(at[name])) for row in rows]
+    return found
+
+
+def _with_answer(tokenizer: Tokenizer, prompt: Prompt, text: str) -> CapturePrompt:
+    """Returns the prompt with its answer, whose tokens are read: those of the last message, or those after a text."""
+    shown = text if text.strip() else BLANK
+    if isinstance(prompt, str):
+        before = tokenizer.encode(prompt)
+        return CapturePrompt(before + continuation_ids(tokenizer, prompt, shown), prompt_length=len(before))
+    return CapturePrompt((*_messages(prompt), ChatMessage("assistant", shown)))
+
+
+def _messages(prompt: Prompt) -> list[ChatMessage]:
+    return [one for one in prompt if isinstance(one, ChatMessage)]
+
+
+class OtherModelScorer:
+    """Scores texts by a vector of another model, read where its card reads best."""
+
+    def __init__(self, engine: Engine, vector: ConceptVector) -> None:
+        self.name = engine.info.name
+        self._engine, self._vector = engine, vector
+
+    @property
+    def evidence(self) -> str:
+        """Returns one line: how well the model reads the concept in texts that it did not learn it from."""
+        card = self._vector.quality
+        found = "not measured" if card is None or card.auroc is None else f"{card.auroc:.2f}"
+        layer = reading_layer(self._vector, self._engine.info.layer_count)
+        return f"{self.name} reads the answers at layer {layer}; AUROC on held-out topics: {found}"
+
+    async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """Returns the projection of each text in natural scales, centred on the poles."""
+        prompts = as_prompts(self._engine, instructions)
+        return (await scores(self._engine, {self._vector.name: self._vector}, prompts, texts))[self._vector.name]
+
+
+async def other_model_scorer(engine: Engine, concept: str, pairs: PairSet) -> OtherModelScorer:
+    """Extracts the concept in `engine`. Raises what `extract` raises."""
+    layers = tried_layers(engine.info.layer_count)
+    request = ExtractionRequest(concept, pairs, layers=layers, position=default_position(pairs))
+    return OtherModelScorer(engine, await extract(engine, request))
+
+
+Change: TypeAlias = Callable[[Prompt, int], Prompt]
+"""(prompt, seed) -> the varied prompt."""
+
+
+def _in_words(change: Callable[[str, int], str]) -> Change:
+    """Applies a change of text to a plain prompt, or to the last message of the user."""
+
+    def changed(prompt: Prompt, seed: int) -> Prompt:
+        if isinstance(prompt, str):
+            return change(prompt, seed)
+        messages = _messages(prompt)
+        last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
+        if last is None:
+            return prompt
+        messages[last] = ChatMessage("user", change(messages[last].content, seed))
+        return tuple(messages)
+
+    return changed
+
+
+def _typos(text: str, seed: int) -> str:
+    rng, letters = random.Random(seed), list(text)  # noqa: S311 - reproducible typos
+    for index in range(len(letters) - 1):
+        if letters[index].isalpha() and letters[index + 1].isalpha() and rng.random() < TYPOS:
+            letters[index], letters[index + 1] = letters[index + 1], letters[index]
+    return "".join(letters)
+
+
+def _as_librarian(prompt: Prompt, _seed: int) -> Prompt:
+    """Puts a system message before a conversation, or the same words before a plain prompt."""
+    role = "You are a librarian who answers the readers of a small town library."
+    if isinstance(prompt, str):
+        return f"{role}\n\n{prompt}"
+    return (ChatMessage("system", role), *(one for one in _messages(prompt) if one.role != "system"))
+
+
+VARIATIONS: Mapping[str, Change] = {
+    "paraphrase_before": _in_words(lambda text, _: f"I have a request. {text}"),
+    "paraphrase_after": _in_words(lambda text, _: f"{text} Please answer in two or three sentences."),
+    "role": _as_librarian,
+    "typos": _in_words(_typos),
+    "lookalikes": _in_words(lambda text, _: text.translate(_LOOKALIKES)),
+    "upper_case": _in_words(lambda text, _: text.upper()),
+}
+"""Name -> how prompts are changed. `lookalikes` writes digits for letters."""
+STEPS = 4 + len(VARIATIONS)
+"""Of progress, for each seed."""
+
+
+def check(
+    name: str, found: Estimate | float, relation: Literal["above", "at_most", "at_least"], threshold: float
+) -> CheckAnswer:
+    """Compares a value with its threshold; `above` the lower end of its interval."""
+    value = found if isinstance(found, Estimate) else Estimate(found)
+    low = value.mean if value.interval is None else value.interval[0]
+    passed = {"above": low > threshold, "at_most": value.mean <= threshold, "at_least": value.mean >= threshold}
     return CheckAnswer(
         name=name,
-        value=found.mean,
-        relation="above",
+        value=value.mean,
+        relation=relation,
         threshold=threshold,
-        passed=low > threshold,
-        interval=found.interval,
+        passed=passed[relation],
+        interval=value.interval,
     )
 
 
 def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
-    """The shift of each prompt's answer along the direction (1 or -1) in which the concept is meant to move."""
+    """Returns the shift of each prompt's answer along the direction (1 or -1) in which the concept is meant to move."""
     return tuple(direction * shift for shift in shifts(trial, unsteered))
-
-
-def control_checks(moved: Sequence[float], chance: float | None, limits: ThresholdsFields) -> list[CheckAnswer]:
-    """moved: shift of each prompt along the direction. chance: what one random steering in twenty reaches; None: not known."""
-    against = fmean(shift < 0.0 for shift in moved)
-    return [above("shift", estimate(moved), chance or 0.0), at_most("anti_steered", against, limits.anti_steered)]
-
-
-def utility_checks(
-    trial: Trial, unsteered: Trial, kl_neutral: float, accuracy: tuple[float, float], limits: ThresholdsFields
-) -> list[CheckAnswer]:
-    """The checks of the answers themselves, of neutral prompts and of the questions, which were answered unsteered and steered."""
-    dearer = perplexity_ratio(trial, unsteered)
-    repeated = fmean(one.repetition for one in trial.measures) - fmean(one.repetition for one in unsteered.measures)
-    return [
-        at_most("perplexity_ratio", dearer.mean, limits.perplexity, dearer.interval),
-        at_most("repetition_increase", repeated, limits.repetition),
-        at_most("kl_neutral", kl_neutral, limits.kl_neutral),
-        at_most("accuracy_loss", accuracy[0] - accuracy[1], limits.accuracy_loss),
-    ]
-
-
-def robustness_checks(
-    plain: float, varied: Sequence[tuple[str, Estimate]], limits: ThresholdsFields
-) -> list[CheckAnswer]:
-    """plain: mean shift along the direction on the prompts as they are; varied: the same under each variation.
-
-    Where the plain prompts do not move at all, nothing can be retained and every check fails.
-    """
-    checks = []
-    for name, found in varied:
-        share, interval = 0.0, None
-        if plain > 0.0:
-            share = found.mean / plain
-            interval = found.interval and (found.interval[0] / plain, found.interval[1] / plain)
-        checks.append(at_least(f"retained.{name}", share, limits.retained, interval))
-    return checks
 
 
 @dataclass(slots=True, eq=False)
 class Unsteered:
-    """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it measures.
-
-    accuracy: share of the questions answered rightly. trials: by seed and variation.
-    """
+    """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it
+    measures. accuracy: share of the questions answered rightly. trials: by seed and variation."""
 
     accuracy: float | None = None
     trials: dict[tuple[int, str], Trial] = field(default_factory=dict)
@@ -136,12 +253,17 @@ class Unsteered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
-    """What is judged. vector: whose concept is to move, and which reads the answers unless `reader` is given.
+    """What is judged.
 
-    plan: the operating point, any steering. vectors: those it names, by `name@version`. direction: 1 or -1, how the concept is
-    meant to move. pairs: what the vector was extracted from, for the check with fewer of them; None: not checked. varied: prompts
-    under each variation, the first ones. samples: answers to each prompt under each steering, averaged. readers: for the side
-    effects. seeds: each is judged on its own.
+    vector: whose concept is to move, and which reads the answers unless `reader` is given.
+    plan: the operating point, any steering.
+    vectors: those it names, by `name@version`.
+    direction: 1 or -1, how the concept is meant to move.
+    seeds: each is judged on its own.
+    varied: prompts under each variation, the first ones.
+    samples: answers to each prompt under each steering, averaged.
+    pairs: what the vector was extracted from, for the check with fewer of them; None: not checked.
+    readers: for the side effects.
     """
 
     vector: ConceptVector
@@ -163,94 +285,61 @@ class ReportRequest:
     thresholds: ThresholdsFields = field(default_factory=ThresholdsFields)
 
 
-Change: TypeAlias = Callable[[Prompt, int], Prompt]
-"""(prompt, seed) -> the varied prompt."""
-
-
-def _in_words(change: Callable[[str, int], str]) -> Change:
-    """Applies a change of text to a plain prompt, or to the last message of the user."""
-
-    def changed(prompt: Prompt, seed: int) -> Prompt:
-        if isinstance(prompt, str):
-            return change(prompt, seed)
-        messages = [one for one in prompt if isinstance(one, ChatMessage)]
-        last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
-        if last is None:
-            return prompt
-        messages[last] = ChatMessage("user", change(messages[last].content, seed))
-        return tuple(messages)
-
-    return changed
-
-
-def _typos(text: str, seed: int) -> str:
-    rng, letters = random.Random(seed), list(text)  # noqa: S311 - reproducible typos
-    for index in range(len(letters) - 1):
-        if letters[index].isalpha() and letters[index + 1].isalpha() and rng.random() < TYPOS:
-            letters[index], letters[index + 1] = letters[index + 1], letters[index]
-    return "".join(letters)
-
-
-def _role(role: str) -> Change:
-    """Puts a system message before a conversation, or the same words before a plain prompt."""
-
-    def changed(prompt: Prompt, _seed: int) -> Prompt:
-        if isinstance(prompt, str):
-            return f"{role}\n\n{prompt}"
-        messages = [one for one in prompt if isinstance(one, ChatMessage)]
-        return (ChatMessage("system", role), *(one for one in messages if one.role != "system"))
-
-    return changed
-
-
-VARIATIONS: Mapping[str, Change] = {
-    "paraphrase_before": _in_words(lambda text, _: f"I have a request. {text}"),
-    "paraphrase_after": _in_words(lambda text, _: f"{text} Please answer in two or three sentences."),
-    "role": _role("You are a librarian who answers the readers of a small town library."),
-    "typos": _in_words(_typos),
-    "lookalikes": _in_words(lambda text, _: text.translate(_LOOKALIKES)),
-    "upper_case": _in_words(lambda text, _: text.upper()),
-}
-"""Name -> how prompts are changed. `lookalikes` writes digits for letters."""
-STEPS = 4 + len(VARIATIONS)
-"""Of progress, for each seed."""
-
-
-Step: TypeAlias = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs."""
-
-    engine: Engine
-    request: ReportRequest
-    unsteered: Unsteered
-    reading: ReadBack
-    fewer: SteeringPlan | None
-    accuracy: tuple[float, float]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
-    """What the answers of one seed showed. moved: shift of each prompt along the direction, none where activations became
-    non-finite. random: mean shift of each random steering. independent: checks of the second model."""
+    """What the answers of one seed showed. random: mean shift of each random steering. moved: shift of each prompt
+    along the direction, none where activations became non-finite. independent: checks of the second model."""
 
     seed: int
     random: tuple[float, ...]
     moved: tuple[float, ...] = ()
     independent: tuple[CheckAnswer, ...] = ()
     utility: Sequence[CheckAnswer] | None = None
-    varied: tuple[tuple[str, Estimate], ...] = ()
+    varied: Sequence[tuple[str, Estimate]] = ()
     side_effects: Sequence[SideEffectAnswer] = ()
     texts: Sequence[ReportTextAnswer] = ()
+
+    def judged(self, bound: float | None, limits: ThresholdsFields) -> SeedReportAnswer:
+        """Builds the verdict. bound: what one random steering in twenty reaches; None: not known."""
+        gates: list[GateAnswer] = []
+        if self.utility is not None:
+            checks: dict[Literal["control", "utility", "robustness"], list[CheckAnswer]] = {
+                "control": [
+                    check("shift", estimate(self.moved), "above", bound or 0.0),
+                    check("anti_steered", fmean(shift < 0.0 for shift in self.moved), "at_most", limits.anti_steered),
+                    *self.independent,
+                ],
+                "utility": list(self.utility),
+                "robustness": [self._retained(name, found, limits.retained) for name, found in self.varied],
+            }
+            gates = [
+                GateAnswer(name=name, passed=all(one.passed for one in each), checks=each)
+                for name, each in checks.items()
+            ]
+        return SeedReportAnswer(
+            seed=self.seed,
+            passed=bool(gates) and all(gate.passed for gate in gates),
+            broken=self.utility is None,
+            moved=estimate(self.moved or (0.0,)),
+            chance=bound,
+            gates=gates,
+            side_effects=list(self.side_effects),
+            texts=list(self.texts),
+        )
+
+    def _retained(self, name: str, found: Estimate, threshold: float) -> CheckAnswer:
+        """Checks the share of the plain shift that a variation keeps; 0 where the plain prompts do not move at all."""
+        plain, share = fmean(self.moved), Estimate(0.0)
+        if plain > 0.0:
+            interval = found.interval and (found.interval[0] / plain, found.interval[1] / plain)
+            share = Estimate(found.mean / plain, interval)
+        return check(f"retained.{name}", share, "at_least", threshold)
 
 
 async def report(
     engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress = ignore_progress
 ) -> ReportAnswer:
-    """Runs all gates for each seed. unsteered: of earlier reports that share it. Cancelling stops it at once. Raises what
-    `read_back` raises."""
+    """Runs all gates for each seed. unsteered: of earlier reports that share it. Raises what `read_back` raises."""
     done, parts = 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
@@ -259,20 +348,20 @@ async def report(
         done += 1
 
     step("asking questions")
-    reading = read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
+    reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
     if unsteered.accuracy is None:
         unsteered.accuracy = await accuracy(engine, questions, UNSTEERED)
-    known = unsteered.accuracy, await accuracy(engine, questions, plan)
+    lost = unsteered.accuracy - await accuracy(engine, questions, plan)
     step("making plans")
     fewer = None
     if request.pairs is not None:
         fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
-    work = _Work(engine, request, unsteered, reading, fewer, known)
-    measured = [await _measured(work, seed, step) for seed in request.seeds]
+    work = _Work(engine, request, unsteered, reading, fewer, lost, step)
+    measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = chance([shift for shifts in random.values() for shift in shifts])
-    seeds = [_judged(one, bound, request.thresholds) for one in measured]
+    bound = trials.chance([shift for shifts in random.values() for shift in shifts])
+    seeds = [one.judged(bound, request.thresholds) for one in measured]
     progress(parts, parts, "done")
     return ReportAnswer(
         vector=request.vector.id,
@@ -285,7 +374,7 @@ async def report(
         seeds_agree=agree(seeds),
         seeds=seeds,
         thresholds=request.thresholds,
-        warnings=_warnings(work, bound),
+        warnings=work.warnings(bound),
     )
 
 
@@ -295,141 +384,117 @@ def agree(seeds: Sequence[SeedReportAnswer]) -> bool:
 
 
 def plain_samples(count: int) -> Samples:
-    """Answers to each prompt as it is, where `count` are asked for. Many plans are compared with the unsteered ones, so these are no
-    fewer than elsewhere."""
-    return Samples(max(UNSTEERED_SAMPLES, count), count)
+    """Returns the answers to each prompt as it is, where `count` are asked for. Many plans are compared with the
+    unsteered ones, so these are no fewer than elsewhere."""
+    return Samples(max(trials.UNSTEERED_SAMPLES, count), count)
 
 
-def _warnings(work: _Work, bound: float | None) -> list[str]:
-    warnings = list(work.request.plan.warnings)
-    if bound is None:
-        warnings.append(
-            "no random controls, so the shift is compared with 0: they are made for unconditional adds only, and those that "
-            "make activations non-finite do not count"
-        )
-    if work.fewer is None:
-        warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
-    if work.request.independent is not None:
-        warnings.append(work.request.independent.evidence)
-    return warnings
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs. lost: accuracy."""
 
+    engine: Engine
+    request: ReportRequest
+    unsteered: Unsteered
+    reading: ReadBack
+    fewer: SteeringPlan | None
+    lost: float
+    step: Callable[[str], None]
 
-def _judged(measured: _Measured, bound: float | None, limits: ThresholdsFields) -> SeedReportAnswer:
-    gates: list[GateAnswer] = []
-    if measured.utility is not None:
-        control = [*control_checks(measured.moved, bound, limits), *measured.independent]
-        robustness = robustness_checks(fmean(measured.moved), measured.varied, limits)
-        gates = [
-            GateAnswer(name="control", passed=_passed(control), checks=control),
-            GateAnswer(name="utility", passed=_passed(measured.utility), checks=list(measured.utility)),
-            GateAnswer(name="robustness", passed=_passed(robustness), checks=robustness),
+    def warnings(self, bound: float | None) -> list[str]:
+        """Returns what a reader of the report should know. bound: of chance."""
+        warnings = list(self.request.plan.warnings)
+        if bound is None:
+            warnings.append(
+                "no random controls, so the shift is compared with 0: they are made for unconditional adds only, and those "
+                "that make activations non-finite do not count"
+            )
+        if self.fewer is None:
+            warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
+        if self.request.independent is not None:
+            warnings.append(self.request.independent.evidence)
+        return warnings
+
+    async def measured(self, seed: int) -> _Measured:
+        """Runs the trials of one seed."""
+        request, engine, direction = self.request, self.engine, self.request.direction
+        self.step(f"seed {seed}: control")
+        numbers = range(seed * CONTROLS + 1, (seed + 1) * CONTROLS + 1)
+        controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
+        plans = (request.plan, *controls, *(() if self.fewer is None else (self.fewer,)))
+        sampling = replace(request.sampling, seed=seed)
+        samples = plain_samples(request.samples)
+        unsteered, (trial, *others) = await self._trials(PLAIN, request.prompts, plans, sampling, samples)
+        random = trials.mean_shifts(unsteered, others[: len(controls)])
+        if trial.broken is not None:
+            return _Measured(seed, random)
+        self.step(f"seed {seed}: utility")
+        (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
+        limits, repeated = request.thresholds, trial.mean("repetition") - unsteered.mean("repetition")
+        utility = [
+            check("perplexity_ratio", trials.perplexity_ratio(trial, unsteered), "at_most", limits.perplexity),
+            check("repetition_increase", repeated, "at_most", limits.repetition),
+            check("kl_neutral", kl, "at_most", limits.kl_neutral),
+            check("accuracy_loss", self.lost, "at_most", limits.accuracy_loss),
         ]
-    return SeedReportAnswer(
-        seed=measured.seed,
-        passed=bool(gates) and all(gate.passed for gate in gates),
-        broken=measured.utility is None,
-        moved=estimate(measured.moved or (0.0,)),
-        chance=bound,
-        gates=gates,
-        side_effects=list(measured.side_effects),
-        texts=list(measured.texts),
-    )
+        texts = self._texts(PLAIN, request.prompts, unsteered, trial)
+        varied = []
+        if self.fewer is not None and others[-1].broken is None:
+            varied.append((FEWER, estimate(along(others[-1], unsteered, direction))))
+        for name, change in VARIATIONS.items():
+            self.step(f"seed {seed}: {name}")
+            prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
+            samples = Samples(request.samples, request.samples)
+            plain, (steered,) = await self._trials(name, prompts, (request.plan,), sampling, samples)
+            if steered.broken is None:
+                varied.append((name, estimate(along(steered, plain, direction))))
+                texts += self._texts(name, prompts, plain, steered)
+        self.step(f"seed {seed}: side effects")
+        effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
+        independent = await self._independent(unsteered, trial)
+        self.step(f"seed {seed}: done")
+        moved = along(trial, unsteered, direction)
+        return _Measured(seed, random, moved, independent, utility, varied, effects, texts)
 
-
-def _passed(checks: Sequence[CheckAnswer]) -> bool:
-    return all(check.passed for check in checks)
-
-
-async def _measured(work: _Work, seed: int, step: Step) -> _Measured:
-    request, engine = work.request, work.engine
-    step(f"seed {seed}: control")
-    numbers = range(seed * CONTROLS + 1, (seed + 1) * CONTROLS + 1)
-    controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
-    plans = (request.plan, *controls, *(() if work.fewer is None else (work.fewer,)))
-    sampling = replace(request.sampling, seed=seed)
-    unsteered, (trial, *others) = await _trials(
-        work, PLAIN, request.prompts, plans, sampling, plain_samples(request.samples)
-    )
-    random = mean_shifts(unsteered, others[: len(controls)])
-    if trial.broken is not None:
-        return _Measured(seed, random)
-    step(f"seed {seed}: utility")
-    (kl,) = await neutral_divergence(engine, request.neutral, [request.plan], sampling)
-    utility = utility_checks(trial, unsteered, kl, work.accuracy, request.thresholds)
-    texts = _texts(work, PLAIN, request.prompts, unsteered, trial)
-    varied = []
-    if work.fewer is not None and others[-1].broken is None:
-        varied.append((FEWER, estimate(along(others[-1], unsteered, request.direction))))
-    for name in VARIATIONS:
-        step(f"seed {seed}: {name}")
-        changed = request.prompts[: request.varied]
-        prompts = tuple(VARIATIONS[name](prompt, mix(seed, n)) for n, prompt in enumerate(changed))
-        samples = Samples(request.samples, request.samples)
-        plain, (steered,) = await _trials(work, name, prompts, (request.plan,), sampling, samples)
-        if steered.broken is None:
-            varied.append((name, estimate(along(steered, plain, request.direction))))
-            texts += _texts(work, name, prompts, plain, steered)
-    step(f"seed {seed}: side effects")
-    effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
-    independent = await _independent(work, unsteered, trial)
-    step(f"seed {seed}: done")
-    moved = along(trial, unsteered, request.direction)
-    return _Measured(seed, random, moved, independent, utility, tuple(varied), effects, texts)
-
-
-async def _trials(
-    work: _Work,
-    name: str,
-    prompts: Sequence[Prompt],
-    plans: Sequence[SteeringPlan],
-    sampling: SamplingParams,
-    samples: Samples,
-) -> tuple[Trial, tuple[Trial, ...]]:
-    """Runs the trials of one variation. The unsteered one is shared with other reports."""
-    shared, key = work.unsteered.trials, (sampling.seed, name)
-    shared[key], trials = await run_trials(
-        work.engine,
-        prompts,
-        plans,
-        work.reading,
-        sampling,
-        samples=replace(samples, earlier=shared.get(key)),
-        perplexity=name == PLAIN,
-    )
-    return shared[key], trials
-
-
-def _texts(
-    work: _Work, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial
-) -> list[ReportTextAnswer]:
-    moved = along(steered, unsteered, work.request.direction)
-    return [
-        ReportTextAnswer(
-            variation=name,
-            prompt=instruction_of(prompt, work.engine.tokenizer),
-            unsteered=before,
-            steered=after,
-            moved=shift,
+    async def _trials(
+        self,
+        name: str,
+        prompts: Sequence[Prompt],
+        plans: Sequence[SteeringPlan],
+        sampling: SamplingParams,
+        samples: Samples,
+    ) -> tuple[Trial, tuple[Trial, ...]]:
+        """Runs the trials of one variation. The unsteered one is shared with other reports."""
+        shared, key = self.unsteered.trials, (sampling.seed, name)
+        samples, perplexity = replace(samples, earlier=shared.get(key)), name == PLAIN
+        shared[key], steered = await trials.run_trials(
+            self.engine, prompts, plans, self.reading, sampling, samples=samples, perplexity=perplexity
         )
-        for prompt, before, after, shift in zip(prompts, unsteered.texts, steered.texts, moved, strict=True)
-    ]
+        return shared[key], steered
 
+    def _texts(self, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial) -> list[ReportTextAnswer]:
+        asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in prompts]
+        moved = along(steered, unsteered, self.request.direction)
+        return [
+            ReportTextAnswer(variation=name, prompt=prompt, unsteered=before, steered=after, moved=shift)
+            for prompt, before, after, shift in zip(asked, unsteered.texts, steered.texts, moved, strict=True)
+        ]
 
-async def _independent(work: _Work, unsteered: Trial, steered: Trial) -> tuple[CheckAnswer, ...]:
-    """The checks of another model that reads all answers: that they moved, and that its scores rank them as ours do."""
-    scorer, limits = work.request.independent, work.request.thresholds
-    if scorer is None:
-        return ()
-    asked = [instruction_of(prompt, work.engine.tokenizer) for prompt in work.request.prompts]
-    ours, theirs, means = list[float](), list[float](), list[list[float]]()
-    for trial in (unsteered, steered):
-        found = await scorer.score([asked[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
-        ours += [one.score for _, one in trial.answers]
-        theirs += found
-        means.append(trial.by_prompt(found))
-    moved = [work.request.direction * (after - before) for before, after in zip(*means, strict=True)]
-    ranks = float(spearmanr(ours, theirs).statistic)
-    return (
-        above(f"shift.{scorer.name}", estimate(moved), 0.0),
-        at_least(f"agreement.{scorer.name}", 0.0 if isnan(ranks) else ranks, limits.agreement),
-    )
+    async def _independent(self, unsteered: Trial, steered: Trial) -> tuple[CheckAnswer, ...]:
+        """Checks with another model that the answers moved, and that its scores rank them as ours do."""
+        scorer, limits = self.request.independent, self.request.thresholds
+        if scorer is None:
+            return ()
+        asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in self.request.prompts]
+        ours, theirs, means = list[float](), list[float](), list[list[float]]()
+        for trial in (unsteered, steered):
+            found = await scorer.score([asked[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
+            ours += [one.score for _, one in trial.answers]
+            theirs += found
+            means.append(trial.by_prompt(found))
+        moved = [self.request.direction * (after - before) for before, after in zip(*means, strict=True)]
+        ranks = float(spearmanr(ours, theirs).statistic)
+        return (
+            check(f"shift.{scorer.name}", estimate(moved), "above", 0.0),
+            check(f"agreement.{scorer.name}", 0.0 if isnan(ranks) else ranks, "at_least", limits.agreement),
+        )

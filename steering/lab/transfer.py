@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import copysign
 from statistics import fmean
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +12,10 @@ from steering.auroc import HeldOut, Numbers, estimate_auroc
 from steering.cards import Estimate
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_neutral_texts
-from steering.engine.api import CaptureSpec, Engine, Position, Prompt, SamplingParams
+from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
-from steering.extraction.base import orient
+from steering.extraction.base import MeanDifference, orient
 from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
-from steering.extraction.differences import MeanDifference
 from steering.lab.controls import plan_at, random_like
 from steering.lab.trials import ReadBack, Trial, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
@@ -31,7 +29,7 @@ from steering.vectors import ConceptVector, LayerDirection, check_name
 from steering.workflows.extract import ExtractionRequest, assembled, check_position, extract, read_pairs, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.measures import estimate
-from steering.workflows.texts import capture_prompts, default_position
+from steering.workflows.texts import capture_prompts
 
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
 """Ridge penalties that are tried, as multiples of the number of texts times the mean variance of an input dimension."""
@@ -63,14 +61,14 @@ class AffineMap:
     explained: float
 
     def carry(self, direction: Direction) -> Direction:
-        """Returns the change of y by a change of x along a direction, in the units of y per unit of x; not of unit length."""
+        """Returns the change of y by a change of x along a direction, per unit of x; not of unit length."""
         carried: Direction = (direction.double() @ self.weight).float()
         return carried
 
 
 def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
-    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on held-out
-    texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
+    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on
+    held-out texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
     x, y = source.double().numpy(), target.double().numpy()
     held = np.arange(len(x)) // rows % HELD == HELD - 1
     weight, bias, _ = _ridge(x[~held], y[~held], rows)
@@ -82,12 +80,9 @@ def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to
 
 
 def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
-    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time.
-
-    A text is left out with all its rows: with a row of the text itself among those that are fitted, its other row looks
-    as if it were predicted. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left
-    out its errors are (I - H_gg)^-1 (y - H y)_g.
-    """
+    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time,
+    with all their rows. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left out
+    its errors are (I - H_gg)^-1 (y - H y)_g."""
     unit = max(float(x.var(0).mean()) * len(x), 1e-12)
     left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
     centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
@@ -105,21 +100,19 @@ def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TransferRequest:
-    """What is carried over. pairs: of the concept; they give the source its direction, unless `direction` is given, and measure the
-    result. anchors: texts that both models read; none of the pairs. from_layer, to_layer: None for those that read the pairs best."""
+class TransferRequest(ExtractionRequest):
+    """What is carried over.
 
-    name: str
-    pairs: PairSet
-    anchors: tuple[Text, ...]
+    pairs: of the concept; they give the source its direction, unless `direction` is given, and measure the result.
+    anchors: texts that both models read; none of the pairs.
+    from_layer, to_layer: None for those that read the pairs best.
+    """
+
+    method: str = METHOD
+    anchors: tuple[Text, ...] = ()
     direction: Direction | None = None
     from_layer: int | None = None
     to_layer: int | None = None
-    position: Position | None = None
-    holdout: float = 0.3
-    seed: int = 0
-    description: str = ""
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,8 +153,7 @@ def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
 def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
     """Raises InvalidRequest for what cannot be carried over. source: None where it is not loaded yet."""
     check_name(request.name)
-    if request.position is not None:
-        check_position(request.position)
+    check_position(request.position)
     if not MIN_ANCHORS <= len(request.anchors) <= MAX_ANCHORS:
         raise InvalidRequest(
             f"{len(request.anchors)} anchor texts; a map needs {MIN_ANCHORS} to {MAX_ANCHORS}", param="anchors"
@@ -187,9 +179,6 @@ def check_transfer(request: TransferRequest, target: Engine, source: Engine | No
         )
 
 
-FitFold: TypeAlias = Callable[[Split], Direction]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
     """The pairs as one of the two models reads them at one layer."""
@@ -209,11 +198,11 @@ class Side:
         return self.positive[list(split.fit_positive)], self.negative[list(split.fit_negative)]
 
     def signed(self, direction: Direction, split: Split) -> Direction:
-        """Turns a direction so that it points from the negative to the positive texts that a split does not hold out."""
+        """Turns a direction from the negative to the positive texts that a split does not hold out."""
         positive, negative = self._fitted(split)
         return direction if float(direction @ (positive.mean(0) - negative.mean(0))) >= 0.0 else -direction
 
-    def measured(self, division: Folding, fit: FitFold, repeats: int = 1) -> list[list[HeldOut]]:
+    def measured(self, division: Folding, fit: Callable[[Split], Direction], repeats: int = 1) -> list[list[HeldOut]]:
         """Projects what each fold holds out on the direction that is fitted without it."""
 
         def read(fold: Split) -> HeldOut:
@@ -223,23 +212,12 @@ class Side:
 
         return [[read(fold) for fold in split] for split in division.splits * repeats]
 
-    def random(self, division: Folding, seed: int) -> list[list[HeldOut]]:
-        """Projects held-out pairs on random directions."""
-        generator = torch.Generator().manual_seed(seed % 2**63)
-
-        def fit(fold: Split) -> Direction:
-            return self.signed(torch.randn(self.positive.shape[1], generator=generator), fold)
-
-        return self.measured(division, fit, RANDOM_DIRECTIONS)
-
 
 async def transfer(
     target: Engine, source: Engine, request: TransferRequest, *, progress: Progress = ignore_progress
 ) -> Transfer:
-    """Fits the map on the anchors, carries the direction from `source` to `target`, and measures it there.
-
-    Raises InvalidRequest for what `check_transfer` refuses, and where the pairs do not differ along the carried direction.
-    """
+    """Fits the map on the anchors, carries the direction from `source` to `target`, and measures it there. Raises
+    InvalidRequest for what `check_transfer` refuses, and where the pairs do not differ along the carried direction."""
     check_transfer(request, target, source)
     progress(0, STEPS, f"choosing a layer of {source.info.name}")
     from_layer = await _layer(source, request, request.from_layer)
@@ -260,30 +238,17 @@ async def _layer(engine: Engine, request: TransferRequest, given: int | None) ->
     count = engine.info.layer_count
     if given is not None:
         return layer_indices((given,), count)[0]
-    vector = await extract(engine, _extraction(request, tried_layers(count)))
+    vector = await extract(engine, replace(request, method=MeanDifference.name, layers=tried_layers(count)))
     return vector.recommended_layers()[0]
 
 
-def _extraction(request: TransferRequest, layers: tuple[int, ...]) -> ExtractionRequest:
-    return ExtractionRequest(
-        request.name,
-        request.pairs,
-        layers=layers,
-        position=default_position(request.pairs) if request.position is None else request.position,
-        holdout=request.holdout,
-        seed=request.seed,
-        description=request.description,
-        tags=request.tags,
-    )
-
-
 async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
-    read = await read_pairs(engine, _extraction(request, (layer,)), (layer,), 0, ignore_progress)
+    read = await read_pairs(engine, request, (layer,), 0, ignore_progress)
     return Side(engine.info, layer, *read.at(layer), request.pairs.paired)
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
-    """ROWS rows for each text: the mean over all positions but the first, whose norm is of its own, and the last position."""
+    """Reads ROWS rows for each text: the mean over all positions but the first, and the last position."""
     rows: list[Tensor] = []
     for start in range(0, len(texts), PART):
         prompts = await run_in_thread(capture_prompts, engine, texts[start : start + PART])
@@ -295,6 +260,7 @@ async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[T
 
 def _result(source: Side, target: Side, request: TransferRequest, carried: AffineMap) -> Transfer:
     division = folding(request.pairs, request.holdout, request.seed)
+    generator = torch.Generator().manual_seed(request.seed % 2**63)
 
     def source_fold(fold: Split | None = None) -> Direction:
         return source.fit(fold).direction if request.direction is None else request.direction
@@ -302,15 +268,30 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
     def carried_fold(fold: Split) -> Direction:
         return target.signed(carried.carry(source_fold(fold)), fold)
 
+    def random_fold(fold: Split) -> Direction:
+        return target.signed(torch.randn(target.positive.shape[1], generator=generator), fold)
+
     transferred = target.measured(division, carried_fold)
     values = carried.carry(source_fold())
-    entry = orient(values, target.positive, target.negative)
+    entry, native = orient(values, target.positive, target.negative), target.fit()
     warnings = []
     if float(entry.direction @ values) < 0.0:
         warnings.append("the carried direction had the opposite sign in the target model; it was turned by the pairs")
-    native = target.fit()
+    fits = {target.layer: LayerFit(entry, layer_quality(transferred))}
+    provenance = {
+        "method": METHOD,
+        "position": request.position,
+        "dataset": dataset_digest(request.pairs),
+        "seed": request.seed,
+        "model": target.info.name,
+        "from_model": source.info.name,
+        "from_fingerprint": source.info.fingerprint,
+        "from_layer": source.layer,
+        "anchors": len(request.anchors),
+    }
+    auroc = estimate_auroc(transferred)
     return Transfer(
-        vector=_vector(source, target, request, entry, division, transferred),
+        vector=assembled(target.info, request, fits, auroc, division, (), provenance),
         fitted=native,
         source_model=source.info.name,
         from_layer=source.layer,
@@ -322,41 +303,18 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
         auroc={
             "source": estimate_auroc(source.measured(division, source_fold)),
             "native": estimate_auroc(target.measured(division, lambda fold: target.fit(fold).direction)),
-            "transferred": estimate_auroc(transferred),
-            "random": estimate_auroc(target.random(division, request.seed)),
+            "transferred": auroc,
+            "random": estimate_auroc(target.measured(division, random_fold, RANDOM_DIRECTIONS)),
         },
         warnings=tuple(warnings),
     )
 
 
-def _vector(
-    source: Side,
-    target: Side,
-    request: TransferRequest,
-    entry: LayerDirection,
-    division: Folding,
-    folds: list[list[HeldOut]],
-) -> ConceptVector:
-    extraction = replace(_extraction(request, (target.layer,)), method=METHOD)
-    fits = {target.layer: LayerFit(entry, layer_quality(folds))}
-    provenance = {
-        "method": METHOD,
-        "position": extraction.position,
-        "dataset": dataset_digest(request.pairs),
-        "seed": request.seed,
-        "model": target.info.name,
-        "from_model": source.info.name,
-        "from_fingerprint": source.info.fingerprint,
-        "from_layer": source.layer,
-        "anchors": len(request.anchors),
-    }
-    return assembled(target.info, extraction, fits, estimate_auroc(folds), division, (), provenance)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class EffectRequest:
-    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers together.
-    native: a vector of the target, steered at its recommended layers; None: the direction fitted to the pairs."""
+    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers
+    together. native: a vector of the target, steered at its recommended layers; None: the direction fitted to the
+    pairs."""
 
     prompts: Sequence[Prompt]
     sampling: SamplingParams
@@ -372,11 +330,9 @@ def effect_answers(prompts: int) -> int:
 async def effect(
     target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
 ) -> EffectAnswer:
-    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at the layer of
-    the transfer, along the direction fitted to the pairs.
-
-    Raises InvalidRequest where the typical norms of the target are not known.
-    """
+    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at
+    the layer of the transfer, along the direction fitted to the pairs. Raises InvalidRequest where the typical norms of
+    the target are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
     random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(RANDOM_VECTORS)]
     vectors = [request.native or fitted, found.vector, *random]
@@ -385,17 +341,14 @@ async def effect(
     unsteered, (native, transferred, *controls) = await run_trials(
         target, request.prompts, plans, reading, request.sampling, perplexity=False, progress=progress
     )
-    shift = {
-        "native": _moved(native, unsteered),
-        "transferred": _moved(transferred, unsteered),
-        "random": random_shift(controls, unsteered),
-    }
+    named = {"native": native, "transferred": transferred}
+    shift = {name: estimate(shifts(one, unsteered)) if one.broken is None else None for name, one in named.items()}
     return EffectAnswer(
         relative_dose=request.relative_dose,
         prompts=len(request.prompts),
         max_tokens=request.sampling.max_tokens,
         native=None if request.native is None else request.native.id,
-        shift=shift,
+        shift={**shift, "random": random_shift(controls, unsteered)},
     )
 
 
@@ -410,21 +363,12 @@ async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> St
     return await plan_at(info, vector, dose / planned, layers)
 
 
-def _moved(trial: Trial, unsteered: Trial) -> Estimate | None:
-    return estimate(shifts(trial, unsteered)) if trial.broken is None else None
-
-
 def random_shift(controls: Sequence[Trial], unsteered: Trial) -> Estimate | None:
-    """Estimates how far a random direction moves answers, whichever side it moves them to: the mean over prompts of the shift,
-    averaged over the directions that did not drive the numbers out of range.
-
-    Signed shifts of random directions cancel, since a direction is as likely as its opposite. At each prompt a direction
-    counts toward the side to which it moves the answers to the others: with its own, noise alone would count as reach.
-    """
-    rows = [_toward_the_others(shifts(one, unsteered)) for one in controls if one.broken is None]
+    """Estimates how far a random direction moves answers, whichever side it moves them to: the mean over prompts of the
+    shift, averaged over the directions that did not drive the numbers out of range. At each prompt a direction counts
+    toward the side to which it moves the answers to the others: with its own, noise alone would count as reach."""
+    rows = []
+    for moved in (shifts(one, unsteered) for one in controls if one.broken is None):
+        whole = sum(moved)
+        rows.append([copysign(1.0, whole - own or own) * own for own in moved])
     return estimate([fmean(row) for row in zip(*rows, strict=True)]) if rows else None
-
-
-def _toward_the_others(moved: Sequence[float]) -> list[float]:
-    whole = sum(moved)
-    return [copysign(1.0, whole - own or own) * own for own in moved]

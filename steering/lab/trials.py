@@ -1,10 +1,10 @@
-"""Trials: many plans over the same prompts and noise, how the unsteered model reads the answers, and the statistics of both."""
+"""Trials: many plans over the same prompts and noise, read by the unsteered model, and the statistics of both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from math import sqrt
 from statistics import fmean
-from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,17 +24,8 @@ from steering.shapes import Residual
 from steering.spec_base import Interval
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.generate import (
-    Answer,
-    Progress,
-    attempts,
-    background,
-    ignore_progress,
-    mapped,
-    mix,
-    progress_of_part,
-    seeded,
-)
+from steering.workflows import generate
+from steering.workflows.generate import Answer, Progress, ignore_progress, mix, progress_of_part
 from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
 from steering.workflows.texts import as_prompts
 
@@ -47,47 +38,31 @@ PROMPTS_AT_ONCE = 2
 """Prompts whose answers are read at a time, so that the engine reads those of one while the measures of the other are computed."""
 
 
-class Scorer(Protocol):
-    """Scores an answer. unit: what a score of 1 means."""
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores the unsteered model's activations (token, d_model) at an answer's tokens. unit: of a score of 1."""
 
-    name: ClassVar[str]
-    unit: ClassVar[str]
-
-    @staticmethod
-    def score(activations: Residual, entry: LayerDirection) -> float:
-        """activations (token, d_model): the unsteered model's, at the answer's tokens, at the layer of `entry`."""
-        ...
+    unit: str
+    score: Callable[[Residual, LayerDirection], float]
 
 
-class ProjectionScorer:
+def _projection(activations: Residual, entry: LayerDirection) -> float:
     """Averages (r . d - m) / kappa over the tokens: the poles lie at +0.5 and -0.5."""
-
-    name: ClassVar[str] = "projection"
-    unit: ClassVar[str] = "natural scales"
-
-    @staticmethod
-    def score(activations: Residual, entry: LayerDirection) -> float:
-        """In natural scales, centred on the poles."""
-        return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
+    return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
 
 
-class ProbeScorer:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens: the share of the answer a probe takes for the concept."""
-
-    name: ClassVar[str] = "probe"
-    unit: ClassVar[str] = "probability"
-
-    @staticmethod
-    def score(activations: Residual, entry: LayerDirection) -> float:
-        """Between 0 and 1. Raises InvalidRequest where the direction has no probe."""
-        if entry.weight is None or entry.bias is None:
-            raise InvalidRequest(
-                "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
-            )
-        return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
+def _probe(activations: Residual, entry: LayerDirection) -> float:
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Raises InvalidRequest without a probe."""
+    if entry.weight is None or entry.bias is None:
+        raise InvalidRequest(
+            "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
+        )
+    return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
 
 
-SCORERS: Registry[type[Scorer]] = Registry("scorer", {"projection": ProjectionScorer, "probe": ProbeScorer})
+SCORERS: Registry[Scorer] = Registry(
+    "scorer", {"projection": Scorer("natural scales", _projection), "probe": Scorer("probability", _probe)}
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,18 +77,16 @@ class ReadBack:
 def read_back(
     engine: Engine, vector: ConceptVector, reader: ConceptVector | None, layer: int | None, scorer: str
 ) -> ReadBack:
-    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best).
-
-    Raises VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown
-    scorer, or a probe that was never fitted.
-    """
+    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best). Raises
+    VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown scorer, or a
+    probe that was never fitted."""
     reading = reader or vector
     for one in (vector, reading):
         check_model(one, engine.info)
     if layer is None:
         layer = reading_layer(reading, engine.info.layer_count)
     entry = reading.at(layer)
-    if SCORERS[scorer].name == "probe" and (entry.weight is None or entry.bias is None):
+    if SCORERS[scorer] is SCORERS["probe"] and (entry.weight is None or entry.bias is None):
         raise InvalidRequest(f"vector {reading.name!r} has no probe at layer {layer}", param="scorer")
     return ReadBack(layer, entry, scorer)
 
@@ -135,8 +108,8 @@ def evaluation_prompts(engine: Engine, given: tuple[Prompt, ...] | None, count: 
 
 @dataclass(frozen=True, slots=True)
 class AnswerMeasures:
-    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens, None where it has none.
-    dose: measured relative dose, mean over the layers that were steered, 0 where none was. text: the answer itself."""
+    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens; None where it has none. dose:
+    measured relative dose, mean over the steered layers; 0 where none was."""
 
     score: float
     surprise: float | None
@@ -147,10 +120,8 @@ class AnswerMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One plan over all prompts, in their order; broken where the plan drove an answer out of range.
-
-    measures: one a prompt, the mean of its answers. answers: each of them, with the index of its prompt.
-    """
+    """One plan over all prompts, in their order. measures: one a prompt, the mean of its answers. answers: each of
+    them, with the index of its prompt. broken: the error where the plan drove an answer out of range."""
 
     measures: tuple[AnswerMeasures, ...] = ()
     answers: tuple[tuple[int, AnswerMeasures], ...] = ()
@@ -163,8 +134,12 @@ class Trial:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """One answer a prompt; of several samples the first."""
+        """Returns one answer a prompt; of several samples the first."""
         return tuple(one.text for one in self.measures)
+
+    def mean(self, name: str) -> float:
+        """Returns the mean over the prompts of one measure."""
+        return fmean(getattr(one, name) for one in self.measures)
 
     def by_prompt(self, values: Sequence[float]) -> list[float]:
         """Returns the mean over each prompt's answers of one value for each of `answers`."""
@@ -176,10 +151,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers to each prompt: without steering, and under each plan. All shifts are taken from the unsteered ones.
-
-    earlier: the unsteered trial of a call with the same prompts, seed and reading, which then is not run again.
-    """
+    """Answers to each prompt: without steering, and under each plan. earlier: the unsteered trial of a call with the
+    same prompts, seed and reading, which then is not run again."""
 
     unsteered: int = UNSTEERED_SAMPLES
     steered: int = 1
@@ -187,7 +160,7 @@ class Samples:
 
     @property
     def written(self) -> int:
-        """Unsteered answers to each prompt that are still to be written."""
+        """Returns how many unsteered answers to each prompt are still to be written."""
         return 0 if self.earlier else self.unsteered
 
 
@@ -205,12 +178,13 @@ async def run_trials(
     perplexity: bool = True,
     progress: Progress = ignore_progress,
 ) -> tuple[Trial, tuple[Trial, ...]]:
-    """(the unsteered trial, one trial a plan in order). Prompt i has seed s_i = mix(seed, i) under every plan, so plans
-    share their noise; sample j has seed mix(s_i, j), and the samples of a prompt are averaged. perplexity:
-    whether answers have a surprise; the logits it needs are a third of the work of reading.
+    """Returns the unsteered trial, and one trial a plan in order.
 
-    All answers are generated as one background batch, then read, those of PROMPTS_AT_ONCE prompts at a time; cancelling stops
-    either at once. progress: twice `trial_answers` steps, since every answer is written and read.
+    Prompt i has seed s_i = mix(seed, i) under every plan, so plans share their noise; sample j has seed mix(s_i, j).
+    All answers are generated as one background batch, then read; cancelling stops either at once.
+
+    perplexity: whether answers have a surprise; the logits it needs are a third of the work of reading.
+    progress: twice `trial_answers` steps, since every answer is written and read.
     """
     seeds = [mix(sampling.seed, i) for i in range(len(prompts))]
     rows = [(UNSTEERED, j) for j in range(samples.written)]
@@ -221,7 +195,7 @@ async def run_trials(
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     total = 2 * len(requests)
-    outcomes = await attempts(engine, requests, progress=progress_of_part(progress, 0, total))
+    outcomes = await generate.attempts(engine, requests, progress=progress_of_part(progress, 0, total))
     answers = [outcomes[i : i + len(prompts)] for i in range(0, len(outcomes), len(prompts))]
     trials = [
         Trial(broken=next((one for one in row if isinstance(one, NonfiniteActivations)), None)) for row in answers
@@ -235,7 +209,7 @@ async def run_trials(
     def report(done: int) -> None:
         progress(len(requests) + done * len(rows), total, "reading answers")
 
-    measures = await mapped(read, range(len(prompts)), PROMPTS_AT_ONCE, report)
+    measures = await generate.mapped(read, range(len(prompts)), PROMPTS_AT_ONCE, report)
     for place, i in enumerate(sound):
         trials[i] = Trial(tuple(found[place] for found in measures))
     unsteered = samples.earlier or _mean_trial(trials[: samples.written])
@@ -246,34 +220,29 @@ async def run_trials(
 
 
 def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
-    """How many answers `run_trials` writes, the unsteered ones included."""
+    """Returns how many answers `run_trials` writes, the unsteered ones included."""
     return (plans * samples.steered + samples.written) * prompts
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:
-    """Samples of one plan, averaged prompt by prompt; broken where one of them is."""
-    for trial in trials:
-        if trial.broken is not None:
-            return Trial(broken=trial.broken)
+    """Averages samples of one plan prompt by prompt; broken where one of them is."""
+    broken = next((trial.broken for trial in trials if trial.broken is not None), None)
+    if broken is not None:
+        return Trial(broken=broken)
     means = tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True))
     return Trial(means, tuple(place for trial in trials for place in enumerate(trial.measures)))
 
 
 def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
-    surprise = [one.surprise for one in samples if one.surprise is not None]
-    return AnswerMeasures(
-        score=fmean(one.score for one in samples),
-        surprise=fmean(surprise) if surprise else None,
-        repetition=fmean(one.repetition for one in samples),
-        dose=fmean(one.dose for one in samples),
-        text=samples[0].text,
-    )
+    trial, surprise = Trial(tuple(samples)), [one.surprise for one in samples if one.surprise is not None]
+    means = trial.mean("score"), fmean(surprise) if surprise else None, trial.mean("repetition"), trial.mean("dose")
+    return AnswerMeasures(*means, text=samples[0].text)
 
 
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], answers: Sequence[Answer], read_back: ReadBack, *, perplexity: bool
 ) -> list[AnswerMeasures]:
-    """One prompt's answers, a few at a time. They are read from the prompt's last position on, which predicts their first token."""
+    """Measures one prompt's answers, a few at a time, from the position on that predicts their first token."""
     found: list[AnswerMeasures] = []
     longest, first = 1 + max((len(one.tokens) for one in answers), default=0), len(prompt) - 1
     size = max(1, LOGITS_AT_ONCE // (longest * (engine.info.vocab_size if perplexity else engine.info.d_model)))
@@ -289,14 +258,13 @@ async def _measure(
 
 
 def _measures(capture: Capture, answer: Answer, read_back: ReadBack) -> AnswerMeasures:
-    """An answer without a token is read at the position that would have predicted its first."""
+    """Reads an answer; one without a token at the position that would have predicted its first."""
     count = len(answer.tokens)
-    start = 1 if count else 0
     known = count and capture.logits is not None
     surprise = surprises(predicting(capture, count), answer.tokens) if known else ()
     doses = [dose for by_layer in answer.finish.steering.doses for dose in by_layer.values()]
     return AnswerMeasures(
-        score=SCORERS[read_back.scorer].score(capture.activations[0, start:], read_back.entry),
+        score=SCORERS[read_back.scorer].score(capture.activations[0, min(count, 1) :], read_back.entry),
         surprise=fmean(surprise) if surprise else None,
         repetition=repetition(answer.tokens),
         dose=fmean(doses) if doses else 0.0,
@@ -312,35 +280,26 @@ async def neutral_divergence(
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[float, ...]:
-    """Mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a plan
-    changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one prompt.
-    """
-    answers = await background(engine, seeded(prompts, sampling))
-    values: list[list[float]] = [[] for _ in plans]
+    """Returns mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a
+    plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one
+    prompt."""
+    spec, values = CaptureSpec(layers=(), logits=True), [list[float]() for _ in plans]
+    answers = await generate.background(engine, generate.seeded(prompts, sampling))
     for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
-        found = await _divergences(engine, ids, answer.tokens, known)
-        for into, one in zip(values, found, strict=True):
-            into.extend(one)
+        text, count = ids + answer.tokens, len(answer.tokens)
+        reference = None
+        for plan, found in zip(known, values, strict=True):
+            if reference is None:
+                (plain,) = await engine.capture([CapturePrompt(text, plan.unsteered, len(ids), len(ids) - 1)], spec)
+                reference = predicting(plain, count)
+            if plan.empty:
+                found.extend([0.0] * count)
+                continue
+            (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
+            found.extend(await run_in_thread(divergences, predicting(steered, count), reference))
         progress(done, len(prompts), "reading neutral text")
-    return tuple(fmean(one) if one else 0.0 for one in values)
-
-
-async def _divergences(
-    engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plans: Sequence[SteeringPlan]
-) -> list[tuple[float, ...]]:
-    """KL per token of each plan along one text."""
-    spec, first = CaptureSpec(layers=(), logits=True), len(prompt) - 1
-    unsteered = plans[0].unsteered if plans else UNSTEERED
-    (plain,) = await engine.capture([CapturePrompt(prompt + tokens, unsteered, len(prompt), first)], spec)
-    reference, found = predicting(plain, len(tokens)), []
-    for plan in plans:
-        if plan.empty:
-            found.append((0.0,) * len(tokens))
-            continue
-        (steered,) = await engine.capture([CapturePrompt(prompt + tokens, plan, len(prompt), first)], spec)
-        found.append(await run_in_thread(divergences, predicting(steered, len(tokens)), reference))
-    return found
+    return tuple(fmean(found) if found else 0.0 for found in values)
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
@@ -349,8 +308,7 @@ def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
 
 
 def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
-    """Estimates exp of the mean over prompts of (mean surprise - mean surprise of the unsteered answer), with its interval;
-    1 where no answer has tokens."""
+    """Estimates exp of the mean over prompts of (surprise - surprise of the unsteered answer); 1 without tokens."""
     differences = [
         one.surprise - other.surprise
         for one, other in zip(trial.measures, unsteered.measures, strict=True)
@@ -369,32 +327,31 @@ def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...
 
 
 def chance(moved: Sequence[float]) -> float | None:
-    """Returns the mean shift that one random direction in twenty exceeds, estimated from `moved`, those of the K that were tried.
+    """Returns the mean shift that one random direction in twenty exceeds, estimated from `moved`, those of the K that
+    were tried.
 
-    A random direction is as likely as its opposite, so its mean shift has mean 0 over directions, and (mean shift of the
-    next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms, which includes the
-    uncertainty of few directions. None without controls.
+    A random direction is as likely as its opposite, so mean shifts have mean 0 over directions, and (mean shift of the
+    next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms. None without
+    controls.
     """
-    if not moved:
-        return None
-    return float(t.ppf(0.95, len(moved))) * sqrt(fmean(shift**2 for shift in moved))
+    return float(t.ppf(0.95, len(moved))) * sqrt(fmean(shift**2 for shift in moved)) if moved else None
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
-    """Estimates sign(s) * shift, less `chance` at the same dose, with its interval over prompts; without controls the shift."""
+    """Estimates sign(s) * shift, less `chance` at the same dose, over prompts; without controls the shift."""
     reach, sign = chance(mean_shifts(unsteered, controls)) or 0.0, 1.0 if strength > 0.0 else -1.0
     return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
 
 
 def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
-    """Whether the concept moves beyond chance and the text stays coherent, each with the whole of its 95 % interval."""
+    """Returns whether the concept moves beyond chance in coherent text, each with the whole of its 95 % interval."""
     return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
 
 
 def dose_point(
     strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial], kl_neutral: float
 ) -> EvaluatedPoint:
-    """Builds one row of the dose-response. concept_score and random_score are mean shifts; intervals are over prompts."""
+    """Builds one row of the dose-response. Scores are mean shifts; intervals are over prompts."""
     moved, perplexity = estimate(shifts(trial, unsteered)), perplexity_ratio(trial, unsteered)
     random = mean_shifts(unsteered, controls)
     return EvaluatedPoint(
@@ -402,9 +359,9 @@ def dose_point(
         concept_score=moved.mean,
         concept_interval=moved.interval or (moved.mean, moved.mean),
         perplexity_ratio=perplexity.mean,
-        repetition=fmean(one.repetition for one in trial.measures),
+        repetition=trial.mean("repetition"),
         kl_neutral=kl_neutral,
-        relative_dose=fmean(one.dose for one in trial.measures),
+        relative_dose=trial.mean("dose"),
         random_score=fmean(random) if random else None,
         perplexity_interval=perplexity.interval,
         chance=chance(random),
@@ -413,17 +370,13 @@ def dose_point(
 
 
 def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
-    """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0.
-
-    moved: strength -> shift of every prompt, 0 included. None below two strengths (Tan et al., arXiv 2407.12404, found
-    almost half on some sets).
-    """
+    """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0 (Tan et al.,
+    arXiv 2407.12404). moved: strength -> shift of every prompt, 0 included. None below two strengths."""
     if len(moved) < 2:
         return None
     strengths = np.array(list(moved))
-    table = np.array([moved[strength] for strength in moved])
     centred = strengths - strengths.mean()
-    slopes = centred @ table / (centred @ centred)
+    slopes = centred @ np.array([moved[strength] for strength in moved]) / (centred @ centred)
     return float((slopes < -1e-12).mean())
 
 
@@ -433,15 +386,8 @@ def measured_ranges(layers: tuple[int, ...], sound: Mapping[float, bool]) -> Rec
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:
-    """Returns (low, high) of the widest run of measured strengths of one sign that all hold; None where no strength does.
-
-    sound: strength -> whether it holds. Of runs of equal width the one nearest to 0 is taken.
-    """
-    runs: list[list[float]] = [[]]
-    for strength in sorted((one for one in sound if one * sign > 0.0), key=abs):
-        if sound[strength]:
-            runs[-1].append(strength)
-        else:
-            runs.append([])
-    found = [(min(run), max(run)) for run in runs if run]
-    return max(found, key=lambda run: run[1] - run[0], default=None)
+    """Returns (low, high) of the widest run of measured strengths of one sign that all hold, of equal ones that nearest
+    to 0; None where no strength does. sound: strength -> whether it holds."""
+    ordered = sorted((one for one in sound if one * sign > 0.0), key=abs)
+    runs = [list(run) for holding, run in groupby(ordered, sound.__getitem__) if holding]
+    return max([(min(run), max(run)) for run in runs], key=lambda run: run[1] - run[0], default=None)

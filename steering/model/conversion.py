@@ -1,4 +1,8 @@
-"""Converts a GGUF file to a folder of safetensors and a tokenizer, once; later starts read the folder."""
+"""Converts a GGUF file to a folder of safetensors and a tokenizer, once, in a child process under limits; later starts
+read the folder.
+
+The child runs `python -m steering.model.conversion FILE DTYPE FOLDER SECONDS`.
+"""
 
 import hashlib
 import json
@@ -9,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,15 +25,15 @@ GIB = 1 << 30
 SECONDS = 900
 SECONDS_PER_GIB = 600
 """Processor time that a conversion may take; the largest models are read at more than 10 MB/s."""
+ADDRESS_SPACE = 32 << 30
+"""Libraries map about 10 GiB of address space before anything is read."""
+EXPANSION = 40
+"""Bytes in memory per byte of the file: 1.5-bit weights become float32, held twice while they are converted."""
 
 
 def converted(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
-    """Returns the folder made from this file, converting it if need be. Raises ModelLoadFailed.
-
-    dtype float32 keeps the exact values of the file: its 4-bit blocks are scale times integer plus offset in float32,
-    which neither bfloat16 nor float16 can represent. Any other dtype gets a folder of its own, half the size, whose
-    values are those float32 ones rounded once.
-    """
+    """Returns the folder made from this file, converting it if need be. Raises ModelLoadFailed. float32 keeps the exact
+    values of the file; any other dtype gets a folder of its own, half the size, with those values rounded once."""
     name = str(dtype).removeprefix("torch.")
     folder = cache_dir / f"gguf-{_digest(gguf, cache_dir)[:24]}-{name}-{FORMAT}"
     if folder.is_dir():
@@ -38,7 +43,12 @@ def converted(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[
     working = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
     try:
         _convert_in_child(gguf, name, working)
-        _publish(working, folder)
+        working.chmod(0o755)
+        try:
+            working.rename(folder)  # atomic
+        except OSError:
+            if not folder.is_dir():  # otherwise another process has converted the file meanwhile
+                raise
     except OSError as error:
         raise ModelLoadFailed(f"{gguf.name} could not be converted: {error}") from error
     finally:
@@ -48,12 +58,11 @@ def converted(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[
 
 def _convert_in_child(gguf: Path, dtype: str, folder: Path) -> None:
     """Parses the file in a process with limits: a file from elsewhere may make a parser loop or ask for any memory."""
-    size = gguf.stat().st_size
-    seconds = SECONDS + SECONDS_PER_GIB * size // GIB
-    command = [sys.executable, "-P", "-m", "steering.model.gguf_process", str(gguf), dtype, str(folder), str(seconds)]
+    seconds = SECONDS + SECONDS_PER_GIB * gguf.stat().st_size // GIB
+    command = [sys.executable, "-P", "-m", "steering.model.conversion", str(gguf), dtype, str(folder), str(seconds)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
-        child = subprocess.run(  # noqa: S603 - a module of this package
+        child = subprocess.run(  # noqa: S603 - this module
             command, capture_output=True, text=True, env=environment, timeout=2 * seconds, check=False
         )
     except subprocess.TimeoutExpired:
@@ -61,16 +70,6 @@ def _convert_in_child(gguf: Path, dtype: str, folder: Path) -> None:
     if child.returncode != 0:
         reason = child.stdout.strip() or f"the converter ended with status {child.returncode}"
         raise ModelLoadFailed(f"{gguf.name} could not be converted: {reason}")
-
-
-def _publish(working: Path, folder: Path) -> None:
-    """Renames the finished folder, which is atomic. Of two processes that convert at once, the second finds it made."""
-    working.chmod(0o755)
-    try:
-        working.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
 
 
 def _digest(path: Path, cache_dir: Path) -> str:
@@ -87,3 +86,49 @@ def _digest(path: Path, cache_dir: Path) -> str:
         written.write(digest)
     Path(written.name).rename(cached)
     return digest
+
+
+def main(gguf: Path, dtype: str, folder: Path, seconds: int) -> int:
+    """Converts the file in the child; prints the reason and returns 1 where that fails."""
+    import resource  # noqa: PLC0415 - not on every system, and needed in the child only
+
+    size = gguf.stat().st_size
+    for kind, value in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, ADDRESS_SPACE + EXPANSION * size),
+        (resource.RLIMIT_FSIZE, GIB + EXPANSION * size),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+    try:
+        _convert(gguf, getattr(torch, dtype), folder)
+    except Exception as error:  # readers of GGUF and of tokenizers raise anything, bare Exception included
+        sys.stdout.write(f"{error or type(error).__name__}\n")
+        return 1
+    return 0
+
+
+def _convert(gguf: Path, dtype: torch.dtype, folder: Path) -> None:
+    """Writes the tokenizer and the weights, dequantized to float32 and rounded as each tensor is read."""
+    import transformers  # noqa: PLC0415 - in the child only
+    from gguf import GGUFReader  # noqa: PLC0415
+    from tokenizers import pre_tokenizers  # noqa: PLC0415
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    # SmolLM splits digits off first, so "\n\n2" is two tokens; transformers' GGUF reader leaves that step out.
+    if field is not None and field.contents() == "smollm":
+        backend = tokenizer.backend_tokenizer
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+    tokenizer.save_pretrained(folder)
+    # before transformers 5.20 there is no GgufConfig, and GGUF weights are always dequantized
+    config = getattr(transformers, "GgufConfig", None)
+    options: dict[str, Any] = {} if config is None else {"quantization_config": config(dequantize=True)}
+    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, **options)
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])))

@@ -1,5 +1,4 @@
-"""Chooses the device and dtype of a model, where the operator says "auto" as well, and measures the free memory of the device, from
-which an engine derives the size of its key-value cache."""
+"""Chooses the device and dtype of a model, and measures the free memory of the device."""
 
 from pathlib import Path
 
@@ -15,10 +14,8 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def choose_device(device: str) -> torch.device:
-    """Returns the device of that name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises InvalidRequest for a device that does not exist or that the engine does not support.
-    """
+    """Returns the device of that name; "auto" is CUDA where there is one, else the CPU. Raises InvalidRequest for a
+    device that does not exist or is not supported."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     allowed = f"device must be auto, cpu, cuda or cuda:N, got {device!r}"
@@ -29,11 +26,9 @@ def choose_device(device: str) -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         # MPS has no float64, which sampling needs; the others were never tried
         raise InvalidRequest(f"{allowed}: {chosen.type} devices are not supported", param="device")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InvalidRequest(
-            f"device {device!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices",
-            param="device",
-        )
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise InvalidRequest(f"device {device!r} does not exist: this machine has {count} CUDA devices", param="device")
     return chosen
 
 
@@ -47,10 +42,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def check_one_device(names: set[str]) -> None:
-    """Raises InvalidRequest where a device map spreads a model over several devices.
-
-    The tensors of a pass (cache, masks, steering) are on one device; so is the whole model.
-    """
+    """Raises InvalidRequest where a device map spreads a model over devices; the tensors of a pass are on one."""
     if len(names) > 1:
         raise InvalidRequest(
             f"device_map 'auto' spreads the model over {', '.join(sorted(names))}; the transformers engine runs on one "
@@ -80,17 +72,13 @@ def free_memory(device: torch.device) -> int:
 
 
 def container_memory(folder: Path) -> int | None:
-    """Returns the free bytes of the control group of this process (version 2); None where there is no limit.
-
-    Pages of files that the kernel can drop count as free.
-    """
+    """Returns the free bytes of this process's control group, droppable file pages included; None without a limit."""
     try:
         limit = (folder / "memory.max").read_text().strip()
         if limit == "max":
             return None
         used = int((folder / "memory.current").read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        reclaimable = int(statistics.get("inactive_file", 0))
+        return max(0, int(limit) - used + int(statistics.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
-    return max(0, int(limit) - used + reclaimable)

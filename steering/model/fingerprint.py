@@ -1,8 +1,8 @@
-"""Computes the fingerprint of a model, equal for the same weights in whatever dtype they were loaded, and the digest of its files.
+"""Computes the fingerprint of a model, equal for the same weights in whatever dtype they were loaded, and the digest of
+its files.
 
-The fingerprint decides whether a vector fits a model. The configuration is no part of it: a longer context (YaRN), another
-window or a corrected epsilon keeps the weights, whose residuals the vector's directions were read from, so vectors stay of use. Whatever
-computes with the model by itself, as a compiled graph does, depends on the configuration and on every weight, and is named by the digest.
+The fingerprint decides whether a vector fits a model, so it leaves the configuration out: another context length or
+epsilon keeps the weights. A compiled graph depends on both and on every weight, and is named by the digest.
 """
 
 import hashlib
@@ -21,22 +21,16 @@ SAMPLES = 64
 
 
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """Returns a SHA-256, in hex, over the architecture and every weight's name, shape and sampled values.
-
-    Weights are parameters and persistent buffers, which hold the packed weights of some quantized models. Values are
-    rounded to bfloat16 first, so float32 and bfloat16 loads agree. Call it before float32 weights are cast to float16:
-    rounding twice need not equal rounding once.
-    """
+    """Returns a SHA-256, in hex, over the architecture and every parameter's and persistent buffer's name, shape and
+    sampled values, rounded to bfloat16. Call it before float32 weights are cast to float16, which would be a second
+    rounding."""
     weights = _weights(model)
     return _digest(model, weights, (weight.detach() for _, weight in weights))
 
 
 def fingerprint_of_files(model: PreTrainedModel, folder: Path) -> str | None:
-    """Returns the same fingerprint from safetensors files, one tensor in memory at a time.
-
-    model: on the meta device. None where a weight is not in the files under the name that the model gives it: whoever
-    needs the fingerprint then has to load the weights.
-    """
+    """Returns the same fingerprint from safetensors files, one tensor in memory at a time; None where a weight is not
+    in the files under the name that the model, on the meta device, gives it."""
     weights = _weights(model)
     where: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -76,13 +70,8 @@ def _digest(model: PreTrainedModel, weights: list[tuple[str, Tensor]], values: I
     }
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for value in values:
-        digest.update(_sampled(value).view(torch.uint8).numpy().tobytes())
+        flat = value.reshape(-1)
+        count = min(SAMPLES, flat.numel())  # evenly spaced, first and last included
+        positions = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
+        digest.update(flat[positions].to(torch.bfloat16).cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sampled(weight: Tensor) -> Tensor:
-    """Returns evenly spaced values, first and last included, as bfloat16 on the CPU."""
-    flat = weight.reshape(-1)
-    count = min(SAMPLES, flat.numel())
-    positions = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
-    return flat[positions].to(torch.bfloat16).cpu()

@@ -18,10 +18,7 @@ class StopForward(Exception):
 
 
 class ResidualHooks:
-    """Hooks on every decoder block for the life of the model; idle ones return at their first line.
-
-    One thread owns the model: the step in progress is state of this object, not of a thread.
-    """
+    """Hooks on every decoder block for the life of the model, idle outside a step. One thread owns the model."""
 
     def __init__(self, layout: Layout) -> None:
         self._active: list[ResidualFunction | None] = [None] * layout.layer_count

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -20,10 +21,8 @@ from steering.model.device import DTYPES, check_one_device, choose_device, choos
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.model.fingerprint import fingerprint_of
 from steering.model.info import ModelInfo
-from steering.model.layout import Layout, find_layout
+from steering.model.layout import Layout, find_layout, verify_layout
 from steering.model.prompt import ModelTokenizer
-from steering.model.rope import freeze_rope
-from steering.model.verification import verify_layout
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -33,7 +32,7 @@ UNLIMITED_CONTEXT = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode, without gradients, with its tokenizer, layout and facts. folder: of its files; None: it was in memory."""
+    """A model in evaluation mode with its tokenizer, layout and facts. folder: of its files; None: it was in memory."""
 
     model: PreTrainedModel
     tokenizer: ModelTokenizer
@@ -63,11 +62,13 @@ def load(
 ) -> LoadedModel:
     """Loads a model: None or "smollm2-135m-instruct" (embedded), a folder, a `.gguf` file, or a hub id.
 
-    cache_dir: where converted GGUF files are kept. device_map "auto" lets accelerate choose the devices; more than one
-    is refused. revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`. Only safetensors
-    are read and no code of the model's is run. `report` receives each step in a line.
+    cache_dir: where converted GGUF files are kept.
+    device_map: "auto" lets accelerate choose the devices; more than one is refused.
+    revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`.
+    report: receives each step in a line.
 
-    Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, and InvalidRequest for a device or dtype.
+    Only safetensors are read and no code of the model's is run. Raises ModelLoadFailed, UnsupportedModel, OutOfMemory,
+    and InvalidRequest for a device or dtype.
     """
     chosen_device = choose_device(device)
     if device_map is not None and chosen_device.type == "cuda":
@@ -154,8 +155,7 @@ def _load_weights(
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Casts the parameters of ordinary floating types. Packed and 8-bit weights, and buffers such as rotary
-    frequencies, keep their dtype."""
+    """Casts the parameters of ordinary floating types; packed and 8-bit weights and all buffers keep their dtype."""
     for parameter in model.parameters():
         if parameter.dtype in DTYPES.values():
             parameter.data = parameter.data.to(dtype)
@@ -197,6 +197,40 @@ def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: 
     stated = getattr(generation, "eos_token_id", None)
     eos_ids = {*(stated if isinstance(stated, list | tuple) else (stated,)), tokenizer.eos_token_id} - {None}
     return ModelTokenizer(tokenizer, vocab_size=info.vocab_size, eos_ids=eos_ids, context_length=info.context_length)
+
+
+def freeze_rope(model: torch.nn.Module, context_length: int) -> None:
+    """Makes the frequencies of `longrope` and `dynamic` RoPE constant.
+
+    transformers chooses them by the longest position of a pass, so one long request would change all others in its
+    batch. As in vLLM, longrope takes its long set if the served context exceeds the original one; dynamic RoPE keeps
+    its first set, which is right up to max_position_embeddings.
+    """
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
+        kinds = getattr(module, "rope_type", None)
+        if isinstance(kinds, str) and _freeze(module, kinds, None, context_length):
+            module.rope_type = "default"
+        elif isinstance(kinds, dict):  # Gemma 3 and others: one set for each type of layer
+            for layer_type, kind in list(kinds.items()):
+                if _freeze(module, kind, layer_type, context_length):
+                    kinds[layer_type] = "default"
+
+
+def _freeze(module: Any, kind: str, layer_type: str | None, context_length: int) -> bool:
+    """Installs the frequencies of one set. Returns False for a kind whose frequencies never change."""
+    if kind != "longrope":
+        return "dynamic" in kind
+    parameters = module.config.rope_parameters
+    original = int((parameters if layer_type is None else parameters[layer_type])["original_max_position_embeddings"])
+    if context_length > original:
+        name = "inv_freq" if layer_type is None else f"{layer_type}_inv_freq"
+        buffer = getattr(module, name)
+        options = {} if layer_type is None else {"layer_type": layer_type}
+        frequencies, _ = ROPE_INIT_FUNCTIONS[kind](module.config, buffer.device, seq_len=original + 1, **options)
+        with torch.no_grad():
+            buffer.copy_(frequencies)
+    return True
 
 
 @contextmanager

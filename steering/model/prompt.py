@@ -1,36 +1,169 @@
-"""ModelTokenizer: converts text, messages or ids to the token ids of a model, and back."""
+"""ModelTokenizer: converts text, messages or ids to the token ids of a model, and back. Control tokens come from
+templates only, never from a caller's text."""
 
+import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import TypeAlias, cast
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from steering.errors import ContextLengthExceeded, InvalidRequest
-from steering.model.safe_encoder import Encoded, SafeEncoder, Span, unused_characters
 from steering.model.text_stream import TextDecoder, TextStream
 from steering.pairs import ChatMessage
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
+Span: TypeAlias = tuple[int, int]
+"""A half-open range of characters or of tokens."""
 
 MARK = 3
 """Characters of a marker: one that no message contains, three times, so that templates do not trim it away."""
 CONTEXT_LENGTH = 6
 """Prompt tokens that a TextStream receives: enough for the longest character and the word before it."""
+PRIVATE_USE = range(0xE000, 0xF900)
+_IDS: dict[int, int] = {}
+"""Every token id that was seen; there are as many as tokens in the vocabularies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text in tokens. pieces: its parts in order, each with the number of characters before it. Ids and spans become
+    Python objects only when they are asked for, since that holds the interpreter and a text may be refused for its
+    length."""
+
+    pieces: tuple[tuple[int, Encoding], ...]
+
+    def __len__(self) -> int:
+        """Returns the number of tokens."""
+        return sum(len(piece) for _, piece in self.pieces)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The token ids. Equal ones are one object, so that a token of a long text takes 8 bytes and not 40."""
+        return tuple(chain.from_iterable(map(_IDS.setdefault, piece.ids, piece.ids) for _, piece in self.pieces))
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The characters of the text that each token stands for."""
+        return tuple((base + start, base + end) for base, piece in self.pieces for start, end in piece.offsets)
+
+
+class SafeEncoder:
+    """Encodes as a tokenizer does, and with the strings of special tokens as plain text. Threads may share it."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._plain = Tokenizer.from_str(backend.to_str())
+        self._plain.encode_special_tokens = True  # reads "<|im_end|>" as ten characters
+        unknown = _unknown_token(backend)
+        added = backend.get_added_tokens_decoder().items()
+        self.special = {token_id: token.content for token_id, token in added if token.special}
+        self._control_ids = frozenset(i for i, content in self.special.items() if content != unknown)
+        self._contents = sorted(filter(None, self.special.values()), key=len, reverse=True)
+        self._control = "|".join(map(re.escape, self._contents)) or r"(?!)"
+
+    def literal(self, text: str, most: int | None = None) -> Encoded:
+        """Encodes a caller's text. Raises InvalidRequest if that is impossible without a control token,
+        ContextLengthExceeded for more than `most` tokens."""
+        encoded = self._encode(self._plain, text, most)
+        if self._control_ids.isdisjoint(encoded.ids):
+            return encoded
+        tokens = zip(encoded.ids, encoded.spans, strict=True)
+        cuts = [span[0] + 1 for token_id, span in tokens if token_id in self._control_ids]
+        # Some vocabularies merge plain characters into a control token: the text is cut between those characters.
+        pieces = [(start, self._encode(self._plain, text[start:end])) for start, end in pairwise([0, *cuts, len(text)])]
+        parts = _joined(pieces)
+        if not self._control_ids.isdisjoint(parts.ids):
+            raise InvalidRequest("the text contains a control token that this tokenizer cannot encode as plain text")
+        return parts
+
+    def marks(self, texts: Sequence[str]) -> str:
+        """Returns two characters that no text contains, to stand around what must stay plain text while a template is rendered;
+        none when no text contains the string of a special token."""
+        special = any(content in text for text in texts for content in self._contents)
+        return "".join(_unused_characters(texts, 2)) if special else ""
+
+    def marked(self, text: str, marks: str) -> str:
+        """Returns the text with marks around each string of a special token."""
+        opening, closing = marks
+        return re.sub(self._control, lambda match: f"{opening}{match[0]}{closing}", text)
+
+    def rendered(self, text: str, marks: str, most: int | None = None) -> Encoded:
+        """Encodes a rendered template, marked parts as plain text. Spans count the text without marks."""
+        if not marks:
+            return self._encode(self._backend, text, most)
+        pieces: list[tuple[int, Encoded]] = []
+        base = 0
+        marked = f"{marks[0]}({self._control}){marks[1]}"
+        for number, part in enumerate(re.split(marked, text)):
+            piece = _without(marks, part)  # a template that cuts a message in two may leave one mark of a pair
+            encoded = self.literal(piece, most) if number % 2 else self._encode(self._backend, piece, most)
+            pieces.append((base, encoded))
+            base += len(piece)
+        return _checked(_joined(pieces), most)
+
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Returns the ids that the tokenizer adds before and after a text."""
+        encoding = self._backend.encode("a")
+        own = [i for i, added in enumerate(encoding.special_tokens_mask) if not added]
+        return tuple(encoding.ids[: own[0]]), tuple(encoding.ids[own[-1] + 1 :])
+
+    @staticmethod
+    def _encode(backend: Tokenizer, text: str, most: int | None = None) -> Encoded:
+        """Encodes a text while other threads run: `Tokenizer.encode` would hold the interpreter's lock."""
+        (encoding,) = backend.encode_batch([text], add_special_tokens=False)
+        return _checked(Encoded(((0, encoding),)), most)
+
+
+def _unused_characters(texts: Sequence[str], count: int) -> list[str]:
+    """Returns characters of the private use area that none of the texts contains."""
+    used = set().union(*texts)
+    unused = [chr(point) for point in PRIVATE_USE if chr(point) not in used][:count]
+    if len(unused) < count:
+        raise InvalidRequest("the messages use every character of the private use area of Unicode", param="messages")
+    return unused
+
+
+def _without(characters: str, text: str) -> str:
+    for character in characters:
+        text = text.replace(character, "")
+    return text
+
+
+def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
+    return Encoded(tuple((base + inner, piece) for base, part in pieces for inner, piece in part.pieces))
+
+
+def _checked(encoded: Encoded, most: int | None) -> Encoded:
+    _check_length(len(encoded), most)
+    return encoded
+
+
+def _check_length(tokens: int, most: int | None) -> None:
+    if most is not None and tokens > most:
+        raise ContextLengthExceeded(f"the prompt has {tokens} tokens; at most {most} fit", param="prompt")
+
+
+def _unknown_token(backend: Tokenizer) -> str | None:
+    """Returns the token for text outside the vocabulary: marked special, but not a control token."""
+    name = getattr(backend.model, "unk_token", None)
+    if name is not None or not hasattr(backend.model, "unk_id"):
+        return name
+    unk_id = json.loads(backend.to_str())["model"].get("unk_id")
+    return None if unk_id is None else backend.id_to_token(unk_id)
 
 
 class ModelTokenizer:
-    """A fast tokenizer that reads control strings in a caller's text as plain text.
+    """A fast tokenizer that reads control strings (`<|im_end|>` and their like) in a caller's text as plain text.
+    Threads may share it.
 
-    Control tokens (`<|im_end|>` and their like) come from the chat template and from what the tokenizer itself puts
-    before a text, never from a caller's text, where the same characters are ordinary text. Immutable after
-    construction, so threads may share it.
-
-    vocab_size: rows of the model's embedding, some of which no token may use. eos_ids: the tokens that end an answer.
-    context_length: tokens that the model holds; a longer prompt is refused, without tokenizing it where its characters say so.
+    vocab_size: rows of the model's embedding, some of which no token may use. context_length: tokens that the model
+    holds; a longer prompt is refused, without tokenizing it where its characters say so.
     """
 
     def __init__(
@@ -56,10 +189,12 @@ class ModelTokenizer:
         self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
 
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
-        """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or checked ids.
+        """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or
+        checked ids.
 
-        most: tokens; by default those of the model's context. Raises ContextLengthExceeded for more, InvalidRequest: no chat
-        template, a conversation the template refuses, ids out of the vocabulary, text that is not Unicode, nothing to encode.
+        most: tokens; by default those of the model's context. Raises ContextLengthExceeded for more, InvalidRequest: no
+        chat template, a conversation the template refuses, ids out of the vocabulary, text that is not Unicode, nothing
+        to encode.
         """
         most = self._context_length if most is None else most
         if isinstance(prompt, str):
@@ -67,14 +202,13 @@ class ModelTokenizer:
             ids = (*self._before, *self._encoder.literal(_checked_text(prompt), most).ids, *self._after)
         elif prompt and isinstance(prompt[0], ChatMessage):
             ids = self._encode_messages(prompt, most)[1].ids
-        elif most is not None and len(prompt) > most:
-            raise ContextLengthExceeded(f"the prompt has {len(prompt)} tokens; at most {most} fit", param="prompt")
         else:
+            _check_length(len(prompt), most)
             ids = self._checked_ids(cast("tuple[int, ...]", prompt))
         return _continuable(ids)
 
     def _check_characters(self, characters: int, most: int | None) -> None:
-        """Raises ContextLengthExceeded for a text that is too long whichever tokens it has, so that it need not be tokenized."""
+        """Raises ContextLengthExceeded for a text that is too long whichever tokens it has."""
         if most is not None and characters > most * self._longest_token:
             raise ContextLengthExceeded(
                 f"the prompt has {characters} characters, which is more than {most} tokens; at most {most} fit",
@@ -82,7 +216,7 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation by the chat template, with a generation prompt unless the last message is an answer."""
+        """Renders a conversation by the chat template, to be continued unless the last message is an answer."""
         if not self._templates.chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
@@ -97,14 +231,12 @@ class ModelTokenizer:
 
     def response_span(self, messages: Sequence[ChatMessage]) -> Span:
         """Returns the half-open span of tokens in encode(messages) with the content of the last assistant message.
-
-        Raises InvalidRequest when there is none, or when the template does not contain it as one text.
-        """
+        Raises InvalidRequest when there is none, or when the template does not contain it as one text."""
         answers = [i for i, message in enumerate(messages) if message.role == "assistant" and message.content.strip()]
         if not answers:
             raise InvalidRequest("there is no assistant message with content to read", param="messages")
         text, encoded = self._encode_messages(messages, self._context_length)
-        marker = unused_characters([message.content for message in messages], 1)[0]
+        marker = _unused_characters([message.content for message in messages], 1)[0]
         emptied = [replace(m, content=marker) if i == answers[-1] else m for i, m in enumerate(messages)]
         before, *after = self.render(emptied).split(marker)
         if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
@@ -116,25 +248,23 @@ class ModelTokenizer:
         return inside[0], inside[-1] + 1
 
     def encode_with_roles(self, messages: Sequence[ChatMessage]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
-        """Returns encode(messages) and the role of each token: of the message whose content it is part of; None for the tokens of
-        the template. Raises InvalidRequest where the template does not show each message as one text."""
+        """Returns encode(messages) and the role of the message whose content each token is part of; None for the
+        template's own. Raises InvalidRequest where the template does not show each message as one text."""
         text, encoded = self._encode_messages(messages, self._context_length)
         contents = [message.content for message in messages]
-        marker = unused_characters(contents, 1)[0]
+        marker = _unused_characters(contents, 1)[0]
         emptied = [replace(message, content=marker * MARK) for message in messages]
         spans = _message_spans(text, contents, self.render(emptied), marker)
         return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""
-        ids = list(self._checked_ids(token_ids))
-        (text,) = self._backend.decode_batch(
-            [ids], skip_special_tokens=True
-        )  # `decode` would hold the interpreter's lock
+        # `decode` would hold the interpreter's lock
+        (text,) = self._backend.decode_batch([list(self._checked_ids(token_ids))], skip_special_tokens=True)
         return text
 
     def token_text(self, token_id: int) -> str:
-        """Returns one token's own text with its leading space. Such texts cannot be joined: a token may be part of a character."""
+        """Returns one token's own text with its leading space; not to be joined, as it may be part of a character."""
         text = self._texts.get(token_id)
         if text is None:
             self._checked_ids((token_id,))
@@ -146,19 +276,17 @@ class ModelTokenizer:
         return text
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
-        """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every kind of tokenizer."""
+        """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every tokenizer."""
         return TextStream(self._decoder, prompt[-CONTEXT_LENGTH:])
 
     def _encode_messages(self, messages: Sequence[ChatMessage], most: int | None) -> tuple[str, Encoded]:
         """Returns the rendered text and its tokens, whose spans refer to that text. Raises what `encode` raises."""
         self._check_characters(sum(len(message.content) for message in messages), most)
         marks = self._encoder.marks([message.content for message in messages])
-        if marks is None:
-            text = self.render(messages)
-            return text, self._encoder.rendered(text, None, most)
-        marked = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
-        text = self.render(marked)
-        return marks.removed_from(text), self._encoder.rendered(text, marks, most)
+        if marks:
+            messages = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
+        text = self.render(messages)
+        return _without(marks, text), self._encoder.rendered(text, marks, most)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         ids = tuple(token_ids)
@@ -187,11 +315,9 @@ def _checked_text(text: str) -> str:
 
 
 def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str) -> list[Span]:
-    """Returns the half-open range of characters in `text` with the content of each message.
-
-    marked: the same conversation, rendered with markers as contents. A template may trim a content. Raises InvalidRequest
-    where it does not show every content as one text.
-    """
+    """Returns the half-open range of characters in `text` with the content of each message, which a template may trim.
+    marked: the same conversation, rendered with markers as contents. Raises InvalidRequest where it does not show every
+    content as one text."""
     refusal = InvalidRequest("the chat template does not show each message as one text", param="messages")
     pieces = marked.split(marker * MARK)
     if len(pieces) != len(contents) + 1 or not text.startswith(pieces[0]):
@@ -210,7 +336,7 @@ def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str)
 
 
 def _roles_of_tokens(tokens: Sequence[Span], messages: Sequence[Span], roles: Sequence[str]) -> tuple[str | None, ...]:
-    """Returns for each token the role of the message that it has a character of, or None. All ranges are of characters, in order."""
+    """Returns for each token the role of the message that it has a character of, or None. All ranges are in order."""
     ends = [end for _, end in messages]
     found: list[str | None] = []
     for start, end in tokens:

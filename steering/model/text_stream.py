@@ -13,8 +13,7 @@ MAX_HELD = 64
 
 
 class TextDecoder:
-    """Decodes token ids without control tokens. Caches the length of a single token's text, which every token of every
-    stream needs."""
+    """Decodes token ids without control tokens. Caches the length of a single token's text, which every token needs."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -31,12 +30,9 @@ class TextDecoder:
 
 class TextStream:
     """The text of one answer as it grows. The joined pieces, with that of flush, are the text of all its tokens.
+    context: the ids before the first one, so that tokenizers that mark the start of words keep the first space."""
 
-    (Where a model generates bytes that are not text, a decoder with byte fallback may change what it returned before in
-    the same run; a stream cannot. The decode stream of `tokenizers` raises an error there, so it is not used.)
-
-    context: the ids before the first one, so that tokenizers that mark the start of words keep the first space.
-    """
+    # The decode stream of `tokenizers` raises an error where a model generates bytes that are not text.
 
     def __init__(self, decoder: TextDecoder, context: Sequence[int] = ()) -> None:
         self._decoder = decoder

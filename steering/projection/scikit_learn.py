@@ -1,25 +1,34 @@
-"""Projects activations with scikit-learn, by their principal axes or by t-SNE."""
+"""Projects activations with scikit-learn, by principal axes or t-SNE, and measures how well labels separate."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from steering.projection.base import Points, check_activations
+from steering.auroc import HeldOut, Numbers, jackknife_interval, leave_one_group_out
+from steering.cards import Estimate
+from steering.errors import InvalidRequest
+from steering.projection import Points, check_activations
+from steering.schemas.latent_space import SeparabilityAnswer
 
 PERPLEXITY = 30.0
 AXES = 50
-"""Principal axes kept before, as van der Maaten and Hinton (2008) do: less noise, and fifty times less to compare."""
+"""Principal axes kept before t-SNE, as van der Maaten and Hinton (2008) do: less noise, and fifty times less to compare."""
+MAX_FOLDS = 5
 
 
 class Pca:
-    """points = (X - mean) basis^T, basis (dims, d_model) the first principal axes, along which the points spread the most.
-
-    Linear, so a direction can be drawn in it too. The seed changes nothing. An axis is known only up to its sign; the one is taken that makes its largest component positive.
-    """
+    """points = (X - mean) basis^T, basis (dims, d_model) the first principal axes, each with the sign that makes its
+    largest component positive. Linear, so a direction can be drawn in it too. The seed changes nothing."""
 
     name: ClassVar[str] = "pca"
     min_examples: ClassVar[int] = 4
@@ -27,7 +36,7 @@ class Pca:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points with explained variance, basis and mean."""
-        check_activations(Pca.name, activations, dims, Pca.min_examples)
+        check_activations(Pca.name, Pca.min_examples, activations, dims)
         rows = activations.astype(np.float64)
         model = PCA(n_components=dims, svd_solver="full").fit(rows)
         largest = np.abs(model.components_).argmax(axis=1)
@@ -41,10 +50,7 @@ class Pca:
 
 
 class Tsne:
-    """t-SNE on the first 50 principal axes, started from the first of them.
-
-    Neighbours stay neighbours; distances between groups mean little.
-    """
+    """t-SNE on the first principal axes, started from the first. Distances between groups mean little."""
 
     name: ClassVar[str] = "tsne"
     min_examples: ClassVar[int] = 5
@@ -52,7 +58,7 @@ class Tsne:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points. Perplexity 30, or a third of the examples where they are few."""
-        check_activations(Tsne.name, activations, dims, Tsne.min_examples)
+        check_activations(Tsne.name, Tsne.min_examples, activations, dims)
         axes = min(AXES, *activations.shape)
         rows = PCA(n_components=axes, svd_solver="full").fit_transform(activations.astype(np.float64))
         model = TSNE(
@@ -61,3 +67,58 @@ class Tsne:
         # Its OpenMP threads wait actively, which on a busy machine costs ten times what they gain.
         with threadpool_limits(limits=1):
             return Points(points=model.fit_transform(rows).astype(np.float32))
+
+
+def separability(
+    activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0, groups: Sequence[str] | None = None
+) -> SeparabilityAnswer:
+    """Measures how well the labels of activations (example, d_model) separate in the full space. groups: examples that
+    stay in one fold, such as the two texts of a pair; None: every example by itself. Raises InvalidRequest below two
+    labels."""
+    if len(labels) != len(activations):
+        raise InvalidRequest(f"one label per text is needed: got {len(labels)} for {len(activations)}", param="labels")
+    if groups is not None and len(groups) != len(activations):
+        raise InvalidRequest(f"one group per text is needed: got {len(groups)} for {len(activations)}", param="groups")
+    names, codes, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise InvalidRequest("separability needs at least two different labels", param="labels")
+    rows = activations.astype(np.float64)
+    silhouette = float(silhouette_score(rows, codes)) if len(names) < len(rows) else None
+    members = np.arange(len(rows))
+    if groups is not None:
+        members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    found = _held_out_auroc(rows, codes, members, int(counts.min()), seed)
+    if found is None:
+        return SeparabilityAnswer(auroc=None, silhouette=silhouette)
+    return SeparabilityAnswer(auroc=found.mean, auroc_interval=found.interval, silhouette=silhouette)
+
+
+def _held_out_auroc(
+    rows: Numbers, codes: NDArray[np.intp], groups: NDArray[np.intp], smallest: int, seed: int
+) -> Estimate | None:
+    """Estimates the AUROC of a linear classifier on groups it was not fitted on, within each fold; the mean of one
+    against the rest for more than two labels. None where a label has fewer than two examples, or every fold lacks a
+    label."""
+    grouped = len(np.unique(groups)) < len(rows)
+    count = min(MAX_FOLDS, len(np.unique(groups)), smallest)
+    if count < 2:
+        return None
+    kind = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    # The penalty grows with d_model, so that it means the same for every model: |x|^2 ~ d_model once standardised.
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0 / rows.shape[1], tol=1e-4, max_iter=1000))
+    classes = int(codes.max()) + 1
+    parts: list[list[HeldOut]] = [[] for _ in range(1 if classes == 2 else classes)]
+    for fitted, held in kind.split(rows, codes, groups if grouped else None):
+        if len(np.unique(codes[fitted])) < classes:
+            continue
+        scores = model.fit(rows[fitted], codes[fitted]).decision_function(rows[held]).reshape(len(held), -1)
+        for number, folds in enumerate(parts):
+            inside = codes[held] == (1 if classes == 2 else number)
+            if inside.any() and not inside.all():
+                own = scores[:, number]
+                folds.append(HeldOut(own[inside], own[~inside], groups[held][inside], groups[held][~inside]))
+    measured = [leave_one_group_out(folds, np.unique(groups)) for folds in parts if folds]
+    if not measured:
+        return None
+    mean = float(np.mean([value for value, _ in measured]))
+    return jackknife_interval(mean, np.mean([without for _, without in measured], axis=0))

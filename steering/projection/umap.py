@@ -1,4 +1,4 @@
-"""Projects activations with UMAP: like t-SNE, but with more of the large-scale arrangement. Compiles for seconds on first use."""
+"""Projects activations with UMAP: like t-SNE, but keeps more of the arrangement. Compiles on first use."""
 
 import warnings
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.projection.base import Points, check_activations
+from steering.projection import Points, check_activations
 
 with warnings.catch_warnings():
     # umap-learn warns that its parametric form, which is not used here, lacks Tensorflow.
@@ -25,7 +25,7 @@ class Umap:
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
         """activations (example, d_model) -> Points (example, dims)."""
-        check_activations(Umap.name, activations, dims, Umap.min_examples)
+        check_activations(Umap.name, Umap.min_examples, activations, dims)
         model = umap.UMAP(
             n_components=dims,
             n_neighbors=min(NEIGHBOURS, len(activations) - 1),

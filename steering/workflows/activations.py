@@ -57,11 +57,8 @@ async def activations(
     position: Position = "last",
     plan: SteeringPlan = UNSTEERED,
 ) -> Activations:
-    """Reads every text once. Raises what `Engine.capture` raises.
-
-    prompts: texts, conversations or token ids. All of a text is read as prompt; its last position is where the first generated
-    token would be predicted, so a plan for generated positions acts there and nowhere else.
-    """
+    """Reads texts, conversations or token ids once, all as prompt: a plan for generated positions acts at the last
+    position, where the first generated token would be predicted. Raises what `Engine.capture` raises."""
     spec = CaptureSpec(layers=layers, position=position)
     captures = await engine.capture([CapturePrompt(prompt, plan) for prompt in prompts], spec, priority=0)
     return Activations(layers, position == "all", captures)
@@ -80,10 +77,9 @@ def check_range(found: Activations, dtype: Dtype) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SafetensorsFile:
-    """A safetensors file that is produced in pieces, because the library writes only from one copy of all tensors.
-
-    Tensors `layer.<n>` (row, d_model); with every token also `offsets` (text + 1) and `token_ids` (token), int64, before them.
-    """
+    """A safetensors file that is produced in pieces, because the library writes only from one copy of all tensors:
+    `layer.<n>` (row, d_model); with every token also `offsets` (text + 1) and `token_ids` (token), int64, before
+    them."""
 
     activations: Activations
     dtype: Dtype
@@ -109,8 +105,8 @@ class SafetensorsFile:
         yield self._header()
         found = self.activations
         if found.every_token:
-            yield _int64(found.offsets)
-            yield _int64(found.token_ids)
+            for integers in (found.offsets, found.token_ids):
+                yield np.asarray(integers, dtype="<i8").tobytes()
         kind = _DTYPES[self.dtype][0]
         for layer in found.layers:
             for rows in found.rows(layer):
@@ -137,7 +133,3 @@ class SafetensorsFile:
         width = found.captures[0].activations.shape[2]
         for layer in found.layers:
             yield f"layer.{layer}", name, [rows, width], rows * width * kind.itemsize
-
-
-def _int64(values: Sequence[int]) -> bytes:
-    return np.asarray(values, dtype="<i8").tobytes()

@@ -13,18 +13,9 @@ from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MeanAnswer, MetricsAnswer
 from steering.spec import InterventionSpec
 from steering.threads import run_in_thread
+from steering.workflows import measures
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
-from steering.workflows.measures import (
-    TokenMeasures,
-    distinct,
-    estimate,
-    finite_exp,
-    first_divergence,
-    means,
-    measure_tokens,
-    repetition,
-    word_diff,
-)
+from steering.workflows.measures import TokenMeasures
 from steering.workflows.readout import read_texts
 
 
@@ -39,8 +30,8 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name. request:
-    builds the request of an arm, where more belongs to it than what is named here."""
+    """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name.
+    request: builds the request of an arm, where more belongs to it than what is named here."""
 
     arms: tuple[Arm, ...]
     baseline: str
@@ -73,22 +64,20 @@ class ArmResult:
 
 
 def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> list[ArmFields]:
-    """Returns one arm per strength, named by it ("-0.5", "+1"). The unsteered arm "base" (strength 0) always comes first."""
+    """Returns the unsteered arm "base", then one arm per strength other than 0, named by it ("-0.5", "+1")."""
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength", param="strengths")
     fields = intervention.model_dump(exclude_unset=True)
     arms = [ArmFields(name="base", steering=())]
-    for strength in strengths:
-        if strength != 0.0:
-            one = InterventionSpec.model_validate({**fields, "strength": strength})
-            arms.append(ArmFields(name=f"{strength:+g}", steering=(one,)))
+    for strength in filter(None, strengths):
+        item = InterventionSpec.model_validate({**fields, "strength": strength})
+        arms.append(ArmFields(name=f"{strength:+g}", steering=(item,)))
     _check_names([arm.name for arm in arms])
     return arms
 
 
 async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ...]:
-    """Returns the results of all arms, in order. Raises InvalidRequest for invalid arms, and the first arm's error when all
-    failed."""
+    """Returns the results of all arms, in order. Raises InvalidRequest, and the first arm's error when all failed."""
     async with aclosing(stream(engine, comparison)) as events:
         async for event in events:
             if isinstance(event, tuple):
@@ -99,8 +88,7 @@ async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ..
 async def stream(
     engine: Engine, comparison: Comparison
 ) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
-    """Yields the tokens of all arms as they come, the result of an arm that fails, and last the results of all arms, in order.
-    Closing it frees every row."""
+    """Yields the tokens of all arms, the result of an arm that fails, and last all results. Closing frees every row."""
     _check(comparison)
     received: dict[str, list[list[TokenEvent]]] = {
         arm.name: [[] for _ in range(comparison.n)] for arm in comparison.arms
@@ -140,7 +128,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmResult, None]:
-    """Yields the tokens of all choices of one arm. A failed choice ends its arm; any other exception ends everything."""
+    """Yields the tokens of all choices of one arm. A failed choice ends its arm."""
     request = comparison.request(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
     each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:
@@ -164,7 +152,7 @@ async def _measured(
             continue
         baseline = None if arm.name == comparison.baseline else read.get(comparison.baseline, ())
         try:
-            measured = await measure_arm(engine, arm.prompt, arm.plan, read[arm.name], baseline)
+            measured = await _measure_arm(engine, arm, read[arm.name], baseline)
             results[arm.name] = ArmResult(arm.name, done[arm.name], *measured)
         except SteeringError as error:
             results[arm.name] = ArmResult(arm.name, done[arm.name], error=error)
@@ -179,49 +167,37 @@ class ReadAnswer:
     readout: Mapping[str, float]
 
 
-async def measure_arm(
-    engine: Engine,
-    prompt: Prompt,
-    plan: SteeringPlan,
-    choices: Sequence[ReadAnswer],
-    baseline: Sequence[ReadAnswer] | None,
+async def _measure_arm(
+    engine: Engine, arm: Arm, choices: Sequence[ReadAnswer], baseline: Sequence[ReadAnswer] | None
 ) -> tuple[MetricsAnswer, AgainstBaselineAnswer | None]:
-    """Measures one answer at a time, so that the logits of one answer are held at a time.
-
-    baseline: its choices of the same seeds; none where it failed, which leaves out all but the KL divergence; None: the arm
-    is the baseline.
-    """
-    ids, plan = await encode_steered(engine.tokenizer, prompt, plan)
-    measured = [await measure_tokens(engine, ids, one.answer.tokens, plan) for one in choices]
-    metrics = _metrics(choices, measured)
+    """Measures one answer at a time, so that the logits of one answer are held at a time. baseline: its choices of the
+    same seeds; none where it failed, which leaves out all but the KL divergence; None: the arm is the baseline."""
+    ids, plan = await encode_steered(engine.tokenizer, arm.prompt, arm.plan)
+    measured = [await measures.measure_tokens(engine, ids, one.answer.tokens, plan) for one in choices]
+    surprise = [value for one in measured if one is not None for value in one.surprise]
+    left_out = sum(one is None for one in measured)
+    metrics = MetricsAnswer(
+        perplexity=measures.finite_exp(fmean(surprise)) if surprise else None,
+        distinct_2=fmean(measures.distinct(one.answer.tokens, 2) for one in choices),
+        repetition=fmean(measures.repetition(one.answer.tokens) for one in choices),
+        readout=_means([one.readout for one in choices]),
+        steered_readout=_means([event.readout for one in choices for event in one.answer.events]),
+        warnings=[f"perplexity and KL leave out {left_out} answers that were too long to hold"] if left_out else [],
+    )
     if baseline is None:
         return metrics, None
     return metrics, await run_in_thread(_against, choices, baseline, measured)
 
 
-def _metrics(choices: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | None]) -> MetricsAnswer:
-    """Averages over all choices of an arm. perplexity: None without tokens, or where the logits would not fit in memory."""
-    surprise = [value for one in measured if one is not None for value in one.surprise]
-    left_out = sum(one is None for one in measured)
-    return MetricsAnswer(
-        perplexity=finite_exp(fmean(surprise)) if surprise else None,
-        distinct_2=fmean(distinct(one.answer.tokens, 2) for one in choices),
-        repetition=fmean(repetition(one.answer.tokens) for one in choices),
-        readout=_means([one.readout for one in choices]),
-        steered_readout=_means([event.readout for one in choices for event in one.answer.events]),
-        warnings=[f"perplexity and KL leave out {left_out} answers that were too long to hold"] if left_out else [],
-    )
-
-
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, MeanAnswer]:
-    return {name: MeanAnswer(mean=mean) for name, mean in means(rows).items()}
+    return {name: MeanAnswer(mean=mean) for name, mean in measures.means(rows).items()}
 
 
 def _against(
     choices: Sequence[ReadAnswer], baseline: Sequence[ReadAnswer], measured: Sequence[TokenMeasures | None]
 ) -> AgainstBaselineAnswer:
-    """Compares with the unsteered model by KL(arm || unsteered model) on the arm's own prompt, so that an arm that differs only
-    by its prompt has 0; and choice by choice with the baseline's choice of the same seed."""
+    """Compares with the unsteered model by KL(arm || unsteered model) on the arm's own prompt, so that an arm that
+    differs only by its prompt has 0; and choice by choice with the baseline's choice of the same seed."""
     pairs = list(zip(choices, baseline, strict=bool(baseline)))
     divergence = [[] if one is None else list(one.divergence) for one in measured]
     values = [value for one in divergence for value in one]
@@ -232,7 +208,7 @@ def _against(
     return AgainstBaselineAnswer(
         kl_mean=fmean(values) if values else None,
         kl_per_token=divergence,
-        first_divergence=[first_divergence(one.answer.tokens, other.answer.tokens) for one, other in pairs],
-        readout_shift={name: estimate(each) for name, each in shifts.items()},
-        diff=[word_diff(other.answer.text, one.answer.text) for one, other in pairs],
+        first_divergence=[measures.first_divergence(one.answer.tokens, other.answer.tokens) for one, other in pairs],
+        readout_shift={name: measures.estimate(each) for name, each in shifts.items()},
+        diff=[measures.word_diff(other.answer.text, one.answer.text) for one, other in pairs],
     )

@@ -1,5 +1,5 @@
-"""A concept from its description: the loaded model answers neutral prompts under opposite instructions, and what it wrote
-becomes contrasting pairs (persona vectors, arXiv 2507.21509)."""
+"""A concept from its description: the loaded model answers neutral prompts under opposite instructions, and what it
+wrote becomes contrasting pairs (persona vectors, arXiv 2507.21509)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,15 +27,15 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """pairs: conversations (prompt, answer) without the instruction, for position "response_mean"; the topic is the
-    prompt. dropped: how many pairs of answers were set aside, by reason."""
+    """Conversations (prompt, answer) without the instruction, for position "response_mean"; the topic is the prompt.
+    dropped: how many pairs of answers were set aside, by reason."""
 
     pairs: PairSet
     dropped: Mapping[str, int]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """How many pairs were set aside, and why; nothing where there are none."""
+        """Returns how many pairs were set aside, and why; nothing where there are none."""
         count = sum(self.dropped.values())
         written = f"{count} of {len(self.pairs) + count} that the model wrote"
         return (f"left out, because they make no pair: {written} ({_counted(self.dropped)})",) if count else ()
@@ -51,25 +51,12 @@ async def describe(
     sampling: SamplingParams = WRITING,
     progress: Progress = ignore_progress,
 ) -> Described:
-    """prompts: what the model is asked; None takes the package's neutral ones. per_prompt: answers a pole to each.
+    """Writes pairs of answers under opposite instructions, with the same seed for both poles. Raises InvalidRequest for
+    an empty pole, a model without a chat template, and when fewer than LEAST_PAIRS pairs are usable.
 
-    Both poles of a pair share their seed, so that they differ by the instruction alone. Raises InvalidRequest for an
-    empty pole, a model without a chat template, and when fewer than LEAST_PAIRS pairs are usable.
+    prompts: what the model is asked; None takes the package's neutral ones. per_prompt: answers a pole to each.
     """
     asked = tuple(load_neutral() if prompts is None else prompts)
-    _check(engine, trait, opposite, asked, per_prompt)
-    questions = asked * per_prompt
-    requests = [
-        request
-        for pole in (trait, opposite)
-        for request in seeded([instructed(engine, pole, question) for question in questions], sampling)
-    ]
-    answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
-    positives, negatives = answers[: len(questions)], answers[len(questions) :]
-    return _pairs(list(zip(questions, positives, negatives, strict=True)))
-
-
-def _check(engine: Engine, trait: str, opposite: str, prompts: Sequence[str], per_prompt: int) -> None:
     if not trait.strip() or not opposite.strip():
         raise InvalidRequest("a description needs a trait and its opposite, both in words", param="describe")
     if trait.strip().casefold() == opposite.strip().casefold():
@@ -79,12 +66,34 @@ def _check(engine: Engine, trait: str, opposite: str, prompts: Sequence[str], pe
             f"model {engine.info.name!r} has no chat template, so it cannot be instructed; give pairs instead",
             param="describe",
         )
-    if not prompts or per_prompt < 1:
+    if not asked or per_prompt < 1:
         raise InvalidRequest("a description needs at least one prompt and one answer to each", param="prompts")
+    questions = asked * per_prompt
+    requests = [
+        request
+        for pole in (trait, opposite)
+        for request in seeded([instructed(engine, pole, question) for question in questions], sampling)
+    ]
+    answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
+    kept, dropped = [], Counter[str]()
+    for prompt, positive, negative in zip(questions, answers, answers[len(questions) :], strict=False):
+        reason = unusable(positive, negative)
+        if reason is None:
+            kept.append(ContrastivePair(conversation(prompt, positive), conversation(prompt, negative), topic=prompt))
+        else:
+            dropped[reason] += 1
+    if len(kept) < LEAST_PAIRS:
+        reasons = _counted(dropped) or "too few prompts"
+        raise InvalidRequest(
+            f"the model wrote only {len(kept)} usable pairs of answers out of {len(questions)} ({reasons}); "
+            "describe the poles in other words, or give pairs",
+            param="describe",
+        )
+    return Described(PairSet.of(kept), dict(dropped))
 
 
 def instructed(engine: Engine, pole: str, prompt: str) -> tuple[ChatMessage, ...]:
-    """The prompt under an instruction: as a system message, or before the question where the template knows none."""
+    """Returns the prompt under an instruction: as a system message, or before the question without system messages."""
     instruction = INSTRUCTION.format(pole=pole.strip())
     messages = (ChatMessage("system", instruction), ChatMessage("user", prompt))
     try:
@@ -95,7 +104,7 @@ def instructed(engine: Engine, pole: str, prompt: str) -> tuple[ChatMessage, ...
 
 
 def unusable(positive: str, negative: str) -> str | None:
-    """Why two answers make no pair: "empty", "too short", "identical", "refusal"; None when they do."""
+    """Returns why two answers make no pair: "empty", "too short", "identical", "refusal"; None when they do."""
     both = (positive, negative)
     if not all(both):
         return "empty"
@@ -110,21 +119,3 @@ def unusable(positive: str, negative: str) -> str | None:
 
 def _counted(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-
-
-def _pairs(written: Sequence[tuple[str, str, str]]) -> Described:
-    kept, dropped = [], Counter[str]()
-    for prompt, positive, negative in written:
-        reason = unusable(positive, negative)
-        if reason is None:
-            kept.append(ContrastivePair(conversation(prompt, positive), conversation(prompt, negative), topic=prompt))
-        else:
-            dropped[reason] += 1
-    if len(kept) < LEAST_PAIRS:
-        reasons = _counted(dropped) or "too few prompts"
-        raise InvalidRequest(
-            f"the model wrote only {len(kept)} usable pairs of answers out of {len(written)} ({reasons}); "
-            "describe the poles in other words, or give pairs",
-            param="describe",
-        )
-    return Described(PairSet.of(kept), dict(dropped))

@@ -1,33 +1,60 @@
-"""Extracts a ConceptVector from contrasting texts: reads each text once, fits a direction per layer, cross-validates it."""
+"""Makes vectors: extracted or trained from contrasting texts, from given numbers, or from other vectors.
+
+Training fits a direction by gradient through the model: added with a positive strength it should make the positive
+texts more likely, with a negative one less, as in BiPO (arXiv 2406.00045), RePS (2505.20809) and ReFT-r1 (2404.03592).
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from steering.cards import Estimate
+from steering.cards import Estimate, Recommended
 from steering.engine.api import CaptureSpec, Engine, Position
+from steering.engine.capabilities import can_fit, fitting_of
+from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import Negatives, Positives
-from steering.extraction.card import build_card, recommend
-from steering.extraction.cross_validation import Fit, Folding, LayerFit, fit_layer, folding, nested_auroc
+from steering.extraction.base import Negatives, Positives, orient
+from steering.extraction.card import best_layer, build_card, recommend, strengths_to_try
+from steering.extraction.cross_validation import (
+    Fit,
+    Folding,
+    LayerFit,
+    fit_layer,
+    folding,
+    folding_of,
+    nested_auroc,
+)
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
-from steering.pairs import PairSet, Text, dataset_digest, groups_of
+from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of, split
+from steering.plan.layers import given_layers
+from steering.registry import unknown_name
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, check_name
+from steering.vectors import ConceptVector, check_name, combine
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
-from steering.workflows.texts import as_answers, capture_prompts
+from steering.workflows.texts import as_answers, capture_prompts, neutral_texts, subset, token_pairs
+
+TRAINED = "trained"
+"""The name of the method that trains, in addition to those of METHODS."""
+METHOD_NAMES = (*METHODS, TRAINED)
+"""Every value that `method` accepts."""
+START = "mean_difference"
+"""The method that initializes the training and whose natural scale its strengths are multiples of."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRequest:
-    """What to extract and how. layers: block indices, negative from the top. holdout: share of the topics that each fold of
-    the cross-validation holds out. position: which activation of each text is read; "all" is not allowed. notes: warnings of
-    the card about how the pairs were made."""
+    """What to extract and how.
+
+    layers: block indices, negative from the top.
+    position: which activation of each text is read; "all" is not allowed.
+    holdout: share of the topics that each fold of the cross-validation holds out.
+    notes: warnings of the card about how the pairs were made.
+    """
 
     name: str
     pairs: PairSet
@@ -39,6 +66,17 @@ class ExtractionRequest:
     description: str = ""
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """See FitTask. strengths: in natural scales of the mean difference. kl_coefficient: 0 uses no neutral texts."""
+
+    steps: int = 100
+    batch: int = 4
+    learning_rate: float = 0.1
+    strengths: tuple[float, float] = (0.25, 1.0)
+    kl_coefficient: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +93,67 @@ class ReadPairs:
         return self.positive[index], self.negative[index]
 
 
-async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
-    """Returns a vector with its card, not yet stored. Cancelling stops the reading at once, the fitting at the next layer.
+def methods_of(engine: Engine) -> tuple[str, ...]:
+    """Returns the names that `method` may have with this engine."""
+    return METHOD_NAMES if can_fit(engine) else tuple(METHODS)
 
-    The directions are fitted on all pairs; the card is cross-validated. Layers where the method finds no direction are left
-    out, and the card says so. Raises InvalidRequest for an invalid name, method, layer, position or holdout, and the
-    method's own error when it finds nothing at any layer.
+
+def check_method(engine: Engine, method: str, training: TrainingSettings | None = None, *, paired: bool = True) -> None:
+    """Raises InvalidRequest for an unknown method, training settings for another method, or unpaired texts for
+    training; UnsupportedParameter for training with an engine that cannot fit directions."""
+    if method not in METHOD_NAMES:
+        raise InvalidRequest(unknown_name("method", method, METHOD_NAMES, "method"), param="method")
+    if method == TRAINED:
+        fitting_of(engine)
+        _check_paired(paired)
+    elif training is not None:
+        raise InvalidRequest(f"'training' belongs to method {TRAINED!r}, not to {method!r}", param="training")
+
+
+def _check_paired(paired: bool) -> None:
+    if not paired:
+        raise InvalidRequest(
+            f"method {TRAINED!r} needs pairs, got separate lists of positive and negative texts", param="method"
+        )
+
+
+def check_position(position: Position) -> None:
+    """Raises InvalidRequest for "all"."""
+    if position == "all":
+        raise InvalidRequest(
+            "position 'all' gives many activations per text, but a vector needs one: 'last', 'mean', 'response_mean' "
+            "or an offset from the end such as -2",
+            param="position",
+        )
+
+
+def tried_layers(layer_count: int) -> tuple[int, ...]:
+    """Returns the layers to extract at where one is to be chosen: every second one of the middle of the model."""
+    first = int(0.4 * layer_count)
+    return tuple(range(first, max(int(0.8 * layer_count), first + 1), 2))
+
+
+async def make_vector(
+    engine: Engine,
+    request: ExtractionRequest,
+    *,
+    training: TrainingSettings | None = None,
+    progress: Progress = ignore_progress,
+) -> ConceptVector:
+    """Extracts or trains a vector, depending on the method; see `extract` and `train`."""
+    check_method(engine, request.method, training)
+    if request.method == TRAINED:
+        return await train(engine, request, training, progress=progress)
+    return await extract(engine, request, progress=progress)
+
+
+async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
+    """Returns a vector with its card, not yet stored; the directions are fitted on all pairs, the card is
+    cross-validated. Layers where the method finds no direction are left out. Cancelling stops the reading at once, the
+    fitting at the next layer.
+
+    Raises InvalidRequest for an invalid name, method, layer, position or holdout, and the method's own error when it
+    finds nothing at any layer.
     """
     check_name(request.name)
     check_position(request.position)
@@ -70,14 +163,130 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
     fitting = progress_of_part(progress, total - len(layers), total)
-    fits, left_out = await fit_layers(method.fit, read, request, division, progress=fitting)
+    fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     progress(total, total, "done")
-    notes, provenance = notes_of(engine, request, left_out), provenance_of(engine, request)
+    notes, provenance = _notes(engine, request, left_out), _provenance(engine, request)
     return assembled(engine.info, request, fits, auroc, division, notes, provenance)
 
 
-async def fit_layers(
+async def train(
+    engine: Engine,
+    request: ExtractionRequest,
+    settings: TrainingSettings | None = None,
+    *,
+    progress: Progress = ignore_progress,
+) -> ConceptVector:
+    """Returns a vector with its card, not yet stored, trained on the pairs that are not held out. layers "all": the
+    layer where the mean difference reads best; explicit layers are trained one after the other. Cancelling stops within
+    one piece of the fit.
+
+    Raises InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction
+    against its poles; also what `Engine.fit` raises.
+    """
+    chosen, pairs = settings or TrainingSettings(), request.pairs
+    request = replace(request, method=TRAINED)
+    check_name(request.name)
+    check_position(request.position)
+    _check_paired(pairs.paired)
+    layers = layer_indices(request.layers, engine.info.layer_count)
+    division = split(pairs, request.holdout, request.seed)
+    part = division.fit_positive
+    reading = 2 * len(pairs) + len(layers)
+    total = reading + chosen.steps * (1 if request.layers == "all" else len(layers))
+    read = await read_pairs(engine, request, layers, total, progress)
+    # folds of the pairs that are trained on, so that the held-out pairs have no say in the choice of a layer
+    folds = await run_in_thread(lambda: folding(subset(pairs, part), request.holdout, request.seed))
+    starts, left_out = await _fit_layers(METHODS[START].fit, read, request, folds, part=part)
+    encoded = await run_in_thread(token_pairs, engine, pairs, part)
+    progress(reading, total, "writing neutral answers")
+    neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
+    fitted: dict[int, FittedDirection] = {}
+    for layer in tuple(starts) if request.layers != "all" else (_best(engine, starts),):
+        start = starts[layer].direction
+        task = FitTask(
+            pairs=encoded,
+            layer=layer,
+            amount=start.scale,
+            neutral=neutral,
+            initial=start.direction,
+            seed=request.seed,
+            **asdict(chosen),
+        )
+        fitted[layer] = await _trained(
+            engine, task, progress_of_part(progress, reading + chosen.steps * len(fitted), total)
+        )
+    notes = _notes(engine, request, left_out)
+    if len(encoded) < len(part):
+        reason = "left out of the training, because the two texts are equal to the model or one token long"
+        notes.append(f"{reason}: {len(part) - len(encoded)} of {len(part)} pairs")
+    vector = await run_in_thread(_trained_vector, engine, request, chosen, read, division, starts, fitted, notes)
+    progress(total, total, "done")
+    return vector
+
+
+async def _trained(engine: Engine, task: FitTask, progress: Progress) -> FittedDirection:
+    message = f"training layer {task.layer}"
+    progress(0, task.steps, message)
+    return await fitting_of(engine).fit(task, progress=lambda done, steps: progress(done, steps, message))
+
+
+def _best(engine: Engine, fits: Mapping[int, LayerFit]) -> int:
+    return best_layer({layer: fit.quality for layer, fit in fits.items()}, engine.info.layer_count)
+
+
+def _trained_vector(
+    engine: Engine,
+    request: ExtractionRequest,
+    settings: TrainingSettings,
+    read: ReadPairs,
+    division: Split,
+    starts: Mapping[int, LayerFit],
+    fitted: Mapping[int, FittedDirection],
+    notes: list[str],
+) -> ConceptVector:
+    """Builds the vector. Scales and card come from the class means, as for every method; strengths to try from the
+    training. starts, fitted: the initial direction of each layer, and the fitted one of those that were trained."""
+    starts = {layer: starts[layer] for layer in fitted}
+    held = folding_of(request.pairs, ((division,),) if division.held_positive else ())
+    fits = {layer: _measured(found, layer, read, division, held, request.seed) for layer, found in fitted.items()}
+    layer = _best(engine, starts)
+    quality = fits[layer].quality
+    auroc = None if quality.auroc is None else Estimate(quality.auroc, quality.auroc_interval)
+    initial = {at: start.direction for at, start in starts.items()}
+    training = {
+        **asdict(settings),
+        "strengths": list(settings.strengths),
+        "amount": {str(at): start.scale for at, start in initial.items()},
+        "cosine_to_start": {str(at): float(one.direction @ initial[at].direction) for at, one in fitted.items()},
+        "loss": {str(at): [one.losses[0], one.losses[-1]] for at, one in fitted.items()},
+    }
+    provenance = {**_provenance(engine, request), "training": training}
+    vector = assembled(engine.info, request, fits, auroc, held, notes, provenance)
+    assert vector.quality is not None, "assembled with a card"
+    ratio = initial[layer].scale / fits[layer].direction.scale
+    low, high = settings.strengths
+    strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
+    return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
+
+
+def _measured(
+    found: FittedDirection, layer: int, read: ReadPairs, division: Split, held: Folding, seed: int
+) -> LayerFit:
+    """Adds the class means of the fitted pairs to a trained direction and measures it on the held-out pairs. The
+    trained sign is kept: flipping it would reverse the effect."""
+    positive, negative = read.at(layer)
+    direction = orient(found.direction, positive[list(division.fit_positive)], negative[list(division.fit_negative)])
+    if float(direction.direction @ found.direction) < 0.0:
+        raise InvalidRequest(
+            f"at layer {layer} the trained direction makes the positive texts more likely but reads the poles reversed; "
+            "train fewer steps, at another layer, or on more pairs",
+            param="layers",
+        )
+    return fit_layer(lambda *_: direction, positive, negative, True, held, seed)
+
+
+async def _fit_layers(
     fit: Fit,
     read: ReadPairs,
     request: ExtractionRequest,
@@ -86,11 +295,9 @@ async def fit_layers(
     part: Sequence[int] | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
-    """Fits and cross-validates each layer. part: indices of the pairs that are used and that `division` divides; None: all.
-
-    Returns the fits, and for the other layers why the method found no direction. Raises the last of these errors where
-    it found none at any layer.
-    """
+    """Fits and cross-validates each layer; also returns why the method found no direction at the others. Raises the
+    last of these errors where it found none at all. part: indices of the pairs that are used and that `division`
+    divides; None: all."""
     rows = slice(None) if part is None else list(part)
 
     def fit_at(layer: int) -> LayerFit:
@@ -110,27 +317,10 @@ async def fit_layers(
     return fits, left_out
 
 
-def tried_layers(layer_count: int) -> tuple[int, ...]:
-    """Returns the layers to extract at where one of them is to be chosen: every second one of the middle of the model."""
-    first = int(0.4 * layer_count)
-    return tuple(range(first, max(int(0.8 * layer_count), first + 1), 2))
-
-
-def check_position(position: Position) -> None:
-    """Raises InvalidRequest for "all"."""
-    if position == "all":
-        raise InvalidRequest(
-            "position 'all' gives many activations per text, but a vector needs one: 'last', 'mean', 'response_mean' "
-            "or an offset from the end such as -2",
-            param="position",
-        )
-
-
 async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, progress: Progress
 ) -> ReadPairs:
-    """Reads all texts in one call, each different one once, all layers in one pass. For position "response_mean" plain texts
-    are wrapped as replies."""
+    """Reads each different text once, all layers in one pass; plain texts as replies for position "response_mean"."""
     positive, negative = request.pairs.positive, request.pairs.negative
     if request.position == "response_mean":
         positive, negative = as_answers(positive), as_answers(negative)
@@ -142,11 +332,8 @@ async def read_pairs(
         progress=lambda done, _: progress(done + repeated, total, "reading texts"),
     )
     activations = torch.cat([capture.activations.float() for capture in captures], dim=1)
-    return ReadPairs(
-        layers,
-        positive=activations[:, [rows[text] for text in positive]],
-        negative=activations[:, [rows[text] for text in negative]],
-    )
+    sides = [activations[:, [rows[text] for text in side]] for side in (positive, negative)]
+    return ReadPairs(layers, *sides)
 
 
 def assembled(
@@ -158,29 +345,26 @@ def assembled(
     notes: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> ConceptVector:
-    """Builds the vector and its card. auroc: of the whole procedure. division: what was held out. notes: further warnings of
-    the card."""
+    """Builds the vector and its card. auroc: of the whole procedure. division: what was held out. notes: warnings."""
     pairs = request.pairs
-    count = min(len(pairs.positive), len(pairs.negative))
     card = build_card(
         {layer: fit.quality for layer, fit in fits.items()},
         layer_count=info.layer_count,
-        pairs=count,
+        pairs=min(len(pairs.positive), len(pairs.negative)),
         holdout=division.holdout,
         folds=division.folds,
         topics=min(len(set(one)) for one in groups_of(pairs)),
         auroc=auroc,
     )
     card = replace(card, warnings=(*card.warnings, *notes))
-    directions = {layer: fit.direction for layer, fit in fits.items()}
-    scales = {layer: direction.scale for layer, direction in directions.items()}
+    scales = {layer: fit.direction.scale for layer, fit in fits.items()}
     return ConceptVector(
         name=request.name,
         model=info.name,
         model_fingerprint=info.fingerprint,
         d_model=info.d_model,
         method=request.method,
-        layers=directions,
+        layers={layer: fit.direction for layer, fit in fits.items()},
         description=request.description,
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),
@@ -189,8 +373,8 @@ def assembled(
     )
 
 
-def notes_of(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
-    """Returns what a card says of how the pairs were made, of layers without a direction and of how the texts were read."""
+def _notes(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
+    """Returns what a card says of the pairs, of layers without a direction and of how the texts were read."""
     notes = [*request.notes]
     if left_out:
         first = next(iter(left_out.values()))
@@ -209,9 +393,9 @@ def _text_form(engine: Engine, request: ExtractionRequest) -> str:
     return "chat_template" if engine.info.chat_template else "transcript"
 
 
-def provenance_of(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
+def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
     """Returns what it takes to make the same vector again."""
-    pairs = request.pairs
+    pairs, info = request.pairs, engine.info
     return {
         "method": request.method,
         "position": request.position,
@@ -223,7 +407,51 @@ def provenance_of(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
         "positives": len(pairs.positive),
         "negatives": len(pairs.negative),
         "topics": len(set(pairs.topics)),
-        "model": engine.info.name,
-        "model_revision": engine.info.revision,
-        "dtype": engine.info.dtype,
+        "model": info.name,
+        "model_revision": info.revision,
+        "dtype": info.dtype,
     }
+
+
+def registered(
+    info: ModelInfo,
+    name: str,
+    directions: Mapping[str, Sequence[float]],
+    scale: Mapping[str, float] | None = None,
+    description: str = "",
+    tags: tuple[str, ...] = (),
+) -> ConceptVector:
+    """Builds a vector of the loaded model from numbers by layer. Raises what `given_layers` raises."""
+    vector = ConceptVector(
+        name=name,
+        model=info.name,
+        model_fingerprint=info.fingerprint,
+        d_model=info.d_model,
+        method="given",
+        layers=given_layers(info, directions, scale),
+        description=description,
+        tags=tags,
+    )
+    return with_recommendation(vector, info)
+
+
+def combined(
+    info: ModelInfo,
+    name: str,
+    terms: Sequence[tuple[ConceptVector, float]],
+    orthogonal_to: Sequence[ConceptVector] = (),
+    description: str = "",
+    tags: tuple[str, ...] = (),
+) -> ConceptVector:
+    """Builds a weighted sum of vectors (see `vectors.combine`) with its own description and tags."""
+    vector = replace(combine(name, terms, orthogonal_to), description=description, tags=tags)
+    return with_recommendation(vector, info)
+
+
+def with_recommendation(vector: ConceptVector, info: ModelInfo) -> ConceptVector:
+    """Adds strengths to try from the vector's scale and the model's typical norms, where none are recommended."""
+    if vector.recommended is not None:
+        return vector
+    scales, layers = {layer: entry.scale for layer, entry in vector.layers.items()}, vector.recommended_layers()
+    strengths = strengths_to_try(layers, scales, info.typical_norms)
+    return replace(vector, recommended=Recommended(layers, strengths_to_try=strengths, basis="norms"))

@@ -31,11 +31,9 @@ def progress_of_part(progress: Progress, start: int, total: int) -> Progress:
 
 
 def mix(seed: int, choice: int) -> int:
-    """Derives the seed of choice `choice` of a request: seed_0 = seed, the others are spread over 64 bits.
-
-    seed_j = f(seed + j * 0x9E3779B97F4A7C15 mod 2^64), f the finalizer of SplitMix64 (Steele, Lea, Flood 2014): a
-    bijection, so no two of the later choices share their noise. Plain integers, hence the same on every platform.
-    """
+    """Derives the seed of choice `choice` of a request: seed_0 = seed, seed_j = f(seed + j * 0x9E3779B97F4A7C15 mod
+    2^64), f the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection, so no two of the later choices share
+    their noise."""
     if choice == 0:
         return seed
     value = (seed + choice * 0x9E3779B97F4A7C15) & _MASK
@@ -46,9 +44,12 @@ def mix(seed: int, choice: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One finished answer. tokens: the ids of `events`, one event per token; text also includes the last characters, which
-    became certain only when the answer ended. raised: the monitors that flagged or stopped it, each with the index of the token,
-    None for the prompt."""
+    """One finished answer.
+
+    text: with the last characters, which became certain only when the answer ended.
+    tokens: the ids of `events`, one event per token.
+    raised: the monitors that flagged or stopped it, each with the index of the token, None for the prompt.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -111,7 +112,7 @@ def choices(request: GenerationRequest, n: int) -> tuple[GenerationRequest, ...]
 
 
 async def answers(engine: Engine, request: GenerationRequest, n: int) -> tuple[Answer, ...]:
-    """Returns n samples of one request, all in the engine's batch at once. The first failure ends the others and is raised."""
+    """Returns n samples of one request, all in the batch at once. The first failure ends the others and is raised."""
     return await gathered([answer(engine, one) for one in choices(request, n)])
 
 
@@ -129,7 +130,7 @@ async def gathered(work: Sequence[Awaitable[T]]) -> tuple[T, ...]:
 async def mapped(
     work: Callable[[Item], Awaitable[T]], items: Sequence[Item], at_once: int, report: Callable[[int], None]
 ) -> tuple[T, ...]:
-    """Returns the results for all items in order, `at_once` of them in work at a time. report: called with how many are done."""
+    """Returns the results for all items in order, `at_once` of them in work. report: called with the number done."""
     done, slots = 0, asyncio.Semaphore(at_once)
 
     async def one(item: Item) -> T:
@@ -144,14 +145,29 @@ async def mapped(
 
 
 async def interleaved(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Yields (stream index, item) of several streams as the items arrive. The first failure closes all and is raised."""
+    """Yields (stream index, item) as the items arrive. The first failure closes all streams and is raised."""
     if len(streams) == 1:  # no task and no queue between the engine and the reader
         async with aclosing(streams[0]) as only:
             async for item in only:
                 yield 0, item
         return
     queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(maxsize=STREAM_BUFFER)
-    following = asyncio.create_task(_follow(streams, queue))
+
+    async def follow(index: int, stream: AsyncGenerator[T, None]) -> None:
+        async with aclosing(stream):
+            async for item in stream:
+                await queue.put((index, item))
+
+    async def follow_all() -> None:
+        """Puts the items of all streams into the queue, then None, or the exception of the first that failed."""
+        try:
+            await gathered([follow(index, stream) for index, stream in enumerate(streams)])
+        except Exception as error:
+            await queue.put(error)
+        else:
+            await queue.put(None)
+
+    following = asyncio.create_task(follow_all())
     try:
         while (received := await queue.get()) is not None:
             if isinstance(received, Exception):
@@ -162,43 +178,24 @@ async def interleaved(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenera
         await asyncio.gather(following, return_exceptions=True)
 
 
-async def _follow(
-    streams: Sequence[AsyncGenerator[T, None]], queue: asyncio.Queue[tuple[int, T] | Exception | None]
-) -> None:
-    """Puts the items of all streams into the queue, then None, or the exception of the first that failed."""
-
-    async def follow(index: int, stream: AsyncGenerator[T, None]) -> None:
-        async with aclosing(stream):
-            async for item in stream:
-                await queue.put((index, item))
-
-    end: Exception | None = None
-    try:
-        await gathered([follow(index, stream) for index, stream in enumerate(streams)])
-    except Exception as error:
-        end = error
-    await queue.put(end)
-
-
 async def background(
     engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress = ignore_progress, pause: float = 0.5
 ) -> tuple[Answer, ...]:
-    """Returns many answers in order, BACKGROUND_CONCURRENCY at a time, at background priority.
-
-    A full queue is retried every `pause` seconds. Raises what `Engine.generate` raises otherwise; then, and when cancelled,
-    every row is freed first.
-    """
-    outcomes = await attempts(engine, requests, progress=progress, pause=pause)
-    for outcome in outcomes:
+    """Returns many answers in order, as `attempts` does. Raises the first error of an answer that became non-finite."""
+    found: list[Answer] = []
+    for outcome in await attempts(engine, requests, progress=progress, pause=pause):
         if isinstance(outcome, NonfiniteActivations):
             raise outcome
-    return tuple(outcome for outcome in outcomes if isinstance(outcome, Answer))
+        found.append(outcome)
+    return tuple(found)
 
 
 async def attempts(
     engine: Engine, requests: Sequence[GenerationRequest], *, progress: Progress = ignore_progress, pause: float = 0.5
 ) -> tuple[Answer | NonfiniteActivations, ...]:
-    """Does the same for plans that may break the model: an answer that became non-finite is returned as its error."""
+    """Returns many answers in order, BACKGROUND_CONCURRENCY at a time, at background priority; the error of one that
+    became non-finite stands in its place. A full queue is retried every `pause` seconds. Raises what `Engine.generate`
+    raises otherwise; then, and when cancelled, every row is freed first."""
 
     async def attempt(request: GenerationRequest) -> Answer | NonfiniteActivations:
         while True:

@@ -1,7 +1,7 @@
-"""Maps texts in the model's residual stream to points, layer by layer."""
+"""Maps texts in the residual stream to points, layer by layer, and groups them by their activations at one layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -15,23 +15,31 @@ from steering.pairs import Text
 from steering.projection import PROJECTIONS, Points
 from steering.registry import unknown_name
 from steering.schemas.latent_space import (
+    ClusterAnswer,
+    ClustersAnswer,
+    ClustersRequest,
+    ExampleText,
     LatentSpaceAnswer,
     LatentSpaceRequest,
     LayerMapAnswer,
+    NearestVector,
+    PairAnswer,
     PathAnswer,
     SegmentAnswer,
-    SeparabilityAnswer,
 )
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.readout import used_vectors
-from steering.workflows.worker_process import draw, run_in_worker
+from steering.workflows.worker_process import cluster, draw, run_in_worker
 
 Read: TypeAlias = NDArray[np.float32]
 MIN_TEXTS_TO_WARN = 30
 """With fewer texts, holding a text out moves the mean of its class away from it, which alone pulls AUROC below chance."""
 PATH_TEXTS = 64
 """Texts that span the picture in which a path through the layers is drawn."""
+MAX_PAIRED = 32
+"""Clusters whose pairs are compared with vectors; HDBSCAN may find more."""
+EXAMPLE_CHARACTERS = 300
 
 
 async def latent_space(
@@ -42,12 +50,12 @@ async def latent_space(
     *,
     progress: Progress = ignore_progress,
 ) -> LatentSpaceAnswer:
-    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named in the
-    warnings instead, and so are input embeddings: texts that end in one word have one embedding there.
+    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named
+    in the warnings, as input embeddings are where texts end in one word. Raises what `check_request` and
+    `layer_indices` raise, and the projection's own error where no layer could be drawn. Cancelling kills the worker
+    process that draws.
 
-    vectors: of this model, drawn where the projection is linear, by the name given. The projections run in a worker process,
-    one layer at a time; cancelling kills the worker at once. Raises InvalidRequest for what `check_request` refuses and for
-    layers that do not exist, and the projection's own error where no layer could be drawn.
+    vectors: of this model, drawn where the projection is linear, by the name given.
     """
     check_request(request)
     layers = layer_indices(request.layers, engine.info.layer_count)
@@ -94,14 +102,12 @@ def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, L
         if (found := one.separability) and found.auroc is not None and found.auroc_interval
         if found.auroc_interval[1] < 0.5
     ]
-    if not worse:
-        return []
     advice = "" if request.groups else "; give `groups` if texts come in pairs"
-    return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"]
+    return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"] if worse else []
 
 
 def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
-    """(layer, activations (text, d_model)) of all that is drawn; the input embeddings, where they were read, have none."""
+    """Yields (layer, activations (text, d_model)) of all that is drawn; layer None for the input embeddings."""
     embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
     if embeddings:
         yield None, torch.cat(embeddings).numpy(force=True)
@@ -113,7 +119,7 @@ def _named(layer: int | None) -> str:
 
 
 def check_request(request: LatentSpaceRequest) -> None:
-    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path along no text."""
+    """Raises InvalidRequest for an unknown method, labels or groups that are not one per text, and a path of no text."""
     if request.method not in PROJECTIONS:
         raise InvalidRequest(unknown_name("method", request.method, list(PROJECTIONS), "method"), param="method")
     for name, given in (("label", request.labels), ("group", request.groups)):
@@ -140,7 +146,7 @@ async def _map(
         layer=layer,
         points=points.points.tolist(),
         explained_variance=None if points.explained_variance is None else list(points.explained_variance),
-        separability=None if separability is None else SeparabilityAnswer(**asdict(separability)),
+        separability=separability,
         segments=segments,
     )
 
@@ -154,8 +160,8 @@ def segment(name: str, entry: LayerDirection, points: Points) -> SegmentAnswer:
 
 
 async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> PathAnswer:
-    """Draws a text, and the mean of all, in one PCA of residuals scaled to length 1: what turns on the way, without the growth
-    in length that every text shares. read (layer, text, d_model)."""
+    """Draws a text, and the mean of all, in one PCA of residuals scaled to length 1: what turns on the way, without the
+    growth in length that every text shares. read (layer, text, d_model)."""
     others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
     shown = read[:, [text, *others]]
     unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)
@@ -167,3 +173,55 @@ async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> Pa
         mean=places.mean(axis=1).tolist(),
         explained_variance=list(points.explained_variance or ()),
     )
+
+
+async def clusters(
+    engine: Engine, request: ClustersRequest, texts: Sequence[Text], layer: int, vectors: Sequence[ConceptVector]
+) -> ClustersAnswer:
+    """Reads the texts of a request and clusters them in a worker process, which cancelling kills. vectors: those
+    compared with differences of centres. Raises InvalidRequest for texts that are too few or all alike, and what
+    `Engine.capture` raises."""
+    spec = CaptureSpec(layers=(layer,), position=request.position)
+    captures = await engine.capture([CapturePrompt(text) for text in texts], spec, priority=0)
+    rows = torch.cat([capture.activations[0].float() for capture in captures]).numpy(force=True)
+    found = await run_in_worker(cluster, rows, request.method, request.clusters, request.min_size, request.seed)
+    warnings, listed = [], []
+    if not len(found.centres):
+        warnings.append("no cluster was found; try method 'kmeans', or a smaller min_size")
+    if len(found.centres) > MAX_PAIRED:
+        warnings.append(f"{len(found.centres)} clusters were found; pairs are listed for the {MAX_PAIRED} largest")
+    for index, centre in enumerate(found.centres):
+        members = np.flatnonzero(found.labels == index)
+        distances = np.linalg.norm(rows[members] - centre, axis=1)
+        nearest = members[np.argsort(distances, kind="stable")][: request.examples].tolist()
+        ends = [text if isinstance(text, str) else text[-1].content for text in (texts[place] for place in nearest)]
+        examples = [
+            ExampleText(index=place, text=text[:EXAMPLE_CHARACTERS]) for place, text in zip(nearest, ends, strict=True)
+        ]
+        listed.append(ClusterAnswer(index=index, size=len(members), examples=examples))
+    return ClustersAnswer(
+        model=engine.info.name,
+        layer=layer,
+        method=request.method,
+        labels=found.labels.tolist(),
+        silhouette=found.silhouette,
+        clusters=listed,
+        pairs=_pairs(found.centres[:MAX_PAIRED], layer, vectors),
+        warnings=warnings,
+    )
+
+
+def _pairs(centres: NDArray[np.float64], layer: int, vectors: Sequence[ConceptVector]) -> list[PairAnswer]:
+    """Finds, for each two clusters, the vector with the largest absolute cosine with their difference."""
+    known = [vector for vector in vectors if layer in vector.layers]
+    directions = np.array([vector.at(layer).direction.numpy(force=True) for vector in known], dtype=np.float64)
+    pairs = []
+    for first, second in combinations(range(len(centres)), 2):
+        difference = centres[second] - centres[first]
+        distance, nearest = float(np.linalg.norm(difference)), None
+        if known and distance > 0.0:
+            cosines = directions @ difference / distance
+            best = int(np.argmax(np.abs(cosines)))
+            nearest = NearestVector(vector=known[best].id, cosine=float(cosines[best]))
+        pairs.append(PairAnswer(clusters=(first, second), distance=distance, nearest=nearest))
+    return pairs

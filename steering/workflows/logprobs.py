@@ -1,20 +1,25 @@
-"""Log-probabilities of the tokens of given texts under a plan, and pooled activations of texts as embeddings."""
+"""Log-probabilities of the tokens of texts under a plan, and of what each layer would predict (logit lens)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt, Tokenizer
+from steering.engine.capabilities import unembedding_of
+from steering.errors import InvalidRequest
+from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.reading import ScoredText
+from steering.schemas.reading import LensLayerAnswer, PredictionAnswer, ScoredText
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.workflows.measures import shared_prefix
 from steering.workflows.readout import grouped
 
+T = TypeVar("T")
 LOGITS_BOUND = 32 * 1024 * 1024
-"""Logits held at a time, in numbers (128 MB); more texts than fit are read in turn."""
+"""Logits held at a time, in numbers (128 MB); more texts or positions than fit are read in turn."""
 SEPARATOR = "\n"
 """A text that tokenizers keep apart from what follows it; continuations are tokenized after it."""
 ROWS = 64
@@ -23,10 +28,8 @@ ROWS = 64
 
 def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[int, ...]:
     """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
-
-    The tokens of the prompt stay as they are. Where the tokenizer would split the joined text within the prompt's last token (a
-    merge across the boundary), and after a conversation, the text is tokenized as it would be after a line break.
-    """
+    Where the tokenizer would merge across the boundary, and after a conversation, the text is tokenized as it would be
+    after a line break."""
     if isinstance(prompt, str):
         before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
         if whole[: len(before)] == before and len(whole) > len(before):
@@ -38,19 +41,27 @@ def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[i
 async def score(
     engine: Engine, rows: Sequence[tuple[int, ...]], prompt_length: int = 0, plan: SteeringPlan = UNSTEERED
 ) -> list[ScoredText]:
-    """Reads every row once under the plan and returns the scores in order, without the prompt.
+    """Reads every row (token ids, the prompt's first) under the plan and returns the scores in order, without the
+    prompt. Raises what `Engine.capture` raises. prompt_length: of every row; 0: rows are whole texts, which count as
+    prompt for the plan and are scored from their second token on."""
+    first, length = max(prompt_length, 1) - 1, prompt_length or None
+    return await _read_each(engine, rows, plan, length, first, lambda read: _scored(engine, read, prompt_length))
 
-    rows: token ids, the prompt's first. prompt_length: of every row; 0: rows are whole texts, scored from their second token
-    on, and all of a text counts as prompt for the plan. Raises what `Engine.capture` raises.
-    """
-    found: list[ScoredText] = []
-    first = max(prompt_length, 1) - 1
+
+async def _read_each(
+    engine: Engine,
+    rows: Sequence[tuple[int, ...]],
+    plan: SteeringPlan,
+    prompt_length: int | None,
+    first: int,
+    work: Callable[[Capture], T],
+) -> list[T]:
+    """Reads the logits of rows from position `first` on, in `parts`, and returns what `work` makes of each in a thread."""
+    found: list[T] = []
     for part in parts(rows, first, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, plan, prompt_length or None, first) for ids in part]
+        prompts = [CapturePrompt(ids, plan, prompt_length, first) for ids in part]
         captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
-        found += await run_in_thread(
-            lambda read: [_scored(engine.tokenizer, one, prompt_length) for one in read], captures
-        )
+        found += await run_in_thread(lambda read: list(map(work, read)), captures)
     return found
 
 
@@ -59,8 +70,8 @@ def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> list[
     return grouped(rows, lambda row: (len(row) - first) * vocabulary, LOGITS_BOUND)
 
 
-def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> ScoredText:
-    assert capture.logits is not None
+def _scored(engine: Engine, capture: Capture, prompt_length: int) -> ScoredText:
+    assert capture.logits is not None, "asked for with CaptureSpec.logits"
     start = max(prompt_length, 1)
     ids = torch.tensor(capture.token_ids)
     logits = capture.logits[:-1].float()
@@ -70,8 +81,8 @@ def _scored(tokenizer: Tokenizer, capture: Capture, prompt_length: int) -> Score
     scored = capture.token_ids[prompt_length:]
     return ScoredText(
         token_ids=list(scored),
-        tokens=[tokenizer.token_text(token) for token in scored],
-        text=tokenizer.decode(scored),
+        tokens=[engine.tokenizer.token_text(token) for token in scored],
+        text=engine.tokenizer.decode(scored),
         logprobs=[*unknown, *own],
         sum=sum(own),
         greedy=[*unknown, *greedy],
@@ -91,16 +102,9 @@ class ScoredToken:
 async def prompt_logprobs(
     engine: Engine, token_ids: Sequence[tuple[int, ...]], plan: SteeringPlan, top: int
 ) -> tuple[tuple[ScoredToken, ...], ...]:
-    """Scores every token of each text under a plan, with the `top` most probable tokens at its position.
-
-    As many texts are read at a time as have their logits in LOGITS_BOUND, or one that is longer.
-    """
-    found: list[tuple[ScoredToken, ...]] = []
-    for part in parts(token_ids, 0, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, plan) for ids in part]
-        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
-        found += await run_in_thread(lambda read: [_with_top(one, top) for one in read], captures)
-    return tuple(found)
+    """Scores every token of each text under a plan, with the `top` most probable tokens at its position; as many texts
+    at a time as have their logits in LOGITS_BOUND, or one that is longer."""
+    return tuple(await _read_each(engine, token_ids, plan, None, 0, lambda read: _with_top(read, top)))
 
 
 def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:
@@ -115,16 +119,12 @@ def _with_top(capture: Capture, top: int) -> tuple[ScoredToken, ...]:
     scored = [ScoredToken(ids[0], None)]
     for start in range(0, len(ids) - 1, ROWS):
         following = ids[start + 1 : start + 1 + ROWS]
-        scored += _scored_rows(following, logits[start : start + len(following)], top)
+        logprobs = torch.log_softmax(logits[start : start + len(following)].float(), dim=-1)
+        own = logprobs.gather(1, torch.tensor(following)[:, None])[:, 0].tolist()
+        best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
+        rows = zip(following, own, best.indices.tolist(), best.values.tolist(), strict=True)
+        scored += [ScoredToken(token, value, tuple(zip(i, v, strict=True))) for token, value, i, v in rows]
     return tuple(scored)
-
-
-def _scored_rows(following: tuple[int, ...], logits: Float[Tensor, "token vocab"], top: int) -> list[ScoredToken]:
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    own = logprobs.gather(1, torch.tensor(following)[:, None])[:, 0].tolist()
-    best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
-    tops = [tuple(zip(i, v, strict=True)) for i, v in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
-    return [ScoredToken(token, value, row) for token, value, row in zip(following, own, tops, strict=True)]
 
 
 async def embed(
@@ -134,3 +134,49 @@ async def embed(
     prompts = [CapturePrompt(ids, UNSTEERED) for ids in token_ids]
     captures = await engine.capture(prompts, CaptureSpec((layer,), position=position), priority=0)
     return await run_in_thread(lambda: tuple(tuple(capture.activations[0, 0].tolist()) for capture in captures))
+
+
+Row: TypeAlias = list[PredictionAnswer]
+"""The most likely tokens at one position, best first."""
+
+
+async def logit_lens(
+    engine: Engine,
+    prompt: Prompt,
+    plan: SteeringPlan = UNSTEERED,
+    layers: Literal["all"] | tuple[int, ...] = "all",
+    top_k: int = 5,
+) -> list[LensLayerAnswer]:
+    """Returns log softmax(unembed(final_norm(r))) of the `top_k` most likely tokens, r the residual after each layer at
+    each token, plain and steered: what the model would say if it stopped there (nostalgebraist, 2020). All of the
+    prompt is read as prompt: a plan for generated positions acts at its last position only. Raises InvalidRequest for
+    layers or a top_k that cannot be."""
+    indices = layer_indices(layers, engine.info.layer_count)
+    if not 1 <= top_k <= engine.info.vocab_size:
+        raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {top_k}", param="top_k")
+    plans = (plan.unsteered,) if plan.empty else (plan.unsteered, plan)
+    captures = await engine.capture(
+        [CapturePrompt(prompt, one) for one in plans], CaptureSpec(layers=indices, position="all"), priority=0
+    )
+    found = [[await _predictions(engine, residual, top_k) for residual in one.activations] for one in captures]
+    steered: Sequence[list[Row] | None] = [None] * len(indices) if plan.empty else found[1]
+    rows = zip(indices, found[0], steered, strict=True)
+    return await run_in_thread(lambda: [LensLayerAnswer(layer=at, plain=one, steered=two) for at, one, two in rows])
+
+
+async def _predictions(engine: Engine, residual: Float[Tensor, "token d_model"], top_k: int) -> list[Row]:
+    """Reads one layer, as many positions at a time as their logits may be held."""
+    rows: list[Row] = []
+    for part in torch.split(residual, max(1, LOGITS_BOUND // engine.info.vocab_size)):
+        rows += await run_in_thread(_most_likely, engine, await unembedding_of(engine).unembed(part), top_k)
+    return rows
+
+
+def _most_likely(engine: Engine, logits: Float[Tensor, "token vocab"], top_k: int) -> list[Row]:
+    values, ids = logits.topk(top_k, dim=1)
+    logprobs = values - logits.logsumexp(dim=1, keepdim=True)
+    text = engine.tokenizer.token_text
+    return [
+        [PredictionAnswer(id=token, text=text(token), logprob=score) for token, score in zip(row, scores, strict=True)]
+        for row, scores in zip(ids.tolist(), logprobs.tolist(), strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Measures texts and samples: variety, repetition, differences, intervals of means, and how likely the model finds given tokens."""
+"""Measures texts and samples: variety, repetition, differences, intervals of means, and the likelihood of tokens."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -26,7 +26,7 @@ ROWS = 32
 
 
 def distinct(items: Sequence[Hashable], size: int) -> float:
-    """Returns the share of distinct runs of `size` items (Li et al., arXiv 1510.03055); 1 for a text without such a run."""
+    """Returns the share of distinct runs of `size` items (Li et al., arXiv 1510.03055); 1 without such a run."""
     runs = [tuple(items[i : i + size]) for i in range(len(items) - size + 1)]
     return len(set(runs)) / len(runs) if runs else 1.0
 
@@ -37,7 +37,7 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 def first_divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """Returns the index of the first differing token, the shorter length if one is a prefix of the other, None if equal."""
+    """Returns the index of the first differing token (the shorter length for a prefix), None if equal."""
     shared = shared_prefix(one, other)
     return None if shared == len(one) == len(other) else shared
 
@@ -49,8 +49,8 @@ def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def word_diff(baseline: str, other: str) -> list[DiffSpanAnswer]:
-    """Splits two texts into runs of words, in order: equal in both, or the baseline's words and those that replace them. Spaces
-    before a word belong to it and do not count as a difference."""
+    """Splits two texts into runs of words, in order: equal in both, or the baseline's words and those that replace
+    them. Spaces before a word belong to it and do not count as a difference."""
     left, right = re.findall(r"\s*\S+", baseline), re.findall(r"\s*\S+", other)
     # SequenceMatcher ignores very frequent words in long texts, which bounds its cost for a text of one repeated word.
     matcher = SequenceMatcher(None, [word.strip() for word in left], [word.strip() for word in right])
@@ -61,10 +61,7 @@ def word_diff(baseline: str, other: str) -> list[DiffSpanAnswer]:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Returns the mean of values and its 95 % interval by Student's t.
-
-    A percentile bootstrap over the 8 to 24 prompts of an evaluation covers 88 to 93 %, the t interval 94 to 95 %.
-    """
+    """Returns the mean of values and its 95 % interval by Student's t, which covers 94 to 95 % for 8 to 24 values."""
     numbers = np.asarray(values, dtype=np.float64)
     mean = float(numbers.mean())
     if len(numbers) < 2:
@@ -97,9 +94,8 @@ class TokenMeasures:
 async def measure_tokens(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
 ) -> TokenMeasures | None:
-    """Teacher-forced along `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter.
-
-    None where there are too many tokens to hold their logits."""
+    """Measures `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter. None
+    where there are too many tokens to hold their logits."""
     if (len(tokens) + 1) * engine.info.vocab_size > LOGITS_BOUND:
         return None
     if not tokens:
@@ -117,19 +113,19 @@ async def measure_tokens(
 
 
 def predicting(capture: Capture, count: int) -> Float[Tensor, "token vocab"]:
-    """Logits at the positions that predict `count` tokens after a prompt, of a capture from the prompt's last position on."""
+    """Returns the logits that predict `count` tokens, of a capture from the prompt's last position on."""
     assert capture.logits is not None, "asked for with CaptureSpec.logits"
     return capture.logits[:count]
 
 
 def surprises(logits: Float[Tensor, "token vocab"], tokens: Sequence[int]) -> tuple[float, ...]:
-    """-log softmax(logits)[token] for each row, in nats."""
+    """Returns -log softmax(logits)[token] for each row, in nats."""
     chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
     return tuple((logits.double().logsumexp(dim=1) - chosen.double()).tolist())
 
 
 def divergences(logits: Float[Tensor, "token vocab"], reference: Float[Tensor, "token vocab"]) -> tuple[float, ...]:
-    """KL(softmax(logits) || softmax(reference)) = sum_v p_v (log p_v - log q_v) for each row, in nats, float64."""
+    """Returns KL(softmax(logits) || softmax(reference)) for each row, in nats, float64."""
     values: list[float] = []
     for start in range(0, len(logits), ROWS):
         log_p, log_q = (rows[start : start + ROWS].double().log_softmax(dim=1) for rows in (logits, reference))

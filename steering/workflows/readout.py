@@ -1,21 +1,43 @@
-"""Reads texts against vectors: the score of each concept, token by token and layer by layer."""
+"""Reads texts against vectors: the score of each concept by token and layer, and the concepts that stand out."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean
 from typing import TypeVar
 
+import torch
+from cachetools import LRUCache
+
+from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt, Tokenizer
 from steering.errors import InvalidRequest
 from steering.injection.readings import Reading
+from steering.pairs import ChatMessage
 from steering.plan.layers import check_model, resolve_layers
-from steering.schemas.reading import LayerScores, ReadToken, ReadVector, TextReadoutAnswer
+from steering.schemas.reading import (
+    CarryingTokenAnswer,
+    ExplainedTextAnswer,
+    LayerScores,
+    ReadToken,
+    ReadVector,
+    StandingConceptAnswer,
+    TextReadoutAnswer,
+)
 from steering.shapes import Float, Scores, Tensor
 from steering.spec import Layers
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
+from steering.workflows.texts import as_answers
 
 T = TypeVar("T")
 ACTIVATIONS_BOUND = 16_000_000
 """Activations held at a time, in numbers (64 MB); more texts than fit are read in turn."""
+CARRYING_TOKENS = 5
+"""Tokens listed for a concept."""
+LEAST_DEVIATION = 1e-6
+"""A smaller standard deviation of neutral text is taken for this, so that no division is by zero."""
 
 
 def reading_at(name: str, vector: ConceptVector, layers: Sequence[int]) -> Reading:
@@ -28,30 +50,26 @@ def reading_at(name: str, vector: ConceptVector, layers: Sequence[int]) -> Readi
 async def readout(
     engine: Engine, texts: Sequence[Prompt], vectors: Mapping[str, ConceptVector], layers: Layers = "recommended"
 ) -> list[TextReadoutAnswer]:
-    """Reads texts (strings, conversations or token ids) in order. vectors: by the name used in the result.
+    """Reads texts (strings, conversations or token ids) in order. vectors: by the name used in the result. Raises
+    InvalidRequest for no texts, no vectors, or layers that do not exist, VectorModelMismatch for another model's
+    vector.
 
-    Scores are (r . direction - m) / kappa per token: natural scales, centred on the poles, as in conditions. mean and max leave
-    out the first position, where models keep a very large residual that belongs to no word. Without class means m is 0.
-
-    Raises InvalidRequest for no texts, no vectors, or layers that do not exist, VectorModelMismatch for another model's vector.
+    Scores are (r . direction - m) / kappa per token: natural scales, centred on the poles; without class means m is 0.
+    mean and max leave out the first position, where models keep a very large residual that belongs to no word.
     """
-    if not texts:
-        raise InvalidRequest("a readout needs at least one text", param="texts")
-    if not vectors:
-        raise InvalidRequest("a readout needs at least one vector", param="vectors")
+    for what, given in (("text", texts), ("vector", vectors)):
+        if not given:
+            raise InvalidRequest(f"a readout needs at least one {what}", param=f"{what}s")
     axes: list[tuple[Reading, bool]] = []
     for name, vector in vectors.items():
         check_model(vector, engine.info)
         chosen = sorted(resolve_layers(layers, vector, engine.info.layer_count))
         axes += [(reading_at(name, vector, (layer,)), vector.at(layer).centred) for layer in chosen]
     read = tuple(sorted({reading.layer for reading, _ in axes}))
-    found: list[TextReadoutAnswer] = []
-    async for _, captures in in_parts(engine, texts, read):
-        found += await run_in_thread(lambda part: [_scored(engine, one, read, axes) for one in part], captures)
-    return found
+    return await read_each(engine, texts, read, lambda _, capture: _read(engine, capture, read, axes))
 
 
-def _scored(
+def _read(
     engine: Engine, capture: Capture, layers: tuple[int, ...], axes: Sequence[tuple[Reading, bool]]
 ) -> TextReadoutAnswer:
     found: dict[str, dict[str, LayerScores]] = {}
@@ -59,7 +77,7 @@ def _scored(
         scores = reading.scores(capture.activations[layers.index(reading.layer)])
         found.setdefault(reading.name, {})[str(reading.layer)] = LayerScores(
             scores=scores.tolist(),
-            mean=_mean(scores),
+            mean=float(_spoken(scores).mean()),
             max=float(_spoken(scores).max()),
             last=float(scores[-1]),
             centred=centred,
@@ -78,25 +96,29 @@ def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
 
 
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
-    """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers as
-    `readout`. Empty for an empty text, or without readings."""
+    """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers
+    as `readout`. Empty for an empty text, or without readings."""
     layers = tuple(sorted({reading.layer for reading in readings}))
     written = [text for text in texts if text and readings]
-    scores: list[dict[str, float]] = []
-    async for _, captures in in_parts(engine, written, layers):
-        for capture in captures:
-            residuals = dict(zip(layers, capture.activations, strict=True))
-            scores.append({one.name: _mean(one.scores(residuals[one.layer])) for one in readings})
-    remaining = iter(scores)
+
+    def scores(_: Prompt, capture: Capture) -> dict[str, float]:
+        residuals = dict(zip(layers, capture.activations, strict=True))
+        return {one.name: float(_spoken(one.scores(residuals[one.layer])).mean()) for one in readings}
+
+    remaining = iter(await read_each(engine, written, layers, scores))
     return tuple(next(remaining) if text and readings else {} for text in texts)
 
 
-async def in_parts(
-    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...]
-) -> AsyncIterator[tuple[Sequence[Prompt], Sequence[Capture]]]:
-    """Reads texts at all their positions; yields (texts, captures) of as many at a time as may be held."""
+async def read_each(
+    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...], work: Callable[[Prompt, Capture], T]
+) -> list[T]:
+    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread."""
+    found: list[T] = []
     for part in await run_in_thread(parts, engine, texts, len(layers)):
-        yield part, await engine.capture([CapturePrompt(text) for text in part], CaptureSpec(layers, "all"), priority=0)
+        prompts = [CapturePrompt(text) for text in part]
+        captures = await engine.capture(prompts, CaptureSpec(layers, "all"), priority=0)
+        found += await run_in_thread(lambda texts, read: list(map(work, texts, read)), part, captures)
+    return found
 
 
 def parts(engine: Engine, texts: Sequence[Prompt], layers: int) -> list[list[Prompt]]:
@@ -124,5 +146,163 @@ def _spoken(scores: Scores) -> Float[Tensor, "spoken"]:
     return scores[1:] if len(scores) > 1 else scores
 
 
-def _mean(scores: Scores) -> float:
-    return float(_spoken(scores).mean())
+@dataclass(frozen=True, slots=True, eq=False)
+class Axis:
+    """One vector read at one layer."""
+
+    vector: ConceptVector
+    layer: int
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identifies its content: id, digest, layer."""
+        return self.vector.id, self.vector.sha256, self.layer
+
+
+@dataclass(frozen=True, slots=True)
+class NeutralStatistics:
+    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens.
+
+    within: variance of the tokens of one text around its mean.
+    inverse_length: mean over the texts of 1 / tokens.
+    """
+
+    mean: float
+    deviation: float
+    token_mean: float
+    token_deviation: float
+    within: float
+    inverse_length: float
+
+    def deviation_of(self, tokens: int) -> float:
+        """Returns the standard deviation of the mean over so many tokens; a mean over few varies more."""
+        return sqrt(self.deviation**2 + self.within * max(1 / tokens - self.inverse_length, 0.0))
+
+
+class NeutralCache:
+    """Statistics of neutral text by vector version and layer, separately for plain texts and for conversations."""
+
+    def __init__(self) -> None:
+        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
+        self._reading = asyncio.Lock()
+
+    async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
+        """Returns statistics for every axis; neutral text is read for those not known yet, by one caller at a time."""
+        async with self._reading:
+            keys = [(conversation, axis.key) for axis in axes]
+            known = {key: self._found[key] for key in keys if key in self._found}
+            missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
+            if missing:
+                texts: Sequence[Prompt] = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
+                tokens = await read_each(engine, texts, _layers(missing), lambda _, capture: _scores(capture, missing))
+                read = await run_in_thread(neutral_statistics, tokens)
+                known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
+                self._found.update(known)
+        return [known[key] for key in keys]
+
+
+async def explain(
+    engine: Engine,
+    texts: Sequence[Prompt],
+    axes: Sequence[Axis],
+    neutral: NeutralCache,
+    *,
+    threshold: float = 2.0,
+    most: int = 10,
+) -> list[ExplainedTextAnswer]:
+    """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector
+    only the layer with the largest |z|. Raises what `Engine.capture` raises."""
+    statistics: dict[bool, list[NeutralStatistics]] = {}
+    for conversation in sorted({_is_conversation(text) for text in texts}):
+        statistics[conversation] = await neutral.of(engine, axes, conversation)
+
+    def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
+        return _explained(engine, capture, axes, statistics[_is_conversation(text)], threshold, most)
+
+    return await read_each(engine, texts, _layers(axes), explained)
+
+
+def axes_of(vectors: Sequence[ConceptVector], layers: Sequence[int] | None) -> list[Axis]:
+    """Returns where each vector is read: at the middle of its recommended layers, or at those of `layers` it has."""
+    found: list[Axis] = []
+    for vector in vectors:
+        recommended = vector.recommended_layers()
+        chosen = (recommended[len(recommended) // 2],) if layers is None else layers
+        found += [Axis(vector, layer) for layer in chosen if layer in vector.layers]
+    return found
+
+
+def _layers(axes: Sequence[Axis]) -> tuple[int, ...]:
+    return tuple(sorted({axis.layer for axis in axes}))
+
+
+def _is_conversation(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and isinstance(prompt[0], ChatMessage)
+
+
+def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[NeutralStatistics]:
+    """texts: the scores of the tokens of each. Returns the statistics of each axis."""
+    means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
+    around = torch.stack([(scores - scores.mean(dim=0)).square().sum(0) for scores in texts]).sum(0)
+    within = around / max(len(tokens) - len(texts), 1)
+    inverse_length = fmean(1 / len(scores) for scores in texts)
+    of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
+    columns = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, within]).T.tolist()
+    return [NeutralStatistics(*column, inverse_length) for column in columns]
+
+
+def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
+    """Returns the centred score of each axis at each token, without the first token where there are others."""
+    start = 1 if capture.activations.shape[1] > 1 else 0
+    found = torch.empty(capture.activations.shape[1] - start, len(axes))
+    for row, layer in enumerate(_layers(axes)):
+        indices = [index for index, axis in enumerate(axes) if axis.layer == layer]
+        entries = [axes[index].vector.at(layer) for index in indices]
+        projections = capture.activations[row, start:] @ torch.stack([entry.direction for entry in entries]).T
+        middles = torch.tensor([entry.middle for entry in entries])
+        found[:, indices] = (projections - middles) / torch.tensor([entry.scale for entry in entries])
+    return found
+
+
+def _explained(
+    engine: Engine,
+    capture: Capture,
+    axes: Sequence[Axis],
+    statistics: Sequence[NeutralStatistics],
+    threshold: float,
+    most: int,
+) -> ExplainedTextAnswer:
+    scores = _scores(capture, axes)
+    means = scores.mean(dim=0).tolist()
+    best: dict[str, tuple[int, float]] = {}
+    for index, (axis, mean, neutral) in enumerate(zip(axes, means, statistics, strict=True)):
+        z = (mean - neutral.mean) / neutral.deviation_of(len(scores))
+        if abs(z) > abs(best.get(axis.vector.id, (index, 0.0))[1]):
+            best[axis.vector.id] = (index, z)
+    standing = sorted((one for one in best.values() if abs(one[1]) >= threshold), key=lambda one: -abs(one[1]))
+    concepts = [
+        StandingConceptAnswer(
+            vector=axes[index].vector.id,
+            layer=axes[index].layer,
+            score=means[index],
+            z=z,
+            tokens=_carrying(engine.tokenizer, capture.token_ids, scores[:, index], statistics[index], z),
+        )
+        for index, z in standing[:most]
+    ]
+    return ExplainedTextAnswer(tokens=len(capture.token_ids), concepts=concepts)
+
+
+def _carrying(
+    tokenizer: Tokenizer, ids: Sequence[int], scores: Float[Tensor, "token"], neutral: NeutralStatistics, z: float
+) -> list[CarryingTokenAnswer]:
+    """Lists the tokens that carry a concept most, in the direction of its z."""
+    own = (scores - neutral.token_mean) / neutral.token_deviation
+    values, places = (own if z > 0 else -own).topk(min(CARRYING_TOKENS, len(own)))
+    found = []
+    for value, place in zip(values.tolist(), places.tolist(), strict=True):
+        index = place + len(ids) - len(own)  # the first token may have no score
+        if value > 0:
+            text = tokenizer.token_text(ids[index])
+            found.append(CarryingTokenAnswer(index=index, id=ids[index], text=text, z=float(own[place])))
+    return found

@@ -1,4 +1,4 @@
-"""Turns pairs and prompts into the texts a model reads: messages or transcripts, replies to neutral prompts, token ids to train on."""
+"""Turns pairs and prompts into what a model reads: messages or transcripts, replies, token ids to train on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,17 +23,14 @@ def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
 
 
 def transcript(messages: Sequence[ChatMessage]) -> str:
-    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins, or with it."""
+    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins or ends."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
     return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
 
 
 def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
-    """Wraps plain text i as the assistant's reply to neutral prompt i; conversations stay as they are.
-
-    Steering changes replies, so directions are extracted from replies. The two texts of a pair have the same index, hence
-    the same prompt.
-    """
+    """Wraps plain text i as the assistant's reply to neutral prompt i, since steering changes replies; conversations
+    stay as they are. The two texts of a pair have the same index, hence the same prompt."""
     prompts = cycle(load_neutral())
     return tuple(
         conversation(prompt, text) if isinstance(text, str) else text
@@ -47,26 +44,31 @@ def conversation(prompt: str, reply: str) -> tuple[ChatMessage, ...]:
 
 
 def capture_prompts(engine: Engine, texts: Sequence[Text]) -> list[CapturePrompt]:
-    """Returns texts as the engine reads them; conversations as a plain transcript where the model has no chat template."""
+    """Returns texts as the engine reads them; conversations as transcripts where there is no chat template."""
     if engine.info.chat_template:
         return [CapturePrompt(text) for text in texts]
-    return [CapturePrompt(text) if isinstance(text, str) else _transcript(engine, text) for text in texts]
+    prompts = []
+    for text in texts:
+        if isinstance(text, str):
+            prompts.append(CapturePrompt(text))
+            continue
+        whole, length = engine.tokenizer.encode(transcript(text)), None
+        if text[-1].role == "assistant":  # the prompt ends where the content of the last reply begins
+            before = engine.tokenizer.encode(transcript(text[:-1]))
+            length = max(1, min(shared_prefix(whole, before), len(whole) - 1))
+        prompts.append(CapturePrompt(whole, prompt_length=length))
+    return prompts
 
 
-def _transcript(engine: Engine, messages: Sequence[ChatMessage]) -> CapturePrompt:
-    """Encodes a conversation as a transcript. prompt_length: where the content of the last reply begins."""
-    whole = engine.tokenizer.encode(transcript(messages))
-    if messages[-1].role != "assistant":
-        return CapturePrompt(whole)
-    before = engine.tokenizer.encode(transcript(messages[:-1]))
-    return CapturePrompt(whole, prompt_length=max(1, min(shared_prefix(whole, before), len(whole) - 1)))
+def subset(pairs: PairSet, chosen: Sequence[int]) -> PairSet:
+    """Returns some of the pairs, by their indices."""
+    positive, negative = (tuple(side[i] for i in chosen) for side in (pairs.positive, pairs.negative))
+    return PairSet(positive, negative, tuple(pairs.topics[i] for i in chosen) if pairs.topics else ())
 
 
 def default_position(pairs: PairSet) -> Position:
-    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md).
-
-    "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur.
-    """
+    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md):
+    "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur."""
     plain = {isinstance(text, str) for text in (*pairs.positive, *pairs.negative)}
     if plain == {True}:
         return "last"
@@ -86,10 +88,8 @@ async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
 
 
 def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
-    """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored.
-
-    Raises InvalidRequest where no pair is left whose texts differ and have two tokens.
-    """
+    """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored. Raises
+    InvalidRequest where no pair is left whose texts differ and have two tokens."""
     sides = [capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative)]
     found = []
     for index in chosen:

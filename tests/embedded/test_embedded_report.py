@@ -3,7 +3,7 @@
 import pytest
 
 from steering.engine.transformers.engine import TransformersEngine
-from steering.lab.questions import CHANCE, accuracy, load_questions
+from steering.lab.report import CHANCE, accuracy, load_questions
 from steering.plan.types import UNSTEERED
 
 pytestmark = pytest.mark.embedded

@@ -12,7 +12,7 @@ from steering.concepts.measured import ConceptMeasurement, measurement_of
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.lab.controls import plan_at
 from steering.lab.judge import instruction_of
-from steering.lab.text_scores import other_model_scorer
+from steering.lab.report import other_model_scorer
 from steering.workflows.generate import background
 
 PAIRS = 10

@@ -10,8 +10,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.questions import accuracy, load_questions
-from steering.lab.report import PLAIN, ReportRequest, Unsteered, report
+from steering.lab.report import PLAIN, ReportRequest, Unsteered, accuracy, load_questions, report
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan

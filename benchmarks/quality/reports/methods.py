@@ -14,7 +14,7 @@ from steering.lab.trials import reading_layer
 from steering.plan.types import SteeringPlan
 from steering.spec import InterventionSpec, TokenScope
 from steering.vectors import ConceptVector
-from steering.workflows.train import TRAINED
+from steering.workflows.extract import TRAINED
 
 SHARED_DOSE, AFFINE = "shared_dose", "affine"
 METHODS = (MEAN_DIFFERENCE, "probe", TRAINED, SHARED_DOSE, AFFINE)

@@ -9,6 +9,7 @@ from steering.cards import Estimate
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.lab.transfer import DOSE, EffectRequest, TransferRequest, default_anchors, effect, transfer
+from steering.workflows.texts import default_position
 
 
 async def both_ways(engine: Engine, second: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
@@ -34,7 +35,14 @@ async def transferred(
     label = f"{concept}, {source.info.name} to {target.info.name}"
     anchors = default_anchors(pairs)
     anchors = anchors[:: max(1, len(anchors) // profile.anchors)][: profile.anchors]
-    request = TransferRequest(concept, pairs, anchors, from_layer=layers[0], to_layer=layers[1])
+    request = TransferRequest(
+        concept,
+        pairs,
+        anchors=anchors,
+        from_layer=layers[0],
+        to_layer=layers[1],
+        position=default_position(pairs),
+    )
     found = await transfer(target, source, request, progress=progress_printer(label))
     measured = await effect(
         target,

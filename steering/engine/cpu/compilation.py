@@ -36,8 +36,6 @@ TRACED = (
     "model/hooks.py",
     "model/layout.py",
     "model/loading.py",
-    "model/rope.py",
-    "model/verification.py",
 )
 """Sources, within the package, that decide what a graph computes."""
 START_DELAY = 3.0

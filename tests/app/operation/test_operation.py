@@ -21,7 +21,7 @@ from app.main import ROUTERS
 from steering.conditions import CONDITIONS
 from steering.operations import OPERATIONS
 from steering.store.store import Store
-from steering.workflows.make import METHOD_NAMES
+from steering.workflows.extract import METHOD_NAMES
 from tests.app.conftest import Server, StartServer
 from tests.scripted_model import SCRIPTED_MODEL, WORDS
 

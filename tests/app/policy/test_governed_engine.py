@@ -15,8 +15,8 @@ from steering.shapes import Tensor
 from steering.spec import InterventionSpec
 from steering.store import open_store
 from steering.vectors import ConceptVector
+from steering.workflows.extract import registered
 from steering.workflows.generate import answer
-from steering.workflows.make import registered
 from tests.app.policy.conftest import directions, tiny_engine
 
 APP = Path(__file__).resolve().parents[3] / "app"

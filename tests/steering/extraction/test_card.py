@@ -9,7 +9,7 @@ import torch
 from steering.cards import Estimate, LayerQuality, QualityCard
 from steering.extraction.card import TYPICAL_DOSES, best_layer, build_card, recommend
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.make import with_recommendation
+from steering.workflows.extract import with_recommendation
 from tests.steering.workflows.linear import LinearEngine
 
 GOOD = LayerQuality(auroc=0.95, auroc_interval=(0.9, 0.99), separation=2.5, pair_agreement=0.6, random_auroc=0.6)

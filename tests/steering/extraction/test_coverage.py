@@ -9,9 +9,9 @@ import torch
 
 from steering.auroc import auroc
 from steering.cards import Estimate
+from steering.extraction.base import MeanDifference
 from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
-from steering.extraction.differences import MeanDifference
 from steering.pairs import PairSet
 
 LAYERS, D_MODEL, RUNS = 5, 24, 120

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from steering.errors import InvalidRequest
-from steering.extraction.base import NOISE_FLOOR, orient
+from steering.extraction.base import NOISE_FLOOR, MeanDifference, Pca, orient
 from steering.extraction.classifiers import PENALTY, Probe, Whitened, _shrinkage
-from steering.extraction.differences import MeanDifference, Pca
 
 
 def classes(examples: int, d_model: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

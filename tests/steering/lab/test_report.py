@@ -8,9 +8,18 @@ import pytest
 
 from steering.engine.api import SamplingParams
 from steering.lab.controls import GivenVectors, random_like, random_plans
-from steering.lab.questions import Question, accuracy, load_questions
-from steering.lab.report import PLAIN, VARIATIONS, ReportRequest, Unsteered, agree, report
-from steering.lab.text_scores import OtherModelScorer
+from steering.lab.report import (
+    PLAIN,
+    VARIATIONS,
+    OtherModelScorer,
+    Question,
+    ReportRequest,
+    Unsteered,
+    accuracy,
+    agree,
+    load_questions,
+    report,
+)
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve

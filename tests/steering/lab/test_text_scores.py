@@ -3,8 +3,8 @@
 import pytest
 
 from steering.engine.api import CapturePrompt, CaptureSpec, Prompt
-from steering.lab.text_scores import scores
-from steering.lab.trials import ProjectionScorer
+from steering.lab.report import scores
+from steering.lab.trials import SCORERS
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -22,7 +22,7 @@ async def test_an_answer_to_a_text_is_read_without_the_text(engine: LinearEngine
     expected = []
     for answer in answers:
         (read,) = await engine.capture([CapturePrompt(prompt + answer)], CaptureSpec((layer,), "all"))
-        expected.append(ProjectionScorer.score(read.activations[0, start:], vector.at(layer)))
+        expected.append(SCORERS["projection"].score(read.activations[0, start:], vector.at(layer)))
     assert found == pytest.approx(expected)
     assert found[0] > 0.0 > found[1]
 

@@ -23,10 +23,11 @@ from steering.lab.transfer import (
     fit_map,
     transfer,
 )
+from steering.workflows.texts import default_position
 from tests.engines import engine_over
 from tests.steering.lab.rotated import ANCHORS, PAIRS, planted
 
-REQUEST = TransferRequest("mood", PAIRS, ANCHORS, from_layer=1, to_layer=1)
+REQUEST = TransferRequest("mood", PAIRS, anchors=ANCHORS, from_layer=1, to_layer=1, position=default_position(PAIRS))
 
 
 @pytest.fixture

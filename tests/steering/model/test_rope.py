@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
-from steering.model.rope import freeze_rope
+from steering.model.loading import freeze_rope
 from tests.engines import engine_over, run, run_all, sampling
 from tests.families import LLAMA_LIKE, build
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from steering.errors import InvalidRequest
-from steering.projection.base import Separability
-from steering.projection.separability import separability
+from steering.projection.scikit_learn import separability
+from steering.schemas.latent_space import SeparabilityAnswer
 
 
 def labelled(gap: float, seed: int = 0, examples: int = 60, names: str = "ab") -> tuple[np.ndarray, list[str]]:
@@ -41,7 +41,7 @@ def test_a_label_with_one_example_has_no_auroc_and_two_single_texts_have_nothing
     lonely = separability(activations[:5], ["a", "a", "a", "a", "b"])
     assert lonely.auroc is None
     assert lonely.silhouette is not None
-    assert separability(activations[:2], ["a", "b"]) == Separability(None, None)
+    assert separability(activations[:2], ["a", "b"]) == SeparabilityAnswer(auroc=None, silhouette=None)
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:

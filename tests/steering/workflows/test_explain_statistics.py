@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from steering.workflows.explain import neutral_statistics
+from steering.workflows.readout import neutral_statistics
 
 TEXTS, TOKENS, AXES = 64, 10, 200
 

@@ -13,9 +13,9 @@ from steering.errors import InvalidRequest
 from steering.lab.controls import plan_at
 from steering.model.loading import LoadedModel
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows import logit_lens as workflow
+from steering.workflows import logprobs as workflow
 from steering.workflows.generate import answer
-from steering.workflows.logit_lens import logit_lens
+from steering.workflows.logprobs import logit_lens
 from tests.families import FAMILIES
 from tests.narrowing import present
 from tests.steering.workflows.linear import LinearEngine
@@ -95,6 +95,6 @@ async def test_the_steered_last_layer_predicts_the_steered_answer(tiny: Transfor
 async def test_long_readings_are_unembedded_in_parts(engine: LinearEngine) -> None:
     """With a vocabulary so large that two rows of it would not fit, every position is a part of its own."""
     whole = await logit_lens(engine, "the lovely road", layers=(1, 2), top_k=2)
-    engine.info = replace(engine.info, vocab_size=workflow.LOGITS_AT_ONCE)
+    engine.info = replace(engine.info, vocab_size=workflow.LOGITS_BOUND)
     assert await logit_lens(engine, "the lovely road", layers=(1, 2), top_k=2) == whole
     assert engine.unembedded == [4, 4, 1, 1, 1, 1, 1, 1, 1, 1]

@@ -15,9 +15,8 @@ from steering.cards import QualityCard
 from steering.engine.api import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet, dataset_digest, split
-from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.extract import TRAINED, ExtractionRequest, TrainingSettings, extract, train
 from steering.workflows.texts import NEUTRAL, neutral_texts, token_pairs
-from steering.workflows.train import TRAINED, TrainingSettings, train
 from tests.engines import family_engine
 from tests.narrowing import present
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
