@@ -14,7 +14,7 @@ from app.api.context import Context, ContextDep
 from app.api.generate import check_generation, prepare_generation
 from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
-from app.api.policy import Policy
+from app.api.policy import ActivePolicy, Policy
 from app.core.admission import check_limit
 from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
@@ -50,41 +50,17 @@ async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
     lines = await run_in_thread(parse_lines, await request.body(), context.settings)
     context.admission.reserve(len(lines) * LINE_BYTES)
-    plans = Plans(context)
+    batch = Batch(context, tuple(lines.values()), context.state[Policy].active)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
             check_generation(context, line)
-            await plans.of(line)
+            await batch.plan_of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
         if checked % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
-    batch = Batch(context, tuple(lines.values()), plans)
     stored = {"requests": len(lines), "output": batch.output}  # nothing of the prompts
     return await jobs_of(context).submit(KIND, stored, batch.run)
-
-
-class Plans:
-    """The steerings of a batch, each resolved once, so that a new version of a vector does not change a batch that
-    runs. A new policy holds for the lines that are still to be answered: their steerings are resolved again, with the
-    newest versions."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._policy = context.state[Policy].active
-        self._known: dict[str, SteeringPlan] = {}
-
-    async def of(self, line: BatchLine) -> SteeringPlan:
-        """Returns the plan of a line. Raises LimitExceeded for too many steerings, and what resolving one raises."""
-        policy = self._context.state[Policy].active
-        if policy is not self._policy:
-            self._policy, self._known = policy, {}
-        key = line.model_dump_json(include={"steering"})
-        known = self._known  # of this policy: another line may replace it while this one waits
-        if key not in known:
-            check_limit(len(known) + 1, MAX_STEERINGS, "different steerings", "steering")
-            known[key] = await self._context.plan(line.steering)
-        return known[key]
 
 
 def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
@@ -124,7 +100,8 @@ class Batch:
 
     context: Context
     lines: tuple[BatchLine, ...]
-    plans: Plans
+    policy: ActivePolicy
+    plans: dict[str, SteeringPlan] = field(default_factory=dict)
     output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
     waiting: dict[int, str] = field(default_factory=dict)
     next: int = 0
@@ -153,6 +130,20 @@ class Batch:
         await self._store(everything=True)
         return BatchSummary(requests=total, succeeded=total - self.failed, failed=self.failed).model_dump()
 
+    async def plan_of(self, line: BatchLine) -> SteeringPlan:
+        """Resolves the steering of a line. Raises LimitExceeded for too many steerings. Each is resolved once, so that
+        a new version of a vector does not change a batch that runs. A new policy holds for the lines that are still to
+        be answered: their steerings are resolved again, with the newest versions."""
+        policy = self.context.state[Policy].active
+        if policy is not self.policy:
+            self.policy, self.plans = policy, {}
+        key = line.model_dump_json(include={"steering"})
+        plans = self.plans  # of this policy: another line may replace it while this one waits
+        if key not in plans:
+            check_limit(len(plans) + 1, MAX_STEERINGS, "different steerings", "steering")
+            plans[key] = await self.context.plan(line.steering)
+        return plans[key]
+
     async def _result(self, index: int) -> BatchResult:
         line = self.lines[index]
         try:
@@ -170,7 +161,7 @@ class Batch:
         while True:
             try:
                 context = replace(self.context, key=self.context.state[ApiKeys].current(self.context.key))
-                work = await prepare_generation(context, line, await self.plans.of(line))
+                work = await prepare_generation(context, line, await self.plan_of(line))
                 if charge:
                     context.charge(work.cost)
                 charge = False
