@@ -164,7 +164,7 @@ class Context:
         plans, info = self.state.plans, self.engine.info
         try:
             source = AllowedVectors(default.source, RequestLimits(shared_vectors=allowed))
-            plan = await plans.resolve(default.plan.spec, source, info, guard, policy.mandatory)
+            plan = await plans.resolve(default.pinned, source, info, guard, policy.mandatory)
             warnings = () if default.plan.vectors else default.plan.warnings  # else they are those of the plan
         except SteeringError as error:
             plan = await plans.resolve(SteeringSpec(), default.source, info, guard, policy.mandatory)

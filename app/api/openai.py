@@ -77,7 +77,10 @@ async def text_completions(body: CompletionRequest, context: AdmittedDep) -> Res
     """Continues texts, as OpenAI's completions do; `echo` with `logprobs` scores the prompt."""
     work = CompletionWork(context, body, body.logprobs)
     await work.prepare(inputs_of(body.prompt), DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
-    work.reserve_scores()
+    if body.echo and body.logprobs is not None:  # the prompts are scored
+        prompts = work.prompts
+        listed = sum(map(len, prompts)) * (body.n or 1) * (1 + body.logprobs) * ALTERNATIVE_BYTES
+        context.admission.reserve(logit_bytes(prompts, context.engine.info.vocab_size) + listed)
     return await work.respond()
 
 
@@ -94,22 +97,19 @@ async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Res
     context.charge(tokens, len(texts) * engine.info.d_model * SCORE_BYTES)
     found = await embed(engine, ids, layer, body.position)
 
+    def encoded(values: Sequence[float]) -> list[float] | str:
+        if body.encoding_format == "float":
+            return list(values)
+        return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()  # little-endian float32
+
     def build() -> dict[str, Any]:
         data = [
-            {"object": "embedding", "index": index, "embedding": _encoded(values, body.encoding_format)}
-            for index, values in enumerate(found)
+            {"object": "embedding", "index": index, "embedding": encoded(values)} for index, values in enumerate(found)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "model": body.model, "data": data, "usage": usage, "layer": layer}
 
     return await json_in_thread(build)
-
-
-def _encoded(values: Sequence[float], form: str) -> list[float] | str:
-    """Returns numbers, or little-endian float32 in base64 as the openai client requests by default."""
-    if form == "float":
-        return list(values)
-    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
 def _profile_in(context: Context, model: str) -> str | None:
@@ -354,13 +354,6 @@ class CompletionWork(OpenAIWork):
     def prompts(self) -> list[tuple[int, ...]]:
         """The token ids of the prompts."""
         return [tuple(token for token in one.request.prompt if isinstance(token, int)) for one in self.generations]
-
-    def reserve_scores(self) -> None:
-        """Reserves the memory of scoring the prompts, where that was requested."""
-        if self.body.echo and self.logprobs is not None:
-            prompts, rows = self.prompts, self.generations[0].n
-            listed = sum(map(len, prompts)) * rows * (1 + self.logprobs) * ALTERNATIVE_BYTES
-            self.context.admission.reserve(logit_bytes(prompts, self.context.engine.info.vocab_size) + listed)
 
     async def run(self) -> list[Answer]:
         """Runs the request. With `max_tokens: 0` only the prompts are scored."""

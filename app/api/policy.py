@@ -124,15 +124,12 @@ class Policy(Collector):
     def _use(self, policy: ActivePolicy, content: Mapping[str, Any] | None) -> None:
         self._active, self._content, self._failure = policy, content, None
 
-    async def put(self, policy: ActivePolicy, state: ServerState) -> None:
-        """Stores a resolved policy and uses it from now on; an empty one is removed. Raises VectorNotFound. Then reads
-        what another server may have set at the same time: the one stored last holds everywhere."""
+    async def put(self, policy: ActivePolicy, store: Store) -> None:
+        """Stores a resolved policy and uses it from now on; an empty one is removed. Raises VectorNotFound."""
         content = None if policy.spec == NO_POLICY else policy.spec.model_dump(mode="json", exclude_unset=True)
         async with self._changes.change():
-            await state.store.documents.put(DOCUMENT, content)
+            await store.documents.put(DOCUMENT, content)
             self._use(policy, content)
-        with suppress(SteeringError):
-            await self.refresh(state.store, state.engine)
 
     async def resolve(self, spec: PolicySpec, store: Store, engine: Engine) -> ActivePolicy:
         """Resolves a policy for the loaded model with the vectors of `shared`. Raises as resolving steering does, and
@@ -279,12 +276,17 @@ class ResolvedDefault:
     """A default with its plan and its vectors. One that cannot be resolved has a plan with a warning and without
     interventions.
     spec: the stored interventions, None where they cannot be read.
-    plan: the plan under the server's dose guard, without the policy; its spec has the versions of the vectors.
-    source: where these are looked up: in memory, by id."""
+    plan: the plan under the server's dose guard, without the policy.
+    source: where the names of `pinned` are looked up: in memory, by id."""
 
     spec: SteeringSpec | None = UNSTEERED.spec
     plan: SteeringPlan = UNSTEERED
     source: VectorsByName = field(default_factory=lambda: VectorsByName({}))
+
+    @property
+    def pinned(self) -> SteeringSpec:
+        """The interventions with the versions of their vectors; none where they cannot be resolved."""
+        return self.plan.spec
 
 
 class DefaultSteering:
@@ -308,6 +310,11 @@ class DefaultSteering:
             raise NotReady("the vectors of the default steering have not been read yet")
         return default
 
+    @property
+    def by_namespace(self) -> Mapping[str, ResolvedDefault]:
+        """The defaults that are resolved. Raises NotReady before they were read."""
+        return {namespace: one for namespace, one in self._read().items() if one is not None}
+
     def warnings_of(self, namespace: str, spec: SteeringSpec) -> tuple[str, ...]:
         """Returns the warnings that requests under a stored default get; none where it is not in use yet."""
         default = (self._defaults or {}).get(namespace)
@@ -315,9 +322,9 @@ class DefaultSteering:
 
     async def check_with(self, mandatory: Mandatory, info: ModelInfo) -> None:
         """Raises the reason why requests without steering could not run under a policy and a default together."""
-        for default in filter(None, self._read().values()):
+        for default in self.by_namespace.values():
             try:
-                await self._plans.resolve(default.plan.spec, default.source, info, DoseGuard(action="off"), mandatory)
+                await self._plans.resolve(default.pinned, default.source, info, DoseGuard(action="off"), mandatory)
             except SteeringError as error:
                 error.message = f"together with the default steering: {error.message}"
                 raise
@@ -407,14 +414,14 @@ async def put(body: PolicySpec, state: StateDep) -> PolicyAnswer:
         VectorId.parse(name, "limits.vectors")
     resolved = await state[Policy].resolve(body, state.store, state.engine)
     await state[DefaultSteering].check_with(resolved.mandatory, state.engine.info)
-    await state[Policy].put(resolved, state)
+    await _set(state, resolved)
     return _policy_answer(resolved.spec)
 
 
 @router.delete("/v1/policy", status_code=204, openapi_extra=ADMIN)
 async def delete(state: StateDep) -> None:
     """Removes the policy, also one that cannot be applied."""
-    await state[Policy].put(ActivePolicy(), state)
+    await _set(state, ActivePolicy())
 
 
 @router.get("/v1/monitors", openapi_extra=ADMIN)
@@ -447,6 +454,13 @@ async def monitor(name: str, state: StateDep) -> schemas.MonitorDetail:
             for one in hours
         ],
     )
+
+
+async def _set(state: ServerState, policy: ActivePolicy) -> None:
+    """Sets the policy, and reads what another server may have set at the same time: the one stored last holds everywhere."""
+    await state[Policy].put(policy, state.store)
+    with suppress(SteeringError):
+        await state[Policy].refresh(state.store, state.engine)
 
 
 def _policy_answer(spec: PolicySpec) -> PolicyAnswer:

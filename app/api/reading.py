@@ -149,9 +149,21 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
     context.charge(tokens, numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
     found = await capturing.activations(engine, prompts, layers, body.position, plan)
     await run_in_thread(capturing.check_range, found, body.dtype)
-    steering = _applied_plan(plan)
+    steering, every = _applied_plan(plan), found.every_token
+
+    def as_answer() -> schemas.ActivationsAnswer:
+        numbers = {layer: [row for part in found.rows(layer) for row in part.tolist()] for layer in found.layers}
+        return schemas.ActivationsAnswer(
+            model=info.name,
+            position=body.position,
+            layers=by_layer(numbers),
+            offsets=list(found.offsets) if every else None,
+            token_ids=list(found.token_ids) if every else None,
+            steering=steering,
+        )
+
     if as_json:
-        return await json_in_thread(lambda: _activations_answer(info.name, body, found, steering))
+        return await json_in_thread(as_answer)
     metadata = {
         "model": info.name,
         "model_fingerprint": info.fingerprint,
@@ -330,21 +342,6 @@ async def _continued(
             raise InvalidRequest("the continuation has no token", param=f"continuations.{index}")
         check_context(len(before) + len(ids), 0, engine.info, param="continuations")
     return [(*before, *ids) for ids in found]
-
-
-def _activations_answer(
-    model: str, body: schemas.ActivationsRequest, found: capturing.Activations, steering: schemas.LensSteering | None
-) -> schemas.ActivationsAnswer:
-    every = found.every_token
-    rows = {layer: [row for part in found.rows(layer) for row in part.tolist()] for layer in found.layers}
-    return schemas.ActivationsAnswer(
-        model=model,
-        position=body.position,
-        layers=by_layer(rows),
-        offsets=list(found.offsets) if every else None,
-        token_ids=list(found.token_ids) if every else None,
-        steering=steering,
-    )
 
 
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:
