@@ -88,7 +88,6 @@ def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
 
 
 def _at_line(error: SteeringError, number: int) -> SteeringError:
-    """Returns the error with the number of its line."""
     param = f"line {number}" + ("" if error.param is None else f": {error.param}")
     return type(error)(f"line {number}: {error.message}", param=param)
 

@@ -135,7 +135,6 @@ def _with_system(prompt: Prompt, system: str | None) -> Prompt:
 
 
 def _arms(body: CompareRequest) -> Sequence[ArmFields]:
-    """Returns the arms given, or those that the short forms stand for."""
     if body.arms is not None:
         return body.arms
     if body.strengths is not None and body.intervention is not None:

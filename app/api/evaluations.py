@@ -350,7 +350,6 @@ def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:
 async def _run_transfer(
     context: Context, request: carrying.TransferRequest, asked: carrying.EffectRequest | None, progress: Progress
 ) -> dict[str, Any]:
-    """Carries the direction over and stores the vector with its loss."""
     async with opened_second_model(context.settings) as second:
         await _check_numbers(second, context.settings, request, request.from_layer)
         found = await carrying.transfer(context.engine, second, request, progress=progress)
@@ -472,7 +471,6 @@ def judges(settings: Settings) -> list[str]:
 
 @asynccontextmanager
 async def _opened_judge(settings: Settings, engine: Engine, by: Literal["self", "endpoint"]) -> AsyncIterator[Judge]:
-    """Opens the judge for one evaluation, one of `judges`."""
     if by == "self" or settings.judge_base_url is None or settings.judge_model is None:
         yield EngineJudge(engine)
         return

@@ -152,7 +152,6 @@ class Generation:
 
 
 def _holds(condition: FlagCondition, event: TokenEvent) -> bool:
-    """Whether the score of a token lies beyond the one bound given."""
     score = event.readout.get(condition.vector)
     if score is None:
         return False

@@ -225,7 +225,6 @@ class Jobs:
             live.update(record)
 
     async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
-        """Runs a job and returns its final record, whatever ends it."""
 
         def progress(done: int, total: int, message: str) -> None:
             made = JobProgress(done=done, total=total, message=message)
@@ -305,18 +304,13 @@ class NamespaceJobs:
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
         """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""
         live = self._visible(job_id)
-        while live is None:
-            record = await self._store.get(job_id)
-            yield record
-            if record.status in FINAL:
-                return
-            await asyncio.sleep(POLL_SECONDS)
         while True:
-            record, changed = live.record, live.changed
+            changed = None if live is None else live.changed
+            record = await self._store.get(job_id) if live is None else live.record
             yield record
             if record.status in FINAL:
                 return
-            await changed.wait()
+            await (asyncio.sleep(POLL_SECONDS) if changed is None else changed.wait())
 
     async def cancel(self, job_id: str) -> JobRecord:
         """Stops a job and returns its final record; a job that has ended is unchanged. The record is not final yet when

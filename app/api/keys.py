@@ -330,7 +330,6 @@ async def delete(
 
 
 def _new_secret() -> str:
-    """Returns a new key of 256 random bits."""
     return f"sk-{secrets.token_urlsafe(32)}"
 
 
@@ -352,7 +351,6 @@ def etag_of(record: KeyRecord) -> str:
 
 
 def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
-    """Returns the given fields as a KeyRecord has them."""
     fields = body.model_dump(include={"name", "namespace"}, exclude_none=True)
     if body.scopes is not None:
         fields["scopes"] = tuple(dict.fromkeys(body.scopes))

@@ -220,7 +220,6 @@ class OpenAIWork(ABC):
         return list(map(assemble, observed))
 
     async def _events(self) -> AsyncGenerator[tuple[int, TokenEvent], None]:
-        """Yields (choice, event) as they arrive."""
         requests = [one for generation in self.generations for one in choices(generation.request, generation.n)]
         clock = TokenClock(self.context.state.metrics)
         streams = [stream_events(self.context.engine, request) for request in requests]
@@ -230,7 +229,6 @@ class OpenAIWork(ABC):
                 yield choice, event
 
     def _observed(self) -> list[list[TokenEvent]]:
-        """Returns an empty list for the events of each choice."""
         return [[] for generation in self.generations for _ in range(generation.n)]
 
     async def _stream(self) -> AsyncGenerator[Event, None]:
@@ -256,7 +254,6 @@ class OpenAIWork(ABC):
         yield Event("[DONE]")
 
     def _head(self, kind: str) -> dict[str, Any]:
-        """Returns the fields that every response and chunk starts with."""
         return {
             "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "object": kind,

@@ -190,7 +190,6 @@ def _parsed(content: Mapping[str, Any] | None) -> PolicySpec:
 
 
 def _measured(monitor: Monitor) -> tuple[object, ...]:
-    """Returns what the scores of a monitor depend on."""
     return monitor.name, monitor.vector, monitor.sha256, monitor.reading.layer, monitor.at
 
 

@@ -370,7 +370,6 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
 
 
 def _applied_plan(plan: SteeringPlan) -> schemas.LensSteering | None:
-    """Reports the steering of a reading; None without any."""
     if plan.empty:
         return None
     return schemas.LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))

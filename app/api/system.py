@@ -154,7 +154,6 @@ async def read(name: str) -> schemas.ConceptDetail:
 
 
 def _concept_answer(name: str) -> ConceptAnswer:
-    """Summarizes a concept. Raises ConceptNotFound."""
     pairs, entry = load_concept(name), CONCEPTS[name]
     words = {field: getattr(entry, field) for field in ("positive", "negative", "description")}
     return ConceptAnswer(name=name, **words, pairs=len(pairs), measured=summaries_of(name))

@@ -215,7 +215,6 @@ def _version(vector: VectorSummary) -> schemas.VectorVersionAnswer:
 
 
 def _directions(vector: ConceptVector, layers: Sequence[int]) -> dict[str, list[float]]:
-    """Returns unit directions by layer. Raises InvalidRequest for a layer the vector does not have."""
     return {str(layer): vector.at(layer).direction.tolist() for layer in layers}
 
 
