@@ -156,7 +156,8 @@ async def _run_strengths(
     else:
         concept = body.judge.concept or vector.description or vector.name
         # as a judge reads them: without the markers of a chat template
-        asked = body.prompts and tuple(instruction_of(pair_text(text), engine.tokenizer) for text in body.prompts)
+        texts = map(pair_text, body.prompts or ())
+        asked = tuple(instruction_of(text, engine.tokenizer) for text in texts) or None
         async with _opened_judge(context.settings, engine, body.judge.by) as judge:
             judging = Judging(judge, concept, body.judge.by, asked)
             answer = await evaluations.dose_response(engine, replace(request, judging=judging), progress=progress)

@@ -185,7 +185,7 @@ async def score(body: schemas.ScoreRequest, context: AdmittedDep) -> Response:
     if body.texts is not None:
         source, rows, prompt_length = "texts", await encode_prompts(engine, body.texts, "texts"), 0
     else:
-        prompt: Prompt = pair_text(body.messages if body.messages is not None else (body.prompt or ""))
+        prompt: Prompt = pair_text(body.messages) if body.messages is not None else (body.prompt or "")
         before, plan = await encode_steered(engine.tokenizer, prompt, plan)
         source, rows, prompt_length = "continuations", await _continued(context, body, prompt, before), len(before)
     tokens = sum(map(len, rows))
