@@ -105,9 +105,7 @@ async def _prepare(context: Context, body: CompareRequest) -> Comparison:
     requests = []
     for arm in fields:
         given = _with_system(prompt, arm.system)
-        requests.append(
-            await context.request(given, body, await context.plan(arm.steering), max_tokens=body.max_tokens)
-        )
+        requests.append(await context.request(given, body, await context.plan(arm.steering)))
     max_tokens = min(request.sampling.max_tokens for request in requests)
     arms = [Arm(arm.name, request.prompt, request.plan) for arm, request in zip(fields, requests, strict=True)]
     # the KL divergence: logits of one answer under two plans, in pieces and then as one tensor

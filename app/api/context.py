@@ -246,7 +246,7 @@ class Context:
         """Tokenizes a prompt and builds the request for the engine, with a seed where none was given. Without
         max_tokens the answer gets what fits the context, up to `default`. Raises ContextLengthExceeded, InvalidRequest
         where the plan asks for roles that the prompt does not have."""
-        info = self.engine.info
+        info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
         ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan)
         if max_tokens is None:
             max_tokens = max(1, min(default, info.context_length - len(ids)))

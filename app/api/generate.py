@@ -203,7 +203,7 @@ async def prepare_generation(context: Context, body: GenerateRequest, plan: Stee
         plan = await context.plan(body.steering)
     readings = await context.readings(body.readout)
     readings += await context.readings([one.vector for one in body.flag if one.vector not in body.readout], "flag")
-    request = await context.request(prompt, body, plan, readings, max_tokens=body.max_tokens)
+    request = await context.request(prompt, body, plan, readings)
     context.admission.reserve(listed_bytes(body, body.n * request.sampling.max_tokens))
     return Generation(context, request, body.n, body.lists_tokens, tuple(body.flag))
 
@@ -242,7 +242,7 @@ async def _prepare_replay(context: Context, record: ReplayRequest) -> Generation
                 "a scope has roles: 'prompt_roles' needs an entry for each token", param="prompt_roles"
             )
         plan = replace(plan, prompt_roles=record.prompt_roles)
-    request = await context.request(record.prompt, record.sampling, plan, max_tokens=record.sampling.max_tokens)
+    request = await context.request(record.prompt, record.sampling, plan)
     warnings, executor = _format_warnings(record), context.engine.stats().executor
     if record.model.executor not in (None, executor):
         warnings.append(
