@@ -1,34 +1,27 @@
 """create_app: builds one server with its routes, error handlers and middleware. Nothing runs at import."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.api import (
-    audit,
     batch,
     compare,
-    concepts,
-    dictionaries,
     evaluations,
     generate,
     jobs,
     keys,
-    links,
     openai,
     policy,
     profiles,
     reading,
     system,
-    transfer,
     vectors,
 )
-from app.api.system import mount_playground
 from app.core.components import open_database, open_engine
 from app.core.errors import on_error
 from app.core.middleware import HostMiddleware, RequestMiddleware
@@ -44,8 +37,8 @@ if TYPE_CHECKING:
 
 ROUTERS = (  # matched in this order, so the most frequent come first
     generate.router, batch.router, compare.router, openai.router, system.health, system.router, vectors.uploads, vectors.files,
-    transfer.router, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, dictionaries.router,
-    jobs.router, links.router, keys.router, audit.router, policy.router, concepts.router,
+    evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
+    profiles.links, keys.router, policy.router, system.concepts,
 )  # fmt: skip
 
 
@@ -68,22 +61,17 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.steering = state
-    app.state.methods = _methods_of(ROUTERS)
+    methods: defaultdict[str, set[str]] = defaultdict(set)
     for router in ROUTERS:
         app.include_router(router)
-    mount_playground(app)
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                methods[route.path] |= route.methods or set()
+    app.state.steering = state
+    app.state.methods = {path: sorted(found) for path, found in methods.items()}  # for the answer to another one
+    system.mount_playground(app)
     app.add_middleware(HostMiddleware, settings=state.settings)
     if traces is not None:
         app.add_middleware(TraceMiddleware, provider=traces)
     app.add_middleware(RequestMiddleware, state=state)
     return app
-
-
-def _methods_of(routers: Iterable[APIRouter]) -> Mapping[str, Sequence[str]]:
-    """Returns the methods of every path, for the answer to another one."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for route in (one for router in routers for one in router.routes):
-        if isinstance(route, APIRoute):
-            found[route.path] |= route.methods or set()
-    return {path: sorted(methods) for path, methods in found.items()}

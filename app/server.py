@@ -38,11 +38,9 @@ CLOSING_SECONDS = 1.5
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn with a drain phase: refuse new work and let running requests end before the port is closed.
-
-    The port stays open while it drains, so that a new request is answered 503 and not with a connection error. A
-    second signal ends it at once.
-    """
+    """uvicorn with a drain phase: refuse new work and let running requests end before the port is closed. The port
+    stays open while it drains, so that a new request is answered 503 and not with a connection error. A second signal
+    ends it at once."""
 
     def __init__(self, config: uvicorn.Config, state: AppState) -> None:
         super().__init__(config)
@@ -146,9 +144,7 @@ def _allow_connections(count: int) -> None:
 
 def _end_by(seconds: float, code: int) -> None:
     """Ends the process if closing hangs: a thread in numerical code cannot be interrupted, and a supervisor waits.
-
-    Nothing is lost: jobs have been marked, streams have ended, and every database transaction is atomic.
-    """
+    Nothing is lost: jobs have been marked, streams have ended, and every database transaction is atomic."""
     timer = threading.Timer(seconds, os._exit, args=(code,))
     timer.daemon = True
     timer.start()

@@ -11,11 +11,9 @@ from typing import Any, TypeAlias, cast
 import structlog
 from starlette.requests import Request
 
-from app.api import audit
-from app.api.default_steering import DefaultSteering
 from app.api.jobs import Jobs
-from app.api.keys import ApiKeys
-from app.api.policy import GovernedEngine, Policy
+from app.api.keys import ApiKeys, record_change
+from app.api.policy import DefaultSteering, GovernedEngine, Policy
 from app.api.vectors import Cosines
 from app.core.errors import Draining, public_error
 from app.core.events import ended
@@ -33,19 +31,16 @@ from steering.threads import run_in_thread
 
 log = structlog.get_logger(__name__)
 
-PING_SECONDS = 1.0
-"""How long readiness relies on the last answer of the store."""
 EngineFactory: TypeAlias = Callable[[Settings], Engine]
 """Builds the engine; runs in a daemon thread, because loading a model takes seconds to minutes."""
-
-READY_PAUSE_SECONDS = 0.5
-"""Pause between two checks at the start whether the server is ready."""
-
-SCRAPE_SECONDS = 2.0
-"""How long a scrape of the metrics waits for the database; Prometheus itself waits for 10 s."""
-
 StoreFactory: TypeAlias = Callable[[Settings], Awaitable[Store]]
 """Opens the database, migrations included."""
+PING_SECONDS = 1.0
+"""How long readiness relies on the last answer of the store."""
+READY_PAUSE_SECONDS = 0.5
+"""Pause between two checks at the start whether the server is ready."""
+SCRAPE_SECONDS = 2.0
+"""How long a scrape of the metrics waits for the database; Prometheus itself waits for 10 s."""
 
 
 class AppState(ServerState):
@@ -88,10 +83,8 @@ class AppState(ServerState):
             await self.renew()
             await prune(store, self.settings)
             await _read_first(self.keys.refresh(store))
-            tasks.append(asyncio.create_task(self._load_and_watch(store)))
-            tasks.append(asyncio.create_task(synchronization.run()))
-            tasks.append(asyncio.create_task(self._announce()))
-            tasks.append(asyncio.create_task(self.metrics.measure_loop()))
+            loops = (self._load_and_watch(store), synchronization.run(), self._announce(), self.metrics.measure_loop())
+            tasks += map(asyncio.create_task, loops)
             yield
         finally:
             for task in tasks:
@@ -116,20 +109,19 @@ class AppState(ServerState):
     async def _announce(self) -> None:
         """Logs `ready` once the server is; until then each new reason why it is not."""
         await self.loaded.wait()
-        if (engine := self._engine) is None:
-            return
         logged = ""
-        while True:
+        while (engine := self._engine) is not None:
             try:
                 await self.check_ready()
-                break
             except SteeringError as error:
                 if error.message != logged:
                     log.warning("not_ready", code=error.code, reason=error.message)
                     logged = error.message
+            else:
+                info = engine.info
+                log.info("ready", model=info.name, device=info.device, executor=engine.stats().executor)
+                return
             await asyncio.sleep(READY_PAUSE_SECONDS)
-        info = engine.info
-        log.info("ready", model=info.name, device=info.device, executor=engine.stats().executor)
 
     async def _load_and_watch(self, store: Store) -> None:
         """Loads the model, then checks the engine until the server stops."""
@@ -145,9 +137,6 @@ class AppState(ServerState):
             return
         finally:
             self.loaded.set()
-        await self._watch(engine)
-
-    async def _watch(self, engine: Engine) -> None:
         executor = engine.stats().executor
         while True:
             await asyncio.sleep(self._watchdog.pause)
@@ -191,7 +180,7 @@ class AppState(ServerState):
         self, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
     ) -> None:
         """See ServerState.record."""
-        await audit.record(self.store, key, method, route, path, body, request_id, status)
+        await record_change(self.store, key, method, route, path, body, request_id, status)
 
     def stats(self) -> EngineStats | None:
         """Returns the engine's statistics; None before it is loaded."""
@@ -205,8 +194,8 @@ class AppState(ServerState):
             raise failure
 
     async def check_ready(self) -> None:
-        """Raises the reason why the server is not ready: draining, loading, a dead engine, keys, policy or default steering that
-        have not been read, an invalid policy, no store."""
+        """Raises the reason why the server is not ready: draining, loading, a dead engine, keys, policy or default
+        steering that have not been read, an invalid policy, no store."""
         if self.stopping:
             raise Draining("the server is stopping; use another")
         self.check_open()
@@ -244,10 +233,8 @@ class AppState(ServerState):
         return metrics.render()
 
     async def drain(self) -> None:
-        """Refuses new work, waits for running requests until the deadline, then ends the rest with an error.
-
-        Jobs are interrupted at once. One deadline covers both: writing the record of a job may wait for the database.
-        """
+        """Refuses new work, waits for running requests until the deadline, then ends the rest with an error. Jobs are
+        interrupted at once. One deadline covers both: writing the record of a job may wait for the database."""
         self.draining = True
         jobs = asyncio.ensure_future(self._jobs.close() if self._jobs is not None else asyncio.sleep(0))
         try:

@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,23 +11,17 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from app.api.context import Context, ContextDep
-from app.api.generate import check_generation, generate_answer, prepare_generation
+from app.api.generate import check_generation, prepare_generation
 from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
-from app.api.policy import Policy
+from app.api.policy import ActivePolicy, Policy
 from app.core.admission import check_limit
 from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
 from app.core.settings import Settings
 from steering.errors import InvalidRequest, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
-from steering.schemas.generation import (
-    JSON_LINES,
-    BatchLine,
-    BatchResult,
-    BatchSummary,
-    GenerateAnswer,
-)
+from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, BatchSummary, GenerateAnswer
 from steering.schemas.resources import JobAnswer
 from steering.store.records import Writer
 from steering.strict_json import load_json
@@ -42,6 +36,7 @@ LINE_BYTES = 2048
 """Memory of a parsed line besides its values: its model with all fields."""
 RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
+KIND = "generate_batch"
 
 router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 
@@ -53,71 +48,24 @@ router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 )
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
-    work = await _prepare(context, await request.body())
-    return await jobs_of(context).submit(KIND, work.request, lambda p: _run(work, p))
-
-
-KIND = "generate_batch"
-
-
-class Plans:
-    """The steerings of a batch, each resolved once, so that a new version of a vector does not change a batch that runs.
-
-    A new policy holds for the lines that are still to be answered: their steerings are then resolved again, with the newest
-    versions.
-    """
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._policy = context.state[Policy].active
-        self._known: dict[str, SteeringPlan] = {}
-
-    async def of(self, line: BatchLine) -> SteeringPlan:
-        """Returns the plan of a line. Raises LimitExceeded for too many steerings, and what resolving one raises."""
-        policy = self._context.state[Policy].active
-        if policy is not self._policy:
-            self._policy, self._known = policy, {}
-        key = line.model_dump_json(include={"steering"})
-        known = self._known  # of this policy: another line may replace it while this one waits
-        if key not in known:
-            check_limit(len(known) + 1, MAX_STEERINGS, "different steerings", "steering")
-            known[key] = await self._context.plan(line.steering)
-        return known[key]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedBatch:
-    """A batch that has been checked."""
-
-    context: Context
-    lines: tuple[BatchLine, ...]
-    plans: Plans
-    output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """What the job's record stores of the request: nothing of the prompts."""
-        return {"requests": len(self.lines), "output": self.output}
-
-
-async def _prepare(context: Context, content: bytes) -> PreparedBatch:
-    """Parses and checks every line, and resolves every steering. Raises InvalidRequest naming the line."""
-    lines = await run_in_thread(parse_lines, content, context.settings)
+    lines = await run_in_thread(parse_lines, await request.body(), context.settings)
     context.admission.reserve(len(lines) * LINE_BYTES)
-    plans = Plans(context)
+    batch = Batch(context, tuple(lines.values()), context.state[Policy].active)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
             check_generation(context, line)
-            await plans.of(line)
+            await batch.plan_of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
         if checked % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
-    return PreparedBatch(context, tuple(lines.values()), plans)
+    stored = {"requests": len(lines), "output": batch.output}  # nothing of the prompts
+    return await jobs_of(context).submit(KIND, stored, batch.run)
 
 
 def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
-    """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises InvalidRequest naming the line, LimitExceeded for too many."""
+    """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises LimitExceeded for too many,
+    InvalidRequest naming the line, also for an id that two lines have."""
     written = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
     check_limit(len(written), settings.max_batch_requests, "requests", "body")
     if not written:
@@ -131,116 +79,114 @@ def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
         except ValidationError as error:
             findings = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
             raise _at_line(invalid(RequestValidationError(findings, body=value)), number) from None
-    _check_ids(lines)
-    return lines
-
-
-def _check_ids(lines: Mapping[int, BatchLine]) -> None:
-    """Raises InvalidRequest for an id that two lines have: it would not say which result is whose."""
     known: dict[str, int] = {}
     for number, line in lines.items():
         if line.id is not None and known.setdefault(line.id, number) != number:
             reason = f"id: {line.id[:40]!r} is also that of line {known[line.id]}"
             raise _at_line(InvalidRequest(reason, param="id"), number)
+    return lines
 
 
 def _at_line(error: SteeringError, number: int) -> SteeringError:
-    """Returns the error with the number of its line."""
     param = f"line {number}" + ("" if error.param is None else f": {error.param}")
     return type(error)(f"line {number}: {error.message}", param=param)
 
 
-async def _run(work: PreparedBatch, progress: Progress) -> dict[str, Any]:
-    """Answers every request and stores the results in the order of the lines, part by part.
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A batch that has been checked, and its results. Those that are early wait in memory for those before them.
+    next, part: the number of stored lines, and of the parts in which they are stored."""
 
-    A request that fails has its error in its line. What ends the engine ends the job; the parts stored so far remain.
-    """
-    at_once = max(1, BACKGROUND_CONCURRENCY // max(line.n for line in work.lines))
-    writer = _Writer(work, progress)
-    waiting = iter(range(len(work.lines)))
+    context: Context
+    lines: tuple[BatchLine, ...]
+    policy: ActivePolicy
+    plans: dict[str, SteeringPlan] = field(default_factory=dict)
+    output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
+    waiting: dict[int, str] = field(default_factory=dict)
+    next: int = 0
+    part: int = 0
+    done: int = 0
+    failed: int = 0
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def answer_waiting() -> None:
-        for index in waiting:
-            await writer.add(index, await _result(work, index))
+    async def run(self, progress: Progress) -> dict[str, Any]:
+        """Answers every request and stores the results in the order of the lines, part by part. A request that fails
+        has its error in its line. What ends the engine ends the job; the parts stored so far remain."""
+        total, indices = len(self.lines), iter(range(len(self.lines)))
+        at_once = max(1, BACKGROUND_CONCURRENCY // max(line.n for line in self.lines))
 
-    await gathered([answer_waiting() for _ in range(min(at_once, len(work.lines)))])
-    await writer.flush(everything=True)
-    failed = writer.failed
-    return BatchSummary(requests=len(work.lines), succeeded=len(work.lines) - failed, failed=failed).model_dump()
+        async def answer_next() -> None:
+            for index in indices:
+                result = await self._result(index)
+                text = await run_in_thread(result.model_dump_json, exclude_none=True, ensure_ascii=True)
+                self.waiting[index] = text + "\n"
+                self.done += 1
+                self.failed += result.error is not None
+                await self._store()
+                progress(self.done, total, "generating")
 
+        await gathered([answer_next() for _ in range(min(at_once, total))])
+        await self._store(everything=True)
+        return BatchSummary(requests=total, succeeded=total - self.failed, failed=self.failed).model_dump()
 
-async def _result(work: PreparedBatch, index: int) -> BatchResult:
-    line = work.lines[index]
-    try:
-        return BatchResult(index=index, id=line.id, response=await _answered(work, line))
-    except (Unavailable, InvalidApiKey):  # the engine or the store, or the key is no longer known: ends the job
-        raise
-    except SteeringError as error:  # this request only
-        return BatchResult(index=index, id=line.id, error=error_detail(error))
+    async def plan_of(self, line: BatchLine) -> SteeringPlan:
+        """Resolves the steering of a line. Raises LimitExceeded for too many steerings. Each is resolved once, so that
+        a new version of a vector does not change a batch that runs. A new policy holds for the lines that are still to
+        be answered: their steerings are resolved again, with the newest versions."""
+        policy = self.context.state[Policy].active
+        if policy is not self.policy:
+            self.policy, self.plans = policy, {}
+        key = line.model_dump_json(include={"steering"})
+        plans = self.plans  # of this policy: another line may replace it while this one waits
+        if key not in plans:
+            check_limit(len(plans) + 1, MAX_STEERINGS, "different steerings", "steering")
+            plans[key] = await self.context.plan(line.steering)
+        return plans[key]
 
-
-async def _answered(work: PreparedBatch, line: BatchLine) -> GenerateAnswer:
-    """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use fails.
-
-    Every try begins with the key and the plan: while the line waited, both may have changed. Raises InvalidApiKey.
-    """
-    charge = True
-    while True:
+    async def _result(self, index: int) -> BatchResult:
+        line = self.lines[index]
         try:
-            context = replace(work.context, key=work.context.state[ApiKeys].current(work.context.key))
-            plan = await work.plans.of(line)
-            prepared = await prepare_generation(context, line, plan)
-            if charge:
-                context.charge_tokens(prepared.cost)
-            charge = False
-            answer = await generate_answer(replace(prepared, request=replace(prepared.request, priority=1)))
-            if line.record:
-                return answer
-            return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
-        except RateLimited as error:
-            if error.never:
-                raise
-            await asyncio.sleep(error.retry_after)
-        except Overloaded:
-            await asyncio.sleep(RETRY_SECONDS)
+            return BatchResult(index=index, id=line.id, response=await self._answered(line))
+        except (Unavailable, InvalidApiKey):  # the engine or the store, or the key is no longer known: ends the job
+            raise
+        except SteeringError as error:  # this request only
+            return BatchResult(index=index, id=line.id, error=error_detail(error))
 
+    async def _answered(self, line: BatchLine) -> GenerateAnswer:
+        """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use
+        fails. Every try begins with the key and the plan: while the line waited, both may have changed. Raises
+        InvalidApiKey."""
+        charge = True
+        while True:
+            try:
+                context = replace(self.context, key=self.context.state[ApiKeys].current(self.context.key))
+                work = await prepare_generation(context, line, await self.plan_of(line))
+                if charge:
+                    context.charge(work.cost)
+                charge = False
+                work.request = replace(work.request, priority=1)
+                answer = await run_in_thread(await work.run())
+                if line.record:
+                    return answer
+                return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
+            except RateLimited as error:
+                if error.never:
+                    raise
+                await asyncio.sleep(error.retry_after)
+            except Overloaded:
+                await asyncio.sleep(RETRY_SECONDS)
 
-class _Writer:
-    """Stores results in order. Those that are early wait in memory for those before them."""
-
-    def __init__(self, work: PreparedBatch, progress: Progress) -> None:
-        self._work, self._progress = work, progress
-        self._waiting: dict[int, str] = {}
-        self._next = self._part = self._done = self.failed = 0
-        self._writing = asyncio.Lock()
-
-    async def add(self, index: int, result: BatchResult) -> None:
-        text = await run_in_thread(lambda: result.model_dump_json(exclude_none=True, ensure_ascii=True))
-        self._waiting[index] = text + "\n"
-        self._done += 1
-        self.failed += result.error is not None
-        await self.flush()
-        self._progress(self._done, len(self._work.lines), "generating")
-
-    async def flush(self, everything: bool = False) -> None:
+    async def _store(self, *, everything: bool = False) -> None:
         """Stores what is complete: whole parts, or `everything`."""
-        async with self._writing:
+        context, writer = self.context, Writer(self.context.key.name, self.context.key.limits.storage_bytes)
+        async with self.writing:
             while True:
-                ready = self._ready()
+                part = range(self.next, self.next + PART_LINES)
+                ready = list(takewhile(self.waiting.__contains__, part))
                 if not ready or (len(ready) < PART_LINES and not everything):
                     return
-                content = "".join(self._waiting[index] for index in ready)
-                context = self._work.context
-                writer = Writer(context.key.name, context.key.limits.storage_bytes)
-                await context.state.store.outputs.append(
-                    self._work.output, self._part, content, context.namespace, writer
-                )
+                content = "".join(self.waiting[index] for index in ready)
+                await context.state.store.outputs.append(self.output, self.part, content, context.namespace, writer)
                 for index in ready:
-                    del self._waiting[index]
-                self._part, self._next = self._part + 1, self._next + len(ready)
-
-    def _ready(self) -> Sequence[int]:
-        end = self._next
-        while end in self._waiting and end - self._next < PART_LINES:
-            end += 1
-        return range(self._next, end)
+                    del self.waiting[index]
+                self.part, self.next = self.part + 1, self.next + len(ready)

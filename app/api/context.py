@@ -1,5 +1,7 @@
-"""Context: the server as one request may use it, and the resolution of names in requests."""
+"""Context: the server as one request may use it. Resolves the names of a request, checks it against all limits, tokenizes its texts, and
+counts the rows, memory and tokens that it takes."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -8,23 +10,27 @@ from typing import Annotated
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from app.api.default_steering import DefaultSteering
-from app.api.limits import AllowedVectors, RequestLimits
-from app.api.policy import Policy
-from app.api.vector_sources import VectorsByName
+from app.api.limits import AllowedVectors, RequestLimits, VectorsByName
+from app.api.policy import DefaultSteering, Policy, not_applied
 from app.core.admission import Admission, check_limit
 from app.core.key import Key
 from app.core.logs import current_request_id
 from app.core.settings import Settings
 from app.core.state import ServerState, state_of
 from app.core.tracing import current_observer
+from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
+from steering.engine.prompts import check_context, encode_prompt, encode_steered
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.injection.readings import Reading
+from steering.pairs import ChatMessage, ContrastivePair, PairSet
+from steering.pairs import Text as PairText
 from steering.plan.layers import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
+from steering.schemas.extraction import Pair
+from steering.schemas.messages import ChoiceFields, PromptFields, SamplingFields, Text, TextsFields
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
@@ -37,6 +43,9 @@ from steering.workflows.readout import reading_at
 
 SUGGESTED_FROM = 200
 """Names among which the nearest to an unknown one is looked for."""
+DEFAULT_MAX_TOKENS = 128
+_SEED_LIMIT = 2**53
+"""Seeds chosen here stay below this, so that a JavaScript client reads them exactly."""
 Namespace = Annotated[NamespaceName | None, Query(description="For admins: whose vectors, profiles and jobs.")]
 
 
@@ -55,6 +64,11 @@ class Context:
         return self.state.engine
 
     @property
+    def settings(self) -> Settings:
+        """The operator's settings."""
+        return self.state.settings
+
+    @property
     def store(self) -> NamespaceStore:
         """The store as the request sees it. Raises NotReady."""
         settings = self.settings
@@ -62,15 +76,15 @@ class Context:
         return self.state.store.in_namespace(self.namespace, writer)
 
     @property
-    def settings(self) -> Settings:
-        """The operator's settings."""
-        return self.state.settings
+    def limits(self) -> RequestLimits:
+        """What the policy and the key allow this request to steer with. Raises PolicyInvalid."""
+        return RequestLimits.of(self.state[Policy].active.spec.limits, self.key.limits)
+
+    # names
 
     async def vector(self, text: str, param: str = "vector", version: int | None = None) -> ConceptVector:
-        """Returns the vector `name@3`, or `name` with `?version=3`; without a version the newest.
-
-        Raises VectorNotFound, or InvalidRequest for what is not a name and where the version is given twice.
-        """
+        """Returns the vector `name@3`, or `name` with `?version=3`; without a version the newest. Raises VectorNotFound
+        with the nearest name, InvalidRequest for no name and for two versions."""
         key = VectorId.parse(text, param)
         if key.version is not None and version is not None:
             raise InvalidRequest("give the version once: in the name or as ?version=", param="version")
@@ -85,29 +99,33 @@ class Context:
         known = [each for each in names if each != name and limits.may_have(each)]
         return VectorNotFound(error.message + suggestion(name, known), param=error.param)
 
+    async def profile(self, name: str) -> ProfileAnswer:
+        """Returns a profile. Raises ProfileNotFound with the nearest name."""
+        try:
+            return await self.store.profiles.get(name)
+        except ProfileNotFound as error:
+            known = await self.store.profiles.names(SUGGESTED_FROM)
+            near = suggestion(name, [profile.name for profile in known])
+            raise ProfileNotFound(error.message + near, param=error.param) from None
+
     async def model_vectors(self, names: Sequence[str], param: str) -> dict[str, ConceptVector]:
         """Returns vectors of the loaded model by the names given. Raises LimitExceeded, VectorModelMismatch."""
         check_limit(len(names), self.settings.max_readouts, param, param)
-        found = {name: await self.vector(name, param) for name in dict.fromkeys(names)}
-        for vector in found.values():
+        vectors = {name: await self.vector(name, param) for name in dict.fromkeys(names)}
+        for vector in vectors.values():
             check_model(vector, self.engine.info)
-        return found
+        return vectors
 
     async def readings(self, names: Sequence[str], param: str = "readout") -> tuple[Reading, ...]:
         """Returns live readouts of vectors, each at the middle of its recommended layers, in natural scales."""
         vectors = await self.model_vectors(names, param)
         return tuple(reading_at(name, vector, vector.recommended_layers()) for name, vector in vectors.items())
 
-    @property
-    def limits(self) -> RequestLimits:
-        """What the policy and the key allow this request to steer with. Raises PolicyInvalid."""
-        return RequestLimits.of(self.state[Policy].active.spec.limits, self.key.limits)
+    # steering
 
     async def plan(self, steering: Steering | None) -> SteeringPlan:
-        """Resolves the steering of a request. Names are resolved once; the answer reports the versions used.
-
-        Absent steering means the default. A profile's interventions come before the request's, those of the policy last.
-        """
+        """Resolves the steering of a request. Names are resolved once; the answer reports the versions used. Absent
+        steering means the default. A profile's interventions come before the request's, those of the policy last."""
         if steering is None:
             return await self._default_plan()
         if not isinstance(steering, ProfileSteering):
@@ -116,26 +134,20 @@ class Context:
         self.limits.check_own_steering(profile=True, listed=bool(steering.interventions))
         profile = await self.profile(steering.profile)
         vectors = await self._vectors_of(profile, steering.interventions)
-        return await self.resolve((*profile.steering.interventions, *steering.interventions), vectors)
+        return await self.resolve((*profile.interventions, *steering.interventions), vectors)
 
     async def resolve(
         self, interventions: Sequence[InterventionSpec], vectors: VectorSource | None = None
     ) -> SteeringPlan:
-        """Checks interventions against all limits and resolves them for the loaded model, under the dose guard.
-
-        Every route that takes steering calls this, also replay, profiles and the default. The plan ends with the mandatory
-        interventions of the policy.
-
-        vectors: where names are looked up. By default this is the namespace of the request.
-        """
+        """Checks interventions against all limits and resolves them for the loaded model, under the dose guard. Every
+        route that takes steering calls this. The plan ends with the mandatory interventions of the policy.
+        vectors: where names are looked up; by default in the namespace of the request."""
         check_limit(len(interventions), self.settings.max_interventions, "interventions", "steering")
-        limits = self.limits
-        spec = SteeringSpec(interventions=tuple(interventions))
+        limits, spec = self.limits, SteeringSpec(interventions=tuple(interventions))
         limits.check_names(vector_names(spec))
-        guard = limits.guard(self.settings)
-        mandatory = self.state[Policy].active.mandatory
+        source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
+        guard, mandatory = limits.guard(self.settings), self.state[Policy].active.mandatory
         try:
-            source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
             return await self.state.plans.resolve(spec, source, self.engine.info, guard, mandatory)
         except VectorNotFound:
             for name in dict.fromkeys(name for name in vector_names(spec) if not is_inline(name)):
@@ -143,67 +155,25 @@ class Context:
             raise
 
     async def _default_plan(self) -> SteeringPlan:
-        """Returns the default steering and what is mandatory. Neither needs the database.
-
-        A default that the policy or the limits of the key rule out is left out with a warning: the caller did not choose it.
-        """
+        """Returns the default steering and what is mandatory. Neither needs the database. A default that the policy or
+        the limits of the key rule out is left out with a warning: the caller did not choose it."""
         default, policy = self.state[DefaultSteering].resolved_in(self.namespace), self.state[Policy].active
-        guard = self.limits.guard(self.settings, "clamp")
-        unchanged = not policy.spec.mandatory and guard == RequestLimits().guard(self.settings)
-        if unchanged and policy.spec.limits.vectors is None:
+        guard, allowed = self.limits.guard(self.settings, "clamp"), policy.spec.limits.vectors
+        if not policy.spec.mandatory and allowed is None and guard == RequestLimits().guard(self.settings):
             return default.plan
         plans, info = self.state.plans, self.engine.info
         try:
-            source = AllowedVectors(default.source, RequestLimits(shared_vectors=policy.spec.limits.vectors))
+            source = AllowedVectors(default.source, RequestLimits(shared_vectors=allowed))
             plan = await plans.resolve(default.pinned, source, info, guard, policy.mandatory)
-            return plan if default.vectors else replace(plan, warnings=(*plan.warnings, *default.plan.warnings))
+            warnings = () if default.plan.vectors else default.plan.warnings  # else they are those of the plan
         except SteeringError as error:
             plan = await plans.resolve(SteeringSpec(), default.source, info, guard, policy.mandatory)
-            return replace(plan, warnings=(*plan.warnings, f"the default steering is not applied: {error.message}"))
-
-    def request(
-        self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
-    ) -> GenerationRequest:
-        """Builds a request for the engine."""
-        return GenerationRequest(
-            prompt,
-            sampling,
-            plan,
-            readings,
-            cache_salt=self.key.name,  # else `cached_tokens` would reveal how the prompts of others begin
-            request_id=current_request_id(),
-            observe=current_observer(),
-        )
-
-    def admit(self, rows: int, tokens: int) -> None:
-        """Takes the rows of a request and counts all its tokens. The last check before it runs: what is refused for another
-        reason, a full batch above all, has used nothing. Raises Overloaded, LimitExceeded, RateLimited."""
-        self.admission.take(rows)
-        self.charge_tokens(tokens)
-
-    async def charge_answers(
-        self, prompts: Sequence[Prompt] | None, answers: int, max_tokens: int, reads: Sequence[Prompt] = ()
-    ) -> None:
-        """Counts the tokens of answers to be generated for a job, and of their prompts where a caller gave them, as if each had a
-        request of its own; and of texts that are read. Raises RateLimited."""
-        texts = [*(prompts or ()), *reads]
-        lengths = await run_in_thread(lambda: [len(self.engine.tokenizer.encode(one)) for one in texts])
-        asked = lengths[: len(prompts)] if prompts else [0]
-        self.charge_tokens(
-            answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + sum(lengths[len(prompts or ()) :])
-        )
-
-    def charge_tokens(self, tokens: int) -> None:
-        """Counts tokens against the limit of the key. Raises RateLimited."""
-        self.state.rate_limits.charge_tokens(self.key, tokens)
-        self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
+            warnings = (not_applied(error),)
+        return replace(plan, warnings=(*plan.warnings, *warnings)) if warnings else plan
 
     async def _vectors_of(self, profile: ProfileAnswer, added: Sequence[InterventionSpec]) -> VectorSource:
-        """Returns where the names of a profile and of interventions added to it are looked up.
-
-        A profile means the vectors that its own namespace sees. Raises InvalidRequest where the request means another
-        vector by the same name.
-        """
+        """Returns where the names of a profile, which its own namespace sees, and of interventions added to it are
+        looked up. Raises InvalidRequest where the request means another vector by the same name."""
         own = self.store.vectors
         if profile.namespace == self.namespace:
             return own
@@ -219,14 +189,141 @@ class Context:
                 )
         return VectorsByName(dict.fromkeys(names, theirs), own)
 
-    async def profile(self, name: str) -> ProfileAnswer:
-        """Returns a profile. Raises ProfileNotFound with the nearest name."""
-        try:
-            return await self.store.profiles.get(name)
-        except ProfileNotFound as error:
-            known = await self.store.profiles.names(SUGGESTED_FROM)
-            near = suggestion(name, [profile.name for profile in known])
-            raise ProfileNotFound(error.message + near, param=error.param) from None
+    # prompts and texts
+
+    def check_sampling(self, fields: SamplingFields, n: int) -> None:
+        """Raises LimitExceeded for more answers, stop strings or alternatives than the operator allows."""
+        settings, stops = self.settings, fields.stops
+        check_limit(n, settings.max_n, "answers", "n")
+        check_limit(len(stops), settings.max_stops, "stop strings", "stop")
+        longest = max(map(len, stops), default=0)
+        check_limit(longest, settings.max_stop_characters, "characters in a stop string", "stop")
+        if isinstance(fields, ChoiceFields):
+            check_limit(fields.top_logprobs or 0, settings.max_top_logprobs, "logprobs", "logprobs")
+
+    def prompt_of(self, fields: PromptFields) -> Prompt:
+        """Returns the prompt of a request. Raises LimitExceeded for too many messages."""
+        if fields.prompt is not None:
+            return fields.prompt
+        self.check_messages(fields.messages)
+        return pair_text(fields.messages or ())
+
+    def check_messages(self, messages: Sequence[object] | None) -> None:
+        """Raises LimitExceeded for more messages than the operator allows."""
+        check_limit(len(messages or ()), self.settings.max_messages, "messages", "messages")
+
+    def check_texts(self, fields: TextsFields) -> None:
+        """Raises LimitExceeded for more texts or messages than the operator allows."""
+        check_limit(len(fields.all_texts), self.settings.max_texts, "texts", "texts")
+        self.check_messages(fields.messages)
+
+    def check_activations(self, texts: int, layers: int, what: str, param: str) -> None:
+        """Raises LimitExceeded when more numbers would be read from the model than the operator allows."""
+        check_limit(texts * layers * self.engine.info.d_model, self.settings.max_activations, what, param)
+
+    async def tokenize(self, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
+        """Returns the token ids of a prompt that is answered. Raises ContextLengthExceeded."""
+        ids = await encode_prompt(self.engine.tokenizer, prompt)
+        check_context(len(ids), max_tokens, self.engine.info)
+        return ids
+
+    async def encode_texts(self, fields: TextsFields) -> list[tuple[int, ...]]:
+        """Tokenizes every text in a thread. Raises ContextLengthExceeded."""
+        param = "texts" if fields.texts is not None else "messages"
+        return await encode_prompts(self.engine, list(map(pair_text, fields.all_texts)), param)
+
+    async def request(
+        self,
+        prompt: Prompt,
+        fields: SamplingFields,
+        plan: SteeringPlan,
+        readings: tuple[Reading, ...] = (),
+        *,
+        max_tokens: int | None = None,
+        default: int = DEFAULT_MAX_TOKENS,
+        logprobs: int | None = None,
+    ) -> GenerationRequest:
+        """Tokenizes a prompt and builds the request for the engine, with a seed where none was given. Without
+        max_tokens the answer gets what fits the context, up to `default`. Raises ContextLengthExceeded, InvalidRequest
+        where the plan asks for roles that the prompt does not have."""
+        info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
+        ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan)
+        if max_tokens is None:
+            max_tokens = max(1, min(default, info.context_length - len(ids)))
+        check_context(len(ids), max_tokens, info)
+        changed = {
+            "max_tokens": max_tokens,
+            "logit_bias": {int(token): bias for token, bias in fields.logit_bias.items()},
+            "seed": fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
+            "stop": fields.stops,
+            "logprobs": fields.top_logprobs if isinstance(fields, ChoiceFields) else logprobs,
+        }
+        sampling = SamplingParams(**{name: getattr(fields, name) for name in SamplingFields.model_fields} | changed)
+        return self.engine_request(ids, sampling, plan, readings)
+
+    def engine_request(
+        self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
+    ) -> GenerationRequest:
+        """Builds a request for the engine."""
+        return GenerationRequest(
+            prompt,
+            sampling,
+            plan,
+            readings,
+            cache_salt=self.key.name,  # else `cached_tokens` would reveal how the prompts of others begin
+            request_id=current_request_id(),
+            observe=current_observer(),
+        )
+
+    # what it takes
+
+    def admit(self, rows: int, tokens: int) -> None:
+        """Takes the rows of a request and counts all its tokens. The last check before it runs: what is refused for
+        another reason, a full batch above all, has used nothing. Raises Overloaded, LimitExceeded, RateLimited."""
+        self.admission.take(rows)
+        self.charge(tokens)
+
+    def charge(self, tokens: int, memory: int = 0) -> None:
+        """Reserves bytes of memory and counts tokens against the limit of the key. Raises OutOfMemory, Overloaded, RateLimited."""
+        self.admission.reserve(memory)
+        self.state.rate_limits.charge_tokens(self.key, tokens)
+        self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
+
+    async def charge_answers(
+        self, prompts: Sequence[Prompt] | None, answers: int, max_tokens: int, reads: Sequence[Prompt] = ()
+    ) -> None:
+        """Counts the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
+        request of its own, and of texts that are read. Raises RateLimited."""
+        texts = [*(prompts or ()), *reads]
+        lengths = await run_in_thread(lambda: [len(self.engine.tokenizer.encode(one)) for one in texts])
+        asked = lengths[: len(prompts)] if prompts else [0]
+        read = sum(lengths[len(prompts or ()) :])
+        self.charge(answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read)
+
+
+def pair_text(text: Text) -> PairText:
+    """Converts a text of a request, plain or a conversation, to the library's type."""
+    return text if isinstance(text, str) else tuple(ChatMessage(one.role, one.content) for one in text)
+
+
+def pair_set(concept: str | None, pairs: Sequence[Pair] | None) -> PairSet:
+    """Returns the pairs of a starter concept, or those that a caller gave. Raises ConceptNotFound."""
+    if concept is not None:
+        return load_concept(concept)
+    if pairs is None:
+        raise InvalidRequest("no texts given", param="pairs")
+    return PairSet.of([ContrastivePair(pair_text(p.positive), pair_text(p.negative), p.topic) for p in pairs])
+
+
+async def encode_prompts(engine: Engine, prompts: Sequence[Prompt], param: str) -> list[tuple[int, ...]]:
+    """Tokenizes texts, conversations and token ids in a thread. Raises ContextLengthExceeded, InvalidRequest naming `param`."""
+    try:
+        found = await run_in_thread(lambda: [engine.tokenizer.encode(prompt) for prompt in prompts])
+    except InvalidRequest as error:
+        raise type(error)(error.message, param=param) from None
+    for ids in found:
+        check_context(len(ids), 0, engine.info, param=param)
+    return found
 
 
 async def _context(request: Request, namespace: Namespace = None) -> Context:
@@ -243,7 +340,5 @@ async def _admitted(request: Request, namespace: Namespace = None) -> Context:
 
 
 ContextDep = Annotated[Context, Depends(_context)]
-
-
 AdmittedDep = Annotated[Context, Depends(_admitted)]
 """The context of a request that uses the engine."""

@@ -1,4 +1,5 @@
-"""POST /v1/evaluations: layer sweeps, dose-responses and deployment reports of a vector, their judges, and the operator's second model."""
+"""POST /v1/evaluations and /v1/vectors/transfer: long work over the engine that measures a vector (layer sweeps, dose-responses, deployment
+reports) or carries it over from the operator's second model, and the judges of answers."""
 
 import asyncio
 import json
@@ -9,56 +10,51 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import httpx2
+import torch
 from fastapi import APIRouter, Query
+from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
-from app.api.context import AdmittedDep, Context
+from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
 from app.api.jobs import Work, job_options, respond
-from app.api.prompts import pair_text, tokenize
 from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
 from app.core.components import open_engine
+from app.core.errors import InsufficientScope
 from app.core.process_settings import return_freed_memory
-from app.core.requests import ApiRoute
+from app.core.requests import ApiRoute, UploadRoute
 from app.core.settings import Settings
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.errors import InvalidRequest, NotNewest, UnsupportedParameter, VectorNotFound
+from steering.errors import DoseExceeded, InvalidRequest, NotNewest, UnsupportedParameter, VectorNotFound
 from steering.lab import evaluations
 from steering.lab import report as reports
+from steering.lab import transfer as carrying
 from steering.lab.controls import plan_at
-from steering.lab.evaluations import with_evidence
 from steering.lab.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
-from steering.lab.report import CONTROLS, VARIATIONS, OtherModelScorer, other_model_scorer, plain_samples, report
-from steering.lab.trials import Samples, read_back, trial_answers
+from steering.lab.report import OtherModelScorer, other_model_scorer
+from steering.lab.trials import Samples, evaluation_prompts, read_back, trial_answers
+from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import check_model, resolve_layers
 from steering.plan.types import SteeringPlan
+from steering.schemas import evaluation as schemas
 from steering.schemas.base import WaitQuery
-from steering.schemas.evaluation import (
-    DoseResponseAnswer,
-    DoseResponseRequest,
-    EvaluationAnswer,
-    EvaluationRequest,
-    ReportRequest,
-    StrengthsRequest,
-)
+from steering.schemas.extraction import TransferAnswer, TransferRequest
 from steering.schemas.messages import Text
-from steering.schemas.vectors import (
-    VectorAnswer,
-)
+from steering.schemas.vectors import VectorAnswer
 from steering.spec import InterventionSpec
 from steering.spec_base import is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
-from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress
-from steering.workflows.texts import as_prompts, default_position
+from steering.workflows.texts import as_prompts, capture_prompts, default_position
 
 PROMPTS, NEUTRAL = 12, 8
 MAX_READERS = 32
@@ -66,35 +62,59 @@ MAX_READERS = 32
 READING_DEPTH = 0.6
 """Share of the layers below the one at which a starter concept is read where it was not measured."""
 MAX_REPLY_BYTES = 1 << 20
-"""Bytes of a reply that are read."""
+"""Bytes of a judge's reply that are read."""
 CACHE_MEGABYTES = 128
 """Key-value cache of the second model, which reads one text at a time."""
 
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
+uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 
 
-@router.post("/v1/evaluations", **job_options(200, EvaluationAnswer, "the result"))
-async def evaluate(body: EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+@router.post("/v1/evaluations", **job_options(200, schemas.EvaluationAnswer, "the result"))
+async def evaluate(
+    body: schemas.EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep
+) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
-    if isinstance(body, ReportRequest):
+    if isinstance(body, schemas.ReportRequest):
         work = await _prepare_report(context, body)
     else:
         work = await _prepare_strengths(context, body)
     return await respond(context, body.kind, body, work, query.wait, 200)
 
 
-async def _prepare_strengths(context: Context, body: StrengthsRequest) -> Work:
-    """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
-    fails of it later."""
+@uploads.post("/v1/vectors/transfer", **job_options(201, TransferAnswer, "the vector and its loss"))
+async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
+    """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
+    work = await _prepare_transfer(context, body)
+    return await respond(context, "transfer", body, work, query.wait, 201)
+
+
+# Layer sweeps and dose-responses. Everything that can be refused at once is refused before the job begins, here as below.
+
+
+async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -> Work:
     context.limits.check_own_steering()
     vector = await context.vector(body.vector)
     context.limits.check_vector(vector)
-    if isinstance(body, DoseResponseRequest):
-        await _check_dose_response(context, body, vector)
+    if isinstance(body, schemas.DoseResponseRequest):
+        if body.judge is not None and body.judge.by not in judges(context.settings):
+            raise UnsupportedParameter(
+                "judge 'endpoint' is not configured on this server (STEERING_JUDGE_BASE_URL); 'self' uses the loaded model",
+                param="judge",
+            )
+        if body.save and (newest := await context.store.vectors.get(vector.name)).version != vector.version:
+            raise InvalidRequest(
+                f"'save' creates the next version from the newest, which is {newest.id}; got {vector.id}", param="save"
+            )
+    prompts: tuple[Prompt, ...] | None = None
+    if body.concept is not None:
+        prompts = as_prompts(context.engine, await run_in_thread(load_evaluation_prompts, body.concept))
+    elif body.prompts is not None:
+        _, prompts = await _prompts(context, body.prompts, body.max_tokens, "prompts")
     fields: dict[str, Any] = {
         **body.model_dump(include={"layers", "reading_layer", "scorer", "strengths"}, exclude_none=True),
         "vector": vector,
-        "prompts": await _strengths_prompts(context, body),
+        "prompts": prompts,
         "reader": None if body.reader is None else await context.vector(body.reader, "reader"),
         "sampling": SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed),
     }
@@ -102,40 +122,44 @@ async def _prepare_strengths(context: Context, body: StrengthsRequest) -> Work:
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
     request: evaluations.DoseResponseRequest | evaluations.LayerSweepRequest
-    work: Work
-    if isinstance(body, DoseResponseRequest):
-        neutral = None if body.neutral is None else await _tokenized(context, body.neutral, body.max_tokens, "neutral")
+    if isinstance(body, schemas.DoseResponseRequest):
+        neutral = None
+        if body.neutral is not None:
+            _, neutral = await _prompts(context, body.neutral, body.max_tokens, "neutral")
         request = evaluations.DoseResponseRequest(**fields, neutral=neutral, random_directions=body.random_directions)
-        answers = await run_in_thread(evaluations.answers_to_write, engine, request)  # draws the random directions
-        work = partial(_dose_response, context, body, request)
     else:
         request = evaluations.LayerSweepRequest(**fields)
-        answers = await run_in_thread(evaluations.answers_to_write, engine, request)
-        work = partial(_layer_sweep, context, request)
+    answers = await run_in_thread(evaluations.answers_to_write, engine, request)  # draws the random directions
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
-    if bound is not None:
-        await _check_dose(context, request)
+    if bound is not None:  # raises DoseExceeded where the largest strength is beyond it
+        strength, layers = max(request.strengths, key=abs), resolve_layers(body.layers, vector, engine.info.layer_count)
+        one_at_a_time = isinstance(request, evaluations.LayerSweepRequest)
+        for place in [(layer,) for layer in layers] if one_at_a_time else [layers]:
+            await plan_at(engine.info, vector, strength, place, request.guard)
     await context.charge_answers(request.prompts, answers, body.max_tokens)
-    return work
+    return partial(_run_strengths, context, body, request)
 
 
-async def _layer_sweep(context: Context, request: evaluations.LayerSweepRequest, progress: Progress) -> dict[str, Any]:
-    """Runs a sweep. Cancelling stops it at once."""
-    found = await evaluations.layer_sweep(context.engine, request, progress=progress)
-    return found.model_dump(mode="json")
-
-
-async def _dose_response(
-    context: Context, body: DoseResponseRequest, request: evaluations.DoseResponseRequest, progress: Progress
+async def _run_strengths(
+    context: Context,
+    body: schemas.StrengthsRequest,
+    request: evaluations.DoseResponseRequest | evaluations.LayerSweepRequest,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Runs a dose-response. Cancelling stops it at once and stores nothing."""
+    """Runs a sweep or a dose-response. Cancelling stops it at once and stores nothing."""
     engine, vector = context.engine, request.vector
+    if isinstance(request, evaluations.LayerSweepRequest):
+        return (await evaluations.layer_sweep(engine, request, progress=progress)).model_dump(mode="json")
+    assert isinstance(body, schemas.DoseResponseRequest)
     if body.judge is None:
         answer = await evaluations.dose_response(engine, request, progress=progress)
     else:
         concept = body.judge.concept or vector.description or vector.name
-        async with opened_judge(context.settings, engine, body.judge.by) as judge:
-            judging = Judging(judge, concept, body.judge.by, _instructions(context, body))
+        # as a judge reads them: without the markers of a chat template
+        texts = map(pair_text, body.prompts or ())
+        asked = tuple(instruction_of(text, engine.tokenizer) for text in texts) or None
+        async with _opened_judge(context.settings, engine, body.judge.by) as judge:
+            judging = Judging(judge, concept, body.judge.by, asked)
             answer = await evaluations.dose_response(engine, replace(request, judging=judging), progress=progress)
     saved, unsaved = await _save(context, vector, answer) if body.save else (None, ())
     warnings = (*answer.warnings, *(answer.judgement.warnings if answer.judgement else ()), *unsaved)
@@ -143,11 +167,11 @@ async def _dose_response(
 
 
 async def _save(
-    context: Context, vector: ConceptVector, measured: DoseResponseAnswer
+    context: Context, vector: ConceptVector, measured: schemas.DoseResponseAnswer
 ) -> tuple[VectorAnswer | None, Sequence[str]]:
     """Stores the evidence as the vector's next version, unless the vector has changed or was deleted meanwhile."""
     try:
-        saved = await context.store.vectors.put(with_evidence(vector, measured), after=vector)
+        saved = await context.store.vectors.put(evaluations.with_evidence(vector, measured), after=vector)
     except VectorNotFound:
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
     except NotNewest as error:
@@ -155,111 +179,82 @@ async def _save(
     return vector_answer(saved), ()
 
 
-async def _check_dose(
-    context: Context, request: evaluations.DoseResponseRequest | evaluations.LayerSweepRequest
-) -> None:
-    """Raises DoseExceeded where the largest strength is beyond the dose that the policy and the key allow."""
-    layers = resolve_layers(request.layers, request.vector, context.engine.info.layer_count)
-    strength = max(request.strengths, key=abs)
-    one_at_a_time = isinstance(request, evaluations.LayerSweepRequest)
-    for place in [(layer,) for layer in layers] if one_at_a_time else [layers]:
-        await plan_at(context.engine.info, request.vector, strength, place, request.guard)
-
-
-async def _check_dose_response(context: Context, body: DoseResponseRequest, vector: ConceptVector) -> None:
-    """Raises UnsupportedParameter for a judge that is not configured, InvalidRequest for a version that cannot be saved."""
-    if body.judge is not None:
-        check_judge(context.settings, body.judge.by)
-    if body.save and (newest := await context.store.vectors.get(vector.name)).version != vector.version:
-        raise InvalidRequest(
-            f"'save' creates the next version from the newest, which is {newest.id}; got {vector.id}", param="save"
-        )
-
-
-async def _strengths_prompts(context: Context, body: StrengthsRequest) -> tuple[Prompt, ...] | None:
-    """Returns prompts as the engine takes them. Raises LimitExceeded, ContextLengthExceeded, ConceptNotFound."""
-    if body.concept is not None:
-        return as_prompts(context.engine, await run_in_thread(load_evaluation_prompts, body.concept))
-    if body.prompts is None:
-        return None
-    return await _tokenized(context, body.prompts, body.max_tokens, "prompts")
-
-
-def _instructions(context: Context, body: StrengthsRequest) -> tuple[str, ...] | None:
-    """Returns the caller's prompts as a judge reads them: without the markers of a chat template."""
-    if body.prompts is None:
-        return None
-    return tuple(instruction_of(pair_text(text), context.engine.tokenizer) for text in body.prompts)
-
-
-async def _tokenized(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
+async def _prompts(
+    context: Context, texts: Sequence[Text], max_tokens: int, param: str
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Returns (the caller's prompts, their token ids). Raises LimitExceeded, ContextLengthExceeded."""
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
-    return tuple([(await tokenize(context.engine, pair_text(text), max_tokens)).token_ids for text in texts])
+    prompts = tuple(map(pair_text, texts))
+    return prompts, tuple([await context.tokenize(prompt, max_tokens) for prompt in prompts])
 
 
-async def _prepare_report(context: Context, body: ReportRequest) -> Work:
-    """Resolves the request and returns what runs it. Everything that can be refused at once is refused here, so that no job
-    fails of it later."""
+# Reports
+
+
+async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work:
     engine = context.engine
     vector = await context.vector(body.vector)
     check_model(vector, engine.info)
     reader = None if body.reader is None else await context.vector(body.reader, "reader")
     await run_in_thread(read_back, engine, vector, reader, body.reading_layer, body.scorer)
     plan = await _report_plan(context, body, vector)
-    own = await run_in_thread(_concept_of, vector)
+    vectors = await _vectors_of(context, plan)
+    dataset = vector.provenance.get("dataset") or "unknown"
+    same = (name for name in CONCEPTS if dataset_digest(load_concept(name)) == dataset)
+    own = await run_in_thread(next, same, None)  # the starter concept from whose pairs the vector was extracted
     concept = body.concept or own
     known, others = await _readers(context, body)
+    if body.prompts is not None:
+        prompts, _ = await _prompts(context, body.prompts, body.max_tokens, "prompts")
+    else:
+        texts = load_neutral() if concept is None else await run_in_thread(load_evaluation_prompts, concept)
+        prompts = as_prompts(engine, texts[:PROMPTS])
+    if body.neutral is not None:
+        neutral, _ = await _prompts(context, body.neutral, body.max_tokens, "neutral")
+    else:
+        neutral = as_prompts(engine, load_neutral()[-NEUTRAL:])
     request = reports.ReportRequest(
         vector=vector,
         plan=plan,
-        vectors=await _vectors_of(context, plan),
-        prompts=await _report_prompts(context, body, concept),
-        neutral=await _checked_prompts(context, body.neutral, body.max_tokens, "neutral")
-        if body.neutral is not None
-        else as_prompts(engine, load_neutral()[-NEUTRAL:]),
+        vectors=vectors,
+        prompts=prompts,
+        neutral=neutral,
         direction=_direction(body, plan, vector),
         reader=reader,
-        reading_layer=body.reading_layer,
-        scorer=body.scorer,
         sampling=SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature),
-        seeds=body.seeds,
-        varied=body.varied,
-        samples=body.samples,
         pairs=None if own is None else await run_in_thread(load_concept, own),
         readers=known,
         thresholds=body.thresholds,
+        **body.model_dump(include={"reading_layer", "scorer", "seeds", "varied", "samples"}),
     )
-    check_limit(_report_answers(request), context.settings.max_evaluation_answers, "answers to generate", "prompts")
-    await context.charge_answers(request.prompts, _report_answers(request), body.max_tokens)
+    arms, samples = 1 + reports.CONTROLS + (request.pairs is not None), Samples(body.samples, body.samples)
+    plain = trial_answers(arms, len(prompts), reports.plain_samples(body.samples))
+    varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
+    answers = len(body.seeds) * (plain + len(neutral) + varied)
+    check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    await context.charge_answers(request.prompts, answers, body.max_tokens)
     return partial(_run_report, context, request, others, concept)
-
-
-def _report_answers(request: reports.ReportRequest) -> int:
-    """Counts the answers that a report generates."""
-    arms, count = 1 + CONTROLS + (request.pairs is not None), request.samples
-    plain = trial_answers(arms, len(request.prompts), plain_samples(count))
-    varied = trial_answers(1, min(request.varied, len(request.prompts)), Samples(count, count))
-    return len(request.seeds) * (plain + len(request.neutral) + len(VARIATIONS) * varied)
 
 
 async def _run_report(
     context: Context, request: reports.ReportRequest, others: Sequence[str], concept: str | None, progress: Progress
 ) -> dict[str, Any]:
     """Runs the report. Cancelling stops it at once.
-
     others: the starter concepts that are extracted first, to measure the side effects.
-    concept: the starter concept from whose pairs a second model learns what to read. None: it is not known.
-    """
-    readers = dict(request.readers)
-    for name in others:
+    concept: the starter concept from whose pairs a second model learns what to read. None: it is not known."""
+    engine, readers = context.engine, dict(request.readers)
+    for name in others:  # each at the one layer where it is read
         progress(0, 1, f"reading the pairs of {name}")
-        readers[name] = await _extracted(context, name)
-    async with opened_scorer(context.settings, concept) as scorer:
+        pairs, measured = load_concept(name), measurement_of(name, engine.info.fingerprint)
+        layer = round(READING_DEPTH * (engine.info.layer_count - 1)) if measured is None else measured.reading_layer
+        asked = ExtractionRequest(name, pairs, layers=(layer,), position=default_position(pairs), holdout=0.0)
+        readers[name] = await extract(engine, asked)
+    async with _opened_scorer(context.settings, concept) as scorer:
         work = replace(request, readers=readers, independent=scorer)
-        return (await report(context.engine, work, progress=progress)).model_dump(mode="json")
+        return (await reports.report(engine, work, progress=progress)).model_dump(mode="json")
 
 
-async def _report_plan(context: Context, body: ReportRequest, vector: ConceptVector) -> SteeringPlan:
+async def _report_plan(context: Context, body: schemas.ReportRequest, vector: ConceptVector) -> SteeringPlan:
     if body.steering is not None:
         plan = await context.plan(body.steering)
         if not plan.own:
@@ -280,7 +275,7 @@ async def _report_plan(context: Context, body: ReportRequest, vector: ConceptVec
     return await context.resolve([InterventionSpec(vector=vector.id, strength=strength)])
 
 
-def _direction(body: ReportRequest, plan: SteeringPlan, vector: ConceptVector) -> int:
+def _direction(body: schemas.ReportRequest, plan: SteeringPlan, vector: ConceptVector) -> int:
     """Returns 1 or -1: the direction asked for, or the one in which the first intervention with the vector moves the score."""
     if body.direction is not None:
         return 1 if body.direction == "up" else -1
@@ -306,29 +301,7 @@ async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, Concept
     return found
 
 
-def _concept_of(vector: ConceptVector) -> str | None:
-    """Returns the starter concept from whose pairs the vector was extracted."""
-    dataset = vector.provenance.get("dataset")
-    return next((name for name in CONCEPTS if dataset and dataset_digest(load_concept(name)) == dataset), None)
-
-
-async def _report_prompts(context: Context, body: ReportRequest, concept: str | None) -> tuple[Prompt, ...]:
-    if body.prompts is not None:
-        return await _checked_prompts(context, body.prompts, body.max_tokens, "prompts")
-    texts = load_neutral() if concept is None else await run_in_thread(load_evaluation_prompts, concept)
-    return as_prompts(context.engine, texts[:PROMPTS])
-
-
-async def _checked_prompts(context: Context, texts: Sequence[Text], max_tokens: int, param: str) -> tuple[Prompt, ...]:
-    """Returns the caller's prompts. Raises LimitExceeded, ContextLengthExceeded."""
-    check_limit(len(texts), context.settings.max_texts, "prompts", param)
-    found = tuple(map(pair_text, texts))
-    for text in found:
-        await tokenize(context.engine, text, max_tokens)
-    return found
-
-
-async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
+async def _readers(context: Context, body: schemas.ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
     """Returns the stored vectors along which the texts are read, and the starter concepts that have to be extracted for that."""
     if body.side_effects is None:
         library = (await library_vectors(context))[0][:MAX_READERS]
@@ -342,13 +315,123 @@ async def _readers(context: Context, body: ReportRequest) -> tuple[dict[str, Con
     return known, starters
 
 
-async def _extracted(context: Context, concept: str) -> ConceptVector:
-    """Extracts a starter concept at the one layer where it is read."""
-    info, pairs = context.engine.info, load_concept(concept)
-    measured = measurement_of(concept, info.fingerprint)
-    layer = round(READING_DEPTH * (info.layer_count - 1)) if measured is None else measured.reading_layer
-    request = ExtractionRequest(concept, pairs, layers=(layer,), position=default_position(pairs), holdout=0.0)
-    return await extract(context.engine, request)
+# Transfer
+
+
+async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
+    """Checks the request as far as that is possible without the second model, and returns what runs it."""
+    settings = context.settings
+    if settings.scorer_model is None:
+        raise UnsupportedParameter(
+            "this needs a second model, and the server has none: the operator sets STEERING_SCORER_MODEL"
+        )
+    check_limit(len(body.pairs or ()), settings.max_pairs, "texts", "pairs")
+    check_limit(len(body.anchors or ()), settings.max_texts, "texts", "anchors")
+    request = await run_in_thread(_transfer_request, body)
+    carrying.check_transfer(request, context.engine)
+    await _check_numbers(context.engine, settings, request, request.to_layer)
+    measured = await _effect_request(context, body)
+    texts = (*request.pairs.positive, *request.pairs.negative, *request.anchors)
+    if measured is None:
+        await context.charge_answers(None, 0, 0, reads=texts)
+    else:
+        answers = carrying.effect_answers(len(measured.prompts))
+        await context.charge_answers(measured.prompts, answers, measured.sampling.max_tokens, reads=texts)
+    return partial(_run_transfer, context, request, measured)
+
+
+def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:
+    pairs = pair_set(body.concept, body.pairs)
+    anchors = carrying.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
+    direction = None if body.direction is None else torch.tensor(body.direction)
+    given = {"name", "from_layer", "to_layer", "holdout", "seed", "description", "tags"}
+    position = body.position or default_position(pairs)
+    given_fields = body.model_dump(include=given)
+    return carrying.TransferRequest(
+        pairs=pairs, anchors=anchors, direction=direction, position=position, **given_fields
+    )
+
+
+async def _run_transfer(
+    context: Context, request: carrying.TransferRequest, asked: carrying.EffectRequest | None, progress: Progress
+) -> dict[str, Any]:
+    async with opened_second_model(context.settings) as second:
+        await _check_numbers(second, context.settings, request, request.from_layer)
+        found = await carrying.transfer(context.engine, second, request, progress=progress)
+    loss: dict[str, Any] = {
+        "explained": found.explained,
+        "cosine": found.cosine,
+        "auroc": dict(found.auroc),
+        "warnings": list(found.warnings),
+    }
+    if asked is not None:
+        loss["effect"] = await carrying.effect(context.engine, found, asked, progress=progress)
+    provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
+    stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
+    return TransferAnswer(
+        vector=vector_answer(stored),
+        from_model=found.source_model,
+        from_layer=found.from_layer,
+        to_layer=found.to_layer,
+        anchors=found.anchors,
+        **loss,
+    ).model_dump(mode="json")
+
+
+async def _effect_request(context: Context, body: TransferRequest) -> carrying.EffectRequest | None:
+    """Resolves what is measured of the effect. Raises LimitExceeded, DoseExceeded, VectorNotFound, VectorModelMismatch,
+    ContextLengthExceeded, and InsufficientScope for a vector that the caller may not steer with."""
+    asked, engine, limits = body.effect, context.engine, context.limits
+    if asked is None:
+        return None
+    limits.check_own_steering()
+    limits.check_names([body.name, *filter(None, [asked.native])])
+    if limits.shared_vectors is not None and context.namespace != SHARED:
+        raise InsufficientScope(
+            "this key may steer with vectors of 'shared' only, and not with a new one", param="effect"
+        )
+    answers, most = carrying.effect_answers(asked.prompts), context.settings.max_evaluation_answers
+    check_limit(answers, most, "answers to generate", "effect.prompts")
+    bound = limits.max_relative_dose
+    if bound is not None and asked.relative_dose > bound:
+        raise DoseExceeded(
+            f"relative_dose {asked.relative_dose:g} is beyond the bound of {bound:g}", param="effect.relative_dose"
+        )
+    native = None if asked.native is None else await context.vector(asked.native, "effect.native")
+    if native is not None:
+        limits.check_vector(native)
+        check_model(native, engine.info)
+    prompts = await run_in_thread(evaluation_prompts, engine, None, asked.prompts)
+    return carrying.EffectRequest(
+        prompts=[await context.tokenize(one, asked.max_tokens) for one in prompts],
+        relative_dose=asked.relative_dose,
+        native=native,
+        sampling=SamplingParams(max_tokens=asked.max_tokens, temperature=carrying.TEMPERATURE, seed=body.seed),
+    )
+
+
+async def _check_numbers(
+    engine: Engine, settings: Settings, request: carrying.TransferRequest, layer: int | None
+) -> None:
+    """Raises LimitExceeded where one of the two models would hold more numbers at a time than the operator allows.
+    Raises ContextLengthExceeded for an anchor that is too long.
+    layer: the layer that is read. None: one of several is chosen later."""
+
+    def check(rows: int, what: str, param: str) -> None:
+        check_limit(rows * engine.info.d_model, settings.max_activations, f"activations of {what}", param)
+
+    layers = len(tried_layers(engine.info.layer_count)) if layer is None else 1
+    texts = len(request.pairs.positive) + len(request.pairs.negative)
+    check(texts * layers, "pairs (texts x layers x d_model)", "pairs")
+    prompts = await run_in_thread(capture_prompts, engine, request.anchors)
+    lengths = [len(ids) for ids in await encode_prompts(engine, [one.prompt for one in prompts], "anchors")]
+    part = carrying.PART
+    tokens = max(sum(lengths[start : start + part]) for start in range(0, len(lengths), part))
+    check(tokens, f"anchors in {engine.info.name} ({part} texts, with all their tokens, x d_model)", "anchors")
+    check(carrying.ROWS * len(lengths), "anchors (rows x d_model)", "anchors")
+
+
+# Judges, and the operator's second model
 
 
 class EndpointJudge:
@@ -391,18 +474,8 @@ def judges(settings: Settings) -> list[str]:
     return ["self"] if settings.judge_base_url is None else ["self", "endpoint"]
 
 
-def check_judge(settings: Settings, by: Literal["self", "endpoint"]) -> None:
-    """Raises UnsupportedParameter for `endpoint` where none is configured."""
-    if by not in judges(settings):
-        raise UnsupportedParameter(
-            "judge 'endpoint' is not configured on this server (STEERING_JUDGE_BASE_URL); 'self' uses the loaded model",
-            param="judge",
-        )
-
-
 @asynccontextmanager
-async def opened_judge(settings: Settings, engine: Engine, by: Literal["self", "endpoint"]) -> AsyncIterator[Judge]:
-    """Opens the judge for one evaluation, one that `check_judge` allows."""
+async def _opened_judge(settings: Settings, engine: Engine, by: Literal["self", "endpoint"]) -> AsyncIterator[Judge]:
     if by == "self" or settings.judge_base_url is None or settings.judge_model is None:
         yield EngineJudge(engine)
         return
@@ -413,23 +486,13 @@ async def opened_judge(settings: Settings, engine: Engine, by: Literal["self", "
         )
 
 
-def check_second_model(settings: Settings) -> None:
-    """Raises UnsupportedParameter where the operator configured none."""
-    if settings.scorer_model is None:
-        raise UnsupportedParameter(
-            "this needs a second model, and the server has none: the operator sets STEERING_SCORER_MODEL"
-        )
-
-
 @asynccontextmanager
 async def opened_second_model(
     settings: Settings, load: Callable[[Settings], Engine] = open_engine
 ) -> AsyncIterator[Engine]:
-    """Yields the second model, which `check_second_model` has found configured. Raises what `load` raises.
-
-    A cancelled caller waits for the end of the load, which cannot be stopped, so that what it returns is closed, and
-    cancelled jobs do not load several at once.
-    """
+    """Yields the second model, which is configured. Raises what `load` raises. A cancelled caller waits for the end of
+    the load, which cannot be stopped, so that what it returns is closed, and cancelled jobs do not load several at
+    once."""
     second = settings.model_copy(
         update={
             "model": settings.scorer_model,
@@ -452,7 +515,7 @@ async def opened_second_model(
 
 
 @asynccontextmanager
-async def opened_scorer(settings: Settings, concept: str | None) -> AsyncIterator[OtherModelScorer | None]:
+async def _opened_scorer(settings: Settings, concept: str | None) -> AsyncIterator[OtherModelScorer | None]:
     """Yields the scorer of a starter concept; None where no second model is configured, or the concept is not known."""
     if settings.scorer_model is None or concept is None:
         yield None

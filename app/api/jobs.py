@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import structlog
@@ -34,45 +34,33 @@ from steering.schemas.generation import JSON_LINES
 from steering.schemas.resources import JobAnswer, JobError, JobPage, JobProgress
 from steering.store.jobs import Jobs as JobRecords
 from steering.store.records import UNLIMITED, JobRecord, Writer
-from steering.store.records import JobPage as StoredJobs
 from steering.store.store import Store
 from steering.workflows.generate import Progress
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
-FINAL = frozenset({"succeeded", "failed", "cancelled"})
-_TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
-"""Fields of requests that are texts of the caller, and left out of the record."""
 POLL_SECONDS = 0.5
 """Pause between two reads of a job of another server."""
 CANCEL_SECONDS = 5.0
 """How long a cancellation waits for the server that owns the job."""
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+_TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
+"""Fields of requests that are texts of the caller, and left out of the record."""
 
 router = APIRouter(route_class=ApiRoute, tags=["jobs"])
-
-
-def _job_request(body: BaseModel) -> dict[str, Any]:
-    """Returns what a job's record stores of a request: the fields given, without the caller's texts and numbers."""
-    hidden = set(_TEXTS)
-    if isinstance(body, TransferRequest):
-        hidden.add("direction")  # a list of numbers; the `direction` of a report is a word
-    return body.model_dump(mode="json", exclude=hidden, exclude_unset=True)
 
 
 @dataclass(slots=True, eq=False)
 class LiveJob:
     """A job of this process: who submitted it, its newest record and task.
-
     stored: is done once the first record is stored, or has the error that prevented it.
     failure: the error that the work raised.
-    changed: is set when the record changes.
-    """
+    changed: is set when the record changes."""
 
     writer: Writer
     record: JobRecord
@@ -89,14 +77,10 @@ class LiveJob:
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def cancel(self) -> None:
-        """Ends the job for a caller who no longer wants it; one that has ended or was stopped before is unchanged."""
-        self.stop(JobCancelled("the job was cancelled before it ended"))
-
-    def stop(self, reason: SteeringError) -> None:
-        """Ends the work, also work that has not begun, but no write of a record. The first reason counts."""
+    def stop(self, reason: SteeringError | None = None) -> None:
+        """Ends the work, also work that has not begun, but no write of a record. The first reason counts; none: it was cancelled."""
         if self._reason is None:
-            self._reason = reason
+            self._reason = reason or JobCancelled("the job was cancelled before it ended")
             if self._awaited is not None:
                 self._awaited.cancel()
 
@@ -113,11 +97,10 @@ class LiveJob:
 
     def result(self) -> Mapping[str, Any]:
         """Returns the result of a job that has ended, as its record says. Raises the error that ended it."""
-        match self.record.status:
-            case "succeeded":
-                return self.record.result or {}
-            case "cancelled":
-                raise JobCancelled("the job was cancelled before it ended")
+        if self.record.status == "succeeded":
+            return self.record.result or {}
+        if self.record.status == "cancelled":
+            raise JobCancelled("the job was cancelled before it ended")
         error = self.record.error or JobError(code="", message="the job failed")
         if self.failure is not None and self.failure.code == error.code:
             raise self.failure
@@ -139,9 +122,7 @@ class Jobs:
 
     async def renew(self) -> None:
         """Renews the lease of this server, which other servers take for dead without it. Ends jobs that may not go on.
-
-        Raises StoreUnavailable.
-        """
+        Raises StoreUnavailable."""
         if self._closing:
             return
         live = dict(self._live)
@@ -151,7 +132,7 @@ class Jobs:
         if renewal.interrupted:
             log.warning("jobs_interrupted", count=renewal.interrupted)
         for name in renewal.ended:
-            live[name].cancel()
+            live[name].stop()
         await self._save_rest()
 
     async def _save_rest(self) -> None:
@@ -166,25 +147,21 @@ class Jobs:
         return self._live.get(job_id)
 
     async def submit(self, record: JobRecord, key: Key, work: Work, release: Callable[[], None]) -> LiveJob:
-        """Queues a job; `release` is called once, when it has ended or was refused.
-
-        Raises Overloaded when too many are waiting, RateLimited when the key has too many.
-        """
+        """Queues a job; `release` is called once, when it has ended or was refused. Raises Overloaded when too many are
+        waiting, RateLimited when the key has too many."""
         try:
             self._check_limits(key)
         except SteeringError:
             release()
             raise
-        live = self._live[record.id] = LiveJob(
-            Writer(key.name, key.limits.storage_bytes),
-            record.model_copy(update={"owner": self._server, "created_by": key.name}),
-        )
+        record = record.model_copy(update={"owner": self._server, "created_by": key.name})
+        live = self._live[record.id] = LiveJob(Writer(key.name, key.limits.storage_bytes), record)
         live.task = asyncio.create_task(self._run(live, work))
         live.task.add_done_callback(lambda _: release())
         try:
             await asyncio.shield(live.stored)
         except asyncio.CancelledError:  # nobody learns the id of this job
-            live.cancel()
+            live.stop()
             raise
         return live
 
@@ -223,7 +200,7 @@ class Jobs:
         await self.store.servers.request_cancel_of(key)
         for live in tuple(self._live.values()):
             if live.writer.key == key:
-                live.cancel()
+                live.stop()
 
     async def _put(self, record: JobRecord, writer: Writer = UNLIMITED) -> JobRecord:
         return await self.store.in_namespace(record.namespace, writer).jobs.put(record)
@@ -248,14 +225,18 @@ class Jobs:
             live.update(record)
 
     async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
-        """Runs a job and returns its final record, whatever ends it."""
+
+        def progress(done: int, total: int, message: str) -> None:
+            made = JobProgress(done=done, total=total, message=message)
+            live.update(live.record.model_copy(update={"progress": made}))
+
         try:
             await live.stoppable(self._slots.acquire())
             try:
                 live.update(await self._put(live.record.model_copy(update={"status": "running"})))
                 if live.record.status in FINAL:  # another server has taken this one for dead
                     return live.record
-                result = await live.stoppable(work(lambda *made: self._progress(live, *made)))
+                result = await live.stoppable(work(progress))
             finally:
                 self._slots.release()
         except JobCancelled:
@@ -269,10 +250,6 @@ class Jobs:
             return live.record.model_copy(update={"status": "succeeded", "result": dict(result)})
         return _failed(live.record, live.failure)
 
-    @staticmethod
-    def _progress(live: LiveJob, done: int, total: int, message: str) -> None:
-        live.update(live.record.model_copy(update={"progress": JobProgress(done=done, total=total, message=message)}))
-
 
 def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
     error = JobError(code=reason.code, message=reason.message)
@@ -281,12 +258,9 @@ def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
-    """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin.
-
-    A caller makes and cancels jobs of its namespace only.
-
-    admission: the memory of the request. A job keeps it, because it holds what the request sent.
-    """
+    """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin. A
+    caller makes and cancels jobs of its namespace only.
+    admission: the memory of the request. A job keeps it, because it holds what the request sent."""
 
     jobs: Jobs
     namespace: str
@@ -306,64 +280,50 @@ class NamespaceJobs:
         return (await self._submit(kind, request, work)).record
 
     async def complete(self, kind: str, request: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
-        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job.
-
-        Raises Overloaded, RateLimited, and the error that ended the job: JobCancelled where another caller cancelled it.
-        """
+        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job. Raises
+        Overloaded, RateLimited, and the error that ended the job: JobCancelled where another caller cancelled it."""
         live = await self._submit(kind, request, work)
         try:
             await asyncio.shield(live.task)
         except asyncio.CancelledError:
-            live.cancel()
+            live.stop()
             raise
         return live.result()
 
     async def get(self, job_id: str) -> JobRecord:
         """Returns the newest record. Raises JobNotFound."""
-        live = self._live(job_id)
+        live = self._visible(job_id)
         return live.record if live is not None else await self._store.get(job_id)
 
-    async def find(self, limit: int, cursor: str | None) -> StoredJobs:
+    async def find(self, limit: int, cursor: str | None) -> JobPage:
         """Lists jobs, newest first, running ones with their progress."""
         page = await self._store.find(limit, cursor)
-        live = {record.id: self._live(record.id) for record in page.jobs}
-        return replace(page, jobs=tuple(one.record if (one := live[r.id]) else r for r in page.jobs))
+        jobs = [live.record if (live := self._visible(record.id)) else record for record in page.jobs]
+        return JobPage(data=jobs, next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
 
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
         """Yields the record now and after each change until it is final. A slow watcher may miss steps, never the end."""
-        live = self._live(job_id)
-        while live is None:
-            record = await self._store.get(job_id)
-            yield record
-            if record.status in FINAL:
-                return
-            await asyncio.sleep(POLL_SECONDS)
+        live = self._visible(job_id)
         while True:
-            record, changed = live.record, live.changed
+            changed = None if live is None else live.changed
+            record = await self._store.get(job_id) if live is None else live.record
             yield record
             if record.status in FINAL:
                 return
-            await changed.wait()
+            await (asyncio.sleep(POLL_SECONDS) if changed is None else changed.wait())
 
     async def cancel(self, job_id: str) -> JobRecord:
-        """Stops a job and returns its final record; a job that has ended is unchanged. The record is not final yet when the work
-        takes longer than CANCEL_SECONDS to end, such as the load of a model.
-
-        Raises JobNotFound, and InsufficientScope for a job of `shared` where that is not the caller's namespace.
-        """
+        """Stops a job and returns its final record; a job that has ended is unchanged. The record is not final yet when
+        the work takes longer than CANCEL_SECONDS to end, such as the load of a model. Raises JobNotFound, and
+        InsufficientScope for a job of `shared` where that is not the caller's namespace."""
         record = await self.get(job_id)
         if record.namespace != self.namespace:
             raise foreign("job", job_id, record.namespace, self.namespace)
-        live = self._live(job_id)
-        if live is None:
-            return await self._cancel_elsewhere(record)
-        live.cancel()
-        await asyncio.wait({live.task}, timeout=CANCEL_SECONDS)
-        return live.record
-
-    async def _cancel_elsewhere(self, record: JobRecord) -> JobRecord:
-        """Asks the server that owns a job to cancel it."""
-        if record.status not in FINAL:
+        if live := self._visible(job_id):
+            live.stop()
+            await asyncio.wait({live.task}, timeout=CANCEL_SECONDS)
+            return live.record
+        if record.status not in FINAL:  # the server that owns it is asked
             await self.jobs.store.servers.request_cancel(record.id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CANCEL_SECONDS):
@@ -376,7 +336,7 @@ class NamespaceJobs:
         record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
         return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
 
-    def _live(self, job_id: str) -> LiveJob | None:
+    def _visible(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)
         if live is None or live.record.namespace not in visible_from(self.namespace):
             return None
@@ -400,7 +360,9 @@ async def respond(
 ) -> Response:
     """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job."""
     context.admission.release_rows()  # a job has limits of its own
-    jobs, request = jobs_of(context), _job_request(body)
+    # a list of numbers of a transfer; the `direction` of a report is a word
+    hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
+    jobs, request = jobs_of(context), body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
     if wait:
         result = await jobs.complete(kind, request, work)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
@@ -408,27 +370,11 @@ async def respond(
     return json_response(queued.model_dump(mode="json"), 202)
 
 
-async def _job_events(jobs: NamespaceJobs, job_id: str) -> AsyncGenerator[Event, None]:
-    """Yields `progress` for every change of a job, `done` for its last."""
-    async for record in jobs.watch(job_id):
-        name = "done" if record.status in FINAL else "progress"
-        yield Event(record.model_dump(mode="json"), name)
-
-
-async def _output(jobs: Jobs, output_id: str) -> AsyncIterator[bytes]:
-    """Yields what a batch has stored so far."""
-    part = 0
-    while (content := await jobs.store.outputs.read(output_id, part)) is not None:
-        yield content.encode()
-        part += 1
-
-
 @router.get("/v1/jobs")
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
     """Lists jobs without their results, newest first."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    page = await jobs_of(context).find(query.limit, query.cursor)
-    return JobPage(data=list(page.jobs), next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
+    return await jobs_of(context).find(query.limit, query.cursor)
 
 
 @router.get("/v1/jobs/{job_id}")
@@ -448,8 +394,14 @@ async def cancel(job_id: str, context: ContextDep) -> JobAnswer:
 )
 async def watch(job_id: str, context: ContextDep) -> Response:
     """Streams `progress` events, then `done` with the final record."""
-    await jobs_of(context).get(job_id)
-    return await event_stream(context.state, _job_events(jobs_of(context), job_id))
+    jobs = jobs_of(context)
+    await jobs.get(job_id)
+
+    async def events() -> AsyncGenerator[Event, None]:
+        async for record in jobs.watch(job_id):
+            yield Event(record.model_dump(mode="json"), "done" if record.status in FINAL else "progress")
+
+    return await event_stream(context.state, events())
 
 
 @router.get("/v1/jobs/{job_id}/output", response_class=Response, responses={200: {"content": JSON_LINES}})
@@ -458,5 +410,11 @@ async def output(job_id: str, context: ContextDep) -> Response:
     output_id = (await jobs_of(context).get(job_id)).request.get("output")
     if not isinstance(output_id, str):
         raise NotFound(f"job {job_id} has no output; its result is in its record")
-    pieces = _output(context.state[Jobs], output_id)
-    return FileStream(pieces, f"{job_id}.jsonl", context.state, media_type="application/jsonl")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        part = 0
+        while (content := await context.state.store.outputs.read(output_id, part)) is not None:
+            yield content.encode()
+            part += 1
+
+    return FileStream(pieces(), f"{job_id}.jsonl", context.state, media_type="application/jsonl")

@@ -1,13 +1,15 @@
-"""ApiKeys: the keys of a server and what each may do. /v1/keys: creates, changes, rotates, lists and deletes them."""
+"""ApiKeys: the keys of a server and what each may do. /v1/keys creates, changes, rotates, lists and deletes them; /v1/audit lists who
+changed what."""
 
+import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, Header, Query
@@ -16,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.jobs import Jobs
+from app.core.admission import check_limit
 from app.core.errors import InvalidApiKey, LastAdminKey, PreconditionFailed
 from app.core.key import ANONYMOUS, Key
 from app.core.requests import BEARER, ApiRoute, StateDep, needs
@@ -23,22 +26,14 @@ from app.core.settings import KeyEntry, Settings, key_entries
 from app.core.state import ServerState
 from app.core.synchronization import Changes, utc_text
 from steering.errors import InvalidRequest, NotReady, SteeringError
-from steering.schemas.governance import (
-    ChangeKeyRequest,
-    CreateKeyRequest,
-    KeyAnswer,
-    KeyLimitsFields,
-    KeyList,
-    NewKeyAnswer,
-    RotateKeyRequest,
-)
+from steering.schemas import governance as schemas
+from steering.schemas.base import PageQuery
+from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyLimitsFields, NewKeyAnswer
 from steering.store.records import KeyEdit, KeyRecord, now
 from steering.store.store import Store
 from steering.vectors import VectorId
 
 log = structlog.get_logger(__name__)
-
-Tagged = TypeVar("Tagged", bound=KeyAnswer)
 
 REQUIRED = "keys_required"
 """The document that says that this database has had a key."""
@@ -46,7 +41,9 @@ Force = Annotated[bool, Query(description="Also where no key with the scope admi
 IfMatch = Annotated[
     str | None, Header(max_length=256, description="The etag of the key as it was read; 412 for another.")
 ]
+ADMIN = needs("admin")
 _CHANGEABLE = ("id", "name", "scopes", "digest", "expires_at", "namespace", "previous_until")
+_TARGET_LIMIT = 256
 
 router = APIRouter(route_class=ApiRoute, tags=["governance"])
 
@@ -59,7 +56,6 @@ class _Known:
 
     @property
     def valid(self) -> bool:
-        """Whether it has not expired."""
         return self.expires_at is None or self.expires_at > now()
 
 
@@ -68,26 +64,15 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def new_secret() -> str:
-    """Returns a new key of 256 random bits."""
-    return f"sk-{secrets.token_urlsafe(32)}"
-
-
-def new_key_id() -> str:
-    """Returns an id for a new key."""
-    return f"key_{secrets.token_hex(8)}"
-
-
 class ApiKeys:
-    """Every key of this server. `refresh` reads the file and the database again, so keys change without a restart.
-
-    A server is open to everybody on its machine until it has its first key, and never again: the database remembers that there was one.
-    """
+    """Every key of this server. `refresh` reads the file and the database again, so keys change without a restart. A
+    server is open to everybody on its machine until it has its first key, and never again: the database remembers that
+    there was one."""
 
     def __init__(self, settings: Settings) -> None:
         self._configured = _from_entries(settings.api_keys)
         self._file = settings.api_keys_file
-        self._from_file: tuple[_Known, ...] = () if self._file is None else _from_entries(key_entries(self._file))
+        self._from_file = [] if self._file is None else _from_entries(key_entries(self._file))
         self._stored: dict[str, KeyRecord] | None = None
         self._required = False
         self._by_digest: dict[bytes, _Known] = {}
@@ -99,6 +84,12 @@ class ApiKeys:
         """Whether a request needs a key. Raises NotReady before the keys were read: a server without keys is open to everybody."""
         self._read()
         return self._required or bool(self._by_digest)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all keys, as metrics and the log have them. Raises NotReady."""
+        self._read()
+        return frozenset(known.key.name for known in self._by_digest.values()) or frozenset({ANONYMOUS.name})
 
     def _read(self) -> dict[str, KeyRecord]:
         if self._stored is None:
@@ -131,61 +122,45 @@ class ApiKeys:
 
     async def create(self, record: KeyRecord, store: Store) -> KeyRecord:
         """Stores a new key, which is known from now on."""
-        async with self._changes.change():
-            stored = dict(self._read())
-            created = await store.keys.create(record)
+        async with self._changing(store) as stored:
+            created = stored[record.id] = await store.keys.create(record)
             if not self._required:
                 await store.documents.put(REQUIRED, {})
-            self._use({**stored, created.id: created}, required=True)
-        await self._read_again(store)
         return created
 
     async def edit(self, key_id: str, edit: KeyEdit, store: Store, *, force: bool = False) -> KeyRecord | None:
-        """Changes or deletes a key, see Keys.edit; it holds from now on.
-
-        Raises KeyNotFound, LastAdminKey where no key with the scope `admin` would remain, unless that is forced.
-        """
+        """Changes or deletes a key, see Keys.edit; it holds from now on. Raises KeyNotFound, LastAdminKey where no key
+        with the scope `admin` would remain, unless that is forced."""
 
         def checked(record: KeyRecord, others: Sequence[KeyRecord]) -> Mapping[str, Any] | None:
             fields = edit(record, others)
             after = [*others] if fields is None else [*others, replace(record, **fields)]
-            if not force and self._is_admin(record) and not any(map(self._is_admin, after)):
-                self._check_admin_elsewhere(key_id)
+            elsewhere = any("admin" in one.key.scopes for one in (*self._configured, *self._from_file))
+            if not force and not elsewhere and _is_admin(record) and not any(map(_is_admin, after)):
+                raise LastAdminKey(
+                    f"key {key_id} is the last one with the scope 'admin': nobody could manage keys without it, and the server "
+                    "asks for a key all the same. Create another admin key first, or repeat this with ?force=true",
+                    param="force",
+                )
             return fields
 
-        async with self._changes.change():
-            stored = dict(self._read())
+        async with self._changing(store) as stored:
             changed = await store.keys.edit(key_id, checked)
             stored.pop(key_id, None)
             if changed is not None:
                 stored[key_id] = changed
-            self._use(stored, required=True)
-        await self._read_again(store)
         return changed
 
-    async def _read_again(self, store: Store) -> None:
-        """Reads what another server may have changed while this one wrote. Where that fails, the next refresh does."""
+    @asynccontextmanager
+    async def _changing(self, store: Store) -> AsyncIterator[dict[str, KeyRecord]]:
+        """Surrounds a write, and then uses the stored keys as the caller has changed them. Another server may have changed
+        some meanwhile: they are read again, where that fails by the next refresh."""
+        async with self._changes.change():
+            stored = dict(self._read())
+            yield stored
+            self._use(stored, required=True)
         with suppress(SteeringError):
             await self.refresh(store)
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of all keys, as metrics and the log have them. Raises NotReady."""
-        self._read()
-        return frozenset(known.key.name for known in self._by_digest.values()) or frozenset({ANONYMOUS.name})
-
-    @staticmethod
-    def _is_admin(record: KeyRecord) -> bool:
-        valid = record.expires_at is None or record.expires_at > now()
-        return valid and "admin" in record.scopes and damage_of(record) is None
-
-    def _check_admin_elsewhere(self, key_id: str) -> None:
-        if not any("admin" in one.key.scopes for one in (*self._configured, *self._from_file)):
-            raise LastAdminKey(
-                f"key {key_id} is the last one with the scope 'admin': nobody could manage keys without it, and the server asks for a "
-                "key all the same. Create another admin key first, or repeat this with ?force=true",
-                param="force",
-            )
 
     def last_used_at(self, record: KeyRecord) -> str | None:
         """Returns when a key was last used, here or as it is stored."""
@@ -222,14 +197,27 @@ class ApiKeys:
         return known.key
 
 
-def _from_entries(entries: Sequence[str]) -> tuple[_Known, ...]:
-    return tuple(_from_entry(KeyEntry.parse(text)) for text in entries)
+def _from_entries(entries: Sequence[str]) -> list[_Known]:
+    known = []
+    for entry in map(KeyEntry.parse, entries):
+        digest = digest_of(entry.secret)
+        key = Key(f"key-{digest[:8]}", frozenset(entry.scopes), namespace=entry.namespace)
+        known.append(_Known(bytes.fromhex(digest), key))
+    return known
 
 
-def _from_entry(entry: KeyEntry) -> _Known:
-    digest = digest_of(entry.secret)
-    key = Key(f"key-{digest[:8]}", frozenset(entry.scopes), namespace=entry.namespace)
-    return _Known(bytes.fromhex(digest), key)
+def _from_record(record: KeyRecord) -> list[_Known]:
+    """Returns a key, and the same key under the secret that it had before its rotation."""
+    held = readable(record)
+    if damage := damage_of(record):
+        log.warning("key_may_do_nothing", key=record.id, reason=damage)
+    limits = KeyLimitsFields.model_validate(dict(held.limits))
+    key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
+    known = [_Known(_stored_digest(record.digest), key, record.expires_at)]
+    if record.previous_digest and record.previous_until:
+        until = min(record.previous_until, record.expires_at or record.previous_until)
+        known.insert(0, _Known(_stored_digest(record.previous_digest), key, until))
+    return known
 
 
 def readable(record: KeyRecord) -> KeyRecord:
@@ -257,46 +245,32 @@ def _stored_digest(text: str) -> bytes:
     return digest if len(digest) == hashlib.sha256().digest_size else b""
 
 
-def _from_record(record: KeyRecord) -> list[_Known]:
-    """Returns a key, and the same key under the secret that it had before its rotation."""
-    held = readable(record)
-    if damage := damage_of(record):
-        log.warning("key_may_do_nothing", key=record.id, reason=damage)
-    limits = KeyLimitsFields.model_validate(dict(held.limits))
-    key = Key(record.id, frozenset(held.scopes), limits, record.id, record.namespace)
-    known = [_Known(_stored_digest(record.digest), key, record.expires_at)]
-    if record.previous_digest and record.previous_until:
-        until = min(record.previous_until, record.expires_at or record.previous_until)
-        known.insert(0, _Known(_stored_digest(record.previous_digest), key, until))
-    return known
+def _is_admin(record: KeyRecord) -> bool:
+    valid = record.expires_at is None or record.expires_at > now()
+    return valid and "admin" in record.scopes and damage_of(record) is None
 
 
-def _tagged(answer: Tagged, response: Response) -> Tagged:
-    response.headers["ETag"] = answer.etag
-    return answer
-
-
-@router.post("/v1/keys", status_code=201, openapi_extra=needs("admin"))
+@router.post("/v1/keys", status_code=201, openapi_extra=ADMIN)
 async def create(body: CreateKeyRequest, state: StateDep, response: Response) -> NewKeyAnswer:
     """Creates a key. The response is the only place where it is shown."""
     if not state[ApiKeys].required and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
-    secret = new_secret()
-    record = KeyRecord(id=new_key_id(), digest=digest_of(secret), **_fields(body))
-    stored = await state[ApiKeys].create(record, state.store)
-    return _tagged(NewKeyAnswer(**dict(_answer(state, stored)), key=secret), response)
+    secret = _new_secret()
+    record = KeyRecord(id=f"key_{secrets.token_hex(8)}", digest=digest_of(secret), **_fields(body))
+    answer = _answer(state, await state[ApiKeys].create(record, state.store), response)
+    return NewKeyAnswer(**dict(answer), key=secret)
 
 
-@router.get("/v1/keys", openapi_extra=needs("admin"))
-async def find(state: StateDep) -> KeyList:
+@router.get("/v1/keys", openapi_extra=ADMIN)
+async def find(state: StateDep) -> schemas.KeyList:
     """Lists the keys, with when each was last used."""
     records = await state.store.keys.all()
     damaged = [(record.id, damage) for record in records if (damage := damage_of(record)) is not None]
     warnings = tuple(f"key {key_id} may do nothing: {damage}; restore or delete it" for key_id, damage in damaged)
-    return KeyList(data=[_answer(state, record) for record in records], warnings=warnings)
+    return schemas.KeyList(data=[_answer(state, record) for record in records], warnings=warnings)
 
 
-@router.patch("/v1/keys/{key_id}", openapi_extra=needs("admin"))
+@router.patch("/v1/keys/{key_id}", openapi_extra=ADMIN)
 async def change(
     key_id: str,
     body: ChangeKeyRequest,
@@ -310,7 +284,7 @@ async def change(
     def edit(record: KeyRecord, _: Sequence[KeyRecord]) -> dict[str, Any]:
         _check_match(record, if_match)
         fields = _fields(body)
-        if "limits" in fields and body.limits is not None:
+        if body.limits is not None:
             asked = body.limits.model_dump(mode="json", include=body.limits.model_fields_set)
             merged = {**readable(record).limits, **asked}
             fields["limits"] = {name: value for name, value in merged.items() if value is not None}
@@ -320,28 +294,28 @@ async def change(
 
     changed = await state[ApiKeys].edit(key_id, edit, state.store, force=force)
     assert changed is not None, "it was changed"
-    return _tagged(_answer(state, changed), response)
+    return _answer(state, changed, response)
 
 
-@router.post("/v1/keys/{key_id}/rotate", openapi_extra=needs("admin"))
+@router.post("/v1/keys/{key_id}/rotate", openapi_extra=ADMIN)
 async def rotate(
-    key_id: str, body: RotateKeyRequest, state: StateDep, response: Response, if_match: IfMatch = None
+    key_id: str, body: schemas.RotateKeyRequest, state: StateDep, response: Response, if_match: IfMatch = None
 ) -> NewKeyAnswer:
     """Gives a key a new secret, shown here only. Its id, limits, links, jobs and counts stay."""
-    secret = new_secret()
+    secret = _new_secret()
 
     def edit(record: KeyRecord, _: Sequence[KeyRecord]) -> dict[str, Any]:
         _check_match(record, if_match)
-        until = datetime.now(UTC) + timedelta(seconds=body.old_valid_seconds)
-        previous = (record.digest, utc_text(until)) if body.old_valid_seconds else (None, None)
-        return {"digest": digest_of(secret), "previous_digest": previous[0], "previous_until": previous[1]}
+        until = utc_text(datetime.now(UTC) + timedelta(seconds=body.old_valid_seconds))
+        digest, until_then = (record.digest, until) if body.old_valid_seconds else (None, None)
+        return {"digest": digest_of(secret), "previous_digest": digest, "previous_until": until_then}
 
     changed = await state[ApiKeys].edit(key_id, edit, state.store)
     assert changed is not None, "it was changed"
-    return _tagged(NewKeyAnswer(**dict(_answer(state, changed)), key=secret), response)
+    return NewKeyAnswer(**dict(_answer(state, changed, response)), key=secret)
 
 
-@router.delete("/v1/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
+@router.delete("/v1/keys/{key_id}", status_code=204, openapi_extra=ADMIN)
 async def delete(
     key_id: str,
     state: StateDep,
@@ -350,13 +324,13 @@ async def delete(
     jobs: Annotated[Literal["keep", "cancel"], Query(description="What becomes of its unfinished jobs.")] = "keep",
 ) -> None:
     """Deletes a key. It is refused from the next request on, and its batches stop; other jobs go on unless they are cancelled."""
-
-    def edit(record: KeyRecord, _: Sequence[KeyRecord]) -> None:
-        _check_match(record, if_match)
-
-    await state[ApiKeys].edit(key_id, edit, state.store, force=force)
+    await state[ApiKeys].edit(key_id, lambda record, _: _check_match(record, if_match), state.store, force=force)
     if jobs == "cancel":
         await state[Jobs].cancel_of(key_id)
+
+
+def _new_secret() -> str:
+    return f"sk-{secrets.token_urlsafe(32)}"
 
 
 def _check_match(record: KeyRecord, if_match: str | None) -> None:
@@ -377,7 +351,6 @@ def etag_of(record: KeyRecord) -> str:
 
 
 def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
-    """Returns the given fields as a KeyRecord has them."""
     fields = body.model_dump(include={"name", "namespace"}, exclude_none=True)
     if body.scopes is not None:
         fields["scopes"] = tuple(dict.fromkeys(body.scopes))
@@ -390,7 +363,35 @@ def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
     return fields
 
 
-def _answer(state: ServerState, record: KeyRecord) -> KeyAnswer:
-    shown = replace(readable(record), last_used_at=state[ApiKeys].last_used_at(record))
-    answer = KeyAnswer.model_validate(shown, from_attributes=True)
-    return answer.model_copy(update={"etag": etag_of(record)})
+def _answer(state: ServerState, record: KeyRecord, response: Response | None = None) -> KeyAnswer:
+    """Describes a key, and sets the ETag of a response about it alone."""
+    shown, etag = replace(readable(record), last_used_at=state[ApiKeys].last_used_at(record)), etag_of(record)
+    if response is not None:
+        response.headers["ETag"] = etag
+    return KeyAnswer.model_validate(shown, from_attributes=True).model_copy(update={"etag": etag})
+
+
+@router.get("/v1/audit", openapi_extra=ADMIN)
+async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> schemas.AuditPage:
+    """Lists changes, newest first: when, by which key, which route, on what."""
+    check_limit(query.limit, state.settings.max_page, "entries per page", "limit")
+    entries, next_cursor = await state.store.audit.find(query.limit, query.cursor)
+    return schemas.AuditPage(data=entries, next_cursor=next_cursor)
+
+
+async def record_change(
+    store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
+) -> None:
+    """Appends an entry to the audit log for a request that changed something, or may have. What fails is logged: a
+    change that was made is not undone for it. The target is the name in the path, else the name that the body gives."""
+    target = ", ".join(f"{name}={value}" for name, value in path.items())
+    if not path and isinstance(body, dict) and isinstance(name := body.get("name"), str):
+        target = f"name={name}"
+    change = {"action": f"{method} {route}"[:128], "target": target[:_TARGET_LIMIT], "key": key.name}
+    try:
+        await store.audit.append(**change, request_id=request_id, status=status)
+    except asyncio.CancelledError:
+        log.error("audit_entry_lost", code="cancelled", **change)  # noqa: TRY400
+        raise
+    except SteeringError as error:
+        log.error("audit_entry_lost", code=error.code, **change)  # noqa: TRY400

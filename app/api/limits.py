@@ -1,18 +1,20 @@
-"""What a request may steer with: the limits of the operator, the policy and its key."""
+"""What a request may steer with (the limits of the operator, the policy and its key), and where the vectors of its names are looked up."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from app.core.errors import InsufficientScope
 from app.core.settings import Settings
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, VectorNotFound
+from steering.model.info import ModelInfo
 from steering.namespaces import SHARED
 from steering.plan.dose import DoseGuard
+from steering.plan.layers import check_model
 from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.spec_base import is_inline
-from steering.vectors import ConceptVector, VectorSource
+from steering.vectors import ConceptVector, VectorId, VectorSource
 
 _NARROWER = ("any", "profiles", "none")
 
@@ -20,10 +22,8 @@ _NARROWER = ("any", "profiles", "none")
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
     """What one request may steer with.
-
     vectors: the only vectors that its key allows.
-    shared_vectors: the only vectors that the policy allows, which are vectors of `shared`.
-    """
+    shared_vectors: the only vectors that the policy allows, which are vectors of `shared`."""
 
     max_relative_dose: float | None = None
     own_steering: OwnSteering = "any"
@@ -43,16 +43,14 @@ class RequestLimits:
         return all(name in {entry.partition("@")[0] for entry in names} for names in lists)
 
     def check_own_steering(self, *, profile: bool = False, listed: bool = True) -> None:
-        """Raises InsufficientScope where a request may not name a profile, or list interventions. No steering of its own (`[]`) is
-        always allowed."""
+        """Raises InsufficientScope for a profile or listed interventions that are not allowed. `[]` (no steering) always is."""
         if listed and self.own_steering != "any":
             raise InsufficientScope("this key may not list interventions of its own", param="steering")
         if profile and self.own_steering == "none":
             raise InsufficientScope("this key may not choose its steering", param="steering")
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Raises InsufficientScope for a name that no vector may have which a request may steer with, and for inline directions.
-        Which vector a name stands for is checked by `check_vector` once it is known."""
+        """Raises InsufficientScope for inline directions, and for a name that no allowed vector has."""
         if self.vectors is None and self.shared_vectors is None:
             return
         for name in names:
@@ -62,7 +60,7 @@ class RequestLimits:
                 raise InsufficientScope(f"this key may not steer with vector {name[:80]!r}", param="steering")
 
     def check_vector(self, vector: ConceptVector) -> None:
-        """Raises InsufficientScope for a vector that a request may not steer with."""
+        """Raises InsufficientScope for a vector that is not allowed."""
         own, shared = self.vectors, self.shared_vectors
         names = {vector.name, vector.id}
         if (own is not None and not names & set(own)) or (
@@ -93,10 +91,39 @@ class AllowedVectors:
         return vector
 
 
-def check_stored(interventions: Sequence[InterventionSpec]) -> None:
-    """Raises InvalidRequest for an inline direction in steering that is to be stored."""
-    if any(is_inline(name) for name in vector_names(SteeringSpec(interventions=tuple(interventions)))):
+@dataclass(frozen=True, slots=True)
+class VectorsByName:
+    """A VectorSource of vectors in memory, and of names that are looked up elsewhere than all others.
+    entries: the vector or the source of a name as it is written (`mood` or `mood@3`).
+    rest: where all other names are looked up, if anywhere."""
+
+    entries: Mapping[str, ConceptVector | VectorSource]
+    rest: VectorSource | None = None
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get."""
+        entry = self.entries.get(str(VectorId(name, version)), self.rest)
+        if entry is None:
+            raise VectorNotFound(f"there is no vector {name!r}", param="vector")
+        return entry if isinstance(entry, ConceptVector) else await entry.get(name, version)
+
+
+async def find_vectors(names: Iterable[str], store: VectorSource, info: ModelInfo) -> dict[str, ConceptVector]:
+    """Returns vectors of the loaded model by the names as written. Raises VectorNotFound, VectorModelMismatch."""
+    found = {}
+    for name in dict.fromkeys(names):
+        key = VectorId.parse(name)
+        found[name] = await store.get(key.name, key.version)
+        check_model(found[name], info)
+    return found
+
+
+def storable(interventions: Sequence[InterventionSpec]) -> SteeringSpec:
+    """Returns steering that is to be stored. Raises InvalidRequest for an inline direction in it."""
+    spec = SteeringSpec(interventions=tuple(interventions))
+    if any(map(is_inline, vector_names(spec))):
         raise InvalidRequest(
             "an inline direction is for one request and is not stored; register it (POST /v1/vectors) and give its name",
             param="interventions",
         )
+    return spec

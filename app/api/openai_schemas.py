@@ -5,20 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from steering.errors import UnsupportedParameter
+from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
-from steering.schemas.messages import (
-    MAX_MESSAGES,
-    Content,
-    LogitBias,
-    MaxTokens,
-    Penalty,
-    PlainText,
-    SamplingFields,
-    Seed,
-    Stop,
-    Stops,
-    TokenIds,
-)
 from steering.schemas.steering import Steering
 from steering.spec_base import Number
 
@@ -57,7 +45,7 @@ class TextPart(Request):
     """A text part of a message. Other parts (images, audio, files) are refused."""
 
     type: Literal["text"]
-    text: Content
+    text: native.Content
 
 
 Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
@@ -67,7 +55,7 @@ class ChatMessage(Request):
     """A message. `developer` is a system message; what a client echoes from an earlier answer must be empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Content | Parts
+    content: native.Content | Parts
     name: Label | None = None
     refusal: None = None
     audio: None = None
@@ -94,11 +82,11 @@ class GenerationRequest(OpenAIRequest):
     n: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: LogitBias | None = None
-    seed: Seed | None = None
-    stop: Stop | Stops | None = None
+    presence_penalty: native.Penalty | None = None
+    frequency_penalty: native.Penalty | None = None
+    logit_bias: native.LogitBias | None = None
+    seed: native.Seed | None = None
+    stop: native.Stop | native.Stops | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     steering: Steering | None = None
@@ -108,10 +96,10 @@ class GenerationRequest(OpenAIRequest):
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self) -> SamplingFields:
+    def sampling(self) -> native.SamplingFields:
         """Returns the sampling fields. OpenAI's defaults are ours, except for the temperature."""
-        given = self.model_dump(include=set(SamplingFields.model_fields) - {"max_tokens"}, exclude_none=True)
-        return SamplingFields.model_validate({"temperature": 1.0, **given})
+        given = self.model_dump(include=set(native.SamplingFields.model_fields) - {"max_tokens"}, exclude_none=True)
+        return native.SamplingFields.model_validate({"temperature": 1.0, **given})
 
 
 class ChatRequest(GenerationRequest):
@@ -135,9 +123,9 @@ class ChatRequest(GenerationRequest):
         "parallel_tool_calls": True,
     }
 
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_tokens: MaxTokens | None = None
-    max_completion_tokens: MaxTokens | None = None
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
+    max_tokens: native.MaxTokens | None = None
+    max_completion_tokens: native.MaxTokens | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
     metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
@@ -155,8 +143,10 @@ class ChatRequest(GenerationRequest):
         return self
 
 
-Texts: TypeAlias = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
-TokenLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+Texts: TypeAlias = Annotated[tuple[native.PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
+TokenLists: TypeAlias = Annotated[
+    tuple[native.TokenIds, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)
+]
 
 
 def _form(value: Any) -> str | None:
@@ -170,9 +160,9 @@ def _form(value: Any) -> str | None:
 
 
 Inputs: TypeAlias = Annotated[
-    Annotated[PlainText, Tag("<text>")]
+    Annotated[native.PlainText, Tag("<text>")]
     | Annotated[Texts, Tag("<texts>")]
-    | Annotated[TokenIds, Tag("<ids>")]
+    | Annotated[native.TokenIds, Tag("<ids>")]
     | Annotated[TokenLists, Tag("<lists>")],
     Discriminator(
         _form,

@@ -1,5 +1,5 @@
-"""POST /v1/readout, /v1/latent-space, /v1/logit-lens, /v1/activations, /v1/score, /v1/explain, /v1/clusters: what the model represents while
-it reads texts.
+"""What the model represents while it reads texts: POST /v1/readout, /v1/latent-space, /v1/logit-lens, /v1/activations, /v1/score,
+/v1/explain, /v1/clusters; and /v1/dictionaries, the sparse autoencoders that the operator registered.
 
 Everything that can be refused is refused before any device work, except what only the work itself can know: too few texts of a
 class, or a dtype that cannot hold the activations that were read.
@@ -7,67 +7,46 @@ class, or a dtype that cannot hold the activations that were read.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.context import AdmittedDep, Context
+from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts, pair_text
 from app.api.policy import Policy
-from app.api.prompts import (
-    chat_messages,
-    check_activations,
-    check_texts,
-    encode_prompts,
-    encode_texts,
-    pair_text,
-    prompt_of,
-)
-from app.api.vectors import vector_pages
+from app.api.vectors import vector_answer, vector_pages
 from app.core.admission import check_limit
 from app.core.answers import ACTIVATION_BYTES, SCORE_BYTES, damage_warnings, json_in_thread
 from app.core.events import FileStream, in_thread
 from app.core.requests import BINARY, ApiRoute, UploadRoute, accepts_json, needs
 from steering.concepts.loader import load_neutral_texts
-from steering.engine.api import Engine, Prompt
+from steering.engine.api import Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
-from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt, VectorNotFound
+from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringError, StoreCorrupt, VectorNotFound
+from steering.lab import dictionaries as features
 from steering.layer_indices import layer_index, layer_indices
+from steering.model.info import ModelInfo
 from steering.plan.layers import resolve_layers
 from steering.plan.types import SteeringPlan
+from steering.registry import unknown_name
+from steering.schemas import latent_space as space
+from steering.schemas import reading as schemas
 from steering.schemas.base import by_layer
-from steering.schemas.latent_space import (
-    ClustersAnswer,
-    ClustersRequest,
-    LatentSpaceAnswer,
-    LatentSpaceRequest,
-)
-from steering.schemas.reading import (
-    ActivationsAnswer,
-    ActivationsRequest,
-    ExplainAnswer,
-    ExplainRequest,
-    LensSteering,
-    LogitLensAnswer,
-    LogitLensRequest,
-    ReadoutAnswer,
-    ReadoutRequest,
-    ScoreAnswer,
-    ScoreRequest,
-)
+from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary
 from steering.workflows import activations as capturing
 from steering.workflows import latent_space as maps
 from steering.workflows import logprobs as scoring
 from steering.workflows import readout as measuring
-from steering.workflows.readout import used_vectors
+from steering.workflows.extract import registered
 
 log = structlog.get_logger(__name__)
 
-_FILE: dict[int | str, dict[str, Any]] = {200: {"content": BINARY}}
 MAX_JSON_NUMBERS = 250_000
 """Activations of a JSON response: 5 MB of text. A file has no such bound."""
 MAX_VECTORS = 256
@@ -77,108 +56,114 @@ NEUTRAL_TOKENS = 3_000
 """Upper bound of the tokens of neutral text: 64 conversations of two short messages."""
 COPIES = 4
 """Copies of the activations that are clustered, in the server and its worker: as read, sent, in float64 and projected."""
+_GENERATE = needs("generate")
+_FILE: dict[int | str, dict[str, Any]] = {200: {"content": BINARY}}
 
 router = APIRouter(route_class=ApiRoute, tags=["reading"])
 uploads = APIRouter(route_class=UploadRoute, tags=["reading"])
 
 
-@router.post("/v1/readout", openapi_extra=needs("generate"), response_model=ReadoutAnswer)
-async def readout(body: ReadoutRequest, context: AdmittedDep) -> Response:
+@router.post("/v1/readout", openapi_extra=_GENERATE, response_model=schemas.ReadoutAnswer)
+async def readout(body: schemas.ReadoutRequest, context: AdmittedDep) -> Response:
     """Scores each token of each text against vectors, in natural scales."""
-    engine, settings = context.engine, context.settings
-    check_texts(settings, body)
-    check_limit(len(body.vectors), settings.max_readouts, "vectors", "vectors")
+    engine = context.engine
+    context.check_texts(body)
     vectors = await context.model_vectors(body.vectors, "vectors")
     count = engine.info.layer_count
-    layers = {layer for vector in vectors.values() for layer in resolve_layers(body.layers, vector, count)}
-    ids = await encode_texts(engine, body)
+    layers = len({layer for vector in vectors.values() for layer in resolve_layers(body.layers, vector, count)})
+    ids = await context.encode_texts(body)
     tokens = sum(map(len, ids))
-    check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "texts")
-    numbers = tokens * len(layers)
-    context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + len(vectors) * SCORE_BYTES))
-    context.charge_tokens(tokens)
-    found = await measuring.readout(engine, ids, vectors, body.layers)
+    context.check_activations(tokens, layers, "activations (tokens x layers x d_model)", "texts")
+    each = engine.info.d_model * ACTIVATION_BYTES + len(vectors) * SCORE_BYTES
+    context.charge(tokens, tokens * layers * each)
+    texts = await measuring.readout(engine, ids, vectors, body.layers)
     used = measuring.used_vectors(vectors)
-    return await json_in_thread(lambda: ReadoutAnswer(model=engine.info.name, vectors=used, texts=found))
+    return await json_in_thread(lambda: schemas.ReadoutAnswer(model=engine.info.name, vectors=used, texts=texts))
 
 
-@uploads.post("/v1/latent-space", openapi_extra=needs("generate"), response_model=LatentSpaceAnswer)
-async def latent_space(body: LatentSpaceRequest, context: AdmittedDep) -> Response:
+@uploads.post("/v1/latent-space", openapi_extra=_GENERATE, response_model=space.LatentSpaceAnswer)
+async def latent_space(body: space.LatentSpaceRequest, context: AdmittedDep) -> Response:
     """Projects texts to a point per text and layer, with the separability of labels and the directions of vectors."""
-    engine, settings = context.engine, context.settings
-    check_limit(len(body.texts), settings.max_texts, "texts", "texts")
-    check_limit(len(body.vectors), settings.max_readouts, "vectors", "vectors")
+    engine = context.engine
+    check_limit(len(body.texts), context.settings.max_texts, "texts", "texts")
     layers = len(layer_indices(body.layers, engine.info.layer_count))
-    check_activations(engine, settings, len(body.texts), layers, "activations (texts x layers x d_model)", "layers")
+    context.check_activations(len(body.texts), layers, "activations (texts x layers x d_model)", "layers")
     vectors = await context.model_vectors(body.vectors, "vectors")
     maps.check_request(body)
     texts = tuple(map(pair_text, body.texts))
     tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
     numbers = len(texts) * (layers + 1)
-    context.admission.reserve(numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))
-    context.charge_tokens(tokens)
+    context.charge(tokens, numbers * (engine.info.d_model * ACTIVATION_BYTES + SCORE_BYTES))
     found = await maps.latent_space(engine, body, texts, vectors)
     return await json_in_thread(lambda: found)
 
 
-@router.post("/v1/logit-lens", openapi_extra=needs("generate"), response_model=LogitLensAnswer)
-async def logit_lens(body: LogitLensRequest, context: AdmittedDep) -> Response:
+@router.post("/v1/logit-lens", openapi_extra=_GENERATE, response_model=schemas.LogitLensAnswer)
+async def logit_lens(body: schemas.LogitLensRequest, context: AdmittedDep) -> Response:
     """Lists the most probable next tokens at every layer and token of the prompt."""
     settings, engine = context.settings, context.engine
     unembedding_of(engine)
     check_limit(body.top_k, settings.max_top_logprobs, "predictions a token", "top_k")
     layers = layer_indices(body.layers, engine.info.layer_count)
-    prompt = prompt_of(body, settings)
+    prompt = context.prompt_of(body)
     ids, plan = await encode_steered(engine.tokenizer, prompt, await context.plan(body.steering))
     check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
     tokens = len(ids) * (1 if plan.empty else 2)
-    check_activations(engine, settings, tokens, len(layers), "activations (tokens x layers x d_model)", "layers")
+    context.check_activations(tokens, len(layers), "activations (tokens x layers x d_model)", "layers")
     predictions = tokens * len(layers) * body.top_k
     check_limit(predictions, settings.max_predictions, "predictions (tokens x layers x top_k)", "layers")
-    logits = tokens * engine.info.vocab_size
-    activations = tokens * len(layers) * engine.info.d_model
-    context.admission.reserve((logits + activations) * ACTIVATION_BYTES + predictions * SCORE_BYTES)
-    context.charge_tokens(tokens)
+    numbers = tokens * (engine.info.vocab_size + len(layers) * engine.info.d_model)
+    context.charge(tokens, numbers * ACTIVATION_BYTES + predictions * SCORE_BYTES)
     found = await scoring.logit_lens(engine, ids, plan, layers, body.top_k)
-    steering = applied_plan(plan)
 
-    def answer() -> LogitLensAnswer:
+    def answer() -> schemas.LogitLensAnswer:
         read = measuring.read_tokens(engine.tokenizer, ids)
-        return LogitLensAnswer(model=engine.info.name, tokens=read, layers=found, steering=steering)
+        return schemas.LogitLensAnswer(model=engine.info.name, tokens=read, layers=found, steering=_applied_plan(plan))
 
     return await json_in_thread(answer)
 
 
-@uploads.post("/v1/activations", openapi_extra=needs("generate"), response_model=ActivationsAnswer, responses=_FILE)
-async def activations(body: ActivationsRequest, request: Request, context: AdmittedDep) -> Response:
+@uploads.post("/v1/activations", openapi_extra=_GENERATE, response_model=schemas.ActivationsAnswer, responses=_FILE)
+async def activations(body: schemas.ActivationsRequest, request: Request, context: AdmittedDep) -> Response:
     """Returns the residual stream of texts as a safetensors file; with `Accept: application/json` as JSON."""
     as_json = accepts_json(request)
-    engine, settings = context.engine, context.settings
-    source, prompts = _source(body)
-    check_limit(len(prompts), settings.max_texts, "texts", source)
-    check_limit(len(body.messages or ()), settings.max_messages, "messages", "messages")
-    layers = layer_indices(body.layers, engine.info.layer_count)
+    engine, info = context.engine, context.engine.info
+    source = next(name for name in ("token_ids", "texts", "messages") if getattr(body, name) is not None)
+    prompts: Sequence[Prompt] = body.token_ids or list(map(pair_text, body.texts or (body.messages or (),)))
+    check_limit(len(prompts), context.settings.max_texts, "texts", source)
+    context.check_messages(body.messages)
+    layers = layer_indices(body.layers, info.layer_count)
     plan = await context.plan(body.steering)
     tokens = sum(map(len, await encode_prompts(engine, prompts, source)))
-    rows = tokens if body.position == "all" else len(prompts)
-    what = f"activations ({'tokens' if body.position == 'all' else 'texts'} x layers x d_model)"
-    check_activations(engine, settings, rows, len(layers), what, "layers")
-    numbers = rows * len(layers) * engine.info.d_model
+    rows, unit = (tokens, "tokens") if body.position == "all" else (len(prompts), "texts")
+    context.check_activations(rows, len(layers), f"activations ({unit} x layers x d_model)", "layers")
+    numbers = rows * len(layers) * info.d_model
     if as_json and numbers > MAX_JSON_NUMBERS:
         raise LimitExceeded(
             f"{numbers} numbers in JSON; at most {MAX_JSON_NUMBERS}. Ask for a file: Accept: application/octet-stream",
             param="layers",
         )
-    context.admission.reserve(numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
-    context.charge_tokens(tokens)
+    context.charge(tokens, numbers * (ACTIVATION_BYTES + (SCORE_BYTES if as_json else 0)))
     found = await capturing.activations(engine, prompts, layers, body.position, plan)
     await run_in_thread(capturing.check_range, found, body.dtype)
-    steering = applied_plan(plan)
+    steering, every = _applied_plan(plan), found.every_token
+
+    def as_answer() -> schemas.ActivationsAnswer:
+        numbers = {layer: [row for part in found.rows(layer) for row in part.tolist()] for layer in found.layers}
+        return schemas.ActivationsAnswer(
+            model=info.name,
+            position=body.position,
+            layers=by_layer(numbers),
+            offsets=list(found.offsets) if every else None,
+            token_ids=list(found.token_ids) if every else None,
+            steering=steering,
+        )
+
     if as_json:
-        return await json_in_thread(lambda: _activations_answer(engine.info.name, body, found, steering))
+        return await json_in_thread(as_answer)
     metadata = {
-        "model": engine.info.name,
-        "model_fingerprint": engine.info.fingerprint,
+        "model": info.name,
+        "model_fingerprint": info.fingerprint,
         "position": str(body.position),
         "steering": "null" if steering is None else json.dumps(steering.model_dump(mode="json")),
     }
@@ -186,39 +171,37 @@ async def activations(body: ActivationsRequest, request: Request, context: Admit
     return FileStream(in_thread(file.pieces()), "activations.safetensors", context.state, length=file.length)
 
 
-@router.post("/v1/score", openapi_extra=needs("generate"), response_model=ScoreAnswer)
-async def score(body: ScoreRequest, context: AdmittedDep) -> Response:
+@router.post("/v1/score", openapi_extra=_GENERATE, response_model=schemas.ScoreAnswer)
+async def score(body: schemas.ScoreRequest, context: AdmittedDep) -> Response:
     """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
     engine, settings = context.engine, context.settings
     check_limit(len(body.texts or ()), settings.max_texts, "texts", "texts")
     check_limit(len(body.continuations or ()), settings.max_texts, "continuations", "continuations")
-    check_limit(len(body.messages or ()), settings.max_messages, "messages", "messages")
+    context.check_messages(body.messages)
     plan = await context.plan(body.steering)
     if body.texts is not None:
-        rows, prompt_length = await encode_prompts(engine, body.texts, "texts"), 0
+        source, rows, prompt_length = "texts", await encode_prompts(engine, body.texts, "texts"), 0
     else:
-        prompt: Prompt = chat_messages(body.messages) if body.messages is not None else (body.prompt or "")
+        prompt: Prompt = pair_text(body.messages) if body.messages is not None else (body.prompt or "")
         before, plan = await encode_steered(engine.tokenizer, prompt, plan)
-        rows, prompt_length = await _continued(engine, body, prompt, before, settings.max_scored_tokens), len(before)
+        source, rows, prompt_length = "continuations", await _continued(context, body, prompt, before), len(before)
     tokens = sum(map(len, rows))
-    what = "tokens (the prompt counts for each continuation)"
-    check_limit(tokens, settings.max_scored_tokens, what, "texts" if body.texts is not None else "continuations")
+    check_limit(tokens, settings.max_scored_tokens, "tokens (the prompt counts for each continuation)", source)
     positions = [len(row) - max(prompt_length - 1, 0) for row in rows]  # of which logits are held
-    logits = max(scoring.LOGITS_BOUND, max(positions) * engine.info.vocab_size)
-    held = min(logits, sum(positions) * engine.info.vocab_size)
-    context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
-    context.charge_tokens(tokens)
-    found = await scoring.score(engine, rows, prompt_length, plan)
-    model, steering = engine.info.name, applied_plan(plan)
+    vocabulary = engine.info.vocab_size
+    held = min(max(scoring.LOGITS_BOUND, max(positions) * vocabulary), sum(positions) * vocabulary)
+    context.charge(tokens, held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
+    found, model = await scoring.score(engine, rows, prompt_length, plan), engine.info.name
+    steering = _applied_plan(plan)
     return await json_in_thread(
-        lambda: ScoreAnswer(model=model, prompt_tokens=prompt_length, scores=found, steering=steering)
+        lambda: schemas.ScoreAnswer(model=model, prompt_tokens=prompt_length, scores=found, steering=steering)
     )
 
 
-@router.post("/v1/explain", openapi_extra=needs("generate"), response_model=ExplainAnswer)
-async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
+@router.post("/v1/explain", openapi_extra=_GENERATE, response_model=schemas.ExplainAnswer)
+async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Response:
     """Lists the concepts of the library that stand out in texts against neutral text, and the tokens that carry them."""
-    check_texts(context.settings, body)
+    context.check_texts(body)
     engine = context.engine
     layers = None if body.layers is None else layer_indices(body.layers, engine.info.layer_count)
     vectors, warnings = await library_vectors(context)
@@ -226,49 +209,130 @@ async def explain(body: ExplainRequest, context: AdmittedDep) -> Response:
     if not axes:
         reason = "no vector of the library has a direction there; extract one first (POST /v1/vectors/extract)"
         raise InvalidRequest("; ".join([reason, *warnings]), param="layers" if vectors else None)
-    ids = await encode_texts(engine, body)
+    ids = await context.encode_texts(body)
     tokens = sum(map(len, ids))
     read = len({axis.layer for axis in axes})
-    check_activations(engine, context.settings, tokens, read, "activations (tokens x layers x d_model)", "texts")
+    context.check_activations(tokens, read, "activations (tokens x layers x d_model)", "texts")
     # Neutral text is read by the first request for a vector; it is counted for every one.
     held, longest = tokens + NEUTRAL_TOKENS, max(NEUTRAL_TOKENS, *map(len, ids))
-    context.admission.reserve((held * read * engine.info.d_model + longest * len(axes)) * ACTIVATION_BYTES)
-    context.admission.reserve(len(ids) * body.top * measuring.CARRYING_TOKENS * SCORE_BYTES)
-    context.charge_tokens(tokens)
+    numbers = held * read * engine.info.d_model + longest * len(axes)
+    listed = len(ids) * body.top * measuring.CARRYING_TOKENS
+    context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
     found = await measuring.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
-    used = used_vectors({axis.vector.id: axis.vector for axis in axes})
+    used, count = measuring.used_vectors({axis.vector.id: axis.vector for axis in axes}), len(load_neutral_texts())
     return await json_in_thread(
-        lambda: ExplainAnswer(
-            model=engine.info.name, vectors=used, neutral=len(load_neutral_texts()), texts=found, warnings=warnings
+        lambda: schemas.ExplainAnswer(
+            model=engine.info.name, vectors=used, neutral=count, texts=found, warnings=warnings
         )
     )
 
 
-@uploads.post("/v1/clusters", openapi_extra=needs("generate"), response_model=ClustersAnswer)
-async def clusters(body: ClustersRequest, context: AdmittedDep) -> Response:
+@uploads.post("/v1/clusters", openapi_extra=_GENERATE, response_model=space.ClustersAnswer)
+async def clusters(body: space.ClustersRequest, context: AdmittedDep) -> Response:
     """Groups texts without labels by their activations at one layer, and names the vector nearest to each difference."""
-    engine, settings = context.engine, context.settings
-    check_limit(len(body.texts), settings.max_texts, "texts", "texts")
-    check_activations(engine, settings, len(body.texts), 1, "activations (texts x d_model)", "texts")
+    engine = context.engine
+    check_limit(len(body.texts), context.settings.max_texts, "texts", "texts")
+    context.check_activations(len(body.texts), 1, "activations (texts x d_model)", "texts")
     count = engine.info.layer_count
     layer = count // 2 if body.layer is None else layer_index(body.layer, count, param="layer")
     vectors, warnings = await library_vectors(context)
     texts = tuple(map(pair_text, body.texts))
     tokens = sum(map(len, await encode_prompts(engine, texts, "texts")))
-    context.admission.reserve(len(texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
-    context.charge_tokens(tokens)
+    context.charge(tokens, len(texts) * (engine.info.d_model * ACTIVATION_BYTES * COPIES + SCORE_BYTES))
     found = await maps.clusters(engine, body, texts, layer, vectors)
     return await json_in_thread(lambda: found.model_copy(update={"warnings": [*warnings, *found.warnings]}))
 
 
+@router.get("/v1/dictionaries")
+async def find(context: ContextDep) -> space.DictionariesAnswer:
+    """Lists the dictionaries of the server."""
+    info, known = context.engine.info, _folders(context)
+    return space.DictionariesAnswer(
+        data=await run_in_thread(lambda: [_dictionary_answer(name, folder, info) for name, folder in known.items()])
+    )
+
+
+@router.post("/v1/dictionaries/{name}/search", openapi_extra=_GENERATE)
+async def search(name: str, body: space.DictionarySearchRequest, context: AdmittedDep) -> space.DictionarySearchAnswer:
+    """Finds features near a vector or active on texts, with the tokens that they promote and, if asked, whether they steer."""
+    engine = context.engine
+    check_limit(len(body.texts or ()) + len(body.against or ()), context.settings.max_texts, "texts", "texts")
+    found = await _dictionary(context, name)
+    direction = None
+    if body.vector is not None:
+        vector = (await context.model_vectors((body.vector,), "vector"))[body.vector]
+        if found.layer not in vector.layers:
+            raise InvalidRequest(
+                f"{vector.id} has no direction at layer {found.layer}, where dictionary {found.name!r} is",
+                param="vector",
+            )
+        direction = vector.at(found.layer).direction
+    texts = tuple(map(pair_text, body.texts or ()))
+    against = features.compared_texts(tuple(map(pair_text, body.against or ()))) if texts else ()
+    ids = await encode_prompts(engine, (*texts, *against), "texts")
+    tokens = sum(map(len, ids))
+    context.check_activations(tokens, 1, "activations (tokens x d_model)", "texts")
+    # at a time: before the activation function, its condition, and after it
+    held = 3 * min(max(map(len, ids), default=0) * found.features, features.MAX_ACTIVATIONS)
+    context.charge(tokens, (2 * found.features * found.d_model + held) * ACTIVATION_BYTES)
+    answers = await features.search(
+        engine,
+        found,
+        vector=direction,
+        texts=texts,
+        against=against,
+        top=body.top,
+        min_output_score=body.min_output_score,
+    )
+    return space.DictionarySearchAnswer(dictionary=found.name, layer=found.layer, features=answers)
+
+
+@router.post("/v1/dictionaries/{name}/vectors", status_code=201)
+async def store(name: str, body: space.FeatureVectorRequest, context: ContextDep) -> VectorAnswer:
+    """Stores a feature's direction as the next version of a vector."""
+    found = await _dictionary(context, name)
+    (row,) = await run_in_thread(found.rows, (body.feature,))
+    about = body.description or f"feature {body.feature} of dictionary {name}"
+    tags = tuple(dict.fromkeys((*body.tags, "saelens")))
+    directions = {str(found.layer): row.tolist()}
+    vector = await run_in_thread(registered, context.engine.info, body.name, directions, None, about, tags)
+    provenance = {"dictionary": name, "feature": body.feature, "hook": found.hook}
+    named = replace(vector, method="dictionary", provenance=provenance)
+    return vector_answer(await context.store.vectors.put(named))
+
+
+def _folders(context: Context) -> dict[str, Path]:
+    """Returns the registered folders by name, the last part of the path."""
+    return {Path(one).name: Path(one) for one in context.settings.dictionaries}
+
+
+def _dictionary_answer(name: str, folder: Path, info: ModelInfo) -> space.DictionaryAnswer:
+    try:
+        found = features.open_dictionary(folder)
+    except SteeringError as error:
+        return space.DictionaryAnswer(name=name, problem=error.message)
+    answer = space.DictionaryAnswer.model_validate(found, from_attributes=True)
+    return answer.model_copy(update={"problem": features.problem_of(found, info)})
+
+
+async def _dictionary(context: Context, name: str) -> features.Dictionary:
+    """Returns a dictionary that fits the loaded model. Raises NotFound, InvalidRequest, VectorModelMismatch."""
+    known = _folders(context)
+    if name not in known:
+        raise NotFound(unknown_name("dictionary", name, tuple(known), "name"), param="name")
+    found = await run_in_thread(features.open_dictionary, known[name])
+    features.check_dictionary(found, context.engine.info)
+    return found
+
+
 async def _continued(
-    engine: Engine, body: ScoreRequest, prompt: Prompt, before: tuple[int, ...], most: int
+    context: Context, body: schemas.ScoreRequest, prompt: Prompt, before: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
     """Returns the prompt's tokens, `before`, with those of each continuation."""
-    assert body.continuations is not None
-    check_limit(len(before) * len(body.continuations), most, "tokens (prompt x continuations)", "continuations")
-    texts = body.continuations
+    engine, texts, most = context.engine, body.continuations, context.settings.max_scored_tokens
+    assert texts is not None
+    check_limit(len(before) * len(texts), most, "tokens (prompt x continuations)", "continuations")
     found = await run_in_thread(lambda: [scoring.continuation_ids(engine.tokenizer, prompt, text) for text in texts])
     for index, ids in enumerate(found):
         if not ids:
@@ -277,39 +341,21 @@ async def _continued(
     return [(*before, *ids) for ids in found]
 
 
-def _activations_answer(
-    model: str, body: ActivationsRequest, found: capturing.Activations, steering: LensSteering | None
-) -> ActivationsAnswer:
-    every = found.every_token
-    rows = {layer: [row for part in found.rows(layer) for row in part.tolist()] for layer in found.layers}
-    return ActivationsAnswer(
-        model=model,
-        position=body.position,
-        layers=by_layer(rows),
-        offsets=list(found.offsets) if every else None,
-        token_ids=list(found.token_ids) if every else None,
-        steering=steering,
-    )
-
-
-def _source(body: ActivationsRequest) -> tuple[str, Sequence[Prompt]]:
-    """Returns the field that holds the texts, and the texts."""
-    if body.token_ids is not None:
-        return "token_ids", body.token_ids
-    if body.texts is not None:
-        return "texts", list(map(pair_text, body.texts))
-    return "messages", [pair_text(body.messages or ())]
-
-
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:
-    """Returns (the newest version of each name by name, at most MAX_VECTORS; warnings where there are more, and of damaged ones).
-
-    A damaged vector, or one that is deleted meanwhile, is left out: the caller named none.
-    """
-    found, damaged, warnings = await _listed(context)
-    context.admission.reserve(sum(len(one.layers) * one.d_model for one in found) * DIRECTION_BYTES)
+    """Returns the newest version of each name, the first MAX_VECTORS of the loaded model, and warnings: that there are
+    more, and which are damaged. Those, and what is deleted meanwhile, are left out: the caller named none."""
+    info, listed, damaged, warnings = context.engine.info, list[VectorSummary](), list[str](), list[str]()
+    async for page in vector_pages(context.store):
+        damaged += page.damaged
+        fitting = (info.fingerprint, info.d_model)
+        listed += [one for one in page.vectors if (one.model_fingerprint, one.d_model) == fitting]
+        if len(listed) > MAX_VECTORS:
+            warnings.append(f"the library has more than {MAX_VECTORS} vectors; only the first by name are read")
+            break
+    listed = listed[:MAX_VECTORS]
+    context.admission.reserve(sum(len(one.layers) * one.d_model for one in listed) * DIRECTION_BYTES)
     vectors: list[ConceptVector] = []
-    for one in found:
+    for one in listed:
         try:
             vectors.append(await context.store.vectors.get(one.name, one.version))
         except VectorNotFound:
@@ -320,23 +366,7 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
     return vectors, [*warnings, *damage_warnings(damaged)]
 
 
-async def _listed(context: Context) -> tuple[list[VectorSummary], list[str], list[str]]:
-    """Returns the first MAX_VECTORS of the loaded model, the ids of those that no listing can read, and a warning where there are more."""
-    info = context.engine.info
-    found, damaged = list[VectorSummary](), list[str]()
-    async for page in vector_pages(context.store):
-        damaged += page.damaged
-        found += [
-            one for one in page.vectors if one.model_fingerprint == info.fingerprint and one.d_model == info.d_model
-        ]
-        if len(found) > MAX_VECTORS:
-            warning = f"the library has more than {MAX_VECTORS} vectors; only the first by name are read"
-            return found[:MAX_VECTORS], damaged, [warning]
-    return found, damaged, []
-
-
-def applied_plan(plan: SteeringPlan) -> LensSteering | None:
-    """Reports the steering of a reading; None without any."""
+def _applied_plan(plan: SteeringPlan) -> schemas.LensSteering | None:
     if plan.empty:
         return None
-    return LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))
+    return schemas.LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))

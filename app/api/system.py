@@ -1,4 +1,4 @@
-"""Health, version, capabilities, metrics, tokenizing, the OpenAPI document, and the built playground at `/`."""
+"""Health, version, capabilities, starter concepts, metrics, tokenizing, the OpenAPI document, and the built playground at `/`."""
 
 from dataclasses import asdict
 from importlib.resources import files
@@ -11,7 +11,6 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.context import AdmittedDep
 from app.api.evaluations import judges
-from app.api.prompts import prompt_of
 from app.core.admission import check_limit
 from app.core.answers import SCORE_BYTES, json_in_thread
 from app.core.key import Key
@@ -19,24 +18,17 @@ from app.core.requests import ApiRoute, StateDep, needs
 from app.core.settings import SCOPES
 from steering import __version__
 from steering.concepts import CONCEPTS
-from steering.concepts.measured import measurement_of
+from steering.concepts.loader import load_concept
+from steering.concepts.measured import measurement_of, summaries_of
 from steering.conditions import CONDITIONS
 from steering.engine.capabilities import limits_of, steers_token_scopes
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded, NotFound
-from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
+from steering.pairs import Text as PairText
 from steering.projection import PROJECTIONS
-from steering.schemas.system import (
-    CallerAnswer,
-    CapabilitiesAnswer,
-    DetokenizeAnswer,
-    DetokenizeRequest,
-    HealthAnswer,
-    ModelAnswer,
-    TokenizeAnswer,
-    TokenizeRequest,
-    VersionAnswer,
-)
+from steering.schemas import system as schemas
+from steering.schemas.messages import Message, Text
+from steering.schemas.system import ConceptAnswer, HealthAnswer
 from steering.threads import run_in_thread
 from steering.workflows.extract import methods_of
 
@@ -50,6 +42,7 @@ _NOT_BUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>stee
 health = APIRouter(tags=["operation"])
 """Routes without authentication."""
 router = APIRouter(route_class=ApiRoute, tags=["operation"])
+concepts = APIRouter(route_class=ApiRoute, tags=["concepts"])
 
 
 @health.get("/health/live")
@@ -68,38 +61,36 @@ async def ready(state: StateDep) -> HealthAnswer:
 
 
 @router.get("/version")
-async def version() -> VersionAnswer:
+async def version() -> schemas.VersionAnswer:
     """Returns the release of the server."""
-    return VersionAnswer(name="steering-server", version=__version__)
+    return schemas.VersionAnswer(name="steering-server", version=__version__)
 
 
 @router.get("/v1/capabilities")
-async def capabilities(request: Request, state: StateDep) -> CapabilitiesAnswer:
+async def capabilities(request: Request, state: StateDep) -> schemas.CapabilitiesAnswer:
     """Describes the loaded model, what this server offers, every limit, and what the key of the request may do."""
-    engine, settings = state.engine, state.settings
+    engine, info, settings = state.engine, state.engine.info, state.settings
     key: Key = request.state.key
-    return CapabilitiesAnswer(
+    model = {**asdict(info), "layers": info.layer_count, "parameters": info.parameter_count}
+    measured = {name: found.summary for name in CONCEPTS if (found := measurement_of(name, info.fingerprint))}
+    return schemas.CapabilitiesAnswer(
         engine=settings.engine,
         executor=engine.stats().executor,
-        model=model_answer(engine.info),
-        d_model=engine.info.d_model,
-        layers=engine.info.layer_count,
+        model=schemas.ModelAnswer.model_validate(model),
+        d_model=info.d_model,
+        layers=info.layer_count,
         operations=list(OPERATIONS),
         methods=list(methods_of(engine)),
         conditions=list(CONDITIONS),
         projections=list(PROJECTIONS),
         concepts=list(CONCEPTS),
-        concept_steering={
-            name: found.summary
-            for name in CONCEPTS
-            if (found := measurement_of(name, engine.info.fingerprint)) is not None
-        },
+        concept_steering=measured,
         judges=judges(settings),
         second_model=settings.scorer_model is not None,
         token_scopes=steers_token_scopes(engine),
         limits=settings.limits() | limits_of(engine),
         scopes=list(SCOPES),
-        key=CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),
+        key=schemas.CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),
         playground=is_built(),
     )
 
@@ -110,34 +101,66 @@ async def metrics(state: StateDep) -> Response:
     return Response(await state.scraped(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.post("/tokenize", openapi_extra=needs("generate"), response_model=TokenizeAnswer)
-async def tokenize(body: TokenizeRequest, context: AdmittedDep) -> Response:
+@router.post("/tokenize", openapi_extra=needs("generate"), response_model=schemas.TokenizeAnswer)
+async def tokenize(body: schemas.TokenizeRequest, context: AdmittedDep) -> Response:
     """Returns the token ids of a text or a conversation as the model reads it. It may be longer than the context."""
-    tokenizer, settings = context.engine.tokenizer, context.settings
-    param = "prompt" if body.prompt is not None else "messages"
+    tokenizer = context.engine.tokenizer
     try:
-        ids = await run_in_thread(tokenizer.encode, prompt_of(body, settings), settings.max_scored_tokens)
+        ids = await run_in_thread(tokenizer.encode, context.prompt_of(body), context.settings.max_scored_tokens)
     except ContextLengthExceeded as error:
+        param = "prompt" if body.prompt is not None else "messages"
         raise LimitExceeded(error.message, param=param) from None
-    context.charge_tokens(len(ids))
+    context.charge(len(ids))
     context.admission.reserve(len(ids) * SCORE_BYTES * (2 if body.texts else 1))
 
-    def build() -> TokenizeAnswer:
+    def build() -> schemas.TokenizeAnswer:
         texts = [tokenizer.token_text(token) for token in ids] if body.texts else None
-        return TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
+        return schemas.TokenizeAnswer(tokens=list(ids), count=len(ids), texts=texts)
 
     return await json_in_thread(build)
 
 
-@router.post("/detokenize", openapi_extra=needs("generate"), response_model=DetokenizeAnswer)
-async def detokenize(body: DetokenizeRequest, context: AdmittedDep) -> Response:
+@router.post("/detokenize", openapi_extra=needs("generate"), response_model=schemas.DetokenizeAnswer)
+async def detokenize(body: schemas.DetokenizeRequest, context: AdmittedDep) -> Response:
     """Returns the text of token ids."""
     engine = context.engine
     check_limit(len(body.tokens), context.settings.max_scored_tokens, "tokens", "tokens")
     largest = max(body.tokens, default=0)
     if largest >= engine.info.vocab_size:
         raise InvalidRequest(f"token ids must be below {engine.info.vocab_size}, got {largest}", param="tokens")
-    return await json_in_thread(lambda: DetokenizeAnswer(text=engine.tokenizer.decode(body.tokens)))
+    return await json_in_thread(lambda: schemas.DetokenizeAnswer(text=engine.tokenizer.decode(body.tokens)))
+
+
+@concepts.get("/v1/concepts")
+async def find() -> schemas.ConceptList:
+    """Lists the starter concepts."""
+    return schemas.ConceptList(data=await run_in_thread(lambda: list(map(_concept_answer, CONCEPTS))))
+
+
+@concepts.get("/v1/concepts/{name}")
+async def read(name: str) -> schemas.ConceptDetail:
+    """Returns one starter concept with its pairs."""
+
+    def detail() -> schemas.ConceptDetail:
+        pairs = load_concept(name)
+        topics = pairs.topics or (None,) * len(pairs)
+        data = [
+            schemas.ConceptPair(positive=_text(positive), negative=_text(negative), topic=topic)
+            for (positive, negative), topic in zip(pairs, topics, strict=True)
+        ]
+        return schemas.ConceptDetail(**_concept_answer(name).model_dump(), data=data)
+
+    return await run_in_thread(detail)
+
+
+def _concept_answer(name: str) -> ConceptAnswer:
+    pairs, entry = load_concept(name), CONCEPTS[name]
+    words = {field: getattr(entry, field) for field in ("positive", "negative", "description")}
+    return ConceptAnswer(name=name, **words, pairs=len(pairs), measured=summaries_of(name))
+
+
+def _text(text: PairText) -> Text:
+    return text if isinstance(text, str) else tuple(Message(**asdict(message)) for message in text)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -146,11 +169,6 @@ async def openapi(request: Request, state: StateDep) -> Response:
     if not state.settings.openapi:
         raise NotFound("the OpenAPI document is switched off")
     return await json_in_thread(request.app.openapi)
-
-
-def model_answer(info: ModelInfo) -> ModelAnswer:
-    """Describes the loaded model."""
-    return ModelAnswer.model_validate({**asdict(info), "layers": info.layer_count, "parameters": info.parameter_count})
 
 
 def is_built() -> bool:

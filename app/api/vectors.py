@@ -10,53 +10,27 @@ from cachetools import LRUCache
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.context import AdmittedDep, Context, ContextDep
+from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
 from app.api.jobs import Work, job_options, respond
-from app.api.prompts import check_activations, pair_set, pair_text
 from app.core.admission import check_limit
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.gguf_format import write_control_vector
 from app.core.key import foreign
 from app.core.requests import BINARY, ApiRoute, BinaryRoute, UploadRoute
+from steering import errors
 from steering.cards import Recommended
 from steering.concepts.loader import load_neutral
-from steering.errors import (
-    InvalidRequest,
-    SteeringError,
-    StoreCorrupt,
-    UnsupportedParameter,
-    VectorInUse,
-    VectorModelMismatch,
-    VectorNotFound,
-)
+from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.lab.evaluations import with_shipped_evidence
 from steering.lab.trials import WRITING
 from steering.layer_indices import layer_index, layer_indices
-from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.layers import check_model
+from steering.schemas import vectors as schemas
 from steering.schemas.base import WaitQuery, by_layer
 from steering.schemas.extraction import ExtractRequest
-from steering.schemas.vectors import (
-    CombineRequest,
-    DeleteQuery,
-    DescribeRequest,
-    DirectionsQuery,
-    ExportQuery,
-    ImportQuery,
-    RegisterRequest,
-    SimilarAnswer,
-    SimilarVector,
-    VectorAnswer,
-    VectorExport,
-    VectorPageAnswer,
-    VectorQuery,
-    VectorVersionAnswer,
-    VectorVersionsAnswer,
-    VersionQuery,
-    VersionsQuery,
-)
+from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
 from steering.store.blob import decode, encode
 from steering.store.records import VectorFilter, VectorPage
 from steering.store.store import NamespaceStore
@@ -82,6 +56,8 @@ _COPIED = ("namespace", "name", "version", "id", "description", "model", "d_mode
 _PAGE = 100
 MAX_PAIRS = 16_384
 """Pairs whose cosines are kept: a dozen bytes for each layer."""
+NUMBER_BYTES = 64
+"""Memory of a number that is written as text: a Python float and about 20 characters."""
 DESCRIBED_ANSWERS = 2 * len(load_neutral())
 """Answers from which a description makes its pairs: one a pole to each neutral prompt."""
 
@@ -91,34 +67,42 @@ files = APIRouter(route_class=BinaryRoute, tags=["vectors"])
 
 
 @uploads.post("/v1/vectors", status_code=201)
-async def register(body: RegisterRequest, context: ContextDep) -> VectorAnswer:
+async def register(body: schemas.RegisterRequest, context: ContextDep) -> VectorAnswer:
     """Stores given directions as the next version of a name."""
     vector = await run_in_thread(
-        registered, context.engine.info, body.name, body.directions, body.scale, body.description, tuple(body.tags)
+        registered, context.engine.info, body.name, body.directions, body.scale, body.description, body.tags
     )
     return vector_answer(await context.store.vectors.put(vector))
 
 
 @router.post("/v1/vectors/combine", status_code=201)
-async def combine(body: CombineRequest, context: ContextDep) -> VectorAnswer:
+async def combine(body: schemas.CombineRequest, context: ContextDep) -> VectorAnswer:
     """Stores a weighted sum of vectors, made orthogonal to others if requested."""
     terms = [(await context.vector(term.vector, "terms"), term.weight) for term in body.terms]
     others = [await context.vector(name, "orthogonal_to") for name in body.orthogonal_to]
-    vector = await run_in_thread(
-        combined, context.engine.info, body.name, terms, others, body.description, tuple(body.tags)
-    )
+    vector = await run_in_thread(combined, context.engine.info, body.name, terms, others, body.description, body.tags)
     return vector_answer(await context.store.vectors.put(vector))
 
 
 @files.post("/v1/vectors/import", status_code=201, openapi_extra={"requestBody": {"required": True, "content": BINARY}})
-async def import_vector(request: Request, query: Annotated[ImportQuery, Query()], context: ContextDep) -> VectorAnswer:
+async def import_vector(
+    request: Request, query: Annotated[schemas.ImportQuery, Query()], context: ContextDep
+) -> VectorAnswer:
     """Stores the vector in one safetensors file."""
-    vector = await run_in_thread(import_file, await request.body(), query.name, context.engine.info)
-    return vector_answer(await context.store.vectors.put(vector))
+    content, info = await request.body(), context.engine.info
+
+    def read() -> ConceptVector:
+        vector = decode(content, name=query.name, model=info.name, model_fingerprint=info.fingerprint)
+        check_model(vector, info)
+        for layer in vector.layers:
+            layer_index(layer, info.layer_count, param="vector", error=errors.VectorModelMismatch)
+        return with_recommendation(vector, info)
+
+    return vector_answer(await context.store.vectors.put(await run_in_thread(read)))
 
 
 @router.get("/v1/vectors", response_model=VectorPageAnswer)
-async def find(query: Annotated[VectorQuery, Query()], context: ContextDep) -> Response:
+async def find(query: Annotated[schemas.VectorQuery, Query()], context: ContextDep) -> Response:
     """Lists the newest version of each name, by name."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     where = VectorFilter(query.tag, query.method, query.search)
@@ -138,20 +122,20 @@ async def read(name: str, query: Annotated[VersionQuery, Query()], context: Cont
 
 
 @router.get("/v1/vectors/{name}/directions", response_model=dict[str, list[float]])
-async def read_directions(name: str, query: Annotated[DirectionsQuery, Query()], context: ContextDep) -> Response:
+async def read_directions(
+    name: str, query: Annotated[schemas.DirectionsQuery, Query()], context: ContextDep
+) -> Response:
     """Returns the unit directions by layer."""
-    vector = await context.vector(name, "name", query.version)
-    context.admission.reserve(file_bytes(vector))
-    layers = None if query.layers is None else [int(layer) for layer in query.layers.split(",")]
-    return await json_in_thread(lambda: directions(vector, layers))
+    vector = await _written(context, name, query.version)
+    layers = sorted(vector.layers) if query.layers is None else [int(layer) for layer in query.layers.split(",")]
+    return await json_in_thread(lambda: _directions(vector, layers))
 
 
 @router.get("/v1/vectors/{name}/export", response_class=Response)
-async def export(name: str, query: Annotated[ExportQuery, Query()], context: ContextDep) -> Response:
+async def export(name: str, query: Annotated[schemas.ExportQuery, Query()], context: ContextDep) -> Response:
     """Returns the vector as a file."""
-    vector = await context.vector(name, "name", query.version)
-    context.admission.reserve(file_bytes(vector))
-    return await run_in_thread(export_file, vector, query.format, query.layers)
+    vector = await _written(context, name, query.version)
+    return await run_in_thread(_file, vector, query.format, query.layers)
 
 
 @router.get("/v1/vectors/{name}/similar")
@@ -162,19 +146,21 @@ async def similar(name: str, query: Annotated[VersionQuery, Query()], context: C
 
 
 @router.get("/v1/vectors/{name}/versions")
-async def versions(name: str, query: Annotated[VersionsQuery, Query()], context: ContextDep) -> VectorVersionsAnswer:
+async def versions(
+    name: str, query: Annotated[schemas.VersionsQuery, Query()], context: ContextDep
+) -> schemas.VectorVersionsAnswer:
     """Lists the versions of a vector, newest first."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     try:
-        found = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+        page = await context.store.vectors.versions(check_name(name), query.limit, query.before)
     except VectorNotFound as error:
         raise await context.with_suggestion(error, name) from None
-    data, warnings = list(map(_version, found.versions)), damage_warnings(found.damaged)
-    return VectorVersionsAnswer(data=data, next_before=found.next_before, warnings=warnings)
+    data, warnings = list(map(_version, page.versions)), damage_warnings(page.damaged)
+    return schemas.VectorVersionsAnswer(data=data, next_before=page.next_before, warnings=warnings)
 
 
 @router.patch("/v1/vectors/{name}")
-async def describe(name: str, body: DescribeRequest, context: ContextDep) -> VectorAnswer:
+async def describe(name: str, body: schemas.DescribeRequest, context: ContextDep) -> VectorAnswer:
     """Changes description and tags, never the directions."""
     try:
         return vector_answer(await context.store.vectors.describe(name, body.description, body.tags))
@@ -183,12 +169,12 @@ async def describe(name: str, body: DescribeRequest, context: ContextDep) -> Vec
 
 
 @router.delete("/v1/vectors/{name}", status_code=204)
-async def delete(name: str, query: Annotated[DeleteQuery, Query()], context: ContextDep) -> None:
+async def delete(name: str, query: Annotated[schemas.DeleteQuery, Query()], context: ContextDep) -> None:
     """Deletes all versions, or one; refused while a profile, the default or the policy needs it, unless forced."""
     admin = "admin" in context.key.scopes
     try:
         await context.store.vectors.delete(name, query.force, query.version, documents_too=admin)
-    except VectorInUse:
+    except errors.VectorInUse:
         if query.force:
             reason = f"the policy uses vector {name!r}; only a key with the scope 'admin' may force this delete"
             raise InsufficientScope(reason, param="force") from None
@@ -206,47 +192,46 @@ async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], co
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
     """Describes a vector without its directions."""
-    return VectorAnswer(**_vector_fields(vector))
+    return VectorAnswer(**_fields(vector))
 
 
-def vector_export(vector: ConceptVector) -> VectorExport:
-    """Describes a vector with its directions."""
-    return VectorExport(**_vector_fields(vector), directions=directions(vector))
-
-
-def directions(vector: ConceptVector, layers: Sequence[int] | None = None) -> dict[str, list[float]]:
-    """Returns unit directions by layer. Raises InvalidRequest for a layer the vector does not have."""
-    chosen = sorted(vector.layers) if layers is None else layers
-    return {str(layer): vector.at(layer).direction.tolist() for layer in chosen}
-
-
-def _vector_fields(vector: VectorSummary) -> dict[str, Any]:
-    means = {
-        layer: (entry.positive_mean, entry.negative_mean)
-        for layer, entry in vector.layers.items()
-        if entry.positive_mean is not None and entry.negative_mean is not None
-    }
+def _fields(vector: VectorSummary) -> dict[str, Any]:
+    layers = vector.layers
+    means = {at: (one.positive_mean, one.negative_mean) for at, one in layers.items() if one.centred}
     return {
         **{name: getattr(vector, name) for name in _COPIED},
         "tags": list(vector.tags),
-        "layers": sorted(vector.layers),
-        "scale": by_layer({layer: entry.scale for layer, entry in vector.layers.items()}),
+        "layers": sorted(layers),
+        "scale": by_layer({at: one.scale for at, one in layers.items()}),
         "means": by_layer(means),
-        "centred": all(entry.centred for entry in vector.layers.values()),
+        "centred": len(means) == len(layers),
         "recommended": vector.recommended or Recommended(vector.recommended_layers()),
         "quality": vector.quality,
         "provenance": dict(vector.provenance),
     }
 
 
-def _version(vector: VectorSummary) -> VectorVersionAnswer:
+def _version(vector: VectorSummary) -> schemas.VectorVersionAnswer:
     described = vector_answer(vector)
     layers = vector.recommended_layers()
     card = None if described.quality is None else described.quality.layers.get(layers[len(layers) // 2])
-    return VectorVersionAnswer.model_validate({**dict(described), "auroc": None if card is None else card.auroc})
+    return schemas.VectorVersionAnswer.model_validate(
+        {**dict(described), "auroc": None if card is None else card.auroc}
+    )
 
 
-async def _refusal(context: Context, name: str, error: VectorNotFound) -> SteeringError:
+def _directions(vector: ConceptVector, layers: Sequence[int]) -> dict[str, list[float]]:
+    return {str(layer): vector.at(layer).direction.tolist() for layer in layers}
+
+
+async def _written(context: Context, name: str, version: int | None) -> ConceptVector:
+    """Returns a vector that is to be written, whose memory is reserved."""
+    vector = await context.vector(name, "name", version)
+    context.admission.reserve(len(vector.layers) * vector.d_model * NUMBER_BYTES)
+    return vector
+
+
+async def _refusal(context: Context, name: str, error: VectorNotFound) -> errors.SteeringError:
     """Returns the error for changing a vector that the namespace of the request does not have: it may be a shared one."""
     try:
         owner = await context.store.vectors.namespace_of(name)
@@ -255,30 +240,23 @@ async def _refusal(context: Context, name: str, error: VectorNotFound) -> Steeri
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)
 
 
-def file_bytes(vector: ConceptVector) -> int:
-    """Returns the memory of writing a vector as text: a Python float and about 20 characters for each number."""
-    return len(vector.layers) * vector.d_model * 64
+def _file(vector: ConceptVector, form: str, layers: str | None) -> Response:
+    """Returns the vector as one file. Raises UnsupportedParameter for an unknown format, InvalidRequest for `layers`
+    that cannot be chosen in this format or that the vector lacks."""
 
+    def as_json() -> bytes:
+        export = schemas.VectorExport(**_fields(vector), directions=_directions(vector, sorted(vector.layers)))
+        return export.model_dump_json().encode()
 
-def import_file(content: bytes, name: str | None, info: ModelInfo) -> ConceptVector:
-    """Reads the vector in a safetensors file, for the loaded model. Raises what `decode` raises, VectorModelMismatch."""
-    vector = decode(content, name=name, model=info.name, model_fingerprint=info.fingerprint)
-    check_model(vector, info)
-    for layer in vector.layers:
-        layer_index(layer, info.layer_count, param="vector", error=VectorModelMismatch)
-    return with_recommendation(vector, info)
-
-
-def export_file(vector: ConceptVector, form: str, layers: str | None) -> Response:
-    """Returns the vector as one file. Raises UnsupportedParameter for an unknown format, InvalidRequest for `layers` that
-    cannot be chosen in this format or that the vector lacks."""
     writers: Mapping[str, Callable[[], bytes]] = {
         "safetensors": lambda: encode(vector),
         "gguf": lambda: _control_vector(vector, layers or "recommended"),
-        "json": lambda: vector_export(vector).model_dump_json().encode(),
+        "json": as_json,
     }
     if form not in writers:
-        raise UnsupportedParameter(f"format must be 'safetensors', 'gguf' or 'json', got {form[:40]!r}", param="format")
+        raise errors.UnsupportedParameter(
+            f"format must be 'safetensors', 'gguf' or 'json', got {form[:40]!r}", param="format"
+        )
     if layers is not None and form != "gguf":
         raise InvalidRequest(
             f"layers can be chosen for format 'gguf' only; {form} contains all of them", param="layers"
@@ -297,12 +275,10 @@ def _control_vector(vector: ConceptVector, layers: str) -> bytes:
         chosen = [layer for layer in known if layer > 0]
     else:
         chosen = [int(layer) for layer in layers.split(",")]
-    missing = sorted(set(chosen) - set(vector.layers))
-    if missing:
+    if missing := sorted(set(chosen) - set(vector.layers)):
         raise InvalidRequest(f"{vector.id} has layers {sorted(vector.layers)}, not {missing}", param="layers")
-    entries = {layer: vector.layers[layer] for layer in chosen}
-    directions = {layer: entry.direction.tolist() for layer, entry in entries.items()}
-    return write_control_vector(directions, {layer: entry.scale for layer, entry in entries.items()}, vector.model)
+    directions = {layer: vector.layers[layer].direction.tolist() for layer in chosen}
+    return write_control_vector(directions, {layer: vector.layers[layer].scale for layer in chosen}, vector.model)
 
 
 class Cosines:
@@ -332,11 +308,9 @@ async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
 
 
 async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines: Cosines) -> SimilarAnswer:
-    """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared layers.
-
-    Vectors of other models are not read. A damaged vector is left out and named in a warning; one that is deleted meanwhile is
-    left out.
-    """
+    """Compares with every other vector of the model: the most similar first, by absolute mean cosine over shared
+    layers. Vectors of other models are not read. A damaged vector is left out and named in a warning; one that is
+    deleted meanwhile is left out."""
     found, damaged = list[SimilarVector](), list[str]()
     async for page in vector_pages(store):
         damaged += [one for one in page.damaged if VectorId.parse(one).name != vector.name]
@@ -359,27 +333,33 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
 
 
 async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
-    """Checks the request and returns what runs it. Everything that can be refused at once is refused here, so that no job fails
-    of it later.
-
-    Raises LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used.
-    """
+    """Checks the request and returns what runs it. Everything that can be refused at once is refused here. Raises
+    LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used."""
     check_name(body.name)
-    check_method(context.engine, body.method, _training(body), paired=body.positive is None)
+    training = None if body.training is None else TrainingSettings(**body.training.model_dump(exclude_none=True))
+    check_method(context.engine, body.method, training, paired=body.positive is None)
     layer_indices(body.layers, context.engine.info.layer_count)
-    for texts, param in ((body.pairs, "pairs"), (body.positive, "positive"), (body.negative, "negative")):
-        check_limit(len(texts or ()), context.settings.max_pairs, "texts", param)
+    for param in ("pairs", "positive", "negative"):
+        check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
     if body.describe is not None:
         await context.charge_answers(None, DESCRIBED_ANSWERS, WRITING.max_tokens)
-        return partial(_run_extraction, context, body, None)
-    pairs = await run_in_thread(_pairs, body)
+        return partial(_run_extraction, context, body, training, None)
+    if body.positive is None or body.negative is None:
+        pairs = await run_in_thread(pair_set, body.concept, body.pairs)
+    else:
+        positive, negative = tuple(map(pair_text, body.positive)), tuple(map(pair_text, body.negative))
+        pairs = await run_in_thread(PairSet, positive=positive, negative=negative, paired=False)
     request = _workflow_request(context, body, pairs)
     await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative))
-    return partial(_run_extraction, context, body, request)
+    return partial(_run_extraction, context, body, training, request)
 
 
 async def _run_extraction(
-    context: Context, body: ExtractRequest, request: ExtractionRequest | None, progress: Progress
+    context: Context,
+    body: ExtractRequest,
+    training: TrainingSettings | None,
+    request: ExtractionRequest | None,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Extracts and stores the vector. Cancelling stops the work and stores nothing. Without a request its texts are generated first."""
     engine = context.engine
@@ -387,25 +367,10 @@ async def _run_extraction(
         assert body.describe is not None
         written = await written_pairs(engine, body.describe.trait, body.describe.opposite, progress=progress)
         request = _workflow_request(context, body, written.pairs, written.warnings)
-    vector = await make_vector(engine, request, training=_training(body), progress=progress)
+    vector = await make_vector(engine, request, training=training, progress=progress)
     if body.concept is not None:
         vector = with_shipped_evidence(vector, body.concept)
     return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
-
-
-def _training(body: ExtractRequest) -> TrainingSettings | None:
-    if body.training is None:
-        return None
-    return TrainingSettings(**body.training.model_dump(exclude_none=True))
-
-
-def _pairs(body: ExtractRequest) -> PairSet:
-    """Returns the texts of an extraction. Raises ConceptNotFound."""
-    if body.positive is None or body.negative is None:
-        return pair_set(body.concept, body.pairs)
-    return PairSet(
-        positive=tuple(map(pair_text, body.positive)), negative=tuple(map(pair_text, body.negative)), paired=False
-    )
 
 
 def _workflow_request(
@@ -414,7 +379,6 @@ def _workflow_request(
     """Returns what the workflow takes. Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     texts = len(pairs.positive) + len(pairs.negative)
-    what = "activations (texts x layers x d_model)"
-    check_activations(context.engine, context.settings, texts, layers, what, "layers")
+    context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
     given = body.model_dump(include={"name", "method", "layers", "holdout", "seed", "description", "tags"})
     return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), notes=notes, **given)

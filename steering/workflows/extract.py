@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 
 from steering.cards import Estimate, Recommended
-from steering.engine.api import CaptureSpec, Engine, Position
+from steering.engine.api import CaptureSpec, Engine, FitTask, FittedDirection, Position
 from steering.engine.capabilities import can_fit, fitting_of
-from steering.engine.fit_task import FitTask, FittedDirection
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.base import Negatives, Positives, orient

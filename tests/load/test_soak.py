@@ -205,8 +205,7 @@ async def _soaked(url: str, process: psutil.Process) -> dict[str, Any]:
         "waiting": gauges["steering_engine_waiting"],
         "blocks used": gauges['steering_cache_blocks{state="used"}'],
         "megabytes by thirds": [
-            round(part / MEGABYTE)
-            for part in (first[0][1], first[len(first) // 2][1], first[-1][1], samples[-1][1])
+            round(part / MEGABYTE) for part in (first[0][1], first[len(first) // 2][1], first[-1][1], samples[-1][1])
         ],
         "megabytes per minute": round(float(np.polyfit(seconds, memory, 1)[0]) * 60 / MEGABYTE, 3),
         "bytes per request": round((gauges.get(ALLOCATED, 0.0) - between.get(ALLOCATED, 0.0)) / requests),

@@ -54,7 +54,7 @@ async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards
         return {"vector": "mood@1"}
 
     assert await jobs_of(jobs).complete("extract", {}, work) == {"vector": "mood@1"}
-    (record,) = (await jobs_of(jobs).find(10, None)).jobs
+    (record,) = (await jobs_of(jobs).find(10, None)).data
     assert record.status == "succeeded"
     assert (await memory.shared.jobs.get(record.id)).status == "running"
     with pytest.raises(StoreUnavailable):
