@@ -10,35 +10,28 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.core.errors import (
-    Draining,
-    RequestTimedOut,
-    body_of,
-    public_error,
-)
+from app.core.errors import Draining, RequestTimedOut, body_of, public_error
 from app.core.settings import Settings
 from app.core.state import ServerState
 from steering.errors import EngineDead, SteeringError
 from steering.threads import run_in_thread
 
 T = TypeVar("T")
+_Task: TypeAlias = "asyncio.Future[None]"
 
 KEEPALIVE = b": keep-alive\n\n"
-WRITE_BYTES = 1 << 14
-"""Events that are there together are written in pieces of about this size."""
-WATCH_SECONDS = 1.0
-"""Longest pause between two checks of a busy stream."""
+WRITE_BYTES = 1 << 14  # events that are there together are written in pieces of about this size
+WATCH_SECONDS = 1.0  # longest pause between two checks of a busy stream
+FIRST_EVENT_SECONDS = 0.1  # how long the status of a response waits for the first event
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
-FIRST_EVENT_SECONDS = 0.1
-"""How long the status of a response waits for the first event."""
 _ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
 """What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
 longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
@@ -80,6 +73,9 @@ def error_events(error: SteeringError) -> tuple[Event, ...]:
     return (Event(body_of(error), "error"),)
 
 
+OnFailure: TypeAlias = Callable[[SteeringError], tuple[Event, ...]]
+
+
 class EventStream(Response):
     """Sends events as they arrive, a comment when none does, and closes the source however it ends.
 
@@ -96,7 +92,7 @@ class EventStream(Response):
         settings: Settings,
         interrupted: "asyncio.Future[SteeringError]",
         first: "asyncio.Future[Event | None] | None" = None,
-        on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
+        on_failure: OnFailure = error_events,
     ) -> None:
         super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -104,7 +100,6 @@ class EventStream(Response):
         self._interrupted, self._on_failure = interrupted, on_failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Sends the stream as the response."""
         connection = _Connection(send)
         leaving = asyncio.ensure_future(disconnected(receive))
         pumping: asyncio.Future[None] | None = None
@@ -153,9 +148,7 @@ class EventStream(Response):
         finally:
             await ended(following)
 
-    async def _watch(
-        self, connection: "_Connection", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]"
-    ) -> None:
+    async def _watch(self, connection: "_Connection", pumping: "asyncio.Future[None]", leaving: _Task) -> None:
         """Returns when all has been sent. Raises what ends the stream early."""
         keepalive, stall = self._settings.keepalive_seconds, self._settings.stall_seconds
         until = time.monotonic() + self._settings.request_seconds
@@ -179,16 +172,11 @@ class EventStream(Response):
 
 
 class _Connection:
-    """Sends to the client.
-
-    held_bytes: how many bytes were added and not written yet.
-    writing: whether the last write still waits for the reader.
-    since: when the last write began.
-    """
+    """Sends to the client. `writing`: the last write, begun at `since`, still waits for the reader."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._held: list[bytes] = []
+        self._held: list[bytes] = []  # added, and not written yet
         self.held_bytes = 0
         self.writing, self.since = False, time.monotonic()
 
@@ -269,9 +257,7 @@ async def while_connected(state: ServerState, receive: Receive, work: Coroutine[
 
 
 async def event_stream(
-    state: ServerState,
-    events: AsyncGenerator[Event, None],
-    on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
+    state: ServerState, events: AsyncGenerator[Event, None], on_failure: OnFailure = error_events
 ) -> EventStream:
     """Returns the response of a streaming request; failures are reported as an `error` event, or as `on_failure` says.
 
@@ -313,7 +299,6 @@ class FileStream(Response):
         self._pieces, self._state = pieces, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Sends the file as the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with suppress(*_ENDED_EARLY):
             await while_connected(self._state, receive, self._send(send))
