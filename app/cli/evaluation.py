@@ -154,8 +154,8 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     options: dict[str, Any] = {"strength": strength, "direction": direction, "concept": concept}
     options |= {"steering": steering_of(profile=profile, steering=steering), "prompts": prompts_of(prompts)}
     options |= {"seeds": numbers(seeds, "--seeds", int), "samples": samples, "varied": varied}
-    job = client.start_report(vector, side_effects=side_effects, **options)  # type: ignore[arg-type] # None is not sent
-    found = Report.model_validate(follow(client, job))
+    options["side_effects"] = side_effects
+    found = Report.model_validate(follow(client, client.start_report(vector, **options)))
     wrote = []
     if out is not None:
         written = {".html": found.page, ".md": found.markdown, ".json": lambda: found.model_dump_json(indent=1) + "\n"}

@@ -2,7 +2,7 @@
 `card`: what the model writes under steering, and what it computes in given texts."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,9 +84,7 @@ class Sampled:
 
     def fields(self, asked: Asked, max_tokens: int, **others: Any) -> dict[str, Any]:
         """Returns the fields of a generation."""
-        return {
-            **asked.fields(), "max_tokens": max_tokens, "temperature": self.temperature, "seed": self.seed, **others
-        }  # fmt: skip
+        return {**asked.fields(), "max_tokens": max_tokens, **asdict(self), **others}
 
 
 @command

@@ -40,6 +40,7 @@ class RequestMiddleware:
         self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -120,6 +121,7 @@ class HostMiddleware:
         self._exempt: frozenset[str] = frozenset() if settings.loopback else ASKED_BY_ADDRESS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
         accepted = scope["type"] != "http" or not self._allowed or scope["path"] in self._exempt
 
         async def accept(scope: Scope, _receive: Receive, _send: Send) -> None:

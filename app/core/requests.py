@@ -6,7 +6,7 @@ handler runs only while its client is connected: a plain request is cancelled wh
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from fastapi import Depends, Security
@@ -60,7 +60,7 @@ class ApiRoute(APIRoute):
         self.scope_needed = str(extra["x-scope"])
         dependencies = [*(options.get("dependencies") or ()), Security(BEARER)]  # describes the key in OpenAPI
         super().__init__(path, endpoint, **{**options, "openapi_extra": extra, "dependencies": dependencies})
-        query = dict(_query_parameters(self.dependant))
+        query = _query_parameters(self.dependant)
         strict = any(isinstance(kind, type) and issubclass(kind, Spec) for kind in query.values())
         self._known_query = None if strict else frozenset(query)  # None: a model of the whole query checks it
 
@@ -120,7 +120,12 @@ class ApiRoute(APIRoute):
     async def _read(self, request: Request, settings: Settings) -> Request:
         """Returns the request with its body read and parsed."""
         if self.body_field is None and self.media_type == "application/json":
-            await _check_no_body(request, settings)
+            # to ignore a body is dangerous: `DELETE` with a version in it would delete every version
+            if {"content-length", "transfer-encoding"} & set(request.headers) and (
+                body := await read_body(request, settings.max_body_bytes, settings.body_seconds)
+            ):
+                what = f"{request.method} {request.scope['path'][:80]} takes no body, got {len(body)} bytes"
+                raise InvalidRequest(f"{what}; its parameters belong in the address")
             return request
         encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
@@ -169,12 +174,10 @@ def check_size(size: Size, most: int, settings: Settings) -> None:
         raise LimitExceeded(f"the body has more than {settings.max_body_elements} lists and objects")
 
 
-def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, Any]]:
-    """Yields names and annotations of the query parameters of a handler and its dependencies."""
-    for one in dependant.query_params:
-        yield one.alias, one.field_info.annotation
-    for inner in dependant.dependencies:
-        yield from _query_parameters(inner)
+def _query_parameters(dependant: Dependant) -> dict[str, Any]:
+    """Returns names and annotations of the query parameters of a handler and its dependencies."""
+    inner = [item for one in dependant.dependencies for item in _query_parameters(one).items()]
+    return dict([*((one.alias, one.field_info.annotation) for one in dependant.query_params), *inner])
 
 
 class UploadRoute(ApiRoute):
@@ -210,15 +213,6 @@ class ParsedRequest(Request):
     async def json(self) -> Any:
         """Returns the parsed body, or its model."""
         return self._model
-
-
-async def _check_no_body(request: Request, settings: Settings) -> None:
-    """Rejects a body on a route that takes none. To ignore it is dangerous: `DELETE` with a version in the body would delete every version."""
-    if not {"content-length", "transfer-encoding"} & set(request.headers):
-        return
-    if body := await read_body(request, settings.max_body_bytes, settings.body_seconds):
-        what = f"{request.method} {request.scope['path'][:80]} takes no body, got {len(body)} bytes"
-        raise InvalidRequest(f"{what}; its parameters belong in the address")
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

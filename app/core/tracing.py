@@ -74,6 +74,7 @@ class TraceMiddleware:
         self._server, self._error, self._context = SpanKind.SERVER, StatusCode.ERROR, set_span_in_context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
