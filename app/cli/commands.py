@@ -1,23 +1,66 @@
-"""Gives commands the client and the options that all of them have, and prints what they return."""
+"""What all commands share: the console, how a function becomes a command, options, and the conversion of what was given."""
 
+import json
 import os
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from functools import update_wrapper
-from inspect import Signature, signature
-from typing import Annotated, Any, Concatenate, TypeAlias
+from inspect import Parameter, Signature, signature
+from io import StringIO
+from operator import methodcaller
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
-from typer import Option, Typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+from typer import Argument, BadParameter, Exit, Option, Typer
 
-from app.cli.terminal import console, print_json
 from app.core.process_settings import prepare_for_torch
+from app.core.settings import Settings
 from steering.client import Client
 from steering.client.connection import DEFAULT_URL
+from steering.concepts.loader import read_prompts
+from steering.errors import InvalidRequest
+from steering.strict_json import load_json
 
-Url = Annotated[str, Option("--url", envvar="STEERING_URL", help="Address of the server.")]
-Key = Annotated[str | None, Option("--key", envvar="STEERING_KEY", help="API key of the server.")]
-AsJson = Annotated[bool, Option("--json", help="Print the server's response as JSON.")]
-Local = Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")]
+N = TypeVar("N", int, float)
+
+WIDTH = 110  # columns of output that does not go to a terminal
+console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
+_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
+
+
+def safe(text: str) -> str:
+    """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
+    return _REMOVED.sub("", text)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Returns untrusted text for a table or a line, sanitized and without markup."""
+    return Text(safe(text), style=style)
+
+
+def print_json(value: Any, *, exclude_none: bool = False) -> None:
+    """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
+    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
+    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints warnings of the server to stderr."""
+    for warning in warnings:
+        stderr.print(shown(warning, "yellow"))
+
+
+# How a function becomes a command
 
 Output: TypeAlias = tuple[Any, Iterable[Any] | Callable[[], None]]
 """What a command with --json returns: the data that --json prints, and what is printed without it.
@@ -26,15 +69,14 @@ Either may be a function. Only the one that is needed is called: it returns the 
 """
 Connect: TypeAlias = Callable[..., Client]
 """Opens a client that is closed when the command ends; see `client_of` for what --local takes."""
-ClientCommand: TypeAlias = Callable[Concatenate[Client, ...], Output | None]
 
 
 @contextmanager
 def client_of(url: str, key: str | None, local: bool = False, interventions: Any = None) -> Iterator[Client]:
     """Yields a client for the options of a command, with --local of a model in this process.
 
-    STEERING_NAMESPACE names the namespace of every command of an admin. interventions: with --local, the starter vectors that
-    they name are extracted if they are missing.
+    STEERING_NAMESPACE names the namespace of every command of an admin.
+    interventions: with --local, the starter vectors that they name are extracted if they are missing.
     """
     if not local:
         with Client(url, api_key=key, namespace=os.environ.get("STEERING_NAMESPACE") or None) as client:
@@ -49,42 +91,47 @@ def client_of(url: str, key: str | None, local: bool = False, interventions: Any
         yield client
 
 
-def with_client(command: ClientCommand) -> Callable[..., None]:
-    """Gives a command a client in place of its first parameter, from the options --url and --key; --json if it returns Output."""
-    return _with_options(command, "url", "key")
+def command_of(group: Typer, name: str | None = None) -> Callable[[Callable[..., Output | None]], Callable[..., None]]:
+    """Adds a function to a group as a command, see `command`."""
+    return lambda function: group.command(name)(command(function))
 
 
-def with_connection(command: Callable[Concatenate[Connect, ...], Output | None]) -> Callable[..., None]:
-    """Like `with_client`, with the option --local. The command calls its first parameter once what it was given is checked."""
-    return _with_options(command, "local", "url", "key")
+def _shared_options(
+    as_json: Annotated[bool, Option("--json", help="Print the server's response as JSON.")] = False,
+    local: Annotated[bool, Option("--local", help="Run the model in this process instead of asking a server.")] = False,
+    url: Annotated[str, Option("--url", envvar="STEERING_URL", help="Address of the server.")] = DEFAULT_URL,
+    key: Annotated[str | None, Option("--key", envvar="STEERING_KEY", help="API key of the server.")] = None,
+) -> None:
+    """Declares the options that `command` adds."""
 
 
-def client_command(group: Typer, name: str | None = None) -> Callable[[ClientCommand], Callable[..., None]]:
-    """Adds a function to a group as a command with a client, see `with_client`."""
-    return lambda function: group.command(name)(with_client(function))
+def command(function: Callable[..., Output | None]) -> Callable[..., None]:
+    """Returns what typer calls. Options are those of the function, and --json if it returns Output.
 
-
-def _shared_options(as_json: AsJson = False, local: Local = False, url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """Declares the options that `_with_options` adds to a command."""
-
-
-def _with_options(command: Callable[..., Output | None], *connection: str) -> Callable[..., None]:
-    """Returns what typer calls: options are those of the command, --json if it returns Output, and `connection`.
-
-    connection: names of the options that the client is opened with. With `local` the command opens it itself.
+    A first parameter of type Client is opened from the options --url and --key. One of type Connect has --local, too; the
+    function calls it once what it was given is checked. A text in Annotated is the help of an option, or of an argument where
+    there is no default. A parameter whose type is a dataclass stands for the fields of that class.
     """
-    declared = signature(command)
+    declared = signature(function)
+    own = list(declared.parameters.values())
+    connections = {Client: ("url", "key"), Connect: ("local", "url", "key")}
+    connection = connections.get(own[0].annotation, ()) if own else ()
+    own = own[bool(connection) :]
     has_output = declared.return_annotation is not None
+    groups = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
 
     def run(**arguments: Any) -> None:
         connecting = {name: arguments.pop(name) for name in connection}
         as_json = has_output and arguments.pop("as_json")
+        for name, group in groups.items():
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
         with ExitStack() as stack:  # closes the client when the output has been printed
 
             def connect(interventions: Any = None) -> Client:
                 return stack.enter_context(client_of(**connecting, interventions=interventions))
 
-            output = command(connect if "local" in connection else connect(), **arguments)
+            first = [connect if "local" in connection else connect()] if connection else []
+            output = function(*first, **arguments)
             if output is None:
                 return
             data, printed = output
@@ -98,5 +145,188 @@ def _with_options(command: Callable[..., Output | None], *connection: str) -> Ca
 
     shared = signature(_shared_options).parameters
     added = [shared[name] for name in (("as_json", *connection) if has_output else connection)]
-    run.__signature__ = Signature([*list(declared.parameters.values())[1:], *added])  # type: ignore[attr-defined] # read by typer
-    return update_wrapper(run, command)
+    options = [option for one in [*own, *added] for option in _options(one)]
+    run.__signature__ = Signature(options)  # type: ignore[attr-defined] # read by typer
+    return update_wrapper(run, function)
+
+
+def _options(parameter: Parameter) -> Iterator[Parameter]:
+    if is_dataclass(parameter.annotation):
+        for one in signature(parameter.annotation).parameters.values():
+            yield from _options(one)
+        return
+    annotation = parameter.annotation
+    if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], str):
+        kind, text = get_args(annotation)
+        declaration = Argument(help=text) if parameter.default is Parameter.empty else Option(help=text)
+        annotation = Annotated[kind, declaration]
+    yield parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=annotation)
+
+
+# Options that commands share, and what was given in the form of the API
+
+
+def file_option(help_text: str, *names: str) -> Any:
+    """Returns the declaration of an option that takes the path of an existing file."""
+    return Option(*names, exists=True, dir_okay=False, help=help_text)
+
+
+def file_argument(help_text: str) -> Any:
+    """Returns the declaration of an argument that takes the path of an existing file."""
+    return Argument(exists=True, dir_okay=False, help=help_text)
+
+
+VectorName = Annotated[str, "The vector: name, or name@version."]
+NewName = Annotated[str, "Name of the new vector."]
+Description = Annotated[str, "Description of the vector."]
+Steer = Annotated[
+    list[str] | None,
+    Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."),
+]
+Layers = Annotated[str, "recommended, all, 12,13 or 10:16 (half-open)."]
+ListedLayers = Annotated[str, "all, or 12,13."]
+Steering = Annotated[
+    str | None, Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
+]
+Profile = Annotated[str | None, "A profile stored on the server."]
+Texts = Annotated[list[str] | None, Argument(help="Texts to read.", show_default=False)]
+TextFile = Annotated[
+    Path | None, file_option("More texts: one a line, or .jsonl with a `text` or `messages` per line.", "--file")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The prompt of a command."""
+
+    prompt: Annotated[str, "The prompt."]
+    raw: Annotated[bool, Option("--raw", help="Continue the text without the chat template.")] = False
+    system: Annotated[str | None, "A system message before the prompt."] = None
+
+    def fields(self) -> dict[str, Any]:
+        """Returns a raw prompt, or messages with the prompt as the user's."""
+        if self.raw:
+            return {"prompt": self.prompt}
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return {"messages": [*before, {"role": "user", "content": self.prompt}]}
+
+
+def given(**fields: Any) -> dict[str, Any]:
+    """Returns the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def text_of(file: Path) -> str:
+    """Reads a text file, without the byte order mark that spreadsheets write. Raises InvalidRequest where it is not UTF-8."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file.name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def prompts_of(file: Path | None) -> list[Any] | None:
+    """Reads the prompts of an evaluation as conversations. Raises InvalidRequest with the number of a line."""
+    if file is None:
+        return None
+    lines = StringIO(text_of(file), newline=None)
+    return [[{"role": "user", "content": text}] for text in read_prompts(lines, file.name)]
+
+
+def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
+    """Returns the texts of a command. Raises BadParameter for none, InvalidRequest naming a line that cannot be read."""
+    found: list[Any] = [*(texts or ()), *(() if file is None else read_texts(file))]
+    if not found:
+        raise BadParameter("expected texts, or --file")
+    return found
+
+
+def read_texts(file: Path) -> list[Any]:
+    """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`."""
+    lines = [line for line in text_of(file).splitlines() if line.strip()]
+    if file.suffix != ".jsonl":
+        return lines
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{file.name}, line {number}"
+        value = load_json(line, where)
+        text = (value.get("text") or value.get("messages")) if isinstance(value, dict) else value
+        if not isinstance(text, str | list) or not text:
+            raise InvalidRequest(f"{where}: expected a text, or an object with `text` or `messages`")
+        texts.append(text)
+    return texts
+
+
+def position_of(text: str) -> str | int:
+    """Converts a position to the API's form."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def numbers(text: str, option: str, kind: type[N]) -> list[N]:
+    """Parses numbers such as "-1,0,0.5". kind: int or float. Raises BadParameter naming the option."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise BadParameter(f"expected {what} separated by commas, got {text!r}", param_hint=option) from None
+
+
+def layers_of(text: str) -> Any:
+    """Converts "recommended", "all", "12,13" or "10:16" (half-open) to the API's form. Raises BadParameter."""
+    if text in ("recommended", "all"):
+        return text
+    try:
+        if ":" in text:
+            start, _, end = text.partition(":")
+            return {"from": int(start), "to": int(end)}
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BadParameter(f"expected recommended, all, 12,13 or 10:16, got {text!r}", param_hint="--layers") from None
+
+
+def steering_of(
+    steer: Iterable[str] | None = None,
+    layers: str = "recommended",
+    profile: str | None = None,
+    steering: str | None = None,
+    hold: Iterable[str] | None = None,
+    *,
+    share_dose: bool = False,
+) -> Any:
+    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
+
+    share_dose: of each --steer.
+    """
+    shared = {"share_dose": True} if share_dose else {}
+    interventions: list[Any] = []
+    for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer or ()):
+        interventions.append({"vector": name, "strength": strength, "layers": layers_of(layers), **shared})
+    for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold or ()):
+        interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
+    if steering is not None:
+        try:
+            written = json.loads(text_of(Path(steering[1:])) if steering.startswith("@") else steering)
+        except json.JSONDecodeError as error:
+            raise BadParameter(f"not JSON: {error}", param_hint="--steering") from None
+        interventions += written if isinstance(written, list) else [written]
+    if profile is not None:
+        return {"profile": profile, "interventions": interventions}
+    return interventions or None
+
+
+def _named_number(text: str, form: str, option: str, default: str = "") -> tuple[str, float]:
+    name, equals, number = text.partition("=")
+    try:
+        return name, float(number if equals else default)
+    except ValueError:
+        raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        for finding in error.errors():
+            where = ".".join(map(str, finding["loc"])) or "settings"
+            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
+        raise Exit(2) from None

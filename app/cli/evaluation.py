@@ -1,6 +1,5 @@
 """`steer evaluate`, `report` and `test`: what a vector does by strength or layer, whether it may be deployed, and how well it separates
-labelled texts.
-"""
+labelled texts."""
 
 import csv
 from collections.abc import Sequence
@@ -13,72 +12,68 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import TypeAdapter
 from rich.table import Table
 from rich.text import Text
-from typer import Argument, BadParameter, Option
+from typer import BadParameter, Option
 
-from app.cli.commands import Output, with_client
-from app.cli.inputs import (
+from app.cli.commands import (
+    Output,
     VectorName,
+    command,
     file_argument,
     file_option,
     given,
     layers_of,
     numbers,
     prompts_of,
+    shown,
+    stderr,
     steering_of,
     text_of,
 )
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
-from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.reports import CHECKS, agreement, check_row, verdict
-from steering.client.results import Report, Vector
+from steering.client.results import CHECKS, Report, Vector, check_row, verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
-from steering.schemas.evaluation import (
-    DoseResponseAnswer,
-    JudgementAnswer,
-    LayerSweepAnswer,
-    SeedReportAnswer,
-    StrengthsAnswer,
-)
+from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")
+POSITIVE, NEGATIVE = {"1", "true", "yes", "positive", "pos"}, {"0", "false", "no", "negative", "neg"}
+COLUMNS = {"text", "label", "prompt", "group"}
+AT_ONCE = 500  # texts of one request
 
 Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
 Judge: TypeAlias = Literal["self", "endpoint"]
-Concept = Annotated[str | None, Option(help="Use the evaluation prompts of this starter concept.")]
+Concept = Annotated[str | None, "Use the evaluation prompts of this starter concept."]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
 
 
-@with_client
+@command
 def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    vector: Annotated[str, Argument(help="The vector to evaluate: name, or name@version.")],
-    kind: Annotated[Kind, Option(help="dose_response: how strongly; layer_sweep: at which layer.")] = "dose_response",
+    vector: Annotated[str, "The vector to evaluate: name, or name@version."],
+    kind: Annotated[Kind, "dose_response: how strongly; layer_sweep: at which layer."] = "dose_response",
     concept: Concept = None,
     prompts: Prompts = None,
-    strengths: Annotated[str | None, Option(help="Strengths, separated by commas.")] = None,
-    layers: Annotated[str | None, Option(help="recommended, all, 12,13 or 10:16 (half-open).")] = None,
-    random_directions: Annotated[int | None, Option(help="Random directions at the same dose (dose_response).")] = None,
-    judge: Annotated[
-        Judge | None, Option(help="Also rates the answers: the loaded model, or the operator's endpoint.")
-    ] = None,
-    judge_concept: Annotated[str | None, Option(help="What the judge looks for; default: the description.")] = None,
+    strengths: Annotated[str | None, "Strengths, separated by commas."] = None,
+    layers: Annotated[str | None, "recommended, all, 12,13 or 10:16 (half-open)."] = None,
+    random_directions: Annotated[int | None, "Random directions at the same dose (dose_response)."] = None,
+    judge: Annotated[Judge | None, "Also rates the answers: the loaded model, or the operator's endpoint."] = None,
+    judge_concept: Annotated[str | None, "What the judge looks for; default: the description."] = None,
     save: Annotated[bool, Option(help="Store it on the card, as the next version (dose_response).")] = False,
 ) -> Output:
     """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     if judge is None and judge_concept is not None:
         raise BadParameter("needs --judge", param_hint="--judge-concept")
-    options: dict[str, Any] = {
-        "concept": concept,
-        "random_directions": random_directions,
-        "prompts": prompts_of(prompts),
-        "strengths": None if strengths is None else numbers(strengths, "--strengths", float),
-        "layers": None if layers is None else layers_of(layers),
-        "judge": None if judge is None else given(by=judge, concept=judge_concept or None),
-        "save": save or None,
-    }
+    options = given(concept=concept, random_directions=random_directions, prompts=prompts_of(prompts))
+    if strengths is not None:
+        options["strengths"] = numbers(strengths, "--strengths", float)
+    if layers is not None:
+        options["layers"] = layers_of(layers)
+    if judge is not None:
+        options["judge"] = given(by=judge, concept=judge_concept or None)
+    if save:
+        options["save"] = True
     result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind, vector, **options)))
     if isinstance(result, LayerSweepAnswer):
         return result, [_sweep_table(result), *_result_lines(result)]
@@ -87,38 +82,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
 
 
 def _dose_table(result: DoseResponseAnswer) -> Table:
-    """Returns one row per strength."""
     layers = ", ".join(map(str, result.layers))
     headings = ("strength", "concept", "random", "beyond chance", "perplexity", "repetition", "KL", "dose")
     table = numeric_table(f"{result.vector} at layer {layers}, read at {result.reading_layer}", *headings)
     for point in result.points:
-        table.add_row(
-            f"{point.strength:+g}",
-            f"{point.concept_score:+.2f}",
-            optional(point.random_score, "+.2f"),
-            "" if point.advantage is None else estimate_text(point.advantage),
-            f"x {point.perplexity_ratio:.2f}",
-            f"{point.repetition:.2f}",
-            f"{point.kl_neutral:.2f}",
-            f"{point.relative_dose:.2f}",
-        )
+        scores = f"{point.concept_score:+.2f}", optional(point.random_score, "+.2f")
+        advantage = "" if point.advantage is None else estimate_text(point.advantage)
+        damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", f"{point.kl_neutral:.2f}"
+        table.add_row(f"{point.strength:+g}", *scores, advantage, *damage, f"{point.relative_dose:.2f}")
     return table
 
 
-def _judge_table(found: JudgementAnswer) -> Table:
+def _judge_table(judgement: JudgementAnswer) -> Table:
     """Returns one row per strength; ratings go from 0 to 2."""
-    judge = "the loaded model" if found.by == "self" else "the operator's endpoint"
+    judge = "the loaded model" if judgement.by == "self" else "the operator's endpoint"
     headings = ("strength", "concept", "instruction", "fluency", "overall", "answers", "failed")
-    table = numeric_table(f"judged by {judge}: {found.concept}", *headings)
-    for point in found.points:
-        means = (point.concept, point.instruction, point.fluency)
-        table.add_row(
-            f"{point.strength:+g}",
-            *("-" if one is None else f"{one.mean:.2f}" for one in means),
-            "-" if point.overall is None else estimate_text(point.overall),
-            str(point.judged),
-            str(point.failed),
-        )
+    table = numeric_table(f"judged by {judge}: {judgement.concept}", *headings)
+    for point in judgement.points:
+        ratings = (point.concept, point.instruction, point.fluency)
+        means = ["-" if one is None else f"{one.mean:.2f}" for one in ratings]
+        overall = "-" if point.overall is None else estimate_text(point.overall)
+        table.add_row(f"{point.strength:+g}", *means, overall, str(point.judged), str(point.failed))
     return table
 
 
@@ -127,91 +111,65 @@ def _sweep_table(result: LayerSweepAnswer) -> Table:
     headings = ("layer", "strength", "moved", "beyond chance", "perplexity", "dose", "AUROC")
     table = numeric_table(f"{result.vector}, read at layer {result.reading_layer}", *headings)
     for point in result.points:
-        table.add_row(
-            str(point.layer),
-            f"{point.strength:+g}",
-            estimate_text(point.moved),
-            estimate_text(point.advantage),
-            f"x {point.perplexity_ratio:.2f}",
-            f"{point.relative_dose:.2f}",
-            optional(point.auroc),
-            style="bold" if point == result.best else "",
-        )
+        effect = estimate_text(point.moved), estimate_text(point.advantage)
+        damage = f"x {point.perplexity_ratio:.2f}", f"{point.relative_dose:.2f}"
+        cells = str(point.layer), f"{point.strength:+g}", *effect, *damage, optional(point.auroc)
+        table.add_row(*cells, style="bold" if point == result.best else "")
     return table
 
 
 def _result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
     """Returns the recommendation, then the warnings."""
     lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended))]
-    if isinstance(result, DoseResponseAnswer):
-        if result.anti_steered is not None:
-            lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))
-        if result.saved is not None:
-            lines.append(shown(f"saved as {result.saved.id}"))
+    if isinstance(result, DoseResponseAnswer) and result.anti_steered is not None:
+        lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))
+    if isinstance(result, DoseResponseAnswer) and result.saved is not None:
+        lines.append(shown(f"saved as {result.saved.id}"))
     return lines + warning_lines(result.warnings)
 
 
-@with_client
+@command
 def report(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    vector: Annotated[str, Argument(help="The vector whose concept is to move: name, or name@version.")],
-    strength: Annotated[float | None, Option(help="Strength of an add; default: the largest recommended one.")] = None,
-    profile: Annotated[str | None, Option(help="Judge this profile of the server.")] = None,
+    vector: Annotated[str, "The vector whose concept is to move: name, or name@version."],
+    strength: Annotated[float | None, "Strength of an add; default: the largest recommended one."] = None,
+    profile: Annotated[str | None, "Judge this profile of the server."] = None,
     steering: Annotated[
         str | None, Option(metavar="JSON", help="Judge these interventions, as the API takes them.")
     ] = None,
-    direction: Annotated[str | None, Option(help="up or down: how the concept is meant to move.")] = None,
+    direction: Annotated[str | None, "up or down: how the concept is meant to move."] = None,
     concept: Concept = None,
     prompts: Prompts = None,
-    seeds: Annotated[str, Option(help="Seeds of the answers, separated by commas; each is judged.")] = "0,1",
-    samples: Annotated[int, Option(help="Answers to each prompt under each steering.")] = 1,
-    varied: Annotated[int, Option(help="How many prompts are varied for robustness.")] = 12,
+    seeds: Annotated[str, "Seeds of the answers, separated by commas; each is judged."] = "0,1",
+    samples: Annotated[int, "Answers to each prompt under each steering."] = 1,
+    varied: Annotated[int, "How many prompts are varied for robustness."] = 12,
     side_effects: Annotated[
-        list[str] | None, Option(help="A starter concept or vector to read the texts along; repeatable.")
+        list[str] | None, "A starter concept or vector to read the texts along; repeatable."
     ] = None,
-    out: Annotated[Path | None, Option(help="File to write: .html, .md or .json.")] = None,
+    out: Annotated[Path | None, "File to write: .html, .md or .json."] = None,
 ) -> Output:
     """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
     if out is not None and out.suffix not in SUFFIXES:
         raise BadParameter(f"expected a file ending in {', '.join(SUFFIXES)}, got {out.name}", param_hint="--out")
-    options: dict[str, Any] = {
-        "strength": strength,
-        "direction": direction,
-        "concept": concept,
-        "steering": steering_of(profile=profile, steering=steering),
-        "seeds": numbers(seeds, "--seeds", int),
-        "samples": samples,
-        "varied": varied,
-        "prompts": prompts_of(prompts),
-        "side_effects": side_effects,
-    }
+    options: dict[str, Any] = {"strength": strength, "direction": direction, "concept": concept}
+    options |= {"steering": steering_of(profile=profile, steering=steering), "prompts": prompts_of(prompts)}
+    options |= {"seeds": numbers(seeds, "--seeds", int), "samples": samples, "varied": varied}
+    options["side_effects"] = side_effects
     found = Report.model_validate(follow(client, client.start_report(vector, **options)))
+    wrote = []
     if out is not None:
-        out.write_text(_document(found, out.suffix), encoding="utf-8")
-    wrote = [] if out is None else [shown(f"wrote {out}")]
-    tables = [_checks_table(seed) for seed in found.seeds]
-    conclusion = shown(f"{found.vector}: {verdict(found.passed)}{agreement(found)}")
+        written = {".html": found.page, ".md": found.markdown, ".json": lambda: found.model_dump_json(indent=1) + "\n"}
+        out.write_text(written[out.suffix](), encoding="utf-8")
+        wrote = [shown(f"wrote {out}")]
+    tables = []
+    for seed in found.seeds:
+        table = Table(*CHECKS, title=f"seed {seed.seed}: {verdict(seed.passed)}")
+        for gate in seed.gates:
+            for check in gate.checks:
+                table.add_row(gate.name, *check_row(check))
+        tables.append(table)
+    conclusion = shown(f"{found.vector}: {verdict(found.passed)}{found.agreement()}")
     return found, [*tables, *warning_lines(found.warnings), conclusion, *wrote]
-
-
-def _checks_table(seed: SeedReportAnswer) -> Table:
-    table = Table(*CHECKS, title=f"seed {seed.seed}: {verdict(seed.passed)}")
-    for gate in seed.gates:
-        for check in gate.checks:
-            table.add_row(gate.name, *check_row(check))
-    return table
-
-
-def _document(found: Report, suffix: str) -> str:
-    if suffix == ".html":
-        return found.page()
-    return found.markdown() if suffix == ".md" else found.model_dump_json(indent=1) + "\n"
-
-
-POSITIVE, NEGATIVE = {"1", "true", "yes", "positive", "pos"}, {"0", "false", "no", "negative", "neg"}
-COLUMNS = ("text", "label", "prompt", "group")
-AT_ONCE = 500
-"""Texts of one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,24 +182,21 @@ class LabelledText:
     group: str
 
 
-@with_client
+@command
 def separation(
     client: Client,
     vector: VectorName,
     labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
-    positive: Annotated[
-        str | None, Option(help="The label of the positive pole; default: 1, true, yes or positive.")
-    ] = None,
-    layer: Annotated[int | None, Option(help="Layer to read; default: the middle recommended one.")] = None,
-    threshold: Annotated[float, Option(help="Score from which a text counts as positive; 0 is the middle.")] = 0.0,
+    positive: Annotated[str | None, "The label of the positive pole; default: 1, true, yes or positive."] = None,
+    layer: Annotated[int | None, "Layer to read; default: the middle recommended one."] = None,
+    threshold: Annotated[float, "Score from which a text counts as positive; 0 is the middle."] = 0.0,
 ) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
     rows = _read_labelled(labelled, positive)
     found = client.get_vector(vector)
     chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
     position = found.provenance.get("position", "last")
-    scores = _scores(client, found, chosen, position, rows)
-    result = measured(rows, scores, threshold)
+    result = measured(rows, _scores(client, found, chosen, position, rows), threshold)
     if not found.centred:
         stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
     auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {position}"
@@ -262,54 +217,48 @@ def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
     reader = csv.DictReader(StringIO(text_of(file), newline=""))
     names = reader.fieldnames or ()
-    unknown = [name for name in names if name not in COLUMNS]
-    if unknown or "text" not in names or "label" not in names:
-        raise InvalidRequest(
-            f"{file.name}: expected the columns text and label, and prompt or group; got {', '.join(names)}"
-        )
-    rows = [_row(row, number, file, positive) for number, row in enumerate(reader, start=2)]
+    if not {"text", "label"} <= set(names) <= COLUMNS:
+        columns = f"expected the columns text and label, and prompt or group; got {', '.join(names)}"
+        raise InvalidRequest(f"{file.name}: {columns}")
+    rows = [_labelled(row, f"{file.name}, line {number}", positive) for number, row in enumerate(reader, start=2)]
     if len({row.positive for row in rows}) < 2:
         raise InvalidRequest(f"{file.name}: expected texts of both labels, got {len(rows)} of one")
     return rows
 
 
-def _row(row: dict[str, Any], number: int, file: Path, positive: str | None) -> LabelledText:
+def _labelled(row: dict[str, Any], where: str, positive: str | None) -> LabelledText:
     text, label = (row["text"] or "").strip(), (row["label"] or "").strip()
     if not text:
-        raise InvalidRequest(f"{file.name}, line {number}: the text is empty")
+        raise InvalidRequest(f"{where}: the text is empty")
     if positive is None and label.lower() not in POSITIVE | NEGATIVE:
-        raise InvalidRequest(
-            f"{file.name}, line {number}: label {label[:40]!r} is not known; name the positive one with --positive"
-        )
+        raise InvalidRequest(f"{where}: label {label[:40]!r} is not known; name the positive one with --positive")
     is_positive = label == positive if positive is not None else label.lower() in POSITIVE
-    return LabelledText(text, is_positive, (row.get("prompt") or "").strip() or None, row.get("group") or f"#{number}")
+    group = row.get("group") or f"#{where}"
+    return LabelledText(text, is_positive, (row.get("prompt") or "").strip() or None, group)
 
 
 def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Sequence[LabelledText]) -> list[float]:
-    """Returns a score per text, in natural scales, centred where the vector has class means."""
+    """Returns a score per text, in natural scales, centred where the vector has class means.
+
+    Texts are read as the vector's own were: for `response_mean` as replies, to a neutral prompt where none is given.
+    """
     import numpy as np  # noqa: PLC0415 - other commands start faster without
     from safetensors.numpy import load  # noqa: PLC0415 - imports numpy
 
     direction = np.asarray(client.get_directions(vector.id, [layer])[str(layer)])
     means = vector.means.get(str(layer))
     middle = 0.0 if means is None else (means[0] + means[1]) / 2
-    texts = _texts(rows, position)
+    texts: list[Any] = []
+    for row, neutral in zip(rows, cycle(load_neutral()), strict=False):
+        prompt = neutral if row.prompt is None and position == "response_mean" else row.prompt
+        reply = {"role": "assistant", "content": row.text}
+        texts.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     scores: list[float] = []
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
         read = load(client.activations(part, layers=[layer], position=position, steering=[]))[f"layer.{layer}"]
         scores += ((read @ direction - middle) / vector.scale[str(layer)]).tolist()
     return scores
-
-
-def _texts(rows: Sequence[LabelledText], position: Any) -> list[Any]:
-    """Returns texts as the vector's own were read: for `response_mean` as replies, to a neutral prompt where none is given."""
-    found: list[Any] = []
-    for row, neutral in zip(rows, cycle(load_neutral()), strict=False):
-        prompt = neutral if row.prompt is None and position == "response_mean" else row.prompt
-        reply = {"role": "assistant", "content": row.text}
-        found.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
-    return found
 
 
 def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: float) -> dict[str, Any]:

@@ -1,34 +1,73 @@
-"""`steer concepts`, `profiles`, `default`, `jobs` and `links`: what a server stores besides vectors."""
+"""`steer concepts`, `profiles`, `default`, `jobs`, `links`, `keys`, `audit`, `policy` and `monitors`: what a server stores besides
+vectors, who changed it, and what holds for all traffic."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.commands import Output, client_command
-from app.cli.inputs import Layers, Steer, Steering, steering_of
+from app.cli.commands import (
+    Layers,
+    Output,
+    Steer,
+    Steering,
+    command,
+    command_of,
+    console,
+    file_argument,
+    print_json,
+    print_warnings,
+    shown,
+    stderr,
+    steering_of,
+    text_of,
+)
 from app.cli.tables import dumped, follow, listing, text_table
-from app.cli.terminal import console, print_json, print_warnings, shown
 from steering.client import Client
+from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.schemas.resources import JobSummary
 from steering.spec import InterventionSpec
+from steering.strict_json import load_json
 
 concepts = Typer(no_args_is_help=True, help="Starter concepts: list, show.")
 profiles = Typer(no_args_is_help=True, help="Named lists of interventions: list, show, set, delete.")
 default = Typer(no_args_is_help=True, help="Steering of requests that name none: show, set, clear.")
 jobs = Typer(no_args_is_help=True, help="Long work: list, show, follow, cancel.")
 links = Typer(no_args_is_help=True, help="Saved links to views of the playground: list, show, delete.")
+keys = Typer(
+    no_args_is_help=True, help="API keys: create, list, change, rotate, delete. Needs a key with the scope admin."
+)
+policy = Typer(no_args_is_help=True, help="What holds for all traffic: show, set, clear. Needs the scope admin.")
 
-Id = Annotated[str, Argument(help="Id of the job.")]
-LinkId = Annotated[str, Argument(help="Id of the link.")]
-ProfileName = Annotated[str, Argument(help="Name of the profile.")]
+JobId = Annotated[str, "Id of the job."]
+LinkId = Annotated[str, "Id of the link."]
+KeyId = Annotated[str, "Id of the key."]
+ProfileName = Annotated[str, "Name of the profile."]
+POLICY = ("mandatory", "monitors", "limits")
+LIMITS = ", ".join(KeyLimitsFields.model_fields)
+Limit = Annotated[
+    list[str] | None,
+    Option(metavar="NAME=VALUE", help=f"A limit; repeatable. Names: {LIMITS}. Several vectors: vectors=a,b@2."),
+]
+SCOPE = "generate, read, write, metrics or admin; repeatable."
+Expiry = Annotated[str | None, "ISO 8601 time with a time zone."]
+Force = Annotated[bool, Option("--force", help="Also where no admin key would remain.")]
 
 
-def _summary(interventions: Sequence[InterventionSpec]) -> str:
-    return ", ".join(f"{one.operation} {one.vector} {one.strength:+g}" for one in interventions) or "no steering"
+def _summary(interventions: Sequence[InterventionSpec] | None) -> str:
+    return ", ".join(f"{one.operation} {one.vector} {one.strength:+g}" for one in interventions or ()) or "no steering"
 
 
-@client_command(concepts, "list")
+def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
+    interventions = steering_of(steer, layers, steering=steering)
+    if not interventions:
+        raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
+    return list(interventions)
+
+
+@command_of(concepts, "list")
 def list_concepts(client: Client) -> Output:
     """List the starter concepts."""
     found = client.list_concepts().data
@@ -39,19 +78,19 @@ def list_concepts(client: Client) -> Output:
     return listing(found, ("concept", "pairs", "description", "measured"), rows)
 
 
-@client_command(concepts, "show")
-def show_concept(client: Client, name: Annotated[str, Argument(help="Name of the concept.")]) -> Output:
+@command_of(concepts, "show")
+def show_concept(client: Client, name: Annotated[str, "Name of the concept."]) -> Output:
     """Show the pairs of a starter concept."""
-    found = client.get_concept(name)
-    rows = [[_text(pair.positive), _text(pair.negative)] for pair in found.data]
-    return dumped(found), [text_table(("positive", "negative"), rows)]
+    concept = client.get_concept(name)
+    rows = [[_text(pair.positive), _text(pair.negative)] for pair in concept.data]
+    return dumped(concept), [text_table(("positive", "negative"), rows)]
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "\n".join(f"{one.role}: {one.content}" for one in value)
 
 
-@client_command(profiles, "list")
+@command_of(profiles, "list")
 def list_profiles(client: Client) -> Output:
     """List the profiles."""
     page = client.list_profiles(limit=200)
@@ -64,65 +103,58 @@ def list_profiles(client: Client) -> Output:
     return listing(found, ("profile", "interventions", "description"), rows)
 
 
-@client_command(profiles, "show")
+@command_of(profiles, "show")
 def show_profile(client: Client, name: ProfileName) -> None:
     """Show a profile as JSON."""
     print_json(client.get_profile(name), exclude_none=True)
 
 
-@client_command(profiles, "set")
+@command_of(profiles, "set")
 def set_profile(
     client: Client,
     name: ProfileName,
     steer: Steer = None,
     layers: Layers = "recommended",
     steering: Steering = None,
-    description: Annotated[str, Option(help="Description of the profile.")] = "",
+    description: Annotated[str, "Description of the profile."] = "",
 ) -> None:
     """Create or replace a profile."""
     stored = client.put_profile(name, _interventions(steer, layers, steering), description=description)
     console.print(shown(f"{stored.name}: {_summary(stored.interventions)}"))
 
 
-def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
-    found = steering_of(steer, layers, steering=steering)
-    if not found:
-        raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
-    return list(found)
-
-
-@client_command(profiles, "delete")
+@command_of(profiles, "delete")
 def delete_profile(client: Client, name: ProfileName) -> None:
     """Delete a profile, not the vectors it names."""
     client.delete_profile(name)
     console.print(shown(f"deleted {name}"))
 
 
-@client_command(default, "show")
+@command_of(default, "show")
 def show_default(client: Client) -> Output:
     """Show the default steering."""
-    found = client.get_default_steering()
-    print_warnings(found.warnings)
-    return dumped(found), [shown("none" if found.interventions is None else _summary(found.interventions))]
+    stored = client.get_default_steering()
+    print_warnings(stored.warnings)
+    return dumped(stored), [shown("none" if stored.interventions is None else _summary(stored.interventions))]
 
 
-@client_command(default, "set")
+@command_of(default, "set")
 def set_default(client: Client, steer: Steer = None, layers: Layers = "recommended", steering: Steering = None) -> None:
     """Set the default steering."""
     stored = client.set_default_steering(_interventions(steer, layers, steering))
     print_warnings(stored.warnings)
-    console.print(shown(_summary(stored.interventions or ())))
+    console.print(shown(_summary(stored.interventions)))
 
 
-@client_command(default, "clear")
+@command_of(default, "clear")
 def clear_default(client: Client) -> None:
     """Remove the default steering."""
     client.clear_default_steering()
     console.print("no default steering")
 
 
-@client_command(jobs, "list")
-def list_jobs(client: Client, limit: Annotated[int, Option(help="Number of jobs.")] = 20) -> Output:
+@command_of(jobs, "list")
+def list_jobs(client: Client, limit: Annotated[int, "Number of jobs."] = 20) -> Output:
     """List jobs, newest first."""
     page = client.list_jobs(limit=limit)
     print_warnings(page.warnings)
@@ -136,40 +168,208 @@ def _progress(job: JobSummary) -> str:
     return f"{job.progress.done}/{job.progress.total}" if job.progress.total else ""
 
 
-@client_command(jobs, "show")
-def show_job(client: Client, job: Id) -> None:
+@command_of(jobs, "show")
+def show_job(client: Client, job: JobId) -> None:
     """Show a job as JSON."""
     print_json(client.get_job(job), exclude_none=True)
 
 
-@client_command(jobs, "follow")
-def follow_job(client: Client, job: Id) -> None:
+@command_of(jobs, "follow")
+def follow_job(client: Client, job: JobId) -> None:
     """Wait for a job and print its result as JSON. Ctrl-C cancels the job."""
     print_json(follow(client, client.get_job(job)))
 
 
-@client_command(jobs, "cancel")
-def cancel_job(client: Client, job: Id) -> None:
+@command_of(jobs, "cancel")
+def cancel_job(client: Client, job: JobId) -> None:
     """Cancel a job."""
     console.print(shown(client.cancel_job(job).status))
 
 
-@client_command(links, "list")
-def list_links(client: Client, limit: Annotated[int, Option(help="Number of links.")] = 20) -> Output:
+@command_of(links, "list")
+def list_links(client: Client, limit: Annotated[int, "Number of links."] = 20) -> Output:
     """List the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     found = client.list_links(limit=limit).data
     rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]
     return listing(found, ("link", "view", "bytes", "created", "address"), rows)
 
 
-@client_command(links, "show")
+@command_of(links, "show")
 def show_link(client: Client, link: LinkId) -> None:
     """Show a link with its state as JSON."""
     print_json(client.get_link(link))
 
 
-@client_command(links, "delete")
+@command_of(links, "delete")
 def delete_link(client: Client, link: LinkId) -> None:
     """Delete a link."""
     client.delete_link(link)
     console.print(shown(f"deleted {link}"))
+
+
+def _limits(texts: Sequence[str] | None) -> dict[str, Any] | None:
+    """Returns limits from NAME=VALUE; an empty value removes one. Raises BadParameter."""
+    limits: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if name not in KeyLimitsFields.model_fields or not equals:
+            raise BadParameter(f"expected NAME=VALUE with one of {LIMITS}, got {text!r}", param_hint="--limit")
+        try:
+            limits[name] = _limit(name, value)
+        except ValueError:
+            raise BadParameter(f"{name} is a number, got {value!r}", param_hint="--limit") from None
+    return limits or None
+
+
+def _limit(name: str, value: str) -> Any:
+    if not value:
+        return None
+    if name in ("vectors", "own_steering"):
+        return value.split(",") if name == "vectors" else value
+    return float(value) if name == "max_relative_dose" else int(value)
+
+
+@command_of(keys, "create")
+def create_key(
+    client: Client,
+    name: Annotated[str, "What the key is for."],
+    scope: Annotated[list[str], Option(help=SCOPE)],
+    limit: Limit = None,
+    namespace: Annotated[str | None, "Namespace of what it makes; it sees that and shared. Default: shared."] = None,
+    expires_at: Expiry = None,
+) -> Output:
+    """Create a key and print it. It is not shown again."""
+    return _secret(client.create_key(name, scope, limits=_limits(limit), expires_at=expires_at, namespace=namespace))
+
+
+def _secret(created: NewKeyAnswer) -> Output:
+    def printed() -> None:
+        stderr.print(f"{created.id}: the key is shown only here")
+        console.print(created.key, soft_wrap=True)
+
+    return dumped(created), printed
+
+
+@command_of(keys, "change")
+def change_key(  # noqa: PLR0913, PLR0917 - one option a field
+    client: Client,
+    key_id: KeyId,
+    name: Annotated[str | None, "What the key is for."] = None,
+    scope: Annotated[list[str] | None, SCOPE] = None,
+    limit: Limit = None,
+    namespace: Annotated[str | None, "Namespace of what it makes from now on."] = None,
+    expires_at: Expiry = None,
+    if_match: Annotated[str | None, "Only while this is its etag."] = None,
+    force: Force = False,
+) -> Output:
+    """Change a key. What is not given stays, also each limit; `--limit NAME=` removes one."""
+    fields: dict[str, Any] = {"name": name, "namespace": namespace, "expires_at": expires_at, "if_match": if_match}
+    changed = client.change_key(key_id, scopes=scope or None, limits=_limits(limit), force=force, **fields)
+    line = f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
+    return dumped(changed), [line]
+
+
+@command_of(keys, "rotate")
+def rotate_key(
+    client: Client,
+    key_id: KeyId,
+    old_valid_seconds: Annotated[int, "How long the old secret is valid beside the new one."] = 0,
+) -> Output:
+    """Give a key a new secret and print it. Its id, limits and what it has stored stay."""
+    return _secret(client.rotate_key(key_id, old_valid_seconds=old_valid_seconds))
+
+
+@command_of(keys, "list")
+def list_keys(client: Client) -> Output:
+    """List the keys of the database."""
+    found = client.list_keys()
+    print_warnings(found.warnings)  # --json prints the keys alone
+    rows = []
+    for one in found.data:
+        times = _minute(one.expires_at), _minute(one.last_used_at, "never")
+        rows.append([one.id, one.name, one.namespace, "+".join(one.scopes), *times])
+    return listing(found.data, ("id", "name", "namespace", "scopes", "expires (UTC)", "last used (UTC)"), rows)
+
+
+def _minute(at: str | None, absent: str = "") -> str:
+    """Returns a time of the server, which is in UTC, to the minute: all columns fit the width without a break in an id."""
+    return absent if at is None else f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+@command_of(keys, "delete")
+def delete_key(
+    client: Client,
+    key_id: KeyId,
+    cancel_jobs: Annotated[bool, Option("--cancel-jobs", help="Cancel its unfinished jobs.")] = False,
+    force: Force = False,
+) -> None:
+    """Delete a key; it is refused from the next request on, and its batches stop."""
+    client.delete_key(key_id, force=force, cancel_jobs=cancel_jobs)
+
+
+@command
+def audit(client: Client, limit: Annotated[int, "Entries to show."] = 50) -> Output:
+    """Show who changed what, newest first."""
+    found = client.read_audit(limit=limit).data
+    rows = [[one.at.isoformat(timespec="seconds"), one.key, one.action, one.target] for one in found]
+    return found, [text_table(("at", "key", "action", "on"), rows, "none")]
+
+
+@command_of(policy, "show")
+def show_policy(client: Client) -> None:
+    """Show the policy as JSON, in the form that `set` takes."""
+    print_json(client.get_policy().model_dump(mode="json", exclude_unset=True, by_alias=True))
+
+
+@command_of(policy, "set")
+def set_policy(
+    client: Client, file: Annotated[Path, file_argument("A JSON file with mandatory, monitors and limits.")]
+) -> None:
+    """Set the policy to the content of a file. It replaces the policy as a whole."""
+    content: Any = load_json(text_of(file), str(file), depth=64)
+    if not isinstance(content, dict):
+        raise BadParameter("expected an object with mandatory, monitors and limits", param_hint="FILE")
+    unknown = sorted(set(content) - set(POLICY))
+    if unknown:
+        raise BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(POLICY)}")
+    print_json(client.set_policy(**content).model_dump(mode="json", exclude_unset=True, by_alias=True))
+
+
+@command_of(policy, "clear")
+def clear_policy(client: Client) -> None:
+    """Remove the policy."""
+    client.clear_policy()
+
+
+@command
+def monitors(
+    client: Client, name: Annotated[str | None, Argument(help="Name of a monitor; absent, all of them.")] = None
+) -> Output:
+    """Show what the monitors of the policy measured; for one monitor its distribution and latest raises."""
+    found = client.list_monitors().data if name is None else [client.get_monitor(name)]
+    headings = ("monitor", "vector", "bound", "at", "action", "scores", "raised", "answers", "mean")
+    table = text_table(headings, [_monitor_row(one) for one in found], "none")
+    details = [line for one in found if isinstance(one, MonitorDetail) for line in _monitor_lines(one)]
+    return dumped(found if name is None else found[0]), [table, *details]
+
+
+def _monitor_row(one: MonitorAnswer) -> list[str]:
+    bound = f"above {one.above:g}" if one.above is not None else f"below {one.below:g}"
+    counts = [str(one.scores), str(one.raised), str(one.answers)]
+    mean = "" if one.mean is None else f"{one.mean:+.2f}"
+    return [one.name, f"{one.vector} layer {one.layer}", bound, one.at, one.action, *counts, mean]
+
+
+def _monitor_lines(one: MonitorDetail) -> Iterator[Any]:
+    edges = [f"{edge:+.2f}" for edge in one.distribution.edges]
+    ranges = [*(f"up to {edge}" for edge in edges), f"above {edges[-1]}"]
+    counted = [pair for pair in zip(ranges, one.distribution.counts, strict=True) if pair[1]]
+    if counted:
+        most = max(count for _, count in counted)
+        rows = [[label, str(count), "█" * max(round(30 * count / most), 1)] for label, count in counted]
+        yield text_table(("score", "tokens" if one.at == "generated" else "prompts", ""), rows)
+    for hour in one.hours:
+        yield f"{hour.start:%Y-%m-%d %H:%M} mean {hour.mean:+.2f} of {hour.scores}, {hour.raised} raised"
+    for latest in one.latest:
+        where = "prompt" if latest.token is None else f"token {latest.token}"
+        yield shown(f"{latest.at:%Y-%m-%d %H:%M:%S} {latest.request_id} {where} score {latest.score:+.2f}")

@@ -10,8 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from app.cli.inputs import settings_of
-from app.cli.terminal import shown, stderr
+from app.cli.commands import settings_of, shown, stderr
 from app.core.components import open_database, open_engine
 from app.core.logs import configure_logging
 from app.main import create_app

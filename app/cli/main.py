@@ -5,14 +5,8 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli.evaluation import evaluate, report, separation
-from app.cli.generation import batch, compare, generate, replay, sweep
-from app.cli.governance import audit, keys, monitors, policy
-from app.cli.library import concepts, default, jobs, links, profiles
-from app.cli.reading import activations, card, clusters, draw_map, explain, lens, readout, score
-from app.cli.serve import database, demo, serve
-from app.cli.terminal import shown, stderr
-from app.cli.vectors import dictionaries, extract, transfer, vectors
+from app.cli import evaluation, library, model, serve, vectors
+from app.cli.commands import shown, stderr
 from steering.client import ApiError
 from steering.errors import SteeringError
 
@@ -22,15 +16,17 @@ cli = typer.Typer(
     help="Extract concept vectors, and steer a language model with them during generation.",
 )
 for command in (
-    serve, demo, extract, transfer, evaluate, report, generate, compare, sweep, replay, readout, lens, card, audit,
-    activations, score, explain, clusters, batch, monitors,
+    serve.serve, serve.demo, vectors.extract, vectors.transfer, evaluation.evaluate, evaluation.report,
+    model.generate, model.compare, model.sweep, model.replay, model.readout, model.lens, model.card, library.audit,
+    model.activations, model.score, model.explain, model.clusters, model.batch, library.monitors,
 ):  # fmt: skip
     cli.command()(command)
-cli.command("map")(draw_map)
-cli.command("test")(separation)
+cli.command("map")(model.draw_map)
+cli.command("test")(evaluation.separation)
 for name, group in {
-    "vectors": vectors, "concepts": concepts, "profiles": profiles, "default": default, "jobs": jobs, "links": links,
-    "db": database, "keys": keys, "policy": policy, "dictionaries": dictionaries,
+    "vectors": vectors.vectors, "concepts": library.concepts, "profiles": library.profiles,
+    "default": library.default, "jobs": library.jobs, "links": library.links, "db": serve.database,
+    "keys": library.keys, "policy": library.policy, "dictionaries": vectors.dictionaries,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

@@ -1,6 +1,6 @@
 """Formats responses of the server for a terminal: tables, lines, charts and live progress. Model text is sanitized."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import exp
 from typing import Any
 
@@ -14,26 +14,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from app.cli.terminal import safe, shown, stderr
+from app.cli.commands import safe, shown, stderr
 from steering.cards import Estimate, Recommended
 from steering.client import ApiError, Client
+from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
-from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, CompareAnswer
+from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import RaisedFlag, TokenPiece
 from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import VectorAnswer
 
-IDS = ("id", "job", "link")
-"""Headings of what is copied into another command: never broken over two lines."""
-
-
-def listing(
-    values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]
-) -> tuple[Any, list[Any]]:
-    """Returns a list of the server as a command does: the values without absent fields, and a table."""
-    return dumped(values), [text_table(headings, rows, "none")]
+IDS = ("id", "job", "link")  # headings of what is copied into another command: never broken over two lines
+BAR_WIDTH = 48
 
 
 def dumped(value: BaseModel | Sequence[BaseModel]) -> Any:
@@ -41,6 +35,13 @@ def dumped(value: BaseModel | Sequence[BaseModel]) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_none=True)
     return [item.model_dump(mode="json", exclude_none=True) for item in value]
+
+
+def listing(
+    values: Sequence[BaseModel], headings: Iterable[str], rows: Sequence[Sequence[str]]
+) -> tuple[Any, list[Any]]:
+    """Returns a list of the server as a command does: the values without absent fields, and a table."""
+    return dumped(values), [text_table(headings, rows, "none")]
 
 
 def warning_lines(warnings: Iterable[str]) -> list[Text]:
@@ -52,8 +53,7 @@ def text_table(headings: Iterable[str], rows: Sequence[Sequence[str]], empty: st
     """Returns a table of texts, sanitized. empty: what is returned without rows, if not a table."""
     if not rows and empty is not None:
         return empty
-    columns = (Column(heading, overflow="fold", no_wrap=heading in IDS) for heading in headings)
-    table = Table(*columns)
+    table = Table(*(Column(heading, overflow="fold", no_wrap=heading in IDS) for heading in headings))
     for row in rows:
         table.add_row(*map(shown, row))
     return table
@@ -70,9 +70,30 @@ def optional(value: float | None, form: str = ".2f") -> str:
     return "" if value is None else f"{value:{form}}"
 
 
+def estimate_text(found: Estimate, form: str = "+.2f") -> str:
+    """Returns the mean and, where it is known, its interval. form: of each number."""
+    between = "" if found.interval is None else " ({:{f}} to {:{f}})".format(*found.interval, f=form)
+    return f"{found.mean:{form}}{between}"
+
+
+def _range(low: float, high: float, form: str = ".3g") -> str:
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+
+
+def _by_layer(values: Mapping[Any, float], form: str) -> str:
+    return ", ".join(f"{value:{form}} at layer {layer}" for layer, value in values.items())
+
+
 def comparison_table(answer: CompareAnswer, title: str) -> Table:
-    """Returns one row per arm and sample: text, readouts, and distance from the unsteered model."""
-    names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
+    """Returns one row per arm and sample: text, readouts, and distance from the unsteered model.
+
+    Words that the baseline does not have are coloured. Figures over all samples are in the row of the first.
+    """
+    names = readouts_of(answer)
+    about = (
+        f"{', '.join(names)}: readout of the text, read again without steering, in natural scales "
+        "(the response also has steered_readout, which contains what was added). "
+    )
     table = Table(
         Column("arm", no_wrap=True),
         Column("answer", ratio=1, overflow="fold"),
@@ -80,71 +101,42 @@ def comparison_table(answer: CompareAnswer, title: str) -> Table:
         title=shown(title, "bold"),
         title_justify="left",
         show_lines=True,
-        caption=shown(_note(names)),
+        caption=shown(f"{about if names else ''}KL from the unsteered model, in nats."),
         caption_justify="left",
     )
     for arm in answer.arms:
         if arm.error is not None:
             table.add_row(shown(arm.name), shown(arm.error.message, "red"))
             continue
+        *readouts, kl, perplexity = figures(arm, names)
+        measured = [*(optional(mean, "+.2f") for mean in readouts), optional(kl)]
+        differs = arm.against_baseline.first_divergence if arm.against_baseline else ()
         for index, choice in enumerate(arm.choices):
-            label = shown(arm.name if index == 0 else "")
-            table.add_row(label, _answer(arm, index, choice.text), *_figures(arm, names, index))
+            spans = [shown(text, "" if equal else "bold cyan") for text, equal in words(arm, index)]
+            text = Text.assemble(*spans) if spans else shown(choice.text.strip())
+            first = "" if index >= len(differs) else "never" if differs[index] is None else f"token {differs[index]}"
+            if index == 0:
+                table.add_row(shown(arm.name), text, *measured, first, optional(perplexity, ".1f"))
+            else:
+                table.add_row("", text, *("" for _ in measured), first, "")
     return table
-
-
-def _note(names: Sequence[str]) -> str:
-    """Says what the figures of a comparison are."""
-    readout = (
-        f"{', '.join(names)}: readout of the text, read again without steering, in natural scales "
-        "(the response also has steered_readout, which contains what was added). "
-    )
-    return f"{readout if names else ''}KL from the unsteered model, in nats."
-
-
-def _answer(arm: ArmAnswer, index: int, text: str) -> Text:
-    """Returns the text of a sample with the words that the baseline does not have in colour."""
-    against = arm.against_baseline
-    if against is None or index >= len(against.diff):
-        return shown(text.strip())
-    spans = [shown(one.other, "" if one.kind == "equal" else "bold cyan") for one in against.diff[index] if one.other]
-    return Text.assemble(*spans)
-
-
-def _figures(arm: ArmAnswer, names: list[str], index: int) -> list[str]:
-    """Returns the numbers of sample `index`. Those over all samples are in the row of the first."""
-    metrics, against = (arm.metrics, arm.against_baseline) if index == 0 else (None, None)
-    readout = metrics.readout if metrics else {}
-    readouts = [f"{readout[name].mean:+.2f}" if name in readout else "" for name in names]
-    kl = optional(against.kl_mean) if against else ""
-    perplexity = optional(metrics.perplexity, ".1f") if metrics else ""
-    return [*readouts, kl, _divergence(arm, index), perplexity]
-
-
-def _divergence(arm: ArmAnswer, index: int) -> str:
-    if arm.against_baseline is None or index >= len(arm.against_baseline.first_divergence):
-        return ""
-    first = arm.against_baseline.first_divergence[index]
-    return "never" if first is None else f"token {first}"
 
 
 def applied_lines(steering: AppliedSteering) -> list[Text]:
     """Returns one line per applied intervention, then the warnings."""
     lines = []
     for one in steering.applied:
-        doses = ", ".join(f"{dose:.2f} at layer {layer}" for layer, dose in one.relative_dose.items())
-        fired = "" if one.fired else "; its condition was never met"
         action = f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}"
         if one.strengths:
-            at = ", ".join(f"{strength:+.2f} at layer {layer}" for layer, strength in one.strengths.items())
-            action += f", shared out as {at}"
+            action += f", shared out as {_by_layer(one.strengths, '+.2f')}"
         if one.hold is not None:
             held = ", ".join(
                 f"mean {found.score:+.2f} by a strength of {found.strength:+.2f} at layer {layer}"
                 for layer, found in (one.held or {}).items()
             )
             action = f"hold {one.vector} at {one.hold.score:+g} (strength up to {one.strength:g}): {held}"
-        lines.append(shown(f"{action}: relative dose {doses}{fired}"))
+        fired = "" if one.fired else "; its condition was never met"
+        lines.append(shown(f"{action}: relative dose {_by_layer(one.relative_dose, '.2f')}{fired}"))
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
 
 
@@ -158,47 +150,32 @@ def raised_line(flag: RaisedFlag) -> str:
 
 def recommendation(recommended: Recommended) -> str:
     """Describes the recommended layers with the measured strengths, or the strengths to try before a measurement."""
-    return f"recommended: layer {', '.join(map(str, recommended.layers))}, {_strengths(recommended)}"
-
-
-def _strengths(recommended: Recommended) -> str:
     if recommended.basis == "measured":
-        ranges = [_range(*ends) for ends in filter(None, (recommended.negative, recommended.strength))]
-        return f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
-    if recommended.strengths_to_try is None:
-        return "no strength to try: the vector is not shown to be better than chance"
-    return f"strengths to try {_range(*recommended.strengths_to_try)} (not measured)"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        ranges = [_range(*ends) for ends in (recommended.negative, recommended.strength) if ends]
+        strengths = f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
+    elif recommended.strengths_to_try is None:
+        strengths = "no strength to try: the vector is not shown to be better than chance"
+    else:
+        strengths = f"strengths to try {_range(*recommended.strengths_to_try)} (not measured)"
+    return f"recommended: layer {', '.join(map(str, recommended.layers))}, {strengths}"
 
 
 def card_lines(vector: VectorAnswer) -> list[Text]:
     """Summarizes a vector: recommended layer and strength, held-out quality, and warnings."""
-    recommended = vector.recommended
+    card, recommended = vector.quality, vector.recommended
     lines = [
         Text.assemble((vector.id, "bold"), f"  {vector.method}, {len(vector.layers)} layers of {vector.model}"),
         Text(recommendation(recommended)),
     ]
-    card = vector.quality
     if card is None:
         return [*lines, Text("no quality card: not extracted from examples")]
     if card.auroc is not None:
-        interval = card.auroc_interval
-        between = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+        between = " (95 % interval {:.2f} to {:.2f})".format(*card.auroc_interval) if card.auroc_interval else ""
         held = f"{card.holdout} of {card.pairs} pairs held out at a time"
         random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(layer))]
         against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
         lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
     return lines + warning_lines(card.warnings)
-
-
-def estimate_text(found: Estimate, form: str = "+.2f") -> str:
-    """Returns the mean and, where it is known, its interval. form: of each number."""
-    if found.interval is None:
-        return f"{found.mean:{form}}"
-    return f"{found.mean:{form}} ({found.interval[0]:{form}} to {found.interval[1]:{form}})"
 
 
 def card_table(vector: VectorAnswer) -> Table:
@@ -207,14 +184,13 @@ def card_table(vector: VectorAnswer) -> Table:
     table = numeric_table("by layer", *headings)
     for layer, scale in vector.scale.items():
         quality = vector.quality.layers.get(int(layer)) if vector.quality else None
-        figures = [""] * 5
+        cells = [""] * 5
         if quality is not None:
-            interval = quality.auroc_interval
-            between = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
+            between = "{:.2f} to {:.2f}".format(*quality.auroc_interval) if quality.auroc_interval else ""
             others = (quality.separation, quality.pair_agreement, quality.random_auroc)
-            figures = [optional(quality.auroc), between, *map(optional, others)]
+            cells = [optional(quality.auroc), between, *map(optional, others)]
         style = "bold" if int(layer) in vector.recommended.layers else ""
-        table.add_row(layer, f"{scale:.2f}", *figures, style=style)
+        table.add_row(layer, f"{scale:.2f}", *cells, style=style)
     return table
 
 
@@ -239,8 +215,7 @@ def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
     for layer, scores in layers.items():
         table.add_column(f"layer {layer}", justify="right", footer=f"{scores.mean:+.2f}")
     for index, token in enumerate(text.tokens):
-        row = [_coloured(scores.scores[index]) for scores in layers.values()]
-        table.add_row(_token(token.text), *row)
+        table.add_row(_token(token.text), *(_coloured(scores.scores[index]) for scores in layers.values()))
     return table
 
 
@@ -270,9 +245,6 @@ def lens_table(answer: LogitLensAnswer, token: int) -> Table:
 
 def _predictions(row: Sequence[PredictionAnswer]) -> Text:
     return Text("  ").join(Text.assemble(_token(one.text), f" {100 * exp(one.logprob):.0f} %") for one in row)
-
-
-BAR_WIDTH = 48
 
 
 def follow(client: Client, started: JobAnswer) -> dict[str, Any]:
@@ -306,13 +278,9 @@ def live_comparison(client: Client, options: dict[str, Any], console: Console) -
                 texts[event.arm] = event.error.message
             elif isinstance(event, TokenPiece) and event.choice == 0:
                 texts[event.arm or ""] = texts.get(event.arm or "", "") + event.text
-            live.update(_panels(texts, console.width))
+            width = max(24, console.width // max(len(texts), 1) - 2)
+            live.update(Columns([Panel(shown(text), title=safe(arm), width=width) for arm, text in texts.items()]))
     raise AssertionError("the client raises when a stream ends without its last event")
-
-
-def _panels(texts: dict[str, str], width: int) -> Columns:
-    each = max(24, width // max(len(texts), 1) - 2)
-    return Columns([Panel(shown(text), title=safe(name), width=each) for name, text in texts.items()])
 
 
 def sweep_chart(answer: Comparison, vector: str) -> Table:
@@ -324,8 +292,8 @@ def sweep_chart(answer: Comparison, vector: str) -> Table:
             points.append((strength, arm.metrics.readout[vector].mean, arm.metrics.perplexity))
     ends = [0.0, *(mean for _, mean, _ in points)]
     low, high = min(ends), max(ends)
-    figures = [Column(heading, justify="right") for heading in ("strength", "readout", "perplexity")]
-    table = Table(*figures[:2], "", figures[2], box=None)
+    columns = [Column(heading, justify="right") for heading in ("strength", "readout", "perplexity")]
+    table = Table(*columns[:2], "", columns[2], box=None)
     for strength, mean, perplexity in sorted(points):
         bar = Bar(high - low, min(mean, 0.0) - low, max(mean, 0.0) - low, width=BAR_WIDTH, color="cyan")
         table.add_row(f"{strength:+g}", f"{mean:+.2f}", bar, optional(perplexity, ".1f"))

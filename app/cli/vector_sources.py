@@ -15,12 +15,11 @@ from steering.strict_json import load_json
 
 MAX_JSON_BYTES = 256 << 20
 _HOOK = re.compile(r"blocks\.(\d{1,4})\.hook_resid_(pre|post)")
-_WIDE = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+_WIDE = ("F16", "F32", "F64")
 _NUMBERS: TypeAdapter[list[float]] = TypeAdapter(Annotated[list[Number], Field(min_length=1)])
 _LAYERS: TypeAdapter[dict[str, list[float]]] = TypeAdapter(dict[LayerKey, list[Number]])
 
-Registration: TypeAlias = dict[str, Any]
-"""Arguments of `Client.register_vector`. Without `scale` it is the length of each direction."""
+Registration: TypeAlias = dict[str, Any]  # of `Client.register_vector`; without `scale` it is each direction's length
 
 
 def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) -> Registration:
@@ -34,7 +33,22 @@ def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) ->
         raise InvalidRequest(f"{config.name} is not a SAELens configuration: expected an object", param="config")
     metadata = written["metadata"] if isinstance(written.get("metadata"), dict) else written
     hook = str(metadata.get("hook_name", metadata.get("hook_point", "")))
-    row = _row(weights, feature)
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            if "W_dec" not in tensors.keys():  # noqa: SIM118 - not a mapping
+                raise InvalidRequest(f"{weights.name} has no tensor W_dec", param="file")
+            rows = tensors.get_slice("W_dec")
+            shape, kind = rows.get_shape(), rows.get_dtype()
+            if len(shape) != 2 or kind not in _WIDE:
+                needed = f"W_dec must be (feature, d_model) in {', '.join(_WIDE)}"
+                raise InvalidRequest(f"{needed}; it is {shape} in {kind}", param="file")
+            if not 0 <= feature < shape[0]:
+                raise InvalidRequest(
+                    f"feature {feature} is out of range: expected 0 to {shape[0] - 1}", param="feature"
+                )
+            row: list[float] = np.asarray(rows[feature], dtype=np.float64).reshape(-1).tolist()
+    except SafetensorError as error:
+        raise InvalidRequest(f"{weights.name} is not a safetensors file: {error}", param="file") from None
     at = _layer_of(hook, config) if layer is None else layer
     source = ", ".join(part for part in (hook, str(metadata.get("model_name", ""))) if part)
     description = f"SAE feature {feature}" + (f" of {source}" if source else "")
@@ -55,30 +69,10 @@ def _layer_of(hook: str, config: Path) -> int:
     return block
 
 
-def _row(weights: Path, feature: int) -> list[float]:
-    try:
-        with safe_open(weights, framework="numpy") as tensors:
-            if "W_dec" not in tensors.keys():  # noqa: SIM118 - not a mapping
-                raise InvalidRequest(f"{weights.name} has no tensor W_dec", param="file")
-            rows = tensors.get_slice("W_dec")
-            shape, kind = rows.get_shape(), rows.get_dtype()
-            if len(shape) != 2 or kind not in _WIDE:
-                raise InvalidRequest(
-                    f"W_dec must be (feature, d_model) in {', '.join(sorted(_WIDE))}; it is {shape} in {kind}",
-                    param="file",
-                )
-            if not 0 <= feature < shape[0]:
-                raise InvalidRequest(
-                    f"feature {feature} is out of range: expected 0 to {shape[0] - 1}", param="feature"
-                )
-            values: list[float] = np.asarray(rows[feature], dtype=np.float64).reshape(-1).tolist()
-    except SafetensorError as error:
-        raise InvalidRequest(f"{weights.name} is not a safetensors file: {error}", param="file") from None
-    return values
-
-
 def json_directions(file: Path, layer: int | None) -> Registration:
     """Reads `[numbers]` with a given layer, `{"12": [numbers]}`, or an object with `directions` as the server exports it.
+
+    Of an export directions, scales and description are read; only a safetensors file carries a card and provenance.
 
     Raises InvalidRequest naming the invalid field.
     """
@@ -91,22 +85,17 @@ def json_directions(file: Path, layer: int | None) -> Registration:
         if layer is not None:
             raise InvalidRequest(f"{file.name} names its layers; --layer is not allowed", param="layer")
         if isinstance(value, dict) and "directions" in value:
-            return _exported(value)
+            unknown = set(value) - set(VectorExport.model_fields)
+            if unknown:
+                raise InvalidRequest(f"unknown keys {sorted(unknown)[:5]} next to 'directions'", param="file")
+            fields = {key: value[key] for key in RegisterRequest.model_fields if key in value}
+            RegisterRequest.model_validate({"name": "unnamed", **fields})
+            return fields
         return {"directions": _LAYERS.validate_python(value)}
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InvalidRequest(f"{file.name}: {place[:80]}: {first['msg']}", param="file") from None
-
-
-def _exported(value: dict[str, Any]) -> Registration:
-    """Reads directions, scales and description. Only a safetensors file carries a card and provenance."""
-    unknown = set(value) - set(VectorExport.model_fields)
-    if unknown:
-        raise InvalidRequest(f"unknown keys {sorted(unknown)[:5]} next to 'directions'", param="file")
-    fields = {key: value[key] for key in RegisterRequest.model_fields if key in value}
-    RegisterRequest.model_validate({"name": "unnamed", **fields})
-    return fields
 
 
 def _json(file: Path) -> Any:

@@ -30,8 +30,7 @@ class _Minute:
     """What was used in the last 60 seconds, counted by the second, so that memory does not grow with what is counted."""
 
     def __init__(self) -> None:
-        self._spent: deque[list[int]] = deque()
-        """[second, what was used in it], oldest first."""
+        self._spent: deque[list[int]] = deque()  # [second, what was used in it], oldest first
 
     def hit(self, cost: int, allowed: int, now: float) -> float:
         """Counts what is used now and returns 0, or returns the seconds after which it would fit, and counts nothing."""
@@ -65,12 +64,13 @@ class RateLimits:
 
     def rows_of(self, key: Key) -> "KeyRows":
         """Returns what counts the rows of a key."""
-        return KeyRows(self._rows, key, self.servers, self._where())
+        limit = key.limits.rows
+        return KeyRows(self._rows, key, None if limit is None else share(limit, self.servers), self._where())
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
-        if key.limits.concurrency is not None:
-            most = share(key.limits.concurrency, self.servers)
+        if (limit := key.limits.concurrency) is not None:
+            most = share(limit, self.servers)
             if self._running[key.name] >= most:
                 use = f"this key may run {most} requests at once{self._where()}"
                 raise RateLimited(use, limit="concurrency", retry_after=1.0)
@@ -101,9 +101,8 @@ class RateLimits:
 class KeyRows:
     """Rows of the batch that the running requests of one key have taken."""
 
-    def __init__(self, counts: Counter[str], key: Key, servers: int, where: str) -> None:
-        self._counts, self._key, self._where = counts, key, where
-        self._limit = None if key.limits.rows is None else share(key.limits.rows, servers)
+    def __init__(self, counts: Counter[str], key: Key, limit: int | None, where: str) -> None:
+        self._counts, self._key, self._limit, self._where = counts, key, limit, where
 
     def take(self, rows: int, total: int) -> None:
         """Counts rows of a request that will have `total`.
@@ -115,8 +114,7 @@ class KeyRows:
             use = f"this key may use {limit}{self._where}"
             raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
         if limit is not None and self._counts[self._key.name] + rows > limit:
-            use = f"this key may use {limit} rows at once{self._where}"
-            raise RateLimited(use, limit="rows", retry_after=1.0)
+            raise RateLimited(f"this key may use {limit} rows at once{self._where}", limit="rows", retry_after=1.0)
         self._counts[self._key.name] += rows
 
     def release(self, rows: int) -> None:
@@ -163,10 +161,7 @@ class Admission:
         self.closing = ExitStack()
 
     def take(self, rows: int) -> None:
-        """Raises the number of rows this request has to `rows`.
-
-        Raises Overloaded, or what KeyRows.take raises; then it keeps what it had.
-        """
+        """Raises the number of rows of this request to `rows`. Raises Overloaded, or what KeyRows.take raises, and changes nothing."""
         wanted = max(rows - self._rows, 0)
         if self.of_key is not None:
             self.of_key.take(wanted, rows)
@@ -185,16 +180,13 @@ class Admission:
         """
         wanted, limit = self._bytes + size, self._memory.limit
         if wanted > limit:
-            raise OutOfMemory(
-                f"this request needs {-(-wanted // 2**20)} MB of memory; running requests may have {limit >> 20} MB"
-                " (STEERING_MEMORY_MEGABYTES)"
-            )
+            allowed = f"running requests may have {limit >> 20} MB (STEERING_MEMORY_MEGABYTES)"
+            raise OutOfMemory(f"this request needs {-(-wanted // 2**20)} MB of memory; {allowed}")
         self._memory.reserve(size)
         self._bytes += size
 
     def keep_for_job(self) -> Callable[[], None]:
-        """Keeps the memory of this request for the job that it begins; the function returned gives it back
-        and is called once.
+        """Keeps the memory of this request for the job that it begins; the function returned gives it back, called once.
 
         Raises OutOfMemory where it needs more than all jobs may have, Overloaded where those that wait and run have it.
         """

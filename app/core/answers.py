@@ -10,24 +10,17 @@ from starlette.responses import Response
 from app.core.events import Event
 from steering.threads import run_in_thread
 
-ACTIVATION_BYTES = 8
-"""Memory of one activation: float32, and a copy while layers are stacked."""
-SCORE_BYTES = 64
-"""Memory of one number of a response: a Python float in a list, and its text."""
-ALTERNATIVE_BYTES = 512
-"""Memory of one listed token of a response, its log-probability and text included, as objects and as JSON."""
-SHOWN_DAMAGED = 10
-"""Damaged vectors, profiles or jobs that a warning names."""
+# Memory in bytes of what an answer is made of
+ACTIVATION_BYTES = 8  # float32, and a copy while layers are stacked
+SCORE_BYTES = 64  # a Python float in a list, and its text
+ALTERNATIVE_BYTES = 512  # one listed token, its log-probability and text included, as objects and as JSON
+SHOWN_DAMAGED = 10  # damaged vectors, profiles or jobs that a warning names
 
 
 async def json_in_thread(
     build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False, exclude_unset: bool = False
 ) -> Response:
-    """Returns the response with what `build` returns, a model or JSON-ready values.
-
-    exclude_none: leave out fields without a value.
-    exclude_unset: leave out fields that were not given.
-    """
+    """Returns the response with what `build` returns, a model or JSON-ready values. exclude_...: as `model_dump` has them."""
     content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none, exclude_unset=exclude_unset))
     return Response(content, status, media_type="application/json")
 
@@ -54,7 +47,7 @@ def _entries(answer: dict[str, Any]) -> Iterator[bytes]:
 
 
 def damage_warnings(damaged: Sequence[str]) -> tuple[str, ...]:
-    """Returns a warning that names damaged vectors, profiles or jobs, which the answer leaves out. Without damage there is none."""
+    """Returns a warning that names damaged vectors, profiles or jobs, which the answer leaves out, if there are any."""
     if not damaged:
         return ()
     more = f" and {len(damaged) - SHOWN_DAMAGED} more" if len(damaged) > SHOWN_DAMAGED else ""

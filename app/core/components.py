@@ -1,6 +1,7 @@
-"""Opens the engine and the store that the settings name. Tests pass other factories to create_app."""
+"""Opens the engine and the store that the settings name. Fields of the same name in both are passed on. Tests pass other factories."""
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import structlog
 
@@ -20,32 +21,14 @@ def _log_step(step: str) -> None:
 
 def open_engine(settings: Settings, report: Callable[[str], None] = _log_step) -> Engine:
     """Loads the model and starts the engine; blocks meanwhile. Each step is passed to `report`."""
-    options = EngineOptions(
-        model=settings.model,
-        cache_dir=settings.cache_dir,
-        revision=settings.model_revision,
-        device=settings.device,
-        dtype=settings.dtype,
-        device_map=settings.device_map,
-        limits=EngineLimits(
-            max_running=settings.max_running,
-            contended_running=settings.contended_running,
-            max_waiting=settings.max_waiting,
-            prefill_tokens=settings.prefill_tokens,
-            cache_bytes=None if settings.cache_megabytes == "auto" else settings.cache_megabytes << 20,
-            pretouch_bytes=settings.pretouch_megabytes << 20,
-            adaptive_threads=settings.adaptive_threads,
-            share_prefixes=settings.share_prefixes,
-        ),
-        compiled=settings.compiled,
-        report=report,
-        kernels=settings.kernels,
-        self_test=settings.self_test,
-        vllm_untested=settings.vllm_untested,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        pipeline_parallel_size=settings.pipeline_parallel_size,
+    of_limits, of_options = (
+        {field.name: getattr(settings, field.name) for field in fields(kind) if field.name in Settings.model_fields}
+        for kind in (EngineLimits, EngineOptions)
     )
-    return open_named(settings.engine, options)
+    cache_bytes = None if settings.cache_megabytes == "auto" else settings.cache_megabytes << 20
+    limits = EngineLimits(**of_limits, cache_bytes=cache_bytes, pretouch_bytes=settings.pretouch_megabytes << 20)
+    revision = settings.model_revision
+    return open_named(settings.engine, EngineOptions(**of_options, revision=revision, limits=limits, report=report))
 
 
 async def open_database(settings: Settings) -> Store:

@@ -23,39 +23,27 @@ from steering.schemas.base import ErrorDetail
 
 log = structlog.get_logger(__name__)
 
-QUOTE_LIMIT = 120
-"""Characters of a caller's input that an error repeats at most."""
-FINDING_LIMIT = 300
-"""Characters of one validation message: it may list the known keys where one is unknown."""
+QUOTE_LIMIT = 120  # characters of a caller's input that an error repeats at most
+FINDING_LIMIT = 300  # characters of one validation message: it may list the known keys where one is unknown
+GIVEN_LIMIT = 40  # characters of a refused text that are repeated
+DIGITS_LIMIT = 8  # a longer number is not repeated: it may have thousands of digits, which are counted
 _NO_RETRY = (("x-should-retry", "false"),)
-GIVEN_LIMIT = 40
-"""Characters of a refused text that are repeated."""
-DIGITS_LIMIT = 8
-"""A longer number is not repeated: it may have thousands of digits, which are counted."""
 _EXPECTED = {
     "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),
     "float_type": "a number",
     "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "tuple_type": "a list",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "model_attributes_type": "an object",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_attributes_type"), "an object"),
 }
 _CONTENT = {
     "greater_than_equal": "must be at least {ge}, got {given}",
     "greater_than": "must be greater than {gt}, got {given}",
     "less_than_equal": "must be at most {le}, got {given}",
     "less_than": "must be less than {lt}, got {given}",
-    "missing": "is required",
-    "union_tag_not_found": "is required",
-    "steering_form": "{message}, got {given}",
-    "vector_form": "{message}, got {given}",
-    "input_form": "{message}, got {given}",
+    **dict.fromkeys(("missing", "union_tag_not_found"), "is required"),
+    **dict.fromkeys(("steering_form", "vector_form", "input_form"), "{message}, got {given}"),
     "string_pattern_mismatch": "must match {pattern}, got {given}",
     "string_too_short": "must not be empty",
     "string_too_long": "takes at most {max_length} characters",
@@ -91,16 +79,8 @@ class RateLimited(SteeringError, code="rate_limited"):
     never: the request alone is beyond the limit, so that waiting does not help.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        limit: str = "other",
-        param: str | None = None,
-        retry_after: float = 10.0,
-        never: bool = False,
-    ) -> None:
-        super().__init__(message, param=param)
+    def __init__(self, message: str, *, limit: str = "other", retry_after: float = 10.0, never: bool = False) -> None:
+        super().__init__(message)
         self.limit, self.retry_after, self.never = limit, retry_after, never
 
 
@@ -138,13 +118,10 @@ class MonitorNotFound(NotFound, code="monitor_not_found"):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The response to one class of error.
-
-    type: the family of the error in OpenAI's API.
-    """
+    """The response to one class of error."""
 
     status: int
-    type: str = "invalid_request_error"
+    type: str = "invalid_request_error"  # the family of the error in OpenAI's API
     retry_after: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -251,7 +228,7 @@ def _log_failure(error: BaseException, public: SteeringError) -> None:
         details["cause"] = f"{type(cause).__name__}: {cause}"[:500]
     if isinstance(public, InternalError):
         details["exc_info"] = error
-    # The model is asked for during every start, and a stopping server during every restart, by probes above all: no failure.
+    # No failure: probes ask for the model during every start, and a stopping server is asked during every restart.
     write = log.info if isinstance(public, errors.NotReady | Draining) else log.error
     write("request_failed", **details)
 
@@ -284,9 +261,9 @@ def _walk(finding: Mapping[str, Any], body: Any) -> tuple[str, ...]:
 def invalid(error: RequestValidationError) -> InvalidRequest:
     """Reports the deepest findings of a validation: where a field has several forms, those are about the one that was meant."""
     findings = [(_walk(finding, error.body), finding) for finding in error.errors()]
-    path = max((found for found, _ in findings), key=len)
+    path = max((place for place, _ in findings), key=len)
     where = _quoted(".".join(path)) or None
-    message = describe([finding for found, finding in findings if found == path])
+    message = describe([finding for place, finding in findings if place == path])
     return InvalidRequest(f"{where or 'the body'}: {_quoted(message, FINDING_LIMIT)}", param=where)
 
 
@@ -330,9 +307,10 @@ def describe(findings: Sequence[Mapping[str, Any]]) -> str:
     if content is not None:
         return _sentence(content)
     expected = list(dict.fromkeys(str(_expected(finding)) for finding in findings))
-    choices = [choice for finding in findings for choice in _choices(finding)]
-    value = findings[0].get("input")
-    hint = suggestion(value, choices) if isinstance(value, str) else ""
+    value, hint = findings[0].get("input"), ""
+    if isinstance(value, str):
+        literals = " or ".join(str(_expected(one)) for one in findings if one.get("type") == "literal_error")
+        hint = suggestion(value, literals.replace(" or ", ", ").replace("'", "").split(", "))
     if type(value) is int and abs(value) < 10**DIGITS_LIMIT and "a list" in expected:
         hint = f"; did you mean [{value}]?"
     return f"expected {_listed(expected)}, got {shown(value)}{hint}"
@@ -355,13 +333,9 @@ def shown(value: Any) -> str:
 def _expected(finding: Mapping[str, Any]) -> str | None:
     """Names the form that a finding misses; None where the form is right and the content is not."""
     kind, context = str(finding.get("type")), finding.get("ctx") or {}
-    if kind in _EXPECTED:
-        return _EXPECTED[kind]
     if kind == "literal_error":
         return str(context.get("expected", ""))
-    if kind == "object_type":
-        return f"an object with {context.get('known')}"
-    return None
+    return f"an object with {context.get('known')}" if kind == "object_type" else _EXPECTED.get(kind)
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:
@@ -375,14 +349,6 @@ def _sentence(finding: Mapping[str, Any]) -> str:
         return f"expected {_listed([repr(one) for one in known])}, got {shown(tag)}{suggestion(tag, known)}"
     words = {**context, "message": message, "given": shown(finding.get("input"))}
     return _CONTENT[kind].format(**words) if kind in _CONTENT else message
-
-
-def _choices(finding: Mapping[str, Any]) -> list[str]:
-    """Returns the names a literal allows."""
-    context = finding.get("ctx") or {}
-    if finding.get("type") != "literal_error":
-        return []
-    return str(context.get("expected", "")).replace(" or ", ", ").replace("'", "").split(", ")
 
 
 def _listed(words: Sequence[str]) -> str:

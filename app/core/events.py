@@ -10,19 +10,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app.core.errors import (
-    Draining,
-    RequestTimedOut,
-    body_of,
-    public_error,
-)
+from app.core.errors import Draining, RequestTimedOut, body_of, public_error
 from app.core.settings import Settings
 from app.core.state import ServerState
 from steering.errors import EngineDead, SteeringError
@@ -31,14 +26,11 @@ from steering.threads import run_in_thread
 T = TypeVar("T")
 
 KEEPALIVE = b": keep-alive\n\n"
-WRITE_BYTES = 1 << 14
-"""Events that are there together are written in pieces of about this size."""
-WATCH_SECONDS = 1.0
-"""Longest pause between two checks of a busy stream."""
+WRITE_BYTES = 1 << 14  # events that are there together are written in pieces of about this size
+WATCH_SECONDS = 1.0  # longest pause between two checks of a busy stream
+FIRST_EVENT_SECONDS = 0.1  # how long the status of a response waits for the first event
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
-FIRST_EVENT_SECONDS = 0.1
-"""How long the status of a response waits for the first event."""
 _ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
 """What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
 longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
@@ -80,6 +72,9 @@ def error_events(error: SteeringError) -> tuple[Event, ...]:
     return (Event(body_of(error), "error"),)
 
 
+OnFailure: TypeAlias = Callable[[SteeringError], tuple[Event, ...]]
+
+
 class EventStream(Response):
     """Sends events as they arrive, a comment when none does, and closes the source however it ends.
 
@@ -96,24 +91,28 @@ class EventStream(Response):
         settings: Settings,
         interrupted: "asyncio.Future[SteeringError]",
         first: "asyncio.Future[Event | None] | None" = None,
-        on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
+        on_failure: OnFailure = error_events,
     ) -> None:
         super().__init__(None, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._settings, self._first = events, settings, first
         self._interrupted, self._on_failure = interrupted, on_failure
+        self._held: list[bytes] = []  # added, and not written yet
+        self._held_bytes = 0
+        self._writing = False  # the last write still waits for the reader
+        self._since = 0.0  # when it began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
-        """Sends the stream as the response."""
-        connection = _Connection(send)
+        """Sends the stream as the response, once."""
+        self._send, self._since = send, time.monotonic()
         leaving = asyncio.ensure_future(disconnected(receive))
         pumping: asyncio.Future[None] | None = None
         failure: SteeringError | None = None
         try:
-            headers = self.raw_headers
-            await connection.send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-            pumping = asyncio.ensure_future(self._pump(connection))
-            await self._watch(connection, pumping, leaving)
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await self._write(start)
+            pumping = asyncio.ensure_future(self._pump())
+            await self._watch(pumping, leaving)
         except _ReaderLost:
             return
         except Exception as error:
@@ -124,38 +123,36 @@ class EventStream(Response):
                     await ended(task)
             await self._events.aclose()
         with suppress(_ReaderLost):
-            await _within(self._settings.stall_seconds, self._end(connection, failure))
+            await self._within_stall(self._end(failure))
 
-    async def _end(self, connection: "_Connection", failure: SteeringError | None) -> None:
+    async def _end(self, failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
-            connection.add(frame(event))
-        await connection.flush()
-        await connection.send({"type": "http.response.body", "body": b"", "more_body": False})
+            self._add(frame(event))
+        await self._flush()
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pump(self, connection: "_Connection") -> None:
+    async def _pump(self) -> None:
         """Writes the events; those that are there together are one write."""
         event = await (self._first or next_event(self._events))
         while event is not None:
-            connection.add(frame(event))
-            if connection.held_bytes >= WRITE_BYTES:
-                await connection.flush()
-            event = await self._following(connection)
-        await connection.flush()
+            self._add(frame(event))
+            if self._held_bytes >= WRITE_BYTES:
+                await self._flush()
+            event = await self._following()
+        await self._flush()
 
-    async def _following(self, connection: "_Connection") -> Event | None:
+    async def _following(self) -> Event | None:
         """Returns the next event. What was added is written once it is clear that this event is not there yet."""
         following = asyncio.ensure_future(next_event(self._events))
         try:
             await asyncio.sleep(0)
             if not following.done():
-                await connection.flush()
+                await self._flush()
             return await following
         finally:
             await ended(following)
 
-    async def _watch(
-        self, connection: "_Connection", pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]"
-    ) -> None:
+    async def _watch(self, pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]") -> None:
         """Returns when all has been sent. Raises what ends the stream early."""
         keepalive, stall = self._settings.keepalive_seconds, self._settings.stall_seconds
         until = time.monotonic() + self._settings.request_seconds
@@ -164,67 +161,51 @@ class EventStream(Response):
             pause = min(WATCH_SECONDS, keepalive, stall, until - time.monotonic())
             await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
             now = time.monotonic()
-            age = now - connection.since
+            age = now - self._since
             if pumping.done():
                 return pumping.result()
-            if leaving.done() or (connection.writing and age >= stall):
+            if leaving.done() or (self._writing and age >= stall):
                 raise _ReaderLost
             if self._interrupted.done():
                 raise self._interrupted.result()
             if now >= until:
                 raise RequestTimedOut(f"the request took longer than {self._settings.request_seconds:g} s")
-            if not connection.writing and age >= keepalive:
-                connection.add(KEEPALIVE)
-                await _within(stall, connection.flush())
+            if not self._writing and age >= keepalive:
+                self._add(KEEPALIVE)
+                await self._within_stall(self._flush())
 
-
-class _Connection:
-    """Sends to the client.
-
-    held_bytes: how many bytes were added and not written yet.
-    writing: whether the last write still waits for the reader.
-    since: when the last write began.
-    """
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._held: list[bytes] = []
-        self.held_bytes = 0
-        self.writing, self.since = False, time.monotonic()
-
-    async def send(self, message: Message) -> None:
-        try:
-            await self._send(message)
-        except OSError:
-            raise _ReaderLost from None
-
-    def add(self, chunk: bytes) -> None:
+    def _add(self, chunk: bytes) -> None:
         self._held.append(chunk)
-        self.held_bytes += len(chunk)
+        self._held_bytes += len(chunk)
 
-    async def flush(self) -> None:
+    async def _flush(self) -> None:
         """Writes what was added."""
         if not self._held:
             return
         body = b"".join(self._held)
         self._held.clear()
-        self.held_bytes = 0
-        self.writing, self.since = True, time.monotonic()
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
-        self.writing = False
+        self._held_bytes = 0
+        self._writing, self._since = True, time.monotonic()
+        await self._write({"type": "http.response.body", "body": body, "more_body": True})
+        self._writing = False
+
+    async def _write(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            raise _ReaderLost from None
+
+    async def _within_stall(self, work: Coroutine[Any, Any, None]) -> None:
+        """Awaits work that waits for the reader. Raises _ReaderLost when it takes longer than `stall_seconds`."""
+        try:
+            async with asyncio.timeout(self._settings.stall_seconds):
+                await work
+        except TimeoutError:
+            raise _ReaderLost from None
 
 
 class _ReaderLost(Exception):
     """The client has disconnected or reads nothing, so no error can be reported to it."""
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
-    """Awaits work that waits for the reader. Raises _ReaderLost when it takes too long."""
-    try:
-        async with asyncio.timeout(seconds):
-            await work
-    except TimeoutError:
-        raise _ReaderLost from None
 
 
 async def next_event(events: AsyncGenerator[Event, None]) -> Event | None:
@@ -269,9 +250,7 @@ async def while_connected(state: ServerState, receive: Receive, work: Coroutine[
 
 
 async def event_stream(
-    state: ServerState,
-    events: AsyncGenerator[Event, None],
-    on_failure: Callable[[SteeringError], tuple[Event, ...]] = error_events,
+    state: ServerState, events: AsyncGenerator[Event, None], on_failure: OnFailure = error_events
 ) -> EventStream:
     """Returns the response of a streaming request; failures are reported as an `error` event, or as `on_failure` says.
 

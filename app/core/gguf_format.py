@@ -22,12 +22,10 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from steering.errors import InvalidRequest
 
 ARCHITECTURE = "controlvector"
-READ_SECONDS = 20.0
-"""Longest time that reading a file may take."""
-MAX_FILE_BYTES = 512 << 20
-MEMORY_BYTES = 4 << 30
-"""Address space of the child: the interpreter, numpy, and a file mapped and copied."""
+READ_SECONDS = 20.0  # longest time that reading a file may take
 PROCESSOR_SECONDS = 15
+MAX_FILE_BYTES = 512 << 20
+MEMORY_BYTES = 4 << 30  # address space of the child: the interpreter, numpy, and a file mapped and copied
 MAX_LAYERS = 512
 MAX_WIDTH = 1 << 20
 _NAME = re.compile(r"direction\.([1-9][0-9]{0,3})")
@@ -60,10 +58,7 @@ def write_control_vector(
 
 
 def read_control_vector(path: Path, timeout: float = READ_SECONDS) -> dict[str, list[float]]:
-    """Reads the directions in an untrusted file, by layer. A direction's length becomes its natural scale.
-
-    Raises InvalidRequest for anything that is not a control vector.
-    """
+    """Reads the directions in an untrusted file, by layer. A direction's length becomes its natural scale. Raises InvalidRequest."""
     try:
         child = subprocess.run(  # noqa: S603 - our own module, and a path that is only opened
             # -P: the working directory may contain modules of the same names
@@ -81,7 +76,7 @@ def read_control_vector(path: Path, timeout: float = READ_SECONDS) -> dict[str, 
     return dict(json.loads(child.stdout))
 
 
-def directions_in(path: Path) -> dict[str, list[float]]:
+def _directions_in(path: Path) -> dict[str, list[float]]:
     """Returns layer -> values (d_model,). Raises ValueError for what is not a control vector."""
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
@@ -105,16 +100,11 @@ def directions_in(path: Path) -> dict[str, list[float]]:
     return found
 
 
-def main() -> None:
-    """Runs in the child: prints JSON and exits with 0, or prints the reason and exits with 1."""
+if __name__ == "__main__":  # the child: prints JSON and exits with 0, or prints the reason and exits with 1
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS))
     warnings.simplefilter("ignore")
     try:
-        print(json.dumps(directions_in(Path(sys.argv[1])), allow_nan=False))
+        print(json.dumps(_directions_in(Path(sys.argv[1])), allow_nan=False))
     except Exception as error:
         sys.exit(str(error) or type(error).__name__)
-
-
-if __name__ == "__main__":
-    main()

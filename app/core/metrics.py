@@ -32,8 +32,7 @@ from steering.injection.dose import SteeringReport
 UNMATCHED = "unmatched"
 ALERTED_CODES = ("storage_full", "store_corrupt", "out_of_memory")
 """Their series begin at 0, so that an alert on the increase sees the first error."""
-LAG_PAUSE_SECONDS = 0.25
-"""Pause between two measurements of the event loop."""
+LAG_PAUSE_SECONDS = 0.25  # pause between two measurements of the event loop
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _GAPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _DOSES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
@@ -50,47 +49,45 @@ class Metrics(Collector):
     """The metrics of one server, in a registry of its own so that several servers can run in one process."""
 
     def __init__(
-        self,
-        stats: Callable[[], EngineStats | None],
-        jobs: Callable[[], Mapping[str, int]],
-        *collectors: Collector,
+        self, stats: Callable[[], EngineStats | None], jobs: Callable[[], Mapping[str, int]], *collectors: Collector
     ) -> None:
         """Makes the metrics. What `jobs` returns is the number of jobs by status; `collectors` are asked when Prometheus scrapes."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nothing reads
         self._stats, self._jobs = stats, jobs
-        self.not_ready: str | None = "not_ready"
-        """Code of the reason why the server is not ready, as of the last scrape."""
+        self.not_ready: str | None = "not_ready"  # code of the reason, as of the last scrape
         registry = self._registry = CollectorRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
-        self.requests = counter("steering_http_requests", "Answered requests.", ("method", "route", "status"))
-        about = "From the first byte of the request to the last of the answer."
-        self.seconds = histogram("steering_http_request_seconds", about, ("route",), buckets=_SECONDS)
-        self.in_flight = Gauge("steering_http_requests_in_flight", "Requests being answered.", registry=registry)
-        about = "From admission to the first token of a streamed answer."
-        self.first_token_seconds = histogram("steering_first_token_seconds", about, buckets=_SECONDS)
-        about = "Generated tokens at which a flag of the request held, by the side of its bound."
-        self.flagged_tokens = counter("steering_flagged_tokens", about, ("bound",))
-        about = "Between two tokens of one streamed answer."
-        self.token_gap_seconds = histogram("steering_token_gap_seconds", about, buckets=_GAPS)
-        about = "Measured relative dose of steered answers, summed over interventions and layers."
-        self.relative_dose = histogram("steering_relative_dose", about, buckets=_DOSES)
+        gauge = partial(Gauge, registry=registry)
+        requests = "Answered requests.", ("method", "route", "status")
+        seconds = "From the first byte of the request to the last of the answer.", ("route",)
+        flagged = "Generated tokens at which a flag of the request held, by the side of its bound.", ("bound",)
+        until_first = "From admission to the first token of a streamed answer."
+        dose = "Measured relative dose of steered answers, summed over interventions and layers."
+        tokens = "Tokens of prompts and answers that were admitted, by key.", ("key",)
+        refusals = "Requests that were answered 429, by key and by the limit that was reached.", ("key", "reason")
+        lag = "How much later than due the event loop continued: while it is late, nothing is answered."
+        failures = "Background accesses to the database that failed, by what they were for; `renew` is the lease of this server."
+        lease = "When this server last renewed its lease, which other servers take it for dead without."
+        self.requests = counter("steering_http_requests", *requests)
+        self.seconds = histogram("steering_http_request_seconds", *seconds, buckets=_SECONDS)
+        self.in_flight = gauge("steering_http_requests_in_flight", "Requests being answered.")
+        self.first_token_seconds = histogram("steering_first_token_seconds", until_first, buckets=_SECONDS)
+        self.flagged_tokens = counter("steering_flagged_tokens", *flagged)
+        gap = "Between two tokens of one streamed answer."
+        self.token_gap_seconds = histogram("steering_token_gap_seconds", gap, buckets=_GAPS)
+        self.relative_dose = histogram("steering_relative_dose", dose, buckets=_DOSES)
         self.errors = counter("steering_errors", "Error responses, by code.", ("code",))
         for code in ALERTED_CODES:
             self.errors.labels(code)
         self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
-        about = "Tokens of prompts and answers that were admitted, by key."
-        self.key_tokens = counter("steering_key_tokens", about, ("key",))
-        about = "Requests that were answered 429, by key and by the limit that was reached."
-        self.key_refusals = counter("steering_key_refusals", about, ("key", "reason"))
-        self.connections = Gauge("steering_connections", "Open connections.", registry=registry)
-        about = "How much later than due the event loop continued: while it is late, nothing is answered."
-        self.loop_lag_seconds = histogram("steering_event_loop_lag_seconds", about, buckets=_LAGS)
-        about = "One small read of the database, twice a second."
-        self.database_seconds = histogram("steering_database_read_seconds", about, buckets=_SECONDS)
-        about = "Background accesses to the database that failed, by what they were for; `renew` is the lease of this server."
-        self.database_failures = counter("steering_database_failures", about, ("work",))
-        about = "When this server last renewed its lease, which other servers take it for dead without."
-        self.lease_renewed = Gauge("steering_lease_renewed_timestamp_seconds", about, registry=registry)
+        self.key_tokens = counter("steering_key_tokens", *tokens)
+        self.key_refusals = counter("steering_key_refusals", *refusals)
+        self.connections = gauge("steering_connections", "Open connections.")
+        self.loop_lag_seconds = histogram("steering_event_loop_lag_seconds", lag, buckets=_LAGS)
+        read = "One small read of the database, twice a second."
+        self.database_seconds = histogram("steering_database_read_seconds", read, buckets=_SECONDS)
+        self.database_failures = counter("steering_database_failures", failures, ("work",))
+        self.lease_renewed = gauge("steering_lease_renewed_timestamp_seconds", lease)
         libraries = {name: version(name) for name in ("torch", "transformers")}
         build = Info("steering_build", "Versions of the server and of what it computes with.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version(), **libraries})

@@ -22,8 +22,9 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
-ASKED_BY_ADDRESS = HEALTH_PATHS | {"/metrics"}
-"""What orchestrators and Prometheus ask by the address of a container. Health needs no key anywhere; metrics need one."""
+ASKED_BY_ADDRESS = HEALTH_PATHS | {
+    "/metrics"
+}  # of a container, by orchestrators and Prometheus; only health needs no key
 SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -33,8 +34,7 @@ SECURITY_HEADERS = (
 
 
 class RequestMiddleware:
-    """Gives each request an id (the caller's if it is well-formed) and headers, logs and counts it, and answers exceptions that no
-    handler caught."""
+    """Gives each request an id (the caller's if it is well-formed) and headers, logs and counts it, and answers exceptions."""
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self._app, self._state = app, state
@@ -71,8 +71,7 @@ class RequestMiddleware:
                 self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        """Counts and logs a request: the template of its route, never its path, body or key. Codes and keys are few, and none
-        is chosen by a caller."""
+        """Counts and logs a request: the template of its route, never its path, body or key. No label is chosen by a caller."""
         state, metrics = scope["state"], self._state.metrics
         code, key = state.get("error_code"), state["key"].name if "key" in state else None
         metrics.observe(scope, status, seconds)
@@ -97,11 +96,7 @@ class RequestMiddleware:
 
 
 def client_address(scope: Scope, header: str | None) -> str | None:
-    """Returns the address of the client for the log.
-
-    The proxy in front of this server writes the `header`. Its last address is the one that the proxy saw; the client sent the
-    others. Without a header, or where it has no address, this is the peer of the connection.
-    """
+    """Returns the address of the client for the log: the last of `header`, which is the one that our proxy saw, else the peer."""
     peer = scope.get("client")
     if header is not None and (values := Headers(scope=scope).getlist(header)):
         last = values[-1].rpartition(",")[2].strip()
@@ -141,5 +136,4 @@ class HostMiddleware:
         if accepted:
             await self._app(scope, receive, send)
         else:
-            refusal = HostRefused("this server does not answer to that host name")
-            await response_of(refusal)(scope, receive, send)
+            await response_of(HostRefused("this server does not answer to that host name"))(scope, receive, send)

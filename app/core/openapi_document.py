@@ -16,28 +16,28 @@ class SteeringAPI(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._building = Lock()
+        self._building = Lock()  # several threads may ask for the document
 
     def openapi(self) -> dict[str, Any]:
-        """Returns the document, which is built once. Several threads may ask for it."""
+        """Returns the document, which is built once."""
         with self._building:
-            return self._document()
+            if self.openapi_schema is None:
+                _describe(super().openapi())
+            return super().openapi()
 
-    def _document(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            document = super().openapi()
-            components = document.setdefault("components", {})
-            schemas = components.setdefault("schemas", {})
-            for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no response has
-                schemas.pop(name, None)
-            schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= {**schema.pop("$defs"), "ErrorAnswer": schema}
-            codes = sorted(_codes().items())
-            components["responses"] = {f"Error{status}": _described(status, found) for status, found in codes}
-            for path in document["paths"].values():
-                for method, operation in path.items():
-                    _describe_errors(method, operation)
-        return super().openapi()
+
+def _describe(document: dict[str, Any]) -> None:
+    """Adds the responses to errors, and removes FastAPI's own, which no response has."""
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= {**schema.pop("$defs"), "ErrorAnswer": schema}
+    components["responses"] = {f"Error{status}": _response(status, codes) for status, codes in sorted(_codes().items())}
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            _describe_errors(method, operation)
 
 
 def _codes() -> dict[int, set[str]]:
@@ -49,7 +49,7 @@ def _codes() -> dict[int, set[str]]:
     return codes
 
 
-def _described(status: int, codes: set[str]) -> dict[str, Any]:
+def _response(status: int, codes: set[str]) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     described = {"description": "Codes: " + ", ".join(sorted(codes)), "content": content}
     if status in (429, 503):
@@ -59,16 +59,17 @@ def _described(status: int, codes: set[str]) -> dict[str, Any]:
 
 def _describe_errors(method: str, operation: dict[str, Any]) -> None:
     """Lists the statuses that an operation may answer with besides its own."""
+    parameters = operation.get("parameters", ())
     statuses = {403, 500, 503}  # a Host that is refused, a defect, a server that is starting or stopping
     if "security" in operation:
         statuses |= {400, 401, 429}
-    if any(one["in"] == "path" for one in operation.get("parameters", ())):
+    if any(parameter["in"] == "path" for parameter in parameters):
         statuses.add(404)
     if "requestBody" in operation:  # names vectors, profiles and models, and may make activations non-finite
         statuses |= {404, 413, 415, 422}
     if method != "get":
         statuses.add(507)
-    if method == "delete" or any(one["name"] == "wait" for one in operation.get("parameters", ())):
+    if method == "delete" or any(parameter["name"] == "wait" for parameter in parameters):
         statuses.add(409)
     operation["responses"].pop("422", None)
     for status in sorted(statuses):

@@ -11,27 +11,20 @@ from app.core.errors import TooManyConnections, body_of, json_response, outcome_
 from app.core.logs import new_request_id
 from steering.errors import InvalidRequest
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Bytes of a request line and its headers."""
-MAX_OVERHEAD_BYTES = 16 * 1024
-"""Bytes of chunk sizes and trailers of a body, besides OVERHEAD_RATIO bytes for each byte of content."""
+MAX_HEAD_BYTES = 64 * 1024  # of a request line and its headers
+MAX_OVERHEAD_BYTES = 16 * 1024  # of chunk sizes and trailers of a body, besides OVERHEAD_RATIO for each byte of content
 OVERHEAD_RATIO = 8
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections that send too much or too slowly outside of a body.
+    """Closes connections that send too much or too slowly outside of a body, whose bytes are bounded by its route.
 
-    The bytes of a body are bounded by its route. Everything else that a client can send without a key is bounded here:
-    headers, chunk sizes, trailers, and the time that each may take.
-
-    head_seconds: how long a head may take to arrive, and how long a new connection may be idle.
-    linger_seconds: how long the rest of a request may take to arrive once its response is complete.
-    max_connections: how many may be open. When all are open, the one that has been idle for longest is closed for a new one.
+    Bounded are headers, chunk sizes, trailers, and the time that each may take: all that a client can send without a key.
     """
 
-    head_seconds: ClassVar[float] = 10.0
-    linger_seconds: ClassVar[float] = 2.0
-    max_connections: ClassVar[int] = 1000
+    head_seconds: ClassVar[float] = 10.0  # for a head to arrive, and how long a new connection may be idle
+    linger_seconds: ClassVar[float] = 2.0  # for the rest of a request to arrive once its response is complete
+    max_connections: ClassVar[int] = 1000  # when all are open, the one that is idle for longest is closed for a new one
 
     _in_head = _in_body = _half_closed = False
     _received = _content = 0
@@ -43,7 +36,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._idle_since = self.loop.time()
         if len(self.connections) > self.max_connections and not self._close_idle_connection():
-            self._refuse()
+            error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
+            self._end(json_response(body_of(error), outcome_of(error).status, {"Retry-After": "1"}))
             return
         self._set_deadline(self.head_seconds)
 
@@ -125,14 +119,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Closes the other connection that has been idle for longest. Returns False when none is idle."""
         others = [cast(BoundedProtocol, one) for one in self.connections if one is not self]
         idle = [one for one in others if one._idle_since is not None and not one.transport.is_closing()]
-        if not idle:
-            return False
-        min(idle, key=lambda one: one._idle_since or 0.0).transport.close()
-        return True
-
-    def _refuse(self) -> None:
-        error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
-        self._end(json_response(body_of(error), outcome_of(error).status, {"Retry-After": "1"}))
+        if idle:
+            min(idle, key=lambda one: one._idle_since or 0.0).transport.close()
+        return bool(idle)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP request with the body of every error; uvicorn answers with plain text."""

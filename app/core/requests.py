@@ -6,8 +6,8 @@ handler runs only while its client is connected: a plain request is cancelled wh
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from fastapi import Depends, Security
 from fastapi.dependencies.models import Dependant
@@ -18,12 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from app.core.admission import Admission
-from app.core.errors import (
-    BodyTooLarge,
-    JobCancelled,
-    UnsupportedMediaType,
-    status_of,
-)
+from app.core.errors import BodyTooLarge, JobCancelled, UnsupportedMediaType, status_of
 from app.core.events import while_connected
 from app.core.key import Key
 from app.core.logs import current_request_id
@@ -36,15 +31,16 @@ from steering.threads import run_in_thread
 
 BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="An API key of this server.")
 """Reads the Authorization header; also describes it in the OpenAPI document."""
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-CLIENT_DISCONNECTED = 499
-"""Status that is logged and never received: the client disconnected before the response."""
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+CLIENT_DISCONNECTED = 499  # logged and never received: the client disconnected before the response
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """OpenAPI's description of a body that is one file."""
-FILE_RATIO = 3
-"""Memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the vector that is stored."""
-_INLINE_BYTES = 64_000
-"""A larger body is counted and parsed in a thread; the parser calls Python per value, so the event loop continues meanwhile."""
+FILE_RATIO = (
+    3  # memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the stored vector
+)
+_INLINE_BYTES = (
+    64_000  # a larger body is counted and parsed in a thread, where the parser's calls do not hold up the event loop
+)
 
 
 def needs(scope: str) -> dict[str, Any]:
@@ -53,15 +49,10 @@ def needs(scope: str) -> dict[str, Any]:
 
 
 class ApiRoute(APIRoute):
-    """A route that needs a key.
+    """A route that needs a key, of the scope `scope_needed`."""
 
-    media_type: the media type of its body.
-    upload: whether its body has the larger limit.
-    scope_needed: the scope that the key needs.
-    """
-
-    media_type: ClassVar[str] = "application/json"
-    upload: ClassVar[bool] = False
+    media_type: ClassVar[str] = "application/json"  # of its body
+    upload: ClassVar[bool] = False  # whether its body has the larger limit
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         extra = dict(options.get("openapi_extra") or {})
@@ -69,9 +60,9 @@ class ApiRoute(APIRoute):
         self.scope_needed = str(extra["x-scope"])
         dependencies = [*(options.get("dependencies") or ()), Security(BEARER)]  # describes the key in OpenAPI
         super().__init__(path, endpoint, **{**options, "openapi_extra": extra, "dependencies": dependencies})
-        query = dict(_query_parameters(self.dependant))
-        strict = any(isinstance(one, type) and issubclass(one, Spec) for one in query.values())
-        self._known_query = None if strict else frozenset(query)
+        query = _query_parameters(self.dependant)
+        strict = any(isinstance(kind, type) and issubclass(kind, Spec) for kind in query.values())
+        self._known_query = None if strict else frozenset(query)  # None: a model of the whole query checks it
 
     def get_route_handler(self) -> Handler:
         """Returns FastAPI's handler with the checks before it."""
@@ -110,31 +101,31 @@ class ApiRoute(APIRoute):
         return handle
 
     async def _audit(self, state: ServerState, key: Key, request: Request, status: int) -> None:
-        """Records a request that changed something, or may have: a write that has begun is committed whatever ends its
-        handler. What was refused changed nothing."""
-        if self.scope_needed not in ("write", "admin") or request.method in ("GET", "HEAD"):
-            return
-        body = request.parsed if isinstance(request, ParsedRequest) else None
-        path, request_id = request.path_params, current_request_id()
-        await state.record(key, request.method, self.path, path, body, request_id, status)
+        """Records a write, which is committed whatever ends its handler. What was refused changed nothing."""
+        if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):
+            body = request.parsed if isinstance(request, ParsedRequest) else None
+            path, request_id = request.path_params, current_request_id()
+            await state.record(key, request.method, self.path, path, body, request_id, status)
 
     def _check_query(self, request: Request) -> None:
         """Rejects query parameters given twice, and unknown ones on routes without a model of the whole query."""
-        names = [name for name, _ in request.query_params.multi_items()]
-        if len(names) > len(set(names)):
-            twice = next(name for name, count in Counter(names).items() if count > 1)[:40]
-            raise InvalidRequest(f"the query parameter {twice!r} is given twice", param=twice)
-        if self._known_query is None:
-            return
-        for name in request.query_params:
-            if name not in self._known_query:
+        names = Counter(name for name, _ in request.query_params.multi_items())
+        for name, count in names.items():
+            if count > 1:
+                raise InvalidRequest(f"the query parameter {name[:40]!r} is given twice", param=name[:40])
+            if self._known_query is not None and name not in self._known_query:
                 known = ", ".join(sorted(self._known_query)) or "none"
                 raise InvalidRequest(f"unknown query parameter {name[:40]!r}; known: {known}", param=name[:40])
 
     async def _read(self, request: Request, settings: Settings) -> Request:
         """Returns the request with its body read and parsed."""
         if self.body_field is None and self.media_type == "application/json":
-            await _check_no_body(request, settings)
+            # to ignore a body is dangerous: `DELETE` with a version in it would delete every version
+            if {"content-length", "transfer-encoding"} & set(request.headers) and (
+                body := await read_body(request, settings.max_body_bytes, settings.body_seconds)
+            ):
+                what = f"{request.method} {request.scope['path'][:80]} takes no body, got {len(body)} bytes"
+                raise InvalidRequest(f"{what}; its parameters belong in the address")
             return request
         encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding not in ("", "identity"):
@@ -150,8 +141,7 @@ class ApiRoute(APIRoute):
     async def _parse(self, request: Request, body: bytes, settings: Settings) -> "ParsedRequest":
         """Returns the request with its parsed body, None of a file. What it takes is counted and reserved before anything is parsed.
 
-        A large body is also checked against its schema in the thread; FastAPI then accepts the model as it is. Raises
-        LimitExceeded for too many values, OutOfMemory, Overloaded, InvalidRequest, RequestValidationError.
+        A large body is also checked against its schema in the thread; FastAPI then accepts the model as it is.
         """
         admission: Admission = request.state.admission
         if not body or self.media_type == BinaryRoute.media_type:
@@ -184,12 +174,10 @@ def check_size(size: Size, most: int, settings: Settings) -> None:
         raise LimitExceeded(f"the body has more than {settings.max_body_elements} lists and objects")
 
 
-def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, Any]]:
-    """Yields names and annotations of the query parameters of a handler and its dependencies."""
-    for one in dependant.query_params:
-        yield one.alias, one.field_info.annotation
-    for inner in dependant.dependencies:
-        yield from _query_parameters(inner)
+def _query_parameters(dependant: Dependant) -> dict[str, Any]:
+    """Returns names and annotations of the query parameters of a handler and its dependencies."""
+    inner = [item for one in dependant.dependencies for item in _query_parameters(one).items()]
+    return dict([*((one.alias, one.field_info.annotation) for one in dependant.query_params), *inner])
 
 
 class UploadRoute(ApiRoute):
@@ -225,15 +213,6 @@ class ParsedRequest(Request):
     async def json(self) -> Any:
         """Returns the parsed body, or its model."""
         return self._model
-
-
-async def _check_no_body(request: Request, settings: Settings) -> None:
-    """Rejects a body on a route that takes none. To ignore it is dangerous: `DELETE` with a version in the body would delete every version."""
-    if not {"content-length", "transfer-encoding"} & set(request.headers):
-        return
-    if body := await read_body(request, settings.max_body_bytes, settings.body_seconds):
-        what = f"{request.method} {request.scope['path'][:80]} takes no body, got {len(body)} bytes"
-        raise InvalidRequest(f"{what}; its parameters belong in the address")
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

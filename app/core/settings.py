@@ -13,8 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from steering.namespaces import NAMESPACE_PATTERN, SHARED
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,512}")
-
-
+_OTHER_LIMITS = ("chat_max_tokens", "contended_running", "memory_megabytes", "request_seconds", "dose_bound")
 SCOPES = ("generate", "read", "write", "metrics", "admin")
 
 
@@ -57,12 +56,7 @@ def key_entries(path: Path) -> tuple[str, ...]:
     return check_entries(entries)
 
 
-_OTHER_LIMITS = ("chat_max_tokens", "contended_running", "memory_megabytes", "request_seconds", "dose_bound")
-
-
 Positive = Annotated[int, Field(ge=1)]
-
-
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -77,125 +71,90 @@ class Settings(BaseSettings):
     """Settings of an operator. Read from the environment (STEERING_PORT=8001) or given in code."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True
-    )
+        env_prefix="STEERING_", extra="ignore", frozen=True, protected_namespaces=(), hide_input_in_errors=True,
+        use_attribute_docstrings=True,  # a description that does not fit the line of its field stands below it
+    )  # fmt: skip
 
     # What is served
-    model: str = Field(
-        "smollm2-135m-instruct", description="the embedded model, a Hugging Face id, a local folder, or a GGUF path"
-    )
+    model: str = "smollm2-135m-instruct"
+    """the embedded model, a Hugging Face id, a local folder, or a GGUF path"""
     model_revision: str | None = Field(None, description="pinned revision of a Hugging Face id")
     engine: str = Field("transformers", description="`transformers`, or `vllm` where vLLM is installed")
     vllm_untested: bool = Field(False, description="start the vllm engine with a version of vLLM that was not tested")
     tensor_parallel_size: Positive = Field(1, description="processes that share each layer (vllm engine)")
     pipeline_parallel_size: Positive = Field(1, description="processes that share the layers (vllm engine)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"
-    )
-    device_map: Literal["auto"] | None = Field(
-        None, description="auto lets accelerate choose the device; a model that it spreads over several is refused"
-    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"""
+    device_map: Literal["auto"] | None = None
+    """auto lets accelerate choose the device; a model that it spreads over several is refused"""
     cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are stored")
-    database: str = Field(
-        "sqlite:///steering.sqlite3", repr=False, description="where vectors, profiles and jobs are stored"
-    )
+    database: str = Field("sqlite:///steering.sqlite3", repr=False)
+    """where vectors, profiles and jobs are stored"""
 
     # Network and access
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs a key")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 takes a free one")
-    api_keys: Annotated[CommaSeparated, AfterValidator(check_entries)] = Field(
-        (),
-        repr=False,
-        description="comma-separated; `key` has every scope, `key:read+generate` these two; `key:read@team-a` is of a namespace",
-    )
-    api_keys_file: Path | None = Field(
-        None, description="a file of such entries, one a line; it is read again when it changes"
-    )
+    api_keys: Annotated[CommaSeparated, AfterValidator(check_entries)] = Field((), repr=False)
+    """comma-separated; `key` has every scope, `key:read+generate` these two; `key:read@team-a` is of a namespace"""
+    api_keys_file: Path | None = None
+    """a file of such entries, one a line; it is read again when it changes"""
     output_days: Positive = Field(7, description="age at which results of batches are deleted")
     audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
     job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
     link_days: Positive = Field(365, description="age at which saved links are deleted")
-    allowed_hosts: CommaSeparated = Field(
-        (),
-        description="comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others, /health and /metrics are answered under any name",
-    )
-    client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
-        None,
-        description="header from which the log takes the address of the client, such as `X-Forwarded-For`: its last address. Only where every request comes through a proxy that writes it",
-    )
+    allowed_hosts: CommaSeparated = ()
+    """comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others, /health and /metrics are answered under any name"""
+    client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+    """header from which the log takes the address of the client, such as `X-Forwarded-For`: its last address. Only where every request comes through a proxy that writes it"""
     openapi: bool = Field(True, description="serve /openapi.json")
-    traces: bool = Field(
-        False,
-        description="send spans of each request and its answers by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the least severe level that is logged"
-    )
+    traces: bool = False
+    """send spans of each request and its answers by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; needs the extra `otel`"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """the least severe level that is logged"""
 
     # Running requests
     max_running: Positive = Field(64, description="rows in the batch")
     contended_running: Positive = Field(8, description="rows of a key while other keys have requests")
     max_waiting: Positive = Field(256, description="rows waiting for the batch; one more is answered 429")
-    prefill_tokens: Positive = Field(
-        2048,
-        description="most prompt tokens computed between two tokens of running streams, never more than take 0.25 s",
-    )
-    cache_megabytes: Positive | Literal["auto"] = Field(
-        "auto",
-        description="memory for keys and values, allocated once; `auto`: a share of what is free when the model is loaded",
-    )
-    pretouch_megabytes: Annotated[int, Field(ge=0)] = Field(
-        512, description="how much of that memory an idle server writes ahead of use on a CPU"
-    )
-    adaptive_threads: bool = Field(
-        True,
-        description="use fewer threads where other processes occupy processors (CPU, where linear layers use our kernels)",
-    )
+    prefill_tokens: Positive = 2048
+    """most prompt tokens computed between two tokens of running streams, never more than take 0.25 s"""
+    cache_megabytes: Positive | Literal["auto"] = "auto"
+    """memory for keys and values, allocated once; `auto`: a share of what is free when the model is loaded"""
+    pretouch_megabytes: Annotated[int, Field(ge=0)] = 512
+    """how much of that memory an idle server writes ahead of use on a CPU"""
+    adaptive_threads: bool = True
+    """use fewer threads where other processes occupy processors (CPU, where linear layers use our kernels)"""
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
-    compiled: bool | Literal["auto"] = Field(
-        "auto",
-        description="compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`",
-    )
+    compiled: bool | Literal["auto"] = "auto"
+    """compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`"""
     kernels: bool = Field(True, description="use our C++ kernels in compiled passes where the CPU has AVX512_BF16")
-    self_test: bool = Field(
-        True,
-        description="at the start compare short answers with the model's own forward pass (engine `transformers`); takes about ten passes",
-    )
-    memory_megabytes: Positive = Field(
-        2048, description="memory that running requests may use for bodies, activations, logits and files"
-    )
+    self_test: bool = True
+    """at the start compare short answers with the model's own forward pass (engine `transformers`); takes about ten passes"""
+    memory_megabytes: Positive = 2048
+    """memory that running requests may use for bodies, activations, logits and files"""
     max_connections: Positive = Field(1000, description="open connections; idle ones are closed for new ones")
-    watchdog_seconds: Seconds = Field(
-        120.0, description="a forward pass that takes longer ends the process with exit code 3"
-    )
+    watchdog_seconds: Seconds = 120.0
+    """a forward pass that takes longer ends the process with exit code 3"""
     request_seconds: Seconds = Field(600.0, description="longest life of one request")
     body_seconds: Seconds = Field(30.0, description="longest time a body may take to arrive")
     keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
     stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its stream")
     drain_seconds: Seconds = Field(30.0, description="time that running requests get after SIGTERM")
-    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
-        0.0,
-        description="after SIGTERM the server is not ready, but accepts requests for so long: a load balancer has time to notice",
-    )
-    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
-        15.0,
-        description="a server that does not reach the database for so long is taken for dead: its jobs are reported as interrupted",
-    )
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """after SIGTERM the server is not ready, but accepts requests for so long: a load balancer has time to notice"""
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    """a server that does not reach the database for so long is taken for dead: its jobs are reported as interrupted"""
     max_jobs: Positive = Field(4, description="jobs running at once")
     max_queued_jobs: Positive = Field(64, description="jobs waiting; one more is answered 429")
 
-    dictionaries: CommaSeparated = Field(
-        (), description="comma-separated folders in SAELens format: sparse autoencoders of the model, to search"
-    )
-    scorer_model: str | None = Field(
-        None,
-        description="a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred",
-    )
+    dictionaries: CommaSeparated = ()
+    """comma-separated folders in SAELens format: sparse autoencoders of the model, to search"""
+    scorer_model: str | None = None
+    """a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred"""
     # The judge of evaluations
-    judge_base_url: str | None = Field(
-        None, description="an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"
-    )
+    judge_base_url: str | None = None
+    """an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"""
     judge_model: str | None = Field(None, description="the model requested there; needed with an address")
     judge_api_key: str | None = Field(None, repr=False, description="the key sent there")
     judge_seconds: Seconds = Field(60.0, description="longest time one request to it may take")
@@ -205,15 +164,11 @@ class Settings(BaseSettings):
     max_upload_bytes: Positive = Field(64_000_000, description="largest body where vectors or examples are sent")
     max_json_depth: Positive = Field(64, description="deepest nesting of a body")
     max_body_elements: Positive = Field(200_000, description="JSON values of a body")
-    max_upload_elements: Positive = Field(
-        1_000_000,
-        description="JSON values of a body with vectors or examples; of these `max_body_elements` may be lists or objects",
-    )
+    max_upload_elements: Positive = 1_000_000
+    """JSON values of a body with vectors or examples; of these `max_body_elements` may be lists or objects"""
     max_messages: Positive = Field(1_000, description="messages of a conversation")
-    chat_max_tokens: Positive = Field(
-        4_096,
-        description="tokens of a chat completion that names no limit; it never has more than fit the model's context",
-    )
+    chat_max_tokens: Positive = 4_096
+    """tokens of a chat completion that names no limit; it never has more than fit the model's context"""
     max_n: Positive = Field(8, description="answers to one prompt")
     max_prompts: Positive = Field(16, description="prompts of a text completion")
     max_stops: Positive = Field(4, description="stop strings")
@@ -226,23 +181,18 @@ class Settings(BaseSettings):
     max_texts: Positive = Field(2_000, description="texts of a readout or a map")
     max_predictions: Positive = Field(50_000, description="predictions of a logit lens (tokens x layers x top_k)")
     max_activations: Positive = Field(64_000_000, description="numbers read from the model in one call")
-    max_scored_tokens: Positive = Field(
-        200_000,
-        description="tokens that one scoring or tokenizing request reads; the prompt counts for each continuation",
-    )
+    max_scored_tokens: Positive = 200_000
+    """tokens that one scoring or tokenizing request reads; the prompt counts for each continuation"""
     max_links: Positive = Field(1_000, description="links that one key has saved")
     max_profiles: Positive = Field(1_000, description="profiles of a namespace")
     max_link_bytes: Positive = Field(64_000, description="state of a saved link, as JSON in ASCII")
     max_batch_requests: Positive = Field(10_000, description="requests of one batch")
     max_evaluation_answers: Positive = Field(10_000, description="answers that one evaluation generates")
     max_page: Annotated[int, Field(ge=1, le=200)] = Field(200, description="entries of a page of a list")
-    dose_bound: Seconds = Field(
-        0.2, description="relative dose of a request, summed over its layers, beyond which dose_action applies"
-    )
-    dose_action: Literal["off", "warn", "clamp", "refuse"] = Field(
-        "warn",
-        description="beyond the bound: `warn`, `clamp` the change at each token, `refuse` what is planned beyond it (and clamp the rest), or `off`",
-    )
+    dose_bound: Seconds = 0.2
+    """relative dose of a request, summed over its layers, beyond which dose_action applies"""
+    dose_action: Literal["off", "warn", "clamp", "refuse"] = "warn"
+    """beyond the bound: `warn`, `clamp` the change at each token, `refuse` what is planned beyond it (and clamp the rest), or `off`"""
 
     @field_validator("dictionaries")
     @classmethod
@@ -279,10 +229,8 @@ class Settings(BaseSettings):
         if (self.judge_base_url is None) != (self.judge_model is None):
             raise ValueError("judge_base_url and judge_model are set together or not at all")
         if not self.api_keys and self.api_keys_file is None and not self.loopback:
-            raise ValueError(
-                f"host {self.host!r} is reachable from other machines and no key is set: "
-                "set STEERING_API_KEYS, or serve on 127.0.0.1"
-            )
+            reachable = f"host {self.host!r} is reachable from other machines and no key is set"
+            raise ValueError(f"{reachable}: set STEERING_API_KEYS, or serve on 127.0.0.1")
         return self
 
     @property

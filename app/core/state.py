@@ -25,13 +25,10 @@ class ServerState(ABC):
     """One server's settings, limits and metrics, and whether it drains. `state[ApiKeys]` is its part of that class.
 
     `app.state` adds the engine, the store and the parts, so that nothing here knows which nouns the API has.
-
-    metrics: what Prometheus scrapes.
-    interrupted: resolves to the error that ends every running request.
     """
 
     metrics: Metrics
-    interrupted: "asyncio.Future[SteeringError]"
+    interrupted: "asyncio.Future[SteeringError]"  # resolves to the error that ends every running request
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

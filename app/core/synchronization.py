@@ -1,12 +1,11 @@
 """Keeps a server in step with the other servers on its database, and the database free of old records."""
 
 import asyncio
-import contextlib
 import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -22,10 +21,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.5
-"""Pause between two reads of the counters of changes."""
-REFRESH_SECONDS = 5.0
-"""Pause between two reads of everything: what the counters do not cover (the key file)."""
+POLL_SECONDS = 0.5  # pause between two reads of the counters of changes
+REFRESH_SECONDS = 5.0  # pause between two reads of everything: what the counters do not cover (the key file)
 PRUNE_SECONDS = 86_400.0
 RENEWALS_PER_LEASE = 3
 Refresh: TypeAlias = Callable[[], Awaitable[None]]
@@ -95,8 +92,9 @@ class Synchronization:
             "prune": (lambda: prune(store, settings), PRUNE_SECONDS),
         }
         self._counts: Mapping[str, int] = {}
-        self._read: dict[str, int] = {}
-        """The count of each topic before it was last read; at first none, so that no change since the start is missed."""
+        self._read: dict[
+            str, int
+        ] = {}  # the count of each topic before it was last read; at first none, so that none is missed
         self._changed = {topic: asyncio.Event() for topic in refreshes}
 
     async def run(self) -> None:
@@ -120,7 +118,7 @@ class Synchronization:
     async def _follow(self, topic: str, refresh: Refresh) -> None:
         """Waits for a change of a topic, at most `refresh_seconds`, and reads it again."""
         changed = self._changed[topic]
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._refresh_seconds):
                 await changed.wait()
         changed.clear()
@@ -151,14 +149,13 @@ class Synchronization:
 async def prune(store: Store, settings: Settings) -> None:
     """Deletes old entries of the audit log, old jobs, old results of batches and old links."""
     try:
-        await store.audit.prune(days_ago(settings.audit_days))
-        await store.servers.prune_jobs(days_ago(settings.job_days))
-        await store.outputs.prune(days_ago(settings.output_days))
-        await store.prune_links(days_ago(settings.link_days))
+        await store.audit.prune(_days_ago(settings.audit_days))
+        await store.servers.prune_jobs(_days_ago(settings.job_days))
+        await store.outputs.prune(_days_ago(settings.output_days))
+        await store.prune_links(_days_ago(settings.link_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)
 
 
-def days_ago(days: int) -> str:
-    """Returns the time so many days ago, as the store writes it."""
+def _days_ago(days: int) -> str:
     return utc_text(datetime.now(UTC) - timedelta(days=days))

@@ -137,7 +137,7 @@ class AnswerSpans:
     """Makes the spans `queue`, `prefill` and `decode` of an answer when it has ended, from the times at which its events came.
 
     Every choice and arm of a request has its own, children of the request's span. An answer that fails before its first event, or
-    whose client leaves before it, has one span `failed` in their place: whether it waited or computed is not known. Attributes have the names of the semantic conventions `gen_ai.*` where these have one.
+    whose client leaves before it, has one span `failed`. Attributes have the names of the conventions `gen_ai.*` where these have one.
     """
 
     tracer: "Tracer"
@@ -167,10 +167,10 @@ class AnswerSpans:
         prompt: dict[str, Any] = {}
         failure = {} if seen.error is None else {"error.type": seen.error}
         answer: dict[str, Any] = {"gen_ai.usage.output_tokens": seen.tokens, **failure}
-        if seen.finish is not None:
-            prompt["gen_ai.usage.input_tokens"] = seen.finish.prompt_tokens
-            prompt["gen_ai.usage.cache_read.input_tokens"] = seen.finish.cached_tokens
-            answer["gen_ai.response.finish_reasons"] = (seen.finish.reason,)
+        if (finish := seen.finish) is not None:
+            prompt["gen_ai.usage.input_tokens"] = finish.prompt_tokens
+            prompt["gen_ai.usage.cache_read.input_tokens"] = finish.cached_tokens
+            answer["gen_ai.response.finish_reasons"] = (finish.reason,)
         shared = {
             "steering.request_id": self.request_id,
             "steering.fingerprint": request.plan.fingerprint,

@@ -1,69 +1,199 @@
-"""Client and AsyncClient: every route of the API as a method. `Api` is the table of routes."""
+"""Client and AsyncClient: every route of the API as a method, with the types of its arguments. `Api` is the table of routes."""
 
 import json
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.connection import AsyncConnection, Connection
-from steering.client.options import (
-    ActivationOptions,
-    Chat,
-    ClusterOptions,
-    CompareOptions,
-    DoseOptions,
-    ExtractOptions,
-    GenerateOptions,
-    Intervention,
-    JsonObject,
-    Layers,
-    MapOptions,
-    Prompt,
-    ReportOptions,
-    Steering,
-    SweepOptions,
-    Text,
-    TransferOptions,
-    VectorDescription,
-    VectorFilters,
-)
 from steering.client.results import Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
-from steering.client.routes import Arguments, Route, to_json
+from steering.client.routes import JsonObject, Route, to_json
 from steering.schemas import comparison, extraction, generation, governance, reading, resources, system, vectors
+from steering.schemas.comparison import ArmFields
+from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription
+from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
+from steering.schemas.messages import Message
 from steering.schemas.steering import DefaultSteeringAnswer, Record
+from steering.spec import InterventionSpec
 
+# Types of the arguments. Their meaning is in the request models of steering/schemas.
+Intervention: TypeAlias = InterventionSpec | JsonObject
+Steering: TypeAlias = Sequence[Intervention] | JsonObject  # a list, or {"profile": name, "interventions": [...]}
+Steered: TypeAlias = Steering | None
+Chat: TypeAlias = Sequence[Message | JsonObject]
+Messages: TypeAlias = Chat | None
+Text: TypeAlias = str | Chat
+Texts: TypeAlias = Sequence[Text] | None
+Prompt: TypeAlias = str | Sequence[int] | None  # a text, or token ids
+LayerList: TypeAlias = Literal["all"] | Sequence[int]
+Layers: TypeAlias = str | Sequence[int] | JsonObject  # `recommended`, `all`, a list, or {"from": 10, "to": 16}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Options of `generate` and `compare`."""
+
+    steering: Steering
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    stop: str | Sequence[str]
+    n: int
+    logprobs: bool | int
+    readout: Sequence[str]
+
+
+class GenerateOptions(SamplingOptions, total=False):
+    """Sampling options, and flags: conditions on readouts, {"vector", "above" or "below"}."""
+
+    flag: Sequence[FlagCondition | JsonObject]
+
+
+class CompareOptions(SamplingOptions, total=False):
+    """Sampling options, and the arms in one of three forms: `arms`, `steering`, or `strengths` of an `intervention`."""
+
+    arms: Sequence[ArmFields | JsonObject]
+    strengths: Sequence[float]
+    intervention: Intervention
+    baseline: str
+
+
+class VectorDescription(TypedDict, total=False):
+    """Description and tags of a vector."""
+
+    description: str
+    tags: Sequence[str]
+
+
+class _FittedOptions(VectorDescription, total=False):
+    concept: str
+    pairs: Sequence[Pair | JsonObject]
+    position: str | int
+    holdout: float
+    seed: int
+
+
+class ExtractOptions(_FittedOptions, total=False):
+    """Options of an extraction: one source (concept, pairs, positive with negative, describe) and the method."""
+
+    positive: Sequence[Text]
+    negative: Sequence[Text]
+    describe: TraitDescription | JsonObject
+    method: str
+    layers: LayerList
+    training: Training | JsonObject
+
+
+class TransferOptions(_FittedOptions, total=False):
+    """Options of a transfer: one of `concept` and `pairs`, and what is not left to the server."""
+
+    anchors: Sequence[Text]
+    direction: Sequence[float]
+    from_layer: int
+    to_layer: int
+    effect: EffectRequest | JsonObject
+
+
+class VectorFilters(TypedDict, total=False):
+    """Filters of a list of vectors."""
+
+    tag: str
+    method: str
+    search: str
+    limit: int
+    cursor: str
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of a map."""
+
+    labels: Sequence[str]
+    layers: LayerList
+    method: str
+    dims: int
+    position: str | int
+    vectors: Sequence[str]
+    path: int
+    embeddings: bool
+    seed: int
+
+
+class ActivationOptions(TypedDict, total=False):
+    """Options of `activations`."""
+
+    messages: Chat
+    token_ids: Sequence[Sequence[int]]
+    layers: LayerList
+    position: str | int
+    steering: Steering
+
+
+class ClusterOptions(TypedDict, total=False):
+    """Options of `clusters`."""
+
+    layer: int | None
+    method: str
+    clusters: int | None
+    min_size: int | None
+    position: str | int
+    examples: int
+    seed: int
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """Options of every evaluation."""
+
+    prompts: Sequence[Text]
+    concept: str
+    reader: str
+    reading_layer: int
+    scorer: str
+    max_tokens: int
+    temperature: float
+
+
+class SweepOptions(EvaluationOptions, total=False):
+    """Options of an evaluation by strength or layer."""
+
+    strengths: Sequence[float]
+    layers: Layers
+    seed: int
+
+
+class DoseOptions(SweepOptions, total=False):
+    """Options of a dose-response evaluation."""
+
+    neutral: Sequence[Text]
+    random_directions: int
+    judge: JsonObject
+    save: bool
+
+
+class ReportOptions(EvaluationOptions, total=False):
+    """Options of a deployment report."""
+
+    steering: Steering
+    strength: float
+    direction: Literal["up", "down"]
+    neutral: Sequence[Text]
+    seeds: Sequence[int]
+    samples: int
+    varied: int
+    side_effects: Sequence[str]
+    thresholds: JsonObject
+
+
+# Events of streams
 Piece: TypeAlias = generation.TokenPiece
 GENERATED: Mapping[str, type[Piece | generation.GenerateAnswer]] = {"token": Piece, "done": generation.GenerateAnswer}
 COMPARED: Mapping[str, type[Piece | comparison.ArmErrorAnswer | Comparison]] = {
     "token": Piece, "error": comparison.ArmErrorAnswer, "done": Comparison
 }  # fmt: skip
 FOLLOWED = {"progress": resources.JobAnswer, "done": resources.JobAnswer}
-
-
-@Arguments
-def nothing(_: Any) -> None:
-    """Declares no argument."""
-
-
-@Arguments
-def named(_: Any, name: str) -> None:
-    """Declares the name in the path."""
-
-
-@Arguments
-def of_job(_: Any, job_id: str) -> None:
-    """Declares the id of a job."""
-
-
-@Arguments
-def of_link(_: Any, link_id: str) -> None:
-    """Declares the id of a link."""
-
-
-@Arguments
-def paged(_: Any, *, limit: int = 50, cursor: str | None = None) -> None:
-    """Declares which part of a list is read."""
 
 
 def _joined(layers: str | Sequence[int] | None) -> str | None:
@@ -79,9 +209,7 @@ class Api:
     """Every route as a method."""
 
     @Route("POST /v1/generate", generation.GenerateAnswer)
-    def generate(
-        self, prompt: Prompt = None, *, messages: Chat | None = None, **options: Unpack[GenerateOptions]
-    ) -> None:
+    def generate(self, prompt: Prompt = None, *, messages: Messages = None, **options: Unpack[GenerateOptions]) -> None:
         """Generates from one prompt: a text, token ids, or `messages`."""
 
     generate_stream = generate.streamed(
@@ -89,14 +217,11 @@ class Api:
     )
 
     @Route("POST /v1/compare", Comparison)
-    def compare(
-        self, prompt: Prompt = None, *, messages: Chat | None = None, **options: Unpack[CompareOptions]
-    ) -> None:
+    def compare(self, prompt: Prompt = None, *, messages: Messages = None, **options: Unpack[CompareOptions]) -> None:
         """Generates from one prompt with several arms, one seed and one batch, and measures what steering changed."""
 
     compare_stream = compare.streamed(
-        "Streams a comparison. A TokenPiece names its arm, an ArmErrorAnswer ends one arm, the complete response is last.",
-        COMPARED,
+        "Streams a comparison: TokenPieces of its arms, an ArmErrorAnswer where one ends, the response last.", COMPARED
     )
 
     @Route("POST /v1/replay", generation.GenerateAnswer, content_type="application/json")
@@ -121,7 +246,7 @@ class Api:
         return {"content": content}
 
     @Route("POST /tokenize", system.TokenizeAnswer)
-    def tokenize(self, prompt: Prompt = None, *, messages: Chat | None = None, texts: bool = False) -> None:
+    def tokenize(self, prompt: Prompt = None, *, messages: Messages = None, texts: bool = False) -> None:
         """Returns the token ids of a prompt; `texts` adds the text of each token."""
 
     @Route("POST /detokenize", system.DetokenizeAnswer)
@@ -174,8 +299,12 @@ class Api:
     def list_vectors(self, **options: Unpack[VectorFilters]) -> None:
         """Lists the newest version of each name; continue with `cursor=page.next_cursor`."""
 
-    get_vector = named(
-        "GET /v1/vectors/{name}", Vector, "Returns metadata and quality card of `name` or `name@version`."
+    @Route("GET /v1/vectors/{name}", Vector)
+    def get_vector(self, name: str) -> None:
+        """Returns metadata and quality card of `name` or `name@version`."""
+
+    similar_vectors = get_vector.variant(
+        "GET /v1/vectors/{name}/similar", vectors.SimilarAnswer, "Returns the cosine with every other vector."
     )
 
     @Route("GET /v1/vectors/{name}/directions", dict[str, list[float]])
@@ -200,12 +329,6 @@ class Api:
         """Exports a vector as JSON, with its directions."""
         return {"name": name, "format": "json"}
 
-    similar_vectors = named(
-        "GET /v1/vectors/{name}/similar",
-        vectors.SimilarAnswer,
-        "Returns the cosine with every other vector of the same model.",
-    )
-
     @Route("PATCH /v1/vectors/{name}", Vector)
     def describe_vector(self, name: str, **options: Unpack[VectorDescription]) -> None:
         """Changes description and tags of a vector."""
@@ -220,12 +343,7 @@ class Api:
 
     @Route("POST /v1/readout", Readout)
     def readout(
-        self,
-        texts: Sequence[Text] | None = None,
-        *,
-        vectors: Sequence[str],
-        messages: Chat | None = None,
-        layers: Layers | None = None,
+        self, texts: Texts = None, *, vectors: Sequence[str], messages: Messages = None, layers: Layers | None = None
     ) -> None:
         """Measures each vector at every token of texts, or of one conversation (`messages`)."""
 
@@ -238,21 +356,21 @@ class Api:
         self,
         prompt: Prompt = None,
         *,
-        messages: Chat | None = None,
-        steering: Steering | None = None,
-        layers: Literal["all"] | Sequence[int] | None = None,
+        messages: Messages = None,
+        steering: Steered = None,
+        layers: LayerList | None = None,
         top_k: int = 5,
     ) -> None:
         """Predicts the next token from every layer, at every token of a prompt, unsteered and steered."""
 
     @Route("POST /v1/activations", bytes, accept="application/octet-stream")
     def activations(
-        self, texts: Sequence[Text] | None = None, *, dtype: str | None = None, **options: Unpack[ActivationOptions]
+        self, texts: Texts = None, *, dtype: str | None = None, **options: Unpack[ActivationOptions]
     ) -> None:
         """Returns the residual stream of texts as a safetensors file; read it with `safetensors.numpy.load`."""
 
     @Route("POST /v1/activations", reading.ActivationsAnswer, accept="application/json")
-    def activations_json(self, texts: Sequence[Text] | None = None, **options: Unpack[ActivationOptions]) -> None:
+    def activations_json(self, texts: Texts = None, **options: Unpack[ActivationOptions]) -> None:
         """Returns the residual stream of a few texts as lists of numbers."""
 
     @Route("POST /v1/score", reading.ScoreAnswer)
@@ -261,18 +379,18 @@ class Api:
         prompt: Prompt = None,
         continuations: Sequence[str] | None = None,
         *,
-        messages: Chat | None = None,
+        messages: Messages = None,
         texts: Sequence[str] | None = None,
-        steering: Steering | None = None,
+        steering: Steered = None,
     ) -> None:
         """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
 
     @Route("POST /v1/explain", reading.ExplainAnswer)
     def explain(
         self,
-        texts: Sequence[Text] | None = None,
+        texts: Texts = None,
         *,
-        messages: Chat | None = None,
+        messages: Messages = None,
         layers: Sequence[int] | None = None,
         threshold: float | None = None,
         top: int | None = None,
@@ -283,16 +401,14 @@ class Api:
     def clusters(self, texts: Sequence[Text], **options: Unpack[ClusterOptions]) -> None:
         """Groups texts without labels by their activations at one layer."""
 
-    list_dictionaries = nothing("GET /v1/dictionaries", DictionariesAnswer, "Lists the dictionaries of the server.")
-
     @Route("POST /v1/dictionaries/{name}/search", DictionarySearchAnswer)
     def search_dictionary(
         self,
         name: str,
         *,
         vector: str | None = None,
-        texts: Sequence[Text] | None = None,
-        against: Sequence[Text] | None = None,
+        texts: Texts = None,
+        against: Texts = None,
         top: int = 20,
         min_output_score: float | None = None,
     ) -> None:
@@ -331,31 +447,44 @@ class Api:
     def put_profile(self, name: str, interventions: Sequence[Intervention], *, description: str = "") -> None:
         """Stores a named list of interventions."""
 
-    list_profiles = paged("GET /v1/profiles", resources.ProfileList, "Lists profiles by name.")
-    get_profile = named("GET /v1/profiles/{name}", resources.ProfileAnswer, "Returns one profile.")
-    delete_profile = named("DELETE /v1/profiles/{name}", NoneType, "Deletes a profile, not the vectors it names.")
+    get_profile = get_vector.variant("GET /v1/profiles/{name}", resources.ProfileAnswer, "Returns one profile.")
+    delete_profile = get_vector.variant(
+        "DELETE /v1/profiles/{name}", NoneType, "Deletes a profile, not the vectors it names."
+    )
+
+    @Route("GET /v1/profiles", resources.ProfileList)
+    def list_profiles(self, *, limit: int = 50, cursor: str | None = None) -> None:
+        """Lists profiles by name."""
 
     @Route("PUT /v1/steering", DefaultSteeringAnswer)
     def set_default_steering(self, interventions: Sequence[Intervention]) -> None:
         """Sets the steering of requests that name none."""
 
-    get_default_steering = nothing(
-        "GET /v1/steering",
-        DefaultSteeringAnswer,
-        "Returns the default steering; `interventions` is None when none is set.",
-    )
-    clear_default_steering = nothing("DELETE /v1/steering", NoneType, "Removes the default steering.")
-    list_jobs = paged("GET /v1/jobs", resources.JobPage, "Lists jobs, newest first, without their results.")
+    @Route("GET /v1/steering", DefaultSteeringAnswer)
+    def get_default_steering(self) -> None:
+        """Returns the default steering; `interventions` is None when none is set."""
 
-    get_job = of_job("GET /v1/jobs/{job_id}", resources.JobAnswer, "Returns one job.")
-    cancel_job = of_job("DELETE /v1/jobs/{job_id}", resources.JobAnswer, "Cancels a job. A finished job is unchanged.")
+    clear_default_steering = get_default_steering.variant(
+        "DELETE /v1/steering", NoneType, "Removes the default steering."
+    )
+    list_jobs = list_profiles.variant(
+        "GET /v1/jobs", resources.JobPage, "Lists jobs, newest first, without their results."
+    )
+
+    @Route("GET /v1/jobs/{job_id}", resources.JobAnswer)
+    def get_job(self, job_id: str) -> None:
+        """Returns one job."""
+
+    cancel_job = get_job.variant(
+        "DELETE /v1/jobs/{job_id}", resources.JobAnswer, "Cancels a job. A finished job is unchanged."
+    )
     job_events = get_job.streamed(
         "Streams the progress of a job; the finished job is last.", FOLLOWED, "GET /v1/jobs/{job_id}/events"
     )
-    job_output = of_job(
+    job_output = get_job.variant(
         "GET /v1/jobs/{job_id}/output",
         list[generation.BatchResult],
-        "Returns the results of a batch in the order of its lines, also while it runs.",
+        "Returns the results of a batch in order, also while it runs.",
         read=_job_results,
     )
 
@@ -363,30 +492,33 @@ class Api:
     def save_link(self, view: resources.View, state: JsonObject) -> None:
         """Saves the state of a view of the playground; whoever has the `url` of the answer and a key opens it."""
 
-    list_links = paged(
-        "GET /v1/links",
-        resources.LinkPage,
-        "Lists the links of the namespace, newest first; in `shared` those of the key, for an admin all.",
+    @Route("GET /v1/links/{link_id}", resources.LinkState)
+    def get_link(self, link_id: str) -> None:
+        """Returns the state that a link was saved with."""
+
+    delete_link = get_link.variant("DELETE /v1/links/{link_id}", NoneType, "Deletes a link.")
+    list_links = list_profiles.variant(
+        "GET /v1/links", resources.LinkPage, "Lists the links of the namespace (in `shared` of the key), newest first."
+    )
+    get_concept = get_vector.variant(
+        "GET /v1/concepts/{name}", system.ConceptDetail, "Returns one starter concept with its pairs."
     )
 
-    get_link = of_link("GET /v1/links/{link_id}", resources.LinkState, "Returns the state that a link was saved with.")
-    delete_link = of_link("DELETE /v1/links/{link_id}", NoneType, "Deletes a link.")
+    @Route("GET /v1/capabilities", system.CapabilitiesAnswer)
+    def capabilities(self) -> None:
+        """Returns the loaded model, the available operations and methods, and every limit."""
 
-    list_concepts = nothing("GET /v1/concepts", system.ConceptList, "Lists the starter concepts.")
-    get_concept = named("GET /v1/concepts/{name}", system.ConceptDetail, "Returns one starter concept with its pairs.")
+    @Route("GET /health/ready", system.HealthAnswer)
+    def health(self) -> None:
+        """Returns when the server is ready. Raises ApiError with the reason when it is not."""
 
-    capabilities = nothing(
-        "GET /v1/capabilities",
-        system.CapabilitiesAnswer,
-        "Returns the loaded model, the available operations and methods, and every limit.",
+    version = health.variant("GET /version", system.VersionAnswer, "Returns the version of the server.")
+    openapi = health.variant("GET /openapi.json", dict[str, Any], "Returns the OpenAPI document.")
+    list_concepts = health.variant("GET /v1/concepts", system.ConceptList, "Lists the starter concepts.")
+    list_dictionaries = health.variant(
+        "GET /v1/dictionaries", DictionariesAnswer, "Lists the dictionaries of the server."
     )
-    health = nothing(
-        "GET /health/ready",
-        system.HealthAnswer,
-        "Returns when the server is ready. Raises ApiError with the reason when it is not.",
-    )
-    version = nothing("GET /version", system.VersionAnswer, "Returns the version of the server.")
-    openapi = nothing("GET /openapi.json", dict[str, Any], "Returns the OpenAPI document.")
+    list_keys = health.variant("GET /v1/keys", governance.KeyList, "Lists the keys of the database.")
 
     @Route("POST /v1/keys", governance.NewKeyAnswer)
     def create_key(
@@ -399,8 +531,6 @@ class Api:
         namespace: str | None = None,
     ) -> None:
         """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
-
-    list_keys = nothing("GET /v1/keys", governance.KeyList, "Lists the keys of the database.")
 
     @Route("PATCH /v1/keys/{key_id}", governance.KeyAnswer, query=["force"], headers={"if_match": "If-Match"})
     def change_key(
@@ -429,7 +559,7 @@ class Api:
         """Deletes a key. force: also where no admin key would remain. cancel_jobs: its unfinished jobs are cancelled."""
         return {"key_id": key_id, "force": force, "jobs": "cancel" if cancel_jobs else None}
 
-    read_audit = paged("GET /v1/audit", governance.AuditPage, "Lists changes, newest first.")
+    read_audit = list_profiles.variant("GET /v1/audit", governance.AuditPage, "Lists changes, newest first.")
 
     @Route("PUT /v1/policy", governance.PolicyAnswer)
     def set_policy(
@@ -441,17 +571,16 @@ class Api:
     ) -> None:
         """Sets the policy of all traffic as a whole: what is absent is removed."""
 
-    get_policy = nothing(
-        "GET /v1/policy", governance.PolicyAnswer, "Returns the policy; without one everything in it is empty."
-    )
-    clear_policy = nothing("DELETE /v1/policy", NoneType, "Removes the policy.")
-    list_monitors = nothing(
+    @Route("GET /v1/policy", governance.PolicyAnswer)
+    def get_policy(self) -> None:
+        """Returns the policy; without one everything in it is empty."""
+
+    clear_policy = get_policy.variant("DELETE /v1/policy", NoneType, "Removes the policy.")
+    list_monitors = get_policy.variant(
         "GET /v1/monitors", governance.MonitorList, "Lists the monitors of the policy with their counts."
     )
-    get_monitor = named(
-        "GET /v1/monitors/{name}",
-        governance.MonitorDetail,
-        "Returns one monitor with the distribution of its scores and its latest raises.",
+    get_monitor = get_vector.variant(
+        "GET /v1/monitors/{name}", governance.MonitorDetail, "Returns one monitor with its latest raises."
     )
 
 

@@ -1,25 +1,141 @@
-"""Sends the calls of the API over httpx2, waiting or with asyncio. Failures are raised as ApiError."""
+"""Sends the calls of the API over httpx2, waiting or with asyncio. Every failure is raised as ApiError."""
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 import httpx2
-from pydantic import BaseModel
-
-from steering.client.errors import ApiError, Retries, api_errors, event_error, response_error, truncated_stream
+from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T")
 H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_RETRIES = Retries()
-LARGEST_EVENT = 256 << 20
-"""Bytes of one event. The last event of a stream holds the whole response."""
+LARGEST_EVENT = 256 << 20  # bytes; the last event of a stream holds the whole response
 WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ApiError(Exception):
+    """Raised when the server rejects a request, fails, or cannot be reached.
+
+    status: HTTP status, 0 without a response.
+    code: one of docs/api.md, or `connection_failed`, `stream_cut` or `unreadable_answer`, which the client sets itself.
+    param: the field concerned.
+    request_id: identifies the request in the server's log.
+    retry_after: seconds to wait before another attempt.
+    retryable: whether the same request may succeed later (passing statuses, refused connections; not with `x-should-retry: false`).
+    """
+
+    message: str = field(kw_only=False)
+    status: int = 0
+    code: str
+    param: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    retryable: bool = False
+
+    def __str__(self) -> str:
+        parts = [str(self.status), self.code] if self.status else [self.code]
+        if self.param:
+            parts.append(f"param {self.param}")
+        if self.request_id:
+            parts.append(f"request {self.request_id}")
+        return f"{self.message} ({', '.join(parts)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Repeats requests that the server rejected for a reason that passes, and connections that were refused.
+
+    attempts: how often a request is sent at most.
+    longest_wait: a `Retry-After` beyond it, in seconds, is raised at once.
+    first_wait: wait after the first failure without `Retry-After`; it doubles each time, with up to 25 % jitter.
+    """
+
+    attempts: int = 3
+    longest_wait: float = 60.0
+    first_wait: float = 0.5
+
+    def wait_after(self, error: ApiError, attempt: int) -> float | None:
+        """Returns seconds to wait before the next attempt, or None when the error is final. attempt: from 1 on."""
+        if attempt >= self.attempts or not error.retryable:
+            return None
+        if error.retry_after is not None:
+            return error.retry_after if error.retry_after <= self.longest_wait else None
+        backoff = self.first_wait * 2.0 ** (attempt - 1)
+        return min(backoff * (1.0 + 0.25 * random.random()), self.longest_wait)  # noqa: S311 - jitter
+
+
+DEFAULT_RETRIES, NO_RETRIES = Retries(), Retries(attempts=1)
+
+
+class _Attempts:
+    """Counts the attempts of one call. Its block ends with ApiError, or is to be run again after `wait` seconds."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries, self._attempt, self.wait = retries, 0, 0.0
+
+    def __enter__(self) -> None:
+        self._attempt += 1
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        failure = _api_error(error)
+        if failure is None:
+            return False
+        wait = self._retries.wait_after(failure, self._attempt)
+        if wait is None:
+            raise failure from (None if failure is error else error)
+        self.wait = wait
+        return True
+
+
+def _api_error(error: BaseException | None) -> ApiError | None:
+    """Returns errors of the HTTP library and of parsing as ApiError; None for what is no failure of a call."""
+    match error:
+        case ApiError():
+            return error
+        case httpx2.HTTPError():
+            refused = isinstance(error, httpx2.ConnectError)  # the request was not sent, so repeating it is safe
+            message = f"{_address(error)} could not be reached: {str(error) or type(error).__name__}"
+            return ApiError(message, code="connection_failed", retryable=refused)
+        case ValidationError() | json.JSONDecodeError() | LookupError():
+            return ApiError(f"the server's answer cannot be read: {error}", code="unreadable_answer")
+    return None
+
+
+def _address(error: httpx2.HTTPError) -> str:
+    """Returns where the request went, without a name and password of the address."""
+    try:
+        url = error.request.url
+    except RuntimeError:  # raised outside a request
+        return "the server"
+    return f"the server at {url.scheme}://{url.netloc.decode()}"
+
+
+def _failure(response: httpx2.Response, message: str, code: str, param: str | None = None) -> ApiError:
+    request_id = response.headers.get("x-request-id")
+    return ApiError(message, status=response.status_code, code=code, param=param, request_id=request_id)
+
+
+def _response_error(response: httpx2.Response) -> ApiError:
+    """Returns the error of a response whose body was read. A body in another format (a proxy's) is reported by its status."""
+    try:
+        detail = response.json()["error"]
+        error = _failure(response, str(detail["message"]), str(detail["code"]), detail.get("param"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        error = _failure(response, f"the server answered {response.status_code}", "unreadable_answer")
+    try:
+        error.retry_after = float(response.headers["retry-after"])
+    except (KeyError, ValueError):  # absent, or a date, which this server never sends
+        error.retry_after = None
+    error.retryable = response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false"
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +143,34 @@ class Call(Generic[T]):
     """One request and how its response is parsed.
 
     arguments: method, url (a path), params, headers, and json or content, as `httpx2.Client.request` takes them.
-    read: converts the body of the response. None for a stream.
+    read: converts the body of the response.
     events: the type of each event of a stream by its name; `done` is the last.
     """
 
     arguments: Mapping[str, Any]
-    read: Callable[[bytes], T] | None
+    read: Callable[[bytes], T]
     events: Mapping[str, type[BaseModel]]
+
+    def parsed(self, response: httpx2.Response) -> T:
+        """Returns the parsed response. Raises ApiError for an error."""
+        if response.is_error:
+            raise _response_error(response)
+        return self.read(response.content)
+
+    def parsed_event(self, event: httpx2.ServerSentEvent, response: httpx2.Response) -> Any:
+        """Returns the parsed event, or None for an event that this version does not know.
+
+        Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
+        """
+        model = self.events.get(event.event)
+        if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
+            detail = json.loads(event.data)["error"]
+            raise _failure(response, detail["message"], detail["code"], detail.get("param"))
+        return None if model is None else model.model_validate_json(event.data)
+
+
+def _truncated(response: httpx2.Response) -> ApiError:
+    return _failure(response, "the stream ended before the answer was complete", "stream_cut")
 
 
 class _Connection(Generic[H]):
@@ -64,37 +201,13 @@ class _Connection(Generic[H]):
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http: H = http or self._http_client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
-    def _arguments(self, call: Call[T]) -> dict[str, Any]:
-        """Returns the arguments of `httpx2.Client.request` and `stream`, with address, key and namespace."""
+    def _begin(self, call: Call[T]) -> tuple[_Attempts, dict[str, Any]]:
+        """Returns the attempts of a call, and its arguments with address, key and namespace."""
         path, query, headers = call.arguments["url"], dict(call.arguments["params"]), call.arguments["headers"]
         if self._namespace is not None and not path.startswith(WITHOUT_NAMESPACE):
             query["namespace"] = self._namespace
-        return {**call.arguments, "url": self._base + path, "params": query, "headers": self._headers | headers}
-
-    def _wait_after(self, error: ApiError, attempt: int) -> float:
-        """Returns seconds to wait before the next attempt. Raises the error when it is final."""
-        wait = self._retries.wait_after(error, attempt)
-        if wait is None:
-            raise error
-        return wait
-
-
-def _parsed_response(call: Call[T], response: httpx2.Response) -> T:
-    if response.is_error:
-        raise response_error(response)
-    assert call.read is not None
-    return call.read(response.content)
-
-
-def _parsed_event(call: Call[Any], event: httpx2.ServerSentEvent, response: httpx2.Response) -> Any:
-    """Returns the parsed event, or None for an event that this version does not know.
-
-    Raises ApiError for an `error` event, except for one that ends a single arm of a comparison.
-    """
-    model = call.events.get(event.event)
-    if event.event == "error" and (model is None or "arm" not in json.loads(event.data)):
-        raise event_error(event.data, response)
-    return None if model is None else model.model_validate_json(event.data)
+        own = {"url": self._base + path, "params": query, "headers": self._headers | headers}
+        return _Attempts(self._retries), {**call.arguments, **own}
 
 
 class Connection(_Connection[httpx2.Client]):
@@ -114,36 +227,28 @@ class Connection(_Connection[httpx2.Client]):
 
     def send(self, call: Call[T]) -> T:
         """Sends a call and returns its parsed response. Raises ApiError."""
-        attempt, arguments = 1, self._arguments(call)
+        attempts, arguments = self._begin(call)
         while True:
-            try:
-                with api_errors():
-                    return _parsed_response(call, self._http.request(**arguments))
-            except ApiError as error:
-                wait = self._wait_after(error, attempt)
-            time.sleep(wait)
-            attempt += 1
+            with attempts:
+                return call.parsed(self._http.request(**arguments))
+            time.sleep(attempts.wait)
 
     def events(self, call: Call[T]) -> Generator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
-        attempt, arguments = 1, self._arguments(call)
-        while True:
-            try:
-                with api_errors(), self._http.stream(**arguments) as response:
-                    if response.is_error:
-                        response.read()
-                        raise response_error(response)
-                    for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                        model = _parsed_event(call, event, response)
-                        if model is not None:
-                            yield model
-                        if event.event == "done":
-                            return
-                    raise truncated_stream(response)
-            except ApiError as error:  # not retryable once an event has arrived
-                wait = self._wait_after(error, attempt)
-            time.sleep(wait)
-            attempt += 1
+        attempts, arguments = self._begin(call)
+        while True:  # not repeated once an event has arrived: such failures are not retryable
+            with attempts, self._http.stream(**arguments) as response:
+                if response.is_error:
+                    response.read()
+                    raise _response_error(response)
+                for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
+                    model = call.parsed_event(event, response)
+                    if model is not None:
+                        yield model
+                    if event.event == "done":
+                        return
+                raise _truncated(response)
+            time.sleep(attempts.wait)
 
 
 class AsyncConnection(_Connection[httpx2.AsyncClient]):
@@ -163,34 +268,26 @@ class AsyncConnection(_Connection[httpx2.AsyncClient]):
 
     async def send(self, call: Call[T]) -> T:
         """Sends a call and returns its parsed response. Raises ApiError."""
-        attempt, arguments = 1, self._arguments(call)
+        attempts, arguments = self._begin(call)
         while True:
-            try:
-                with api_errors():
-                    return _parsed_response(call, await self._http.request(**arguments))
-            except ApiError as error:
-                wait = self._wait_after(error, attempt)
-            await asyncio.sleep(wait)
-            attempt += 1
+            with attempts:
+                return call.parsed(await self._http.request(**arguments))
+            await asyncio.sleep(attempts.wait)
 
     async def events(self, call: Call[T]) -> AsyncGenerator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
-        attempt, arguments = 1, self._arguments(call)
+        attempts, arguments = self._begin(call)
         while True:
-            try:
-                with api_errors():
-                    async with self._http.stream(**arguments) as response:
-                        if response.is_error:
-                            await response.aread()
-                            raise response_error(response)
-                        async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
-                            model = _parsed_event(call, event, response)
-                            if model is not None:
-                                yield model
-                            if event.event == "done":
-                                return
-                        raise truncated_stream(response)
-            except ApiError as error:  # not retryable once an event has arrived
-                wait = self._wait_after(error, attempt)
-            await asyncio.sleep(wait)
-            attempt += 1
+            with attempts:
+                async with self._http.stream(**arguments) as response:
+                    if response.is_error:
+                        await response.aread()
+                        raise _response_error(response)
+                    async for event in httpx2.EventSource(response, max_event_size=LARGEST_EVENT):
+                        model = call.parsed_event(event, response)
+                        if model is not None:
+                            yield model
+                        if event.event == "done":
+                            return
+                    raise _truncated(response)
+            await asyncio.sleep(attempts.wait)

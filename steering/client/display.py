@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
-from math import isfinite
 from typing import Any, TypeAlias
 
 from steering.cards import QualityCard
@@ -19,11 +18,9 @@ from steering.schemas.reading import ReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
 
 Points: TypeAlias = list[tuple[float, float]]
-POSITIVE, NEGATIVE = "37, 99, 235", "217, 119, 6"
-"""Blue and orange, which most colour-blind readers can distinguish."""
-WIDTH, HEIGHT = 620, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
-"""Of a line chart, and of its margins."""
+POSITIVE, NEGATIVE = "37, 99, 235", "217, 119, 6"  # blue and orange: most colour-blind readers can distinguish them
+WIDTH, HEIGHT = 620, 220  # of a line chart
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # its margins
 SERIES = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#0891b2", "#65a30d", "#dc2626")
 
 STYLE = """
@@ -81,15 +78,23 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, marked: tuple[
     ys = [y for line in lines for y in line.y] + [y for line in lines for bounds in line.band or () for y in bounds]
     if not xs:
         return ""
-    x_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y_axis = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
-    parts = [_axes(x_axis, y_axis, x_label, y_label)]
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    x_axis, y_axis = _Axis(min(xs), max(xs), LEFT, right), _Axis(min(ys), max(ys), bottom, TOP)
+    style = 'font-size="11" fill="currentColor" opacity="0.75"'
+    middle = (TOP + bottom) // 2
+    parts = [
+        f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="currentColor" opacity="0.4"/>',
+        f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle" {style}>{escape(x_label)}</text>',
+        f'<text x="12" y="{middle}" text-anchor="middle" {style} transform="rotate(-90 12 {middle})">{escape(y_label)}</text>',
+    ]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = x_axis.value(share), y_axis.value(share)
+        parts.append(f'<text x="{x_axis.at(x):.1f}" y="{bottom + 14}" text-anchor="middle" {style}>{x:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 5}" y="{y_axis.at(y) + 4:.1f}" text-anchor="end" {style}>{y:.2g}</text>')
     if marked is not None:
-        left, right = (x_axis.at(min(max(value, x_axis.low), x_axis.high)) for value in marked)
-        parts.append(
-            f'<rect x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{HEIGHT - TOP - BOTTOM}" '
-            'fill="currentColor" opacity="0.08"/>'
-        )
+        start, end = (x_axis.at(min(max(value, x_axis.low), x_axis.high)) for value in marked)
+        area = f'x="{start:.1f}" y="{TOP}" width="{end - start:.1f}" height="{bottom - TOP}"'
+        parts.append(f'<rect {area} fill="currentColor" opacity="0.08"/>')
     parts += [_line(x_axis, y_axis, line) for line in lines]
     legend = " ".join(f'<span style="color:{line.colour}">&#9632;</span> {escape(line.name)}' for line in lines)
     return (
@@ -108,38 +113,22 @@ class _Axis:
     def at(self, value: float) -> float:
         return self.start + (value - self.low) / ((self.high - self.low) or 1.0) * (self.end - self.start)
 
+    def value(self, share: float) -> float:
+        return self.low + share * (self.high - self.low)
+
 
 def _finite(line: Line) -> Line:
-    chosen = [index for index, y in enumerate(line.y) if isfinite(y)]
+    chosen = [index for index, y in enumerate(line.y) if math.isfinite(y)]
     band = None if line.band is None else [line.band[index] for index in chosen]
     return replace(line, x=[line.x[index] for index in chosen], y=[line.y[index] for index in chosen], band=band)
-
-
-def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
-    style = 'font-size="11" fill="currentColor" opacity="0.75"'
-    bottom = HEIGHT - BOTTOM
-    parts = [
-        f'<path d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity="0.4"/>',
-        f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle" {style}>{escape(x_label)}</text>',
-        f'<text x="12" y="{(TOP + bottom) / 2:.0f}" text-anchor="middle" {style} '
-        f'transform="rotate(-90 12 {(TOP + bottom) / 2:.0f})">{escape(y_label)}</text>',
-    ]
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = x_axis.low + share * (x_axis.high - x_axis.low)
-        y = y_axis.low + share * (y_axis.high - y_axis.low)
-        parts.append(f'<text x="{x_axis.at(x):.1f}" y="{bottom + 14}" text-anchor="middle" {style}>{x:.3g}</text>')
-        parts.append(f'<text x="{LEFT - 5}" y="{y_axis.at(y) + 4:.1f}" text-anchor="end" {style}>{y:.2g}</text>')
-    return "".join(parts)
 
 
 def _line(x_axis: _Axis, y_axis: _Axis, line: Line) -> str:
     def points(values: Iterable[float]) -> list[str]:
         return [f"{x_axis.at(x):.1f},{y_axis.at(y):.1f}" for x, y in zip(line.x, values, strict=True)]
 
-    dashes = ' stroke-dasharray="4 4"' if line.dashed else ""
-    drawn = (
-        f'<polyline points="{" ".join(points(line.y))}" fill="none" stroke="{line.colour}" stroke-width="2"{dashes}/>'
-    )
+    stroke = f'fill="none" stroke="{line.colour}" stroke-width="2"' + (' stroke-dasharray="4 4"' * line.dashed)
+    drawn = f'<polyline points="{" ".join(points(line.y))}" {stroke}/>'
     if line.band:
         outline = points(high for _, high in line.band) + points(low for low, _ in line.band)[::-1]
         drawn = f'<polygon points="{" ".join(outline)}" fill="{line.colour}" opacity="0.15"/>' + drawn
@@ -172,35 +161,31 @@ def fragment(body: str) -> str:
 
 def card_html(vector: VectorAnswer) -> str:
     """Returns title, recommendation, AUROC by layer against random directions, dose-response and warnings."""
-    layers = ", ".join(map(str, vector.recommended.layers))
-    parts = [
-        f"<h2>{escape(vector.id)}</h2><p>{escape(vector.description)}</p>",
+    recommended, card = vector.recommended, vector.quality
+    strength = "" if recommended.strength is None else ", strength {:g} to {:g}".format(*recommended.strength)
+    title = (
+        f"<h2>{escape(vector.id)}</h2><p>{escape(vector.description)}</p>"
         f"<p>{escape(vector.method)}, {len(vector.layers)} layers of {escape(vector.model)}; "
-        f"recommended: layer {layers}{_strength(vector)}</p>",
-    ]
-    if vector.quality is None:
-        return "".join([*parts, "<p>No quality card: not extracted from examples.</p>"])
-    parts += [_by_layer(vector.quality, vector), _dose_response(vector.quality), warnings_list(vector.quality.warnings)]
-    return "".join(parts)
+        f"recommended: layer {', '.join(map(str, recommended.layers))}{strength}</p>"
+    )
+    if card is None:
+        return title + "<p>No quality card: not extracted from examples.</p>"
+    return title + _by_layer(card, recommended.layers) + _dose_response(card) + warnings_list(card.warnings)
 
 
-def _strength(vector: VectorAnswer) -> str:
-    strength = vector.recommended.strength
-    return "" if strength is None else f", strength {strength[0]:g} to {strength[1]:g}"
-
-
-def _by_layer(card: QualityCard, vector: VectorAnswer) -> str:
+def _by_layer(card: QualityCard, recommended: Sequence[int]) -> str:
     measured = [(layer, one) for layer, one in card.layers.items() if one.auroc is not None]
     if not measured:
         return ""
     xs = [float(layer) for layer, _ in measured]
     aurocs = [_or_nan(one.auroc) for _, one in measured]
     bands = [one.auroc_interval or (auroc, auroc) for (_, one), auroc in zip(measured, aurocs, strict=True)]
-    lines = [Line("held-out AUROC with 95 % interval", SERIES[0], xs, aurocs, bands)]
     random = [_or_nan(one.random_auroc) for _, one in measured]
-    lines.append(Line("random directions", SERIES[1], xs, random, dashed=True))
-    best = vector.recommended.layers
-    marked = (min(best) - 0.4, max(best) + 0.4) if best else None
+    lines = [
+        Line("held-out AUROC with 95 % interval", SERIES[0], xs, aurocs, bands),
+        Line("random directions", SERIES[1], xs, random, dashed=True),
+    ]
+    marked = (min(recommended) - 0.4, max(recommended) + 0.4) if recommended else None
     title = f"<h3>Separation by layer ({card.holdout} of {card.pairs} pairs held out)</h3>"
     return title + line_chart(lines, "layer", "AUROC", marked)
 
@@ -224,41 +209,50 @@ def _dose_response(card: QualityCard) -> str:
 
 
 def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+    return math.nan if value is None else value
+
+
+def readouts_of(answer: CompareAnswer) -> list[str]:
+    """Returns the names of the readouts that a comparison measured, in order."""
+    return list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
+
+
+def figures(arm: ArmAnswer, names: Sequence[str]) -> list[float | None]:
+    """Returns the mean of each readout of an arm, its KL and its perplexity; None for what was not measured."""
+    metrics, against = arm.metrics, arm.against_baseline
+    readout = metrics.readout if metrics else {}
+    means = [readout[name].mean if name in readout else None for name in names]
+    return [*means, against.kl_mean if against else None, metrics.perplexity if metrics else None]
+
+
+def words(arm: ArmAnswer, index: int) -> list[tuple[str, bool]]:
+    """Returns the parts of a sample's text, each with whether the baseline has it too; empty where nothing was compared."""
+    against = arm.against_baseline
+    if against is None or index >= len(against.diff):
+        return []
+    return [(span.other, span.kind == "equal") for span in against.diff[index] if span.other]
 
 
 def comparison_html(answer: CompareAnswer) -> str:
     """Returns one row per arm and sample; words that the baseline does not have are marked."""
-    names = list(dict.fromkeys(name for arm in answer.arms if arm.metrics for name in arm.metrics.readout))
+    names = readouts_of(answer)
+    empty = [""] * (len(names) + 2)
     rows: list[list[str]] = []
     for arm in answer.arms:
         if arm.error is not None:
-            rows.append([escape(arm.name), escape(arm.error.message), *[""] * (len(names) + 2)])
+            rows.append([escape(arm.name), escape(arm.error.message), *empty])
             continue
+        *readouts, kl, perplexity = figures(arm, names)
+        numbers = [*(number(mean, True) for mean in readouts), number(kl), number(perplexity)]
         for index, choice in enumerate(arm.choices):
-            first = index == 0
-            text = f'<span class="text">{_marked(arm, index) or escape(choice.text)}</span>'
-            numbers = _numbers(arm, names) if first else [""] * (len(names) + 2)
-            rows.append([escape(arm.name) if first else "", text, *numbers])
+            parts = [(escape(text), equal) for text, equal in words(arm, index) or [(choice.text, True)]]
+            marked = "".join(text if equal else f"<ins>{text}</ins>" for text, equal in parts)
+            name, measured = (escape(arm.name), numbers) if index == 0 else ("", empty)
+            rows.append([name, f'<span class="text">{marked}</span>', *measured])
     warnings = [warning for arm in answer.arms for warning in arm.steering.warnings]
     headings = ("arm", "answer", *names, "KL", "perplexity")
     note = f'<p class="muted">seed {answer.seed}, model {escape(answer.model)}, baseline {escape(answer.baseline)}</p>'
     return table(headings, rows, (0, 1)) + note + warnings_list(warnings)
-
-
-def _numbers(arm: ArmAnswer, names: list[str]) -> list[str]:
-    metrics, against = arm.metrics, arm.against_baseline
-    readout = metrics.readout if metrics else {}
-    readouts = [number(readout[name].mean, True) if name in readout else "" for name in names]
-    return [*readouts, number(against.kl_mean if against else None), number(metrics.perplexity if metrics else None)]
-
-
-def _marked(arm: ArmAnswer, index: int) -> str:
-    against = arm.against_baseline
-    if against is None or index >= len(against.diff):
-        return ""
-    texts = [(escape(span.other), span.kind == "equal") for span in against.diff[index] if span.other]
-    return "".join(text if equal else f"<ins>{text}</ins>" for text, equal in texts)
 
 
 def readout_html(answer: ReadoutAnswer) -> str:
@@ -276,29 +270,31 @@ def readout_html(answer: ReadoutAnswer) -> str:
     return "".join(parts)
 
 
+def layers_of_map(answer: LatentSpaceAnswer) -> list[tuple[str, LayerMapAnswer, float | None]]:
+    """Returns each layer of a map with its title and the AUROC of its labels, where there is one."""
+    found: list[tuple[str, LayerMapAnswer, float | None]] = []
+    for layer in ([answer.embedding] if answer.embedding else []) + list(answer.layers):
+        auroc = layer.separability.auroc if layer.separability else None
+        title = "input embeddings" if layer.layer is None else f"layer {layer.layer}"
+        found.append((title, layer, None if auroc is None or math.isnan(auroc) else auroc))
+    return found
+
+
 def map_page(answer: LatentSpaceAnswer, texts: Sequence[str], labels: Sequence[str] | None = None) -> str:
     """Returns a self-contained page. Raises ValueError for a map in three dimensions."""
-    layers = ([answer.embedding] if answer.embedding else []) + list(answer.layers)
-    names = sorted(set(labels or []))
+    layers, names = layers_of_map(answer), sorted(set(labels or []))
+    drawn = zip(layers, aligned([layer for _, layer, _ in layers]), strict=True)
     data = {
         "texts": list(texts),
         "labels": [names.index(label) for label in labels] if labels else [0] * len(texts),
         "names": names,
         "colours": SERIES,
-        "layers": [
-            {
-                "name": "input embeddings" if layer.layer is None else f"layer {layer.layer}",
-                "points": points,
-                "auroc": auroc,
-            }
-            for layer, points, auroc in zip(layers, aligned(layers), map(_auroc, layers), strict=True)
-        ],
+        "layers": [{"name": name, "points": points, "auroc": auroc} for (name, _, auroc), points in drawn],
     }
     title = f"{len(texts)} texts in {answer.model}, {answer.method}"
     script = (files("steering.client") / "map.js").read_text(encoding="utf-8")
     safe = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # a text must not close the script element
-    body = f'<h1>{escape(title)}</h1><div id="map"></div>'
-    return page(title, body, f"const DATA = {safe};\n{script}")
+    return page(title, f'<h1>{escape(title)}</h1><div id="map"></div>', f"const DATA = {safe};\n{script}")
 
 
 def aligned(layers: Sequence[LayerMapAnswer]) -> list[Points]:
@@ -320,8 +316,3 @@ def aligned(layers: Sequence[LayerMapAnswer]) -> list[Points]:
             points = points @ (left @ right)
         result.append(points)
     return [[(x, y) for x, y in points.tolist()] for points in result]
-
-
-def _auroc(layer: LayerMapAnswer) -> float | None:
-    found = layer.separability.auroc if layer.separability else None
-    return None if found is None or math.isnan(found) else found

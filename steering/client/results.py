@@ -1,21 +1,44 @@
-"""Results of the client: the response models, with tables for pandas and HTML for notebooks."""
+"""Results of the client: the response models, with tables for pandas, HTML for notebooks, and reports as Markdown and pages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from steering.client.display import card_html, comparison_html, fragment, map_page, readout_html
-from steering.client.reports import report_html, report_markdown
+from steering.client.display import (
+    card_html,
+    comparison_html,
+    figures,
+    fragment,
+    layers_of_map,
+    map_page,
+    page,
+    readout_html,
+    readouts_of,
+    table,
+    warnings_list,
+)
 from steering.schemas.base import Answer
 from steering.schemas.comparison import CompareAnswer
-from steering.schemas.evaluation import DoseResponseAnswer, LayerSweepAnswer, ReportAnswer
+from steering.schemas.evaluation import (
+    CheckAnswer,
+    DoseResponseAnswer,
+    LayerSweepAnswer,
+    ReportAnswer,
+    SeedReportAnswer,
+)
 from steering.schemas.latent_space import LatentSpaceAnswer
 from steering.schemas.reading import ReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:
     import pandas
+
+Row: TypeAlias = tuple[str, ...]
+CHECKS = ("gate", "check", "value", "demanded", "verdict")
+EFFECTS = ("side effect on", "layer", "shift")
+TEXTS = ("variation", "prompt", "unsteered", "steered", "moved")
+_RELATIONS = {"above": ">", "at_most": "<=", "at_least": ">="}
 
 
 class Tabular(Answer):
@@ -40,15 +63,13 @@ class Comparison(Tabular, CompareAnswer):
     """A comparison: one row per arm and sample."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns arm, sample, text, KL, perplexity and readouts."""
+        """Returns arm, sample, text, KL, perplexity and the readouts that were measured."""
+        names = readouts_of(self)
         found: list[dict[str, Any]] = []
         for arm in self.arms:
-            metrics, against = arm.metrics, arm.against_baseline
-            shared = {
-                "kl": against.kl_mean if against else None,
-                "perplexity": metrics.perplexity if metrics else None,
-                **{f"readout_{name}": one.mean for name, one in (metrics.readout.items() if metrics else ())},
-            }
+            *means, kl, perplexity = figures(arm, names)
+            readouts = {f"readout_{n}": mean for n, mean in zip(names, means, strict=True) if mean is not None}
+            shared = {"kl": kl, "perplexity": perplexity, **readouts}
             found += [{"arm": arm.name, "sample": one.index, "text": one.text, **shared} for one in arm.choices]
         return found
 
@@ -61,10 +82,9 @@ class Vector(Tabular, VectorAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns layer, scale and the measurements of the card."""
-        layers = self.quality.layers if self.quality else {}
+        measured = {layer: asdict(one) for layer, one in self.quality.layers.items()} if self.quality else {}
         return [
-            {"layer": int(layer), "scale": scale, **(asdict(layers[int(layer)]) if int(layer) in layers else {})}
-            for layer, scale in self.scale.items()
+            {"layer": int(layer), "scale": scale, **measured.get(int(layer), {})} for layer, scale in self.scale.items()
         ]
 
     def _repr_html_(self) -> str:
@@ -93,10 +113,9 @@ class LatentMap(Tabular, LatentSpaceAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns layer (None: input embeddings), text and coordinates."""
-        layers = ([self.embedding] if self.embedding else []) + list(self.layers)
         return [
             {"layer": layer.layer, "text": index, **dict(zip("xyz", point, strict=False))}
-            for layer in layers
+            for _, layer, _ in layers_of_map(self)
             for index, point in enumerate(layer.points)
         ]
 
@@ -114,8 +133,7 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
-        rows: list[dict[str, Any]] = self.model_dump(mode="json", include={"points"})["points"]
-        return rows
+        return [point.model_dump(mode="json") for point in self.points]
 
 
 class LayerSweep(Tabular, LayerSweepAnswer):
@@ -138,10 +156,75 @@ class Report(Tabular, ReportAnswer):
             for check in gate.checks
         ]
 
+    def agreement(self) -> str:
+        """Returns whether the seeds agree, as the end of a sentence; nothing for one seed."""
+        if len(self.seeds) < 2:
+            return ""
+        return "; the seeds agree" if self.seeds_agree else "; the seeds do not agree"
+
+    def _notes(self) -> list[str]:
+        return [item.model_dump_json(exclude_defaults=True) for item in self.interventions]
+
+    def _circumstances(self) -> str:
+        return f"{self.model}, concept meant to go {self.direction}{self.agreement()}."
+
     def markdown(self) -> str:
-        """Returns the whole report as Markdown, its texts included."""
-        return report_markdown(self)
+        """Returns the whole report as Markdown: verdicts, checks, side effects and texts of each seed."""
+        lines = [
+            f"# Deployment report: {self.vector}\n",
+            f"**{verdict(self.passed)}**, {self._circumstances()}\n",
+            *(f"- `{note}`" for note in self._notes()),
+            *(f"- warning: {_cell(warning)}" for warning in self.warnings),
+        ]
+        for seed in self.seeds:
+            lines.append(f"\n## Seed {seed.seed}: {verdict(seed.passed)}\n")
+            if seed.broken:
+                lines.append("The activations became non-finite.")
+                continue
+            for columns, rows in _tables(seed):
+                cells = (columns, ("---",) * len(columns), *rows)
+                lines += [*(f"| {' | '.join(map(_cell, row))} |" for row in cells), ""]
+        return "\n".join(lines) + "\n"
 
     def page(self) -> str:
-        """Returns the whole report as a self-contained HTML page."""
-        return report_html(self)
+        """Returns the whole report as a self-contained HTML page without scripts; texts are escaped."""
+        body = [
+            f"<h1>Deployment report: {escape(self.vector)}</h1>",
+            f"<p><strong>{verdict(self.passed)}</strong>, {escape(self._circumstances())}</p>",
+            warnings_list([*self._notes(), *(f"warning: {warning}" for warning in self.warnings)]),
+        ]
+        for seed in self.seeds:
+            body.append(f"<h2>Seed {seed.seed}: {verdict(seed.passed)}</h2>")
+            for columns, rows in _tables(seed):
+                body.append(table(columns, [list(map(escape, row)) for row in rows], range(len(columns))))
+        return page(f"Deployment report: {self.vector}", "\n".join(body))
+
+
+def verdict(passed: bool) -> str:
+    """Returns the word for a verdict."""
+    return "pass" if passed else "FAIL"
+
+
+def check_row(check: CheckAnswer) -> Row:
+    """Returns name, value with interval, threshold and verdict of a check."""
+    relation = f"{_RELATIONS[check.relation]} {check.threshold:.2f}"
+    return check.name, _measured(check.value, check.interval), relation, verdict(check.passed)
+
+
+def _tables(seed: SeedReportAnswer) -> Iterator[tuple[Row, list[Row]]]:
+    """Yields columns and rows of the checks, of the side effects and of the texts."""
+    yield CHECKS, [(gate.name, *check_row(check)) for gate in seed.gates for check in gate.checks]
+    effects = [(one.vector, str(one.layer), _measured(one.shift.mean, one.shift.interval)) for one in seed.side_effects]
+    yield EFFECTS, [*effects]
+    yield TEXTS, [(one.variation, one.prompt, one.unsteered, one.steered, f"{one.moved:+.2f}") for one in seed.texts]
+
+
+def _measured(value: float, interval: Sequence[float] | None) -> str:
+    between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
+    return f"{value:+.2f}{between}"
+
+
+def _cell(text: str) -> str:
+    """Returns one line for a table; markup in a model's text is shown as it is."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(plain.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -10,11 +10,12 @@ from urllib.parse import quote
 from pydantic import BaseModel, TypeAdapter
 
 from steering.client.connection import AsyncConnection, Call, Connection
-from steering.client.options import JsonObject
 
 P = ParamSpec("P")
 T = TypeVar("T")
-U = TypeVar("U")
+S = TypeVar("S")
+A = TypeVar("A")
+JsonObject: TypeAlias = Mapping[str, Any]
 Builder: TypeAlias = Callable[Concatenate[Any, P], JsonObject | None]
 
 
@@ -50,7 +51,7 @@ class Route(Generic[T]):
         self._fixed_query = {"wait": True} if wait else {}
         self._fixed_headers = {} if accept is None else {"Accept": accept}
 
-    def __call__(self, build: Builder[P]) -> "Method[P, T]":
+    def __call__(self, build: Builder[P]) -> "Method[P, T, Awaitable[T]]":
         """Makes a function of `Api` the method of this route."""
         return Method(build, self, build.__doc__)
 
@@ -58,14 +59,12 @@ class Route(Generic[T]):
         """Returns the arguments of `httpx2.Client.request` for these fields."""
         rest = {name: to_json(value) for name, value in fields.items() if value is not None}
         names = {name: quote(str(rest.pop(name)), safe="@") for name in self._names}  # a slash selects no other route
-        headers = {
-            header: rest.pop(name) for name, header in self._headers.items() if name in rest
-        } | self._fixed_headers
+        given = {header: rest.pop(name) for name, header in self._headers.items() if name in rest}
+        headers = given | self._fixed_headers
         query = self._fixed_query | {name: rest.pop(name) for name in self._query if name in rest}
-        content = rest.pop("content", None)
+        content, body = rest.pop("content", None), None
         if content is not None:
             headers["Content-Type"] = self._content_type
-        body = None
         if content is not None or self.method in ("GET", "DELETE"):
             query |= rest
         else:
@@ -91,85 +90,58 @@ def to_json(value: Any) -> Any:
     return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-class _Declared(Generic[P, T]):
-    """The arguments of a method as a function declares them, and the call that they make."""
+class Method(Generic[P, S, A]):
+    """A route as a method of both clients: its arguments as a function declares them, and the call that they make.
 
-    events: Mapping[str, type[Any]] | None = None
+    The synchronous client gets S, AsyncClient A: the response and an awaitable of it, or with `events` a generator of them, whose
+    closing cancels the request.
+    """
 
-    def __init__(self, build: Builder[P], route: Route[Any], doc: str | None) -> None:
+    def __init__(
+        self, build: Builder[P], route: Route[Any], doc: str | None, events: Mapping[str, type[Any]] | None = None
+    ) -> None:
         self._build, self.route, self.__doc__, self.__name__ = build, route, doc, ""
+        self.events = events or {}
         own = signature(build)
         self.signature = own.replace(parameters=list(own.parameters.values())[1:])
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.__name__ = name
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        """Returns the call with these arguments."""
-        fields = self._build(None, *args, **kwargs)
-        if fields is None:
-            bound = self.signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            fields = bound.arguments | bound.arguments.pop("options", {})
-        if self.events is not None and self.route.method == "POST":
-            fields = {**fields, "stream": True}
-        return Call(self.route.arguments(fields), self.route.read, self.events or {})
+    def variant(self, line: str, answer: type[T], doc: str, **options: Any) -> "Method[P, T, Awaitable[T]]":
+        """Returns a method with the same arguments and another route; `options` are those of `Route`."""
+        return Method(self._build, Route(line, answer, **options), doc)
 
-    def _bound(self, send: Callable[[Call[T]], Any]) -> Any:
-        """Returns a function that sends its arguments, with the name, words and signature of the method."""
+    def streamed(
+        self, doc: str, events: Mapping[str, type[T]], line: str | None = None
+    ) -> "Method[P, Generator[T], AsyncGenerator[T]]":
+        """Returns a method with the same arguments that streams events. line: of another route."""
+        return Method(self._build, self.route if line is None else Route(line, NoneType), doc, events)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Connection, owner: type) -> Callable[P, S]: ...
+    @overload
+    def __get__(self, client: AsyncConnection, owner: type) -> Callable[P, A]: ...
+    def __get__(self, client: Connection | AsyncConnection | None, owner: type) -> Any:
+        if client is None:
+            return self
+        send: Callable[[Call[Any]], Any] = client.events if self.events else client.send
 
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return send(self.call(*args, **kwargs))
+            return send(self._call(*args, **kwargs))
 
         method.__name__, method.__doc__ = self.__name__, self.__doc__
         method.__signature__ = self.signature  # type: ignore[attr-defined] # read by inspect
         return method
 
-
-class Method(_Declared[P, T]):
-    """A route as a method of both clients: it returns the response, or an awaitable of it."""
-
-    def variant(self, line: str, answer: type[U], doc: str) -> "Method[P, U]":
-        """Returns a method with the same arguments and another route."""
-        return Method(self._build, Route(line, answer), doc)
-
-    def streamed(self, doc: str, events: Mapping[str, type[U]], line: str | None = None) -> "StreamMethod[P, U]":
-        """Returns a method with the same arguments that streams events. line: of another route."""
-        return StreamMethod(self._build, self.route if line is None else Route(line, NoneType), doc, events)
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, client: Connection, owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(self, client: AsyncConnection, owner: type) -> Callable[P, Awaitable[T]]: ...
-    def __get__(self, client: Connection | AsyncConnection | None, owner: type) -> Any:
-        return self if client is None else self._bound(client.send)
-
-
-class StreamMethod(_Declared[P, T]):
-    """A stream as a method of both clients: it returns a generator of events, whose closing cancels the request."""
-
-    def __init__(self, build: Builder[P], route: Route[Any], doc: str, events: Mapping[str, type[T]]) -> None:
-        super().__init__(build, route, doc)
-        self.events = events
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, client: Connection, owner: type) -> Callable[P, Generator[T]]: ...
-    @overload
-    def __get__(self, client: AsyncConnection, owner: type) -> Callable[P, AsyncGenerator[T]]: ...
-    def __get__(self, client: Connection | AsyncConnection | None, owner: type) -> Any:
-        return self if client is None else self._bound(client.events)
-
-
-class Arguments(Generic[P]):
-    """The arguments that several methods share. Called with a route, it returns the method; `options` are those of `Route`."""
-
-    def __init__(self, build: Builder[P]) -> None:
-        self._build = build
-
-    def __call__(self, line: str, answer: type[T], doc: str, **options: Any) -> Method[P, T]:
-        """Returns the method of a route with these arguments."""
-        return Method(self._build, Route(line, answer, **options), doc)
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> Call[Any]:
+        fields = self._build(None, *args, **kwargs)
+        if fields is None:
+            bound = self.signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            fields = bound.arguments | bound.arguments.pop("options", {})
+        if self.events and self.route.method == "POST":
+            fields = {**fields, "stream": True}
+        return Call(self.route.arguments(fields), self.route.read, self.events)

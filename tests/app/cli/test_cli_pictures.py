@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from app.cli.local import extract_missing, local_client
-from app.cli.reading import texts_and_labels
+from app.cli.model import texts_and_labels
 from app.cli.tables import comparison_table, live_comparison, sweep_chart
 from app.core.settings import Settings
 from steering.client import Client

@@ -13,7 +13,7 @@ from app.core.settings import Settings
 from app.main import create_app
 from steering.client import ApiError, AsyncClient, Client
 from steering.client.api import Api
-from steering.client.routes import Method, StreamMethod
+from steering.client.routes import Method
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.vectors import VectorAnswer
@@ -43,7 +43,7 @@ def client(address: str) -> Iterator[Client]:
         yield found
 
 
-METHODS = {name: member for name, member in vars(Api).items() if isinstance(member, Method | StreamMethod)}
+METHODS = {name: member for name, member in vars(Api).items() if isinstance(member, Method)}
 
 
 def test_every_method_is_one_of_both_clients_under_the_same_name_and_words() -> None:
