@@ -118,7 +118,7 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     connection = connections.get(own[0].annotation, ()) if own else ()
     own = own[bool(connection) :]
     has_output = declared.return_annotation is not None
-    groups = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
+    groups: dict[str, type[Any]] = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
 
     def run(**arguments: Any) -> None:
         connecting = {name: arguments.pop(name) for name in connection}
@@ -151,11 +151,12 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
 
 
 def _options(parameter: Parameter) -> Iterator[Parameter]:
-    if is_dataclass(parameter.annotation):
-        for one in signature(parameter.annotation).parameters.values():
-            yield from _options(one)
+    annotation: Any = parameter.annotation
+    if is_dataclass(annotation):
+        group: Callable[..., Any] = annotation
+        for option in signature(group).parameters.values():
+            yield from _options(option)
         return
-    annotation = parameter.annotation
     if get_origin(annotation) is Annotated and isinstance(get_args(annotation)[1], str):
         kind, text = get_args(annotation)
         declaration = Argument(help=text) if parameter.default is Parameter.empty else Option(help=text)

@@ -2,7 +2,7 @@
 labelled texts."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import cycle
@@ -158,7 +158,11 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     found = Report.model_validate(follow(client, client.start_report(vector, **options)))
     wrote = []
     if out is not None:
-        written = {".html": found.page, ".md": found.markdown, ".json": lambda: found.model_dump_json(indent=1) + "\n"}
+        written: dict[str, Callable[[], str]] = {
+            ".html": found.page,
+            ".md": found.markdown,
+            ".json": lambda: found.model_dump_json(indent=1) + "\n",
+        }
         out.write_text(written[out.suffix](), encoding="utf-8")
         wrote = [shown(f"wrote {out}")]
     tables = []

@@ -133,7 +133,8 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
-        return [point.model_dump(mode="json") for point in self.points]
+        rows: list[dict[str, Any]] = self.model_dump(mode="json", include={"points"})["points"]
+        return rows
 
 
 class LayerSweep(Tabular, LayerSweepAnswer):

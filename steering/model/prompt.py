@@ -90,7 +90,7 @@ class SafeEncoder:
 
     def marked(self, text: str, marks: str) -> str:
         """Returns the text with marks around each string of a special token."""
-        opening, closing = marks
+        opening, closing = marks[0], marks[1]
         return re.sub(self._control, lambda match: f"{opening}{match[0]}{closing}", text)
 
     def rendered(self, text: str, marks: str, most: int | None = None) -> Encoded:

@@ -264,7 +264,7 @@ def serialize(vector: ConceptVector) -> tuple[ConceptVector, dict[str, Any]]:
     Both lack a namespace, a version and a date. Raises InvalidRequest or LimitExceeded."""
     check_labels(vector.description, vector.tags)
     content = encode(vector, labels=False)
-    labels = {"description": vector.description, "tags": vector.tags, "sha256": digest(content)}
+    labels: dict[str, Any] = {"description": vector.description, "tags": vector.tags, "sha256": digest(content)}
     stored = replace(decode(content, name=vector.name, limits=OWN), **labels)
     texts = {"tags": _join_tags(vector.tags), "searched": vector.description.casefold()}
     metadata = {"name": vector.name, "method": vector.method, "metadata_json": write_metadata(vector, labels=False)}

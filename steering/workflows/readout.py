@@ -247,8 +247,8 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
     within = around / max(len(tokens) - len(texts), 1)
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
-    columns = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, within]).T.tolist()
-    return [NeutralStatistics(*column, inverse_length) for column in columns]
+    statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, within], dim=1)
+    return [NeutralStatistics(*map(float, axis), inverse_length=inverse_length) for axis in statistics]
 
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:

@@ -1,6 +1,7 @@
 """What every store promises of servers that share it: leases, the jobs of each, cancelling, pruning, counters of changes."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from steering.schemas.resources import JobProgress, JobStatus
 from steering.spec import SteeringSpec
@@ -108,7 +109,7 @@ async def test_old_jobs_that_have_ended_are_pruned(store: Store) -> None:
 
 
 async def test_what_servers_hold_in_memory_is_counted_when_it_changes(store: Store) -> None:
-    changes = {
+    changes: dict[str, tuple[Callable[[], Awaitable[object]], ...]] = {
         "keys": (
             lambda: store.keys.create(KeyRecord("key_1", "a", "0" * 64, ("read",))),
             lambda: store.keys.edit("key_1", lambda *_: {"name": "b"}),
