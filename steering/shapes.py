@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Shaped
 else:
     try:
-        from jaxtyping import Bool, Float, Int
+        from jaxtyping import Bool, Float, Int, Shaped
     except ImportError:  # jaxtyping is a development dependency; at run time the names say the same to a reader
 
         class _Plain:
             def __class_getitem__(cls, item):
                 return item[0]
 
-        Bool = Float = Int = _Plain
+        Bool = Float = Int = Shaped = _Plain
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -32,5 +32,5 @@ TokenIds: TypeAlias = Int[Tensor, "token"]
 
 __all__ = [
     "Activations", "Bool", "Decisions", "Direction", "Directions", "Float", "Int", "LayerActivations",
-    "Logits", "Parameters", "Residual", "Scores", "Tensor", "TokenIds",
+    "Logits", "Parameters", "Residual", "Scores", "Shaped", "Tensor", "TokenIds",
 ]  # fmt: skip

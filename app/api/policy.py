@@ -41,8 +41,7 @@ from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet,
 from steering.model.info import ModelInfo
 from steering.plan.dose import DoseGuard
 from steering.plan.layers import resolve_layers
-from steering.plan.mandatory import carries, under
-from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.resolve import Mandatory, RecentPlans, carries, under
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.governance import (
     NO_POLICY,

@@ -11,8 +11,7 @@ from steering.engine.vllm.messages import ReportMessage, TokenReadings
 from steering.injection.dose import Doses
 from steering.injection.readings import MonitoredAnswer
 from steering.model.prompt import ModelTokenizer
-from steering.plan.holds import HeldReadout
-from steering.plan.types import SteeringPlan
+from steering.plan.types import HeldReadout, SteeringPlan
 
 
 class VllmAnswer:

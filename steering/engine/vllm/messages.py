@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from steering.injection.readings import Reading
-from steering.plan.holds import HeldReadout
+from steering.plan.types import HeldReadout
 from steering.shapes import Tensor
 from steering.spec import InterventionSpec
 

@@ -8,9 +8,8 @@ import torch
 
 from steering.engine.vllm.messages import CaptureWindow, MeasuredDoses, ReportMessage, RequestSteering
 from steering.errors import InternalError
-from steering.injection.history import SteeringHistory
 from steering.injection.readings import NO_MONITORS, MonitorSet, Reading
-from steering.injection.rows import CaptureState, Segment, SteeredRow
+from steering.injection.rows import CaptureState, Segment, SteeredRow, SteeringHistory
 from steering.plan.scope import follows_single_tokens
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from steering.engine.vllm.worker.rows import WorkerRow
-from steering.injection.history import SteeringHistory
 from steering.injection.injector import Injection, Injector
 from steering.injection.readouts import MonitorTables, ReadoutCollector
-from steering.injection.rows import Segment
+from steering.injection.rows import Segment, SteeringHistory
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 

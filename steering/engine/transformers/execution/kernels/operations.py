@@ -72,7 +72,7 @@ steer: Callable[..., Tensor] = define(
 """Steers the residual after a block, as `injection.apply.LayerEdits.apply` does. parts: the residual (token, d_model), or two
 summands of it, in any floating dtype; on any CPU. vectors, numbers, codes, rows: the tables of `injection.slots.Slots`. slots
 (token,), weights (token, column), left (token,): see `injection.injector.Injection`. edits (note, token, edit), changes, scaled
-(note, token): what is noted of doses, see `injection.pass_doses.PassDoses`. tasks (layer, 2): callbacks.Task of each layer, and
+(note, token): what is noted of doses, see `injection.injector.PassDoses`. tasks (layer, 2): callbacks.Task of each layer, and
 where its doses are noted."""
 sample: Callable[..., Tensor] = define(
     "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
