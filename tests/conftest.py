@@ -11,9 +11,9 @@ from jaxtyping import install_import_hook
 import tests.shape_checks  # noqa: F401 - named in a string below
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TYPED = ("conditions", "extraction", "operations", "projection", "quality.py", "rowwise.py", "vectors.py")
+TYPED = ("cards.py", "conditions", "extraction", "operations", "projection", "rowwise.py", "vectors.py")
 SHAPED = (
-    *(f"engine/{name}.py" for name in ("api", "capabilities", "checks", "norms", "prompts")),
+    *(f"engine/{name}.py" for name in ("api", "capabilities", "captures", "checks", "norms", "prompts")),
     *(
         f"engine/transformers/{name}"
         for name in (
@@ -27,7 +27,10 @@ SHAPED = (
             "unembedding.py",
         )
     ),
+    "injection",
+    "lab",
     "model",
+    "plan",
     "workflows",
 )
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
@@ -48,6 +51,8 @@ def modules_of(*packages: str) -> list[str]:
     """Returns the modules of some packages. Left out: `__init__` files, whose loaders return protocols, and functions of
     hooks, which torch.export traces."""
     steering = REPOSITORY / "steering"
+    missing = [name for name in packages if not (steering / name).exists()]
+    assert not missing, f"steering has no {', '.join(missing)}"
     files = [file for name in packages for file in [steering / name, *(steering / name).rglob("*.py")]]
     paths = [file.relative_to(steering) for file in files if file.suffix == ".py" and file.name != "__init__.py"]
     kept = [path for path in paths if not path.as_posix().startswith(TRACED)]

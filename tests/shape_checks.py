@@ -15,7 +15,8 @@ def check_shapes(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function with checks of its tensor arguments and result; functions without any stay as they are."""
     signature = inspect.signature(fn)
     hints = {name: one.annotation for name, one in signature.parameters.items() if _has_array(one.annotation)}
-    result_hint = signature.return_annotation
+    # results of coroutines, and of generators, come too late to be checked
+    result_hint = None if inspect.iscoroutinefunction(fn) else signature.return_annotation
     if not hints and not _has_array(result_hint):
         return fn
 
@@ -33,7 +34,7 @@ def check_shapes(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _has_array(hint: Any) -> bool:
-    """Whether a hint is a tensor, or a union or tuple with one. (A generator's results come too late to be checked.)"""
+    """Whether a hint is a tensor, or a union or tuple with one."""
     if get_origin(hint) in (Union, UnionType, tuple):
         return any(map(_has_array, get_args(hint)))
     return inspect.isclass(hint) and issubclass(hint, AbstractArray)

@@ -27,8 +27,7 @@ from steering.injection.dose import SteeringReport
 from steering.injection.readings import RaisedMonitor
 from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
-from steering.plan.holds import HeldReadout
-from steering.plan.types import Intervention, SteeringPlan
+from steering.plan.types import HeldReadout, Intervention, SteeringPlan
 from steering.schemas import steering as schemas
 from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, FlagCondition, GenerateAnswer, GenerateRequest, RaisedFlag, Token, Usage

@@ -2,25 +2,19 @@
 
 import json
 import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import update_wrapper
 from inspect import Parameter, Signature, signature
 from io import StringIO
-from operator import methodcaller
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
-from rich.console import Console
-from rich.text import Text
-from typer import Argument, BadParameter, Exit, Option, Typer
+from typer import Argument, BadParameter, Option, Typer
 
+from app.cli.terminal import console, print_json
 from app.core.process_settings import prepare_for_torch
-from app.core.settings import Settings
 from steering.client import Client
 from steering.client.connection import DEFAULT_URL
 from steering.concepts.loader import read_prompts
@@ -28,37 +22,6 @@ from steering.errors import InvalidRequest
 from steering.strict_json import load_json
 
 N = TypeVar("N", int, float)
-
-WIDTH = 110  # columns of output that does not go to a terminal
-console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-stderr = Console(stderr=True, highlight=False)
-
-_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
-_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
-
-
-def safe(text: str) -> str:
-    """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
-    return _REMOVED.sub("", text)
-
-
-def shown(text: str, style: str = "") -> Text:
-    """Returns untrusted text for a table or a line, sanitized and without markup."""
-    return Text(safe(text), style=style)
-
-
-def print_json(value: Any, *, exclude_none: bool = False) -> None:
-    """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
-    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
-    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
-
-
-def print_warnings(warnings: Iterable[str]) -> None:
-    """Prints warnings of the server to stderr."""
-    for warning in warnings:
-        stderr.print(shown(warning, "yellow"))
-
 
 # How a function becomes a command
 
@@ -118,7 +81,7 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     connection = connections.get(own[0].annotation, ()) if own else ()
     own = own[bool(connection) :]
     has_output = declared.return_annotation is not None
-    groups: dict[str, type[Any]] = {one.name: one.annotation for one in own if is_dataclass(one.annotation)}
+    groups = {one.name: group for one in own if (group := _group(one.annotation)) is not None}
 
     def run(**arguments: Any) -> None:
         connecting = {name: arguments.pop(name) for name in connection}
@@ -150,10 +113,13 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     return update_wrapper(run, function)
 
 
+def _group(annotation: Any) -> type[Any] | None:
+    return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
+
+
 def _options(parameter: Parameter) -> Iterator[Parameter]:
-    annotation: Any = parameter.annotation
-    if is_dataclass(annotation):
-        group: Callable[..., Any] = annotation
+    annotation = parameter.annotation
+    if (group := _group(annotation)) is not None:
         for option in signature(group).parameters.values():
             yield from _options(option)
         return
@@ -320,14 +286,3 @@ def _named_number(text: str, form: str, option: str, default: str = "") -> tuple
         return name, float(number if equals else default)
     except ValueError:
         raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None
-
-
-def settings_of(options: dict[str, Any]) -> Settings:
-    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
-    try:
-        return Settings(**options)
-    except ValidationError as error:
-        for finding in error.errors():
-            where = ".".join(map(str, finding["loc"])) or "settings"
-            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
-        raise Exit(2) from None

@@ -24,12 +24,11 @@ from app.cli.commands import (
     layers_of,
     numbers,
     prompts_of,
-    shown,
-    stderr,
     steering_of,
     text_of,
 )
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
+from app.cli.terminal import shown, stderr
 from steering.client import Client
 from steering.client.results import CHECKS, Report, Vector, check_row, verdict
 from steering.concepts.loader import load_neutral

@@ -8,23 +8,9 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.commands import (
-    Layers,
-    Output,
-    Steer,
-    Steering,
-    command,
-    command_of,
-    console,
-    file_argument,
-    print_json,
-    print_warnings,
-    shown,
-    stderr,
-    steering_of,
-    text_of,
-)
+from app.cli.commands import Layers, Output, Steer, Steering, command, command_of, file_argument, steering_of, text_of
 from app.cli.tables import dumped, follow, listing, text_table
+from app.cli.terminal import console, print_json, print_warnings, shown, stderr
 from steering.client import Client
 from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.schemas.resources import JobSummary

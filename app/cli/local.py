@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from app.cli.commands import settings_of, shown, stderr
+from app.cli.terminal import settings_of, shown, stderr
 from app.core.components import open_database, open_engine
 from app.core.logs import configure_logging
 from app.main import create_app

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from app.cli import evaluation, library, model, serve, vectors
-from app.cli.commands import shown, stderr
+from app.cli.terminal import shown, stderr
 from steering.client import ApiError
 from steering.errors import SteeringError
 

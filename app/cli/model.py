@@ -23,7 +23,6 @@ from app.cli.commands import (
     Texts,
     VectorName,
     command,
-    console,
     file_argument,
     file_option,
     given,
@@ -31,13 +30,10 @@ from app.cli.commands import (
     layers_of,
     numbers,
     position_of,
-    print_warnings,
-    safe,
-    shown,
-    stderr,
     steering_of,
     text_of,
 )
+from app.cli.terminal import console, print_warnings, safe, shown, stderr
 from steering.client import Client
 from steering.client.display import aligned, card_html, layers_of_map, page
 from steering.errors import InvalidRequest

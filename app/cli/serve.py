@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Exit, Option, Typer
 
-from app.cli.commands import command, command_of, console, given, settings_of, shown
+from app.cli.commands import command, command_of, given
 from app.cli.tables import card_lines, comparison_table
+from app.cli.terminal import console, settings_of, shown
 from app.core.process_settings import prepare_for_torch
 from app.core.settings import Settings
 from steering.cards import Recommended

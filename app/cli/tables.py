@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from app.cli.commands import safe, shown, stderr
+from app.cli.terminal import safe, shown, stderr
 from steering.cards import Estimate, Recommended
 from steering.client import ApiError, Client
 from steering.client.display import figures, readouts_of, words

@@ -21,20 +21,17 @@ from app.cli.commands import (
     VectorName,
     command,
     command_of,
-    console,
     file_argument,
     file_option,
     given,
     given_texts,
     layers_of,
     position_of,
-    print_warnings,
     read_texts,
-    shown,
-    stderr,
     steering_of,
     text_of,
 )
+from app.cli.terminal import console, print_warnings, shown, stderr
 from app.cli.vector_sources import decoder_row, json_directions
 from app.core.gguf_format import read_control_vector
 from steering.client import Client

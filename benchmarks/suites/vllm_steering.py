@@ -23,12 +23,10 @@ from benchmarks.workload import KINDS, prompts, steering
 from steering.engine import open_engine
 from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
-from steering.engine.vllm.channel import ReportChannel
-from steering.engine.vllm.client import VllmClient
+from steering.engine.vllm.client import ReportChannel, VllmClient
 from steering.engine.vllm.description import describe
-from steering.engine.vllm.engine import VllmEngine
+from steering.engine.vllm.engine import LoopThread, VllmEngine
 from steering.engine.vllm.factory import engine_arguments
-from steering.engine.vllm.loop_thread import LoopThread
 
 ROWS, LENGTH, NEW_TOKENS = 32, 32, 64
 CACHE_BYTES = 1 << 30

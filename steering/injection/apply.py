@@ -1,6 +1,6 @@
 """Applies the edits of one layer to residuals, by a few tensor operations of fixed shape.
 
-The edits are gathered by slot for tokens of different requests, (token, edit, d_model), or are those of one request for all
+Edits are gathered by slot for tokens of different requests, (token, edit, d_model), or are those of one request for all
 tokens of a piece of its prompt, (edit, d_model). The C++ operation `steer` computes the same inside a compiled graph.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 
-from steering.injection.slots import KIND, MANDATORY, READ, WEIGHT, LayerForm, Slots, vectors_of
+from steering.injection.slots import KIND, MANDATORY, READ, WEIGHT, LayerForm, Slots, rows_of
 from steering.plan.types import RELU, ROTATE
 from steering.rowwise import dot
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -44,8 +44,13 @@ def norms_of(residual: Residual) -> PerToken:
 
 
 class Edited(NamedTuple):
-    """What edits did. after: the residuals. doses: of each edit, signed. change: |r' - r| / |r|. share: what the guard left of
-    the change of each token; None without a guard."""
+    """What edits did.
+
+    after: the residuals.
+    doses: of each edit, signed.
+    change: |r' - r| / |r|.
+    share: what the guard left of the change of each token; None without a guard.
+    """
 
     after: Residual
     doses: Float[Tensor, "token edit"]
@@ -57,8 +62,9 @@ class Edited(NamedTuple):
 class LayerEdits:
     """The edits of some tokens at one layer. Tensors begin with (token, edit), or with (edit,) where one request has all tokens.
 
-    read, relative, relu, mandatory: None where no edit needs them. columns: of each edit's weight. rotations: numbers of the
-    edits that may rotate; where they do is in `rotates`.
+    read, relative, relu, mandatory: None where no edit needs them.
+    columns: of each edit's weight.
+    rotations: numbers of the edits that may rotate; where they do is in `rotates`.
     """
 
     write: Float[Tensor, "*edit d_model"]
@@ -75,12 +81,12 @@ class LayerEdits:
     @classmethod
     def of(cls, slots: Slots, rows: Int[Tensor, "*edit"], forms: Sequence[LayerForm]) -> "LayerEdits":
         """Gathers the edits in some rows. forms: of the requests that they belong to."""
-        codes, numbers = vectors_of(slots.codes, rows), vectors_of(slots.numbers, rows)
+        codes, numbers = rows_of(slots.codes, rows), rows_of(slots.numbers, rows)
         reads, relative = any(one.reads for one in forms), any(one.relative for one in forms)
         relu, mandatory = any(one.relu for one in forms), any(one.mandatory for one in forms)
         return cls(
-            write=vectors_of(slots.vectors, rows),
-            read=vectors_of(slots.vectors, codes[..., READ]) if reads else None,
+            write=rows_of(slots.vectors, rows),
+            read=rows_of(slots.vectors, codes[..., READ]) if reads else None,
             bias=numbers[..., 0],
             relative=numbers[..., 1] if relative else None,
             weight=numbers[..., 2],
@@ -100,13 +106,15 @@ class LayerEdits:
         self, residual: Residual, norms: PerToken, weights: Float[Tensor, "token edit"]
     ) -> tuple[Residual, Float[Tensor, "token edit"]]:
         """Returns the sum of what the edits add to each residual, and the coefficient c of each."""
+        shared = self.write.dim() == 2  # by all tokens
         inner = self.bias if self.relative is None else self.bias + self.relative * norms[:, None]
         if self.read is not None:
-            inner = inner + _products(residual, self.read)
+            products = residual @ self.read.T if shared else torch.bmm(self.read, residual[:, :, None])[:, :, 0]
+            inner = inner + products
         if self.relu is not None:
             inner = torch.where(self.relu, inner.clamp_min(0.0), inner)
         coefficients = inner * weights  # 0 for rotations, which have no bias and read nothing
-        change = _combined(coefficients, self.write)
+        change = coefficients @ self.write if shared else torch.bmm(coefficients[:, None], self.write)[:, 0]
         for number in self.rotations:
             turned = _rotated(residual, norms, self.write[..., number, :], weights[:, number])
             turned = turned * self.rotates[..., number, None]
@@ -115,9 +123,9 @@ class LayerEdits:
         return change, coefficients
 
     def apply(self, residual: Residual, weights: Float[Tensor, "token edit"], left: PerToken | None) -> Edited:
-        """residual (token, d_model) float32 -> as the request's own edits, then the mandatory ones leave it.
+        """Applies the request's own edits, then the mandatory ones, to float32 residuals.
 
-        weights: see `weights`. left: what the dose guard has left of each token's bound; what is used of it is subtracted here.
+        left: what the dose guard has left of each token's bound; what is used of it is subtracted here.
         """
         norms = norms_of(residual)
         own = weights if self.mandatory is None else weights.masked_fill(self.mandatory, 0.0)
@@ -134,20 +142,6 @@ class LayerEdits:
             more, coefficients = self.change(after, met, weights.masked_fill(~self.mandatory, 0.0))
             doses, after, change = doses + coefficients / met[:, None], after + more, change + more
         return Edited(after, doses, torch.linalg.vector_norm(change, dim=-1) / norms, share)
-
-
-def _products(residual: Residual, vectors: Float[Tensor, "*edit d_model"]) -> Float[Tensor, "token edit"]:
-    """Returns the product of each residual with each vector."""
-    if vectors.dim() == 2:
-        return residual @ vectors.T
-    return torch.bmm(vectors, residual[:, :, None])[:, :, 0]
-
-
-def _combined(coefficients: Float[Tensor, "token edit"], vectors: Float[Tensor, "*edit d_model"]) -> Residual:
-    """Returns the sum of the vectors, each times its coefficient."""
-    if vectors.dim() == 2:
-        return coefficients @ vectors
-    return torch.bmm(coefficients[:, None], vectors)[:, 0]
 
 
 def _rotated(residual: Residual, norms: PerToken, direction: Float[Tensor, "..."], angle: PerToken) -> Residual:

@@ -1,10 +1,9 @@
 """Conditions: scores the thresholds of a pass, keeps what was decided for each request, and says which interventions act."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -15,17 +14,11 @@ from steering.injection.slots import Slots
 from steering.plan.types import ConditionTree, ResolvedThreshold
 from steering.shapes import Bool, Float, Int, Residual, Tensor
 
-
-class _Key(NamedTuple):
-    """Tests with one key are made together. mean: those of the mean score of a prompt."""
-
-    layer: int
-    score: str
-    mean: bool
+_Key: TypeAlias = tuple[int, str, bool]
+"""(layer, score, whether it is of the mean over a prompt): tests with one key are made together."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Test:
+class _Test(NamedTuple):
     """A threshold of one request, the flat tokens of the pass at which it is tested, and those that it decides.
 
     At `prompt_mean` the tokens are those whose scores are averaged. It and `prompt` decide nothing before the prompt's end.
@@ -44,8 +37,8 @@ class Conditions:
     verdicts (token, threshold): 1 where the threshold holds for the token, -1 where it does not, 0 where that is not
     decided yet; rows are the flat tokens of the pass. A segment of generated positions begins with what was
     decided at the token before it, so a layer before the threshold's own still sees that decision; prompt positions
-    begin undecided. After the pass the last token's verdicts become the request's state. The slots also keep the last score
-    of each threshold, for the report. Segments that are computed again are not tested: their verdicts come from their history.
+    begin undecided. After the pass the last token's verdicts become the request's state. Segments that are computed again
+    are not tested: their verdicts come from their history.
     layers: where thresholds are read.
     """
 
@@ -58,22 +51,35 @@ class Conditions:
         self._tests: dict[_Key, list[_Test]] = {}
         self._replayed = [(one, one.replayed) for one in segments if one.replayed is not None]
         self._tested = [one for one in segments if one.replayed is None]
-        continued: list[tuple[int, int]] = []
         for segment in self._tested:
             self._collect(segment)
-            if segment.first >= segment.row.prompt_length:
-                continued += [(segment.row.slot, token) for token in range(segment.start, segment.end)]
         # the tests of a prompt are made once, layer by layer, so that the memory of one is free for the next
         kept = self._tests if self._decode else {}
-        self._stacks = {key: _Stack(key.score, tests, self._device) for key, tests in kept.items()}
-        ends = [(segment.row.slot, segment.end - 1) for segment in self._tested]
-        self._ends = [torch.tensor(column, device=self._device) for column in zip(*ends, strict=True)]
-        self._continued = [torch.tensor(column, device=self._device) for column in zip(*continued, strict=True)]
-        self.layers = frozenset(key.layer for key in self._tests).union(
+        self._stacks = {key: _Stack(key[1], tests, self._device) for key, tests in kept.items()}
+        self._ends = self._places((segment.row.slot, segment.end - 1) for segment in self._tested)
+        self._continued = self._places(
+            (segment.row.slot, token)
+            for segment in self._tested
+            if segment.first >= segment.row.prompt_length
+            for token in range(segment.start, segment.end)
+        )
+        self.layers = frozenset(layer for layer, _, _ in self._tests).union(
             one.layer for segment, _ in self._replayed for one in segment.row.plan.thresholds
         )
-        self._trees = self._collect_trees(segments)
+        tokens: dict[tuple[ConditionTree, int], list[range]] = {}
+        for segment in segments:
+            for number, one in enumerate(segment.row.plan.interventions):
+                if one.condition is not None:
+                    tokens.setdefault((one.condition, number), []).append(range(segment.start, segment.end))
+        # each condition of the interventions with one number, and the tokens of their requests
+        self._trees: list[tuple[ConditionTree, int, Index]] = [
+            (*key, index_of(ranges, self._device)) for key, ranges in tokens.items()
+        ]
         self.verdicts = torch.zeros(0, 0, dtype=torch.int8, device=self._device)
+
+    def _places(self, pairs: Iterable[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """Returns (slots, tokens), or nothing for no pairs."""
+        return tuple(torch.tensor(column, device=self._device) for column in zip(*pairs, strict=True))
 
     def _collect(self, segment: Segment[SteeredRow]) -> None:
         end = segment.row.prompt_length - 1
@@ -86,17 +92,8 @@ class Conditions:
             else:  # but the first position, where models keep a very large residual that belongs to no word
                 tokens = segment.tokens_in(min(1, end), end + 1)
             if tokens:
-                key = _Key(threshold.layer, threshold.score, mean=threshold.at == "prompt_mean")
+                key = (threshold.layer, threshold.score, threshold.at == "prompt_mean")
                 self._tests.setdefault(key, []).append(_Test(segment, column, threshold, tokens, decided))
-
-    def _collect_trees(self, segments: Sequence[Segment[SteeredRow]]) -> list[tuple[ConditionTree, int, Index]]:
-        """Returns each different condition of the interventions with one number, and the tokens of their requests."""
-        tokens: dict[tuple[ConditionTree, int], list[range]] = {}
-        for segment in segments:
-            for number, one in enumerate(segment.row.plan.interventions):
-                if one.condition is not None:
-                    tokens.setdefault((one.condition, number), []).append(range(segment.start, segment.end))
-        return [(*key, index_of(ranges, self._device)) for key, ranges in tokens.items()]
 
     def begin(self) -> None:
         """Before each pass: nothing is decided but what was decided before."""
@@ -120,36 +117,38 @@ class Conditions:
         return weights
 
     def read(self, layer: int, residual: Residual) -> None:
-        """residual (token, d_model) float32, as it arrives at the layer: decides the thresholds that are tested there."""
+        """residual: float32, as it arrives at the layer. Decides the thresholds that are tested there."""
         for segment, history in self._replayed:
             columns = [n for n, one in enumerate(segment.row.plan.thresholds) if one.layer == layer]
             if columns:
                 known = history.verdicts_at(segment.first, segment.length)
                 self.verdicts[segment.start : segment.end, columns] = known[:, columns]
         for key, tests in self._tests.items():
-            if key.layer == layer:
-                read = self._read_mean if key.mean else self._decide
-                read(self._stacks.get(key) or _Stack(key.score, tests, self._device), tests, residual)
+            if key[0] == layer:
+                stack = self._stacks.get(key) or _Stack(key[1], tests, self._device)
+                (self._read_mean if key[2] else self._decide)(stack, stack.scores(residual))
 
-    def _decide(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
+    def _decide(self, stack: "_Stack", scores: Float[Tensor, "test"]) -> None:
         """Decides at each token of the tests; where a threshold is read at one position, for all after it in the segment."""
-        scores = stack.scores(residual)
-        on, off = stack.compare(scores)
+        signed = scores * stack.signs
+        on, off = signed > stack.bounds, signed < stack.until
         self._slots.scores[stack.slots, stack.table_columns] = scores[stack.ends]
         before = self.verdicts[stack.tokens, stack.columns] > 0
         held = on | (~off & stack.latches & before)
-        if not self._decode:
-            self._latch(tests, on, off, held)
+        latched = [] if self._decode else [pair for pair in stack.numbered if pair[1].threshold.until is not None]
+        for start, test in latched:  # before its first token stands what the request had decided
+            here = slice(start, start + len(test.tokens))
+            decided = self._slots.decisions[test.segment.row.slot, test.column] > 0
+            held[here] = _latched(on[here], off[here], decided)
         values = (2 * held - 1).to(torch.int8)
         self.verdicts[stack.tokens, stack.columns] = values
-        for row, test in zip(stack.starts, tests, strict=True):
-            if test.threshold.at == "prompt":  # holds for the rest of the segment
-                self.verdicts[test.decided.start : test.decided.stop, test.column] = values[row]
+        for start, test in stack.numbered:
+            if test.threshold.at == "prompt":
+                self.verdicts[test.decided.start : test.decided.stop, test.column] = values[start]
 
-    def _read_mean(self, stack: "_Stack", tests: list[_Test], residual: Residual) -> None:
+    def _read_mean(self, stack: "_Stack", scores: Float[Tensor, "test"]) -> None:
         """Adds the scores of this pass to the request's sum; at the prompt's end their mean decides."""
-        scores = stack.scores(residual)
-        for start, test in zip(stack.starts, tests, strict=True):
+        for start, test in stack.numbered:
             row, threshold = test.segment.row, test.threshold
             total = self._slots.prompt_scores[row.slot, test.column]
             total += scores[start : start + len(test.tokens)].sum()
@@ -158,16 +157,6 @@ class Conditions:
                 held = mean > threshold.bound if threshold.above else mean < threshold.bound
                 self.verdicts[test.decided.start : test.decided.stop, test.column] = (2 * held - 1).to(torch.int8)
                 self._slots.scores[row.slot, test.column] = mean
-
-    def _latch(self, tests: list[_Test], on: Bool[Tensor, "test"], off: Bool[Tensor, "test"], held: Tensor) -> None:
-        """Hysteresis along the tokens of a segment; before its first stands what the request had decided."""
-        start = 0
-        for test in tests:
-            here = slice(start, start + len(test.tokens))
-            if test.threshold.until is not None:
-                before = self._slots.decisions[test.segment.row.slot, test.column] > 0
-                held[here] = _latched(on[here], off[here], before)
-            start = here.stop
 
     def finish(self) -> None:
         """After the pass: the decisions at each segment's last token stay with its request."""
@@ -181,59 +170,53 @@ class Conditions:
 
 
 class _Stack:
-    """All tests of one score at one layer, each token of each test in a row of its own. ends, starts: rows of each test.
+    """All tests of one score at one layer, each token of each test in a row of its own.
 
-    directions: those of the tests, for tokens of which each test has one; None: each test is scored by itself, without a copy
-    of its direction for each of its tokens.
+    ends: last row of each test. numbered: the tests, each with its first row.
+    `below` is `above` with all signs turned; without hysteresis `until` equals the bound.
     """
 
     def __init__(self, score: str, tests: Sequence[_Test], device: torch.device) -> None:
-        self._tests, self._score = tests, CONDITIONS[score]
-        thresholds = [test.threshold for test in tests]
-        counts = [len(test.tokens) for test in tests]
+        self._tests, self._score = tests, CONDITIONS[score].score
+        thresholds, counts = [test.threshold for test in tests], [len(test.tokens) for test in tests]
         repeat = torch.repeat_interleave(torch.arange(len(tests)), torch.tensor(counts)).to(device)
         self.tokens = torch.tensor([token for test in tests for token in test.tokens], dtype=torch.int64, device=device)
-        self.columns = torch.tensor([test.column for test in tests], device=device)[repeat]
+        self.table_columns = torch.tensor([test.column for test in tests], device=device)
+        self.columns = self.table_columns[repeat]
         ends = list(accumulate(counts))
-        self.starts = [0, *ends[:-1]]
+        self.numbered = list(zip([0, *ends[:-1]], tests, strict=True))
         self.ends = torch.tensor([end - 1 for end in ends], device=device)
         self.slots = torch.tensor([test.segment.row.slot for test in tests], device=device)
-        self.table_columns = torch.tensor([test.column for test in tests], device=device)
-        directions = [one.direction for one in thresholds]
+        # tests of several tokens are scored one by one, without a copy of their direction for each token
         single = all(count == 1 for count in counts)
-        self._directions = torch.stack(directions).to(device) if single else None
+        self._directions = torch.stack([one.direction for one in thresholds]).to(device) if single else None
         self._parameters = torch.tensor([list(one.parameters) for one in thresholds], device=device)
         self._index = index_of([test.tokens for test in tests], device)
-        signs = [1.0 if one.above else -1.0 for one in thresholds]
-        # `below` is `above` with all signs turned; without hysteresis `until` equals the bound
         limits = [
             (sign, sign * one.bound, sign * (one.bound if one.until is None else one.until))
-            for sign, one in zip(signs, thresholds, strict=True)
+            for one in thresholds
+            for sign in [1.0 if one.above else -1.0]
         ]
-        self._signs, self._bounds, self._until = torch.tensor(limits, device=device)[repeat].unbind(1)
-        self.latches = self._until < self._bounds
+        self.signs, self.bounds, self.until = torch.tensor(limits, device=device)[repeat].unbind(1)
+        self.latches = self.until < self.bounds
 
-    def scores(self, residual: Residual) -> Float[Tensor, "tested_token"]:
-        """residual (token, d_model) of the pass -> the score of each token of each test."""
-        score = self._score.score
+    def scores(self, residual: Residual) -> Float[Tensor, "test"]:
+        """Returns the score of each token of each test. residual: of the pass."""
         if self._directions is not None:
-            return score(take(residual, self._index), self._directions, self._parameters)
-        found = []
+            return self._score(take(residual, self._index), self._directions, self._parameters)
+        scores = []
         for test, parameters in zip(self._tests, self._parameters, strict=True):
             rows = residual[test.tokens.start : test.tokens.stop]
             direction = test.threshold.direction.to(residual.device).expand_as(rows)
-            found.append(score(rows, direction, parameters.expand(len(rows), -1)))
-        return torch.cat(found)
-
-    def compare(self, scores: Float[Tensor, "test"]) -> tuple[Bool[Tensor, "test"], Bool[Tensor, "test"]]:
-        """(score beyond the bound, score below `until`), both strictly."""
-        signed = scores * self._signs
-        return signed > self._bounds, signed < self._until
+            scores.append(self._score(rows, direction, parameters.expand(len(rows), -1)))
+        return torch.cat(scores)
 
 
 def evaluate(tree: ConditionTree, verdicts: Int[Tensor, "token threshold"]) -> Int[Tensor, "token"]:
-    """The verdict of a tree at each token: 1 it holds, -1 it does not, 0 that is not decided yet (Kleene's three values). `all` is
-    the minimum, `any` the maximum and `not` the negation, so what is not decided stays so unless the other operands decide."""
+    """Returns the verdict of a tree at each token, in Kleene's three values: 1 it holds, -1 it does not, 0 undecided.
+
+    `all` is the minimum, `any` the maximum, `not` the negation: what is undecided stays so unless other operands decide.
+    """
     if tree.kind == "threshold":
         return verdicts[:, tree.threshold]
     values = [evaluate(child, verdicts) for child in tree.children]

@@ -1,70 +1,62 @@
 """Controllers: closed-loop control of strengths. The state of each request's controllers, and the step after every token."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
-from steering.injection.history import SteeringHistory
 from steering.injection.rows import Segment, SteeredRow
 from steering.injection.slots import Slots
-from steering.plan.holds import HeldReadout, hold_columns
 from steering.plan.scope import acting_positions
-from steering.plan.types import ResolvedHold, SteeringPlan
+from steering.plan.types import HeldReadout, ResolvedHold, SteeringPlan
 from steering.rowwise import dot
-from steering.shapes import Bool, Float, Residual, Tensor
+from steering.shapes import Bool, Direction, Float, Residual, Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Place:
+class _Place(NamedTuple):
     """One controller of a request in a pass, at one token or, where positions are computed again, at neighbouring ones.
 
-    hold: its number among those of the plan. owner: the intervention whose strength it sets.
+    hold: its number among those of the plan. owner: the intervention whose strength it sets. weight: column of its weight.
+    direction: what it reads, which its add writes.
     """
 
     segment: Segment[SteeredRow]
+    tokens: range
     layer: int
     hold: int
     owner: int
-    tokens: range
+    weight: int
+    settings: ResolvedHold
+    direction: Direction
 
-    @property
-    def weight(self) -> int:
-        """Column of its weight."""
-        return len(self.segment.row.plan.interventions) + self.hold
 
-    @property
-    def settings(self) -> ResolvedHold:
-        """What it holds, and how."""
-        return self.segment.row.plan.interventions[self.owner].holds[self.layer]
-
-    @property
-    def direction(self) -> Float[Tensor, "d_model"]:
-        """What it reads: the direction of its add."""
-        return next(one.write[0] for one in self.segment.row.plan.layers[self.layer] if one.owner == self.owner)
-
-    def replayed(self, history: SteeringHistory) -> Float[Tensor, "token"]:
-        """The strengths that it used at its tokens when they were computed first."""
-        segment = self.segment
-        return history.strengths_at(self.hold, segment.first + self.tokens.start - segment.start, len(self.tokens))
+def _places(segment: Segment[SteeredRow]) -> Iterator[_Place]:
+    plan = segment.row.plan
+    for (layer, owner), hold in plan.held.items():
+        intervention = plan.interventions[owner]
+        start, end = acting_positions(intervention, plan, segment.row.prompt_length)
+        tokens = range(segment.start, segment.end) if segment.decodes else segment.tokens_in(start, end)
+        if tokens:
+            direction = next(one.write[0] for one in plan.layers[layer] if one.owner == owner)
+            weight = len(plan.interventions) + hold
+            yield _Place(segment, tokens, layer, hold, owner, weight, intervention.holds[layer], direction)
 
 
 class Controllers:
     """The controllers of the segments of a pass. layers: where they act."""
 
     def __init__(self, segments: Sequence[Segment[SteeredRow]], slots: Slots) -> None:
-        places = [place for segment in segments for place in _places(segment)]
-        self._again = [
-            (one, one.replayed(one.segment.row.history))
-            for one in places
-            if one.segment.replayed and one.segment.row.history
-        ]
+        self._again: list[tuple[_Place, Float[Tensor, token]]] = []
         by_layer: dict[int, list[_Place]] = {}
-        for one in places:
-            if one.segment.replayed is None:
-                assert len(one.tokens) == 1, "the scheduler gives plans with `hold` one generated position at a time"
-                by_layer.setdefault(one.layer, []).append(one)
-        self._stacks = {layer: _Stack(found, slots) for layer, found in by_layer.items()}
+        for segment in segments:
+            for place in _places(segment):
+                if (history := segment.replayed) is not None:
+                    first = segment.first + place.tokens.start - segment.start
+                    self._again.append((place, history.strengths_at(place.hold, first, len(place.tokens))))
+                    continue
+                assert len(place.tokens) == 1, "the scheduler gives plans with `hold` one generated position at a time"
+                by_layer.setdefault(place.layer, []).append(place)
+        self._stacks = {layer: _Stack(places, slots) for layer, places in by_layer.items()}
         self.layers = frozenset(self._stacks)
 
     def __bool__(self) -> bool:
@@ -81,20 +73,9 @@ class Controllers:
         return weights
 
     def step(self, layer: int, residual: Residual, weights: Float[Tensor, "token column"]) -> None:
-        """residual (token, d_model): as it leaves the layer. weights: of the interventions; controllers of those that do not act
-        keep still."""
+        """residual: as it leaves the layer. weights: of the interventions; controllers of those that do not act keep still."""
         stack = self._stacks[layer]
         stack.step(residual[stack.tokens], weights[stack.tokens, stack.owners] != 0.0)
-
-
-def _places(segment: Segment[SteeredRow]) -> list[_Place]:
-    plan, found = segment.row.plan, []
-    for (layer, owner), hold in hold_columns(plan).items():
-        start, end = acting_positions(plan.interventions[owner], plan, segment.row.prompt_length)
-        tokens = range(segment.start, segment.end) if segment.decodes else segment.tokens_in(start, end)
-        if tokens:
-            found.append(_Place(segment, layer, hold, owner, tokens))
-    return found
 
 
 class _Stack:
@@ -117,10 +98,11 @@ class _Stack:
 
     def shares(self) -> Float[Tensor, "controller"]:
         """Returns the share of the largest strength that each token gets."""
-        return self._slots.strengths[self._at] / self._limit
+        shares: Tensor = self._slots.strengths[self._at] / self._limit
+        return shares
 
-    def step(self, residual: Residual, acting: Bool[Tensor, "controller"]) -> None:
-        """residual (controller, d_model): what left the layer at the token of each controller."""
+    def step(self, residual: Residual, acting: Bool[Tensor, "token"]) -> None:
+        """residual: what left the layer at the token of each controller."""
         slots, at = self._slots, self._at
         readout = (dot(residual, self._directions) - self._middle) / self._scale
         error, used, before = self._score - readout, slots.strengths[at], slots.errors[at]
@@ -135,12 +117,12 @@ class _Stack:
 
 def held_readouts(slots: Slots, slot: int, plan: SteeringPlan) -> tuple[dict[int, HeldReadout], ...]:
     """Returns what the controllers of each intervention of a request did, by layer."""
-    columns = hold_columns(plan)
-    if not columns:
+    held = plan.held
+    if not held:
         return ()
     found: list[dict[int, HeldReadout]] = [{} for _ in plan.interventions]
     sums, strengths = slots.readout_sums[slot].tolist(), slots.strengths[slot].tolist()
-    for (layer, owner), hold in columns.items():
+    for (layer, owner), hold in held.items():
         readout, strength, count = sums[hold]
         if count:
             found[owner][layer] = HeldReadout(readout / count, strength / count, strengths[hold])

@@ -1,9 +1,9 @@
 """Doses: what steering was measured to do to one request.
 
 The relative dose of an edit at a token is |c| |u| / |r|, r as it arrives at the edit. Edits of one intervention are added as if
-they were across each other; of all operations, where more than one edit acts, they are. The dose of everything at a layer is
-|r' - r| / |r|. Passes measure them on the device (pass_doses.py); they leave it when the request ends. Prompt positions that another
-request may share are also summed by block, so that a report does not depend on who computed a prompt.
+they were orthogonal, which they are in all operations where several act. The dose of everything at a layer is |r' - r| / |r|.
+Passes measure them on the device (`PassDoses`). Prompt positions that another request may share are also summed by block,
+so that a report does not depend on who computed a prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,25 @@ from math import isnan
 import torch
 
 from steering.injection.slots import NEVER
-from steering.plan.holds import HeldReadout
-from steering.plan.types import ConditionTree, SteeringPlan
+from steering.plan.types import ConditionTree, HeldReadout, SteeringPlan
 from steering.shapes import Float, Tensor
 
 BLOCK = 16
 """Positions whose sums are kept together, and of a block of keys and values."""
-NO_BLOCK = -1
-"""The block of positions that are never shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class SteeringReport:
     """The steering that was applied, for each intervention of the plan.
 
-    doses: measured |r' - r| / |r| by layer, averaged over the steered tokens. fired: whether its condition held at
-    any token (True where there is none and a position was in scope). fired_at: index of the first generated token
-    for which it held, -1 for a prompt position, None if never.
-    tokens: positions acted on, at the layer with the most. condition_scores: the score that decided its condition last; None
-    without a condition, for a combination, and where none was decided. held: by layer, for `hold`. total: the dose of all
-    together, summed over the layers. clamped: how often the dose guard scaled the change down, over tokens and layers.
+    doses: measured |r' - r| / |r| by layer, averaged over the steered tokens.
+    fired: whether its condition held at any token (True where there is none and a position was in scope).
+    fired_at: index of the first generated token for which it held, -1 for a prompt position, None if never.
+    tokens: positions acted on, at the layer with the most.
+    condition_scores: the score that decided its condition last; None without one, for a combination, where none was decided.
+    held: by layer, for `hold`.
+    total: the dose of all together, summed over the layers.
+    clamped: how often the dose guard scaled the change down, over tokens and layers.
     incomplete: some measurements were lost, because memory was short.
     """
 
@@ -48,24 +47,28 @@ class SteeringReport:
 
 
 class Doses:
-    """The sums of one request, on the host. incomplete: set where sums were lost.
+    """The sums of one request, on the host.
 
     doses (layer, intervention, 2), totals (3,), fired: as in `Slots`; layers are those of the plan, in order.
-    scores: the last score of each threshold. held: what `held_readouts` says of the controllers.
+    scores: the last score of each threshold.
+    held: see `held_readouts`.
+    incomplete: set where sums were lost.
     """
 
     def __init__(self, plan: SteeringPlan) -> None:
         self._plan, self.layers = plan, tuple(plan.layers)
         self.scores: tuple[float, ...] = ()
         self.held: tuple[Mapping[int, HeldReadout], ...] = ()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all sums."""
         layers, count = len(self.layers), len(self._plan.interventions)
         self.doses = torch.zeros(layers, count, 2, dtype=torch.float64)
         self.totals = torch.zeros(3, dtype=torch.float64)
-        self.fired = [NEVER] * count
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all sums. Allocates nothing: it is called where memory has run out."""
+        self.doses.zero_()
+        self.totals.zero_()
+        self.fired = [NEVER] * len(self._plan.interventions)
         self._blocks: dict[int, Float[Tensor, number]] = {}
         self.incomplete = False
 
@@ -87,8 +90,8 @@ class Doses:
         self._blocks[block] = numbers if before is None else before + numbers
 
     def block_measures(self, block: int) -> Float[Tensor, "number"]:
-        """Returns the sums of one block, for whoever reuses its keys and values. Plans of one prompt fingerprint have as many
-        numbers, in one order, however they number their interventions."""
+        """Returns the sums of one block, for whoever reuses its keys and values. Plans with one prompt fingerprint have equally
+        many, in one order, however they number their interventions."""
         return self._blocks.get(block, torch.zeros(3 + 2 * len(self._on_prompt()[0]), dtype=torch.float64))
 
     def restore_block(self, block: int, measures: Float[Tensor, "number"] | None) -> None:
@@ -104,7 +107,7 @@ class Doses:
         self._blocks[block] = measures
 
     def _on_prompt(self) -> tuple[list[int], list[int]]:
-        """What acts on prompt positions before the last: numbers of layers, and of interventions."""
+        """Returns what acts on prompt positions before the last: numbers of layers, and of interventions."""
         acting = [
             (row, one.owner) for row, edits in enumerate(self._plan.layers.values()) for one in edits if one.prompt_key
         ]
@@ -136,7 +139,6 @@ class Doses:
         )
 
     def _condition_score(self, condition: ConditionTree | None) -> float | None:
-        """The score of a condition that is a single threshold."""
         if condition is None or condition.kind != "threshold" or condition.threshold >= len(self.scores):
             return None
         score = self.scores[condition.threshold]

@@ -1,4 +1,4 @@
-"""Injector: steers the passes of one engine. Injection: everything that steers one pass.
+"""Injector: steers the passes of one engine. Injection: everything that steers one pass. PassDoses: what edits did, by slot.
 
 At a layer, conditions are read first and set the weights; then the edits of each request change its residual; then the
 controllers of strengths read the result.
@@ -10,30 +10,145 @@ from typing import TypeAlias
 
 import torch
 
-from steering.injection.apply import Edited, Index, LayerEdits, index_of, take
+from steering.injection.apply import Index, LayerEdits, index_of, take
 from steering.injection.conditions import Conditions
 from steering.injection.controllers import Controllers, held_readouts
-from steering.injection.pass_doses import PASSES, PassDoses
+from steering.injection.dose import BLOCK, Doses
 from steering.injection.rows import Segment, SteeredRow
-from steering.injection.slots import UNSTEERED_SLOT, Slots, columns_of
+from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, Slots
 from steering.plan.scope import is_constant_from, is_named, weights
-from steering.shapes import Float, Int, Residual, Tensor
+from steering.shapes import Bool, Float, Int, Residual, Tensor
 
 CHUNK_NUMBERS = 1 << 22
 """float32 numbers of gathered vectors that are worked on at once (16 MB): a pass needs no more, however many edits there are."""
 KEPT_NUMBERS = 1 << 24
 """float32 numbers of gathered vectors that are kept between passes of the same decode tokens (64 MB)."""
+PASSES = 16
+"""Passes of decode tokens whose doses are summed together, because a sum costs as many operations for one of them."""
+CHANGED = 1e-6
+"""The relative dose from which on a token counts as changed: below it is rounding, as where the guard leaves nothing."""
+_DOSE_NUMBERS = 1 << 20
+"""float32 numbers that passes note before they are summed."""
 
 _Group: TypeAlias = tuple[Index, LayerEdits, Float[Tensor, "token edit"] | None]
 """Edits with their tokens, and their weights where these are the same in every pass."""
 
 
+def _runs(segment: Segment[SteeredRow]) -> Iterator[tuple[int | None, int]]:
+    """Cuts a segment into neighbouring tokens whose sums are kept apart: yields (block, number of tokens).
+
+    The block is None for positions that are never shared.
+    """
+    row, first, end = segment.row, segment.first, segment.first + segment.length
+    shared = row.prompt_length - 1 if row.doses.by_block and not segment.again else 0
+    while first < end:
+        block, stop = None, end
+        if first < shared:
+            block = first // BLOCK
+            stop = min((block + 1) * BLOCK, shared, end)
+        yield block, stop - first
+        first = stop
+
+
+class PassDoses:
+    """Notes the doses of the tokens of one pass, or of up to PASSES passes over the same requests, and sums them.
+
+    layers: where anything acts, in order; tensors have a row for each.
+    edits (pass, layer, token, edit): signed.
+    changes (pass, layer, token): |r' - r| / |r|.
+    scaled (pass, layer, token): 1 where the guard scaled the change down.
+    acting (pass, layer, token, column): whether a weight was not 0.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment[SteeredRow]],
+        tokens: int,
+        layers: tuple[int, ...],
+        slots: Slots,
+        rows: Int[Tensor, "layer token edit"],
+        columns: int,
+        passes: int,
+    ) -> None:
+        """rows: of the edits of each token. columns: interventions of a plan, at most."""
+        device = self._device = slots.device
+        self._slots, self.layers, count = slots, layers, len(layers)
+        self._blocks: list[tuple[int, int, Doses]] = []
+        slot_of_run, run_of_token = [UNSTEERED_SLOT], torch.zeros(tokens, dtype=torch.int64)
+        for segment in segments:
+            token = segment.start
+            for block, length in _runs(segment):
+                if block is not None:
+                    self._blocks.append((len(slot_of_run), block, segment.row.doses))
+                run_of_token[token : token + length] = len(slot_of_run)
+                slot_of_run.append(UNSTEERED_SLOT if segment.again else segment.row.slot)
+                token += length
+        self._run_of_token = run_of_token.to(device)
+        self._slot_of_run = torch.tensor(slot_of_run, device=device)
+        size = max(count * tokens * (rows.shape[2] + columns), 1)
+        self._most = min(passes, max(_DOSE_NUMBERS // size, 1))
+        self.edits = torch.zeros(self._most, count, tokens, rows.shape[2], device=device)
+        self.changes = torch.zeros(self._most, count, tokens, device=device)
+        self.scaled = torch.zeros(self._most, count, tokens, device=device)
+        self.acting = torch.zeros(self._most, count, tokens, columns, dtype=torch.bool, device=device)
+        self._owners = slots.codes[:, DOSE][rows]
+        present = torch.zeros(count, tokens, columns, device=device)
+        present.scatter_add_(2, self._owners, (rows != NO_EDIT).to(torch.float32))
+        self._present = present > 0.0
+        self._firsts = torch.zeros(self._most, tokens, dtype=torch.int64, device=device)
+        self.passes = 0
+
+    def begin(self, generated: Int[Tensor, "token"]) -> None:
+        """Before each pass. generated: the index of each token among the generated ones, -1 in front of them."""
+        if self.passes == self._most:
+            self.collect()
+        self._firsts[self.passes] = generated
+        self.passes += 1
+
+    def note_acting(self, layer: int, acting: Bool[Tensor, "token column"], *, every: bool) -> None:
+        """Notes which interventions act, from the layer with a number on. every: in every pass that follows too."""
+        self.acting[slice(None) if every else self.passes - 1, layer:] = acting
+
+    def collect(self) -> None:
+        """Adds what was noted to the sums of the slots, and to those of prompt blocks, and begins again."""
+        if not self.passes:
+            return
+        here = slice(self.passes)
+        squares = self.edits[here].square()
+        by_column = torch.zeros_like(self.acting[here], dtype=torch.float32)
+        by_column.scatter_add_(3, self._owners.expand_as(squares), squares)
+        acted = self.acting[here] & self._present
+        first = torch.where(acted.any(1), self._firsts[here, :, None], NEVER).amin(0)
+        doses = torch.stack([by_column.sqrt_().sum(0), acted.sum(0, dtype=torch.float32)], dim=-1)
+        changes = self.changes[here]
+        changed = (changes > CHANGED).any(1).sum(0, dtype=torch.float32)
+        totals = torch.stack([changes.sum((0, 1)), changed, self.scaled[here].sum((0, 1))], dim=-1)
+        self.passes = 0
+        runs, columns = len(self._slot_of_run), doses.shape[2]
+        doses = doses.new_zeros(doses.shape[0], runs, columns, 2).index_add_(1, self._run_of_token, doses)
+        totals = totals.new_zeros(runs, 3).index_add_(0, self._run_of_token, totals)
+        slots, layers = self._slots, torch.tensor(self.layers, device=self._device)
+        at = self._slot_of_run[self._run_of_token]
+        slots.fired.scatter_reduce_(0, at[:, None].expand_as(first), first, "amin")
+        places = (self._slot_of_run[None, :] * slots.layer_count + layers[:, None]).flatten()
+        slots.doses.flatten(0, 1)[:, :columns].index_add_(0, places, doses.flatten(0, 1))
+        slots.totals.index_add_(0, self._slot_of_run, totals)
+        if self._blocks:
+            doses, totals = doses.cpu(), totals.cpu()
+            for run, block, own in self._blocks:
+                rows = [self.layers.index(layer) for layer in own.layers]
+                own.add_block(block, doses[rows, run], totals[run])
+
+
 class Injection:
     """Steers the tokens of one pass, or of the passes that follow with the same requests at the same tokens.
 
-    edited: layers where edits act. layers: those, and where conditions or controllers read.
-    slots_of_tokens (token,): each token's slot. weights (token, column): of interventions and controllers, changed in place.
-    left (token,): of the dose bound of each token. rows (layer, token, edit): of the edits at `edited`, in order.
+    edited: layers where edits act, in order.
+    layers: those, and where conditions or controllers read.
+    slots_of_tokens (token,): each token's slot.
+    weights (token, column): of interventions and controllers, changed in place.
+    left (token,): what is left of each token's dose bound.
+    rows (layer, token, edit): of the edits at `edited`.
     """
 
     def __init__(self, segments: Sequence[Segment[SteeredRow]], tokens: int, slots: Slots) -> None:
@@ -63,7 +178,7 @@ class Injection:
         self._bound = torch.tensor(bound, device=device)
         self.left = self._bound.clone()
         self._interventions = max(len(plan.interventions) for plan in plans)
-        self.weights = torch.zeros(tokens, max(columns_of(plan) for plan in plans), device=device)
+        self.weights = torch.zeros(tokens, max(plan.columns for plan in plans), device=device)
         self._timings = slots.timings[self.slots_of_tokens, : self.weights.shape[1]]
         self._constant, self._begun = self._is_constant(), False
         self._base = self._acting = self.weights
@@ -100,7 +215,7 @@ class Injection:
         self._weigh(0)
 
     def _named(self) -> Float[Tensor, "token column"] | float:
-        """1 where a scope with token ids or roles names the token, 0 elsewhere. The one part of a weight that needs the ids."""
+        """Returns 0 where a scope with token ids or roles does not name the token, 1 elsewhere."""
         naming = [one for one in self._steered if any(of.spec.scope.selects for of in one.row.plan.interventions)]
         if not naming:
             return 1.0
@@ -110,9 +225,8 @@ class Injection:
             for number, one in enumerate(row.plan.interventions):
                 scope = one.spec.scope
                 if scope.selects:
-                    found = [
-                        is_named(scope, row.plan, row.ids, row.prompt_length, first + n) for n in range(segment.length)
-                    ]
+                    at = range(first, first + segment.length)
+                    found = [is_named(scope, row.plan, row.ids, row.prompt_length, position) for position in at]
                     named[segment.start : segment.end, number] = torch.tensor(found, dtype=torch.float32)
         return named.to(self._device)
 
@@ -151,23 +265,22 @@ class Injection:
             found = edits.apply(take(residual, tokens), of_edits, left)
             if left is not None and not isinstance(tokens, slice):
                 self.left[tokens] = left
-            self._note(layer, tokens, found)
+            doses, here = self.doses, (self.doses.passes - 1, self._number_of[layer], tokens)
+            doses.edits[(*here, slice(found.doses.shape[1]))] = found.doses
+            doses.changes[here] = found.change
+            if found.share is not None:
+                doses.scaled[here] = (found.share < 1.0).to(torch.float32)
             if isinstance(tokens, slice) and found.after.shape == residual.shape:
                 return found.after
             after = residual.clone() if after is None else after
             after[tokens] = found.after
         return residual if after is None else after
 
-    def _note(self, layer: int, tokens: Index, found: Edited) -> None:
-        doses, here = self.doses, (self.doses.passes - 1, self._number_of[layer], tokens)
-        doses.edits[(*here, slice(found.doses.shape[1]))] = found.doses
-        doses.changes[here] = found.change
-        if found.share is not None:
-            doses.scaled[here] = (found.share < 1.0).to(torch.float32)
-
     def _groups(self, layer: int) -> list[_Group]:
-        """The edits of a layer, with their tokens: together for tokens of requests that decode, by itself for each piece of a
-        prompt. Those of prompts are kept nowhere: the memory of one layer is free for the next."""
+        """Returns the edits of a layer: together for tokens of requests that decode, by itself for each piece of a prompt.
+
+        Those of prompts are not kept: the memory of one layer is free for the next.
+        """
         if self._kept is None:
             return [(*pair, None) for pair in self._built(layer)]
         if layer not in self._kept:
@@ -195,8 +308,8 @@ class Injection:
                 yield slice(segment.start, segment.end), LayerEdits.of(slots, rows, [form])
 
     def noted(self) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
-        """Where a pass that applies the edits by itself notes doses: `edits`, `changes` and `scaled` of PassDoses, by pass and layer
-        together, and the first of this pass."""
+        """Returns where a compiled pass notes doses: `edits`, `changes` and `scaled` of PassDoses, with pass and layer as one
+        dimension, and the first of this pass."""
         if not self._steered:
             return (torch.zeros(1, self.tokens, 1), torch.zeros(1, self.tokens), torch.zeros(1, self.tokens)), 0
         doses = self.doses
@@ -204,7 +317,7 @@ class Injection:
         return tables, (doses.passes - 1) * len(self.edited)
 
     def finish(self) -> None:
-        """After each pass: decisions stay with their requests, and doses of prompts are summed, since block sharing needs them."""
+        """After each pass: keeps decisions, and sums the doses of prompts, since block sharing needs them."""
         if self._steered:
             self.conditions.finish()
             if not self.decodes:
@@ -238,18 +351,17 @@ class Injector:
             if count := len(row.plan.thresholds):
                 own.scores = tuple(slots.scores[slot, :count].tolist())
             own.held = held_readouts(slots, slot, row.plan)
-        self.discard(row)
+        self._free(row)
 
     def abandon(self, row: SteeredRow) -> None:
-        """Takes a request's slot back without its sums. Those of the passes that were not summed yet are lost for all requests
-        in them, and their reports say so."""
+        """Takes a request's slot back without its sums. Sums that were not collected yet are lost for all requests of those
+        passes, and their reports say so."""
         for one in (row, *(segment.row for segment in (self._kept.segments if self._kept else ()))):
             one.doses.incomplete = True
         self._kept, self._key = None, ()
-        self.discard(row)
+        self._free(row)
 
-    def discard(self, row: SteeredRow) -> None:
-        """Takes a request's slot back."""
+    def _free(self, row: SteeredRow) -> None:
         self.slots.release(row.slot)
         row.slot = UNSTEERED_SLOT
 

@@ -38,7 +38,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """The first time that a monitor was raised in an answer. token: of the answer, None for the prompt. at: Unix time."""
+    """The first time that a monitor was raised in an answer. token: None for the prompt. at: Unix time."""
 
     request_id: str
     score: float
@@ -59,8 +59,9 @@ class HourlyScores:
 class ScoreStatistics:
     """What one monitor measured since it was set, in this process.
 
-    buckets: scores up to each of EDGES, and beyond the last. raised: scores beyond the bound; answers: answers with at
-    least one. Only the engine's thread writes; others may read a score more in one field than in another.
+    buckets: scores up to each of EDGES, and beyond the last.
+    raised: scores beyond the bound; answers: answers with at least one.
+    Only the engine's thread writes; others may read a score more in one field than in another.
     """
 
     def __init__(self) -> None:
@@ -101,8 +102,9 @@ class ScoreStatistics:
 class Monitor:
     """A bound on a live score, for all requests: of the last prompt position, or of each position that predicts a token.
 
-    vector, sha256: `name@version` and its digest. action: `count` only counts, `flag` also reports in the response, `stop` also ends the answer:
-    with the token at which it is raised, or before the first token for a prompt.
+    vector, sha256: `name@version` and its digest.
+    action: `count` only counts, `flag` also reports in the response, `stop` also ends the answer: with the token at which it
+    is raised, or before the first token for a prompt.
     """
 
     name: str
@@ -157,8 +159,7 @@ class MonitoredAnswer:
         self._raised: set[str] = set()
 
     def read(self, scores: Sequence[float], token: int | None) -> tuple[RaisedMonitor, ...]:
-        """Reads the scores of the last prompt position (token None), or of the position that predicted a token, which was chosen
-        and does not end the text."""
+        """Reads the scores of the last prompt position (token None), or of the position that predicted a token."""
         count = self._monitors.generated
         here = slice(count, None) if token is None else slice(count)
         found: list[RaisedMonitor] = []

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Generic, TypeVar
 
+import torch
+
 from steering.injection.dose import Doses
-from steering.injection.history import SteeringHistory
 from steering.injection.readings import NO_MONITORS, MonitorSet, Reading
 from steering.plan.types import SteeringPlan
-from steering.shapes import Tensor
+from steering.shapes import Float, Int, Tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -17,8 +18,8 @@ class CaptureState:
 
     index: its place in the call.
     layers: that are read.
-    wants_logits: whether logits are read, from the position `first` on. wants_embeddings: whether input embeddings are.
     window: half-open range of the positions that are read.
+    first: position from which on logits are read.
     reduce: whether one mean row is kept, or every row.
     """
 
@@ -33,6 +34,51 @@ class CaptureState:
     logits: list[Tensor] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
+class SteeringHistory:
+    """What decided the steering of one request at the positions computed so far, so that they can be computed again.
+
+    An engine that computes positions again together, as vLLM does after a preemption, cannot decide again what depends on
+    the token before: a held readout, or a condition that is read behind the layer at which it acts. It replays this.
+    Each pass adds a copy, so that the tensors of the pass, which hold all requests, are not kept.
+    """
+
+    prompt_length: int
+    _verdicts: list[Int[Tensor, "token threshold"]] = field(default_factory=list)
+    _strengths: list[Float[Tensor, "token column"]] = field(default_factory=list)
+
+    def add_verdicts(self, verdicts: Int[Tensor, "token threshold"]) -> None:
+        """Adds the next positions, as `Conditions` left them."""
+        self._verdicts.append(verdicts.clone())
+
+    def add_strengths(self, strengths: Float[Tensor, "token column"]) -> None:
+        """Adds what the controllers acted with at the next positions, the first of which is the last of the prompt."""
+        self._strengths.append(strengths.clone())
+
+    def verdicts_before(self, first: int, count: int) -> Int[Tensor, "token threshold"]:
+        """Returns what was decided when each of some neighbouring positions began: nothing in the prompt, then what the
+        position before it had decided."""
+        verdicts = _joined(self._verdicts)
+        at = torch.arange(first, first + count, device=verdicts.device)
+        return verdicts[(at - 1).clamp_min(0)] * (at >= self.prompt_length)[:, None]
+
+    def verdicts_at(self, first: int, count: int) -> Int[Tensor, "token threshold"]:
+        """Returns what was decided at each of some neighbouring positions in the end."""
+        return _joined(self._verdicts)[first : first + count]
+
+    def strengths_at(self, column: int, first: int, count: int) -> Float[Tensor, "token"]:
+        """Returns the strength of a controller at each of some neighbouring positions."""
+        start = first - (self.prompt_length - 1)
+        return _joined(self._strengths)[start : start + count, column]
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """Returns the rows of all pieces, which are one piece from then on."""
+    if len(pieces) > 1:
+        pieces[:] = [torch.cat(pieces)]
+    return pieces[0]
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class SteeredRow:
     """One request as steering sees it.
@@ -41,7 +87,7 @@ class SteeredRow:
     slot: its place in the tables of the device while it runs; 0 without steering.
     computed: positions below it were computed.
     doses: what was measured of it.
-    history: where what decides its steering is kept, for an engine that may compute positions again.
+    history: for an engine that may compute positions again.
     """
 
     ids: list[int]

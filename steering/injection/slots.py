@@ -11,10 +11,9 @@ from typing import TypeAlias
 
 import torch
 
-from steering.plan.holds import MAX_HOLDS, hold_columns
 from steering.plan.scope import TIMING, timing
-from steering.plan.types import RELU, ROTATE, Edits, SteeringPlan
-from steering.shapes import Float, Int, Tensor
+from steering.plan.types import MAX_HOLDS, RELU, ROTATE, Edits, SteeringPlan
+from steering.shapes import Int, Shaped, Tensor
 
 MAX_THRESHOLDS = 64
 """Columns of the decision state; a request's plan may have no more thresholds."""
@@ -38,10 +37,7 @@ Size: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerForm:
-    """What the host knows of the edits of a plan at one layer, so that a pass does only what they need.
-
-    count: edits. rotations: numbers of those that rotate.
-    """
+    """What the edits of a plan at one layer need, so that a pass does no more. rotations: numbers of those that rotate."""
 
     count: int
     reads: bool
@@ -78,15 +74,14 @@ class _Placed:
 class Slots:
     """Edits and state by slot. A request has one slot from admission to release.
 
-    vectors (row, d_model), numbers (row, 3), codes (row, 5): the edits; see `Edits` and KIND. A row holds what an edit
-    writes, or what another edit reads.
-    rows (slot, layer, edit): the rows of each request's edits, then NO_EDIT. timings (slot, column, TIMING): see plan/scope.py.
-    Columns are the interventions of a plan, then its controllers.
-    doses (slot, layer, column, 2): sums of doses, and tokens at which an intervention acted. totals (slot, 3): sums of
-    the dose of everything over tokens and layers, tokens that changed at any layer, and how often the guard scaled a change down. fired (slot, column):
-    the first generated token at which it acted, -1 for a prompt position, or NEVER.
-    decisions, prompt_scores, scores (slot, threshold): see conditions.py. strengths, errors (slot, hold), readout_sums
-    (slot, hold, 3): see controllers.py.
+    vectors (row, d_model), numbers (row, 3), codes (row, 5): what an edit writes, or another reads; see `Edits` and KIND.
+    rows (slot, layer, edit): the rows of each request's edits, then NO_EDIT.
+    timings (slot, column, TIMING): see plan/scope.py. Columns are the interventions of a plan, then its controllers.
+    doses (slot, layer, column, 2): sums of doses, and tokens at which an intervention acted.
+    totals (slot, 3): the dose of everything summed over tokens and layers; tokens that changed; uses of the guard.
+    fired (slot, column): the first generated token at which it acted, -1 for a prompt position, or NEVER.
+    decisions, prompt_scores, scores (slot, threshold): see conditions.py.
+    strengths, errors (slot, hold), readout_sums (slot, hold, 3): see controllers.py.
     layout: changes when the tables are given other memory.
     """
 
@@ -101,10 +96,8 @@ class Slots:
         self.doses = torch.zeros(_FIRST, layer_count, 1, 2, device=device)
         self.totals = torch.zeros(_FIRST, 3, device=device)
         self.decisions = torch.zeros(_FIRST, MAX_THRESHOLDS, dtype=torch.int8, device=device)
-        self.prompt_scores = torch.zeros(_FIRST, MAX_THRESHOLDS, device=device)
-        self.scores = torch.zeros(_FIRST, MAX_THRESHOLDS, device=device)
-        self.strengths = torch.zeros(_FIRST, MAX_HOLDS, device=device)
-        self.errors = torch.zeros(_FIRST, MAX_HOLDS, device=device)
+        self.prompt_scores, self.scores = torch.zeros(2, _FIRST, MAX_THRESHOLDS, device=device)
+        self.strengths, self.errors = torch.zeros(2, _FIRST, MAX_HOLDS, device=device)
         self.readout_sums = torch.zeros(_FIRST, MAX_HOLDS, 3, device=device)
         self.layout = 0
         self._free = list(range(_FIRST - 1, UNSTEERED_SLOT, -1))
@@ -119,13 +112,13 @@ class Slots:
         """
         if plan.empty:
             return UNSTEERED_SLOT
-        columns = columns_of(plan)
-        edits = max(sum(len(one.kinds) for one in found) for found in plan.layers.values())
+        columns = plan.columns
+        edits = max(sum(len(one.kinds) for one in at_layer) for at_layer in plan.layers.values())
         self._reserve(edits, columns)
         placed = self._placed.get(id(plan.layers)) or self._place(plan)
         try:
             timings = torch.tensor([timing(one, plan, prompt_length) for one in plan.interventions])
-            owners = [owner for _, owner in hold_columns(plan)]
+            owners = [owner for _, owner in plan.held]
             timings = torch.cat([timings, timings[owners]]).to(self.device)
             slot = self._free[-1]
             for name, value in _STATE.items():
@@ -156,47 +149,37 @@ class Slots:
 
     def _place(self, plan: SteeringPlan) -> _Placed:
         """Writes the edits of a plan to free rows. Raises ValueError for edits of another width."""
+        found = [(layer, edits) for layer, at_layer in plan.layers.items() for edits in at_layer]
         width = self.vectors.shape[1]
-        for found in plan.layers.values():
-            for one in found:
-                if (wrong := one.write.shape[1]) != width:  # broadcasting would be silent
-                    raise ValueError(f"edits are {width} numbers wide, got {wrong}")
-        order = [
-            (layer, one, number)
-            for layer, found in plan.layers.items()
-            for one in found
-            for number in range(len(one.kinds))
-        ]
-        reads = [place for place, (_, one, number) in enumerate(order) if bool(one.read[number].any())]
-        self._reserve_rows(len(order) + len(reads))
-        taken = self._free_rows[-len(order) - len(reads) :]
-        writing, reading = taken[: len(order)], dict(zip(reads, taken[len(order) :], strict=True))
-        columns = hold_columns(plan)
-        count = len(plan.interventions)
-        codes, index = [], [list[int]() for _ in range(self.layer_count)]
-        for place, (layer, one, number) in enumerate(order):
-            hold = columns.get((layer, one.owner))
-            weight = one.owner if hold is None else count + hold
-            codes.append([one.kinds[number], reading.get(place, NO_EDIT), weight, one.owner, int(one.mandatory)])
-            index[layer].append(writing[place])
-        widest = max(map(len, index))
-        numbers = torch.cat([one.numbers for found in plan.layers.values() for one in found])
-        numbers = torch.where(
-            torch.tensor(codes)[:, KIND : KIND + 1] == ROTATE, numbers * torch.tensor([0.0, 0.0, 1.0]), numbers
-        )
-        vectors = torch.cat([one.write for found in plan.layers.values() for one in found])
-        read = torch.cat([one.read for found in plan.layers.values() for one in found])
-        padded = [[*rows, *[NO_EDIT] * (widest - len(rows))] for rows in index]
+        for _, edits in found:
+            if (wrong := edits.write.shape[1]) != width:  # broadcasting would be silent
+                raise ValueError(f"edits are {width} numbers wide, got {wrong}")
+        write, read = torch.cat([edits.write for _, edits in found]), torch.cat([edits.read for _, edits in found])
+        numbers, reads = torch.cat([edits.numbers for _, edits in found]), read.any(1).nonzero().flatten().tolist()
+        self._reserve_rows(len(write) + len(reads))
+        taken = self._free_rows[-len(write) - len(reads) :]
+        reading = dict(zip(reads, taken[len(write) :], strict=True))
+        held, count = plan.held, len(plan.interventions)
+        rows: list[list[int]] = []
+        index: list[list[int]] = [[] for _ in range(self.layer_count)]
+        for layer, edits in found:
+            hold = held.get((layer, edits.owner))
+            weight = edits.owner if hold is None else count + hold
+            for kind in edits.kinds:
+                index[layer].append(taken[len(rows)])
+                rows.append([kind, reading.get(len(rows), NO_EDIT), weight, edits.owner, int(edits.mandatory)])
+        codes, widest = torch.tensor(rows), max(map(len, index))
+        numbers[codes[:, KIND] == ROTATE, :2] = 0.0
         placed = _Placed(
             plan=plan,
-            forms={layer: LayerForm.of(found) for layer, found in plan.layers.items()},
+            forms={layer: LayerForm.of(edits) for layer, edits in plan.layers.items()},
             taken=taken,
-            index=torch.tensor(padded, device=self.device),
+            index=torch.tensor([[*at, *[NO_EDIT] * (widest - len(at))] for at in index], device=self.device),
         )
         at = torch.tensor(taken, device=self.device)
-        self.vectors[at] = torch.cat([vectors, read[reads]]).to(self.device)
-        self.numbers[at[: len(order)]] = numbers.to(self.device)
-        self.codes[at[: len(order)]] = torch.tensor(codes, device=self.device)
+        self.vectors[at] = torch.cat([write, read[reads]]).to(self.device)
+        self.numbers[at[: len(write)]] = numbers.to(self.device)
+        self.codes[at[: len(write)]] = codes.to(self.device)
         del self._free_rows[-len(taken) :]
         self._placed[id(plan.layers)] = placed
         return placed
@@ -238,16 +221,11 @@ class Slots:
         self.layout += 1
 
 
-def columns_of(plan: SteeringPlan) -> int:
-    """Returns how many weights a token has under a plan: of its interventions, and of its controllers."""
-    return len(plan.interventions) + len(hold_columns(plan))
-
-
 def power_of_two(count: int) -> int:
     """Returns the lowest power of two that is not below a count."""
     return 1 << max(count - 1, 0).bit_length()
 
 
-def vectors_of(table: Float[Tensor, "row d_model"], rows: Int[Tensor, "..."]) -> Float[Tensor, "... d_model"]:
-    """Returns the vectors of some rows."""
+def rows_of(table: Shaped[Tensor, "row width"], rows: Int[Tensor, "*edit"]) -> Shaped[Tensor, "*edit width"]:
+    """Returns some rows of a table."""
     return table.index_select(0, rows.flatten()).view(*rows.shape, table.shape[1])

@@ -60,9 +60,9 @@ class AffineMap:
     penalty: float
     explained: float
 
-    def carry(self, direction: Direction) -> Direction:
+    def carry(self, direction: Float[Tensor, "d_from"]) -> Float[Tensor, "d_to"]:
         """Returns the change of y by a change of x along a direction, per unit of x; not of unit length."""
-        carried: Direction = (direction.double() @ self.weight).float()
+        carried: Tensor = (direction.double() @ self.weight).float()
         return carried
 
 

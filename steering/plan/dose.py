@@ -1,5 +1,4 @@
-"""The dose guard: what is planned against the model's typical norms, and the bound that holds while tokens are computed. Also
-divides the dose of one add over its layers."""
+"""The dose guard: compares what is planned with the bound, and divides the dose of one add over its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ BOUND = 0.2
 class DoseGuard:
     """What happens when the relative dose of a request, summed over its layers, is beyond `bound`.
 
-    warn: a planned dose beyond the bound is a warning. clamp: besides, the change is scaled down at every token where it
-    would exceed the bound, whatever operation, scope, schedule or condition made it. refuse: a plan that is known to
-    exceed the bound raises DoseExceeded, and what shows only at run time is scaled down.
+    warn: a planned dose beyond the bound is a warning.
+    clamp: also, the change is scaled down at every token where it would exceed the bound.
+    refuse: a plan that is known to exceed the bound raises DoseExceeded; what shows only at run time is scaled down.
     """
 
     bound: float = BOUND
@@ -48,18 +47,16 @@ def planned_dose(edits: tuple[Edit, ...], norm: float | None) -> float | None:
 
     norm: the typical |r| of the layer, None if not measured. None for edits that read r.
     """
-    doses = [_planned_dose(edit, norm) for edit in edits]
-    known = [dose for dose in doses if dose is not None]
-    return sum(known) if len(known) == len(doses) else None
-
-
-def _planned_dose(edit: Edit, norm: float | None) -> float | None:
-    if edit.kind == "rotate":  # the chord of the angle, whatever the norm: it is kept
-        return 2.0 * sin(min(abs(edit.weight), pi) / 2.0)
-    if edit.read is not None or (norm is None and edit.bias):
-        return None
-    amount = abs(edit.relative) + (abs(edit.bias) / norm if norm else 0.0)
-    return amount * abs(edit.weight) * float(edit.write.norm())
+    total = 0.0
+    for edit in edits:
+        if edit.kind == "rotate":  # the chord of the angle, whatever the norm: it is kept
+            total += 2.0 * sin(min(abs(edit.weight), pi) / 2.0)
+        elif edit.read is not None or (norm is None and edit.bias):
+            return None
+        else:
+            amount = abs(edit.relative) + (abs(edit.bias) / norm if norm else 0.0)
+            total += amount * abs(edit.weight) * float(edit.write.norm())
+    return total
 
 
 def check_planned_dose(
@@ -116,9 +113,8 @@ def shared_strengths(
 ) -> dict[int, float]:
     """Returns the strength at each of the layers, in the unit of the item.
 
-    Each layer plans the same relative dose, and together they plan what `item.strength` plans at the recommended layers of
-    the vector. norms: the typical |r| of every layer of the model, empty where they were not measured. Raises InvalidRequest without
-    them, unless the unit is `relative`.
+    Each layer plans the same relative dose; together they plan what `item.strength` does at the recommended layers.
+    norms: the typical |r| of every layer. Raises InvalidRequest where they were not measured, unless the unit is `relative`.
     """
     if item.unit != "relative" and not norms:
         raise InvalidRequest(
@@ -127,8 +123,7 @@ def shared_strengths(
             param="share_dose",
         )
 
-    def dose(layer: int) -> float:
-        """The planned relative dose of strength 1."""
+    def dose(layer: int) -> float:  # of strength 1
         return 1.0 if item.unit == "relative" else unit_size(item, vector.at(layer)) / norms[layer]
 
     share = item.strength * sum(map(dose, vector.recommended_layers())) / len(layers)

@@ -1,12 +1,27 @@
-"""Turns the interventions of a plan into edits by layer. All edits of a layer read the same residual, so they have no order."""
+"""Turns the interventions of a plan into edits by layer, and digests them: equal digests compute equal numbers on one model.
 
+All edits of a layer read the same residual, so they have no order.
+"""
+
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from steering.operations import Edit
-from steering.plan.fingerprint import EditKeys, digest
-from steering.plan.types import LINEAR, RELU, ROTATE, Edits, Intervention, ResolvedThreshold
+from steering.plan.scope import acts_on_prompt, counts_from_prompt_end
+from steering.plan.types import (
+    LINEAR,
+    RELU,
+    ROTATE,
+    ConditionTree,
+    Edits,
+    Intervention,
+    ResolvedThreshold,
+    SteeringPlan,
+)
 from steering.shapes import Direction, Float, Tensor
 from steering.spec import InterventionSpec
 
@@ -21,46 +36,99 @@ class EditBuilder:
     def __init__(
         self, interventions: Sequence[Intervention], own: int, thresholds: Sequence[ResolvedThreshold]
     ) -> None:
-        self._interventions, self._own = interventions, own
-        self._keys = EditKeys(thresholds)
+        self._interventions, self._own, self._thresholds = interventions, own, thresholds
+        # thresholds are hashed once, however many interventions refer to them
+        self._tests = [_sha256(_threshold(threshold)) for threshold in thresholds]
 
     def layers(self, edits: Sequence[Mapping[int, tuple[Edit, ...]]]) -> dict[int, tuple[Edits, ...]]:
         """Returns the edits by layer. edits: of each intervention, by layer; those that change nothing are left out."""
         at_layer: dict[int, dict[int, tuple[Edit, ...]]] = {}
         for index, by_layer in enumerate(edits):
             for layer, written in by_layer.items():
-                if acting := tuple(one for one in written if one.acts and bool(one.write.any())):
+                if acting := tuple(edit for edit in written if edit.acts and bool(edit.write.any())):
                     at_layer.setdefault(layer, {})[index] = acting
-        return {layer: self._layer(layer, found) for layer, found in sorted(at_layer.items())}
+        return {layer: self._layer(layer, acting) for layer, acting in sorted(at_layer.items())}
 
     def _layer(self, layer: int, edits: Mapping[int, tuple[Edit, ...]]) -> tuple[Edits, ...]:
         groups: dict[object, list[int]] = {}
         for index, written in edits.items():
             groups.setdefault(self._joins(index, written), []).append(index)
-        built = [self._edits(layer, tuple(indices), [edits[one] for one in indices]) for indices in groups.values()]
+        built = [self._edits(layer, tuple(group), [edits[index] for index in group]) for group in groups.values()]
         return tuple(sorted(built, key=lambda one: (one.mandatory, one.prompt_key, one.key)))
 
     def _joins(self, index: int, written: tuple[Edit, ...]) -> object:
         """Removals with an equal key are carried out together, over a basis of their span; others have a key of their own."""
-        one = self._interventions[index]
-        if len(written) > 1 or not _is_removal(written[0]) or one.holds:
+        owner = self._interventions[index]
+        if len(written) > 1 or not _is_removal(written[0]) or owner.holds:
             return index
-        return index >= self._own, written[0].weight, one.spec.scope, one.spec.schedule, one.condition
+        return index >= self._own, written[0].weight, owner.spec.scope, owner.spec.schedule, owner.condition
 
     def _edits(self, layer: int, indices: tuple[int, ...], written: Sequence[tuple[Edit, ...]]) -> Edits:
+        edits = written[0]
         if len(indices) > 1:
-            basis = joint_basis([edits[0].write for edits in written])
-            edits = tuple(Edit(row, -row, weight=written[0][0].weight) for row in basis)
-        else:
-            edits = written[0]
-        lengths = [1.0 if one.kind == "rotate" else float(one.write.norm()) for one in edits]
-        write = torch.stack([one.write / length for one, length in zip(edits, lengths, strict=True)])
-        read = torch.stack([torch.zeros_like(one.write) if one.read is None else one.read for one in edits])
-        numbers = [[one.bias, one.relative, one.weight * n] for one, n in zip(edits, lengths, strict=True)]
+            basis = joint_basis([removal.write for (removal,) in written])
+            edits = tuple(Edit(row, -row, weight=edits[0].weight) for row in basis)
+        lengths = [1.0 if edit.kind == "rotate" else float(edit.write.norm()) for edit in edits]
+        write = torch.stack([edit.write / length for edit, length in zip(edits, lengths, strict=True)])
+        read = torch.stack([torch.zeros_like(edit.write) if edit.read is None else edit.read for edit in edits])
+        numbers = [[edit.bias, edit.relative, edit.weight * n] for edit, n in zip(edits, lengths, strict=True)]
         tensors = write.to(torch.float32), read.to(torch.float32), torch.tensor(numbers)
-        kinds, mandatory = tuple(_KINDS[one.kind] for one in edits), indices[0] >= self._own
-        keys = self._keys.of(self._interventions[indices[0]], layer, tensors, kinds, mandatory=mandatory)
-        return Edits(*keys, indices, *tensors, kinds, mandatory)
+        kinds, mandatory = tuple(_KINDS[edit.kind] for edit in edits), indices[0] >= self._own
+        owner = self._interventions[indices[0]]
+        scope, tree = owner.spec.scope, self._tree(owner.condition)
+        chosen = [scope.token_ids, scope.roles] if scope.selects else []
+        change = [[digest(values) for values in tensors], kinds, mandatory, chosen, tree]
+        window = [scope.start or 0, scope.end]
+        schedule = owner.spec.schedule.model_dump()
+        key = _sha256([change, scope.tokens, window, schedule, repr(owner.holds.get(layer))])
+        # on the prompt `all` is a window of `prompt`, and no schedule has begun
+        prompt_key = _sha256([change, window]) if acts_on_prompt(owner, self._thresholds) else ""
+        return Edits(key, prompt_key, indices, *tensors, kinds, mandatory)
+
+    def _tree(self, tree: ConditionTree | None) -> object:
+        """The content of a condition, whatever the numbers of its thresholds in this plan."""
+        if tree is None:
+            return None
+        if tree.kind == "threshold":
+            return self._tests[tree.threshold]
+        return [tree.kind, *map(self._tree, tree.children)]
+
+
+def fingerprinted(plan: SteeringPlan, model: str) -> SteeringPlan:
+    """Returns a plan with its digests, which are empty where it does nothing. model: the fingerprint of the model.
+
+    Windows that count from the prompt's end, roles, which token ids alone do not tell, and conditions that carry state
+    from position to position are not shareable. A mean over the prompt needs the residuals of all its positions, which
+    shared KV does not hold.
+    """
+    on_prompt = {layer: [one for one in edits if one.prompt_key] for layer, edits in plan.layers.items()}
+    stateful = any(one.until is not None or one.at == "prompt_mean" for one in plan.thresholds)
+    scopes = [plan.interventions[one.owner].spec.scope for edits in on_prompt.values() for one in edits]
+
+    def of_keys(keys: Mapping[int, list[str]]) -> str:
+        content = sorted((layer, found) for layer, found in keys.items() if found)
+        return _sha256([model, plan.dose_bound, content]) if content else ""
+
+    return replace(
+        plan,
+        fingerprint=of_keys({layer: [one.key for one in edits] for layer, edits in plan.layers.items()}),
+        prompt_fingerprint=of_keys({layer: [one.prompt_key for one in edits] for layer, edits in on_prompt.items()}),
+        reusable=not stateful and not any(map(counts_from_prompt_end, scopes)),
+    )
+
+
+def digest(values: Tensor) -> str:
+    """Returns the digest of a tensor's float32 values."""
+    return hashlib.sha256(values.to(torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+def _threshold(one: ResolvedThreshold) -> list[object]:
+    direction = digest(one.direction)
+    return [one.score, one.layer, direction, repr(one.parameters), one.above, one.bound, one.until, one.at]
+
+
+def _sha256(description: object) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def is_constant(edit: Edit, spec: InterventionSpec) -> bool:

@@ -1,5 +1,4 @@
-"""What a caller means on one model: layers, whose names and ranges become zero-based block indices, and given directions, those
-of a registration and those inside a request."""
+"""Resolves layers and given directions for one model: names and ranges become zero-based block indices."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,17 +31,13 @@ def resolve_layers(layers: Layers, vector: ConceptVector, layer_count: int) -> t
     elif layers == "all":
         wanted = list(vector.layers)
     elif isinstance(layers, LayerRange):
-        # The end is exclusive, so it may be one past the last layer.
-        start, end = (
-            value if value == layer_count else layer_index(value, layer_count) for value in (layers.from_, layers.to)
-        )
-        wanted = list(range(start, end))
+        ends = layers.from_, layers.to  # the second is exclusive, so it may be one past the last layer
+        wanted = list(range(*(end if end == layer_count else layer_index(end, layer_count) for end in ends)))
         if not wanted:
             raise InvalidRequest(f"the range of layers from {layers.from_} to {layers.to} is empty", param="layers")
     else:
         wanted = [layer_index(int(layer), layer_count) for layer in layers]
-    missing = [layer for layer in wanted if layer not in vector.layers]
-    if missing:
+    if missing := [layer for layer in wanted if layer not in vector.layers]:
         raise InvalidRequest(
             f"vector {vector.id} has no direction at layers {missing}; it has {sorted(vector.layers)}", param="layers"
         )
@@ -57,8 +52,7 @@ def given_layers(
     Without a scale the norm of the given numbers is the natural scale: strength 1 adds exactly these numbers. Raises
     VectorModelMismatch for another d_model or a layer the model does not have, InvalidRequest for zero or infinity.
     """
-    stray = sorted(set(scale or ()) - set(directions))
-    if stray:
+    if stray := sorted(set(scale or ()) - set(directions)):
         raise InvalidRequest(f"scale names layers {stray} that have no direction", param="scale")
     layers: dict[int, LayerDirection] = {}
     for key, values in directions.items():

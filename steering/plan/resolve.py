@@ -1,22 +1,39 @@
-"""Resolves a SteeringSpec into a SteeringPlan for one model. Names are read from the store once, here."""
+"""Resolves a SteeringSpec into a SteeringPlan for one model, and puts the interventions of a policy behind it.
 
-from collections.abc import Mapping, Sequence
+Names are read from the store once, here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cachetools import LRUCache
 
-from steering.condition_spec import MAX_CONDITION_NODES, condition_nodes
+from steering.condition_spec import (
+    MAX_CONDITION_NODES,
+    ConditionSpec,
+    Threshold,
+    children_of,
+    condition_kind,
+    condition_nodes,
+)
+from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Edit
-from steering.plan.conditions import ConditionResolver
 from steering.plan.dose import DoseGuard, check_planned_dose, planned_dose, shared_strengths
-from steering.plan.edits import EditBuilder, is_constant
-from steering.plan.fingerprint import fingerprinted
-from steering.plan.holds import check_holds, resolve_hold
+from steering.plan.edits import EditBuilder, fingerprinted, is_constant
 from steering.plan.layers import check_model, inline_vector, resolve_layers
-from steering.plan.types import UNSTEERED, Intervention, SteeringPlan
-from steering.spec import InterventionSpec, SteeringSpec, pinned, renamed, vector_names
+from steering.plan.scope import SCOPE_PHASES, Phase
+from steering.plan.types import (
+    MAX_HOLDS,
+    UNSTEERED,
+    ConditionTree,
+    Intervention,
+    ResolvedHold,
+    ResolvedThreshold,
+    SteeringPlan,
+)
+from steering.spec import InterventionSpec, Layers, SteeringSpec, pinned, renamed, vector_names
 from steering.spec_base import InlineVector
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSource
@@ -32,14 +49,15 @@ _PREFIX = "mandatory/"
 class Mandatory:
     """Interventions that an operator adds to every request, after its own. vectors: at hand, by the names in `spec`.
 
-    interventions, found: the same under names that no request can write, and their vectors. key: equal for equal content.
+    interventions, vectors: under names that no request can write.
+    key: equal for equal content.
     """
 
     def __init__(self, spec: SteeringSpec | None = None, vectors: Mapping[str, ConceptVector] | None = None) -> None:
         spec, vectors = spec or SteeringSpec(), vectors or {}
         self.interventions = pinned(spec, {name: _PREFIX + name for name in vectors}).interventions
-        self.found = {_PREFIX + name: vector for name, vector in vectors.items()}
-        self.key = (spec.model_dump_json(), tuple((one.id, one.sha256) for one in vectors.values()))
+        self.vectors = {_PREFIX + name: vector for name, vector in vectors.items()}
+        self.key = (spec.model_dump_json(), tuple((vector.id, vector.sha256) for vector in vectors.values()))
 
 
 _NONE = Mandatory()
@@ -55,7 +73,7 @@ async def resolve(
 class RecentPlans:
     """Caches the `most` latest plans, because traffic repeats the same few steerings.
 
-    Names are looked up every time. The key is the spec, the namespaces, versions and digests its names stand for now, and the guard.
+    Names are looked up every time: the key has the namespaces, versions and digests that they stand for now.
     """
 
     def __init__(self, most: int = 64) -> None:
@@ -79,7 +97,9 @@ class RecentPlans:
                 check_model(vector, info)
                 found[name] = vector
         versions = tuple((name, vector.namespace, vector.id, vector.sha256) for name, vector in sorted(found.items()))
-        known = (_by_name(spec).model_dump_json(), versions, guard, info, mandatory.key)
+        # names in place of inline directions, whose digests are among the versions
+        by_name = pinned(spec, {name: str(name) for name in vector_names(spec)})
+        known = (by_name.model_dump_json(), versions, guard, info, mandatory.key)
         plan = self._plans.get(known)
         if plan is None:
             # hashes up to MAX_LAYER_ACTIONS directions, which takes longer than the event loop may stand still
@@ -89,7 +109,7 @@ class RecentPlans:
 
 
 class _Resolver:
-    """Resolves one spec and what is mandatory; their vectors are at hand. own: the vectors of the spec."""
+    """Resolves one spec and what is mandatory. own: the vectors of the spec."""
 
     def __init__(
         self,
@@ -99,22 +119,23 @@ class _Resolver:
         guard: DoseGuard,
         mandatory: Mandatory,
     ) -> None:
-        self._spec = SteeringSpec(interventions=(*spec.interventions, *mandatory.interventions))
-        self._own, self._found = own, {**own, **mandatory.found}
+        self._items = (*spec.interventions, *mandatory.interventions)
+        self._own, self._found = own, {**own, **mandatory.vectors}
         self._info, self._mandatory = info, len(mandatory.interventions)
         # the bound is of what the request adds: what an operator has set is neither refused nor scaled down
         only_mandatory = not spec.interventions and guard.action != "off"
         self._guard = replace(guard, action="warn") if only_mandatory else guard
-        self._conditions = ConditionResolver(self._found, info)
+        self._known: dict[Threshold, int] = {}
+        self._thresholds: list[ResolvedThreshold] = []
         self._warnings: list[str] = []
 
     def plan(self) -> SteeringPlan:
-        """The whole plan. Raises InvalidRequest, DoseExceeded."""
+        """Returns the whole plan. Raises InvalidRequest, DoseExceeded."""
         self._check_size()
-        resolved = [self._intervention(item) for item in self._spec.interventions]
-        interventions, edits = [one for one, _ in resolved], [found for _, found in resolved]
+        resolved = [self._intervention(item) for item in self._items]
+        interventions, edits = [one for one, _ in resolved], [by_layer for _, by_layer in resolved]
         self._check_costly(edits)
-        thresholds = tuple(self._conditions.thresholds)
+        thresholds = tuple(self._thresholds)
         layers = EditBuilder(interventions, len(interventions) - self._mandatory, thresholds).layers(edits)
         if layers:
             check_planned_dose(interventions, edits, self._info, self._guard, self._warnings.append)
@@ -131,18 +152,23 @@ class _Resolver:
 
     def _check_size(self) -> None:
         """Bounds what a plan may cost before any of it is built. Raises LimitExceeded."""
-        conditions = [item.when for item in self._spec.interventions if item.when is not None]
-        nodes = sum(1 for condition in conditions for _ in condition_nodes(condition))
+        nodes = sum(1 for item in self._items if item.when is not None for _ in condition_nodes(item.when))
         if nodes > MAX_CONDITION_NODES:
             raise LimitExceeded(
                 f"the conditions have {nodes} nodes together; at most {MAX_CONDITION_NODES} are allowed", param="when"
             )
-        sizes = [
-            (item, len(resolve_layers(item.layers, self._found[item.vector], self._info.layer_count)))
-            for item in self._spec.interventions
-        ]
-        check_holds(sizes)
-        total = sum(count for _, count in sizes)
+        total = held = 0
+        for item in self._items:
+            layers = len(resolve_layers(item.layers, self._found[item.vector], self._info.layer_count))
+            total += layers
+            if item.hold is not None:
+                for field, message in _contradictions(item):
+                    raise InvalidRequest(message, param=field)
+                held += layers
+        if held > MAX_HOLDS:
+            raise LimitExceeded(
+                f"{held} strengths are held, counted over the layers; at most {MAX_HOLDS} are allowed", param="hold"
+            )
         if total > MAX_LAYER_ACTIONS:
             raise LimitExceeded(
                 f"the interventions act {total} times, counted over their layers; at most {MAX_LAYER_ACTIONS} are "
@@ -153,9 +179,9 @@ class _Resolver:
     def _check_costly(self, edits: Sequence[Mapping[int, tuple[Edit, ...]]]) -> None:
         """Bounds what is computed at every token. Raises LimitExceeded."""
         costly = sum(
-            any(not is_constant(edit, item) for edit in found)
-            for item, by_layer in zip(self._spec.interventions, edits, strict=True)
-            for found in by_layer.values()
+            any(not is_constant(edit, item) for edit in written)
+            for item, by_layer in zip(self._items, edits, strict=True)
+            for written in by_layer.values()
         )
         if costly > MAX_CALLS:
             raise LimitExceeded(
@@ -165,23 +191,25 @@ class _Resolver:
             )
 
     def _intervention(self, item: InterventionSpec) -> tuple[Intervention, dict[int, tuple[Edit, ...]]]:
-        """An intervention, and its edits by layer."""
+        """Returns an intervention, and its edits by layer."""
         operation = OPERATIONS[item.operation]
         _check_fields(item)
         vector = self._found[item.vector]
         target = None if item.to is None else self._found[item.to]
         layers = resolve_layers(item.layers, vector, self._info.layer_count)
-        condition = None if item.when is None else self._conditions.tree(item.when)
-        self._conditions.check_order(item, layers[0], condition)
+        condition = None if item.when is None else self._tree(item.when)
+        self._check_order(item, layers[0], condition)
         strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
         edits: dict[int, tuple[Edit, ...]] = {}
         for layer in layers:
             here = item.model_copy(update={"strength": strengths[layer]}) if strengths else item
             edits[layer] = operation.edits(here, vector.at(layer), None if target is None else target.at(layer))
         norms = dict(enumerate(self._info.typical_norms))
-        planned = {layer: planned_dose(found, norms.get(layer)) for layer, found in edits.items()}
+        planned = {layer: planned_dose(written, norms.get(layer)) for layer, written in edits.items()}
         spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
-        self._warnings += operation.warnings(spec, {layer: vector.at(layer) for layer in layers})
+        entries = {layer: vector.at(layer) for layer in layers}
+        self._warnings += operation.warnings(spec, entries)
+        hold = item.hold
         intervention = Intervention(
             spec=spec,
             namespace=vector.namespace,
@@ -190,27 +218,129 @@ class _Resolver:
             strengths=strengths,
             condition=condition,
             planned_dose={layer: dose for layer, dose in planned.items() if dose is not None},
-            holds={} if item.hold is None else {layer: resolve_hold(item, vector.at(layer)) for layer in layers},
+            holds={
+                layer: ResolvedHold(**hold.model_dump(), limit=item.strength, middle=entry.middle, scale=entry.scale)
+                for layer, entry in entries.items()
+                if hold is not None
+            },
         )
         return intervention, edits
 
+    def _tree(self, condition: ConditionSpec) -> ConditionTree:
+        """Returns the tree of a condition; equal thresholds are tested once."""
+        if isinstance(condition, Threshold):
+            if condition not in self._known:
+                self._known[condition] = len(self._thresholds)
+                self._thresholds.append(self._threshold(condition))
+            return ConditionTree("threshold", self._known[condition])
+        return ConditionTree(condition_kind(condition), children=tuple(map(self._tree, children_of(condition))))
 
-def _by_name(spec: SteeringSpec) -> SteeringSpec:
-    """Returns the spec with names in place of inline directions, whose digests are part of the key already."""
-    names = list(vector_names(spec))
-    if not any(isinstance(name, InlineVector) for name in names):
-        return spec
-    return pinned(spec, {name: str(name) for name in names})
+    def _threshold(self, spec: Threshold) -> ResolvedThreshold:
+        """Raises InvalidRequest for a layer or a measurement that the vector does not have."""
+        vector = self._found[spec.vector]
+        wanted: Layers = "recommended" if spec.layer is None else (spec.layer,)
+        layer = resolve_layers(wanted, vector, self._info.layer_count)[0]
+        entry = vector.at(layer)
+        values = {name: getattr(entry, name) for name in CONDITIONS[spec.score].parameters}
+        if missing := [name for name, value in values.items() if value is None]:
+            raise InvalidRequest(
+                f"condition score {spec.score!r} needs {' and '.join(missing)}, which vector {vector.id} does not have "
+                f"at layer {layer} (it was made by method {vector.method!r})",
+                param="when",
+            )
+        bound = spec.above if spec.above is not None else spec.below
+        assert bound is not None, "Threshold has exactly one bound"
+        return ResolvedThreshold(
+            vector=vector.id,
+            score=spec.score,
+            layer=layer,
+            direction=entry.direction,
+            parameters=tuple(float(value) for value in values.values()),
+            above=spec.above is not None,
+            bound=float(bound),
+            until=spec.until,
+            at=spec.at,
+        )
+
+    def _check_order(self, item: InterventionSpec, first_layer: int, condition: ConditionTree | None) -> None:
+        """Refuses a condition that is read too late for the scope.
+
+        A condition read at a later layer than the action takes effect one token later. Prompt positions are computed
+        together, so they cannot wait for it.
+        """
+        phases = SCOPE_PHASES[item.scope.tokens]
+        for leaf in () if condition is None else condition.leaves():
+            threshold = self._thresholds[leaf]
+            before_end = Phase.PROMPT in phases and threshold.at == "token"
+            if threshold.layer > first_layer and (before_end or Phase.GENERATED not in phases):
+                raise InvalidRequest(
+                    f"the condition reads layer {threshold.layer}, later than layer {first_layer} where the "
+                    f"intervention acts. It takes effect one token later, which scope {item.scope.tokens!r} does not "
+                    f"allow; use scope 'generated' or a condition layer up to {first_layer}",
+                    param="when",
+                )
 
 
 def _check_fields(item: InterventionSpec) -> None:
     """Refuses a field that the operation does not use: it was meant to do something. Also one that is missing."""
     operation = OPERATIONS[item.operation]
     known = frozenset().union(*(entry.fields for entry in OPERATIONS.values()))
-    given = {name for name in known if getattr(item, name) is not None}
-    unused = sorted(given - operation.fields)
-    if unused:
+    written = {name for name in known if getattr(item, name) is not None}
+    if unused := sorted(written - operation.fields):
         raise InvalidRequest(f"operation {item.operation!r} takes no {', '.join(unused)}", param=unused[0])
-    missing = sorted(operation.required - given)
-    if missing:
+    if missing := sorted(operation.required - written):
         raise InvalidRequest(f"operation {item.operation!r} needs {', '.join(missing)}", param=missing[0])
+
+
+def _contradictions(item: InterventionSpec) -> Iterator[tuple[str, str]]:
+    """Yields what in an intervention contradicts `hold`, as (field, message)."""
+    if item.scope.tokens != "generated":
+        message = "'hold' follows the tokens as they are generated and needs scope 'generated', got"
+        yield "scope", f"{message} {item.scope.tokens!r}"
+    if item.scope.selects:
+        yield "scope", "'hold' follows every generated token and takes no token_ids or roles"
+    if item.unit != "scale":
+        yield "unit", f"'hold' is on the axis of unit 'scale', got unit {item.unit!r}"
+    if item.schedule.kind != "constant":
+        message = "'hold' sets the strength at each token and takes no schedule, got"
+        yield "schedule", f"{message} {item.schedule.kind!r}"
+    if item.share_dose:
+        yield "share_dose", "'hold' sets the strength of each layer and takes no 'share_dose'"
+    if not item.strength > 0.0:
+        message = "with 'hold', strength is the largest that may be used in either direction and must be above 0, got"
+        yield "strength", f"{message} {item.strength:g}"
+
+
+def carries(plan: SteeringPlan, policy: SteeringPlan) -> bool:
+    """Whether a plan ends with exactly the interventions of a policy. policy: a plan of mandatory interventions alone."""
+    own, wanted = (
+        [(one.spec, one.sha256) for one in interventions]
+        for interventions in (plan.interventions[plan.own :], policy.interventions)
+    )
+    return own == wanted
+
+
+def under(plan: SteeringPlan, policy: SteeringPlan, model: str) -> SteeringPlan:
+    """Returns a plan whose own interventions are followed by those of a policy. model: the fingerprint of the model."""
+    if not plan.own:
+        return replace(policy, prompt_roles=plan.prompt_roles)
+    first = len(plan.thresholds)
+    moved = [replace(one, condition=one.condition and one.condition.moved(first)) for one in policy.interventions]
+    layers = {
+        layer: (
+            *(edits for edits in plan.layers.get(layer, ()) if not edits.mandatory),
+            *(
+                replace(edits, interventions=tuple(index + plan.own for index in edits.interventions))
+                for edits in policy.layers.get(layer, ())
+            ),
+        )
+        for layer in sorted({*plan.layers, *policy.layers})
+    }
+    joined = replace(
+        plan,
+        interventions=(*plan.interventions[: plan.own], *moved),
+        layers={layer: edits for layer, edits in layers.items() if edits},
+        thresholds=(*plan.thresholds, *policy.thresholds),
+        mandatory=len(moved),
+    )
+    return fingerprinted(joined, model)

@@ -125,6 +125,11 @@ def largest_weight(spec: InterventionSpec, phase: Phase) -> float:
     return 1.0 if fixed or phase is not Phase.GENERATED else max(1.0, abs(schedule.to))
 
 
+def computes_whole(plan: SteeringPlan) -> bool:
+    """Whether a request must compute each of its positions itself: what is decided or summed at one counts later."""
+    return not plan.reusable or bool(plan.thresholds) or any(one.holds for one in plan.interventions)
+
+
 def follows_single_tokens(plan: SteeringPlan) -> bool:
     """Whether a generated token's steering depends on the token before it, so that a pass computes one of them at a time.
 

@@ -1,4 +1,4 @@
-"""SteeringPlan: a SteeringSpec resolved for one model: names have become edits, strengths residual units."""
+"""SteeringPlan: a SteeringSpec resolved for one model. Names have become edits, strengths residual units."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,18 @@ from steering.condition_spec import ConditionKind
 from steering.shapes import Float, Tensor
 from steering.spec import InterventionSpec, SteeringSpec
 
+LINEAR, RELU, ROTATE = range(3)
+"""Kinds of an edit, as in the tables of the device."""
+MAX_HOLDS = 64
+"""Controllers of a request, counted over layers."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResolvedThreshold:
     """One test. It holds where score > bound (`above`) or score < bound; with `until`, hysteresis.
 
-    direction (d_model,), float32, unit. parameters: those of the condition named by `score`.
+    direction: (d_model,), float32, unit.
+    parameters: those of the condition named by `score`.
     """
 
     vector: str
@@ -41,12 +47,17 @@ class ConditionTree:
             return frozenset({self.threshold})
         return frozenset().union(*(child.leaves() for child in self.children))
 
+    def moved(self, by: int) -> "ConditionTree":
+        """Returns the tree over thresholds whose indices are higher."""
+        threshold = self.threshold + by if self.kind == "threshold" else -1
+        return ConditionTree(self.kind, threshold, tuple(child.moved(by) for child in self.children))
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedHold:
-    """A controller of the strength at one layer. The readout is (r . d - middle) / scale.
+    """A controller of the strength at one layer, see `Hold`. The readout is (r . d - middle) / scale.
 
-    limit: the largest strength in either direction. See `Hold` for the rest.
+    limit: the largest strength in either direction.
     """
 
     score: float
@@ -55,6 +66,19 @@ class ResolvedHold:
     limit: float
     middle: float
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReadout:
+    """What a controller did at one layer: means over the generated tokens at which it acted.
+
+    score: the readout after steering.
+    strength, last_strength: in natural scales.
+    """
+
+    score: float
+    strength: float
+    last_strength: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +106,14 @@ class Intervention:
 class Edits:
     """What one intervention does at one layer, or several equal removals together: k edits with one weight per token.
 
-    key: digest of all that decides the result. prompt_key: of what decides it on prompt positions before the last; empty
-    where it does not act there. interventions: indices into the plan; the first supplies scope, schedule,
-    condition and controller, in which they do not differ.
-    write (k, d_model): unit vectors; their lengths are in `numbers`. read (k, d_model): zeros where an edit reads nothing.
-    numbers (k, 3): bias, bias in |r|, weight. kinds: KINDS by edit. mandatory: reads what the request's own edits left.
+    key: digest of all that decides the result.
+    prompt_key: digest of what decides it on prompt positions before the last; empty where it does not act there.
+    interventions: indices into the plan; scope, schedule, condition and controller are equal, and read of the first.
+    write: unit vectors; their lengths are in `numbers`.
+    read: zeros where an edit reads nothing.
+    numbers: bias, bias in |r|, weight.
+    kinds: LINEAR, RELU or ROTATE by edit.
+    mandatory: reads what the request's own edits left.
     """
 
     key: str
@@ -104,26 +131,21 @@ class Edits:
         return self.interventions[0]
 
 
-LINEAR, RELU, ROTATE = range(3)
-"""Kinds of an edit, as in the tables of the device."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SteeringPlan:
     """Everything one request's steering needs.
 
-    interventions: in the order written, which changes nothing. layers: the edits at each layer where anything acts, the
-    request's own first, each part in the order of the keys of the prompt, then of the others: so edits that do the same to two
-    prompts are added in one order.
+    interventions: in the order written, which changes nothing.
+    layers: the edits by layer: the request's own, then mandatory ones, each sorted by prompt key and key, so that edits
+    that do the same to two prompts are added in one order.
     thresholds: the leaves of all conditions.
     vectors: `name@version` -> SHA-256 of every vector that the request needs, those of conditions included.
     fingerprint: digest of all of it and of the model.
     prompt_fingerprint: digest of what acts on prompt positions before the last; empty when nothing does.
     reusable: whether prompt KV may be shared under that fingerprint at all.
-    dose_bound: the relative dose, summed over the layers, that no token may exceed; None: the dose is not bounded.
-    mandatory: how many of the interventions, the last ones, are an operator's policy. They read what the others left, and
-    the dose guard does not bound them.
-    prompt_roles: the role of each token of one prompt (None: of no message), see `encode_with_plans`; None where no scope asks.
+    dose_bound: the relative dose, summed over the layers, that no token may exceed; None where it is not bounded.
+    mandatory: how many of the interventions, the last ones, are an operator's. The dose guard does not bound them.
+    prompt_roles: the role of each token of one prompt, see `encode_with_plans`; None where no scope asks.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -157,6 +179,18 @@ class SteeringPlan:
     def empty(self) -> bool:
         """Whether it changes nothing."""
         return not self.layers
+
+    @property
+    def held(self) -> dict[tuple[int, int], int]:
+        """(layer, intervention) -> number of its controller among those of the plan."""
+        owners = [(layer, one.owner) for layer, edits in self.layers.items() for one in edits]
+        places = [(layer, owner) for layer, owner in owners if self.interventions[owner].holds]
+        return {place: number for number, place in enumerate(places)}
+
+    @property
+    def columns(self) -> int:
+        """How many weights a token has: of the interventions, then of the controllers."""
+        return len(self.interventions) + len(self.held)
 
     @property
     def spec(self) -> SteeringSpec:

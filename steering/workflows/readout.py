@@ -244,11 +244,14 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
     """texts: the scores of the tokens of each. Returns the statistics of each axis."""
     means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
     around = torch.stack([(scores - scores.mean(dim=0)).square().sum(0) for scores in texts]).sum(0)
-    within = around / max(len(tokens) - len(texts), 1)
+    variance = around / max(len(tokens) - len(texts), 1)
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
-    statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, within], dim=1)
-    return [NeutralStatistics(*map(float, axis), inverse_length=inverse_length) for axis in statistics]
+    statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, variance], dim=1)
+    return [
+        NeutralStatistics(mean, deviation, token_mean, token_deviation, within, inverse_length)
+        for mean, deviation, token_mean, token_deviation, within in statistics.tolist()
+    ]
 
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:

@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.settings import Settings
-from steering.engine.vllm.channel import REPORT_SECONDS, Mailbox
+from steering.engine.vllm.client import REPORT_SECONDS, Mailbox
 from steering.engine.vllm.messages import FailureMessage, Message, ReportMessage, TokenMessage
 from steering.errors import InternalError
 

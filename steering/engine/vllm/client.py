@@ -1,12 +1,19 @@
-"""VllmClient: AsyncLLM with the channel of our workers. Everything here runs on one event loop."""
+"""VllmClient: AsyncLLM, and the channel over which our workers report. Everything here runs on one event loop."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import structlog
+import zmq
+import zmq.asyncio
 from vllm import SamplingParams as VllmSampling
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -17,17 +24,121 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from steering.engine.api import GenerationRequest
-from steering.engine.vllm.channel import Mailbox, ReportChannel
-from steering.engine.vllm.messages import EXTRA_ARGS, CaptureWindow, RequestSteering
-from steering.engine.vllm.plan_book import PlanBook
-from steering.engine.vllm.worker.rows import computes_whole
-from steering.errors import EngineDead, InternalError, InvalidRequest
+from steering.engine.vllm.messages import (
+    EXTRA_ARGS,
+    CaptureWindow,
+    FailureMessage,
+    Message,
+    PlanBook,
+    ReportMessage,
+    RequestSteering,
+    TokenMessage,
+    TokenReadings,
+    decode,
+)
+from steering.errors import EngineDead, InternalError, InvalidRequest, NonfiniteActivations
+from steering.plan.scope import computes_whole
+
+log = structlog.get_logger()
+
+REPORT_SECONDS = 300.0
+"""A worker sends a token's message before the token, and a report with the next step. One that is missing for so long
+will not come: that is longer than the server's watchdog lets a step take."""
+
+
+class Mailbox:
+    """The messages about one request, from every pipeline stage."""
+
+    def __init__(self, stages: int) -> None:
+        self._stages = stages
+        self._tokens: dict[int, TokenReadings] = {}
+        self._reports: list[ReportMessage] = []
+        self._failed = False
+        self._arrived = asyncio.Event()
+
+    def receive(self, message: Message) -> None:
+        """Takes a message."""
+        if isinstance(message, TokenMessage):
+            self._tokens.setdefault(message.index, TokenReadings()).add(message)
+        elif isinstance(message, ReportMessage):
+            self._reports.append(message)
+        else:
+            self._failed = True
+        self._arrived.set()
+
+    async def token(self, index: int) -> TokenReadings:
+        """Waits for what every stage says of a token, and returns it.
+
+        Raises NonfiniteActivations, InternalError where steering failed in a worker, EngineDead where nothing comes.
+        """
+        await self._until(lambda: index in self._tokens and self._tokens[index].stages >= self._stages)
+        found = self._tokens.pop(index)
+        if not found.finite:
+            raise NonfiniteActivations(
+                "steering drove the activations out of range: they are not finite; lower the strength"
+            )
+        return found
+
+    async def reports(self) -> list[ReportMessage]:
+        """Waits for the report of every stage. Raises as `token` does."""
+        await self._until(lambda: len(self._reports) >= self._stages)
+        return self._reports
+
+    async def _until(self, complete: Callable[[], bool]) -> None:
+        """Waits until all messages are there. A failure may have come with them, too."""
+        while not self._failed and not complete():
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._arrived.wait()
+            except TimeoutError:
+                raise EngineDead("a worker of the engine does not report") from None
+        if self._failed:
+            raise InternalError("steering failed in the engine's worker")
+
+
+class ReportChannel:
+    """A socket that all workers send to. To be used on one event loop. address: what the workers connect to."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="steering-"))  # for this user only
+        self.address = f"ipc://{self._folder / 'reports'}"
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        self._socket.bind(self.address)
+        self._task = asyncio.create_task(self._receive())
+        self.boxes: dict[str, Mailbox] = {}
+        self.stages = 1
+
+    async def _receive(self) -> None:
+        while True:
+            content = await self._socket.recv()
+            try:
+                messages = decode(content, list[Message])
+            except ValueError:  # its requests end with EngineDead when nothing else comes
+                log.exception("worker_message_unreadable")
+                continue
+            for message in messages:
+                if isinstance(message, FailureMessage):
+                    log.error("steering_failed_in_worker", key=message.key, traceback=message.reason)
+                if message.key in self.boxes:
+                    self.boxes[message.key].receive(message)
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._task.cancel()
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """One request to vLLM. prompt_length: positions of the prompt among the ids. request: its steering, readouts, monitors and
-    priority; cached prompts are shared among requests of one salt. sampling: as vLLM has it."""
+    """One request to vLLM.
+
+    prompt_length: positions of the prompt among the ids.
+    request: its steering, readouts, monitors and priority; cached prompts are shared among requests of one salt.
+    sampling: as vLLM has it.
+    """
 
     ids: Sequence[int]
     prompt_length: int
@@ -53,23 +164,14 @@ class Run:
 
 @dataclass(slots=True)
 class SchedulerStats:
-    """steps: so far. preemptions: requests that gave up their blocks, so far. usage: share of the cache's blocks that
-    requests held after the last step."""
+    """What vLLM's scheduler did so far. usage: share of the cache's blocks that requests held after the last step."""
 
     steps: int = 0
     preemptions: int = 0
     usage: float = 0.0
 
-    def record(self, scheduler: Any, iteration: Any) -> None:
-        """Adds a step; scheduler and iteration are vLLM's statistics of it, None where it has none."""
-        if scheduler is not None:
-            self.steps += 1
-            self.usage = float(scheduler.kv_cache_usage)
-        if iteration is not None:
-            self.preemptions += int(iteration.num_preempted_reqs)
 
-
-def stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
+def _stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
     """Returns the class of a stat logger that writes into `stats`.
 
     It takes the place of vLLM's own logger for Prometheus, which would be added otherwise and would fill the registry of
@@ -81,7 +183,11 @@ def stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
             """Registers no metrics."""
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-            stats.record(scheduler_stats, iteration_stats)
+            if scheduler_stats is not None:
+                stats.steps += 1
+                stats.usage = float(scheduler_stats.kv_cache_usage)
+            if iteration_stats is not None:
+                stats.preemptions += int(iteration_stats.num_preempted_reqs)
 
         def _ignore(self, *_: Any, **__: Any) -> None:
             """Does nothing."""
@@ -94,14 +200,16 @@ def stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
 class VllmClient:
     """Starts vLLM and sends it requests.
 
-    stages: layer -> the pipeline stage that has it. scheduler: what its scheduler tells. hashes_know_steering: whether the prefix cache is known to tell apart
-    what was steered differently (hashing.py); the self-test finds out.
+    stages: layer -> the pipeline stage that has it.
+    scheduler: what its scheduler tells.
+    hashes_know_steering: whether the prefix cache is known to tell apart what was steered differently (hashing.py); the
+    self-test finds out.
     """
 
     def __init__(self, arguments: AsyncEngineArgs) -> None:
         """Starts vLLM; blocks until it has loaded and compiled the model."""
         self.scheduler = SchedulerStats()
-        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger(self.scheduler)])
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[_stat_logger(self.scheduler)])
         # one block of vLLM's is never given to a request
         self.blocks = max(int(self._llm.vllm_config.cache_config.num_gpu_blocks or 0) - 1, 0)
         self._channel: ReportChannel
@@ -133,10 +241,12 @@ class VllmClient:
     @asynccontextmanager
     async def running(self, task: Task) -> AsyncIterator[Run]:
         """Yields a request that runs; it is aborted where it has not ended by the end of the block."""
-        key, request = str(next(self._numbers)), task.request
+        key, request, sampling = str(next(self._numbers)), task.request, task.sampling
         self.active += 1
         self.progressed = monotonic()
-        mailbox = self._channel.open(key) if task.reported else None
+        mailbox = Mailbox(self._channel.stages) if task.reported else None
+        if mailbox is not None:
+            self._channel.boxes[key] = mailbox
         try:
             async with self._plans.held(request.plan, request.readings, request.monitors) as keys:
                 steering = RequestSteering(
@@ -147,12 +257,16 @@ class VllmClient:
                     capture=task.capture,
                     **keys,
                 )
+                if task.reported:
+                    sampling.extra_args = {EXTRA_ARGS: steering.packed()}
+                # also when it is resumed after a preemption
+                sampling.skip_reading_prefix_cache = task.capture is not None or computes_whole(request.plan)
                 prompt = tokens_input(list(task.ids), cache_salt=self._salt(request, key))
-                outputs = self._llm.generate(prompt, _sampling(task, steering), key, priority=request.priority)
+                outputs = self._llm.generate(prompt, sampling, key, priority=request.priority)
                 async with aclosing(outputs):
                     yield Run(self._outputs(outputs), outputs.aclose, mailbox)
         finally:
-            self._channel.close_box(key)
+            self._channel.boxes.pop(key, None)
             self.active -= 1
 
     async def _outputs(self, outputs: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
@@ -177,16 +291,8 @@ class VllmClient:
         self._channel.close()
 
 
-def _sampling(task: Task, steering: RequestSteering) -> VllmSampling:
-    sampling = task.sampling
-    if task.reported:
-        sampling.extra_args = {EXTRA_ARGS: steering.packed()}
-    sampling.skip_reading_prefix_cache = task.capture is not None or computes_whole(task.request.plan)
-    return sampling
-
-
 @contextmanager
-def translated_errors() -> Any:
+def translated_errors() -> Iterator[None]:
     """Turns vLLM's errors into those that a caller may see."""
     try:
         yield

@@ -1,18 +1,36 @@
-"""Describes a model without loading it into this process's memory, for engines that load it elsewhere."""
+"""What is known before vLLM starts: whether its version was tested, and the model, which is described without loading it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steering.engine.options import EngineOptions
+from steering.errors import ModelLoadFailed
 from steering.model.device import choose_device, choose_dtype
 from steering.model.fingerprint import fingerprint_of, fingerprint_of_files
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.model.loading import find_source, info_of, load_errors, opened_tokenizer, refuse_other_tasks
 from steering.model.prompt import ModelTokenizer
+
+PLUGIN_VERSION = "1"
+"""Part of the key of vLLM's compiled graphs, which do not know of hooks otherwise: a graph compiled without them, or with
+other ones, would be loaded and nothing steered. To be raised with every change of what the hooks call."""
+
+KNOWN: dict[str, str] = {"0.32": "model runner V1, run on the CPU build"}
+"""Release of vLLM -> what was run with it. This engine reads what vLLM calls internal, which a release may change."""
+
+
+def check_version(version: str, *, untested: bool) -> None:
+    """Raises ModelLoadFailed for a release that is not in the table, unless the operator accepts it."""
+    release = ".".join(version.split("+", maxsplit=1)[0].split(".")[:2])
+    if release not in KNOWN and not untested:
+        raise ModelLoadFailed(
+            f"vLLM {version} is not among the versions that this engine was tested with ({', '.join(KNOWN)}); "
+            "install one of them, or start with --vllm-untested"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,21 +57,15 @@ def describe(options: EngineOptions) -> DescribedModel:
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         layout = find_layout(model)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
-        fingerprint = fingerprint_of_files(model, found.folder) or _fingerprint_of_weights(found.folder)
+        fingerprint = fingerprint_of_files(model, found.folder)
+        if not fingerprint:
+            weights = AutoModelForCausalLM.from_pretrained(
+                found.folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
+            )
+            fingerprint = fingerprint_of(weights)
+            del weights
         info = info_of(model, tokenizer, layout, found, fingerprint, dtype, device)
-    generation = _generation_config(model, found.folder)
+    generation = model.generation_config  # what the architecture's config implies
+    if (found.folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(found.folder, local_files_only=True)
     return DescribedModel(found.folder, opened_tokenizer(tokenizer, generation, info), info)
-
-
-def _fingerprint_of_weights(folder: Path) -> str:
-    loaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
-    )
-    return fingerprint_of(loaded)
-
-
-def _generation_config(model: PreTrainedModel, folder: Path) -> GenerationConfig:
-    """Returns what the folder states, or what the architecture's config implies."""
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return model.generation_config

@@ -1,30 +1,120 @@
-"""VllmEngine: the Engine protocol over vLLM."""
+"""VllmEngine: the Engine protocol over vLLM.
+
+Captures are texts that are read and not continued. vLLM computes them as requests for one token, which is dropped.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, cast
+from traceback import format_exception
+from typing import Any, TypeVar, cast
 
+import structlog
+import torch
+from vllm import SamplingParams as VllmSampling
 from vllm.outputs import CompletionOutput
-from vllm.v1.metrics.stats import RequestStateStats
+from vllm.sampling_params import RequestOutputKind
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, EngineStats, GenerationRequest, TokenEvent
-from steering.engine.checks import check_layers
+from steering.engine.answers import Answer, AnswerWriter, Ending, Sampled, finish_event
+from steering.engine.api import (
+    Capture,
+    CapturePrompt,
+    CaptureSpec,
+    EngineStats,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+)
+from steering.engine.captures import begin, result
+from steering.engine.checks import check_layers, check_sampling, refuse_token_scopes
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import check_context, encode_prompt
 from steering.engine.stream import Stream
-from steering.engine.vllm.answers import VllmAnswer
-from steering.engine.vllm.channel import Mailbox
-from steering.engine.vllm.client import Task, VllmClient, translated_errors
+from steering.engine.vllm.client import Mailbox, Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
-from steering.engine.vllm.loop_thread import LoopThread, reported, send
-from steering.engine.vllm.messages import TokenReadings
-from steering.engine.vllm.requests import CaptureTask, captured, check_request, unembedded, vllm_sampling
-from steering.errors import EngineDead, InternalError, Overloaded
+from steering.engine.vllm.messages import CaptureWindow, TokenReadings, doses_of, from_bytes
+from steering.errors import (
+    EngineDead,
+    InternalError,
+    InvalidRequest,
+    LimitExceeded,
+    Overloaded,
+    SteeringError,
+    UnsupportedParameter,
+)
+from steering.injection.readings import MonitoredAnswer
+from steering.injection.rows import SteeredRow
+from steering.injection.slots import MAX_THRESHOLDS
+from steering.model.info import ModelInfo
+from steering.model.prompt import ModelTokenizer
+from steering.plan.scope import follows_single_tokens
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
+
+log = structlog.get_logger()
+T = TypeVar("T")
+UNEMBED_ROWS = 64
+"""Residuals that are unembedded between two steps of live traffic."""
+
+
+class LoopThread:
+    """An event loop in a thread of its own, which runs coroutines of callers from any thread.
+
+    vLLM's client belongs to the loop on which it is first used. Callers may come from other loops, and from several.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Starts a coroutine. Cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine and awaits its result; a caller that is cancelled cancels it."""
+        return await asyncio.wrap_future(self.submit(work))
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine and blocks until it has ended."""
+        return self.submit(work).result()
+
+    def stop(self) -> None:
+        """Cancels what runs, ends the loop and waits for the thread."""
+        self.call(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _reported(work: Coroutine[Any, Any, None], stream: Stream) -> None:
+    """Sends what work raises to its stream."""
+    try:
+        await work
+    except Exception as error:
+        found = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        if not isinstance(found, SteeringError):
+            log.error("request_failed", traceback="".join(format_exception(found)))  # noqa: TRY400 - of the error in a group
+            found = InternalError("the engine failed on this request")
+        _send(stream, found)
+
+
+def _send(stream: Stream, item: object) -> None:
+    """Hands an item to the loop of the caller."""
+    with suppress(RuntimeError):  # the loop is gone, and with it the caller
+        stream.loop.call_soon_threadsafe(stream.receive, [item])
 
 
 @dataclass(slots=True)
@@ -47,13 +137,6 @@ class _Counters:
         finally:
             self.live -= priority == 0
             self.background -= priority != 0
-
-    def begin(self, request: GenerationRequest, cached: int, times: RequestStateStats | None) -> None:
-        """Counts a request whose first token has come. times: of vLLM's scheduler, on one clock."""
-        self.cached += cached
-        if request.priority == 0 and times is not None:
-            self.admitted += 1
-            self.queue_seconds += max(times.scheduled_ts - times.queued_ts, 0.0)
 
 
 class VllmEngine:
@@ -79,7 +162,10 @@ class VllmEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         ids = await encode_prompt(self.tokenizer, request.prompt)
-        self._check(ids, request)
+        _check_request(len(ids), request, self.info, self.client.stages)
+        waiting, allowed = self._counters.live - self._limits.max_running, self._limits.max_waiting
+        if request.priority == 0 and waiting >= allowed:
+            raise Overloaded(f"{waiting} requests are waiting, and at most {allowed} may; try again shortly")
         async with aclosing(self._items(lambda stream: self._answer(ids, request, stream))) as items:
             async for item in items:
                 event = cast(TokenEvent, item)
@@ -93,7 +179,7 @@ class VllmEngine:
             raise EngineDead("the engine has stopped")
         stream = Stream(asyncio.get_running_loop())
         self._streams.add(stream)
-        future = self._thread.submit(reported(work(stream), stream))
+        future = self._thread.submit(_reported(work(stream), stream))
         try:
             while True:
                 yield await stream.get()
@@ -101,47 +187,65 @@ class VllmEngine:
             self._streams.discard(stream)
             future.cancel()
 
-    def _check(self, ids: tuple[int, ...], request: GenerationRequest) -> None:
-        check_request(len(ids), request, self.info, self.client.stages)
-        waiting, allowed = self._counters.live - self._limits.max_running, self._limits.max_waiting
-        if request.priority == 0 and waiting >= allowed:
-            raise Overloaded(f"{waiting} requests are waiting, and at most {allowed} may; try again shortly")
-
     async def _answer(self, ids: tuple[int, ...], request: GenerationRequest, stream: Stream) -> None:
         """Sends the events of an answer."""
-        answer = VllmAnswer(ids, request, self.tokenizer)
+        answer = Answer(
+            ids=list(ids),
+            prompt_length=len(ids),
+            plan=request.plan,
+            sampling=request.sampling,
+            decoder=self.tokenizer.decode_stream(ids),
+            monitors=request.monitors,
+            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+        )
         with translated_errors():
-            sampling = vllm_sampling(request.sampling, self.tokenizer.eos_ids)
-        cached, begun = 0, False
-        self._counters.prompt += len(ids)
-        with self._counters.counted(request.priority):
+            sampling = _vllm_sampling(request.sampling, sorted(self.tokenizer.eos_ids))
+        begun, ending, counters = False, None, self._counters
+        writer = AnswerWriter(self.tokenizer.eos_ids)
+        counters.prompt += len(ids)
+        with counters.counted(request.priority):
             async with self.client.running(Task(ids, len(ids), request, sampling)) as run:
                 async for output in run.outputs:
                     if not begun:
-                        begun, cached = True, output.num_cached_tokens or 0
-                        self._counters.begin(request, cached, output.metrics)
-                        answer.scheduled(None if output.metrics is None else output.metrics.scheduled_ts)
-                    await self._add(answer, output.outputs[0], run.mailbox, stream)
-                    if answer.ending is not None:
+                        begun, answer.cached = True, output.num_cached_tokens or 0
+                        counters.cached += answer.cached
+                        if (times := output.metrics) is not None:
+                            # by vLLM's scheduler, and the monotonic clock, which its processes share
+                            answer.scheduled = times.scheduled_ts
+                            if request.priority == 0:
+                                counters.admitted += 1
+                                counters.queue_seconds += max(times.scheduled_ts - times.queued_ts, 0.0)
+                    ending = await self._add(answer, writer, output.outputs[0], run.mailbox, stream)
+                    if ending is not None:
                         break
-                if answer.ending is None:
+                if ending is None:
                     raise InternalError("the engine ended the request without a reason")
                 await run.close()
-                reports = [] if run.mailbox is None else await run.mailbox.reports()
-                send(stream, answer.finish_event(cached, reports))
+                answer.doses = doses_of(answer.plan, [] if run.mailbox is None else await run.mailbox.reports())
+                _send(stream, finish_event(answer, ending))
 
     async def _add(
-        self, answer: VllmAnswer, completion: CompletionOutput, mailbox: Mailbox | None, stream: Stream
-    ) -> None:
-        """Sends the events of the tokens of one output, up to the one that ends the answer."""
+        self,
+        answer: Answer,
+        writer: AnswerWriter,
+        completion: CompletionOutput,
+        mailbox: Mailbox | None,
+        stream: Stream,
+    ) -> Ending | None:
+        """Sends the events of the tokens of one output, up to the one that ends the answer. Returns how it ends, if it does."""
         for number, token_id in enumerate(completion.token_ids):
-            found = TokenReadings() if mailbox is None else await mailbox.token(answer.tokens)
+            read = TokenReadings() if mailbox is None else await mailbox.token(answer.generated)
             logprobs = None if completion.logprobs is None else completion.logprobs[number]
-            for event in answer.add(token_id, logprobs, found):
+            chosen = Sampled(token_id, read.finite, *_logprobs(token_id, logprobs, answer.sampling.logprobs))
+            monitors = answer.monitors.read_at(first=answer.generated == 0)
+            scores = [read.scores[place] for place in range(len(monitors))]
+            event, ending = writer.write(answer, chosen, read.readout, scores)
+            if event is not None:
                 self._counters.generated += 1
-                send(stream, event)
-            if answer.ending is not None:
-                return
+                _send(stream, event)
+            if ending is not None:
+                return ending
+        return None
 
     async def capture(
         self,
@@ -154,12 +258,23 @@ class VllmEngine:
         """See Engine.capture. Texts may be one token shorter than the context, since vLLM adds one."""
         check_layers(spec, self.info.layer_count)
         tasks = [
-            CaptureTask.of(prompt, spec, await encode_prompt(self.tokenizer, prompt.prompt), self.tokenizer)
+            _capture_task(prompt, spec, await encode_prompt(self.tokenizer, prompt.prompt), self.tokenizer, priority)
             for prompt in prompts
         ]
-        check_context(max((len(task.ids) for task in tasks), default=0), 1, self.info, param="prompt")
+        check_context(max((len(task.ids) for task, _ in tasks), default=0), 1, self.info, param="prompt")
+
+        async def capture_one(index: int, stream: Stream) -> None:
+            async with self._background:
+                with self._counters.counted(1):
+                    _send(stream, (index, await self._captured(*tasks[index])))
+
+        async def capture_all(stream: Stream) -> None:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(tasks)):
+                    group.create_task(capture_one(index, stream))
+
         found: dict[int, Capture] = {}
-        async for item in self._items(lambda stream: self._capture_all(tasks, priority, stream)):
+        async for item in self._items(capture_all):
             index, found[index] = cast(tuple[int, Capture], item)
             if progress is not None:
                 progress(len(found), len(tasks))
@@ -167,19 +282,41 @@ class VllmEngine:
                 break
         return tuple(found[index] for index in range(len(tasks)))
 
-    async def _capture_all(self, tasks: Sequence[CaptureTask], priority: int, stream: Stream) -> None:
-        async with asyncio.TaskGroup() as group:
-            for index, task in enumerate(tasks):
-                group.create_task(self._capture_one(index, task, priority, stream))
-
-    async def _capture_one(self, index: int, task: CaptureTask, priority: int, stream: Stream) -> None:
-        async with self._background:
-            with self._counters.counted(1):
-                send(stream, (index, await captured(self.client, task, priority)))
+    async def _captured(self, task: Task, row: SteeredRow) -> Capture:
+        """Reads a text. Raises NonfiniteActivations, and what a request raises."""
+        async with self.client.running(task) as run:
+            assert run.mailbox is not None
+            async for _ in run.outputs:
+                pass
+            reports = await run.mailbox.reports()
+        state = row.capture
+        assert state is not None
+        for report in reports:  # of the pipeline stages
+            state.pieces.update({layer: [values] for layer, values in report.activations.items()})
+            state.logits += [] if report.logits is None else [report.logits]
+        embedded = torch.empty(0, self.info.d_model)
+        if state.wants_embeddings:
+            found = await self.client.call("steering_embed", list(task.ids))
+            embedded = from_bytes(next(one for one in found if one is not None)).view(len(task.ids), -1)
+        return result(row, lambda _ids: embedded)[1]
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
-        """See SupportsUnembed. By vLLM's own norm and head, which may round otherwise than those of another engine."""
-        return await self._thread.run(unembedded(self.client, self.info, residual))
+        """See SupportsUnembed. By vLLM's own norm and head, which may round otherwise than those of another engine.
+
+        Raises InvalidRequest for another width, UnsupportedParameter for a model whose final norm is not found.
+        """
+        if residual.dim() != 2 or residual.shape[1] != self.info.d_model:
+            raise InvalidRequest(
+                f"residuals are (token, {self.info.d_model}), got {tuple(residual.shape)}", param="residual"
+            )
+        pieces = [torch.empty(0, self.info.vocab_size)]
+        for rows in torch.split(residual.to(torch.float32), UNEMBED_ROWS):
+            found = await self.call_workers("steering_unembed", rows.contiguous().numpy().tobytes())
+            content = next(one for one in found if one is not None)
+            if not content:
+                raise UnsupportedParameter(f"the engine 'vllm' cannot unembed residuals of {self.info.architecture}")
+            pieces.append(from_bytes(content).view(len(rows), -1))
+        return torch.cat(pieces)
 
     async def call_workers(self, name: str, *arguments: object) -> list[Any]:
         """Calls a method of every worker. Raises EngineDead."""
@@ -216,6 +353,82 @@ class VllmEngine:
             return
         self._closed = True
         for stream in tuple(self._streams):
-            send(stream, EngineDead("the engine has stopped"))
+            _send(stream, EngineDead("the engine has stopped"))
         await self._thread.run(self.client.close())
         await run_in_thread(self._thread.stop)
+
+
+def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelInfo, stages: Mapping[int, int]) -> None:
+    """Raises InvalidRequest for what cannot be computed, such as a condition that is read on another pipeline stage than it
+    acts on. stages: layer -> its pipeline stage."""
+    plan = request.plan
+    check_sampling(request.sampling, info)
+    check_context(prompt_tokens, request.sampling.max_tokens, info)
+    if len(plan.thresholds) > MAX_THRESHOLDS:
+        raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+    for layer, edits in plan.layers.items():
+        for edit in edits:
+            condition = plan.interventions[edit.owner].condition
+            read = {plan.thresholds[leaf].layer for leaf in condition.leaves()} if condition is not None else set()
+            if other := sorted(one for one in read if stages[one] != stages[layer]):
+                raise UnsupportedParameter(
+                    f"the engine 'vllm' cannot read a condition at layer {other[0]} that acts at layer {layer}: they are on "
+                    "different pipeline stages",
+                    param="when",
+                )
+    refuse_token_scopes(plan, "vllm")
+
+
+def _vllm_sampling(params: SamplingParams, eos_ids: Sequence[int]) -> VllmSampling:
+    """Returns vLLM's parameters. Text and stop strings are made from the ids by us, so it neither decodes nor looks for them.
+
+    Raises vLLM's VLLMValidationError for values that it does not allow, such as a temperature above 2.
+    """
+    return VllmSampling(
+        max_tokens=params.max_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias) or None,
+        seed=params.seed,
+        stop_token_ids=[] if params.ignore_eos else list(eos_ids),
+        ignore_eos=True,
+        logprobs=params.logprobs,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _logprobs(
+    token_id: int, found: Mapping[int, Any] | None, count: int | None
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """(logprob of the token, the most probable ones, best first). found: token id -> vLLM's Logprob, the chosen one too."""
+    if found is None or count is None:
+        return None, ()
+    ranked = sorted((one for one in found.items() if one[1].rank <= count), key=lambda one: one[1].rank)
+    return found[token_id].logprob, tuple((token, one.logprob) for token, one in ranked)
+
+
+def _capture_task(
+    prompt: CapturePrompt, spec: CaptureSpec, ids: tuple[int, ...], tokenizer: ModelTokenizer, priority: int
+) -> tuple[Task, SteeredRow]:
+    """Finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
+    length = prompt.prompt_length or len(ids)
+    if length < len(ids) and follows_single_tokens(prompt.plan):
+        raise UnsupportedParameter(
+            "the engine 'vllm' cannot read an answer again under steering that follows its tokens one at a time: a held "
+            "readout, or a condition that is read behind the layer at which it acts",
+            param="steering",
+        )
+    refuse_token_scopes(prompt.plan, "vllm")
+    state = begin(0, prompt, ids, spec, tokenizer)
+    row = SteeredRow(ids=list(ids), prompt_length=length, plan=prompt.plan, capture=state)
+    window = CaptureWindow(state.layers, *state.window, state.reduce, state.wants_logits, state.first)
+    sampling = SamplingParams(max_tokens=1, ignore_eos=True)
+    # its blocks are shared with nobody
+    request = GenerationRequest(ids, sampling, prompt.plan, priority=priority, cache_salt="capture")
+    return Task(ids, length, request, _vllm_sampling(sampling, ()), window), row

@@ -1,4 +1,7 @@
-"""Opens the vllm engine: starts vLLM's processes, attaches steering, measures norms, and tests that steering acts."""
+"""Opens the vllm engine: starts vLLM's processes, attaches steering, measures norms, and tests that steering acts.
+
+An engine that does not steer must not serve.
+"""
 
 import asyncio
 import os
@@ -6,18 +9,21 @@ from typing import Any
 
 import psutil
 import structlog
+import torch
 import vllm
 from vllm.engine.arg_utils import AsyncEngineArgs
 
+from steering.concepts.loader import load_neutral
+from steering.engine.api import GenerationRequest, SamplingParams, TokenEvent
 from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.vllm.client import VllmClient
-from steering.engine.vllm.description import DescribedModel, describe
-from steering.engine.vllm.engine import VllmEngine
-from steering.engine.vllm.loop_thread import LoopThread
-from steering.engine.vllm.self_test import check_hashes, check_steering
-from steering.engine.vllm.versions import PLUGIN_VERSION, check_version
+from steering.engine.vllm.description import PLUGIN_VERSION, DescribedModel, check_version, describe
+from steering.engine.vllm.engine import LoopThread, VllmEngine
+from steering.engine.vllm.messages import SPLITTING_OP
 from steering.errors import ModelLoadFailed, SteeringError
+from steering.plan.types import LINEAR, UNSTEERED, Edits, Intervention, SteeringPlan
+from steering.spec import InterventionSpec
 from steering.threads import call_in_thread
 
 log = structlog.get_logger()
@@ -34,6 +40,11 @@ DEFAULTS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.s
 
 # on a CPU vLLM refuses to bind the threads of more workers than there are NUMA nodes
 SEVERAL_WORKERS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+LARGE = 100.0
+"""Typical norms that the add of the self-test is long: the residual is then little else."""
+TOKENS = 4
+"""Tokens of an answer of the self-test."""
 
 
 def open_engine(options: EngineOptions) -> VllmEngine:
@@ -67,17 +78,21 @@ async def _connected(arguments: AsyncEngineArgs) -> VllmClient:
     return client
 
 
-async def _tested(engine: VllmEngine) -> None:
-    """Tests steering, and finds out what the prefix cache knows of it."""
-    await check_steering(engine)
-    engine.client.hashes_know_steering = await check_hashes(engine)
-    log.info("vllm_started", hashes_know_steering=engine.client.hashes_know_steering, blocks=engine.client.blocks)
-
-
 def engine_arguments(options: EngineOptions, described: DescribedModel) -> AsyncEngineArgs:
     """Returns the arguments with which vLLM is started."""
     limits, info = options.limits, described.info
     running = limits.max_running + limits.max_background
+    more: dict[str, Any] = {}
+    size = limits.cache_bytes
+    if size is None and info.device == "cpu":
+        size = psutil.virtual_memory().available // SHARE_OF_MEMORY
+    if size is not None:
+        more["kv_cache_memory_bytes"] = size
+    if info.device != "cpu":  # graphs are split at our operation, whose Python would not run when a graph is replayed
+        from vllm.config.compilation import CompilationConfig  # noqa: PLC0415 - not needed on a CPU
+
+        splitting = [*CompilationConfig._attention_ops, SPLITTING_OP]
+        more["compilation_config"] = {"splitting_ops": splitting, "cudagraph_mode": "PIECEWISE"}
     return AsyncEngineArgs(
         model=str(described.folder),
         skip_tokenizer_init=True,
@@ -91,30 +106,90 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
         scheduling_policy="priority",
         disable_log_stats=True,
         enable_log_requests=False,
-        worker_cls="steering.engine.vllm.worker.worker.SteeringWorker",
+        worker_cls="steering.engine.vllm.worker.SteeringWorker",
         additional_config={"steering": PLUGIN_VERSION},
         enforce_eager=options.compiled is False,
         tensor_parallel_size=options.tensor_parallel_size,
         pipeline_parallel_size=options.pipeline_parallel_size,
-        **_memory(options, info.device),
-        **_graphs(info.device),
+        **more,
     )
 
 
-def _memory(options: EngineOptions, device: str) -> dict[str, Any]:
-    size = options.limits.cache_bytes
-    if size is None and device == "cpu":
-        size = psutil.virtual_memory().available // SHARE_OF_MEMORY
-    return {} if size is None else {"kv_cache_memory_bytes": size}
+async def _tested(engine: VllmEngine) -> None:
+    """Tests steering, and finds out what the prefix cache knows of it. The typical norms are measured."""
+    await _check_steering(engine)
+    engine.client.hashes_know_steering = await _check_hashes(engine)
+    log.info("vllm_started", hashes_know_steering=engine.client.hashes_know_steering, blocks=engine.client.blocks)
 
 
-def _graphs(device: str) -> dict[str, Any]:
-    """On a GPU, graphs are split at our operation, whose Python would not run when a graph is replayed."""
-    if device == "cpu":
-        return {}
-    from vllm.config.compilation import CompilationConfig  # noqa: PLC0415 - not needed on a CPU
+async def _check_steering(engine: VllmEngine) -> None:
+    """Raises ModelLoadFailed where a layer has no hook that runs, where a large add does not change the tokens, or where
+    a plan of zeros does."""
+    info = engine.info
+    calls = await engine.call_workers("steering_calls")
+    reached = {int(layer) for found in calls for layer, count in found.items() if count}
+    missing = sorted(set(range(info.layer_count)) - reached)
+    if missing:
+        raise ModelLoadFailed(f"the hooks of layers {missing} never ran: the engine does not serve unsteered")
+    layer = info.layer_count // 2
+    direction = torch.randn(info.d_model, generator=torch.Generator().manual_seed(0))
+    change = LARGE * info.typical_norms[layer] * direction / direction.norm()
+    prompt = engine.tokenizer.encode(load_neutral()[0])[: info.context_length - TOKENS]
 
-    from steering.engine.vllm.worker.attachment import SPLITTING_OP  # noqa: PLC0415 - not needed on a CPU
+    async def tokens(plan: SteeringPlan) -> list[int]:
+        return [event.token_id for event in await _events(engine, prompt, plan, TOKENS) if event.finish is None]
 
-    splitting = [*CompilationConfig._attention_ops, SPLITTING_OP]
-    return {"compilation_config": {"splitting_ops": splitting, "cudagraph_mode": "PIECEWISE"}}
+    plain = await tokens(UNSTEERED)
+    if await tokens(_plan(layer, torch.zeros_like(change), "self-test zero")) != plain:
+        raise ModelLoadFailed("the self-test failed: a plan of zeros changes the tokens; the engine does not serve")
+    if await tokens(_plan(layer, change, "self-test add")) == plain:
+        raise ModelLoadFailed("the self-test failed: a large add changes nothing; the engine does not serve unsteered")
+
+
+async def _check_hashes(engine: VllmEngine) -> bool:
+    """Returns whether cached blocks of a steered prompt are kept from a plain request, and plain ones are shared.
+
+    During the test their hashes alone keep them apart. False too where the context is too short to tell, or nothing is
+    shared at all.
+    """
+    length = 2 * engine.client.block_size + 1
+    if length + 1 > engine.info.context_length:
+        return False
+    text = engine.tokenizer.encode(load_neutral()[0])
+    prompt = (text * (length // len(text) + 1))[:length]
+
+    async def cached(plan: SteeringPlan) -> int:
+        finish = (await _events(engine, prompt, plan, 1, cache_salt="self-test"))[-1].finish
+        assert finish is not None
+        return finish.cached_tokens
+
+    change = torch.full((engine.info.d_model,), engine.info.typical_norms[0])
+    engine.client.hashes_know_steering = True
+    try:
+        await cached(_plan(0, change, "self-test hashes", reusable=True))
+        first, second = await cached(UNSTEERED), await cached(UNSTEERED)
+    finally:
+        engine.client.hashes_know_steering = False
+    return first == 0 < second
+
+
+async def _events(
+    engine: VllmEngine, prompt: tuple[int, ...], plan: SteeringPlan, tokens: int, cache_salt: str = ""
+) -> list[TokenEvent]:
+    sampling = SamplingParams(max_tokens=tokens, ignore_eos=True)
+    request = GenerationRequest(prompt, sampling, plan, priority=1, cache_salt=cache_salt)
+    return [event async for event in engine.generate(request)]
+
+
+def _plan(layer: int, change: torch.Tensor, fingerprint: str, *, reusable: bool = False) -> SteeringPlan:
+    """Adds a change at a layer to every residual."""
+    spec = InterventionSpec(vector="self-test", layers=(layer,))
+    numbers = torch.tensor([[1.0, 0.0, 1.0]])
+    edits = Edits(fingerprint, fingerprint, (0,), change[None], torch.zeros_like(change)[None], numbers, (LINEAR,))
+    return SteeringPlan(
+        interventions=(Intervention(spec, "", "", (layer,)),),
+        layers={layer: (edits,)},
+        fingerprint=fingerprint,
+        prompt_fingerprint=fingerprint,
+        reusable=reusable,
+    )

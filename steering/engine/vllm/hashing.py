@@ -13,6 +13,7 @@ from typing import Any
 
 from steering.engine.vllm.messages import EXTRA_ARGS
 
+_NAME = "generate_block_hash_extra_keys"
 _PATCHED = "_knows_steering"
 
 
@@ -23,14 +24,14 @@ def install() -> None:
         from vllm.v1.core import block_pool, kv_cache_utils  # noqa: PLC0415 - vLLM calls this while it is imported itself
     except ImportError:
         return
-    inner = getattr(kv_cache_utils, "generate_block_hash_extra_keys", None)
+    inner = getattr(kv_cache_utils, _NAME, None)
     if inner is None or hasattr(inner, _PATCHED):
         return
     outer = with_steering(inner)
     setattr(outer, _PATCHED, True)
     for module in (kv_cache_utils, block_pool):
-        if hasattr(module, "generate_block_hash_extra_keys"):
-            module.generate_block_hash_extra_keys = outer
+        if hasattr(module, _NAME):
+            setattr(module, _NAME, outer)
 
 
 def with_steering(inner: Callable[..., tuple[Any, int]]) -> Callable[..., tuple[Any, int]]:
@@ -38,8 +39,7 @@ def with_steering(inner: Callable[..., tuple[Any, int]]) -> Callable[..., tuple[
 
     def extra_keys(request: Any, start: int, end: int, start_mm: int) -> tuple[Any, int]:
         keys, next_mm = inner(request, start, end, start_mm)
-        steering = steering_keys(request, start, end)
-        return (tuple(keys or ()) + steering or None), next_mm
+        return (tuple(keys or ()) + steering_keys(request, start, end) or None), next_mm
 
     return extra_keys
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.commands import settings_of
+from app.cli.terminal import settings_of
 from app.core.gguf_format import write_control_vector
 from steering.client import Client
 from tests.app.cli.conftest import Steer

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from app.cli.commands import layers_of, safe, steering_of
+from app.cli.commands import layers_of, steering_of
 from app.cli.tables import applied_lines, comparison_table
+from app.cli.terminal import safe
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.generation import Choice
 from steering.schemas.steering import AppliedSteering

@@ -2,7 +2,7 @@
 
 import torch
 
-from steering.injection.history import SteeringHistory
+from steering.injection.rows import SteeringHistory
 
 VERDICTS = torch.tensor([[0, 1], [0, -1], [1, 1], [-1, 1], [1, -1]], dtype=torch.int8)
 PROMPT = 3

@@ -77,7 +77,7 @@ steer: Callable[..., Tensor] = define(
 parts: the residual (token, d_model), or two summands of it, in any floating dtype.
 vectors, numbers, codes, rows: the tables of `injection.slots.Slots`.
 slots (token,), weights (token, column), left (token,): see `injection.injector.Injection`.
-edits (note, token, edit), changes, scaled (note, token): what is noted of doses, see `injection.pass_doses.PassDoses`.
+edits (note, token, edit), changes, scaled (note, token): what is noted of doses, see `injection.injector.PassDoses`.
 tasks (layer, 2): graphs.Task of each layer, and where its doses are noted.
 """
 sample: Callable[..., Tensor] = define(

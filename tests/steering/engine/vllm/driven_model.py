@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
-from steering.engine.vllm.worker.state import StepView, WorkerSteering
+from steering.engine.vllm.worker_steering import StepView, WorkerSteering
 from steering.model.layout import BlockOutput, find_layout
 
 

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from steering.engine.vllm.messages import MonitorReading, decode
-from steering.engine.vllm.plan_book import KEPT, PlanBook, plan_key
+from steering.engine.vllm.messages import KEPT, MonitorReading, PlanBook, decode, plan_key
 from steering.errors import InternalError
 from steering.injection.readings import Monitor, MonitorSet, Reading
 from steering.plan.types import UNSTEERED, SteeringPlan

@@ -7,7 +7,7 @@ import pytest
 
 from steering.engine import ENGINES, installed_engines, open_engine
 from steering.engine.options import EngineOptions
-from steering.engine.vllm.versions import KNOWN, check_version
+from steering.engine.vllm.description import KNOWN, check_version
 from steering.errors import InvalidRequest, ModelLoadFailed
 
 

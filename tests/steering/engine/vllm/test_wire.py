@@ -17,8 +17,7 @@ from steering.engine.vllm.messages import (
     encode,
 )
 from steering.injection.readings import Reading
-from steering.plan.holds import HeldReadout
-from steering.plan.types import SteeringPlan
+from steering.plan.types import HeldReadout, SteeringPlan
 from tests.fakes import ScriptedEngine
 from tests.plans import plan_for, random_items, vectors_for
 

@@ -9,13 +9,20 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
-from steering.engine.vllm.answers import doses_of
-from steering.engine.vllm.messages import FailureMessage, MonitorReading, ReportMessage, RequestSteering, decode, encode
-from steering.engine.vllm.worker.rows import computes_whole
-from steering.engine.vllm.worker.state import StepView
+from steering.engine.vllm.messages import (
+    FailureMessage,
+    MonitorReading,
+    ReportMessage,
+    RequestSteering,
+    decode,
+    doses_of,
+    encode,
+)
+from steering.engine.vllm.worker_steering import StepView
 from steering.injection.readings import MonitorSet, Reading
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
+from steering.plan.scope import computes_whole
 from steering.plan.types import SteeringPlan
 from tests.engines import Outcome, engine_over, run, sampling
 from tests.families import FAMILIES

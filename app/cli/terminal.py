@@ -1,0 +1,56 @@
+"""The terminal of commands: consoles, untrusted text, JSON, and errors of settings."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from operator import methodcaller
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+from typer import Exit
+
+from app.core.settings import Settings
+
+WIDTH = 110  # columns of output that does not go to a terminal
+console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
+_BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
+
+
+def safe(text: str) -> str:
+    """Removes control codes and direction overrides, so that model text cannot move the cursor or hide a line."""
+    return _REMOVED.sub("", text)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """Returns untrusted text for a table or a line, sanitized and without markup."""
+    return Text(safe(text), style=style)
+
+
+def print_json(value: Any, *, exclude_none: bool = False) -> None:
+    """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
+    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
+    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints warnings of the server to stderr."""
+    for warning in warnings:
+        stderr.print(shown(warning, "yellow"))
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """Returns settings from options and environment. Reports what is invalid and exits with 2."""
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        for finding in error.errors():
+            where = ".".join(map(str, finding["loc"])) or "settings"
+            stderr.print(shown(f"{where}: {finding['msg'].removeprefix('Value error, ')}", "red"))
+        raise Exit(2) from None

@@ -1,1 +1,0 @@
-"""What runs in vLLM's worker processes: steering after each decoder layer, and the reports to the server's process."""

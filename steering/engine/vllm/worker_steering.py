@@ -1,0 +1,409 @@
+"""WorkerSteering: the steering of all requests in one process of vLLM, whichever model runner of vLLM calls it.
+
+What is steered follows from the position of a token, so pieces of a prompt, cached prefixes and requests that were preempted
+come out the same. Positions that are computed again are steered again and measured once.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isnan, nan
+from traceback import format_exception
+
+import torch
+from cachetools import LRUCache
+
+from steering.engine.vllm.messages import (
+    FailureMessage,
+    MeasuredDoses,
+    Message,
+    MonitorReading,
+    ReportMessage,
+    RequestSteering,
+    TokenMessage,
+)
+from steering.errors import InternalError
+from steering.injection.dose import BLOCK
+from steering.injection.injector import Injection, Injector
+from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
+from steering.injection.readouts import MonitorTables, ReadoutCollector
+from steering.injection.rows import CaptureState, Segment, SteeredRow, SteeringHistory
+from steering.injection.slots import MAX_THRESHOLDS
+from steering.plan.scope import computes_whole, follows_single_tokens
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.shapes import Bool, Float, Int, Residual, Tensor
+
+MAX_NUMBERS = 1 << 22
+"""float64 numbers of block measures that are kept, 32 MB. Where a block's are gone, a report counts the positions computed."""
+UNKNOWN_TOKEN = 0
+"""Stands for a generated token, whose id steering does not need: scopes that name token ids are refused."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class WorkerRow(SteeredRow):
+    """One request. A resumed request computes some positions again that it had computed and measured.
+
+    cached: positions that were found in the prefix cache.
+    stored: prompt blocks whose measures are kept.
+    """
+
+    key: str
+    failed: bool = False
+    cached: int = 0
+    stored: int = 0
+
+    def report(self, layers: frozenset[int]) -> ReportMessage:
+        """Returns what its steering did at these layers, those of one pipeline stage, once it has left the worker."""
+        plan, own, capture = self.plan, self.doses, self.capture
+        scores = zip(plan.thresholds, own.scores or [nan] * len(plan.thresholds), strict=True)
+        activations = {} if capture is None else capture.pieces
+        return ReportMessage(
+            self.key,
+            MeasuredDoses(own.layers, own.doses.float(), own.totals.float(), tuple(own.fired)) if own.layers else None,
+            tuple(None if one.layer not in layers or isnan(score) else score for one, score in scores),
+            own.held,
+            {
+                layer: _joined(pieces, sums=capture is not None and capture.reduce)
+                for layer, pieces in activations.items()
+            },
+            _joined(capture.logits, sums=False) if capture is not None and capture.logits else None,
+            own.incomplete,
+        )
+
+    def segments(self, first: int, start: int, end: int) -> Iterator[Segment["WorkerRow"]]:
+        """Yields the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
+        measured before are in a segment of their own. Raises InternalError where the result could not be exact."""
+        stop = first + end - start
+        several = stop - max(first, self.computed, self.prompt_length - 1) > 1
+        if several and follows_single_tokens(self.plan):
+            raise InternalError(
+                "steering that follows the tokens one at a time cannot be computed for several of them together"
+            )
+        self.ids.extend([UNKNOWN_TOKEN] * (stop - len(self.ids)))
+        again = min(self.computed, stop) - first
+        if again > 0:
+            yield Segment(self, first, start, start + again, again=True)
+            first, start = first + again, start + again
+        if start < end:
+            yield Segment(self, first, start, end)
+        self.computed = max(self.computed, stop)
+
+
+def _joined(pieces: list[Tensor], *, sums: bool) -> Tensor:
+    return (torch.stack(pieces).sum(0) if sums else torch.cat(pieces)).cpu()
+
+
+class BlockMeasures:
+    """The doses of prompt blocks, so that a report does not depend on who computed a prompt that is shared.
+
+    The most recently used ones, by (prompt fingerprint, token ids up to the block's end).
+    """
+
+    def __init__(self) -> None:
+        self._blocks: LRUCache[bytes, Float[Tensor, number]] = LRUCache(MAX_NUMBERS, getsizeof=Tensor.numel)
+
+    def store(self, row: WorkerRow) -> None:
+        """Keeps the measures of the blocks that a request has computed so far."""
+        end = min(row.computed, row.prompt_length - 1) // BLOCK
+        if end > row.stored:
+            for block, key in enumerate(_block_keys(row, end)):
+                if block >= max(row.stored, row.cached // BLOCK):
+                    self._blocks[key] = row.doses.block_measures(block)
+            row.stored = end
+
+    def restore(self, row: WorkerRow) -> None:
+        """Adds the measures of the blocks that a request found in the cache. Called at its end: their owner may compute
+        them in the same step in which they are shared."""
+        for block, key in enumerate(_block_keys(row, row.cached // BLOCK)):
+            if (measures := self._blocks.get(key)) is not None:
+                row.doses.restore_block(block, measures)
+
+
+def _block_keys(row: WorkerRow, count: int) -> Iterator[bytes]:
+    """Yields the keys of the first blocks of a prompt: a hash chain, as the prefix cache has. None where it is not shared."""
+    if row.capture is not None or not row.plan.prompt_fingerprint or computes_whole(row.plan):
+        return
+    digest = hashlib.sha256(row.plan.prompt_fingerprint.encode())
+    ids = torch.tensor(row.ids[: count * BLOCK], dtype=torch.int64).numpy()
+    for block in range(count):
+        digest.update(ids[block * BLOCK : (block + 1) * BLOCK].tobytes())
+        yield digest.digest()
+
+
+class Step:
+    """The steering of one pass of vLLM's model runner: collects the rows of the pass, then acts behind each layer.
+
+    rows: the requests in it.
+    layers: where anything acts or is read.
+    predictions: (row, number of the request in vLLM's batch, index of the token) where a next token is chosen.
+    finite: by request in vLLM's batch, set where the last residuals are known.
+    """
+
+    def __init__(self, injector: Injector, tables: MonitorTables, positions: Int[Tensor, "token"]) -> None:
+        self.rows: list[WorkerRow] = []
+        self.predictions: list[tuple[WorkerRow, int, int]] = []
+        self.layers: frozenset[int] = frozenset()
+        self.finite: Bool[Tensor, request] | None = None
+        self._injector, self._tables, self._positions = injector, tables, positions
+        self._segments: list[Segment[WorkerRow]] = []
+        self._computed_before: list[int] = []
+        self._injection: Injection
+        self._held: list[tuple[SteeringHistory, Tensor]] = []
+        self.readers: ReadoutCollector
+
+    def add(self, row: WorkerRow, number: int, first: int, start: int, end: int) -> None:
+        """Adds a request's flat tokens [start, end), whose positions begin at `first`."""
+        before = row.computed
+        segments = list(row.segments(first, start, end))
+        self._computed_before.append(before)
+        self.rows.append(row)
+        self._segments += segments
+        if (last := segments[-1]).predicts:
+            self.predictions.append((row, number, last.last_position - (row.prompt_length - 1)))
+
+    def undo(self) -> None:
+        """Has the rows forget this step, which is not run."""
+        for row, computed in zip(self.rows, self._computed_before, strict=True):
+            row.computed = computed
+
+    def prepare(self) -> None:
+        """Prepares everything on the host that the layers need."""
+        self._injection = self._injector.prepare(self._segments, len(self._positions))
+        self._injection.begin(self._positions)
+        self.readers = ReadoutCollector(self._segments, self._tables)
+        self.layers = self._injection.layers | self.readers.layers
+        held = [
+            (one.row.history, one.row.slot)
+            for one in self._segments
+            if one.row.history is not None and one.predicts and any(of.holds for of in one.row.plan.interventions)
+        ]
+        if held:  # what the controllers act with in this step
+            slots = torch.tensor([slot for _, slot in held], device=self._positions.device)
+            strengths = self._injector.slots.strengths[slots]
+            self._held = [(history, used) for (history, _), used in zip(held, strengths, strict=True)]
+
+    def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
+        """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`."""
+        stream = hidden.float() if residual is None else hidden.float() + residual.float()
+        after = self.apply(layer, stream)
+        if after is not stream:
+            hidden += (after - stream).to(hidden.dtype)
+
+    def apply(self, layer: int, stream: Residual) -> Residual:
+        """Returns the float32 stream as steering leaves it. Readouts see the result."""
+        after = self._injection.apply(layer, stream) if layer in self._injection.layers else stream
+        if layer in self.readers.layers:
+            self.readers.read(layer, after)
+        return after
+
+    def note_last(self, hidden: Float[Tensor, "request d_model"]) -> None:
+        """hidden: what the head reads, one row a request. A sum is finite only if all of its numbers are."""
+        self.finite = torch.isfinite(hidden.float().sum(dim=-1))
+
+    def logit_rows(self) -> Sequence[Segment[WorkerRow]]:
+        """Returns the segments of captures that want logits."""
+        return [one for one in self._segments if one.wants_logits]
+
+    def finish(self) -> None:
+        """After the pass: stores decisions and sums."""
+        self._injection.finish()
+        for history, strengths in self._held:
+            history.add_strengths(strengths[None])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepView:
+    """What a step of vLLM computes, as either model runner knows it.
+
+    request_ids: in the order of their tokens.
+    starts: flat token at which each begins, and the end.
+    first: position of each request's first token.
+    positions: of every token of the pass, padded ones included.
+    """
+
+    request_ids: Sequence[str]
+    starts: Sequence[int]
+    first: Sequence[int]
+    positions: Int[Tensor, "token"]
+
+
+class WorkerSteering:
+    """Rows of the requests by vLLM's id, plans and readings by the key under which they were sent.
+
+    layers: the decoder layers of this pipeline stage, by their index in the whole model.
+    calls: how often the hook of each ran; the engine refuses to serve where one never did.
+    resumed: how often a request computed positions again.
+    outbox: messages that are to be sent.
+    """
+
+    def __init__(self, layers: frozenset[int], layer_count: int, d_model: int, device: torch.device) -> None:
+        self.layers, self.d_model = layers, d_model
+        self.calls = dict.fromkeys(layers, 0)
+        self.resumed = 0
+        self.outbox: list[Message] = []
+        self.step: Step | None = None
+        self._device = device
+        self._injector = Injector(layer_count, d_model, device)
+        self._measures = BlockMeasures()
+        self._rows: dict[str, WorkerRow] = {}
+        self._plans: dict[str, SteeringPlan] = {"": UNSTEERED}
+        self._readings: dict[str, tuple[Reading, ...]] = {"": ()}
+        self._monitors: dict[str, MonitorSet] = {"": NO_MONITORS}
+        self._tables = MonitorTables(device)
+
+    def put_plan(self, key: str, plan: SteeringPlan) -> None:
+        """Keeps a plan. Raises what applying it raises: it is tried on one token of each phase, apart from all requests."""
+        here = replace(plan, layers={layer: one for layer, one in plan.layers.items() if layer in self.layers})
+        if len(here.thresholds) > MAX_THRESHOLDS:
+            raise ValueError(f"at most {MAX_THRESHOLDS} thresholds, got {len(here.thresholds)}")
+        row = self._row([0, 0], RequestSteering(key="", prompt_length=2), here)
+        injector = Injector(max(self.layers) + 1, self.d_model, self._device)
+        injector.admit(row)
+        for first, length in ((0, 2), (2, 1)):
+            step = Step(injector, self._tables, torch.arange(first, first + length, device=self._device))
+            step.add(row, 0, first, 0, length)
+            step.prepare()
+            for layer in sorted(self.layers):
+                step.apply(layer, torch.ones(length, self.d_model, device=self._device))
+            step.finish()
+        injector.release(row)
+        self._plans[key] = here
+
+    def put_readings(self, key: str, readings: tuple[Reading, ...]) -> None:
+        """Keeps live readouts."""
+        self._readings[key] = tuple(reading for reading in readings if reading.layer in self.layers)
+
+    def put_monitors(self, key: str, monitors: tuple[MonitorReading, ...]) -> None:
+        """Keeps what monitors read. Their bounds and actions are the server's."""
+        self._monitors[key] = MonitorSet(
+            [Monitor(one.reading.name, "", "", one.reading, above=True, bound=0.0, at=one.at) for one in monitors]
+        )
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drops plans, readings and monitors; requests that run keep theirs."""
+        for key in keys:
+            self._plans.pop(key, None)
+            self._readings.pop(key, None)
+            self._monitors.pop(key, None)
+
+    def _row(self, prompt: list[int], steering: RequestSteering, plan: SteeringPlan) -> WorkerRow:
+        row = WorkerRow(key=steering.key, ids=list(prompt), prompt_length=steering.prompt_length, plan=plan)
+        window = steering.capture
+        if window is not None:
+            here = tuple(layer for layer in window.layers if layer in self.layers)
+            positions = window.start, window.end
+            row.capture = CaptureState(0, here, positions, window.first, window.reduce, wants_logits=window.logits)
+        elif follows_single_tokens(plan):
+            row.history = SteeringHistory(steering.prompt_length)
+        return row
+
+    def admit(self, request_id: str, prompt: list[int], steering: RequestSteering, cached: int = 0) -> None:
+        """Gives a new request its row; `cached` positions of it are in the prefix cache. A failure ends the request, not
+        the worker."""
+        try:
+            row = self._row(prompt, steering, self._plans[steering.plan])
+            row.readings, row.monitors = self._readings[steering.readings], self._monitors[steering.monitors]
+            row.cached = cached
+            self._injector.admit(row)
+            self._rows[request_id] = row
+        except Exception as error:
+            self._report_failure(steering.key, error)
+
+    def release(self, request_ids: Sequence[str]) -> None:
+        """Reports on requests that have left vLLM's scheduler, and frees their rows."""
+        for row in [self._rows.pop(request_id) for request_id in request_ids if request_id in self._rows]:
+            try:
+                self._injector.release(row)
+                self._measures.restore(row)
+                self.outbox.append(row.report(self.layers))
+            except Exception as error:  # one request's report must not end the worker
+                self._injector.abandon(row)
+                self._report_failure(row.key, error)
+
+    def begin(self, view: StepView) -> None:
+        """Prepares the steering of a pass. A request whose steering cannot be prepared ends alone."""
+        self.step = None
+        step = self._collected(view)
+        if not step.rows:
+            return
+        if not self._guarded([], step.prepare):
+            step.undo()
+            for number, row in self._running(view):  # each by itself, to find those that fail
+                alone = Step(self._injector, self._tables, view.positions)
+                self._add(alone, row, number, view)
+                self._guarded([row], alone.prepare)
+                alone.undo()
+            step = self._collected(view)
+            if not step.rows or not self._guarded(step.rows, step.prepare):
+                return
+        self.step = step
+
+    def _collected(self, view: StepView) -> Step:
+        step = Step(self._injector, self._tables, view.positions)
+        for number, row in self._running(view):
+            self._guarded([row], partial(self._add, step, row, number, view))
+        return step
+
+    def _running(self, view: StepView) -> Iterator[tuple[int, WorkerRow]]:
+        """Yields the requests of a pass that have not failed, with their numbers in it."""
+        for number, request_id in enumerate(view.request_ids):
+            row = self._rows.get(request_id)
+            if row is not None and not row.failed:
+                yield number, row
+
+    def _add(self, step: Step, row: WorkerRow, number: int, view: StepView) -> None:
+        start, end, first = int(view.starts[number]), int(view.starts[number + 1]), int(view.first[number])
+        self.resumed += first < row.computed
+        decides_again = row.capture is not None or (computes_whole(row.plan) and row.history is None)
+        if decides_again and 0 == first < row.computed:  # it was preempted; what was decided and measured is forgotten
+            self._injector.release(row)
+            self._injector.admit(row)
+            row.doses.reset()
+            row.computed = 0
+            if row.capture is not None:
+                row.capture.pieces.clear()
+                row.capture.logits.clear()
+        if start < end:
+            step.add(row, number, first, start, end)
+
+    def act(self, layer: int, hidden: Float[Tensor, "token d_model"], residual: Tensor | None) -> None:
+        """Steers and reads the residual stream hidden (+ residual) behind a layer; changes `hidden` in place."""
+        self.calls[layer] += 1
+        step = self.step
+        if step is None or layer not in step.layers:
+            return
+        if not self._guarded(step.rows, lambda: step.act(layer, hidden, residual)):
+            self.step = None
+
+    def end(self) -> None:
+        """After a pass: keeps decisions, and sends what was read at the tokens that were predicted."""
+        step, self.step = self.step, None
+        if step is not None:
+            self._guarded(step.rows, lambda: self._deliver(step))
+
+    def _deliver(self, step: Step) -> None:
+        step.finish()
+        for row in step.rows:
+            self._measures.store(row)
+        readouts, scores = step.readers.readouts(), step.readers.monitors.by_row()
+        finite = None if step.finite is None else step.finite.tolist()
+        for row, number, index in step.predictions:
+            read = row.monitors.read_at(first=index == 0)
+            known = {n: score for n, score in enumerate(scores.get(row, ())) if read[n].reading.layer in self.layers}
+            fine = finite is None or finite[number]
+            self.outbox.append(TokenMessage(row.key, index, fine, readouts.get(row, {}), known))
+
+    def _guarded(self, rows: Sequence[WorkerRow], work: Callable[[], None]) -> bool:
+        """Runs work. An error ends these requests; nothing may leave the worker, where it would end all of them."""
+        try:
+            work()
+        except Exception as error:
+            for row in rows:
+                row.failed = True
+                self._report_failure(row.key, error)
+            return False
+        return True
+
+    def _report_failure(self, key: str, error: Exception) -> None:
+        self.outbox.append(FailureMessage(key, "".join(format_exception(error))))
