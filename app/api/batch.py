@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
@@ -159,13 +160,15 @@ class Batch:
         charge = True
         while True:
             try:
-                context = replace(self.context, key=self.context.state[ApiKeys].current(self.context.key))
-                work = await prepare_generation(context, line, await self.plan_of(line))
-                if charge:
-                    context.charge(work.cost)
-                charge = False
-                work.request = replace(work.request, priority=1)
-                answer = await run_in_thread(await work.run())
+                key = self.context.state[ApiKeys].current(self.context.key)
+                with closing(self.context.admission.apart()) as admission:
+                    context = replace(self.context, key=key, admission=admission)
+                    work = await prepare_generation(context, line, await self.plan_of(line))
+                    if charge:
+                        context.charge(work.cost)
+                    charge = False
+                    work.request = replace(work.request, priority=1)
+                    answer = await run_in_thread(await work.run())
                 if line.record:
                     return answer
                 return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})

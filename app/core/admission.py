@@ -160,6 +160,10 @@ class Admission:
         self.of_key: KeyRows | None = None
         self.closing = ExitStack()
 
+    def apart(self) -> "Admission":
+        """Returns a new one, of a part of a job: the request that began the job has been answered by then."""
+        return Admission(self._budget, self._memory, self._job_memory)
+
     def take(self, rows: int) -> None:
         """Raises the number of rows of this request to `rows`. Raises Overloaded, or what KeyRows.take raises, and changes nothing."""
         wanted = max(rows - self._rows, 0)

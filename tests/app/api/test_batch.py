@@ -188,6 +188,15 @@ async def test_the_lines_of_waiting_batches_take_from_the_memory_of_requests(sta
     await started(server, line)
 
 
+async def test_each_line_returns_the_memory_of_its_listed_tokens(start: StartServer) -> None:
+    """Eight lines of 500 tokens with an alternative need 512 KB each, four times what all requests may have."""
+    server = await start(memory_megabytes=1)
+    line = {"prompt": "a", "max_tokens": 500, "logprobs": 1}
+    job = await started(server, *([line] * 8))
+    assert (await finished(server, job))["result"] == {"requests": 8, "succeeded": 8, "failed": 0}
+    await until(lambda: server.state.memory.reserved == server.state.job_memory.reserved == 0)
+
+
 async def test_a_key_over_its_tokens_fails_what_never_fits(start: StartServer) -> None:
     server = await start(api_keys=KEY)
     admin = {"authorization": f"Bearer {KEY}"}
