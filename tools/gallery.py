@@ -3,7 +3,8 @@
 Usage: `python -m tools.gallery`, about half an hour on a CPU. For each concept and prompt it steers at the stops of
 the dial over the range of the vector's card, with the same seeds at each stop. A prompt is kept where the ends of the range
 move what the answers say in the intended direction, with an interval over the seeds that excludes no effect, and leave them
-readable. The answers that are saved are those of the seed whose readings follow the dial best; the numbers are of all seeds.
+readable. The answers that are saved are those of the seed whose readings follow the dial best, among those without parts of
+characters; the numbers are of all seeds.
 """
 
 import json
@@ -80,7 +81,8 @@ def measured(client: Client, concept: str, prompt: str) -> Json | None:
     print(concept, prompt, stops, flush=True)
     if not all(passes(stop) for stop in (stops[0], stops[-1]) if stop["strength"]):
         return None
-    best = max(runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
+    whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
+    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
     for stop in stops:
         stop["words"] = words_of(client, concept, best[stop["strength"]]["choices"][0]["text"])
     known = client.get_concept(concept)

@@ -166,7 +166,7 @@ def test_the_first_page_shows_saved_answers_and_asks_the_server_for_none(wide: V
         texts.append(saved.locator(".hero .tokens").inner_text())
     assert len(set(texts)) == len(texts)
     expect(saved).to_contain_text("over 16 answers")
-    assert saved.get_by_role("list", name="More saved answers").get_by_role("listitem").count() >= 4
+    assert saved.get_by_role("list", name="More saved answers").get_by_role("listitem").count() >= 2
     assert not any("/v1/compare" in url or "/v1/generate" in url for url in asked)
     wide.inspect("play-landing")
     saved.get_by_role("button", name="Ask it live").click()

@@ -170,21 +170,18 @@ export function FirstStart() {
   return (
     <section class="stack first-start" aria-label="Starter vectors">
       <ErrorNote error={starterError.value} />
-      {making ? (
-        <Progress {...making} onStop={stopStarters} />
-      ) : (
-        <div class="row">
-          <Button
-            kind="primary"
-            disabled={!mayDo("write")}
-            title={`Finds ${all} vectors in the examples that come with the server; the first takes seconds`}
-            label={startersLeft.value ? "Make the others" : "Make the starter vectors"}
-            onClick={() => void makeStarters(firstDemonstration())}
-          />
-          {startersLeft.value && <Button label="Close" kind="quiet" onClick={leaveStarters} />}
-          {!mayDo("write") && <span class="small muted">The key of this tab lacks the scope write.</span>}
-        </div>
-      )}
+      {making && <Progress {...making} onStop={stopStarters} />}
+      <div class="row">
+        <Button
+          kind="primary"
+          disabled={making !== null || !mayDo("write")}
+          title={`Finds ${all} vectors in the examples that come with the server; the first takes seconds`}
+          label={startersLeft.value ? "Make the others" : "Make the starter vectors"}
+          onClick={() => void makeStarters(firstDemonstration())}
+        />
+        {startersLeft.value && <Button label="Close" kind="quiet" onClick={leaveStarters} />}
+        {!mayDo("write") && <span class="small muted">The key of this tab lacks the scope write.</span>}
+      </div>
     </section>
   );
 }

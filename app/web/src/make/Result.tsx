@@ -98,9 +98,11 @@ export function Quotes({ vector }: { vector: Vector }) {
       <div class="multiples">
         {(asking.data.value ?? []).map(({ strength, text, problem }) => (
           <article key={strength} class="multiple" aria-label={`Strength ${strength}`}>
-            <h4 class={`small ${strength < 0 ? "minus" : strength > 0 ? "plus" : ""}`}>
-              {strength === 0 ? "plain" : `${strength < 0 ? poles.negative : poles.positive} (${signed(strength)})`}
-            </h4>
+            <p class="small">
+              <strong>
+                {strength === 0 ? "plain" : `${strength < 0 ? poles.negative : poles.positive} (${signed(strength)})`}
+              </strong>
+            </p>
             <p dir="auto">{text}</p>
             {problem && <Note kind="error">{problem}</Note>}
           </article>
