@@ -20,7 +20,7 @@ def test_a_demonstration_shows_different_texts_in_all_panes_and_says_what_they_r
     for text in texts:
         expect(text).not_to_be_empty()
     assert texts[0].inner_text() != texts[1].inner_text()
-    expect(wide.page.get_by_role("article", name="Steered").locator(".sentence")).to_contain_text("“gloomy")
+    expect(wide.page.get_by_role("article", name="Steered").locator(".sentence")).to_contain_text("(−")
     expect(wide.page.get_by_role("article", name="Told in words")).to_contain_text(
         "Told: “Answer in this manner: gloomy"
     )

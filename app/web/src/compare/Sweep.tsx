@@ -33,7 +33,7 @@ export function Sweep({ name, onPick }: { name: string; onPick: (strength: numbe
                 type="button"
                 class={`multiple ${away < 0 ? "below" : "above"}`}
                 style={{ "--m": magnitude(away, full) }}
-                aria-label={`Set ${name} to ${signed(Number(pane.name))}`}
+                title={`Set ${name} to ${signed(Number(pane.name))}`}
                 onClick={() => take(Number(pane.name))}
               >
                 <strong class="number small">{Number(pane.name) === 0 ? "plain" : signed(Number(pane.name))}</strong>

@@ -57,10 +57,20 @@ const MOST_CARDS = 6;
 
 /** The ends of all dials: each item first with its most positive answer, then with its most negative one. */
 export const cards = computed(() => {
-  const items = gallery.data.value?.items ?? [];
-  const ends = items.map(({ stops }, item) => [stops.length - 1, 0].filter((stop) => stops[stop]?.strength !== 0).map((stop) => ({ item, stop }))); // biome-ignore format: one line
+  const ends = (gallery.data.value?.items ?? []).map(({ stops }, item) =>
+    [1, -1].flatMap((sign) => {
+      const outward = [...stops.keys()].sort((a, b) => sign * (stops[b]!.strength - stops[a]!.strength));
+      const stop = outward.find((one) => sign * stops[one]!.strength > 0 && isWhole(stops[one]!));
+      return stop === undefined ? [] : [{ item, stop }];
+    }),
+  );
   return [...ends.flatMap((one) => one.slice(0, 1)), ...ends.flatMap((one) => one.slice(1))].slice(0, MOST_CARDS);
 });
+
+/** Whether a text has no parts of characters, which a small model writes now and then. */
+function isWhole(stop: SavedStop): boolean {
+  return !textOf(stop).includes("\ufffd");
+}
 
 /** Whether nothing was set or run yet: the saved answers are shown then. */
 export const onLanding = computed(

@@ -162,6 +162,12 @@ export function Story() {
 
 function Picture({ found, at, share }: { found: Material; at: number; share: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
+  const [resized, setResized] = useState(0);
+  useEffect(() => {
+    const observer = new ResizeObserver(() => setResized((times) => times + 1));
+    observer.observe(canvas.current!);
+    return () => observer.disconnect();
+  }, []);
   useEffect(() => {
     const element = canvas.current;
     if (!element) return;
@@ -169,7 +175,7 @@ function Picture({ found, at, share }: { found: Material; at: number; share: num
     element.width = width * devicePixelRatio;
     element.height = height * devicePixelRatio;
     paint(element, sceneAt(found, at, share), { width, height, ratio: devicePixelRatio, yaw: 0, pitch: 0 }, 6);
-  }, [found, at, share, coloursChanged.value]);
+  }, [found, at, share, resized, coloursChanged.value]);
   return (
     <div class="scatter">
       <canvas ref={canvas} role="img" aria-label={captionOf(at, found)} />
