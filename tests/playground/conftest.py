@@ -176,6 +176,9 @@ class Visit:
     def demonstrate(self, samples: int = 1) -> None:
         """Runs a demonstration whose answers are short, to its end."""
         self.open(f"#/compare?s={short(samples, GLOOMY)}")
+        expect(self.page.locator(".poles")).to_contain_text(
+            "gloomy"
+        )  # the concepts are there, whose words the model is told
         with self.page.expect_response("**/v1/readout", timeout=JOB):  # the answers are read once they are complete
             self.run()
         self.ended()

@@ -23,7 +23,7 @@ export function Selection() {
           <p>
             <strong>Its way through the layers is drawn:</strong> {set.texts[picked.value]}
           </p>
-          <h3>Nearest in this picture</h3>
+          <p class="small muted">Nearest in this picture:</p>
           <ol class="neighbours small" aria-label="Nearest texts">
             {neighbours.value.map((index) => (
               <li key={index} dir="auto">
