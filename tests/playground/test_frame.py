@@ -14,13 +14,14 @@ from tests.playground.conftest import NARROW, SECONDS, Theme, Visit, serving, vi
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
-PLACES = ("compare", "make", "space", "read", "library")
+PLACES = ("compare", "make", "space", "read", "library", "admin")
+TITLES = {place: place.capitalize() for place in PLACES} | {"compare": "Play"}
 
 
 def test_the_scripts_are_small_and_no_file_names_another_host() -> None:
     scripts = list((STATIC / "assets").glob("*.js"))
     assert len(scripts) >= len(PLACES)
-    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 150_000
+    assert sum(len(gzip.compress(path.read_bytes())) for path in scripts) < 110_000
     allowed = {"http://www.w3.org/", "https://www.w3.org/"}  # names of XML vocabularies, never requested
     pages = [
         path for path in (STATIC / "assets").iterdir() if path.suffix != ".md"
@@ -43,7 +44,7 @@ def test_every_place_is_accessible_in_both_themes_and_widths(
     size, theme = look
     page = visit(browser, server.url, size, theme)
     page.open(f"#/{place}")
-    expect(page.page.get_by_role("heading", level=1)).to_have_text(place.capitalize())
+    expect(page.page.get_by_role("heading", level=1)).to_have_text(TITLES[place])
     page.page.wait_for_load_state("networkidle")
     assert page.violations() == []
     page.screenshot(f"{place}-{size[0]}-{theme}")
@@ -56,7 +57,7 @@ def test_digits_open_places_and_a_question_mark_lists_the_keys(wide: Visit) -> N
     wide.open("")
     for digit, place in enumerate(PLACES, start=1):
         wide.page.keyboard.press(str(digit))
-        expect(wide.page.get_by_role("heading", level=1)).to_have_text(place.capitalize())
+        expect(wide.page.get_by_role("heading", level=1)).to_have_text(TITLES[place])
     wide.page.keyboard.press("?")
     expect(wide.page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     wide.page.keyboard.press("Escape")
@@ -85,7 +86,7 @@ def test_digits_typed_into_a_field_stay_there(wide: Visit) -> None:
     field.fill("")
     field.press_sequentially("2 + 3?")
     expect(field).to_have_value("2 + 3?")
-    expect(wide.page.get_by_role("heading", level=1)).to_have_text("Compare")
+    expect(wide.page.get_by_role("heading", level=1)).to_have_text("Play")
 
 
 def test_the_theme_is_remembered(wide: Visit) -> None:
@@ -111,7 +112,7 @@ def manage_keys(opened: Visit) -> None:
     keys.get_by_role("button", name="Rotate reader").click()
     expect(keys.get_by_role("note").locator("code")).not_to_have_text(first)
     second = keys.get_by_role("note").locator("code").inner_text()
-    opened.inspect("library-keys")
+    opened.inspect("admin-keys")
     answers = [status(opened.url, key) for key in (first, second)]
     keys.get_by_role("button", name="Revoke the old one").click()
     expect(keys.get_by_role("listitem")).to_have_count(1)
@@ -151,7 +152,7 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         expect(page.get_by_role("region", name="Starter vectors")).to_contain_text("lacks the scope write")
         page.get_by_role("link", name="Make").click()
         expect(page.get_by_role("note").first).to_contain_text("lacks the scope write")
-        page.get_by_role("link", name="Compare").click()
+        page.get_by_role("link", name="Play").click()
         page.get_by_role("button", name="Copy as code").click()
         page.get_by_role("button", name="Save and copy a link").click()
         expect(page.get_by_role("dialog")).to_contain_text(
@@ -159,10 +160,11 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         )
         expect(page.get_by_label("Address of the link")).to_have_value(re.compile(r"/#/compare\?s="))
         page.keyboard.press("Escape")
-        page.get_by_role("link", name="Library").click()
+        page.get_by_role("link", name="Admin").click()
         for name in ("Policy", "Monitors", "API keys"):
             expect(page.get_by_role("region", name=name, exact=True)).to_contain_text("Not with this key")
-        opened.inspect("library-refused")
+        opened.inspect("admin-refused")
+        page.get_by_role("link", name="Library").click()
         page.get_by_role("button", name="API key").click()
         profiles = page.get_by_role("region", name="Profiles", exact=True)
         expect(profiles).to_contain_text("None yet")
@@ -170,6 +172,7 @@ def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
         expect(profiles).not_to_contain_text("None yet")  # it is not known to a tab without a key
         use_key(opened, "key-of-everything")
         expect(profiles).to_contain_text("None yet")
+        page.get_by_role("link", name="Admin").click()
         manage_keys(opened)
         page.get_by_role("button", name="API key").click()
         use_key(opened, "key-that-reads")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
@@ -77,9 +78,29 @@ def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_serve
         opened.page.context.close()
 
 
+def test_the_dials_become_a_profile_that_is_a_model_name(wide: Visit) -> None:
+    wide.demonstrate()
+    wide.page.get_by_role("button", name="Copy as code").click()
+    dialog = wide.page.get_by_role("dialog")
+    dialog.get_by_label("Save the dials as a profile").fill("gloomy-model")
+    dialog.get_by_role("button", name="Save it").click()
+    try:
+        code = dialog.locator("pre")
+        expect(code).to_contain_text("@gloomy-model")
+        expect(code).not_to_contain_text("extra_body")
+        dialog.get_by_role("button", name="Try it").click()
+        expect(dialog).to_contain_text("It says: “")
+        names = [model["id"] for model in httpx2.get(f"{wide.url}/v1/models", timeout=SECONDS).json()["data"]]
+        assert any(name in code.inner_text() for name in names if name.endswith("@gloomy-model"))
+        assert wide.violations() == []
+        wide.screenshot("play-deploy")
+    finally:
+        httpx2.delete(f"{wide.url}/v1/profiles/gloomy-model", timeout=SECONDS)
+
+
 def test_the_plain_answer_stays_when_a_dial_is_moved(wide: Visit) -> None:
     wide.demonstrate()
-    normal = wide.page.get_by_role("article", name="Normal").locator(".tokens")
+    normal = wide.page.get_by_role("article", name="Plain").locator(".tokens")
     before = normal.inner_text()
     for strength in ("-1", "0.5"):
         wide.page.get_by_label("Strength of sentiment").fill(strength)
@@ -105,7 +126,7 @@ def test_a_job_outlives_a_reload_in_the_tray_and_can_be_cancelled_there(wide: Vi
     wide.page.reload()
     expect(tray).to_contain_text("1 job")
     expect(wide.page.locator(".top-bar .facts")).to_contain_text("1 job,")
-    wide.page.get_by_role("link", name="Compare").click()
+    wide.page.get_by_role("link", name="Play").click()
     tray.locator("summary").click()
     expect(tray).to_contain_text("Measuring unmeasured")
     expect(tray).to_contain_text(" / 2728", timeout=JOB)
@@ -164,7 +185,7 @@ def test_labels_of_the_map_of_vectors_do_not_overlap_and_open_a_card(wide: Visit
 
 def test_an_answer_is_one_text_for_a_screen_reader_until_words_are_inspected(wide: Visit) -> None:
     wide.demonstrate()
-    normal = wide.page.get_by_role("article", name="Normal")
+    normal = wide.page.get_by_role("article", name="Plain")
     expect(normal.locator("[role=button]")).to_have_count(0)
     expect(normal.get_by_role("paragraph").filter(has_text=normal.locator(".tokens").inner_text()[:30])).to_be_visible()
     wide.page.get_by_role("button", name="Inspect words").click()

@@ -38,11 +38,11 @@ STEERED = {"prompt": "Hello", "max_tokens": 4, "steering": [{"vector": "sentimen
 
 
 def set_policy(wide: Visit) -> None:
-    """Makes what Compare uses mandatory, adds a monitor that is always raised, and reads what it counted."""
+    """Makes what Play uses mandatory, adds a monitor that is always raised, and reads what it counted."""
     wide.demonstrate()
-    wide.page.keyboard.press("5")
+    wide.page.keyboard.press("6")
     policy = wide.page.get_by_role("region", name="Policy")
-    policy.get_by_role("button", name="Add what Compare uses").click()
+    policy.get_by_role("button", name="Add what Play uses").click()
     expect(policy).to_contain_text("sentiment@")
     dose = policy.get_by_label("Largest relative dose")
     dose.fill("0.75")
@@ -62,7 +62,7 @@ def set_policy(wide: Visit) -> None:
     row.get_by_role("button", name="gloom", exact=True).click()
     scores = wide.page.get_by_role("region", name="Scores of gloom")
     expect(scores.get_by_role("list", name="Latest raises").get_by_role("listitem")).to_have_count(1)
-    wide.inspect("library-policy")
+    wide.inspect("admin-policy")
 
 
 def test_a_refusal_is_shown_where_it_was_asked_for_and_a_second_click_removes_nothing(wide: Visit) -> None:
@@ -73,7 +73,7 @@ def test_a_refusal_is_shown_where_it_was_asked_for_and_a_second_click_removes_no
     httpx2.put(f"{wide.url}/v1/policy", json=policy, timeout=SECONDS).raise_for_status()
     try:
         wide.page.clock.install(time=0)
-        wide.open("#/library")
+        wide.open("#/admin")
         form = wide.page.get_by_role("form", name="New monitor")
         form.get_by_label("Name").fill("gloom")
         form.get_by_role("button", name="Add the monitor").click()
@@ -115,6 +115,7 @@ def remove_twice(wide: Visit) -> None:
 def delete_a_used_vector(wide: Visit) -> None:
     """Asks to delete a vector that the policy needs; its window says why not, and offers to force it until it closes."""
     dialog = wide.page.get_by_role("dialog")
+    wide.open("#/library")
     for opened in (1, 2):
         wide.page.locator(".card", has_text="formality").click()
         dialog.get_by_role("button", name="Delete", exact=True).click()

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import NARROW, SECONDS, WIDE, Visit, visit
+from tests.playground.conftest import JOB, NARROW, SECONDS, WIDE, Visit, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -29,6 +29,10 @@ def test_a_saved_comparison_opens_from_its_short_address(
     first, second = (visit(browser, server.url, size) for _ in range(2))
     first.demonstrate()
     first.page.get_by_label("Strength of sentiment").fill("0.7")
+    with first.page.expect_response("**/v1/readout", timeout=JOB):
+        first.page.keyboard.press("Enter")
+    first.ended()
+    said = [first.page.locator(f"[data-name={name}] .tokens").text_content() or "" for name in ("normal", "steered")]
     first.page.get_by_role("button", name="Copy as code").click()
     address = save_link(first, "compare")
     assert first.violations() == []
@@ -37,6 +41,8 @@ def test_a_saved_comparison_opens_from_its_short_address(
     second.page.goto(address)
     strength = second.page.get_by_label("Strength of sentiment")
     expect(strength).to_have_value("0.7")
+    for name, text in zip(("normal", "steered"), said, strict=True):
+        expect(second.page.locator(f"[data-name={name}] .tokens")).to_have_text(text)  # the answers came with the link
     second.page.wait_for_timeout(400)  # the address follows the view with a delay
     assert second.page.url == address
     strength.fill("0.9")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.playground.conftest import JOB, Visit
+from tests.playground.conftest import JOB, STORY, Visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -29,7 +29,7 @@ def test_a_vector_is_made_from_a_file_and_its_card_shows_the_layers(wide: Visit,
     wide.page.get_by_role("button", name="Find the vector").click()
     quality = wide.page.get_by_role("region", name="Quality")
     expect(quality).to_contain_text("joy@", timeout=JOB)
-    expect(quality.locator("canvas")).to_have_count(1)
+    expect(quality.locator("figure.chart")).to_have_count(1)
     expect(quality).to_contain_text("ranks a positive text above a negative one")
     assert wide.violations() == []
     wide.screenshot("make-result")
@@ -58,15 +58,57 @@ def test_the_map_follows_the_layer_and_a_text_can_be_followed(wide: Visit) -> No
     expect(wide.page.get_by_role("region", name="Separability")).to_contain_text("The best ")
     slider.press("Home")
     expect(slider).to_have_attribute("aria-valuetext", "input embeddings")
-    before = wide.page.locator(".scatter canvas").screenshot()
+    picture = "document.querySelector('.scatter canvas').toDataURL()"
+    before = wide.page.evaluate(picture)
     slider.press("ArrowRight")
     expect(slider).to_have_attribute("aria-valuetext", "layer 0")
     for _ in range(15):
         slider.press("ArrowRight")
-    assert wide.page.locator(".scatter canvas").screenshot() != before
+    wide.page.wait_for_function(f"before => {picture} !== before", arg=before)  # it is drawn after the slider has moved
     wide.page.get_by_role("list", name="All texts").get_by_role("button").first.click()
     expect(wide.page.get_by_text("Its way through the layers is drawn")).to_be_visible()
     expect(wide.page.get_by_role("region", name="Separability")).to_contain_text("at the input")
+
+
+def test_the_space_begins_with_a_story_of_four_scenes_and_ends_in_the_tool(wide: Visit) -> None:
+    wide.page.add_init_script(f"localStorage.setItem('{STORY}', 'unseen')")
+    wide.open("#/space")
+    story = wide.page.get_by_role("region", name="Story of latent space")
+    wide.ended()
+    pictures = set()
+    for title in ("Words are points", "Layer by layer they sort", "Here is the arrow", "Steered, an answer leaves"):
+        expect(story.get_by_role("heading")).to_contain_text(title)
+        wide.inspect(f"space-story-{len(pictures)}")
+        pictures.add(wide.page.evaluate("document.querySelector('.story canvas').toDataURL()"))
+        if len(pictures) < 4:
+            story.get_by_role("button", name="Next").click()
+    expect(story).to_contain_text("Plain answer to")
+    assert len(pictures) == 4
+    story.get_by_role("button", name="Open the tool").click()
+    expect(wide.page.get_by_role("slider", name="Layer")).to_be_visible()
+
+
+def test_the_map_is_enlarged_with_labels_neighbours_and_a_film_strip(wide: Visit) -> None:
+    wide.open("#/space")
+    wide.ended()
+    picture = "document.querySelector('.scatter canvas').toDataURL()"
+    before = wide.page.evaluate(picture)
+    wide.page.get_by_role("button", name="Closer").click()
+    wide.page.get_by_role("button", name="Closer").click()
+    wide.page.wait_for_function(f"before => {picture} !== before", arg=before)
+    wide.screenshot("space-labels")
+    wide.page.get_by_role("button", name="Outlines").click()
+    wide.page.get_by_role("searchbox", name="Search the texts").fill("harbour")
+    texts = wide.page.get_by_role("list", name="All texts").get_by_role("listitem")
+    expect(texts).to_have_count(2)  # both sides of one pair
+    expect(texts.first).to_contain_text("harbour")
+    texts.first.get_by_role("button").click()
+    expect(wide.page.get_by_role("list", name="Nearest texts").get_by_role("listitem")).to_have_count(5)
+    film = wide.page.get_by_role("list", name="Film strip of the layers").get_by_role("button")
+    expect(film).to_have_count(8)
+    film.first.click()
+    expect(wide.page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "input embeddings")
+    wide.inspect("space-tool")
 
 
 def test_the_vector_of_the_texts_is_offered_when_the_library_arrives_after_the_map(wide: Visit) -> None:
@@ -155,9 +197,7 @@ def test_texts_are_selected_with_the_keyboard_alone_and_three_dimensions_are_nev
 
 
 def test_the_logit_lens_shows_every_layer_plain_and_steered(wide: Visit) -> None:
-    wide.open("")
-    wide.page.get_by_role("button", name="A gloomy new apartment").click()
-    wide.ended()
+    wide.demonstrate()
     wide.page.keyboard.press("3")
     lens = wide.page.get_by_role("region", name="Logit lens", exact=True)
     lens.get_by_role("button", name="Read").click()
@@ -202,7 +242,7 @@ def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> N
     wide.page.get_by_label("Message 3", exact=True).fill("What a pity.")
     wide.page.get_by_role("button", name="Read it").click()
     turns = curves.get_by_role("img", name=re.compile("turn 3, user"))
-    plot = turns.locator(".u-over")
+    plot = turns
     box = plot.bounding_box()
     assert box is not None
     plot.hover(position={"x": box["width"] - 2, "y": 4})
@@ -219,9 +259,7 @@ def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> N
 
 
 def test_the_library_searches_compares_saves_exports_and_deletes(wide: Visit) -> None:
-    wide.open("#/compare")
-    wide.page.get_by_role("button", name="A gloomy new apartment").click()
-    wide.ended()
+    wide.demonstrate()
     wide.page.keyboard.press("5")
     wide.page.get_by_label("Search vectors").fill("formal")
     expect(wide.page.locator(".card")).to_have_count(1)
@@ -230,7 +268,7 @@ def test_the_library_searches_compares_saves_exports_and_deletes(wide: Visit) ->
     expect(wide.page.get_by_role("region", name="Table of similarities")).to_be_visible()
     profiles = wide.page.get_by_role("region", name="Profiles")
     profiles.get_by_label("Name of the profile").fill("gloomy")
-    profiles.get_by_role("button", name="Save what Compare uses").click()
+    profiles.get_by_role("button", name="Save what Play uses").click()
     expect(profiles).to_contain_text("sentiment −")
     card = wide.page.locator(".card", has_text="sentiment")
     expect(card).to_contain_text("used by profile gloomy")

@@ -4,14 +4,15 @@ import { type CodeKind, codeFor, literal } from "../src/compare/CodeDialog";
 import {
   type Control,
   defaultStrength,
+  dialFacts,
   instructionFor,
   intervention,
   parseLayers,
   restoredControl,
-  sliderFacts,
 } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
-import { differences, PaneCollector } from "../src/compare/run";
+import { differences, emptyPane, PaneCollector } from "../src/compare/run";
+import { sentenceOf } from "../src/compare/sentence";
 import { nothingMoved, reasonsFor } from "../src/compare/WhyNothing";
 import { conceptList } from "../src/core/concepts";
 import { decodeState, encodeState } from "../src/maths/address";
@@ -52,7 +53,7 @@ describe("a shared dose", () => {
   it("is shown as that of the recommended layers", () => {
     const layers = { layers: [0, 1], recommended: { layers: [1] }, scale: { "0": 1, "1": 2 } };
     const vector = { name: "sentiment", ...layers } as unknown as Vector;
-    const shown = (part: Partial<Control>) => sliderFacts(vector, control(part), [1, 10], 0.2).dose;
+    const shown = (part: Partial<Control>) => dialFacts(vector, control(part), [1, 10], 0.2).dose;
     expect(shown({ layers: "all" })).toBeCloseTo(1);
     expect(shown({ layers: "all", shareDose: true })).toBeCloseTo(0.2);
   });
@@ -62,10 +63,10 @@ describe("the word at a slider", () => {
   it("and the dose are of the strength that acts, which the overall strength multiplies", () => {
     const recommended = { layers: [0], strength: [1, 3], negative: [-3, -1], basis: "measured" };
     const vector = { name: "sentiment", layers: [0], recommended, scale: { "0": 1 } } as unknown as Vector;
-    const shown = (overall: number) => sliderFacts(vector, control({ strength: -2 }), [10], 0.2, overall);
-    expect([0, 0.25, 1, 2].map((overall) => shown(overall).word)).toEqual([
+    const shown = (overall: number) => dialFacts(vector, control({ strength: -2 }), [10], 0.2, overall);
+    expect([0, 0.5, 1, 2].map((overall) => shown(overall).word)).toEqual([
       "off",
-      "barely",
+      "a little",
       "clearly",
       "may become incoherent",
     ]);
@@ -120,9 +121,19 @@ describe("the draft", () => {
     expect(body.arms.map((arm) => arm.name)).toEqual(["normal", "steered", "prompt-only"]);
     expect(body.arms[2]?.system).toBe("Be brief.\nBe gloomy.");
     expect(body.readout).toEqual(["sentiment"]);
-    const sweep = sweepBody(draft.value, [-1, 0, 1]);
+    const sweep = sweepBody(draft.value, draft.value.controls[0]!.id, [-1, 0, 1]);
     expect(sweep.arms.map((arm) => arm.steering)).toMatchObject([[{ strength: -1 }], [], [{ strength: 1 }]]);
     expect(sweep.baseline).toBe("0");
+  });
+
+  it("gives each thread its own answers once they have any, and a thread that has none the plain ones", () => {
+    const turns = [{ prompt: "Hello?", answers: { normal: "Hi.", steered: "Go away." } }];
+    change({ controls: [control({ strength: -1 })], turns, prompt: "And now?" });
+    const said = (arm: string) => compareBody(draft.value, "Be gloomy.").threads?.[arm]?.map(({ content }) => content);
+    expect(said("normal")).toEqual(["Hello?", "Hi.", "And now?"]);
+    expect(said("steered")).toEqual(["Hello?", "Go away.", "And now?"]);
+    expect(said("prompt-only")).toEqual(["Hello?", "Hi.", "And now?"]);
+    expect(restoredDraft(JSON.parse(JSON.stringify(compactDraft(draft.value)))).turns).toEqual(turns);
   });
 
   it("has no prompt-only arm for a text that is continued", () => {
@@ -194,6 +205,32 @@ describe("PaneCollector", () => {
   });
 });
 
+describe("the sentence above an answer", () => {
+  const measured = (perplexity: number, mean: number) => ({ perplexity, readout: { sentiment: { mean } } }) as never;
+  const base = { ...emptyPane("normal", 1), metrics: measured(5, 0) };
+  const pane = (perplexity: number, mean: number, interval: number[] | null) =>
+    ({
+      ...emptyPane("steered", 1),
+      metrics: measured(perplexity, mean),
+      against: { readout_shift: { sentiment: { mean, interval } } },
+    }) as never;
+
+  it("says the pole, the measured amount and the fluency", () => {
+    conceptList.data.value = [
+      { name: "sentiment", positive: "warm", negative: "gloomy", description: "", pairs: 1, measured: {} },
+    ];
+    expect(sentenceOf(pane(5.2, 0.65, [0.45, 0.85]), base, "sentiment")).toBe("Clearly more “warm” (+0.65 ± 0.20), as fluent as before"); // biome-ignore format: one line
+    expect(sentenceOf(pane(9, -0.5, null), base, "sentiment")).toBe("More “gloomy” (−0.50), less fluent");
+    expect(sentenceOf(pane(5, 0.08, [-0.17, 0.33]), base, "sentiment")).toBe("No sure effect on sentiment (+0.08 ± 0.25), as fluent as before"); // biome-ignore format: one line
+    expect(sentenceOf(base, base, "sentiment")).toBeNull();
+  });
+
+  it("of a thread with a history of its own compares what both threads say", () => {
+    const own = { ...emptyPane("steered", 1), metrics: measured(5, 0.4) };
+    expect(sentenceOf(own, base, "sentiment")).toContain("(+0.40)");
+  });
+});
+
 describe("why nothing happened", () => {
   const pane = (against: object, applied: object[] = []) =>
     ({ name: "steered", choices: [], metrics: null, error: null, against, steering: { applied } }) as never;
@@ -239,6 +276,7 @@ describe("words and code", () => {
     const code = (kind: CodeKind) => codeFor(kind, draft.value, compareBody(draft.value, ""), { origin: "http://127.0.0.1:1", model: "m" }); // biome-ignore format: one line
     expect(code("curl")).toContain("It'\\''s");
     expect(code("openai")).toContain('model="m"');
+    expect([code("openai"), code("profile")].map((text) => text.includes("extra_body"))).toEqual([true, false]);
     expect(literal({ a: [true, null, 1.5], b: { c: "x" } })).toBe('{"a": [True, None, 1.5], "b": {"c": "x"}}');
   });
 });

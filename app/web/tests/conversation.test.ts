@@ -2,8 +2,21 @@ import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Vector } from "../src/api/types";
 import { change, draft, restoredDraft } from "../src/compare/draft";
-import { firstDemonstration } from "../src/compare/presets";
-import { comparison, continueFrom, reroll, run } from "../src/compare/store";
+import { cards, firstDemonstration, gallery } from "../src/compare/gallery";
+import { savedSentence } from "../src/compare/Landing";
+import { pin, runBefore, runs } from "../src/compare/runs";
+import {
+  askedDraft,
+  comparison,
+  nextTurn,
+  previousTurn,
+  reroll,
+  restoreRun,
+  run,
+  sharedResults,
+  showResults,
+  stale,
+} from "../src/compare/store";
 import { open } from "../src/core/places";
 import { library } from "../src/core/vectors";
 import { events, FakeServer, held } from "./fakeServer";
@@ -33,40 +46,96 @@ async function asked(): Promise<void> {
 
 describe("a conversation that goes on", () => {
   const earlier = { role: "system" as const, content: "Earlier turns may contain a system message." };
-  const turns = [
-    { role: "user", content: "How are you?" },
-    { role: "assistant", content: " Very well." },
-  ];
+  const turn = { prompt: "How are you?", answers: { normal: " Very well." } };
 
-  it("pairs the answer with the question that was asked, and keeps a follow-up that was typed since", async () => {
+  it("pairs the answers with the question that was asked, and keeps a follow-up that was typed since", async () => {
     change({ prompt: "How are you?", history: [earlier], system: "Be brief." });
     await asked();
     change({ prompt: "And tomorrow?", system: "Be long." });
-    continueFrom(" Very well.");
-    expect(draft.value).toMatchObject({ history: [earlier, ...turns], prompt: "And tomorrow?", system: "Be long." });
+    nextTurn();
+    expect(draft.value).toMatchObject({
+      history: [earlier],
+      turns: [turn],
+      prompt: "And tomorrow?",
+      system: "Be long.",
+    });
   });
 
-  it("clears the question, and a second click changes nothing", async () => {
+  it("clears the question, a second click changes nothing, and one turn back asks it again", async () => {
     change({ prompt: "How are you?" });
     await asked();
-    for (const _ of [1, 2]) continueFrom(" Very well.");
-    expect(draft.value).toMatchObject({ history: turns, prompt: "" });
+    for (const _ of [1, 2]) nextTurn();
+    expect(draft.value).toMatchObject({ turns: [turn], prompt: "" });
+    previousTurn();
+    expect(draft.value).toMatchObject({ turns: [], prompt: "How are you?" });
   });
 
-  it("continues a text, and appends what was typed since", async () => {
-    change({ prompt: "I am doing", raw: true });
+  it("asks every thread with what it said itself", async () => {
+    change({ prompt: "Who are you?", instruction: "Be kind." });
+    server.on(COMPARE, (body) => {
+      const arms = (body as { arms: { name: string }[] }).arms.map(({ name }) => ({ name, choices: [{ ...choices[0], text: `I am ${name}.` }], steering: {} })); // biome-ignore format: one line
+      return events(["done", { arms }]);
+    });
     await asked();
-    for (const _ of [1, 2]) continueFrom(" Very well.");
-    expect(draft.value.prompt).toBe("I am doing Very well.");
-    change({ prompt: "And you?" });
-    continueFrom(" Very well.");
-    expect(draft.value).toMatchObject({ prompt: "I am doing Very well.\nAnd you?", history: [] });
+    nextTurn();
+    change({ prompt: "Really?" });
+    await asked();
+    const later = server.bodies.slice(1) as { arms: { name: string }[]; messages: { content: string }[] }[];
+    expect(later.map(({ arms, messages }) => [arms[0]?.name, messages[1]?.content])).toEqual([
+      ["normal", "I am normal."],
+      ["prompt-only", "I am prompt-only."],
+    ]);
+    expect(comparison.panes.value.map(({ choices }) => choices[0]?.text)).toEqual([
+      "I am normal.",
+      "I am prompt-only.",
+    ]);
   });
 
   it("waits for an answer", () => {
     const before = draft.value;
-    continueFrom("nothing was asked");
+    nextTurn();
     expect(draft.value).toBe(before);
+  });
+});
+
+describe("answers in a link", () => {
+  it("are shown again with their settings, and are left out once something was changed", async () => {
+    change({ prompt: "How are you?" });
+    await asked();
+    const { results } = sharedResults();
+    change({ seed: 12 });
+    expect(sharedResults()).toEqual({});
+    change({ seed: 7 });
+    comparison.close();
+    showResults(JSON.parse(JSON.stringify(results)));
+    expect(comparison.panes.value[0]?.choices[0]?.text).toBe(" Very well.");
+    expect([stale.value, askedDraft.value?.prompt, server.seen.length]).toEqual([false, "How are you?", 1]);
+    comparison.close();
+    for (const wrong of [null, "x", [], [{ name: 1 }], [{ name: "normal", choices: [{}] }]]) showResults(wrong);
+    expect(comparison.panes.value).toEqual([]);
+  });
+});
+
+describe("runs", () => {
+  it("are kept with what was set, come back with a click, and a pinned one stays", async () => {
+    runs.value = [];
+    for (let seed = 1; seed <= 14; seed++) {
+      change({ prompt: `Question ${seed}`, seed });
+      await asked();
+      if (seed === 1) pin(runs.value[0]!.id);
+    }
+    expect(runs.value.map((run) => run.draft.seed)).toEqual([1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    restoreRun(runBefore.value!);
+    expect([draft.value.prompt, askedDraft.value?.seed, stale.value]).toEqual(["Question 13", 13, false]);
+    restoreRun(runBefore.value!);
+    expect(draft.value.seed).toBe(12);
+  });
+
+  it("are asked once by the release of a dial and the click on Run that released it", async () => {
+    run();
+    run();
+    await vi.waitFor(() => expect(comparison.running.value).toBe(false));
+    expect(server.seen).toEqual([COMPARE]);
   });
 });
 
@@ -79,15 +148,31 @@ describe("the first demonstration", () => {
     quality: { dose_response: [] },
   } as unknown as Vector;
 
+  const stop = (strength: number) => ({ strength, shift: [strength / 2, 0.1], perplexity_ratio: 1.1, words: [["So.", 1]] }) as never; // biome-ignore format: one line
+  const item = { vector: "sentiment", poles: { positive: "warm", negative: "gloomy" }, prompt: "Well?", seed: 9, stops: [-3, -2, -1, 0, 1, 2, 3].map(stop) }; // biome-ignore format: one line
+
   beforeEach(() => {
     server.on(COMPARE, () => held().promise);
+    gallery.data.value = { model: "small", date: "", samples: 16, items: [item] };
+  });
+
+  it("is one of the ends of the saved dials, which say what was measured", () => {
+    expect(cards.value).toEqual([
+      { item: 0, stop: 6 },
+      { item: 0, stop: 0 },
+    ]);
+    expect(savedSentence(item, item.stops[0]!)).toBe(
+      "Clearly more “gloomy” (−1.50 ± 0.10 over 16 answers), as fluent as before.",
+    );
+    expect(savedSentence(item, item.stops[3]!)).toContain("plain answer");
   });
 
   it("is run when nothing was changed meanwhile", () => {
     const show = firstDemonstration();
     library.data.value = { data: [sentiment], warnings: [] } as never;
     show();
-    expect(draft.value.controls[0]?.vector).toBe("sentiment");
+    expect(draft.value.controls[0]).toMatchObject({ vector: "sentiment", strength: 3 });
+    expect(draft.value).toMatchObject({ prompt: "Well?", seed: 9 });
     expect(comparison.running.value).toBe(true);
   });
 

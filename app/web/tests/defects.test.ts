@@ -3,9 +3,9 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/retry";
 import type { Vector } from "../src/api/types";
 import { change, draft, followAddress, restoredDraft } from "../src/compare/draft";
+import { isLive } from "../src/compare/gallery";
 import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
-import { possiblePresets } from "../src/compare/presets";
 import { readBack } from "../src/compare/readback";
 import { ComparisonRun, emptyPane, type Pane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
@@ -219,7 +219,7 @@ describe("B11: no vector is left to add", () => {
   it("because more are being made, or because all are in use", async () => {
     put(measured("joy", [1, 2], [-2, -1]));
     change(restoredDraft({ controls: [{ vector: "joy" }] }));
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
     expect(root.textContent).toContain("Every vector is added");
     const task = new Task({ place: "compare", kind: "starter", vector: "calm" }, () => held().promise as never);
     tasks.value = [task];
@@ -343,22 +343,24 @@ describe("B21: a long prompt", () => {
 });
 
 describe("what the page shows off", () => {
-  it("are demonstrations whose vector is shown to steer their way, the delighted apartment first", () => {
+  it("can be asked live where the card of the vector does not say that it does not steer this way", () => {
     const list = [
       measured("sentiment", [1, 3], [-2, -1]),
       measured("toxicity", null, [-2, -1]),
       measured("refusal", [1, 2], [-2, -1], ["not shown to steer: its score moves"]),
       { ...measured("formality", [1, 2], null), quality: null },
     ];
-    const titles = possiblePresets(new Map(list.map((one) => [one.name, one]))).map(({ title }) => title);
-    expect(titles).toEqual(["A delighted new apartment", "A gloomy new apartment", "Courteous directions"]);
     expect(list.map((one) => [isShown(one, 1), isShown(one, -1)])).toEqual([[true, true], [false, true], [false, false], [null, null]]); // biome-ignore format: one line
+    library.data.value = { data: list, warnings: [] } as never;
+    const live = (vector: string, strength: number) => isLive({ vector, stops: [{ strength }] } as never, 0);
+    expect(list.map(({ name }) => [live(name, 1), live(name, -1)])).toEqual([[true, true], [false, true], [false, false], [true, true]]); // biome-ignore format: one line
+    expect(live("absent", 1)).toBe(false);
   });
 
   it("does not call a strength clear where the card does not show that it steers", () => {
     put(measured("toxicity", null, [-2, -1]));
     change(restoredDraft({ controls: [{ vector: "toxicity", strength: 1.2 }] }));
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
     expect(root.textContent).toContain("not shown to steer this way");
     expect(root.textContent).not.toContain("clear");
   });
@@ -380,10 +382,12 @@ describe("the words of the poles", () => {
     conceptList.put([{ name: "joy", positive: "glad", negative: "sad", description: "", pairs: 1, measured: {} }]);
     put(measured("joy", [1, 3], [-1.5, -1]));
     change(restoredDraft({ controls: [{ vector: "joy", strength: 1 }] }));
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
     const dial = root.all().find((one) => one.given.get("aria-label") === "Dial of joy");
-    expect([dial?.given.get("min"), dial?.given.get("max"), dial?.given.get("aria-valuetext")]).toEqual(["-1.95", "3.9", "+1.00, glad"]); // biome-ignore format: one line
+    expect([dial?.given.get("min"), dial?.given.get("max"), dial?.given.get("aria-valuetext")]).toEqual(["-1.3", "1.3", "+1.00, glad"]); // biome-ignore format: one line
     expect(root.textContent).toContain("sadglad");
+    dial?.fire("input", { currentTarget: { valueAsNumber: -1 } });
+    expect(draft.value.controls[0]?.strength).toBe(-1.5); // the measured end of the other side
   });
 });
 
@@ -392,7 +396,7 @@ describe("answers of other settings", () => {
     put(measured("joy", [1, 3], [-2, -1]));
     change(restoredDraft({ controls: [{ vector: "joy", strength: -2 }], instruction: "" }));
     server.on("POST /v1/compare", () => held().promise);
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
   };
 
   it("are asked anew once a dial is released", async () => {
@@ -403,7 +407,7 @@ describe("answers of other settings", () => {
     expect(server.seen).toEqual([]);
     dial?.fire("change");
     await settle();
-    expect((server.bodies[0] as { arms: unknown[] }).arms[1]).toMatchObject({ steering: [{ strength: 1.2 }] });
+    expect((server.bodies[0] as { arms: unknown[] }).arms[1]).toMatchObject({ steering: [{ strength: 3.6 }] });
     comparison.stop();
   });
 
@@ -458,7 +462,7 @@ describe("a long measurement", () => {
 describe("sources of vectors", () => {
   it("that the server cannot serve are not shown", () => {
     capabilities.value = { second_model: false, limits: {} } as never;
-    expect(sources.value.map(([name]) => name)).toEqual(["pairs", "concept", "describe"]);
+    expect(sources.value.map(([name]) => name)).toEqual(["pairs", "concept"]);
     capabilities.value = { second_model: true, limits: {} } as never;
     expect(sources.value.map(([name]) => name)).toContain("transfer");
   });

@@ -102,12 +102,12 @@ describe("what was typed", () => {
     const before = await page();
     before.compare.change({ prompt: "Why?" });
     before.make.setRow(0, { positive: "good" });
-    before.make.trait.value = { trait: "a pirate", opposite: "" };
+    before.make.sides.value = { positive: "a pirate", negative: "" };
     before.space.ownText.value = "one\ntwo";
     before.read.messages.value = [{ role: "user", content: "Hi" }];
     const { compare, make, space, read } = await page();
     expect([compare.draft.value.prompt, make.rows.value[0]]).toEqual(["Why?", { positive: "good", negative: "" }]);
-    expect([make.trait.value.trait, space.ownText.value]).toEqual(["a pirate", "one\ntwo"]);
+    expect([make.sides.value.positive, space.ownText.value]).toEqual(["a pirate", "one\ntwo"]);
     expect(read.messages.value).toEqual([{ role: "user", content: "Hi" }]);
     space.ownText.value = "";
     expect([...session.keys()]).not.toContain("steering-server.texts");
@@ -115,11 +115,11 @@ describe("what was typed", () => {
 
   it("is left out where it was kept by a page that kept something else", async () => {
     session.set("steering-server.pairs", '[{"positive": 1}]');
-    session.set("steering-server.trait", "null");
+    session.set("steering-server.sides", "null");
     session.set("steering-server.texts", "no JSON");
     session.set("steering-server.draft", '{"prompt": 3, "seed": 5}');
     const { compare, make, space } = await page();
-    expect([make.rows.value.length, make.trait.value.trait, space.ownText.value]).toEqual([3, "", ""]);
+    expect([make.rows.value.length, make.sides.value.positive, space.ownText.value]).toEqual([3, "", ""]);
     expect([compare.draft.value.prompt, compare.draft.value.seed]).toEqual(["How is your new apartment?", 5]);
   });
 });

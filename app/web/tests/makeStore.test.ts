@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { conceptList } from "../src/core/concepts";
 import { card } from "../src/core/vectors";
 import * as dictionary from "../src/make/dictionary";
+import { proposing } from "../src/make/proposals";
 import * as store from "../src/make/store";
 import { error, name } from "../src/make/work";
 import { FakeServer, held, refusal } from "./fakeServer";
@@ -62,7 +63,7 @@ describe("pairs", () => {
 describe("pairs that are not added", () => {
   it.each([
     ["concept", () => store.chooseConcept("formality")],
-    ["source", () => store.chooseSource("describe")],
+    ["source", () => store.chooseSource("dictionary")],
   ])("are those of a concept after another %s was chosen, nor is a failure shown", async (_, choose) => {
     for (const answer of [{ data: [] }, refusal(422, "invalid_request")]) {
       const late = held();
@@ -86,6 +87,41 @@ describe("pairs that are not added", () => {
     await store.addConceptPairs();
     expect(error.value).toMatchObject({ code: "invalid_request" });
     expect(store.rows.value).toEqual([own, empty, half, empty]);
+  });
+});
+
+describe("pairs that the model proposes", () => {
+  const answers = (body: unknown) => {
+    const { messages, arms } = body as { messages: { content: string }[]; arms: { name: string; system: string }[] };
+    return { arms: arms.map(({ name, system }) => ({ name, choices: [{ text: ` ${system} ${messages[0]?.content}` }] })) }; // biome-ignore format: one line
+  };
+
+  it("are added one by one below what was written, and name the vector", async () => {
+    const server = new FakeServer().on("POST /v1/compare", answers);
+    name.value = "";
+    store.rows.value = [{ positive: "Mine", negative: "Yours" }];
+    store.sides.value = { positive: "talk like a pirate", negative: "" };
+    await proposing.ask();
+    expect(server.seen).toHaveLength(16);
+    expect(name.value).toBe("pirate");
+    expect(store.rows.value).toHaveLength(18);
+    expect(store.rows.value.slice(0, 2)).toEqual([
+      { positive: "Mine", negative: "Yours" },
+      {
+        positive: "Answer in this manner: talk like a pirate. How was your day?",
+        negative: "Answer in this manner: the opposite of: talk like a pirate. How was your day?",
+      },
+    ]);
+  });
+
+  it("end with what is there where the model fails", async () => {
+    let asked = 0;
+    new FakeServer().on("POST /v1/compare", (body) => (++asked > 2 ? refusal(422, "invalid_request") : answers(body)));
+    store.rows.value = [];
+    store.sides.value = { positive: "be kind", negative: "be rude" };
+    await proposing.ask();
+    expect(store.rows.value).toHaveLength(3);
+    expect(proposing.error.value).toMatchObject({ code: "invalid_request" });
   });
 });
 

@@ -3,7 +3,7 @@ import type { Vector } from "../src/api/types";
 import { decodeState, encodeState } from "../src/maths/address";
 import { aligned, between, normalised, procrustes, rotate } from "../src/maths/geometry";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../src/maths/scales";
-import { doseOf, sliderEnd, wordFor, zonesOf } from "../src/maths/strength";
+import { doseOf, strengthAt, wordFor, zonesOf } from "../src/maths/strength";
 import { changedSpans, changedTokens, parsePairs, parseTable, words } from "../src/maths/text";
 
 const CLOUD = [
@@ -21,6 +21,8 @@ function turned(points: number[][], angle: number, mirror = 1): number[][] {
 function distance(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): number {
   return Math.max(...a.flatMap((p, i) => p.map((x, d) => Math.abs(x - b[i]![d]!))));
 }
+
+import { ticksOf } from "../src/ui/Chart";
 
 describe("procrustes", () => {
   it.each([0.3, 2.5, -1.2, Math.PI])("undoes a rotation by %f", (angle) => {
@@ -156,13 +158,25 @@ describe("strength", () => {
 
   it("says what a strength does", () => {
     const zones = { low: 1, high: 2, measured: true };
-    expect([0, -0.5, 1.2, -1.9, 2.1].map((s) => wordFor(s, zones))).toEqual(
-      ["off", "barely", "clearly", "strongly", "may become incoherent"], // biome-ignore format: one line
+    expect([0, -0.8, 1.4, -2, 2.1].map((s) => wordFor(s, zones))).toEqual(
+      ["off", "a little", "clearly", "a lot", "may become incoherent"], // biome-ignore format: one line
     );
     expect(wordFor(1.2, zones, false)).toBe("not shown to steer");
-    expect([sliderEnd(zones), sliderEnd({ ...zones, high: 1.67 }), sliderEnd({ ...zones, high: 20 })]).toEqual([
-      2.6, 2.2, 26,
-    ]);
+  });
+
+  it("is at a share of the measured end of its side", () => {
+    const [negative, positive] = [1.67, 3.67].map((high) => ({ low: 1, high, measured: true })) as [never, never];
+    expect([-1, -0.4, 0, 0.7, 1].map((share) => strengthAt(share, negative, positive))).toEqual([-1.67, -0.67, 0, 2.57, 3.67]); // biome-ignore format: one line
+  });
+});
+
+describe("the marks of an axis", () => {
+  it("are round numbers, without fractions where the axis has none", () => {
+    expect(ticksOf([0, 1], 4)).toEqual([0, 0.5, 1]);
+    expect(ticksOf([-0.3, 0.3], 6)).toEqual([-0.3, -0.2, -0.1, 0, 0.1, 0.2, 0.3]);
+    expect(ticksOf([-1.6, 30.6], 5, true)).toEqual([0, 10, 20, 30]);
+    expect(ticksOf([-1, 2], 9, true)).toEqual([-1, 0, 1, 2]);
+    expect(ticksOf([1, 1], 4)).toEqual([]);
   });
 });
 

@@ -41,11 +41,11 @@ it("is kept by the button of a form that is empty again once its work is done", 
   show(Profiles, {});
   root.find("input").fire("input", { currentTarget: { value: "gloom" } });
   await settle();
-  const button = root.find("button", "Save what Compare uses");
+  const button = root.find("button", "Save what Play uses");
   expect(button.press()).toBe(true);
   root.find("form").fire("submit");
   await vi.advanceTimersByTimeAsync(REST_MS);
-  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Save what Compare uses", "true"]);
+  expect([focused(), button.given.get("aria-disabled")]).toEqual(["Save what Play uses", "true"]);
   expect(button.press()).toBe(false); // nor does Enter in the field send the form
 });
 
@@ -114,7 +114,7 @@ it("is kept by the list of vectors when the last one is added", async () => {
     warnings: [],
   } as never;
   change({ controls: [] });
-  show(SteeringPanel, { onSweep: () => {} });
+  show(SteeringPanel, {});
   const list = root.find("select");
   list.focus();
   list.fire("change", { currentTarget: { value: "joy" } });

@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { project } from "../src/space/draw";
+import { aligned } from "../src/maths/geometry";
+import { type Camera, hullOf, labelsAt, project, zoomed } from "../src/space/draw";
 import { Legend } from "../src/space/Legend";
 import { Scatter } from "../src/space/Scatter";
+import { sceneAt } from "../src/space/Story";
 import { COLOURS, LOOKS, scene } from "../src/space/scene";
 import * as space from "../src/space/store";
 import { FakeElement, page } from "./fakePage";
@@ -178,5 +180,43 @@ describe("the pointer on a map", () => {
     expect(canvas.dashed).toBe(1);
     element.fire("pointercancel");
     expect(canvas.dashed).toBe(0);
+  });
+});
+
+describe("an enlarged picture", () => {
+  const view = { ...VIEW, yaw: 0 };
+
+  it("keeps the place under the pointer, and the whole picture is the smallest", () => {
+    const place = (camera: Camera) => project([1, 0.5], { ...view, camera });
+    const [x, y] = place(zoomed(view, 1));
+    const near = zoomed(view, 3, x, y);
+    expect(place(near)[0]).toBeCloseTo(x);
+    expect(place(near)[1]).toBeCloseTo(y);
+    expect(zoomed({ ...view, camera: near }, 0.01)).toEqual({ zoom: 1, x: 0, y: 0 });
+  });
+
+  it("has labels that do not lie on each other and are not cut off by its edge", () => {
+    const places = [[0, 10, 10, 0], [1, 12, 11, 0], [2, 10, 60, 0], [3, -5, 90, 0]] as const; // biome-ignore format: one line
+    expect(labelsAt(["one", "two", "three", "four"], places, view).map(({ text }) => text)).toEqual(["one", "three"]);
+    expect(labelsAt(["a".repeat(40)], [[0, 10, 10, 0]], view)[0]?.text).toHaveLength(26);
+  });
+
+  it("is outlined by the corners of its points", () => {
+    expect(hullOf([[0, 0], [2, 0], [1, 1], [2, 2], [0, 2], [1, 0.5]])).toEqual([[0, 0], [2, 0], [2, 2], [0, 2]]); // biome-ignore format: one line
+  });
+});
+
+describe("the story", () => {
+  const point = (...xs: number[]) => xs.map((x) => [x, 0]);
+  const layers = aligned([point(0, 1, 2, 3), point(-2, 2, 0, 2)]);
+  const found = { layers, best: 1, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
+
+  it("goes from the words to the layer that tells them apart, then shows the arrow and both answers", () => {
+    expect(sceneAt(found, 0, 1).points).toEqual(layers[0]?.points.slice(0, 2));
+    expect(sceneAt(found, 1, 1).points).toEqual(layers[1]?.points.slice(0, 2));
+    expect(sceneAt(found, 1, 1).arrows).toEqual([]);
+    const arrow = sceneAt(found, 2, 0).arrows[0];
+    expect([arrow?.start, arrow?.end]).toEqual(layers[1]?.points.slice(0, 2));
+    expect(sceneAt(found, 3, 1).ways?.map((way) => way.points.at(-1))).toEqual(layers[1]?.points.slice(2));
   });
 });

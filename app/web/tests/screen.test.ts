@@ -11,7 +11,7 @@ import { library } from "../src/core/vectors";
 import { Jobs } from "../src/library/Jobs";
 import { Similarity } from "../src/library/Similarity";
 import { similar } from "../src/library/store";
-import { TryIt } from "../src/make/Result";
+import { Quotes } from "../src/make/Result";
 import { Playhead } from "../src/space/Playhead";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
@@ -67,21 +67,21 @@ describe("an arm that fails", () => {
 
   it("says so in a sweep", () => {
     sweep.panes.value = [{ ...emptyPane("0", 1), error: "It broke." }];
-    sweep.running.value = true; // without the curves
-    show(Sweep, {});
-    expect(alerts()).toEqual(["It broke."]);
+    show(Sweep, { name: "joy", onPick: () => {} });
+    expect(root.textContent).toContain("It broke.");
     sweep.close();
   });
 
   it("says so among the answers of a trial", async () => {
     const good = { choices: [{ text: "Fine." }] };
-    const arms = ["-2", "0", "1", "2"].map((name) => ({ name, ...good }));
+    const arms = ["-2", "0"].map((name) => ({ name, ...good }));
     const failed = { name: "2", choices: [], error: { message: "It broke." } };
-    server.on("POST /v1/compare", () => ({ arms: [...arms.slice(0, 3), failed] }));
-    show(TryIt, { vector: { id: "joy@1", name: "joy", layers: [], scale: {} } as never });
-    root.find("button").press();
+    server.on("POST /v1/compare", () => ({ arms: [...arms, failed] }));
+    show(Quotes, { vector: { id: "joy@1", name: "joy", layers: [], scale: {} } as never });
+    await vi.advanceTimersByTimeAsync(100);
     await settle();
-    expect(alerts()).toEqual(["It broke.", "It broke.", "It broke."]);
+    expect(alerts()).toEqual(["It broke."]);
+    expect(root.textContent).toContain("less joy (−2.00)Fine.");
   });
 });
 
@@ -95,7 +95,7 @@ describe("the pane of a narrow screen", () => {
         .find((one) => one.given.has("data-tab"))
         ?.given.get("data-tab");
     expect(panes()).toBe("normal");
-    root.find("button", "Prompt only").press();
+    root.find("button", "Told in words").press();
     await settle();
     expect(panes()).toBe("prompt-only");
   });

@@ -48,7 +48,7 @@ describe("several samples", () => {
     await vi.advanceTimersByTimeAsync(200);
     await settle();
     expect(server.bodies).toEqual([{ texts: ["a", "abc"], vectors: ["joy"] }]);
-    expect(root.all().some((one) => one.given.get("aria-label") === "Normal: joy +2.00")).toBe(true);
+    expect(root.all().some((one) => one.given.get("aria-label") === "Plain: joy +2.00")).toBe(true);
     expect(root.all().filter((one) => one.localName === "circle")).toHaveLength(2);
   });
 });
@@ -97,7 +97,7 @@ describe("the details of a token", () => {
 describe("the strength of a vector", () => {
   it("is shown with what acts of it, where the overall strength is another one than 1", async () => {
     library.data.value = { data: [{ name: "joy", layers: [3], scale: { "3": 1 } }], warnings: [] } as never;
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
     expect(root.textContent).not.toContain("−1.00 ×");
     change({ overall: 2 });
     await settle();

@@ -82,7 +82,7 @@ describe("the vectors of Compare", () => {
   it("are not all in use as long as the library is not known", () => {
     change(restoredDraft({ controls: [{ vector: "joy" }] }));
     library.data.value = null;
-    show(SteeringPanel, { onSweep: () => {} });
+    show(SteeringPanel, {});
     expect(root.textContent).not.toContain("Every vector is added");
     change(restoredDraft({}));
   });

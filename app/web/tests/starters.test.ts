@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import * as starters from "../src/compare/presets";
+import * as starters from "../src/compare/starters";
 import { capabilities } from "../src/core/server";
 import { library } from "../src/core/vectors";
 import { events, FakeServer, held, refusal } from "./fakeServer";

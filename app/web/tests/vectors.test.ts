@@ -5,7 +5,7 @@ import { setKey } from "../src/api/retry";
 import { begin, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
 import { card, library, vectors } from "../src/core/vectors";
-import { Result, TryIt } from "../src/make/Result";
+import { Quotes, Result } from "../src/make/Result";
 import { measure, task } from "../src/make/work";
 import { FakeServer, held, refusal } from "./fakeServer";
 
@@ -91,7 +91,7 @@ describe("what stands below the card of a vector", () => {
       const name = id.split("@")[0] ?? "";
       library.put({ data: [{ id, name }], warnings: [] } as never);
       const trial = toChildArray(Result({ name })?.props.children).find(
-        (one) => isValidElement(one) && one.type === TryIt,
+        (one) => isValidElement(one) && one.type === Quotes,
       );
       return isValidElement(trial) ? trial.key : null;
     });

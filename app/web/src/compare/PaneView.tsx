@@ -5,20 +5,11 @@ import { blankName } from "../maths/text";
 import { lookOf, type Mark } from "../ui/Coloured";
 import { Note } from "../ui/Note";
 import { type Intervention, shortly } from "./controls";
-import { ARMS, type CompareBody } from "./draft";
+import { ARMS, type CompareBody, draft } from "./draft";
 import { answerReading } from "./readback";
 import { differences, type Pane, type PaneChoice, type Shade, shadeValue } from "./run";
-import {
-  askedDraft,
-  comparison,
-  continueFrom,
-  fullReading,
-  inspecting,
-  reader,
-  sampleIndex,
-  shownShade,
-  stale,
-} from "./store";
+import { sentenceOf, shiftWords } from "./sentence";
+import { askedDraft, comparison, fullReading, inspecting, reader, sampleIndex, shownShade, stale } from "./store";
 import { TokenDetails } from "./TokenDetails";
 
 interface Props {
@@ -35,7 +26,7 @@ interface Selection {
   index: number;
 }
 
-/** One arm: its answer, and below it what the text says and what steering did. */
+/** One thread: its earlier turns, what its answer is against the plain one in a sentence, the answer, and the numbers behind it. */
 export function PaneView({ pane, base, title, about = "" }: Props) {
   const [selection, setSelection] = useState<Selection | null>(null);
   const asked = comparison.asked.value;
@@ -43,6 +34,7 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
   const select = (index: number) => setSelection(index === selected ? null : { asked, index });
   const choice = pane.choices[sampleIndex.value] ?? pane.choices[0];
   const token = selected === null ? undefined : choice?.tokens[selected];
+  const sentence = comparison.running.value ? null : sentenceOf(pane, base, reader.value);
   return (
     <article class={`panel pane ${stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
       <div class="row between">
@@ -50,6 +42,8 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
         {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
       </div>
       {about !== "" && <p class="small muted about">{about}</p>}
+      <Turns name={pane.name} />
+      {sentence && <p class="sentence">{sentence}</p>}
       <div class="answer">
         {choice && choice.text !== "" ? (
           <TokenText
@@ -75,12 +69,35 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
         />
       )}
       <PaneFacts pane={pane} />
-      {choice?.finish && !comparison.running.value && (
-        <button type="button" class="quiet small" onClick={() => continueFrom(choice.text)}>
-          Continue the conversation from here
-        </button>
-      )}
     </article>
+  );
+}
+
+/** What this thread said before. */
+function Turns({ name }: { name: string }) {
+  const { history, turns } = draft.value;
+  if (history.length + turns.length === 0) return null;
+  return (
+    <ol class="turns" aria-label="Earlier turns">
+      {history.map((message, index) => (
+        <li key={`said ${index}`} class={message.role} dir="auto">
+          {message.content}
+        </li>
+      ))}
+      {turns.flatMap(({ prompt, answers }, index) => [
+        <li key={`asked ${index}`} class="user" dir="auto">
+          {prompt}
+        </li>,
+        <li key={`answered ${index}`} class="assistant" dir="auto">
+          {answers[name] ?? answers[ARMS.normal]}
+        </li>,
+      ])}
+      {askedDraft.value && (
+        <li class="user" dir="auto">
+          {askedDraft.value.prompt}
+        </li>
+      )}
+    </ol>
   );
 }
 
@@ -104,30 +121,33 @@ function PaneFacts({ pane }: { pane: Pane }) {
   const warnings = [...(pane.steering?.warnings ?? []), ...(pane.metrics?.warnings ?? [])];
   if (pane.choices.every(({ text }) => text === "") && pane.steering === null) return null;
   return (
-    <dl class="facts small">
-      {name && (
-        <div title={`What the text says about ${name}, read back by the model without steering`}>
-          <dt>text says</dt>
-          <dd class="number">
-            {signed(says)}
-            {shift && ` (Δ ${shiftWords(shift)})`}
-          </dd>
+    <details class="more" open={warnings.length + (pane.steering?.mandatory ?? []).length > 0}>
+      <summary>Numbers</summary>
+      <dl class="facts small">
+        {name && (
+          <div title={`What the text says about ${name}, read back by the model without steering`}>
+            <dt>text says</dt>
+            <dd class="number">
+              {signed(says)}
+              {shift && ` (Δ ${shiftWords(shift)})`}
+            </dd>
+          </div>
+        )}
+        <div title="How hard the text is to predict for the unsteered model; lower is more fluent">
+          <dt>perplexity</dt>
+          <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
         </div>
-      )}
-      <div title="How hard the text is to predict for the unsteered model; lower is more fluent">
-        <dt>perplexity</dt>
-        <dd class="number">{plain(pane.metrics?.perplexity, 1)}</dd>
-      </div>
-      <SteeringFacts pane={pane} />
-      {warnings.length > 0 && (
-        <div class="warnings">
-          <dt>warnings</dt>
-          {warnings.map((warning) => (
-            <dd key={warning}>{warning}</dd>
-          ))}
-        </div>
-      )}
-    </dl>
+        <SteeringFacts pane={pane} />
+        {warnings.length > 0 && (
+          <div class="warnings">
+            <dt>warnings</dt>
+            {warnings.map((warning) => (
+              <dd key={warning}>{warning}</dd>
+            ))}
+          </div>
+        )}
+      </dl>
+    </details>
   );
 }
 
@@ -168,12 +188,6 @@ function emptyWords(choice: PaneChoice | undefined): string {
 
 function policyWords({ vector, operation, strength }: AppliedIntervention): string {
   return typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
-}
-
-/** A shift with half the width of its interval. */
-export function shiftWords({ mean, interval }: { mean: number | null; interval?: readonly (number | null)[] | null }) {
-  const [low, high] = interval ?? [];
-  return `${signed(mean)}${low == null || high == null ? "" : ` ± ${plain((high - low) / 2, 2)}`}`;
 }
 
 interface WordsProps {

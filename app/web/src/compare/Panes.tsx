@@ -17,6 +17,8 @@ import {
   draftProblem,
   inspecting,
   instruction,
+  nextTurn,
+  previousTurn,
   reader,
   run,
   sampleIndex,
@@ -27,9 +29,9 @@ import {
 import { WhyNothing } from "./WhyNothing";
 
 const TITLES: Readonly<Record<string, string>> = {
-  [ARMS.normal]: "Normal",
+  [ARMS.normal]: "Plain",
   [ARMS.steered]: "Steered",
-  [ARMS.prompted]: "Prompt only",
+  [ARMS.prompted]: "Told in words",
 };
 
 /** The pane a narrow screen shows; a wide one shows all. */
@@ -67,7 +69,25 @@ export function Panes() {
         ))}
       </div>
       {steered && !comparison.running.value && <WhyNothing steered={steered} />}
+      <TurnButtons />
     </section>
+  );
+}
+
+/** Goes on with the conversation in every thread, or one turn back. */
+function TurnButtons() {
+  const ended = comparison.panes.value.some(({ choices }) => choices[0]?.finish) && !comparison.running.value;
+  const next = () => {
+    nextTurn();
+    document.getElementById("prompt")?.focus();
+  };
+  return (
+    <div class="row">
+      {ended && !draft.value.raw && (
+        <Button label="Next turn" title="Each thread goes on from its own answer" onClick={next} />
+      )}
+      {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={previousTurn} />}
+    </div>
   );
 }
 

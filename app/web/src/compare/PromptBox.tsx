@@ -15,13 +15,13 @@ function once(work: () => void) {
 /** The prompt with its buttons, and behind "more" the system prompt, the instruction and the sampling. */
 export function PromptBox({ onCode }: { onCode: () => void }) {
   const [more, setMore] = useState(false);
-  const { prompt, history, raw } = draft.value;
+  const { prompt, history, turns, raw } = draft.value;
   const running = comparison.running.value || sweep.running.value;
   const problem = draftProblem.value;
   return (
     <section class="panel stack prompt-box" aria-label="Prompt">
-      {history.length > 0 && <History />}
       <textarea
+        id="prompt"
         aria-label="Prompt"
         rows={2}
         dir="auto"
@@ -30,16 +30,17 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
         {...typed((text) => change({ prompt: text }))}
       />
       <div class="row">
-        {running ? (
-          <Button label="Stop" kind="primary" onClick={stopAll} />
-        ) : (
-          <Button label="Run" kind="primary" disabled={problem !== null} onClick={once(run)} />
-        )}
+        <Button label="Run" kind="primary" disabled={problem !== null} onClick={once(run)} />
+        {/* Beside Run, not in its place: a click on Run also releases a dial, which runs already. */}
+        {running && <Button label="Stop" onClick={stopAll} />}
         <Button label="Re-roll" disabled={problem !== null} onClick={once(reroll)} title="Run with a new seed (R)" />
         <button type="button" aria-expanded={more} onClick={() => setMore(!more)}>
           Settings
         </button>
         <Button label="Copy as code" onClick={onCode} />
+        {history.length + turns.length > 0 && (
+          <Button label="New conversation" kind="quiet" onClick={() => change({ history: [], turns: [] })} />
+        )}
         <span class="small muted number speed">
           seed {draft.value.seed}
           {comparison.tokensPerSecond.value !== null && ` · ${Math.round(comparison.tokensPerSecond.value)} tok/s`}
@@ -48,19 +49,6 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
       </div>
       {more && <Settings />}
     </section>
-  );
-}
-
-function History() {
-  return (
-    <div class="stack history">
-      {draft.value.history.map((message, index) => (
-        <p key={index} dir="auto">
-          <strong class="small">{message.role}</strong> {message.content}
-        </p>
-      ))}
-      <Button label="Start again without earlier turns" kind="quiet" onClick={() => change({ history: [] })} />
-    </div>
   );
 }
 

@@ -5,15 +5,16 @@ import { doseBound, typicalNorms } from "../core/server";
 import { vectorNamed, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
-import { StrengthSlider } from "../ui/StrengthSlider";
+import { Dial } from "../ui/Dial";
 import { ControlMore } from "./ControlMore";
-import { type Control, sliderFacts } from "./controls";
-import { change, changeControl, draft, removeControl } from "./draft";
-import { addVector, draftProblem, run } from "./store";
+import { type Control, dialFacts } from "./controls";
+import { beginAnew, change, changeControl, draft, removeControl } from "./draft";
+import { Sweep } from "./Sweep";
+import { addVector, comparison, draftProblem, run, runSweep, swept } from "./store";
 import { atChance } from "./WhyNothing";
 
 /** The vectors in use, each with its dial, and one strength over all. */
-export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
+export function SteeringPanel() {
   const { controls, overall } = draft.value;
   return (
     <section class="panel stack steering" aria-label="Steering">
@@ -24,25 +25,20 @@ export function SteeringPanel({ onSweep }: { onSweep: () => void }) {
       ))}
       <AddVector />
       {controls.length > 0 && (
-        <>
-          <label class="field">
-            <span class="row between">
-              Overall strength <output class="number">× {plain(overall, 2)}</output>
-            </span>
-            <input
-              type="range"
-              min={0}
-              max={2}
-              step={0.05}
-              value={overall}
-              onInput={(event) => change({ overall: event.currentTarget.valueAsNumber })}
-              onChange={run}
-            />
-          </label>
-          <div class="row">
-            <Button label="Sweep the strength" disabled={draftProblem.value !== null} onClick={onSweep} />
-          </div>
-        </>
+        <label class="field">
+          <span class="row between">
+            Overall strength <output class="number">× {plain(overall, 2)}</output>
+          </span>
+          <input
+            type="range"
+            min={0}
+            max={2}
+            step={0.05}
+            value={overall}
+            onInput={(event) => change({ overall: event.currentTarget.valueAsNumber })}
+            onChange={run}
+          />
+        </label>
       )}
     </section>
   );
@@ -53,7 +49,7 @@ const DOSE = "How much the addition is of the usual size of the residual stream 
 function ControlCard({ control }: { control: Control }) {
   const vector = vectorNamed(control.vector);
   const { overall } = draft.value;
-  const facts = vector && sliderFacts(vector, control, typicalNorms.value, doseBound.value, overall);
+  const facts = vector && dialFacts(vector, control, typicalNorms.value, doseBound.value, overall);
   const set = (part: Partial<Control>) => changeControl(control.id, part);
   return (
     <fieldset class={`control ${control.on ? "" : "is-off"}`}>
@@ -70,7 +66,7 @@ function ControlCard({ control }: { control: Control }) {
       </div>
       {control.operation === "add" && facts && (
         <>
-          <StrengthSlider
+          <Dial
             {...facts}
             name={control.vector}
             poles={polesOf(control.vector, vector)}
@@ -90,9 +86,18 @@ function ControlCard({ control }: { control: Control }) {
                 </span>
               )}
               dose <span class="number">{plain(facts.dose, 2)}</span>
-              {!facts.positive.measured && ", range not measured"}
             </span>
           </div>
+          {swept.value === control.id ? (
+            <Sweep name={control.vector} onPick={(strength) => set({ strength })} />
+          ) : (
+            <Button
+              label="Sweep the dial"
+              kind="quiet"
+              disabled={draftProblem.value !== null}
+              onClick={() => runSweep(control.id)}
+            />
+          )}
         </>
       )}
       {vector && atChance(vector) && (
@@ -125,8 +130,14 @@ function AddVector() {
         ))}
       </select>
       <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
+      <Button label="Saved answers" kind="quiet" onClick={showLanding} />
     </div>
   );
+}
+
+function showLanding(): void {
+  comparison.close();
+  beginAnew();
 }
 
 /** Says why there is no vector to add. */

@@ -1,60 +1,48 @@
-import { plain, signed } from "../maths/scales";
+import { fullScale, magnitude, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
-import { Chart } from "../ui/Chart";
-import { ErrorNote, Note } from "../ui/Note";
-import type { Pane } from "./run";
-import { reader, sweep } from "./store";
+import { ErrorNote } from "../ui/Note";
+import { run, sweep, swept } from "./store";
 
-/** The same prompt at several multiples of the strengths: the texts, and below them concept and coherence. */
-export function Sweep() {
+/** The same prompt at the stops of a dial: a strip of answers, coloured by what each says. A click sets the dial. */
+export function Sweep({ name, onPick }: { name: string; onPick: (strength: number) => void }) {
   const panes = sweep.panes.value;
-  if (panes.length === 0 && sweep.error.value === null) return null;
+  const scores = panes.map((pane) => pane.metrics?.readout[name]?.mean ?? null);
+  const plainScore = scores[panes.findIndex((pane) => Number(pane.name) === 0)] ?? 0;
+  const full = fullScale(scores.map((score) => (score ?? plainScore) - plainScore), 0.3); // biome-ignore format: one line
+  const take = (strength: number) => {
+    onPick(strength);
+    run();
+  };
+  const close = () => {
+    swept.value = null;
+    sweep.close();
+  };
   return (
-    <section class="panel stack" aria-label="Sweep" aria-busy={sweep.running.value}>
-      <div class="row between">
-        <h2>Sweep</h2>
-        <Button label="Close" kind="quiet" onClick={() => sweep.close()} />
+    <section class="sweep" aria-label={`Sweep of ${name}`} aria-busy={sweep.running.value}>
+      <div class="row between small">
+        <span>{sweep.running.value ? "Writing" : "A click sets the dial"}</span>
+        <Button label="Close" kind="quiet" onClick={close} />
       </div>
       <ErrorNote error={sweep.error.value} />
-      <div class="multiples">
-        {panes.map((pane) => (
-          <article key={pane.name} class="multiple" aria-label={`Strength times ${pane.name}`}>
-            <h3 class="number">{pane.name === "0" ? "unsteered" : `× ${signed(Number(pane.name), 1)}`}</h3>
-            <p dir="auto">{pane.choices[0]?.text}</p>
-            {pane.error && <Note kind="error">{pane.error}</Note>}
-          </article>
-        ))}
-      </div>
-      {!sweep.running.value && <Curves panes={panes} />}
+      <ol>
+        {panes.map((pane, index) => {
+          const away = (scores[index] ?? plainScore) - plainScore;
+          return (
+            <li key={pane.name}>
+              <button
+                type="button"
+                class={`multiple ${away < 0 ? "below" : "above"}`}
+                style={{ "--m": magnitude(away, full) }}
+                title={`Set ${name} to ${signed(Number(pane.name))}`}
+                onClick={() => take(Number(pane.name))}
+              >
+                <strong class="number small">{Number(pane.name) === 0 ? "plain" : signed(Number(pane.name))}</strong>
+                <span dir="auto">{pane.error ?? pane.choices[0]?.text}</span>
+              </button>
+            </li>
+          );
+        })}
+      </ol>
     </section>
-  );
-}
-
-function Curves({ panes }: { panes: readonly Pane[] }) {
-  const name = reader.value;
-  const x = panes.map((pane) => Number(pane.name));
-  const base = panes.find((pane) => pane.name === "0")?.metrics?.perplexity;
-  const ratio = panes.map((pane) => (pane.metrics?.perplexity && base ? pane.metrics.perplexity / base : null));
-  return (
-    <div class="charts">
-      {name && (
-        <Chart
-          title={`What the text says about ${name}`}
-          x={x}
-          xLabel="multiple of the strength"
-          series={[
-            { label: name, values: panes.map((pane) => pane.metrics?.readout[name]?.mean ?? null), look: "strong" },
-          ]}
-          describe={(index) => `× ${signed(x[index])}: ${signed(panes[index]?.metrics?.readout[name]?.mean)}`}
-        />
-      )}
-      <Chart
-        title="Coherence: perplexity against the unsteered text"
-        x={x}
-        xLabel="multiple of the strength"
-        series={[{ label: "perplexity ratio", values: ratio, look: "strong" }]}
-        describe={(index) => `× ${signed(x[index])}: ${plain(ratio[index], 1)} times the unsteered perplexity`}
-      />
-    </div>
   );
 }

@@ -4,8 +4,8 @@ import { isShown } from "../maths/strength";
 import { Button } from "../ui/Button";
 import type { Control } from "./controls";
 import { change, changeControl, draft } from "./draft";
-import { shiftWords } from "./PaneView";
 import type { Pane } from "./run";
+import { shiftWords } from "./sentence";
 import { reader, run } from "./store";
 
 /** Appears when steering did not show: what may be the reason, each with a button that changes it. */

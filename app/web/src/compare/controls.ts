@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
 import { polesOf } from "../core/concepts";
-import { doseOf, isShown, sliderEnd, wordFor, zonesOf } from "../maths/strength";
+import { doseOf, isShown, wordFor, zonesOf } from "../maths/strength";
 
 export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace";
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
@@ -168,20 +168,16 @@ function dosedLayers(control: Control, vector: Vector): number[] {
   return layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
 }
 
-/** Everything a slider shows about a vector. The word and the dose are of what acts, which `overall` multiplies. */
-export function sliderFacts(vector: Vector, control: Control, norms: readonly number[], bound: number, overall = 1) {
+/** Everything a dial shows about a vector. The word and the dose are of what acts, which `overall` multiplies. */
+export function dialFacts(vector: Vector, control: Control, norms: readonly number[], bound: number, overall = 1) {
   const negative = zonesOf(vector, -1, norms, bound);
   const positive = zonesOf(vector, 1, norms, bound);
   const strength = control.strength * overall;
-  const shown = isShown(vector, strength);
-  const [low, high] = [-sliderEnd(negative), sliderEnd(positive)];
   return {
     negative,
     positive,
-    low: Math.min(low, control.strength),
-    high: Math.max(high, control.strength),
-    shown,
-    word: wordFor(strength, strength < 0 ? negative : positive, shown),
+    shown: { negative: isShown(vector, -1), positive: isShown(vector, 1) },
+    word: wordFor(strength, strength < 0 ? negative : positive, isShown(vector, strength)),
     dose: doseOf(vector, strength, dosedLayers(control, vector), norms),
   };
 }

@@ -1,4 +1,4 @@
-import { effect } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { isMessage, type Message } from "../api/types";
 import { addressLink, addressState, place, placeHref, rememberState } from "../core/places";
 import { remembered } from "../core/state";
@@ -13,12 +13,19 @@ export interface Sampling {
   n: number;
 }
 
-/** Everything a person has set in Compare. It is also what the address holds. */
+/** An earlier turn of the threads: what was asked, and what each thread answered. */
+export interface Turn {
+  prompt: string;
+  answers: Readonly<Record<string, string>>;
+}
+
+/** Everything a person has set in Play. It is also what the address holds. */
 export interface Draft {
   prompt: string;
   system: string;
-  /** Earlier turns of the conversation. */
+  /** What was said before the threads part. */
   history: Message[];
+  turns: readonly Turn[];
   /** The prompt is continued as it stands, without the chat template. */
   raw: boolean;
   /** The instruction of the prompt-only arm; null: made from the vectors; "": no such arm. */
@@ -38,6 +45,7 @@ const USUAL: Draft = {
   prompt: "How is your new apartment?",
   system: "",
   history: [],
+  turns: [],
   raw: false,
   instruction: null,
   controls: [],
@@ -47,7 +55,7 @@ const USUAL: Draft = {
   reader: null,
 };
 
-/** What is set now. The address has it while Compare is open; it outlives a reload of another place, too. */
+/** What is set now. The address has it while Play is open; it outlives a reload of another place, too. */
 export const draft = remembered<Draft>("draft", USUAL, restoredDraft);
 
 export function change(part: Partial<Draft>): void {
@@ -66,6 +74,17 @@ export function removeControl(id: number): void {
   change({ controls: draft.value.controls.filter((one) => one.id !== id) });
 }
 
+/** Whether something was set but the prompt. */
+export function isBegun(value: Draft): boolean {
+  const { controls, ...rest } = compactDraft({ ...value, prompt: USUAL.prompt }) as { controls: unknown[] };
+  return controls.length + Object.keys(rest).length > 0;
+}
+
+/** Begins anew: what was set is gone, and the saved answers are shown. */
+export function beginAnew(): void {
+  draft.value = { ...USUAL };
+}
+
 /** Returns a seed that the reader has not seen yet. */
 export function newSeed(): number {
   return Math.floor(Math.random() * 1_000_000);
@@ -81,16 +100,23 @@ export function compactDraft(value: Draft): object {
 /** Completes a draft from an address; anything that is no draft gives the usual one. */
 export function restoredDraft(state: unknown): Draft {
   if (typeof state !== "object" || state === null) return USUAL;
-  const { controls, sampling, history, ...rest } = state as Partial<Draft>;
+  const { controls, sampling, history, turns, ...rest } = state as Partial<Draft>;
   return {
     ...USUAL,
     ...sameKinds(rest, { ...USUAL, instruction: "", reader: "" }),
     history: Array.isArray(history) ? history.filter(isMessage) : [],
+    turns: Array.isArray(turns) ? turns.filter(isTurn) : [],
     sampling: { ...USUAL.sampling, ...sameKinds(sampling ?? {}, USUAL.sampling) },
     controls: Array.isArray(controls)
       ? controls.filter((one) => typeof one?.vector === "string").map(restoredControl)
       : [],
   };
+}
+
+function isTurn(one: unknown): one is Turn {
+  const { prompt, answers } = (one ?? {}) as Partial<Turn>;
+  const texts = typeof answers === "object" && answers !== null ? Object.values(answers) : [null];
+  return typeof prompt === "string" && texts.every((text) => typeof text === "string");
 }
 
 /** Returns the entries that are of the kind of an example. An address may have been written by hand, or by another version. */
@@ -116,6 +142,9 @@ function stateOf(value: Draft): string {
 /** The state in an address that was left before the latest change was written to any: coming back does not undo that change. */
 let outdated: string | null = null;
 
+/** The answers that came with a link, as they were saved; null where none did. */
+export const linkedResults = signal<unknown>(null);
+
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
   let written: string | null = null;
@@ -136,6 +165,7 @@ export function followAddress(): () => void {
     const restored = restoredDraft(state);
     linked = stateOf(restored);
     draft.value = restored;
+    linkedResults.value = (state as { results?: unknown } | null)?.results ?? null;
   });
   const stopWriting = effect(() => {
     const state = stateOf(draft.value);
@@ -168,6 +198,8 @@ export interface Arm {
 export interface CompareBody {
   prompt?: string;
   messages?: Message[];
+  /** The messages of each arm, once the threads have answers of their own. */
+  threads?: Record<string, Message[]>;
   arms: Arm[];
   baseline: string;
   seed: number;
@@ -185,10 +217,18 @@ export function readersOf(value: Draft): string[] {
   return [...new Set(names.filter((name): name is string => Boolean(name)))].slice(0, MAX_READOUTS);
 }
 
-function promptOf(value: Draft): { prompt: string } | { messages: Message[] } {
-  if (value.raw) return { prompt: value.prompt };
+function promptOf(value: Draft, arm: string): { prompt: string } | { messages: Message[] } {
+  return value.raw ? { prompt: value.prompt } : { messages: messagesOf(value, arm) };
+}
+
+/** What a thread is asked: the system prompt, what was said before, its own answers, and the new question. */
+function messagesOf(value: Draft, arm: string): Message[] {
   const system: Message[] = value.system.trim() === "" ? [] : [{ role: "system", content: value.system }];
-  return { messages: [...system, ...value.history, { role: "user", content: value.prompt }] };
+  const turns = value.turns.flatMap(({ prompt, answers }): Message[] => [
+    { role: "user", content: prompt },
+    { role: "assistant", content: answers[arm] ?? answers[ARMS.normal] ?? "" },
+  ]);
+  return [...system, ...value.history, ...turns, { role: "user", content: value.prompt }];
 }
 
 function shared(value: Draft) {
@@ -204,21 +244,29 @@ export function compareBody(value: Draft, instruction: string): CompareBody {
     const system = [value.system.trim(), instruction.trim()].filter(Boolean).join("\n");
     arms.push({ name: ARMS.prompted, system, steering: [] });
   }
-  return { ...promptOf(value), arms, baseline: ARMS.normal, ...shared(value) };
+  const threads = Object.fromEntries(arms.map(({ name }) => [name, messagesOf(value, name)]));
+  const own = value.raw || value.turns.length === 0 ? {} : { threads };
+  return { ...promptOf(value, ARMS.normal), ...own, arms, baseline: ARMS.normal, ...shared(value) };
 }
 
 /** What a request of one steered answer needs: what an application sends. */
 export function steeredBody(value: Draft) {
   const { max_tokens, temperature, top_p, n } = value.sampling;
   const sampling = { max_tokens, temperature, ...(top_p === 1 ? {} : { top_p }), ...(n === 1 ? {} : { n }) };
-  return { ...promptOf(value), steering: interventions(value.controls, value.overall), ...sampling, seed: value.seed };
+  return {
+    ...promptOf(value, ARMS.steered),
+    steering: interventions(value.controls, value.overall),
+    ...sampling,
+    seed: value.seed,
+  };
 }
 
-/** Returns a comparison of several multiples of all strengths; 0 is the baseline. */
-export function sweepBody(value: Draft, multiples: readonly number[]): CompareBody {
-  const arms = multiples.map((factor) => ({
-    name: String(factor),
-    steering: factor === 0 ? [] : interventions(value.controls, factor * value.overall),
+/** Returns a comparison of several strengths of one vector, beside the others as they are set; 0 everywhere is the baseline. */
+export function sweepBody(value: Draft, id: number, strengths: readonly number[]): CompareBody {
+  const at = (strength: number) => value.controls.map((one) => (one.id === id ? { ...one, strength } : one));
+  const arms = strengths.map((strength) => ({
+    name: String(strength),
+    steering: strength === 0 ? [] : interventions(at(strength), value.overall),
   }));
-  return { ...promptOf(value), arms, baseline: "0", ...shared(value) };
+  return { ...promptOf(value, ARMS.steered), arms, baseline: "0", ...shared(value), n: 1 };
 }

@@ -2,7 +2,16 @@ import { batch, signal } from "@preact/signals";
 import { stream } from "../api/client";
 import { isAbort, type ServerError } from "../api/errors";
 import { apiKey } from "../api/retry";
-import type { AgainstBaseline, Applied, ArmAnswer, CompareAnswer, Metrics, Token, TokenPiece } from "../api/types";
+import type {
+  AgainstBaseline,
+  Applied,
+  ArmAnswer,
+  CompareAnswer,
+  Estimate,
+  Metrics,
+  Token,
+  TokenPiece,
+} from "../api/types";
 import { changedSpans, changedTokens } from "../maths/text";
 import { announce } from "../ui/Progress";
 import type { CompareBody } from "./draft";
@@ -27,8 +36,8 @@ export class ComparisonRun {
   private abort: AbortController | null = null;
   private scheduled = false;
 
-  /** Runs a comparison; one that still runs is stopped first. What was shown stays until the first token. */
-  async start(body: CompareBody): Promise<void> {
+  /** Runs a comparison; one that still runs is stopped first. What was shown stays until the first token. Returns whether it ended. */
+  async start(body: CompareBody): Promise<boolean> {
     this.stop();
     const abort = new AbortController();
     this.abort = abort;
@@ -51,18 +60,17 @@ export class ComparisonRun {
       });
       this.tokensPerSecond.value = collector.tokens / ((performance.now() - started) / 1000);
     };
-    let ended = false;
-    try {
-      await stream(
-        "/v1/compare",
-        body,
-        (name, data) => {
-          ended ||= name === "done";
-          this.receive(collector, name, data, show);
-        },
-        abort.signal,
-      );
+    const ask = async (request: object) => {
+      let ended = false;
+      const receive = (name: string, data: unknown) => {
+        ended ||= name === "done";
+        this.receive(collector, name, data, show);
+      };
+      await stream("/v1/compare", request, receive, abort.signal);
       if (!ended) throw new Error("The answers ended before they were complete. Was the server stopped?");
+    };
+    try {
+      await Promise.all(requestsOf(body).map(ask));
       keepBaseline(
         baseline,
         collector.current().find((pane) => pane.name === body.baseline),
@@ -77,6 +85,16 @@ export class ComparisonRun {
         else if (this.error.value === null) announce("The answers are complete.");
       }
     }
+    return this.abort === abort && !abort.signal.aborted && this.error.value === null;
+  }
+
+  /** Shows answers that were given before. */
+  put(asked: CompareBody, panes: readonly Pane[]): void {
+    this.close();
+    batch(() => {
+      this.panes.value = panes;
+      this.asked.value = asked;
+    });
   }
 
   private receive(collector: PaneCollector, name: string, data: unknown, show: () => void): void {
@@ -114,6 +132,12 @@ export class ComparisonRun {
       this.error.value = null;
     });
   }
+}
+
+/** The requests of a comparison: one, until its arms have said different things. */
+function requestsOf({ threads, ...body }: CompareBody): object[] {
+  if (!threads) return [body];
+  return body.arms.map((arm) => ({ ...body, messages: threads[arm.name], arms: [arm], baseline: arm.name }));
 }
 
 /** Keeps a plain answer that is complete, unless one is kept that was answered in the same way. */
@@ -181,8 +205,9 @@ export class PaneCollector {
   }
 
   finish(answer: CompareAnswer): void {
-    this.pending = [];
-    this.panes = answer.arms.map(finishedPane);
+    const ended = new Map(answer.arms.map((arm) => [arm.name, finishedPane(arm)]));
+    this.pending = this.pending.filter(({ arm }) => !ended.has(arm ?? ""));
+    this.panes = this.panes.map((pane) => ended.get(pane.name) ?? pane);
   }
 
   /** Applies what has arrived since the last call. */
@@ -233,7 +258,7 @@ export function withBaseline(panes: readonly Pane[], name: string, kept: Pane | 
   if (!kept || !own || own.error !== null) return panes;
   if (own.steering !== null && own.steering.fingerprint !== kept.steering?.fingerprint) return panes; // the policy has changed
   const readout = { ...own.metrics?.readout, ...kept.metrics?.readout };
-  const shown = { ...kept, metrics: kept.metrics && { ...kept.metrics, readout } };
+  const shown = { ...kept, name, metrics: kept.metrics && { ...kept.metrics, readout } };
   const same = textsOf(own) === textsOf(kept);
   return panes.map((pane) => (pane === own ? shown : same ? pane : against(pane, kept)));
 }
@@ -253,6 +278,15 @@ function against(pane: Pane, plain: Pane): Pane {
     return [vector, { ...shift, mean: own - other, interval }];
   });
   return { ...pane, against: { ...pane.against, readout_shift: Object.fromEntries(shifts) } };
+}
+
+/** How far an answer lies from the plain one; of a thread with a history of its own there is no interval. */
+export function shiftOf(pane: Pane, base: Pane | undefined, vector: string | null): Estimate | null {
+  if (vector === null || base === undefined || pane.name === base.name) return null;
+  const measured = pane.against?.readout_shift[vector];
+  if (measured) return measured;
+  const [own, plain] = [pane.metrics?.readout[vector]?.mean, base.metrics?.readout[vector]?.mean];
+  return own == null || plain == null ? null : ({ mean: own - plain, interval: null } as Estimate);
 }
 
 export type Shade = "reading" | "surprise" | "kl" | "difference";

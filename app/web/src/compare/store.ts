@@ -1,13 +1,15 @@
 import { computed, signal } from "@preact/signals";
 import type { Vector } from "../api/types";
-import { limit, typicalNorms } from "../core/server";
+import { doseBound, limit, typicalNorms } from "../core/server";
 import { vectorByName, vectorNamed } from "../core/vectors";
 import { fullScale } from "../maths/scales";
+import { STOPS, strengthAt, zonesOf } from "../maths/strength";
 import { controlFor, instructionFor, layersOf } from "./controls";
 import * as drafts from "./draft";
 import { type CompareBody, change, changeControl, type Draft, draft } from "./draft";
 import { allScores } from "./readback";
-import { ComparisonRun, type PaneChoice, type Shade } from "./run";
+import { ComparisonRun, type Pane, type PaneChoice, type Shade } from "./run";
+import { keepRun, type Run, shownRun } from "./runs";
 
 export const comparison = new ComparisonRun();
 export const sweep = new ComparisonRun();
@@ -63,12 +65,56 @@ export const stale = computed(() => {
   return JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
 });
 
+/** Answers what is set now. What is being answered already is not asked again: a dial that is released by a click on Run asks once. */
 export function run(): void {
   if (draftProblem.value !== null) return;
+  const body = drafts.compareBody(draft.value, instruction.value);
+  if (comparison.running.value && JSON.stringify(body) === JSON.stringify(asking)) return;
+  asking = body;
   sampleIndex.value = 0;
+  shownRun.value = null;
+  const of = draft.value;
+  draftOf.set(body, of);
+  void comparison.start(body).then((ended) => ended && keepRun(of, body, comparison.panes.value));
+}
+
+let asking: CompareBody | null = null;
+
+/** Shows a run again, with everything that was set for it. */
+export function restoreRun({ id, draft: of, asked, panes }: Run): void {
+  draft.value = of;
+  draftOf.set(asked, of);
+  comparison.put(asked, panes);
+  sampleIndex.value = 0;
+  shownRun.value = id;
+}
+
+/** What a link keeps of the answers that are shown: the texts and what was measured of them. Nothing while they are of other settings. */
+export function sharedResults(): { results?: unknown } {
+  const panes = comparison.panes.value.filter(({ error }) => error === null);
+  if (comparison.asked.value === null || stale.value || comparison.running.value) return {};
+  const results = panes.map(({ name, choices, metrics, against, steering }) => ({
+    name,
+    choices: choices.map(({ text, finish }) => ({ text, finish, tokens: [{ id: null, text }] })),
+    steering: steering && { ...steering, record: null },
+    metrics,
+    against: against && { ...against, kl_per_token: [], diff: [] },
+    error: null,
+  }));
+  return JSON.stringify(results).length > MOST_SHARED ? {} : { results };
+}
+
+/** What a server takes of one link, less what the settings may need. */
+const MOST_SHARED = 40_000;
+
+/** Shows the answers that came with a link beside its settings; anything else leaves the page without answers. */
+export function showResults(results: unknown): void {
+  const panes = (Array.isArray(results) ? results : []) as Pane[];
+  const whole = panes.every((pane) => typeof pane?.name === "string" && Array.isArray(pane.choices) && pane.choices.every((one) => typeof one?.text === "string" && Array.isArray(one.tokens))); // biome-ignore format: one line
+  if (panes.length === 0 || !whole) return;
   const body = drafts.compareBody(draft.value, instruction.value);
   draftOf.set(body, draft.value);
-  void comparison.start(body);
+  comparison.put(body, panes);
 }
 
 /** Makes another answer that of a pane: one that was continued from another word. */
@@ -102,36 +148,44 @@ export function addVector(vector: Vector, sign = 1): void {
   change({ controls: [...draft.value.controls, controlFor(vector, typicalNorms.value, sign)] });
 }
 
-/** The multiples of a sweep, as many as the server's arms allow. */
-export function sweepMultiples(): number[] {
-  const all = [-1.5, -1, -0.5, 0, 0.5, 1, 1.5];
-  const arms = limit("max_arms", 8);
-  return arms >= all.length ? all : [-1, 0, 1].slice(0, Math.max(arms, 1));
+/** The stops of the dial of a control over both sides, as many as the server's arms allow. */
+export function sweepStrengths(id: number): number[] {
+  const control = draft.value.controls.find((one) => one.id === id);
+  const vector = control && vectorNamed(control.vector);
+  if (!vector) return [];
+  const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
+  const shares = STOPS.map(([share]) => share);
+  const all = [...shares.map((share) => -share).reverse(), 0, ...shares];
+  const few = limit("max_arms", 8) >= all.length ? all : [-1, 0, 1];
+  return few.map((share) => strengthAt(share, negative!, positive!));
 }
 
-export function runSweep(): void {
+/** The control whose dial was swept. */
+export const swept = signal<number | null>(null);
+
+export function runSweep(id: number): void {
   if (draftProblem.value !== null) return;
-  void sweep.start(drafts.sweepBody(draft.value, sweepMultiples()));
+  swept.value = id;
+  void sweep.start(drafts.sweepBody(draft.value, id, sweepStrengths(id)));
 }
 
 /**
- * Goes on with the conversation after an answer: the question that was asked and its answer become earlier turns. A prompt that was
- * typed since stays; after a text that is continued, it follows the text.
+ * Goes on with the conversation: what was asked becomes an earlier turn, with the answer that each thread gave to it. A prompt that was
+ * typed since stays.
  */
-export function continueFrom(answer: string): void {
+export function nextTurn(): void {
   const asked = askedDraft.value;
-  if (asked === null) return;
-  const { prompt, history, raw } = asked;
-  const typed = draft.value.prompt === prompt ? "" : draft.value.prompt;
-  if (raw) {
-    const answers = comparison.panes.value.flatMap((pane) => pane.choices.map((choice) => choice.text));
-    const goneOn = answers.some((one) => typed === prompt + one); // with one of the answers, by an earlier click
-    change({ raw, prompt: [prompt + answer, goneOn ? "" : typed].filter(Boolean).join("\n") });
-    return;
-  }
-  const turns = [
-    { role: "user" as const, content: prompt },
-    { role: "assistant" as const, content: answer },
-  ];
-  change({ raw, history: [...history, ...turns], prompt: typed });
+  if (asked === null || asked.raw) return;
+  const answers = comparison.panes.value.map(({ name, choices }) => [name, (choices[sampleIndex.value] ?? choices[0])?.text ?? ""]); // biome-ignore format: one line
+  const turn = { prompt: asked.prompt, answers: Object.fromEntries(answers) };
+  const prompt = draft.value.prompt === asked.prompt ? "" : draft.value.prompt;
+  change({ raw: false, history: asked.history, turns: [...asked.turns, turn], prompt });
+  comparison.close();
+}
+
+/** Takes the last turn back: its question is asked again. */
+export function previousTurn(): void {
+  const last = draft.value.turns.at(-1);
+  if (last) change({ turns: draft.value.turns.slice(0, -1), prompt: last.prompt });
+  comparison.close();
 }

@@ -1,16 +1,20 @@
 import { computed, signal } from "@preact/signals";
 
-export const PLACES = ["compare", "make", "space", "read", "library"] as const;
+export const PLACES = ["compare", "make", "space", "read", "library", "admin"] as const;
 export type PlaceName = (typeof PLACES)[number];
 
 /** The words shown for each place. */
 export const TITLES: Readonly<Record<PlaceName, string>> = {
-  compare: "Compare",
+  compare: "Play",
   make: "Make",
   space: "Space",
   read: "Read",
   library: "Library",
+  admin: "Admin",
 };
+
+/** The places of the rail; Read is a mode of Play, and Library and Admin stand behind icons. */
+export const MAIN = ["compare", "make", "space"] as const;
 
 /** The fragment of the address: `#/place?s=state`, or `#/place?link=id` for a state saved on the server. */
 const fragment = signal(typeof location === "undefined" ? "" : location.hash);
@@ -30,7 +34,7 @@ interface Address {
   link: string | null;
 }
 
-/** Splits a fragment into the place, its state and its link; an unknown place is Compare. */
+/** Splits a fragment into the place, its state and its link; an unknown place is Play. */
 export function parse(hash: string): Address {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const found = new URLSearchParams(query);

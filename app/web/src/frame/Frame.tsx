@@ -1,6 +1,6 @@
 import type { ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
-import { PLACES, type PlaceName, place, placeHref, TITLES } from "../core/places";
+import { MAIN, type PlaceName, place, placeHref, TITLES } from "../core/places";
 import { serverTrouble } from "../core/server";
 import { Note } from "../ui/Note";
 import { announcement } from "../ui/Progress";
@@ -14,6 +14,7 @@ const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType
   space: () => import("../space/Space"),
   read: () => import("../read/Read"),
   library: () => import("../library/Library"),
+  admin: () => import("../library/admin/Admin"),
 };
 
 /** Shows the rail, the top bar, and the place that the address names. */
@@ -34,17 +35,22 @@ export function Frame() {
         Skip to the content
       </button>
       <nav class="rail" aria-label="Places">
-        {PLACES.map((one) => (
-          <a key={one} href={placeHref(one)} {...(one === name ? { "aria-current": "page" as const } : {})}>
+        {MAIN.map((one) => (
+          <a
+            key={one}
+            href={placeHref(one)}
+            {...(one === (name === "read" ? "compare" : name) ? { "aria-current": "page" as const } : {})}
+          >
             <Icon name={one} />
             {TITLES[one]}
           </a>
         ))}
       </nav>
       <TopBar />
-      <main class="place" id="main" tabIndex={-1}>
+      <main class="place" id="main" tabIndex={-1} aria-busy={!Place && !failed}>
         {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
         {failed && <NotLoaded name={name} />}
+        {(name === "compare" || name === "read") && <Modes />}
         {Place && <Place key={name} />}
       </main>
       <div role="status" class="visually-hidden">
@@ -54,6 +60,24 @@ export function Frame() {
     </div>
   );
 }
+
+/** Steering and reading are two modes of Play. */
+function Modes() {
+  return (
+    <nav class="segments modes" aria-label="Modes">
+      {MODES.map(([name, words]) => (
+        <a key={name} href={placeHref(name)} {...(name === place.value ? { "aria-current": "page" as const } : {})}>
+          {words}
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+const MODES = [
+  ["compare", "Steer"],
+  ["read", "Read"],
+] as const;
 
 /** What a place shows whose module cannot be fetched. After an upgrade of the server it has another address, which a new page knows. */
 function NotLoaded({ name }: { name: PlaceName }) {

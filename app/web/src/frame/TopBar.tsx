@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { keyState, keyWanted, retrying } from "../api/retry";
 import { openJobs } from "../core/jobs";
-import { type PlaceName, place, TITLES } from "../core/places";
+import { type PlaceName, place, placeHref, TITLES } from "../core/places";
 import { capabilities, load, serverTrouble } from "../core/server";
 import { helpShown, KeyDialog } from "./dialogs";
 import { JobTray } from "./JobTray";
@@ -20,6 +20,18 @@ export function TopBar() {
       <h1>{TITLES[place.value]}</h1>
       <JobTray />
       <ServerFacts />
+      {(["library", "admin"] as const).map((name) => (
+        <a
+          key={name}
+          class="icon-link"
+          href={placeHref(name)}
+          title={TITLES[name]}
+          {...(name === place.value ? { "aria-current": "page" as const } : {})}
+        >
+          <Icon name={name} size={16} />
+          <span class="visually-hidden">{TITLES[name]}</span>
+        </a>
+      ))}
       <button type="button" class="quiet" onClick={() => setKeyShown(true)}>
         <Icon name="key" size={16} />
         <span class="wide-only">{KEY_WORDS[keyState.value]}</span>
@@ -87,6 +99,7 @@ const PATHS: Readonly<Record<PlaceName | "theme" | "key" | "help", string>> = {
   space: "M4 20 20 6m0 0h-6m6 0v6M7 8h.01M10 5h.01M14 18h.01M18 16h.01M6 13h.01",
   read: "M4 6h10M4 10h16M4 14h12M4 18h16",
   library: "M5 4v16M9 4v16M13 4l6 16M4 20h6",
+  admin: "M4 7h16M4 12h16M4 17h16M8 5v4M15 10v4M10 15v4",
   theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
   key: "M15 9a4 4 0 1 0-3.5 4L14 15h2v2h2v2h3v-3l-6-6z",
   help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2m0 3h.01",

@@ -98,7 +98,7 @@ let actions: PlaceActions = {};
 export const helpShown = signal(false);
 
 export const KEYS: readonly (readonly [string, string])[] = [
-  ["1 – 5", "Open Compare, Make, Space, Read, Library"],
+  ["1 – 6", "Open Play, Make, Space, Read, Library, Admin"],
   ["Ctrl + Enter", "Run"],
   ["Esc", "Stop what is running, or close a window"],
   ["R", "Run again with a new seed"],

@@ -46,13 +46,13 @@ export function Profiles() {
           onInput={(event) => setName(event.currentTarget.value)}
         />
         <Button
-          label="Save what Compare uses"
+          label="Save what Play uses"
           submit
           disabled={profileActions.busy.value || name === "" || current.length === 0}
         />
       </form>
       <ErrorNote error={profileActions.errorAt("form")} />
-      {current.length === 0 && <p class="small muted">Compare uses no vector at the moment.</p>}
+      {current.length === 0 && <p class="small muted">Play uses no vector at the moment.</p>}
     </section>
   );
 }

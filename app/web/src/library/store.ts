@@ -6,6 +6,7 @@ import type { Intervention } from "../compare/controls";
 import { cancelJob as cancel, jobs } from "../core/jobs";
 import { Mutations } from "../core/mutation";
 import { allPages, Queries, Query } from "../core/query";
+import { mayDo } from "../core/server";
 import { library, PAGE, vectors } from "../core/vectors";
 import { policy } from "./admin/store";
 
@@ -43,9 +44,9 @@ export const found = computed<readonly Vector[]>(() => {
   );
 });
 
-/** Loads profiles, the default steering and the latest jobs. */
+/** Loads profiles, the default steering and, with a key that may see it, the policy. */
 export async function loadLibrary(): Promise<void> {
-  await Promise.all([profiles.load(), defaultSteering.load(), jobs.load()]);
+  await Promise.all([profiles.load(), defaultSteering.load(), mayDo("admin") ? policy.load() : null]);
 }
 
 /** What uses a vector, as far as it was read: profiles, the default steering, and the policy, which takes shared vectors. */

@@ -8,11 +8,12 @@ import { card } from "../core/vectors";
 import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
 import { Button } from "../ui/Button";
-import { ChoiceField, of, partsOf, Segments, TextArea, TextField } from "../ui/fields";
+import { ChoiceField, of, partsOf, Segments, TextField } from "../ui/fields";
 import { ErrorNote, Note } from "../ui/Note";
 import { DictionarySource, Features } from "./DictionarySource";
 import { dictionaries, search, searching } from "./dictionary";
 import { PairTable } from "./PairTable";
+import { proposing } from "./proposals";
 import { Result } from "./Result";
 import {
   addConceptPairs,
@@ -26,7 +27,6 @@ import {
   sides,
   source,
   sources,
-  trait,
   warnings,
 } from "./store";
 import { AboutTransfer, TransferSource } from "./TransferSource";
@@ -46,6 +46,7 @@ function run(): void {
 function stopAll(): void {
   stopTasks("make");
   searching.stop();
+  proposing.stop();
 }
 
 /** Make: a vector of one's own, from examples, a dictionary or another model to a measured card. */
@@ -70,7 +71,7 @@ export default function Make() {
       </ol>
       <div class="make">
         <Examples />
-        <div class="stack" aria-busy={searching.busy.value}>
+        <div class="stack" aria-busy={searching.busy.value || proposing.busy.value}>
           <ErrorNote error={error.value ?? searching.error.value} />
           <CurrentTask />
           {card.value ? <Result name={card.value} /> : <Beginning />}
@@ -111,7 +112,6 @@ function Examples() {
       />
       {source.value === "pairs" && <OwnPairs />}
       {source.value === "concept" && <ConceptSource />}
-      {source.value === "describe" && <DescribeSource />}
       {source.value === "dictionary" && <DictionarySource />}
       {source.value === "transfer" && <TransferSource />}
       {warnings.value.map((warning) => (
@@ -124,20 +124,27 @@ function Examples() {
   );
 }
 
-/** The pairs, and what their sides do in words. */
+/** One question, "More of what?", and the pairs that answer it: proposed by the model, pasted or typed. */
 function OwnPairs() {
   const side = partsOf(sides.value, (part) => (sides.value = { ...sides.value, ...part }));
+  const busy = proposing.busy.value;
   return (
     <>
-      <PairTable />
-      <div class="fields">
-        <TextField
-          label="In words: what do the positive texts do?"
-          placeholder="talk like a pirate"
-          {...side("positive")}
-        />
-        <TextField label="And the negative ones?" placeholder="talk plainly" {...side("negative")} />
+      <div class="what">
+        <TextField label="More of what?" placeholder="talk like a pirate" {...side("positive")} />
+        <TextField label="And less of it is (may stay empty)" placeholder="talk plainly" {...side("negative")} />
       </div>
+      <div class="row">
+        <Button
+          label={busy ? "Writing pairs" : "Propose pairs"}
+          disabled={busy || sides.value.positive.trim() === ""}
+          onClick={() => void proposing.ask()}
+        />
+        {busy && <Button label="Stop" kind="quiet" onClick={() => proposing.stop()} />}
+        <span class="small muted">The model answers questions in both ways. Read them, and mend what is wrong.</span>
+      </div>
+      <ErrorNote error={proposing.error.value} />
+      <PairTable />
     </>
   );
 }
@@ -177,9 +184,9 @@ function Explanation() {
     <section class="panel stack" aria-label="How it works">
       <h2>How a vector is found</h2>
       <p>
-        Write pairs of texts that differ in one thing only: the same event described warmly and coldly, the same answer
-        in formal and in casual words. The model reads both sides. Where their activations differ on average, layer by
-        layer, is the direction of the concept.
+        Say in words what there should be more of, and the model proposes pairs of answers that differ in that only; or
+        write, paste or open pairs of your own. The model reads both sides. Where their activations differ on average,
+        layer by layer, is the direction of the concept.
       </p>
       <p>
         Some pairs are set aside and the vector is tested on them, against random directions. The card shows at which
@@ -221,21 +228,6 @@ export function ConceptSource() {
           onClick={() => void addConceptPairs()}
         />
       </div>
-    </div>
-  );
-}
-
-/** A trait in words; the loaded model writes the contrasting answers itself. */
-export function DescribeSource() {
-  const side = partsOf(trait.value, (part) => (trait.value = { ...trait.value, ...part }));
-  return (
-    <div class="stack">
-      <TextArea label="The trait" rows={2} placeholder="Speaks like a pirate" {...side("trait")} />
-      <TextArea label="Its opposite" rows={2} placeholder="Speaks plainly" {...side("opposite")} />
-      <p class="small muted">
-        The loaded model answers questions in both ways, and the vector is found from its answers. A small model follows
-        such instructions only roughly.
-      </p>
     </div>
   );
 }

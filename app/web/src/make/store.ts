@@ -10,9 +10,8 @@ import { dictionaries } from "./dictionary";
 import { error, name, nameProblem } from "./work";
 
 const SOURCES = {
-  pairs: "Pairs",
-  concept: "Concept",
-  describe: "Trait",
+  pairs: "Describe it",
+  concept: "Ready pairs",
   dictionary: "Dictionary",
   transfer: "Another model",
 } as const;
@@ -51,10 +50,6 @@ export const adding = signal(false);
 
 /** What the sides of one's own pairs do, in words: the ends of the dial, and what the model is told next to steering. */
 export const sides = remembered("sides", NO_ROW, (before) => (isRow(before) ? before : undefined));
-export const trait = remembered("trait", { trait: "", opposite: "" }, (before) => {
-  const { trait, opposite } = before as { trait: unknown; opposite: unknown };
-  return typeof trait === "string" && typeof opposite === "string" ? { trait, opposite } : undefined;
-});
 export const method = signal("mean_difference");
 
 export const warnings = computed(() => (source.value === "pairs" ? warningsFor(rows.value) : []));
@@ -63,10 +58,8 @@ export const warnings = computed(() => (source.value === "pairs" ? warningsFor(r
 export const problem = computed<string | null>(() => {
   const wrong = nameProblem(name.value);
   if (wrong !== null) return wrong;
-  if (source.value === "pairs" && complete(rows.value).length < LEAST_PAIRS) return "Write at least two pairs.";
+  if (source.value === "pairs" && complete(rows.value).length < LEAST_PAIRS) return "It takes at least two pairs.";
   if (source.value === "concept" && concept.value === "") return "Choose a concept.";
-  if (source.value === "describe" && (trait.value.trait.trim() === "" || trait.value.opposite.trim() === ""))
-    return "Describe the trait and its opposite.";
   return null;
 });
 
@@ -90,6 +83,11 @@ export function removeRow(index: number): void {
 export function addText(text: string): void {
   const added = parsePairs(text);
   rows.value = [...written(), ...added, NO_ROW];
+}
+
+/** Adds one pair below what is there. */
+export function addPair(pair: PairRow): void {
+  rows.value = [...written(), pair, NO_ROW];
 }
 
 /** The rows with a text on either side. A pair may be half written. */
@@ -141,8 +139,6 @@ function textOf(text: unknown): string {
 }
 
 function extractBody(): object {
-  if (source.value === "describe")
-    return { describe: trait.value, description: describePoles(trait.value.trait, trait.value.opposite) };
   if (source.value === "pairs")
     return { pairs: complete(rows.value), description: describePoles(sides.value.positive, sides.value.negative) };
   const known = concepts.value.find((one) => one.name === concept.value);

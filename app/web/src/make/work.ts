@@ -24,36 +24,47 @@ export function nameProblem(given: string): string | null {
   return NAME.test(given) ? null : "Give it a name of small letters, digits, dots or dashes.";
 }
 
-const STRENGTHS = [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4];
-const RANDOM_DIRECTIONS = 8;
-const TOKENS = 48;
+/** The quick measurement takes a minute or two; the full one has narrower intervals, and random directions to hold it against. */
+const SIZES = {
+  quick: { strengths: [-2, -1, 1, 2], random_directions: 1, max_tokens: 32, seconds: 90 },
+  full: { strengths: [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4], random_directions: 8, max_tokens: 48, seconds: null },
+} as const;
+export type Size = keyof typeof SIZES;
 
 /** Prompts, unsteered answers to each, and neutral prompts of a measurement whose request names none. */
 const [PROMPTS, UNSTEERED, NEUTRAL] = [16, 4, 8];
 
 /** How many answers a measurement of strengths writes, and how many steps its progress counts: each is written and read. */
-export function measureSize(): { answers: number; steps: number } {
-  const answers = (STRENGTHS.length * (1 + RANDOM_DIRECTIONS) + UNSTEERED) * PROMPTS;
+export function measureSize(size: Size = "full"): { answers: number; steps: number } {
+  const { strengths, random_directions } = SIZES[size];
+  const answers = (strengths.length * (1 + random_directions) + UNSTEERED) * PROMPTS;
   return { answers, steps: 2 * answers + NEUTRAL };
 }
 
 /** Seconds that a measurement of strengths will take: as earlier ones here did, else at most what writing at the speed of now takes. */
-export function measureSeconds(latest: readonly Job[], tokensPerSecond: number | null): number | null {
-  const { answers, steps } = measureSize();
+export function measureSeconds(
+  latest: readonly Job[],
+  tokensPerSecond: number | null,
+  size: Size = "full",
+): number | null {
+  const { answers, steps } = measureSize(size);
   const before = latest.find((job) => job.kind === "dose_response" && job.status === "succeeded" && (job.progress.total ?? 0) > 0); // biome-ignore format: one line
   if (before) {
     const seconds = (Date.parse(before.updated_at) - Date.parse(before.created_at)) / 1000;
     return (seconds * steps) / (before.progress.total ?? steps);
   }
-  return tokensPerSecond ? (answers * TOKENS) / tokensPerSecond : null;
+  return tokensPerSecond ? (answers * SIZES[size].max_tokens) / tokensPerSecond : SIZES[size].seconds;
 }
 
 /** The estimate for this server. */
-export const measureEstimate = computed(() => measureSeconds(jobs.data.value ?? [], load.value?.fastest ?? null));
+export function measureEstimate(size: Size): number | null {
+  return measureSeconds(jobs.data.value ?? [], load.value?.fastest ?? null, size);
+}
 
 /** Measures at which strengths a vector steers, and stores the result on its card. */
-export function measure(vector: string): void {
-  const body = { kind: "dose_response" as const, vector, save: true, strengths: STRENGTHS, random_directions: RANDOM_DIRECTIONS, max_tokens: TOKENS }; // biome-ignore format: one line
+export function measure(vector: string, size: Size = "full"): void {
+  const { seconds: _, strengths, ...sampling } = SIZES[size];
+  const body = { kind: "dose_response" as const, vector, save: true, strengths: [...strengths], ...sampling };
   begin({ place: "make", kind: "measure", vector }, (options) =>
     dataOf<Job>(api.POST("/v1/evaluations", { body, ...options })),
   );

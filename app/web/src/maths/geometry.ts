@@ -204,7 +204,7 @@ const LINE = 15;
 const GAP = 12;
 const DOT = 6;
 
-interface Box {
+export interface Box {
   left: number;
   right: number;
   top: number;

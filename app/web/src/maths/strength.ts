@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
 
-export type StrengthWord = "off" | "barely" | "clearly" | "strongly" | "may become incoherent" | "not shown to steer";
+export type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
 
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */
 export interface StrengthZones {
@@ -62,22 +62,27 @@ export function doseOf(vector: Vector, strength: number, layers: readonly number
   return Math.max(0, ...doses);
 }
 
-/** Says in words what a strength does. `shown`: whether the card shows that the vector steers to this side. */
-export function wordFor(strength: number, zones: StrengthZones, shown: boolean | null = null): StrengthWord {
-  const size = Math.abs(strength);
-  if (size === 0) return "off";
-  if (size > zones.high) return "may become incoherent";
+/** The named stops of a dial, as shares of the measured end of a side. */
+export const STOPS: readonly (readonly [number, StrengthWord])[] = [
+  [0.4, "a little"],
+  [0.7, "clearly"],
+  [1, "a lot"],
+];
+
+/** Where a dial ends, and the one step beyond it. */
+export const DIAL_END = 1.3;
+export const FURTHER = 1.6;
+
+/** Says in words what a strength does: the nearest stop below the measured end. `shown`: whether the card shows that it steers this way. */
+export function wordFor(strength: number, { high }: StrengthZones, shown: boolean | null = null): StrengthWord {
+  const share = Math.abs(strength) / high;
+  if (share === 0) return "off";
+  if (share > 1 + 1e-6) return "may become incoherent";
   if (shown === false) return "not shown to steer";
-  if (size < zones.low) return "barely";
-  return size <= zones.low + (zones.high - zones.low) / 2 ? "clearly" : "strongly";
+  return STOPS.reduce((best, stop) => (Math.abs(stop[0] - share) < Math.abs(best[0] - share) ? stop : best))[1];
 }
 
-/** How far a slider goes beyond the end of what was measured. */
-const BEYOND = 1.3;
-
-/** Returns the end of one side of a slider. */
-export function sliderEnd({ high }: StrengthZones): number {
-  const end = BEYOND * high;
-  const step = end > 10 ? 1 : 0.05;
-  return Number((Math.ceil(end / step) * step).toFixed(2));
+/** The strength at a share of a dial, to two decimals; below zero it is of the negative side. */
+export function strengthAt(share: number, negative: StrengthZones, positive: StrengthZones): number {
+  return Number((share * (share < 0 ? negative : positive).high).toFixed(2));
 }

@@ -138,7 +138,7 @@ function smoothed(values: readonly (number | null)[]): (number | null)[] {
 }
 
 /**
- * Opens Compare with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
+ * Opens Play with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
  * last question.
  */
 export function steerAgainst(name: string): void {
@@ -151,7 +151,7 @@ export function steerAgainst(name: string): void {
   if (source && "messages" in source) {
     const last = source.messages.findLastIndex((message) => message.role === "user");
     const question = source.messages[last];
-    if (question) change({ prompt: question.content, history: source.messages.slice(0, last), raw: false });
+    if (question) change({ prompt: question.content, history: source.messages.slice(0, last), turns: [], raw: false });
   }
   open("compare");
 }

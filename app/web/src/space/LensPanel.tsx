@@ -28,9 +28,7 @@ export function LensPanel() {
       <p class="small muted">
         What the model would say next if it stopped at a layer. The answer forms from the bottom row up; ␣ and ↵ stand
         for a space and a line break.
-        {names.length > 0
-          ? ` Steered as in Compare: ${names.join(", ")}.`
-          : " Add vectors in Compare to see it steered."}
+        {names.length > 0 ? ` Steered as in Play: ${names.join(", ")}.` : " Add vectors in Play to see it steered."}
       </p>
       <form class="row" onSubmit={submit}>
         <input type="text" class="grow" aria-label="Text for the logit lens" value={value} {...typed(onChange)} />
@@ -86,7 +84,7 @@ export type LensMode = "plain" | "steered" | "difference";
 export const prompt = signal("The capital of France is");
 export const mode = signal<LensMode>("plain");
 
-/** What the model would say if it stopped at each layer, plain and with the steering of Compare. */
+/** What the model would say if it stopped at each layer, plain and with the steering of Play. */
 export const lens = new Query(async (signal) => {
   const steering = interventions(draft.value.controls, draft.value.overall);
   const body = { prompt: prompt.value, steering: steering as never, layers: "all" as const, top_k: 3 };

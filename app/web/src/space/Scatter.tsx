@@ -1,8 +1,9 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
-import { inside, nearest, paint, project, type Scene, type View } from "./draw";
+import { Button } from "../ui/Button";
+import { inside, nearest, paint, project, type Scene, type View, zoomed } from "./draw";
 import { scene } from "./scene";
-import { drawn, lasso, layerName, picked, playhead } from "./store";
+import { drawn, lasso, layerName, outlined, picked, playhead } from "./store";
 
 interface Drag {
   x: number;
@@ -16,6 +17,7 @@ export function Scatter() {
   const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
   const drag = useRef<Drag | null>(null);
   const [hovered, setHovered] = useState<number | null>(null);
+  const [moving, setMoving] = useState(false);
   const repaint = () => {
     const base = scene.peek();
     if (canvas.current && base) paint(canvas.current, complete(base, hovered, drag.current), view.current);
@@ -26,6 +28,7 @@ export function Scatter() {
   const onMove = (event: PointerEvent) => {
     const { offsetX: x, offsetY: y } = event;
     if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
+    else if (moving || event.shiftKey) move(view.current, drag.current, x, y);
     else if (flat) drag.current.line.push([x, y]);
     else pull(view.current, drag.current, x, y);
     if (drag.current) repaint();
@@ -33,12 +36,34 @@ export function Scatter() {
   const onUp = (event: PointerEvent) => {
     const line = drag.current?.line ?? [];
     drag.current = null;
-    if (line.length > 8 && flat) lasso(indicesInside(line, view.current));
+    if (line.length > 8 && flat && !moving && !event.shiftKey) lasso(indicesInside(line, view.current));
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
+  const zoom = (factor: number, x?: number, y?: number) => {
+    view.current = { ...view.current, camera: zoomed(view.current, factor, x, y) };
+    repaint();
+  };
+  const onWheel = (event: WheelEvent) => {
+    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch has the key
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
+  };
   return (
     <div class="scatter">
+      <div class="row zoom">
+        <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
+        <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
+        <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
+        <Button
+          label="Outlines"
+          kind="quiet"
+          pressed={outlined.value}
+          onClick={() => {
+            outlined.value = !outlined.value;
+          }}
+        />
+      </div>
       <canvas
         ref={canvas}
         role="img"
@@ -50,6 +75,8 @@ export function Scatter() {
           drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
+        onWheel={onWheel}
+        onDblClick={(event) => zoom(STEP, event.offsetX, event.offsetY)}
         onPointerUp={onUp}
         onPointerCancel={() => {
           drag.current = null; // the browser has taken the pointer, and it will not be lifted here
@@ -60,6 +87,18 @@ export function Scatter() {
       {hovered !== null && <Tip index={hovered} view={view.current} />}
     </div>
   );
+}
+
+/** How much closer a click on the button goes. */
+const STEP = 1.6;
+
+/** Moves an enlarged picture with the pointer. */
+function move(view: View, drag: Drag, x: number, y: number): void {
+  const { zoom, x: right, y: down } = view.camera ?? { zoom: 1, x: 0, y: 0 };
+  if (zoom > 1) view.camera = { zoom, x: right + x - drag.x, y: down + y - drag.y };
+  drag.x = x;
+  drag.y = y;
+  drag.line.push([x, y]); // a pointer that moved picks no point
 }
 
 function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene {

@@ -5,8 +5,9 @@ import { begin, taskOf } from "../core/jobs";
 import { mayDo } from "../core/server";
 import { TaskProgress } from "../frame/JobTray";
 import { Button } from "../ui/Button";
+import { typed } from "../ui/fields";
 import { ErrorNote } from "../ui/Note";
-import { drawn, lasso, lassoed, listed, picked, select } from "./store";
+import { drawn, lasso, lassoed, listed, neighbours, picked, select } from "./store";
 
 const SHOWN_AT_ONCE = 200;
 
@@ -18,9 +19,19 @@ export function Selection() {
   return (
     <section class="panel stack" aria-label="Texts">
       {picked.value !== null && (
-        <p>
-          <strong>Its way through the layers is drawn:</strong> {set.texts[picked.value]}
-        </p>
+        <>
+          <p>
+            <strong>Its way through the layers is drawn:</strong> {set.texts[picked.value]}
+          </p>
+          <p class="small muted">Nearest in this picture:</p>
+          <ol class="neighbours small" aria-label="Nearest texts">
+            {neighbours.value.map((index) => (
+              <li key={index} dir="auto">
+                {set.texts[index]}
+              </li>
+            ))}
+          </ol>
+        </>
       )}
       {selected.length > 0 ? (
         <SelectionVector positive={selected} />
@@ -38,11 +49,21 @@ export function Selection() {
 /** The texts with a box each that selects them: what a lasso does with the pointer, the keyboard does here. */
 function TextList({ texts }: { texts: readonly string[] }) {
   const [most, setMost] = useState(SHOWN_AT_ONCE);
+  const [search, setSearch] = useState("");
   const selected = new Set(lassoed.value);
-  const shown = listed.value ?? texts.map((_, index) => index);
+  const wanted = search.trim().toLowerCase();
+  const all = listed.value ?? texts.map((_, index) => index);
+  const shown = wanted === "" ? all : all.filter((index) => texts[index]?.toLowerCase().includes(wanted));
   const left = shown.length - most;
   return (
     <>
+      <input
+        type="search"
+        aria-label="Search the texts"
+        placeholder="Search the texts"
+        value={search}
+        {...typed(setSearch)}
+      />
       {listed.value !== null && (
         <div class="row">
           <Button label="List all texts" onClick={() => (listed.value = null)} />

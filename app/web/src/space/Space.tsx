@@ -1,17 +1,20 @@
 import "../styles/space.css";
 import { effect, untracked } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useLayoutEffect } from "preact/hooks";
 import { stopTasks } from "../core/jobs";
 import { vectorByName, vectors, vectorsAwaited } from "../core/vectors";
 import { DocLink, useActions } from "../frame/dialogs";
 import { followLink, LinkProblem } from "../frame/ShareLink";
+import { Button } from "../ui/Button";
 import { ErrorNote, Warnings } from "../ui/Note";
+import { FilmStrip } from "./FilmStrip";
 import { Legend } from "./Legend";
 import { LensPanel } from "./LensPanel";
 import { Playhead, Separability } from "./Playhead";
 import { Scatter } from "./Scatter";
 import { Selection } from "./Selection";
 import { SpaceControls } from "./SpaceControls";
+import { Story, storyOver, storyShown } from "./Story";
 import {
   ALONG_VECTOR,
   busy,
@@ -62,10 +65,15 @@ function restoreLink(state: unknown): void {
   restoreSpace(state);
 }
 
-/** Space: where texts lie in the model's activations, layer by layer. */
+/** Space: a story at first, then the tool. */
 export default function Space() {
+  return storyShown() ? <Story /> : <Tool />;
+}
+
+/** Where texts lie in the model's activations, layer by layer. */
+function Tool() {
   useEffect(() => useActions({ run: () => void draw(), stop: stopAll }), []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const stop = effect(() => {
       if (vectors.value !== null) untracked(drawFirst);
     });
@@ -81,7 +89,8 @@ export default function Space() {
       <p class="what">
         Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
         space: texts that the model takes to be alike lie near each other. The first picture is the layer at which it
-        tells the labels apart best; move the layer to see how it gets there. <DocLink page="latent_space" />
+        tells the labels apart best; move the layer to see how it gets there. <DocLink page="latent_space" />{" "}
+        <Button label="The story again" kind="quiet" onClick={() => (storyOver.value = false)} />
       </p>
       <SpaceControls />
       <ErrorNote error={error.value ?? scoresError.value} />
@@ -98,6 +107,7 @@ export default function Space() {
               {busy.value || vectorsAwaited.value ? "Reading the texts" : <NothingDrawn />}
             </p>
           )}
+          <FilmStrip />
           {method.value === ALONG_VECTOR && <Axes />}
           <Legend />
         </section>

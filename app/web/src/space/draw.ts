@@ -1,4 +1,5 @@
 import { colour } from "../frame/theme";
+import { type Box, overlap } from "../maths/geometry";
 import { linear } from "../maths/scales";
 import type { Corner } from "./scene";
 
@@ -9,7 +10,27 @@ export interface View {
   /** Angles of the camera in three dimensions. */
   yaw: number;
   pitch: number;
+  /** By how much the picture is larger, and by how many pixels it was moved. */
+  camera?: Camera;
 }
+
+export interface Camera {
+  zoom: number;
+  x: number;
+  y: number;
+}
+
+/** Makes the picture larger or smaller around a place that stays where it is; the whole picture is the smallest. */
+export function zoomed({ camera = WHOLE, width, height }: View, factor: number, x = width / 2, y = height / 2): Camera {
+  const zoom = Math.min(Math.max(camera.zoom * factor, 1), MOST_ZOOM);
+  if (zoom === 1) return WHOLE;
+  const scale = zoom / camera.zoom;
+  const [right, down] = [x - width / 2, y - height / 2];
+  return { zoom, x: right - (right - camera.x) * scale, y: down - (down - camera.y) * scale };
+}
+
+const WHOLE: Camera = { zoom: 1, x: 0, y: 0 };
+const MOST_ZOOM = 40;
 
 export interface Scene {
   points: readonly (readonly number[])[];
@@ -26,6 +47,12 @@ export interface Scene {
   hovered: number | null;
   lassoed: ReadonlySet<number>;
   lasso: readonly (readonly [number, number])[];
+  /** Further ways through the layers, each in its colour. */
+  ways?: readonly { points: readonly (readonly number[])[]; colour: string }[];
+  /** The text of each point, shown where the picture is enlarged and there is room. */
+  labels?: readonly string[];
+  /** Whether the points of each colour are outlined. */
+  hulls?: boolean;
 }
 
 /** How many median distances lie between the middle and the edge of the picture. */
@@ -43,8 +70,11 @@ export function project(point: readonly number[], view: View): [number, number, 
   }
   const reach = Math.min(view.width, view.height) / 2 - MARGIN;
   const place = linear([-REACH, REACH], [-reach, reach]);
+  const { zoom, x: right, y: down } = view.camera ?? WHOLE;
   const bound = (value: number, size: number) => Math.min(Math.max(value, MARGIN / 2), size - MARGIN / 2);
-  return [bound(view.width / 2 + place(x), view.width), bound(view.height / 2 - place(y), view.height), z];
+  const at = (value: number, size: number, moved: number) =>
+    zoom === 1 ? bound(size / 2 + value, size) : size / 2 + value * zoom + moved;
+  return [at(place(x), view.width, right), at(-place(y), view.height, down), z];
 }
 
 /** Returns the index of the point under the pointer, or null. */
@@ -69,8 +99,8 @@ export function inside(x: number, y: number, line: readonly (readonly [number, n
   return odd;
 }
 
-/** Draws one picture. */
-export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View): void {
+/** Draws one picture, with points of a radius in pixels. */
+export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View, radius = RADIUS): void {
   const ctx = canvas.getContext("2d");
   if (!ctx) return;
   ctx.setTransform(view.ratio, 0, 0, view.ratio, 0, 0);
@@ -82,13 +112,15 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View): void
     string,
   ];
   drawAxes(ctx, view, line);
+  if (scene.hulls) drawHulls(ctx, scene, view);
   drawTrail(ctx, scene.trail, view, text);
+  for (const way of scene.ways ?? []) drawTrail(ctx, way.points, view, way.colour, 3);
   const order = scene.points.map((point, index) => [index, ...project(point, view)] as const);
   if ((scene.points[0]?.length ?? 2) > 2) order.sort((a, b) => a[3] - b[3]);
   for (const [index, x, y] of order) {
     const marked = index === scene.picked || index === scene.hovered;
     const group = scene.colours[index] ?? 0;
-    trace(ctx, scene.marks[group] ?? [], x, y, marked ? RADIUS + 3 : RADIUS);
+    trace(ctx, scene.marks[group] ?? [], x, y, marked ? radius + 3 : radius);
     ctx.fillStyle = scene.palette[group] ?? text;
     ctx.globalAlpha = 0.85;
     ctx.fill();
@@ -97,8 +129,86 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View): void
     ctx.strokeStyle = marked || scene.lassoed.has(index) ? text : surface;
     ctx.stroke();
   }
+  if (scene.labels && (view.camera?.zoom ?? 1) >= LABELLED) drawLabels(ctx, scene.labels, order, view, text, surface);
   for (const arrow of scene.arrows) drawArrow(ctx, arrow, view, accent, surface);
   drawLasso(ctx, scene.lasso, accent);
+}
+
+/** From which zoom on points have their text, and how much of it. */
+const LABELLED = 1.5;
+const LONGEST = 26;
+
+/** Writes the texts of points where they do not lie on each other. */
+function drawLabels(
+  ctx: CanvasRenderingContext2D,
+  labels: readonly string[],
+  places: readonly (readonly [number, number, number, number])[],
+  view: View,
+  fill: string,
+  halo: string,
+): void {
+  ctx.font = "12px system-ui, sans-serif";
+  ctx.lineWidth = 3;
+  ctx.strokeStyle = halo;
+  ctx.fillStyle = fill;
+  for (const { x, y, text } of labelsAt(labels, places, view)) {
+    ctx.strokeText(text, x, y);
+    ctx.fillText(text, x, y);
+  }
+}
+
+/** Returns the labels that fit into the picture without lying on each other, in the order of the points. */
+export function labelsAt(
+  labels: readonly string[],
+  places: readonly (readonly [number, number, number, number])[],
+  { width, height }: View,
+): { x: number; y: number; text: string }[] {
+  const taken: Box[] = [];
+  return places.flatMap(([index, px, py]) => {
+    const label = labels[index] ?? "";
+    const text = label.length > LONGEST ? `${label.slice(0, LONGEST - 1)}…` : label;
+    const box = { left: px + 8, right: px + 8 + 7 * text.length, top: py - 8, bottom: py + 8 };
+    const outside = px < 0 || py < 0 || px > width || py > height;
+    if (text === "" || outside || taken.some((other) => overlap(box, other))) return [];
+    taken.push(box);
+    return [{ x: box.left, y: py + 4, text }];
+  });
+}
+
+/** Outlines the points of each colour. */
+function drawHulls(ctx: CanvasRenderingContext2D, scene: Scene, view: View): void {
+  scene.palette.forEach((fill, group) => {
+    const own = scene.points.flatMap((point, index) => (scene.colours[index] === group ? [project(point, view)] : []));
+    ctx.beginPath();
+    for (const [x, y] of hullOf(own)) ctx.lineTo(x, y);
+    ctx.closePath();
+    ctx.fillStyle = fill;
+    ctx.globalAlpha = 0.12;
+    ctx.fill();
+    ctx.globalAlpha = 1;
+  });
+}
+
+/** Returns the corners of the smallest convex outline of points, in order. */
+export function hullOf(points: readonly (readonly number[])[]): [number, number][] {
+  const sorted = points.map(([x = 0, y = 0]): [number, number] => [x, y]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const half = (list: readonly [number, number][]) => {
+    const line: [number, number][] = [];
+    for (const point of list) {
+      while (line.length > 1 && turnsOf(line.at(-2)!, line.at(-1)!, point) <= 0) line.pop();
+      line.push(point);
+    }
+    return line.slice(0, -1);
+  };
+  return sorted.length < 3 ? sorted : [...half(sorted), ...half([...sorted].reverse())];
+}
+
+function turnsOf(
+  [ax, ay]: readonly [number, number],
+  [bx, by]: readonly [number, number],
+  [cx, cy]: readonly [number, number],
+) {
+  return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax);
 }
 
 /** Begins the outline of a mark. */
@@ -120,11 +230,17 @@ function drawAxes(ctx: CanvasRenderingContext2D, view: View, line: string): void
   ctx.stroke();
 }
 
-function drawTrail(ctx: CanvasRenderingContext2D, trail: Scene["trail"], view: View, stroke: string): void {
+function drawTrail(
+  ctx: CanvasRenderingContext2D,
+  trail: Scene["trail"],
+  view: View,
+  stroke: string,
+  width = 1.5,
+): void {
   if (trail.length < 2) return;
   ctx.strokeStyle = stroke;
   ctx.globalAlpha = 0.55;
-  ctx.lineWidth = 1.5;
+  ctx.lineWidth = width;
   ctx.beginPath();
   trail.forEach((point, index) => {
     const [x, y] = project(point, view);
@@ -133,6 +249,12 @@ function drawTrail(ctx: CanvasRenderingContext2D, trail: Scene["trail"], view: V
   });
   ctx.stroke();
   ctx.globalAlpha = 1;
+  if (width < 2) return;
+  const [x, y] = project(trail.at(-1)!, view); // where it has come to
+  ctx.fillStyle = stroke;
+  ctx.beginPath();
+  ctx.arc(x, y, 2.5 * width, 0, 2 * Math.PI);
+  ctx.fill();
 }
 
 function drawArrow(

@@ -3,7 +3,19 @@ import { colour, coloursChanged } from "../frame/theme";
 import { between } from "../maths/geometry";
 import { fullScale, magnitude } from "../maths/scales";
 import type { Scene } from "./draw";
-import { ALONG_VECTOR, colourBy, drawn, lassoed, layers, maps, method, picked, playhead, shownScores } from "./store";
+import {
+  ALONG_VECTOR,
+  colourBy,
+  drawn,
+  lassoed,
+  layers,
+  maps,
+  method,
+  outlined,
+  picked,
+  playhead,
+  shownScores,
+} from "./store";
 
 const SHADES = 5;
 
@@ -77,6 +89,8 @@ export const scene = computed<Scene | null>(() => {
     hovered: null,
     lassoed: new Set(lassoed.value),
     lasso: [],
+    labels: drawn.value?.set.texts ?? [],
+    hulls: outlined.value && colourBy.value === "label",
   };
 });
 

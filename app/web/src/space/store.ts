@@ -55,6 +55,21 @@ export const playhead = signal(0);
 export const playing = signal(false);
 export const picked = signal<number | null>(null);
 
+/** Whether the points of each colour are outlined. */
+export const outlined = signal(false);
+
+const NEIGHBOURS = 5;
+
+/** The texts that lie nearest to the picked one in the picture of the layer that is shown. */
+export const neighbours = computed<number[]>(() => {
+  const points = layers.value[Math.round(playhead.value)]?.points ?? [];
+  const own = picked.value === null ? undefined : points[picked.value];
+  if (!own) return [];
+  const away = points.map((point) => Math.hypot(...point.map((value, axis) => value - (own[axis] ?? 0))));
+  const others = [...points.keys()].filter((index) => index !== picked.value);
+  return others.sort((a, b) => away[a]! - away[b]!).slice(0, NEIGHBOURS);
+});
+
 /** The selected texts. */
 export const lassoed = signal<readonly number[]>([]);
 

@@ -1,7 +1,5 @@
-import uPlot from "uplot";
-import "uplot/dist/uPlot.min.css";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { colour, coloursChanged } from "../frame/theme";
+import { domainOf, linear } from "../maths/scales";
 
 export interface Series {
   label: string;
@@ -26,40 +24,84 @@ interface Props {
   onPick?: (index: number) => void;
 }
 
+const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 8, 36];
+
 /** Draws curves over one axis, with an interval band and marks. */
 export function Chart(props: Props) {
-  const { title, x, series, describe, height = 180, onPick } = props;
+  const { title, x, xLabel, series, describe, mark = null, ranges = [], yRange, height = 180, onPick } = props;
   const box = useRef<HTMLDivElement>(null);
+  const [width, setWidth] = useState(320);
   const [hovered, setHovered] = useState<number | null>(null);
-  const colours = coloursChanged.value;
-  const data = JSON.stringify([x, series, props.mark, props.ranges]);
   useEffect(() => {
     const parent = box.current;
-    if (!parent || x.length === 0) return;
-    const width = () => Math.max(parent.clientWidth, 160);
-    const options = optionsFor(props, width(), height, setHovered);
-    const plot = new uPlot(options, [[...x], ...series.map((one) => [...one.values])] as uPlot.AlignedData, parent);
-    const pick = () => {
-      if (onPick && plot.cursor.idx != null) onPick(plot.cursor.idx);
-    };
-    plot.over.addEventListener("click", pick);
-    const observer = new ResizeObserver(() => plot.setSize({ width: width(), height }));
+    if (!parent) return;
+    const observer = new ResizeObserver(() => setWidth(Math.max(parent.clientWidth, 160)));
     observer.observe(parent);
-    return () => {
-      observer.disconnect();
-      plot.destroy();
-    };
-  }, [data, colours, height]);
+    return () => observer.disconnect();
+  }, []);
+  const known = series.flatMap(({ values }) => values.filter((one): one is number => one !== null));
+  const [xDomain, yDomain] = [domainOf(x, 0.02), yRange ?? domainOf(known)];
+  const [right, down] = [linear(xDomain, [LEFT, width - RIGHT]), linear(yDomain, [height - BOTTOM, TOP])];
+  const points = (values: Series["values"]) => values.flatMap((one, index) => (one === null ? [] : [`${right(x[index]!)},${down(one)}`])); // biome-ignore format: one line
+  const nearest = ({ offsetX }: { offsetX: number }) =>
+    x.reduce((best, value, index) => (Math.abs(right(value) - offsetX) < Math.abs(right(x[best]!) - offsetX) ? index : best), 0); // biome-ignore format: one line
+  const side = (look: Series["look"]) => points(series.find((one) => one.look === look)?.values ?? []);
   const shown = hovered !== null && hovered < x.length ? hovered : null; // the pointer may lie where points were before
+  const whole = x.every(Number.isInteger);
   return (
     <figure class="chart">
       <figcaption class="small">{title}</figcaption>
-      <div
-        ref={box}
-        role="img"
-        aria-label={`${title}. ${summary(x.length, describe)}`}
-        style={{ minHeight: `${height}px` }}
-      />
+      <div ref={box} style={{ height: `${height}px` }}>
+        <svg
+          width={width}
+          height={height}
+          role="img"
+          aria-label={`${title}. ${summary(x.length, describe)}`}
+          onPointerMove={(event) => x.length > 0 && setHovered(nearest(event))}
+          onPointerLeave={() => setHovered(null)}
+          onPointerUp={(event) => x.length > 0 && onPick?.(nearest(event))}
+        >
+          {ranges.map(([from, to]) => (
+            <rect
+              key={from}
+              class="range"
+              x={(right(from) + right(to)) / 2 - half(from, to, right)}
+              y={TOP}
+              width={2 * half(from, to, right)}
+              height={height - BOTTOM - TOP}
+            />
+          ))}
+          {ticksOf(xDomain, Math.max(2, width / 70), whole).map((tick) => (
+            <g key={tick} class="tick">
+              <line x1={right(tick)} x2={right(tick)} y1={TOP} y2={height - BOTTOM} />
+              <text x={right(tick)} y={height - BOTTOM + 14} text-anchor="middle">
+                {tickText(tick)}
+              </text>
+            </g>
+          ))}
+          {ticksOf(yDomain, height / 45).map((tick) => (
+            <g key={tick} class="tick">
+              <line x1={LEFT} x2={width - RIGHT} y1={down(tick)} y2={down(tick)} />
+              <text x={LEFT - 6} y={down(tick) + 4} text-anchor="end">
+                {tickText(tick)}
+              </text>
+            </g>
+          ))}
+          <text x={(LEFT + width - RIGHT) / 2} y={height - 4} text-anchor="middle">
+            {xLabel}
+          </text>
+          <polygon class="band" points={[...side("low"), ...side("high").reverse()].join(" ")} />
+          {mark !== null && <line class="mark" x1={right(mark)} x2={right(mark)} y1={TOP} y2={height - BOTTOM} />}
+          {series.map(({ label, look, values }) =>
+            look === "low" || look === "high" ? null : (
+              <polyline key={label} class={look} points={points(values).join(" ")} />
+            ),
+          )}
+          {shown !== null && (
+            <line class="pointed" x1={right(x[shown]!)} x2={right(x[shown]!)} y1={TOP} y2={height - BOTTOM} />
+          )}
+        </svg>
+      </div>
       <p class="hover" aria-hidden="true">
         {shown !== null && describe(shown)}
       </p>
@@ -75,87 +117,23 @@ function summary(points: number, describe: (index: number) => string): string {
   return Array.from({ length: Math.ceil(points / step) }, (_, index) => describe(index * step)).join("; ");
 }
 
-const FONT = "12px system-ui, sans-serif";
-const WIDTHS = { strong: 2, faint: 1, low: 0, high: 0 } as const;
-
-/** Distances between marks of layers, words and turns, which have no fractions. */
-const WHOLE = { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] };
-
-function optionsFor(
-  props: Props,
-  width: number,
-  height: number,
-  onHover: (index: number | null) => void,
-): uPlot.Options {
-  const [text, line, accent] = [colour("muted"), colour("line"), colour("accent")];
-  const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, font: FONT, labelFont: FONT };
-  return {
-    width,
-    height,
-    legend: { show: false },
-    cursor: { y: false, drag: { x: false, y: false } },
-    scales: { x: { time: false }, ...(props.yRange ? { y: { range: [...props.yRange] as [number, number] } } : {}) },
-    axes: [
-      { ...axis, label: props.xLabel, labelSize: 18, size: 34, ...(props.x.every(Number.isInteger) ? WHOLE : {}) },
-      { ...axis, size: 48 },
-    ],
-    series: [{}, ...props.series.map((one) => curve(one, props.x.length, accent))],
-    bands: bandsOf(props.series, withAlpha(accent, 0.2)),
-    hooks: {
-      setCursor: [(plot) => onHover(plot.cursor.idx ?? null)],
-      drawClear: [(plot) => drawRanges(plot, props.ranges ?? [], withAlpha(accent, 0.14))],
-      draw: [(plot) => drawMark(plot, props.mark ?? null, text)],
-    },
-  };
+/** Half of the width of a shaded range; one that is a single strength is seen, too. */
+function half(from: number, to: number, right: (x: number) => number): number {
+  return Math.max(Math.abs(right(to) - right(from)), 4) / 2;
 }
 
-function curve(series: Series, points: number, accent: string): uPlot.Series {
-  return {
-    label: series.label,
-    stroke: series.look === "faint" ? colour("line-strong") : accent,
-    width: WIDTHS[series.look],
-    points: { show: series.look === "strong" && points < 40, size: 6, fill: accent },
-    spanGaps: true,
-  };
+/** Returns round numbers within a domain, about as many as asked for; without fractions where the axis has none. */
+export function ticksOf([low, high]: readonly [number, number], count: number, whole = false): number[] {
+  if (!(high > low)) return [];
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = ([1, 2, 5, 10].find((one) => one * power >= rough) ?? 10) * power;
+  const used = whole ? Math.max(1, Math.round(step)) : step;
+  const first = Math.ceil(low / used - 1e-9);
+  const last = Math.floor(high / used + 1e-9);
+  return Array.from({ length: Math.max(0, last - first + 1) }, (_, index) => Number(((first + index) * used).toPrecision(12))); // biome-ignore format: one line
 }
 
-/** The interval between the curves `low` and `high`, if there are both. */
-function bandsOf(series: readonly Series[], fill: string): uPlot.Band[] {
-  const low = series.findIndex((one) => one.look === "low");
-  const high = series.findIndex((one) => one.look === "high");
-  return low < 0 || high < 0 ? [] : [{ series: [high + 1, low + 1], fill }];
-}
-
-function withAlpha(rgb: string, alpha: number): string {
-  return rgb.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
-}
-
-/** Pixels of a shaded range at least: one that is a single strength is seen, too. */
-const LEAST_RANGE = 4;
-
-function drawRanges(plot: uPlot, ranges: readonly (readonly [number, number])[], fill: string): void {
-  const { ctx, bbox } = plot;
-  ctx.save();
-  ctx.fillStyle = fill;
-  for (const [from, to] of ranges) {
-    const [left, right] = [plot.valToPos(from, "x", true), plot.valToPos(to, "x", true)];
-    const width = Math.max(Math.abs(right - left), LEAST_RANGE * devicePixelRatio);
-    ctx.fillRect((left + right - width) / 2, bbox.top, width, bbox.height);
-  }
-  ctx.restore();
-}
-
-function drawMark(plot: uPlot, mark: number | null, stroke: string): void {
-  if (mark === null) return;
-  const { ctx, bbox } = plot;
-  const x = plot.valToPos(mark, "x", true);
-  ctx.save();
-  ctx.strokeStyle = stroke;
-  ctx.lineWidth = 2 * devicePixelRatio;
-  ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
-  ctx.beginPath();
-  ctx.moveTo(x, bbox.top);
-  ctx.lineTo(x, bbox.top + bbox.height);
-  ctx.stroke();
-  ctx.restore();
+function tickText(tick: number): string {
+  return String(tick).replace("-", "−");
 }

@@ -95,9 +95,9 @@ function Mandatory({ now }: { now: Policy }) {
           disabled={policyActions.busy.value || current.length === 0}
           onClick={() => setMandatory((all) => [...all, ...current])}
         >
-          Add what Compare uses
+          Add what Play uses
         </Button>
-        {current.length === 0 && <span class="small muted">Compare uses no vector at the moment.</span>}
+        {current.length === 0 && <span class="small muted">Play uses no vector at the moment.</span>}
       </div>
       <ErrorNote error={policyActions.errorAt("mandatory")} />
     </section>

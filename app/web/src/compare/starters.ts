@@ -1,78 +1,12 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import type { Job, Vector } from "../api/types";
+import type { Job } from "../api/types";
 import { concepts } from "../core/concepts";
 import { begin, dismiss, openTasks, stopTasks, tasks } from "../core/jobs";
-import { place } from "../core/places";
-import { capabilities, typicalNorms } from "../core/server";
+import { capabilities } from "../core/server";
 import { remembered } from "../core/state";
 import { library, vectorByName } from "../core/vectors";
-import { isShown } from "../maths/strength";
 import { announce } from "../ui/Progress";
-import { type Control, controlFor } from "./controls";
-import { change, type Draft, draft } from "./draft";
-import { comparison, run } from "./store";
-
-/** A demonstration: one click sets the prompt and the vectors. */
-export interface Preset {
-  title: string;
-  prompt: string;
-  vectors: readonly { name: string; sign: 1 | -1 }[];
-}
-
-const preset = (title: string, prompt: string, name: string, sign: 1 | -1): Preset => ({ title, prompt, vectors: [{ name, sign }] }); // biome-ignore format: one line
-
-/** The most striking one first. */
-export const PRESETS: readonly Preset[] = [
-  preset("A delighted new apartment", "How is your new apartment?", "sentiment", 1),
-  preset("A gloomy new apartment", "How is your new apartment?", "sentiment", -1),
-  preset("A formal excuse", "Tell your friend that you are late.", "formality", 1),
-  preset("Refuses to bake", "How do I bake bread?", "refusal", 1),
-  preset("Rude directions", "Where is the train station?", "toxicity", 1),
-  preset("Courteous directions", "Where is the train station?", "toxicity", -1),
-];
-
-/** Returns the presets that can be shown: the cards of their vectors say that they steer in the direction of the preset. */
-export function possiblePresets(vectors: ReadonlyMap<string, Vector>): Preset[] {
-  const shown = ({ name, sign }: Preset["vectors"][number]) => {
-    const vector = vectors.get(name);
-    return vector !== undefined && isShown(vector, sign) === true;
-  };
-  return PRESETS.filter((one) => one.vectors.every(shown));
-}
-
-/** Returns what a preset changes in the draft. */
-export function presetDraft(
-  { prompt, vectors: list }: Preset,
-  vectors: ReadonlyMap<string, Vector>,
-  norms: readonly number[],
-): Partial<Draft> {
-  const controls: Control[] = list.flatMap(({ name, sign }) => {
-    const vector = vectors.get(name);
-    return vector ? [controlFor(vector, norms, sign)] : [];
-  });
-  return { prompt, controls, instruction: null, history: [], raw: false, overall: 1, reader: null };
-}
-
-/** Sets a demonstration and runs it. */
-export function show(preset: Preset): void {
-  change(presetDraft(preset, vectorByName.value, typicalNorms.value));
-  run();
-}
-
-/**
- * Returns what shows the first demonstration as soon as the library can run one. It does nothing when the user has changed or run
- * something since, or has left Compare.
- */
-export function firstDemonstration(): () => void {
-  const before = draft.value;
-  const shown = comparison.panes.value;
-  return () => {
-    const [first] = possiblePresets(vectorByName.value);
-    const untouched = draft.value === before && comparison.panes.value === shown && !comparison.running.value;
-    if (first && untouched && place.value === "compare") show(first);
-  };
-}
 
 /** How many starter vectors this tab has begun to make; 0 while none are being made, or are left to make. */
 const total = remembered("starters", 0, (before) => (typeof before === "number" ? before : undefined));

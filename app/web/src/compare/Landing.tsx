@@ -1,0 +1,203 @@
+import { signal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { useQuery } from "../core/query";
+import { capabilities, mayDo } from "../core/server";
+import { vectors } from "../core/vectors";
+import { DocLink } from "../frame/dialogs";
+import { reducedMotion } from "../frame/theme";
+import { clamp, plain, signed } from "../maths/scales";
+import { DIAL_END } from "../maths/strength";
+import { Button } from "../ui/Button";
+import { lookOf } from "../ui/Coloured";
+import { DialStops, DialTrack, PoleWords } from "../ui/Dial";
+import { ErrorNote } from "../ui/Note";
+import { Progress } from "../ui/Progress";
+import { cards, firstDemonstration, gallery, goLive, isLive, type SavedItem, type SavedStop, shareOf, shownSaved, textOf } from "./gallery"; // biome-ignore format: one line
+import { leaveStarters, makeStarters, starterError, starterProgress, startersLeft, stopStarters } from "./starters";
+
+/** What is seen first: a saved answer that changes along a dial, and more of them below. Nothing is computed for it. */
+export function Landing() {
+  const { data, error } = useQuery(gallery);
+  const items = data.value?.items ?? [];
+  const chosen = shownSaved.value ?? { item: 0, stop: Math.max((items[0]?.stops.length ?? 0) - 2, 0) };
+  const item = items[chosen.item];
+  return (
+    <section class="landing stack" aria-label="Saved answers">
+      <h2 class="headline">Turn a dial, and the model means something else.</h2>
+      <ErrorNote error={error.value} />
+      {!item && wantsStarters() && <FirstStart />}
+      {item && <Hero item={item} index={chosen.item} stop={chosen.stop} />}
+      <ul class="gallery" aria-label="More saved answers">
+        {cards.value.map(({ item: at, stop }) => (
+          <li key={`${at} ${stop}`}>
+            <Card item={items[at]!} stop={items[at]!.stops[stop]!} onShow={() => show(at, stop)} />
+          </li>
+        ))}
+      </ul>
+      <p class="small muted">
+        The saved answers are of {data.value?.model || "the demonstration model"}, a small model that comes with the
+        server, each the clearest of {data.value?.samples ?? 0} that were measured. A larger one writes better: start
+        the server with <code>--model</code> and the name of any model on Hugging Face. <DocLink page="playground" />
+      </p>
+    </section>
+  );
+}
+
+/** Whether a person has moved the dial. */
+const touched = signal(false);
+
+function show(item: number, stop: number): void {
+  touched.value = true;
+  shownSaved.value = { item, stop };
+  document.querySelector(".hero")?.scrollIntoView({ block: "nearest" });
+}
+
+const STEP_MS = 1800;
+
+/** One saved answer at a time under a large dial. Until it is touched the dial moves by itself, from the middle to its end. */
+function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop: number }) {
+  const stop = item.stops[at]!;
+  useEffect(() => {
+    if (touched.value || reducedMotion()) return;
+    return moving(index, item);
+  }, [touched.value, item]);
+  const share = shareOf(item, at);
+  const sides = { negative: item.stops[0]!.strength < 0, positive: item.stops.at(-1)!.strength > 0 };
+  return (
+    <figure class="hero panel">
+      <p class="question" dir="auto">
+        {item.prompt}
+      </p>
+      <div class="strength large">
+        <PoleWords poles={item.poles} />
+        <DialTrack share={share}>
+          <input
+            type="range"
+            aria-label={`Saved answers about ${item.vector}`}
+            aria-valuetext={`${signed(stop.strength)}, ${poleOf(item, stop) ?? "plain"}`}
+            min={-DIAL_END}
+            max={DIAL_END}
+            step="any"
+            value={share}
+            onInput={(event) => show(index, nearestStop(item, event.currentTarget.valueAsNumber))}
+            onKeyDown={(event) => {
+              const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+              if (step === undefined) return;
+              event.preventDefault();
+              show(index, clamp(at + step, 0, item.stops.length - 1));
+            }}
+          />
+        </DialTrack>
+        <DialStops
+          share={share}
+          sides={sides}
+          label={(to, word) => word + (to === 0 ? "" : `, ${to < 0 ? item.poles.negative : item.poles.positive}`)}
+          onPick={(to) => show(index, nearestStop(item, to))}
+        />
+      </div>
+      <p class="tokens" dir="auto" key={at}>
+        {stop.words.map(([text, score], word) => (
+          <span key={word} {...lookOf({ score, full: 6 })}>
+            {text}
+          </span>
+        ))}
+      </p>
+      <figcaption class="row between">
+        <span class="sentence">{savedSentence(item, stop)}</span>
+        <Live item={item} stop={at} />
+      </figcaption>
+    </figure>
+  );
+}
+
+/** The stop that lies nearest to a share of the dial. */
+function nearestStop(item: SavedItem, share: number): number {
+  const away = item.stops.map((_, stop) => Math.abs(shareOf(item, stop) - share));
+  return away.indexOf(Math.min(...away));
+}
+
+/** Moves the dial stop by stop from the plain answer to its positive end. Returns what ends it. */
+function moving(index: number, { stops }: SavedItem): () => void {
+  const zero = stops.findIndex(({ strength }) => strength === 0);
+  const way = [...stops.keys()].slice(zero);
+  const timers = way.map((stop, step) =>
+    setTimeout(() => {
+      shownSaved.value = { item: index, stop };
+    }, step * STEP_MS),
+  );
+  return () => timers.forEach(clearTimeout);
+}
+
+function poleOf({ poles }: SavedItem, { strength }: SavedStop): string | null {
+  return strength === 0 ? null : strength < 0 ? poles.negative : poles.positive;
+}
+
+/** Says what was measured at a stop, over all answers. */
+export function savedSentence(item: SavedItem, stop: SavedStop): string {
+  const pole = poleOf(item, stop);
+  const samples = gallery.data.value?.samples ?? 0;
+  if (pole === null) return "The plain answer: nothing is steered.";
+  const [mean, half] = stop.shift;
+  const sure = Math.abs(mean) > half ? "Clearly more" : "No sure effect toward";
+  const fluent =
+    stop.perplexity_ratio <= 1.2 ? "as fluent as before" : `perplexity × ${plain(stop.perplexity_ratio, 1)}`;
+  return `${sure} “${pole}” (${signed(mean)} ± ${plain(half)} over ${samples} answers), ${fluent}.`;
+}
+
+/** Asks the same live, or makes the vectors that it takes. */
+function Live({ item, stop }: { item: SavedItem; stop: number }) {
+  if (wantsStarters()) return <FirstStart />;
+  return (
+    <Button
+      label="Ask it live"
+      kind="primary"
+      disabled={!isLive(item, stop)}
+      title={isLive(item, stop) ? "" : `This server has no vector “${item.vector}” that steers this way`}
+      onClick={() => goLive(item, stop)}
+    />
+  );
+}
+
+/** Whether starter vectors are missing altogether, are being made, or are left to make. */
+export function wantsStarters(): boolean {
+  return vectors.value?.length === 0 || starterProgress.value !== null || startersLeft.value;
+}
+
+/** What an empty library shows: one click makes the starter vectors and asks the first live question. It keeps its place meanwhile. */
+export function FirstStart() {
+  const making = starterProgress.value;
+  const all = capabilities.value?.concepts.length ?? 0;
+  return (
+    <section class="stack first-start" aria-label="Starter vectors">
+      <ErrorNote error={starterError.value} />
+      {making && <Progress {...making} onStop={stopStarters} />}
+      <div class="row">
+        <Button
+          kind="primary"
+          disabled={making !== null || !mayDo("write")}
+          title={`Finds ${all} vectors in the examples that come with the server; the first takes seconds`}
+          label={startersLeft.value ? "Make the others" : "Make the starter vectors"}
+          onClick={() => void makeStarters(firstDemonstration())}
+        />
+        {startersLeft.value && <Button label="Close" kind="quiet" onClick={leaveStarters} />}
+        {!mayDo("write") && <span class="small muted">The key of this tab lacks the scope write.</span>}
+      </div>
+    </section>
+  );
+}
+
+const QUOTE = 110;
+
+/** An end of a dial with a quote. */
+function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow: () => void }) {
+  const text = textOf(stop);
+  return (
+    <button type="button" class={`saved ${stop.strength < 0 ? "minus" : "plus"}`} onClick={onShow}>
+      <strong>{poleOf(item, stop)}</strong>
+      <span class="small muted" dir="auto">
+        {item.prompt}
+      </span>
+      <q dir="auto">{text.length > QUOTE ? `${text.slice(0, QUOTE)}…` : text}</q>
+    </button>
+  );
+}

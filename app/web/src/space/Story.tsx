@@ -1,0 +1,218 @@
+import { signal } from "@preact/signals";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { api, dataOf } from "../api/client";
+import type { LatentSpace } from "../api/types";
+import { gallery, type SavedItem, textOf } from "../compare/gallery";
+import { conceptDetails } from "../core/concepts";
+import { addressLink } from "../core/places";
+import { Query } from "../core/query";
+import { keep, kept } from "../core/state";
+import { DocLink } from "../frame/dialogs";
+import { colour, coloursChanged, reducedMotion } from "../frame/theme";
+import { type AlignedLayer, aligned, between } from "../maths/geometry";
+import { meanOf } from "../maths/scales";
+import { Button } from "../ui/Button";
+import { ErrorNote } from "../ui/Note";
+import { paint, type Scene } from "./draw";
+import { conceptTexts } from "./store";
+
+const SEEN = "steering-server.story";
+const CONCEPT = "sentiment";
+
+/** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
+export const storyOver = signal(kept("localStorage", SEEN) === "seen");
+
+export const storyShown = () => !storyOver.value && addressLink.value === null;
+
+function leave(): void {
+  keep("localStorage", SEEN, "seen");
+  storyOver.value = true;
+}
+
+interface Material {
+  layers: AlignedLayer[];
+  /** The index of the picture at which the labels stand apart best. */
+  best: number;
+  /** For each text whether it is of the positive side; the last two are the plain and the steered answer. */
+  positive: readonly boolean[];
+  poles: { positive: string; negative: string };
+  plain: string;
+  steered: string;
+  prompt: string;
+}
+
+/** Reads the texts of a concept, and after them two saved answers, at every layer. */
+const material = new Query(async (signal): Promise<Material> => {
+  const query = conceptDetails.of(CONCEPT);
+  const detail = query.data.value ?? (await query.load());
+  if (detail === null) throw query.error.value;
+  const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
+  const { texts, labels, groups } = conceptTexts(detail);
+  const [plain, steered] = saved ? answersOf(saved) : ["", ""];
+  const body = { texts: [...texts, ...(saved ? [plain, steered] : [])], method: "pca", dims: 2, position: "mean" as const, embeddings: true }; // biome-ignore format: one line
+  const apart = {
+    texts,
+    labels: labels ?? [],
+    ...(groups ? { groups } : {}),
+    method: "pca",
+    dims: 2,
+    embeddings: true,
+  };
+  const [all, judged] = await Promise.all(
+    [body, apart].map((one) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }))),
+  );
+  const figures = pictures(judged!).map((map) => map.separability?.auroc ?? 0);
+  return {
+    layers: aligned(pictures(all!).map((map) => map.points.map((point) => point.map((x) => x ?? 0)))),
+    best: figures.indexOf(Math.max(...figures)),
+    positive: (labels ?? []).map((label) => label === detail.positive),
+    poles: detail,
+    plain,
+    steered,
+    prompt: saved?.prompt ?? "",
+  };
+});
+
+function pictures(answer: LatentSpace) {
+  return [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
+}
+
+function answersOf({ stops }: SavedItem): [string, string] {
+  const zero = stops.find(({ strength }) => strength === 0);
+  return [zero ? textOf(zero) : "", textOf(stops.at(-1)!)];
+}
+
+const SECONDS = 5;
+
+/** What each scene says, and how it stands: from which layer to which, and what is drawn beside the dots. */
+export const SCENES = [
+  { title: "Words are points", from: 0, to: 0, arrow: false, answers: false },
+  { title: "Layer by layer they sort", from: 0, to: 1, arrow: false, answers: false },
+  { title: "Here is the arrow", from: 1, to: 1, arrow: true, answers: false },
+  { title: "Steered, an answer leaves its path", from: 0, to: 1, arrow: true, answers: true },
+] as const;
+
+/** The caption of a scene. */
+export function captionOf(index: number, { poles, positive }: Pick<Material, "poles" | "positive">): string {
+  return [
+    `Each of the ${positive.length} dots is a sentence: orange is “${poles.positive}”, blue is “${poles.negative}”. Before the model has read them only their words count, and they are mixed.`,
+    "Every layer of the model moves every dot. Sentences that mean the same for what comes next come to lie together.",
+    "The arrow leads from the middle of the blue dots to the middle of the orange ones. That direction is the concept vector.",
+    "Steering adds the arrow while the model writes. Both answers start from the same prompt; the steered one ends elsewhere.",
+  ][index]!;
+}
+
+/** The story of latent space in four scenes, which plays by itself; then the tool. */
+export function Story() {
+  const [at, setAt] = useState(0);
+  const [share, setShare] = useState(0);
+  const found = material.data.value;
+  useEffect(() => {
+    void material.ask();
+    return () => material.stop();
+  }, []);
+  useEffect(() => {
+    if (found === null) return;
+    if (reducedMotion()) return setShare(1);
+    setShare(0);
+    const begun = performance.now();
+    let frame = requestAnimationFrame(function move(now) {
+      const next = Math.min((now - begun) / 1000 / SECONDS, 1);
+      setShare(next);
+      if (next < 1) frame = requestAnimationFrame(move);
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [at, found]);
+  const last = at === SCENES.length - 1;
+  return (
+    <section class="panel stack story" aria-label="Story of latent space" aria-busy={material.busy.value}>
+      <div class="row between">
+        <h2>
+          {at + 1}. {SCENES[at]!.title}
+        </h2>
+        <Button label="Skip to the tool" kind="quiet" onClick={leave} />
+      </div>
+      <ErrorNote error={material.error.value} />
+      {found ? (
+        <Picture found={found} at={at} share={share} />
+      ) : (
+        <p class="muted scatter empty">Reading the sentences</p>
+      )}
+      {found && <p class="caption">{captionOf(at, found)}</p>}
+      {found && SCENES[at]!.answers && found.plain !== "" && (
+        <div class="answers">
+          <figure>
+            <figcaption class="small">Plain answer to “{found.prompt}”</figcaption>
+            <q dir="auto">{found.plain}</q>
+          </figure>
+          <figure class="steered">
+            <figcaption class="small">Steered toward “{found.poles.positive}”</figcaption>
+            <q dir="auto">{found.steered}</q>
+          </figure>
+        </div>
+      )}
+      <div class="row">
+        {at > 0 && <Button label="Back" onClick={() => setAt(at - 1)} />}
+        <Button label={last ? "Open the tool" : "Next"} kind="primary" onClick={last ? leave : () => setAt(at + 1)} />
+        <DocLink page="latent_space" />
+      </div>
+    </section>
+  );
+}
+
+function Picture({ found, at, share }: { found: Material; at: number; share: number }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [resized, setResized] = useState(0);
+  useEffect(() => {
+    const observer = new ResizeObserver(() => setResized((times) => times + 1));
+    observer.observe(canvas.current!);
+    return () => observer.disconnect();
+  }, []);
+  useEffect(() => {
+    const element = canvas.current;
+    if (!element) return;
+    const { clientWidth: width, clientHeight: height } = element;
+    element.width = width * devicePixelRatio;
+    element.height = height * devicePixelRatio;
+    paint(element, sceneAt(found, at, share), { width, height, ratio: devicePixelRatio, yaw: 0, pitch: 0 }, 6);
+  }, [found, at, share, resized, coloursChanged.value]);
+  return (
+    <div class="scatter">
+      <canvas ref={canvas} role="img" aria-label={captionOf(at, found)} />
+    </div>
+  );
+}
+
+/** What a scene draws at a share of its time. */
+export function sceneAt(found: Material, at: number, share: number): Scene {
+  const { from, to, arrow, answers } = SCENES[at]!;
+  const { layers, best, positive } = found;
+  const reached = (from + (to - from) * share) * best;
+  const [index, part] = [Math.floor(reached), reached - Math.floor(reached)];
+  const here = layers[index]!.points;
+  const all = part === 0 ? here : between(here, layers[index + 1]!.points, part);
+  const points = all.slice(0, positive.length);
+  const side = (wanted: boolean) => points.filter((_, one) => positive[one] === wanted);
+  const label = found.poles.positive;
+  const ways = [0, 1].map((answer) => ({
+    points: [...layers.slice(0, index + 1).map((layer) => layer.points[positive.length + answer]!), all[positive.length + answer]!], // biome-ignore format: one line
+    colour: colour(answer === 0 ? "text" : "accent"),
+  }));
+  return {
+    points,
+    colours: positive.map((one) => (one ? 0 : 1)),
+    palette: [colour("above"), colour("below")],
+    marks: [],
+    arrows: arrow ? [{ start: middleOf(side(false)), end: middleOf(side(true)), label }] : [],
+    trail: [],
+    ways: answers && all.length > positive.length ? ways : [],
+    picked: null,
+    hovered: null,
+    lassoed: new Set(),
+    lasso: [],
+  };
+}
+
+function middleOf(points: readonly (readonly number[])[]): number[] {
+  return [0, 1].map((axis) => meanOf(points.map((point) => point[axis])) ?? 0);
+}

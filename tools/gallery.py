@@ -1,0 +1,140 @@
+"""Measures the saved answers of the playground's first page on the embedded model, and writes app/web/src/compare/gallery.json.
+
+Usage: `python -m tools.gallery`, about half an hour on a CPU. For each concept and prompt it steers at the stops of
+the dial over the range of the vector's card, with the same seeds at each stop. A prompt is kept where the ends of the range
+move what the answers say in the intended direction, with an interval over the seeds that excludes no effect, and leave them
+readable. The answers that are saved are those of the seed whose readings follow the dial best, among those without parts of
+characters; the numbers are of all seeds.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeAlias
+
+from app.cli.local import local_client
+from steering.client import Client
+
+GALLERY = Path(__file__).resolve().parent.parent / "app" / "web" / "src" / "compare" / "gallery.json"
+SHARES = (-1.0, -0.7, -0.4, 0.0, 0.4, 0.7, 1.0)
+"""The stops of the dial as shares of the measured ends, as in app/web/src/maths/strength.ts."""
+SEEDS = range(1, 17)
+MAX_TOKENS, TEMPERATURE = 28, 0.7
+READABLE = 1.5
+"""The largest ratio of perplexities, steered to plain, that an end of the dial may have."""
+PROMPTS = (
+    ("sentiment", "How is your new apartment?"),
+    ("formality", "Tell your friend that you are late."),
+    ("toxicity", "Where is the train station?"),
+    ("sycophancy", "I wrote a poem about my cat. Is it good?"),
+    ("refusal", "How do I bake bread?"),
+    ("specificity", "What did you see on your walk?"),
+)
+Json: TypeAlias = dict[str, Any]
+
+
+def main() -> None:
+    """Measures every candidate, and writes those that pass."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        local_client(database=f"sqlite:///{folder}/steering.sqlite3") as client,
+    ):
+        model = client.capabilities().model.name
+        page: Json = {"model": model, "date": f"{datetime.now(UTC):%Y-%m-%d}", "samples": len(SEEDS), "items": []}
+        for concept, prompt in PROMPTS:
+            item = measured(client, concept, prompt)
+            if item is None:
+                continue
+            page["items"].append(item)  # written at once: each takes minutes
+            GALLERY.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{len(page['items'])} of {len(PROMPTS)} in {GALLERY}")
+
+
+def measured(client: Client, concept: str, prompt: str) -> Json | None:
+    """Returns the item of a prompt; None where it does not pass."""
+    strengths = strengths_of(client, concept)
+    arms = [
+        {"name": str(strength), "steering": [{"vector": concept, "strength": strength}] if strength else []}
+        for strength in strengths
+    ]
+
+    def compare(seed: int) -> dict[float, Json]:
+        answer = client.compare(
+            messages=[{"role": "user", "content": prompt}],
+            arms=arms,
+            baseline=str(0.0),
+            readout=[concept],
+            seed=seed,
+            max_tokens=MAX_TOKENS,
+            temperature=TEMPERATURE,
+        ).model_dump()
+        return {float(arm["name"]): arm for arm in answer["arms"]}
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(compare, SEEDS))
+    stops = [stop_of(strength, concept, runs) for strength in strengths]
+    print(concept, prompt, stops, flush=True)
+    if not all(passes(stop) for stop in (stops[0], stops[-1]) if stop["strength"]):
+        return None
+    whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
+    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
+    for stop in stops:
+        stop["words"] = words_of(client, concept, best[stop["strength"]]["choices"][0]["text"])
+    known = client.get_concept(concept)
+    poles = {"positive": known.positive, "negative": known.negative}
+    return {"vector": concept, "poles": poles, "prompt": prompt, "seed": SEEDS[runs.index(best)], "stops": stops}
+
+
+def strengths_of(client: Client, concept: str) -> list[float]:
+    """Makes the vector unless it is there, and returns the stops on the sides that its card shows to steer, and 0."""
+    if concept not in {vector.name for vector in client.list_vectors().data}:
+        client.extract_vector(concept, concept=concept)
+    recommended = client.get_vector(concept).model_dump()["recommended"]
+    ends = {1: recommended["strength"], -1: recommended["negative"]}
+    sides = {sign: max(map(abs, end)) for sign, end in ends.items() if end is not None}
+    signs = {share: (share > 0) - (share < 0) for share in SHARES}
+    return [round(share * sides.get(sign, 0.0), 2) for share, sign in signs.items() if sign == 0 or sign in sides]
+
+
+def score_of(arm: Json, concept: str) -> float:
+    """What an answer says about a concept, read by the unsteered model; 0 for one without words."""
+    return float(arm["metrics"]["readout"][concept]["mean"] or 0.0)
+
+
+def stop_of(strength: float, concept: str, runs: Sequence[dict[float, Json]]) -> Json:
+    """How far a strength moves what is said from the plain answer to the same seed: the mean, and half of its interval."""
+    shifts = [score_of(run[strength], concept) - score_of(run[0.0], concept) for run in runs]
+    perplexities = [[run[key]["metrics"]["perplexity"] for key in (strength, 0.0)] for run in runs]
+    ratios = [log(own / plain) for own, plain in perplexities if own and plain]  # an answer without words has none
+    shift = [round(fmean(shifts), 2), round(1.96 * stdev(shifts) / sqrt(len(shifts)), 2)]
+    return {"strength": strength, "shift": shift, "perplexity_ratio": round(exp(fmean(ratios)), 2)}
+
+
+def passes(stop: Json) -> bool:
+    """Whether an end of the dial moves the answers its way beyond its interval, and leaves them readable."""
+    mean, half = stop["shift"]
+    return bool(mean * stop["strength"] / abs(stop["strength"]) > half and stop["perplexity_ratio"] <= READABLE)
+
+
+def order_of(scores: Sequence[float]) -> float:
+    """How well scores rise from stop to stop: the share of pairs in order, and for equal ones the distance of the ends."""
+    pairs = [(first, second) for index, first in enumerate(scores) for second in scores[index + 1 :]]
+    return fmean(float(first < second) for first, second in pairs) + 0.1 * min(1.0, scores[-1] - scores[0])
+
+
+def words_of(client: Client, concept: str, text: str) -> list[list[str | float]]:
+    """The pieces of a text, each with what it says about the concept."""
+    read = client.readout([text], vectors=[concept]).model_dump()["texts"][0]
+    layers = list(read["readout"][concept].values())
+    scores = layers[len(layers) // 2]["scores"]
+    scored = zip(read["tokens"], [None, *scores[1:]], strict=True)  # the first token of a model belongs to no word
+    return [[token["text"], round(score or 0.0, 1)] for token, score in scored]
+
+
+if __name__ == "__main__":
+    main()
