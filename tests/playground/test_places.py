@@ -75,7 +75,7 @@ def test_the_space_begins_with_a_story_of_four_scenes_and_ends_in_the_tool(wide:
     wide.open("#/space")
     story = wide.page.get_by_role("region", name="Story of latent space")
     wide.ended()
-    pictures = set()
+    pictures: set[str] = set()
     for title in ("Words are points", "Layer by layer they sort", "Here is the arrow", "Steered, an answer leaves"):
         expect(story.get_by_role("heading")).to_contain_text(title)
         wide.inspect(f"space-story-{len(pictures)}")

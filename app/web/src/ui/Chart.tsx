@@ -1,3 +1,4 @@
+import type { RefObject } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { domainOf, linear } from "../maths/scales";
 
@@ -26,12 +27,10 @@ interface Props {
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 8, 36];
 
-/** Draws curves over one axis, with an interval band and marks. */
-export function Chart(props: Props) {
-  const { title, x, xLabel, series, describe, mark = null, ranges = [], yRange, height = 180, onPick } = props;
+/** Follows the width of an element, in pixels. */
+function useWidth(): [RefObject<HTMLDivElement | null>, number] {
   const box = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(320);
-  const [hovered, setHovered] = useState<number | null>(null);
   useEffect(() => {
     const parent = box.current;
     if (!parent) return;
@@ -39,6 +38,14 @@ export function Chart(props: Props) {
     observer.observe(parent);
     return () => observer.disconnect();
   }, []);
+  return [box, width];
+}
+
+/** Draws curves over one axis, with an interval band and marks. */
+export function Chart(props: Props) {
+  const { title, x, xLabel, series, describe, mark = null, ranges = [], yRange, height = 180, onPick } = props;
+  const [box, width] = useWidth();
+  const [hovered, setHovered] = useState<number | null>(null);
   const known = series.flatMap(({ values }) => values.filter((one): one is number => one !== null));
   const [xDomain, yDomain] = [domainOf(x, 0.02), yRange ?? domainOf(known)];
   const [right, down] = [linear(xDomain, [LEFT, width - RIGHT]), linear(yDomain, [height - BOTTOM, TOP])];
