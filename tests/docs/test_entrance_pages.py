@@ -69,7 +69,7 @@ def test_the_questions_of_a_newcomer_have_a_place() -> None:
     ]
     for topic in (
         "sampled", "residual units", "tokens an intervention acts", "dose", "disconnected", "memory of keys and values",
-        "compiled graph", "stop string", "operation, a condition, a method, a route", "Compare",
+        "compiled graph", "stop string", "operation, a condition, a method, a route", "the page Play",
     ):  # fmt: skip
         assert any(topic in row and ("`" in row or "](" in row) for row in rows), topic
 
