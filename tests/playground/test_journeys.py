@@ -119,7 +119,8 @@ def test_a_job_outlives_a_reload_in_the_tray_and_can_be_cancelled_there(wide: Vi
     wide.page.evaluate("sessionStorage.setItem('steering-server.card', JSON.stringify('unmeasured'))")
     wide.page.goto(f"{wide.url}/?again#/make")
     expect(wide.page.get_by_role("region", name="Quality")).to_contain_text("1,360 answers")
-    wide.page.get_by_role("button", name="Measure its strengths").click()
+    with wide.page.expect_response("**/v1/evaluations*", timeout=JOB):  # a job has a name once the server has answered
+        wide.page.get_by_role("button", name="Measure its strengths").click()
     tray = wide.page.locator(".tray")
     expect(tray).to_contain_text("1 job")
     expect(wide.page.get_by_role("list", name="Steps").locator("[aria-current]")).to_contain_text("Find")

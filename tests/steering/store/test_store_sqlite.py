@@ -182,7 +182,7 @@ class TestSchema:
         await store.ping()
         assert current(read_address(f"sqlite:///{file}")) == ("0008", "0008")
         missing = file.with_name("missing")
-        assert current(read_address(f"sqlite:///{missing}")) == (None, "0006")
+        assert current(read_address(f"sqlite:///{missing}")) == (None, "0008")
         assert [entry.name for entry in file.parent.iterdir() if "missing" in entry.name] == []
 
 
