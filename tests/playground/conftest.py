@@ -197,7 +197,8 @@ def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: Theme
         permissions=["clipboard-read", "clipboard-write"],
     )
     context.set_default_timeout(SECONDS * 1000)
-    context.add_init_script(f"localStorage.getItem('{STORY}') ?? localStorage.setItem('{STORY}', 'seen')")
+    seen = f"localStorage.getItem('{STORY}') ?? localStorage.setItem('{STORY}', 'seen')"
+    context.add_init_script(f"if (location.protocol !== 'about:') {{ {seen} }}")  # about:blank has no storage
     page = context.new_page()
     found = Visit(page, url)
 
