@@ -103,7 +103,8 @@ def serve(
     disable_intra_op_threads()  # this thread runs the event loop
     traces = open_traces() if settings.traces else None
     app = create_app(settings, engine_factory, store_factory, traces)
-    app.openapi()  # before requests come: it takes a second, and FastAPI's routes may not be prepared by two threads at once
+    if settings.openapi:
+        app.openapi()  # before requests come: it takes a second, and two threads may not prepare FastAPI's routes at once
     state = cast(AppState, app.state.steering)
     config = uvicorn.Config(
         app,

@@ -29,6 +29,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.engine.prompts import check_context
 from steering.errors import DoseExceeded, InvalidRequest, NotNewest, UnsupportedParameter, VectorNotFound
 from steering.lab import evaluations
 from steering.lab import report as reports
@@ -185,7 +186,10 @@ async def _prompts(
     """Returns (the caller's prompts, their token ids). Raises LimitExceeded, ContextLengthExceeded."""
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
     prompts = tuple(map(pair_text, texts))
-    return prompts, tuple([await context.tokenize(prompt, max_tokens) for prompt in prompts])
+    ids = await encode_prompts(context.engine, prompts, param)
+    for prompt in ids:
+        check_context(len(prompt), max_tokens, context.engine.info, param=param)
+    return prompts, tuple(ids)
 
 
 # Reports
@@ -345,10 +349,12 @@ def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:
     anchors = carrying.default_anchors(pairs) if body.anchors is None else tuple(map(pair_text, body.anchors))
     direction = None if body.direction is None else torch.tensor(body.direction)
     given = {"name", "from_layer", "to_layer", "holdout", "seed", "description", "tags"}
-    position = body.position or default_position(pairs)
-    given_fields = body.model_dump(include=given)
     return carrying.TransferRequest(
-        pairs=pairs, anchors=anchors, direction=direction, position=position, **given_fields
+        pairs=pairs,
+        anchors=anchors,
+        direction=direction,
+        position=body.position or default_position(pairs),
+        **body.model_dump(include=given),
     )
 
 

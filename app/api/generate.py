@@ -106,9 +106,10 @@ class Generation:
     async def run(self) -> Callable[[], GenerateAnswer]:
         """Returns what builds the response, in a thread, when the last answer has ended."""
         found = await answers(self.context.engine, self.request, self.n)
-        for answer in found:
-            for event in answer.events:
-                self._flagged(event)
+        if self.flags:
+            for answer in found:
+                for event in answer.events:
+                    self._flagged(event)
         return partial(self._answer, found)
 
     async def events(self) -> AsyncGenerator[Event, None]:

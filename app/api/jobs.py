@@ -78,7 +78,8 @@ class LiveJob:
         self.changed = asyncio.Event()
 
     def stop(self, reason: SteeringError | None = None) -> None:
-        """Ends the work, also work that has not begun, but no write of a record. The first reason counts; none: it was cancelled."""
+        """Ends the work, also work that has not begun, but no write of a record. The first reason counts. Without a reason the
+        job was cancelled."""
         if self._reason is None:
             self._reason = reason or JobCancelled("the job was cancelled before it ended")
             if self._awaited is not None:
@@ -225,6 +226,7 @@ class Jobs:
             live.update(record)
 
     async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
+        """Runs a job and returns its final record, whatever ends it."""
 
         def progress(done: int, total: int, message: str) -> None:
             made = JobProgress(done=done, total=total, message=message)

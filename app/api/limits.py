@@ -93,7 +93,7 @@ class AllowedVectors:
 
 @dataclass(frozen=True, slots=True)
 class VectorsByName:
-    """A VectorSource of vectors in memory, and of names that are looked up elsewhere than all others.
+    """A VectorSource of some names with a vector or a source of their own; all others are looked up in `rest`.
     entries: the vector or the source of a name as it is written (`mood` or `mood@3`).
     rest: where all other names are looked up, if anywhere."""
 

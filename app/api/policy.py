@@ -61,13 +61,12 @@ ADMIN = needs("admin")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivePolicy:
-    """A policy whose vectors are pinned and held, by id.
+    """A policy whose vectors are pinned.
     monitors: the monitors with what they have measured so far.
     unsteered: the plan of a pass that asks for no steering. It has the mandatory interventions alone.
     neutral: the scores of neutral text, which depend on that plan."""
 
     spec: PolicySpec = NO_POLICY
-    vectors: Mapping[str, ConceptVector] = field(default_factory=dict)
     monitors: MonitorSet = NO_MONITORS
     mandatory: Mandatory = field(default_factory=Mandatory)
     unsteered: SteeringPlan = UNSTEERED
@@ -140,7 +139,7 @@ class Policy(Collector):
         mandatory = Mandatory(pinned.steering, {name: held[name] for name in vector_names(pinned.steering)})
         plan = await self._plans.resolve(SteeringSpec(), VectorsByName(held), engine.info, DoseGuard(), mandatory)
         monitors = [self._monitor(one, held[one.vector], engine.info) for one in pinned.monitors]
-        return ActivePolicy(pinned, held, MonitorSet(monitors), mandatory, plan)
+        return ActivePolicy(pinned, MonitorSet(monitors), mandatory, plan)
 
     def _monitor(self, spec: MonitorSpec, vector: ConceptVector, info: ModelInfo) -> Monitor:
         """Resolves a monitor. One whose scores mean the same as before keeps its statistics."""
@@ -347,9 +346,8 @@ class DefaultSteering:
         try:
             stored = await store.defaults()
         except SteeringError as error:
-            if self._defaults is None and not isinstance(
-                error, Unavailable
-            ):  # damaged: waiting does not mend the table
+            # damaged: waiting does not repair the table
+            if self._defaults is None and not isinstance(error, Unavailable):
                 self._defaults, self._otherwise = {}, _not_applied(None, SHARED, error)
             raise
         for namespace, spec in stored.items():

@@ -110,8 +110,7 @@ async def tokenize(body: schemas.TokenizeRequest, context: AdmittedDep) -> Respo
     except ContextLengthExceeded as error:
         param = "prompt" if body.prompt is not None else "messages"
         raise LimitExceeded(error.message, param=param) from None
-    context.charge(len(ids))
-    context.admission.reserve(len(ids) * SCORE_BYTES * (2 if body.texts else 1))
+    context.charge(len(ids), len(ids) * SCORE_BYTES * (2 if body.texts else 1))
 
     def build() -> schemas.TokenizeAnswer:
         texts = [tokenizer.token_text(token) for token in ids] if body.texts else None

@@ -260,6 +260,8 @@ def score(
 ) -> Output:
     """Show how probable continuations of the prompt are to the model, or the prompt itself without --continuation."""
     interventions = steering_of(steer, steering=steering) or []
+    if not continuation and asked.system is not None:
+        raise BadParameter("--system needs --continuation: without it the prompt is scored as it is")
     if continuation:
         answer = client.score(continuations=continuation, steering=interventions, **asked.fields())
     else:

@@ -156,13 +156,17 @@ class Admission:
 
     def __init__(self, rows: Budget, memory: Budget, job_memory: Budget) -> None:
         self._budget, self._memory, self._job_memory = rows, memory, job_memory
+        self._most = memory.limit
         self._rows = self._bytes = 0
         self.of_key: KeyRows | None = None
         self.closing = ExitStack()
 
     def apart(self) -> "Admission":
-        """Returns a new one, of a part of a job: the request that began the job has been answered by then."""
-        return Admission(self._budget, self._memory, self._job_memory)
+        """Returns a new one, of a part of a job: the request that began the job has been answered by then. It may have the memory that
+        jobs cannot keep, so that waiting for it ends."""
+        part = Admission(self._budget, self._memory, self._job_memory)
+        part._most -= self._job_memory.limit
+        return part
 
     def take(self, rows: int) -> None:
         """Raises the number of rows of this request to `rows`. Raises Overloaded, or what KeyRows.take raises, and changes nothing."""
@@ -180,9 +184,9 @@ class Admission:
     def reserve(self, size: int) -> None:
         """Reserves memory until the response has been sent.
 
-        Raises OutOfMemory where this request alone needs more than all requests may have, Overloaded where others have it.
+        Raises OutOfMemory where this request alone needs more than it may ever have, Overloaded where others have it.
         """
-        wanted, limit = self._bytes + size, self._memory.limit
+        wanted, limit = self._bytes + size, self._most
         if wanted > limit:
             allowed = f"running requests may have {limit >> 20} MB (STEERING_MEMORY_MEGABYTES)"
             raise OutOfMemory(f"this request needs {-(-wanted // 2**20)} MB of memory; {allowed}")

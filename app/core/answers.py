@@ -20,7 +20,8 @@ SHOWN_DAMAGED = 10  # damaged vectors, profiles or jobs that a warning names
 async def json_in_thread(
     build: Callable[[], Any], *, status: int = 200, exclude_none: bool = False, exclude_unset: bool = False
 ) -> Response:
-    """Returns the response with what `build` returns, a model or JSON-ready values. exclude_...: as `model_dump` has them."""
+    """Returns the response with what `build` returns, a model or JSON-ready values. `exclude_none` and
+    `exclude_unset` are those of `model_dump`."""
     content = await run_in_thread(lambda: json_of(build(), exclude_none=exclude_none, exclude_unset=exclude_unset))
     return Response(content, status, media_type="application/json")
 

@@ -308,8 +308,8 @@ def describe(findings: Sequence[Mapping[str, Any]]) -> str:
         return _sentence(content)
     expected = list(dict.fromkeys(str(_expected(finding)) for finding in findings))
     value, hint = findings[0].get("input"), ""
-    if isinstance(value, str):
-        literals = " or ".join(str(_expected(one)) for one in findings if one.get("type") == "literal_error")
+    literals = " or ".join(str(_expected(one)) for one in findings if one.get("type") == "literal_error")
+    if isinstance(value, str) and literals:
         hint = suggestion(value, literals.replace(" or ", ", ").replace("'", "").split(", "))
     if type(value) is int and abs(value) < 10**DIGITS_LIMIT and "a list" in expected:
         hint = f"; did you mean [{value}]?"

@@ -22,9 +22,8 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
-ASKED_BY_ADDRESS = HEALTH_PATHS | {
-    "/metrics"
-}  # of a container, by orchestrators and Prometheus; only health needs no key
+ASKED_BY_ADDRESS = HEALTH_PATHS | {"/metrics"}
+"""Of a container, by orchestrators and Prometheus; only health needs no key."""
 SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),

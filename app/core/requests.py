@@ -35,12 +35,10 @@ Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 CLIENT_DISCONNECTED = 499  # logged and never received: the client disconnected before the response
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """OpenAPI's description of a body that is one file."""
-FILE_RATIO = (
-    3  # memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the stored vector
-)
-_INLINE_BYTES = (
-    64_000  # a larger body is counted and parsed in a thread, where the parser's calls do not hold up the event loop
-)
+FILE_RATIO = 3
+"""Memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the stored vector."""
+_INLINE_BYTES = 64_000
+"""A larger body is counted and parsed in a thread, where the parser does not hold up the event loop."""
 
 
 def needs(scope: str) -> dict[str, Any]:

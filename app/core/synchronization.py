@@ -92,9 +92,8 @@ class Synchronization:
             "prune": (lambda: prune(store, settings), PRUNE_SECONDS),
         }
         self._counts: Mapping[str, int] = {}
-        self._read: dict[
-            str, int
-        ] = {}  # the count of each topic before it was last read; at first none, so that none is missed
+        self._read: dict[str, int] = {}
+        """The count of each topic before it was last read; at first none, so that none is missed."""
         self._changed = {topic: asyncio.Event() for topic in refreshes}
 
     async def run(self) -> None:

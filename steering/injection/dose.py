@@ -65,7 +65,7 @@ class Doses:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all sums. Allocates nothing: it is called where memory has run out."""
+        """Forgets all sums. Allocates no tensor: it is called where memory has run out."""
         self.doses.zero_()
         self.totals.zero_()
         self.fired = [NEVER] * len(self._plan.interventions)

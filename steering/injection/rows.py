@@ -67,7 +67,7 @@ class SteeringHistory:
         return _joined(self._verdicts)[first : first + count]
 
     def strengths_at(self, column: int, first: int, count: int) -> Float[Tensor, "token"]:
-        """Returns the strength of a controller at each of some neighbouring positions."""
+        """Returns the strength of a controller at each of some neighbouring positions, from the last of the prompt on."""
         start = first - (self.prompt_length - 1)
         return _joined(self._strengths)[start : start + count, column]
 

@@ -21,8 +21,9 @@ from steering.model.device import DTYPES, check_one_device, choose_device, choos
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.model.fingerprint import fingerprint_of
 from steering.model.info import ModelInfo
-from steering.model.layout import Layout, find_layout, verify_layout
+from steering.model.layout import Layout, find_layout
 from steering.model.prompt import ModelTokenizer
+from steering.model.verification import verify_layout
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]

@@ -47,13 +47,14 @@ _PREFIX = "mandatory/"
 
 
 class Mandatory:
-    """Interventions that an operator adds to every request, after its own. vectors: at hand, by the names in `spec`.
+    """Interventions that an operator adds to every request, after its own.
 
     interventions, vectors: under names that no request can write.
     key: equal for equal content.
     """
 
     def __init__(self, spec: SteeringSpec | None = None, vectors: Mapping[str, ConceptVector] | None = None) -> None:
+        """vectors: by the names in `spec`."""
         spec, vectors = spec or SteeringSpec(), vectors or {}
         self.interventions = pinned(spec, {name: _PREFIX + name for name in vectors}).interventions
         self.vectors = {_PREFIX + name: vector for name, vector in vectors.items()}
@@ -86,7 +87,8 @@ class RecentPlans:
         if not (spec.interventions or mandatory.interventions):
             return UNSTEERED
         found: dict[str, ConceptVector] = {}
-        for name in vector_names(spec):
+        names = tuple(vector_names(spec))
+        for name in names:
             if isinstance(name, InlineVector):
                 if found.setdefault(str(name), inline_vector(name, info)).sha256 != name.sha256:
                     message = "two inline directions have the same first 12 digits of their digest"
@@ -98,7 +100,8 @@ class RecentPlans:
                 found[name] = vector
         versions = tuple((name, vector.namespace, vector.id, vector.sha256) for name, vector in sorted(found.items()))
         # names in place of inline directions, whose digests are among the versions
-        by_name = pinned(spec, {name: str(name) for name in vector_names(spec)})
+        inline = any(isinstance(name, InlineVector) for name in names)
+        by_name = pinned(spec, {name: str(name) for name in names}) if inline else spec
         known = (by_name.model_dump_json(), versions, guard, info, mandatory.key)
         plan = self._plans.get(known)
         if plan is None:

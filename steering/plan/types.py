@@ -48,7 +48,7 @@ class ConditionTree:
         return frozenset().union(*(child.leaves() for child in self.children))
 
     def moved(self, by: int) -> "ConditionTree":
-        """Returns the tree over thresholds whose indices are higher."""
+        """Returns the tree with `by` added to the index of every threshold."""
         threshold = self.threshold + by if self.kind == "threshold" else -1
         return ConditionTree(self.kind, threshold, tuple(child.moved(by) for child in self.children))
 

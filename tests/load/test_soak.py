@@ -1,7 +1,7 @@
 """Clients that ask, hang up and err while vectors are written: answers stay equal, nothing is left behind, memory is flat.
 
 The embedded model is served as `steer serve` configures it, compiled, but for a cache of 11,600 positions, and in float32 on CPUs
-with AMX, where an answer in bfloat16 depends on the batch. `make test` runs it for 60 seconds; `make soak` for 15 minutes, where bounds of
+without AVX512_BF16, where it is the default, and on those with AMX, where an answer in bfloat16 depends on the batch. `make test` runs it for 60 seconds; `make soak` for 15 minutes, where bounds of
 times and of memory hold too.
 """
 

@@ -36,6 +36,7 @@ TRACED = (
     "model/hooks.py",
     "model/layout.py",
     "model/loading.py",
+    "model/verification.py",
 )
 """Sources, within the package, that decide what a graph computes."""
 START_DELAY = 3.0

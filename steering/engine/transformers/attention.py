@@ -273,10 +273,10 @@ def worthwhile(query: Tensor) -> bool:
 def tiled(
     query: Float[Tensor, "segment head query head_dim"],
     key: Float[Tensor, "segment kv_head position head_dim"],
-    value: Float[Tensor, "segment kv_head position head_dim"],
+    value: Float[Tensor, "segment kv_head position value_dim"],
     mask: Bool[Tensor, "segment 1 query position"] | None,
     scaling: float,
-) -> Float[Tensor, "segment head query head_dim"]:
+) -> Float[Tensor, "segment head query value_dim"]:
     """Grouped-query attention, tile by tile of queries, two matmuls each; no scores for positions behind a tile's last query.
 
     mask: which positions each query sees, none behind its own (None: causal, from position 0 on). One segment alone ends at the

@@ -76,7 +76,8 @@ class ModelRunner:
         if limits.cache_bytes is None and context:  # no more than all requests need with a full context
             requests = limits.max_running + limits.max_background
             self.blocks = min(self.blocks, requests * blocks_for(context))
-        kernels = compile_request is not None and uses_attention_kernel(shapes, kernels=compile_request.kernels)
+        compiled = compile_request if device.type == "cpu" and self.same_pass else None
+        kernels = compiled is not None and uses_attention_kernel(shapes, kernels=compiled.kernels)
         arrangement = PairedLayout() if kernels else RowLayout()
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
@@ -85,10 +86,7 @@ class ModelRunner:
         self.injector = Injector(layout.layer_count, layout.d_model, device)
         self._monitors = MonitorTables(device)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
-        if compile_request is None or device.type != "cpu" or not self.same_pass:
-            self.executor = PassExecutor(parts)
-        else:
-            self.executor = CompiledExecutor(parts, compile_request)
+        self.executor: PassExecutor = PassExecutor(parts) if compiled is None else CompiledExecutor(parts, compiled)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
         set_threads = openmp_thread_setter() if limits.adaptive_threads and device.type == "cpu" else None
         most = 1 if set_threads is None else torch.get_num_threads()

@@ -18,7 +18,7 @@ from steering.engine.transformers.request import Request
 
 Work = list[tuple[Request, int]]  # requests, and how many of their next positions a pass computes
 WINDOW = 10.0
-"""Seconds for which a key counts after its last request came or ended: most people who read an answer ask again by then."""
+"""Seconds for which a client counts after its last request came or ended: most people who read an answer ask again by then."""
 BACKGROUND_TURN = 4
 """Background prompts come first in every fourth pass with prompts, so that live traffic cannot starve them."""
 LOOKAHEAD = 16

@@ -36,7 +36,7 @@ from steering.engine.prompts import check_context, encode_prompt
 from steering.engine.stream import Stream
 from steering.engine.vllm.client import Mailbox, Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
-from steering.engine.vllm.messages import CaptureWindow, TokenReadings, doses_of, from_bytes
+from steering.engine.vllm.messages import CaptureWindow, TokenReadings, as_bytes, doses_of, from_bytes
 from steering.errors import (
     EngineDead,
     InternalError,
@@ -310,8 +310,8 @@ class VllmEngine:
                 f"residuals are (token, {self.info.d_model}), got {tuple(residual.shape)}", param="residual"
             )
         pieces = [torch.empty(0, self.info.vocab_size)]
-        for rows in torch.split(residual.to(torch.float32), UNEMBED_ROWS):
-            found = await self.call_workers("steering_unembed", rows.contiguous().numpy().tobytes())
+        for rows in torch.split(residual, UNEMBED_ROWS):
+            found = await self.call_workers("steering_unembed", as_bytes(rows))
             content = next(one for one in found if one is not None)
             if not content:
                 raise UnsupportedParameter(f"the engine 'vllm' cannot unembed residuals of {self.info.architecture}")

@@ -116,7 +116,8 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
 
 
 async def _tested(engine: VllmEngine) -> None:
-    """Tests steering, and finds out what the prefix cache knows of it. The typical norms are measured."""
+    """Tests steering, and finds out what the prefix cache knows of it. For an engine whose typical norms are measured: that has read
+    every layer, which the test of the hooks needs."""
     await _check_steering(engine)
     engine.client.hashes_know_steering = await _check_hashes(engine)
     log.info("vllm_started", hashes_know_steering=engine.client.hashes_know_steering, blocks=engine.client.blocks)

@@ -202,17 +202,16 @@ class PlanBook:
         """
         keys: dict[str, str] = {}
         used: list[_Sent] = []
-        if not plan.empty:
-            keys["plan"] = plan_key(plan)
-            used.append(self._use("plan", keys["plan"], lambda: encode(replace(plan, vectors={}, warnings=()))))
         read = tuple(MonitorReading(one.reading, one.at) for one in monitors.ordered)
         values: dict[str, tuple[object, ...]] = {"readings": readings, "monitors": read}
-        for kind, value in values.items():
-            if value:  # named by the digest of what is sent, which is encoded once
-                content = encode(value)
-                keys[kind] = f"{kind}-{hashlib.sha256(content).hexdigest()}"
-                used.append(self._use(kind, keys[kind], partial(bytes, content)))
+        contents = {kind: encode(value) for kind, value in values.items() if value}
         try:
+            if not plan.empty:
+                keys["plan"] = plan_key(plan)
+                used.append(self._use("plan", keys["plan"], partial(encode, replace(plan, vectors={}, warnings=()))))
+            for kind, content in contents.items():  # named by the digest of what is sent
+                keys[kind] = f"{kind}-{hashlib.sha256(content).hexdigest()}"
+                used.append(self._use(kind, keys[kind], lambda content=content: content))  # type: ignore[misc]
             for entry in used:
                 await asyncio.shield(entry.done)
             yield keys

@@ -121,7 +121,7 @@ class BlockMeasures:
 
 
 def _block_keys(row: WorkerRow, count: int) -> Iterator[bytes]:
-    """Yields the keys of the first blocks of a prompt: a hash chain, as the prefix cache has. None where it is not shared."""
+    """Yields the keys of the first blocks of a prompt: a hash chain, as the prefix cache has; no key where it is not shared."""
     if row.capture is not None or not row.plan.prompt_fingerprint or computes_whole(row.plan):
         return
     digest = hashlib.sha256(row.plan.prompt_fingerprint.encode())
@@ -355,8 +355,9 @@ class WorkerSteering:
     def _add(self, step: Step, row: WorkerRow, number: int, view: StepView) -> None:
         start, end, first = int(view.starts[number]), int(view.starts[number + 1]), int(view.first[number])
         self.resumed += first < row.computed
-        decides_again = row.capture is not None or (computes_whole(row.plan) and row.history is None)
-        if decides_again and 0 == first < row.computed:  # it was preempted; what was decided and measured is forgotten
+        again = 0 == first < row.computed  # it was preempted
+        if again and (row.capture is not None or (computes_whole(row.plan) and row.history is None)):
+            # what was decided and measured is forgotten
             self._injector.release(row)
             self._injector.admit(row)
             row.doses.reset()

@@ -122,6 +122,11 @@ async def test_each_message_helps(ready: Server) -> None:
     assert wrong == [], "\n".join(map(str, wrong))
 
 
+async def test_an_empty_text_has_no_nearest(ready: Server) -> None:
+    answer = await ready.client.post("/v1/generate", json={"prompt": "a", "max_tokens": ""})
+    assert check_shape(answer)["message"].endswith('expected a whole number, got ""')
+
+
 async def test_a_name_in_an_address_has_its_nearest(ready: Server) -> None:
     for method, path, near in NAMES:
         answer = await ready.client.request(method, f"/v1/{path}")

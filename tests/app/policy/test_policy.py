@@ -18,7 +18,7 @@ from steering.store import open_store
 from steering.store.store import Store
 from tests.app.conftest import BASE_URL, Server, StartServer, state
 from tests.app.operation.test_default_steering import broken_store
-from tests.app.policy.conftest import generated, put_policy, tiny_engine
+from tests.app.policy.conftest import generated, put_policy, scores, tiny_engine
 from tests.contracts.stores import a_vector
 from tests.fakes import ScriptedEngine
 
@@ -41,6 +41,14 @@ async def test_mandatory_steering_acts_as_the_same_interventions_of_a_request_do
         assert (applied["vector"], applied["operation"]) == ("mood@1", mandatory.get("operation", "add"))
     await tiny.client.delete("/v1/policy")
     assert (await generated(tiny))["choices"] == plain["choices"]
+
+
+async def test_a_mandatory_clamp_bounds_what_a_request_adds(tiny: Server) -> None:
+    """It reads the result of the request's own interventions, at its own layer."""
+    against = {"vector": "mood", "strength": -3.0, "layers": [1]}
+    assert min(await scores(tiny, steering=[against])) < 0.0
+    await put_policy(tiny, mandatory=[CLAMP])
+    assert min(await scores(tiny, steering=[against])) > 0.49
 
 
 async def test_no_route_switches_mandatory_steering_off(tiny: Server) -> None:

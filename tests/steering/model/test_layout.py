@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from steering.errors import UnsupportedModel
-from steering.model.layout import find_layout, residual_of, verify_layout, with_residual
+from steering.model.layout import find_layout, residual_of, with_residual
+from steering.model.verification import verify_layout
 from tests.families import D_MODEL, FAMILIES, LAYERS, LLAMA_LIKE, VOCABULARY, build
 
 OWN_ATTENTION = {"bloom", "falcon"}

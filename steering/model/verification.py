@@ -1,0 +1,101 @@
+"""Checks a layout by short forward passes, before anything is steered by it."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from steering.errors import UnsupportedModel
+from steering.model.layout import BlockOutput, Layout, residual_of
+from steering.shapes import Int, Tensor
+
+PROBE = [[0, 1], [0, 2]]
+"""Two rows that differ in their last token: a causal model computes the same residual for the first."""
+PROBE_NAME = "steering-probe"
+IGNORED = frozenset({"position_ids", "cache_position"})
+"""Tensors that blocks pass on without using them; any other is a mask, bias or sink of the model's own."""
+
+
+def verify_layout(model: PreTrainedModel, layout: Layout) -> Layout:
+    """Returns the layout with its `attention` confirmed by a pass. Raises UnsupportedModel unless each block runs once,
+    in order, returns [row, seq, d_model], and is causal."""
+    token_ids = torch.tensor(PROBE, device=next(layout.embedding.parameters()).device)
+    recorded: list[tuple[int, Tensor]] = []
+
+    def record(layer: int, _block: object, _arguments: object, output: BlockOutput) -> None:
+        recorded.append((layer, residual_of(output)))
+
+    with ExitStack() as hooks, torch.no_grad():
+        for layer, block in enumerate(layout.blocks):
+            hooks.enter_context(block.register_forward_hook(partial(record, layer)))
+        try:
+            model(token_ids, use_cache=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a model may need inputs besides token ids
+            raise UnsupportedModel(
+                f"{layout.architecture} cannot be steered: its forward pass fails ({error})"
+            ) from error
+    reason = _reason_against(recorded, layout)
+    if reason:
+        raise UnsupportedModel(f"{layout.architecture} cannot be steered: {reason}")
+    if layout.attention == "interface" and not _uses_attention_interface(model, token_ids, layout.layer_count):
+        return replace(layout, attention="own")
+    return layout
+
+
+def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str | None:
+    if [layer for layer, _ in recorded] != list(range(layout.layer_count)):
+        return "its blocks do not run once each, in order"
+    wanted = (len(PROBE), len(PROBE[0]), layout.d_model)
+    for layer, residual in recorded:
+        if tuple(residual.shape) != wanted:
+            return f"block {layer} returns {tuple(residual.shape)} where a residual stream would be {wanted}"
+    first = recorded[-1][1][:, 0].float()
+    # Rows of one batch may differ by rounding on some devices; a model that is not causal differs by far more.
+    if not torch.allclose(first[0], first[1], rtol=1e-2, atol=1e-2 * float(first.abs().mean())):
+        return "it is not causal: a later token changes the residual of an earlier position"
+    return None
+
+
+def _uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
+    """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
+    values of one width, the window that the configuration gives its layer, and no further tensors; a window that only
+    transformers' masks contain would be lost, since masks of ours take their place."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layer_count
+    layers: list[int | None] = []
+    plain: list[bool] = []
+
+    def probe(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *_: Any, **options: Any
+    ) -> tuple[Tensor, None]:
+        """query (row, head, seq, head_dim) -> zeros (row, seq, head, head_dim)."""
+        own = any(torch.is_tensor(option) and name not in IGNORED for name, option in options.items())
+        same_size = query.shape[-2:] == key.shape[-2:] == value.shape[-2:]
+        layer = getattr(module, "layer_idx", None)
+        slides = layer is not None and layer < len(kinds) and kinds[layer] == "sliding_attention"
+        windowed = options.get("sliding_window") == (window if slides else None)
+        plain.append(attention_mask is None and not own and same_size and windowed)
+        layers.append(layer)
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register(PROBE_NAME, probe)
+    configs = {id(config): config for part in model.modules() if (config := getattr(part, "config", None))}
+    selected = [config for config in configs.values() if hasattr(config, "_attn_implementation")]
+    previous = [config._attn_implementation for config in selected]
+    try:
+        for config in selected:
+            config._attn_implementation = PROBE_NAME
+        with torch.no_grad():
+            model(token_ids, use_cache=False)
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError):
+        return False  # the model selects its attention by name elsewhere, and does not know this one
+    finally:
+        for config, name in zip(selected, previous, strict=True):
+            config._attn_implementation = name
+    return layers == list(range(layer_count)) and all(plain)
