@@ -21,6 +21,7 @@ from app.core.requests import BINARY, ApiRoute, BinaryRoute, UploadRoute
 from steering import errors
 from steering.cards import Recommended
 from steering.concepts.loader import load_neutral
+from steering.engine.api import TrainingSettings
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.lab.evaluations import with_shipped_evidence
 from steering.lab.trials import WRITING
@@ -39,7 +40,6 @@ from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name,
 from steering.workflows.describe import describe as written_pairs
 from steering.workflows.extract import (
     ExtractionRequest,
-    TrainingSettings,
     check_method,
     combined,
     make_vector,

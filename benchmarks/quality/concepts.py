@@ -4,10 +4,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
-from steering.engine.api import Engine, Position, Prompt, SamplingParams
+from steering.engine.api import Engine, Position, Prompt, SamplingParams, TrainingSettings
 from steering.lab.evaluations import with_shipped_evidence
 from steering.vectors import ConceptVector
-from steering.workflows.extract import TRAINED, ExtractionRequest, TrainingSettings, make_vector
+from steering.workflows.extract import TRAINED, ExtractionRequest, make_vector
 from steering.workflows.texts import as_prompts, default_position
 
 DOSES = (-0.2, -0.15, -0.1, 0.05, 0.1, 0.15, 0.2, 0.3)

@@ -6,11 +6,10 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, choosing_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
 from benchmarks.quality.progress import progress_printer
-from steering.engine.api import Engine, Prompt
+from steering.engine.api import Engine, Prompt, TrainingSettings
 from steering.lab.controls import plan_at
 from steering.lab.trials import Trial, dose_point, read_back, run_trials
 from steering.vectors import ConceptVector
-from steering.workflows.extract import TrainingSettings
 
 CONTESTED = ("sentiment", "formality")
 BOUNDS = (1.25, 1.5)

@@ -154,29 +154,37 @@ class NeutralText:
     start: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """How a direction is fitted.
+
+    steps: how often it is changed, each time by `batch` pairs.
+    learning_rate: how far a step may turn it, in radians.
+    strengths: |s| is drawn evenly from this range, which lies above 0.
+    kl_coefficient: weight in the loss of a nat of divergence per token of neutral text, under strengths of both signs; 0 uses none.
+    """
+
+    steps: int = 100
+    batch: int = 4
+    learning_rate: float = 0.1
+    strengths: tuple[float, float] = (0.25, 1.0)
+    kl_coefficient: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class FitTask:
+class FitTask(TrainingSettings):
     """A direction d to be fitted by gradient against the frozen model: s * amount * d, added after block `layer` at every
     position, should make the positive texts more likely than the negative ones for s > 0, and less likely for s < 0.
 
     amount: residual units at strength 1.
-    kl_coefficient: weight in the loss of a nat of divergence per token of neutral text, under strengths of both signs.
     initial: where to start, of any length; a random direction if None.
-    steps: how often d is changed, each time by `batch` pairs.
-    learning_rate: how far a step may turn it, in radians.
-    strengths: |s| is drawn evenly from this range, which lies above 0.
     """
 
     pairs: tuple[TokenPair, ...]
     layer: int
     amount: float
     neutral: tuple[NeutralText, ...] = ()
-    kl_coefficient: float = 1.0
     initial: Direction | None = None
-    steps: int = 100
-    batch: int = 4
-    learning_rate: float = 0.1
-    strengths: tuple[float, float] = (0.25, 1.0)
     seed: int = 0
 
 

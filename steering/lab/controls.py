@@ -17,7 +17,7 @@ from steering.plan.types import SteeringPlan
 from steering.shapes import Direction
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
-from steering.workflows.extract import ExtractionRequest, extract
+from steering.workflows.extract import START, ExtractionRequest, extract
 from steering.workflows.generate import mix
 from steering.workflows.texts import subset
 
@@ -112,7 +112,7 @@ async def fewer_pairs_plan(
     request = ExtractionRequest(
         vector.name,
         half,
-        method=vector.method if vector.method in METHODS else "mean_difference",
+        method=vector.method if vector.method in METHODS else START,
         layers=tuple(layers or vector.recommended_layers()),
         position=vector.provenance.get("position", "last"),
         holdout=0.0,

@@ -46,8 +46,6 @@ CONTROLS = 4
 """Random directions of each seed. A seed has its own, whichever others are judged, and one bound of chance is estimated from all."""
 FEWER = "fewer_pairs"
 PLAIN = "plain"
-CHANCE = 0.25
-"""Share of the questions that guessing answers rightly."""
 TEXTS_AT_ONCE = 16
 """Texts of a call: those of one call share the blocks of what they have in common."""
 BLANK = "."
@@ -391,7 +389,8 @@ def plain_samples(count: int) -> Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs. lost: accuracy."""
+    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs.
+    lost: share of the questions that steering loses."""
 
     engine: Engine
     request: ReportRequest

@@ -86,7 +86,8 @@ def read_back(
     if layer is None:
         layer = reading_layer(reading, engine.info.layer_count)
     entry = reading.at(layer)
-    if SCORERS[scorer] is SCORERS["probe"] and (entry.weight is None or entry.bias is None):
+    SCORERS[scorer]  # refuses an unknown name
+    if scorer == "probe" and (entry.weight is None or entry.bias is None):
         raise InvalidRequest(f"vector {reading.name!r} has no probe at layer {layer}", param="scorer")
     return ReadBack(layer, entry, scorer)
 

@@ -21,8 +21,8 @@ VectorNames = Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(
 class KeyLimitsFields(Request):
     """Limits of one key. Absent: none of its own.
     rows: of the batch at once. jobs: unfinished at once. storage_bytes: of all that it and its jobs have stored.
-    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with.
-    max_relative_dose: larger doses are refused, or scaled down where they show only at run time."""
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones to steer with, by
+    name or as name@version. max_relative_dose: larger doses are refused, or scaled down where they show only at run time."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -140,7 +140,8 @@ class MonitorSpec(Request):
 class SteeringLimits(Request):
     """What requests may steer with. None: no limit.
     max_relative_dose: summed over the layers; larger doses are refused, or scaled down where they show only at run time.
-    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones of `shared`."""
+    own_steering: `any`, `profiles` (requests may only name profiles) or `none`. vectors: the only ones of `shared`, by name or
+    as name@version."""
 
     max_relative_dose: Annotated[Number, Field(gt=0, le=1000)] | None = None
     own_steering: OwnSteering = "any"
@@ -195,7 +196,8 @@ class PolicyAnswer(Answer):
 
 class MonitorAnswer(Answer):
     """A monitor, and what this server process measured since it was set.
-    scores: how many were measured; raised: those beyond the bound; answers: those with at least one such score."""
+    scores: how many were measured; raised: those beyond the bound; answers: those with at least one such score.
+    mean, lowest, highest: of the scores; null before the first."""
 
     name: str
     vector: str

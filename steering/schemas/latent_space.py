@@ -88,7 +88,7 @@ class LatentSpaceAnswer(Answer):
 
 
 class ClustersRequest(Request):
-    """Texts to group by their activations at one layer; absent, the middle one. examples: texts listed per cluster.
+    """Texts to group by their activations at one layer. layer: absent, the middle one. examples: texts listed per cluster.
     clusters: how many (`kmeans`); absent, the best number from 2 to 10. min_size: of the smallest cluster (`hdbscan`)."""
 
     texts: Texts

@@ -26,7 +26,7 @@ from steering.errors import (
 )
 
 _DRIVERS = {"sqlite": "aiosqlite", "postgresql": "psycopg"}
-PAGE_BYTES = 4096
+SQLITE_PAGE_BYTES = 4096
 CONNECT_SECONDS = 10
 WRITES = "steering_writes"
 BUSY_TIMEOUT_MS = 15_000
@@ -38,7 +38,7 @@ _WRITER_LOCK_KEY = 0x737465657269  # key of the advisory lock that serializes wr
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAddress:
-    """Where the database is. `page_limit` bounds a SQLite file, in pages of PAGE_BYTES; None leaves it to the disk."""
+    """Where the database is. `page_limit` bounds a SQLite file, in pages of SQLITE_PAGE_BYTES; None leaves it to the disk."""
 
     url: URL
     page_limit: int | None = None
@@ -105,7 +105,7 @@ def _read_sqlite(url: URL) -> DatabaseAddress:
         return DatabaseAddress(url)
     if not (isinstance(limit, str) and limit.isascii() and limit.isdigit() and 0 < int(limit) < 1 << 20):
         raise InvalidRequest("max_mb in the store URL must be a positive number of mebibytes", param="store")
-    return DatabaseAddress(url.set(query={}), page_limit=(int(limit) << 20) // PAGE_BYTES)
+    return DatabaseAddress(url.set(query={}), page_limit=(int(limit) << 20) // SQLITE_PAGE_BYTES)
 
 
 def prepare(engine: Engine, address: DatabaseAddress) -> None:

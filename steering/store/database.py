@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import InstrumentedAttribute
 
 from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreUnavailable
-from steering.store.address import PAGE_BYTES as SQLITE_PAGE_BYTES
-from steering.store.address import WRITES, DatabaseAddress, prepare, translated
+from steering.store.address import SQLITE_PAGE_BYTES, WRITES, DatabaseAddress, prepare, translated
 from steering.store.migrate import schema_known
 from steering.store.records import Topic, Writer
 from steering.store.tables import Base, ChangeRow, JobOutputRow, JobRow, LinkRow, ProfileRow, VectorRow
@@ -196,7 +195,9 @@ class Database:
         if self._reserve is None or self._reserve.there or await run_in_thread(self._reserve.take):
             return
         if not await run_in_thread(self._reserve.room_inside):
-            raise StorageFull("the disk of the database is full: only deleting works until it has space again")
+            raise StorageFull(
+                "the disk of the database is full: only deleting and changing keys works until it has space again"
+            )
 
     async def _transaction(self, work: Work[T], writes: bool) -> T:
         with translated():

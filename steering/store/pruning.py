@@ -7,6 +7,7 @@ from steering.store.migrate import migrate
 from steering.store.records import UNFINISHED
 from steering.store.references import pinned_vectors
 from steering.store.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
+from steering.vectors import VectorId
 
 
 def prune_records(
@@ -45,8 +46,8 @@ def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False
             for vector in pinned_vectors(text)
         }
         beyond = connection.execute(select(*order).where(ranked.c.rank > keep).order_by(*order)).all()
-        deleted = [row for row in beyond if f"{row.name}@{row.version}" not in pinned]
+        deleted = [row for row in beyond if str(VectorId(row.name, row.version)) not in pinned]
         if not dry_run:
             for row in deleted:
                 connection.execute(delete(VectorRow).where(tuple_(*identity) == tuple(row)))
-    return tuple(f"{row.name}@{row.version}" for row in deleted)
+    return tuple(str(VectorId(row.name, row.version)) for row in deleted)

@@ -50,7 +50,7 @@ class Writer:
         """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
         if self.max_bytes is not None and used + size > self.max_bytes:
             raise StorageFull(
-                f"the vectors, profiles and links of this key take {used} bytes and this one takes {size}; the key may store "
+                f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
                 f"{self.max_bytes}: delete some first",
                 param="storage_bytes",
             )

@@ -18,7 +18,7 @@ from steering.store.records import VectorFilter, VectorPage, VersionPage, Writer
 from steering.store.references import refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow, seen_from
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorSummary, check_name
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name
 
 SMALL = 256 * 1024
 """Bytes below which a vector is decoded on the event loop: starting a thread takes longer."""
@@ -76,7 +76,8 @@ class Vectors:
             await connection.execute(insert(VectorRow).values({**columns, **place, "created_by": self.writer.key}))
             return place
 
-        return replace(stored, **await self.database.write(add))
+        place = await self.database.write(add)
+        return await run_in_thread(lambda: replace(stored, **place))  # checks the numbers of every layer
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """Returns the newest or the given version, digest checked. Raises VectorNotFound, StoreCorrupt."""
@@ -203,7 +204,7 @@ class Vectors:
         chosen = tuple_(*IDENTITY).in_([row[:3] for row in listed])
         rows = await self.database.rows(select(*LABELS, VectorRow.metadata_json).where(chosen).order_by(order))
         vectors, damaged = await run_in_thread(read_valid, _summary, rows)
-        return vectors, tuple(f"{row.name}@{row.version}" for row in damaged)
+        return vectors, tuple(str(VectorId(row.name, row.version)) for row in damaged)
 
     async def _next_version(self, connection: AsyncConnection, name: str) -> int:
         """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
@@ -224,7 +225,7 @@ def _check_newest(newest: AnyRow | None, after: VectorSummary) -> None:
     if newest is None:
         raise vector_not_found(after.name, None)
     if (newest.namespace, newest.version) != (after.namespace, after.version):
-        there = f"{newest.name}@{newest.version} of namespace {newest.namespace!r}"
+        there = f"{VectorId(newest.name, newest.version)} of namespace {newest.namespace!r}"
         raise NotNewest(
             f"the newest version is {there}, not {after.id} of namespace {after.namespace!r}", param="version"
         )
@@ -273,7 +274,7 @@ def serialize(vector: ConceptVector) -> tuple[ConceptVector, dict[str, Any]]:
 
 def deserialize(labels: dict[str, Any], content: bytes) -> ConceptVector:
     """Returns the vector. Raises StoreCorrupt when the bytes are not those that were stored."""
-    vector_id = f"{labels['name']}@{labels['version']}"
+    vector_id = str(VectorId(labels["name"], labels["version"]))
     if digest(content) != labels["sha256"]:
         raise StoreCorrupt(f"the bytes of vector {vector_id} do not match their SHA-256; restore it or delete it")
     try:
@@ -287,7 +288,7 @@ def _summary(row: AnyRow) -> VectorSummary:
     try:
         metadata = read_stored_metadata(row.metadata_json)
     except InvalidRequest as error:
-        vector_id = f"{row.name}@{row.version}"
+        vector_id = str(VectorId(row.name, row.version))
         raise StoreCorrupt(f"the metadata of vector {vector_id} cannot be read: {error.message}") from error
     layers = {int(layer): numbers for layer, numbers in metadata.layers.items()}
     return VectorSummary(**_labels_of(row), **metadata.shared_fields(), layers=layers)

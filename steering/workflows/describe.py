@@ -76,7 +76,7 @@ async def describe(
     ]
     answers = [found.text.strip() for found in await background(engine, requests, progress=progress)]
     kept, dropped = [], Counter[str]()
-    for prompt, positive, negative in zip(questions, answers, answers[len(questions) :], strict=False):
+    for prompt, positive, negative in zip(questions, answers[: len(questions)], answers[len(questions) :], strict=True):
         reason = unusable(positive, negative)
         if reason is None:
             kept.append(ContrastivePair(conversation(prompt, positive), conversation(prompt, negative), topic=prompt))

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 
 from steering.cards import Estimate, Recommended
-from steering.engine.api import CaptureSpec, Engine, FitTask, FittedDirection, Position
+from steering.engine.api import CaptureSpec, Engine, FitTask, FittedDirection, Position, TrainingSettings
 from steering.engine.capabilities import can_fit, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import Negatives, Positives, orient
+from steering.extraction.base import MeanDifference, Negatives, Positives, orient
 from steering.extraction.card import best_layer, build_card, recommend, strengths_to_try
 from steering.extraction.cross_validation import (
     Fit,
@@ -41,7 +41,7 @@ TRAINED = "trained"
 """The name of the method that trains, in addition to those of METHODS."""
 METHOD_NAMES = (*METHODS, TRAINED)
 """Every value that `method` accepts."""
-START = "mean_difference"
+START = MeanDifference.name
 """The method that initializes the training and whose natural scale its strengths are multiples of."""
 
 
@@ -57,7 +57,7 @@ class ExtractionRequest:
 
     name: str
     pairs: PairSet
-    method: str = "mean_difference"
+    method: str = START
     layers: Literal["all"] | tuple[int, ...] = "all"
     position: Position = "last"
     holdout: float = 0.3
@@ -65,17 +65,6 @@ class ExtractionRequest:
     description: str = ""
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """See FitTask. strengths: in natural scales of the mean difference. kl_coefficient: 0 uses no neutral texts."""
-
-    steps: int = 100
-    batch: int = 4
-    learning_rate: float = 0.1
-    strengths: tuple[float, float] = (0.25, 1.0)
-    kl_coefficient: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +170,7 @@ async def train(
     one piece of the fit.
 
     Raises InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction
-    against its poles; also what `Engine.fit` raises.
+    against its poles; also what `SupportsFitting.fit` raises.
     """
     chosen, pairs = settings or TrainingSettings(), request.pairs
     request = replace(request, method=TRAINED)

@@ -22,7 +22,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"scorer": "probe"}, "invalid_request", "scorer"),
     ({"random_directions": 33}, "invalid_request", "random_directions"),
     ({"prompts": []}, "invalid_request", "prompts"),
-    ({"prompts": ["a" * 5000]}, "context_length_exceeded", "prompt"),
+    ({"prompts": ["a" * 5000]}, "context_length_exceeded", "prompts"),
     ({"neutral": []}, "invalid_request", "neutral"),
     ({"concept": "sentiment"}, "invalid_request", ""),
     ({"prompts": None, "concept": "nothing"}, "concept_not_found", "concept"),

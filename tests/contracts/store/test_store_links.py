@@ -90,7 +90,7 @@ async def test_the_number_and_the_bytes_of_a_writer_are_limited(store: Store) ->
     tight = store.in_namespace("one", Writer("key-a", max_bytes=2 * first.bytes - 1))
     with pytest.raises(StorageFull, match="the key may store"):
         await tight.links.put(an_id("c"), "compare", STATE)
-    with pytest.raises(StorageFull, match=f"take {first.bytes} bytes"):
+    with pytest.raises(StorageFull, match=f"takes {first.bytes} bytes"):
         await tight.vectors.put(a_vector())
     await few.links.delete(an_id("a"), "key-a")
     await tight.links.put(an_id("c"), "compare", STATE)

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedTokenizerFast
 
 from steering.cards import QualityCard
-from steering.engine.api import FitTask, FittedDirection
+from steering.engine.api import FitTask, FittedDirection, TrainingSettings
 from steering.errors import InvalidRequest
 from steering.pairs import PairSet, dataset_digest, split
-from steering.workflows.extract import TRAINED, ExtractionRequest, TrainingSettings, extract, train
+from steering.workflows.extract import TRAINED, ExtractionRequest, extract, train
 from steering.workflows.texts import NEUTRAL, neutral_texts, token_pairs
 from tests.engines import family_engine
 from tests.narrowing import present
@@ -223,7 +223,7 @@ async def test_cancelling_stops_the_fit(engine: TrainableEngine, request_: Extra
 async def test_on_a_model_the_whole_way(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     """A tiny random model: what comes out is a vector of one layer with a card, made the same way twice.
 
-    Rounding depends on which prompts share a pass, so the directions are equal to seven digits."""
+    Rounding depends on which prompts share a pass, so the directions are equal to 1e-5."""
     frames = ("the road is", "a river was", "her letter seems", "the old train looks", "this bread is", "the city was")
     pairs = PairSet(tuple(f"{f} warm" for f in frames), tuple(f"{f} cold" for f in frames), tuple("aabbcc"))
     request = ExtractionRequest("warmth", pairs, position="last", layers=(1,), holdout=0.3)
