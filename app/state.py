@@ -15,8 +15,8 @@ from app.api.jobs import Jobs
 from app.api.keys import ApiKeys, record_change
 from app.api.policy import DefaultSteering, GovernedEngine, Policy
 from app.api.vectors import Cosines
+from app.core.answers import ended
 from app.core.errors import Draining, public_error
-from app.core.events import ended
 from app.core.key import Key
 from app.core.metrics import Metrics
 from app.core.settings import Settings

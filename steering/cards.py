@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from steering.spec_base import Interval, Measured
+from steering.spec import Interval, Measured
 
 Basis: TypeAlias = Literal["measured", "card", "norms"]
 COHERENT = 1.5

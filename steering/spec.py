@@ -1,19 +1,275 @@
-"""Defines what a caller writes: SteeringSpec, InterventionSpec, TokenScope, Schedule, layers. No torch; JSON-ready."""
+"""Defines what a caller writes: SteeringSpec, InterventionSpec, conditions, TokenScope, Schedule, layers. No torch; JSON-ready.
 
-from collections.abc import Iterator, Mapping
+Spec is the base of all; InlineVector is a direction in place of a name.
+"""
+
+import hashlib
+import math
+import struct
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
-
-from steering.condition_spec import (
-    MAX_CONDITION_NODES,
-    ConditionSpec,
-    Threshold,
-    condition_nodes,
-    count_nodes,
-    renamed_condition,
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    Tag,
+    field_validator,
+    model_validator,
 )
-from steering.spec_base import Index, Label, LayerIndex, Number, Spec, VectorName
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+Index: TypeAlias = Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)]
+LayerIndex: TypeAlias = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
+Number: TypeAlias = Annotated[FiniteFloat, Field(strict=True)]
+"""A finite JSON number; `true` and `"1"` are refused."""
+Measured: TypeAlias = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, return_type=float | None, when_used="json"),
+]
+"""A measured number. A value that is not finite is written as null, because JSON has no NaN, and read back as NaN."""
+Interval: TypeAlias = tuple[Measured, Measured]
+"""Both ends of a range, or of a 95 % interval."""
+Label: TypeAlias = Annotated[str, Field(max_length=64)]
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """Refuses a larger object before its values are validated: pydantic would collect an error for each of them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > entries:
+            raise ValueError(f"{len(value)} entries given; at most {entries}")
+        return value
+
+    return BeforeValidator(check)
+
+
+@cache
+def _keys_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """As a caller may write them."""
+    return tuple(field.alias or name for name, field in model.model_fields.items())
+
+
+class Spec(BaseModel):
+    """Base of everything a caller writes: unknown keys refused, values never changed. Aliases are for names that Python reserves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Sooner than `extra` would, since that cannot tell what is known."""
+        known = _keys_of(cls)
+        if not isinstance(value, dict | cls):
+            raise PydanticCustomError("object_type", "expected an object with {known}", {"known": ", ".join(known)})
+        for key in value if isinstance(value, dict) else ():
+            if key not in known and key not in cls.model_fields:
+                context = {"key": str(key), "known": ", ".join(known)}
+                raise PydanticCustomError("unknown_key", "this key is not known; known here: {known}", context)
+        return value
+
+
+LayerKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,3})$")]
+"""A layer index as a JSON key."""
+MAX_LAYERS = 512
+MAX_WIDTH = 131_072
+"""Numbers of one direction."""
+Numbers = Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_WIDTH, fail_fast=True)]
+Directions: TypeAlias = Annotated[
+    dict[LayerKey, Numbers], Field(min_length=1, max_length=MAX_LAYERS), at_most(MAX_LAYERS)
+]
+Scales: TypeAlias = Annotated[
+    dict[LayerKey, Annotated[Number, Field(gt=0)]], Field(max_length=MAX_LAYERS), at_most(MAX_LAYERS)
+]
+
+
+class InlineDirections(Spec):
+    """A direction in place of a vector's name: d_model numbers per layer. scale: the natural scale; absent, the length of the
+    numbers given. It is used by this request and not stored."""
+
+    directions: Directions
+    scale: Scales | None = None
+
+
+class InlineVector(str):
+    """The name `inline:<first 12 of sha256>` of a direction given in the request, with its numbers.
+    A str, so that whatever handles names handles it; a plain str of that form names nothing. sha256: over the layers in
+    ascending order, each as `layer:` in ASCII, its numbers in little-endian float32 and its scale, if any, in float64."""
+
+    __slots__ = ("directions", "scale", "sha256")
+    directions: Mapping[str, "array[float]"]
+    scale: Mapping[str, float] | None
+    sha256: str
+
+    @classmethod
+    def of(cls, given: InlineDirections) -> "InlineVector":
+        """Computes the name of given directions."""
+        directions = {layer: array("f", given.directions[layer]) for layer in sorted(given.directions, key=int)}
+        digest = hashlib.sha256()
+        for layer, numbers in directions.items():
+            digest.update(f"{layer}:".encode() + struct.pack(f"<{len(numbers)}f", *numbers))
+            if given.scale is not None and layer in given.scale:
+                digest.update(struct.pack("<d", given.scale[layer]))
+        found = cls(f"{INLINE_PREFIX}{digest.hexdigest()[:12]}")
+        found.directions, found.scale, found.sha256 = directions, given.scale, digest.hexdigest()
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the object from which it can be read again."""
+        found: dict[str, Any] = {"directions": {layer: list(row) for layer, row in self.directions.items()}}
+        return found if self.scale is None else {**found, "scale": dict(self.scale)}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: Any, inner: Callable[[Any], InlineDirections]) -> "InlineVector":
+            return value if isinstance(value, cls) else cls.of(inner(value))
+
+        written = core_schema.plain_serializer_function_ser_schema(cls.to_json)
+        return core_schema.no_info_wrap_validator_function(validate, handler(InlineDirections), serialization=written)
+
+
+INLINE_PREFIX = "inline:"
+
+
+def is_inline(name: str) -> bool:
+    """Returns whether a name is that of an inline direction; no stored vector can have such a name."""
+    return name.startswith(INLINE_PREFIX)
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, InlineVector | dict):
+        return "<inline>"
+    return "<name>" if isinstance(value, str) else None
+
+
+VectorName: TypeAlias = Annotated[
+    Annotated[str, Field(max_length=128), Tag("<name>")] | Annotated[InlineVector, Tag("<inline>")],
+    Discriminator(
+        _form,
+        custom_error_type="vector_form",
+        custom_error_message='expected the name of a vector, or an object with its "directions"',
+    ),
+]
+"""The name of a stored vector, or a direction given in the request."""
+
+
+class Threshold(Spec):
+    """A test on the live residual: the score of `vector` above or below a bound.
+    `at`: the last prompt position, the mean over the prompt without its first position, or each token. `score`: projection
+    in natural scales (poles at +0.5 and -0.5), cosine, or the probability of a probe. `until` is hysteresis for `at: token`:
+    once true, it stays true until the score passes `until`."""
+
+    vector: VectorName
+    above: Number | None = None
+    below: Number | None = None
+    at: Literal["prompt", "prompt_mean", "token"] = "prompt"
+    layer: LayerIndex | None = None
+    score: Label = "projection"
+    until: Number | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Threshold":
+        if (self.above is None) == (self.below is None):
+            raise ValueError("a condition needs exactly one of 'above' and 'below'")
+        if self.until is not None:
+            if self.at != "token":
+                raise ValueError("'until' is hysteresis over tokens and needs at: 'token'")
+            if self.above is not None and self.until > self.above:
+                raise ValueError("'until' must not be greater than 'above'")
+            if self.below is not None and self.until < self.below:
+                raise ValueError("'until' must not be less than 'below'")
+        return self
+
+
+class AllOf(Spec):
+    """Every one of them holds."""
+
+    all: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8, fail_fast=True)]
+
+
+class AnyOf(Spec):
+    """At least one of them holds."""
+
+    any: Annotated[tuple["ConditionSpec", ...], Field(min_length=1, max_length=8, fail_fast=True)]
+
+
+class Not(Spec):
+    """It does not hold."""
+
+    not_: "ConditionSpec" = Field(alias="not")
+
+
+ConditionKind: TypeAlias = Literal["threshold", "all", "any", "not"]
+_COMBINATIONS: dict[type[Spec], ConditionKind] = {AllOf: "all", AnyOf: "any", Not: "not"}
+
+
+def condition_kind(value: Any) -> ConditionKind:
+    """Returns which form a condition has, so that an error speaks of that form alone."""
+    if isinstance(value, dict):
+        return next((kind for kind in _COMBINATIONS.values() if kind in value), "threshold")
+    return _COMBINATIONS.get(type(value), "threshold")
+
+
+ConditionSpec: TypeAlias = Annotated[
+    Annotated[Threshold, Tag("threshold")]
+    | Annotated[AllOf, Tag("all")]
+    | Annotated[AnyOf, Tag("any")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(condition_kind),
+]
+
+MAX_CONDITION_NODES = 64
+"""Nodes (tests, `all`, `any`, `not`) of all conditions of a request."""
+
+
+def children_of(condition: Any) -> list[Any]:
+    """Returns the conditions directly inside one, which may be as written."""
+    match condition:
+        case AllOf(all=children) | AnyOf(any=children) | {"all": [*children]} | {"any": [*children]}:
+            return list(children)
+        case Not(not_=child) | {"not": child} | {"not_": child}:
+            return [child]
+        case _:
+            return []
+
+
+def condition_nodes(condition: Any) -> Iterator[Any]:
+    """Yields a condition, which may be as written, and everything inside it."""
+    yield condition
+    for child in children_of(condition):
+        yield from condition_nodes(child)
+
+
+def count_nodes(condition: Any) -> int:
+    """Counts the nodes of a condition, which may be as written, up to one more than is allowed."""
+    return sum(1 for _ in islice(condition_nodes(condition), MAX_CONDITION_NODES + 1))
+
+
+def renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> ConditionSpec:
+    """Returns the condition with every vector name replaced by its entry in `names`."""
+    match condition:
+        case Threshold():
+            return condition.model_copy(update={"vector": names[condition.vector]})
+        case AllOf():
+            return AllOf(all=tuple(renamed_condition(child, names) for child in condition.all))
+        case AnyOf():
+            return AnyOf(any=tuple(renamed_condition(child, names) for child in condition.any))
+        case Not():
+            return Not(not_=renamed_condition(condition.not_, names))
+
+
+for _combination in _COMBINATIONS:
+    _combination.model_rebuild()
+
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
 Role: TypeAlias = Literal["system", "developer", "user", "assistant"]

@@ -11,7 +11,7 @@ from pydantic import Field
 from steering.cards import QualityCard, Recommended
 from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.shapes import Direction
-from steering.spec_base import INLINE_PREFIX
+from steering.spec import INLINE_PREFIX
 
 SCALES = torch.finfo(torch.float32)
 """Natural scales are divided by and multiplied with in float32; one below its normal numbers is as good as 0."""

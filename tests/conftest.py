@@ -13,7 +13,7 @@ import tests.shape_checks  # noqa: F401 - named in a string below
 REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("cards.py", "conditions", "extraction", "operations", "projection", "rowwise.py", "vectors.py")
 SHAPED = (
-    *(f"engine/{name}.py" for name in ("api", "capabilities", "captures", "checks", "norms", "prompts")),
+    *(f"engine/{name}.py" for name in ("api", "capabilities", "captures", "norms", "prompts")),
     *(
         f"engine/transformers/{name}"
         for name in (

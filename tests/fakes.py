@@ -22,7 +22,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.checks import check_layers, check_task
+from steering.engine.prompts import check_layers, check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.dose import SteeringReport
 from steering.injection.readings import MonitoredAnswer, stops

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steering.condition_spec import AllOf, AnyOf, ConditionSpec, Not, Threshold
 from steering.model.layout import BlockOutput
-from steering.spec import InterventionSpec, LayerRange, SteeringSpec
+from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
 from steering.vectors import ConceptVector
 from tests.reference_steps import Controllers, choose, dose_part, middle, named, passes, probability, weight
 

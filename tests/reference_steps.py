@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from steering.condition_spec import Threshold
-from steering.spec import InterventionSpec, Schedule, TokenScope
+from steering.spec import InterventionSpec, Schedule, Threshold, TokenScope
 from steering.vectors import ConceptVector, LayerDirection
 
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
-from steering.engine.checks import check_capture
+from steering.engine.prompts import check_capture
 from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage

@@ -12,9 +12,8 @@ from starlette.responses import Response
 from app.api.context import AdmittedDep, Context
 from app.api.generate import STREAMED, applied_steering, choice_answers, listed_bytes, record_of, respond, token_piece
 from app.core.admission import check_limit
-from app.core.answers import event_in_thread
+from app.core.answers import Event, event_in_thread
 from app.core.errors import error_detail
-from app.core.events import Event
 from app.core.requests import ApiRoute
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest

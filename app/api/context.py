@@ -25,7 +25,7 @@ from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, Vect
 from steering.injection.readings import Reading
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.pairs import Text as PairText
-from steering.plan.layers import check_model
+from steering.plan.resolve import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
@@ -33,8 +33,7 @@ from steering.schemas.extraction import Pair
 from steering.schemas.messages import ChoiceFields, PromptFields, SamplingFields, Text, TextsFields
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.spec import InterventionSpec, SteeringSpec, vector_names
-from steering.spec_base import is_inline
+from steering.spec import InterventionSpec, SteeringSpec, is_inline, vector_names
 from steering.store.records import Writer
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread

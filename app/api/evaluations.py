@@ -42,15 +42,14 @@ from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.dose import DoseGuard
-from steering.plan.layers import check_model, resolve_layers
+from steering.plan.resolve import check_model, resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.schemas import evaluation as schemas
 from steering.schemas.base import WaitQuery
 from steering.schemas.extraction import TransferAnswer, TransferRequest
 from steering.schemas.messages import Text
 from steering.schemas.vectors import VectorAnswer
-from steering.spec import InterventionSpec
-from steering.spec_base import is_inline
+from steering.spec import InterventionSpec, is_inline
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers

@@ -17,8 +17,7 @@ from starlette.responses import Response
 from app.api.context import AdmittedDep, Context
 from app.api.limits import VectorsByName
 from app.core.admission import check_limit
-from app.core.answers import ALTERNATIVE_BYTES, event_in_thread, json_in_thread
-from app.core.events import Event, event_stream
+from app.core.answers import ALTERNATIVE_BYTES, Event, event_in_thread, event_stream, json_in_thread
 from app.core.metrics import TokenClock
 from app.core.requests import ApiRoute, needs
 from steering.engine.api import GenerationRequest, Prompt, SamplingParams, TokenEvent, Tokenizer
@@ -33,8 +32,17 @@ from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, FlagCondition, GenerateAnswer, GenerateRequest, RaisedFlag, Token, Usage
 from steering.schemas.messages import ChoiceFields
 from steering.schemas.steering import RECORD_FORMAT, AppliedSteering, Record, ReplayRequest
-from steering.spec import InterventionSpec, Role, Schedule, SteeringSpec, TokenScope, pinned, vector_names
-from steering.spec_base import InlineVector, is_inline
+from steering.spec import (
+    InlineVector,
+    InterventionSpec,
+    Role,
+    Schedule,
+    SteeringSpec,
+    TokenScope,
+    is_inline,
+    pinned,
+    vector_names,
+)
 from steering.vectors import ConceptVector, VectorId, VectorSource
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
 from steering.workflows.measures import means

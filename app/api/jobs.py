@@ -20,9 +20,8 @@ from starlette.responses import Response
 
 from app.api.context import Context, ContextDep
 from app.core.admission import Admission, check_limit, share
-from app.core.answers import damage_warnings, json_in_thread
+from app.core.answers import Event, FileStream, damage_warnings, event_stream, json_in_thread
 from app.core.errors import JobCancelled, RateLimited, json_response, public_error
-from app.core.events import Event, FileStream, event_stream
 from app.core.key import Key, foreign
 from app.core.requests import ApiRoute
 from app.core.settings import Settings

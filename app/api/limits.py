@@ -10,10 +10,9 @@ from steering.errors import InvalidRequest, VectorNotFound
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED
 from steering.plan.dose import DoseGuard
-from steering.plan.layers import check_model
+from steering.plan.resolve import check_model
 from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
-from steering.spec import InterventionSpec, SteeringSpec, vector_names
-from steering.spec_base import is_inline
+from steering.spec import InterventionSpec, SteeringSpec, is_inline, vector_names
 from steering.vectors import ConceptVector, VectorId, VectorSource
 
 _NARROWER = ("any", "profiles", "none")

@@ -19,9 +19,8 @@ from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import ChatRequest, CompletionRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
 from app.core.admission import check_limit
-from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, json_in_thread
+from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, event_stream, json_in_thread
 from app.core.errors import body_of
-from app.core.events import Event, event_stream
 from app.core.metrics import TokenClock
 from app.core.requests import ApiRoute, needs
 from steering.engine.api import Finish, Prompt, TokenEvent

@@ -8,7 +8,7 @@ from steering.errors import UnsupportedParameter
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
 from steering.schemas.steering import Steering
-from steering.spec_base import Number
+from steering.spec import Number
 
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]

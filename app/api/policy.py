@@ -35,8 +35,7 @@ from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED, visible_from
 from steering.plan.dose import DoseGuard
-from steering.plan.layers import resolve_layers
-from steering.plan.resolve import Mandatory, RecentPlans, carries, under
+from steering.plan.resolve import Mandatory, RecentPlans, carries, resolve_layers, under
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas import governance as schemas
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicyAnswer, PolicySpec

@@ -19,8 +19,7 @@ from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts, pa
 from app.api.policy import Policy
 from app.api.vectors import vector_answer, vector_pages
 from app.core.admission import check_limit
-from app.core.answers import ACTIVATION_BYTES, SCORE_BYTES, damage_warnings, json_in_thread
-from app.core.events import FileStream, in_thread
+from app.core.answers import ACTIVATION_BYTES, SCORE_BYTES, FileStream, damage_warnings, in_thread, json_in_thread
 from app.core.requests import BINARY, ApiRoute, UploadRoute, accepts_json, needs
 from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Prompt
@@ -30,7 +29,7 @@ from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringErr
 from steering.lab import dictionaries as features
 from steering.layer_indices import layer_index, layer_indices
 from steering.model.info import ModelInfo
-from steering.plan.layers import resolve_layers
+from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.registry import unknown_name
 from steering.schemas import latent_space as space

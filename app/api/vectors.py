@@ -27,7 +27,7 @@ from steering.lab.evaluations import with_shipped_evidence
 from steering.lab.trials import WRITING
 from steering.layer_indices import layer_index, layer_indices
 from steering.pairs import PairSet
-from steering.plan.layers import check_model
+from steering.plan.resolve import check_model
 from steering.schemas import vectors as schemas
 from steering.schemas.base import WaitQuery, by_layer
 from steering.schemas.extraction import ExtractRequest

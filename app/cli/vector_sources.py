@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from steering.errors import InvalidRequest
 from steering.schemas.vectors import RegisterRequest, VectorExport
-from steering.spec_base import LayerKey, Number
+from steering.spec import LayerKey, Number
 from steering.strict_json import load_json
 
 MAX_JSON_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from steering.cards import COHERENT, DosePoint
-from steering.spec_base import Interval
+from steering.spec import Interval
 
 MEASURED_FILE = "measured.json"
 DISTINGUISHED = 0.8

@@ -1,9 +1,12 @@
-"""Answer: one answer as it grows. AnswerWriter: turns sampled tokens into its events, and knows when it ends.
+"""Answer: one answer as it grows. AnswerWriter: turns sampled tokens into its events, and knows when it ends. Stream: carries them
+from the engine's thread to the coroutine that waits.
 
 Text is sent as whole characters, and nothing that may belong to a stop string.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +14,37 @@ from steering.engine.api import Finish, SamplingParams, TokenEvent
 from steering.errors import NonfiniteActivations
 from steering.injection.readings import MonitoredAnswer, RaisedMonitor, stops
 from steering.injection.rows import SteeredRow
-from steering.model.text_stream import TextStream
+from steering.model.prompt import TextStream
+
+
+class Stream:
+    """Carries what work yields to one waiting coroutine. Closing it is the cancel."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.closed = False
+        self._items: deque[object] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Has the engine drop the work that the stream belongs to."""
+        self.closed = True
+
+    def receive(self, items: Iterable[object]) -> None:
+        """On the event loop: hand over items and wake the reader."""
+        self._items.extend(items)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> object:
+        """The next item; an exception that was sent is raised."""
+        while not self._items:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        item = self._items.popleft()
+        if isinstance(item, BaseException):
+            raise item
+        return item
 
 
 @dataclass(frozen=True, slots=True)

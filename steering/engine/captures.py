@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
-from steering.engine.checks import check_capture
+from steering.engine.prompts import check_capture
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.prompt import ModelTokenizer

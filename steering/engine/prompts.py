@@ -1,14 +1,99 @@
-"""Tokenizes prompts and checks them against the model's context, for engines and their callers alike."""
+"""Checks what a caller asks of an engine, and tokenizes prompts, for engines and their callers alike."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, isfinite
 
-from steering.engine.api import Prompt, Tokenizer
-from steering.errors import ContextLengthExceeded, InvalidRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, SamplingParams, Tokenizer
+from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.threads import run_in_thread
+
+MAX_TEXT_TOKENS = 512
+"""Tokens of the longest text to fit on: its forward pass is one piece of work, which running requests wait for."""
+
+
+def check_sampling(params: SamplingParams, info: ModelInfo) -> None:
+    """Raises InvalidRequest for a parameter out of its range; the message names the field and what is allowed."""
+    _check("max_tokens", params.max_tokens, params.max_tokens >= 1, "at least 1")
+    _check("temperature", params.temperature, 0.0 <= params.temperature < inf, "0 or more")
+    _check("top_p", params.top_p, 0.0 < params.top_p <= 1.0, "above 0 and at most 1")
+    _check("top_k", params.top_k, params.top_k >= 0, "0 (off) or more")
+    _check("min_p", params.min_p, 0.0 <= params.min_p <= 1.0, "from 0 to 1")
+    _check("repetition_penalty", params.repetition_penalty, 0.0 < params.repetition_penalty < inf, "above 0")
+    _check("presence_penalty", params.presence_penalty, isfinite(params.presence_penalty), "finite")
+    _check("frequency_penalty", params.frequency_penalty, isfinite(params.frequency_penalty), "finite")
+    if params.logprobs is not None:
+        _check("logprobs", params.logprobs, 0 <= params.logprobs <= info.vocab_size, f"from 0 to {info.vocab_size}")
+    for token, bias in params.logit_bias.items():
+        _check("logit_bias", token, 0 <= token < info.vocab_size, f"for token ids from 0 to {info.vocab_size - 1}")
+        _check("logit_bias", bias, isfinite(bias), "finite")
+    if "" in params.stop:
+        raise InvalidRequest("stop: a stop string must not be empty", param="stop")
+
+
+def check_capture(prompt: CapturePrompt, length: int) -> None:
+    """Raises InvalidRequest for a prompt_length or a first position outside a text of that many tokens."""
+    outside = f"lies outside the text of {length} tokens"
+    if prompt.prompt_length is not None and not 1 <= prompt.prompt_length <= length:
+        raise InvalidRequest(f"prompt_length {prompt.prompt_length} {outside}", param="prompt_length")
+    if not 0 <= prompt.first < length:
+        raise InvalidRequest(f"first {prompt.first} {outside}", param="first")
+
+
+def check_layers(spec: CaptureSpec, layer_count: int) -> None:
+    """Raises InvalidRequest for layers the model does not have, or for nothing to read."""
+    wrong = [layer for layer in spec.layers if not 0 <= layer < layer_count]
+    if wrong:
+        allowed = f"the model has layers 0 to {layer_count - 1}"
+        raise InvalidRequest(f"layers {wrong} do not exist; {allowed}", param="layers")
+    if not spec.layers and not spec.logits:
+        raise InvalidRequest("a capture needs a layer to read, or logits", param="layers")
+
+
+def refuse_token_scopes(plan: SteeringPlan, engine: str) -> None:
+    """Raises UnsupportedParameter for a scope that names tokens, for an engine whose steering does not know the ids of generated
+    tokens when it acts on them."""
+    for intervention in plan.interventions:
+        for name in ("token_ids", "roles"):
+            if getattr(intervention.spec.scope, name) is not None:
+                raise UnsupportedParameter(f"the engine {engine!r} does not support scope.{name}", param="scope")
+
+
+def check_task(task: FitTask, info: ModelInfo) -> None:
+    """Raises InvalidRequest for what cannot be fitted, LimitExceeded for texts of more than MAX_TEXT_TOKENS."""
+    if not 0 <= task.layer < info.layer_count:
+        allowed = f"the model has layers 0 to {info.layer_count - 1}"
+        raise InvalidRequest(f"layer {task.layer} does not exist; {allowed}", param="layers")
+    if not task.pairs:
+        raise InvalidRequest("a direction is fitted on at least one pair", param="pairs")
+    limit = min(MAX_TEXT_TOKENS, info.context_length)
+    texts = [(pair.start, ids) for pair in task.pairs for ids in (pair.positive, pair.negative)]
+    for start, ids in [*texts, *((text.start, text.ids) for text in task.neutral)]:
+        if not 1 <= start < len(ids):
+            raise InvalidRequest(f"start {start} leaves no token to score in a text of {len(ids)}", param="pairs")
+        if len(ids) > limit:
+            raise LimitExceeded(f"a text has {len(ids)} tokens; at most {limit} can be fitted on", param="pairs")
+    low, high = task.strengths
+    if not 0.0 < low <= high < inf:
+        raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
+    _check("kl_coefficient", task.kl_coefficient, 0.0 <= task.kl_coefficient < inf, "finite and not negative")
+    for name in ("amount", "learning_rate", "steps", "batch"):
+        value = getattr(task, name)
+        _check(name, value, 0 < value < inf, "above 0")
+    if task.initial is not None:
+        shape = tuple(task.initial.shape)
+        if shape != (info.d_model,) or not 0.0 < float(task.initial.norm()) < inf:
+            expected = f"{info.d_model} finite numbers, not all 0"
+            raise InvalidRequest(f"the initial direction must be {expected}, got shape {shape}", param="initial")
+
+
+def _check(name: str, value: float, allowed: bool, range_: str) -> None:
+    if not allowed:
+        raise InvalidRequest(f"{name} must be {range_}, got {value}", param=name)
+
 
 MAX_INLINE_CHARACTERS = 2_000
 """A longer prompt is tokenized in a thread, so that the event loop keeps serving others (about 1 ms for so many)."""

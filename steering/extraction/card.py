@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from steering.cards import Estimate, LayerQuality, QualityCard, Recommended
-from steering.spec_base import Interval
+from steering.spec import Interval
 
 WINDOW = (0.4, 0.7)
 """Share of the model's depth in which concepts steer best (common to the published layer searches)."""

@@ -14,7 +14,7 @@ from steering.lab.controls import UNGUARDED, plan_at, random_at_each_layer, rand
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, ReadBack, Trial, shifts
 from steering.plan.dose import DoseGuard
-from steering.plan.layers import resolve_layers
+from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer
 from steering.spec import Layers

@@ -16,12 +16,12 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Gen
 from steering.engine.prompts import encode_with_plans
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.extraction.card import best_layer
-from steering.plan.layers import check_model
+from steering.plan.resolve import check_model
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.registry import Registry
 from steering.schemas.evaluation import EvaluatedPoint
 from steering.shapes import Residual
-from steering.spec_base import Interval
+from steering.spec import Interval
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows import generate

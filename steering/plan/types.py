@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from steering.condition_spec import ConditionKind
 from steering.shapes import Float, Tensor
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import ConditionKind, InterventionSpec, SteeringSpec
 
 LINEAR, RELU, ROTATE = range(3)
 """Kinds of an edit, as in the tables of the device."""

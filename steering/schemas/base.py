@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from steering.namespaces import NAMESPACE_PATTERN
-from steering.spec_base import Spec
+from steering.spec import Spec
 
 T = TypeVar("T")
 

@@ -9,8 +9,7 @@ from steering.schemas.base import Answer, ErrorDetail, Request
 from steering.schemas.generation import Choice
 from steering.schemas.messages import ChoiceFields, PlainText, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
-from steering.spec import InterventionSpec
-from steering.spec_base import Measured, Number
+from steering.spec import InterventionSpec, Measured, Number
 
 ArmName = Annotated[str, Field(min_length=1, max_length=64)]
 

@@ -10,8 +10,7 @@ from steering.schemas.base import Answer, Flag, Request, Whole, at_most_one
 from steering.schemas.messages import Seed, Texts
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name, VectorAnswer
-from steering.spec import InterventionSpec, Layers
-from steering.spec_base import Measured, Number
+from steering.spec import InterventionSpec, Layers, Measured, Number
 
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 

@@ -8,7 +8,7 @@ from steering.cards import Estimate
 from steering.schemas.base import Answer, Request, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
 from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
-from steering.spec_base import LayerIndex, Measured, Number, Numbers
+from steering.spec import LayerIndex, Measured, Number, Numbers
 
 
 class Pair(Request):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from steering.schemas.base import Answer, ErrorDetail, Request, exactly_one
 from steering.schemas.messages import ChoiceFields, PromptFields
 from steering.schemas.steering import AppliedSteering, Steering
-from steering.spec_base import Measured, Number
+from steering.spec import Measured, Number
 
 
 class FlagCondition(Request):

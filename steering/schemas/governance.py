@@ -8,8 +8,16 @@ from pydantic import Field, model_validator
 
 from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Moment, NamespaceName, Page, Request, exactly_one
-from steering.spec import MAX_MANDATORY, InterventionSpec, SteeringSpec, pinned, vector_names
-from steering.spec_base import LayerIndex, Measured, Number
+from steering.spec import (
+    MAX_MANDATORY,
+    InterventionSpec,
+    LayerIndex,
+    Measured,
+    Number,
+    SteeringSpec,
+    pinned,
+    vector_names,
+)
 
 Scope = Literal["generate", "read", "write", "metrics", "admin"]
 Scopes = Annotated[tuple[Scope, ...], Field(min_length=1, max_length=5, fail_fast=True)]

@@ -8,7 +8,7 @@ from steering.schemas.base import Answer, Flag, Request, Whole, exactly_one
 from steering.schemas.messages import MAX_TEXTS, Position, Texts
 from steering.schemas.reading import ReadToken, ReadVector
 from steering.schemas.vectors import LayerList, Name, NamedVector
-from steering.spec_base import Measured, Number
+from steering.spec import Measured, Number
 
 Names: TypeAlias = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=MAX_TEXTS, fail_fast=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from steering.schemas.base import Flag, Request, Whole, exactly_one
-from steering.spec_base import Number, at_most
+from steering.spec import Number, at_most
 
 MAX_CHARACTERS = 16_000_000
 """Characters of one text: far more than any context holds, so that the length is refused in tokens, not here."""

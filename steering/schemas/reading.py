@@ -9,8 +9,7 @@ from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import LayerList, Name
-from steering.spec import Layers
-from steering.spec_base import Measured, Number
+from steering.spec import Layers, Measured, Number
 
 
 class ReadoutRequest(TextsFields):

@@ -4,12 +4,21 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from steering.condition_spec import ConditionSpec
 from steering.namespaces import SHARED
 from steering.schemas.base import Answer, Request, Whole
 from steering.schemas.messages import MaxTokens, SamplingFields, Seed, TokenIds
-from steering.spec import MAX_MANDATORY, Hold, InterventionSpec, Role, Schedule, TokenScope
-from steering.spec_base import InlineVector, Measured, at_most
+from steering.spec import (
+    MAX_MANDATORY,
+    ConditionSpec,
+    Hold,
+    InlineVector,
+    InterventionSpec,
+    Measured,
+    Role,
+    Schedule,
+    TokenScope,
+    at_most,
+)
 
 Label = Annotated[str, Field(max_length=512)]
 

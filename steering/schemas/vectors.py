@@ -7,7 +7,7 @@ from pydantic import Field
 from steering.cards import QualityCard, Recommended
 from steering.namespaces import SHARED
 from steering.schemas.base import Answer, NamespacePageQuery, NamespaceQuery, Page, Request
-from steering.spec_base import Directions, LayerIndex, Measured, Number, Scales
+from steering.spec import Directions, LayerIndex, Measured, Number, Scales
 
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]

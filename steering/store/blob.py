@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from steering.cards import QualityCard, Recommended
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, VectorModelMismatch
 from steering.shapes import Direction
-from steering.spec_base import LayerKey
+from steering.spec import LayerKey
 from steering.store.records import check_labels, check_text, values_of
 from steering.strict_json import dump_json, load_json
 from steering.vectors import ConceptVector, LayerDirection, LayerNumbers, check_name, unit

@@ -29,7 +29,7 @@ from steering.extraction.cross_validation import (
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of, split
-from steering.plan.layers import given_layers
+from steering.plan.resolve import given_layers
 from steering.registry import unknown_name
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread

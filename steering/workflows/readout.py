@@ -15,7 +15,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Pro
 from steering.errors import InvalidRequest
 from steering.injection.readings import Reading
 from steering.pairs import ChatMessage
-from steering.plan.layers import check_model, resolve_layers
+from steering.plan.resolve import check_model, resolve_layers
 from steering.schemas.reading import (
     CarryingTokenAnswer,
     ExplainedTextAnswer,

@@ -5,9 +5,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import torch
 
 from steering.engine import api
-from steering.engine.checks import check_capture
 from steering.engine.options import EngineOptions
-from steering.engine.prompts import check_context
+from steering.engine.prompts import check_capture, check_context
 from steering.injection.dose import SteeringReport
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.condition_spec import Threshold
 from steering.conditions import CONDITIONS, Condition
 from steering.engine.api import GenerationRequest
 from steering.errors import DoseExceeded, InvalidRequest
@@ -16,7 +15,7 @@ from steering.model.layout import find_layout
 from steering.operations import OPERATIONS, Edit, Operation
 from steering.plan.dose import DoseGuard
 from steering.shapes import Parameters, Residual, Scores
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec, SteeringSpec, Threshold
 from steering.vectors import LayerDirection
 from tests.engines import family_engine, run_all, sampling
 from tests.families import FAMILIES

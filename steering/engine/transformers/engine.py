@@ -11,6 +11,7 @@ from typing import cast
 import torch
 
 from steering.engine import captures
+from steering.engine.answers import Stream
 from steering.engine.api import (
     Capture,
     CapturePrompt,
@@ -22,10 +23,17 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
-from steering.engine.checks import check_layers, check_sampling, check_task
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import MAX_INLINE_CHARACTERS, check_context, encode_steered, encode_with_plans, prompt_size
-from steering.engine.stream import Stream
+from steering.engine.prompts import (
+    MAX_INLINE_CHARACTERS,
+    check_context,
+    check_layers,
+    check_sampling,
+    check_task,
+    encode_steered,
+    encode_with_plans,
+    prompt_size,
+)
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BlockPool

@@ -11,10 +11,9 @@ import structlog
 import torch
 
 from steering.engine import captures
-from steering.engine.answers import AnswerWriter, Sampled, finish_event
+from steering.engine.answers import AnswerWriter, Sampled, Stream, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
-from steering.engine.stream import Stream
 from steering.engine.transformers.memory.paged_cache import Pretouch
 from steering.engine.transformers.request import BackgroundTask, Request
 from steering.engine.transformers.runner import ModelRunner

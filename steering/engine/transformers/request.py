@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steering.engine.answers import Answer
-from steering.engine.stream import Stream
+from steering.engine.answers import Answer, Stream
 from steering.engine.transformers.memory.block_pool import BLOCK, NULL_BLOCK, blocks_for
 from steering.injection.rows import Segment
 from steering.plan.scope import follows_single_tokens

@@ -19,7 +19,7 @@ from vllm import SamplingParams as VllmSampling
 from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 
-from steering.engine.answers import Answer, AnswerWriter, Ending, Sampled, finish_event
+from steering.engine.answers import Answer, AnswerWriter, Ending, Sampled, Stream, finish_event
 from steering.engine.api import (
     Capture,
     CapturePrompt,
@@ -30,10 +30,8 @@ from steering.engine.api import (
     TokenEvent,
 )
 from steering.engine.captures import begin, result
-from steering.engine.checks import check_layers, check_sampling, refuse_token_scopes
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import check_context, encode_prompt
-from steering.engine.stream import Stream
+from steering.engine.prompts import check_context, check_layers, check_sampling, encode_prompt, refuse_token_scopes
 from steering.engine.vllm.client import Mailbox, Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
 from steering.engine.vllm.messages import CaptureWindow, TokenReadings, as_bytes, doses_of, from_bytes

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from app.core.answers import FileStream
 from app.core.errors import Draining
-from app.core.events import FileStream
 from tests.app.conftest import Server, StartServer
 from tests.polling import until
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.app.conftest import StartServer
 from tests.app.policy.conftest import directions, tiny_engine
 
-MOST = 75
+MOST = 67
 
 
 class Entered:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.core.answers import KEEPALIVE, WRITE_BYTES, Event, EventStream, frame
 from app.core.errors import Draining
-from app.core.events import KEEPALIVE, WRITE_BYTES, Event, EventStream, frame
 from app.core.settings import Settings
 from steering.errors import Overloaded, SteeringError
 from steering.schemas.generation import TokenPiece

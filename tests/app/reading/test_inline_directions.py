@@ -13,8 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
-from steering.spec import InterventionSpec
-from steering.spec_base import InlineVector
+from steering.spec import InlineVector, InterventionSpec
 from tests.app.conftest import Server, StartServer
 from tests.families import D_MODEL, FAMILIES, LAYERS
 from tests.plans import NAMES, random_items

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.condition_spec import Threshold
 from steering.engine.api import GenerationRequest
 from steering.model.layout import find_layout
-from steering.spec import SteeringSpec
+from steering.spec import SteeringSpec, Threshold
 from tests.engines import family_engine, run_all, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for

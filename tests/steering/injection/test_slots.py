@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from steering.engine.answers import Stream
 from steering.engine.options import EngineLimits
-from steering.engine.stream import Stream
 from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.injection.slots import Slots

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt
-from steering.engine.checks import refuse_token_scopes
-from steering.engine.prompts import encode_steered, encode_with_plans
+from steering.engine.prompts import encode_steered, encode_with_plans, refuse_token_scopes
 from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.model.layout import find_layout
 from steering.pairs import ChatMessage

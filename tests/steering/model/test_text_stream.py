@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-from steering.model.text_stream import BROKEN, MAX_HELD, TextDecoder, TextStream
+from steering.model.prompt import BROKEN, MAX_HELD, TextDecoder, TextStream
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.families import EOS
 from tests.narrowing import present

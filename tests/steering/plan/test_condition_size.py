@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from steering.condition_spec import MAX_CONDITION_NODES, count_nodes
+from steering.spec import MAX_CONDITION_NODES, count_nodes
 
 THRESHOLD = {"vector": "mood", "above": 0.0}
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steering.engine import captures
+from steering.engine.answers import Stream
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Finish, SamplingParams, TokenEvent
 from steering.engine.options import EngineLimits
-from steering.engine.stream import Stream
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.memory.block_pool import BLOCK, BlockPool
 from steering.engine.transformers.memory.paged_cache import probe_shapes

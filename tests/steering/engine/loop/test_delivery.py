@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from steering.engine.answers import Stream
 from steering.engine.api import SamplingParams, TokenEvent
-from steering.engine.stream import Stream
 from steering.engine.transformers.loop import INTERVAL_SECONDS, MANY, Delivery
 from steering.engine.transformers.request import Request
 from steering.plan.types import UNSTEERED

@@ -16,7 +16,7 @@ from steering.engine.transformers.memory.block_pool import BLOCK
 from steering.errors import EngineDead, InternalError, OutOfMemory
 from steering.injection.readings import Reading
 from steering.model.loading import LoadedModel, opened
-from steering.model.text_stream import TextStream
+from steering.model.prompt import TextStream
 from steering.plan.types import UNSTEERED
 from tests.engines import engine_over, family_engine, run, run_all, sampling
 from tests.families import FAMILIES, LLAMA_LIKE, build

@@ -7,9 +7,9 @@ from time import sleep
 
 import pytest
 
+from steering.engine.answers import Stream
 from steering.engine.api import SamplingParams
 from steering.engine.options import EngineLimits
-from steering.engine.stream import Stream
 from steering.engine.transformers.loop import Inbox
 from steering.engine.transformers.request import Request
 from steering.errors import EngineDead, Overloaded

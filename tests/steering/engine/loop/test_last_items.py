@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from steering.engine.answers import Stream
 from steering.engine.options import EngineLimits
-from steering.engine.stream import Stream
 from steering.engine.transformers.loop import MAX_WAITING, EngineLoop
 from steering.engine.transformers.request import BackgroundTask, Pieces
 from steering.engine.transformers.runner import ModelRunner

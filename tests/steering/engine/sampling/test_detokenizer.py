@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.answers import advance, finish
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.model.text_stream import TextStream
+from steering.model.prompt import TextStream
 from tests.engines import family_engine, run, run_all, sampling
 from tests.steering.engine.sampling.test_sampler import PROMPT, row
 
