@@ -1,29 +1,33 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { keyRefusal, setKey } from "../src/api/retry";
 import type { Vector } from "../src/api/types";
 import { change, draft, restoredDraft } from "../src/compare/draft";
 import { cards, firstDemonstration, gallery } from "../src/compare/gallery";
 import { savedSentence } from "../src/compare/Landing";
-import { pin, runBefore, runs } from "../src/compare/runs";
+import { pin, runBefore, runs, shownRun } from "../src/compare/runs";
 import {
   askedDraft,
   comparison,
+  draftProblem,
   nextTurn,
   previousTurn,
   reroll,
   restoreRun,
   run,
   sharedResults,
+  showLanding,
   showResults,
   stale,
 } from "../src/compare/store";
+import { conceptList } from "../src/core/concepts";
 import { open } from "../src/core/places";
 import { library } from "../src/core/vectors";
 import { events, FakeServer, held } from "./fakeServer";
 
 const COMPARE = "POST /v1/compare";
 const choices = [{ text: " Very well.", finish_reason: "stop", tokens: [] }];
-const answer = { arms: [{ name: "normal", choices, steering: {} }] };
+const answer = { arms: [{ name: "normal", choices, steering: { applied: [], warnings: [] } }] };
 let server: FakeServer;
 
 beforeEach(() => {
@@ -111,8 +115,66 @@ describe("answers in a link", () => {
     expect(comparison.panes.value[0]?.choices[0]?.text).toBe(" Very well.");
     expect([stale.value, askedDraft.value?.prompt, server.seen.length]).toEqual([false, "How are you?", 1]);
     comparison.close();
-    for (const wrong of [null, "x", [], [{ name: 1 }], [{ name: "normal", choices: [{}] }]]) showResults(wrong);
+    const [pane] = JSON.parse(JSON.stringify(results)) as object[];
+    const broken = [{ choices: [{}] }, { metrics: {} }, { against: { readout_shift: {} } }, { steering: {} }];
+    for (const part of broken) showResults([{ ...pane, ...part }]);
+    for (const wrong of [null, "x", [], [null], [{ name: 1 }]]) showResults(wrong);
     expect(comparison.panes.value).toEqual([]);
+  });
+
+  it("belong to the settings of the link, also where something was changed before they were shown", async () => {
+    change({ prompt: "How are you?" });
+    await asked();
+    const { results } = sharedResults();
+    const of = draft.value;
+    comparison.close();
+    change({ seed: 12 });
+    showResults(results, of);
+    expect([askedDraft.value?.seed, stale.value]).toEqual([7, true]);
+  });
+
+  it("are left out where the server would count too many bytes", async () => {
+    for (const [character, kept] of [
+      ["e", true],
+      ["é", false],
+    ] as const) {
+      const text = character.repeat(8_000); // the text is there twice: as a whole and as a token
+      server.on(COMPARE, () => events(["done", { arms: [{ ...answer.arms[0], choices: [{ ...choices[0], text }] }] }]));
+      change({ prompt: character });
+      await asked();
+      expect("results" in sharedResults()).toBe(kept);
+    }
+  });
+});
+
+describe("the words that the model is told", () => {
+  const joy = { name: "joy", layers: [1], recommended: { layers: [1] } } as unknown as Vector;
+
+  afterEach(() => {
+    library.forget();
+    conceptList.forget();
+  });
+
+  it("are awaited before anything is asked, unless they were written or cannot be read", async () => {
+    const problem = "The concepts are still being read.";
+    change(restoredDraft({ controls: [{ vector: "joy" }] }));
+    library.put({ data: [joy], warnings: [] });
+    run();
+    expect([draftProblem.value, server.seen]).toEqual([problem, []]);
+    change({ instruction: "Be kind." });
+    expect(draftProblem.value).toBeNull();
+    change({ instruction: null });
+    conceptList.error.value = new Error("unreadable");
+    expect(draftProblem.value).toBeNull();
+    conceptList.error.value = null;
+    setKey("secret");
+    keyRefusal.value = "It may not.";
+    expect(draftProblem.value).toBeNull();
+    setKey(null);
+    keyRefusal.value = null;
+    expect(draftProblem.value).toBe(problem);
+    conceptList.put([]);
+    expect(draftProblem.value).toBeNull();
   });
 });
 
@@ -129,6 +191,16 @@ describe("runs", () => {
     expect([draft.value.prompt, askedDraft.value?.seed, stale.value]).toEqual(["Question 13", 13, false]);
     restoreRun(runBefore.value!);
     expect(draft.value.seed).toBe(12);
+  });
+
+  it("are not shown any more once the conversation goes on, and Undo shows the last one", async () => {
+    runs.value = [];
+    await asked();
+    for (const leave of [nextTurn, previousTurn, showLanding]) {
+      restoreRun(runs.value[0]!);
+      leave();
+      expect([shownRun.value, runBefore.value]).toEqual([null, runs.value[0]]);
+    }
   });
 
   it("are asked once by the release of a dial and the click on Run that released it", async () => {
@@ -153,6 +225,7 @@ describe("the first demonstration", () => {
 
   beforeEach(() => {
     server.on(COMPARE, () => held().promise);
+    conceptList.put([]);
     gallery.data.value = { model: "small", date: "", samples: 16, items: [item] };
   });
 

@@ -9,7 +9,7 @@ import { PaneView } from "../src/compare/PaneView";
 import { readBack } from "../src/compare/readback";
 import { ComparisonRun, emptyPane, type Pane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
-import { comparison, inspecting, stale } from "../src/compare/store";
+import { closeSweep, comparison, inspecting, stale, sweep, sweepStale, swept } from "../src/compare/store";
 import { TokenDetails } from "../src/compare/TokenDetails";
 import { WhyNothing } from "../src/compare/WhyNothing";
 import { conceptList, describePoles, polesOf } from "../src/core/concepts";
@@ -56,6 +56,7 @@ beforeEach(() => {
 
 afterEach(() => {
   comparison.close();
+  closeSweep();
   readBack.forget();
   inspecting.value = false;
   library.forget();
@@ -352,6 +353,8 @@ describe("what the page shows off", () => {
     ];
     expect(list.map((one) => [isShown(one, 1), isShown(one, -1)])).toEqual([[true, true], [false, true], [false, false], [null, null]]); // biome-ignore format: one line
     library.data.value = { data: list, warnings: [] } as never;
+    expect(isLive({ vector: "sentiment", stops: [{ strength: 1 }] } as never, 0)).toBe(false); // the concepts have not arrived
+    conceptList.put([]);
     const live = (vector: string, strength: number) => isLive({ vector, stops: [{ strength }] } as never, 0);
     expect(list.map(({ name }) => [live(name, 1), live(name, -1)])).toEqual([[true, true], [false, true], [false, false], [true, true]]); // biome-ignore format: one line
     expect(live("absent", 1)).toBe(false);
@@ -423,6 +426,35 @@ describe("answers of other settings", () => {
     show(Panes, {});
     expect(stale.value).toBe(true);
     expect(root.textContent).toContain("These answers are of other settings (joy −2).");
+  });
+});
+
+describe("a sweep", () => {
+  const begin = (negative: number[] | null) => {
+    put(measured("joy", [1, 3], negative));
+    change(restoredDraft({ controls: [{ vector: "joy", strength: 2 }], instruction: "" }));
+    const arms = [{ name: "0", choices: [{ text: "Well." }], steering: {} }];
+    server.on("POST /v1/compare", () => events(["done", { arms }]));
+    show(SteeringPanel, {});
+    root.find("button", "Sweep the dial").press();
+    return vi.advanceTimersByTimeAsync(100);
+  };
+
+  it("has the stops of the sides that the dial has", async () => {
+    await begin(null);
+    const { arms } = server.bodies[0] as { arms: { name: string }[] };
+    expect(arms.map(({ name }) => name)).toEqual(["0", "1.2", "2.1", "3"]);
+  });
+
+  it("is dimmed once its answers are of other settings, and ends with its vector", async () => {
+    await begin([-2, -1]);
+    change({ controls: draft.value.controls.map((one) => ({ ...one, strength: 1 })) }); // the dial itself is swept
+    expect(sweepStale.value).toBe(false);
+    change({ prompt: "Something else" });
+    await settle();
+    expect([sweepStale.value, root.textContent.includes("of other settings")]).toEqual([true, true]);
+    root.find("button", "Remove joy").press();
+    expect([swept.value, sweep.panes.value]).toEqual([null, []]);
   });
 });
 

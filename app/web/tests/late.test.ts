@@ -1,6 +1,6 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { ComparisonRun } from "../src/compare/run";
+import { ComparisonRun, emptyPane } from "../src/compare/run";
 import * as space from "../src/space/store";
 import { announcement } from "../src/ui/Progress";
 import { events, FakeServer, held, refusal } from "./fakeServer";
@@ -111,6 +111,44 @@ it("announces that a run is complete, or was stopped; a failure is an alert", as
   server.on(COMPARE, () => refusal(422, "invalid_request"));
   await run.start(bodyOf("third"));
   expect(announcement.value).toBe("Writing the answers.");
+});
+
+describe("the threads of a conversation", () => {
+  const names = ["normal", "steered"];
+  const threads = { n: 1, baseline: "normal", threads: {}, arms: names.map((name) => ({ name })) } as never;
+
+  it("are stopped where one of them fails, and the failure alone is reported", async () => {
+    const run = new ComparisonRun();
+    let stopped = false;
+    server.on(COMPARE, (body, { signal }) => {
+      if ((body as { baseline: string }).baseline === "normal") return refusal(422, "invalid_request");
+      signal.addEventListener("abort", () => {
+        stopped = true;
+      });
+      return held().promise;
+    });
+    expect(await run.start(threads)).toBe(false);
+    expect([stopped, run.running.value, run.error.value]).toMatchObject([true, false, { code: "invalid_request" }]);
+    expect(announcement.value).toContain("Writing the answers.");
+  });
+});
+
+describe("an answer that takes the place of one", () => {
+  it("leaves nothing that was measured against the plain text before", () => {
+    const run = new ComparisonRun();
+    const against = { readout_shift: {} } as never;
+    const panes = ["normal", "steered"].map((name) => ({ ...emptyPane(name, 1), against }));
+    const asked = { baseline: "normal" } as never;
+    const left = (name: string) => {
+      run.put(asked, panes);
+      run.replace(name, 0, { text: "new", tokens: [], finish: "stop" }, asked);
+      return run.panes.value.map((pane) => pane.against);
+    };
+    expect([left("normal"), left("steered")]).toEqual([
+      [null, null],
+      [against, null],
+    ]);
+  });
 });
 
 describe("scores of a vector in Space", () => {

@@ -68,7 +68,7 @@ describe("an arm that fails", () => {
   it("says so in a sweep", () => {
     sweep.panes.value = [{ ...emptyPane("0", 1), error: "It broke." }];
     show(Sweep, { name: "joy", onPick: () => {} });
-    expect(root.textContent).toContain("It broke.");
+    expect(alerts()).toEqual(["It broke."]);
     sweep.close();
   });
 

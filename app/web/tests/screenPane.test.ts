@@ -5,7 +5,7 @@ import { Panes } from "../src/compare/Panes";
 import { PaneView } from "../src/compare/PaneView";
 import { emptyPane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
-import { addVector, comparison, shade } from "../src/compare/store";
+import { addVector, comparison, restoreRun, shade } from "../src/compare/store";
 import { library } from "../src/core/vectors";
 import { refusal, settle } from "./fakeServer";
 import { onScreen, paneOf, root, server, show } from "./onScreen";
@@ -18,6 +18,19 @@ describe("an answer without words", () => {
     expect(root.textContent).toContain("The answer is empty");
     show(PaneView, { pane: emptyPane("normal", 1), base: undefined, title: "Normal" });
     expect(root.textContent).toContain("Nothing yet");
+  });
+});
+
+describe("the earlier turns of a pane", () => {
+  it("are those of the answers that are shown, also once a new conversation was begun", () => {
+    const turn = { prompt: "Who are you?", answers: { normal: "A model." } };
+    const panes = [paneOf("normal", "Really.")];
+    const asked = { arms: [] } as never;
+    restoreRun({ id: 1, draft: restoredDraft({ turns: [turn] }), asked, panes, pinned: false });
+    change({ turns: [] });
+    show(PaneView, { pane: panes[0]!, base: undefined, title: "Normal" });
+    expect(root.find("ol").textContent).toContain("Who are you?A model.");
+    comparison.close();
   });
 });
 

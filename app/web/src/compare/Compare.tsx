@@ -1,5 +1,6 @@
 import "../styles/compare.css";
 import { useLayoutEffect, useState } from "preact/hooks";
+import { polesAwaited } from "../core/concepts";
 import { useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
 import { ErrorNote } from "../ui/Note";
@@ -20,10 +21,10 @@ export default function Compare() {
   useLayoutEffect(followAddress, []);
   useLayoutEffect(() => useActions({ run, stop: stopAll, reroll }), []);
   useLayoutEffect(() => {
-    if (linkedResults.value === null) return;
-    showResults(linkedResults.value);
+    if (linkedResults.value === null || polesAwaited.value) return;
+    showResults(linkedResults.value.results, linkedResults.value.of);
     linkedResults.value = null;
-  }, [linkedResults.value]);
+  }, [linkedResults.value, polesAwaited.value]);
   return (
     <>
       <LinkProblem />

@@ -75,7 +75,7 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
 
 /** What this thread said before. */
 function Turns({ name }: { name: string }) {
-  const { history, turns } = draft.value;
+  const { history, turns } = askedDraft.value ?? draft.value;
   if (history.length + turns.length === 0) return null;
   return (
     <ol class="turns" aria-label="Earlier turns">

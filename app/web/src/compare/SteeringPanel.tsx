@@ -8,9 +8,9 @@ import { Button } from "../ui/Button";
 import { Dial } from "../ui/Dial";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
-import { beginAnew, change, changeControl, draft, removeControl } from "./draft";
+import { change, changeControl, draft } from "./draft";
 import { Sweep } from "./Sweep";
-import { addVector, comparison, draftProblem, run, runSweep, swept } from "./store";
+import { addVector, canSweep, removeVector, run, runSweep, showLanding, swept } from "./store";
 import { atChance } from "./WhyNothing";
 
 /** The vectors in use, each with its dial, and one strength over all. */
@@ -59,7 +59,7 @@ function ControlCard({ control }: { control: Control }) {
           <input type="checkbox" checked={control.on} onChange={(event) => set({ on: event.currentTarget.checked })} />
           <strong>{control.vector}</strong>
         </label>
-        <button type="button" class="quiet" onClick={() => removeControl(control.id)}>
+        <button type="button" class="quiet" onClick={() => removeVector(control.id)}>
           <span aria-hidden="true">✕</span>
           <span class="visually-hidden">Remove {control.vector}</span>
         </button>
@@ -94,7 +94,7 @@ function ControlCard({ control }: { control: Control }) {
             <Button
               label="Sweep the dial"
               kind="quiet"
-              disabled={draftProblem.value !== null}
+              disabled={!canSweep(control.id)}
               onClick={() => runSweep(control.id)}
             />
           )}
@@ -130,14 +130,14 @@ function AddVector() {
         ))}
       </select>
       <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
-      <Button label="Saved answers" kind="quiet" onClick={showLanding} />
+      <Button
+        label="Saved answers"
+        kind="quiet"
+        title="Shows the saved answers again, and clears what is set"
+        onClick={showLanding}
+      />
     </div>
   );
-}
-
-function showLanding(): void {
-  comparison.close();
-  beginAnew();
 }
 
 /** Says why there is no vector to add. */

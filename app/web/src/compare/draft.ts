@@ -142,8 +142,8 @@ function stateOf(value: Draft): string {
 /** The state in an address that was left before the latest change was written to any: coming back does not undo that change. */
 let outdated: string | null = null;
 
-/** The answers that came with a link, as they were saved; null where none did. */
-export const linkedResults = signal<unknown>(null);
+/** The answers that came with a link, as they were saved, and the draft beside them; null where none did. */
+export const linkedResults = signal<{ results: unknown; of: Draft } | null>(null);
 
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
@@ -165,7 +165,8 @@ export function followAddress(): () => void {
     const restored = restoredDraft(state);
     linked = stateOf(restored);
     draft.value = restored;
-    linkedResults.value = (state as { results?: unknown } | null)?.results ?? null;
+    const { results } = (state ?? {}) as { results?: unknown };
+    linkedResults.value = results ? { results, of: restored } : null;
   });
   const stopWriting = effect(() => {
     const state = stateOf(draft.value);

@@ -1,4 +1,5 @@
 import { computed, signal } from "@preact/signals";
+import { polesAwaited } from "../core/concepts";
 import { place } from "../core/places";
 import { Query } from "../core/query";
 import { doseBound, typicalNorms } from "../core/server";
@@ -77,16 +78,16 @@ export const onLanding = computed(
   () => !isBegun(draft.value) && comparison.asked.value === null && !comparison.running.value,
 );
 
-/** Whether the library can do live what an item shows, in the direction of a stop. */
+/** Whether the library can do live what an item shows, in the direction of a stop, with the words that the model is told. */
 export function isLive({ vector, stops }: SavedItem, stop: number): boolean {
   const known = vectorByName.value.get(vector);
-  return known !== undefined && isShown(known, stops[stop]?.strength ?? 0) !== false;
+  return known !== undefined && !polesAwaited.value && isShown(known, stops[stop]?.strength ?? 0) !== false;
 }
 
 /** Asks live what a saved answer shows: the same prompt and seed, at the same stop of the dial of this server's vector. */
 export function goLive(item: SavedItem, stop: number): void {
   const vector = vectorByName.value.get(item.vector);
-  if (!vector) return;
+  if (!vector || polesAwaited.value) return;
   const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
   const control = { ...controlFor(vector, typicalNorms.value), strength: strengthAt(shareOf(item, stop), negative!, positive!) }; // biome-ignore format: one line
   const { prompt, seed } = item;

@@ -77,12 +77,12 @@ export class ComparisonRun {
       );
     } catch (error) {
       if (this.abort === abort && !isAbort(error)) this.error.value = error;
+      abort.abort(); // the other threads, whose answers alone are no comparison
     } finally {
       if (this.abort === abort) {
         show();
         this.running.value = false;
-        if (abort.signal.aborted) announce("Stopped.");
-        else if (this.error.value === null) announce("The answers are complete.");
+        if (this.error.value === null) announce(abort.signal.aborted ? "Stopped." : "The answers are complete.");
       }
     }
     return this.abort === abort && !abort.signal.aborted && this.error.value === null;
@@ -107,12 +107,15 @@ export class ComparisonRun {
     requestAnimationFrame(show);
   }
 
-  /** Puts another answer in the place of one. What was measured was of the former one. */
+  /** Puts another answer in the place of one. What was measured was of the former one, and of the others against a former plain one. */
   replace(name: string, index: number, answer: PaneChoice, asked: CompareBody): void {
     const choices = (pane: Pane) => pane.choices.map((one, at) => (at === index ? answer : one));
     const changed = (pane: Pane) => ({ ...pane, choices: choices(pane), metrics: null, against: null });
     batch(() => {
-      this.panes.value = this.panes.value.map((pane) => (pane.name === name ? changed(pane) : pane));
+      this.panes.value = this.panes.value.map((pane) => {
+        if (pane.name === name) return changed(pane);
+        return name === asked.baseline ? { ...pane, against: null } : pane;
+      });
       this.asked.value = asked;
     });
   }
@@ -165,6 +168,31 @@ export interface Pane {
   metrics: Metrics | null;
   against: AgainstBaseline | null;
   error: string | null;
+}
+
+/** Whether something from a link is a pane with everything that is shown of one. */
+export function isPane(one: unknown): one is Pane {
+  const { name, choices, steering, metrics, against, error } = (one ?? {}) as Partial<Pane>;
+  const isText = (text: unknown) => typeof text === "string";
+  const has = (part: object | null | undefined, isKind: (value: unknown) => boolean, ...fields: string[]) =>
+    part === null || fields.every((field) => isKind((part as Record<string, unknown> | undefined)?.[field]));
+  const isMap = (value: unknown) => typeof value === "object" && value !== null;
+  return (
+    isText(name) &&
+    (error === null || isText(error)) &&
+    Array.isArray(choices) &&
+    choices.every(
+      (choice) =>
+        isText(choice?.text) &&
+        Array.isArray(choice.tokens) &&
+        choice.tokens.every((token: Token | null) => isText(token?.text)),
+    ) && // biome-ignore format: one line
+    has(steering, Array.isArray, "applied", "warnings") &&
+    has(metrics, isMap, "readout") &&
+    has(metrics, Array.isArray, "warnings") &&
+    has(against, isMap, "readout_shift") &&
+    has(against, Array.isArray, "first_divergence", "kl_per_token")
+  );
 }
 
 const NO_CHOICE: PaneChoice = { text: "", tokens: [], finish: null };

@@ -1,14 +1,15 @@
 import { computed, signal } from "@preact/signals";
 import type { Vector } from "../api/types";
+import { polesAwaited } from "../core/concepts";
 import { doseBound, limit, typicalNorms } from "../core/server";
 import { vectorByName, vectorNamed } from "../core/vectors";
 import { fullScale } from "../maths/scales";
-import { STOPS, strengthAt, zonesOf } from "../maths/strength";
+import { isShown, STOPS, strengthAt, zonesOf } from "../maths/strength";
 import { controlFor, instructionFor, layersOf } from "./controls";
 import * as drafts from "./draft";
 import { type CompareBody, change, changeControl, type Draft, draft } from "./draft";
 import { allScores } from "./readback";
-import { ComparisonRun, type Pane, type PaneChoice, type Shade } from "./run";
+import { ComparisonRun, isPane, type PaneChoice, type Shade } from "./run";
 import { keepRun, type Run, shownRun } from "./runs";
 
 export const comparison = new ComparisonRun();
@@ -27,10 +28,18 @@ export const reader = computed(() => drafts.readersOf(draft.value)[0] ?? null);
 /** How the words are coloured now. */
 export const shownShade = computed<Shade>(() => (shade.value === "reading" && reader.value === null ? "difference" : shade.value)); // biome-ignore format: one line
 
+function instructionOf({ instruction, controls }: Draft): string {
+  return instruction ?? instructionFor(controls, vectorByName.value);
+}
+
 /** The instruction of the prompt-only arm: as written, else made from the vectors. */
-export const instruction = computed(
-  () => draft.value.instruction ?? instructionFor(draft.value.controls, vectorByName.value),
-);
+export const instruction = computed(() => instructionOf(draft.value));
+
+/** Whether the instruction cannot be made yet, because the words of the poles are still to come. */
+export const wordsAwaited = computed(() => {
+  const { instruction, controls, raw } = draft.value;
+  return instruction === null && controls.length > 0 && !raw && polesAwaited.value;
+});
 
 /** The score at which a token has its full colour, over all panes, so that they can be compared. */
 export const fullReading = computed(() => fullScale(allScores.value, 0.5));
@@ -39,6 +48,7 @@ export const fullReading = computed(() => fullScale(allScores.value, 0.5));
 export const draftProblem = computed<string | null>(() => {
   const { controls, prompt } = draft.value;
   if (prompt === "") return "Write a prompt first.";
+  if (wordsAwaited.value) return "The concepts are still being read.";
   for (const control of controls) {
     if (!control.on) continue;
     const vector = vectorNamed(control.vector);
@@ -61,9 +71,12 @@ export const askedDraft = computed(() => (comparison.asked.value && draftOf.get(
 export const stale = computed(() => {
   const asked = comparison.asked.value;
   if (asked === null || askedDraft.value === null || comparison.running.value) return false;
-  const now = drafts.compareBody(draft.value, instruction.value);
-  return JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
+  return differ(drafts.compareBody(draft.value, instruction.value), asked);
 });
+
+function differ(now: CompareBody, asked: CompareBody): boolean {
+  return JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
+}
 
 /** Answers what is set now. What is being answered already is not asked again: a dial that is released by a click on Run asks once. */
 export function run(): void {
@@ -101,20 +114,24 @@ export function sharedResults(): { results?: unknown } {
     against: against && { ...against, kl_per_token: [], diff: [] },
     error: null,
   }));
-  return JSON.stringify(results).length > MOST_SHARED ? {} : { results };
+  return bytesOf({ ...drafts.compactDraft(draft.value), results }) > MOST_SHARED ? {} : { results };
 }
 
-/** What a server takes of one link, less what the settings may need. */
-const MOST_SHARED = 40_000;
+/** The bytes of one link that a server takes, less a margin for numbers that it writes longer. */
+const MOST_SHARED = 63_000;
+
+/** The length of a value as JSON in ASCII, which is how the server counts: every other unit is written with six characters. */
+function bytesOf(value: object): number {
+  return JSON.stringify(value).replace(/[^\0-\x7f]/g, "......").length;
+}
 
 /** Shows the answers that came with a link beside its settings; anything else leaves the page without answers. */
-export function showResults(results: unknown): void {
-  const panes = (Array.isArray(results) ? results : []) as Pane[];
-  const whole = panes.every((pane) => typeof pane?.name === "string" && Array.isArray(pane.choices) && pane.choices.every((one) => typeof one?.text === "string" && Array.isArray(one.tokens))); // biome-ignore format: one line
-  if (panes.length === 0 || !whole) return;
-  const body = drafts.compareBody(draft.value, instruction.value);
-  draftOf.set(body, draft.value);
-  comparison.put(body, panes);
+export function showResults(results: unknown, of: Draft = draft.value): void {
+  if (!Array.isArray(results) || results.length === 0 || !results.every(isPane)) return;
+  const body = drafts.compareBody(of, instructionOf(of));
+  draftOf.set(body, of);
+  shownRun.value = null;
+  comparison.put(body, results);
 }
 
 /** Makes another answer that of a pane: one that was continued from another word. */
@@ -148,8 +165,8 @@ export function addVector(vector: Vector, sign = 1): void {
   change({ controls: [...draft.value.controls, controlFor(vector, typicalNorms.value, sign)] });
 }
 
-/** The stops of the dial of a control over both sides, as many as the server's arms allow. */
-export function sweepStrengths(id: number): number[] {
+/** The stops of the dial of a control over the sides that it has, as many as the server's arms allow. */
+function sweepStrengths(id: number): number[] {
   const control = draft.value.controls.find((one) => one.id === id);
   const vector = control && vectorNamed(control.vector);
   if (!vector) return [];
@@ -157,16 +174,52 @@ export function sweepStrengths(id: number): number[] {
   const shares = STOPS.map(([share]) => share);
   const all = [...shares.map((share) => -share).reverse(), 0, ...shares];
   const few = limit("max_arms", 8) >= all.length ? all : [-1, 0, 1];
-  return few.map((share) => strengthAt(share, negative!, positive!));
+  const shown = few.filter((share) => share === 0 || isShown(vector, share) !== false);
+  return shown.map((share) => strengthAt(share, negative!, positive!));
+}
+
+/** Whether the dial of a control has stops to sweep. */
+export function canSweep(id: number): boolean {
+  return draftProblem.value === null && sweepStrengths(id).length > 1;
 }
 
 /** The control whose dial was swept. */
 export const swept = signal<number | null>(null);
 
 export function runSweep(id: number): void {
-  if (draftProblem.value !== null) return;
+  if (!canSweep(id)) return;
   swept.value = id;
   void sweep.start(drafts.sweepBody(draft.value, id, sweepStrengths(id)));
+}
+
+/** Whether the answers of the sweep are of other settings than those of now. */
+export const sweepStale = computed(() => {
+  const [id, asked] = [swept.value, sweep.asked.value];
+  if (id === null || asked === null || sweep.running.value) return false;
+  return differ(drafts.sweepBody(draft.value, id, sweepStrengths(id)), asked);
+});
+
+export function closeSweep(): void {
+  swept.value = null;
+  sweep.close();
+}
+
+/** Takes a vector out, and its sweep with it. */
+export function removeVector(id: number): void {
+  if (swept.value === id) closeSweep();
+  drafts.removeControl(id);
+}
+
+function closeAnswers(): void {
+  comparison.close();
+  shownRun.value = null;
+}
+
+/** Shows the saved answers again, without anything that was set. */
+export function showLanding(): void {
+  closeAnswers();
+  closeSweep();
+  drafts.beginAnew();
 }
 
 /**
@@ -180,12 +233,12 @@ export function nextTurn(): void {
   const turn = { prompt: asked.prompt, answers: Object.fromEntries(answers) };
   const prompt = draft.value.prompt === asked.prompt ? "" : draft.value.prompt;
   change({ raw: false, history: asked.history, turns: [...asked.turns, turn], prompt });
-  comparison.close();
+  closeAnswers();
 }
 
 /** Takes the last turn back: its question is asked again. */
 export function previousTurn(): void {
   const last = draft.value.turns.at(-1);
   if (last) change({ turns: draft.value.turns.slice(0, -1), prompt: last.prompt });
-  comparison.close();
+  closeAnswers();
 }

@@ -1,8 +1,9 @@
 import { computed } from "@preact/signals";
 import { api, dataOf } from "../api/client";
+import { keyState } from "../api/retry";
 import type { Concept, Vector } from "../api/types";
 import { Queries, Query } from "./query";
-import { vectorNamed } from "./vectors";
+import { library, vectorNamed } from "./vectors";
 
 /** The starter concepts, with the words of their two poles. */
 export const conceptList = new Query(
@@ -10,6 +11,14 @@ export const conceptList = new Query(
 );
 
 export const concepts = computed<readonly Concept[]>(() => conceptList.data.value ?? []);
+
+/** Whether the words of the poles are still to come: those of the vectors and of the concepts. None come for a key that may not see them. */
+export const polesAwaited = computed(
+  () =>
+    keyState.value !== "limited" &&
+    keyState.value !== "wanted" &&
+    [library, conceptList].some(({ data, error }) => data.value === null && error.value === null),
+);
 
 /** A concept with its pairs. A side of a pair is a text, or the messages of a conversation. */
 export interface ConceptDetail {
