@@ -238,6 +238,10 @@ describe("the first demonstration", () => {
       "Clearly more “gloomy” (−1.50 ± 0.10 over 16 answers), as fluent as before.",
     );
     expect(savedSentence(item, item.stops[3]!)).toContain("plain answer");
+    const other = { ...(item.stops[0] as unknown as object), shift: [1, 0.1], perplexity_ratio: 1.4 } as never; // it moved the other way
+    expect(savedSentence(item, other)).toBe(
+      "Clearly more “warm” (+1.00 ± 0.10 over 16 answers), a little less fluent.",
+    );
   });
 
   it("is run when nothing was changed meanwhile", () => {

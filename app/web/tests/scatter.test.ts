@@ -44,9 +44,11 @@ class FakeContext {
   }
 
   closePath(): void {}
+  fillText(): void {}
   moveTo(): void {}
   setTransform(): void {}
   stroke(): void {}
+  strokeText(): void {}
 }
 
 const SIZE = { clientWidth: 600, clientHeight: 400 };
@@ -172,6 +174,16 @@ describe("the pointer on a map", () => {
     expect([space.picked.value, space.lassoed.value]).toEqual([null, []]);
   });
 
+  it("keeps the selection when a double click enlarges the picture", async () => {
+    drawTexts(3);
+    const element = await showMap();
+    space.lasso([1, 2]);
+    space.picked.value = 1;
+    for (const type of ["pointerdown", "pointerup", "pointerdown", "pointerup", "dblclick"])
+      element.fire(type, { offsetX: 1, offsetY: 1, pointerId: 1 });
+    expect([space.picked.value, space.lassoed.value, space.listed.value]).toEqual([1, [1, 2], [1, 2]]);
+  });
+
   it("leaves no line when the browser takes it", async () => {
     drawTexts(3);
     const element = await showMap();
@@ -209,7 +221,7 @@ describe("an enlarged picture", () => {
 describe("the story", () => {
   const point = (...xs: number[]) => xs.map((x) => [x, 0]);
   const layers = aligned([point(0, 1, 2, 3), point(-2, 2, 0, 2)]);
-  const found = { layers, best: 1, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
+  const found = { layers, best: 1, input: 0.5, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
 
   it("goes from the words to the layer that tells them apart, then shows the arrow and both answers", () => {
     expect(sceneAt(found, 0, 1).points).toEqual(layers[0]?.points.slice(0, 2));

@@ -1,8 +1,13 @@
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { render } from "preact";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { setKey } from "../src/api/retry";
+import address from "../src/compare/gallery.json?url";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
+import { Story } from "../src/space/Story";
 import * as space from "../src/space/store";
-import { held, settle } from "./fakeServer";
+import { FakeElement, page } from "./fakePage";
+import { held, refusal, settle } from "./fakeServer";
 import { onScreen, root, server, show } from "./onScreen";
 
 onScreen();
@@ -49,6 +54,54 @@ describe("the texts of a map", () => {
     root.find("button", "List 1 more").press();
     await settle();
     expect(named("text 200")).toHaveLength(1);
+  });
+});
+
+describe("the story of the space", () => {
+  const CONCEPT = "GET /v1/concepts/sentiment";
+  const SPACE = "POST /v1/latent-space";
+  const map = (auroc: number) => ({ points: [[0, 0], [1, 1], [2, 0], [3, 1]], separability: { auroc } }); // biome-ignore format: one line
+  const begin = async () => {
+    show(Story, {});
+    await vi.advanceTimersByTimeAsync(100);
+    await settle();
+  };
+
+  beforeEach(() => {
+    vi.stubGlobal("ResizeObserver", class { observe = () => {}; disconnect = () => {}; }); // biome-ignore format: one line
+    vi.stubGlobal("getComputedStyle", () => ({ color: "" }));
+    vi.stubGlobal("matchMedia", () => ({ matches: true }));
+    vi.stubGlobal("devicePixelRatio", 1);
+    Object.assign(FakeElement.prototype, { getContext: () => null });
+    Object.assign(page, { createElement: (name: string) => new FakeElement(name), body: { append: () => {} } });
+  });
+
+  afterEach(() => setKey(null));
+
+  it("says why it cannot be told, is told with another key, and then asks no more", async () => {
+    server.on(CONCEPT, () => refusal(404, "not_found"));
+    await begin();
+    expect(root.textContent).toContain("refused: not_found");
+    expect(root.textContent).not.toContain("Reading the sentences");
+    const pairs = [1, 2].map((at) => ({ positive: `good ${at}`, negative: `bad ${at}` }));
+    server
+      .on(CONCEPT, () => ({ positive: "warm", negative: "gloomy", data: pairs }))
+      .on(`GET ${address}`, () => ({ model: "", date: "", samples: 0, items: [] }))
+      .on(SPACE, () => ({ embedding: map(0.8), layers: [map(0.9)] }));
+    setKey("another");
+    await begin();
+    expect(root.textContent).toContain("tell the two apart with an AUROC of 0.80");
+    const asked = server.bodies.filter((_, index) => server.seen[index] === SPACE) as { position: string }[];
+    expect(asked.map(({ position }) => position)).toEqual(["mean", "mean"]);
+    for (const title of ["2. Layer by layer", "3. Here is the arrow"]) {
+      root.find("button", "Next").press();
+      await settle();
+      expect(root.find("h2").textContent).toContain(title);
+    }
+    root.find("button", "Open the tool"); // there are no saved answers for a fourth scene
+    render(null, root as never);
+    await begin();
+    expect(server.seen.filter((one) => one === SPACE)).toHaveLength(2);
   });
 });
 

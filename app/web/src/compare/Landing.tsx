@@ -1,5 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { polesAwaited } from "../core/concepts";
 import { useQuery } from "../core/query";
 import { capabilities, mayDo } from "../core/server";
 import { vectors } from "../core/vectors";
@@ -10,9 +11,12 @@ import { DIAL_END } from "../maths/strength";
 import { Button } from "../ui/Button";
 import { lookOf } from "../ui/Coloured";
 import { DialStops, DialTrack, PoleWords } from "../ui/Dial";
+import { stepped } from "../ui/fields";
+import { focusNext } from "../ui/focus";
 import { ErrorNote } from "../ui/Note";
-import { Progress } from "../ui/Progress";
+import { announce, Progress } from "../ui/Progress";
 import { cards, firstDemonstration, gallery, goLive, isLive, type SavedItem, type SavedStop, shareOf, shownSaved, textOf } from "./gallery"; // biome-ignore format: one line
+import { fluencyWord } from "./sentence";
 import { leaveStarters, makeStarters, starterError, starterProgress, startersLeft, stopStarters } from "./starters";
 
 /** What is seen first: a saved answer that changes along a dial, and more of them below. Nothing is computed for it. */
@@ -23,7 +27,9 @@ export function Landing() {
   const item = items[chosen.item];
   return (
     <section class="landing stack" aria-label="Saved answers">
-      <h2 class="headline">Turn a dial, and the model means something else.</h2>
+      <h2 class="headline" tabIndex={-1}>
+        Turn a dial, and the model’s answer changes.
+      </h2>
       <ErrorNote error={error.value} />
       {!item && wantsStarters() && <FirstStart />}
       {item && <Hero item={item} index={chosen.item} stop={chosen.stop} />}
@@ -36,11 +42,15 @@ export function Landing() {
       </ul>
       <p class="small muted">
         The saved answers are of {data.value?.model || "the demonstration model"}, a small model that comes with the
-        server, each the clearest of {data.value?.samples ?? 0} that were measured. A larger one writes better: start
-        the server with <code>--model</code> and the name of any model on Hugging Face. <DocLink page="playground" />
+        server. {data.value && seedWords(data.value.samples)} A larger model writes better: start the server with{" "}
+        <code>--model</code> and the name of a supported model. <DocLink page="playground" />
       </p>
     </section>
   );
+}
+
+function seedWords(samples: number): string {
+  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best.`;
 }
 
 /** Whether a person has moved the dial. */
@@ -80,12 +90,7 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
             step="any"
             value={share}
             onInput={(event) => show(index, nearestStop(item, event.currentTarget.valueAsNumber))}
-            onKeyDown={(event) => {
-              const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-              if (step === undefined) return;
-              event.preventDefault();
-              show(index, clamp(at + step, 0, item.stops.length - 1));
-            }}
+            {...stepped((step) => show(index, clamp(at + step, 0, item.stops.length - 1)))}
           />
         </DialTrack>
         <DialStops
@@ -138,22 +143,30 @@ export function savedSentence(item: SavedItem, stop: SavedStop): string {
   const samples = gallery.data.value?.samples ?? 0;
   if (pole === null) return "The plain answer: nothing is steered.";
   const [mean, half] = stop.shift;
-  const sure = Math.abs(mean) > half ? "Clearly more" : "No sure effect toward";
-  const fluent =
-    stop.perplexity_ratio <= 1.2 ? "as fluent as before" : `perplexity × ${plain(stop.perplexity_ratio, 1)}`;
-  return `${sure} “${pole}” (${signed(mean)} ± ${plain(half)} over ${samples} answers), ${fluent}.`;
+  const { positive, negative } = item.poles;
+  const effect =
+    Math.abs(mean) > half ? `Clearly more “${mean < 0 ? negative : positive}”` : `No sure effect toward “${pole}”`;
+  return `${effect} (${signed(mean)} ± ${plain(half)} over ${samples} answers), ${fluencyWord(stop.perplexity_ratio)}.`;
 }
+
+/** The answers of Play, to which the focus goes. */
+const ANSWERS = '[aria-label="Answers"]';
 
 /** Asks the same live, or makes the vectors that it takes. */
 function Live({ item, stop }: { item: SavedItem; stop: number }) {
   if (wantsStarters()) return <FirstStart />;
+  const live = isLive(item, stop);
+  const known = vectors.value !== null && !polesAwaited.value;
   return (
     <Button
       label="Ask it live"
       kind="primary"
-      disabled={!isLive(item, stop)}
-      title={isLive(item, stop) ? "" : `This server has no vector “${item.vector}” that steers this way`}
-      onClick={() => goLive(item, stop)}
+      disabled={!live}
+      title={live || !known ? "" : `This server has no vector “${item.vector}” that steers this way`}
+      onClick={() => {
+        goLive(item, stop);
+        focusNext(ANSWERS);
+      }}
     />
   );
 }
@@ -191,8 +204,12 @@ const QUOTE = 110;
 /** An end of a dial with a quote. */
 function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow: () => void }) {
   const text = textOf(stop);
+  const choose = () => {
+    onShow();
+    announce(text);
+  };
   return (
-    <button type="button" class={`saved ${stop.strength < 0 ? "minus" : "plus"}`} onClick={onShow}>
+    <button type="button" class={`saved ${stop.strength < 0 ? "minus" : "plus"}`} onClick={choose}>
       <strong>{poleOf(item, stop)}</strong>
       <span class="small muted" dir="auto">
         {item.prompt}

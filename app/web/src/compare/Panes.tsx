@@ -48,7 +48,12 @@ export function Panes() {
   const tabs = panes.map((pane) => [pane.name, TITLES[pane.name] ?? pane.name] as const);
   const chosen = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   return (
-    <section class="stack" aria-label="Answers" aria-busy={comparison.running.value || reading === "running"}>
+    <section
+      class="stack"
+      aria-label="Answers"
+      tabIndex={-1}
+      aria-busy={comparison.running.value || reading === "running"}
+    >
       <ShadeBar />
       <div class="tabs">
         <Segments label="Pane" options={tabs} {...of(tab)} value={chosen} />

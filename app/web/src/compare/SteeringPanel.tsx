@@ -6,6 +6,7 @@ import { vectorNamed, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { Dial } from "../ui/Dial";
+import { focusNext } from "../ui/focus";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
 import { change, changeControl, draft } from "./draft";
@@ -134,7 +135,10 @@ function AddVector() {
         label="Saved answers"
         kind="quiet"
         title="Shows the saved answers again, and clears what is set"
-        onClick={showLanding}
+        onClick={() => {
+          showLanding();
+          focusNext(".headline");
+        }}
       />
     </div>
   );

@@ -1,5 +1,6 @@
 import { fullScale, magnitude, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
+import { focusNext } from "../ui/focus";
 import { ErrorNote, Note } from "../ui/Note";
 import { closeSweep, run, sweep, sweepStale } from "./store";
 
@@ -16,11 +17,15 @@ export function Sweep({ name, onPick }: { name: string; onPick: (strength: numbe
     onPick(strength);
     run();
   };
+  const close = () => {
+    closeSweep();
+    focusNext(`[aria-label="Dial of ${name}"]`);
+  };
   return (
     <section class="sweep" aria-label={`Sweep of ${name}`} aria-busy={sweep.running.value}>
       <div class="row between small">
         <span>{sweep.running.value ? "Writing" : stale ? "These are of other settings" : WORDS}</span>
-        <Button label="Close" kind="quiet" onClick={closeSweep} />
+        <Button label="Close" kind="quiet" onClick={close} />
       </div>
       <ErrorNote error={sweep.error.value} />
       <ol class={stale ? "stale" : ""}>

@@ -8,7 +8,7 @@ const FLUENCY: readonly (readonly [number, string])[] = [
   [1.2, "as fluent as before"],
   [1.6, "a little less fluent"],
   [2.5, "less fluent"],
-  [Number.POSITIVE_INFINITY, "hardly readable"],
+  [Number.POSITIVE_INFINITY, "much less fluent"],
 ];
 
 /** A shift below which two texts read alike, where no interval says more. */
@@ -31,8 +31,12 @@ export function sentenceOf(pane: Pane, base: Pane | undefined, vector: string | 
 
 function fluencyOf(pane: Pane, base: Pane | undefined): string | null {
   const [own, before] = [pane.metrics?.perplexity, base?.metrics?.perplexity];
-  if (!own || !before) return null;
-  return FLUENCY.find(([most]) => own / before <= most)?.[1] ?? null;
+  return own && before ? fluencyWord(own / before) : null;
+}
+
+/** Says how fluent a text is by the ratio of its perplexity to that of the plain one. */
+export function fluencyWord(ratio: number): string {
+  return FLUENCY.find(([most]) => ratio <= most)![1];
 }
 
 /** A shift with half the width of its interval. */

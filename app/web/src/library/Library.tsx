@@ -6,7 +6,7 @@ import { apiKey } from "../api/retry";
 import { open } from "../core/places";
 import { serverTrouble } from "../core/server";
 import { library, vectors } from "../core/vectors";
-import { of, typed } from "../ui/fields";
+import { of, SearchField } from "../ui/fields";
 import { ErrorNote, Warnings } from "../ui/Note";
 import { LoadNote } from "./LoadNote";
 import { DefaultSteering, Profiles } from "./Profiles";
@@ -39,23 +39,16 @@ export default function Library() {
 
 function Vectors() {
   const all = vectors.value;
-  const { value, onChange } = of(search);
   return (
     <section class="stack" aria-label="Vectors">
       <div class="row between">
         <h2>Vectors</h2>
-        <input
-          type="search"
-          aria-label="Search vectors"
-          placeholder="Search by name, description or tag"
-          value={value}
-          {...typed(onChange)}
-        />
+        <SearchField label="Search vectors" placeholder="Search by name, description or tag" {...of(search)} />
       </div>
       <LoadNote what="vectors" query={library} again={() => library.load()} />
       <Warnings of={library.data.value?.warnings} />
       {all?.length === 0 && <EmptyLibrary />}
-      {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{value}".</p>}
+      {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
       <div class="cards">
         {found.value.map((vector) => (
           <VectorCard key={vector.name} vector={vector} />

@@ -1,8 +1,9 @@
 import { useEffect } from "preact/hooks";
 import { reducedMotion } from "../frame/theme";
-import { plain } from "../maths/scales";
+import { clamp, plain } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { Chart, type Series } from "../ui/Chart";
+import { stepped } from "../ui/fields";
 import { bestMaps, layerName, maps, playhead, playing } from "./store";
 
 const LAYERS_PER_SECOND = 1.6;
@@ -31,13 +32,10 @@ export function Playhead() {
           playing.value = false;
           playhead.value = event.currentTarget.valueAsNumber;
         }}
-        onKeyDown={(event) => {
-          const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-          if (step === undefined) return;
-          event.preventDefault();
+        {...stepped((step) => {
           playing.value = false;
-          playhead.value = Math.min(Math.max(Math.round(playhead.value) + step, 0), last);
-        }}
+          playhead.value = clamp(Math.round(playhead.value) + step, 0, last);
+        })}
       />
       <output class="number">{layerName(Math.round(playhead.value))}</output>
     </div>

@@ -1,9 +1,10 @@
+import { batch } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { Button } from "../ui/Button";
 import { inside, nearest, paint, project, type Scene, type View, zoomed } from "./draw";
 import { scene } from "./scene";
-import { drawn, lasso, layerName, outlined, picked, playhead } from "./store";
+import { drawn, lasso, lassoed, layerName, listed, outlined, picked, playhead } from "./store";
 
 interface Drag {
   x: number;
@@ -16,6 +17,7 @@ export function Scatter() {
   const canvas = useRef<HTMLCanvasElement>(null);
   const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
   const drag = useRef<Drag | null>(null);
+  const presses = useRef<(() => void)[]>([]);
   const [hovered, setHovered] = useState<number | null>(null);
   const [moving, setMoving] = useState(false);
   const repaint = () => {
@@ -72,11 +74,15 @@ export function Scatter() {
         onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
+          presses.current = [...presses.current.slice(-1), restoringSelection()];
           drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
         onWheel={onWheel}
-        onDblClick={(event) => zoom(STEP, event.offsetX, event.offsetY)}
+        onDblClick={(event) => {
+          presses.current[0]?.(); // the first of the two clicks may have cleared the selection
+          zoom(STEP, event.offsetX, event.offsetY);
+        }}
         onPointerUp={onUp}
         onPointerCancel={() => {
           drag.current = null; // the browser has taken the pointer, and it will not be lifted here
@@ -108,6 +114,17 @@ function complete(base: Scene, hovered: number | null, drag: Drag | null): Scene
 function pick(index: number | null): void {
   picked.value = index === picked.value ? null : index;
   if (index === null) lasso([]); // a click on no point clears the selection
+}
+
+/** Returns what restores the selection of now. */
+function restoringSelection(): () => void {
+  const [text, texts, list] = [picked.peek(), lassoed.peek(), listed.peek()];
+  return () =>
+    batch(() => {
+      picked.value = text;
+      lassoed.value = texts;
+      listed.value = list;
+    });
 }
 
 /** By how many pixels of the pointer an arrow key turns three dimensions. */

@@ -5,7 +5,7 @@ import { begin, taskOf } from "../core/jobs";
 import { mayDo } from "../core/server";
 import { TaskProgress } from "../frame/JobTray";
 import { Button } from "../ui/Button";
-import { typed } from "../ui/fields";
+import { SearchField } from "../ui/fields";
 import { ErrorNote } from "../ui/Note";
 import { drawn, lasso, lassoed, listed, neighbours, picked, select } from "./store";
 
@@ -57,13 +57,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
   const left = shown.length - most;
   return (
     <>
-      <input
-        type="search"
-        aria-label="Search the texts"
-        placeholder="Search the texts"
-        value={search}
-        {...typed(setSearch)}
-      />
+      <SearchField label="Search the texts" value={search} onChange={setSearch} />
       {listed.value !== null && (
         <div class="row">
           <Button label="List all texts" onClick={() => (listed.value = null)} />

@@ -2,10 +2,12 @@ import "../styles/space.css";
 import { effect, untracked } from "@preact/signals";
 import { useEffect, useLayoutEffect } from "preact/hooks";
 import { stopTasks } from "../core/jobs";
+import { rememberState } from "../core/places";
 import { vectorByName, vectors, vectorsAwaited } from "../core/vectors";
 import { DocLink, useActions } from "../frame/dialogs";
 import { followLink, LinkProblem } from "../frame/ShareLink";
 import { Button } from "../ui/Button";
+import { focusNext } from "../ui/focus";
 import { ErrorNote, Warnings } from "../ui/Note";
 import { FilmStrip } from "./FilmStrip";
 import { Legend } from "./Legend";
@@ -59,10 +61,17 @@ function stopAll(): void {
   stopDrawing();
 }
 
-/** Restores a link, which also states the vector. */
-function restoreLink(state: unknown): void {
+/** Restores a link, which also states the vector. The tool stays, also once a change has taken the link out of the address. */
+export function restoreLink(state: unknown): void {
+  storyOver.value = true;
   offered = true;
   restoreSpace(state);
+}
+
+function tellAgain(): void {
+  rememberState("space", ""); // a link in the address would keep the tool
+  storyOver.value = false;
+  focusNext(".story h2");
 }
 
 /** Space: a story at first, then the tool. */
@@ -86,11 +95,11 @@ function Tool() {
   return (
     <>
       <LinkProblem />
-      <p class="what">
+      <p class="what" tabIndex={-1}>
         Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
         space: texts that the model takes to be alike lie near each other. The first picture is the layer at which it
         tells the labels apart best; move the layer to see how it gets there. <DocLink page="latent_space" />{" "}
-        <Button label="The story again" kind="quiet" onClick={() => (storyOver.value = false)} />
+        <Button label="The story again" kind="quiet" onClick={tellAgain} />
       </p>
       <SpaceControls />
       <ErrorNote error={error.value ?? scoresError.value} />

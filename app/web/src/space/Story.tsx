@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
+import { apiKey } from "../api/retry";
 import type { LatentSpace } from "../api/types";
 import { gallery, type SavedItem, textOf } from "../compare/gallery";
 import { conceptDetails } from "../core/concepts";
@@ -9,12 +10,13 @@ import { Query } from "../core/query";
 import { keep, kept } from "../core/state";
 import { DocLink } from "../frame/dialogs";
 import { colour, coloursChanged, reducedMotion } from "../frame/theme";
-import { type AlignedLayer, aligned, between } from "../maths/geometry";
-import { meanOf } from "../maths/scales";
+import { type AlignedLayer, between } from "../maths/geometry";
+import { clamp, plain as figure, meanOf } from "../maths/scales";
 import { Button } from "../ui/Button";
+import { focusNext } from "../ui/focus";
 import { ErrorNote } from "../ui/Note";
 import { paint, type Scene } from "./draw";
-import { conceptTexts } from "./store";
+import { alignedMaps, conceptTexts, mapsOf } from "./store";
 
 const SEEN = "steering-server.story";
 const CONCEPT = "sentiment";
@@ -27,12 +29,15 @@ export const storyShown = () => !storyOver.value && addressLink.value === null;
 function leave(): void {
   keep("localStorage", SEEN, "seen");
   storyOver.value = true;
+  focusNext(".what");
 }
 
 interface Material {
   layers: AlignedLayer[];
   /** The index of the picture at which the labels stand apart best. */
   best: number;
+  /** How well their words alone tell the two sides apart, as an AUROC. */
+  input: number;
   /** For each text whether it is of the positive side; the last two are the plain and the steered answer. */
   positive: readonly boolean[];
   poles: { positive: string; negative: string };
@@ -49,22 +54,17 @@ const material = new Query(async (signal): Promise<Material> => {
   const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
   const { texts, labels, groups } = conceptTexts(detail);
   const [plain, steered] = saved ? answersOf(saved) : ["", ""];
-  const body = { texts: [...texts, ...(saved ? [plain, steered] : [])], method: "pca", dims: 2, position: "mean" as const, embeddings: true }; // biome-ignore format: one line
-  const apart = {
-    texts,
-    labels: labels ?? [],
-    ...(groups ? { groups } : {}),
-    method: "pca",
-    dims: 2,
-    embeddings: true,
-  };
+  const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
+  const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
+  const apart = { ...shared, texts, labels: labels ?? [], ...(groups ? { groups } : {}) };
   const [all, judged] = await Promise.all(
     [body, apart].map((one) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }))),
   );
-  const figures = pictures(judged!).map((map) => map.separability?.auroc ?? 0);
+  const figures = mapsOf(judged!).map((map) => map.separability?.auroc ?? 0);
   return {
-    layers: aligned(pictures(all!).map((map) => map.points.map((point) => point.map((x) => x ?? 0)))),
+    layers: alignedMaps(mapsOf(all!)),
     best: figures.indexOf(Math.max(...figures)),
+    input: figures[0] ?? 0,
     positive: (labels ?? []).map((label) => label === detail.positive),
     poles: detail,
     plain,
@@ -72,10 +72,6 @@ const material = new Query(async (signal): Promise<Material> => {
     prompt: saved?.prompt ?? "",
   };
 });
-
-function pictures(answer: LatentSpace) {
-  return [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
-}
 
 function answersOf({ stops }: SavedItem): [string, string] {
   const zero = stops.find(({ strength }) => strength === 0);
@@ -85,49 +81,58 @@ function answersOf({ stops }: SavedItem): [string, string] {
 const SECONDS = 5;
 
 /** What each scene says, and how it stands: from which layer to which, and what is drawn beside the dots. */
-export const SCENES = [
+const SCENES = [
   { title: "Words are points", from: 0, to: 0, arrow: false, answers: false },
   { title: "Layer by layer they sort", from: 0, to: 1, arrow: false, answers: false },
   { title: "Here is the arrow", from: 1, to: 1, arrow: true, answers: false },
-  { title: "Steered, an answer leaves its path", from: 0, to: 1, arrow: true, answers: true },
+  { title: "A steered answer takes another way", from: 0, to: 1, arrow: true, answers: true },
 ] as const;
 
+/** An AUROC up to which the words alone hardly tell the sides apart; 0.5 is chance. */
+const MIXED = 0.6;
+
 /** The caption of a scene. */
-export function captionOf(index: number, { poles, positive }: Pick<Material, "poles" | "positive">): string {
+function captionOf(index: number, { poles, positive, input }: Material): string {
+  const apart =
+    input <= MIXED
+      ? "they are mixed"
+      : `they tell the two apart with an AUROC of ${figure(input)}, where 0.5 is chance`;
   return [
-    `Each of the ${positive.length} dots is a sentence: orange is “${poles.positive}”, blue is “${poles.negative}”. Before the model has read them only their words count, and they are mixed.`,
-    "Every layer of the model moves every dot. Sentences that mean the same for what comes next come to lie together.",
+    `Each of the ${positive.length} dots is a sentence: orange is “${poles.positive}”, blue is “${poles.negative}”. Before the model has read them only their words count, and ${apart}.`,
+    "Every layer of the model moves every dot. The picture goes to the layer at which the two colours stand apart best.",
     "The arrow leads from the middle of the blue dots to the middle of the orange ones. That direction is the concept vector.",
-    "Steering adds the arrow while the model writes. Both answers start from the same prompt; the steered one ends elsewhere.",
+    "Steering adds the arrow while the model writes. Here two finished answers to the same prompt are read again, without steering: each line is the way of one through the layers, the coloured one that of the steered answer.",
   ][index]!;
 }
 
-/** The story of latent space in four scenes, which plays by itself; then the tool. */
+/** The story of latent space in a few scenes, whose pictures move by themselves; then the tool. */
 export function Story() {
-  const [at, setAt] = useState(0);
+  const [chosen, setAt] = useState(0);
   const [share, setShare] = useState(0);
   const found = material.data.value;
+  const scenes = found?.plain === "" ? SCENES.filter(({ answers }) => !answers) : SCENES;
+  const at = Math.min(chosen, scenes.length - 1);
   useEffect(() => {
-    void material.ask();
+    if (material.data.peek() === null) void material.ask();
     return () => material.stop();
-  }, []);
-  useEffect(() => {
+  }, [apiKey.value]);
+  useLayoutEffect(() => {
     if (found === null) return;
     if (reducedMotion()) return setShare(1);
     setShare(0);
     const begun = performance.now();
     let frame = requestAnimationFrame(function move(now) {
-      const next = Math.min((now - begun) / 1000 / SECONDS, 1);
+      const next = clamp((now - begun) / 1000 / SECONDS, 0, 1); // the frame may have begun before the scene
       setShare(next);
       if (next < 1) frame = requestAnimationFrame(move);
     });
     return () => cancelAnimationFrame(frame);
   }, [at, found]);
-  const last = at === SCENES.length - 1;
+  const last = at === scenes.length - 1;
   return (
     <section class="panel stack story" aria-label="Story of latent space" aria-busy={material.busy.value}>
       <div class="row between">
-        <h2>
+        <h2 tabIndex={-1}>
           {at + 1}. {SCENES[at]!.title}
         </h2>
         <Button label="Skip to the tool" kind="quiet" onClick={leave} />
@@ -136,10 +141,12 @@ export function Story() {
       {found ? (
         <Picture found={found} at={at} share={share} />
       ) : (
-        <p class="muted scatter empty">Reading the sentences</p>
+        <p class="muted scatter empty">{material.busy.value && "Reading the sentences"}</p>
       )}
-      {found && <p class="caption">{captionOf(at, found)}</p>}
-      {found && SCENES[at]!.answers && found.plain !== "" && (
+      <p class="caption" aria-live="polite">
+        {found && captionOf(at, found)}
+      </p>
+      {found && SCENES[at]!.answers && (
         <div class="answers">
           <figure>
             <figcaption class="small">Plain answer to “{found.prompt}”</figcaption>

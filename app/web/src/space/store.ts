@@ -104,14 +104,20 @@ export const scoresError = scoring.error;
 /** The vector whose scores are shown, or will be: another one may have been chosen since. */
 export const scoredVector = computed(() => scores.value?.vector ?? vector.value);
 
-/** The maps in drawing order: input embeddings first, then the layers. */
-export const maps = computed(() => {
-  const answer = drawn.value?.answer;
-  return answer ? [...(answer.embedding ? [answer.embedding] : []), ...answer.layers] : [];
-});
+/** The maps of an answer in drawing order: input embeddings first, then the layers. */
+export function mapsOf(answer: LatentSpace) {
+  return [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
+}
+
+/** Each map rotated and scaled onto the one before it. */
+export function alignedMaps(list: ReturnType<typeof mapsOf>): AlignedLayer[] {
+  return aligned(list.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
+}
+
+export const maps = computed(() => (drawn.value ? mapsOf(drawn.value.answer) : []));
 
 export const layers = computed<AlignedLayer[]>(() => {
-  const plain = aligned(maps.value.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
+  const plain = alignedMaps(maps.value);
   const found = scores.value?.byLayer ?? null;
   if (method.value !== ALONG_VECTOR || found === null) return plain;
   return alongVector(plain, maps.value.map((map) => (map.layer == null ? undefined : found.get(map.layer)))); // biome-ignore format: one line

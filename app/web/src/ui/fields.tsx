@@ -42,6 +42,23 @@ export function typed(onChange: (value: string) => void) {
   };
 }
 
+/** A line of text to search for. */
+export function SearchField({ label, placeholder = label, value, onChange }: TextProps) {
+  return <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />;
+}
+
+/** The handler of a slider on which an arrow key goes one step. */
+export function stepped(onStep: (step: number) => void) {
+  return {
+    onKeyDown: (event: KeyboardEvent) => {
+      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+      if (step === undefined) return;
+      event.preventDefault();
+      onStep(step);
+    },
+  };
+}
+
 /** A box to tick, with its words. */
 export function Check({ value, onChange, children }: Bound<boolean> & { children: ComponentChildren }) {
   return (
