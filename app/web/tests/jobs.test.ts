@@ -17,7 +17,7 @@ import {
 import { open } from "../src/core/places";
 import { card } from "../src/core/vectors";
 import { makeVector } from "../src/space/Selection";
-import { events, FakeServer, held, refusal } from "./fakeServer";
+import { events, FakeServer, held, refusal, unreachable } from "./fakeServer";
 
 const EXTRACT = "POST /v1/vectors/extract";
 const CANCEL = "DELETE /v1/jobs/job-1";
@@ -220,6 +220,32 @@ describe("a job that runs when the page is loaded again", () => {
     expect(after.tasks.value[0]?.about).toEqual(about);
     expect(await after.tasks.value[0]?.end).toBe(true);
     await vi.waitFor(() => expect(session.get("steering-server.jobs") ?? "[]").toBe("[]"));
+  });
+
+  it("is followed also where the page was left before the server had answered", async () => {
+    const server = serverWithJob().on(EXTRACT, () => held().promise);
+    (await loaded()).begin(about, start);
+    const own = { ...job("running"), kind: "extract", subject: "joy" };
+    const others = [{ subject: "calm" }, { status: "failed" }, { kind: "dose_response" }].map((one) => ({ ...own, ...one, id: "other" })); // biome-ignore format: one line
+    server.on("GET /v1/jobs", () => ({ data: [...others, own] }));
+    const after = await loaded();
+    after.resumeJobs();
+    expect(await after.tasks.value[0]?.end).toBe(true);
+    expect([after.tasks.value[0]?.about, server.seen.includes(FOLLOW)]).toEqual([about, true]);
+    await vi.waitFor(() => expect(session.get("steering-server.jobs") ?? "[]").toBe("[]"));
+  });
+
+  it.each([
+    ["is forgotten where the server never began it", () => ({ data: [] }), 0],
+    ["stays saved while the server cannot say", unreachable, 1],
+  ])("%s", async (_, answer, left) => {
+    session.set("steering-server.jobs", JSON.stringify([{ ...about, id: "" }]));
+    new FakeServer().on("GET /v1/jobs", answer);
+    const page = await loaded();
+    page.resumeJobs();
+    expect(await page.tasks.value[0]?.end).toBe(false);
+    await Promise.resolve();
+    expect([page.tasks.value.length, JSON.parse(session.get("steering-server.jobs") ?? "[]")]).toEqual([left, Array(left).fill({ ...about, id: "" })]); // biome-ignore format: one line
   });
 
   it("is forgotten where the server does not know it any more", async () => {

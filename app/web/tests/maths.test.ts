@@ -154,6 +154,11 @@ describe("strength", () => {
     expect(zonesOf(tried, -1, [10, 40])).toEqual({ low: 0.6, high: 1.5, measured: false });
     const bare = { ...vector, recommended: { layers: [1], strength: null } } as unknown as Vector;
     expect(zonesOf(bare, -1, [10, 40])).toEqual({ low: 0.5, high: 2, measured: false });
+    const oneSided = {
+      ...vector,
+      recommended: { layers: [1], strength: [1, 2], basis: "measured" },
+    } as unknown as Vector;
+    expect([1, -1].map((sign) => zonesOf(oneSided, sign, [10, 40]).measured)).toEqual([true, false]);
   });
 
   it("says what a strength does", () => {

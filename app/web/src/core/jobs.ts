@@ -94,6 +94,14 @@ export const JOB_WORDS: Readonly<Record<About["kind"], string>> = {
   measure: "Measuring",
 };
 
+/** What the server calls a job. */
+const SERVER_KINDS: Readonly<Record<About["kind"], string>> = {
+  extract: "extract",
+  starter: "extract",
+  transfer: "transfer",
+  measure: "dose_response",
+};
+
 /** A job that this tab started, from the request to the end. It outlives a reload of the page. */
 export class Task {
   readonly job = signal<Job | null>(null);
@@ -183,6 +191,7 @@ export function showCard(vector: string): void {
 }
 
 interface Saved extends About {
+  /** Empty until the server has answered the request that starts it. */
   id: string;
 }
 
@@ -199,13 +208,15 @@ export const tasks = signal<readonly Task[]>([]);
 /** Those that have not ended. */
 export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
 
-/** The latest jobs of the server, those of other tabs and callers among them. */
-export const jobs = new Query(async (signal) => {
-  const query = { limit: LATEST };
-  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query }, signal }))).data;
-});
+async function latestJobs(signal?: AbortSignal): Promise<Job[]> {
+  const params = { query: { limit: LATEST } };
+  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params, ...(signal ? { signal } : {}) }))).data;
+}
 
 const LATEST = 20;
+
+/** The latest jobs of the server, those of other tabs and callers among them. */
+export const jobs = new Query(latestJobs);
 
 /** The open jobs of others. */
 export const otherJobs = computed(() => {
@@ -216,17 +227,19 @@ export const otherJobs = computed(() => {
 /** How many jobs are waiting or running. */
 export const openJobs = computed(() => openTasks.value.length + otherJobs.value.length);
 
-/** Starts a job and keeps it in the tray. */
-export function begin(about: About, start: StartJob): Task {
+/** Starts a job and keeps it in the tray. `left`: what was saved of it when the page was left; it stays saved while it cannot be read. */
+export function begin(about: About, start: StartJob, left: Saved | null = null): Task {
+  const entry = left ?? { ...about, id: "" };
+  if (left === null) saved.value = [...saved.value, entry];
   const replaced = tasks.value.filter((one) => !(one.ended.peek() && one.about.place === about.place));
   const task = new Task(about, async (options) => {
     const job = await start(options);
-    saved.value = [...saved.value.filter(({ id }) => id !== job.id), { ...about, id: job.id }];
+    saved.value = [...saved.value.filter((one) => one !== entry && one.id !== job.id), { ...about, id: job.id }];
     return job;
   });
   tasks.value = [...replaced, task];
   void task.end.then(() => {
-    saved.value = saved.value.filter(({ id }) => id !== task.job.value?.id);
+    saved.value = saved.value.filter((one) => one.id !== task.job.value?.id && (one !== entry || left !== null));
     void jobs.load();
   });
   return task;
@@ -239,14 +252,28 @@ export function dismiss(task: Task): void {
 
 /** Goes on with the jobs that were running when the page was left. One that the server does not know any more is forgotten. */
 export function resumeJobs(): void {
-  for (const { id, ...about } of saved.peek()) {
-    const task = begin(about, () => readJob(id));
+  for (const entry of saved.peek()) {
+    const { id, ...about } = entry;
+    const task = begin(about, () => (id === "" ? startedJob(about) : readJob(id)), entry);
     void task.end.then(() => {
-      if (!(task.error.peek() instanceof ApiError && (task.error.peek() as ApiError).status === 404)) return;
-      saved.value = saved.value.filter((one) => one.id !== id);
+      const error = task.error.peek();
+      if (!(error instanceof NotStarted || (error instanceof ApiError && error.status === 404))) return;
+      saved.value = saved.value.filter((one) => one !== entry);
       dismiss(task);
     });
   }
+}
+
+/** The server runs no job for a request whose answer the page did not wait for. */
+class NotStarted extends Error {}
+
+/** Finds the open job of a request that was sent when the page was left, before the server had answered it. */
+async function startedJob({ kind, vector }: About): Promise<Job> {
+  const own = new Set(saved.peek().map(({ id }) => id));
+  const same = (job: Job) => job.kind === SERVER_KINDS[kind] && job.subject === vector && isOpen(job);
+  const job = (await latestJobs()).find((one) => same(one) && !own.has(one.id));
+  if (!job) throw new NotStarted();
+  return job;
 }
 
 /** The newest job that was started in a place, until it is dismissed. */

@@ -24,10 +24,10 @@ export function nameProblem(given: string): string | null {
   return NAME.test(given) ? null : "Give it a name of small letters, digits, dots or dashes.";
 }
 
-/** The quick measurement takes a minute or two; the full one has narrower intervals, and random directions to hold it against. */
+/** The full measurement has narrower intervals than the quick one, and more random directions to hold it against. */
 const SIZES = {
-  quick: { strengths: [-2, -1, 1, 2], random_directions: 1, max_tokens: 32, seconds: 90 },
-  full: { strengths: [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4], random_directions: 8, max_tokens: 48, seconds: null },
+  quick: { strengths: [-2, -1, 1, 2], random_directions: 1, max_tokens: 32 },
+  full: { strengths: [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4], random_directions: 8, max_tokens: 48 },
 } as const;
 export type Size = keyof typeof SIZES;
 
@@ -53,7 +53,7 @@ export function measureSeconds(
     const seconds = (Date.parse(before.updated_at) - Date.parse(before.created_at)) / 1000;
     return (seconds * steps) / (before.progress.total ?? steps);
   }
-  return tokensPerSecond ? (answers * SIZES[size].max_tokens) / tokensPerSecond : SIZES[size].seconds;
+  return tokensPerSecond ? (answers * SIZES[size].max_tokens) / tokensPerSecond : null;
 }
 
 /** The estimate for this server. */
@@ -63,7 +63,7 @@ export function measureEstimate(size: Size): number | null {
 
 /** Measures at which strengths a vector steers, and stores the result on its card. */
 export function measure(vector: string, size: Size = "full"): void {
-  const { seconds: _, strengths, ...sampling } = SIZES[size];
+  const { strengths, ...sampling } = SIZES[size];
   const body = { kind: "dose_response" as const, vector, save: true, strengths: [...strengths], ...sampling };
   begin({ place: "make", kind: "measure", vector }, (options) =>
     dataOf<Job>(api.POST("/v1/evaluations", { body, ...options })),

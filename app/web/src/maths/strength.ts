@@ -28,7 +28,7 @@ export function zonesOf(vector: Vector, sign: number, norms: readonly number[], 
   const measured = recommended?.basis ? recommended.basis === "measured" : Boolean(vector.quality?.dose_response);
   const [own, other] = sign < 0 ? ["negative" as const, "strength" as const] : ["strength" as const, "negative" as const]; // biome-ignore format: one line
   const side = pair(recommended?.[own] ?? recommended?.[other]);
-  if (side) return { ...side, measured };
+  if (side) return { ...side, measured: measured && Boolean(recommended?.[own]) }; // a side may have the range of the other one
   const tried = pair(recommended?.strengths_to_try);
   if (tried) return { ...tried, measured: false };
   const layers = vector.recommended?.layers ?? vector.layers;
