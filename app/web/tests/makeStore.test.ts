@@ -105,6 +105,8 @@ describe("pairs that the model proposes", () => {
     expect(server.seen).toHaveLength(16);
     expect(name.value).toBe("pirate");
     expect(store.rows.value).toHaveLength(18);
+    await proposing.ask(); // the model is asked with the same seeds, and answers the same
+    expect([server.seen.length, store.rows.value.length]).toEqual([32, 18]);
     expect(store.rows.value.slice(0, 2)).toEqual([
       { positive: "Mine", negative: "Yours" },
       {

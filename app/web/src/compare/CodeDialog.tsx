@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
 import { Query } from "../core/query";
 import { capabilities, mayDo } from "../core/server";
@@ -80,11 +80,12 @@ export function Deploy({
 }) {
   const [name, setName] = useState("");
   const [trying] = useState(() => new Query((signal, asked: string) => askModel(asked, signal)));
+  useLayoutEffect(() => () => trying.forget(), [trying, saved]); // what another profile answered
   const current = interventions(draft.value.controls, draft.value.overall);
   if (current.length === 0) return null;
   const save = async (event: Event) => {
     event.preventDefault();
-    if (await saveProfile(name, current)) onSaved(name);
+    if (await saveProfile(name, current, "code")) onSaved(name);
   };
   const words = trying.data.value;
   return (
@@ -101,7 +102,7 @@ export function Deploy({
           <Button label="Try it" disabled={trying.busy.value} onClick={() => void trying.ask(`${model}@${saved}`)} />
         )}
       </div>
-      <ErrorNote error={profileActions.errorAt("form") ?? trying.error.value} />
+      <ErrorNote error={profileActions.errorAt("code") ?? trying.error.value} />
       {saved && (
         <p role="status">
           Requests for the model <code>{`${model}@${saved}`}</code> are steered like this.

@@ -29,7 +29,7 @@ export const defaultSteering = new Query(async (signal) => {
   return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
 });
 
-export const profileActions = new Mutations<"form" | `profile ${string}`>();
+export const profileActions = new Mutations<"form" | "code" | `profile ${string}`>();
 export const defaultActions = new Mutations<"default">();
 export const jobActions = new Mutations<`job ${string}`>();
 export const deletion = new Mutations<`vector ${string}`>();
@@ -78,8 +78,13 @@ export async function deleteProfile(name: string): Promise<boolean> {
   });
 }
 
-export async function saveProfile(name: string, interventions: readonly Intervention[]): Promise<boolean> {
-  return profileActions.run("form", async () => {
+/** `place`: the form in which it was asked for. */
+export async function saveProfile(
+  name: string,
+  interventions: readonly Intervention[],
+  place: "form" | "code" = "form",
+): Promise<boolean> {
+  return profileActions.run(place, async () => {
     const body = { interventions: interventions as never };
     await api.PUT("/v1/profiles/{name}", { params: { path: { name } }, body });
     await profiles.load();

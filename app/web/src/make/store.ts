@@ -85,8 +85,9 @@ export function addText(text: string): void {
   rows.value = [...written(), ...added, NO_ROW];
 }
 
-/** Adds one pair below what is there. */
+/** Adds one pair below what is there, unless it is there already. */
 export function addPair(pair: PairRow): void {
+  if (rows.value.some(({ positive, negative }) => positive === pair.positive && negative === pair.negative)) return;
   rows.value = [...written(), pair, NO_ROW];
 }
 

@@ -1,5 +1,5 @@
 import type { RefObject } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { domainOf, linear } from "../maths/scales";
 
 export interface Series {
@@ -49,10 +49,15 @@ export function Chart(props: Props) {
   const known = series.flatMap(({ values }) => values.filter((one): one is number => one !== null));
   const [xDomain, yDomain] = [domainOf(x, 0.02), yRange ?? domainOf(known)];
   const [right, down] = [linear(xDomain, [LEFT, width - RIGHT]), linear(yDomain, [height - BOTTOM, TOP])];
-  const points = (values: Series["values"]) => values.flatMap((one, index) => (one === null ? [] : [`${right(x[index]!)},${down(one)}`])); // biome-ignore format: one line
+  const place = (values: Series["values"]) => (index: number) => `${right(x[index]!)},${down(values[index]!)}`;
+  const line = (values: Series["values"]) => runsOf(values).map((run) => `M${run.map(place(values)).join("L")}${run.length === 1 ? "h0" : ""}`); // biome-ignore format: one line
   const nearest = ({ offsetX }: { offsetX: number }) =>
     x.reduce((best, value, index) => (Math.abs(right(value) - offsetX) < Math.abs(right(x[best]!) - offsetX) ? index : best), 0); // biome-ignore format: one line
-  const side = (look: Series["look"]) => points(series.find((one) => one.look === look)?.values ?? []);
+  const side = (look: Series["look"]) => series.find((one) => one.look === look)?.values ?? [];
+  const [low, high] = [side("low"), side("high")];
+  const bounded = low.map((one, index) => (high[index] == null ? null : one));
+  const band = runsOf(bounded).map((run) => `M${[...run.map(place(low)), ...run.toReversed().map(place(high))].join("L")}Z`); // biome-ignore format: one line
+  const clip = useId();
   const shown = hovered !== null && hovered < x.length ? hovered : null; // the pointer may lie where points were before
   const whole = x.every(Number.isInteger);
   return (
@@ -72,6 +77,7 @@ export function Chart(props: Props) {
             <rect
               key={from}
               class="range"
+              clip-path={`url(#${clip})`}
               x={(right(from) + right(to)) / 2 - half(from, to, right)}
               y={TOP}
               width={2 * half(from, to, right)}
@@ -97,11 +103,14 @@ export function Chart(props: Props) {
           <text x={(LEFT + width - RIGHT) / 2} y={height - 4} text-anchor="middle">
             {xLabel}
           </text>
-          <polygon class="band" points={[...side("low"), ...side("high").reverse()].join(" ")} />
+          <clipPath id={clip}>
+            <rect x={LEFT} y={TOP - 2} width={width - LEFT - RIGHT} height={height - BOTTOM - TOP + 4} />
+          </clipPath>
+          <path class="band" clip-path={`url(#${clip})`} d={band.join("")} />
           {mark !== null && <line class="mark" x1={right(mark)} x2={right(mark)} y1={TOP} y2={height - BOTTOM} />}
           {series.map(({ label, look, values }) =>
             look === "low" || look === "high" ? null : (
-              <polyline key={label} class={look} points={points(values).join(" ")} />
+              <path key={label} class={look} clip-path={`url(#${clip})`} d={line(values).join("")} />
             ),
           )}
           {shown !== null && (
@@ -114,6 +123,17 @@ export function Chart(props: Props) {
       </p>
     </figure>
   );
+}
+
+/** The indices of values that follow each other without a gap: a curve is not drawn over what is not known. */
+function runsOf(values: Series["values"]): number[][] {
+  const runs: number[][] = [];
+  values.forEach((value, index) => {
+    if (value === null) return;
+    if (index > 0 && values[index - 1] !== null) runs.at(-1)!.push(index);
+    else runs.push([index]);
+  });
+  return runs;
 }
 
 const SPOKEN = 8;
