@@ -76,7 +76,12 @@ def test_the_space_begins_with_a_story_of_four_scenes_and_ends_in_the_tool(wide:
     story = wide.page.get_by_role("region", name="Story of latent space")
     wide.ended()
     pictures: set[str] = set()
-    for title in ("Words are points", "Layer by layer they sort", "Here is the arrow", "A steered answer takes another way"):
+    for title in (
+        "Words are points",
+        "Layer by layer they sort",
+        "Here is the arrow",
+        "A steered answer takes another way",
+    ):
         expect(story.get_by_role("heading")).to_contain_text(title)
         wide.inspect(f"space-story-{len(pictures)}")
         pictures.add(wide.page.evaluate("document.querySelector('.story canvas').toDataURL()"))
