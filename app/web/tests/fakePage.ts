@@ -134,6 +134,10 @@ class Page {
     return new FakeElement(name);
   }
 
+  querySelector(): null {
+    return null;
+  }
+
   createTextNode(data: string): Node {
     return new Node(3, data);
   }

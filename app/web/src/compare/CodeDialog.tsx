@@ -124,7 +124,7 @@ async function askModel(model: string, signal: AbortSignal): Promise<string> {
 }
 
 /** The first one is what most applications begin with. */
-export const CODE_WORDS = {
+const CODE_WORDS = {
   profile: "OpenAI client, as a model",
   python: "Python",
   openai: "OpenAI client",

@@ -160,7 +160,7 @@ const AT_WORDS = {
 const SIDES = { above: "above", below: "below" } as const;
 
 /** The condition under which a vector acts: a score above or below a bound. */
-export function ConditionFields({ control, set }: { control: Control; set: (part: Partial<Control>) => void }) {
+function ConditionFields({ control, set }: { control: Control; set: (part: Partial<Control>) => void }) {
   const { when, vector } = control;
   const begin: Condition = { vector, side: "above", bound: 0, at: "prompt" };
   return (

@@ -7,6 +7,7 @@ import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { ScoreLegend } from "../ui/Coloured";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
+import { focusNext } from "../ui/focus";
 import { ErrorNote, Note } from "../ui/Note";
 import { ARMS, change, compareBody, draft } from "./draft";
 import { aboutPane, PaneView } from "./PaneView";
@@ -84,14 +85,18 @@ function TurnButtons() {
   const ended = comparison.panes.value.some(({ choices }) => choices[0]?.finish) && !comparison.running.value;
   const next = () => {
     nextTurn();
-    document.getElementById("prompt")?.focus();
+    focusNext("#prompt");
+  };
+  const back = () => {
+    previousTurn();
+    focusNext("#prompt");
   };
   return (
     <div class="row">
       {ended && !draft.value.raw && (
         <Button label="Next turn" title="Each thread goes on from its own answer" onClick={next} />
       )}
-      {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={previousTurn} />}
+      {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={back} />}
     </div>
   );
 }

@@ -2,6 +2,7 @@ import { useState } from "preact/hooks";
 import { limit } from "../core/server";
 import { Button } from "../ui/Button";
 import { NumberField, partsOf, Segments, TextArea, typed } from "../ui/fields";
+import { focusNext } from "../ui/focus";
 import { change, changeSampling, draft } from "./draft";
 import { comparison, draftProblem, instruction, reroll, run, stopAll, sweep } from "./store";
 
@@ -39,7 +40,14 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
         </button>
         <Button label="Copy as code" onClick={onCode} />
         {history.length + turns.length > 0 && (
-          <Button label="New conversation" kind="quiet" onClick={() => change({ history: [], turns: [] })} />
+          <Button
+            label="New conversation"
+            kind="quiet"
+            onClick={() => {
+              change({ history: [], turns: [] });
+              focusNext("#prompt");
+            }}
+          />
         )}
         <span class="small muted number speed">
           seed {draft.value.seed}

@@ -60,7 +60,14 @@ function ControlCard({ control }: { control: Control }) {
           <input type="checkbox" checked={control.on} onChange={(event) => set({ on: event.currentTarget.checked })} />
           <strong>{control.vector}</strong>
         </label>
-        <button type="button" class="quiet" onClick={() => removeVector(control.id)}>
+        <button
+          type="button"
+          class="quiet"
+          onClick={() => {
+            removeVector(control.id);
+            focusNext('[aria-label="Add a vector"]');
+          }}
+        >
           <span aria-hidden="true">✕</span>
           <span class="visually-hidden">Remove {control.vector}</span>
         </button>

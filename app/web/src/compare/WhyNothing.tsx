@@ -57,7 +57,7 @@ export interface Reason {
 const SMALL_DOSE = 0.03;
 
 /** Whether the steered text is the plain text. */
-export function isUnchanged({ against }: Pane): boolean {
+function isUnchanged({ against }: Pane): boolean {
   return against?.first_divergence.every((position) => position === null) ?? false;
 }
 

@@ -127,7 +127,7 @@ export function intervention(control: Control, overall: number): Intervention {
 }
 
 /** Whether the layers of a control share the dose of the recommended layers. */
-export function sharesDose({ operation, shareDose, layers }: Control): boolean {
+function sharesDose({ operation, shareDose, layers }: Control): boolean {
   return shareDose && operation === "add" && layers !== "recommended";
 }
 

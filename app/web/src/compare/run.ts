@@ -262,7 +262,7 @@ function extended(choice: PaneChoice, pieces: readonly TokenPiece[], index: numb
 }
 
 /** Returns a finished arm as a pane. */
-export function finishedPane(arm: ArmAnswer): Pane {
+function finishedPane(arm: ArmAnswer): Pane {
   return {
     name: arm.name,
     choices: arm.choices.map((choice) => ({
@@ -281,7 +281,7 @@ export function finishedPane(arm: ArmAnswer): Pane {
  * Shows the plain answer that was shown before for the same prompt, seed and sampling: a server may round differently in other company, and
  * the text would differ by more than steering. What was measured against the plain answer of this run is held against that one.
  */
-export function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefined): readonly Pane[] {
+function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefined): readonly Pane[] {
   const own = panes.find((pane) => pane.name === name);
   if (!kept || !own || own.error !== null) return panes;
   if (own.steering !== null && own.steering.fingerprint !== kept.steering?.fingerprint) return panes; // the policy has changed

@@ -36,7 +36,7 @@ function instructionOf({ instruction, controls }: Draft): string {
 export const instruction = computed(() => instructionOf(draft.value));
 
 /** Whether the instruction cannot be made yet, because the words of the poles are still to come. */
-export const wordsAwaited = computed(() => {
+const wordsAwaited = computed(() => {
   const { instruction, controls, raw } = draft.value;
   return instruction === null && controls.length > 0 && !raw && polesAwaited.value;
 });

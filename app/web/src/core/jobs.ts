@@ -12,7 +12,7 @@ import { card, library } from "./vectors";
 const AGAIN_SECONDS = 1;
 
 /** A job that ended without its result. */
-export class JobFailed extends Error {}
+class JobFailed extends Error {}
 
 /** The request that starts a job, sent with these options. */
 export type StartJob = (options: { fetch: (request: Request) => Promise<Response> }) => Promise<Job>;

@@ -88,10 +88,10 @@ export function LinkProblem() {
 }
 
 /** Why the link in the address could not be opened; null while nothing is wrong. */
-export const linkProblem = signal<string | null>(null);
+const linkProblem = signal<string | null>(null);
 
 /** Saves the state of a view on the server and returns the address that opens it. */
-export async function saveLink(view: View, state: object): Promise<string> {
+async function saveLink(view: View, state: object): Promise<string> {
   const body = { view, state: state as Record<string, unknown> };
   return new URL((await dataOf<SavedLink>(api.POST("/v1/links", { body }))).url, location.origin).href;
 }

@@ -97,7 +97,7 @@ let actions: PlaceActions = {};
 /** Whether the list of keys is shown. */
 export const helpShown = signal(false);
 
-export const KEYS: readonly (readonly [string, string])[] = [
+const KEYS: readonly (readonly [string, string])[] = [
   ["1 – 6", "Open Play, Make, Space, Read, Library, Admin"],
   ["Ctrl + Enter", "Run"],
   ["Esc", "Stop what is running, or close a window"],

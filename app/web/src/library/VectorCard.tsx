@@ -78,7 +78,7 @@ const WIDTH = 160;
 const HEIGHT = 36;
 
 /** A small curve without axes. */
-export function Sparkline({ label, values, range, mark }: Props) {
+function Sparkline({ label, values, range, mark }: Props) {
   const x = linear([0, Math.max(values.length - 1, 1)], [4, WIDTH - 4]);
   const y = linear(range, [HEIGHT - 4, 4]);
   const points = values.flatMap((value, index) => (value === null ? [] : [`${x(index)},${y(value)}`]));

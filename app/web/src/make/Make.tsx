@@ -198,7 +198,7 @@ function Explanation() {
 }
 
 /** The concepts that come with the server; their pairs can be edited. */
-export function ConceptSource() {
+function ConceptSource() {
   return (
     <div class="stack">
       <ErrorNote error={conceptList.error.value} />

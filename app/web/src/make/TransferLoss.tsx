@@ -184,7 +184,7 @@ interface Bounds {
 }
 
 /** The mean and its interval, as numbers; an estimate without an interval is as wide as its mean. */
-export function boundsOf(estimate: Estimate | null | undefined): Bounds | null {
+function boundsOf(estimate: Estimate | null | undefined): Bounds | null {
   if (estimate?.mean == null) return null;
   const [low, high] = estimate.interval ?? [];
   return { mean: estimate.mean, low: low ?? estimate.mean, high: high ?? estimate.mean };

@@ -28,7 +28,7 @@ const QUESTIONS: readonly string[] = [
 const MAX_TOKENS = 40;
 
 /** Returns a name made of a description: its longest word. */
-export function nameFrom(description: string): string {
+function nameFrom(description: string): string {
   const words = description.toLowerCase().match(/[a-z0-9]+/g) ?? [];
   return words.sort((a, b) => b.length - a.length)[0]?.slice(0, 40) ?? "";
 }

@@ -12,7 +12,7 @@ export type Origin = "learned" | "file";
 export const OWN_PAIRS = "";
 
 /** Anchor texts that a map needs at least. */
-export const LEAST_ANCHORS = 20;
+const LEAST_ANCHORS = 20;
 
 export interface TransferFields {
   origin: Origin;

@@ -231,6 +231,6 @@ function wordAround(index: number, tokens: readonly { text: string }[]): string 
 }
 
 /** Returns the name in an id such as `sentiment@3`. */
-export function nameOf(id: string): string {
+function nameOf(id: string): string {
   return id.split("@")[0] ?? id;
 }

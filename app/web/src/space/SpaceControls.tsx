@@ -27,7 +27,7 @@ import {
 const METHOD_WORDS: Readonly<Record<string, string>> = { pca: "PCA", tsne: "t-SNE", umap: "UMAP", [ALONG_VECTOR]: "Along the vector" }; // biome-ignore format: one line
 
 /** What a person calls a way of drawing. */
-export function methodWords(name: string): string {
+function methodWords(name: string): string {
   return METHOD_WORDS[name] ?? name;
 }
 

@@ -129,6 +129,10 @@ export function Story() {
     return () => cancelAnimationFrame(frame);
   }, [at, found]);
   const last = at === scenes.length - 1;
+  const back = () => {
+    setAt(at - 1);
+    if (at === 1) focusNext(".story h2"); // the first scene has no way back
+  };
   return (
     <section class="panel stack story" aria-label="Story of latent space" aria-busy={material.busy.value}>
       <div class="row between">
@@ -159,7 +163,7 @@ export function Story() {
         </div>
       )}
       <div class="row">
-        {at > 0 && <Button label="Back" onClick={() => setAt(at - 1)} />}
+        {at > 0 && <Button label="Back" onClick={back} />}
         <Button label={last ? "Open the tool" : "Next"} kind="primary" onClick={last ? leave : () => setAt(at + 1)} />
         <DocLink page="latent_space" />
       </div>

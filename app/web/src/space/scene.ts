@@ -113,7 +113,7 @@ export const COLOURS = 8;
 export type Corner = readonly [number, number];
 
 /** The outlines of marks: a circle, which has no corners, then a triangle, a square and a cross. All are about as large. */
-export const MARKS: readonly (readonly Corner[])[] = [
+const MARKS: readonly (readonly Corner[])[] = [
   [],
   [[0, -1.5], [1.35, 0.8], [-1.35, 0.8]],
   [[-1, -1], [1, -1], [1, 1], [-1, 1]],
@@ -124,7 +124,7 @@ export const MARKS: readonly (readonly Corner[])[] = [
 export const LOOKS = COLOURS * MARKS.length;
 
 /** The number of the colour of a group, from 1. */
-export function colourOf(group: number): number {
+function colourOf(group: number): number {
   return (group % COLOURS) + 1;
 }
 

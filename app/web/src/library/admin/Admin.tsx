@@ -34,7 +34,7 @@ export default function Admin() {
 }
 
 /** The model, its size, and what the engine does. */
-export function ServerState() {
+function ServerState() {
   const known = capabilities.value;
   if (!known) return null;
   const { model } = known;

@@ -203,7 +203,7 @@ function requestOf(fields: Fields): KeyRequest {
 }
 
 /** Makes a key. What was typed stays when the server refuses it. `known`: how many keys there are. */
-export function KeyForm({ known }: { known: number }) {
+function KeyForm({ known }: { known: number }) {
   const first = known === 0 && apiKey.value === null;
   const [fields, setFields] = useState<Fields>({ ...EMPTY, scopes: first ? ["admin"] : EMPTY.scopes });
   const field = partsOf(fields, (part) => setFields((before) => ({ ...before, ...part })));

@@ -177,7 +177,7 @@ interface Fields {
 const EMPTY: Fields = { name: "", vector: "", side: "above", bound: 0.5, at: "generated", action: "count" };
 
 /** Adds a monitor to the policy. What was typed stays when the server refuses it. */
-export function MonitorForm() {
+function MonitorForm() {
   const [fields, setFields] = useState(EMPTY);
   const field = partsOf(fields, (part) => setFields((before) => ({ ...before, ...part })));
   const vector = fields.vector || vectors.value?.[0]?.name || "";
