@@ -74,6 +74,7 @@ def test_the_space_begins_with_a_story_of_four_scenes_and_ends_in_the_tool(wide:
     wide.page.add_init_script(f"localStorage.setItem('{STORY}', 'unseen')")
     wide.open("#/space")
     story = wide.page.get_by_role("region", name="Story of latent space")
+    story.locator("canvas").wait_for(timeout=JOB)  # the page of a place is loaded when it is opened
     wide.ended()
     pictures: set[str] = set()
     for title in (

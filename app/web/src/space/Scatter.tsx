@@ -1,6 +1,7 @@
 import { batch } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
+import { clamp } from "../maths/scales";
 import { Button } from "../ui/Button";
 import { inside, nearest, paint, project, type Scene, type View, zoomed } from "./draw";
 import { scene } from "./scene";
@@ -151,7 +152,7 @@ function aboutMap(flat: boolean): string {
 
 function turn(view: View, right: number, down: number): void {
   view.yaw += right / 120;
-  view.pitch = Math.min(Math.max(view.pitch + down / 120, -1.4), 1.4);
+  view.pitch = clamp(view.pitch + down / 120, -1.4, 1.4);
 }
 
 function pull(view: View, drag: Drag, x: number, y: number): void {

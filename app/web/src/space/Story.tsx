@@ -128,13 +128,14 @@ export function Story() {
     });
     return () => cancelAnimationFrame(frame);
   }, [at, found]);
+  const reading = found === null && material.error.value === null; // also before it is asked for
   const last = at === scenes.length - 1;
   const back = () => {
     setAt(at - 1);
     if (at === 1) focusNext(".story h2"); // the first scene has no way back
   };
   return (
-    <section class="panel stack story" aria-label="Story of latent space" aria-busy={material.busy.value}>
+    <section class="panel stack story" aria-label="Story of latent space" aria-busy={reading}>
       <div class="row between">
         <h2 tabIndex={-1}>
           {at + 1}. {SCENES[at]!.title}
@@ -145,7 +146,7 @@ export function Story() {
       {found ? (
         <Picture found={found} at={at} share={share} />
       ) : (
-        <p class="muted scatter empty">{material.busy.value && "Reading the sentences"}</p>
+        <p class="muted scatter empty">{reading && "Reading the sentences"}</p>
       )}
       <p class="caption" aria-live="polite">
         {found && captionOf(at, found)}

@@ -1,6 +1,6 @@
 import { colour } from "../frame/theme";
 import { type Box, overlap } from "../maths/geometry";
-import { linear } from "../maths/scales";
+import { clamp, linear } from "../maths/scales";
 import type { Corner } from "./scene";
 
 export interface View {
@@ -22,7 +22,7 @@ export interface Camera {
 
 /** Makes the picture larger or smaller around a place that stays where it is; the whole picture is the smallest. */
 export function zoomed({ camera = WHOLE, width, height }: View, factor: number, x = width / 2, y = height / 2): Camera {
-  const zoom = Math.min(Math.max(camera.zoom * factor, 1), MOST_ZOOM);
+  const zoom = clamp(camera.zoom * factor, 1, MOST_ZOOM);
   if (zoom === 1) return WHOLE;
   const scale = zoom / camera.zoom;
   const [right, down] = [x - width / 2, y - height / 2];
@@ -71,7 +71,7 @@ export function project(point: readonly number[], view: View): [number, number, 
   const reach = Math.min(view.width, view.height) / 2 - MARGIN;
   const place = linear([-REACH, REACH], [-reach, reach]);
   const { zoom, x: right, y: down } = view.camera ?? WHOLE;
-  const bound = (value: number, size: number) => Math.min(Math.max(value, MARGIN / 2), size - MARGIN / 2);
+  const bound = (value: number, size: number) => clamp(value, MARGIN / 2, size - MARGIN / 2);
   const at = (value: number, size: number, moved: number) =>
     zoom === 1 ? bound(size / 2 + value, size) : size / 2 + value * zoom + moved;
   return [at(place(x), view.width, right), at(-place(y), view.height, down), z];
