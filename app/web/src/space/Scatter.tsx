@@ -62,9 +62,7 @@ export function Scatter() {
           label="Outlines"
           kind="quiet"
           pressed={outlined.value}
-          onClick={() => {
-            outlined.value = !outlined.value;
-          }}
+          onClick={() => (outlined.value = !outlined.value)}
         />
       </div>
       <canvas

@@ -53,10 +53,8 @@ export function Chart(props: Props) {
   const line = (values: Series["values"]) => runsOf(values).map((run) => `M${run.map(place(values)).join("L")}${run.length === 1 ? "h0" : ""}`); // biome-ignore format: one line
   const nearest = ({ offsetX }: { offsetX: number }) =>
     x.reduce((best, value, index) => (Math.abs(right(value) - offsetX) < Math.abs(right(x[best]!) - offsetX) ? index : best), 0); // biome-ignore format: one line
-  const side = (look: Series["look"]) => series.find((one) => one.look === look)?.values ?? [];
-  const [low, high] = [side("low"), side("high")];
-  const bounded = low.map((one, index) => (high[index] == null ? null : one));
-  const band = runsOf(bounded).map((run) => `M${[...run.map(place(low)), ...run.toReversed().map(place(high))].join("L")}Z`); // biome-ignore format: one line
+  const [low = [], high = []] = ["low", "high"].map((look) => series.find((one) => one.look === look)?.values);
+  const band = runsOf(low.map((one, index) => (high[index] == null ? null : one))).map((run) => `M${[...run.map(place(low)), ...run.toReversed().map(place(high))].join("L")}Z`); // biome-ignore format: one line
   const clip = useId();
   const shown = hovered !== null && hovered < x.length ? hovered : null; // the pointer may lie where points were before
   const whole = x.every(Number.isInteger);
