@@ -69,8 +69,11 @@ def _describe_errors(method: str, operation: dict[str, Any]) -> None:
         statuses |= {404, 413, 415, 422}
     if method != "get":
         statuses.add(507)
-    if method == "delete" or any(parameter["name"] == "wait" for parameter in parameters):
+    names = {parameter["name"] for parameter in parameters}
+    if method == "delete" or names & {"wait", "force"}:
         statuses.add(409)
+    if "if-match" in names:
+        statuses.add(412)
     operation["responses"].pop("422", None)
     for status in sorted(statuses):
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/Error{status}"}
