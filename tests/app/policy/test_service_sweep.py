@@ -45,6 +45,8 @@ ROUTES = {
 SHARED = {"GET /v1/links/{link_id}"}
 """Routes that return to every key what its name is known of."""
 
+pytestmark = pytest.mark.timeout(600 + 60 * REQUESTS)
+
 server, pair = test_namespaces.server, test_governed_routes.pair
 
 

@@ -80,7 +80,9 @@ async def test_the_steering_effect_is_measured_against_a_named_vector_and_kept_w
     assert (effect["native"], by_default["effect"]["native"]) == ("mine@1", None)
     assert set(effect["shift"]) == {"native", "transferred", "random"}
     assert all(len(one["interval"]) == 2 for one in effect["shift"].values())
-    assert effect["shift"]["transferred"] == by_default["effect"]["shift"]["transferred"]
+    again, first = (found["shift"]["transferred"] for found in (effect, by_default["effect"]))
+    # the native vector's answers are read in the same batches, and rounding depends on these
+    assert [again["mean"], *again["interval"]] == pytest.approx([first["mean"], *first["interval"]], abs=1e-5)
     loss = (await server.client.get("/v1/vectors/mood")).json()["provenance"]["loss"]
     assert loss["effect"] == effect
 
