@@ -36,12 +36,16 @@ class ContrastivePair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """The texts of one concept. When `paired` is False, positives and negatives are separate lists of any sizes."""
+    """The texts of one concept. When `paired` is False, positives and negatives are separate lists of any sizes.
+
+    topics: of each pair, or of each positive text of a list. negative_topics: of each negative text of a list.
+    """
 
     positive: tuple[Text, ...]
     negative: tuple[Text, ...]
     topics: tuple[str, ...] = ()
     paired: bool = True
+    negative_topics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.positive or not self.negative:
@@ -51,8 +55,19 @@ class PairSet:
                 f"pairs need as many positives as negatives, got {len(self.positive)} and {len(self.negative)}",
                 param="pairs",
             )
-        if self.topics and len(self.topics) != len(self.positive):
+        if self.paired and self.topics and len(self.topics) != len(self.positive):
             raise InvalidRequest("topics must name one topic for each pair", param="topics")
+        if not self.paired and (self.topics or self.negative_topics):
+            self._check_topics("positive", self.positive, self.topics)
+            self._check_topics("negative", self.negative, self.negative_topics)
+
+    @staticmethod
+    def _check_topics(side: str, texts: Sequence[Text], topics: Sequence[str]) -> None:
+        if len(topics) != len(texts):
+            raise InvalidRequest(
+                f"lists with topics need one for each text of both: got {len(topics)} for {len(texts)} {side} texts",
+                param=f"{side}_topics",
+            )
 
     @classmethod
     def of(cls, pairs: Sequence[ContrastivePair]) -> "PairSet":
@@ -82,21 +97,21 @@ class Split:
 
 def groups_of(pairs: PairSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names the group of each positive and of each negative, which is held out as a whole.
-    A pair belongs to its topic, and pairs that share a text to one group: the text would be both fitted and held out. Of
-    texts that are not paired, equal ones of a list are a group."""
+    A pair belongs to its topic, and pairs that share a text to one group: the text would be both fitted and held out. A text of a
+    list belongs to its topic, in both lists, and to one group with equal texts of its list."""
     if not pairs.paired:
-        positive, negative = (
-            _joined(_numbers(side), [(text,) for text in side]) for side in (pairs.positive, pairs.negative)
-        )
-        return positive, negative
-    topics = pairs.topics or _numbers(pairs.positive)
+        sides = (("+", pairs.positive, pairs.topics), ("-", pairs.negative, pairs.negative_topics))
+        rows = [
+            (name, (("topic", name), (sign, text)))
+            for sign, texts, topics in sides
+            for name, text in zip(topics or [f"{sign}{i}" for i in range(len(texts))], texts, strict=True)
+        ]
+        found = _joined([name for name, _ in rows], [keys for _, keys in rows])
+        return found[: len(pairs.positive)], found[len(pairs.positive) :]
+    topics = pairs.topics or tuple(f"#{i}" for i in range(len(pairs)))
     keys = [(("topic", topic), *pair) for topic, pair in zip(topics, pairs, strict=True)]
     found = _joined(topics, keys)
     return found, found
-
-
-def _numbers(texts: Sequence[Text]) -> tuple[str, ...]:
-    return tuple(f"#{i}" for i in range(len(texts)))
 
 
 def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[str, ...]:
@@ -115,20 +130,24 @@ def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[s
     return tuple(names[root(row)] for row in range(len(names)))
 
 
-def _groups(pairs: PairSet) -> tuple[tuple[str, ...], ...]:
-    found = groups_of(pairs)
-    return found[:1] if pairs.paired else found
-
-
-def _partition(groups: Sequence[str], parts: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """Deals whole groups to `parts` parts of about equal size; fewer parts where there are fewer groups."""
-    names = sorted(set(groups))
-    rng.shuffle(names)
-    members: list[list[int]] = [[] for _ in range(min(parts, len(names)))]
-    for name in names:
-        smallest = min(members, key=len)
-        smallest.extend(index for index, group in enumerate(groups) if group == name)
-    return [tuple(sorted(part)) for part in members]
+def _partition(
+    groups: tuple[Sequence[str], Sequence[str]], parts: int, rng: random.Random
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Deals whole groups to `parts` parts with about equally many positives and negatives, each part as indices of both sides.
+    Groups of the positives are dealt first."""
+    dealt: list[tuple[list[int], list[int]]] = [([], []) for _ in range(parts)]
+    known = set[str]()
+    for side in range(2):
+        names = sorted(set(groups[side]) - known)
+        known.update(names)
+        rng.shuffle(names)
+        for name in names:
+            rows = [[index for index, group in enumerate(one) if group == name] for one in groups]
+            other = 1 - side if rows[1 - side] else side
+            smallest = min(dealt, key=lambda part: (len(part[side]), len(part[other])))
+            for into, found in zip(smallest, rows, strict=True):
+                into.extend(found)
+    return [(tuple(sorted(positive)), tuple(sorted(negative))) for positive, negative in dealt]
 
 
 def _check_holdout(holdout: float) -> None:
@@ -144,15 +163,13 @@ def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
     if holdout == 0.0:
         return ()
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    groups = _groups(pairs)
+    groups = groups_of(pairs)
     count = min(max(3, round(1.0 / holdout)), *(len(set(one)) for one in groups))
-    parts = [_partition(one, count, rng) for one in groups]
-    positive, negative = parts[0], parts[-1]
-    if len(positive) < 2:
+    if count < 2:
         return ()
     return tuple(
         Split(indices_without(len(pairs.positive), above), indices_without(len(pairs.negative), below), above, below)
-        for above, below in zip(positive, negative, strict=True)
+        for above, below in _partition(groups, count, rng)
     )
 
 
@@ -163,29 +180,25 @@ def indices_without(count: int, *held: Sequence[int]) -> tuple[int, ...]:
 
 
 def split(pairs: PairSet, holdout: float, seed: int) -> Split:
-    """Holds out whole topics once, at least the share `holdout`; at least one topic is fitted."""
+    """Holds out whole topics of pairs once, at least the share `holdout`; at least one topic is fitted."""
     _check_holdout(holdout)
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
-    parts = [_divide(one, holdout, rng) for one in _groups(pairs)]
-    (fit_positive, held_positive), (fit_negative, held_negative) = parts[0], parts[-1]
-    return Split(fit_positive, fit_negative, held_positive, held_negative)
-
-
-def _divide(groups: Sequence[str], share: float, rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Moves whole groups to the held-out part until it has `share` of the rows; at least one group is fitted."""
+    groups, _ = groups_of(pairs)
     names = sorted(set(groups))
     rng.shuffle(names)
-    wanted, held, count = share * len(groups), set[str](), 0
+    wanted, held, count = holdout * len(groups), set[str](), 0
     for name in names[:-1]:
         if count >= wanted:
             break
         held.add(name)
         count += groups.count(name)
     held_out = tuple(i for i, group in enumerate(groups) if group in held)
-    return indices_without(len(groups), held_out), held_out
+    fitted = indices_without(len(groups), held_out)
+    return Split(fitted, fitted, held_out, held_out)
 
 
 def dataset_digest(pairs: PairSet) -> str:
     """Returns the SHA-256 over texts and topics in their order, as canonical JSON."""
     content = [pairs.positive, pairs.negative, pairs.topics, pairs.paired]
+    content += [pairs.negative_topics] if pairs.negative_topics else []
     return hashlib.sha256(json.dumps(content, default=asdict, sort_keys=True).encode()).hexdigest()

@@ -347,8 +347,14 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     if body.positive is None or body.negative is None:
         pairs = await run_in_thread(pair_set, body.concept, body.pairs)
     else:
-        positive, negative = tuple(map(pair_text, body.positive)), tuple(map(pair_text, body.negative))
-        pairs = await run_in_thread(PairSet, positive=positive, negative=negative, paired=False)
+        pairs = await run_in_thread(
+            PairSet,
+            tuple(map(pair_text, body.positive)),
+            tuple(map(pair_text, body.negative)),
+            body.positive_topics or (),
+            paired=False,
+            negative_topics=body.negative_topics or (),
+        )
     request = _workflow_request(context, body, pairs)
     await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative))
     return partial(_run_extraction, context, body, training, request)

@@ -208,10 +208,15 @@ def given_texts(texts: list[str] | None, file: Path | None) -> list[Any]:
 
 
 def read_texts(file: Path) -> list[Any]:
-    """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`."""
+    """Reads the texts of `texts_with_topics`."""
+    return [text for text, _ in texts_with_topics(file)]
+
+
+def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
+    """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`, and `topic` if wanted."""
     lines = [line for line in text_of(file).splitlines() if line.strip()]
     if file.suffix != ".jsonl":
-        return lines
+        return [(line, None) for line in lines]
     texts = []
     for number, line in enumerate(lines, start=1):
         where = f"{file.name}, line {number}"
@@ -219,7 +224,7 @@ def read_texts(file: Path) -> list[Any]:
         text = (value.get("text") or value.get("messages")) if isinstance(value, dict) else value
         if not isinstance(text, str | list) or not text:
             raise InvalidRequest(f"{where}: expected a text, or an object with `text` or `messages`")
-        texts.append(text)
+        texts.append((text, value.get("topic") if isinstance(value, dict) else None))
     return texts
 
 

@@ -30,12 +30,14 @@ from app.cli.commands import (
     read_texts,
     steering_of,
     text_of,
+    texts_with_topics,
 )
 from app.cli.terminal import console, print_warnings, shown, stderr
 from app.cli.vector_sources import decoder_row, json_directions
 from app.core.gguf_format import read_control_vector
 from steering.client import Client
 from steering.concepts.loader import read_pairs
+from steering.errors import InvalidRequest
 from steering.pairs import Text as PairText
 from steering.schemas.extraction import TransferAnswer
 from steering.schemas.vectors import VectorAnswer
@@ -63,7 +65,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     pairs: Annotated[
         Path | None, file_option("JSON lines or CSV with positive and negative, and prompt or topic if wanted.")
     ] = None,
-    positive: Annotated[Path | None, file_option("Positive texts, one a line or .jsonl; unpaired.")] = None,
+    positive: Annotated[Path | None, file_option("Positive texts, one a line or .jsonl with topics; unpaired.")] = None,
     negative: Annotated[Path | None, file_option("Negative texts, with --positive.")] = None,
     trait: Annotated[str | None, "Description of a trait; the model writes the examples."] = None,
     opposite: Annotated[str | None, "The opposite of the trait."] = None,
@@ -85,7 +87,8 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     if not complete or [concept, pairs, positive, trait].count(None) != 3:
         raise BadParameter(ONE_SOURCE)
     options: dict[str, Any] = {"concept": concept, "pairs": pairs and _pairs_of(pairs), "method": method}
-    options |= {"positive": positive and read_texts(positive), "negative": negative and read_texts(negative)}
+    if positive and negative:
+        options |= _list_of(positive, "positive") | _list_of(negative, "negative")
     options |= {"layers": layers_of(layers), "position": position and position_of(position)}
     options |= {"holdout": holdout, "seed": seed, "description": description}
     options["describe"] = given(trait=trait, opposite=opposite) or None
@@ -109,6 +112,17 @@ def _pairs_of(file: Path) -> list[dict[str, Any]]:
         {"positive": _text(positive), "negative": _text(negative), "topic": topic}
         for (positive, negative), topic in zip(pairs, pairs.topics, strict=True)
     ]
+
+
+def _list_of(file: Path, name: str) -> dict[str, Any]:
+    """Reads the texts of one side with their topics, if they have any. Raises InvalidRequest where only some have one."""
+    rows = texts_with_topics(file)
+    topics = [topic for _, topic in rows if topic is not None]
+    if topics and len(topics) < len(rows):
+        raise InvalidRequest(
+            f"{file.name}: {len(topics)} of {len(rows)} lines have a topic; expected all or none", param="topics"
+        )
+    return {name: [text for text, _ in rows], f"{name}_topics": topics or None}
 
 
 def _text(text: PairText) -> Any:

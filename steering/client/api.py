@@ -82,6 +82,8 @@ class ExtractOptions(_FittedOptions, total=False):
 
     positive: Sequence[Text]
     negative: Sequence[Text]
+    positive_topics: Sequence[str]
+    negative_topics: Sequence[str]
     describe: TraitDescription | JsonObject
     method: str
     layers: LayerList

@@ -54,8 +54,9 @@ def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
 
 def folding_of(pairs: PairSet, splits: tuple[tuple[Split, ...], ...]) -> Folding:
     """Adds the groups of the texts to splits into folds."""
-    positive, negative = (np.unique(np.asarray(one, dtype=str), return_inverse=True)[1] for one in groups_of(pairs))
-    return Folding(splits, positive, negative if pairs.paired else negative + positive.max() + 1)
+    positive, negative = groups_of(pairs)
+    numbers = np.unique([*positive, *negative], return_inverse=True)[1]
+    return Folding(splits, numbers[: len(positive)], numbers[len(positive) :])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

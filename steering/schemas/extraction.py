@@ -1,6 +1,6 @@
 """Request and response models of POST /v1/vectors/extract and /v1/vectors/transfer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -10,13 +10,17 @@ from steering.schemas.messages import MAX_TEXTS, Position, Seed, Text, Texts
 from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
 from steering.spec import LayerIndex, Measured, Number, Numbers
 
+Topic: TypeAlias = Annotated[str, Field(max_length=256)]
+"""Texts of one topic are held out together."""
+Topics: TypeAlias = Annotated[tuple[Topic, ...], Field(max_length=MAX_TEXTS, fail_fast=True)]
+
 
 class Pair(Request):
     """A positive and a negative text that differ in the concept. topic: pairs that are held out together."""
 
     positive: Text
     negative: Text
-    topic: Annotated[str, Field(max_length=256)] | None = None
+    topic: Topic | None = None
 
 
 class TraitDescription(Request):
@@ -45,6 +49,7 @@ class Training(Request):
 
 class ExtractRequest(NamedVector):
     """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`.
+    positive_topics, negative_topics: of each text of the lists, as topics of pairs; null: texts that share rare words are one.
     position: which activation of a text is read; null for `response_mean` where all texts are conversations, `last` where
     none is, else `mean`."""
 
@@ -52,6 +57,8 @@ class ExtractRequest(NamedVector):
     concept: Annotated[str, Field(max_length=64)] | None = None
     positive: Texts | None = None
     negative: Texts | None = None
+    positive_topics: Topics | None = None
+    negative_topics: Topics | None = None
     describe: TraitDescription | None = None
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"
@@ -64,6 +71,15 @@ class ExtractRequest(NamedVector):
     def _one_source(self) -> "ExtractRequest":
         if (self.positive is None) != (self.negative is None):
             raise ValueError("'positive' and 'negative' come together")
+        for name in ("positive", "negative"):
+            texts, topics = getattr(self, name), getattr(self, f"{name}_topics")
+            if (topics is None) != (self.positive_topics is None) or (
+                topics is not None and len(topics) != len(texts or ())
+            ):
+                raise ValueError(
+                    f"'{name}_topics' names one topic for each text of '{name}' ({len(texts or ())}), got {len(topics or ())}; "
+                    "both lists have topics, or none"
+                )
         given = [name for name in ("pairs", "concept", "positive", "describe") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of 'pairs', 'concept', 'positive' with 'negative', and 'describe'")

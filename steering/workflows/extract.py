@@ -26,6 +26,7 @@ from steering.extraction.cross_validation import (
     folding_of,
     nested_auroc,
 )
+from steering.extraction.subjects import MOST_TEXTS, with_subjects
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of, split
@@ -147,14 +148,17 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     check_position(request.position)
     method = METHODS[request.method]
     layers = layer_indices(request.layers, engine.info.layer_count)
-    division = folding(request.pairs, request.holdout, request.seed)
+    notes, provenance = _notes(engine, request), _provenance(engine, request)
+    if request.holdout:
+        request = replace(request, pairs=await run_in_thread(with_subjects, request.pairs))
+    division = await run_in_thread(folding, request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
     fitting = progress_of_part(progress, total - len(layers), total)
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     progress(total, total, "done")
-    notes, provenance = _notes(engine, request, left_out), _provenance(engine, request)
+    notes += _about_subjects(request.pairs, provenance["topics"]) + _about_layers(left_out)
     return assembled(engine.info, request, fits, auroc, division, notes, provenance)
 
 
@@ -204,7 +208,7 @@ async def train(
         fitted[layer] = await _trained(
             engine, task, progress_of_part(progress, reading + chosen.steps * len(fitted), total)
         )
-    notes = _notes(engine, request, left_out)
+    notes = _notes(engine, request) + _about_layers(left_out)
     if len(encoded) < len(part):
         reason = "left out of the training, because the two texts are equal to the model or one token long"
         notes.append(f"{reason}: {len(part) - len(encoded)} of {len(part)} pairs")
@@ -361,16 +365,35 @@ def assembled(
     )
 
 
-def _notes(engine: Engine, request: ExtractionRequest, left_out: Mapping[int, InvalidRequest]) -> list[str]:
-    """Returns what a card says of the pairs, of layers without a direction and of how the texts were read."""
-    notes = [*request.notes]
-    if left_out:
-        first = next(iter(left_out.values()))
-        layers = ", ".join(str(layer) for layer in left_out)
-        notes.append(f"left out, because the method found no direction there: layer {layers} ({first.message})")
+def _notes(engine: Engine, request: ExtractionRequest) -> list[str]:
+    """Returns what a card says of the pairs and of how the texts were read."""
     if _text_form(engine, request) == "transcript":
-        notes.append("conversations were read as a plain transcript, because the model has no chat template")
-    return notes
+        return [*request.notes, "conversations were read as a plain transcript, because the model has no chat template"]
+    return [*request.notes]
+
+
+def _about_layers(left_out: Mapping[int, InvalidRequest]) -> list[str]:
+    """Returns what a card says of layers without a direction."""
+    if not left_out:
+        return []
+    first = next(iter(left_out.values()))
+    layers = ", ".join(str(layer) for layer in left_out)
+    return [f"left out, because the method found no direction there: layer {layers} ({first.message})"]
+
+
+def _about_subjects(pairs: PairSet, topics: int) -> list[str]:
+    """Returns what a card says of lists whose caller named no topics."""
+    if pairs.paired or topics:
+        return []
+    if not pairs.topics:
+        return [
+            f"no topics were named, and more than {MOST_TEXTS} texts are not compared: each counts as a subject of its own"
+        ]
+    subjects = len({*pairs.topics, *pairs.negative_topics})
+    return [
+        f"no topics were named: texts that share rare words count as one subject ({subjects} subjects); where texts of one subject "
+        "share none, the figures may not hold for other subjects"
+    ]
 
 
 def _text_form(engine: Engine, request: ExtractionRequest) -> str:
@@ -394,7 +417,7 @@ def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
         "paired": pairs.paired,
         "positives": len(pairs.positive),
         "negatives": len(pairs.negative),
-        "topics": len(set(pairs.topics)),
+        "topics": len({*pairs.topics, *pairs.negative_topics}),
         "model": info.name,
         "model_revision": info.revision,
         "dtype": info.dtype,

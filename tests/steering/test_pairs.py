@@ -34,16 +34,6 @@ def test_the_held_part_reaches_its_share_unless_one_topic_would_be_left(
     assert len(parts.held_positive) >= holdout * len(names) or len(fitted) == 1
 
 
-@given(st.integers(1, 60), st.integers(1, 60), share, seeds)
-def test_unpaired_texts_are_split_separately(upper: int, lower: int, holdout: float, seed: int) -> None:
-    pairs = PairSet(tuple(f"+{i}" for i in range(upper)), tuple(f"-{i}" for i in range(lower)), paired=False)
-    parts = split(pairs, holdout, seed)
-    assert sorted(parts.fit_positive + parts.held_positive) == list(range(upper))
-    assert sorted(parts.fit_negative + parts.held_negative) == list(range(lower))
-    assert parts.fit_positive
-    assert parts.fit_negative
-
-
 @given(topics, share, seeds)
 def test_same_seed_same_split(names: list[str], holdout: float, seed: int) -> None:
     assert split(paired(names), holdout, seed) == split(paired(names), holdout, seed)
@@ -110,5 +100,34 @@ def test_without_shared_texts_the_groups_are_the_topics(names: list[str]) -> Non
 
 def test_equal_texts_of_a_list_are_one_group() -> None:
     pairs = PairSet(("a", "b", "a", "c"), ("d", "d"), paired=False)
-    assert groups_of(pairs) == (("#0", "#1", "#0", "#3"), ("#0", "#0"))
+    assert groups_of(pairs) == (("+0", "+1", "+0", "+3"), ("-0", "-0"))
     assert folds(pairs, 0.3, 0) == (), "one negative text cannot be held out and fitted"
+
+
+@given(topics, topics, st.floats(0.05, 0.95), seeds)
+def test_folds_of_lists_part_no_topic_of_either_list(
+    upper: list[str], lower: list[str], holdout: float, seed: int
+) -> None:
+    above, below = (tuple(f"{sign}{i}" for i in range(len(one))) for sign, one in (("+", upper), ("-", lower)))
+    pairs = PairSet(above, below, tuple(upper), paired=False, negative_topics=tuple(lower))
+    for one in folds(pairs, holdout, seed):
+        held = {upper[i] for i in one.held_positive} | {lower[i] for i in one.held_negative}
+        assert not held & ({upper[i] for i in one.fit_positive} | {lower[i] for i in one.fit_negative})
+        assert sorted(one.fit_positive + one.held_positive) == list(range(len(upper)))
+        assert sorted(one.fit_negative + one.held_negative) == list(range(len(lower)))
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(0.05, 0.95), seeds)
+def test_folds_of_lists_without_topics_are_of_equal_size(upper: int, lower: int, holdout: float, seed: int) -> None:
+    pairs = PairSet(tuple(f"+{i}" for i in range(upper)), tuple(f"-{i}" for i in range(lower)), paired=False)
+    found = folds(pairs, holdout, seed)
+    for sizes in ([len(one.held_positive) for one in found], [len(one.held_negative) for one in found]):
+        assert max(sizes) - min(sizes) <= 1
+    assert sum(len(one.held_positive) for one in found) == upper
+
+
+def test_lists_have_a_topic_for_each_text_of_both_or_none() -> None:
+    with pytest.raises(InvalidRequest, match="got 1 for 2 positive texts"):
+        PairSet(("a", "b"), ("c",), ("t",), paired=False, negative_topics=("t",))
+    with pytest.raises(InvalidRequest, match="got 0 for 1 negative texts"):
+        PairSet(("a", "b"), ("c",), ("t", "u"), paired=False)
