@@ -8,6 +8,7 @@ The task of a job stores all its records, the first included, and is never cance
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from app.api.context import Context, ContextDep
 from app.core.admission import Admission, check_limit, share
 from app.core.answers import Event, FileStream, damage_warnings, event_stream, json_in_thread
-from app.core.errors import JobCancelled, RateLimited, json_response, public_error
+from app.core.errors import JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
 from app.core.key import Key, foreign
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
@@ -47,6 +48,8 @@ POLL_SECONDS = 0.5
 """Pause between two reads of a job of another server."""
 CANCEL_SECONDS = 5.0
 """How long a cancellation waits for the server that owns the job."""
+WAITED = 0.95
+"""Share of the longest life of a request for which it waits for a job: at the end its handler would be cancelled, and the job with it."""
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
 """Fields of requests that are texts of the caller, and left out of the record."""
@@ -280,15 +283,24 @@ class NamespaceJobs:
         """Queues a job and returns its record. Raises Overloaded, RateLimited."""
         return (await self._submit(kind, request, work)).record
 
-    async def complete(self, kind: str, request: Mapping[str, Any], work: Work) -> Mapping[str, Any]:
-        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job. Raises
-        Overloaded, RateLimited, and the error that ended the job: JobCancelled where another caller cancelled it."""
+    async def complete(
+        self, kind: str, request: Mapping[str, Any], work: Work, request_seconds: float = math.inf
+    ) -> Mapping[str, Any]:
+        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job; one that has waited for
+        nearly as long as a request may last gets RequestTimedOut, and the job goes on. Raises also Overloaded, RateLimited, and
+        the error that ended the job: JobCancelled where another caller cancelled it."""
         live = await self._submit(kind, request, work)
         try:
-            await asyncio.shield(live.task)
+            await asyncio.wait({live.task}, timeout=WAITED * request_seconds)
         except asyncio.CancelledError:
             live.stop()
             raise
+        if not live.task.done():
+            job = live.record.id
+            raise RequestTimedOut(
+                f"job {job} takes longer than a request may ({request_seconds:g} s); it goes on: GET /v1/jobs/{job}"
+            )
+        live.task.result()
         return live.result()
 
     async def get(self, job_id: str) -> JobRecord:
@@ -365,7 +377,7 @@ async def respond(
     hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
     jobs, request = jobs_of(context), body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
     if wait:
-        result = await jobs.complete(kind, request, work)
+        result = await jobs.complete(kind, request, work, context.settings.request_seconds)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
     queued = await jobs.submit(kind, request, work)
     return json_response(queued.model_dump(mode="json"), 202)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from app.cli.terminal import safe, shown, stderr
 from steering.cards import Estimate, Recommended
-from steering.client import ApiError, Client
+from steering.client import Client
 from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
@@ -249,22 +249,15 @@ def _predictions(row: Sequence[PredictionAnswer]) -> Text:
 
 def follow(client: Client, started: JobAnswer) -> dict[str, Any]:
     """Waits for a job with a progress bar and returns its result; Ctrl-C cancels it. Raises ApiError when it failed or was cancelled."""
-    job = started
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    try:
-        with Progress(*columns, console=stderr) as progress:
-            bar = progress.add_task("queued", total=None)
-            for job in client.job_events(started.id):
-                done = job.progress
-                description = done.message or job.status
-                progress.update(bar, description=description, completed=done.done, total=done.total or None)
-    except KeyboardInterrupt:
-        client.cancel_job(job.id)
-        raise
-    if job.status != "succeeded" or job.result is None:
-        message, code = (job.error.message, job.error.code) if job.error else (f"the job was {job.status}", job.status)
-        raise ApiError(message, code=code)
-    return job.result
+    with Progress(*columns, console=stderr) as progress:
+        bar = progress.add_task("queued", total=None)
+
+        def show(job: JobAnswer) -> None:
+            done = job.progress
+            progress.update(bar, description=done.message or job.status, completed=done.done, total=done.total or None)
+
+        return client.wait_for_job(started, show)
 
 
 def live_comparison(client: Client, options: dict[str, Any], console: Console) -> Comparison:

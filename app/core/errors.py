@@ -143,6 +143,7 @@ OUTCOMES: Mapping[type[SteeringError], Outcome] = {
     errors.Overloaded: Outcome(429, "rate_limit_error", retry_after=1),
     RateLimited: Outcome(429, "rate_limit_error", retry_after=10),
     errors.Unavailable: Outcome(503, "unavailable_error", retry_after=5),
+    RequestTimedOut: Outcome(503, "unavailable_error", headers=_NO_RETRY),  # it would take as long again
     errors.OutOfMemory: Outcome(507, "server_error", headers=_NO_RETRY),
     errors.StorageFull: Outcome(507, "server_error", headers=_NO_RETRY),
     PolicyInvalid: Outcome(503, "unavailable_error", headers=_NO_RETRY),  # until an admin sets another

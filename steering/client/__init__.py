@@ -2,5 +2,6 @@
 
 from steering.client.api import AsyncClient, Client
 from steering.client.connection import NO_RETRIES, ApiError, Retries
+from steering.client.progress import ProgressBar
 
-__all__ = ["NO_RETRIES", "ApiError", "AsyncClient", "Client", "Retries"]
+__all__ = ["NO_RETRIES", "ApiError", "AsyncClient", "Client", "ProgressBar", "Retries"]

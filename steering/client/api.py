@@ -266,15 +266,15 @@ class Api:
     ) -> None:
         """Stores given directions, d_model numbers per layer, as the next version of a name."""
 
-    @Route("POST /v1/vectors/extract", Vector, wait=True)
+    @Route("POST /v1/vectors/extract", Vector, part="vector")
     def extract_vector(self, name: str, **options: Unpack[ExtractOptions]) -> None:
-        """Extracts a vector from contrasting texts and waits for it."""
+        """Extracts a vector from contrasting texts as a job, and waits for it however long it takes."""
 
     start_extraction = extract_vector.variant(
         "POST /v1/vectors/extract", resources.JobAnswer, "Starts an extraction as a job; follow it with `job_events`."
     )
 
-    @Route("POST /v1/vectors/transfer", extraction.TransferAnswer, wait=True)
+    @Route("POST /v1/vectors/transfer", extraction.TransferAnswer, part="")
     def transfer_vector(self, name: str, **options: Unpack[TransferOptions]) -> None:
         """Carries a direction of the server's second model to the loaded one, and waits for it."""
 
@@ -420,17 +420,17 @@ class Api:
     def feature_vector(self, dictionary: str, name: str, feature: int, **options: Unpack[VectorDescription]) -> None:
         """Stores a feature of a dictionary as the next version of a vector."""
 
-    @Route("POST /v1/evaluations", LayerSweep, wait=True)
+    @Route("POST /v1/evaluations", LayerSweep, part="")
     def layer_sweep(self, vector: str, **options: Unpack[SweepOptions]) -> JsonObject:
         """Finds the layer at which a vector changes text most before it breaks. Waits for the result."""
         return {"kind": "layer_sweep", "vector": vector, **options}
 
-    @Route("POST /v1/evaluations", DoseResponse, wait=True)
+    @Route("POST /v1/evaluations", DoseResponse, part="")
     def dose_response(self, vector: str, **options: Unpack[DoseOptions]) -> JsonObject:
         """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
         return {"kind": "dose_response", "vector": vector, **options}
 
-    @Route("POST /v1/evaluations", Report, wait=True)
+    @Route("POST /v1/evaluations", Report, part="")
     def report(self, vector: str, **options: Unpack[ReportOptions]) -> JsonObject:
         """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
         return {"kind": "report", "vector": vector, **options}

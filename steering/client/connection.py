@@ -5,11 +5,14 @@ import json
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
+
+from steering.schemas.resources import JobAnswer
 
 T = TypeVar("T")
 H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
@@ -17,6 +20,8 @@ H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 DEFAULT_URL = "http://127.0.0.1:8000"
 LARGEST_EVENT = 256 << 20  # bytes; the last event of a stream holds the whole response
 WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
+LONGEST_POLL = 1.0  # seconds between two looks at a job
+UNFINISHED = ("queued", "running")
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 
@@ -169,6 +174,33 @@ class Call(Generic[T]):
         return None if model is None else model.model_validate_json(event.data)
 
 
+def _job_call(method: str, job: JobAnswer) -> Call[JobAnswer]:
+    arguments: dict[str, Any] = {
+        "method": method,
+        "url": f"/v1/jobs/{job.id}",
+        "params": {},
+        "headers": {},
+        "json": None,
+        "content": None,
+    }
+    return Call(arguments, JobAnswer.model_validate_json, {})
+
+
+def _seconds_until_next(elapsed: float) -> float:
+    """Returns how long to wait before a job is read again: a short one is not delayed by more than a tenth."""
+    return min(LONGEST_POLL, 0.05 + 0.1 * elapsed)
+
+
+def _result_of(job: JobAnswer) -> dict[str, Any]:
+    """Returns the result of a job that has ended. Raises ApiError where it failed, was cancelled or was interrupted."""
+    if job.status == "succeeded" and job.result is not None:
+        return job.result
+    code, message = (
+        (job.error.code, job.error.message) if job.error else (f"job_{job.status}", f"the job was {job.status}")
+    )
+    raise ApiError(f"{message} (job {job.id})", code=code)
+
+
 def _truncated(response: httpx2.Response) -> ApiError:
     return _failure(response, "the stream ended before the answer was complete", "stream_cut")
 
@@ -187,6 +219,7 @@ class _Connection(Generic[H]):
         http: H | None = None,
         retries: Retries = DEFAULT_RETRIES,
         namespace: str | None = None,
+        on_progress: Callable[[JobAnswer], None] | None = None,
     ) -> None:
         """Prepares a client. Nothing is sent.
 
@@ -196,7 +229,9 @@ class _Connection(Generic[H]):
         http: another httpx2 client (transport, proxies); base_url and api_key still apply.
         retries: which failures are repeated; by default those that pass, three attempts, honouring `Retry-After`.
         namespace: whose vectors, profiles and jobs, for a key with the scope admin; by default those of the key.
+        on_progress: is called with each state of a job that a method waits for, such as `report`; `ProgressBar()` draws a bar.
         """
+        self._on_progress = on_progress or (lambda _: None)
         self._retries, self._namespace, self._base = retries, namespace, base_url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http: H = http or self._http_client(timeout=httpx2.Timeout(timeout, connect=10.0))
@@ -232,6 +267,24 @@ class Connection(_Connection[httpx2.Client]):
             with attempts:
                 return call.parsed(self._http.request(**arguments))
             time.sleep(attempts.wait)
+
+    def wait_for_job(self, job: JobAnswer, on_progress: Callable[[JobAnswer], None] | None = None) -> dict[str, Any]:
+        """Follows a job to its end, however long that takes, and returns its result. An interrupt (Ctrl-C) cancels the job.
+
+        on_progress: instead of the client's. Raises ApiError, also where the job failed or was cancelled.
+        """
+        began, show = time.monotonic(), on_progress or self._on_progress
+        try:
+            show(job)
+            while job.status in UNFINISHED:
+                time.sleep(_seconds_until_next(time.monotonic() - began))
+                job = self.send(_job_call("GET", job))
+                show(job)
+        except KeyboardInterrupt:
+            with suppress(ApiError):
+                self.send(_job_call("DELETE", job))
+            raise
+        return _result_of(job)
 
     def events(self, call: Call[T]) -> Generator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
@@ -273,6 +326,26 @@ class AsyncConnection(_Connection[httpx2.AsyncClient]):
             with attempts:
                 return call.parsed(await self._http.request(**arguments))
             await asyncio.sleep(attempts.wait)
+
+    async def wait_for_job(
+        self, job: JobAnswer, on_progress: Callable[[JobAnswer], None] | None = None
+    ) -> dict[str, Any]:
+        """Follows a job to its end, however long that takes, and returns its result. A cancelled caller cancels the job.
+
+        on_progress: instead of the client's. Raises ApiError, also where the job failed or was cancelled.
+        """
+        began, show = time.monotonic(), on_progress or self._on_progress
+        try:
+            show(job)
+            while job.status in UNFINISHED:
+                await asyncio.sleep(_seconds_until_next(time.monotonic() - began))
+                job = await self.send(_job_call("GET", job))
+                show(job)
+        except asyncio.CancelledError:
+            with suppress(ApiError):
+                await asyncio.shield(self.send(_job_call("DELETE", job)))
+            raise
+        return _result_of(job)
 
     async def events(self, call: Call[T]) -> AsyncGenerator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""

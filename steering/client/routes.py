@@ -1,6 +1,8 @@
 """Route and Method: how a function that declares arguments becomes a method of both clients."""
 
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from string import Formatter
 from types import NoneType
@@ -10,6 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, TypeAdapter
 
 from steering.client.connection import AsyncConnection, Call, Connection
+from steering.schemas.resources import JobAnswer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +32,7 @@ class Route(Generic[T]):
     line: method and path.
     answer: the type of the response.
     read: parses the response where JSON of `answer` does not.
-    wait: waits for the result of the job that the route starts.
+    part: of the result of the job that the route starts, and that the method waits for; "" for all of it.
     """
 
     def __init__(
@@ -40,20 +43,25 @@ class Route(Generic[T]):
         query: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
         read: Callable[[bytes], T] | None = None,
-        wait: bool = False,
+        part: str | None = None,
         accept: str | None = None,
         content_type: str = "application/octet-stream",
     ) -> None:
         self.method, self.path = line.split(" ")
-        self.read = read or (lambda content: _parsed(answer, content))
+        self.read = read or (lambda content: _parsed(JobAnswer if part is not None else answer, content))
+        self.answer, self.part = answer, part
         self._names = [name for _, name, _, _ in Formatter().parse(self.path) if name]
         self._query, self._headers, self._content_type = query, headers or {}, content_type
-        self._fixed_query = {"wait": True} if wait else {}
         self._fixed_headers = {} if accept is None else {"Accept": accept}
 
     def __call__(self, build: Builder[P]) -> "Method[P, T, Awaitable[T]]":
         """Makes a function of `Api` the method of this route."""
         return Method(build, self, build.__doc__)
+
+    def of_job(self, result: JsonObject) -> T:
+        """Returns the answer from the result of a job."""
+        part = result[self.part] if self.part else result
+        return TypeAdapter(self.answer).validate_json(json.dumps(part))
 
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` for these fields."""
@@ -61,7 +69,7 @@ class Route(Generic[T]):
         names = {name: quote(str(rest.pop(name)), safe="@") for name in self._names}  # a slash selects no other route
         given = {header: rest.pop(name) for name, header in self._headers.items() if name in rest}
         headers = given | self._fixed_headers
-        query = self._fixed_query | {name: rest.pop(name) for name in self._query if name in rest}
+        query = {name: rest.pop(name) for name in self._query if name in rest}
         content, body = rest.pop("content", None), None
         if content is not None:
             headers["Content-Type"] = self._content_type
@@ -79,6 +87,14 @@ def _parsed(answer: type[T], content: bytes) -> Any:
     if answer is bytes:
         return content
     return None if answer is NoneType else TypeAdapter(answer).validate_json(content)
+
+
+def _result_of(client: Connection, route: Route[T], call: Call[JobAnswer]) -> T:
+    return route.of_job(client.wait_for_job(client.send(call)))
+
+
+async def _awaited_result_of(client: AsyncConnection, route: Route[T], call: Call[JobAnswer]) -> T:
+    return route.of_job(await client.wait_for_job(await client.send(call)))
 
 
 def to_json(value: Any) -> Any:
@@ -128,6 +144,10 @@ class Method(Generic[P, S, A]):
         if client is None:
             return self
         send: Callable[[Call[Any]], Any] = client.events if self.events else client.send
+        if self.route.part is not None and isinstance(client, Connection):
+            send = partial(_result_of, client, self.route)
+        elif self.route.part is not None and isinstance(client, AsyncConnection):
+            send = partial(_awaited_result_of, client, self.route)
 
         def method(*args: P.args, **kwargs: P.kwargs) -> Any:
             return send(self._call(*args, **kwargs))

@@ -1,0 +1,95 @@
+"""Methods that wait for a job follow it: it may take longer than a request may, and a caller who leaves cancels it."""
+
+import asyncio
+import json
+
+import httpx2
+import pytest
+
+from steering.client import ApiError, AsyncClient, Client, ProgressBar
+from steering.schemas.resources import JobAnswer
+from tests.app.conftest import Server, StartServer
+from tests.fakes import ScriptedEngine
+from tests.polling import until
+
+PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
+REQUEST_SECONDS = 0.4
+
+
+def connected(server: Server, seen: list[JobAnswer]) -> AsyncClient:
+    return AsyncClient(str(server.client.base_url), http=server.client, on_progress=seen.append)
+
+
+async def status_of(server: Server, job: str) -> str:
+    return str((await server.client.get(f"/v1/jobs/{job}")).json()["status"])
+
+
+async def test_a_job_may_take_longer_than_a_request(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.01), request_seconds=REQUEST_SECONDS)
+    seen: list[JobAnswer] = []
+    vector = await connected(server, seen).extract_vector("mood", pairs=PAIRS)
+    assert vector.id == "mood@1"
+    assert (seen[0].status, seen[-1].status) == ("queued", "succeeded")
+    assert max(one.progress.done for one in seen) == seen[-1].progress.total > 0
+
+
+async def test_a_request_that_waits_too_long_names_the_job_which_goes_on(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.01), request_seconds=REQUEST_SECONDS)
+    answer = await server.client.post("/v1/vectors/extract?wait=true", json={"name": "mood", "pairs": PAIRS})
+    (job,) = (await server.client.get("/v1/jobs")).json()["data"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "request_timed_out")
+    assert answer.headers["x-should-retry"] == "false"
+    assert job["id"] in answer.json()["error"]["message"]
+    while (status := await status_of(server, job["id"])) in ("queued", "running"):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert status == "succeeded"
+
+
+async def test_a_caller_who_is_cancelled_cancels_the_job(start: StartServer) -> None:
+    server = await start(ScriptedEngine(gate=asyncio.Event()))
+    seen: list[JobAnswer] = []
+    waiting = asyncio.create_task(connected(server, seen).extract_vector("mood", pairs=PAIRS))
+    await until(lambda: any(one.status == "running" for one in seen))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await status_of(server, seen[0].id) == "cancelled"
+
+
+async def test_a_job_that_fails_or_is_cancelled_raises_what_ended_it(start: StartServer) -> None:
+    server = await start(ScriptedEngine(gate=asyncio.Event()))
+    seen: list[JobAnswer] = []
+    client = connected(server, seen)
+    with pytest.raises(ApiError, match="needs at least 4"):
+        await client.extract_vector("mood", pairs=PAIRS[:1], method="probe", holdout=0)
+    waiting = asyncio.create_task(client.extract_vector("mood", pairs=PAIRS))
+    await until(lambda: seen[-1].status == "running")
+    await server.client.delete(f"/v1/jobs/{seen[-1].id}")
+    with pytest.raises(ApiError) as cancelled:
+        await waiting
+    assert cancelled.value.code == "job_cancelled"
+
+
+def test_an_interrupt_cancels_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(f"{request.method} {request.url.path}")
+        job = {"id": "job-1", "kind": "extract", "status": "running", "error": None, "result": None}
+        progress = {"done": len(sent), "total": 9, "message": "reading texts"}
+        return httpx2.Response(
+            202, content=json.dumps({**job, "progress": progress, "created_at": "", "updated_at": ""})
+        )
+
+    bar = ProgressBar()
+
+    def interrupted(job: JobAnswer) -> None:
+        bar(job)
+        if job.progress.done == 3:
+            raise KeyboardInterrupt
+
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    with Client(http=http, on_progress=interrupted) as client, pytest.raises(KeyboardInterrupt):
+        client.report("mood")
+    assert sent == ["POST /v1/evaluations", "GET /v1/jobs/job-1", "GET /v1/jobs/job-1", "DELETE /v1/jobs/job-1"]
+    assert "extract: reading texts" in capsys.readouterr().err
