@@ -48,8 +48,9 @@ POLL_SECONDS = 0.5
 """Pause between two reads of a job of another server."""
 CANCEL_SECONDS = 5.0
 """How long a cancellation waits for the server that owns the job."""
-WAITED = 0.95
-"""Share of the longest life of a request for which it waits for a job: at the end its handler would be cancelled, and the job with it."""
+LEFT_SECONDS = 5.0
+"""What is left of the longest life of a request when it stops waiting for a job, at most half of it: at its end the handler would be
+cancelled, and the job with it."""
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _TEXTS = frozenset({"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral"})
 """Fields of requests that are texts of the caller, and left out of the record."""
@@ -291,7 +292,7 @@ class NamespaceJobs:
         the error that ended the job: JobCancelled where another caller cancelled it."""
         live = await self._submit(kind, request, work)
         try:
-            await asyncio.wait({live.task}, timeout=WAITED * request_seconds)
+            await asyncio.wait({live.task}, timeout=request_seconds - min(LEFT_SECONDS, request_seconds / 2))
         except asyncio.CancelledError:
             live.stop()
             raise

@@ -151,6 +151,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     notes, provenance = _notes(engine, request), _provenance(engine, request)
     if request.holdout:
         request = replace(request, pairs=await run_in_thread(with_subjects, request.pairs))
+        notes += _about_subjects(request.pairs, provenance["topics"])
     division = await run_in_thread(folding, request.pairs, request.holdout, request.seed)
     total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
@@ -158,7 +159,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     progress(total, total, "done")
-    notes += _about_subjects(request.pairs, provenance["topics"]) + _about_layers(left_out)
+    notes += _about_layers(left_out)
     return assembled(engine.info, request, fits, auroc, division, notes, provenance)
 
 

@@ -13,7 +13,7 @@ from tests.fakes import ScriptedEngine
 from tests.polling import until
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
-REQUEST_SECONDS = 0.4
+REQUEST_SECONDS = 0.6
 
 
 def connected(server: Server, seen: list[JobAnswer]) -> AsyncClient:
@@ -57,13 +57,13 @@ async def test_a_caller_who_is_cancelled_cancels_the_job(start: StartServer) -> 
 
 
 async def test_a_job_that_fails_or_is_cancelled_raises_what_ended_it(start: StartServer) -> None:
+    with pytest.raises(ApiError, match="needs at least 4"):
+        await connected(await start(), []).extract_vector("mood", pairs=PAIRS[:1], method="probe", holdout=0)
     server = await start(ScriptedEngine(gate=asyncio.Event()))
     seen: list[JobAnswer] = []
     client = connected(server, seen)
-    with pytest.raises(ApiError, match="needs at least 4"):
-        await client.extract_vector("mood", pairs=PAIRS[:1], method="probe", holdout=0)
     waiting = asyncio.create_task(client.extract_vector("mood", pairs=PAIRS))
-    await until(lambda: seen[-1].status == "running")
+    await until(lambda: bool(seen) and seen[-1].status == "running")
     await server.client.delete(f"/v1/jobs/{seen[-1].id}")
     with pytest.raises(ApiError) as cancelled:
         await waiting
