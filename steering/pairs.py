@@ -135,17 +135,21 @@ def _partition(
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Deals whole groups to `parts` parts with about equally many positives and negatives, each part as indices of both sides.
     Groups of the positives are dealt first."""
+    members: dict[str, tuple[list[int], list[int]]] = {}
+    for side, of_side in enumerate(groups):
+        for index, name in enumerate(of_side):
+            members.setdefault(name, ([], []))[side].append(index)
     dealt: list[tuple[list[int], list[int]]] = [([], []) for _ in range(parts)]
-    known = set[str]()
+    dealt_names = set[str]()
     for side in range(2):
-        names = sorted(set(groups[side]) - known)
-        known.update(names)
+        names = sorted(set(groups[side]) - dealt_names)
+        dealt_names.update(names)
         rng.shuffle(names)
+        names.sort(key=lambda name: not all(members[name]))  # so that no part gets all groups that both sides have
         for name in names:
-            rows = [[index for index, group in enumerate(one) if group == name] for one in groups]
-            other = 1 - side if rows[1 - side] else side
+            other = 1 - side if members[name][1 - side] else side
             smallest = min(dealt, key=lambda part: (len(part[side]), len(part[other])))
-            for into, found in zip(smallest, rows, strict=True):
+            for into, found in zip(smallest, members[name], strict=True):
                 into.extend(found)
     return [(tuple(sorted(positive)), tuple(sorted(negative))) for positive, negative in dealt]
 

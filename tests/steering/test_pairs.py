@@ -126,6 +126,12 @@ def test_folds_of_lists_without_topics_are_of_equal_size(upper: int, lower: int,
     assert sum(len(one.held_positive) for one in found) == upper
 
 
+def test_each_fold_holds_out_texts_of_both_lists_where_two_topics_are_in_both() -> None:
+    pairs = PairSet(tuple("abcdefgh"), tuple("ij"), tuple("tuvwxyzs"), paired=False, negative_topics=tuple("tu"))
+    for seed in range(20):
+        assert all(one.held_positive and one.held_negative for one in folds(pairs, 0.3, seed))
+
+
 def test_lists_have_a_topic_for_each_text_of_both_or_none() -> None:
     with pytest.raises(InvalidRequest, match="got 1 for 2 positive texts"):
         PairSet(("a", "b"), ("c",), ("t",), paired=False, negative_topics=("t",))
