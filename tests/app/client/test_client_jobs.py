@@ -48,7 +48,7 @@ async def test_a_request_that_waits_too_long_names_the_job_which_goes_on(start: 
 async def test_a_caller_who_is_cancelled_cancels_the_job(start: StartServer) -> None:
     server = await start(ScriptedEngine(gate=asyncio.Event()))
     seen: list[JobAnswer] = []
-    waiting = asyncio.create_task(connected(server, seen).extract_vector("mood", pairs=PAIRS))
+    waiting = asyncio.ensure_future(connected(server, seen).extract_vector("mood", pairs=PAIRS))
     await until(lambda: any(one.status == "running" for one in seen))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -62,7 +62,7 @@ async def test_a_job_that_fails_or_is_cancelled_raises_what_ended_it(start: Star
     server = await start(ScriptedEngine(gate=asyncio.Event()))
     seen: list[JobAnswer] = []
     client = connected(server, seen)
-    waiting = asyncio.create_task(client.extract_vector("mood", pairs=PAIRS))
+    waiting = asyncio.ensure_future(client.extract_vector("mood", pairs=PAIRS))
     await until(lambda: bool(seen) and seen[-1].status == "running")
     await server.client.delete(f"/v1/jobs/{seen[-1].id}")
     with pytest.raises(ApiError) as cancelled:
