@@ -41,8 +41,8 @@ def estimate_auroc(splits: Sequence[Sequence[HeldOut]]) -> Estimate | None:
     """Estimates AUROC and its 95 % interval from the folds of one or more splits; None below MIN_HELD examples of a class.
     Comparisons are formed within a fold, since projections on two directions cannot be compared. The interval is that of
     Student's t on the logit scale; its variance is a jackknife over groups plus the variance between splits. One more group,
-    half way to 0.5, is added, so that a perfect score over few groups does not get an interval of no width. There is no interval below MIN_GROUPS groups; one
-    includes its estimate. Coverage: tests/steering/extraction/test_coverage.py."""
+    half way to 0.5, is added, so that a perfect score over few groups does not get an interval of no width. There is no interval
+    below MIN_GROUPS groups. An interval includes its estimate. Coverage: tests/steering/extraction/test_coverage.py."""
     usable = [folds for folds in splits if _measurable(folds)]
     if not usable:
         return None
