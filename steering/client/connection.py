@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from steering.schemas.resources import JobAnswer
+from steering.schemas.resources import UNFINISHED, JobAnswer
 
 T = TypeVar("T")
 H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
@@ -21,7 +21,6 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 LARGEST_EVENT = 256 << 20  # bytes; the last event of a stream holds the whole response
 WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
 LONGEST_POLL = 1.0  # seconds between two looks at a job
-UNFINISHED = ("queued", "running")
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 

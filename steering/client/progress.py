@@ -3,8 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from steering.client.connection import UNFINISHED
-from steering.schemas.resources import JobAnswer
+from steering.schemas.resources import UNFINISHED, JobAnswer
 
 
 class ProgressBar:

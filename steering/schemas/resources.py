@@ -10,6 +10,7 @@ from steering.schemas.vectors import Description
 from steering.spec import InterventionSpec, SteeringSpec
 
 JobStatus: TypeAlias = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+UNFINISHED: tuple[JobStatus, ...] = ("queued", "running")
 
 
 class JobProgress(Answer):

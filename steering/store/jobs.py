@@ -13,12 +13,11 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from steering.errors import JobNotFound, StoreCorrupt
 from steering.namespaces import SHARED, visible_from
-from steering.schemas.resources import JobProgress
+from steering.schemas.resources import UNFINISHED, JobProgress
 from steering.store.database import AnyRow, Database, check_storage, note_change, upsert
 from steering.store.records import (
     INTERRUPTED,
     RECORD_ID,
-    UNFINISHED,
     UNLIMITED,
     JobPage,
     JobRecord,

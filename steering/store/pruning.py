@@ -2,9 +2,9 @@
 
 from sqlalchemy import and_, delete, func, select, tuple_
 
+from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.migrate import migrate
-from steering.store.records import UNFINISHED
 from steering.store.references import pinned_vectors
 from steering.store.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
 from steering.vectors import VectorId
