@@ -6,7 +6,7 @@
 // read them, and tiles of queries run online softmax (query_tile.h). Threads take tiles from a shared counter, long ones
 // first where some are long, so that no thread is left with one at the end.
 #include "attention_amx.h"
-#include "attention_avx512.h"
+#include "attention_vectors.h"
 #include "cache_write.h"
 #include "operations.h"
 

@@ -39,6 +39,7 @@ inline at::Tensor contiguous_heads(const at::Tensor& states) { return states.str
 
 // Transposes sixteen rows of sixteen pairs: pair p of row r becomes element r of row p.
 inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out) {
+#ifdef __AVX512BF16__
   __m512i in[16], pairs[16], fours[16];
   for (int i = 0; i < 16; ++i) in[i] = _mm512_loadu_si512(rows[i]);
   for (int i = 0; i < 8; ++i) {
@@ -61,6 +62,10 @@ inline void transpose_pairs(const bf16* const (&rows)[16], bf16* out) {
     _mm512_storeu_si512(out + (8 + i) * BF16_LANES, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
     _mm512_storeu_si512(out + (12 + i) * BF16_LANES, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
   }
+#else
+  for (int pair = 0; pair < 16; ++pair)
+    for (int row = 0; row < 16; ++row) std::memcpy(out + pair * BF16_LANES + 2 * row, rows[row] + 2 * pair, 2 * sizeof(bf16));
+#endif
 }
 
 // The new keys and values of a pass, and the cache that they are written to, by head. Keys are rotated when they are written.
@@ -109,12 +114,7 @@ inline void write_values(const HeadRows& values, int64_t head, const Segment& se
     const int64_t position = segment.position + token, offset = position % BLOCK;
     bf16* row = states + (segment.blocks[position / BLOCK] * BLOCK + offset / 2 * 2) * width;
     const bf16* value = values(segment.first + token, head);
-    const __mmask32 places = offset % 2 ? 0xaaaaaaaa : 0x55555555;
-    for (int64_t at = 0; at < width; at += LANES) {
-      __m512i numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + at)));
-      if (offset % 2) numbers = _mm512_slli_epi32(numbers, 16);
-      _mm512_mask_storeu_epi16(row + 2 * at, places, numbers);
-    }
+    for (int64_t at = 0; at < width; ++at) row[2 * at + offset % 2] = value[at];
   }
 }
 

@@ -2,44 +2,19 @@
 //
 // Data layout: the left operand has row-major rows of bfloat16. The right operand is packed in panels of VECTORS * 16
 // columns, [pair][column][2]: two consecutive inputs of one column lie together, which is the operand layout of
-// VDPBF16PS (AVX512_BF16). Sums are float32 and stay in registers: up to MAX_ROWS rows times VECTORS registers.
+// VDPBF16PS (AVX512_BF16). Sums are float32 and stay in registers: up to MAX_ROWS rows times VECTORS vectors.
 //
 // Invariant: a column's sum runs over the inputs in one order for any number of rows, so a row's result has the same bits
-// alone as in a batch.
+// alone as in a batch, and with AVX2 as with AVX512_BF16.
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <immintrin.h>
-
-#include <cstdint>
-#include <cstring>
+#include "lanes.h"
 
 namespace steering {
-
-using bf16 = uint16_t;  // the bit pattern of a bfloat16
-
-constexpr int64_t LANES = 16;            // float32 values in a register
-constexpr int64_t BF16_LANES = 2 * LANES;  // bfloat16 values in a register
-constexpr int MAX_ROWS = 8;              // rows of a tile: with three vectors a row they fill the 32 registers
 
 inline const bf16* bf16_data(const at::Tensor& tensor) { return reinterpret_cast<const bf16*>(tensor.const_data_ptr()); }
 
 inline bf16* mutable_bf16_data(const at::Tensor& tensor) { return reinterpret_cast<bf16*>(tensor.mutable_data_ptr()); }
-
-inline __m512bh load_pairs(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
-
-inline __m512bh broadcast_pair(const bf16* from) {
-  int32_t pair;
-  std::memcpy(&pair, from, sizeof pair);
-  return (__m512bh)_mm512_set1_epi32(pair);
-}
-
-inline __m512 to_float(__m256i values) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16)); }
-
-inline __m512 load_float(const bf16* from) { return to_float(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
-
-inline __m256i to_bf16(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
-
-inline void store_bf16(bf16* to, __m512 values) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), to_bf16(values)); }
 
 // Software prefetch into L2: `lines` cache lines for each step of a tile.
 struct Prefetch {
@@ -62,7 +37,7 @@ template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Stor
 [[gnu::always_inline]] inline void gemm_panels(
     const bf16* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
     const Step& step, const Load& load, const Store& store) {
-  __m512 sums[ROWS][VECTORS];
+  Floats sums[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
@@ -73,16 +48,16 @@ template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Stor
     for (int vector = 0; vector < VECTORS; ++vector) piece[vector] = panel(block, vector);
     const bf16* inputs = left + block * pairs * 2;
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      __m512bh right[VECTORS];
+      Pairs right[VECTORS];
 #pragma GCC unroll 4
       for (int vector = 0; vector < VECTORS; ++vector) right[vector] = load_pairs(piece[vector] + pair * pair_stride);
       step(block, pair);
 #pragma GCC unroll 16
       for (int row = 0; row < ROWS; ++row) {
-        const __m512bh input = broadcast_pair(inputs + row * stride + 2 * pair);
+        const Pairs input = broadcast_pair(inputs + row * stride + 2 * pair);
 #pragma GCC unroll 4
         for (int vector = 0; vector < VECTORS; ++vector)
-          sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], right[vector], input);
+          sums[row][vector] = dot(sums[row][vector], right[vector], input);
       }
     }
   }
@@ -104,9 +79,9 @@ inline void dispatch_tiles(int64_t rows, const Call& call) {
       case 3: call.template operator()<3>(first); break;
       case 4: call.template operator()<4>(first); break;
       case 5: call.template operator()<5>(first); break;
-      case 6: call.template operator()<6>(first); break;
+      case 6: if constexpr (MAX > 5) call.template operator()<6>(first); break;
       case 7: if constexpr (MAX > 6) call.template operator()<7>(first); break;
-      default: if constexpr (MAX > 6) call.template operator()<8>(first);
+      default: if constexpr (MAX > 7) call.template operator()<8>(first);
     }
   }
 }

@@ -31,6 +31,12 @@ def has_avx512_bf16() -> bool:
 
 
 @cache
+def has_kernels() -> bool:
+    """Whether our kernels are built for this CPU: one with AVX2 and FMA, or with AVX512_BF16."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+@cache
 def has_amx_bf16() -> bool:
     """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
     return torch.cpu._is_amx_tile_supported()
@@ -54,20 +60,22 @@ def cpu_features() -> str:
 
 
 def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX512_BF16."""
-    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx512_bf16()
+    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX2 or AVX512_BF16."""
+    return dtype == torch.bfloat16 and device.type == "cpu" and has_kernels()
 
 
 def _options(kernels: bool) -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-    if not (kernels and has_avx512_bf16()):
+    if not (kernels and has_kernels()):
         return options
-    extensions = ["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"]
-    if has_amx_bf16():
-        extensions += ["amx-tile", "amx-bf16"]
+    extensions, capability = ["avx2", "fma", "f16c"], "AVX2"
+    if has_avx512_bf16():
+        extensions, capability = [*extensions, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"], "AVX512"
+        if has_amx_bf16():
+            extensions += ["amx-tile", "amx-bf16"]
     flags = [f"-m{extension}" for extension in extensions]
-    return [*options, *flags, "-DCPU_CAPABILITY=AVX512", "-DCPU_CAPABILITY_AVX512"]
+    return [*options, *flags, f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]
 
 
 def library_path(folder: Path, *, kernels: bool = True) -> Path:
@@ -84,7 +92,7 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
     unfinished = scratch / target.name
     includes = [part for path in include_paths() for part in ("-isystem", path)]
     libraries = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    sources = [str(HERE / f"{name}.cpp") for name in (*BASE, *(KERNELS if kernels and has_avx512_bf16() else ()))]
+    sources = [str(HERE / f"{name}.cpp") for name in (*BASE, *(KERNELS if kernels and has_kernels() else ()))]
     command = [get_cpp_compiler(), *_options(kernels), *sources, "-o", str(unfinished), *includes, *libraries]
     subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)  # noqa: S603 - our own source
     unfinished.rename(target)

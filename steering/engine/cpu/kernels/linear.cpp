@@ -1,5 +1,4 @@
-// Linear layers in bfloat16 as a panel-packed, register-blocked GEMM; used for every linear layer of a pass on CPUs with
-// AVX512_BF16 and without AMX.
+// Linear layers in bfloat16 as a panel-packed, register-blocked GEMM; used for every linear layer of a pass on CPUs without AMX.
 //
 // Data layout: weights are packed once (operations.pack_weight) as column panels, see gemm_tile.h. Each thread owns a
 // contiguous range of panels and multiplies all rows by them, in blocks that stay in the L2 cache, while the next panel is
@@ -9,7 +8,6 @@
 #include "operations.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -69,47 +67,50 @@ Panel panel_at(const Call& call, int64_t index) {
 template <class Store>
 void multiply(const Call& call, const Panel& panel, const bf16* next, int64_t first, int64_t rows, const Store& store) {
   const int64_t width = call.width, start = panel.index * PANEL;
-  const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  // a panel has VECTORS cache lines a pair; the tiles share them
-  Prefetch prefetch{reinterpret_cast<const char*>(next), (VECTORS + tiles - 1) / tiles};
+  const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS, loops = tiles * VECTORS / vectors_together(rows > 1 ? 2 : 1);
+  // a panel has VECTORS cache lines a pair; the loops over the inputs share them
+  Prefetch prefetch{reinterpret_cast<const char*>(next), (VECTORS + loops - 1) / loops};
   int64_t remaining = next ? VECTORS : 0;
-  const bf16* weights = panel.weights(width);
   dispatch_tiles<MAX_ROWS>(rows, [&]<int ROWS>(int64_t row) {
-    const auto load_bias = [&](int, int vector) { return _mm512_loadu_ps(panel.layer->bias + start + vector * LANES); };
-    const auto store_tile = [&](int offset, int vector, __m512 sums) { store(row + offset, vector, sums); };
-    prefetch.lines = std::min(prefetch.lines, remaining);
-    remaining -= prefetch.lines;
-    gemm_panels<ROWS, VECTORS>(
-        call.left + (first + row) * width, width, 1, width / 2, 2 * PANEL,
-        [&](int64_t, int vector) { return weights + vector * BF16_LANES; }, [&](int64_t, int64_t) { prefetch.step(); }, load_bias,
-        store_tile);
+    constexpr int TOGETHER = vectors_together(ROWS);
+    for (int vectors = 0; vectors < VECTORS; vectors += TOGETHER) {
+      prefetch.lines = std::min(prefetch.lines, remaining);
+      remaining -= prefetch.lines;
+      const int64_t column = vectors * LANES;
+      const bf16* weights = panel.weights(width) + 2 * column;
+      const float* bias = panel.layer->bias + start + column;
+      gemm_panels<ROWS, TOGETHER>(
+          call.left + (first + row) * width, width, 1, width / 2, 2 * PANEL,
+          [&](int64_t, int vector) { return weights + vector * BF16_LANES; }, [&](int64_t, int64_t) { prefetch.step(); },
+          [&](int, int vector) { return load(bias + vector * LANES); },
+          [&](int offset, int vector, Floats sums) { store(row + offset, vectors + vector, sums); });
+    }
   });
 }
 
 // Writes sixteen columns of a row, as many of them as the layer has.
-void write(const Call& call, const Panel& panel, int64_t row, int vector, __m256i values) {
+void write(const Call& call, const Panel& panel, int64_t row, int vector, Halves values) {
   const int64_t column = panel.index * PANEL + vector * LANES;
   const int64_t valid = std::clamp<int64_t>(panel.layer->columns - column, 0, LANES);
   bf16* to = panel.layer->out + row * call.stride + column;
-  if (valid == LANES) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), values);
-  else if (valid > 0) _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << valid) - 1), values);
+  if (valid == LANES) return store_halves(to, values);
+  bf16 all[LANES];
+  store_halves(all, values);
+  std::copy_n(all, valid, to);
 }
 
-__m512 round_to_bf16(__m512 values) { return to_float(to_bf16(values)); }
-
 // SiLU(gate) * up, rounded to bfloat16 wherever a model that computes operation by operation rounds.
-__m256i silu_times(const bf16* gates, __m512 up) {
-  const __m512 gate = load_float(gates), one = _mm512_set1_ps(1.0f);
-  const __m512 exponential = at::vec::Vectorized<float>(_mm512_sub_ps(_mm512_setzero_ps(), gate)).exp_u20();
-  const __m512 silu = _mm512_div_ps(gate, _mm512_add_ps(one, exponential));
-  return to_bf16(_mm512_mul_ps(round_to_bf16(silu), round_to_bf16(up)));
+Halves silu_times(const bf16* gates, Floats up) {
+  const Floats gate = load_float(gates);
+  const Floats silu = gate / (broadcast(1.0f) + exponential(zero() - gate));
+  return to_bf16(round_to_bf16(silu) * round_to_bf16(up));
 }
 
 // One panel of a call, or the panels of gate and up projection at the same columns.
 void compute(const Call& call, int64_t index, const bf16* next, int64_t first, int64_t rows) {
   if (!call.swiglu) {
     const Panel panel = panel_at(call, index);
-    multiply(call, panel, next, first, rows, [&](int64_t row, int vector, __m512 sums) {
+    multiply(call, panel, next, first, rows, [&](int64_t row, int vector, Floats sums) {
       write(call, panel, first + row, vector, to_bf16(sums));
     });
     return;
@@ -118,10 +119,10 @@ void compute(const Call& call, int64_t index, const bf16* next, int64_t first, i
   bf16* gates = scratch.data();  // read once: each access to a thread_local costs a call
   const Panel gate{&call.layers[0], index}, up{&call.layers[1], index};
   const auto gate_at = [gates](int64_t row, int vector) { return gates + row * PANEL + vector * LANES; };
-  multiply(call, gate, up.weights(call.width), first, rows, [&](int64_t row, int vector, __m512 sums) {
+  multiply(call, gate, up.weights(call.width), first, rows, [&](int64_t row, int vector, Floats sums) {
     store_bf16(gate_at(row, vector), sums);
   });
-  multiply(call, up, next, first, rows, [&](int64_t row, int vector, __m512 sums) {
+  multiply(call, up, next, first, rows, [&](int64_t row, int vector, Floats sums) {
     write(call, gate, first + row, vector, silu_times(gate_at(row, vector), sums));
   });
 }

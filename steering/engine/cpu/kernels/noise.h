@@ -1,6 +1,6 @@
 // The noise of sampling.py: its words, its Gumbel numbers, and a bound of these that needs no logarithm.
 #pragma once
-#include <immintrin.h>
+#include "lanes.h"
 
 #include <cmath>
 #include <cstdint>
@@ -27,11 +27,11 @@ struct Generator {
 inline float gumbel(int32_t word) { return -std::log(-std::log(static_cast<float>(word) * 0x1p-24f)); }
 
 // -log(-log(u)) <= -log(1 - u), as -log(u) >= 1 - u; and 1 - u >= 2^(e - 24), where e is the exponent of 2^24 - word.
-inline __m512 noise_bound(__m512i words) {
-  const __m512 rest = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(1 << NOISE_BITS), words));
-  const __m512i exponent = _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(rest), 23), _mm512_set1_epi32(127));
-  const __m512i halvings = _mm512_sub_epi32(_mm512_set1_epi32(NOISE_BITS), exponent);
-  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(halvings), _mm512_set1_ps(LN2_ABOVE), _mm512_set1_ps(NOISE_MARGIN));
+inline Floats noise_bound(Words words) {
+  const Floats rest = numbers_of(minus(broadcast_word(1 << NOISE_BITS), words));
+  const Words exponent = minus(shifted_right<23>(bits_of(rest)), broadcast_word(127));
+  const Words halvings = minus(broadcast_word(NOISE_BITS), exponent);
+  return fma(numbers_of(halvings), broadcast(LN2_ABOVE), broadcast(NOISE_MARGIN));
 }
 
 }  // namespace steering

@@ -28,18 +28,17 @@ struct Norm {
 
   // Values are rounded to bfloat16 where a model that computes operation by operation rounds them.
   void run(const bf16* row, bf16* out) const {
-    __m512 squares = _mm512_setzero_ps();
+    Floats squares = zero();
     for (int64_t at = 0; at < width; at += LANES) {
-      const __m512 values = load_float(row + at);
-      squares = _mm512_fmadd_ps(values, values, squares);
+      const Floats values = load_float(row + at);
+      squares = fma(values, values, squares);
     }
-    const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon));
-    const __m512 one = _mm512_set1_ps(1.0f);
+    const Floats factor = broadcast(1.0f / std::sqrt(sum_of(squares) / width + epsilon)), one = broadcast(1.0f);
     for (int64_t at = 0; at < width; at += LANES) {
-      __m512 scaled = _mm512_mul_ps(load_float(row + at), factor), weights = load_float(weight + at);
-      if (zero_centered) weights = _mm512_add_ps(weights, one);
-      else scaled = to_float(to_bf16(scaled));
-      store_bf16(out + at, _mm512_mul_ps(scaled, weights));
+      Floats scaled = load_float(row + at) * factor, weights = load_float(weight + at);
+      if (zero_centered) weights = weights + one;
+      else scaled = round_to_bf16(scaled);
+      store_bf16(out + at, scaled * weights);
     }
   }
 };
@@ -105,7 +104,7 @@ std::tuple<at::Tensor, at::Tensor> add_rms_norm(
   for_rows(left, [&](int64_t row) {
     const int64_t start = row * width;
     for (int64_t at = start; at < start + width; at += LANES)
-      store_bf16(total + at, _mm512_add_ps(load_float(one + at), load_float(other + at)));
+      store_bf16(total + at, load_float(one + at) + load_float(other + at));
     norm.run(total + start, out + start);
   });
   return {sum, normed};

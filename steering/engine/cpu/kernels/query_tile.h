@@ -5,14 +5,12 @@
 //
 // Algorithm: 192 positions at a time (12 blocks, beginning at multiples of 192): scores, softmax with a running maximum,
 // weighted sum of the values. Scores and sums are float32, weights are rounded to bfloat16. The products are in
-// attention_amx.h and attention_avx512.h.
+// attention_amx.h and attention_vectors.h.
 //
 // Invariant: a token's result depends on its own query and past alone, in one order of operations, so it has the same bits
 // whether it is decoded or read as part of a prompt, and however prompts are cut and batched.
 #pragma once
 #include "gemm_tile.h"
-
-#include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
 #include <cmath>
@@ -37,10 +35,9 @@ struct ScoreOptions {
   int64_t first_visible(int64_t position) const { return window ? std::max<int64_t>(0, position - *window + 1) : 0; }
 
   // Scales and caps products of query and key.
-  __m512 capped(__m512 products) const {
-    const __m512 scores = _mm512_mul_ps(products, _mm512_set1_ps(scaling));
-    const at::vec::Vectorized<float> cap(static_cast<float>(*softcap));
-    return (at::vec::Vectorized<float>(scores) / cap).tanh() * cap;
+  Floats capped(Floats products) const {
+    const Floats cap = broadcast(static_cast<float>(*softcap));
+    return map(products * broadcast(scaling) / cap, [](Register part) { return part.tanh(); }) * cap;
   }
 
   // exp(score) is 2^(factor * x), where x is a capped score or, without softcap, a product of query and key.
@@ -52,31 +49,23 @@ struct ScoreOptions {
 
 // 2^x by a polynomial of degree 4 in the fraction of x, fitted on [-0.5, 0.5]: a relative error of 2.6e-6, far below that
 // of rounding to bfloat16. Inputs far below -126 become 0.
-inline __m512 power_of_two(__m512 x) {
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 fraction = _mm512_sub_ps(x, whole);
-  __m512 sum = _mm512_set1_ps(0.0095700873f);
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.055917859f));
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.24024746f));
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.69312179f));
-  sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(0.99999928f));
-  return _mm512_scalef_ps(sum, whole);
-}
-
-// A mask of the first `count` lanes.
-inline __mmask16 first_lanes(int64_t count) {
-  return count >= LANES ? 0xffff : static_cast<__mmask16>((1u << std::max<int64_t>(count, 0)) - 1);
+inline Floats power_of_two(Floats x) {
+  const Floats whole = rounded(x), fraction = x - whole;
+  Floats sum = broadcast(0.0095700873f);
+  for (const float coefficient : {0.055917859f, 0.24024746f, 0.69312179f, 0.99999928f})
+    sum = fma(sum, fraction, broadcast(coefficient));
+  return scaled(sum, whole);
 }
 
 // Calls call(at, mask) for each group of 16 lanes with one in [begin, end); only the first and the last need a mask.
 template <class Call>
 inline void for_visible(int64_t begin, int64_t end, const Call& call) {
   const int64_t first = begin / LANES * LANES, last = (end - 1) / LANES * LANES;
-  const auto from_begin = static_cast<__mmask16>(~first_lanes(begin - first));
-  const __mmask16 to_end = first_lanes(end - last);
-  if (first == last) return call(first, static_cast<__mmask16>(from_begin & to_end));
+  const auto from_begin = static_cast<Mask>(~first_lanes(begin - first));
+  const Mask to_end = first_lanes(end - last);
+  if (first == last) return call(first, static_cast<Mask>(from_begin & to_end));
   call(first, from_begin);
-  for (int64_t at = first + LANES; at < last; at += LANES) call(at, __mmask16{0xffff});
+  for (int64_t at = first + LANES; at < last; at += LANES) call(at, Mask{0xffff});
   call(last, to_end);
 }
 
@@ -133,42 +122,41 @@ struct QueryTile {
     std::fill_n(out, begin / LANES * LANES, bf16{0});
     const int64_t zeros = (end + LANES - 1) / LANES * LANES;
     std::fill_n(out + zeros, count - zeros, bf16{0});
-    __m512 maxima = _mm512_set1_ps(-INFINITY);
-    for_visible(begin, end, [&](int64_t at, __mmask16 mask) {
-      __m512 block = _mm512_loadu_ps(values + at);
+    const Floats lowest = broadcast(-INFINITY);
+    Floats maxima = lowest;
+    for_visible(begin, end, [&](int64_t at, Mask mask) {
+      Floats block = load(values + at);
       if (options.softcap) {
         block = options.capped(block);
-        _mm512_storeu_ps(values + at, block);
+        store(values + at, block);
       }
-      maxima = _mm512_mask_max_ps(maxima, mask, maxima, block);
+      maxima = maximum(maxima, select(mask, block, lowest));
     });
-    const float before = row_max[row], now = std::max(before, _mm512_reduce_max_ps(maxima));
+    const float before = row_max[row], now = std::max(before, maximum_of(maxima));
     const float factor = options.exponent_factor();
-    const __m512 factors = _mm512_set1_ps(factor), shift = _mm512_set1_ps(-now * factor);
-    __m512 total = _mm512_setzero_ps();
-    for_visible(begin, end, [&](int64_t at, __mmask16 mask) {
-      const __m512 exponent = _mm512_fmadd_ps(_mm512_loadu_ps(values + at), factors, shift);
-      const __m512 weight = _mm512_maskz_mov_ps(mask, power_of_two(exponent));
-      total = _mm512_add_ps(total, weight);
+    const Floats factors = broadcast(factor), shift = broadcast(-now * factor);
+    Floats total = zero();
+    for_visible(begin, end, [&](int64_t at, Mask mask) {
+      const Floats exponent = fma(load(values + at), factors, shift);
+      const Floats weight = select(mask, power_of_two(exponent), zero());
+      total = total + weight;
       store_bf16(out + at, weight);
     });
     row_max[row] = now;
     if (now != before) rescale(row, before == -INFINITY ? 0.0f : std::exp2((before - now) * factor));
-    row_sum[row] += _mm512_reduce_add_ps(total);
+    row_sum[row] += sum_of(total);
   }
 
   void rescale(int64_t row, float factor) {
     row_sum[row] *= factor;
     float* sums = acc + row * width;
-    for (int64_t at = 0; at < width; at += LANES)
-      _mm512_storeu_ps(sums + at, _mm512_mul_ps(_mm512_loadu_ps(sums + at), _mm512_set1_ps(factor)));
+    for (int64_t at = 0; at < width; at += LANES) store(sums + at, load(sums + at) * broadcast(factor));
   }
 
   // Writes acc / row_sum of one row.
   void store_row(int64_t row, bf16* to) const {
-    const __m512 factor = _mm512_set1_ps(1.0f / row_sum[row]);
-    for (int64_t at = 0; at < width; at += LANES)
-      store_bf16(to + at, _mm512_mul_ps(_mm512_loadu_ps(acc + row * width + at), factor));
+    const Floats factor = broadcast(1.0f / row_sum[row]);
+    for (int64_t at = 0; at < width; at += LANES) store_bf16(to + at, load(acc + row * width + at) * factor);
   }
 
  private:

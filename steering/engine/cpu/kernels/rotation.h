@@ -16,14 +16,12 @@ struct Rotation {
   void apply(const bf16* x, int64_t token, int64_t width, bf16* out) const {
     const bf16 *cosine = cosines + token * stride, *sine = sines + token * stride;
     const int64_t middle = width / 2;
-    const auto turned = [](__m512 a, const bf16* cosine, __m512 b, const bf16* sine) {
-      const __m512 first = to_float(to_bf16(_mm512_mul_ps(a, load_float(cosine))));
-      const __m512 second = to_float(to_bf16(_mm512_mul_ps(b, load_float(sine))));
-      return _mm512_add_ps(first, second);
+    const auto turned = [](Floats a, const bf16* cosine, Floats b, const bf16* sine) {
+      return round_to_bf16(a * load_float(cosine)) + round_to_bf16(b * load_float(sine));
     };
     for (int64_t at = 0; at < middle; at += LANES) {
-      const __m512 low = load_float(x + at), high = load_float(x + middle + at);
-      store_bf16(out + at, turned(low, cosine + at, _mm512_sub_ps(_mm512_setzero_ps(), high), sine + at));
+      const Floats low = load_float(x + at), high = load_float(x + middle + at);
+      store_bf16(out + at, turned(low, cosine + at, zero() - high, sine + at));
       store_bf16(out + middle + at, turned(high, cosine + middle + at, low, sine + middle + at));
     }
   }

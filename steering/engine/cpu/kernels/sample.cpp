@@ -11,12 +11,13 @@
 #include "operations.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -50,7 +51,7 @@ float to_float(bf16 value) {
 }
 
 // Up to LANES logits; the missing ones are -infinity.
-__m512 load_some(const bf16* logits, int64_t count) {
+Floats load_some(const bf16* logits, int64_t count) {
   if (count >= LANES) return load_float(logits);
   bf16 padded[LANES];
   std::fill_n(padded, LANES, bf16{0xff80});
@@ -60,19 +61,19 @@ __m512 load_some(const bf16* logits, int64_t count) {
 
 // The first index of the maximum. -infinity is a mask; a row with NaN, with +infinity or of masks alone is not finite.
 Choice argmax(const bf16* logits, int64_t count) {
-  const __m512 infinity = _mm512_set1_ps(INFINITY);
-  __m512 maxima = _mm512_set1_ps(-INFINITY);
-  __mmask16 nonfinite = 0;
+  const Floats infinity = broadcast(INFINITY);
+  Floats maxima = broadcast(-INFINITY);
+  Mask nonfinite = 0;
   for (int64_t start = 0; start < count; start += LANES) {
-    const __m512 values = load_some(logits + start, count - start);
-    nonfinite |= _mm512_cmp_ps_mask(values, infinity, _CMP_NLT_UQ);
-    maxima = _mm512_max_ps(maxima, values);
+    const Floats values = load_some(logits + start, count - start);
+    nonfinite |= not_below(values, infinity);
+    maxima = maximum(maxima, values);
   }
-  const float best = _mm512_reduce_max_ps(maxima);
+  const float best = maximum_of(maxima);
   if (nonfinite || best == -INFINITY) return {0, 0};
   for (int64_t start = 0;; start += LANES)
-    if (const auto equal = _mm512_cmp_ps_mask(load_some(logits + start, count - start), _mm512_set1_ps(best), _CMP_EQ_OQ))
-      return {start + __builtin_ctz(equal), 1};
+    if (const Mask found = equal(load_some(logits + start, count - start), broadcast(best)))
+      return {start + __builtin_ctz(found), 1};
 }
 
 // The argmax of logits + temperature * noise. otherwise: the token where all sums are -infinity.
@@ -82,15 +83,15 @@ int64_t sampled(const bf16* logits, int64_t count, float temperature, Generator 
   for (int64_t start = 0; start < count; start += LANES) {
     alignas(64) uint64_t drawn[LANES / 2];
     for (uint64_t& word : drawn) word = generator.next();
-    const __m512i words = _mm512_srli_epi32(_mm512_load_si512(drawn), 32 - NOISE_BITS);
-    const __m512 values = load_some(logits + start, count - start);
-    const __m512 bound = _mm512_fmadd_ps(noise_bound(words), _mm512_set1_ps(temperature), values);
-    auto possible = _mm512_cmp_ps_mask(bound, _mm512_set1_ps(best), _CMP_GE_OQ);
+    const Words words = shifted_right<32 - NOISE_BITS>(load_words(drawn));
+    const Floats values = load_some(logits + start, count - start);
+    const Floats bound = fma(noise_bound(words), broadcast(temperature), values);
+    Mask possible = at_least(bound, broadcast(best));
     if (!possible) continue;
     alignas(64) int32_t word[LANES];
     alignas(64) float value[LANES];
-    _mm512_store_si512(word, words);
-    _mm512_store_ps(value, values);
+    store_words(word, words);
+    store(value, values);
     for (; possible; possible &= possible - 1) {
       const int lane = __builtin_ctz(possible);
       const float sum = gumbel(word[lane]) * temperature + value[lane];
@@ -106,33 +107,30 @@ struct ScaledRow {
   int64_t count;
   float highest, temperature;
 
-  __m512 load(int64_t start) const {
-    const __m512 below = _mm512_sub_ps(load_some(logits + start, count - start), _mm512_set1_ps(highest));
-    return _mm512_div_ps(below, _mm512_set1_ps(temperature));
+  Floats at(int64_t start) const {
+    return (load_some(logits + start, count - start) - broadcast(highest)) / broadcast(temperature);
   }
 
   // Sum of exp over all tokens.
   double mass() const {
-    __m512d sums = _mm512_setzero_pd();
+    std::array<double, LANES> sums{};
     for (int64_t start = 0; start < count; start += LANES) {
-      const __m512 weights = at::vec::Vectorized<float>(load(start)).exp_u20();
-      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_castps512_ps256(weights)));
-      sums = _mm512_add_pd(sums, _mm512_cvtps_pd(_mm512_extractf32x8_ps(weights, 1)));
+      float weights[LANES];
+      store(weights, exponential(at(start)));
+      for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += weights[lane];
     }
-    return _mm512_reduce_add_pd(sums);
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
   }
 
   // The tokens within `width` of the best one, in ascending order.
   void collect(float width, std::vector<Candidate>& into) const {
     into.clear();
-    const __m512 floor = _mm512_set1_ps(-width);
     for (int64_t start = 0; start < count; start += LANES) {
-      const __m512 values = load(start);
-      const auto last = std::min<int64_t>(count - start, LANES);
-      auto near = _mm512_cmp_ps_mask(values, floor, _CMP_GE_OQ) & ((1u << last) - 1);
+      const Floats values = at(start);
+      Mask near = at_least(values, broadcast(-width)) & first_lanes(count - start);
       if (!near) continue;
       alignas(64) float value[LANES];
-      _mm512_store_ps(value, values);
+      store(value, values);
       for (; near; near &= near - 1) into.push_back({value[__builtin_ctz(near)], start + __builtin_ctz(near)});
     }
   }

@@ -1,4 +1,4 @@
-// The products of attention by register-blocked GEMM (VDPBF16PS), for CPUs with AVX512_BF16 and without AMX: see query_tile.h.
+// The products of attention by register-blocked GEMM, for CPUs without AMX: see query_tile.h.
 #pragma once
 #ifndef __AMX_BF16__
 #include "query_tile.h"
@@ -20,20 +20,22 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
       next_values[vector] = values[first + std::min(start + vector, count - 1)];
     }
     dispatch_tiles<MAX_ROWS>(tile.rows(), [&]<int ROWS>(int64_t row) {
-      gemm_panels<ROWS, KEY_VECTORS>(
-          tile.queries + row * tile.width, tile.width, 1, tile.width / 2, BF16_LANES,
-          [&](int64_t, int vector) { return keys[first + std::min(start + vector, count - 1)]; },
-          [&](int64_t, int64_t pair) {
-            if (!small) return;
-            for (int vector = 0; vector < KEY_VECTORS; ++vector) {
-              _mm_prefetch(reinterpret_cast<const char*>(next_keys[vector] + pair * BF16_LANES), _MM_HINT_T0);
-              _mm_prefetch(reinterpret_cast<const char*>(next_values[vector] + pair * BF16_LANES), _MM_HINT_T0);
-            }
-          },
-          [](int, int) { return _mm512_setzero_ps(); },
-          [&](int offset, int vector, __m512 sums) {
-            _mm512_storeu_ps(tile.scores + (row + offset) * POSITIONS + (start + vector) * BLOCK, sums);
-          });
+      constexpr int TOGETHER = vectors_together(ROWS);
+      for (int vectors = 0; vectors < KEY_VECTORS; vectors += TOGETHER)
+        gemm_panels<ROWS, TOGETHER>(
+            tile.queries + row * tile.width, tile.width, 1, tile.width / 2, BF16_LANES,
+            [&](int64_t, int vector) { return keys[first + std::min(start + vectors + vector, count - 1)]; },
+            [&](int64_t, int64_t pair) {
+              if (!small) return;
+              for (int vector = vectors; vector < vectors + TOGETHER; ++vector) {
+                _mm_prefetch(reinterpret_cast<const char*>(next_keys[vector] + pair * BF16_LANES), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(next_values[vector] + pair * BF16_LANES), _MM_HINT_T0);
+              }
+            },
+            [](int, int) { return zero(); },
+            [&](int offset, int vector, Floats sums) {
+              store(tile.scores + (row + offset) * POSITIONS + (start + vectors + vector) * BLOCK, sums);
+            });
     });
   }
 }
@@ -48,16 +50,18 @@ inline void accumulate_columns(QueryTile& tile, const BlockTable& values, int64_
           tile.weights + row * POSITIONS, POSITIONS, count, BLOCK / 2, 2 * tile.width,
           [&](int64_t block, int vector) { return values[first + block] + 2 * column + vector * BF16_LANES; },
           [](int64_t, int64_t) {},
-          [&](int offset, int vector) { return _mm512_loadu_ps(sums + offset * tile.width + vector * LANES); },
-          [&](int offset, int vector, __m512 result) {
-            _mm512_storeu_ps(sums + offset * tile.width + vector * LANES, result);
+          [&](int offset, int vector) { return load(sums + offset * tile.width + vector * LANES); },
+          [&](int offset, int vector, Floats result) {
+            store(sums + offset * tile.width + vector * LANES, result);
           });
     });
 }
 
 // acc += weights * values, for blocks [first, first + count).
 inline void accumulate_values(QueryTile& tile, const BlockTable& values, int64_t first, int64_t count) {
-  if (tile.width % (4 * LANES) == 0)
+  if constexpr (vectors_together(MAX_ROWS) == 1)
+    accumulate_columns<1, MAX_ROWS>(tile, values, first, count);
+  else if (tile.width % (4 * LANES) == 0)
     accumulate_columns<4, 6>(tile, values, first, count);
   else
     accumulate_columns<2, MAX_ROWS>(tile, values, first, count);
