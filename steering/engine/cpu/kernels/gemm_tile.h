@@ -1,6 +1,6 @@
 // Register-blocked bfloat16 GEMM: the inner loop of the linear layers and of attention.
 //
-// Data layout: the left operand has row-major rows of bfloat16. The right operand is packed in panels of VECTORS * 16
+// Data layout: the left operand has row-major rows of Left. The right operand is packed in panels of VECTORS * 16
 // columns, [pair][column][2]: two consecutive inputs of one column lie together, which is the operand layout of
 // VDPBF16PS (AVX512_BF16). Sums are float32 and stay in registers: up to MAX_ROWS rows times VECTORS vectors.
 //
@@ -35,7 +35,7 @@ struct Prefetch {
 // each pair. Always inlined, so that strides are constants: 2 % faster from 256 rows on (AMD EPYC).
 template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Store>
 [[gnu::always_inline]] inline void gemm_panels(
-    const bf16* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
+    const Left* left, int64_t stride, int64_t blocks, int64_t pairs, int64_t pair_stride, const Panel& panel,
     const Step& step, const Load& load, const Store& store) {
   Floats sums[ROWS][VECTORS];
 #pragma GCC unroll 16
@@ -46,19 +46,10 @@ template <int ROWS, int VECTORS, class Panel, class Step, class Load, class Stor
     const bf16* piece[VECTORS];
 #pragma GCC unroll 4
     for (int vector = 0; vector < VECTORS; ++vector) piece[vector] = panel(block, vector);
-    const bf16* inputs = left + block * pairs * 2;
+    const Left* inputs = left + block * pairs * 2;
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      Pairs right[VECTORS];
-#pragma GCC unroll 4
-      for (int vector = 0; vector < VECTORS; ++vector) right[vector] = load_pairs(piece[vector] + pair * pair_stride);
       step(block, pair);
-#pragma GCC unroll 16
-      for (int row = 0; row < ROWS; ++row) {
-        const Pairs input = broadcast_pair(inputs + row * stride + 2 * pair);
-#pragma GCC unroll 4
-        for (int vector = 0; vector < VECTORS; ++vector)
-          sums[row][vector] = dot(sums[row][vector], right[vector], input);
-      }
+      add_products<ROWS, VECTORS>(sums, inputs + 2 * pair, stride, piece, pair * pair_stride);
     }
   }
 #pragma GCC unroll 16

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -22,7 +23,8 @@ using namespace steering;
 
 constexpr int VECTORS = 3;
 constexpr int64_t PANEL = VECTORS * LANES;  // columns
-constexpr int64_t ROW_BLOCK = 512;          // rows that are multiplied by all of a thread's panels before the next block
+// Rows that are multiplied by all of a thread's panels before the next block: they stay in L2.
+constexpr int64_t ROW_BLOCK = sizeof(Left) == sizeof(bf16) ? 512 : 64;
 
 struct Layer {
   const bf16* panels;
@@ -63,9 +65,9 @@ Panel panel_at(const Call& call, int64_t index) {
   return {layer, index};
 }
 
-// Multiplies `rows` rows from `first` by one panel while the panel at `next` is prefetched. store(row, vector, sums).
+// Multiplies `rows` rows of `left` by one panel while the panel at `next` is prefetched. store(row, vector, sums).
 template <class Store>
-void multiply(const Call& call, const Panel& panel, const bf16* next, int64_t first, int64_t rows, const Store& store) {
+void multiply(const Call& call, const Panel& panel, const bf16* next, const Left* left, int64_t rows, const Store& store) {
   const int64_t width = call.width, start = panel.index * PANEL;
   const int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS, loops = tiles * VECTORS / vectors_together(rows > 1 ? 2 : 1);
   // a panel has VECTORS cache lines a pair; the loops over the inputs share them
@@ -80,7 +82,7 @@ void multiply(const Call& call, const Panel& panel, const bf16* next, int64_t fi
       const bf16* weights = panel.weights(width) + 2 * column;
       const float* bias = panel.layer->bias + start + column;
       gemm_panels<ROWS, TOGETHER>(
-          call.left + (first + row) * width, width, 1, width / 2, 2 * PANEL,
+          left + row * width, width, 1, width / 2, 2 * PANEL,
           [&](int64_t, int vector) { return weights + vector * BF16_LANES; }, [&](int64_t, int64_t) { prefetch.step(); },
           [&](int, int vector) { return load(bias + vector * LANES); },
           [&](int offset, int vector, Floats sums) { store(row + offset, vectors + vector, sums); });
@@ -106,11 +108,25 @@ Halves silu_times(const bf16* gates, Floats up) {
   return to_bf16(round_to_bf16(silu) * round_to_bf16(up));
 }
 
+// The rows as GEMM reads them, valid until this thread's next call.
+template <class Number = Left>
+const Number* left_operand(const bf16* rows, int64_t count) {
+  if constexpr (std::is_same_v<Number, bf16>) {
+    return rows;
+  } else {
+    static thread_local std::vector<Number> widened;  // kept: threads that allocate wait for each other
+    widened.resize(std::max<size_t>(widened.size(), count));
+    Number* to = widened.data();
+    for (int64_t at = 0; at < count; ++at) to[at] = to_float(rows[at]);
+    return to;
+  }
+}
+
 // One panel of a call, or the panels of gate and up projection at the same columns.
-void compute(const Call& call, int64_t index, const bf16* next, int64_t first, int64_t rows) {
+void compute(const Call& call, int64_t index, const bf16* next, const Left* left, int64_t first, int64_t rows) {
   if (!call.swiglu) {
     const Panel panel = panel_at(call, index);
-    multiply(call, panel, next, first, rows, [&](int64_t row, int vector, Floats sums) {
+    multiply(call, panel, next, left, rows, [&](int64_t row, int vector, Floats sums) {
       write(call, panel, first + row, vector, to_bf16(sums));
     });
     return;
@@ -119,10 +135,10 @@ void compute(const Call& call, int64_t index, const bf16* next, int64_t first, i
   bf16* gates = scratch.data();  // read once: each access to a thread_local costs a call
   const Panel gate{&call.layers[0], index}, up{&call.layers[1], index};
   const auto gate_at = [gates](int64_t row, int vector) { return gates + row * PANEL + vector * LANES; };
-  multiply(call, gate, up.weights(call.width), first, rows, [&](int64_t row, int vector, Floats sums) {
+  multiply(call, gate, up.weights(call.width), left, rows, [&](int64_t row, int vector, Floats sums) {
     store_bf16(gate_at(row, vector), sums);
   });
-  multiply(call, up, next, first, rows, [&](int64_t row, int vector, Floats sums) {
+  multiply(call, up, next, left, rows, [&](int64_t row, int vector, Floats sums) {
     write(call, gate, first + row, vector, silu_times(gate_at(row, vector), sums));
   });
 }
@@ -148,8 +164,9 @@ void run(const Call& call, at::TensorList prefetch) {
       const bf16* after = thread_begin(prefetch, thread, threads);  // prefetched during the last panel
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t row = call.rows * block / blocks, stop = call.rows * (block + 1) / blocks;
+        const Left* left = left_operand(call.left + row * call.width, (stop - row) * call.width);
         for (int64_t index = begin; index < end; ++index)
-          compute(call, index, index + 1 < end ? panel_at(call, index + 1).weights(call.width) : after, row, stop - row);
+          compute(call, index, index + 1 < end ? panel_at(call, index + 1).weights(call.width) : after, left, row, stop - row);
       }
     }
   });

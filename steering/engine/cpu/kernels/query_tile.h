@@ -81,7 +81,7 @@ struct BlockTable {
 // Row r is query head r % group of token r / group. acc, row_max and row_sum are the state of the online softmax.
 struct QueryTile {
   int64_t tokens, group, width, first_position;
-  bf16 *queries, *weights;
+  Left *queries, *weights;
   float *scores, *acc, *row_max, *row_sum;
 
   int64_t rows() const { return tokens * group; }
@@ -93,12 +93,13 @@ struct QueryTile {
   void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
     tokens = tokens_, group = group_, width = width_, first_position = first_position_;
     const int64_t stored = stored_rows();
-    const int64_t needed = stored * (width * 6 + POSITIONS * 6) + 2 * padded(rows() * 4) + 5 * GAP;  // five between six arrays
+    constexpr int64_t sizes = sizeof(Left) + sizeof(float);
+    const int64_t needed = stored * (width + POSITIONS) * sizes + 2 * padded(rows() * 4) + 5 * GAP;  // five between six arrays
     memory.resize((needed + 63) / 64);
     std::byte* next = memory.data()->bytes;
     const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes + GAP); };
-    queries = reinterpret_cast<bf16*>(take(stored * width * 2));
-    weights = reinterpret_cast<bf16*>(take(stored * POSITIONS * 2));
+    queries = reinterpret_cast<Left*>(take(stored * width * sizeof(Left)));
+    weights = reinterpret_cast<Left*>(take(stored * POSITIONS * sizeof(Left)));
     scores = reinterpret_cast<float*>(take(stored * POSITIONS * 4));
     acc = reinterpret_cast<float*>(take(stored * width * 4));
     row_max = reinterpret_cast<float*>(take(padded(rows() * 4)));
@@ -111,17 +112,17 @@ struct QueryTile {
   // Turns the scores of one row into weights, and rescales its accumulator if there is a new maximum. `start`: position of
   // the first score; `count`: scores, a multiple of BLOCK.
   void softmax_row(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) {
-    bf16* out = weights + row * POSITIONS;
+    Left* out = weights + row * POSITIONS;
     float* values = scores + row * POSITIONS;
     const int64_t begin = std::clamp<int64_t>(options.first_visible(position(row)) - start, 0, count);
     const int64_t end = std::clamp<int64_t>(position(row) + 1 - start, 0, count);
     if (begin >= end) {
-      std::fill_n(out, count, bf16{0});
+      std::fill_n(out, count, Left{0});
       return;
     }
-    std::fill_n(out, begin / LANES * LANES, bf16{0});
+    std::fill_n(out, begin / LANES * LANES, Left{0});
     const int64_t zeros = (end + LANES - 1) / LANES * LANES;
-    std::fill_n(out + zeros, count - zeros, bf16{0});
+    std::fill_n(out + zeros, count - zeros, Left{0});
     const Floats lowest = broadcast(-INFINITY);
     Floats maxima = lowest;
     for_visible(begin, end, [&](int64_t at, Mask mask) {
@@ -140,7 +141,7 @@ struct QueryTile {
       const Floats exponent = fma(load(values + at), factors, shift);
       const Floats weight = select(mask, power_of_two(exponent), zero());
       total = total + weight;
-      store_bf16(out + at, weight);
+      store_left(out + at, weight);
     });
     row_max[row] = now;
     if (now != before) rescale(row, before == -INFINITY ? 0.0f : std::exp2((before - now) * factor));

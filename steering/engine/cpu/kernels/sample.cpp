@@ -43,13 +43,6 @@ struct Candidate {
   int64_t token;
 };
 
-float to_float(bf16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
 // Up to LANES logits; the missing ones are -infinity.
 Floats load_some(const bf16* logits, int64_t count) {
   if (count >= LANES) return load_float(logits);
