@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     pipeline_parallel_size: Positive = Field(1, description="processes that share the layers (vllm engine)")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware multiplies it"""
+    """`float32`, `bfloat16` or `float16`; auto is bfloat16 where the hardware or our kernels multiply it"""
     device_map: Literal["auto"] | None = None
     """auto lets accelerate choose the device; a model that it spreads over several is refused"""
     cache_dir: Path = Field(Path.home() / ".cache" / "steering-server", description="where converted models are stored")
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = "auto"
     """compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`"""
-    kernels: bool = Field(True, description="use our C++ kernels in compiled passes where the CPU has AVX512_BF16")
+    kernels: bool = Field(True, description="use our C++ kernels on CPUs with AVX2 or AVX512_BF16")
     self_test: bool = True
     """at the start compare short answers with the model's own forward pass (engine `transformers`); takes about ten passes"""
     memory_megabytes: Positive = 2048

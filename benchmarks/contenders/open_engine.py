@@ -40,7 +40,7 @@ async def until_compiled(engine: Engine) -> None:
     if not engine.info.device.startswith("cpu"):
         return
     deadline = time.monotonic() + LONGEST_COMPILATION
-    while engine.stats().executor == "eager":
+    while engine.stats().executor.startswith("eager"):
         if time.monotonic() > deadline:
             raise TimeoutError(f"passes were not compiled in time; see {cache_dir() / 'compile.log'}")
         await asyncio.sleep(0.5)

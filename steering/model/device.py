@@ -32,10 +32,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype of that name; "auto" is bfloat16 where the hardware multiplies it natively, else float32."""
+def choose_dtype(dtype: str, device: torch.device, *, kernels: bool = False) -> torch.dtype:
+    """Returns the dtype of that name; "auto" is bfloat16 where it is multiplied fast, else float32.
+
+    kernels: whether the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32.
+    """
     if dtype == "auto":
-        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+        fast = has_native_bfloat16(device) or (kernels and device.type == "cpu" and has_avx2())
+        return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InvalidRequest(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}", param="dtype")
     return DTYPES[dtype]
@@ -51,7 +55,13 @@ def check_one_device(names: set[str]) -> None:
         )
 
 
-def _has_native_bfloat16(device: torch.device) -> bool:
+def has_avx2() -> bool:
+    """Whether the CPU has AVX2 and FMA, for which our kernels are built."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself, so that torch's own operations are fast."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= AMPERE
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # absent before torch 2.11

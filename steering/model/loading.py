@@ -59,6 +59,7 @@ def load(
     dtype: str = "auto",
     device_map: Literal["auto"] | None = None,
     revision: str | None = None,
+    kernels: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> LoadedModel:
     """Loads a model: None or "smollm2-135m-instruct" (embedded), a folder, a `.gguf` file, or a hub id.
@@ -66,6 +67,7 @@ def load(
     cache_dir: where converted GGUF files are kept.
     device_map: "auto" lets accelerate choose the devices; more than one is refused.
     revision: a commit, tag or branch of a hub id; the commit found is in `info.revision`.
+    kernels: whether the engine's own kernels will run it, see `choose_dtype`.
     report: receives each step in a line.
 
     Only safetensors are read and no code of the model's is run. Raises ModelLoadFailed, UnsupportedModel, OutOfMemory,
@@ -74,7 +76,7 @@ def load(
     chosen_device = choose_device(device)
     if device_map is not None and chosen_device.type == "cuda":
         check_one_device({f"cuda:{index}" for index in range(torch.cuda.device_count())})
-    chosen_dtype = choose_dtype(dtype, chosen_device)
+    chosen_dtype = choose_dtype(dtype, chosen_device, kernels=kernels)
     with _quiet_progress_bars(), load_errors(source or EMBEDDED_MODEL):
         found = find_source(source, chosen_dtype, cache_dir, revision, report)
         config = AutoConfig.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)

@@ -48,7 +48,7 @@ class CallerAnswer(Answer):
 
 
 class CapabilitiesAnswer(Answer):
-    """What this server offers. executor: how passes run now (`eager`, `compiled`, `compiled+kernels`).
+    """What this server offers. executor: how passes run now (`eager`, `eager+kernels`, `compiled`, `compiled+kernels`).
     concept_steering: whether each starter concept steers this model, which way and at what strength. judges: whom an
     evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`."""
 

@@ -10,7 +10,7 @@ import torch
 
 import steering.engine.cpu.graphs  # noqa: F401 - defines `hook_callback`, which the library calls
 from steering.engine.cpu.kernels import library
-from steering.engine.cpu.kernels.library import has_kernels
+from steering.model.device import has_avx2
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def loaded_library(built_library: Path) -> None:
 @pytest.fixture(scope="session")
 def kernels(loaded_library: None) -> None:
     """Those that need a processor with AVX2."""
-    if not has_kernels():
+    if not has_avx2():
         pytest.skip("this processor has no AVX2: the library is built without these kernels")
 
 

@@ -33,6 +33,7 @@ TRACED = (
     "engine/transformers/attention.py",
     "engine/transformers/memory",
     "injection/dose.py",
+    "model/device.py",
     "model/hooks.py",
     "model/layout.py",
     "model/loading.py",
@@ -131,14 +132,17 @@ def graph_path(request: CompileRequest) -> Path:
 
 
 class Compilation(threading.Thread):
-    """One attempt in the background. `ready` is called from this thread, once, with the graph.
+    """One attempt in the background. From this thread, `loaded` is called once the library is loaded, then `ready` with the graph.
 
     A failure is logged and leaves the engine eager: correct, and slower.
     """
 
-    def __init__(self, request: CompileRequest, ready: Callable[[CompiledGraph], None]) -> None:
+    def __init__(
+        self, request: CompileRequest, loaded: Callable[[], None], ready: Callable[[CompiledGraph], None]
+    ) -> None:
         super().__init__(name="compilation", daemon=True)
-        self._request, self._ready = request, ready
+        self._request, self._report_loaded, self._ready = request, loaded, ready
+        self._library_loaded = False
         self._library = library_path(artifact_folder(request), kernels=request.kernels)
         self._closed = threading.Event()
 
@@ -166,35 +170,43 @@ class Compilation(threading.Thread):
             if self._closed.wait(START_DELAY):
                 return
             self._compile(path)
-        if self._closed.is_set():
+        self._load_library()
+        if self._closed.is_set() or not self._request.graph:
             return
         graph = self._load(path)
         if not self._closed.is_set():
             self._ready(graph)
 
     def _complete(self, path: Path) -> bool:
-        return self._library.exists() and path.exists()
+        return self._library.exists() and (path.exists() or not self._request.graph)
+
+    def _load_library(self) -> None:
+        """Loads the library once it is there. An unusable file is removed, so that the next start makes it again."""
+        if self._library_loaded or self._closed.is_set() or not self._library.exists():
+            return
+        check_trusted(self._library)
+        try:
+            load(self._library)
+        except OSError:
+            self._library.unlink(missing_ok=True)
+            raise
+        self._library_loaded = True
+        self._report_loaded()
 
     def _compile(self, path: Path) -> None:
         """Runs the worker to its end. Raises RuntimeError when it fails."""
         log.info("compiling", model=self._request.info.name)
         with compile_process(self._request, self._library, path) as process:
             while process.poll() is None and not self._closed.wait(POLL):
-                pass
+                self._load_library()
         if not self._closed.is_set() and not self._complete(path):
             raise RuntimeError(
                 f"the compile worker ended with status {process.returncode}; see compile.log in the cache folder"
             )
 
     def _load(self, path: Path) -> CompiledGraph:
-        """Loads the library and the graph. An unusable file is removed, so that the next start makes it again."""
-        check_trusted(self._library)
+        """Loads the graph. An unusable one is removed, so that the next start makes it again."""
         check_trusted(path)
-        try:
-            load(self._library)
-        except OSError:
-            self._library.unlink(missing_ok=True)
-            raise
         try:
             return load_graph(path)
         except RuntimeError:
@@ -215,6 +227,7 @@ def compile_process(request: CompileRequest, library: Path, path: Path) -> Itera
             "revision": request.revision,
             "dtype": request.info.dtype,
             "kernels": request.kernels,
+            "graph": request.graph,
             "cache_dir": str(request.cache_dir),
             "scratch": str(scratch),
             "library": str(library),

@@ -76,6 +76,8 @@ def main(request: str) -> None:
     kernels: bool = work["kernels"]
     if not library.exists():
         build(library, scratch, kernels=kernels)
+    if not work["graph"]:
+        return
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
     if loaded.folder is None or content_digest(loaded.folder) != work["content"]:
         raise RuntimeError("the files of the model have changed since the engine loaded them")

@@ -22,8 +22,8 @@ GRAPH_COST, PACKED_GRAPH_COST = 0.5, 0.75
 
 
 class CompiledExecutor(PassExecutor):
-    """Runs passes on a CPU, eagerly until the graph is compiled. The graph and the kernels are installed together between two
-    passes, so that a pass is either eager or compiled and `name` says which."""
+    """Runs passes on a CPU, eagerly until the graph is compiled. The kernels are installed between two passes once they are built, which
+    takes a minute at the first start, and the graph later; `name` says which of them a pass has."""
 
     def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
         super().__init__(parts)
@@ -31,7 +31,7 @@ class CompiledExecutor(PassExecutor):
         self._kernels = request.kernels and supports_kernels(weight.dtype, weight.device)
         self._attention_kernel = isinstance(parts.cache.layout, PairedLayout)
         self._linears = PackedLinears.of(parts.model, kernels=request.kernels)
-        self.compilation = Compilation(request, self._prepare)
+        self.compilation = Compilation(request, self._prepare_kernels, self._prepare_graph)
         self._install: Install | None = None
         self._graph: CompiledGraph | None = None
         self._weights: list[Tensor] = []  # packed, inputs of the graph; empty where they are constants
@@ -41,23 +41,35 @@ class CompiledExecutor(PassExecutor):
         self._install = install
         self.compilation.start()
 
-    def _prepare(self, graph: CompiledGraph) -> None:
-        """Packs the weights on the compilation's thread, then hands everything to the engine's thread."""
-        weights = [] if self._linears is None else call_in_thread(self._linears.pack)
+    def _prepare_kernels(self) -> None:
+        """Packs the weights on the compilation's thread, then hands the kernels to the engine's thread."""
         assert self._install is not None
-        self._install(lambda: self._use(graph, weights))
+        if self._kernels:
+            weights = [] if self._linears is None else call_in_thread(self._linears.pack)
+            self._install(lambda: self._use_kernels(weights))
 
-    def _use(self, graph: CompiledGraph, weights: list[Tensor]) -> None:
-        self._graph, self._weights = graph, weights
-        self.name = "compiled+kernels" if self._kernels else "compiled"
-        self.batch_invariant = self._attention_kernel and self._linears is not None
-        self.sampling_kernel = operations.sample if self._kernels else None
+    def _use_kernels(self, weights: list[Tensor]) -> None:
+        self._weights = weights
+        self.sampling_kernel = operations.sample
         if self._attention_kernel and self.attention is not None:
             self.attention.kernel = _attention_kernel
             self._parts.cache.writes = False
         if self._linears is not None:
             self._linears.attach(weights)
-        log.info("executor_changed", executor=self.name)
+        self._change("eager+kernels")
+
+    def _prepare_graph(self, graph: CompiledGraph) -> None:
+        assert self._install is not None
+        self._install(lambda: self._use_graph(graph))
+
+    def _use_graph(self, graph: CompiledGraph) -> None:
+        self._graph = graph
+        self.batch_invariant = self._attention_kernel and self._linears is not None
+        self._change("compiled+kernels" if self._kernels else "compiled")
+
+    def _change(self, name: str) -> None:
+        self.name = name
+        log.info("executor_changed", executor=name)
 
     def run(self, prepared: PreparedPass) -> Logits | None:
         """See PassExecutor.run. A pass that stops early is eager where that is faster, since a graph computes all layers."""

@@ -41,7 +41,8 @@ class CompileRequest:
 
     info, content: of the loaded model, the latter its `content_digest`.
     source, revision: how to load it again.
-    kernels: whether compiled passes use our C++ kernels where the CPU supports them.
+    kernels: whether passes use our C++ kernels where the CPU supports them.
+    graph: whether passes are compiled, or have the kernels alone.
     """
 
     info: ModelInfo
@@ -50,6 +51,7 @@ class CompileRequest:
     revision: str | None
     cache_dir: Path
     kernels: bool = True
+    graph: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +103,7 @@ class PassExecutor:
     """Runs the passes of one engine, all on the engine's thread: here by calling the model under its hooks, on any device, which is
     the reference for compiled passes. It patches the model's attention until it is closed.
 
-    name: `eager`, `compiled` or `compiled+kernels`: what runs the next pass; results of two names may differ by rounding.
+    name: `eager`, `eager+kernels`, `compiled` or `compiled+kernels`: what runs the next pass; results of two names may differ by rounding.
     batch_invariant: whether a token's results have the same bits however passes are formed: alone, in a batch, decoded or read.
     sampling_kernel: chooses the tokens of the next pass from bfloat16 logits; None where there is no such kernel.
     attention: None for a model that builds its own masks.

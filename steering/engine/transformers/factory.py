@@ -19,6 +19,7 @@ from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import probe_shapes
 from steering.errors import InvalidRequest, NonfiniteActivations, OutOfMemory, SteeringError, UnsupportedModel
+from steering.model.device import has_native_bfloat16
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
 from steering.shapes import Float, Tensor
@@ -63,20 +64,26 @@ def _opened(options: EngineOptions) -> TransformersEngine:
         dtype=options.dtype,
         device_map=options.device_map,
         revision=options.revision,
+        kernels=options.kernels and options.compiled is not False,
         report=options.report,
     )
     if options.self_test:
         loaded = self_tested(loaded)
     small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
-    compiled = small if options.compiled == "auto" else options.compiled
-    return TransformersEngine(loaded, options.limits, compile_request(loaded, options) if compiled else None)
+    graph = small if options.compiled == "auto" else options.compiled
+    slow = loaded.info.dtype == "bfloat16" and not has_native_bfloat16(loaded.model.device)
+    prepared = graph or (slow and options.kernels and options.compiled == "auto")  # large models get the kernels alone
+    request = compile_request(loaded, options, graph=graph) if prepared else None
+    return TransformersEngine(loaded, options.limits, request)
 
 
-def compile_request(loaded: LoadedModel, options: EngineOptions) -> CompileRequest:
+def compile_request(loaded: LoadedModel, options: EngineOptions, *, graph: bool = True) -> CompileRequest:
     """Returns how a model from files is compiled."""
     assert loaded.folder is not None
     content = content_digest(loaded.folder)
-    return CompileRequest(loaded.info, content, options.model, options.revision, options.cache_dir, options.kernels)
+    return CompileRequest(
+        loaded.info, content, options.model, options.revision, options.cache_dir, options.kernels, graph
+    )
 
 
 def self_tested(loaded: LoadedModel) -> LoadedModel:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.cpu.kernels.library import has_amx_bf16, has_avx512_bf16
+from steering.engine.cpu.kernels.library import has_amx_bf16
 from steering.engine.transformers.engine import TransformersEngine
+from steering.model.device import has_avx2
 from steering.threads import openmp_thread_setter
 from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build
@@ -28,12 +29,10 @@ MODELS = {
     "narrow heads": FAMILIES["llama"],
 }
 """With biases; with softcap and windows; and one whose attention runs without a kernel."""
-COMPILED = [name for name in MODELS if has_avx512_bf16() or has_amx_bf16() or name == "gemma2"]
-"""Without kernels for bfloat16 all of them run the same way, so one is enough."""
 Engines = tuple[TransformersEngine, TransformersEngine]
 
 
-@pytest.fixture(scope="module", params=COMPILED)
+@pytest.fixture(scope="module", params=list(MODELS))
 def name(request: pytest.FixtureRequest) -> str:
     found: str = request.param
     return found
@@ -58,8 +57,7 @@ def numbers(outcome: Outcome) -> list[tuple[int, float | None]]:
 
 
 own_linear_layers = pytest.mark.skipif(
-    not has_avx512_bf16() or has_amx_bf16(),
-    reason="linear layers run by our kernel with AVX512_BF16 and without AMX only",
+    not has_avx2() or has_amx_bf16(), reason="linear layers run by our kernel with AVX2 and without AMX only"
 )
 
 

@@ -26,6 +26,8 @@ def test_auto_is_what_the_machine_has() -> None:
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     native = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
     assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
+    ours = native or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    assert choose_dtype("auto", torch.device("cpu"), kernels=True) == (torch.bfloat16 if ours else torch.float32)
 
 
 def test_a_model_spread_over_several_devices_is_refused_by_name() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from steering.model.device import has_avx2
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
@@ -28,12 +29,6 @@ _loaded: list[Path] = []
 def has_avx512_bf16() -> bool:
     """Whether the CPU has bfloat16 dot products in 512-bit registers (AVX512_BF16)."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-
-
-@cache
-def has_kernels() -> bool:
-    """Whether our kernels are built for this CPU: one with AVX2 and FMA, or with AVX512_BF16."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
 @cache
@@ -61,13 +56,13 @@ def cpu_features() -> str:
 
 def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX2 or AVX512_BF16."""
-    return dtype == torch.bfloat16 and device.type == "cpu" and has_kernels()
+    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx2()
 
 
 def _options(kernels: bool) -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-    if not (kernels and has_kernels()):
+    if not (kernels and has_avx2()):
         return options
     extensions, capability = ["avx2", "fma", "f16c"], "AVX2"
     if has_avx512_bf16():
@@ -92,7 +87,7 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
     unfinished = scratch / target.name
     includes = [part for path in include_paths() for part in ("-isystem", path)]
     libraries = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    sources = [str(HERE / f"{name}.cpp") for name in (*BASE, *(KERNELS if kernels and has_kernels() else ()))]
+    sources = [str(HERE / f"{name}.cpp") for name in (*BASE, *(KERNELS if kernels and has_avx2() else ()))]
     command = [get_cpp_compiler(), *_options(kernels), *sources, "-o", str(unfinished), *includes, *libraries]
     subprocess.run([*command, "-ltorch", "-ltorch_cpu", "-lc10"], check=True)  # noqa: S603 - our own source
     unfinished.rename(target)
