@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -70,6 +71,32 @@ async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
     assert "no such model" in (cache / "compile.log").read_text()
     assert not list(cache.glob(f"{SCRATCH}*"))
     assert {path.stat().st_mode & 0o777 for path in (cache, cache / "compiled")} == {0o700}
+
+
+@pytest.mark.usefixtures("kernels")
+async def test_a_model_that_is_not_compiled_has_the_kernels(saved: Path, tmp_path: Path, built_library: Path) -> None:
+    """As large ones in bfloat16 on CPUs without instructions for it. A row then has nearly the log probabilities that it has without."""
+    loaded = load(str(saved), cache_dir=tmp_path, device="cpu", dtype="bfloat16")
+    request = compile_request(loaded, EngineOptions(str(saved), tmp_path), graph=False)
+    target = library_path(artifact_folder(request))
+    target.parent.mkdir(mode=0o700)
+    shutil.copy(built_library, target)
+    target.chmod(0o600)
+    asked = GenerationRequest((65, 66), sampling(4, logprobs=0))
+    plain = TransformersEngine(loaded)
+    before = [event.logprob for event in (await run(plain, asked)).events]
+    await plain.close()
+    engine = TransformersEngine(loaded, compile_request=request)
+    await until(lambda: engine.stats().executor == "eager+kernels", 60)
+    executor = engine._runner.executor
+    assert isinstance(executor, CompiledExecutor)
+    await until(lambda: not executor.compilation.is_alive(), 60)
+    after = [event.logprob for event in (await run(engine, asked)).events]
+    assert engine.stats().executor == "eager+kernels"
+    assert before[0] is not None
+    assert after[0] == pytest.approx(before[0], abs=0.05)
+    assert not list(artifact_folder(request).glob("*-pass"))
+    await engine.close()
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])

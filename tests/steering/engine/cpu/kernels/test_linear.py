@@ -57,6 +57,18 @@ def test_any_number_of_rows_is_multiplied(count: int) -> None:
 
 
 @pytest.mark.usefixtures("kernels", "threads")
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 8, 9, 70])
+def test_sums_run_over_the_inputs_in_one_order_on_every_processor(count: int) -> None:
+    """Bit for bit: from the bias, of each pair of inputs first the odd product, then the even one. Both are exact in float32."""
+    rows, (weight, bias) = states(count, 30), layer(100, 30)
+    sums = bias.expand(count, -1)
+    for even in range(0, 30, 2):
+        for index in (even + 1, even):
+            sums = sums + rows[:, index : index + 1].float() * weight[:, index].float()
+    assert torch.equal(run(rows, [(weight, bias)]), sums.to(torch.bfloat16))
+
+
+@pytest.mark.usefixtures("kernels", "threads")
 @pytest.mark.parametrize("width", [2, 30, 576])
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 47, 48, 49, 96, 130])
 def test_the_last_panel_need_not_be_full(columns: int, width: int) -> None:
