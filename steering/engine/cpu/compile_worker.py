@@ -19,6 +19,7 @@ from steering.engine.cpu.graphs import PackedLinears, PassGraph
 from steering.engine.cpu.kernels.library import build
 from steering.engine.cpu.kernels.operations import AOTI_SHIMS
 from steering.engine.transformers.memory.paged_cache import probe_shapes
+from steering.model.device import has_native_bfloat16
 from steering.model.fingerprint import content_digest
 from steering.model.loading import load
 
@@ -64,18 +65,25 @@ def end_with(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def run_on_idle_processors() -> None:
+    """Gives this process and its children what others leave. A higher nice value still takes slices of a few milliseconds, and every
+    parallel operation of the serving process waits for its slowest thread: measured, 40 times slower."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main(request: str) -> None:
     """Builds what is missing. request: JSON, see `compilation.compile_process`."""
     work = json.loads(request)
     os.umask(0o077)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    # Runs only on idle processors. A higher nice value still takes slices of a few milliseconds, and every parallel
-    # operation of the serving process waits for its slowest thread: measured, 40 times slower.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     cache_dir, scratch, library, path = (Path(work[name]) for name in ("cache_dir", "scratch", "library", "path"))
     kernels: bool = work["kernels"]
-    if not library.exists():
+    slow = work["dtype"] == "bfloat16" and not has_native_bfloat16(torch.device("cpu"))
+    if not slow:
+        run_on_idle_processors()
+    if not library.exists():  # where passes are slow without the kernels, a busy server must not starve their compiler
         build(library, scratch, kernels=kernels)
+    run_on_idle_processors()
     if not work["graph"]:
         return
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
