@@ -212,7 +212,7 @@ class EmbeddingRequest(OpenAIRequest):
     input: Inputs
     encoding_format: Literal["float", "base64"] = "float"
     layer: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = -1
-    position: Literal["last", "mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "mean"
+    position: Annotated[Literal["last", "mean"] | native.Offset, native.ACTIVATION] = "mean"
 
     @field_validator("encoding_format", mode="before")
     @classmethod

@@ -218,7 +218,8 @@ async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Respons
     listed = len(ids) * body.top * measuring.CARRYING_TOKENS
     context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
-    found = await measuring.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
+    options: dict[str, Any] = {"position": body.position, "threshold": body.threshold, "most": body.top}
+    found = await measuring.explain(engine, texts, axes, neutral, **options)
     used, count = measuring.used_vectors({axis.vector.id: axis.vector for axis in axes}), len(load_neutral_texts())
     return await json_in_thread(
         lambda: schemas.ExplainAnswer(

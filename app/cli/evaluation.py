@@ -23,6 +23,7 @@ from app.cli.commands import (
     given,
     layers_of,
     numbers,
+    position_of,
     prompts_of,
     steering_of,
     text_of,
@@ -40,6 +41,7 @@ SUFFIXES = (".html", ".md", ".json")
 POSITIVE, NEGATIVE = {"1", "true", "yes", "positive", "pos"}, {"0", "false", "no", "negative", "neg"}
 COLUMNS = {"text", "label", "prompt", "group"}
 AT_ONCE = 500  # texts of one request
+READ_AT_ONCE = 20  # where every token is read
 
 Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
 Judge: TypeAlias = Literal["self", "endpoint"]
@@ -192,24 +194,28 @@ def separation(
     labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
     positive: Annotated[str | None, "The label of the positive pole; default: 1, true, yes or positive."] = None,
     layer: Annotated[int | None, "Layer to read; default: the middle recommended one."] = None,
+    position: Annotated[
+        str | None,
+        "max (the largest over the tokens), last, mean, response_mean or an offset; default: the vector's own.",
+    ] = None,
     threshold: Annotated[float, "Score from which a text counts as positive; 0 is the middle."] = 0.0,
 ) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
     rows = _read_labelled(labelled, positive)
     found = client.get_vector(vector)
     chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
-    position = found.provenance.get("position", "last")
-    result = measured(rows, _scores(client, found, chosen, position, rows), threshold)
+    read_at = found.provenance.get("position", "last") if position is None else position_of(position)
+    result = measured(rows, _scores(client, found, chosen, read_at, rows), threshold)
     if not found.centred:
         stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
-    auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {position}"
+    auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {read_at}"
     lines = [
         f"{at}: {result['positives']} positive and {result['negatives']} negative texts",
         "AUROC " + ("too few texts" if auroc is None else f"{auroc:.3f}{_interval(result['auroc_interval'])}"),
         f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {threshold:+g}: "
         f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts",
     ]
-    return {"vector": found.id, "layer": chosen, "position": position, **result}, map(shown, lines)
+    return {"vector": found.id, "layer": chosen, "position": read_at, **result}, map(shown, lines)
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -243,7 +249,8 @@ def _labelled(row: dict[str, Any], where: str, positive: str | None) -> Labelled
 def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Sequence[LabelledText]) -> list[float]:
     """Returns a score per text, in natural scales, centred where the vector has class means.
 
-    Texts are read as the vector's own were: for `response_mean` as replies, to a neutral prompt where none is given.
+    For `response_mean` texts are read as replies, to a neutral prompt where none is given. The score of a text is that of its
+    activation at the position, or for `max` the largest over its tokens without the first.
     """
     import numpy as np  # noqa: PLC0415 - other commands start faster without
     from safetensors.numpy import load  # noqa: PLC0415 - imports numpy
@@ -257,6 +264,11 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
         reply = {"role": "assistant", "content": row.text}
         texts.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     scores: list[float] = []
+    if position == "max":
+        for start in range(0, len(texts), READ_AT_ONCE):
+            answer = client.readout(texts[start : start + READ_AT_ONCE], vectors=[vector.id], layers=[layer])
+            scores += [text.readout[vector.id][str(layer)].max for text in answer.texts]
+        return scores
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
         read = load(client.activations(part, layers=[layer], position=position, steering=[]))[f"layer.{layer}"]

@@ -38,6 +38,7 @@ from steering.client import Client
 from steering.client.display import aligned, card_html, layers_of_map, page
 from steering.errors import InvalidRequest
 from steering.schemas.generation import GenerateAnswer, TokenPiece
+from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import AppliedSteering
 from steering.strict_json import load_json
 
@@ -297,11 +298,13 @@ def explain(
     texts: Texts = None,
     file: TextFile = None,
     layers: Annotated[str, "recommended, or 12,13."] = "recommended",
+    position: Annotated[ScorePosition, "Score of a text: mean or max over its tokens."] = "mean",
     threshold: Annotated[float, "Smallest absolute z-score that is listed."] = 2.0,
 ) -> Output:
     """List the concepts of the library that stand out in texts against neutral text."""
     read = given_texts(texts, file)
-    answer = client.explain(read, layers=None if layers == "recommended" else layers_of(layers), threshold=threshold)
+    chosen = None if layers == "recommended" else layers_of(layers)
+    answer = client.explain(read, layers=chosen, position=position, threshold=threshold)
     rows = [
         [_short(text), one.vector, f"{one.layer}", f"{one.z:+.1f}", " ".join(t.text.strip() for t in one.tokens)]
         for text, explained in zip(read, answer.texts, strict=True)

@@ -13,7 +13,7 @@ from steering.schemas.comparison import ArmFields
 from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription
 from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
-from steering.schemas.messages import Message
+from steering.schemas.messages import Message, ScorePosition
 from steering.schemas.steering import DefaultSteeringAnswer, Record
 from steering.spec import InterventionSpec
 
@@ -87,6 +87,7 @@ class ExtractOptions(_FittedOptions, total=False):
     describe: TraitDescription | JsonObject
     method: str
     layers: LayerList
+    card_position: Literal["max"]
     training: Training | JsonObject
 
 
@@ -394,6 +395,7 @@ class Api:
         *,
         messages: Messages = None,
         layers: Sequence[int] | None = None,
+        position: ScorePosition | None = None,
         threshold: float | None = None,
         top: int | None = None,
     ) -> None:

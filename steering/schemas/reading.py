@@ -6,7 +6,18 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, Request, Whole, exactly_one
 from steering.schemas.generation import TopLogprob
-from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
+from steering.schemas.messages import (
+    ACTIVATION,
+    MAX_TEXTS,
+    Messages,
+    Offset,
+    PlainText,
+    PromptFields,
+    ScorePosition,
+    Texts,
+    TextsFields,
+    TokenIds,
+)
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import LayerList, Name
 from steering.spec import Layers, Measured, Number
@@ -142,9 +153,7 @@ class ScoreAnswer(Answer):
     steering: LensSteering | None
 
 
-ActivationPosition: TypeAlias = (
-    Literal["last", "mean", "response_mean", "all"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
-)
+ActivationPosition: TypeAlias = Annotated[Literal["last", "mean", "response_mean", "all"] | Offset, ACTIVATION]
 TokenIdLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
@@ -177,9 +186,11 @@ class ActivationsAnswer(Answer):
 
 class ExplainRequest(TextsFields):
     """Exactly one of `texts` and `messages` (one conversation). layers: absent, the middle of the recommended ones.
+    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`).
     threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
 
     layers: LayerList | None = None
+    position: ScorePosition = "mean"
     threshold: Annotated[Number, Field(ge=0, le=1000)] = 2.0
     top: Annotated[Whole, Field(ge=1, le=100)] = 10
 
@@ -194,7 +205,7 @@ class CarryingTokenAnswer(Answer):
 
 
 class StandingConceptAnswer(Answer):
-    """A concept that stands out. score: mean over the tokens without the first, in natural scales.
+    """A concept that stands out. score: mean or maximum over the tokens without the first, in natural scales.
     z: its distance from the mean of neutral texts, in their standard deviations. tokens: those that carry it most."""
 
     vector: str
