@@ -244,7 +244,7 @@ def lens(
         if not -len(answer.tokens) <= token < len(answer.tokens):
             raise BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
         console.print(tables.lens_table(answer, token))
-        print_warnings(answer.steering.warnings if answer.steering else [])
+        print_warnings(answer.steering.warnings)
 
     return answer, printed
 
@@ -261,8 +261,8 @@ def score(
 ) -> Output:
     """Show how probable continuations of the prompt are to the model, or the prompt itself without --continuation."""
     interventions = steering_of(steer, steering=steering) or []
-    if not continuation and asked.system is not None:
-        raise BadParameter("--system needs --continuation: without it the prompt is scored as it is")
+    if not continuation and (asked.system, asked.prefill) != (None, None):
+        raise BadParameter("--system and --prefill need --continuation: without it the prompt is scored as it is")
     if continuation:
         answer = client.score(continuations=continuation, steering=interventions, **asked.fields())
     else:

@@ -31,8 +31,9 @@ Layers: TypeAlias = str | Sequence[int] | JsonObject  # `recommended`, `all`, a 
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Options of `generate` and `compare`."""
+    """Options of `generate` and `compare`. continue_final_message: the answer continues the last message, the assistant's."""
 
+    continue_final_message: bool
     steering: Steering
     max_tokens: int
     temperature: float
@@ -249,7 +250,14 @@ class Api:
         return {"content": content}
 
     @Route("POST /tokenize", system.TokenizeAnswer)
-    def tokenize(self, prompt: Prompt = None, *, messages: Messages = None, texts: bool = False) -> None:
+    def tokenize(
+        self,
+        prompt: Prompt = None,
+        *,
+        messages: Messages = None,
+        continue_final_message: bool | None = None,
+        texts: bool = False,
+    ) -> None:
         """Returns the token ids of a prompt; `texts` adds the text of each token."""
 
     @Route("POST /detokenize", system.DetokenizeAnswer)
@@ -360,6 +368,7 @@ class Api:
         prompt: Prompt = None,
         *,
         messages: Messages = None,
+        continue_final_message: bool | None = None,
         steering: Steered = None,
         layers: LayerList | None = None,
         top_k: int = 5,
@@ -383,10 +392,12 @@ class Api:
         continuations: Sequence[str] | None = None,
         *,
         messages: Messages = None,
+        continue_final_message: bool | None = None,
         texts: Sequence[str] | None = None,
+        items: Sequence[reading.ScoreItem | JsonObject] | None = None,
         steering: Steered = None,
     ) -> None:
-        """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
+        """Returns log-probabilities of continuations of a prompt or conversation, of whole texts, or of the choices of many items."""
 
     @Route("POST /v1/explain", reading.ExplainAnswer)
     def explain(

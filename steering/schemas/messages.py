@@ -1,8 +1,8 @@
 """Texts, conversations and prompts in requests, and sampling fields, which generation requests and replay records share."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from steering.schemas.base import Flag, Request, Whole, exactly_one
 from steering.spec import Number, at_most
@@ -51,11 +51,23 @@ ScorePosition: TypeAlias = Literal["mean", "max"]
 Texts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
-class PromptFields(Request):
-    """Exactly one of `prompt` (a text that is continued, or token ids) and `messages`."""
+class ConversationFields(Request):
+    """A text that is continued, token ids, or a conversation.
+    continue_final_message: the answer continues the last message, which is the assistant's, in place of a new one."""
 
     prompt: PlainText | TokenIds | None = None
     messages: Messages | None = None
+    continue_final_message: Flag = False
+
+    @model_validator(mode="after")
+    def _continues_messages(self) -> Self:
+        if self.continue_final_message and self.messages is None:
+            raise ValueError("'continue_final_message' needs 'messages'")
+        return self
+
+
+class PromptFields(ConversationFields):
+    """Exactly one of `prompt` (a text that is continued, or token ids) and `messages`."""
 
     _one_prompt = exactly_one("prompt", "messages")
 

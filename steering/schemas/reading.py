@@ -9,6 +9,7 @@ from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import (
     ACTIVATION,
     MAX_TEXTS,
+    ConversationFields,
     Messages,
     Offset,
     PlainText,
@@ -92,7 +93,7 @@ class LensLayerAnswer(Answer):
 
 
 class LensSteering(Answer):
-    """The steering of the steered reading. vectors: `name@version` -> SHA-256."""
+    """The steering of a reading. vectors: `name@version` -> SHA-256; empty without steering."""
 
     fingerprint: str
     vectors: dict[str, str]
@@ -105,29 +106,36 @@ class LogitLensAnswer(Answer):
     model: str
     tokens: list[ReadToken]
     layers: list[LensLayerAnswer]
-    steering: LensSteering | None
+    steering: LensSteering
 
 
 PlainTexts = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
-class ScoreRequest(Request):
-    """`continuations` of one `prompt` (a text or token ids) or conversation (`messages`), or whole `texts`."""
+class ScoreItem(PromptFields):
+    """One prompt or conversation, and texts that may follow it."""
 
-    prompt: PlainText | TokenIds | None = None
-    messages: Messages | None = None
+    choices: PlainTexts
+
+
+class ScoreRequest(ConversationFields):
+    """`continuations` of one `prompt` (a text or token ids) or conversation (`messages`), whole `texts`, or `items`, each a
+    prompt or conversation with `choices`."""
+
     continuations: PlainTexts | None = None
     texts: PlainTexts | None = None
+    items: Annotated[tuple[ScoreItem, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     steering: Steering | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "ScoreRequest":
         prompts = sum(given is not None for given in (self.prompt, self.messages))
-        if self.texts is not None:
-            if prompts or self.continuations is not None:
-                raise ValueError("'texts' are scored by themselves: give no 'prompt', 'messages' or 'continuations'")
-        elif prompts != 1 or self.continuations is None:
-            raise ValueError("give 'texts', or 'continuations' with exactly one of 'prompt' and 'messages'")
+        if (self.continuations is not None, self.texts is not None, self.items is not None).count(True) != 1:
+            raise ValueError("give exactly one of 'continuations' (of 'prompt' or 'messages'), 'texts' and 'items'")
+        if prompts != (self.continuations is not None):
+            raise ValueError(
+                "exactly one of 'prompt' and 'messages' comes with 'continuations', none with 'texts' and 'items'"
+            )
         return self
 
 
@@ -144,13 +152,22 @@ class ScoredText(Answer):
     all_greedy: bool
 
 
+class ScoredItem(Answer):
+    """The choices of one item, in the order given."""
+
+    prompt_tokens: int
+    scores: list[ScoredText]
+
+
 class ScoreAnswer(Answer):
-    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts. steering: null without any."""
+    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts and items. items: where the request has them; then
+    `scores` is empty."""
 
     model: str
     prompt_tokens: int
     scores: list[ScoredText]
-    steering: LensSteering | None
+    items: list[ScoredItem] | None = None
+    steering: LensSteering
 
 
 ActivationPosition: TypeAlias = Annotated[Literal["last", "mean", "response_mean", "all"] | Offset, ACTIVATION]
@@ -174,14 +191,14 @@ class ActivationsRequest(Request):
 
 class ActivationsAnswer(Answer):
     """The JSON form. layers: layer -> d_model numbers per text, or per token of all texts with position `all`.
-    offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row. steering: null without any."""
+    offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row."""
 
     model: str
     position: str | int
     layers: dict[str, list[list[Measured]]]
     offsets: list[int] | None = None
     token_ids: list[int] | None = None
-    steering: LensSteering | None = None
+    steering: LensSteering
 
 
 class ExplainRequest(TextsFields):

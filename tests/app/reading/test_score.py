@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import Prompt
+from steering.engine.api import CapturePrompt, Prompt
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.model.loading import opened
@@ -125,11 +125,14 @@ def test_the_tokens_of_the_prompt_are_kept(prompt: str, text: str, expected: tup
 
 
 def test_rows_are_read_in_parts_whose_logits_fit() -> None:
-    rows = [(1,) * length for length in (3, 4, 40, 2, 2, 9)]
-    fitting = workflow.LOGITS_BOUND // 10
-    assert [list(map(len, part)) for part in workflow.parts(rows, 0, fitting)] == [[3, 4], [40], [2, 2], [9]]
-    assert [list(map(len, part)) for part in workflow.parts(rows, 2, fitting)] == [[3, 4], [40], [2, 2, 9]]
-    assert [row for part in workflow.parts(rows, 0, fitting) for row in part] == rows
+    def lengths(first: int) -> list[list[int]]:
+        rows = [CapturePrompt((1,) * length, first=first) for length in (3, 4, 40, 2, 2, 9)]
+        found = workflow.parts(rows, workflow.LOGITS_BOUND // 10)
+        assert [row for part in found for row in part] == rows
+        return [[len(row.prompt) for row in part] for part in found]
+
+    assert lengths(0) == [[3, 4], [40], [2, 2], [9]]
+    assert lengths(2) == [[3, 4], [40], [2, 2, 9]]
 
 
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
