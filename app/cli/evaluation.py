@@ -15,7 +15,11 @@ from rich.text import Text
 from typer import BadParameter, Option
 
 from app.cli.commands import (
+    Layers,
     Output,
+    Profile,
+    Steer,
+    Steering,
     VectorName,
     command,
     file_argument,
@@ -31,10 +35,12 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Report, Vector, check_row, verdict
+from steering.client.results import CHECKS, Choices, Report, Vector, check_row, verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
+from steering.schemas.choices import ChoiceScores
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
+from steering.strict_json import load_json
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")
@@ -175,6 +181,35 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         tables.append(table)
     conclusion = shown(f"{found.vector}: {verdict(found.passed)}{found.agreement()}")
     return found, [*tables, *warning_lines(found.warnings), conclusion, *wrote]
+
+
+@command
+def choices(
+    client: Client,
+    items: Annotated[
+        Path,
+        file_argument(
+            'JSON lines: {"question": "...", "choices": ["...", "..."], "answer": 0}, the index of the right one.'
+        ),
+    ],
+    steer: Steer = None,
+    layers: Layers = "recommended",
+    profile: Profile = None,
+    steering: Steering = None,
+) -> Output:
+    """Ask questions of multiple choice, in both orders of the choices, without and with steering."""
+    lines = [line for line in text_of(items).splitlines() if line.strip()]
+    asked = [load_json(line, f"{items.name}, line {number}") for number, line in enumerate(lines, start=1)]
+    steered = steering_of(steer, layers, profile, steering) or []
+    result = Choices.model_validate(follow(client, client.start_choices(asked, steering=steered)))
+    table = numeric_table(f"{len(result.items)} questions", "measure", "unsteered", "steered", "change")
+    for name in ChoiceScores.model_fields:
+        columns = (result.unsteered, result.steered, result.change)
+        table.add_row(name, *("" if one is None else estimate_text(getattr(one, name), "+.3f") for one in columns))
+    for letter in sorted({*result.unsteered.letters, *(result.steered.letters if result.steered else ())}):
+        shares = [None if one is None else one.letters.get(letter, 0.0) for one in (result.unsteered, result.steered)]
+        table.add_row(f"picks {letter}", *(optional(share, ".3f") for share in shares), "")
+    return result, [table, *warning_lines(result.warnings)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from types import NoneType
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.connection import AsyncConnection, Connection
-from steering.client.results import Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
+from steering.client.results import Choices, Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
 from steering.client.routes import JsonObject, Route, to_json
 from steering.schemas import comparison, extraction, generation, governance, reading, resources, system, vectors
+from steering.schemas.choices import ChoiceItem
 from steering.schemas.comparison import ArmFields
 from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription
 from steering.schemas.generation import FlagCondition
@@ -450,6 +451,15 @@ class Api:
 
     start_report = report.variant(
         "POST /v1/evaluations", resources.JobAnswer, "Starts a deployment report as a job; follow it with `job_events`."
+    )
+
+    @Route("POST /v1/evaluations", Choices, part="")
+    def choices(self, items: Sequence[ChoiceItem | JsonObject], *, steering: Steered = None) -> JsonObject:
+        """Measures multiple choice on own items, {"question", "choices", "answer"}, without and with steering. Waits for the result."""
+        return {"kind": "choices", "items": items, "steering": steering}
+
+    start_choices = choices.variant(
+        "POST /v1/evaluations", resources.JobAnswer, "Starts an evaluation of multiple choice as a job."
     )
 
     @Route("POST /v1/evaluations", resources.JobAnswer)
