@@ -174,7 +174,9 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
 @router.post("/v1/score", openapi_extra=_GENERATE, response_model=schemas.ScoreAnswer)
 async def score(body: schemas.ScoreRequest, context: AdmittedDep) -> Response:
     """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
-    work = await prepare_score(context, body)
+    check_score(context, body)
+    work = await prepare_score(context, body, await context.plan(body.steering))
+    context.charge(work.cost)
     return await json_in_thread(await work.run())
 
 
@@ -187,10 +189,16 @@ class Scoring:
     rows: tuple[CapturePrompt, ...]
     counts: tuple[int, ...]
     plan: SteeringPlan
+    priority: int
 
-    async def run(self, priority: int = 0) -> Callable[[], schemas.ScoreAnswer]:
+    @property
+    def cost(self) -> int:
+        """The tokens that count against the limit of the key."""
+        return sum(len(row.prompt) for row in self.rows)
+
+    async def run(self) -> Callable[[], schemas.ScoreAnswer]:
         """Scores the rows, and returns what builds the response in a thread."""
-        found = await scoring.score(self.context.engine, self.rows, priority)
+        found = await scoring.score(self.context.engine, self.rows, self.priority)
         return partial(self._answer, found)
 
     def _answer(self, found: list[schemas.ScoredText]) -> schemas.ScoreAnswer:
@@ -210,13 +218,25 @@ class Scoring:
         )
 
 
-async def prepare_score(context: Context, body: schemas.ScoreRequest) -> Scoring:
-    """Resolves the request. Everything that can be refused is refused here, before any device work."""
-    engine, settings = context.engine, context.settings
-    choices = body.continuations or tuple(text for item in body.items or () for text in item.choices)
-    source = next(name for name in ("texts", "continuations", "items") if getattr(body, name) is not None)
-    check_limit(len(body.texts or choices), settings.max_texts, "choices" if body.items else source, source)
-    plan = await context.plan(body.steering)
+def check_score(context: Context, body: schemas.ScoreRequest) -> None:
+    """Raises LimitExceeded for more texts, choices or messages than the operator allows."""
+    source, count = _scored_field(body), len(body.texts or body.continuations or ())
+    count += sum(len(item.choices) for item in body.items or ())
+    check_limit(count, context.settings.max_texts, "choices" if body.items else source, source)
+    for fields in (body, *(body.items or ())):
+        context.check_messages(fields.messages)
+
+
+def _scored_field(body: schemas.ScoreRequest) -> str:
+    return next(name for name in ("texts", "continuations", "items") if getattr(body, name) is not None)
+
+
+async def prepare_score(
+    context: Context, body: schemas.ScoreRequest, plan: SteeringPlan, *, priority: int = 0
+) -> Scoring:
+    """Resolves the request under its plan, and reserves its memory. Everything that can be refused is refused here and by
+    `check_score`, before any device work."""
+    engine, source = context.engine, _scored_field(body)
     if body.texts is not None:
         rows = [CapturePrompt(ids, plan) for ids in await encode_prompts(engine, body.texts, "texts")]
         counts: tuple[int, ...] = (len(rows),)
@@ -235,8 +255,8 @@ async def prepare_score(context: Context, body: schemas.ScoreRequest) -> Scoring
     positions = [len(row.prompt) - row.first for row in rows]  # of which logits are held
     vocabulary = engine.info.vocab_size
     held = min(max(scoring.LOGITS_BOUND, max(positions) * vocabulary), sum(positions) * vocabulary)
-    context.charge(tokens, held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
-    return Scoring(context, body, tuple(rows), counts, plan)
+    context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
+    return Scoring(context, body, tuple(rows), counts, plan, priority)
 
 
 def _continued(

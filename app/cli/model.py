@@ -200,13 +200,15 @@ def batch(
     client: Client,
     requests: Annotated[Path, file_argument("JSON lines: the fields of POST /v1/generate, and an id if wanted.")],
     out: Annotated[Path, Option("--out", "-o", help="File to write: a line per request, in the same order.")],
+    scores: Annotated[bool, Option("--score", help="The lines have the fields of POST /v1/score.")] = False,
 ) -> None:
-    """Answer many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
-    job = client.start_batch(requests.read_bytes())
+    """Answer or score many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
+    start, read = (client.start_score_batch, client.score_output) if scores else (client.start_batch, client.job_output)
+    job = start(requests.read_bytes())
     try:
         result = tables.follow(client, job)
     finally:
-        lines = [one.model_dump_json(exclude_none=True) for one in client.job_output(job.id)]
+        lines = [one.model_dump_json(exclude_none=True) for one in read(job.id)]
         out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     console.print(shown(f"wrote {out}: {result['succeeded']} answers"))
     if result["failed"]:

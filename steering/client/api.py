@@ -210,6 +210,10 @@ def _job_results(content: bytes) -> list[generation.BatchResult]:
     return [generation.BatchResult.model_validate_json(line) for line in content.splitlines() if line]
 
 
+def _score_results(content: bytes) -> list[reading.ScoreResult]:
+    return [reading.ScoreResult.model_validate_json(line) for line in content.splitlines() if line]
+
+
 class Api:
     """Every route as a method."""
 
@@ -249,6 +253,13 @@ class Api:
         if not isinstance(content, bytes):
             content = b"".join(json.dumps(to_json(body)).encode() + b"\n" for body in content)
         return {"content": content}
+
+    start_score_batch = start_batch.variant(
+        "POST /v1/score/batch",
+        resources.JobAnswer,
+        "Starts scoring many requests: JSON lines, or a list of bodies of `score`; read the results with `score_output`.",
+        content_type="application/jsonl",
+    )
 
     @Route("POST /tokenize", system.TokenizeAnswer)
     def tokenize(
@@ -511,6 +522,12 @@ class Api:
         list[generation.BatchResult],
         "Returns the results of a batch in order, also while it runs.",
         read=_job_results,
+    )
+    score_output = get_job.variant(
+        "GET /v1/jobs/{job_id}/output",
+        list[reading.ScoreResult],
+        "Returns the results of a batch of scores in order, also while it runs.",
+        read=_score_results,
     )
 
     @Route("POST /v1/links", resources.LinkAnswer)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Request, Whole, exactly_one
+from steering.schemas.base import Answer, ErrorDetail, Request, Whole, exactly_one
 from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import (
     ACTIVATION,
@@ -19,7 +19,7 @@ from steering.schemas.messages import (
     TextsFields,
     TokenIds,
 )
-from steering.schemas.steering import Steering
+from steering.schemas.steering import BatchFields, Steering
 from steering.schemas.vectors import LayerList, Name
 from steering.spec import Layers, Measured, Number
 
@@ -168,6 +168,19 @@ class ScoreAnswer(Answer):
     scores: list[ScoredText]
     items: list[ScoredItem] | None = None
     steering: LensSteering
+
+
+class ScoreLine(ScoreRequest, BatchFields):
+    """A request of POST /v1/score."""
+
+
+class ScoreResult(Answer):
+    """One line of the output of a batch, in the order of the input. Either response or error is present."""
+
+    index: int
+    id: str | None = None
+    response: ScoreAnswer | None = None
+    error: ErrorDetail | None = None
 
 
 ActivationPosition: TypeAlias = Annotated[Literal["last", "mean", "response_mean", "all"] | Offset, ACTIVATION]
