@@ -132,7 +132,10 @@ class AppState(ServerState):
             await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
         except Exception as error:
-            log.exception("model_load_failed")
+            if isinstance(error, SteeringError) and error.__cause__ is None:
+                log.error("model_load_failed", code=error.code, reason=error.message)  # noqa: TRY400 - the sentence says it all
+            else:
+                log.exception("model_load_failed")
             self.load_failure = public_error(error)
             return
         finally:

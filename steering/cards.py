@@ -67,7 +67,8 @@ class QualityCard:
     """The evidence that is stored with a vector, measured by cross-validation over topics when the vector was made.
     pairs: how many there are. holdout: how many each fold held out. folds: how many; 0 where nothing was held out.
     auroc: of the whole procedure, the layer chosen inside each training part; its interval covers topics and splits.
-    layers: the same by layer, without the choice."""
+    layers: the same by layer, without the choice. max_auroc: as auroc, at the same layers, where the score of a held-out text
+    is the largest over its tokens without the first; null where nobody asked for it."""
 
     pairs: int
     holdout: int
@@ -78,6 +79,8 @@ class QualityCard:
     auroc: Measured | None = None
     auroc_interval: Interval | None = None
     folds: int = 0
+    max_auroc: Measured | None = None
+    max_auroc_interval: Interval | None = None
 
     @property
     def at_chance(self) -> bool:

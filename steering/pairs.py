@@ -21,6 +21,23 @@ class ChatMessage:
     content: str
 
 
+@dataclass(frozen=True, slots=True)
+class ContinuedMessage(ChatMessage):
+    """The last message of a conversation, the assistant's, where the answer continues it: its template is left open."""
+
+
+def continued(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Returns the conversation with its last message to be continued. Raises InvalidRequest for one that is not the assistant's, or empty."""
+    last = messages[-1]
+    if last.role != "assistant" or not last.content.strip():
+        what = "is empty" if last.role == "assistant" else f"is of role {last.role!r}"
+        raise InvalidRequest(
+            f"'continue_final_message' needs a last message of the assistant with content; it {what}",
+            param="continue_final_message",
+        )
+    return (*messages[:-1], ContinuedMessage(last.role, last.content))
+
+
 Text: TypeAlias = str | tuple[ChatMessage, ...]
 """A plain text, or a conversation rendered by the model's chat template."""
 

@@ -10,10 +10,13 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.engine.prompts import check_capture
 from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.model.info import ModelInfo
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, ContinuedMessage
 
 WORDS = (" the", " a", " day", " night", " warm", " cold", " good", " bad", " sea", " hill", " bird", " stone")
 VOCABULARY = 256 + len(WORDS)
+
+CONTROL = ("<|end|>", "<|start|>")
+"""What a caller might take for control tokens."""
 
 PLANTED_WORD = 257
 """The token that the logit lens finds in a residual along the planted direction."""
@@ -49,7 +52,8 @@ class ScriptedTokenizer:
             return tuple(prompt.encode())
         if all(isinstance(part, ChatMessage) for part in prompt):
             messages = cast(tuple[ChatMessage, ...], prompt)
-            return tuple("".join(f"<{one.role}>{one.content}\n" for one in messages).encode())
+            text = "".join(f"<{one.role}>{one.content}\n" for one in messages)
+            return tuple(text.removesuffix("\n" if isinstance(messages[-1], ContinuedMessage) else "").encode())
         ids = cast(tuple[int, ...], prompt)
         if any(not 0 <= one < VOCABULARY for one in ids):
             raise InvalidRequest(f"token ids must be below {VOCABULARY}", param="prompt")
@@ -70,6 +74,10 @@ class ScriptedTokenizer:
     def token_text(self, token_id: int) -> str:
         """See Tokenizer.token_text."""
         return self._bytes(token_id).decode(errors="replace")
+
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        """See Tokenizer.control_strings."""
+        return tuple(one for one in CONTROL if one in text)
 
     @staticmethod
     def _bytes(token_id: int) -> bytes:

@@ -1,29 +1,35 @@
-"""POST /v1/generate/batch: answers many prompts as one job, JSON lines in, JSON lines out, at background priority."""
+"""POST /v1/generate/batch and /v1/score/batch: many requests as one job, JSON lines in, JSON lines out, at background priority."""
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.api.context import Context, ContextDep
-from app.api.generate import check_generation, prepare_generation
+from app.api.generate import Generation, check_generation, prepare_generation
 from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
 from app.api.policy import ActivePolicy, Policy
+from app.api.reading import Scoring, check_score, prepare_score
 from app.core.admission import check_limit
 from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
 from app.core.settings import Settings
 from steering.errors import InvalidRequest, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
+from steering.schemas.base import ErrorDetail
 from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, BatchSummary, GenerateAnswer
+from steering.schemas.reading import ScoreAnswer, ScoreLine, ScoreResult
 from steering.schemas.resources import JobAnswer
+from steering.schemas.steering import BatchFields
 from steering.store.records import Writer
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
@@ -37,7 +43,18 @@ LINE_BYTES = 2048
 """Memory of a parsed line besides its values: its model with all fields."""
 RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
-KIND = "generate_batch"
+L = TypeVar("L", bound=BatchFields)
+
+
+class Prepared(Protocol):
+    """A request that is resolved. cost: the tokens that count against the limit of the key."""
+
+    @property
+    def cost(self) -> int: ...
+
+    async def run(self) -> Callable[[], BaseModel]:
+        """Returns what builds the response, in a thread."""
+
 
 router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 
@@ -49,34 +66,50 @@ router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 )
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
-    lines = await run_in_thread(parse_lines, await request.body(), context.settings)
+    lines = await run_in_thread(parse_lines, await request.body(), context.settings, BatchLine)
+    return await _submitted(GenerationBatch(context, tuple(lines.values()), context.state[Policy].active), lines)
+
+
+@router.post(
+    "/v1/score/batch",
+    status_code=202,
+    openapi_extra={**needs("generate"), "requestBody": {"required": True, "content": JSON_LINES}},
+)
+async def score_batch(request: Request, context: ContextDep) -> JobAnswer:
+    """Scores many requests in the background: one request of /v1/score per line, one line of output for each."""
+    lines = await run_in_thread(parse_lines, await request.body(), context.settings, ScoreLine)
+    return await _submitted(ScoreBatch(context, tuple(lines.values()), context.state[Policy].active), lines)
+
+
+async def _submitted(batch: "Batch[L]", lines: Mapping[int, L]) -> JobAnswer:
+    """Checks every line and queues the batch. lines: by their numbers."""
+    context = batch.context
     context.admission.reserve(len(lines) * LINE_BYTES)
-    batch = Batch(context, tuple(lines.values()), context.state[Policy].active)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
-            check_generation(context, line)
+            batch.check(context, line)
             await batch.plan_of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
         if checked % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
     stored = {"requests": len(lines), "output": batch.output}  # nothing of the prompts
-    return await jobs_of(context).submit(KIND, stored, batch.run)
+    return await jobs_of(context).submit(batch.kind, stored, batch.run)
 
 
-def parse_lines(content: bytes, settings: Settings) -> dict[int, BatchLine]:
+def parse_lines(content: bytes, settings: Settings, kind: type[L]) -> dict[int, L]:
     """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises LimitExceeded for too many,
     InvalidRequest naming the line, also for an id that two lines have."""
     written = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
     check_limit(len(written), settings.max_batch_requests, "requests", "body")
     if not written:
         raise InvalidRequest("a batch needs at least one line", param="body")
-    lines: dict[int, BatchLine] = {}
+    lines: dict[int, L] = {}
     for number, text in written:
         where = f"line {number}"
         value = load_json(text, where, param=where, depth=settings.max_json_depth)
         try:
-            lines[number] = BatchLine.model_validate(value)
+            lines[number] = kind.model_validate(value)
         except ValidationError as error:
             findings = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
             raise _at_line(invalid(RequestValidationError(findings, body=value)), number) from None
@@ -93,13 +126,15 @@ def _at_line(error: SteeringError, number: int) -> SteeringError:
     return type(error)(f"line {number}: {error.message}", param=param)
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
+@dataclass(eq=False)
+class Batch(ABC, Generic[L]):
     """A batch that has been checked, and its results. Those that are early wait in memory for those before them.
     next, part: the number of stored lines, and of the parts in which they are stored."""
 
+    kind: ClassVar[str]
+
     context: Context
-    lines: tuple[BatchLine, ...]
+    lines: tuple[L, ...]
     policy: ActivePolicy
     plans: dict[str, SteeringPlan] = field(default_factory=dict)
     output: str = field(default_factory=lambda: f"out-{secrets.token_hex(12)}")
@@ -110,19 +145,38 @@ class Batch:
     failed: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @staticmethod
+    @abstractmethod
+    def check(context: Context, line: L) -> None:
+        """Raises LimitExceeded for what is beyond the operator's limits."""
+
+    @abstractmethod
+    async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> Prepared:
+        """Resolves a line."""
+
+    @abstractmethod
+    def result(self, index: int, line: L, found: BaseModel | ErrorDetail) -> BaseModel:
+        """Returns the line of output."""
+
+    def rows(self, line: L) -> int:
+        """Returns how many rows of the batch a line takes at once."""
+        del line
+        return 1
+
     async def run(self, progress: Progress) -> dict[str, Any]:
         """Answers every request and stores the results in the order of the lines, part by part. A request that fails
         has its error in its line. What ends the engine ends the job; the parts stored so far remain."""
         total, indices = len(self.lines), iter(range(len(self.lines)))
-        at_once = max(1, BACKGROUND_CONCURRENCY // max(line.n for line in self.lines))
+        at_once = max(1, BACKGROUND_CONCURRENCY // max(map(self.rows, self.lines)))
 
         async def answer_next() -> None:
             for index in indices:
-                result = await self._result(index)
+                found = await self._found(self.lines[index])
+                result = self.result(index, self.lines[index], found)
                 text = await run_in_thread(result.model_dump_json, exclude_none=True, ensure_ascii=True)
                 self.waiting[index] = text + "\n"
                 self.done += 1
-                self.failed += result.error is not None
+                self.failed += isinstance(found, ErrorDetail)
                 await self._store()
                 progress(self.done, total, "generating")
 
@@ -130,7 +184,7 @@ class Batch:
         await self._store(everything=True)
         return BatchSummary(requests=total, succeeded=total - self.failed, failed=self.failed).model_dump()
 
-    async def plan_of(self, line: BatchLine) -> SteeringPlan:
+    async def plan_of(self, line: L) -> SteeringPlan:
         """Resolves the steering of a line. Raises LimitExceeded for too many steerings. Each is resolved once, so that
         a new version of a vector does not change a batch that runs. A new policy holds for the lines that are still to
         be answered: their steerings are resolved again, with the newest versions."""
@@ -144,16 +198,15 @@ class Batch:
             plans[key] = await self.context.plan(line.steering)
         return plans[key]
 
-    async def _result(self, index: int) -> BatchResult:
-        line = self.lines[index]
+    async def _found(self, line: L) -> BaseModel | ErrorDetail:
         try:
-            return BatchResult(index=index, id=line.id, response=await self._answered(line))
+            return await self._answered(line)
         except (Unavailable, InvalidApiKey):  # the engine or the store, or the key is no longer known: ends the job
             raise
         except SteeringError as error:  # this request only
-            return BatchResult(index=index, id=line.id, error=error_detail(error))
+            return error_detail(error)
 
-    async def _answered(self, line: BatchLine) -> GenerateAnswer:
+    async def _answered(self, line: L) -> BaseModel:
         """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use
         fails. Every try begins with the key and the plan: while the line waited, both may have changed. Raises
         InvalidApiKey."""
@@ -163,15 +216,11 @@ class Batch:
                 key = self.context.state[ApiKeys].current(self.context.key)
                 with closing(self.context.admission.apart()) as admission:
                     context = replace(self.context, key=key, admission=admission)
-                    work = await prepare_generation(context, line, await self.plan_of(line))
+                    work = await self.prepared(context, line, await self.plan_of(line))
                     if charge:
                         context.charge(work.cost)
                     charge = False
-                    work.request = replace(work.request, priority=1)
-                    answer = await run_in_thread(await work.run())
-                if line.record:
-                    return answer
-                return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
+                    return await run_in_thread(await work.run())
             except RateLimited as error:
                 if error.never:
                     raise
@@ -193,3 +242,55 @@ class Batch:
                 for index in ready:
                     del self.waiting[index]
                 self.part, self.next = self.part + 1, self.next + len(ready)
+
+
+class GenerationBatch(Batch[BatchLine]):
+    """Requests of POST /v1/generate."""
+
+    kind = "generate_batch"
+
+    @staticmethod
+    def check(context: Context, line: BatchLine) -> None:
+        """See Batch.check."""
+        check_generation(context, line)
+
+    async def prepared(self, context: Context, line: BatchLine, plan: SteeringPlan) -> Generation:
+        """See Batch.prepared."""
+        work = await prepare_generation(context, line, plan)
+        work.request = replace(work.request, priority=1)
+        return work
+
+    def result(self, index: int, line: BatchLine, found: BaseModel | ErrorDetail) -> BatchResult:
+        """See Batch.result. The answer has a record only where the line asks for it."""
+        if not isinstance(found, GenerateAnswer):
+            assert isinstance(found, ErrorDetail)
+            return BatchResult(index=index, id=line.id, error=found)
+        if not line.record:
+            found = found.model_copy(update={"steering": found.steering.model_copy(update={"record": None})})
+        return BatchResult(index=index, id=line.id, response=found)
+
+    def rows(self, line: BatchLine) -> int:
+        """See Batch.rows."""
+        return line.n
+
+
+class ScoreBatch(Batch[ScoreLine]):
+    """Requests of POST /v1/score."""
+
+    kind = "score_batch"
+
+    @staticmethod
+    def check(context: Context, line: ScoreLine) -> None:
+        """See Batch.check."""
+        check_score(context, line)
+
+    async def prepared(self, context: Context, line: ScoreLine, plan: SteeringPlan) -> Scoring:
+        """See Batch.prepared."""
+        return await prepare_score(context, line, plan, priority=1)
+
+    def result(self, index: int, line: ScoreLine, found: BaseModel | ErrorDetail) -> ScoreResult:
+        """See Batch.result."""
+        if isinstance(found, ScoreAnswer):
+            return ScoreResult(index=index, id=line.id, response=found)
+        assert isinstance(found, ErrorDetail)
+        return ScoreResult(index=index, id=line.id, error=found)

@@ -23,14 +23,14 @@ from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParam
 from steering.engine.prompts import check_context, encode_prompt, encode_steered
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.injection.readings import Reading
-from steering.pairs import ChatMessage, ContrastivePair, PairSet
+from steering.pairs import ChatMessage, ContrastivePair, PairSet, continued
 from steering.pairs import Text as PairText
 from steering.plan.resolve import check_model
 from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
 from steering.schemas.extraction import Pair
-from steering.schemas.messages import ChoiceFields, PromptFields, SamplingFields, Text, TextsFields
+from steering.schemas.messages import ChoiceFields, ConversationFields, Message, SamplingFields, Text, TextsFields
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.spec import InterventionSpec, SteeringSpec, is_inline, vector_names
@@ -200,12 +200,14 @@ class Context:
         if isinstance(fields, ChoiceFields):
             check_limit(fields.top_logprobs or 0, settings.max_top_logprobs, "logprobs", "logprobs")
 
-    def prompt_of(self, fields: PromptFields) -> Prompt:
-        """Returns the prompt of a request. Raises LimitExceeded for too many messages."""
+    def prompt_of(self, fields: ConversationFields) -> Prompt:
+        """Returns the prompt of a request. Raises LimitExceeded for too many messages, InvalidRequest where the last one cannot be
+        continued."""
         if fields.prompt is not None:
             return fields.prompt
         self.check_messages(fields.messages)
-        return pair_text(fields.messages or ())
+        messages = chat_messages(fields.messages or ())
+        return continued(messages) if fields.continue_final_message else messages
 
     def check_messages(self, messages: Sequence[object] | None) -> None:
         """Raises LimitExceeded for more messages than the operator allows."""
@@ -302,7 +304,12 @@ class Context:
 
 def pair_text(text: Text) -> PairText:
     """Converts a text of a request, plain or a conversation, to the library's type."""
-    return text if isinstance(text, str) else tuple(ChatMessage(one.role, one.content) for one in text)
+    return text if isinstance(text, str) else chat_messages(text)
+
+
+def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+    """Converts a conversation of a request to the library's type."""
+    return tuple(ChatMessage(one.role, one.content) for one in messages)
 
 
 def pair_set(concept: str | None, pairs: Sequence[Pair] | None) -> PairSet:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Query
 from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
+from app.api.choices import prepare_choices
 from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
 from app.api.jobs import Work, job_options, respond
 from app.api.reading import library_vectors
@@ -46,6 +47,7 @@ from steering.plan.resolve import check_model, resolve_layers
 from steering.plan.types import SteeringPlan
 from steering.schemas import evaluation as schemas
 from steering.schemas.base import WaitQuery
+from steering.schemas.choices import ChoicesRequest
 from steering.schemas.extraction import TransferAnswer, TransferRequest
 from steering.schemas.messages import Text
 from steering.schemas.vectors import VectorAnswer
@@ -74,9 +76,11 @@ uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
 async def evaluate(
     body: schemas.EvaluationRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep
 ) -> Response:
-    """Steers many answers, reads them back unsteered, and reports effect, damage and chance level."""
+    """Steers many answers, reads them back unsteered, and reports effect, damage and chance level; or answers multiple choice."""
     if isinstance(body, schemas.ReportRequest):
         work = await _prepare_report(context, body)
+    elif isinstance(body, ChoicesRequest):
+        work = await prepare_choices(context, body)
     else:
         work = await _prepare_strengths(context, body)
     return await respond(context, body.kind, body, work, query.wait, 200)

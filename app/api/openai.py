@@ -27,7 +27,7 @@ from steering.engine.api import Finish, Prompt, TokenEvent
 from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
 from steering.injection.dose import SteeringReport
 from steering.layer_indices import layer_index
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, continued
 from steering.plan.types import SteeringPlan
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
@@ -67,7 +67,7 @@ async def chat_completions(body: ChatRequest, context: AdmittedDep) -> Response:
     messages = tuple(ChatMessage("system" if one.role == "developer" else one.role, one.text) for one in body.messages)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     work = ChatWork(context, body, (body.top_logprobs or 0) if body.logprobs else None)
-    await work.prepare([messages], limit)
+    await work.prepare([continued(messages) if body.continue_final_message else messages], limit)
     return await work.respond()
 
 
@@ -275,8 +275,10 @@ class OpenAIWork(ABC):
         reports = [answer.finish.steering for answer in answers]
         self.context.state.metrics.observe_dose(reports)
         first = self.generations[0]
-        sampling = first.request.sampling
-        applied = applied_steering(first.request.plan, reports, first.record if sampling.max_tokens else None)
+        sampling, known = first.request.sampling, first.request.plan.warnings
+        others = [note for one in self.generations for note in one.request.plan.warnings if note not in known]
+        record = first.record if sampling.max_tokens else None
+        applied = applied_steering(first.request.plan, reports, record, tuple(dict.fromkeys(others)))
         return {"seed": sampling.seed, "steering": applied.model_dump(mode="json", exclude_none=True)}
 
     def _text(self, token: int) -> str:

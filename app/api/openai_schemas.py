@@ -103,7 +103,7 @@ class GenerationRequest(OpenAIRequest):
 
 
 class ChatRequest(GenerationRequest):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM; the answer continues the last message."""
 
     refused: ClassVar[dict[str, Any]] = {
         "tools": [],
@@ -124,6 +124,8 @@ class ChatRequest(GenerationRequest):
     }
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
+    continue_final_message: Flag = False
+    add_generation_prompt: Flag | None = None
     max_tokens: native.MaxTokens | None = None
     max_completion_tokens: native.MaxTokens | None = None
     logprobs: Flag | None = None
@@ -140,6 +142,12 @@ class ChatRequest(GenerationRequest):
             raise ValueError("'top_logprobs' needs 'logprobs': true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give 'max_completion_tokens' or 'max_tokens', not both")
+        asks = self.messages[-1].role != "assistant"
+        if self.add_generation_prompt not in (None, asks):
+            raise ValueError(
+                f"'add_generation_prompt' must be {str(asks).lower()} or absent here: an answer begins after every last message "
+                "but the assistant's, which 'continue_final_message' continues"
+            )
         return self
 
 
@@ -212,7 +220,7 @@ class EmbeddingRequest(OpenAIRequest):
     input: Inputs
     encoding_format: Literal["float", "base64"] = "float"
     layer: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = -1
-    position: Literal["last", "mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)] = "mean"
+    position: Annotated[Literal["last", "mean"] | native.Offset, native.ACTIVATION] = "mean"
 
     @field_validator("encoding_format", mode="before")
     @classmethod

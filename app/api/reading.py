@@ -6,8 +6,9 @@ class, or a dtype that cannot hold the activations that were read.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from app.core.admission import check_limit
 from app.core.answers import ACTIVATION_BYTES, SCORE_BYTES, FileStream, damage_warnings, in_thread, json_in_thread
 from app.core.requests import BINARY, ApiRoute, UploadRoute, accepts_json, needs
 from steering.concepts.loader import load_neutral_texts
-from steering.engine.api import Prompt
+from steering.engine.api import CapturePrompt, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
 from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringError, StoreCorrupt, VectorNotFound
@@ -164,7 +165,7 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
         "model": info.name,
         "model_fingerprint": info.fingerprint,
         "position": str(body.position),
-        "steering": "null" if steering is None else json.dumps(steering.model_dump(mode="json")),
+        "steering": json.dumps(steering.model_dump(mode="json")),
     }
     file = capturing.SafetensorsFile(found, body.dtype, metadata)
     return FileStream(in_thread(file.pieces()), "activations.safetensors", context.state, length=file.length)
@@ -173,28 +174,106 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
 @router.post("/v1/score", openapi_extra=_GENERATE, response_model=schemas.ScoreAnswer)
 async def score(body: schemas.ScoreRequest, context: AdmittedDep) -> Response:
     """Returns the log-probability of given continuations or texts, and whether greedy decoding would choose them."""
-    engine, settings = context.engine, context.settings
-    check_limit(len(body.texts or ()), settings.max_texts, "texts", "texts")
-    check_limit(len(body.continuations or ()), settings.max_texts, "continuations", "continuations")
-    context.check_messages(body.messages)
-    plan = await context.plan(body.steering)
+    check_score(context, body)
+    work = await prepare_score(context, body, await context.plan(body.steering))
+    context.charge(work.cost)
+    return await json_in_thread(await work.run())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scoring:
+    """A request whose texts are rows. rows: of every text, or of the choices of one prompt after those of another; `counts` of each."""
+
+    context: Context
+    body: schemas.ScoreRequest
+    rows: tuple[CapturePrompt, ...]
+    counts: tuple[int, ...]
+    plan: SteeringPlan
+    priority: int
+
+    @property
+    def cost(self) -> int:
+        """The tokens that count against the limit of the key."""
+        return sum(len(row.prompt) for row in self.rows)
+
+    async def run(self) -> Callable[[], schemas.ScoreAnswer]:
+        """Scores the rows, and returns what builds the response in a thread."""
+        found = await scoring.score(self.context.engine, self.rows, self.priority)
+        return partial(self._answer, found)
+
+    def _answer(self, found: list[schemas.ScoredText]) -> schemas.ScoreAnswer:
+        items, at = list[schemas.ScoredItem](), 0
+        for count in self.counts:
+            length = self.rows[at].prompt_length or 0
+            items.append(schemas.ScoredItem(prompt_tokens=length, scores=found[at : at + count]))
+            at += count
+        notes = dict.fromkeys(note for row in self.rows for note in row.plan.warnings)
+        several = self.body.items is not None
+        return schemas.ScoreAnswer(
+            model=self.context.engine.info.name,
+            prompt_tokens=0 if several else items[0].prompt_tokens,
+            scores=[] if several else found,
+            items=items if several else None,
+            steering=_applied_plan(replace(self.plan, warnings=tuple(notes))),
+        )
+
+
+def check_score(context: Context, body: schemas.ScoreRequest) -> None:
+    """Raises LimitExceeded for more texts, choices or messages than the operator allows."""
+    source, count = _scored_field(body), len(body.texts or body.continuations or ())
+    count += sum(len(item.choices) for item in body.items or ())
+    check_limit(count, context.settings.max_texts, "choices" if body.items else source, source)
+    for fields in (body, *(body.items or ())):
+        context.check_messages(fields.messages)
+
+
+def _scored_field(body: schemas.ScoreRequest) -> str:
+    return next(name for name in ("texts", "continuations", "items") if getattr(body, name) is not None)
+
+
+async def prepare_score(
+    context: Context, body: schemas.ScoreRequest, plan: SteeringPlan, *, priority: int = 0
+) -> Scoring:
+    """Resolves the request under its plan, and reserves its memory. Everything that can be refused is refused here and by
+    `check_score`, before any device work."""
+    engine, source = context.engine, _scored_field(body)
     if body.texts is not None:
-        source, rows, prompt_length = "texts", await encode_prompts(engine, body.texts, "texts"), 0
+        rows = [CapturePrompt(ids, plan) for ids in await encode_prompts(engine, body.texts, "texts")]
+        counts: tuple[int, ...] = (len(rows),)
+        _check_scored(context, sum(len(row.prompt) for row in rows), source)
     else:
-        prompt: Prompt = pair_text(body.messages) if body.messages is not None else (body.prompt or "")
-        before, plan = await encode_steered(engine.tokenizer, prompt, plan)
-        source, rows, prompt_length = "continuations", await _continued(context, body, prompt, before), len(before)
-    tokens = sum(map(len, rows))
-    check_limit(tokens, settings.max_scored_tokens, "tokens (the prompt counts for each continuation)", source)
-    positions = [len(row) - max(prompt_length - 1, 0) for row in rows]  # of which logits are held
+        asked = (
+            [(context.prompt_of(body), body.continuations, source)]
+            if body.continuations
+            else [
+                (context.prompt_of(item), item.choices, f"items.{index}") for index, item in enumerate(body.items or ())
+            ]
+        )
+        counts = tuple(len(texts) for _, texts, _ in asked)
+        rows = await run_in_thread(_continued, context, asked, plan)
+    tokens = sum(len(row.prompt) for row in rows)
+    positions = [len(row.prompt) - row.first for row in rows]  # of which logits are held
     vocabulary = engine.info.vocab_size
     held = min(max(scoring.LOGITS_BOUND, max(positions) * vocabulary), sum(positions) * vocabulary)
-    context.charge(tokens, held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
-    found, model = await scoring.score(engine, rows, prompt_length, plan), engine.info.name
-    steering = _applied_plan(plan)
-    return await json_in_thread(
-        lambda: schemas.ScoreAnswer(model=model, prompt_tokens=prompt_length, scores=found, steering=steering)
-    )
+    context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
+    return Scoring(context, body, tuple(rows), counts, plan, priority)
+
+
+def _continued(
+    context: Context, asked: Sequence[tuple[Prompt, Sequence[str], str]], plan: SteeringPlan
+) -> list[CapturePrompt]:
+    """Returns the rows of each prompt with its continuations. Raises LimitExceeded as soon as they have too many tokens."""
+    rows, tokens = list[CapturePrompt](), 0
+    for prompt, texts, param in asked:
+        for row in scoring.continuation_rows(context.engine, prompt, texts, plan, param):
+            tokens += len(row.prompt)
+            _check_scored(context, tokens, param.partition(".")[0])
+            rows.append(row)
+    return rows
+
+
+def _check_scored(context: Context, tokens: int, param: str) -> None:
+    check_limit(tokens, context.settings.max_scored_tokens, "tokens (the prompt counts for each continuation)", param)
 
 
 @router.post("/v1/explain", openapi_extra=_GENERATE, response_model=schemas.ExplainAnswer)
@@ -218,7 +297,8 @@ async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Respons
     listed = len(ids) * body.top * measuring.CARRYING_TOKENS
     context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
-    found = await measuring.explain(engine, texts, axes, neutral, threshold=body.threshold, most=body.top)
+    options: dict[str, Any] = {"position": body.position, "threshold": body.threshold, "most": body.top}
+    found = await measuring.explain(engine, texts, axes, neutral, **options)
     used, count = measuring.used_vectors({axis.vector.id: axis.vector for axis in axes}), len(load_neutral_texts())
     return await json_in_thread(
         lambda: schemas.ExplainAnswer(
@@ -325,21 +405,6 @@ async def _dictionary(context: Context, name: str) -> features.Dictionary:
     return found
 
 
-async def _continued(
-    context: Context, body: schemas.ScoreRequest, prompt: Prompt, before: tuple[int, ...]
-) -> list[tuple[int, ...]]:
-    """Returns the prompt's tokens, `before`, with those of each continuation."""
-    engine, texts, most = context.engine, body.continuations, context.settings.max_scored_tokens
-    assert texts is not None
-    check_limit(len(before) * len(texts), most, "tokens (prompt x continuations)", "continuations")
-    found = await run_in_thread(lambda: [scoring.continuation_ids(engine.tokenizer, prompt, text) for text in texts])
-    for index, ids in enumerate(found):
-        if not ids:
-            raise InvalidRequest("the continuation has no token", param=f"continuations.{index}")
-        check_context(len(before) + len(ids), 0, engine.info, param="continuations")
-    return [(*before, *ids) for ids in found]
-
-
 async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[str]]:
     """Returns the newest version of each name, the first MAX_VECTORS of the loaded model, and warnings: that there are
     more, and which are damaged. Those, and what is deleted meanwhile, are left out: the caller named none."""
@@ -365,7 +430,5 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
     return vectors, [*warnings, *damage_warnings(damaged)]
 
 
-def _applied_plan(plan: SteeringPlan) -> schemas.LensSteering | None:
-    if plan.empty:
-        return None
+def _applied_plan(plan: SteeringPlan) -> schemas.LensSteering:
     return schemas.LensSteering(fingerprint=plan.fingerprint, vectors=dict(plan.vectors), warnings=list(plan.warnings))

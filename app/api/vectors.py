@@ -337,7 +337,8 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used."""
     check_name(body.name)
     training = None if body.training is None else TrainingSettings(**body.training.model_dump(exclude_none=True))
-    check_method(context.engine, body.method, training, paired=body.positive is None)
+    card_max = body.card_position is not None
+    check_method(context.engine, body.method, training, paired=body.positive is None, card_max=card_max)
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
@@ -356,7 +357,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
             negative_topics=body.negative_topics or (),
         )
     request = _workflow_request(context, body, pairs)
-    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative))
+    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
     return partial(_run_extraction, context, body, training, request)
 
 
@@ -387,4 +388,5 @@ def _workflow_request(
     texts = len(pairs.positive) + len(pairs.negative)
     context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
     given = body.model_dump(include={"name", "method", "layers", "holdout", "seed", "description", "tags"})
-    return ExtractionRequest(pairs=pairs, position=body.position or default_position(pairs), notes=notes, **given)
+    position, card_max = body.position or default_position(pairs), body.card_position is not None
+    return ExtractionRequest(pairs=pairs, position=position, notes=notes, card_max=card_max, **given)

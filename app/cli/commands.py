@@ -169,13 +169,19 @@ class Asked:
     prompt: Annotated[str, "The prompt."]
     raw: Annotated[bool, Option("--raw", help="Continue the text without the chat template.")] = False
     system: Annotated[str | None, "A system message before the prompt."] = None
+    prefill: Annotated[str | None, "How the answer begins, which is continued."] = None
 
     def fields(self) -> dict[str, Any]:
-        """Returns a raw prompt, or messages with the prompt as the user's."""
+        """Returns a raw prompt, or messages with the prompt as the user's. Raises BadParameter for a raw prompt with a prefill."""
         if self.raw:
+            if self.prefill is not None:
+                raise BadParameter("--raw has no messages; put it into the prompt", param_hint="--prefill")
             return {"prompt": self.prompt}
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return {"messages": [*before, {"role": "user", "content": self.prompt}]}
+        messages = [*before, {"role": "user", "content": self.prompt}]
+        if self.prefill is None:
+            return {"messages": messages}
+        return {"messages": [*messages, {"role": "assistant", "content": self.prefill}], "continue_final_message": True}
 
 
 def given(**fields: Any) -> dict[str, Any]:

@@ -15,7 +15,11 @@ from rich.text import Text
 from typer import BadParameter, Option
 
 from app.cli.commands import (
+    Layers,
     Output,
+    Profile,
+    Steer,
+    Steering,
     VectorName,
     command,
     file_argument,
@@ -23,6 +27,7 @@ from app.cli.commands import (
     given,
     layers_of,
     numbers,
+    position_of,
     prompts_of,
     steering_of,
     text_of,
@@ -30,16 +35,19 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Report, Vector, check_row, verdict
+from steering.client.results import CHECKS, Choices, Report, Vector, check_row, verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
+from steering.schemas.choices import ChoiceScores
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
+from steering.strict_json import load_json
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer] = TypeAdapter(StrengthsAnswer)
 SUFFIXES = (".html", ".md", ".json")
 POSITIVE, NEGATIVE = {"1", "true", "yes", "positive", "pos"}, {"0", "false", "no", "negative", "neg"}
 COLUMNS = {"text", "label", "prompt", "group"}
 AT_ONCE = 500  # texts of one request
+READ_AT_ONCE = 20  # where every token is read
 
 Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
 Judge: TypeAlias = Literal["self", "endpoint"]
@@ -175,6 +183,35 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     return found, [*tables, *warning_lines(found.warnings), conclusion, *wrote]
 
 
+@command
+def choices(
+    client: Client,
+    items: Annotated[
+        Path,
+        file_argument(
+            'JSON lines: {"question": "...", "choices": ["...", "..."], "answer": 0}, the index of the right one.'
+        ),
+    ],
+    steer: Steer = None,
+    layers: Layers = "recommended",
+    profile: Profile = None,
+    steering: Steering = None,
+) -> Output:
+    """Ask questions of multiple choice, in both orders of the choices, without and with steering."""
+    lines = [line for line in text_of(items).splitlines() if line.strip()]
+    asked = [load_json(line, f"{items.name}, line {number}") for number, line in enumerate(lines, start=1)]
+    steered = steering_of(steer, layers, profile, steering) or []
+    result = Choices.model_validate(follow(client, client.start_choices(asked, steering=steered)))
+    table = numeric_table(f"{len(result.items)} questions", "measure", "unsteered", "steered", "change")
+    for name in ChoiceScores.model_fields:
+        columns = (result.unsteered, result.steered, result.change)
+        table.add_row(name, *("" if one is None else estimate_text(getattr(one, name), "+.3f") for one in columns))
+    for letter in sorted({*result.unsteered.letters, *(result.steered.letters if result.steered else ())}):
+        shares = [None if one is None else one.letters.get(letter, 0.0) for one in (result.unsteered, result.steered)]
+        table.add_row(f"picks {letter}", *(optional(share, ".3f") for share in shares), "")
+    return result, [table, *warning_lines(result.warnings)]
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledText:
     """One row. prompt: the user's message that the text answers. group: rows that belong together, such as a topic."""
@@ -192,24 +229,28 @@ def separation(
     labelled: Annotated[Path, file_argument("CSV with columns text and label, and prompt or group if wanted.")],
     positive: Annotated[str | None, "The label of the positive pole; default: 1, true, yes or positive."] = None,
     layer: Annotated[int | None, "Layer to read; default: the middle recommended one."] = None,
+    position: Annotated[
+        str | None,
+        "max (the largest over the tokens), last, mean, response_mean or an offset; default: the vector's own.",
+    ] = None,
     threshold: Annotated[float, "Score from which a text counts as positive; 0 is the middle."] = 0.0,
 ) -> Output:
     """Test a vector on labelled texts: AUROC with its interval, and accuracy at a threshold."""
     rows = _read_labelled(labelled, positive)
     found = client.get_vector(vector)
     chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
-    position = found.provenance.get("position", "last")
-    result = measured(rows, _scores(client, found, chosen, position, rows), threshold)
+    read_at = found.provenance.get("position", "last") if position is None else position_of(position)
+    result = measured(rows, _scores(client, found, chosen, read_at, rows), threshold)
     if not found.centred:
         stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
-    auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {position}"
+    auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {read_at}"
     lines = [
         f"{at}: {result['positives']} positive and {result['negatives']} negative texts",
         "AUROC " + ("too few texts" if auroc is None else f"{auroc:.3f}{_interval(result['auroc_interval'])}"),
         f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {threshold:+g}: "
         f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts",
     ]
-    return {"vector": found.id, "layer": chosen, "position": position, **result}, map(shown, lines)
+    return {"vector": found.id, "layer": chosen, "position": read_at, **result}, map(shown, lines)
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -243,7 +284,8 @@ def _labelled(row: dict[str, Any], where: str, positive: str | None) -> Labelled
 def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Sequence[LabelledText]) -> list[float]:
     """Returns a score per text, in natural scales, centred where the vector has class means.
 
-    Texts are read as the vector's own were: for `response_mean` as replies, to a neutral prompt where none is given.
+    For `response_mean` texts are read as replies, to a neutral prompt where none is given. The score of a text is that of its
+    activation at the position, or for `max` the largest over its tokens without the first.
     """
     import numpy as np  # noqa: PLC0415 - other commands start faster without
     from safetensors.numpy import load  # noqa: PLC0415 - imports numpy
@@ -257,6 +299,11 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
         reply = {"role": "assistant", "content": row.text}
         texts.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     scores: list[float] = []
+    if position == "max":
+        for start in range(0, len(texts), READ_AT_ONCE):
+            answer = client.readout(texts[start : start + READ_AT_ONCE], vectors=[vector.id], layers=[layer])
+            scores += [text.readout[vector.id][str(layer)].max for text in answer.texts]
+        return scores
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
         read = load(client.activations(part, layers=[layer], position=position, steering=[]))[f"layer.{layer}"]

@@ -38,6 +38,7 @@ from steering.client import Client
 from steering.client.display import aligned, card_html, layers_of_map, page
 from steering.errors import InvalidRequest
 from steering.schemas.generation import GenerateAnswer, TokenPiece
+from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import AppliedSteering
 from steering.strict_json import load_json
 
@@ -199,13 +200,15 @@ def batch(
     client: Client,
     requests: Annotated[Path, file_argument("JSON lines: the fields of POST /v1/generate, and an id if wanted.")],
     out: Annotated[Path, Option("--out", "-o", help="File to write: a line per request, in the same order.")],
+    scores: Annotated[bool, Option("--score", help="The lines have the fields of POST /v1/score.")] = False,
 ) -> None:
-    """Answer many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
-    job = client.start_batch(requests.read_bytes())
+    """Answer or score many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
+    start, read = (client.start_score_batch, client.score_output) if scores else (client.start_batch, client.job_output)
+    job = start(requests.read_bytes())
     try:
         result = tables.follow(client, job)
     finally:
-        lines = [one.model_dump_json(exclude_none=True) for one in client.job_output(job.id)]
+        lines = [one.model_dump_json(exclude_none=True) for one in read(job.id)]
         out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     console.print(shown(f"wrote {out}: {result['succeeded']} answers"))
     if result["failed"]:
@@ -243,7 +246,7 @@ def lens(
         if not -len(answer.tokens) <= token < len(answer.tokens):
             raise BadParameter(f"the prompt has {len(answer.tokens)} tokens", param_hint="--token")
         console.print(tables.lens_table(answer, token))
-        print_warnings(answer.steering.warnings if answer.steering else [])
+        print_warnings(answer.steering.warnings)
 
     return answer, printed
 
@@ -260,8 +263,8 @@ def score(
 ) -> Output:
     """Show how probable continuations of the prompt are to the model, or the prompt itself without --continuation."""
     interventions = steering_of(steer, steering=steering) or []
-    if not continuation and asked.system is not None:
-        raise BadParameter("--system needs --continuation: without it the prompt is scored as it is")
+    if not continuation and (asked.system, asked.prefill) != (None, None):
+        raise BadParameter("--system and --prefill need --continuation: without it the prompt is scored as it is")
     if continuation:
         answer = client.score(continuations=continuation, steering=interventions, **asked.fields())
     else:
@@ -297,11 +300,13 @@ def explain(
     texts: Texts = None,
     file: TextFile = None,
     layers: Annotated[str, "recommended, or 12,13."] = "recommended",
+    position: Annotated[ScorePosition, "Score of a text: mean or max over its tokens."] = "mean",
     threshold: Annotated[float, "Smallest absolute z-score that is listed."] = 2.0,
 ) -> Output:
     """List the concepts of the library that stand out in texts against neutral text."""
     read = given_texts(texts, file)
-    answer = client.explain(read, layers=None if layers == "recommended" else layers_of(layers), threshold=threshold)
+    chosen = None if layers == "recommended" else layers_of(layers)
+    answer = client.explain(read, layers=chosen, position=position, threshold=threshold)
     rows = [
         [_short(text), one.vector, f"{one.layer}", f"{one.z:+.1f}", " ".join(t.text.strip() for t in one.tokens)]
         for text, explained in zip(read, answer.texts, strict=True)

@@ -175,6 +175,9 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
         random = [one.random_auroc for layer in recommended.layers if (one := card.layers.get(layer))]
         against = f"; random directions {random[0]:.2f}" if random and random[0] is not None else ""
         lines.append(Text(f"held-out AUROC {card.auroc:.2f}{between}, {held}{against}"))
+    if card.max_auroc is not None:
+        largest = Estimate(card.max_auroc, card.max_auroc_interval)
+        lines.append(Text(f"by the largest score over the tokens of a text: AUROC {estimate_text(largest, '.2f')}"))
     return lines + warning_lines(card.warnings)
 
 

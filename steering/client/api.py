@@ -6,33 +6,42 @@ from types import NoneType
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from steering.client.connection import AsyncConnection, Connection
-from steering.client.results import Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
+from steering.client.options import (
+    ActivationOptions,
+    ClusterOptions,
+    DoseOptions,
+    ExtractOptions,
+    Intervention,
+    LayerList,
+    Layers,
+    MapOptions,
+    Messages,
+    Prompt,
+    ReportOptions,
+    Steered,
+    Steering,
+    SweepOptions,
+    Text,
+    Texts,
+    TransferOptions,
+    VectorDescription,
+    VectorFilters,
+)
+from steering.client.results import Choices, Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
 from steering.client.routes import JsonObject, Route, to_json
 from steering.schemas import comparison, extraction, generation, governance, reading, resources, system, vectors
+from steering.schemas.choices import ChoiceItem
 from steering.schemas.comparison import ArmFields
-from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription
 from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
-from steering.schemas.messages import Message
+from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import DefaultSteeringAnswer, Record
-from steering.spec import InterventionSpec
-
-# Types of the arguments. Their meaning is in the request models of steering/schemas.
-Intervention: TypeAlias = InterventionSpec | JsonObject
-Steering: TypeAlias = Sequence[Intervention] | JsonObject  # a list, or {"profile": name, "interventions": [...]}
-Steered: TypeAlias = Steering | None
-Chat: TypeAlias = Sequence[Message | JsonObject]
-Messages: TypeAlias = Chat | None
-Text: TypeAlias = str | Chat
-Texts: TypeAlias = Sequence[Text] | None
-Prompt: TypeAlias = str | Sequence[int] | None  # a text, or token ids
-LayerList: TypeAlias = Literal["all"] | Sequence[int]
-Layers: TypeAlias = str | Sequence[int] | JsonObject  # `recommended`, `all`, a list, or {"from": 10, "to": 16}
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Options of `generate` and `compare`."""
+    """Options of `generate` and `compare`. continue_final_message: the answer continues the last message, the assistant's."""
 
+    continue_final_message: bool
     steering: Steering
     max_tokens: int
     temperature: float
@@ -62,133 +71,6 @@ class CompareOptions(SamplingOptions, total=False):
     baseline: str
 
 
-class VectorDescription(TypedDict, total=False):
-    """Description and tags of a vector."""
-
-    description: str
-    tags: Sequence[str]
-
-
-class _FittedOptions(VectorDescription, total=False):
-    concept: str
-    pairs: Sequence[Pair | JsonObject]
-    position: str | int
-    holdout: float
-    seed: int
-
-
-class ExtractOptions(_FittedOptions, total=False):
-    """Options of an extraction: one source (concept, pairs, positive with negative, describe) and the method."""
-
-    positive: Sequence[Text]
-    negative: Sequence[Text]
-    positive_topics: Sequence[str]
-    negative_topics: Sequence[str]
-    describe: TraitDescription | JsonObject
-    method: str
-    layers: LayerList
-    training: Training | JsonObject
-
-
-class TransferOptions(_FittedOptions, total=False):
-    """Options of a transfer: one of `concept` and `pairs`, and what is not left to the server."""
-
-    anchors: Sequence[Text]
-    direction: Sequence[float]
-    from_layer: int
-    to_layer: int
-    effect: EffectRequest | JsonObject
-
-
-class VectorFilters(TypedDict, total=False):
-    """Filters of a list of vectors."""
-
-    tag: str
-    method: str
-    search: str
-    limit: int
-    cursor: str
-
-
-class MapOptions(TypedDict, total=False):
-    """Options of a map."""
-
-    labels: Sequence[str]
-    layers: LayerList
-    method: str
-    dims: int
-    position: str | int
-    vectors: Sequence[str]
-    path: int
-    embeddings: bool
-    seed: int
-
-
-class ActivationOptions(TypedDict, total=False):
-    """Options of `activations`."""
-
-    messages: Chat
-    token_ids: Sequence[Sequence[int]]
-    layers: LayerList
-    position: str | int
-    steering: Steering
-
-
-class ClusterOptions(TypedDict, total=False):
-    """Options of `clusters`."""
-
-    layer: int | None
-    method: str
-    clusters: int | None
-    min_size: int | None
-    position: str | int
-    examples: int
-    seed: int
-
-
-class EvaluationOptions(TypedDict, total=False):
-    """Options of every evaluation."""
-
-    prompts: Sequence[Text]
-    concept: str
-    reader: str
-    reading_layer: int
-    scorer: str
-    max_tokens: int
-    temperature: float
-
-
-class SweepOptions(EvaluationOptions, total=False):
-    """Options of an evaluation by strength or layer."""
-
-    strengths: Sequence[float]
-    layers: Layers
-    seed: int
-
-
-class DoseOptions(SweepOptions, total=False):
-    """Options of a dose-response evaluation."""
-
-    neutral: Sequence[Text]
-    random_directions: int
-    judge: JsonObject
-    save: bool
-
-
-class ReportOptions(EvaluationOptions, total=False):
-    """Options of a deployment report."""
-
-    steering: Steering
-    strength: float
-    direction: Literal["up", "down"]
-    neutral: Sequence[Text]
-    seeds: Sequence[int]
-    samples: int
-    varied: int
-    side_effects: Sequence[str]
-    thresholds: JsonObject
-
-
 # Events of streams
 Piece: TypeAlias = generation.TokenPiece
 GENERATED: Mapping[str, type[Piece | generation.GenerateAnswer]] = {"token": Piece, "done": generation.GenerateAnswer}
@@ -205,6 +87,10 @@ def _joined(layers: str | Sequence[int] | None) -> str | None:
 
 def _job_results(content: bytes) -> list[generation.BatchResult]:
     return [generation.BatchResult.model_validate_json(line) for line in content.splitlines() if line]
+
+
+def _score_results(content: bytes) -> list[reading.ScoreResult]:
+    return [reading.ScoreResult.model_validate_json(line) for line in content.splitlines() if line]
 
 
 class Api:
@@ -247,8 +133,22 @@ class Api:
             content = b"".join(json.dumps(to_json(body)).encode() + b"\n" for body in content)
         return {"content": content}
 
+    start_score_batch = start_batch.variant(
+        "POST /v1/score/batch",
+        resources.JobAnswer,
+        "Starts scoring many requests: JSON lines, or a list of bodies of `score`; read the results with `score_output`.",
+        content_type="application/jsonl",
+    )
+
     @Route("POST /tokenize", system.TokenizeAnswer)
-    def tokenize(self, prompt: Prompt = None, *, messages: Messages = None, texts: bool = False) -> None:
+    def tokenize(
+        self,
+        prompt: Prompt = None,
+        *,
+        messages: Messages = None,
+        continue_final_message: bool | None = None,
+        texts: bool = False,
+    ) -> None:
         """Returns the token ids of a prompt; `texts` adds the text of each token."""
 
     @Route("POST /detokenize", system.DetokenizeAnswer)
@@ -359,6 +259,7 @@ class Api:
         prompt: Prompt = None,
         *,
         messages: Messages = None,
+        continue_final_message: bool | None = None,
         steering: Steered = None,
         layers: LayerList | None = None,
         top_k: int = 5,
@@ -382,10 +283,12 @@ class Api:
         continuations: Sequence[str] | None = None,
         *,
         messages: Messages = None,
+        continue_final_message: bool | None = None,
         texts: Sequence[str] | None = None,
+        items: Sequence[reading.ScoreItem | JsonObject] | None = None,
         steering: Steered = None,
     ) -> None:
-        """Returns log-probabilities of continuations of a prompt or conversation, or of whole texts."""
+        """Returns log-probabilities of continuations of a prompt or conversation, of whole texts, or of the choices of many items."""
 
     @Route("POST /v1/explain", reading.ExplainAnswer)
     def explain(
@@ -394,6 +297,7 @@ class Api:
         *,
         messages: Messages = None,
         layers: Sequence[int] | None = None,
+        position: ScorePosition | None = None,
         threshold: float | None = None,
         top: int | None = None,
     ) -> None:
@@ -437,6 +341,15 @@ class Api:
 
     start_report = report.variant(
         "POST /v1/evaluations", resources.JobAnswer, "Starts a deployment report as a job; follow it with `job_events`."
+    )
+
+    @Route("POST /v1/evaluations", Choices, part="")
+    def choices(self, items: Sequence[ChoiceItem | JsonObject], *, steering: Steered = None) -> JsonObject:
+        """Measures multiple choice on own items, {"question", "choices", "answer"}, without and with steering. Waits for the result."""
+        return {"kind": "choices", "items": items, "steering": steering}
+
+    start_choices = choices.variant(
+        "POST /v1/evaluations", resources.JobAnswer, "Starts an evaluation of multiple choice as a job."
     )
 
     @Route("POST /v1/evaluations", resources.JobAnswer)
@@ -488,6 +401,12 @@ class Api:
         list[generation.BatchResult],
         "Returns the results of a batch in order, also while it runs.",
         read=_job_results,
+    )
+    score_output = get_job.variant(
+        "GET /v1/jobs/{job_id}/output",
+        list[reading.ScoreResult],
+        "Returns the results of a batch of scores in order, also while it runs.",
+        read=_score_results,
     )
 
     @Route("POST /v1/links", resources.LinkAnswer)

@@ -19,6 +19,7 @@ from steering.client.display import (
     warnings_list,
 )
 from steering.schemas.base import Answer
+from steering.schemas.choices import ChoicesAnswer
 from steering.schemas.comparison import CompareAnswer
 from steering.schemas.evaluation import (
     CheckAnswer,
@@ -143,6 +144,16 @@ class LayerSweep(Tabular, LayerSweepAnswer):
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
         return [point.model_dump(mode="json") for point in self.points]
+
+
+class Choices(Tabular, ChoicesAnswer):
+    """Multiple choice: one row per item."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the scores of each item, steered ones with the prefix `steered_`."""
+        return [
+            {**one.unsteered.model_dump(), **{f"steered_{k}": v for k, v in (one.steered or {})}} for one in self.items
+        ]
 
 
 class Report(Tabular, ReportAnswer):

@@ -245,6 +245,9 @@ class Tokenizer(Protocol):
     def token_text(self, token_id: int) -> str:
         """Returns one token's own text, for tables; such texts cannot be joined."""
 
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        """Returns the strings of control tokens in a text, which `encode` reads as plain characters."""
+
 
 class Engine(Protocol):
     """What every engine offers; checked by tests/contracts/test_engines.py.

@@ -95,6 +95,8 @@ def _check(name: str, value: float, allowed: bool, range_: str) -> None:
         raise InvalidRequest(f"{name} must be {range_}, got {value}", param=name)
 
 
+MAX_NAMED = 8
+"""Control strings that a warning names."""
 MAX_INLINE_CHARACTERS = 2_000
 """A longer prompt is tokenized in a thread, so that the event loop keeps serving others (about 1 ms for so many)."""
 
@@ -107,12 +109,13 @@ async def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]
 def encode_with_plans(
     tokenizer: Tokenizer, prompt: Prompt, plans: Sequence[SteeringPlan]
 ) -> tuple[tuple[int, ...], tuple[SteeringPlan, ...]]:
-    """Returns the token ids of a prompt, and the plans with the roles of its tokens where a scope of theirs asks for them.
+    """Returns the token ids of a prompt, and the plans with the roles of its tokens where a scope of theirs asks for them,
+    and with a warning where a text contains control strings.
 
     The prompt is tokenized once. Raises InvalidRequest where roles are asked for and the prompt has no messages.
     """
     if not any(map(_lacks_roles, plans)):
-        return tokenizer.encode(prompt), tuple(plans)
+        return tokenizer.encode(prompt), tuple(_with_warning(tokenizer, prompt, plan) for plan in plans)
     if isinstance(prompt, str) or not (prompt and isinstance(prompt[0], ChatMessage)):
         raise InvalidRequest("scope.roles needs a prompt of messages: tokens of a text have no role", param="scope")
     ids, roles = tokenizer.encode_with_roles(prompt)
@@ -127,7 +130,17 @@ async def encode_steered(
     if prompt_size(prompt) > MAX_INLINE_CHARACTERS or _lacks_roles(plan):
         ids, (with_roles,) = await run_in_thread(encode_with_plans, tokenizer, prompt, (plan,))
         return ids, with_roles
-    return tokenizer.encode(prompt), plan
+    return tokenizer.encode(prompt), _with_warning(tokenizer, prompt, plan)
+
+
+def _with_warning(tokenizer: Tokenizer, prompt: Prompt, plan: SteeringPlan) -> SteeringPlan:
+    """Adds a warning that names the control strings of a text prompt. Of a conversation the template writes them."""
+    found = tokenizer.control_strings(prompt) if isinstance(prompt, str) else ()
+    if not found:
+        return plan
+    named = ", ".join(found[:MAX_NAMED]) + (f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else "")
+    warning = f"the prompt contains {named}, read as plain characters and not as control tokens; send 'messages', or token ids"
+    return replace(plan, warnings=(*plan.warnings, warning))
 
 
 def _lacks_roles(plan: SteeringPlan) -> bool:

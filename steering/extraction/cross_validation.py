@@ -45,6 +45,10 @@ class Folding:
         first = self.splits[0] if self.splits else ()
         return max((min(len(one.held_positive), len(one.held_negative)) for one in first), default=0)
 
+    def groups_in(self, held: Split) -> tuple[Indices, Indices]:
+        """Returns the groups of the held-out positives and negatives of a fold."""
+        return self.positive_groups[list(held.held_positive)], self.negative_groups[list(held.held_negative)]
+
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
@@ -63,12 +67,14 @@ def folding_of(pairs: PairSet, splits: tuple[tuple[Split, ...], ...]) -> Folding
 class LayerFit:
     """One layer. direction: fitted on all examples. quality: its cross-validated statistics.
 
-    splits: by split and fold, the held-out examples on the direction fitted without the fold; None where that failed.
+    directions: by split and fold, the direction fitted without the fold; None where that failed.
+    splits: by split and fold, the held-out examples on that direction.
     inner: by split and fold, how well directions fitted without the fold and another read that other fold.
     """
 
     direction: LayerDirection
     quality: LayerQuality
+    directions: tuple[tuple[Direction | None, ...], ...] = ()
     splits: tuple[tuple[HeldOut | None, ...], ...] = ()
     inner: tuple[tuple[LayerQuality, ...], ...] = ()
 
@@ -78,24 +84,27 @@ def fit_layer(
 ) -> LayerFit:
     """Fits one layer on all examples and cross-validates it. Raises InvalidRequest where there is no direction."""
 
-    def read(held: Split, *others: Split) -> HeldOut | None:
-        """Reads a fold on the direction fitted without it and without the others."""
-        keep_positive = indices_without(len(positive), held.held_positive, *(one.held_positive for one in others))
-        keep_negative = indices_without(len(negative), held.held_negative, *(one.held_negative for one in others))
+    def fit_without(*held: Split) -> Direction | None:
+        keep_positive = indices_without(len(positive), *(one.held_positive for one in held))
+        keep_negative = indices_without(len(negative), *(one.held_negative for one in held))
         try:
-            found = fit(positive[list(keep_positive)], negative[list(keep_negative)], paired)
+            return fit(positive[list(keep_positive)], negative[list(keep_negative)], paired).direction
         except InvalidRequest:  # too few examples are left, or none of them differ
             return None
-        groups = division.positive_groups[list(held.held_positive)], division.negative_groups[list(held.held_negative)]
-        return held_out(found.direction, *_held_rows(positive, negative, held), *groups)
+
+    def read(held: Split, found: Direction | None) -> HeldOut | None:
+        if found is None:
+            return None
+        return held_out(found, *_held_rows(positive, negative, held), *division.groups_in(held))
 
     def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
         others = [one for one in split if one is not left] if len(split) > 2 else []
-        return _mean_quality([found for one in others if (found := read(one, left)) is not None])
+        return _mean_quality([found for one in others if (found := read(one, fit_without(one, left))) is not None])
 
     direction = fit(positive, negative, paired)
-    outer = tuple(tuple(map(read, split)) for split in division.splits)
+    directions = tuple(tuple(map(fit_without, split)) for split in division.splits)
+    outer = tuple(tuple(map(read, split, row)) for split, row in zip(division.splits, directions, strict=True))
     inner = tuple(tuple(read_inside(left, split) for left in split) for split in division.splits)
     controls = []
     for one in chain(*division.splits):
@@ -104,7 +113,7 @@ def fit_layer(
             controls.append(random_auroc(shift, *_held_rows(positive, negative, one), seed))
     agreement = pair_agreement(positive - negative) if paired else None
     known = [[fold for fold in split if fold is not None] for split in outer]
-    return LayerFit(direction, layer_quality(known, agreement, controls), outer, inner)
+    return LayerFit(direction, layer_quality(known, agreement, controls), directions, outer, inner)
 
 
 def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
@@ -128,16 +137,26 @@ def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | N
     A training part has fewer pairs than the vector, so this is a lower estimate, and that at the chosen layer an upper
     one. The interval reaches from the lower end of the first to the higher of the two upper ends.
     """
-    splits: list[list[HeldOut]] = []
-    for repeat, split in enumerate(next(iter(fits.values())).splits):
-        quality = [{layer: one.inner[repeat][fold] for layer, one in fits.items()} for fold in range(len(split))]
-        read = [fits[best_layer(one, layer_count)].splits[repeat][fold] for fold, one in enumerate(quality)]
-        splits.append([fold for fold in read if fold is not None])
+    splits = [
+        [fold for n, layer in enumerate(row) if (fold := fits[layer].splits[repeat][n]) is not None]
+        for repeat, row in enumerate(chosen_layers(fits, layer_count))
+    ]
     found = estimate_auroc(splits)
     chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)].quality
     if found is None or found.interval is None or chosen.auroc_interval is None:
         return found
     return Estimate(found.mean, (found.interval[0], max(found.interval[1], chosen.auroc_interval[1])))
+
+
+def chosen_layers(fits: Mapping[int, LayerFit], layer_count: int) -> list[list[int]]:
+    """Returns, by split and fold, the layer that reads best in the training part of the fold."""
+    return [
+        [
+            best_layer({at: one.inner[repeat][fold] for at, one in fits.items()}, layer_count)
+            for fold in range(len(split))
+        ]
+        for repeat, split in enumerate(next(iter(fits.values())).splits)
+    ]
 
 
 def held_out(

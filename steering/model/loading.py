@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassFieldValidationError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassFieldValidationError,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -124,8 +131,24 @@ def find_source(
     if not HUB_ID.fullmatch(source) or path.suffix == ".gguf":
         raise ModelLoadFailed(f"{source!r} is no folder, no .gguf file and no Hugging Face id")
     report(f"Looking for {source} in the Hugging Face cache and hub")
-    folder = snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    try:
+        folder = snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelLoadFailed(_download_problem(source, revision, error)) from None
     return ModelSource(Path(folder), source, Path(folder).name)
+
+
+def _download_problem(source: str, revision: str | None, error: Exception) -> str:
+    """Says in one sentence why a model could not be downloaded, and what to do."""
+    if isinstance(error, GatedRepoError):
+        return f"{source} is gated: accept its licence at https://huggingface.co/{source}, and set HF_TOKEN to a token of that account"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{source} is not on the Hugging Face hub, or is private: check the name, or set HF_TOKEN to a token that may read it"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{source} has no revision {revision!r} on the Hugging Face hub"
+    if isinstance(error, HfHubHTTPError):
+        return f"{source} could not be downloaded: the Hugging Face hub answered {error.response.status_code}"
+    return f"{source} could not be downloaded: it is not complete in the Hugging Face cache (HF_HOME), and the hub cannot be reached or fails"
 
 
 def refuse_other_tasks(config: Any) -> None:

@@ -15,7 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from steering.errors import ContextLengthExceeded, InvalidRequest
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, ContinuedMessage
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder returns for the first bytes of a character whose other bytes are still missing."""
@@ -128,6 +128,7 @@ class SafeEncoder:
         added = backend.get_added_tokens_decoder().items()
         self.special = {token_id: token.content for token_id, token in added if token.special}
         self._control_ids = frozenset(i for i, content in self.special.items() if content != unknown)
+        self._control_strings = sorted(filter(None, (self.special[i] for i in self._control_ids)))
         self._contents = sorted(filter(None, self.special.values()), key=len, reverse=True)
         self._control = "|".join(map(re.escape, self._contents)) or r"(?!)"
 
@@ -145,6 +146,10 @@ class SafeEncoder:
         if not self._control_ids.isdisjoint(parts.ids):
             raise InvalidRequest("the text contains a control token that this tokenizer cannot encode as plain text")
         return parts
+
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        """Returns the strings of control tokens that a text contains, which `literal` encodes as plain characters."""
+        return tuple(one for one in self._control_strings if one in text)
 
     def marks(self, texts: Sequence[str]) -> str:
         """Returns two characters that no text contains, to stand around what must stay plain text while a template is rendered;
@@ -280,17 +285,27 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation by the chat template, to be continued unless the last message is an answer."""
+        """Renders a conversation by the chat template, to be answered unless the last message is an answer; up to the end of a
+        ContinuedMessage."""
         if not self._templates.chat_template:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
             raise InvalidRequest("a conversation needs at least one message", param="messages")
         rows = [{"role": message.role, "content": _checked_text(message.content)} for message in messages]
-        asks = messages[-1].role != "assistant"
+        asks, continues = messages[-1].role != "assistant", isinstance(messages[-1], ContinuedMessage)
         try:
-            text = self._templates.apply_chat_template(rows, tokenize=False, add_generation_prompt=asks)
+            text = self._templates.apply_chat_template(
+                rows, tokenize=False, add_generation_prompt=asks, continue_final_message=continues
+            )
         except TemplateError as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
+        except ValueError as error:
+            if not continues:
+                raise
+            raise InvalidRequest(
+                "the chat template does not show the last message as it is, so that it cannot be continued",
+                param="continue_final_message",
+            ) from error
         return cast(str, text)
 
     def response_span(self, messages: Sequence[ChatMessage]) -> Span:
@@ -320,6 +335,10 @@ class ModelTokenizer:
         emptied = [replace(message, content=marker * MARK) for message in messages]
         spans = _message_spans(text, contents, self.render(emptied), marker)
         return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
+
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        """Returns the strings of control tokens (`<|im_end|>`) in a text, which are read as plain characters."""
+        return self._encoder.control_strings(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Returns the text of ids without control tokens. Raises InvalidRequest for unknown ids."""

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from steering.cards import DosePoint, Estimate, Recommended
 from steering.schemas.base import Answer, Flag, Request, Whole, at_most_one
+from steering.schemas.choices import ChoicesAnswer, ChoicesRequest
 from steering.schemas.messages import Seed, Texts
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name, VectorAnswer
@@ -185,7 +186,7 @@ StrengthsRequest: TypeAlias = LayerSweepRequest | DoseResponseRequest
 """Evaluations over many strengths."""
 
 
-EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field(discriminator="kind")]
+EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest | ChoicesRequest, Field(discriminator="kind")]
 
 
 class LayerPointAnswer(Answer):
@@ -269,4 +270,4 @@ class DoseResponseAnswer(Answer):
 StrengthsAnswer: TypeAlias = LayerSweepAnswer | DoseResponseAnswer
 
 
-EvaluationAnswer: TypeAlias = Annotated[StrengthsAnswer | ReportAnswer, Field(discriminator="kind")]
+EvaluationAnswer: TypeAlias = Annotated[StrengthsAnswer | ReportAnswer | ChoicesAnswer, Field(discriminator="kind")]

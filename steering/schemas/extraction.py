@@ -51,7 +51,7 @@ class ExtractRequest(NamedVector):
     """Exactly one source: `pairs`, `concept` (a starter concept), `positive` with `negative`, or `describe`.
     positive_topics, negative_topics: of each text of the lists, as topics of pairs; null: texts that share rare words are one.
     position: which activation of a text is read; null for `response_mean` where all texts are conversations, `last` where
-    none is, else `mean`."""
+    none is, else `mean`. card_position: `max` also scores each held-out text by its largest token, see QualityCard."""
 
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
@@ -63,6 +63,7 @@ class ExtractRequest(NamedVector):
     method: Annotated[str, Field(max_length=64)] = "mean_difference"
     layers: Literal["all"] | LayerList = "all"
     position: Position | None = None
+    card_position: Literal["max"] | None = None
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     seed: Seed = 0
     training: Training | None = None

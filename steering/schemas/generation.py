@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from steering.schemas.base import Answer, ErrorDetail, Request, exactly_one
 from steering.schemas.messages import ChoiceFields, PromptFields
-from steering.schemas.steering import AppliedSteering, Steering
+from steering.schemas.steering import AppliedSteering, BatchFields, Steering
 from steering.spec import Measured, Number
 
 
@@ -107,11 +107,9 @@ class TokenPiece(Answer):
     monitors: list[str] | None = None
 
 
-class BatchLine(GenerateRequest):
-    """One line of a batch: a request of POST /v1/generate, and a name by which its result is found.
-    record: whether the result has the record that repeats it, which holds the whole prompt."""
+class BatchLine(GenerateRequest, BatchFields):
+    """A request of POST /v1/generate. record: whether the result has the record that repeats it, which holds the whole prompt."""
 
-    id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     record: bool = False
 
     @model_validator(mode="after")

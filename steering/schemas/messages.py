@@ -1,8 +1,8 @@
 """Texts, conversations and prompts in requests, and sampling fields, which generation requests and replay records share."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from steering.schemas.base import Flag, Request, Whole, exactly_one
 from steering.spec import Number, at_most
@@ -29,16 +29,45 @@ Messages = Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MES
 PlainText = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 Text: TypeAlias = PlainText | Messages
 """A plain text, or a conversation."""
-Position: TypeAlias = Literal["last", "mean", "response_mean"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+
+
+def _activation(position: Any) -> Any:
+    if position == "max":
+        raise ValueError(
+            "'max' is the largest score over the tokens of a text, not an activation: it is a position of POST /v1/explain, "
+            "of 'card_position' in POST /v1/vectors/extract and of `steer test`"
+        )
+    return position
+
+
+Offset: TypeAlias = Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
+"""A token, counted from the end of a text."""
+ACTIVATION = BeforeValidator(_activation)
+"""Refuses the position `max` by name where an activation is read: a maximum of scores is none."""
+Position: TypeAlias = Annotated[Literal["last", "mean", "response_mean"] | Offset, ACTIVATION]
 """Which activation of a text is read: that of one token, or a mean over its tokens."""
+ScorePosition: TypeAlias = Literal["mean", "max"]
+"""How the scores of the tokens of a text, without the first, become one."""
 Texts: TypeAlias = Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
-class PromptFields(Request):
-    """Exactly one of `prompt` (a text that is continued, or token ids) and `messages`."""
+class ConversationFields(Request):
+    """A text that is continued, token ids, or a conversation.
+    continue_final_message: the answer continues the last message, which is the assistant's, in place of a new one."""
 
     prompt: PlainText | TokenIds | None = None
     messages: Messages | None = None
+    continue_final_message: Flag = False
+
+    @model_validator(mode="after")
+    def _continues_messages(self) -> Self:
+        if self.continue_final_message and self.messages is None:
+            raise ValueError("'continue_final_message' needs 'messages'")
+        return self
+
+
+class PromptFields(ConversationFields):
+    """Exactly one of `prompt` (a text that is continued, or token ids) and `messages`."""
 
     _one_prompt = exactly_one("prompt", "messages")
 

@@ -4,10 +4,22 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Request, Whole, exactly_one
+from steering.schemas.base import Answer, ErrorDetail, Request, Whole, exactly_one
 from steering.schemas.generation import TopLogprob
-from steering.schemas.messages import MAX_TEXTS, Messages, PlainText, PromptFields, Texts, TextsFields, TokenIds
-from steering.schemas.steering import Steering
+from steering.schemas.messages import (
+    ACTIVATION,
+    MAX_TEXTS,
+    ConversationFields,
+    Messages,
+    Offset,
+    PlainText,
+    PromptFields,
+    ScorePosition,
+    Texts,
+    TextsFields,
+    TokenIds,
+)
+from steering.schemas.steering import BatchFields, Steering
 from steering.schemas.vectors import LayerList, Name
 from steering.spec import Layers, Measured, Number
 
@@ -81,7 +93,7 @@ class LensLayerAnswer(Answer):
 
 
 class LensSteering(Answer):
-    """The steering of the steered reading. vectors: `name@version` -> SHA-256."""
+    """The steering of a reading. vectors: `name@version` -> SHA-256; empty without steering."""
 
     fingerprint: str
     vectors: dict[str, str]
@@ -94,29 +106,36 @@ class LogitLensAnswer(Answer):
     model: str
     tokens: list[ReadToken]
     layers: list[LensLayerAnswer]
-    steering: LensSteering | None
+    steering: LensSteering
 
 
 PlainTexts = Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
-class ScoreRequest(Request):
-    """`continuations` of one `prompt` (a text or token ids) or conversation (`messages`), or whole `texts`."""
+class ScoreItem(PromptFields):
+    """One prompt or conversation, and texts that may follow it."""
 
-    prompt: PlainText | TokenIds | None = None
-    messages: Messages | None = None
+    choices: PlainTexts
+
+
+class ScoreRequest(ConversationFields):
+    """`continuations` of one `prompt` (a text or token ids) or conversation (`messages`), whole `texts`, or `items`, each a
+    prompt or conversation with `choices`."""
+
     continuations: PlainTexts | None = None
     texts: PlainTexts | None = None
+    items: Annotated[tuple[ScoreItem, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     steering: Steering | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> "ScoreRequest":
         prompts = sum(given is not None for given in (self.prompt, self.messages))
-        if self.texts is not None:
-            if prompts or self.continuations is not None:
-                raise ValueError("'texts' are scored by themselves: give no 'prompt', 'messages' or 'continuations'")
-        elif prompts != 1 or self.continuations is None:
-            raise ValueError("give 'texts', or 'continuations' with exactly one of 'prompt' and 'messages'")
+        if (self.continuations is not None, self.texts is not None, self.items is not None).count(True) != 1:
+            raise ValueError("give exactly one of 'continuations' (of 'prompt' or 'messages'), 'texts' and 'items'")
+        if prompts != (self.continuations is not None):
+            raise ValueError(
+                "exactly one of 'prompt' and 'messages' comes with 'continuations', none with 'texts' and 'items'"
+            )
         return self
 
 
@@ -133,18 +152,38 @@ class ScoredText(Answer):
     all_greedy: bool
 
 
+class ScoredItem(Answer):
+    """The choices of one item, in the order given."""
+
+    prompt_tokens: int
+    scores: list[ScoredText]
+
+
 class ScoreAnswer(Answer):
-    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts. steering: null without any."""
+    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts and items. items: where the request has them; then
+    `scores` is empty."""
 
     model: str
     prompt_tokens: int
     scores: list[ScoredText]
-    steering: LensSteering | None
+    items: list[ScoredItem] | None = None
+    steering: LensSteering
 
 
-ActivationPosition: TypeAlias = (
-    Literal["last", "mean", "response_mean", "all"] | Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
-)
+class ScoreLine(ScoreRequest, BatchFields):
+    """A request of POST /v1/score."""
+
+
+class ScoreResult(Answer):
+    """One line of the output of a batch, in the order of the input. Either response or error is present."""
+
+    index: int
+    id: str | None = None
+    response: ScoreAnswer | None = None
+    error: ErrorDetail | None = None
+
+
+ActivationPosition: TypeAlias = Annotated[Literal["last", "mean", "response_mean", "all"] | Offset, ACTIVATION]
 TokenIdLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
@@ -165,21 +204,23 @@ class ActivationsRequest(Request):
 
 class ActivationsAnswer(Answer):
     """The JSON form. layers: layer -> d_model numbers per text, or per token of all texts with position `all`.
-    offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row. steering: null without any."""
+    offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row."""
 
     model: str
     position: str | int
     layers: dict[str, list[list[Measured]]]
     offsets: list[int] | None = None
     token_ids: list[int] | None = None
-    steering: LensSteering | None = None
+    steering: LensSteering
 
 
 class ExplainRequest(TextsFields):
     """Exactly one of `texts` and `messages` (one conversation). layers: absent, the middle of the recommended ones.
+    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`).
     threshold: the least absolute z-score of a concept that is listed; top: how many are, at most."""
 
     layers: LayerList | None = None
+    position: ScorePosition = "mean"
     threshold: Annotated[Number, Field(ge=0, le=1000)] = 2.0
     top: Annotated[Whole, Field(ge=1, le=100)] = 10
 
@@ -194,7 +235,7 @@ class CarryingTokenAnswer(Answer):
 
 
 class StandingConceptAnswer(Answer):
-    """A concept that stands out. score: mean over the tokens without the first, in natural scales.
+    """A concept that stands out. score: mean or maximum over the tokens without the first, in natural scales.
     z: its distance from the mean of neutral texts, in their standard deviations. tokens: those that carry it most."""
 
     vector: str

@@ -98,6 +98,13 @@ Steering: TypeAlias = Annotated[
 """A list of interventions (`[]`: none at all), or a profile. Absent: the server's default steering."""
 
 
+class BatchFields(Request):
+    """One line of a batch: a request, and a name by which its result is found."""
+
+    id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    steering: Steering | None = None
+
+
 class HeldStrength(Answer):
     """What the controller of `hold` did at one layer, as means over the generated tokens at which it acted.
     score: the readout after steering. last_strength: at the last token."""

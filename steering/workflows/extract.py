@@ -8,10 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from steering.auroc import HeldOut, estimate_auroc
 from steering.cards import Estimate, Recommended
-from steering.engine.api import CaptureSpec, Engine, FitTask, FittedDirection, Position, TrainingSettings
+from steering.engine.api import (
+    Capture,
+    CaptureSpec,
+    Engine,
+    FitTask,
+    FittedDirection,
+    Position,
+    Prompt,
+    TrainingSettings,
+)
 from steering.engine.capabilities import can_fit, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
@@ -21,6 +32,7 @@ from steering.extraction.cross_validation import (
     Fit,
     Folding,
     LayerFit,
+    chosen_layers,
     fit_layer,
     folding,
     folding_of,
@@ -36,6 +48,7 @@ from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name, combine
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
+from steering.workflows.readout import read_each, spoken
 from steering.workflows.texts import as_answers, capture_prompts, neutral_texts, subset, token_pairs
 
 TRAINED = "trained"
@@ -54,6 +67,7 @@ class ExtractionRequest:
     position: which activation of each text is read; "all" is not allowed.
     holdout: share of the topics that each fold of the cross-validation holds out.
     notes: warnings of the card about how the pairs were made.
+    card_max: whether the card also has the AUROC of the largest score over the tokens of each text, see QualityCard.
     """
 
     name: str
@@ -66,6 +80,7 @@ class ExtractionRequest:
     description: str = ""
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    card_max: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,14 +102,26 @@ def methods_of(engine: Engine) -> tuple[str, ...]:
     return METHOD_NAMES if can_fit(engine) else tuple(METHODS)
 
 
-def check_method(engine: Engine, method: str, training: TrainingSettings | None = None, *, paired: bool = True) -> None:
-    """Raises InvalidRequest for an unknown method, training settings for another method, or unpaired texts for
+def check_method(
+    engine: Engine,
+    method: str,
+    training: TrainingSettings | None = None,
+    *,
+    paired: bool = True,
+    card_max: bool = False,
+) -> None:
+    """Raises InvalidRequest for an unknown method, training settings for another method, or unpaired texts or `card_max` for
     training; UnsupportedParameter for training with an engine that cannot fit directions."""
     if method not in METHOD_NAMES:
         raise InvalidRequest(unknown_name("method", method, METHOD_NAMES, "method"), param="method")
     if method == TRAINED:
         fitting_of(engine)
         _check_paired(paired)
+        if card_max:
+            raise InvalidRequest(
+                f"'card_position' needs a method that is cross-validated, got {TRAINED!r}; use `steer test --position max`",
+                param="card_position",
+            )
     elif training is not None:
         raise InvalidRequest(f"'training' belongs to method {TRAINED!r}, not to {method!r}", param="training")
 
@@ -130,7 +157,7 @@ async def make_vector(
     progress: Progress = ignore_progress,
 ) -> ConceptVector:
     """Extracts or trains a vector, depending on the method; see `extract` and `train`."""
-    check_method(engine, request.method, training)
+    check_method(engine, request.method, training, card_max=request.card_max)
     if request.method == TRAINED:
         return await train(engine, request, training, progress=progress)
     return await extract(engine, request, progress=progress)
@@ -153,14 +180,55 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
         request = replace(request, pairs=await run_in_thread(with_subjects, request.pairs))
         notes += _about_subjects(request.pairs, provenance["topics"])
     division = await run_in_thread(folding, request.pairs, request.holdout, request.seed)
-    total = len(request.pairs.positive) + len(request.pairs.negative) + len(layers)
+    texts = len(request.pairs.positive) + len(request.pairs.negative)
+    total = texts * (2 if request.card_max else 1) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
-    fitting = progress_of_part(progress, total - len(layers), total)
+    fitting = progress_of_part(progress, texts, total)
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
-    progress(total, total, "done")
     notes += _about_layers(left_out)
-    return assembled(engine.info, request, fits, auroc, division, notes, provenance)
+    vector = assembled(engine.info, request, fits, auroc, division, notes, provenance)
+    if request.card_max and vector.quality is not None:
+        reading = progress_of_part(progress, texts + len(layers), total)
+        found = await _max_auroc(engine, request.pairs, fits, division, reading)
+        if found is not None:
+            card = replace(vector.quality, max_auroc=found.mean, max_auroc_interval=found.interval)
+            vector = replace(vector, quality=card)
+    progress(total, total, "done")
+    return vector
+
+
+async def _max_auroc(
+    engine: Engine, pairs: PairSet, fits: Mapping[int, LayerFit], division: Folding, progress: Progress
+) -> Estimate | None:
+    """Estimates the AUROC of the whole procedure where the score of a held-out text is the largest over its tokens without the
+    first. All texts are read again, at the layers that `nested_auroc` chooses. None where too few are held out."""
+    places = [
+        (repeat, fold, layer, direction)
+        for repeat, row in enumerate(chosen_layers(fits, engine.info.layer_count))
+        for fold, layer in enumerate(row)
+        if (direction := fits[layer].directions[repeat][fold]) is not None
+    ]
+    layers, texts = tuple(sorted({layer for _, _, layer, _ in places})), pairs.positive + pairs.negative
+    if not places:
+        return None
+
+    def largest(_: Prompt, capture: Capture) -> list[float]:
+        residuals = dict(zip(layers, capture.activations.float(), strict=True))
+        return [float(spoken(residuals[layer] @ direction.float()).max()) for _, _, layer, direction in places]
+
+    prompts = [one.prompt for one in await run_in_thread(capture_prompts, engine, texts)]
+
+    def report(done: int) -> None:
+        progress(done, len(texts), "reading every token")
+
+    scores = np.array(await read_each(engine, prompts, layers, largest, priority=1, done=report))
+    splits: list[list[HeldOut]] = [[] for _ in division.splits]
+    for column, (repeat, fold, _, _) in zip(scores.T, places, strict=True):
+        held = division.splits[repeat][fold]
+        negative = column[len(pairs.positive) :][list(held.held_negative)]
+        splits[repeat].append(HeldOut(column[list(held.held_positive)], negative, *division.groups_in(held)))
+    return estimate_auroc(splits)
 
 
 async def train(

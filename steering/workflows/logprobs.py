@@ -1,6 +1,6 @@
 """Log-probabilities of the tokens of texts under a plan, and of what each layer would predict (logit lens)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
 
@@ -8,6 +8,7 @@ import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Position, Prompt, Tokenizer
 from steering.engine.capabilities import unembedding_of
+from steering.engine.prompts import check_context, encode_with_plans
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -38,36 +39,41 @@ def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[i
     return whole[shared_prefix(before, whole) :]
 
 
-async def score(
-    engine: Engine, rows: Sequence[tuple[int, ...]], prompt_length: int = 0, plan: SteeringPlan = UNSTEERED
-) -> list[ScoredText]:
-    """Reads every row (token ids, the prompt's first) under the plan and returns the scores in order, without the
-    prompt. Raises what `Engine.capture` raises. prompt_length: of every row; 0: rows are whole texts, which count as
-    prompt for the plan and are scored from their second token on."""
-    first, length = max(prompt_length, 1) - 1, prompt_length or None
-    return await _read_each(engine, rows, plan, length, first, lambda read: _scored(engine, read, prompt_length))
+def continuation_rows(
+    engine: Engine, prompt: Prompt, texts: Sequence[str], plan: SteeringPlan = UNSTEERED, param: str = "continuations"
+) -> Iterator[CapturePrompt]:
+    """Yields a row for `score` for each continuation of a prompt, which is tokenized once. Raises InvalidRequest for a text without
+    tokens and for what cannot be encoded, ContextLengthExceeded. param: the field of the texts."""
+    before, (plan,) = encode_with_plans(engine.tokenizer, prompt, (plan,))
+    for index, text in enumerate(texts):
+        ids = continuation_ids(engine.tokenizer, prompt, text)
+        if not ids:
+            raise InvalidRequest("the continuation has no token", param=f"{param}.{index}")
+        check_context(len(before) + len(ids), 0, engine.info, param=param)
+        yield CapturePrompt((*before, *ids), plan, len(before), len(before) - 1)
+
+
+async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0) -> list[ScoredText]:
+    """Reads every row (token ids, the prompt's first) under its plan and returns the scores in order, without the
+    prompt. Raises what `Engine.capture` raises. Rows without a prompt_length are whole texts, which count as prompt for
+    the plan and are scored from their second token on."""
+    return await _read_each(engine, rows, lambda row, read: _scored(engine, read, row.prompt_length or 0), priority)
 
 
 async def _read_each(
-    engine: Engine,
-    rows: Sequence[tuple[int, ...]],
-    plan: SteeringPlan,
-    prompt_length: int | None,
-    first: int,
-    work: Callable[[Capture], T],
+    engine: Engine, rows: Sequence[CapturePrompt], work: Callable[[CapturePrompt, Capture], T], priority: int = 0
 ) -> list[T]:
-    """Reads the logits of rows from position `first` on, in `parts`, and returns what `work` makes of each in a thread."""
+    """Reads the logits of rows from their `first` position on, in `parts`, and returns what `work` makes of each in a thread."""
     found: list[T] = []
-    for part in parts(rows, first, engine.info.vocab_size):
-        prompts = [CapturePrompt(ids, plan, prompt_length, first) for ids in part]
-        captures = await engine.capture(prompts, CaptureSpec((), logits=True), priority=0)
-        found += await run_in_thread(lambda read: list(map(work, read)), captures)
+    for part in parts(rows, engine.info.vocab_size):
+        captures = await engine.capture(part, CaptureSpec((), logits=True), priority=priority)
+        found += await run_in_thread(lambda rows, read: list(map(work, rows, read)), part, captures)
     return found
 
 
-def parts(rows: Sequence[tuple[int, ...]], first: int, vocabulary: int) -> list[list[tuple[int, ...]]]:
-    """Groups rows whose logits, from position `first` on, fit into LOGITS_BOUND; a longer row is alone."""
-    return grouped(rows, lambda row: (len(row) - first) * vocabulary, LOGITS_BOUND)
+def parts(rows: Sequence[CapturePrompt], vocabulary: int) -> list[list[CapturePrompt]]:
+    """Groups rows whose logits, from their `first` position on, fit into LOGITS_BOUND; a longer row is alone."""
+    return grouped(rows, lambda row: (len(row.prompt) - row.first) * vocabulary, LOGITS_BOUND)
 
 
 def _scored(engine: Engine, capture: Capture, prompt_length: int) -> ScoredText:
@@ -104,7 +110,8 @@ async def prompt_logprobs(
 ) -> tuple[tuple[ScoredToken, ...], ...]:
     """Scores every token of each text under a plan, with the `top` most probable tokens at its position; as many texts
     at a time as have their logits in LOGITS_BOUND, or one that is longer."""
-    return tuple(await _read_each(engine, token_ids, plan, None, 0, lambda read: _with_top(read, top)))
+    rows = [CapturePrompt(ids, plan) for ids in token_ids]
+    return tuple(await _read_each(engine, rows, lambda _, read: _with_top(read, top)))
 
 
 def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:

@@ -16,6 +16,7 @@ from steering.errors import InvalidRequest
 from steering.injection.readings import Reading
 from steering.pairs import ChatMessage
 from steering.plan.resolve import check_model, resolve_layers
+from steering.schemas.messages import ScorePosition
 from steering.schemas.reading import (
     CarryingTokenAnswer,
     ExplainedTextAnswer,
@@ -77,8 +78,8 @@ def _read(
         scores = reading.scores(capture.activations[layers.index(reading.layer)])
         found.setdefault(reading.name, {})[str(reading.layer)] = LayerScores(
             scores=scores.tolist(),
-            mean=float(_spoken(scores).mean()),
-            max=float(_spoken(scores).max()),
+            mean=float(spoken(scores).mean()),
+            max=float(spoken(scores).max()),
             last=float(scores[-1]),
             centred=centred,
         )
@@ -103,21 +104,29 @@ async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Re
 
     def scores(_: Prompt, capture: Capture) -> dict[str, float]:
         residuals = dict(zip(layers, capture.activations, strict=True))
-        return {one.name: float(_spoken(one.scores(residuals[one.layer])).mean()) for one in readings}
+        return {one.name: float(spoken(one.scores(residuals[one.layer])).mean()) for one in readings}
 
     remaining = iter(await read_each(engine, written, layers, scores))
     return tuple(next(remaining) if text and readings else {} for text in texts)
 
 
 async def read_each(
-    engine: Engine, texts: Sequence[Prompt], layers: tuple[int, ...], work: Callable[[Prompt, Capture], T]
+    engine: Engine,
+    texts: Sequence[Prompt],
+    layers: tuple[int, ...],
+    work: Callable[[Prompt, Capture], T],
+    *,
+    priority: int = 0,
+    done: Callable[[int], None] = lambda _: None,
 ) -> list[T]:
-    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread."""
+    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread.
+    done: receives how many have been read."""
     found: list[T] = []
     for part in await run_in_thread(parts, engine, texts, len(layers)):
         prompts = [CapturePrompt(text) for text in part]
-        captures = await engine.capture(prompts, CaptureSpec(layers, "all"), priority=0)
+        captures = await engine.capture(prompts, CaptureSpec(layers, "all"), priority=priority)
         found += await run_in_thread(lambda texts, read: list(map(work, texts, read)), part, captures)
+        done(len(found))
     return found
 
 
@@ -141,7 +150,7 @@ def grouped(items: Sequence[T], size: Callable[[T], int], bound: int) -> list[li
     return groups
 
 
-def _spoken(scores: Scores) -> Float[Tensor, "spoken"]:
+def spoken(scores: Scores) -> Float[Tensor, "spoken"]:
     """Returns the scores without the first position, where there are others."""
     return scores[1:] if len(scores) > 1 else scores
 
@@ -159,12 +168,13 @@ class Axis:
         return self.vector.id, self.vector.sha256, self.layer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NeutralStatistics:
     """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens.
 
     within: variance of the tokens of one text around its mean.
     inverse_length: mean over the texts of 1 / tokens.
+    maxima: mean and standard deviation, over the texts, of the largest score of their first n tokens, n = 1, 2, ...
     """
 
     mean: float
@@ -173,6 +183,14 @@ class NeutralStatistics:
     token_deviation: float
     within: float
     inverse_length: float
+    maxima: Float[Tensor, "tokens 2"]
+
+    def z(self, score: float, tokens: int, position: ScorePosition) -> float:
+        """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations."""
+        if position == "max":  # the largest of more tokens is larger
+            mean, deviation = self.maxima[min(tokens, len(self.maxima)) - 1].tolist()
+            return float((score - mean) / deviation)
+        return (score - self.mean) / self.deviation_of(tokens)
 
     def deviation_of(self, tokens: int) -> float:
         """Returns the standard deviation of the mean over so many tokens; a mean over few varies more."""
@@ -207,17 +225,18 @@ async def explain(
     axes: Sequence[Axis],
     neutral: NeutralCache,
     *,
+    position: ScorePosition = "mean",
     threshold: float = 2.0,
     most: int = 10,
 ) -> list[ExplainedTextAnswer]:
     """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector
-    only the layer with the largest |z|. Raises what `Engine.capture` raises."""
+    only the layer with the largest |z|. position: what the score of a text is. Raises what `Engine.capture` raises."""
     statistics: dict[bool, list[NeutralStatistics]] = {}
     for conversation in sorted({_is_conversation(text) for text in texts}):
         statistics[conversation] = await neutral.of(engine, axes, conversation)
 
     def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
-        return _explained(engine, capture, axes, statistics[_is_conversation(text)], threshold, most)
+        return _explained(engine, capture, axes, statistics[_is_conversation(text)], position, threshold, most)
 
     return await read_each(engine, texts, _layers(axes), explained)
 
@@ -248,10 +267,18 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
     statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, variance], dim=1)
+    longest = max(map(len, texts))
+    so_far = torch.stack([_padded(scores.cummax(dim=0).values, longest) for scores in texts])
+    maxima = torch.stack([so_far.mean(0), so_far.std(0).clamp(min=LEAST_DEVIATION)], dim=2)
     return [
-        NeutralStatistics(mean, deviation, token_mean, token_deviation, within, inverse_length)
-        for mean, deviation, token_mean, token_deviation, within in statistics.tolist()
+        NeutralStatistics(mean, deviation, token_mean, token_deviation, within, inverse_length, maxima[:, index])
+        for index, (mean, deviation, token_mean, token_deviation, within) in enumerate(statistics.tolist())
     ]
+
+
+def _padded(rows: Float[Tensor, "token axis"], length: int) -> Float[Tensor, "length axis"]:
+    """Repeats the last row up to a length."""
+    return torch.cat([rows, rows[-1:].expand(length - len(rows), -1)])
 
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
@@ -272,14 +299,15 @@ def _explained(
     capture: Capture,
     axes: Sequence[Axis],
     statistics: Sequence[NeutralStatistics],
+    position: ScorePosition,
     threshold: float,
     most: int,
 ) -> ExplainedTextAnswer:
     scores = _scores(capture, axes)
-    means = scores.mean(dim=0).tolist()
+    of_text: list[float] = (scores.amax(dim=0) if position == "max" else scores.mean(dim=0)).tolist()
     best: dict[str, tuple[int, float]] = {}
-    for index, (axis, mean, neutral) in enumerate(zip(axes, means, statistics, strict=True)):
-        z = (mean - neutral.mean) / neutral.deviation_of(len(scores))
+    for index, (axis, score, neutral) in enumerate(zip(axes, of_text, statistics, strict=True)):
+        z = neutral.z(score, len(scores), position)
         if abs(z) > abs(best.get(axis.vector.id, (index, 0.0))[1]):
             best[axis.vector.id] = (index, z)
     standing = sorted((one for one in best.values() if abs(one[1]) >= threshold), key=lambda one: -abs(one[1]))
@@ -287,7 +315,7 @@ def _explained(
         StandingConceptAnswer(
             vector=axes[index].vector.id,
             layer=axes[index].layer,
-            score=means[index],
+            score=of_text[index],
             z=z,
             tokens=_carrying(engine.tokenizer, capture.token_ids, scores[:, index], statistics[index], z),
         )

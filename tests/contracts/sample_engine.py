@@ -29,6 +29,10 @@ class ByteTokenizer:
     def encode_with_roles(self, messages: tuple[ChatMessage, ...]) -> tuple[tuple[int, ...], tuple[str | None, ...]]:
         return self.encode(messages), tuple(one.role for one in messages for _ in one.content.encode())
 
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        del text
+        return ()
+
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id])
 

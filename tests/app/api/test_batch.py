@@ -257,3 +257,44 @@ async def test_the_number_of_steerings_is_bounded(server: Server) -> None:
     lines = [{"prompt": "a", "steering": [{"vector": "sentiment", "strength": i / 1000}]} for i in range(257)]
     answer = await server.client.post("/v1/generate/batch", content=written(*lines), headers=HEADERS)
     assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("limit_exceeded", "line 257: steering")
+
+
+async def test_scores_are_those_of_requests_of_their_own(server: Server) -> None:
+    await server.register()
+    steering = [{"vector": "sentiment", "strength": 0.5}]
+    bodies: list[dict[str, Any]] = [
+        {"prompt": "The trip was", "continuations": [" good", " bad"], "steering": steering},
+        {"items": [{"prompt": "a", "choices": ["b"]}], "steering": []},
+        {"texts": ["abc"]},
+    ]
+    long = {"texts": ["a" * 5000]}
+    content = written(*({**body, "id": f"line {i}"} for i, body in enumerate(bodies)), long)
+    answer = await server.client.post("/v1/score/batch", content=content, headers=HEADERS)
+    job = answer.json()
+    assert (answer.status_code, job["kind"]) == (202, "score_batch")
+    assert (await finished(server, job))["result"] == {"requests": 4, "succeeded": 3, "failed": 1}
+    *found, failed = await output(server, job)
+    assert [(one["index"], one["id"]) for one in found] == [(i, f"line {i}") for i in range(3)]
+    assert failed["error"]["code"] == "context_length_exceeded"
+    for body, one in zip(bodies, found, strict=True):
+        alone = (await server.client.post("/v1/score", json=body)).json()
+        assert one["response"] == {name: value for name, value in alone.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"texts": ["a"], "stream": True},
+        {"prompt": "a"},
+        {"texts": ["a"] * 6},
+        {"texts": ["a"], "steering": [{"vector": "x"}]},
+    ],
+)
+async def test_a_batch_of_scores_with_a_line_that_cannot_be_is_refused(
+    start: StartServer, line: dict[str, Any]
+) -> None:
+    server = await start(max_texts=5)
+    content = written({"texts": ["a"]}, line)
+    answer = await server.client.post("/v1/score/batch", content=content, headers=HEADERS)
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["message"].startswith("line 2")

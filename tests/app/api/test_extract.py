@@ -209,3 +209,29 @@ async def test_a_stop_of_the_server_is_read_as_interrupted(start: StartServer) -
     await server.state.jobs.close()
     record = await server.state.store.shared.jobs.get(job["id"])
     assert (record.status, record.error and record.error.code) == ("failed", "interrupted")
+
+
+async def test_a_card_may_have_the_largest_score_of_a_text(server: Server) -> None:
+    card = (await made(server, card_position="max"))["quality"]
+    assert (card["max_auroc"], card["auroc"]) == (1.0, 1.0)
+    assert card["max_auroc_interval"][0] > 0.5
+    answer = await server.client.post("/v1/vectors/extract", json={**BODY, "method": "trained", "card_position": "max"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "card_position")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/vectors/extract", BODY),
+        ("/v1/latent-space", {"texts": ["a", "b"]}),
+        ("/v1/clusters", {"texts": ["a", "b"]}),
+        ("/v1/activations", {"texts": ["a"]}),
+        ("/v1/embeddings", {"model": "scripted", "input": "a"}),
+    ],
+)
+async def test_a_maximum_of_scores_is_no_activation(server: Server, path: str, body: dict[str, Any]) -> None:
+    answer = await server.client.post(path, json={**body, "position": "max"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "position")
+    assert "largest score over the tokens" in error["message"]
+    assert server.scripted.captured == []

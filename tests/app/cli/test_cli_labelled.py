@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from app.cli.evaluation import LabelledText, measured
 from steering.client import Client
+from steering.client.display import card_html
 from tests.app.cli.conftest import Steer
 from tests.app.running import running
 from tests.scripted_model import planted_direction
@@ -47,6 +48,19 @@ def test_a_planted_vector_separates_its_texts(steer: Steer, tmp_path: Path) -> N
     assert "--positive" in error
 
 
+def test_the_largest_score_of_a_text_is_that_of_its_readout(steer: Steer, tmp_path: Path, address: str) -> None:
+    texts = [f"a {word} day, {i}" for word in ("good", "bad") for i in range(12)]
+    labels = ["1"] * 12 + ["0"] * 12
+    file = table(tmp_path / "labelled.csv", ["text", "label"], [list(row) for row in zip(texts, labels, strict=True)])
+    found = json.loads(steer("test", "mood", str(file), "--position", "max", "--threshold", "-0.4", "--json")[0])
+    with Client(address) as client:
+        read = client.readout(texts, vectors=["mood"], layers=[2]).texts
+    scores = [one.readout["mood"]["2"].max for one in read]
+    assert (found["position"], found["auroc"]) == ("max", roc_auc_score(labels, scores))
+    right = [(score >= -0.4) == (label == "1") for score, label in zip(scores, labels, strict=True)]
+    assert found["accuracy"] == pytest.approx(sum(right) / len(right))
+
+
 def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path: Path) -> None:
     pairs = [[f"good number {i}", f"bad number {i}", f"t{i}"] for i in range(8)]
     file = table(tmp_path / "pairs.csv", ["positive", "negative", "topic"], pairs)
@@ -56,6 +70,15 @@ def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path:
     labelled = table(tmp_path / "labelled.csv", ["text", "label", "prompt"], rows)
     found = json.loads(steer("test", "made", str(labelled), "--json")[0])
     assert (found["position"], found["auroc"]) == ("response_mean", 1.0)
+
+
+def test_a_card_may_have_the_largest_score(steer: Steer, tmp_path: Path, address: str) -> None:
+    pairs = [[f"good number {i}", f"bad number {i}", f"t{i}"] for i in range(8)]
+    file = table(tmp_path / "pairs.csv", ["positive", "negative", "topic"], pairs)
+    out, _ = steer("extract", "largest", "--pairs", str(file), "--card-position", "max")
+    assert "by the largest score over the tokens of a text: AUROC 1.00" in out
+    with Client(address) as client:
+        assert "AUROC 1.00 (95 % interval" in card_html(client.get_vector("largest"))
 
 
 def test_two_lists_of_texts_make_a_vector(steer: Steer, tmp_path: Path) -> None:

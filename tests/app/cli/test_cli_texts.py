@@ -79,6 +79,35 @@ def test_a_batch_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
     assert "line 2" in error
 
 
+def test_a_batch_of_scores_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
+    requests, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    requests.write_text('{"texts": ["abc"]}\n{"prompt": "a", "continuations": ["b"]}\n', encoding="utf-8")
+    steer("batch", str(requests), "--score", "--out", str(answers))
+    found = [json.loads(line)["response"] for line in answers.read_text(encoding="utf-8").splitlines()]
+    assert [[one["text"] for one in answer["scores"]] for answer in found] == [["abc"], ["b"]]
+
+
+def test_an_answer_that_is_begun_is_continued(steer: Steer) -> None:
+    begun = ["Is it warm?", "--prefill", "Yes, "]
+    usage = [
+        json.loads(steer("generate", *arguments, "--max-tokens", "2", "--json")[0])["usage"]["prompt_tokens"]
+        for arguments in (begun[:1], begun)
+    ]
+    assert usage[1] - usage[0] == len("<assistant>Yes, ")
+    scored = json.loads(steer("score", *begun, "--continuation", "it is", "--json")[0])
+    assert scored["prompt_tokens"] == usage[1]
+    steer("score", *begun, code=2)
+    steer("generate", *begun, "--raw", code=2)
+
+
+def test_the_largest_token_decides_what_stands_out(steer: Steer) -> None:
+    mean, largest = (
+        json.loads(steer("explain", "a good day", "--threshold", "0", "--position", position, "--json")[0])
+        for position in ("mean", "max")
+    )
+    assert mean["texts"][0]["concepts"][0]["score"] < largest["texts"][0]["concepts"][0]["score"]
+
+
 def test_steering_is_read_from_a_file_and_a_replay_brings_its_direction(steer: Steer, tmp_path: Path) -> None:
     direction = {"directions": {"1": [1.0] * D_MODEL}}
     steering, directions, answer = (tmp_path / name for name in ("steering.json", "directions.json", "answer.json"))

@@ -25,8 +25,9 @@ def before_load_schema(_: schemathesis.HookContext, raw_schema: dict[str, Any]) 
             ]
         for name in ("vector", "reader"):
             _narrow(properties.get(name, {}))
-    batch = raw_schema["paths"]["/v1/generate/batch"]["post"]["requestBody"]["content"]["application/jsonl"]
-    batch["schema"] = {"type": "array", "items": {"$ref": "#/components/schemas/GenerateRequest"}}
+    for path, line in (("/v1/generate/batch", "GenerateRequest"), ("/v1/score/batch", "ScoreRequest")):
+        batch = raw_schema["paths"][path]["post"]["requestBody"]["content"]["application/jsonl"]
+        batch["schema"] = {"type": "array", "items": {"$ref": f"#/components/schemas/{line}"}}
 
 
 def _narrow(schema: dict[str, Any]) -> None:

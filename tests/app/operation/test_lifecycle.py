@@ -56,7 +56,7 @@ async def test_the_port_answers_while_the_model_loads(caplog: pytest.LogCaptureF
         assert (await client.post("/v1/generate", json=ASK)).status_code == 200
 
 
-async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer) -> None:
+async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer, caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: Settings) -> ScriptedEngine:
         raise ModelLoadFailed("no such folder")
 
@@ -65,6 +65,8 @@ async def test_a_model_that_cannot_be_loaded_is_reported(start: StartServer) -> 
         await asyncio.wait_for(state(app).loaded.wait(), 10)
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=BASE_URL)
         assert code(await client.get("/health/ready")) == (503, "model_load_failed")
+        assert "no such folder" in caplog.text
+        assert "Traceback" not in caplog.text
         assert (await client.get("/health/live")).status_code == 200
         await client.aclose()
 

@@ -66,6 +66,7 @@ GOVERNED = (
     Governed("POST /v1/embeddings", {"model": "tiny", "input": "the road", "encoding_format": "float"}, ("embedding",)),
     Governed("POST /v1/score", {"prompt": "the", "continuations": [" road"], "steering": []}, ("logprobs",)),
     Governed("POST /v1/score", {"texts": ["the road"], "steering": []}, ("logprobs",)),
+    Governed("POST /v1/score/batch", {"texts": ["the road"], "steering": []}, ("logprobs",), lines=True),
     Governed("POST /v1/readout", {"texts": ["the road"], "vectors": ["other"]}, ("scores", "mean")),
     Governed("POST /v1/logit-lens", {"prompt": "the road", "steering": [], "top_k": 2}, ("logprob",)),
     Governed("POST /v1/logit-lens", {"prompt": "the road", "steering": OWN, "top_k": 2}, ("logprob",)),

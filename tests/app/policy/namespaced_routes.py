@@ -68,6 +68,7 @@ NAMED = (
     Case("POST /v1/generate/batch", {**SHORT, "steering": steered(BY_VECTOR)}, lines=True),
     Case("POST /v1/generate/batch", {**SHORT, "steering": BY_PROFILE}, lines=True),
     Case("POST /v1/score", {"prompt": "a", "continuations": ["b"], "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/score/batch", {"texts": ["ab"], "steering": steered(BY_VECTOR)}, lines=True),
     Case("POST /v1/activations", {"texts": ["a"], "layers": [1], "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": BY_PROFILE}),

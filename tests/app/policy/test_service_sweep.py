@@ -161,7 +161,9 @@ async def limited(start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast
 SLOW = {"POST /v1/evaluations", "POST /v1/vectors/extract"}
 """Routes that the short form asks only under a limit; test_governed_routes asks each once under a policy."""
 GENERATING = {"POST /v1/generate", "POST /v1/compare", "POST /v1/chat/completions", "POST /v1/completions"}
-JOBS = {"POST /v1/generate/batch", "POST /v1/evaluations", "POST /v1/vectors/extract"}
+BY_LINE = {"POST /v1/generate/batch", "POST /v1/score/batch"}
+"""Their lines wait for tokens, they are not refused: see test_waiting_batches."""
+JOBS = {*BY_LINE, "POST /v1/evaluations", "POST /v1/vectors/extract"}
 TRAINING = {"name": "slow", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}
 STORING = (
     Governed("POST /v1/vectors", {"name": "mine", "directions": {"1": [1.0] * D_MODEL}}, ()),
@@ -169,12 +171,13 @@ STORING = (
     Governed("POST /v1/vectors/extract?wait=true", {"name": "mine", "pairs": PAIRS}, ()),
     Governed("POST /v1/links", {"view": "compare", "state": {"prompt": "the road"}}, ()),
 )
-BY_LINE = "POST /v1/generate/batch"
-"""Its lines wait for tokens, they are not refused: see test_waiting_batches."""
 LIMITED: dict[str, tuple[dict[str, int], list[Governed]]] = {
     "tokens": (
         {"tokens_per_minute": 1},
-        [*(case for case in GOVERNED if case.route != BY_LINE), Governed("POST /tokenize", {"prompt": "the road"}, ())],
+        [
+            *(case for case in GOVERNED if case.route not in BY_LINE),
+            Governed("POST /tokenize", {"prompt": "the road"}, ()),
+        ],
     ),
     "rows": ({"rows": 2}, [case for case in GOVERNED if case.route in GENERATING]),
     "jobs": ({"jobs": 1}, [case for case in GOVERNED if case.route in JOBS]),

@@ -125,7 +125,7 @@ async def test_the_same_text_is_read_from_its_ids_a_conversation_and_json(
     )
     found = answer.json()
     assert (found["offsets"], found["token_ids"]) == (text["offsets"].tolist(), text["token_ids"].tolist())
-    assert found["steering"] is None
+    assert found["steering"] == {"fingerprint": "", "vectors": {}, "warnings": []}
     for layer in range(3):
         torch.testing.assert_close(torch.tensor(found["layers"][str(layer)]), text[f"layer.{layer}"])
     for dtype in (torch.float16, torch.bfloat16):

@@ -79,6 +79,19 @@ async def test_scores_equal_a_computation_from_the_activations(server: Server) -
     assert [token["text"] for token in mood["tokens"]] == [TEXTS[0][index + 1] for index in best]
 
 
+async def test_the_largest_score_is_compared_with_that_of_as_many_neutral_tokens(server: Server) -> None:
+    await library(server)
+    found = await explained(server, texts=TEXTS[:1], threshold=0, position="max")
+    body = {"texts": [TEXTS[0], *load_neutral_texts()], "layers": [0, 2], "position": "all"}
+    file = load((await server.client.post("/v1/activations", json=body)).content)
+    scores = file["layer.2"] @ planted_direction() / 2.0
+    text, *neutral = [scores[start + 1 : end] for start, end in pairwise(file["offsets"].tolist())]
+    largest = torch.stack([one[: len(text)].max() for one in neutral])
+    (mood,) = (one for one in found["texts"][0]["concepts"] if one["vector"] == "mood@1")
+    assert mood["score"] == pytest.approx(float(text.max()), abs=1e-5)
+    assert mood["z"] == pytest.approx(float((text.max() - largest.mean()) / largest.std()), rel=1e-4)
+
+
 async def test_neutral_text_is_read_once_for_each_version(server: Server) -> None:
     await library(server)
     counts = []

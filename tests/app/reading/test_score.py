@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import Prompt
+from steering.engine.api import CapturePrompt, Prompt
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.layout import find_layout
 from steering.model.loading import opened
@@ -66,7 +66,8 @@ async def test_scores_equal_a_direct_computation(
     found = await scored(server, prompt=prompt, continuations=texts, steering=steering)
     before = list(server.engine.tokenizer.encode(prompt))
     assert found["prompt_tokens"] == len(before)
-    assert (found["steering"] is None) == (not steering)
+    assert (found["steering"]["vectors"] == {}) == (not steering)
+    assert found["items"] is None
     for text, one in zip(texts, found["scores"], strict=True):
         assert one["text"] == text
         logprobs, greedy = direct(model, before + one["token_ids"], len(before), bool(steering))
@@ -100,6 +101,28 @@ async def test_a_conversation_and_token_ids_are_prompts_too(served: tuple[Server
     assert again["scores"] == found["scores"]
 
 
+@pytest.mark.parametrize("steering", [[], STEERING])
+async def test_items_are_scored_as_alone(
+    served: tuple[Server, PreTrainedModel], steering: list[dict[str, Any]]
+) -> None:
+    server, _ = served
+    items: list[dict[str, Any]] = [
+        {"prompt": "The trip was", "choices": [" good", " bad", "x"]},
+        {"messages": [{"role": "user", "content": "Hello"}], "choices": ["Good"]},
+        {"prompt": [84, 104, 101], "choices": [" end", " beginning of it"]},
+    ]
+    found = await scored(server, items=items, steering=steering)
+    assert (found["scores"], found["prompt_tokens"]) == ([], 0)
+    for item, one in zip(items, found["items"], strict=True):
+        texts = item.pop("choices")
+        alone = await scored(server, **item, continuations=texts, steering=steering)
+        assert one["prompt_tokens"] == alone["prompt_tokens"]
+        assert [score["text"] for score in one["scores"]] == texts
+        for score, expected in zip(one["scores"], alone["scores"], strict=True):
+            assert score["token_ids"] == expected["token_ids"]
+            assert score["logprobs"] == pytest.approx(expected["logprobs"], abs=1e-4)
+
+
 class PairTokenizer(ScriptedTokenizer):
     """Bytes, but "ab" is the one token 256, and every text begins with token 257."""
 
@@ -125,11 +148,14 @@ def test_the_tokens_of_the_prompt_are_kept(prompt: str, text: str, expected: tup
 
 
 def test_rows_are_read_in_parts_whose_logits_fit() -> None:
-    rows = [(1,) * length for length in (3, 4, 40, 2, 2, 9)]
-    fitting = workflow.LOGITS_BOUND // 10
-    assert [list(map(len, part)) for part in workflow.parts(rows, 0, fitting)] == [[3, 4], [40], [2, 2], [9]]
-    assert [list(map(len, part)) for part in workflow.parts(rows, 2, fitting)] == [[3, 4], [40], [2, 2, 9]]
-    assert [row for part in workflow.parts(rows, 0, fitting) for row in part] == rows
+    def lengths(first: int) -> list[list[int]]:
+        rows = [CapturePrompt((1,) * length, first=first) for length in (3, 4, 40, 2, 2, 9)]
+        found = workflow.parts(rows, workflow.LOGITS_BOUND // 10)
+        assert [row for part in found for row in part] == rows
+        return [[len(row.prompt) for row in part] for part in found]
+
+    assert lengths(0) == [[3, 4], [40], [2, 2], [9]]
+    assert lengths(2) == [[3, 4], [40], [2, 2, 9]]
 
 
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
@@ -144,6 +170,13 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"texts": ["a" * 501]}, "limit_exceeded", "texts"),
     ({"prompt": "a" * 100, "continuations": ["b"] * 6}, "limit_exceeded", "continuations"),
     ({"texts": ["a"], "steering": [{"vector": "nothing"}]}, "vector_not_found", "vector"),
+    ({"items": []}, "invalid_request", "items"),
+    ({"items": [{"prompt": "a"}]}, "invalid_request", "items.0.choices"),
+    ({"items": [{"choices": ["a"]}]}, "invalid_request", "items.0"),
+    ({"items": [{"prompt": "a", "choices": ["b"]}], "texts": ["a"]}, "invalid_request", None),
+    ({"items": [{"prompt": "a", "choices": ["b"]}], "prompt": "a"}, "invalid_request", None),
+    ({"items": [{"prompt": "a", "choices": ["b", ""]}]}, "invalid_request", "items.0.choices.1"),
+    ({"items": [{"prompt": "a" * 100, "choices": ["b"] * 3}] * 2}, "limit_exceeded", "items"),
 ]
 
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -158,8 +160,72 @@ def test_what_is_no_model_is_refused(source: str, tmp_path: Path, monkeypatch: p
 
 
 def test_a_hub_id_that_is_not_in_the_cache_is_refused_offline(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadFailed, match="nobody/nothing could not be loaded"):
+    with pytest.raises(
+        ModelLoadFailed, match=r"^nobody/nothing could not be downloaded: .* hub cannot be reached or fails$"
+    ) as raised:
         load_here("nobody/nothing", tmp_path)
+    assert raised.value.__cause__ is None
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that refuses every model by its name."""
+
+    def do_GET(self) -> None:  # the name is http.server's
+        status, code = next((found for name, found in REFUSALS.items() if name in self.path), (404, ""))
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Writes nothing."""
+
+
+REFUSALS = {
+    "someone/gated": (403, "GatedRepo"),
+    "someone/private": (401, "RepoNotFound"),
+    "someone/tiny": (404, "RevisionNotFound"),
+    "someone/broken": (500, ""),
+}
+REASONS = {
+    "someone/gated": "accept its licence at https://huggingface.co/someone/gated, and set HF_TOKEN",
+    "someone/private": "is private: check the name, or set HF_TOKEN",
+    "someone/tiny": "has no revision 'v9'",
+    "someone/broken": "is not complete in the Hugging Face cache",
+}
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from steering.errors import ModelLoadFailed
+from steering.model.loading import load
+for source in sys.argv[2:]:
+    try:
+        load(source, cache_dir=Path(sys.argv[1]), device="cpu", revision="v9")
+    except ModelLoadFailed as error:
+        print(error.message)
+"""
+
+
+def test_a_model_that_cannot_be_downloaded_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        variables = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path),
+        }
+        command = [sys.executable, "-c", DOWNLOAD, str(tmp_path), *REFUSALS]
+        done = subprocess.run(
+            command, env=os.environ | variables, capture_output=True, text=True, timeout=280, check=True
+        )
+        hub.shutdown()
+        thread.join()
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(REFUSALS)
+    for (source, reason), line in zip(REASONS.items(), lines, strict=True):
+        assert line.startswith(source)
+        assert reason in line
 
 
 def rewrite_config(folder: Path, **changes: object) -> None:

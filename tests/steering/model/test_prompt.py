@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
 from steering.model.prompt import ModelTokenizer
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, continued
 from tests.byte_tokenizer import CONTROL, build_byte_tokenizer
 from tests.families import BOS, EOS, VOCABULARY
 
@@ -51,6 +51,35 @@ def test_messages_are_encoded_as_the_template_says(hf_byte_tokenizer: PreTrained
 
 def test_a_last_assistant_message_is_a_finished_turn() -> None:
     assert BYTES.render((user("Hi?"), assistant("Yes."))).endswith("<|assistant|>\nYes.<|end|>\n")
+
+
+@pytest.mark.parametrize("begun", ["Yes, and", "(", "a <|end|> b", "CONTINUE_FINAL_MESSAGE_TAG"])
+def test_a_continued_message_stays_open(begun: str) -> None:
+    messages = continued((user("Hi?"), assistant(begun)))
+    assert BYTES.render(messages).endswith(f"<|assistant|>\n{begun}")
+    ids = BYTES.encode(messages)
+    assert ids == (*BYTES.encode((user("Hi?"),)), *begun.encode())
+    assert BYTES.encode_with_roles(messages)[1][-len(begun) :] == ("assistant",) * len(begun)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [((user("Hi?"),), "role 'user'"), ((user("Hi?"), assistant(" ")), "is empty")],
+)
+def test_only_an_answer_with_content_is_continued(messages: tuple[ChatMessage, ...], reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        continued(messages)
+
+
+def test_a_message_that_the_template_changes_is_not_continued() -> None:
+    shouting = with_template("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        shouting.encode(continued((user("Hi?"), assistant("Yes"))))
+
+
+def test_control_strings_are_named() -> None:
+    assert BYTES.control_strings("<|user|>\nHi<|end|>") == ("<|end|>", "<|user|>")
+    assert BYTES.control_strings("user: <| end |>") == ()
 
 
 @pytest.mark.parametrize("content", CONTROL)

@@ -99,5 +99,8 @@ class LinearTokenizer:
             found += [None, *[message.role] * len(self._words(message.content))]
         return self.encode(messages), (*found, *([None] if messages[-1].role != "assistant" else []))
 
+    def control_strings(self, text: str) -> tuple[str, ...]:
+        return tuple(one for one in MARKERS if one in text)
+
     def token_text(self, token_id: int) -> str:
         return WORDS[token_id]

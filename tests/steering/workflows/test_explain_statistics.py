@@ -50,3 +50,13 @@ def test_texts_of_one_token_and_texts_that_are_alike_have_statistics() -> None:
     assert (one.mean, one.within) == (1.5, 0.0)
     assert one.deviation_of(1) == pytest.approx(0.5**0.5)
     assert two.deviation_of(1) > 0.0
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 10])
+def test_the_largest_score_of_neutral_text_does_not_stand_out_however_short_it_is(tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    known = neutral_statistics([neutral(generator, TOKENS) for _ in range(TEXTS)])
+    found = [neutral(generator, tokens).amax(0).tolist() for _ in range(20)]
+    z = [one.z(score, tokens, "max") for text in found for one, score in zip(known, text, strict=True)]
+    assert sum(z) / len(z) == pytest.approx(0.0, abs=0.05)
+    assert sum(abs(one) >= 2 for one in z) / len(z) == pytest.approx(0.05, abs=0.015)

@@ -17,6 +17,7 @@ from steering.pairs import PairSet, dataset_digest
 from steering.workflows.extract import ExtractionRequest, extract
 from tests.narrowing import present
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
+from tests.steering.workflows.linear_tokenizer import NEUTRAL, WORDS
 from tests.steering.workflows.texts import conversation, planted_pairs
 
 CARD = TypeAdapter(QualityCard)
@@ -210,3 +211,33 @@ async def test_no_thread_lives_on_that_could_compete_with_the_engine(
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
         assert not thread.is_alive(), thread.name
+
+
+def hidden_pairs(engine: LinearEngine) -> PairSet:
+    """Pairs whose concept is early in the text, beside the word that is loudest at layer 3, and that end with any other word."""
+    loudness = dict(zip(WORDS, engine.late_noise.tolist(), strict=True))
+    loudest = max(NEUTRAL, key=loudness.__getitem__)
+    quiet = [word for word in NEUTRAL if loudness[word] < loudness[loudest] - 6.0]
+    frames = [f"{loudest} {' '.join(random.Random(i).choices(quiet, k=5))}" for i in range(24)]
+    positive, negative = (tuple(f"{pole} {pole} {frame}" for frame in frames) for pole in ("lovely", "grim"))
+    return PairSet(positive, negative, tuple(f"t{i % 8}" for i in range(24)))
+
+
+async def test_the_card_has_the_auroc_of_the_largest_score(engine: LinearEngine, request_: ExtractionRequest) -> None:
+    request = replace(request_, pairs=hidden_pairs(engine), position="last", layers=(3,))
+    card = present((await extract(engine, replace(request, card_max=True))).quality)
+    assert present(card.auroc) < 0.8
+    assert card.max_auroc == 1.0
+    assert present(card.max_auroc_interval)[0] > 0.7
+    plain = present((await extract(engine, request)).quality)
+    assert (plain.max_auroc, plain.auroc) == (None, card.auroc)
+    nothing = present((await extract(engine, replace(request, card_max=True, holdout=0.0))).quality)
+    assert nothing.max_auroc is None
+
+
+async def test_progress_counts_the_second_reading(engine: LinearEngine, request_: ExtractionRequest) -> None:
+    seen = list[tuple[int, int, str]]()
+    await extract(engine, replace(request_, card_max=True), progress=lambda *message: seen.append(message))
+    done = [one[0] for one in seen]
+    assert done == sorted(done)
+    assert seen[-1][:2] == (2 * 48 + LAYERS, 2 * 48 + LAYERS)

@@ -18,6 +18,9 @@ export function QualityCard({ vector }: { vector: Vector }) {
         </span>
       </div>
       <p>{sentence(vector)}</p>
+      {quality.max_auroc != null && (
+        <p>By the largest score over the tokens of a text the probability is {plain(quality.max_auroc)}.</p>
+      )}
       <Warnings of={quality.warnings} />
       <div class="charts">
         <AurocChart vector={vector} />

@@ -89,7 +89,7 @@ export const lens = new Query(async (signal) => {
   const steering = interventions(draft.value.controls, draft.value.overall);
   const body = { prompt: prompt.value, steering: steering as never, layers: "all" as const, top_k: 3 };
   const found = await dataOf<LogitLens>(api.POST("/v1/logit-lens", { body, signal }));
-  if (!found.steering || steering.length === 0) mode.value = "plain";
+  if (steering.length === 0) mode.value = "plain";
   return found;
 });
 

@@ -1,0 +1,148 @@
+"""Types of the arguments of the client's methods. Their meaning is in the request models of steering/schemas."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict
+
+from steering.client.routes import JsonObject
+from steering.schemas.extraction import EffectRequest, Pair, Training, TraitDescription
+from steering.schemas.messages import Message
+from steering.spec import InterventionSpec
+
+Intervention: TypeAlias = InterventionSpec | JsonObject
+Steering: TypeAlias = Sequence[Intervention] | JsonObject  # a list, or {"profile": name, "interventions": [...]}
+Steered: TypeAlias = Steering | None
+Chat: TypeAlias = Sequence[Message | JsonObject]
+Messages: TypeAlias = Chat | None
+Text: TypeAlias = str | Chat
+Texts: TypeAlias = Sequence[Text] | None
+Prompt: TypeAlias = str | Sequence[int] | None  # a text, or token ids
+LayerList: TypeAlias = Literal["all"] | Sequence[int]
+Layers: TypeAlias = str | Sequence[int] | JsonObject  # `recommended`, `all`, a list, or {"from": 10, "to": 16}
+
+
+class VectorDescription(TypedDict, total=False):
+    """Description and tags of a vector."""
+
+    description: str
+    tags: Sequence[str]
+
+
+class _FittedOptions(VectorDescription, total=False):
+    concept: str
+    pairs: Sequence[Pair | JsonObject]
+    position: str | int
+    holdout: float
+    seed: int
+
+
+class ExtractOptions(_FittedOptions, total=False):
+    """Options of an extraction: one source (concept, pairs, positive with negative, describe) and the method."""
+
+    positive: Sequence[Text]
+    negative: Sequence[Text]
+    positive_topics: Sequence[str]
+    negative_topics: Sequence[str]
+    describe: TraitDescription | JsonObject
+    method: str
+    layers: LayerList
+    card_position: Literal["max"]
+    training: Training | JsonObject
+
+
+class TransferOptions(_FittedOptions, total=False):
+    """Options of a transfer: one of `concept` and `pairs`, and what is not left to the server."""
+
+    anchors: Sequence[Text]
+    direction: Sequence[float]
+    from_layer: int
+    to_layer: int
+    effect: EffectRequest | JsonObject
+
+
+class VectorFilters(TypedDict, total=False):
+    """Filters of a list of vectors."""
+
+    tag: str
+    method: str
+    search: str
+    limit: int
+    cursor: str
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of a map."""
+
+    labels: Sequence[str]
+    layers: LayerList
+    method: str
+    dims: int
+    position: str | int
+    vectors: Sequence[str]
+    path: int
+    embeddings: bool
+    seed: int
+
+
+class ActivationOptions(TypedDict, total=False):
+    """Options of `activations`."""
+
+    messages: Chat
+    token_ids: Sequence[Sequence[int]]
+    layers: LayerList
+    position: str | int
+    steering: Steering
+
+
+class ClusterOptions(TypedDict, total=False):
+    """Options of `clusters`."""
+
+    layer: int | None
+    method: str
+    clusters: int | None
+    min_size: int | None
+    position: str | int
+    examples: int
+    seed: int
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """Options of every evaluation."""
+
+    prompts: Sequence[Text]
+    concept: str
+    reader: str
+    reading_layer: int
+    scorer: str
+    max_tokens: int
+    temperature: float
+
+
+class SweepOptions(EvaluationOptions, total=False):
+    """Options of an evaluation by strength or layer."""
+
+    strengths: Sequence[float]
+    layers: Layers
+    seed: int
+
+
+class DoseOptions(SweepOptions, total=False):
+    """Options of a dose-response evaluation."""
+
+    neutral: Sequence[Text]
+    random_directions: int
+    judge: JsonObject
+    save: bool
+
+
+class ReportOptions(EvaluationOptions, total=False):
+    """Options of a deployment report."""
+
+    steering: Steering
+    strength: float
+    direction: Literal["up", "down"]
+    neutral: Sequence[Text]
+    seeds: Sequence[int]
+    samples: int
+    varied: int
+    side_effects: Sequence[str]
+    thresholds: JsonObject

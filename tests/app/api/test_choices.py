@@ -1,0 +1,142 @@
+"""The evaluation `choices`: planted preferences for choices, letters and steering come out, each where it belongs."""
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.cli.main import main
+from steering.client import Client
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec
+from tests.app.conftest import D_MODEL, Server, StartServer
+from tests.app.running import running
+from tests.fakes import ScriptedEngine
+from tests.scripted_model import SCRIPTED_MODEL
+
+PREFERENCE, BIAS, MOVE = 1.0, 2.0, 2.0
+"""Logits of a letter: of a choice with "good", of the letter A, and of a choice with "good" per unit of strength."""
+ITEMS: list[dict[str, Any]] = [
+    {"question": "Which one?", "choices": ["a good day", "a bad day"], "answer": 0},
+    {"question": "Which one?", "choices": ["a bad night", "a good night"], "answer": 1},
+    {"question": "Which is worse?", "choices": ["a good sea", "a bad sea"], "answer": 1},
+]
+STEERING = [{"vector": "sentiment", "strength": 1.0}]
+
+
+class Chooser(ScriptedEngine):
+    """Prefers good choices and the letter A; one other token has the logit 0."""
+
+    def _read(self, ids: tuple[int, ...], prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
+        read = super()._read(ids, prompt, spec)
+        if read.logits is None:
+            return read
+        strength = sum(one.spec.strength for one in prompt.plan.interventions)
+        logits = torch.full_like(read.logits, -1e4)
+        logits[:, ord("?")] = 0.0
+        for letter, choice in re.findall(r" \((\w)\) (.*)\n", bytes(ids).decode()):
+            logits[:, ord(letter)] = (PREFERENCE + MOVE * strength) * ("good" in choice) + BIAS * (letter == "A")
+        return Capture(read.token_ids, read.activations, logits)
+
+
+async def measured(server: Server, **body: Any) -> dict[str, Any]:
+    answer = await server.client.post("/v1/evaluations?wait=true", json={"kind": "choices", "items": ITEMS, **body})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def mass(*logits: float) -> float:
+    return sum(map(math.exp, logits)) / (1.0 + sum(map(math.exp, logits)))
+
+
+async def test_planted_preferences_come_out(start: StartServer) -> None:
+    server = await start(Chooser())
+    await server.register()
+    found = await measured(server, steering=STEERING)
+    unsteered, steered = ([one[name] for one in found["items"]] for name in ("unsteered", "steered"))
+    # A outweighs the preference, so each order picks A; the bias for A cancels in the log odds
+    assert [one["match"] for one in unsteered] == [0.5, 0.5, 0.5]
+    assert [one["agree"] for one in unsteered] == [0.0, 0.0, 0.0]
+    assert [one["log_odds"] for one in unsteered] == pytest.approx([1.0, 1.0, -1.0], abs=1e-5)
+    expected = (mass(PREFERENCE + BIAS, 0.0) + mass(BIAS, PREFERENCE)) / 2
+    assert [one["mass"] for one in unsteered] == pytest.approx([expected] * 3, abs=1e-5)
+    assert found["unsteered"]["letters"] == {"A": 1.0}
+    # with steering the good choice is picked in both orders
+    assert [one["match"] for one in steered] == [1.0, 1.0, 0.0]
+    assert [one["agree"] for one in steered] == [1.0, 1.0, 1.0]
+    assert [one["log_odds"] for one in steered] == pytest.approx([3.0, 3.0, -3.0], abs=1e-5)
+    assert found["steered"]["letters"] == {"A": 0.5, "B": 0.5}
+    assert found["change"]["log_odds"]["mean"] == pytest.approx(2 / 3, abs=1e-5)
+    change = found["change"]["match"]
+    assert change["mean"] == pytest.approx(1 / 6)
+    assert change["interval"][0] < change["mean"] < change["interval"][1]
+    assert [one["vector"] for one in found["interventions"]] == ["sentiment@1"]
+
+
+async def test_without_steering_there_is_nothing_to_compare(start: StartServer) -> None:
+    server = await start(Chooser())
+    found = await measured(server, steering=[], items=ITEMS[:1])
+    assert (found["steered"], found["change"], found["fingerprint"]) == (None, None, "")
+    assert found["unsteered"]["match"] == {"mean": 0.5, "interval": None}
+
+
+async def test_more_than_two_choices_and_a_model_without_a_template(start: StartServer) -> None:
+    server = await start(Chooser(info=replace(SCRIPTED_MODEL, chat_template=False)))
+    item = {"question": "Which?", "choices": ["bad", "worse", "good", "awful"], "answer": 2}
+    found = await measured(server, steering=[], items=[item])
+    (one,) = found["items"]
+    below = math.log(math.exp(BIAS) + 2.0)
+    assert one["unsteered"]["log_odds"] == pytest.approx(PREFERENCE - below, abs=1e-5)
+    assert found["unsteered"]["letters"] == {"A": 1.0}
+
+
+async def test_the_job_keeps_no_question(start: StartServer) -> None:
+    server = await start(Chooser())
+    body = {"kind": "choices", "items": ITEMS, "steering": []}
+    job = (await server.client.post("/v1/evaluations", json=body)).json()
+    assert job["kind"] == "choices"
+    listed = (await server.client.get("/v1/jobs")).text
+    assert "Which one?" not in listed
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"items": []}, "invalid_request", "items"),
+        ({"items": [{**ITEMS[0], "answer": 2}]}, "invalid_request", "items.0"),
+        ({"items": [{**ITEMS[0], "choices": ["one"]}]}, "invalid_request", "items.0.choices"),
+        ({"items": [{**ITEMS[0], "question": "a" * 5000}]}, "context_length_exceeded", "items"),
+        ({"items": ITEMS * 2}, "limit_exceeded", "items"),
+        ({"steering": [{"vector": "nothing"}]}, "vector_not_found", "vector"),
+    ],
+)
+async def test_what_cannot_be_measured_is_refused(
+    start: StartServer, changes: dict[str, Any], code: str, param: str
+) -> None:
+    server = await start(Chooser(), max_texts=5)
+    body = {"kind": "choices", "items": ITEMS, "steering": [], **changes}
+    answer = await server.client.post("/v1/evaluations", json=body)
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+    assert server.scripted.captured == []
+
+
+def test_the_command_prints_measures_and_letters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    with running(Chooser()) as address, Client(address) as client:
+        client.register_vector("sentiment", {"1": [1.0] * D_MODEL})
+        with pytest.raises(SystemExit) as ended:
+            main(["choices", str(file), "--steer", "sentiment=1", "--url", address])
+        assert not ended.value.code
+        found = client.choices(ITEMS, steering=STEERING)
+    out = capsys.readouterr().out
+    assert "3 questions" in out
+    assert re.search(r"log_odds .*\+0\.333 .*\+1\.000 .*\+0\.667", out)
+    assert re.search(r"picks A .*1\.000 .*0\.500", out)
+    assert [row["steered_log_odds"] for row in found.rows()] == pytest.approx([3.0, 3.0, -3.0], abs=1e-5)
