@@ -30,7 +30,7 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Report, Vector, check_row, verdict
+from steering.client.results import CHECKS, Report, Vector, check_row, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
@@ -82,10 +82,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
 
 def _dose_table(result: DoseResponseAnswer) -> Table:
     layers = ", ".join(map(str, result.layers))
-    headings = ("strength", "concept", "random", "beyond chance", "perplexity", "repetition", "KL", "dose")
+    headings = ("strength", "concept", "chance", "beyond chance", "perplexity", "repetition", "KL", "dose")
     table = numeric_table(f"{result.vector} at layer {layers}, read at {result.reading_layer}", *headings)
     for point in result.points:
-        scores = f"{point.concept_score:+.2f}", optional(point.random_score, "+.2f")
+        scores = f"{point.concept_score:+.2f}", optional(point.chance)
         advantage = "" if point.advantage is None else estimate_text(point.advantage)
         damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", f"{point.kl_neutral:.2f}"
         table.add_row(f"{point.strength:+g}", *scores, advantage, *damage, f"{point.relative_dose:.2f}")
@@ -107,10 +107,10 @@ def _judge_table(judgement: JudgementAnswer) -> Table:
 
 def _sweep_table(result: LayerSweepAnswer) -> Table:
     """Returns one row per layer and strength; the best is bold."""
-    headings = ("layer", "strength", "moved", "beyond chance", "perplexity", "dose", "AUROC")
+    headings = ("layer", "strength", "moved", "chance", "beyond chance", "perplexity", "dose", "AUROC")
     table = numeric_table(f"{result.vector}, read at layer {result.reading_layer}", *headings)
     for point in result.points:
-        effect = estimate_text(point.moved), estimate_text(point.advantage)
+        effect = estimate_text(point.moved), optional(point.chance), estimate_text(point.advantage)
         damage = f"x {point.perplexity_ratio:.2f}", f"{point.relative_dose:.2f}"
         cells = str(point.layer), f"{point.strength:+g}", *effect, *damage, optional(point.auroc)
         table.add_row(*cells, style="bold" if point == result.best else "")
@@ -119,7 +119,8 @@ def _sweep_table(result: LayerSweepAnswer) -> Table:
 
 def _result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
     """Returns the recommendation, then the warnings."""
-    lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended))]
+    points = result.points if isinstance(result, DoseResponseAnswer) else ()
+    lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended, points))]
     if isinstance(result, DoseResponseAnswer) and result.anti_steered is not None:
         lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))
     if isinstance(result, DoseResponseAnswer) and result.saved is not None:
@@ -166,12 +167,12 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         wrote = [shown(f"wrote {out}")]
     tables = []
     for seed in found.seeds:
-        table = Table(*CHECKS, title=f"seed {seed.seed}: {verdict(seed.passed)}")
+        table = Table(*CHECKS, title=f"seed {seed.seed}: {seed_verdict(seed)}")
         for gate in seed.gates:
             for check in gate.checks:
                 table.add_row(gate.name, *check_row(check))
         tables.append(table)
-    conclusion = shown(f"{found.vector}: {verdict(found.passed)}{found.agreement()}")
+    conclusion = shown(f"{found.vector}: {found.verdict()}{found.agreement()}")
     return found, [*tables, *warning_lines(found.warnings), conclusion, *wrote]
 
 

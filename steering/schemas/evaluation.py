@@ -17,7 +17,8 @@ Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 
 class ThresholdsFields(Request):
     """What the gates demand; what is left out keeps its default.
-    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text.
+    A check passes with the whole of its 95 % interval. anti_steered: largest share of prompts that move against the
+    direction. perplexity: largest ratio to unsteered text.
     repetition: largest increase of repeated runs of four tokens. kl_neutral: nats per token on neutral prompts.
     accuracy_loss: of the share of right answers. retained: smallest share of the shift left under each variation.
     agreement: smallest rank correlation with the independent scorer."""
@@ -63,13 +64,17 @@ class ReportRequest(Request):
 
 
 class CheckAnswer(Answer):
-    """One number against its threshold; `above` compares the lower end of the interval."""
+    """One number against its threshold. passed: its whole 95 % interval satisfies the relation.
+    on_average: the number itself does; a check that passes on average only is not shown to pass.
+    margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong side."""
 
     name: str
     value: Measured
     relation: Literal["above", "at_most", "at_least"]
     threshold: Measured
     passed: bool
+    on_average: bool | None = None
+    margin: Measured | None = None
     interval: tuple[Measured, Measured] | None = None
 
 
@@ -190,7 +195,8 @@ EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest, Field
 
 class LayerPointAnswer(Answer):
     """One layer at one strength. moved: shift of the score along the sign of the strength.
-    advantage: the same less what one random direction in twenty reaches over all layers. auroc: that of the vector's card."""
+    chance: what a random vector, with a direction of its own at each layer, exceeds at any of them in one case of twenty.
+    advantage: moved less chance. auroc: that of the vector's card."""
 
     layer: int
     strength: Measured
@@ -201,6 +207,7 @@ class LayerPointAnswer(Answer):
     relative_dose: Measured
     auroc: Measured | None
     perplexity_interval: tuple[Measured, Measured] | None = None
+    chance: Measured | None = None
 
 
 class LayerSweepAnswer(Answer):
@@ -218,7 +225,8 @@ class LayerSweepAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPoint(DosePoint):
-    """One strength. advantage: shift along the sign beyond one random direction in twenty of the same dose; null at 0."""
+    """One strength. chance: a random direction of the same dose exceeds it on either side of 0 in one case of twenty.
+    advantage: shift along the sign of the strength, less chance; null at 0."""
 
     advantage: Estimate | None = None
 
