@@ -2,6 +2,7 @@
 labelled texts."""
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -30,7 +31,7 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Report, Vector, check_row, seed_verdict
+from steering.client.results import CHECKS, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
 from steering.schemas.evaluation import DoseResponseAnswer, JudgementAnswer, LayerSweepAnswer, StrengthsAnswer
@@ -44,6 +45,9 @@ AT_ONCE = 500  # texts of one request
 Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
 Judge: TypeAlias = Literal["self", "endpoint"]
 Concept = Annotated[str | None, "Use the evaluation prompts of this starter concept."]
+Items = Annotated[
+    Path | None, Option(metavar="FILE.jsonl", help="Write the score of every answer, a line of JSON each.")
+]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
 
 
@@ -60,6 +64,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     judge: Annotated[Judge | None, "Also rates the answers: the loaded model, or the operator's endpoint."] = None,
     judge_concept: Annotated[str | None, "What the judge looks for; default: the description."] = None,
     save: Annotated[bool, Option(help="Store it on the card, as the next version (dose_response).")] = False,
+    items: Items = None,
 ) -> Output:
     """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     if judge is None and judge_concept is not None:
@@ -74,10 +79,19 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     if save:
         options["save"] = True
     result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind, vector, **options)))
+    wrote = _write_items(result, items)
     if isinstance(result, LayerSweepAnswer):
-        return result, [_sweep_table(result), *_result_lines(result)]
+        return result, [_sweep_table(result), *_result_lines(result), *wrote]
     judged = [] if result.judgement is None else [_judge_table(result.judgement)]
-    return result, [_dose_table(result), *judged, *_result_lines(result)]
+    return result, [_dose_table(result), *judged, *_result_lines(result), *wrote]
+
+
+def _write_items(result: DoseResponseAnswer | LayerSweepAnswer | Report, file: Path | None) -> list[Text]:
+    """Writes one line of JSON per answer, if a file is given, and returns what is said of it."""
+    if file is None:
+        return []
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in item_rows(result)), encoding="utf-8")
+    return [shown(f"wrote {file}")]
 
 
 def _dose_table(result: DoseResponseAnswer) -> Table:
@@ -147,6 +161,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         list[str] | None, "A starter concept or vector to read the texts along; repeatable."
     ] = None,
     out: Annotated[Path | None, "File to write: .html, .md or .json."] = None,
+    items: Items = None,
 ) -> Output:
     """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
     if out is not None and out.suffix not in SUFFIXES:
@@ -156,7 +171,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     options |= {"seeds": numbers(seeds, "--seeds", int), "samples": samples, "varied": varied}
     options["side_effects"] = side_effects
     found = Report.model_validate(follow(client, client.start_report(vector, **options)))
-    wrote = []
+    wrote = _write_items(found, items)
     if out is not None:
         written: dict[str, Callable[[], str]] = {
             ".html": found.page,
@@ -164,7 +179,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
             ".json": lambda: found.model_dump_json(indent=1) + "\n",
         }
         out.write_text(written[out.suffix](), encoding="utf-8")
-        wrote = [shown(f"wrote {out}")]
+        wrote.append(shown(f"wrote {out}"))
     tables = []
     for seed in found.seeds:
         table = Table(*CHECKS, title=f"seed {seed.seed}: {seed_verdict(seed)}")

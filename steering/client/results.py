@@ -25,6 +25,7 @@ from steering.schemas.evaluation import (
     DoseResponseAnswer,
     LayerSweepAnswer,
     ReportAnswer,
+    ScoresAnswer,
     SeedReportAnswer,
 )
 from steering.schemas.latent_space import LatentSpaceAnswer
@@ -129,8 +130,31 @@ class LatentMap(Tabular, LatentSpaceAnswer):
         return f'<iframe srcdoc="{escape(self.page(numbered))}" width="100%" height="860" style="border:0"></iframe>'
 
 
+def item_rows(found: DoseResponseAnswer | LayerSweepAnswer | ReportAnswer) -> list[dict[str, Any]]:
+    """Returns one flat dict per answer: what steered it, `prompt` and `sample` from 0, score and surprise.
+
+    Fields that do not apply are left out, and so are answers of steering that made activations non-finite."""
+    groups: list[tuple[dict[str, Any], Sequence[ScoresAnswer]]]
+    if isinstance(found, ReportAnswer):
+        groups = [({"seed": seed.seed}, seed.scores) for seed in found.seeds]
+    else:
+        groups = [({}, found.scores)]
+    rows: list[dict[str, Any]] = []
+    for seed, scored in groups:
+        for one in scored:
+            about = {**seed, **one.model_dump(exclude={"scores", "surprises"}, exclude_none=True)}
+            for prompt, numbers in enumerate(zip(one.scores, one.surprises, strict=True)):
+                rows += [
+                    {**about, "prompt": prompt, "sample": sample, "score": score, "surprise": surprise}
+                    for sample, (score, surprise) in enumerate(zip(*numbers, strict=True))
+                ]
+    return rows
+
+
 class DoseResponse(Tabular, DoseResponseAnswer):
     """A dose-response: one row per strength."""
+
+    items = item_rows
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
@@ -141,6 +165,8 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 class LayerSweep(Tabular, LayerSweepAnswer):
     """A layer sweep: one row per layer and strength."""
 
+    items = item_rows
+
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
         return [point.model_dump(mode="json") for point in self.points]
@@ -148,6 +174,8 @@ class LayerSweep(Tabular, LayerSweepAnswer):
 
 class Report(Tabular, ReportAnswer):
     """A deployment report: one row per seed and check."""
+
+    items = item_rows
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns every check with its gate and seed."""

@@ -1,9 +1,10 @@
 """Evaluations of a vector over many strengths: dose-responses and layer sweeps, and the evidence for its card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from statistics import fmean
+from typing import Any
 
 from steering.cards import COHERENT, DosePoint, QualityCard, Recommended, unproved
 from steering.concepts.measured import measurement_of
@@ -16,7 +17,7 @@ from steering.lab.trials import WRITING, ReadBack, Trial, shifts
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
-from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer
+from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer, ScoresAnswer
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
@@ -186,7 +187,9 @@ def _answer(
     if not request.random_directions:
         warnings.append("no random directions, so the shift is compared with 0")
     elif request.random_directions < trials.CONTROLS:
-        warnings.append(f"few random directions: {request.random_directions}; {trials.CONTROLS} or more are recommended")
+        warnings.append(
+            f"few random directions: {request.random_directions}; {trials.CONTROLS} or more are recommended"
+        )
     for sign, name, found in ((1.0, "positive", recommended.strength), (-1.0, "negative", recommended.negative)):
         side = [one.moves_on_average for strength, one in points.items() if strength * sign > 0.0]
         if found is None and side:
@@ -203,7 +206,19 @@ def _answer(
         anti_steered=against,
         recommended=recommended,
         warnings=tuple(warnings),
+        scores=(
+            unsteered.answer("unsteered"),
+            *(scores for strength, row in by_strength.items() for scores in _scores(row, strength=strength)),
+        ),
     )
+
+
+def _scores(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
+    """Yields every answer of the vector's trial, then of those of its random controls."""
+    ours, *controls = row
+    yield ours.answer("steered", **place)
+    for number, control in enumerate(controls):
+        yield control.answer("random", direction=number, **place)
 
 
 async def layer_sweep(
@@ -235,6 +250,14 @@ async def layer_sweep(
         best=best,
         recommended=recommended,
         warnings=warnings,
+        scores=(
+            unsteered.answer("unsteered"),
+            *(
+                scores
+                for i, ((layer,), strength) in enumerate(setup.places)
+                for scores in _scores(steered[i :: len(setup.places)], strength=strength, layer=layer)
+            ),
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from steering.schemas.evaluation import (
     GateAnswer,
     ReportAnswer,
     ReportTextAnswer,
+    ScoresAnswer,
     SeedReportAnswer,
     SideEffectAnswer,
     ThresholdsFields,
@@ -42,7 +43,7 @@ from steering.workflows.texts import as_prompts, default_position
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
 _LOOKALIKES = str.maketrans({"e": "3", "o": "0", "i": "1", "a": "4"})
-FEWER = "fewer_pairs"
+FEWER: Literal["fewer_pairs"] = "fewer_pairs"
 PLAIN = "plain"
 TEXTS_AT_ONCE = 16
 """Texts of a call: those of one call share the blocks of what they have in common."""
@@ -66,9 +67,7 @@ def load_questions() -> tuple[Question, ...]:
     return tuple(Question(one["question"], (one["answer"], *one["others"])) for one in found)
 
 
-async def answered_rightly(
-    engine: Engine, questions: Sequence[Question], plan: SteeringPlan
-) -> tuple[float, ...]:
+async def answered_rightly(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> tuple[float, ...]:
     """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0."""
     # the tokens that begin every text are what two different letters have in common; an answer has none of them
     one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
@@ -307,6 +306,7 @@ class _Measured:
     varied: Sequence[tuple[str, tuple[float, ...]]] = ()
     side_effects: Sequence[SideEffectAnswer] = ()
     texts: Sequence[ReportTextAnswer] = ()
+    scores: Sequence[ScoresAnswer] = ()
 
     def judged(self, bound: float | None, limits: ThresholdsFields) -> SeedReportAnswer:
         """Builds the verdict. bound: what one random steering in twenty reaches; None: not known."""
@@ -334,6 +334,7 @@ class _Measured:
             gates=gates,
             side_effects=list(self.side_effects),
             texts=list(self.texts),
+            scores=tuple(self.scores),
         )
 
     def _anti_steered(self) -> Estimate:
@@ -447,8 +448,10 @@ class _Work:
         samples = plain_samples(request.samples)
         unsteered, (trial, *others) = await self._trials(PLAIN, request.prompts, plans, sampling, samples)
         random = trials.mean_shifts(unsteered, others[: len(controls)])
+        scores = [unsteered.answer("unsteered", variation=PLAIN), trial.answer("steered", variation=PLAIN)]
+        scores += [one.answer("random", direction=n, variation=PLAIN) for n, one in enumerate(others[: len(controls)])]
         if trial.broken is not None:
-            return _Measured(seed, random)
+            return _Measured(seed, random, scores=scores)
         self.step(f"seed {seed}: utility")
         (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
         limits, both = request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
@@ -462,12 +465,14 @@ class _Work:
         texts = self._texts(PLAIN, request.prompts, unsteered, trial)
         varied = []
         if self.fewer is not None and others[-1].broken is None:
+            scores.append(others[-1].answer(FEWER, variation=PLAIN))
             varied.append((FEWER, along(others[-1], unsteered, direction)))
         for name, change in VARIATIONS.items():
             self.step(f"seed {seed}: {name}")
             prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
             samples = Samples(request.samples, request.samples)
             plain, (steered,) = await self._trials(name, prompts, (request.plan,), sampling, samples)
+            scores += [plain.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
             if steered.broken is None:
                 varied.append((name, along(steered, plain, direction)))
                 texts += self._texts(name, prompts, plain, steered)
@@ -476,7 +481,7 @@ class _Work:
         independent = await self._independent(unsteered, trial)
         self.step(f"seed {seed}: done")
         moved = along(trial, unsteered, direction)
-        return _Measured(seed, random, moved, independent, utility, varied, effects, texts)
+        return _Measured(seed, random, moved, independent, utility, varied, effects, texts, scores)
 
     async def _trials(
         self,

@@ -360,4 +360,3 @@ async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> St
     layers = vector.recommended_layers()
     planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
     return await plan_at(info, vector, dose / planned, layers)
-

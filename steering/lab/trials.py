@@ -1,10 +1,11 @@
 """Trials: many plans over the same prompts and noise, read by the unsteered model, and the statistics of both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import sqrt
 from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from steering.extraction.card import best_layer
 from steering.plan.resolve import check_model
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.registry import Registry
-from steering.schemas.evaluation import EvaluatedPoint
+from steering.schemas.evaluation import Arm, EvaluatedPoint, ScoresAnswer
 from steering.shapes import Residual
 from steering.spec import Interval
 from steering.threads import run_in_thread
@@ -31,6 +32,7 @@ from steering.workflows.generate import Answer, Progress, ignore_progress, mix, 
 from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
 from steering.workflows.texts import as_prompts
 
+V = TypeVar("V")
 WRITING = SamplingParams(max_tokens=48, temperature=0.7)
 """Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
 UNSTEERED_SAMPLES = 4
@@ -148,12 +150,22 @@ class Trial:
         """Returns the mean over the prompts of one measure."""
         return fmean(getattr(one, name) for one in self.measures)
 
-    def by_prompt(self, values: Sequence[float]) -> list[float]:
-        """Returns the mean over each prompt's answers of one value for each of `answers`."""
-        found: list[list[float]] = [[] for _ in self.measures]
+    def rows(self, values: Iterable[V]) -> list[list[V]]:
+        """Returns a row for each prompt of one value for each of `answers`."""
+        found: list[list[V]] = [[] for _ in self.measures]
         for (prompt, _), value in zip(self.answers, values, strict=True):
             found[prompt].append(value)
-        return [fmean(one) for one in found]
+        return found
+
+    def by_prompt(self, values: Sequence[float]) -> list[float]:
+        """Returns the mean over each prompt's answers of one value for each of `answers`."""
+        return [fmean(one) for one in self.rows(values)]
+
+    def answer(self, arm: Arm, **place: Any) -> ScoresAnswer:
+        """Returns the score and the surprise of every answer. place: other fields of ScoresAnswer."""
+        scores = self.rows(one.score for _, one in self.answers)
+        surprises = self.rows(one.surprise for _, one in self.answers)
+        return ScoresAnswer(arm=arm, scores=scores, surprises=surprises, **place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +431,9 @@ def dose_points(
         strength: dose_point(strength, row[0], unsteered, damage, random[strength], bounds.get(strength))
         for (strength, row), damage in zip(rows.items(), kl, strict=True)
     }
-    margins = {one.strength: one.advantage and margin(one.advantage, one.perplexity_interval) for one in points.values()}
+    margins = {
+        one.strength: one.advantage and margin(one.advantage, one.perplexity_interval) for one in points.values()
+    }
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
     return points, measured_ranges(layers, margins)
 

@@ -12,6 +12,7 @@ from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name, VectorAnswer
 from steering.spec import InterventionSpec, Layers, Measured, Number
 
+Arm: TypeAlias = Literal["unsteered", "steered", "random", "fewer_pairs"]
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -63,6 +64,21 @@ class ReportRequest(Request):
     _one_point = at_most_one("steering", "strength")
 
 
+class ScoresAnswer(Answer):
+    """Every answer under one steering: a row for each prompt, in their order, with a number for each of its samples.
+    Empty where activations became non-finite. arm: what steered; `random` has the number of its `direction`, from 0.
+    strength, layer: of a dose-response or layer sweep. variation: of a report.
+    scores: as the unsteered model reads the answer. surprises: its mean -log p of a token; null where not measured."""
+
+    arm: Arm
+    scores: list[list[Measured]]
+    surprises: list[list[Measured | None]]
+    direction: int | None = None
+    strength: Measured | None = None
+    layer: int | None = None
+    variation: str | None = None
+
+
 class CheckAnswer(Answer):
     """One number against its threshold. passed: its whole 95 % interval satisfies the relation.
     on_average: the number itself does; a check that passes on average only is not shown to pass.
@@ -107,7 +123,8 @@ class ReportTextAnswer(Answer):
 
 class SeedReportAnswer(Answer):
     """The verdict of one seed. broken: activations became non-finite, and nothing was judged.
-    chance: the shift that one random steering of the same dose in twenty reaches, from all seeds; null if unknown."""
+    chance: the shift that one random steering of the same dose in twenty reaches, from all seeds; null if unknown.
+    scores: of every answer."""
 
     seed: int
     passed: bool
@@ -117,6 +134,7 @@ class SeedReportAnswer(Answer):
     gates: list[GateAnswer]
     side_effects: list[SideEffectAnswer]
     texts: list[ReportTextAnswer]
+    scores: tuple[ScoresAnswer, ...] = ()
 
 
 class ReportAnswer(Answer):
@@ -212,7 +230,8 @@ class LayerPointAnswer(Answer):
 
 class LayerSweepAnswer(Answer):
     """Points by layer, then strength. best: moved furthest beyond chance while the text stayed coherent; null if none did.
-    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ."""
+    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ.
+    scores: of every answer."""
 
     kind: Literal["layer_sweep"] = "layer_sweep"
     vector: str
@@ -221,6 +240,7 @@ class LayerSweepAnswer(Answer):
     best: LayerPointAnswer | None
     recommended: Recommended | None
     warnings: list[str]
+    scores: tuple[ScoresAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +278,8 @@ class JudgementAnswer(Answer):
 class DoseResponseAnswer(Answer):
     """Points by strength; scores are shifts, in `unit`, against the unsteered answers, whose mean is baseline_score.
     recommended: strengths that moved the concept beyond chance and kept the text coherent; null on a side where none did.
-    anti_steered: share of prompts that move against the sign. saved: the vector's new version, if requested and stored."""
+    anti_steered: share of prompts whose score falls as the strength grows. scores: of every answer.
+    saved: the vector's new version, if requested and stored."""
 
     kind: Literal["dose_response"] = "dose_response"
     vector: str
@@ -270,6 +291,7 @@ class DoseResponseAnswer(Answer):
     anti_steered: Measured | None
     recommended: Recommended
     warnings: tuple[str, ...]
+    scores: tuple[ScoresAnswer, ...] = ()
     judgement: JudgementAnswer | None = None
     saved: VectorAnswer | None = None
 

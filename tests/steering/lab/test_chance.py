@@ -124,7 +124,7 @@ def test_both_signs_and_all_doses_give_one_bound() -> None:
     proportional = chance({s: (0.3 * s, -0.3 * s) for s in (-1.0, 0.5, 2.0)})
     assert proportional[2.0] == pytest.approx(4.0 * proportional[0.5], rel=1e-3)
     assert proportional[2.0] == pytest.approx(2.920 * 0.6, rel=1e-3)
-    constant = chance({s: (0.3, -0.3) for s in (-1.0, 0.5, 2.0)})
+    constant = chance(dict.fromkeys((-1.0, 0.5, 2.0), (0.3, -0.3)))
     assert list(constant.values()) == pytest.approx([2.920 * 0.3] * 3, rel=1e-3)
 
 
