@@ -154,7 +154,9 @@ def item_rows(found: DoseResponseAnswer | LayerSweepAnswer | ReportAnswer) -> li
 class DoseResponse(Tabular, DoseResponseAnswer):
     """A dose-response: one row per strength."""
 
-    items = item_rows
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
@@ -165,7 +167,9 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 class LayerSweep(Tabular, LayerSweepAnswer):
     """A layer sweep: one row per layer and strength."""
 
-    items = item_rows
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
@@ -175,7 +179,9 @@ class LayerSweep(Tabular, LayerSweepAnswer):
 class Report(Tabular, ReportAnswer):
     """A deployment report: one row per seed and check."""
 
-    items = item_rows
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns every check with its gate and seed."""

@@ -463,7 +463,7 @@ class _Work:
             check("accuracy_loss", self.lost, "at_most", limits.accuracy_loss),
         ]
         texts = self._texts(PLAIN, request.prompts, unsteered, trial)
-        varied = []
+        varied: list[tuple[str, tuple[float, ...]]] = []
         if self.fewer is not None and others[-1].broken is None:
             scores.append(others[-1].answer(FEWER, variation=PLAIN))
             varied.append((FEWER, along(others[-1], unsteered, direction)))

@@ -432,7 +432,8 @@ def dose_points(
         for (strength, row), damage in zip(rows.items(), kl, strict=True)
     }
     margins = {
-        one.strength: one.advantage and margin(one.advantage, one.perplexity_interval) for one in points.values()
+        one.strength: None if one.advantage is None else margin(one.advantage, one.perplexity_interval)
+        for one in points.values()
     }
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
     return points, measured_ranges(layers, margins)
