@@ -136,7 +136,7 @@ def _result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
     points = result.points if isinstance(result, DoseResponseAnswer) else ()
     lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended, points))]
     if isinstance(result, DoseResponseAnswer) and result.anti_steered is not None:
-        lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))
+        lines.append(Text(f"the score falls as the strength grows for {result.anti_steered:.0%} of the prompts"))
     if isinstance(result, DoseResponseAnswer) and result.saved is not None:
         lines.append(shown(f"saved as {result.saved.id}"))
     return lines + warning_lines(result.warnings)

@@ -195,7 +195,7 @@ def _answer(
         if found is None and side:
             warnings.append(_unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
-        warnings.append(f"{against:.0%} of the prompts moved against the sign of the strength")
+        warnings.append(f"the score falls as the strength grows for {against:.0%} of the prompts")
     return DoseResponseAnswer(
         vector=request.vector.id if request.vector.version else request.vector.name,
         layers=setup.layers,

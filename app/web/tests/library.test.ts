@@ -81,7 +81,10 @@ describe("the verdict on steering", () => {
   });
 
   it("says not shown where a strength passes on average, and only of the sides that a warning names", () => {
-    const [no, unsure] = ["does not steer at positive strengths: no strength", "not shown to steer at negative strengths"];
+    const [no, unsure] = [
+      "does not steer at positive strengths: no strength",
+      "not shown to steer at negative strengths",
+    ];
     expect(steeringVerdict(vector(null, null, "measured", [no, unsure])).text).toBe("not shown to steer");
     expect(steeringVerdict(vector(null, null, "measured", [no])).text).toBe("does not steer");
     expect(steeringVerdict(vector(null, [-2, -1], "measured", [no])).text).toBe("steers one way, away from it");
