@@ -1,6 +1,6 @@
 """Defines QualityCard, the measured evidence that a vector carries, as it is stored and as it is sent. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -34,7 +34,7 @@ class LayerQuality:
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
     perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
-    the same dose, at the upper end of its uncertainty."""
+    the same dose, estimated from those of all strengths, with the uncertainty of their number."""
 
     strength: Measured
     concept_score: Measured
@@ -47,12 +47,25 @@ class DosePoint:
     perplexity_interval: Interval | None = None
     chance: Measured | None = None
 
+    @property
+    def moves_on_average(self) -> bool:
+        """Whether the mean shift along the sign of the strength exceeds chance and mean perplexity stays coherent."""
+        along = self.concept_score if self.strength > 0.0 else -self.concept_score
+        return self.strength != 0.0 and along > (self.chance or 0.0) and self.perplexity_ratio <= COHERENT
+
+
+def unproved(on_average: Iterable[bool]) -> Literal["not shown to steer", "does not steer"]:
+    """Returns the words for strengths none of which holds with its intervals. on_average: whether each does on average."""
+    return "not shown to steer" if any(on_average) else "does not steer"
+
 
 @dataclass(frozen=True, slots=True)
 class Recommended:
     """Layers to steer at, and strengths in the vector's own natural scales.
     strength, negative: ranges above and below 0 that a dose-response measured; null before it, and where none held.
     strengths_to_try: where to start before a measurement, from the relative dose; null for a vector at chance.
+    margin: by how much the closest strength of the ranges exceeds chance, with the lower end of its interval; null where
+    that was not measured.
     basis: `measured` by a dose-response, `card` (its best layer), or `norms` (the vector's scale and the typical norms)."""
 
     layers: tuple[int, ...]
@@ -60,6 +73,7 @@ class Recommended:
     negative: Interval | None = None
     strengths_to_try: Interval | None = None
     basis: Basis = "norms"
+    margin: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)

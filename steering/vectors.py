@@ -10,7 +10,7 @@ from pydantic import Field
 
 from steering.cards import QualityCard, Recommended
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.shapes import Direction
+from steering.shapes import Direction, Float, Tensor
 from steering.spec import INLINE_PREFIX
 
 SCALES = torch.finfo(torch.float32)
@@ -176,6 +176,12 @@ def unit(values: Direction, layer: int) -> tuple[Direction, float]:
     if not 0.0 < norm < float("inf"):
         raise InvalidRequest(f"the direction at layer {layer} must be finite and not zero", param="directions")
     return values / norm, norm
+
+
+def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
+    """Draws the directions of all random controls: standard normal numbers in float64, so that every direction is as
+    likely as any other. Not of unit length."""
+    return torch.randn(count, d_model, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
 
 
 def combine(

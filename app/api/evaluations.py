@@ -234,7 +234,8 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
         thresholds=body.thresholds,
         **body.model_dump(include={"reading_layer", "scorer", "seeds", "varied", "samples"}),
     )
-    arms, samples = 1 + reports.CONTROLS + (request.pairs is not None), Samples(body.samples, body.samples)
+    arms = 1 + reports.controls_of(body.seeds) + (request.pairs is not None)
+    samples = Samples(body.samples, body.samples)
     plain = trial_answers(arms, len(prompts), reports.plain_samples(body.samples))
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
     answers = len(body.seeds) * (plain + len(neutral) + varied)

@@ -2,6 +2,7 @@
 labelled texts."""
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -35,7 +36,7 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Choices, Report, Vector, check_row, verdict
+from steering.client.results import CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
 from steering.schemas.choices import ChoiceScores
@@ -52,6 +53,9 @@ READ_AT_ONCE = 20  # where every token is read
 Kind: TypeAlias = Literal["dose_response", "layer_sweep"]
 Judge: TypeAlias = Literal["self", "endpoint"]
 Concept = Annotated[str | None, "Use the evaluation prompts of this starter concept."]
+Items = Annotated[
+    Path | None, Option(metavar="FILE.jsonl", help="Write the score of every answer, a line of JSON each.")
+]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
 
 
@@ -68,6 +72,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     judge: Annotated[Judge | None, "Also rates the answers: the loaded model, or the operator's endpoint."] = None,
     judge_concept: Annotated[str | None, "What the judge looks for; default: the description."] = None,
     save: Annotated[bool, Option(help="Store it on the card, as the next version (dose_response).")] = False,
+    items: Items = None,
 ) -> Output:
     """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     if judge is None and judge_concept is not None:
@@ -82,18 +87,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     if save:
         options["save"] = True
     result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind, vector, **options)))
+    wrote = _write_items(result, items)
     if isinstance(result, LayerSweepAnswer):
-        return result, [_sweep_table(result), *_result_lines(result)]
+        return result, [_sweep_table(result), *_result_lines(result), *wrote]
     judged = [] if result.judgement is None else [_judge_table(result.judgement)]
-    return result, [_dose_table(result), *judged, *_result_lines(result)]
+    return result, [_dose_table(result), *judged, *_result_lines(result), *wrote]
+
+
+def _write_items(result: DoseResponseAnswer | LayerSweepAnswer | Report, file: Path | None) -> list[Text]:
+    """Writes one line of JSON per answer, if a file is given, and returns what is said of it."""
+    if file is None:
+        return []
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in item_rows(result)), encoding="utf-8")
+    return [shown(f"wrote {file}")]
 
 
 def _dose_table(result: DoseResponseAnswer) -> Table:
     layers = ", ".join(map(str, result.layers))
-    headings = ("strength", "concept", "random", "beyond chance", "perplexity", "repetition", "KL", "dose")
+    headings = ("strength", "concept", "chance", "beyond chance", "perplexity", "repetition", "KL", "dose")
     table = numeric_table(f"{result.vector} at layer {layers}, read at {result.reading_layer}", *headings)
     for point in result.points:
-        scores = f"{point.concept_score:+.2f}", optional(point.random_score, "+.2f")
+        scores = f"{point.concept_score:+.2f}", optional(point.chance)
         advantage = "" if point.advantage is None else estimate_text(point.advantage)
         damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", f"{point.kl_neutral:.2f}"
         table.add_row(f"{point.strength:+g}", *scores, advantage, *damage, f"{point.relative_dose:.2f}")
@@ -115,10 +129,10 @@ def _judge_table(judgement: JudgementAnswer) -> Table:
 
 def _sweep_table(result: LayerSweepAnswer) -> Table:
     """Returns one row per layer and strength; the best is bold."""
-    headings = ("layer", "strength", "moved", "beyond chance", "perplexity", "dose", "AUROC")
+    headings = ("layer", "strength", "moved", "chance", "beyond chance", "perplexity", "dose", "AUROC")
     table = numeric_table(f"{result.vector}, read at layer {result.reading_layer}", *headings)
     for point in result.points:
-        effect = estimate_text(point.moved), estimate_text(point.advantage)
+        effect = estimate_text(point.moved), optional(point.chance), estimate_text(point.advantage)
         damage = f"x {point.perplexity_ratio:.2f}", f"{point.relative_dose:.2f}"
         cells = str(point.layer), f"{point.strength:+g}", *effect, *damage, optional(point.auroc)
         table.add_row(*cells, style="bold" if point == result.best else "")
@@ -127,9 +141,10 @@ def _sweep_table(result: LayerSweepAnswer) -> Table:
 
 def _result_lines(result: DoseResponseAnswer | LayerSweepAnswer) -> list[Text]:
     """Returns the recommendation, then the warnings."""
-    lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended))]
+    points = result.points if isinstance(result, DoseResponseAnswer) else ()
+    lines = [Text("recommended: none" if result.recommended is None else recommendation(result.recommended, points))]
     if isinstance(result, DoseResponseAnswer) and result.anti_steered is not None:
-        lines.append(Text(f"{result.anti_steered:.0%} of the prompts move against the sign of the strength"))
+        lines.append(Text(f"the score falls as the strength grows for {result.anti_steered:.0%} of the prompts"))
     if isinstance(result, DoseResponseAnswer) and result.saved is not None:
         lines.append(shown(f"saved as {result.saved.id}"))
     return lines + warning_lines(result.warnings)
@@ -154,6 +169,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         list[str] | None, "A starter concept or vector to read the texts along; repeatable."
     ] = None,
     out: Annotated[Path | None, "File to write: .html, .md or .json."] = None,
+    items: Items = None,
 ) -> Output:
     """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
     if out is not None and out.suffix not in SUFFIXES:
@@ -163,7 +179,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     options |= {"seeds": numbers(seeds, "--seeds", int), "samples": samples, "varied": varied}
     options["side_effects"] = side_effects
     found = Report.model_validate(follow(client, client.start_report(vector, **options)))
-    wrote = []
+    wrote = _write_items(found, items)
     if out is not None:
         written: dict[str, Callable[[], str]] = {
             ".html": found.page,
@@ -171,15 +187,15 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
             ".json": lambda: found.model_dump_json(indent=1) + "\n",
         }
         out.write_text(written[out.suffix](), encoding="utf-8")
-        wrote = [shown(f"wrote {out}")]
+        wrote.append(shown(f"wrote {out}"))
     tables = []
     for seed in found.seeds:
-        table = Table(*CHECKS, title=f"seed {seed.seed}: {verdict(seed.passed)}")
+        table = Table(*CHECKS, title=f"seed {seed.seed}: {seed_verdict(seed)}")
         for gate in seed.gates:
             for check in gate.checks:
                 table.add_row(gate.name, *check_row(check))
         tables.append(table)
-    conclusion = shown(f"{found.vector}: {verdict(found.passed)}{found.agreement()}")
+    conclusion = shown(f"{found.vector}: {found.verdict()}{found.agreement()}")
     return found, [*tables, *warning_lines(found.warnings), conclusion, *wrote]
 
 

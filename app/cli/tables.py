@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from app.cli.terminal import safe, shown, stderr
-from steering.cards import Estimate, Recommended
+from steering.cards import DosePoint, Estimate, Recommended, unproved
 from steering.client import Client
 from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
@@ -148,11 +148,15 @@ def raised_line(flag: RaisedFlag) -> str:
     return f"monitor {flag.monitor} {did}: {flag.vector} {bound}{score}"
 
 
-def recommendation(recommended: Recommended) -> str:
-    """Describes the recommended layers with the measured strengths, or the strengths to try before a measurement."""
+def recommendation(recommended: Recommended, points: Sequence[DosePoint] = ()) -> str:
+    """Describes the recommended layers with the measured strengths and their margin beyond chance, or the strengths to try
+    before a measurement. points: of the dose-response that measured them."""
     if recommended.basis == "measured":
         ranges = [_range(*ends) for ends in (recommended.negative, recommended.strength) if ends]
-        strengths = f"measured strength {' and '.join(ranges)}" if ranges else "measured: does not steer"
+        words = unproved(one.moves_on_average for one in points) if points else "not shown to steer"
+        strengths = f"measured strength {' and '.join(ranges)}" if ranges else f"measured: {words}"
+        if recommended.margin is not None:
+            strengths += f", beyond chance by {recommended.margin:.3f} or more"
     elif recommended.strengths_to_try is None:
         strengths = "no strength to try: the vector is not shown to be better than chance"
     else:
@@ -165,7 +169,7 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
     card, recommended = vector.quality, vector.recommended
     lines = [
         Text.assemble((vector.id, "bold"), f"  {vector.method}, {len(vector.layers)} layers of {vector.model}"),
-        Text(recommendation(recommended)),
+        Text(recommendation(recommended, (card and card.dose_response) or ())),
     ]
     if card is None:
         return [*lines, Text("no quality card: not extracted from examples")]

@@ -35,6 +35,7 @@ from app.cli.commands import (
 from app.cli.terminal import console, print_warnings, shown, stderr
 from app.cli.vector_sources import decoder_row, json_directions
 from app.core.gguf_format import read_control_vector
+from steering.cards import Estimate
 from steering.client import Client
 from steering.concepts.loader import read_pairs
 from steering.errors import InvalidRequest
@@ -170,8 +171,9 @@ def _transferred(found: TransferAnswer) -> Iterator[Any]:
     for name, one in found.auroc.items():
         cells = ["not measured" if one is None else tables.estimate_text(one, ".2f")]
         if effect is not None and name in effect.shift:  # the direction of the second model steers no answer
-            shift = effect.shift[name]
-            cells.append("numbers out of range" if shift is None else tables.estimate_text(shift))
+            cells.append(_shift(effect.shift[name], effect.chance))
+        elif effect is not None and name == "random" and effect.chance is not None:
+            cells.append(f"one in twenty beyond {effect.chance:.2f}")
         table.add_row(name, *cells)
     yield table
     yield from tables.warning_lines(found.warnings)
@@ -184,6 +186,14 @@ def _transferred(found: TransferAnswer) -> Iterator[Any]:
         f"{found.vector.id}: layer {found.from_layer} to layer {found.to_layer}; {found.anchors} anchors, "
         f"{found.explained:.0%} of their variance explained; cosine with the native direction {found.cosine:.2f}"
     )
+
+
+def _shift(shift: Estimate | None, chance: float | None) -> str:
+    """Formats a shift with its margin: by how much the lower end of its interval exceeds chance."""
+    if shift is None:
+        return "numbers out of range"
+    margin = "" if chance is None or shift.interval is None else f", margin {shift.interval[0] - chance:+.2f}"
+    return tables.estimate_text(shift) + margin
 
 
 @command_of(vectors, "list")

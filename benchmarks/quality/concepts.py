@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral
 from steering.engine.api import Engine, Position, Prompt, SamplingParams, TrainingSettings
 from steering.lab.evaluations import with_shipped_evidence
+from steering.lab.trials import CONTROLS
 from steering.vectors import ConceptVector
 from steering.workflows.extract import TRAINED, ExtractionRequest, make_vector
 from steering.workflows.texts import as_prompts, default_position
@@ -25,7 +26,7 @@ class Profile:
     judged: int = 24
     neutral: int = 8
     tokens: int = 32
-    controls: int = 4
+    controls: int = CONTROLS
     doses: tuple[float, ...] = DOSES
     anchors: int = 300
 
@@ -36,7 +37,7 @@ class Profile:
 
 EVIDENCE = Profile()
 """The parts of `make evidence`, within an hour on two cores."""
-RANGES = Profile(choosing=10, reporting=24, neutral=4, controls=4, tokens=40)
+RANGES = Profile(choosing=10, reporting=24, neutral=4, tokens=40)
 """Both directions of every concept."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""

@@ -93,7 +93,7 @@ async def _curves(
 
 def _points(amounts: tuple[float, ...], trials: tuple[Trial, ...], unsteered: Trial) -> list[dict[str, Any]]:
     return [
-        asdict(dose_point(amount, trial, unsteered, [], 0.0))
+        asdict(dose_point(amount, trial, unsteered, 0.0))
         for amount, trial in zip(amounts, trials, strict=True)
         if trial.broken is None
     ]

@@ -163,6 +163,8 @@ def card_html(vector: VectorAnswer) -> str:
     """Returns title, recommendation, AUROC by layer against random directions, dose-response and warnings."""
     recommended, card = vector.recommended, vector.quality
     strength = "" if recommended.strength is None else ", strength {:g} to {:g}".format(*recommended.strength)
+    if recommended.margin is not None:
+        strength += f", beyond chance by {recommended.margin:.3f} or more"
     title = (
         f"<h2>{escape(vector.id)}</h2><p>{escape(vector.description)}</p>"
         f"<p>{escape(vector.method)}, {len(vector.layers)} layers of {escape(vector.model)}; "

@@ -1,6 +1,6 @@
 """Results of the client: the response models, with tables for pandas, HTML for notebooks, and reports as Markdown and pages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +26,7 @@ from steering.schemas.evaluation import (
     DoseResponseAnswer,
     LayerSweepAnswer,
     ReportAnswer,
+    ScoresAnswer,
     SeedReportAnswer,
 )
 from steering.schemas.latent_space import LatentSpaceAnswer
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     import pandas
 
 Row: TypeAlias = tuple[str, ...]
-CHECKS = ("gate", "check", "value", "demanded", "verdict")
+CHECKS = ("gate", "check", "value", "demanded", "margin", "verdict")
 EFFECTS = ("side effect on", "layer", "shift")
 TEXTS = ("variation", "prompt", "unsteered", "steered", "moved")
+VERDICTS = ("pass", "not shown", "FAIL")
 _RELATIONS = {"above": ">", "at_most": "<=", "at_least": ">="}
 
 
@@ -129,8 +131,33 @@ class LatentMap(Tabular, LatentSpaceAnswer):
         return f'<iframe srcdoc="{escape(self.page(numbered))}" width="100%" height="860" style="border:0"></iframe>'
 
 
+def item_rows(found: DoseResponseAnswer | LayerSweepAnswer | ReportAnswer) -> list[dict[str, Any]]:
+    """Returns one flat dict per answer: what steered it, `prompt` and `sample` from 0, score and surprise.
+
+    Fields that do not apply are left out, and so are answers of steering that made activations non-finite."""
+    groups: list[tuple[dict[str, Any], Sequence[ScoresAnswer]]]
+    if isinstance(found, ReportAnswer):
+        groups = [({"seed": seed.seed}, seed.scores) for seed in found.seeds]
+    else:
+        groups = [({}, found.scores)]
+    rows: list[dict[str, Any]] = []
+    for seed, scored in groups:
+        for one in scored:
+            about = {**seed, **one.model_dump(exclude={"scores", "surprises"}, exclude_none=True)}
+            for prompt, numbers in enumerate(zip(one.scores, one.surprises, strict=True)):
+                rows += [
+                    {**about, "prompt": prompt, "sample": sample, "score": score, "surprise": surprise}
+                    for sample, (score, surprise) in enumerate(zip(*numbers, strict=True))
+                ]
+    return rows
+
+
 class DoseResponse(Tabular, DoseResponseAnswer):
     """A dose-response: one row per strength."""
+
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
@@ -140,6 +167,10 @@ class DoseResponse(Tabular, DoseResponseAnswer):
 
 class LayerSweep(Tabular, LayerSweepAnswer):
     """A layer sweep: one row per layer and strength."""
+
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
@@ -159,6 +190,10 @@ class Choices(Tabular, ChoicesAnswer):
 class Report(Tabular, ReportAnswer):
     """A deployment report: one row per seed and check."""
 
+    def items(self) -> list[dict[str, Any]]:
+        """Returns one row per answer, see `item_rows`."""
+        return item_rows(self)
+
     def rows(self) -> list[dict[str, Any]]:
         """Returns every check with its gate and seed."""
         return [
@@ -167,6 +202,10 @@ class Report(Tabular, ReportAnswer):
             for gate in seed.gates
             for check in gate.checks
         ]
+
+    def verdict(self) -> str:
+        """Returns the word for the whole report."""
+        return _worst(seed_verdict(seed) for seed in self.seeds)
 
     def agreement(self) -> str:
         """Returns whether the seeds agree, as the end of a sentence; nothing for one seed."""
@@ -184,12 +223,12 @@ class Report(Tabular, ReportAnswer):
         """Returns the whole report as Markdown: verdicts, checks, side effects and texts of each seed."""
         lines = [
             f"# Deployment report: {self.vector}\n",
-            f"**{verdict(self.passed)}**, {self._circumstances()}\n",
+            f"**{self.verdict()}**, {self._circumstances()}\n",
             *(f"- `{note}`" for note in self._notes()),
             *(f"- warning: {_cell(warning)}" for warning in self.warnings),
         ]
         for seed in self.seeds:
-            lines.append(f"\n## Seed {seed.seed}: {verdict(seed.passed)}\n")
+            lines.append(f"\n## Seed {seed.seed}: {seed_verdict(seed)}\n")
             if seed.broken:
                 lines.append("The activations became non-finite.")
                 continue
@@ -202,25 +241,36 @@ class Report(Tabular, ReportAnswer):
         """Returns the whole report as a self-contained HTML page without scripts; texts are escaped."""
         body = [
             f"<h1>Deployment report: {escape(self.vector)}</h1>",
-            f"<p><strong>{verdict(self.passed)}</strong>, {escape(self._circumstances())}</p>",
+            f"<p><strong>{self.verdict()}</strong>, {escape(self._circumstances())}</p>",
             warnings_list([*self._notes(), *(f"warning: {warning}" for warning in self.warnings)]),
         ]
         for seed in self.seeds:
-            body.append(f"<h2>Seed {seed.seed}: {verdict(seed.passed)}</h2>")
+            body.append(f"<h2>Seed {seed.seed}: {seed_verdict(seed)}</h2>")
             for columns, rows in _tables(seed):
                 body.append(table(columns, [list(map(escape, row)) for row in rows], range(len(columns))))
         return page(f"Deployment report: {self.vector}", "\n".join(body))
 
 
-def verdict(passed: bool) -> str:
-    """Returns the word for a verdict."""
-    return "pass" if passed else "FAIL"
+def check_verdict(check: CheckAnswer) -> str:
+    """Returns the word for a check: one that passes on average, and not with its whole interval, is not shown to pass."""
+    return VERDICTS[0] if check.passed else VERDICTS[1] if check.on_average else VERDICTS[2]
+
+
+def seed_verdict(seed: SeedReportAnswer) -> str:
+    """Returns the word for a seed: the worst of its checks."""
+    checks = [check_verdict(check) for gate in seed.gates for check in gate.checks]
+    return VERDICTS[2] if seed.broken else _worst(checks)
+
+
+def _worst(verdicts: Iterable[str]) -> str:
+    return max(verdicts, key=VERDICTS.index)
 
 
 def check_row(check: CheckAnswer) -> Row:
-    """Returns name, value with interval, threshold and verdict of a check."""
+    """Returns name, value with interval, threshold, margin and verdict of a check."""
     relation = f"{_RELATIONS[check.relation]} {check.threshold:.2f}"
-    return check.name, _measured(check.value, check.interval), relation, verdict(check.passed)
+    margin = "" if check.margin is None else f"{check.margin:+.3f}"
+    return check.name, _measured(check.value, check.interval), relation, margin, check_verdict(check)
 
 
 def _tables(seed: SeedReportAnswer) -> Iterator[tuple[Row, list[Row]]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from steering.cards import COHERENT, DosePoint
+from steering.cards import DosePoint, unproved
 from steering.spec import Interval
 
 MEASURED_FILE = "measured.json"
@@ -60,7 +60,7 @@ class ConceptMeasurement:
         ranges = [one for one in (self.strength, self.negative) if one]
         shown = [f"{low:g} to {high:g}" if low != high else f"{low:g}" for low, high in ranges]
         if not ranges:
-            return f"{'not shown to steer' if self.moves_on_average else 'does not steer'} ({layers})"
+            return f"{unproved(point.moves_on_average for point in self.points)} ({layers})"
         if self.blind and not self.claims:
             found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
             return f"not shown to steer: its score moves, but only {found} ({layers})"
@@ -72,12 +72,7 @@ class ConceptMeasurement:
     @property
     def moves_on_average(self) -> bool:
         """Whether at some strength the mean shift exceeds chance and mean perplexity stays coherent."""
-        return any(
-            (point.concept_score if point.strength > 0.0 else -point.concept_score) > (point.chance or 0.0)
-            and point.perplexity_ratio <= COHERENT
-            for point in self.points
-            if point.strength
-        )
+        return any(point.moves_on_average for point in self.points)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
 from steering.pairs import PairSet, Split, folds, groups_of, indices_without
 from steering.shapes import Direction, Float, Tensor
-from steering.vectors import LayerDirection
+from steering.vectors import LayerDirection, random_directions
 
 Fit: TypeAlias = Callable[[Positives, Negatives, bool], LayerDirection]
 """`ExtractionMethod.fit`."""
@@ -203,8 +203,7 @@ def pair_agreement(differences: Float[Tensor, "pair d_model"]) -> float | None:
 def random_auroc(fit_shift: Direction, positive: Positives, negative: Negatives, seed: int) -> float:
     """Returns the mean held-out AUROC of random directions, each signed by the mean shift of the *fitted* examples: 0.5
     where the classes do not differ, above it where they differ so broadly that any direction separates them."""
-    noise = np.random.default_rng(seed).standard_normal((RANDOM_DIRECTIONS, len(fit_shift)))
-    directions = torch.from_numpy(noise)
+    directions = random_directions(RANDOM_DIRECTIONS, len(fit_shift), seed)
     directions = directions * torch.where(directions @ fit_shift.double() < 0.0, -1.0, 1.0).double()[:, None]
     return float(auroc(_project(positive, directions), _project(negative, directions)).mean())
 

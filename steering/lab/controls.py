@@ -16,7 +16,7 @@ from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.shapes import Direction
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.vectors import ConceptVector, LayerDirection
+from steering.vectors import ConceptVector, LayerDirection, random_directions
 from steering.workflows.extract import START, ExtractionRequest, extract
 from steering.workflows.generate import mix
 from steering.workflows.texts import subset
@@ -65,9 +65,7 @@ def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, C
     places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
     directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
     mixing = torch.linalg.qr(directions)[1]
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    noise = torch.randn(len(directions), len(mixing), generator=generator, dtype=torch.float64)
-    basis, triangle = torch.linalg.qr(noise)
+    basis, triangle = torch.linalg.qr(random_directions(len(mixing), len(directions), seed).T)
     # the decomposition chooses signs by the first coordinate, which would leave out the opposite of every direction
     rotated = (basis * triangle.diagonal().sign() @ mixing).float()
     columns = dict(zip(places, (rotated / rotated.norm(dim=0)).T, strict=True))

@@ -1,11 +1,12 @@
 """Evaluations of a vector over many strengths: dose-responses and layer sweeps, and the evidence for its card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from statistics import fmean
+from typing import Any
 
-from steering.cards import COHERENT, DosePoint, QualityCard, Recommended
+from steering.cards import COHERENT, DosePoint, QualityCard, Recommended, unproved
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
@@ -16,7 +17,7 @@ from steering.lab.trials import WRITING, ReadBack, Trial, shifts
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
-from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer
+from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer, ScoresAnswer
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
@@ -26,12 +27,6 @@ DOSE_PROMPTS, NEUTRAL = 16, 8
 MAX_CONTROLS = 32
 SWEEP_STRENGTHS = (1.0, 2.0, 4.0)
 SWEEP_PROMPTS = 8
-SWEEP_CONTROLS = 8
-"""Random directions per strength, at least, over all layers together."""
-NEVER = (
-    f"moved the concept beyond chance while perplexity stayed within {COHERENT:g} times that of unsteered text, each with its "
-    "95 % interval"
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +62,7 @@ class DoseResponseRequest(StrengthsRequest):
     strengths: tuple[float, ...] = DOSE_STRENGTHS
     layers: Layers = "recommended"
     neutral: tuple[Prompt, ...] | None = None
-    random_directions: int = 8
+    random_directions: int = trials.CONTROLS
     judging: Judging | None = None
 
 
@@ -136,7 +131,7 @@ def resolved(engine: Engine, request: DoseResponseRequest | LayerSweepRequest) -
             "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
         )
     # drawn for each layer by itself: those of a rotated vector agree from layer to layer and would count as one
-    arms = [vector, *(random_at_each_layer(vector, seed + i) for i in range(ceil(SWEEP_CONTROLS / len(layers))))]
+    arms = [vector, *(random_at_each_layer(vector, seed + i) for i in range(ceil(trials.CONTROLS / len(layers))))]
     places = [((layer,), strength) for layer in layers for strength in strengths]
     return Setup(reading, layers, prompts, (), strengths, arms, places)
 
@@ -164,7 +159,7 @@ async def dose_response(
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
     damage = await trials.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    answer = _answer(request, setup, unsteered, by_strength, damage)
+    answer = _answer(request, setup, unsteered, by_strength, [one.mean for one in damage])
     if request.judging is None:
         return answer
     texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
@@ -182,25 +177,25 @@ def _answer(
     kl: Sequence[float],
 ) -> DoseResponseAnswer:
     """by_strength: the vector's trial, then those of its random controls. kl: on neutral text, by strength."""
-    rows = zip(by_strength.items(), kl, strict=True)
-    points = {s: trials.dose_point(s, ours, unsteered, controls, damage) for (s, (ours, *controls)), damage in rows}
-    sound = {
-        s: one.advantage is not None and trials.holds(one.advantage.interval, one.perplexity_interval)
-        for s, one in points.items()
-    }
-    points[0.0] = replace(trials.dose_point(0.0, unsteered, unsteered, [], 0.0), random_score=0.0)
+    points, recommended = trials.dose_points(setup.layers, unsteered, by_strength, kl)
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
     against = trials.anti_steered(coherent if len(coherent) > 1 else moved)
-    recommended = trials.measured_ranges(setup.layers, sound)
     warnings = []
     if broken := [f"{strength:g}" for strength in setup.strengths if strength not in by_strength]:
         warnings.append(f"left out, because activations became non-finite: strength {', '.join(broken)}")
+    if not request.random_directions:
+        warnings.append("no random directions, so the shift is compared with 0")
+    elif request.random_directions < trials.CONTROLS:
+        warnings.append(
+            f"few random directions: {request.random_directions}; {trials.CONTROLS} or more are recommended"
+        )
     for sign, name, found in ((1.0, "positive", recommended.strength), (-1.0, "negative", recommended.negative)):
-        if found is None and any(strength * sign > 0.0 for strength in points):
-            warnings.append(f"does not steer at {name} strengths: none {NEVER}")
+        side = [one.moves_on_average for strength, one in points.items() if strength * sign > 0.0]
+        if found is None and side:
+            warnings.append(_unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
-        warnings.append(f"{against:.0%} of the prompts moved against the sign of the strength")
+        warnings.append(f"the score falls as the strength grows for {against:.0%} of the prompts")
     return DoseResponseAnswer(
         vector=request.vector.id if request.vector.version else request.vector.name,
         layers=setup.layers,
@@ -211,7 +206,19 @@ def _answer(
         anti_steered=against,
         recommended=recommended,
         warnings=tuple(warnings),
+        scores=(
+            unsteered.answer("unsteered"),
+            *(scores for strength, row in by_strength.items() for scores in _scores(row, strength=strength)),
+        ),
     )
+
+
+def _scores(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
+    """Yields every answer of the vector's trial, then of those of its random controls."""
+    ours, *controls = row
+    yield ours.answer("steered", **place)
+    for number, control in enumerate(controls):
+        yield control.answer("random", direction=number, **place)
 
 
 async def layer_sweep(
@@ -225,20 +232,16 @@ async def layer_sweep(
         engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
     )
     ours, random = steered[: len(setup.places)], steered[len(setup.places) :]
-    points, broken = [], []
-    for i, (((layer,), strength), trial) in enumerate(zip(setup.places, ours, strict=True)):
-        if trial.broken is None:
-            # at every layer the trials are in the order of the strengths
-            controls = random[i % len(setup.strengths) :: len(setup.strengths)]
-            points.append(_layer_point(vector, layer, strength, trial, unsteered, controls))
-        else:
-            broken.append(f"layer {layer} at {strength:g}")
+    points = layer_points(vector, setup, unsteered, ours, random)
+    places = zip(setup.places, ours, strict=True)
+    broken = [f"layer {layer} at {strength:g}" for ((layer,), strength), one in places if one.broken is not None]
     warnings = [f"left out, because activations became non-finite: {', '.join(broken)}"] if broken else []
     best, recommended = best_point(points), None
     if best is None:
-        warnings.append(f"does not steer at any layer: no strength {NEVER}")
+        on_average = [one.advantage.mean > 0.0 and one.perplexity_ratio <= COHERENT for one in points]
+        warnings.append(_unproved("at any layer", on_average))
     else:
-        at_best = {point.strength: _holds(point) for point in points if point.layer == best.layer}
+        at_best = {point.strength: _margin(point) for point in points if point.layer == best.layer}
         recommended = trials.measured_ranges((best.layer,), at_best)
     return LayerSweepAnswer(
         vector=vector.id if vector.version else vector.name,
@@ -247,30 +250,63 @@ async def layer_sweep(
         best=best,
         recommended=recommended,
         warnings=warnings,
+        scores=(
+            unsteered.answer("unsteered"),
+            *(
+                scores
+                for i, ((layer,), strength) in enumerate(setup.places)
+                for scores in _scores(steered[i :: len(setup.places)], strength=strength, layer=layer)
+            ),
+        ),
     )
 
 
-def _holds(point: LayerPointAnswer) -> bool:
-    return trials.holds(point.advantage.interval, point.perplexity_interval)
+def _unproved(where: str, on_average: Sequence[bool]) -> str:
+    """Says that no strength holds, and whether one does on average."""
+    how = "each with its 95 % interval" if any(on_average) else "not even on average"
+    return (
+        f"{unproved(on_average)} {where}: no strength moved the concept beyond chance while perplexity stayed within "
+        f"{COHERENT:g} times that of unsteered text, {how}"
+    )
+
+
+def _margin(point: LayerPointAnswer) -> float | None:
+    return trials.margin(point.advantage, point.perplexity_interval)
 
 
 def best_point(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
-    """Returns, among the points that hold, the one whose advantage has the highest lower end; None if none holds."""
-    sound = [(point.advantage.interval[0], point) for point in points if point.advantage.interval and _holds(point)]
+    """Returns, among the points that hold, the one with the largest margin; None if none holds."""
+    sound = [(found, point) for point in points if (found := _margin(point)) is not None]
     return max(sound, key=lambda found: found[0])[1] if sound else None
 
 
+def layer_points(
+    vector: ConceptVector, setup: Setup, unsteered: Trial, ours: Sequence[Trial], random: Sequence[Trial]
+) -> list[LayerPointAnswer]:
+    """Builds the points of a sweep, without those that broke. ours: by place. random: by control, then place. Chance is one
+    bound for each strength over the random directions of all layers, which share its one case in twenty."""
+    count = len(setup.strengths)  # at every layer the trials are in the order of the strengths
+    moved = {one: trials.mean_shifts(unsteered, random[i::count]) for i, one in enumerate(setup.strengths)}
+    bounds = trials.chance(moved, tests=len(setup.layers))
+    return [
+        _layer_point(vector, layer, strength, trial, unsteered, bounds.get(strength))
+        for ((layer,), strength), trial in zip(setup.places, ours, strict=True)
+        if trial.broken is None
+    ]
+
+
 def _layer_point(
-    vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]
+    vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, bound: float | None
 ) -> LayerPointAnswer:
-    """controls: of the same strength, at all layers."""
+    """bound: `chance` at the strength, over all layers."""
     perplexity = trials.perplexity_ratio(trial, unsteered)
     quality = vector.quality.layers.get(layer) if vector.quality else None
     return LayerPointAnswer(
         layer=layer,
         strength=strength,
-        moved=trials.advantage(strength, trial, unsteered, []),
-        advantage=trials.advantage(strength, trial, unsteered, controls),
+        moved=trials.advantage(strength, trial, unsteered, None),
+        advantage=trials.advantage(strength, trial, unsteered, bound),
+        chance=bound,
         perplexity_ratio=perplexity.mean,
         repetition=trial.mean("repetition"),
         relative_dose=trial.mean("dose"),

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from math import isnan
+from math import ceil, isnan, nextafter
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
@@ -27,6 +27,7 @@ from steering.schemas.evaluation import (
     GateAnswer,
     ReportAnswer,
     ReportTextAnswer,
+    ScoresAnswer,
     SeedReportAnswer,
     SideEffectAnswer,
     ThresholdsFields,
@@ -42,9 +43,7 @@ from steering.workflows.texts import as_prompts, default_position
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
 _LOOKALIKES = str.maketrans({"e": "3", "o": "0", "i": "1", "a": "4"})
-CONTROLS = 4
-"""Random directions of each seed. A seed has its own, whichever others are judged, and one bound of chance is estimated from all."""
-FEWER = "fewer_pairs"
+FEWER: Literal["fewer_pairs"] = "fewer_pairs"
 PLAIN = "plain"
 TEXTS_AT_ONCE = 16
 """Texts of a call: those of one call share the blocks of what they have in common."""
@@ -68,8 +67,8 @@ def load_questions() -> tuple[Question, ...]:
     return tuple(Question(one["question"], (one["answer"], *one["others"])) for one in found)
 
 
-async def accuracy(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> float:
-    """Returns the share of questions whose right option has the highest mean log-probability per token."""
+async def answered_rightly(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> tuple[float, ...]:
+    """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0."""
     # the tokens that begin every text are what two different letters have in common; an answer has none of them
     one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
     begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
@@ -89,7 +88,7 @@ async def accuracy(engine: Engine, questions: Sequence[Question], plan: Steering
             for ids, capture in zip(answers, captures, strict=True)
         ]
         right.append(float(values[0] < min(values[1:])))
-    return fmean(right)
+    return tuple(right)
 
 
 async def side_effects(
@@ -221,18 +220,28 @@ STEPS = 4 + len(VARIATIONS)
 def check(
     name: str, found: Estimate | float, relation: Literal["above", "at_most", "at_least"], threshold: float
 ) -> CheckAnswer:
-    """Compares a value with its threshold; `above` the lower end of its interval."""
+    """Compares the whole interval of a value with its threshold; a value without an interval by itself."""
     value = found if isinstance(found, Estimate) else Estimate(found)
-    low = value.mean if value.interval is None else value.interval[0]
-    passed = {"above": low > threshold, "at_most": value.mean <= threshold, "at_least": value.mean >= threshold}
+    low, high = value.interval or (value.mean, value.mean)
+    margin = threshold - high if relation == "at_most" else low - threshold
+    average = threshold - value.mean if relation == "at_most" else value.mean - threshold
+    smallest = nextafter(0.0, 1.0) if relation == "above" else 0.0
     return CheckAnswer(
         name=name,
         value=value.mean,
         relation=relation,
         threshold=threshold,
-        passed=passed[relation],
+        passed=margin >= smallest,
+        on_average=average >= smallest,
+        margin=margin,
         interval=value.interval,
     )
+
+
+def share(count: int, of: int) -> Estimate:
+    """Estimates a share with its Wilson interval."""
+    interval = binomtest(count, of).proportion_ci(method="wilson")
+    return Estimate(count / of, (float(interval.low), float(interval.high)))
 
 
 def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
@@ -243,9 +252,9 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
 @dataclass(slots=True, eq=False)
 class Unsteered:
     """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it
-    measures. accuracy: share of the questions answered rightly. trials: by seed and variation."""
+    measures. answered: 1 for each question answered rightly, else 0. trials: by seed and variation."""
 
-    accuracy: float | None = None
+    answered: tuple[float, ...] = ()
     trials: dict[tuple[int, str], Trial] = field(default_factory=dict)
 
 
@@ -286,16 +295,18 @@ class ReportRequest:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Measured:
     """What the answers of one seed showed. random: mean shift of each random steering. moved: shift of each prompt
-    along the direction, none where activations became non-finite. independent: checks of the second model."""
+    along the direction, none where activations became non-finite. independent: checks of the second model.
+    varied: the same of the first prompts, under each variation."""
 
     seed: int
     random: tuple[float, ...]
     moved: tuple[float, ...] = ()
     independent: tuple[CheckAnswer, ...] = ()
     utility: Sequence[CheckAnswer] | None = None
-    varied: Sequence[tuple[str, Estimate]] = ()
+    varied: Sequence[tuple[str, tuple[float, ...]]] = ()
     side_effects: Sequence[SideEffectAnswer] = ()
     texts: Sequence[ReportTextAnswer] = ()
+    scores: Sequence[ScoresAnswer] = ()
 
     def judged(self, bound: float | None, limits: ThresholdsFields) -> SeedReportAnswer:
         """Builds the verdict. bound: what one random steering in twenty reaches; None: not known."""
@@ -304,11 +315,11 @@ class _Measured:
             checks: dict[Literal["control", "utility", "robustness"], list[CheckAnswer]] = {
                 "control": [
                     check("shift", estimate(self.moved), "above", bound or 0.0),
-                    check("anti_steered", fmean(shift < 0.0 for shift in self.moved), "at_most", limits.anti_steered),
+                    check("anti_steered", self._anti_steered(), "at_most", limits.anti_steered),
                     *self.independent,
                 ],
                 "utility": list(self.utility),
-                "robustness": [self._retained(name, found, limits.retained) for name, found in self.varied],
+                "robustness": [self._retained(name, moved, limits.retained) for name, moved in self.varied],
             }
             gates = [
                 GateAnswer(name=name, passed=all(one.passed for one in each), checks=each)
@@ -323,15 +334,20 @@ class _Measured:
             gates=gates,
             side_effects=list(self.side_effects),
             texts=list(self.texts),
+            scores=tuple(self.scores),
         )
 
-    def _retained(self, name: str, found: Estimate, threshold: float) -> CheckAnswer:
-        """Checks the share of the plain shift that a variation keeps; 0 where the plain prompts do not move at all."""
-        plain, share = fmean(self.moved), Estimate(0.0)
+    def _anti_steered(self) -> Estimate:
+        against = trials.anti_steered({0.0: [0.0] * len(self.moved), 1.0: self.moved}) or 0.0
+        return share(round(against * len(self.moved)), len(self.moved))
+
+    def _retained(self, name: str, moved: Sequence[float], threshold: float) -> CheckAnswer:
+        """Checks the share of the plain shift of the same prompts that a variation keeps; 0 where they do not move at all."""
+        plain, found, kept = fmean(self.moved[: len(moved)]), estimate(moved), Estimate(0.0)
         if plain > 0.0:
             interval = found.interval and (found.interval[0] / plain, found.interval[1] / plain)
-            share = Estimate(found.mean / plain, interval)
-        return check(f"retained.{name}", share, "at_least", threshold)
+            kept = Estimate(found.mean / plain, interval)
+        return check(f"retained.{name}", kept, "at_least", threshold)
 
 
 async def report(
@@ -348,9 +364,10 @@ async def report(
     step("asking questions")
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
-    if unsteered.accuracy is None:
-        unsteered.accuracy = await accuracy(engine, questions, UNSTEERED)
-    lost = unsteered.accuracy - await accuracy(engine, questions, plan)
+    if not unsteered.answered:
+        unsteered.answered = await answered_rightly(engine, questions, UNSTEERED)
+    answered = await answered_rightly(engine, questions, plan)
+    lost = estimate([one - other for one, other in zip(unsteered.answered, answered, strict=True)])
     step("making plans")
     fewer = None
     if request.pairs is not None:
@@ -358,7 +375,7 @@ async def report(
     work = _Work(engine, request, unsteered, reading, fewer, lost, step)
     measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = trials.chance([shift for shifts in random.values() for shift in shifts])
+    bound = trials.chance({1.0: [shift for shifts in random.values() for shift in shifts]}).get(1.0)
     seeds = [one.judged(bound, request.thresholds) for one in measured]
     progress(parts, parts, "done")
     return ReportAnswer(
@@ -381,6 +398,11 @@ def agree(seeds: Sequence[SeedReportAnswer]) -> bool:
     return len({tuple((gate.name, gate.passed) for gate in seed.gates) for seed in seeds}) == 1
 
 
+def controls_of(seeds: Sequence[int]) -> int:
+    """Returns how many random directions each seed has: one bound of chance is estimated from those of all."""
+    return ceil(trials.CONTROLS / len(set(seeds)))
+
+
 def plain_samples(count: int) -> Samples:
     """Returns the answers to each prompt as it is, where `count` are asked for. Many plans are compared with the
     unsteered ones, so these are no fewer than elsewhere."""
@@ -390,14 +412,14 @@ def plain_samples(count: int) -> Samples:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """A request with what all seeds share. fewer: the plan of a vector from half of the pairs.
-    lost: share of the questions that steering loses."""
+    lost: share of the questions that steering loses, estimated over them."""
 
     engine: Engine
     request: ReportRequest
     unsteered: Unsteered
     reading: ReadBack
     fewer: SteeringPlan | None
-    lost: float
+    lost: Estimate
     step: Callable[[str], None]
 
     def warnings(self, bound: float | None) -> list[str]:
@@ -418,18 +440,22 @@ class _Work:
         """Runs the trials of one seed."""
         request, engine, direction = self.request, self.engine, self.request.direction
         self.step(f"seed {seed}: control")
-        numbers = range(seed * CONTROLS + 1, (seed + 1) * CONTROLS + 1)
+        first = seed * trials.CONTROLS + 1  # a seed has its own directions, whichever others are judged
+        numbers = range(first, first + controls_of(request.seeds))
         controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
         plans = (request.plan, *controls, *(() if self.fewer is None else (self.fewer,)))
         sampling = replace(request.sampling, seed=seed)
         samples = plain_samples(request.samples)
         unsteered, (trial, *others) = await self._trials(PLAIN, request.prompts, plans, sampling, samples)
         random = trials.mean_shifts(unsteered, others[: len(controls)])
+        scores = [unsteered.answer("unsteered", variation=PLAIN), trial.answer("steered", variation=PLAIN)]
+        scores += [one.answer("random", direction=n, variation=PLAIN) for n, one in enumerate(others[: len(controls)])]
         if trial.broken is not None:
-            return _Measured(seed, random)
+            return _Measured(seed, random, scores=scores)
         self.step(f"seed {seed}: utility")
         (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
-        limits, repeated = request.thresholds, trial.mean("repetition") - unsteered.mean("repetition")
+        limits, both = request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
+        repeated = estimate([one.repetition - other.repetition for one, other in both])
         utility = [
             check("perplexity_ratio", trials.perplexity_ratio(trial, unsteered), "at_most", limits.perplexity),
             check("repetition_increase", repeated, "at_most", limits.repetition),
@@ -437,23 +463,25 @@ class _Work:
             check("accuracy_loss", self.lost, "at_most", limits.accuracy_loss),
         ]
         texts = self._texts(PLAIN, request.prompts, unsteered, trial)
-        varied = []
+        varied: list[tuple[str, tuple[float, ...]]] = []
         if self.fewer is not None and others[-1].broken is None:
-            varied.append((FEWER, estimate(along(others[-1], unsteered, direction))))
+            scores.append(others[-1].answer(FEWER, variation=PLAIN))
+            varied.append((FEWER, along(others[-1], unsteered, direction)))
         for name, change in VARIATIONS.items():
             self.step(f"seed {seed}: {name}")
             prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
             samples = Samples(request.samples, request.samples)
             plain, (steered,) = await self._trials(name, prompts, (request.plan,), sampling, samples)
+            scores += [plain.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
             if steered.broken is None:
-                varied.append((name, estimate(along(steered, plain, direction))))
+                varied.append((name, along(steered, plain, direction)))
                 texts += self._texts(name, prompts, plain, steered)
         self.step(f"seed {seed}: side effects")
         effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
         independent = await self._independent(unsteered, trial)
         self.step(f"seed {seed}: done")
         moved = along(trial, unsteered, direction)
-        return _Measured(seed, random, moved, independent, utility, varied, effects, texts)
+        return _Measured(seed, random, moved, independent, utility, varied, effects, texts, scores)
 
     async def _trials(
         self,

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import copysign
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
 from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
 from steering.lab.controls import plan_at, random_like
-from steering.lab.trials import ReadBack, Trial, run_trials, shifts, trial_answers
+from steering.lab.trials import CONTROLS, ReadBack, chance, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest
@@ -25,7 +23,7 @@ from steering.plan.types import SteeringPlan
 from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection, check_name
+from steering.vectors import ConceptVector, LayerDirection, check_name, random_directions
 from steering.workflows.extract import ExtractionRequest, assembled, check_position, extract, read_pairs, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.measures import estimate
@@ -46,7 +44,6 @@ RANDOM_DIRECTIONS = 8
 """Random directions for each split into folds; each is signed by the pairs that are not held out."""
 DOSE = 0.15
 """Planned relative dose: at 0.2 text breaks for half of the starter concepts (docs/dose_response_results.md)."""
-RANDOM_VECTORS = 3
 TEMPERATURE = 0.7
 """Of the answers of a job."""
 
@@ -260,7 +257,8 @@ async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[T
 
 def _result(source: Side, target: Side, request: TransferRequest, carried: AffineMap) -> Transfer:
     division = folding(request.pairs, request.holdout, request.seed)
-    generator = torch.Generator().manual_seed(request.seed % 2**63)
+    count = RANDOM_DIRECTIONS * sum(map(len, division.splits))
+    drawn = iter(random_directions(count, target.positive.shape[1], request.seed))
 
     def source_fold(fold: Split | None = None) -> Direction:
         return source.fit(fold).direction if request.direction is None else request.direction
@@ -269,7 +267,7 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
         return target.signed(carried.carry(source_fold(fold)), fold)
 
     def random_fold(fold: Split) -> Direction:
-        return target.signed(torch.randn(target.positive.shape[1], generator=generator), fold)
+        return target.signed(next(drawn).float(), fold)
 
     transferred = target.measured(division, carried_fold)
     values = carried.carry(source_fold())
@@ -324,17 +322,17 @@ class EffectRequest:
 
 def effect_answers(prompts: int) -> int:
     """How many answers `effect` generates."""
-    return trial_answers(2 + RANDOM_VECTORS, prompts)
+    return trial_answers(2 + CONTROLS, prompts)
 
 
 async def effect(
     target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
 ) -> EffectAnswer:
     """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at
-    the layer of the transfer, along the direction fitted to the pairs. Raises InvalidRequest where the typical norms of
-    the target are not known."""
+    the layer of the transfer, along the direction fitted to the pairs. Chance is that of CONTROLS random directions at
+    that layer and dose. Raises InvalidRequest where the typical norms of the target are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
-    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(RANDOM_VECTORS)]
+    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
     vectors = [request.native or fitted, found.vector, *random]
     plans = [await _dosed_plan(target.info, vector, request.relative_dose) for vector in vectors]
     reading = ReadBack(found.to_layer, found.fitted)
@@ -348,7 +346,8 @@ async def effect(
         prompts=len(request.prompts),
         max_tokens=request.sampling.max_tokens,
         native=None if request.native is None else request.native.id,
-        shift={**shift, "random": random_shift(controls, unsteered)},
+        shift=shift,
+        chance=chance({1.0: mean_shifts(unsteered, controls)}).get(1.0),
     )
 
 
@@ -361,14 +360,3 @@ async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> St
     layers = vector.recommended_layers()
     planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
     return await plan_at(info, vector, dose / planned, layers)
-
-
-def random_shift(controls: Sequence[Trial], unsteered: Trial) -> Estimate | None:
-    """Estimates how far a random direction moves answers, whichever side it moves them to: the mean over prompts of the
-    shift, averaged over the directions that did not drive the numbers out of range. At each prompt a direction counts
-    toward the side to which it moves the answers to the others: with its own, noise alone would count as reach."""
-    rows = []
-    for moved in (shifts(one, unsteered) for one in controls if one.broken is None):
-        whole = sum(moved)
-        rows.append([copysign(1.0, whole - own or own) * own for own in moved])
-    return estimate([fmean(row) for row in zip(*rows, strict=True)]) if rows else None

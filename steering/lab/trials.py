@@ -1,15 +1,18 @@
 """Trials: many plans over the same prompts and noise, read by the unsteered model, and the statistics of both."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import sqrt
 from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy.stats import t
+from scipy.optimize import nnls
+from scipy.special import stdtrit
 
+from steering.auroc import Numbers
 from steering.cards import COHERENT, Estimate, Recommended
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
@@ -19,7 +22,7 @@ from steering.extraction.card import best_layer
 from steering.plan.resolve import check_model
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.registry import Registry
-from steering.schemas.evaluation import EvaluatedPoint
+from steering.schemas.evaluation import Arm, EvaluatedPoint, ScoresAnswer
 from steering.shapes import Residual
 from steering.spec import Interval
 from steering.threads import run_in_thread
@@ -29,9 +32,14 @@ from steering.workflows.generate import Answer, Progress, ignore_progress, mix, 
 from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
 from steering.workflows.texts import as_prompts
 
+V = TypeVar("V")
 WRITING = SamplingParams(max_tokens=48, temperature=0.7)
 """Warm enough that prompts stand for more than one text each, cool enough to be the text people read."""
 UNSTEERED_SAMPLES = 4
+CONTROLS = 8
+"""Random directions, at least, from which `chance` is estimated."""
+SCORING_STEPS = 20
+"""Of the fit of `chance`, which then changes by less than 1e-5 of itself."""
 LOGITS_AT_ONCE = 16 * 1024 * 1024
 """Logits held at a time for a prompt, in numbers (64 MB); at least one answer's."""
 PROMPTS_AT_ONCE = 2
@@ -142,12 +150,22 @@ class Trial:
         """Returns the mean over the prompts of one measure."""
         return fmean(getattr(one, name) for one in self.measures)
 
-    def by_prompt(self, values: Sequence[float]) -> list[float]:
-        """Returns the mean over each prompt's answers of one value for each of `answers`."""
-        found: list[list[float]] = [[] for _ in self.measures]
+    def rows(self, values: Iterable[V]) -> list[list[V]]:
+        """Returns a row for each prompt of one value for each of `answers`."""
+        found: list[list[V]] = [[] for _ in self.measures]
         for (prompt, _), value in zip(self.answers, values, strict=True):
             found[prompt].append(value)
-        return [fmean(one) for one in found]
+        return found
+
+    def by_prompt(self, values: Sequence[float]) -> list[float]:
+        """Returns the mean over each prompt's answers of one value for each of `answers`."""
+        return [fmean(one) for one in self.rows(values)]
+
+    def answer(self, arm: Arm, **place: Any) -> ScoresAnswer:
+        """Returns the score and the surprise of every answer. place: other fields of ScoresAnswer."""
+        scores = self.rows(one.score for _, one in self.answers)
+        surprises = self.rows(one.surprise for _, one in self.answers)
+        return ScoresAnswer(arm=arm, scores=scores, surprises=surprises, **place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +298,10 @@ async def neutral_divergence(
     sampling: SamplingParams = WRITING,
     *,
     progress: Progress = ignore_progress,
-) -> tuple[float, ...]:
-    """Returns mean KL(plan || unsteered) per token, along the unsteered model's own answers to neutral prompts: what a
-    plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for one
-    prompt."""
+) -> tuple[Estimate, ...]:
+    """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
+    what a plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for
+    one prompt; an answer without tokens does not count."""
     spec, values = CaptureSpec(layers=(), logits=True), [list[float]() for _ in plans]
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
     for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
@@ -294,13 +312,13 @@ async def neutral_divergence(
             if reference is None:
                 (plain,) = await engine.capture([CapturePrompt(text, plan.unsteered, len(ids), len(ids) - 1)], spec)
                 reference = predicting(plain, count)
-            if plan.empty:
-                found.extend([0.0] * count)
+            if plan.empty or not count:
+                found.extend([0.0] * min(count, 1))
                 continue
             (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
-            found.extend(await run_in_thread(divergences, predicting(steered, count), reference))
+            found.append(fmean(await run_in_thread(divergences, predicting(steered, count), reference)))
         progress(done, len(prompts), "reading neutral text")
-    return tuple(fmean(found) if found else 0.0 for found in values)
+    return tuple(estimate(found or [0.0]) for found in values)
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
@@ -327,34 +345,65 @@ def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...
     return tuple(fmean(shifts(control, unsteered)) for control in controls if control.broken is None)
 
 
-def chance(moved: Sequence[float]) -> float | None:
-    """Returns the mean shift that one random direction in twenty exceeds, estimated from `moved`, those of the K that
-    were tried.
+def chance(moved: Mapping[float, Sequence[float]], tests: int = 1) -> dict[float, float]:
+    """Returns by strength how far the next random direction moves the score in one case of twenty.
 
-    A random direction is as likely as its opposite, so mean shifts have mean 0 over directions, and (mean shift of the
-    next) / rms(mean shifts) follows Student's t with K degrees of freedom: the bound is t_0.95(K) * rms. None without
-    controls.
+    moved: strength -> mean shifts of the K random directions tried, fewer where some broke. tests: how many claims the
+    direction could pass by itself, such as two sides of 0 or the layers of a sweep; the one case is shared among them.
+
+    A random direction is as likely as its opposite, so strengths s and -s estimate one mean square of the shift. It is
+    taken as a + b s^2, with a of sampling and b of a shift that is linear in the dose, fitted over all strengths by
+    maximum likelihood for normal shifts. Then (next shift) / sqrt(a + b s^2) follows Student's t with K degrees of
+    freedom, since the shifts of one direction count once, and the bound is its quantile 1 - 0.05 / tests times that root.
+    Empty without directions.
     """
-    return float(t.ppf(0.95, len(moved))) * sqrt(fmean(shift**2 for shift in moved)) if moved else None
+    known = [(strength, shift) for strength, found in moved.items() for shift in found]
+    if not known:
+        return {}
+    strengths, shifted = np.array(known).T
+    largest = max(np.abs(strengths).max(), 1e-300)
+    constant, slope = _mean_square(strengths / largest, shifted**2)
+    quantile = float(stdtrit(max(map(len, moved.values())), 1.0 - 0.05 / tests))
+    return {one: quantile * sqrt(constant + slope * (one / largest) ** 2) for one in moved}
 
 
-def advantage(strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial]) -> Estimate:
-    """Estimates sign(s) * shift, less `chance` at the same dose, over prompts; without controls the shift."""
-    reach, sign = chance(mean_shifts(unsteered, controls)) or 0.0, 1.0 if strength > 0.0 else -1.0
-    return estimate([sign * shift - reach for shift in shifts(trial, unsteered)])
+def _mean_square(doses: Numbers, squares: Numbers) -> Numbers:
+    """Returns a, b >= 0 of the mean square a + b dose^2, by Fisher scoring: least squares in which a square of mean v
+    has the weight 1 / v^2."""
+    columns, overall = np.stack([np.ones_like(doses), doses**2], axis=1), float(squares.mean())
+    found: Numbers = np.array([overall, 0.0])
+    for _ in range(SCORING_STEPS if overall > 0.0 else 0):
+        weights = 1.0 / np.maximum(columns @ found, 1e-6 * overall)
+        found = nnls(columns * weights[:, None], squares * weights)[0]
+    return found
 
 
-def holds(advantage: Interval | None, perplexity: Interval | None) -> bool:
-    """Returns whether the concept moves beyond chance in coherent text, each with the whole of its 95 % interval."""
-    return advantage is not None and perplexity is not None and advantage[0] > 0.0 and perplexity[1] <= COHERENT
+def advantage(strength: float, trial: Trial, unsteered: Trial, bound: float | None) -> Estimate:
+    """Estimates over prompts sign(s) * shift, less `chance` at this strength; without controls (None) the shift."""
+    sign = 1.0 if strength > 0.0 else -1.0
+    return estimate([sign * shift - (bound or 0.0) for shift in shifts(trial, unsteered)])
+
+
+def margin(advantage: Estimate, perplexity: Interval | None) -> float | None:
+    """Returns the lower end of the interval of the advantage at a strength that holds: the concept moves beyond chance in
+    coherent text, each with the whole of its 95 % interval. None where it does not hold."""
+    if advantage.interval is None or perplexity is None or perplexity[1] > COHERENT:
+        return None
+    low = advantage.interval[0]
+    return low if low > 0.0 else None
 
 
 def dose_point(
-    strength: float, trial: Trial, unsteered: Trial, controls: Sequence[Trial], kl_neutral: float
+    strength: float,
+    trial: Trial,
+    unsteered: Trial,
+    kl_neutral: float,
+    random: Sequence[float] = (),
+    bound: float | None = None,
 ) -> EvaluatedPoint:
-    """Builds one row of the dose-response. Scores are mean shifts; intervals are over prompts."""
+    """Builds one row of the dose-response. Scores are mean shifts; intervals are over prompts. random: mean shifts of the
+    controls. bound: `chance` at this strength."""
     moved, perplexity = estimate(shifts(trial, unsteered)), perplexity_ratio(trial, unsteered)
-    random = mean_shifts(unsteered, controls)
     return EvaluatedPoint(
         strength=strength,
         concept_score=moved.mean,
@@ -365,14 +414,35 @@ def dose_point(
         relative_dose=trial.mean("dose"),
         random_score=fmean(random) if random else None,
         perplexity_interval=perplexity.interval,
-        chance=chance(random),
-        advantage=advantage(strength, trial, unsteered, controls) if strength else None,
+        chance=bound,
+        advantage=advantage(strength, trial, unsteered, bound) if strength else None,
     )
+
+
+def dose_points(
+    layers: tuple[int, ...], unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float]
+) -> tuple[dict[float, EvaluatedPoint], Recommended]:
+    """Builds the points of a dose-response, and recommends the strengths that hold. rows: strength -> the vector's trial,
+    then those of its random controls. kl: on neutral text, by strength. Either side of 0 is claimed by itself, so the two
+    share the one case in twenty of `chance`."""
+    random = {strength: mean_shifts(unsteered, controls) for strength, (_, *controls) in rows.items()}
+    bounds = chance(random, tests=len({strength > 0.0 for strength in random}) or 1)
+    points = {
+        strength: dose_point(strength, row[0], unsteered, damage, random[strength], bounds.get(strength))
+        for (strength, row), damage in zip(rows.items(), kl, strict=True)
+    }
+    margins = {
+        one.strength: None if one.advantage is None else margin(one.advantage, one.perplexity_interval)
+        for one in points.values()
+    }
+    points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
+    return points, measured_ranges(layers, margins)
 
 
 def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
     """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0 (Tan et al.,
-    arXiv 2407.12404). moved: strength -> shift of every prompt, 0 included. None below two strengths."""
+    arXiv 2407.12404); with one strength besides 0, whose score moves against its sign. moved: strength -> shift of every
+    prompt, 0 included. None below two strengths."""
     if len(moved) < 2:
         return None
     strengths = np.array(list(moved))
@@ -381,9 +451,17 @@ def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
     return float((slopes < -1e-12).mean())
 
 
-def measured_ranges(layers: tuple[int, ...], sound: Mapping[float, bool]) -> Recommended:
-    """Recommends the strengths of either sign that hold at the layers. sound: see `range_that_holds`."""
-    return Recommended(layers, range_that_holds(sound, 1), range_that_holds(sound, -1), basis="measured")
+def measured_ranges(layers: tuple[int, ...], margins: Mapping[float, float | None]) -> Recommended:
+    """Recommends the strengths of either sign that hold at the layers. margins: strength -> its `margin`."""
+    sound = {strength: found is not None for strength, found in margins.items()}
+    up, down = range_that_holds(sound, 1), range_that_holds(sound, -1)
+    inside = [
+        found
+        for strength, found in margins.items()
+        for low, high in filter(None, (up, down))
+        if found is not None and low <= strength <= high
+    ]
+    return Recommended(layers, up, down, basis="measured", margin=min(inside, default=None))
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:

@@ -13,12 +13,14 @@ from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name, VectorAnswer
 from steering.spec import InterventionSpec, Layers, Measured, Number
 
+Arm: TypeAlias = Literal["unsteered", "steered", "random", "fewer_pairs"]
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]
 
 
 class ThresholdsFields(Request):
     """What the gates demand; what is left out keeps its default.
-    anti_steered: largest share of prompts that move against the direction. perplexity: largest ratio to unsteered text.
+    A check passes with the whole of its 95 % interval. anti_steered: largest share of prompts that move against the
+    direction. perplexity: largest ratio to unsteered text.
     repetition: largest increase of repeated runs of four tokens. kl_neutral: nats per token on neutral prompts.
     accuracy_loss: of the share of right answers. retained: smallest share of the shift left under each variation.
     agreement: smallest rank correlation with the independent scorer."""
@@ -63,14 +65,33 @@ class ReportRequest(Request):
     _one_point = at_most_one("steering", "strength")
 
 
+class ScoresAnswer(Answer):
+    """Every answer under one steering: a row for each prompt, in their order, with a number for each of its samples.
+    Empty where activations became non-finite. arm: what steered; `random` has the number of its `direction`, from 0.
+    strength, layer: of a dose-response or layer sweep. variation: of a report.
+    scores: as the unsteered model reads the answer. surprises: its mean -log p of a token; null where not measured."""
+
+    arm: Arm
+    scores: list[list[Measured]]
+    surprises: list[list[Measured | None]]
+    direction: int | None = None
+    strength: Measured | None = None
+    layer: int | None = None
+    variation: str | None = None
+
+
 class CheckAnswer(Answer):
-    """One number against its threshold; `above` compares the lower end of the interval."""
+    """One number against its threshold. passed: its whole 95 % interval satisfies the relation.
+    on_average: the number itself does; a check that passes on average only is not shown to pass.
+    margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong side."""
 
     name: str
     value: Measured
     relation: Literal["above", "at_most", "at_least"]
     threshold: Measured
     passed: bool
+    on_average: bool | None = None
+    margin: Measured | None = None
     interval: tuple[Measured, Measured] | None = None
 
 
@@ -103,7 +124,8 @@ class ReportTextAnswer(Answer):
 
 class SeedReportAnswer(Answer):
     """The verdict of one seed. broken: activations became non-finite, and nothing was judged.
-    chance: the shift that one random steering of the same dose in twenty reaches, from all seeds; null if unknown."""
+    chance: the shift that one random steering of the same dose in twenty reaches, from all seeds; null if unknown.
+    scores: of every answer."""
 
     seed: int
     passed: bool
@@ -113,6 +135,7 @@ class SeedReportAnswer(Answer):
     gates: list[GateAnswer]
     side_effects: list[SideEffectAnswer]
     texts: list[ReportTextAnswer]
+    scores: tuple[ScoresAnswer, ...] = ()
 
 
 class ReportAnswer(Answer):
@@ -191,7 +214,8 @@ EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest | Choi
 
 class LayerPointAnswer(Answer):
     """One layer at one strength. moved: shift of the score along the sign of the strength.
-    advantage: the same less what one random direction in twenty reaches over all layers. auroc: that of the vector's card."""
+    chance: what a random vector, with a direction of its own at each layer, exceeds at any of them in one case of twenty.
+    advantage: moved less chance. auroc: that of the vector's card."""
 
     layer: int
     strength: Measured
@@ -202,11 +226,13 @@ class LayerPointAnswer(Answer):
     relative_dose: Measured
     auroc: Measured | None
     perplexity_interval: tuple[Measured, Measured] | None = None
+    chance: Measured | None = None
 
 
 class LayerSweepAnswer(Answer):
     """Points by layer, then strength. best: moved furthest beyond chance while the text stayed coherent; null if none did.
-    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ."""
+    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ.
+    scores: of every answer."""
 
     kind: Literal["layer_sweep"] = "layer_sweep"
     vector: str
@@ -215,11 +241,13 @@ class LayerSweepAnswer(Answer):
     best: LayerPointAnswer | None
     recommended: Recommended | None
     warnings: list[str]
+    scores: tuple[ScoresAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedPoint(DosePoint):
-    """One strength. advantage: shift along the sign beyond one random direction in twenty of the same dose; null at 0."""
+    """One strength. chance: a random direction of the same dose exceeds it on either side of 0 in one case of twenty.
+    advantage: shift along the sign of the strength, less chance; null at 0."""
 
     advantage: Estimate | None = None
 
@@ -251,7 +279,8 @@ class JudgementAnswer(Answer):
 class DoseResponseAnswer(Answer):
     """Points by strength; scores are shifts, in `unit`, against the unsteered answers, whose mean is baseline_score.
     recommended: strengths that moved the concept beyond chance and kept the text coherent; null on a side where none did.
-    anti_steered: share of prompts that move against the sign. saved: the vector's new version, if requested and stored."""
+    anti_steered: share of prompts whose score falls as the strength grows. scores: of every answer.
+    saved: the vector's new version, if requested and stored."""
 
     kind: Literal["dose_response"] = "dose_response"
     vector: str
@@ -263,6 +292,7 @@ class DoseResponseAnswer(Answer):
     anti_steered: Measured | None
     recommended: Recommended
     warnings: tuple[str, ...]
+    scores: tuple[ScoresAnswer, ...] = ()
     judgement: JudgementAnswer | None = None
     saved: VectorAnswer | None = None
 

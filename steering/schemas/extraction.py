@@ -120,13 +120,15 @@ class TransferRequest(NamedVector):
 class EffectAnswer(Answer):
     """How far answers move with each vector at one relative dose, in natural scales of the pairs' direction.
     native: the vector that was compared; null, the pairs' direction in the loaded model.
-    shift: of `native`, `transferred` and `random` directions, means over prompts; null where numbers left their range."""
+    shift: of `native` and `transferred`, means over prompts; null where numbers left their range.
+    chance: what one random direction in twenty of the same dose reaches at the layer of the transfer; null if unknown."""
 
     relative_dose: Measured
     prompts: int
     max_tokens: int
     native: str | None
     shift: dict[str, Estimate | None]
+    chance: Measured | None = None
 
 
 class TransferAnswer(Answer):

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from steering.cards import Estimate
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
@@ -66,7 +66,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = float(numbers.mean())
     if len(numbers) < 2:
         return Estimate(mean, None)
-    reach = float(t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
+    reach = float(stdtrit(len(numbers) - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
     return Estimate(mean, (mean - reach, mean + reach))
 
 

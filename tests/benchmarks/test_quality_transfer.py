@@ -22,5 +22,6 @@ async def test_both_directions_use_the_layers_of_the_first(hf_byte_tokenizer: Pr
     assert (first["from"], first["to"]) == ("model", "turned")
     assert (other["from"], other["to"]) == ("turned", "model")
     assert first["layers"] == other["layers"][::-1]
-    assert {*first["shift"]} == {*other["shift"]} == {"native", "transferred", "random"}
+    assert {*first["shift"]} == {*other["shift"]} == {"native", "transferred"}
+    assert min(first["chance"], other["chance"]) > 0.0
     assert first["prompts"] == QUICK.reporting

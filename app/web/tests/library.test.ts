@@ -66,10 +66,10 @@ describe("two versions", () => {
 });
 
 describe("the verdict on steering", () => {
-  const vector = (strength: number[] | null, negative: number[] | null, basis = "measured") =>
+  const vector = (strength: number[] | null, negative: number[] | null, basis = "measured", warnings: string[] = []) =>
     ({
       recommended: { layers: [1], strength, negative, basis },
-      quality: { warnings: [], dose_response: {} },
+      quality: { warnings, dose_response: {} },
     }) as unknown as Parameters<typeof steeringVerdict>[0];
 
   it("names the only way in which a vector steers", () => {
@@ -78,5 +78,15 @@ describe("the verdict on steering", () => {
     expect(steeringVerdict(vector([1, 3], null)).text).toBe("steers one way, towards it");
     expect(steeringVerdict(vector([1, 3], null, "defaults")).text).toBe("steers");
     expect(steeringVerdict(vector(null, null)).text).toBe("does not steer");
+  });
+
+  it("says not shown where a strength passes on average, and only of the sides that a warning names", () => {
+    const [no, unsure] = [
+      "does not steer at positive strengths: no strength",
+      "not shown to steer at negative strengths",
+    ];
+    expect(steeringVerdict(vector(null, null, "measured", [no, unsure])).text).toBe("not shown to steer");
+    expect(steeringVerdict(vector(null, null, "measured", [no])).text).toBe("does not steer");
+    expect(steeringVerdict(vector(null, [-2, -1], "measured", [no])).text).toBe("steers one way, away from it");
   });
 });

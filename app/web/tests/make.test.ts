@@ -110,6 +110,10 @@ describe("the loss of a transfer", () => {
     const sentence = (transferred: ReturnType<typeof estimate> | null) =>
       effectSentence({ ...figures, shift: { native, transferred, random: estimate(0.04, -0.18, 0.2) } });
     expect(effectSentence(null)).toBeNull();
+    const against = (chance: number | null) =>
+      effectSentence({ ...figures, shift: { transferred: estimate(0.4, 0.2, 0.6) }, chance });
+    expect(against(0.3)).toBe("It moves what this model writes, but random directions are not shown to move it less.");
+    expect(against(0.1)).toBe("It moves what this model writes, and further than random directions.");
     expect(sentence(estimate(0.36, 0.24, 0.48))).toContain("further than random");
     expect(sentence(estimate(0.36, 0.1, 0.6))).toContain("not shown to move it less");
     expect(sentence(estimate(0.36, -0.1, 0.8))).toContain("not shown to move what");

@@ -10,7 +10,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.report import PLAIN, ReportRequest, Unsteered, accuracy, load_questions, report
+from steering.lab.report import PLAIN, ReportRequest, Unsteered, answered_rightly, load_questions, report
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -46,15 +46,15 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
     return await until_agreed(judge, SAMPLES_OF.get(concept, SAMPLES))
 
 
-_KNOWN: dict[str, float] = {}
-"""Share of the questions answered rightly without steering, by the model's fingerprint."""
+_KNOWN: dict[str, tuple[float, ...]] = {}
+"""Which questions are answered rightly without steering, by the model's fingerprint."""
 
 
 async def unsteered_of(engine: Engine) -> Unsteered:
     """Returns what all reports of a run share: the questions are asked once."""
     model = engine.info.fingerprint
     if model not in _KNOWN:
-        _KNOWN[model] = await accuracy(engine, load_questions(), UNSTEERED)
+        _KNOWN[model] = await answered_rightly(engine, load_questions(), UNSTEERED)
     return Unsteered(_KNOWN[model])
 
 

@@ -62,6 +62,7 @@ async def transferred(
         "prompts": profile.reporting,
         "tokens": profile.tokens,
         "shift": {name: _numbers(one) for name, one in measured.shift.items()},
+        "chance": measured.chance,
     }
 
 

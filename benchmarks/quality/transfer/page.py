@@ -17,7 +17,8 @@ def transfer_table() -> str:
             f"{one['explained']:.2f}",
             f"{one['cosine']:+.2f}",
             *(_estimate(one["auroc"][kind], "") for kind in KINDS),
-            *(_estimate(one["shift"][kind], "+") for kind in KINDS),
+            *(_estimate(one["shift"][kind], "+") for kind in KINDS[:2]),
+            _random(one),
             str(one["prompts"]),
         )
         for concept, found in results().get("transfer", {}).items()
@@ -28,6 +29,11 @@ def transfer_table() -> str:
         *(f"shift, {kind}" for kind in KINDS), "prompts",
     )  # fmt: skip
     return table(columns, rows)
+
+
+def _random(one: Mapping[str, Any]) -> str:
+    """States what one random direction in twenty reaches; of older results, the mean shift of three."""
+    return f"{one['chance']:.2f}" if "chance" in one else _estimate(one["shift"]["random"], "+")
 
 
 def transfer_counts() -> str:

@@ -79,6 +79,7 @@ async def test_a_result_is_kept_on_the_card_of_the_next_version(linear: Server) 
         "negative": [-1.0, -1.0],
         "strengths_to_try": None,
         "basis": "measured",
+        "margin": min(point["advantage"]["interval"][0] for point in found["points"] if point["strength"]),
     }
     assert kept["provenance"]["dose_response"]["vector"] == "mood@1"
     first = (await linear.client.get("/v1/vectors/mood@1")).json()

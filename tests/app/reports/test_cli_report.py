@@ -38,9 +38,16 @@ def test_a_report_is_shown_and_written(steer: Steer, prompts: Path, tmp_path: Pa
     written = {}
     for suffix in ("json", "md", "html"):
         out = tmp_path / f"report.{suffix}"
-        printed, _ = steer(*given, "--out", str(out))
+        items = tmp_path / "items.jsonl"
+        printed, _ = steer(*given, "--out", str(out), "--items", str(items))
         written[suffix] = out.read_text(encoding="utf-8")
-        assert all(word in printed for word in ("control", "anti_steered", "robustness", "mood@1"))
+        assert all(
+            word in printed for word in ("control", "anti_steered", "robustness", "margin", "not shown", "mood@1")
+        )
+    rows = [json.loads(line) for line in items.read_text(encoding="utf-8").splitlines()]
+    assert {row["arm"] for row in rows} == {"unsteered", "steered", "random"}
+    assert {row["seed"] for row in rows} == {0}
+    assert len({row["direction"] for row in rows if row["arm"] == "random"}) == 8
     found = json.loads(written["json"])
     text = found["seeds"][0]["texts"][0]["steered"]
     assert text in written["md"]

@@ -78,7 +78,8 @@ async def test_the_steering_effect_is_measured_against_a_named_vector_and_kept_w
     effect = named["effect"]
     assert {key: effect[key] for key in EFFECT} == EFFECT
     assert (effect["native"], by_default["effect"]["native"]) == ("mine@1", None)
-    assert set(effect["shift"]) == {"native", "transferred", "random"}
+    assert set(effect["shift"]) == {"native", "transferred"}
+    assert effect["chance"] > 0.0
     assert all(len(one["interval"]) == 2 for one in effect["shift"].values())
     again, first = (found["shift"]["transferred"] for found in (effect, by_default["effect"]))
     # the native vector's answers are read in the same batches, and rounding depends on these
@@ -182,4 +183,5 @@ def test_the_command_shows_the_loss(
     assert re.search(r"native .* \d\.\d\d \(\d\.\d\d to \d\.\d\d\)", shown) is not None
     assert "shift" not in shown
     assert "shift: 2 neutral prompts, 32 tokens, relative dose 0.1; native: mood@1" in effect
-    assert re.search(r"transferred .* [+-]\d\.\d\d \([+-]\d", effect) is not None
+    assert re.search(r"transferred .* [+-]\d\.\d\d \([+-]\d.*, margin [+-]\d", " ".join(effect.split())) is not None
+    assert re.search(r"random .* one in twenty beyond \d", " ".join(effect.split())) is not None

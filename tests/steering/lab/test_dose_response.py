@@ -3,17 +3,20 @@
 import asyncio
 import json
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from steering.cards import LayerQuality, QualityCard
+from steering.cards import LayerQuality, QualityCard, unproved
+from steering.client.results import DoseResponse, item_rows
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError, VectorModelMismatch
 from steering.lab.controls import random_like
 from steering.lab.evaluations import DoseResponseRequest, LayerSweepRequest, dose_response, layer_sweep, with_evidence
-from steering.lab.trials import reading_layer
+from steering.lab.trials import chance, reading_layer
+from steering.workflows.measures import estimate
 from steering.workflows.texts import as_prompts
 from tests.narrowing import present
 from tests.plans import change_at
@@ -49,6 +52,45 @@ async def test_the_score_follows_the_strength_and_the_range_ends_where_text_brea
     assert found.warnings == ()
 
 
+async def test_every_number_follows_from_the_scores_of_the_answers(engine: LinearEngine) -> None:
+    """Shift, chance and margin are computed anew from the rows that the client has."""
+    request = asked_of(engine, strengths=(-0.5, 0.5, 1.0))
+    found = DoseResponse.model_validate(json.loads((await dose_response(engine, request)).model_dump_json()))
+    rows = found.items()
+    assert len(rows) == len(PROMPTS) * (4 + 3 * (1 + request.random_directions))
+    assert {row["sample"] for row in rows if row["arm"] == "unsteered"} == {0, 1, 2, 3}
+    plain = [fmean(row["score"] for row in rows if row["arm"] == "unsteered" and row["prompt"] == i) for i in range(8)]
+
+    def shifts_of(**place: Any) -> list[float]:
+        own = [row for row in rows if place.items() <= row.items()]
+        return [row["score"] - plain[row["prompt"]] for row in own]
+
+    moved = {
+        strength: [fmean(shifts_of(arm="random", strength=strength, direction=number)) for number in range(8)]
+        for strength in (-0.5, 0.5, 1.0)
+    }
+    bounds = chance(moved, tests=2)
+    margins = []
+    for point in found.points:
+        if not point.strength:
+            continue
+        shifts = shifts_of(arm="steered", strength=point.strength)
+        assert point.concept_score == pytest.approx(fmean(shifts))
+        assert point.chance == pytest.approx(bounds[point.strength])
+        along = [shift if point.strength > 0.0 else -shift for shift in shifts]
+        margins.append(present(estimate(along).interval)[0] - bounds[point.strength])
+    assert found.recommended.margin == pytest.approx(min(margins))
+
+
+async def test_few_random_directions_or_none_are_named(engine: LinearEngine) -> None:
+    short = asked_of(engine, strengths=(0.5,), sampling=SamplingParams(max_tokens=4, temperature=1.0))
+    few = await dose_response(engine, replace(short, random_directions=2))
+    assert "few random directions: 2; 8 or more are recommended" in few.warnings
+    none = await dose_response(engine, replace(short, random_directions=0))
+    assert "no random directions, so the shift is compared with 0" in none.warnings
+    assert none.points[1].chance is None
+
+
 async def test_no_steering_is_the_reference(engine: LinearEngine) -> None:
     zero = next(point for point in (await dose_response(engine, asked_of(engine))).points if point.strength == 0.0)
     assert (zero.concept_score, zero.perplexity_ratio, zero.kl_neutral, zero.relative_dose) == (0.0, 1.0, 0.0, 0.0)
@@ -76,7 +118,8 @@ async def test_a_random_vector_earns_no_recommendation(engine: LinearEngine) -> 
         request = asked_of(engine, vector=random_like(vector, seed), reader=vector, strengths=(0.5, 1.0))
         found = await dose_response(engine, request)
         advised += found.recommended.strength is not None
-        assert any("does not steer at positive strengths" in warning for warning in found.warnings)
+        positive = [one for one in found.points if one.strength > 0.0]
+        assert any(f"{unproved(one.moves_on_average for one in positive)} at positive" in one for one in found.warnings)
     assert advised == 0
 
 
@@ -196,6 +239,12 @@ async def test_layer_sweep_finds_where_the_concept_is(engine: LinearEngine) -> N
     assert present(found.best).layer == 2
     assert present(found.recommended).layers == (2,)
     assert present(found.recommended).strength == (0.5, 1.0)
+    rows = item_rows(found)
+    assert len(rows) == len(PROMPTS) * (4 + 6 * 5), "four random directions at each of two layers"
+    of_point = [
+        row["score"] for row in rows if (row["arm"], row.get("layer"), row.get("strength")) == ("steered", 3, 1.0)
+    ]
+    assert len(of_point) == len(PROMPTS)
     there = {point.layer: point.moved.mean for point in found.points if point.strength == 1.0}
     assert there[2] > 0.4
     assert abs(there[3]) < 0.2
@@ -218,7 +267,8 @@ async def test_layer_sweep_says_when_nothing_moves(engine: LinearEngine) -> None
     )
     found = await layer_sweep(engine, request)
     assert (found.best, found.recommended) == (None, None)
-    assert "does not steer at any layer" in found.warnings[0]
+    assert found.warnings[0].startswith("does not steer at any layer: no strength moved")
+    assert found.warnings[0].endswith("not even on average")
 
 
 async def test_layer_sweep_of_both_signs_is_refused(engine: LinearEngine) -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import pytest
 
+from steering.cards import Estimate
+from steering.client.results import item_rows
 from steering.engine.api import SamplingParams
 from steering.lab.controls import GivenVectors, random_like, random_plans
 from steering.lab.report import (
@@ -15,8 +18,9 @@ from steering.lab.report import (
     Question,
     ReportRequest,
     Unsteered,
-    accuracy,
     agree,
+    answered_rightly,
+    check,
     load_questions,
     report,
 )
@@ -26,7 +30,7 @@ from steering.plan.resolve import resolve
 from steering.schemas.evaluation import CheckAnswer, ReportAnswer
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
-from tests.narrowing import messages_of
+from tests.narrowing import messages_of, present
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.linear_tokenizer import POSITIVE
 from tests.steering.workflows.texts import conversation, planted_pairs
@@ -68,8 +72,12 @@ async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEng
     done: list[tuple[int, int]] = []
     found = await report(engine, request, progress=lambda n, total, _: done.append((n, total)))
     assert [[gate.name for gate in one.gates] for one in found.seeds] == [["control", "utility", "robustness"]] * 2
-    assert all(one.gates[0].passed for one in found.seeds)
-    assert check_of(found, "control", "anti_steered").value == 0.0
+    assert all(check_of(found, "control", "shift", seed).passed for seed in (0, 1))
+    against = check_of(found, "control", "anti_steered")
+    assert (against.value, against.on_average) == (0.0, True)
+    assert present(against.interval)[1] == pytest.approx(0.324, abs=1e-3), (
+        "eight prompts do not show that few move against it"
+    )
     assert found.seeds[0].chance is not None
     retained = {check.name for check in found.seeds[0].gates[2].checks}
     assert retained == {f"retained.{name}" for name in (*VARIATIONS, "fewer_pairs")}
@@ -83,16 +91,18 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     found = await report(engine, request)
     shifted: list[float] = []
     for seed in request.seeds:
-        numbers = range(4 * seed + 1, 4 * seed + 5)
+        numbers = range(8 * seed + 1, 8 * seed + 5)
         plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
         reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
         sampling = replace(request.sampling, seed=seed)
         unsteered, trials = await run_trials(engine, request.prompts, plans, reading, sampling)
         shifted += mean_shifts(unsteered, trials)
     assert shifted[:4] != shifted[4:]
-    assert [one.chance for one in found.seeds] == pytest.approx([chance(shifted)] * 2)
+    assert [one.chance for one in found.seeds] == pytest.approx([chance({1.0: shifted})[1.0]] * 2)
     again = await report(engine, replace(request, seeds=(7, 3, 7)))
-    assert again.seeds[0].chance == pytest.approx(chance(shifted)), "a seed named twice is no further evidence"
+    assert again.seeds[0].chance == pytest.approx(chance({1.0: shifted})[1.0]), (
+        "a seed named twice is no further evidence"
+    )
 
 
 async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(engine: LinearEngine) -> None:
@@ -102,7 +112,7 @@ async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(
     found = [await report(engine, one, unsteered=shared) for one in (first, second)]
     assert found == [await report(engine, one) for one in (first, second)]
     assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
-    planted = await report(engine, second, unsteered=replace(shared, accuracy=2.5))
+    planted = await report(engine, second, unsteered=replace(shared, answered=(2.5,) * len(load_questions())))
     assert check_of(planted, "utility", "accuracy_loss").value >= 1.5
 
 
@@ -118,6 +128,22 @@ async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
         return sum(word in POSITIVE for text in answers for word in text.split())
 
     assert lovely([one.steered for one in plain]) > lovely([one.unsteered for one in plain])
+
+
+async def test_a_report_has_the_score_of_every_answer(engine: LinearEngine) -> None:
+    """The mean shift is computed anew from them; each seed has four random directions of its own."""
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, seeds=(0, 1), samples=2, varied=3))
+    rows = item_rows(found)
+    plain = [row for row in rows if row["variation"] == PLAIN]
+    assert len(plain) == 2 * len(PROMPTS) * (4 + 2 + 4 * 2)
+    assert len(rows) - len(plain) == 2 * len(VARIATIONS) * 3 * (2 + 2)
+    assert {row["direction"] for row in rows if row["arm"] == "random"} == {0, 1, 2, 3}
+    for one in found.seeds:
+        means = [
+            fmean(row["score"] for row in plain if (row["seed"], row["arm"]) == (one.seed, arm))
+            for arm in ("steered", "unsteered")
+        ]
+        assert one.moved.mean == pytest.approx(means[0] - means[1])
 
 
 async def test_a_direction_without_effect_fails_control_and_robustness(engine: LinearEngine) -> None:
@@ -237,8 +263,40 @@ async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine
         Question("the road", ("x warm", "x grim", "x sad", "x dull")),
         Question("the road", ("y", "y", "y", "y")),
     )
-    assert await accuracy(engine, [kind], plan) == 1.0
-    assert await accuracy(engine, [same], plan) == 0.0
+    assert await answered_rightly(engine, [kind, same], plan) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("relation", "interval", "passed", "on_average", "margin"),
+    [
+        ("above", (0.3, 0.7), True, True, 0.1),
+        ("above", (0.2, 0.8), False, True, 0.0),
+        ("at_least", (0.2, 0.8), True, True, 0.0),
+        ("at_least", (0.1, 0.9), False, True, -0.1),
+        ("at_most", (0.4, 0.6), False, False, -0.4),
+    ],
+)
+def test_a_check_passes_with_its_whole_interval(
+    relation: Literal["above", "at_most", "at_least"],
+    interval: tuple[float, float],
+    passed: bool,
+    on_average: bool,
+    margin: float,
+) -> None:
+    found = check("shift", Estimate(0.5, interval), relation, 0.2)
+    assert (found.passed, found.on_average) == (passed, on_average)
+    assert found.margin == pytest.approx(margin)
+
+
+async def test_what_a_variation_retains_is_a_share_of_the_shift_of_the_same_prompts(engine: LinearEngine) -> None:
+    """Four of eight prompts are varied, and those four move by another distance than all eight."""
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, varied=4))
+    moved = [one.moved for one in found.seeds[0].texts if one.variation == PLAIN]
+    assert fmean(moved[:4]) != pytest.approx(fmean(moved), rel=1e-3)
+    for name in VARIATIONS:
+        varied = [one.moved for one in found.seeds[0].texts if one.variation == name]
+        retained = check_of(found, "robustness", f"retained.{name}").value
+        assert retained == pytest.approx(fmean(varied) / fmean(moved[:4]))
 
 
 def test_typos_and_roles_change_what_they_should() -> None:

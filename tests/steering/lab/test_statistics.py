@@ -16,8 +16,9 @@ from steering.lab.trials import (
     anti_steered,
     chance,
     dose_point,
-    holds,
+    margin,
     mean_shifts,
+    measured_ranges,
     perplexity_ratio,
     range_that_holds,
     shifts,
@@ -43,22 +44,25 @@ def test_answers_without_tokens_say_nothing_of_perplexity() -> None:
 
 
 def test_a_dose_point_gathers_its_trial() -> None:
-    found = dose_point(0.5, trial(1.0, 2.0), trial(0.0, 0.0), [trial(0.2, 0.2), trial(0.4, 0.4)], 0.7)
+    found = dose_point(0.5, trial(1.0, 2.0), trial(0.0, 0.0), 0.7, (0.2, 0.4), 0.9)
     assert (found.strength, found.concept_score, found.kl_neutral) == (0.5, 1.5, 0.7)
     assert found.random_score == pytest.approx(0.3)
     assert [found.repetition, found.relative_dose] == pytest.approx([0.1, 0.2])
     assert found.concept_interval[0] <= 1.5 <= found.concept_interval[1]
     assert found.perplexity_interval == (1.0, 1.0)
-    assert found.chance == pytest.approx(chance([0.2, 0.4]))
+    assert found.chance == 0.9
+    assert present(found.advantage).mean == pytest.approx(0.6)
+    assert found.moves_on_average
 
 
 def test_advantage_is_beyond_what_random_directions_reach() -> None:
     ours, plain, controls = trial(-1.0, -1.2), trial(0.0, 0.0), [trial(-0.3, -0.3), trial(0.1, 0.1)]
     reach = 2.920 * (0.05) ** 0.5
-    assert chance(mean_shifts(plain, controls)) == pytest.approx(reach, rel=1e-4)
-    assert advantage(-0.5, ours, plain, controls).mean == pytest.approx(1.1 - reach, rel=1e-3)
-    assert advantage(0.5, ours, plain, controls).mean == pytest.approx(-1.1 - reach, rel=1e-3)
-    assert advantage(0.5, trial(1.0, 1.0), plain, []).mean == pytest.approx(1.0)
+    bound = chance({0.5: mean_shifts(plain, controls)})[0.5]
+    assert bound == pytest.approx(reach, rel=1e-4)
+    assert advantage(-0.5, ours, plain, bound).mean == pytest.approx(1.1 - reach, rel=1e-3)
+    assert advantage(0.5, ours, plain, bound).mean == pytest.approx(-1.1 - reach, rel=1e-3)
+    assert advantage(0.5, trial(1.0, 1.0), plain, None).mean == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("controls", [1, 3, 10])
@@ -68,7 +72,7 @@ def test_one_random_direction_in_twenty_reaches_further(controls: int) -> None:
     beaten = 0
     for _ in range(cases):
         drawn = [trial(rng.gauss(0.0, 0.7)) for _ in range(controls)]
-        beaten += rng.gauss(0.0, 0.7) > present(chance(mean_shifts(plain, drawn)))
+        beaten += rng.gauss(0.0, 0.7) > chance({1.0: mean_shifts(plain, drawn)})[1.0]
     assert beaten / cases == pytest.approx(0.05, abs=0.012)
 
 
@@ -76,6 +80,11 @@ def test_anti_steered_counts_prompts_that_fall_with_strength() -> None:
     moved = {-1.0: (-1.0, 1.0, -0.5, 0.0), 0.0: (0.0,) * 4, 1.0: (1.0, -1.0, 0.5, 0.0)}
     assert anti_steered(moved) == 0.25
     assert anti_steered({0.0: (0.0,)}) is None
+
+
+def test_with_one_strength_anti_steered_prompts_are_those_that_move_against_it() -> None:
+    assert anti_steered({0.0: (0.0,) * 3, 2.0: (-1.0, 1.0, 0.0)}) == pytest.approx(1 / 3)
+    assert anti_steered({-2.0: (-1.0, 1.0, 2.0), 0.0: (0.0,) * 3}) == pytest.approx(2 / 3)
 
 
 def test_the_widest_run_that_holds_is_taken() -> None:
@@ -88,17 +97,24 @@ def test_the_widest_run_that_holds_is_taken() -> None:
 @pytest.mark.parametrize(
     ("advantage", "perplexity", "expected"),
     [
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.2, (1.0, 1.5)), True),
-        (Estimate(0.1, (-0.2, 0.4)), Estimate(1.0, (0.9, 1.1)), False),
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.3, (1.1, 1.6)), False),
-        (Estimate(1.0, None), Estimate(1.0, (0.9, 1.1)), False),
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.0, None), False),
+        (Estimate(1.0, (0.5, 1.5)), Estimate(1.2, (1.0, 1.5)), 0.5),
+        (Estimate(0.1, (-0.2, 0.4)), Estimate(1.0, (0.9, 1.1)), None),
+        (Estimate(1.0, (0.5, 1.5)), Estimate(1.3, (1.1, 1.6)), None),
+        (Estimate(1.0, None), Estimate(1.0, (0.9, 1.1)), None),
+        (Estimate(1.0, (0.5, 1.5)), Estimate(1.0, None), None),
     ],
 )
 def test_a_strength_holds_with_the_whole_of_both_intervals(
-    advantage: Estimate, perplexity: Estimate, expected: bool
+    advantage: Estimate, perplexity: Estimate, expected: float | None
 ) -> None:
-    assert holds(advantage.interval, perplexity.interval) is expected
+    assert margin(advantage, perplexity.interval) == expected
+
+
+def test_the_margin_of_a_recommendation_is_that_of_its_closest_strength() -> None:
+    margins = {0.2: 0.001, 0.3: None, 0.5: 0.2, 1.0: 0.1, 1.5: None, -1.0: 0.3}
+    found = measured_ranges((2,), margins)
+    assert (found.strength, found.negative, found.margin) == ((0.5, 1.0), (-1.0, -1.0), 0.1)
+    assert measured_ranges((2,), {1.0: None}).margin is None
 
 
 def test_projection_score_is_in_natural_scales_and_centred_on_the_poles() -> None:

@@ -58,9 +58,11 @@ export function readingVerdict(vector: Vector): Verdict {
 /** Says in words whether the vector was shown to steer. */
 export function steeringVerdict(vector: Vector): Verdict {
   const shown = isShown(vector);
-  if (shown === false && vector.quality?.warnings?.length) return { text: "not shown to steer", kind: "bad" };
+  if (shown === false) {
+    const onAverage = vector.quality?.warnings?.some((warning) => warning.startsWith("not shown to steer"));
+    return { text: onAverage ? "not shown to steer" : "does not steer", kind: "bad" };
+  }
   if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
-  if (shown === false) return { text: "does not steer", kind: "bad" };
   const [up, down] = [isShown(vector, 1), isShown(vector, -1)];
   if (up === false) return { text: "steers one way, away from it", kind: "good" };
   return { text: down === false ? "steers one way, towards it" : "steers", kind: "good" };

@@ -45,21 +45,22 @@ function Effect({ effect }: { effect: Loss["effect"] }) {
     const bounds = boundsOf(one);
     return bounds ? Math.max(Math.abs(bounds.low), Math.abs(bounds.high)) : 0;
   });
-  const end = Math.max(0.1, ...ends);
+  const end = Math.max(0.1, effect.chance ?? 0, ...ends);
   return (
     <>
       <p>{effectSentence(effect)}</p>
       <p class="small">
         Shift of the answers to {effect.prompts} neutral prompts at a relative dose of {plain(effect.relative_dose)}, as
-        the unsteered model reads them, with its 95 % interval, from {signed(-end)} to {signed(end)}; the dashed line is
-        no shift. {effect.native ? `Found in this model: ${effect.native}.` : ""}
+        the unsteered model reads them, with its 95 % interval, from {signed(-end)} to {signed(end)}; the dashed line is{" "}
+        {effect.chance == null ? "no shift" : `what one random direction in twenty reaches, ${signed(effect.chance)}`}.{" "}
+        {effect.native ? `Found in this model: ${effect.native}.` : ""}
       </p>
       <Estimates
         label="Shift of the answers"
-        rows={ROWS.slice(1)}
+        rows={ROWS.slice(1).filter(([key]) => key in effect.shift)}
         found={effect.shift}
         domain={[-end, end]}
-        chance={0}
+        chance={effect.chance ?? 0}
         format={signed}
       />
     </>
@@ -169,10 +170,11 @@ export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentenc
 /** Says in words whether the carried direction was shown to steer; null where that was not measured. */
 export function effectSentence(effect: Loss["effect"]): string | null {
   if (!effect) return null;
-  const [carried, random] = [effect.shift.transferred, effect.shift.random].map(boundsOf);
+  const carried = boundsOf(effect.shift.transferred);
+  const chance = effect.chance ?? boundsOf(effect.shift.random)?.high; // an older transfer has the mean of random directions
   if (!carried) return "With the carried direction the numbers left their range.";
   if (carried.low <= 0) return "It is not shown to move what this model writes.";
-  if (random && carried.low <= random.high)
+  if (chance != null && carried.low <= chance)
     return "It moves what this model writes, but random directions are not shown to move it less.";
   return "It moves what this model writes, and further than random directions.";
 }

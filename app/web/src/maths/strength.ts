@@ -45,7 +45,7 @@ function pair(range: Range): { low: number; high: number } | null {
 
 /** Whether the card shows that a vector steers toward a side: of `sign`, or of either one without it. null: that was not measured. */
 export function isShown(vector: Vector, sign?: number): boolean | null {
-  if (vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer/.test(warning))) return false;
+  if (vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer(?! at)/.test(warning))) return false;
   const { strength, negative, basis } = (vector.recommended ?? {}) as RangeFields;
   if (!vector.quality?.dose_response) return null;
   if (basis !== "measured") return strength || negative ? true : null;
