@@ -15,6 +15,7 @@ from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
 from steering.schemas.messages import Message
 from steering.schemas.steering import DefaultSteeringAnswer, Record
+from steering.schemas.structured import ResponseFormat
 from steering.spec import InterventionSpec
 
 # Types of the arguments. Their meaning is in the request models of steering/schemas.
@@ -45,6 +46,9 @@ class SamplingOptions(TypedDict, total=False):
     n: int
     logprobs: bool | int
     readout: Sequence[str]
+    response_format: ResponseFormat | JsonObject
+    guided_regex: str
+    guided_grammar: str
 
 
 class GenerateOptions(SamplingOptions, total=False):

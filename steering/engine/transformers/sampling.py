@@ -1,4 +1,4 @@
-"""Chooses the next token of each row: penalties and bias, then top_k, top_p and min_p, then the argmax of logits / temperature plus
+"""Chooses the next token of each row: penalties and bias, then what a grammar excludes, then top_k, top_p and min_p, then the argmax of logits / temperature plus
 Gumbel noise.
 
 The noise depends on the request's seed and the token's index alone: no generator has a state between steps, so a row's numbers depend
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
+from steering.engine.grammars import masks
 from steering.engine.transformers.executor import SamplingKernel
 from steering.engine.transformers.request import Request
 from steering.shapes import Float, Int, Logits, Tensor
@@ -63,7 +64,7 @@ def _sampled_by_kernel(logits: Logits, rows: Sequence[Request], kernel: Sampling
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
-    chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators).tolist()
+    chosen = kernel(allowed(logits, rows), torch.tensor(settings, dtype=torch.float32), generators).tolist()
     return [Sampled(token, bool(finite)) for token, finite in chosen]
 
 
@@ -74,7 +75,7 @@ def _sampled_by_torch(logits: Logits, rows: Sequence[Request]) -> list[Sampled]:
     # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
-    chosen = _chosen(adjusted(raw, rows), rows)
+    chosen = _chosen(allowed(adjusted(raw, rows), rows), rows)
     logprobs = _logprobs(raw, chosen, rows)
     pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
     return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
@@ -102,6 +103,18 @@ def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
         places = _moved(np.array([owners, tokens]), logits)
         bias = _moved(np.array(values, dtype=np.float32), logits)
         result.index_put_((places[0], places[1]), bias, accumulate=True)
+    return result
+
+
+def allowed(logits: Logits, rows: Sequence[Request]) -> Logits:
+    """Returns logits in which what a row's grammar excludes is -infinity; the same tensor where no row has a grammar."""
+    constrained = [(row, request.matcher) for row, request in enumerate(rows) if request.matcher is not None]
+    if not constrained:
+        return logits
+    result = logits.clone()
+    excluded = ~torch.from_numpy(masks([matcher for _, matcher in constrained], logits.shape[1]))
+    for (row, _), tokens in zip(constrained, excluded.to(logits.device, non_blocking=True), strict=True):
+        result[row].masked_fill_(tokens, -inf)
     return result
 
 
