@@ -106,6 +106,7 @@ class AnswerWriter:
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
         index, token, monitored = answer.generated, chosen.token_id, answer.monitored
+        complete = answer.matcher is not None and answer.matcher.advance(token)
         raised = () if monitored is None or index else monitored.read(scores, None)
         if stops(raised):
             return None, Ending("monitor", "", raised)
@@ -115,7 +116,6 @@ class AnswerWriter:
             raised += monitored.read(scores, index)
         answer.ids.append(token)
         self.tokens += 1
-        complete = answer.matcher is not None and answer.matcher.advance(token)
         text, stopped = advance(answer, token)
         scheduled = None if index else answer.scheduled
         event = TokenEvent(
@@ -123,10 +123,8 @@ class AnswerWriter:
         )
         if stops(raised):
             return event, Ending("monitor", "" if stopped else finish(answer))
-        if stopped:
-            return event, Ending("stop", "")
-        if complete:
-            return event, Ending("stop", finish(answer))
+        if stopped or complete:
+            return event, Ending("stop", "" if stopped else finish(answer))
         if answer.generated >= answer.sampling.max_tokens:
             return event, Ending("length", finish(answer))
         return event, None

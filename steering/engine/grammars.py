@@ -7,15 +7,18 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from time import thread_time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.prompt import ModelTokenizer
 from steering.schemas.structured import Grammar
+from steering.shapes import Logits, Tensor
 from steering.threads import ThreadPerTaskExecutor
 
 if TYPE_CHECKING:
@@ -23,8 +26,12 @@ if TYPE_CHECKING:
 
 KEPT = 64
 """Compiled grammars that are kept."""
-JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]?[ ]{0,32}", "lenient": False}
-"""Bounded white space, since some models write it without end. Not lenient: an unsupported keyword is an error."""
+FIRST_SECONDS, TOKEN_SECONDS = 0.25, 0.002
+"""Time of a processor that the masks of one answer may take: at once, and more for each token. Other answers wait for it. Those of
+ordinary schemas take 0.01 to 0.4 ms."""
+JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]?[ ]{0,16}", "lenient": False}
+"""White space is bounded, since some models write it without end. Not lenient: a keyword that is not enforced is an error."""
+KINDS = {"json_schema": "the JSON schema", "regex": "the regular expression", "lark": "the Lark grammar"}
 WORD = 32
 """Tokens of one number of a mask."""
 
@@ -33,36 +40,47 @@ class Matcher:
     """The tokens with which one answer may go on. eos_ids: allowed wherever the answer may end."""
 
     def __init__(self, inner: "LLMatcher", eos: int, eos_ids: Iterable[int]) -> None:
-        self._inner, self._eos, self._others = inner, eos, [token for token in eos_ids if token != eos]
+        self._inner, self._eos, self._eos_ids = inner, eos, frozenset(eos_ids)
+        self._left = FIRST_SECONDS
 
     def copy(self) -> "Matcher":
-        """Returns a matcher in the same state."""
-        return Matcher(self._inner.deep_copy(), self._eos, self._others)
+        """Returns a matcher in the same state, for another answer."""
+        return Matcher(self._inner.deep_copy(), self._eos, self._eos_ids)
 
-    def fill(self, mask: NDArray[np.int32]) -> None:
+    def fill(self, mask: NDArray[np.uint32]) -> None:
         """Writes which tokens may follow: bit i of number j is that of token 32 j + i. Other threads run meanwhile."""
+        began = thread_time()
         self._inner.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        words = mask.view(np.uint32)
-        if words[self._eos // WORD] >> (self._eos % WORD) & 1:
-            for token in self._others:
-                words[token // WORD] |= np.uint32(1 << token % WORD)
+        self._left -= thread_time() - began
+        if mask[self._eos // WORD] >> (self._eos % WORD) & 1:
+            for token in self._eos_ids:
+                mask[token // WORD] |= np.uint32(1 << token % WORD)
 
     def advance(self, token: int) -> bool:
-        """Adds a token of the answer. Returns whether nothing may follow it. Raises LimitExceeded where the grammar is too
-        complex to go on with this answer."""
-        self._inner.consume_token(token)
-        if self._inner.is_error():
-            raise LimitExceeded(f"the answer cannot go on under its grammar: {_short(self._inner.get_error())}")
+        """Adds a token of the answer, or one that ends it. Returns whether nothing may follow it. Raises LimitExceeded where the
+        grammar is too complex to go on with this answer."""
+        self._left += TOKEN_SECONDS
+        if not self._inner.is_error():
+            self._inner.consume_token(self._eos if token in self._eos_ids else token)
+        reason = self.error or ("its masks take more than 2 ms a token" if self._left < 0.0 else "")
+        if reason:
+            raise LimitExceeded(f"the answer cannot go on under its schema or grammar: {reason}")
         return self._inner.is_stopped()
 
+    @property
+    def error(self) -> str:
+        """Why it cannot be used any more; empty while it can."""
+        return _short(self._inner.get_error())
 
-def masks(matchers: Sequence[Matcher], vocab_size: int) -> NDArray[np.bool_]:
-    """Returns which tokens may follow, (matcher, vocab)."""
-    words = np.zeros((len(matchers), -(-vocab_size // WORD)), dtype=np.int32)
+
+def allowed(matchers: Sequence[Matcher], logits: Logits) -> Logits:
+    """Returns the logits of one row to a matcher (row, vocab), -infinity for tokens that may not follow."""
+    words = np.zeros((len(matchers), -(-logits.shape[1] // WORD)), dtype=np.uint32)
     for matcher, row in zip(matchers, words, strict=True):
         matcher.fill(row)
-    bits = np.unpackbits(words.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
-    return bits.view(np.bool_)
+    bits = np.unpackbits(words.view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
+    tokens: Tensor = torch.from_numpy(bits.view(np.bool_)).to(logits.device, non_blocking=True)
+    return torch.where(tokens, logits, -torch.inf)
 
 
 class Grammars:
@@ -74,7 +92,7 @@ class Grammars:
         self._executor = ThreadPerTaskExecutor(max_threads=1)
 
     async def matcher(self, grammar: Grammar) -> Matcher:
-        """Returns a matcher of a new answer. Raises InvalidRequest naming the field and what is wrong with it,
+        """Returns a matcher for a new answer. Raises InvalidRequest naming the field and what is wrong with it,
         UnsupportedParameter where llguidance does not read the model's tokenizer."""
         compiled = self._compiled.get(grammar)
         if compiled is None:
@@ -83,47 +101,60 @@ class Grammars:
         return compiled.copy()
 
     def _compile(self, grammar: Grammar) -> Matcher:
-        from llguidance import LLMatcher  # noqa: PLC0415 - most servers never need it
+        from llguidance import LLMatcher  # noqa: PLC0415 - most answers never need it
 
-        tokenizer = self._vocabulary
-        inner = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=_limits())
-        if inner.is_error():
-            what = {"json_schema": "the JSON schema", "regex": "the regular expression", "lark": "the Lark grammar"}
-            reason = _short(inner.get_error())
-            raise InvalidRequest(f"{what[grammar.kind]} cannot be used: {reason}", param=grammar.param)
-        return Matcher(inner, tokenizer.eos_token, self._tokenizer.eos_ids)
+        vocabulary = self.vocabulary
+        inner = LLMatcher(vocabulary, _source(grammar), log_level=0, limits=_limits())
+        matcher = Matcher(inner, vocabulary.eos_token, self._tokenizer.eos_ids)
+        if not matcher.error:  # what a first token cannot match shows with the first mask
+            matcher.fill(np.zeros(-(-vocabulary.vocab_size // WORD), dtype=np.uint32))
+        if matcher.error:
+            raise InvalidRequest(f"{KINDS[grammar.kind]} cannot be used: {matcher.error}", param=grammar.param)
+        return matcher
 
     @cached_property
-    def _vocabulary(self) -> "LLTokenizer":
+    def vocabulary(self) -> "LLTokenizer":
+        """The model's tokens as llguidance reads them. It takes half a second to make, and no other thread runs meanwhile."""
         from llguidance import LLTokenizer  # noqa: PLC0415 - see `_compile`
 
-        eos = min(self._tokenizer.eos_ids, default=None)
+        text, size = self._tokenizer.serialized, self._tokenizer.vocab_size
         try:
-            return LLTokenizer(self._tokenizer.serialized, n_vocab=self._tokenizer.vocab_size, eos_token=eos)
+            return LLTokenizer(text, size, min(self._tokenizer.eos_ids, default=None), LLTokenizer.json_slices())
         except ValueError as error:
-            reason = f"llguidance does not read the model's tokenizer: {_short(str(error))}"
-            raise UnsupportedParameter(f"answers of this model cannot be held to a grammar: {reason}") from error
+            raise UnsupportedParameter(
+                f"llguidance does not read this model's tokenizer: {_short(str(error))}"
+            ) from error
 
 
 def _limits() -> "LLParserLimits":
-    """Returns bounds of the work and memory of one grammar."""
+    """Returns bounds of llguidance's work and memory. A step that reaches them takes some milliseconds."""
     from llguidance import LLParserLimits  # noqa: PLC0415 - see Grammars
 
     return LLParserLimits(
-        initial_lexer_fuel=400_000, max_grammar_size=100_000, max_lexer_states=50_000, precompute_large_lexemes=False
+        initial_lexer_fuel=400_000,
+        step_lexer_fuel=20_000,
+        step_max_items=3_000,
+        max_items_in_row=1_500,
+        max_lexer_states=50_000,
+        max_grammar_size=100_000,
+        precompute_large_lexemes=False,
+        verbose_errors=False,
     )
 
 
 def _source(grammar: Grammar) -> str:
-    """Returns a grammar as llguidance reads it."""
-    if grammar.kind == "json_schema":
-        return json.dumps({"grammars": [{"json_schema": json.loads(grammar.text) | {"x-guidance": JSON_OPTIONS}}]})
-    if grammar.kind == "lark":
-        return json.dumps({"grammars": [{"lark_grammar": grammar.text}]})
-    from llguidance import LLMatcher  # noqa: PLC0415 - see Grammars
+    """Returns a grammar in the format of llguidance."""
+    if grammar.kind == "regex":
+        from llguidance import LLMatcher  # noqa: PLC0415 - see Grammars
 
-    return LLMatcher.grammar_from_regex(grammar.text)
+        return LLMatcher.grammar_from_regex(grammar.text)
+    entry: dict[str, Any] = {"lark_grammar": grammar.text}
+    if grammar.kind == "json_schema":
+        entry = {"json_schema": json.loads(grammar.text) | {"x-guidance": JSON_OPTIONS}}
+    return json.dumps({"grammars": [entry]})
 
 
 def _short(message: str) -> str:
+    """Returns a message of llguidance without the state that some have at their end."""
+    message = message.partition("\n<")[0]
     return message if len(message) <= 300 else f"{message[:300]}…"

@@ -255,7 +255,7 @@ class ModelTokenizer:
     @property
     def serialized(self) -> str:
         """The tokenizer in the JSON format of the library `tokenizers`."""
-        return cast(str, self._backend.to_str())
+        return self._backend.to_str()
 
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
+from math import lcm
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,9 +12,11 @@ from steering.schemas.base import Flag, Request
 
 MAX_SCHEMA_BYTES = 64_000
 MAX_SCHEMA_DEPTH = 32
-MAX_SCHEMA_VALUES = 8_192
+MAX_SCHEMA_VALUES = 4_096
 MAX_ENUM_VALUES = 1_024
 """Of all `enum` lists of a schema together."""
+MAX_MULTIPLE = 10_000
+"""Least common multiple of all `multipleOf` of a schema, in units of their last decimal: remainders that are told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class Grammar:
 
 def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError for a schema that is too deep or too large. Iterates level by level, and ends at the first bound."""
-    level, values, options = [schema], 1, 0
+    level, values, options, multiples = [schema], 1, 0, list[Decimal]()
     for _ in range(MAX_SCHEMA_DEPTH):
         deeper: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 options += len(item["enum"]) if isinstance(item.get("enum"), list) else 0
+                if type(multiple := item.get("multipleOf")) in (int, float):
+                    multiples.append(Decimal(str(multiple)))
                 deeper.extend(item.values())
             elif isinstance(item, list):
                 deeper.extend(item)
@@ -61,7 +67,21 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
     if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
         raise ValueError(f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES}")
+    places, common = max((-int(one.as_tuple().exponent) for one in multiples), default=0), 1
+    for multiple in multiples:
+        common = lcm(common, int(multiple.scaleb(places)))
+        if common > MAX_MULTIPLE:
+            raise ValueError(
+                f"'multipleOf': the least common multiple, in units of the last decimal, is above {MAX_MULTIPLE}"
+            )
     return schema
+
+
+def _plain(grammar: str) -> str:
+    """Raises ValueError for a grammar with a JSON schema in it, whose bounds would not be checked."""
+    if "%json" in grammar:
+        raise ValueError("'%json' is not offered; give a schema as 'response_format'")
+    return grammar
 
 
 class JsonSchema(Request):
@@ -102,7 +122,7 @@ class StructuredFields(Request):
 
     response_format: ResponseFormat | None = None
     guided_regex: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
-    guided_grammar: Annotated[str, Field(min_length=1, max_length=32_000)] | None = None
+    guided_grammar: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_plain)] | None = None
 
     @model_validator(mode="after")
     def _one_grammar(self) -> "StructuredFields":

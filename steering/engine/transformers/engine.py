@@ -126,6 +126,10 @@ class TransformersEngine:
                 if event.finish is not None:
                     return
 
+    def load_vocabulary(self) -> None:
+        """Makes what grammars need of the tokenizer, before there are requests that would wait. Raises UnsupportedParameter."""
+        _ = self._grammars.vocabulary
+
     async def check_grammar(self, grammar: Grammar) -> None:
         """See SupportsGrammars.check_grammar."""
         await self._grammars.matcher(grammar)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steering.engine import grammars
 from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
-from steering.engine.grammars import masks
 from steering.engine.transformers.executor import SamplingKernel
 from steering.engine.transformers.request import Request
 from steering.shapes import Float, Int, Logits, Tensor
@@ -108,13 +108,14 @@ def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
 
 def allowed(logits: Logits, rows: Sequence[Request]) -> Logits:
     """Returns logits in which what a row's grammar excludes is -infinity; the same tensor where no row has a grammar."""
-    constrained = [(row, request.matcher) for row, request in enumerate(rows) if request.matcher is not None]
-    if not constrained:
+    own = [row for row, request in enumerate(rows) if request.matcher is not None]
+    matchers = [request.matcher for request in rows if request.matcher is not None]
+    if not own:
         return logits
+    if len(own) == len(rows):
+        return grammars.allowed(matchers, logits)
     result = logits.clone()
-    excluded = ~torch.from_numpy(masks([matcher for _, matcher in constrained], logits.shape[1]))
-    for (row, _), tokens in zip(constrained, excluded.to(logits.device, non_blocking=True), strict=True):
-        result[row].masked_fill_(tokens, -inf)
+    result[own] = grammars.allowed(matchers, logits[own])
     return result
 
 
