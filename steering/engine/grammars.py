@@ -31,6 +31,8 @@ FIRST_SECONDS, TOKEN_SECONDS = 0.25, 0.002
 ordinary schemas take 0.01 to 0.4 ms."""
 JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]?[ ]{0,16}", "lenient": False}
 """White space is bounded, since some models write it without end. Not lenient: a keyword that is not enforced is an error."""
+COMPILE_SECONDS = 30.0
+"""Longest time that a request waits for its grammar. What the bounds allow takes less than a second."""
 KINDS = {"json_schema": "the JSON schema", "regex": "the regular expression", "lark": "the Lark grammar"}
 WORD = 32
 """Tokens of one number of a mask."""
@@ -96,7 +98,13 @@ class Grammars:
         UnsupportedParameter where llguidance does not read the model's tokenizer."""
         compiled = self._compiled.get(grammar)
         if compiled is None:
-            compiled = await asyncio.get_running_loop().run_in_executor(self._executor, self._compile, grammar)
+            compiling = asyncio.get_running_loop().run_in_executor(self._executor, self._compile, grammar)
+            try:
+                compiled = await asyncio.wait_for(compiling, COMPILE_SECONDS)
+            except TimeoutError:
+                self._executor = ThreadPerTaskExecutor(max_threads=1)  # the next ones do not wait for it
+                what = f"{KINDS[grammar.kind]} takes more than {COMPILE_SECONDS:.0f} s to compile, with those before it"
+                raise LimitExceeded(what, param=grammar.param) from None
             self._compiled[grammar] = compiled
         return compiled.copy()
 

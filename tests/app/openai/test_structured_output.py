@@ -106,7 +106,8 @@ async def test_json_objects_expressions_and_grammars_on_every_route(tiny: Server
     assert text.lstrip().startswith("{")
     assert whole["choices"][0]["finish_reason"] == "length" or isinstance(json.loads(text), dict)
     plain = [
-        await answered(tiny, "/v1/generate", **ASK, **more) for more in ({}, {"response_format": {"type": "text"}})
+        await answered(tiny, "/v1/generate", **ASK),
+        await answered(tiny, "/v1/generate", **ASK, response_format={"type": "text"}),
     ]
     assert plain[0]["choices"] == plain[1]["choices"]
 
