@@ -49,6 +49,13 @@ class Matcher:
         """Returns a matcher in the same state, for another answer."""
         return Matcher(self._inner.deep_copy(), self._eos, self._eos_ids)
 
+    def allows(self, token: int) -> bool:
+        """Returns whether a token may follow. Takes microseconds, where a mask takes a tenth of a millisecond."""
+        began = thread_time()
+        count = self._inner.validate_tokens([self._eos if token in self._eos_ids else token])
+        self._left -= thread_time() - began
+        return count == 1
+
     def fill(self, mask: NDArray[np.uint32]) -> None:
         """Writes which tokens may follow: bit i of number j is that of token 32 j + i. Other threads run meanwhile."""
         began = thread_time()

@@ -153,14 +153,15 @@ async def test_a_schema_that_cannot_be_used_is_refused(tiny: Server, schema: dic
 async def test_what_is_no_grammar_is_refused_by_name(tiny: Server) -> None:
     two = await refused(tiny, guided_regex="a", response_format={"type": "json_object"})
     assert "at most one of" in two["message"]
-    for fields, param in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"guided_regex": "(a"}, "guided_regex"),
         ({"guided_regex": "a" * 4097}, "guided_regex"),
         ({"guided_grammar": "start: word"}, "guided_grammar"),
         ({"guided_grammar": 'start: %json {"multipleOf": 123456789}'}, "guided_grammar"),
         ({"response_format": {"type": "json"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ]:
+    ]
+    for fields, param in wrong:
         assert (await refused(tiny, **fields))["param"].startswith(param), fields
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
-from steering.engine.grammars import Grammars, Matcher
+from steering.engine.grammars import Grammars, Matcher, allowed
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.memory.block_pool import BLOCK
@@ -195,23 +195,45 @@ class Kernel:
     """A sampling kernel in torch: notes the logits it gets, and takes the largest."""
 
     def __init__(self) -> None:
-        self.logits = torch.empty(0)
+        self.calls: list[torch.Tensor] = []
 
     def __call__(self, logits: torch.Tensor, _settings: torch.Tensor, _states: torch.Tensor) -> torch.Tensor:
-        self.logits = logits
+        self.calls.append(logits)
         return torch.stack([logits.argmax(dim=1), torch.ones(len(logits), dtype=torch.int64)], dim=1)
 
 
-async def test_the_kernel_gets_masked_rows_and_the_other_rows_as_they_are(engine: TransformersEngine) -> None:
+async def test_the_kernel_gets_masked_rows_apart_and_the_other_rows_as_they_are(engine: TransformersEngine) -> None:
     logits, kernel = torch.randn(3, engine.info.vocab_size).to(torch.bfloat16), Kernel()
     before = logits.clone()
     rows = [row(SamplingParams()) for _ in range(3)]
     rows[1].matcher = await Grammars(engine.tokenizer).matcher(PHONE)
-    chosen = sample(logits, rows, kernel)
+    assert sample(logits, rows, kernel)[1].token_id == ord("+")
     assert torch.equal(logits, before), "a request that is computed again needs them"
-    assert torch.equal(kernel.logits[[0, 2]], before[[0, 2]])
-    assert chosen[1].token_id == ord("+")
-    assert int(torch.isfinite(kernel.logits[1]).sum()) == 1
+    plain, masked = kernel.calls
+    assert torch.equal(plain, before)
+    assert masked.isfinite().nonzero().tolist() == [[0, ord("+")]]
+    logits[1, ord("+")] = 99.0
+    sample(logits, rows, kernel)
+    assert len(kernel.calls) == 3, "a token that wins and is allowed needs no mask"
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.7, "min_p": 0.01}, {"logit_bias": {48: 3.0}}])
+async def test_the_token_is_that_of_the_masked_logits(engine: TransformersEngine, filters: dict[str, Any]) -> None:
+    """Whether or not the winner among all tokens was allowed: by the same noise, filters are of what is allowed."""
+    digits = await Grammars(engine.tokenizer).matcher(Grammar("regex", "[0-7]+"))
+    logits = torch.randn(60, engine.info.vocab_size, generator=torch.Generator().manual_seed(1))
+    logits[:, 48:56] += 2.0
+    free = [row(SamplingParams(temperature=seed % 2 * 0.9, seed=seed, **filters)) for seed in range(60)]
+    excluded = torch.ones_like(logits, dtype=torch.bool)
+    excluded[:, 48:56] = False
+    expected = sample(logits.masked_fill(excluded, -torch.inf), free)
+    held = [row(SamplingParams(temperature=seed % 2 * 0.9, seed=seed, **filters)) for seed in range(60)]
+    for one in held:
+        one.matcher = digits
+    found = sample(logits, held)
+    assert [one.token_id for one in found] == [one.token_id for one in expected]
+    winners = [one.token_id for one in sample(logits, free)]
+    assert 0 < sum(48 <= token < 56 for token in winners) < 60
 
 
 async def test_every_end_of_the_model_is_allowed_where_the_answer_may_end(engine: TransformersEngine) -> None:
@@ -221,15 +243,9 @@ async def test_every_end_of_the_model_is_allowed_where_the_answer_may_end(engine
     tokenizer.eos_ids = frozenset({eos, second})
     matcher = await Grammars(tokenizer).matcher(Grammar("regex", "ab*"))
 
-    def follow() -> set[int]:
-        rows = [row(SamplingParams())]
-        rows[0].matcher, kernel = matcher, Kernel()
-        sample(torch.zeros(1, engine.info.vocab_size, dtype=torch.bfloat16), rows, kernel)
-        return set(torch.isfinite(kernel.logits[0]).nonzero()[:, 0].tolist())
-
-    assert follow() == {ord("a")}
+    assert set(_next(matcher, engine)) == {ord("a")}
     assert not matcher.advance(ord("a"))
-    assert follow() == {ord("b"), eos, second}
+    assert set(_next(matcher, engine)) == {ord("b"), eos, second}
     assert matcher.advance(second), "nothing may follow"
 
 
@@ -297,7 +313,7 @@ async def test_grammars_are_compiled_once_and_copied(engine: TransformersEngine)
 
 
 def _next(matcher: Matcher, engine: TransformersEngine) -> list[int]:
-    rows = [row(SamplingParams())]
-    rows[0].matcher, kernel = matcher, Kernel()
-    sample(torch.zeros(1, engine.info.vocab_size, dtype=torch.bfloat16), rows, kernel)
-    return torch.isfinite(kernel.logits[0]).nonzero()[:, 0].tolist()
+    """Returns the tokens that may follow."""
+    found = allowed([matcher], torch.zeros(1, engine.info.vocab_size)).isfinite()[0].nonzero()[:, 0].tolist()
+    assert all(matcher.allows(token) == (token in found) for token in range(engine.info.vocab_size))
+    return [int(token) for token in found]
