@@ -20,6 +20,7 @@ from app.core.state import ServerState, state_of
 from app.core.tracing import current_observer
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
+from steering.engine.capabilities import check_grammar
 from steering.engine.prompts import check_context, encode_prompt, encode_steered
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.injection.readings import Reading
@@ -33,6 +34,7 @@ from steering.schemas.extraction import Pair
 from steering.schemas.messages import ChoiceFields, ConversationFields, Message, SamplingFields, Text, TextsFields
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
+from steering.schemas.structured import StructuredFields
 from steering.spec import InterventionSpec, SteeringSpec, is_inline, vector_names
 from steering.store.records import Writer
 from steering.store.store import NamespaceStore
@@ -245,21 +247,26 @@ class Context:
         logprobs: int | None = None,
     ) -> GenerationRequest:
         """Tokenizes a prompt and builds the request for the engine, with a seed where none was given. Without
-        max_tokens the answer gets what fits the context, up to `default`. Raises ContextLengthExceeded, InvalidRequest
-        where the plan asks for roles that the prompt does not have."""
+        max_tokens the answer gets what fits the context, up to `default`. A grammar is compiled. Raises
+        ContextLengthExceeded, UnsupportedParameter where the engine takes no grammar, InvalidRequest for one that does not
+        compile, and where the plan asks for roles that the prompt does not have."""
         info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
         ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan)
         if max_tokens is None:
             max_tokens = max(1, min(default, info.context_length - len(ids)))
         check_context(len(ids), max_tokens, info)
+        if (grammar := fields.grammar) is not None:
+            await check_grammar(self.engine, grammar)
         changed = {
             "max_tokens": max_tokens,
             "logit_bias": {int(token): bias for token, bias in fields.logit_bias.items()},
             "seed": fields.seed if fields.seed is not None else secrets.randbelow(_SEED_LIMIT),
             "stop": fields.stops,
             "logprobs": fields.top_logprobs if isinstance(fields, ChoiceFields) else logprobs,
+            "grammar": grammar,
         }
-        sampling = SamplingParams(**{name: getattr(fields, name) for name in SamplingFields.model_fields} | changed)
+        names = SamplingFields.model_fields.keys() - StructuredFields.model_fields.keys()
+        sampling = SamplingParams(**{name: getattr(fields, name) for name in names} | changed)
         return self.engine_request(ids, sampling, plan, readings)
 
     def engine_request(

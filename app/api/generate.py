@@ -32,6 +32,7 @@ from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, FlagCondition, GenerateAnswer, GenerateRequest, RaisedFlag, Token, Usage
 from steering.schemas.messages import ChoiceFields
 from steering.schemas.steering import RECORD_FORMAT, AppliedSteering, Record, ReplayRequest
+from steering.schemas.structured import StructuredFields
 from steering.spec import (
     InlineVector,
     InterventionSpec,
@@ -331,8 +332,11 @@ async def _recorded_vectors(context: Context, record: Record) -> VectorSource:
 def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, n: int) -> Record:
     """Records everything the answers of a request depend on."""
     engine, info = context.engine, context.engine.info
-    fields = {name: getattr(sampling, name) for name in schemas.RecordedSampling.model_fields}
+    names = schemas.RecordedSampling.model_fields.keys() - StructuredFields.model_fields.keys()
+    fields = {name: getattr(sampling, name) for name in names}
     fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.grammar is not None:
+        fields |= sampling.grammar.fields
     return Record(
         format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),

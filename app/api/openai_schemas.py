@@ -8,6 +8,7 @@ from steering.errors import UnsupportedParameter
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
 from steering.schemas.steering import Steering
+from steering.schemas.structured import StructuredFields
 from steering.spec import Number
 
 Label = Annotated[str, Field(max_length=512)]
@@ -76,7 +77,7 @@ class StreamOptions(Request):
     include_obfuscation: Flag = False
 
 
-class GenerationRequest(OpenAIRequest):
+class GenerationRequest(OpenAIRequest, StructuredFields):
     """Fields that chat and text completions share."""
 
     n: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
@@ -98,7 +99,8 @@ class GenerationRequest(OpenAIRequest):
 
     def sampling(self) -> native.SamplingFields:
         """Returns the sampling fields. OpenAI's defaults are ours, except for the temperature."""
-        given = self.model_dump(include=set(native.SamplingFields.model_fields) - {"max_tokens"}, exclude_none=True)
+        names = native.SamplingFields.model_fields.keys() & type(self).model_fields.keys() - {"max_tokens"}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return native.SamplingFields.model_validate({"temperature": 1.0, **given})
 
 
@@ -110,7 +112,6 @@ class ChatRequest(GenerationRequest):
         "tool_choice": "none",
         "functions": [],
         "function_call": "none",
-        "response_format": {"type": "text"},
         "audio": _ANY,
         "modalities": ["text"],
         "prediction": _ANY,

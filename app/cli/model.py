@@ -84,11 +84,24 @@ class Sampled:
         return {**asked.fields(), "max_tokens": max_tokens, **asdict(self), **others}
 
 
+JsonSchemaFile = Annotated[Path | None, file_option("A JSON schema that the answer must match.", "--json-schema")]
+
+
 @command
-def generate(connect: Connect, asked: Asked, steered: Steered, sampled: Sampled, max_tokens: MaxTokens = 128) -> Output:
+def generate(
+    connect: Connect,
+    asked: Asked,
+    steered: Steered,
+    sampled: Sampled,
+    max_tokens: MaxTokens = 128,
+    json_schema: JsonSchemaFile = None,
+) -> Output:
     """Stream an answer, then show what the steering applied."""
     interventions = steered.interventions()
     options = sampled.fields(asked, max_tokens, steering=interventions)
+    if json_schema is not None:
+        schema = {"name": "answer", "schema": load_json(text_of(json_schema), json_schema.name)}
+        options["response_format"] = {"type": "json_schema", "json_schema": schema}
     client = connect(interventions)
     return lambda: tables.dumped(client.generate(**options)), lambda: _print_stream(client, options)
 

@@ -36,6 +36,7 @@ from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
 from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import DefaultSteeringAnswer, Record
+from steering.schemas.structured import ResponseFormat
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -54,6 +55,9 @@ class SamplingOptions(TypedDict, total=False):
     n: int
     logprobs: bool | int
     readout: Sequence[str]
+    response_format: ResponseFormat | JsonObject
+    guided_regex: str
+    guided_grammar: str
 
 
 class GenerateOptions(SamplingOptions, total=False):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steering.engine.api import Finish, SamplingParams, TokenEvent
+from steering.engine.grammars import Matcher
 from steering.errors import NonfiniteActivations
 from steering.injection.readings import MonitoredAnswer, RaisedMonitor, stops
 from steering.injection.rows import SteeredRow
@@ -63,6 +64,7 @@ class Answer(SteeredRow):
 
     held_text: characters that may belong to a stop string.
     cached: positions that were not computed for it.
+    matcher: the tokens with which it may go on, where it must match a grammar.
     scheduled: when it first ran, by the monotonic clock.
     """
 
@@ -71,6 +73,7 @@ class Answer(SteeredRow):
     monitored: MonitoredAnswer | None = None
     held_text: str = ""
     cached: int = 0
+    matcher: Matcher | None = None
     scheduled: float | None = None
 
 
@@ -96,13 +99,14 @@ class AnswerWriter:
         """Adds a token to an answer. Returns its event, None for a token that ends the answer; and the ending, if it ends.
 
         readout, scores: what the pass read at the position that predicts the token; scores of the monitors in their order.
-        Raises NonfiniteActivations when the logits were not finite.
+        Raises NonfiniteActivations when the logits were not finite, LimitExceeded where its grammar became too complex.
         """
         if not chosen.finite:
             raise NonfiniteActivations(
                 "steering drove the activations out of range: logits are not finite; lower the strength"
             )
         index, token, monitored = answer.generated, chosen.token_id, answer.monitored
+        complete = answer.matcher is not None and answer.matcher.advance(token)
         raised = () if monitored is None or index else monitored.read(scores, None)
         if stops(raised):
             return None, Ending("monitor", "", raised)
@@ -119,8 +123,8 @@ class AnswerWriter:
         )
         if stops(raised):
             return event, Ending("monitor", "" if stopped else finish(answer))
-        if stopped:
-            return event, Ending("stop", "")
+        if stopped or complete:
+            return event, Ending("stop", "" if stopped else finish(answer))
         if answer.generated >= answer.sampling.max_tokens:
             return event, Ending("length", finish(answer))
         return event, None

@@ -9,6 +9,7 @@ from steering.injection.readings import NO_MONITORS, MonitorSet, RaisedMonitor, 
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.schemas.structured import Grammar
 from steering.shapes import Direction, Float, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
@@ -20,7 +21,8 @@ every one, or a negative offset from the end."""
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Options for choosing the next token. temperature 0 is greedy. stop: strings that end the text without being part of it."""
+    """Options for choosing the next token. temperature 0 is greedy. stop: strings that end the text without being part of it.
+    grammar: what the answer must match, on engines that have `check_grammar`."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -35,6 +37,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from steering.engine.api import Engine, FitTask, FittedDirection
 from steering.errors import UnsupportedParameter
+from steering.schemas.structured import Grammar
 from steering.shapes import Float, Residual, Tensor
 
 
@@ -29,6 +30,15 @@ class SupportsFitting(Protocol):
         """
 
 
+@runtime_checkable
+class SupportsGrammars(Protocol):
+    """An engine whose answers can be held to `SamplingParams.grammar`."""
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """Compiles a grammar in a thread, and keeps it for the requests that follow. Raises InvalidRequest for one that is not
+        valid, UnsupportedParameter for the model's tokenizer."""
+
+
 def steers_token_scopes(engine: Engine) -> bool:
     """Returns whether an engine steers tokens chosen by their ids or their messages' roles. One that does not refuses them."""
     return getattr(engine, "steers_token_scopes", False)
@@ -37,6 +47,17 @@ def steers_token_scopes(engine: Engine) -> bool:
 def limits_of(engine: Engine) -> dict[str, int | float]:
     """Returns an engine's own limits of a request, by name: it refuses a temperature above its `max_temperature`."""
     return {"max_temperature": engine.max_temperature} if hasattr(engine, "max_temperature") else {}
+
+
+def takes_grammars(engine: Engine) -> bool:
+    """Returns whether the answers of an engine can be held to a schema or a grammar."""
+    return isinstance(engine, SupportsGrammars)
+
+
+async def check_grammar(engine: Engine, grammar: Grammar) -> None:
+    """Compiles a grammar. Raises UnsupportedParameter for an engine that would ignore it, else as SupportsGrammars.check_grammar."""
+    _require(engine, takes_grammars(engine), "hold answers to a schema or a grammar", grammar.param)
+    await cast(SupportsGrammars, engine).check_grammar(grammar)
 
 
 def can_fit(engine: Engine) -> bool:

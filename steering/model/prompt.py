@@ -257,6 +257,11 @@ class ModelTokenizer:
         self.vocab_size = vocab_size  # padded rows beyond the tokenizer can be generated; they have no text
         self.eos_ids = frozenset(int(token_id) for token_id in eos_ids)
 
+    @property
+    def serialized(self) -> str:
+        """The tokenizer in the JSON format of the library `tokenizers`."""
+        return self._backend.to_str()
+
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or
         checked ids.

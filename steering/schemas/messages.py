@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from steering.schemas.base import Flag, Request, Whole, exactly_one
+from steering.schemas.structured import StructuredFields
 from steering.spec import Number, at_most
 
 MAX_CHARACTERS = 16_000_000
@@ -97,7 +98,7 @@ TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 LogitBias = Annotated[dict[TokenKey, Annotated[Number, Field(ge=-100, le=100)]], Field(max_length=1024), at_most(1024)]
 
 
-class SamplingFields(Request):
+class SamplingFields(StructuredFields):
     """How the next token is chosen. temperature 0 is greedy. Without max_tokens 128, or what still fits the context.
 
     presence_penalty and frequency_penalty lower the logits of generated tokens; logit_bias adds to logits by token id.

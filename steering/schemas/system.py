@@ -50,7 +50,8 @@ class CallerAnswer(Answer):
 class CapabilitiesAnswer(Answer):
     """What this server offers. executor: how passes run now (`eager`, `eager+kernels`, `compiled`, `compiled+kernels`).
     concept_steering: whether each starter concept steers this model, which way and at what strength. judges: whom an
-    evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`."""
+    evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`. grammars: whether
+    `response_format`, `guided_regex` and `guided_grammar` are offered."""
 
     engine: str
     executor: str
@@ -66,6 +67,7 @@ class CapabilitiesAnswer(Answer):
     judges: list[str]
     second_model: bool
     token_scopes: bool
+    grammars: bool
     limits: dict[str, int | float]
     scopes: list[str]
     key: CallerAnswer

@@ -1,5 +1,6 @@
 """What every Engine of the table promises, and the scripted one of the tests with it, since it is an Engine as well."""
 
+import re
 from dataclasses import replace
 from time import monotonic
 
@@ -20,11 +21,14 @@ from steering.engine.api import (
 from steering.engine.capabilities import (
     SupportsFitting,
     SupportsUnembed,
+    check_grammar,
     fitting_of,
     steers_token_scopes,
+    takes_grammars,
     unembedding_of,
 )
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
+from steering.schemas.structured import Grammar
 from tests.contracts.engines import SCRIPTED
 from tests.engines import run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
@@ -71,6 +75,18 @@ async def test_tokens_chosen_by_id_are_steered_or_refused_as_the_engine_declares
             await run(engine, request)
         return
     assert (await run(engine, request)).tokens != (await run(engine, GenerationRequest(PROMPTS[0], sampling(8)))).tokens
+
+
+async def test_a_grammar_holds_or_is_refused_as_the_engine_declares(engine: Engine) -> None:
+    grammar = Grammar("regex", "[0-9]{3}-[0-9]{2}")
+    if not takes_grammars(engine):
+        with pytest.raises(UnsupportedParameter, match=engine.name):
+            await check_grammar(engine, grammar)
+        return
+    params = [SamplingParams(temperature=temperature, seed=3, grammar=grammar) for temperature in (0.0, 1.0)]
+    for outcome in await run_all(engine, [GenerationRequest(PROMPTS[0], one) for one in params]):
+        assert re.fullmatch(grammar.text, outcome.text), outcome.text
+        assert outcome.finish.reason == "stop"
 
 
 async def test_events_are_numbered_and_the_last_says_how_it_ended(engine: Engine) -> None:

@@ -17,12 +17,14 @@ from tests.scripted_model import SCRIPTED_MODEL
 LAYERS = 30
 """Of the embedded model, whose layers the pages name."""
 STEERING, RESPONSE, ELSEWHERE = "steering", "response", "elsewhere"
-"""ELSEWHERE: the answer of an endpoint that is not ours, in tests/app/api/test_judge.py; here it is only found and parsed."""
+"""ELSEWHERE: here it is only found and parsed: the answer of an endpoint that is not ours (tests/app/api/test_judge.py), and what needs a
+model (tests/app/openai/test_structured_output.py)."""
 BLOCKS: list[tuple[str, str, str]] = [
     ("api.md", '"schedule": {"kind": "linear"', STEERING),
     ("api.md", '{"vector": {"directions"', STEERING),
     ("api.md", '"max_tokens": 64, "temperature": 0.7', "POST /v1/generate"),
     ("api.md", '"id": "gen-5f0c"', RESPONSE),
+    ("api.md", '"response_format"', ELSEWHERE),
     ("api.md", '"baseline": "base"', "POST /v1/compare"),
     ("api.md", '"vectors": ["sentiment"], "layers": "recommended"', "POST /v1/readout"),
     ("api.md", '"centred": true', RESPONSE),

@@ -23,6 +23,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
+from steering.engine.grammars import Grammars
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
     MAX_INLINE_CHARACTERS,
@@ -46,6 +47,7 @@ from steering.errors import LimitExceeded, OutOfMemory
 from steering.injection.readings import MonitoredAnswer
 from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
+from steering.schemas.structured import Grammar
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
 
@@ -73,7 +75,7 @@ class TransformersEngine:
         self._scheduler = Scheduler(
             self._limits, pool, self._index, runner.release, logit_positions, same_pass=runner.same_pass
         )
-        self._numbers = count()
+        self._numbers, self._grammars = count(), Grammars(self.tokenizer)
         self._loop = EngineLoop(runner, self._scheduler, self.tokenizer.eos_ids, self._limits)
         self._loop.start()
         runner.executor.start(self._install)
@@ -99,6 +101,8 @@ class TransformersEngine:
         if not self._scheduler.fits_alone(len(ids) + wanted):
             too_large = f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
             raise OutOfMemory(too_large)
+        grammar = request.sampling.grammar
+        matcher = None if grammar is None else await self._grammars.matcher(grammar)
         with closing(Stream(asyncio.get_running_loop())) as stream:
             running = Request(
                 id=next(self._numbers),
@@ -113,6 +117,7 @@ class TransformersEngine:
                 monitors=request.monitors,
                 monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
                 decoder=self.tokenizer.decode_stream(ids),
+                matcher=matcher,
             )
             self._loop.submit([running])
             while True:
@@ -120,6 +125,14 @@ class TransformersEngine:
                 yield event
                 if event.finish is not None:
                     return
+
+    def load_vocabulary(self) -> None:
+        """Makes what grammars need of the tokenizer, before there are requests that would wait. Raises UnsupportedParameter."""
+        _ = self._grammars.vocabulary
+
+    async def check_grammar(self, grammar: Grammar) -> None:
+        """See SupportsGrammars.check_grammar."""
+        await self._grammars.matcher(grammar)
 
     async def capture(
         self,

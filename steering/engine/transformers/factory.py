@@ -3,7 +3,7 @@ measures the model's norms."""
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,14 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.memory.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.memory.paged_cache import probe_shapes
-from steering.errors import InvalidRequest, NonfiniteActivations, OutOfMemory, SteeringError, UnsupportedModel
+from steering.errors import (
+    InvalidRequest,
+    NonfiniteActivations,
+    OutOfMemory,
+    SteeringError,
+    UnsupportedModel,
+    UnsupportedParameter,
+)
 from steering.model.device import has_native_bfloat16
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
@@ -52,6 +59,8 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
         )
     # in threads that end, because the OpenMP pool of a caller that stays would slow every pass down
     engine = call_in_thread(lambda: _opened(options))
+    with suppress(UnsupportedParameter):  # requests that need it are refused with the reason
+        call_in_thread(engine.load_vocabulary)
     call_in_thread(lambda: asyncio.run(complete(engine)))
     return engine
 

@@ -1,4 +1,4 @@
-"""Chooses the next token of each row: penalties and bias, then top_k, top_p and min_p, then the argmax of logits / temperature plus
+"""Chooses the next token of each row: penalties and bias, then what a grammar excludes, then top_k, top_p and min_p, then the argmax of logits / temperature plus
 Gumbel noise.
 
 The noise depends on the request's seed and the token's index alone: no generator has a state between steps, so a row's numbers depend
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steering.engine import grammars
 from steering.engine.answers import Sampled
 from steering.engine.api import SamplingParams
 from steering.engine.transformers.executor import SamplingKernel
@@ -40,19 +41,45 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
 
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
+    chosen = _sampled_rows(logits, rows, kernel)
+    # a token that wins among all wins among those that a grammar allows, unless filters were relative to all: few rows need a mask
+    again = [
+        row for row, request in enumerate(rows) if request.matcher is not None and _is_masked(request, chosen[row])
+    ]
+    if again:
+        renewed = _sampled_rows(logits[again], [rows[row] for row in again], kernel, masked=True)
+        for row, token in zip(again, renewed, strict=True):
+            chosen[row] = token
+    return chosen
+
+
+def _is_masked(request: Request, chosen: Sampled) -> bool:
+    """Returns whether a token of a row with a grammar has to be chosen again, with a mask."""
+    params = request.sampling
+    filtered = params.temperature > 0.0 and is_filtered(params)
+    return chosen.finite and request.matcher is not None and (filtered or not request.matcher.allows(chosen.token_id))
+
+
+def _sampled_rows(
+    logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | None, *, masked: bool = False
+) -> list[Sampled]:
+    """Chooses a token for each row. masked: among those that its grammar allows; every row has one then."""
     choices = [request.sampling for request in rows]
     plain = [row for row, params in enumerate(choices) if params.logprobs is None and not _is_adjusted(params)]
     if kernel is None or not plain or logits.dtype != torch.bfloat16:
-        return _sampled_by_torch(logits, rows)
+        return _sampled_by_torch(logits, rows, masked=masked)
     if len(plain) == len(rows):
-        return _sampled_by_kernel(logits, rows, kernel)
+        return _sampled_by_kernel(logits, rows, kernel, masked=masked)
     others = sorted(set(range(len(rows))) - set(plain))
-    chosen = dict(zip(plain, _sampled_by_kernel(logits[plain], [rows[row] for row in plain], kernel), strict=True))
-    chosen |= zip(others, _sampled_by_torch(logits[others], [rows[row] for row in others]), strict=True)
+    by_kernel = _sampled_by_kernel(logits[plain], [rows[row] for row in plain], kernel, masked=masked)
+    by_torch = _sampled_by_torch(logits[others], [rows[row] for row in others], masked=masked)
+    chosen = dict(zip([*plain, *others], [*by_kernel, *by_torch], strict=True))
     return [chosen[row] for row in range(len(rows))]
 
 
-def _sampled_by_kernel(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel) -> list[Sampled]:
+def _sampled_by_kernel(
+    logits: Logits, rows: Sequence[Request], kernel: SamplingKernel, *, masked: bool
+) -> list[Sampled]:
     settings = []
     for request in rows:
         params = request.sampling
@@ -63,18 +90,21 @@ def _sampled_by_kernel(logits: Logits, rows: Sequence[Request], kernel: Sampling
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
+    if masked:
+        logits = _allowed(logits, rows)
     chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators).tolist()
     return [Sampled(token, bool(finite)) for token, finite in chosen]
 
 
-def _sampled_by_torch(logits: Logits, rows: Sequence[Request]) -> list[Sampled]:
+def _sampled_by_torch(logits: Logits, rows: Sequence[Request], *, masked: bool) -> list[Sampled]:
     raw = logits.to(torch.float32)
     # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
     finite = torch.isfinite(raw.amax(dim=1))
     # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
-    chosen = _chosen(adjusted(raw, rows), rows)
+    values = adjusted(raw, rows)
+    chosen = _chosen(_allowed(values, rows) if masked else values, rows)
     logprobs = _logprobs(raw, chosen, rows)
     pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
     return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
@@ -103,6 +133,10 @@ def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
         bias = _moved(np.array(values, dtype=np.float32), logits)
         result.index_put_((places[0], places[1]), bias, accumulate=True)
     return result
+
+
+def _allowed(logits: Logits, rows: Sequence[Request]) -> Logits:
+    return grammars.allowed([request.matcher for request in rows if request.matcher is not None], logits)
 
 
 def _penalize(logits: Logits, rows: Sequence[tuple[int, Request]]) -> None:

@@ -375,6 +375,10 @@ def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelIn
                     param="when",
                 )
     refuse_token_scopes(plan, "vllm")
+    if request.sampling.grammar is not None:
+        raise UnsupportedParameter(
+            "the engine 'vllm' does not hold answers to a grammar", param=request.sampling.grammar.param
+        )
 
 
 def _vllm_sampling(params: SamplingParams, eos_ids: Sequence[int]) -> VllmSampling:

@@ -135,7 +135,6 @@ async def test_steering_in_the_body_follows_the_profile_of_the_model(client: Asy
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_parameter", "tools"),
-    ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
     ({"extra_body": {"audio": {"voice": "a", "format": "wav"}}}, "unsupported_parameter", "audio"),
     ({"extra_body": {"prediction": {"type": "content", "content": "x"}}}, "unsupported_parameter", "prediction"),
     ({"extra_body": {"reasoning_effort": "high"}}, "unsupported_parameter", "reasoning_effort"),

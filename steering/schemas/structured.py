@@ -1,0 +1,146 @@
+"""What an answer must match: `response_format`, `guided_regex` and `guided_grammar` of requests, and Grammar, which they become."""
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from math import lcm
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, model_validator
+
+from steering.schemas.base import Flag, Request
+
+MAX_SCHEMA_BYTES = 64_000
+MAX_SCHEMA_DEPTH = 32
+MAX_SCHEMA_VALUES = 4_096
+MAX_ENUM_VALUES = 1_024
+"""Of all `enum` lists of a schema together."""
+MAX_MULTIPLE = 10_000
+"""Least common multiple of all `multipleOf` of a schema, in units of their last decimal: remainders that are told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must match from its first character to its last.
+
+    kind: what `text` is: a JSON schema, a regular expression, or a grammar in Lark's notation.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+    @property
+    def param(self) -> str:
+        """The field of a request that it comes from."""
+        return {"json_schema": "response_format", "regex": "guided_regex", "lark": "guided_grammar"}[self.kind]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The field of a request that it comes from, with a value that gives it again."""
+        if self.kind != "json_schema":
+            return {self.param: self.text}
+        return {self.param: {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(self.text)}}}
+
+
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for a schema that is too deep or too large. Iterates level by level, and ends at the first bound."""
+    level, values, options, multiples = [schema], 1, 0, list[Decimal]()
+    for _ in range(MAX_SCHEMA_DEPTH):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                options += len(item["enum"]) if isinstance(item.get("enum"), list) else 0
+                if type(multiple := item.get("multipleOf")) in (int, float):
+                    multiples.append(Decimal(str(multiple)))
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                deeper.extend(item)
+        values += len(deeper)
+        if values > MAX_SCHEMA_VALUES:
+            raise ValueError(f"the schema has more than {MAX_SCHEMA_VALUES} values")
+        if options > MAX_ENUM_VALUES:
+            raise ValueError(f"the schema lists {options} values in 'enum'; at most {MAX_ENUM_VALUES}")
+        if not deeper:
+            break
+        level = deeper
+    else:
+        raise ValueError(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+    if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
+        raise ValueError(f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES}")
+    places, common = max((-int(one.as_tuple().exponent) for one in multiples), default=0), 1
+    for multiple in multiples:
+        common = lcm(common, int(multiple.scaleb(places)))
+        if common > MAX_MULTIPLE:
+            raise ValueError(
+                f"'multipleOf': the least common multiple, in units of the last decimal, is above {MAX_MULTIPLE}"
+            )
+    return schema
+
+
+def _plain(grammar: str) -> str:
+    """Raises ValueError for a grammar with a JSON schema in it, whose bounds would not be checked."""
+    if "%json" in grammar:
+        raise ValueError("'%json' is not offered; give a schema as 'response_format'")
+    return grammar
+
+
+class JsonSchema(Request):
+    """A named schema. It is always enforced, whatever `strict` says. name and description do not change an answer."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: Annotated[str, Field(max_length=4096)] | None = None
+    schema_: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(alias="schema")
+    strict: Flag | None = None
+
+
+class TextFormat(Request):
+    """Any text, as without `response_format`."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Request):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Request):
+    """JSON that matches a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat: TypeAlias = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]  # fmt: skip
+
+
+class StructuredFields(Request):
+    """At most one of `response_format`, `guided_regex` (the whole answer matches it) and `guided_grammar` (in Lark's notation)."""
+
+    response_format: ResponseFormat | None = None
+    guided_regex: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    guided_grammar: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_plain)] | None = None
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> "StructuredFields":
+        if sum(one is not None for one in (self._schema, self.guided_regex, self.guided_grammar)) > 1:
+            raise ValueError("give at most one of 'response_format', 'guided_regex' and 'guided_grammar'")
+        return self
+
+    @property
+    def _schema(self) -> dict[str, Any] | None:
+        if isinstance(self.response_format, JsonSchemaFormat):
+            return self.response_format.json_schema.schema_
+        return {"type": "object"} if isinstance(self.response_format, JsonObjectFormat) else None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What an answer must match; None for any text."""
+        if self._schema is not None:
+            return Grammar("json_schema", json.dumps(self._schema))
+        if self.guided_regex is not None:
+            return Grammar("regex", self.guided_regex)
+        return None if self.guided_grammar is None else Grammar("lark", self.guided_grammar)
