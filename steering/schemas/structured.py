@@ -89,7 +89,7 @@ class JsonSchema(Request):
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: Annotated[str, Field(max_length=4096)] | None = None
-    schema_: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(alias="schema")
+    schema_: Annotated[dict[str, Any], Field(max_length=256), AfterValidator(_bounded)] = Field(alias="schema")
     strict: Flag | None = None
 
 

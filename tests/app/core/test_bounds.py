@@ -97,6 +97,16 @@ WORST = {
     "a condition tree": ("/v1/generate", {"prompt": "a", "steering": [{"vector": "v", "when": tree(4, 8)}]}),
     "a deep condition": ("/v1/generate", {"prompt": "a", "steering": [{"vector": "v", "when": tree(25, 2 - 1)}] * 90}),
     "elements": ("/v1/generate", {"prompt": "a", "messages": [[]] * 300_000}),
+    "a schema": (
+        "/v1/generate",
+        {
+            "prompt": "a",
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": {"enum": [{"a": i} for i in range(60_000)]}},
+            },
+        },
+    ),
     "a link": ("/v1/links", {"view": "compare", "state": {"x": "y" * 1_500_000}}),
     "keys of a link": ("/v1/links", {"view": "compare", "state": {str(i): "x" for i in range(100_000)}}),
     "nesting": ("/v1/generate", {"prompt": json.loads("[" * 80 + "]" * 80)}),
