@@ -99,7 +99,8 @@ async def test_the_lens_says_what_a_residual_would_become(server: Server) -> Non
     await planted(server)
     found = await asked(server, "logit-lens", prompt="good", layers=[1, 3], top_k=3)
     assert [token["text"] for token in found["tokens"]] == list("good")
-    assert (found["steering"], [one["layer"] for one in found["layers"]]) == (None, [1, 3])
+    assert found["steering"] == {"vectors": {}, "fingerprint": "", "warnings": []}
+    assert [one["layer"] for one in found["layers"]] == [1, 3]
     for one in found["layers"]:
         assert one["steered"] is None
         assert [row[0]["id"] for row in one["plain"]] == [PLANTED_WORD] * 4
