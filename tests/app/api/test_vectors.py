@@ -25,7 +25,13 @@ async def test_register_keeps_unit_directions_and_the_length_as_scale(server: Se
     scale = vector["scale"]["2"]  # the model's typical norm there is 3
     low, high = vector["recommended"].pop("strengths_to_try")
     assert (low * scale / 3, high * scale / 3) == pytest.approx((0.05, 0.12), rel=0.05)
-    assert vector["recommended"] == {"layers": [2], "strength": None, "negative": None, "margin": None, "basis": "norms"}
+    assert vector["recommended"] == {
+        "layers": [2],
+        "strength": None,
+        "negative": None,
+        "margin": None,
+        "basis": "norms",
+    }
     assert vector["centred"] is False
     numbers = (await server.client.get("/v1/vectors/sentiment/directions", params={"layers": "2"})).json()
     assert list(numbers) == ["2"]
