@@ -50,7 +50,8 @@ class Prepared(Protocol):
     """A request that is resolved. cost: the tokens that count against the limit of the key."""
 
     @property
-    def cost(self) -> int: ...
+    def cost(self) -> int:
+        """The tokens that it counts for the key's limit."""
 
     async def run(self) -> Callable[[], BaseModel]:
         """Returns what builds the response, in a thread."""
