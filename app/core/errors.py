@@ -24,7 +24,7 @@ from steering.schemas.base import ErrorDetail
 log = structlog.get_logger(__name__)
 
 QUOTE_LIMIT = 120  # characters of a caller's input that an error repeats at most
-FINDING_LIMIT = 300  # characters of one validation message: it may list the known keys where one is unknown
+FINDING_LIMIT = 500  # characters of one validation message: it may list the known keys where one is unknown
 GIVEN_LIMIT = 40  # characters of a refused text that are repeated
 DIGITS_LIMIT = 8  # a longer number is not repeated: it may have thousands of digits, which are counted
 _NO_RETRY = (("x-should-retry", "false"),)

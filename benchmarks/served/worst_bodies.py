@@ -78,10 +78,12 @@ def _interventions(count: int) -> list[dict[str, Any]]:
     return [{"vector": "mood", "strength": 0.01, "when": condition} for _ in range(count)]
 
 
-def _lines(count: Callable[[Limits], int]) -> Callable[[Limits], bytes]:
-    return lambda limits: b'{"prompt":"a","max_tokens":1}\n' * count(limits)
+def _lines(line: bytes, more: int = 0) -> Callable[[Limits], bytes]:
+    """As many lines as a batch may have, and `more`."""
+    return lambda limits: (line + b"\n") * (limits["limits"]["max_batch_requests"] + more)
 
 
+GENERATED, SCORED = b'{"prompt":"a","max_tokens":1}', b'{"prompt":"a","continuations":["b"]}'
 GENERATION = (
     *_pair(
         "POST /v1/generate",
@@ -100,8 +102,8 @@ GENERATION = (
         lambda at: {"prompt": _longest_text(at)},
     ),
     Body("POST /v1/replay", "refused", _json(lambda at: {"prompt": _many(1, at)[:-100]}), 4),
-    Body("POST /v1/generate/batch", "worst", _lines(lambda at: at["limits"]["max_batch_requests"]), 2),
-    Body("POST /v1/generate/batch", "refused", _lines(lambda at: at["limits"]["max_batch_requests"] + 1), 4),
+    Body("POST /v1/generate/batch", "worst", _lines(GENERATED), 2),
+    Body("POST /v1/generate/batch", "refused", _lines(GENERATED, 1), 4),
     *_pair(
         "POST /v1/chat/completions",
         lambda at: {
@@ -165,6 +167,8 @@ READING = (
         lambda at: {"texts": _texts(at, 4 * at["limits"]["max_texts"])},
         lambda at: {"prompt": "a", "continuations": [_longest_text(at)]},
     ),
+    Body("POST /v1/score/batch", "worst", _lines(SCORED), 2),
+    Body("POST /v1/score/batch", "refused", _lines(SCORED, 1), 4),
     *_pair(
         "POST /v1/explain",
         lambda _: {"texts": [_words(1000)] * 2},

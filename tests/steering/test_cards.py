@@ -66,4 +66,6 @@ def test_the_words_on_the_wire() -> None:
         "auroc": None,
         "auroc_interval": None,
         "folds": 0,
+        "max_auroc": None,
+        "max_auroc_interval": None,
     }

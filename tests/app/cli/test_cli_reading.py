@@ -60,7 +60,7 @@ def test_lens_shows_what_each_layer_would_say_and_what_steering_changes(steer: S
     assert "joyful" in second[1] or "warm" in second[1]
     assert "grim" in second[2] or "cold" in second[2]
     answer = json.loads(steer("lens", "the lovely", "--raw", "--top-k", "2", "--json")[0])
-    assert (answer["steering"], {len(row) for row in answer["layers"][0]["plain"]}) == (None, {2})
+    assert (answer["steering"]["vectors"], {len(row) for row in answer["layers"][0]["plain"]}) == ({}, {2})
     _, error = steer("lens", "the lovely", "--raw", "--token", "7", code=2)
     assert "3 tokens" in error
 
