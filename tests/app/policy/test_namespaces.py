@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -90,10 +91,11 @@ async def snapshot(server: Server, key: str) -> list[Any]:
     return [*found, (await server.client.get("/v1/vectors/alpha-secret/export", headers=bearer(key))).content]
 
 
-def routes() -> set[str]:
+@cache
+def routes() -> frozenset[str]:
     """Returns every route of the OpenAPI document."""
     document = create_app(Settings()).openapi()
-    return {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    return frozenset(f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods)
 
 
 def test_every_route_has_a_case() -> None:
