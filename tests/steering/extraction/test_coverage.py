@@ -14,7 +14,7 @@ from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
 from steering.pairs import PairSet
 
-LAYERS, D_MODEL, RUNS = 5, 24, 60
+LAYERS, D_MODEL, RUNS = 5, 24, 120
 Draw = Callable[[int, int], torch.Tensor]
 
 
