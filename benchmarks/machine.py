@@ -13,7 +13,7 @@ import torch
 
 BUSY = 0.5
 """Load average above which results are too low."""
-INTERESTING = ("avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
+INTERESTING = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "amx_int8")
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     pretouch_megabytes: Annotated[int, Field(ge=0)] = 512
     """how much of that memory an idle server writes ahead of use on a CPU"""
     adaptive_threads: bool = True
-    """use fewer threads where other processes occupy processors (CPU, where linear layers use our kernels)"""
+    """use fewer threads where other processes occupy processors (CPU, in compiled passes whose linear layers use our kernels)"""
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = "auto"
     """compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`"""

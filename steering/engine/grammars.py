@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from time import thread_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from cachetools import LRUCache
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
@@ -20,9 +21,6 @@ from steering.model.prompt import ModelTokenizer
 from steering.schemas.structured import Grammar
 from steering.shapes import Logits, Tensor
 from steering.threads import ThreadPerTaskExecutor
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 KEPT = 64
 """Compiled grammars that are kept."""
@@ -41,7 +39,7 @@ WORD = 32
 class Matcher:
     """The tokens with which one answer may go on. eos_ids: allowed wherever the answer may end."""
 
-    def __init__(self, inner: "LLMatcher", eos: int, eos_ids: Iterable[int]) -> None:
+    def __init__(self, inner: LLMatcher, eos: int, eos_ids: Iterable[int]) -> None:
         self._inner, self._eos, self._eos_ids = inner, eos, frozenset(eos_ids)
         self._left = FIRST_SECONDS
 
@@ -68,10 +66,12 @@ class Matcher:
     def advance(self, token: int) -> bool:
         """Adds a token of the answer, or one that ends it. Returns whether nothing may follow it. Raises LimitExceeded where the
         grammar is too complex to go on with this answer."""
-        self._left += TOKEN_SECONDS
+        began = thread_time()
         if not self._inner.is_error():
             self._inner.consume_token(self._eos if token in self._eos_ids else token)
-        reason = self.error or ("its masks take more than 2 ms a token" if self._left < 0.0 else "")
+        self._left += TOKEN_SECONDS - (thread_time() - began)
+        slow = f"its masks take more than {TOKEN_SECONDS * 1000:.0f} ms a token"
+        reason = self.error or (slow if self._left < 0.0 else "")
         if reason:
             raise LimitExceeded(f"the answer cannot go on under its schema or grammar: {reason}")
         return self._inner.is_stopped()
@@ -116,8 +116,6 @@ class Grammars:
         return compiled.copy()
 
     def _compile(self, grammar: Grammar) -> Matcher:
-        from llguidance import LLMatcher  # noqa: PLC0415 - most answers never need it
-
         vocabulary = self.vocabulary
         inner = LLMatcher(vocabulary, _source(grammar), log_level=0, limits=_limits())
         matcher = Matcher(inner, vocabulary.eos_token, self._tokenizer.eos_ids)
@@ -128,10 +126,8 @@ class Grammars:
         return matcher
 
     @cached_property
-    def vocabulary(self) -> "LLTokenizer":
+    def vocabulary(self) -> LLTokenizer:
         """The model's tokens as llguidance reads them. It takes half a second to make, and no other thread runs meanwhile."""
-        from llguidance import LLTokenizer  # noqa: PLC0415 - see `_compile`
-
         text, size = self._tokenizer.serialized, self._tokenizer.vocab_size
         try:
             return LLTokenizer(text, size, min(self._tokenizer.eos_ids, default=None), LLTokenizer.json_slices())
@@ -141,10 +137,8 @@ class Grammars:
             ) from error
 
 
-def _limits() -> "LLParserLimits":
+def _limits() -> LLParserLimits:
     """Returns bounds of llguidance's work and memory. A step that reaches them takes some milliseconds."""
-    from llguidance import LLParserLimits  # noqa: PLC0415 - see Grammars
-
     return LLParserLimits(
         initial_lexer_fuel=400_000,
         step_lexer_fuel=20_000,
@@ -160,8 +154,6 @@ def _limits() -> "LLParserLimits":
 def _source(grammar: Grammar) -> str:
     """Returns a grammar in the format of llguidance."""
     if grammar.kind == "regex":
-        from llguidance import LLMatcher  # noqa: PLC0415 - see Grammars
-
         return LLMatcher.grammar_from_regex(grammar.text)
     entry: dict[str, Any] = {"lark_grammar": grammar.text}
     if grammar.kind == "json_schema":

@@ -40,7 +40,7 @@ class EngineOptions:
     model: a name, folder, file or hub id; an engine may read it as it likes. cache_dir: where converted and compiled
     files are kept. device, dtype: "auto" or a name. device_map: "auto" lets accelerate choose the device; more than
     one is refused. compiled: whether passes are compiled in the background, "auto": if the model is small. kernels: whether
-    compiled passes use our C++ kernels where the CPU supports them. vllm_untested: whether the vllm engine starts with a
+    passes use our C++ kernels where the CPU supports them. vllm_untested: whether the vllm engine starts with a
     version of vLLM that it was not tested with. tensor_parallel_size, pipeline_parallel_size: how many processes share each
     layer, and the layers; engines that run in one process refuse more than 1. self_test: whether the engine compares its passes with
     the model's own forward pass before it serves. report: receives each step of loading.

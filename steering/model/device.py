@@ -1,5 +1,6 @@
 """Chooses the device and dtype of a model, and measures the free memory of the device."""
 
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ def choose_dtype(dtype: str, device: torch.device, *, kernels: bool = False) -> 
     kernels: whether the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32.
     """
     if dtype == "auto":
-        fast = has_native_bfloat16(device) or (kernels and device.type == "cpu" and has_avx2())
+        fast = has_native_bfloat16(device) or (kernels and needs_kernels(torch.bfloat16, device))
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise InvalidRequest(f"dtype must be auto or one of {', '.join(DTYPES)}, got {dtype!r}", param="dtype")
@@ -60,14 +61,29 @@ def has_avx2() -> bool:
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
+@cache
+def has_avx512_bf16() -> bool:
+    """Whether the CPU has bfloat16 dot products in 512-bit registers (AVX512_BF16)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+
+
+@cache
+def has_amx_bf16() -> bool:
+    """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 itself, so that torch's own operations are fast."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= AMPERE
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # absent before torch 2.11
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return device.type == "cpu" and (has_avx512_bf16() or has_amx_bf16())
+
+
+def needs_kernels(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether torch's own operations are slow in this dtype on this device and our kernels are not: bfloat16, on a CPU with AVX2 and
+    without instructions for it."""
+    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx2() and not has_native_bfloat16(device)
 
 
 def free_memory(device: torch.device) -> int:

@@ -21,8 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from steering.engine.cpu.kernels.library import has_amx_bf16
-from steering.model.device import has_avx2
+from steering.model.device import has_amx_bf16, has_avx2
 from tests.embedded.server_process import ServerProcess
 from tests.engines import COMPILE_SECONDS
 

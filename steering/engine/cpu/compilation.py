@@ -134,14 +134,14 @@ def graph_path(request: CompileRequest) -> Path:
 class Compilation(threading.Thread):
     """One attempt in the background. From this thread, `loaded` is called once the library is loaded, then `ready` with the graph.
 
-    A failure is logged and leaves the engine eager: correct, and slower.
+    A failure is logged, and the engine keeps the executor that it has: correct, and slower.
     """
 
     def __init__(
         self, request: CompileRequest, loaded: Callable[[], None], ready: Callable[[CompiledGraph], None]
     ) -> None:
         super().__init__(name="compilation", daemon=True)
-        self._request, self._report_loaded, self._ready = request, loaded, ready
+        self.request, self._report_loaded, self._ready = request, loaded, ready
         self._library_loaded = False
         self._library = library_path(artifact_folder(request), kernels=request.kernels)
         self._closed = threading.Event()
@@ -157,28 +157,30 @@ class Compilation(threading.Thread):
         try:
             self._attempt()
         except UntrustedArtifact as error:
-            log.error("compiled_artifacts_refused", reason=str(error), executor="eager")  # noqa: TRY400 - no defect of ours
+            log.error("compiled_artifacts_refused", reason=str(error))  # noqa: TRY400 - no defect of ours
         except (OSError, RuntimeError) as error:
-            log.warning("compilation_failed", model=self._request.info.name, reason=str(error)[:300], executor="eager")
+            log.warning("compilation_failed", model=self.request.info.name, reason=str(error)[:300])
 
     def _attempt(self) -> None:
-        private_folder(self._request.cache_dir)
-        private_folder(artifact_folder(self._request))
-        remove_abandoned(self._request.cache_dir)
-        path = graph_path(self._request)
+        private_folder(self.request.cache_dir)
+        private_folder(artifact_folder(self.request))
+        remove_abandoned(self.request.cache_dir)
+        path = graph_path(self.request) if self.request.graph else None
         if not self._complete(path):
             if self._closed.wait(START_DELAY):
                 return
             self._compile(path)
+        if path is not None and path.exists():
+            check_trusted(path)
         self._load_library()
-        if self._closed.is_set() or not self._request.graph:
+        if path is None or self._closed.is_set():
             return
         graph = self._load(path)
         if not self._closed.is_set():
             self._ready(graph)
 
-    def _complete(self, path: Path) -> bool:
-        return self._library.exists() and (path.exists() or not self._request.graph)
+    def _complete(self, path: Path | None) -> bool:
+        return self._library.exists() and (path is None or path.exists())
 
     def _load_library(self) -> None:
         """Loads the library once it is there. An unusable file is removed, so that the next start makes it again."""
@@ -193,10 +195,10 @@ class Compilation(threading.Thread):
         self._library_loaded = True
         self._report_loaded()
 
-    def _compile(self, path: Path) -> None:
+    def _compile(self, path: Path | None) -> None:
         """Runs the worker to its end. Raises RuntimeError when it fails."""
-        log.info("compiling", model=self._request.info.name)
-        with compile_process(self._request, self._library, path) as process:
+        log.info("compiling", model=self.request.info.name)
+        with compile_process(self.request, self._library, path) as process:
             while process.poll() is None and not self._closed.wait(POLL):
                 self._load_library()
         if not self._closed.is_set() and not self._complete(path):
@@ -206,7 +208,6 @@ class Compilation(threading.Thread):
 
     def _load(self, path: Path) -> CompiledGraph:
         """Loads the graph. An unusable one is removed, so that the next start makes it again."""
-        check_trusted(path)
         try:
             return load_graph(path)
         except RuntimeError:
@@ -215,8 +216,9 @@ class Compilation(threading.Thread):
 
 
 @contextmanager
-def compile_process(request: CompileRequest, library: Path, path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Starts the worker with a scratch folder and a log; at the end kills it and everything that it started.
+def compile_process(request: CompileRequest, library: Path, path: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the worker with a scratch folder and a log; at the end kills it and everything that it started. path: of the graph; None:
+    only the library is wanted.
 
     Raises OSError where the cache folder cannot be written, or the log is a link.
     """
@@ -227,11 +229,10 @@ def compile_process(request: CompileRequest, library: Path, path: Path) -> Itera
             "revision": request.revision,
             "dtype": request.info.dtype,
             "kernels": request.kernels,
-            "graph": request.graph,
             "cache_dir": str(request.cache_dir),
             "scratch": str(scratch),
             "library": str(library),
-            "path": str(path),
+            "path": None if path is None else str(path),
         }
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with os.fdopen(os.open(request.cache_dir / "compile.log", flags, 0o600), "wb") as output:

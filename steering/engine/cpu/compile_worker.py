@@ -19,7 +19,7 @@ from steering.engine.cpu.graphs import PackedLinears, PassGraph
 from steering.engine.cpu.kernels.library import build
 from steering.engine.cpu.kernels.operations import AOTI_SHIMS
 from steering.engine.transformers.memory.paged_cache import probe_shapes
-from steering.model.device import has_native_bfloat16
+from steering.model.device import DTYPES, needs_kernels
 from steering.model.fingerprint import content_digest
 from steering.model.loading import load
 
@@ -76,16 +76,16 @@ def main(request: str) -> None:
     work = json.loads(request)
     os.umask(0o077)
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    cache_dir, scratch, library, path = (Path(work[name]) for name in ("cache_dir", "scratch", "library", "path"))
+    cache_dir, scratch, library = (Path(work[name]) for name in ("cache_dir", "scratch", "library"))
     kernels: bool = work["kernels"]
-    slow = work["dtype"] == "bfloat16" and not has_native_bfloat16(torch.device("cpu"))
-    if not slow:
+    if not needs_kernels(DTYPES[work["dtype"]], torch.device("cpu")):
         run_on_idle_processors()
     if not library.exists():  # where passes are slow without the kernels, a busy server must not starve their compiler
         build(library, scratch, kernels=kernels)
     run_on_idle_processors()
-    if not work["graph"]:
+    if work["path"] is None:
         return
+    path = Path(work["path"])
     loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
     if loaded.folder is None or content_digest(loaded.folder) != work["content"]:
         raise RuntimeError("the files of the model have changed since the engine loaded them")

@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 import torch
+from torch import nn
+from torch._inductor.cpp_builder import get_cpp_compiler
 
 from steering.concepts.loader import load_neutral
 from steering.engine.api import GenerationRequest, SamplingParams, TokenEvent
@@ -26,7 +28,7 @@ from steering.errors import (
     UnsupportedModel,
     UnsupportedParameter,
 )
-from steering.model.device import has_native_bfloat16
+from steering.model.device import needs_kernels
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
 from steering.shapes import Float, Tensor
@@ -35,6 +37,8 @@ from steering.threads import call_in_thread
 log = structlog.get_logger()
 MAX_COMPILED_PARAMETERS = 1_000_000_000
 """The largest model that is compiled by default: each graph holds weights of its own."""
+COVERED = 0.9
+"""Share of a model's weights, without embeddings, that our kernels must multiply by where torch is slow in bfloat16."""
 PROMPTS = (20, 7)  # tokens of the two prompts of the self-test, which are answered together
 PIECE = 12  # prompt tokens of a pass, so that the longer prompt is computed in two
 WINDOW = 4  # sliding windows are shortened to this many positions, so that they hide a part of the prompt
@@ -66,6 +70,23 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
 
 
 def _opened(options: EngineOptions) -> TransformersEngine:
+    kernels = options.kernels and options.compiled is not False
+    loaded = _tested(options, kernels=kernels)
+    needed = kernels and needs_kernels(loaded.model.dtype, loaded.model.device)
+    if needed and options.dtype == "auto" and not kernels_cover(loaded):
+        log.info(
+            "dtype_changed", dtype="float32", reason="this model would run without the kernels that make bfloat16 fast"
+        )
+        loaded, needed = _tested(options, kernels=False), False
+    small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
+    graph = small if options.compiled == "auto" else options.compiled
+    request = (
+        compile_request(loaded, options, graph=graph) if graph or needed else None
+    )  # large models: the kernels alone
+    return TransformersEngine(loaded, options.limits, request)
+
+
+def _tested(options: EngineOptions, *, kernels: bool) -> LoadedModel:
     loaded = load(
         options.model,
         cache_dir=options.cache_dir,
@@ -73,23 +94,31 @@ def _opened(options: EngineOptions) -> TransformersEngine:
         dtype=options.dtype,
         device_map=options.device_map,
         revision=options.revision,
-        kernels=options.kernels and options.compiled is not False,
+        kernels=kernels,
         report=options.report,
     )
-    if options.self_test:
-        loaded = self_tested(loaded)
-    small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
-    graph = small if options.compiled == "auto" else options.compiled
-    slow = loaded.info.dtype == "bfloat16" and not has_native_bfloat16(loaded.model.device)
-    prepared = graph or (slow and options.kernels and options.compiled == "auto")  # large models get the kernels alone
-    request = compile_request(loaded, options, graph=graph) if prepared else None
-    return TransformersEngine(loaded, options.limits, request)
+    return self_tested(loaded) if options.self_test else loaded
+
+
+def kernels_cover(loaded: LoadedModel) -> bool:
+    """Whether nearly all of a model's products run in our kernels, and there is a compiler to build them."""
+    try:
+        get_cpp_compiler()
+    except RuntimeError:
+        return False
+    if loaded.layout.attention == "own":
+        return False
+    modules = list(loaded.model.modules())
+    embedded = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+    matrices = {id(one): one.numel() for one in loaded.model.parameters() if one.dim() > 1 and id(one) not in embedded}
+    ours = {id(module.weight) for module in modules if type(module) is nn.Linear and module.in_features % 2 == 0}
+    return sum(size for key, size in matrices.items() if key in ours) >= COVERED * sum(matrices.values())
 
 
 def compile_request(loaded: LoadedModel, options: EngineOptions, *, graph: bool = True) -> CompileRequest:
     """Returns how a model from files is compiled."""
     assert loaded.folder is not None
-    content = content_digest(loaded.folder)
+    content = content_digest(loaded.folder) if graph else ""  # the kernels depend on no weights
     return CompileRequest(
         loaded.info, content, options.model, options.revision, options.cache_dir, options.kernels, graph
     )

@@ -1,5 +1,5 @@
-"""Chooses the next token of each row: penalties and bias, then what a grammar excludes, then top_k, top_p and min_p, then the argmax of logits / temperature plus
-Gumbel noise.
+"""Chooses the next token of each row: penalties and bias, then what a grammar excludes, then top_k, top_p and min_p, then the argmax
+of logits / temperature plus Gumbel noise.
 
 The noise depends on the request's seed and the token's index alone: no generator has a state between steps, so a row's numbers depend
 on no other row, and a row that is computed again gets the same ones. The number of times that the host waits for the device does not
@@ -41,23 +41,27 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
 
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
-    chosen = _sampled_rows(logits, rows, kernel)
-    # a token that wins among all wins among those that a grammar allows, unless filters were relative to all: few rows need a mask
-    again = [
-        row for row, request in enumerate(rows) if request.matcher is not None and _is_masked(request, chosen[row])
-    ]
-    if again:
-        renewed = _sampled_rows(logits[again], [rows[row] for row in again], kernel, masked=True)
-        for row, token in zip(again, renewed, strict=True):
-            chosen[row] = token
-    return chosen
+    # Filters are relative to the tokens that a grammar allows. Elsewhere a token that wins among all wins among those too, so that few
+    # rows need a mask.
+    masked = [row for row, request in enumerate(rows) if request.matcher is not None and _has_filters(request)]
+    chosen: dict[int, Sampled] = {}
+    if len(masked) < len(rows):
+        free = sorted(set(range(len(rows))) - set(masked))
+        found = _sampled_rows(logits[free] if masked else logits, [rows[row] for row in free], kernel)
+        chosen = dict(zip(free, found, strict=True))
+        masked += [row for row, one in chosen.items() if one.finite and not _allows(rows[row], one.token_id)]
+    if masked:
+        renewed = _sampled_rows(logits[masked], [rows[row] for row in masked], kernel, masked=True)
+        chosen |= zip(masked, renewed, strict=True)
+    return [chosen[row] for row in range(len(rows))]
 
 
-def _is_masked(request: Request, chosen: Sampled) -> bool:
-    """Returns whether a token of a row with a grammar has to be chosen again, with a mask."""
-    params = request.sampling
-    filtered = params.temperature > 0.0 and is_filtered(params)
-    return chosen.finite and request.matcher is not None and (filtered or not request.matcher.allows(chosen.token_id))
+def _has_filters(request: Request) -> bool:
+    return request.sampling.temperature > 0.0 and is_filtered(request.sampling)
+
+
+def _allows(request: Request, token: int) -> bool:
+    return request.matcher is None or request.matcher.allows(token)
 
 
 def _sampled_rows(
@@ -90,10 +94,13 @@ def _sampled_by_kernel(
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
+    finite = (
+        torch.isfinite(logits.amax(dim=1)).tolist() if masked else [True] * len(rows)
+    )  # before the mask hides a NaN
     if masked:
         logits = _allowed(logits, rows)
     chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators).tolist()
-    return [Sampled(token, bool(finite)) for token, finite in chosen]
+    return [Sampled(token, bool(good) and before) for (token, good), before in zip(chosen, finite, strict=True)]
 
 
 def _sampled_by_torch(logits: Logits, rows: Sequence[Request], *, masked: bool) -> list[Sampled]:

@@ -9,9 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.cpu.kernels.library import has_amx_bf16
 from steering.engine.transformers.engine import TransformersEngine
-from steering.model.device import has_avx2
+from steering.model.device import has_amx_bf16, has_avx2
 from steering.threads import openmp_thread_setter
 from tests.engines import Outcome, eager_and_compiled, logprob_differences, random_requests, run_all, run_alone
 from tests.families import FAMILIES, LLAMA_LIKE, build

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from steering.engine import grammars
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.grammars import Grammars, Matcher, allowed
 from steering.engine.options import EngineLimits
@@ -27,7 +28,7 @@ from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.steering.engine.sampling.test_sampler import PROMPT, row
 
-SCHEMAS = 40
+SCHEMAS = 24
 TOKENS, CONTEXT = 900, 1024
 PHONE = Grammar("regex", r"\+[0-9]{2} [0-9]{3}-[0-9]{4}")
 SUM = Grammar("lark", 'start: number ("+" number)~1..3\nnumber: /[1-9][0-9]?/')
@@ -133,9 +134,9 @@ async def test_neighbours_and_the_row_itself_are_as_alone(engine: TransformersEn
     plan = await steered_everywhere(engine)
     requests = [
         schema_request(random_schema(seed), plan, seed, temperature=seed % 2 * 0.9, logprobs=seed % 3, max_tokens=80)
-        for seed in range(6)
+        for seed in range(4)
     ]
-    free = [GenerationRequest(PROMPT, sampling(40, temperature=seed % 2 * 0.9, seed=seed), plan) for seed in range(6)]
+    free = [GenerationRequest(PROMPT, sampling(40, temperature=seed % 2 * 0.9, seed=seed), plan) for seed in range(4)]
     mixed = [request for pair in zip(requests, free, strict=True) for request in pair]
     alone, batched = await run_alone(engine, mixed), await run_all(engine, mixed)
     for one, other in zip(alone, batched, strict=True):
@@ -283,17 +284,37 @@ DEMANDING = [
 
 
 @pytest.mark.parametrize("grammar", DEMANDING)
-async def test_a_grammar_that_grows_too_complex_ends_its_own_answer(
+async def test_demanding_grammars_are_as_fast_as_the_bounds_demand(
     engine: TransformersEngine, grammar: Grammar
 ) -> None:
-    """At a bound of steps or of time, or else it is as fast as the bounds demand. Its neighbour is as alone."""
+    ended, same = await _beside_another(engine, grammar)
+    assert isinstance(ended, Outcome)
+    assert same
+
+
+async def test_a_grammar_that_takes_too_long_ends_its_own_answer(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "FIRST_SECONDS", -10.0)
+    ended, same = await _beside_another(engine, Grammar("regex", "a*"))
+    assert isinstance(ended, LimitExceeded)
+    assert same
+
+
+async def _beside_another(engine: TransformersEngine, grammar: Grammar) -> tuple[object, bool]:
+    """How an answer under a grammar ends, and whether its neighbour is as alone."""
     neighbour = GenerationRequest(PROMPT, sampling(80, temperature=1.0, seed=4))
     alone = await run(engine, neighbour)
     long = GenerationRequest(PROMPT, SamplingParams(max_tokens=200, temperature=1.0, grammar=grammar))
     ended, beside = await asyncio.gather(run(engine, long), run(engine, neighbour), return_exceptions=True)
     assert isinstance(beside, Outcome)
-    assert beside.tokens == alone.tokens
-    assert isinstance(ended, LimitExceeded | Outcome), ended
+    return ended, beside.tokens == alone.tokens
+
+
+async def test_a_token_that_may_not_follow_is_an_error(engine: TransformersEngine) -> None:
+    matcher = await Grammars(engine.tokenizer).matcher(Grammar("regex", "a*"))
+    with pytest.raises(LimitExceeded, match="cannot go on"):
+        matcher.advance(ord("b"))
 
 
 async def test_an_answer_whose_masks_take_too_long_ends(engine: TransformersEngine) -> None:
@@ -304,12 +325,12 @@ async def test_an_answer_whose_masks_take_too_long_ends(engine: TransformersEngi
 
 
 async def test_grammars_are_compiled_once_and_copied(engine: TransformersEngine) -> None:
-    grammars = Grammars(engine.tokenizer)
-    one, other = [await grammars.matcher(PHONE) for _ in range(2)]
+    kept = Grammars(engine.tokenizer)
+    one, other = [await kept.matcher(PHONE) for _ in range(2)]
     one.advance(ord("+"))
     assert _next(one, engine) != _next(other, engine)
-    assert _next(other, engine) == _next(await grammars.matcher(PHONE), engine)
-    assert len(grammars._compiled) == 1
+    assert _next(other, engine) == _next(await kept.matcher(PHONE), engine)
+    assert len(kept._compiled) == 1
 
 
 def _next(matcher: Matcher, engine: TransformersEngine) -> list[int]:

@@ -108,17 +108,14 @@ void run_tile(
   if (tile.writes) write_states(states, tile.kv_head, tile.part);
   const int64_t width = states.width, offset = tile.kv_head * states.head_size;
   thread_local QueryTile state;
-  thread_local std::vector<bf16> rotated;
-  rotated.resize(width);
   state.reset(tile.part.tokens, group, width, tile.part.position);
   for (int64_t row = 0; row < state.rows(); ++row) {
     const int64_t token = tile.part.first + row / group;
     const bf16* query = queries(token, tile.kv_head * group + row % group);
-    if (states.rotation) {
-      states.rotation.apply(query, token, width, rotated.data());
-      query = rotated.data();
-    }
-    for (int64_t at = 0; at < width; at += LANES) store_left(state.queries + row * width + at, load_float(query + at));
+    Left* to = state.queries + row * width;
+    if (states.rotation) states.rotation.apply(query, token, width, to);
+    else
+      for (int64_t at = 0; at < width; at += LANES) copy_lanes(to + at, query + at);
   }
   const BlockTable keys{states.cached_keys + offset, tile.part.blocks, BLOCK * width},
       values{states.cached_values + offset, tile.part.blocks, BLOCK * width};

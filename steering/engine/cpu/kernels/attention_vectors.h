@@ -21,7 +21,7 @@ inline void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockT
     }
     dispatch_tiles<MAX_ROWS>(tile.rows(), [&]<int ROWS>(int64_t row) {
       constexpr int TOGETHER = vectors_together(ROWS);
-      for (int vectors = 0; vectors < KEY_VECTORS; vectors += TOGETHER)
+      for (int vectors = 0; vectors < std::min<int64_t>(KEY_VECTORS, count - start); vectors += TOGETHER)
         gemm_panels<ROWS, TOGETHER>(
             tile.queries + row * tile.width, tile.width, 1, tile.width / 2, BF16_LANES,
             [&](int64_t, int vector) { return keys[first + std::min(start + vectors + vector, count - 1)]; },

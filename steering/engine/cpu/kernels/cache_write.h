@@ -114,7 +114,7 @@ inline void write_values(const HeadRows& values, int64_t head, const Segment& se
     const int64_t position = segment.position + token, offset = position % BLOCK;
     bf16* row = states + (segment.blocks[position / BLOCK] * BLOCK + offset / 2 * 2) * width;
     const bf16* value = values(segment.first + token, head);
-    for (int64_t at = 0; at < width; ++at) row[2 * at + offset % 2] = value[at];
+    for (int64_t at = 0; at < width; at += LANES) store_alternating(row + 2 * at, value + at, offset % 2);
   }
 }
 

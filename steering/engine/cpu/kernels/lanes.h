@@ -1,5 +1,5 @@
-// Sixteen lanes of float32: one register of AVX512, or two of AVX2 with FMA. Kernels are written with these operations alone, so
-// that they run on both, with the same results except for subnormal numbers.
+// Sixteen lanes of float32: one register of AVX512, or two of AVX2 with FMA. Kernels are written with these operations, so that they
+// run on both, with the same results except for subnormal numbers.
 #pragma once
 #include <ATen/cpu/vec/vec.h>
 #include <immintrin.h>
@@ -41,6 +41,9 @@ inline float sum_of(Floats values) { return _mm512_reduce_add_ps(values); }
 inline float maximum_of(Floats values) { return _mm512_reduce_max_ps(values); }
 inline Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
+// A power of two that `scaled` takes.
+inline Floats bounded_power(Floats x) { return x; }
+
 // values * 2^power for whole powers; 0 where they are far below -126.
 inline Floats scaled(Floats values, Floats power) { return _mm512_scalef_ps(values, power); }
 
@@ -58,7 +61,11 @@ inline Floats map(Floats values, const Call& call) {
 inline Halves to_bf16(Floats values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 inline Floats to_float(Halves values) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16)); }
 
-inline void store_left(Left* to, Floats values) { store_halves(to, to_bf16(values)); }
+// Writes sixteen values to every other place of thirty-two, from the second on where `odd`; the others stay as they are.
+inline void store_alternating(bf16* to, const bf16* values, bool odd) {
+  const Words wide = _mm512_cvtepu16_epi32(load_halves(values));
+  _mm512_mask_storeu_epi16(to, odd ? 0xaaaaaaaa : 0x55555555, odd ? _mm512_slli_epi32(wide, 16) : wide);
+}
 
 // sums[row][vector] += the products of a pair of the row and sixteen pairs of the vector: first the odd one, then the even one.
 template <int ROWS, int VECTORS>
@@ -142,9 +149,12 @@ inline Floats rounded(Floats x) {
   return map(x, [](__m256 part) { return _mm256_round_ps(part, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); });
 }
 
-// values * 2^power for whole powers; 0 where they are below -126.
+// A power of two that `scaled` takes: -127 for anything smaller, NaN as it is.
+inline Floats bounded_power(Floats x) { return maximum(broadcast(-127.0f), x); }
+
+// values * 2^power for whole powers from -127 on; 0 for -127.
 inline Floats scaled(Floats values, Floats power) {
-  const Floats factor = map(maximum(power, broadcast(-127.0f)), [](__m256 whole) {
+  const Floats factor = map(power, [](__m256 whole) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127)), 23));
   });
   return values * factor;
@@ -192,7 +202,10 @@ inline Floats to_float(Halves values) {
   return {widened(_mm256_castsi256_si128(values)), widened(_mm256_extracti128_si256(values, 1))};
 }
 
-inline void store_left(Left* to, Floats values) { store(to, to_float(to_bf16(values))); }
+// Writes sixteen values to every other place of thirty-two, from the second on where `odd`; the others stay as they are.
+inline void store_alternating(bf16* to, const bf16* values, bool odd) {
+  for (int64_t lane = 0; lane < LANES; ++lane) to[2 * lane + odd] = values[lane];
+}
 
 // sums[row][vector] += the products of a pair of the row and sixteen pairs of the vector: first the odd one, then the even one, as
 // VDPBF16PS, whose bits this has, since products of two bfloat16 are exact in float32.
@@ -238,8 +251,16 @@ inline float to_float(bf16 value) {
 }
 
 inline Floats load_float(const bf16* from) { return to_float(load_halves(from)); }
-inline void store_bf16(bf16* to, Floats values) { store_halves(to, to_bf16(values)); }
 inline Floats round_to_bf16(Floats values) { return to_float(to_bf16(values)); }
+
+// Writes values rounded to bfloat16, as such or widened again.
+inline void store_rounded(bf16* to, Floats values) { store_halves(to, to_bf16(values)); }
+inline void store_rounded(float* to, Floats values) { store(to, round_to_bf16(values)); }
+
+// Copies sixteen bfloat16, as such or widened.
+inline void copy_lanes(bf16* to, const bf16* from) { store_halves(to, load_halves(from)); }
+inline void copy_lanes(float* to, const bf16* from) { store(to, load_float(from)); }
+
 inline Floats exponential(Floats values) { return map(values, [](Register part) { return part.exp_u20(); }); }
 
 // A mask of the first `count` lanes.

@@ -16,27 +16,17 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.model.device import has_avx2
+from steering.model.device import has_amx_bf16, has_avx2, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
 BASE = ("compiled_model", "steer")  # sources that every compiled pass needs, on any CPU
 KERNELS = ("attention", "linear", "norm", "sample")
+MOST_COMPILERS = 2
+"""Compilers at once. Each takes 0.7 GB, next to the model."""
 CompiledGraph = Callable[[list[Tensor]], list[Tensor]]
 _loading = threading.Lock()
 _loaded: list[Path] = []
-
-
-@cache
-def has_avx512_bf16() -> bool:
-    """Whether the CPU has bfloat16 dot products in 512-bit registers (AVX512_BF16)."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-
-
-@cache
-def has_amx_bf16() -> bool:
-    """Whether the CPU has AMX tiles, with which oneDNN's linear layers are faster than our kernel."""
-    return torch.cpu._is_amx_tile_supported()
 
 
 @cache
@@ -82,7 +72,7 @@ def library_path(folder: Path, *, kernels: bool = True) -> Path:
 
 
 def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
-    """Builds the library, one compiler a processor, in a minute at most. It appears at `target` complete or not at all.
+    """Builds the library in about a minute. It appears at `target` complete or not at all.
 
     scratch: a folder of the same file system. Raises CalledProcessError when the compiler fails.
     """
@@ -95,7 +85,7 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
         subprocess.run([*compiler, "-c", str(HERE / f"{name}.cpp"), "-o", part, *includes], check=True)  # noqa: S603 - our own source
         return part
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_COMPILERS)) as pool:
         parts = list(pool.map(compiled, (*BASE, *(KERNELS if kernels and has_avx2() else ()))))
     link = [*compiler, *parts, "-o", str(unfinished), *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run(link, check=True)  # noqa: S603 - our own source

@@ -11,6 +11,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -23,8 +25,7 @@ using namespace steering;
 
 constexpr int VECTORS = 3;
 constexpr int64_t PANEL = VECTORS * LANES;  // columns
-// Rows that are multiplied by all of a thread's panels before the next block: they stay in L2.
-constexpr int64_t ROW_BLOCK = sizeof(Left) == sizeof(bf16) ? 512 : 64;
+constexpr int64_t ROW_BLOCK = 512;          // rows, at most, that are multiplied by all of a thread's panels before the next block
 
 struct Layer {
   const bf16* panels;
@@ -108,6 +109,13 @@ Halves silu_times(const bf16* gates, Floats up) {
   return to_bf16(round_to_bf16(silu) * round_to_bf16(up));
 }
 
+// How many rows of a width are a block. Widened rows, which each thread has for itself, take three quarters of its L2 cache.
+int64_t row_block(int64_t width) {
+  if constexpr (std::is_same_v<Left, bf16>) return ROW_BLOCK;
+  static const int64_t cache = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), 256 << 10);  // some virtual machines say 0
+  return std::clamp<int64_t>(cache * 3 / 4 / (width * int64_t{sizeof(Left)}), 2 * MAX_ROWS, ROW_BLOCK);
+}
+
 // The rows as GEMM reads them, valid until this thread's next call.
 template <class Number = Left>
 const Number* left_operand(const bf16* rows, int64_t count) {
@@ -136,7 +144,7 @@ void compute(const Call& call, int64_t index, const bf16* next, const Left* left
   const Panel gate{&call.layers[0], index}, up{&call.layers[1], index};
   const auto gate_at = [gates](int64_t row, int vector) { return gates + row * PANEL + vector * LANES; };
   multiply(call, gate, up.weights(call.width), left, rows, [&](int64_t row, int vector, Floats sums) {
-    store_bf16(gate_at(row, vector), sums);
+    store_rounded(gate_at(row, vector), sums);
   });
   multiply(call, up, next, left, rows, [&](int64_t row, int vector, Floats sums) {
     write(call, gate, first + row, vector, silu_times(gate_at(row, vector), sums));
@@ -156,7 +164,7 @@ const bf16* thread_begin(at::TensorList weights, int64_t thread, int64_t threads
 }
 
 void run(const Call& call, at::TensorList prefetch) {
-  const int64_t panels = call.panel_count(), blocks = (call.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  const int64_t most = row_block(call.width), panels = call.panel_count(), blocks = (call.rows + most - 1) / most;
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), panels);
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t thread = first; thread < last; ++thread) {

@@ -38,7 +38,7 @@ struct Norm {
       Floats scaled = load_float(row + at) * factor, weights = load_float(weight + at);
       if (zero_centered) weights = weights + one;
       else scaled = round_to_bf16(scaled);
-      store_bf16(out + at, scaled * weights);
+      store_rounded(out + at, scaled * weights);
     }
   }
 };
@@ -104,7 +104,7 @@ std::tuple<at::Tensor, at::Tensor> add_rms_norm(
   for_rows(left, [&](int64_t row) {
     const int64_t start = row * width;
     for (int64_t at = start; at < start + width; at += LANES)
-      store_bf16(total + at, load_float(one + at) + load_float(other + at));
+      store_rounded(total + at, load_float(one + at) + load_float(other + at));
     norm.run(total + start, out + start);
   });
   return {sum, normed};

@@ -48,9 +48,9 @@ struct ScoreOptions {
 };
 
 // 2^x by a polynomial of degree 4 in the fraction of x, fitted on [-0.5, 0.5]: a relative error of 2.6e-6, far below that
-// of rounding to bfloat16. Inputs far below -126 become 0.
+// of rounding to bfloat16. Inputs far below -126 become 0, -infinity too.
 inline Floats power_of_two(Floats x) {
-  const Floats whole = rounded(x), fraction = x - whole;
+  const Floats power = bounded_power(x), whole = rounded(power), fraction = power - whole;
   Floats sum = broadcast(0.0095700873f);
   for (const float coefficient : {0.055917859f, 0.24024746f, 0.69312179f, 0.99999928f})
     sum = fma(sum, fraction, broadcast(coefficient));
@@ -141,7 +141,7 @@ struct QueryTile {
       const Floats exponent = fma(load(values + at), factors, shift);
       const Floats weight = select(mask, power_of_two(exponent), zero());
       total = total + weight;
-      store_left(out + at, weight);
+      store_rounded(out + at, weight);
     });
     row_max[row] = now;
     if (now != before) rescale(row, before == -INFINITY ? 0.0f : std::exp2((before - now) * factor));
@@ -157,7 +157,7 @@ struct QueryTile {
   // Writes acc / row_sum of one row.
   void store_row(int64_t row, bf16* to) const {
     const Floats factor = broadcast(1.0f / row_sum[row]);
-    for (int64_t at = 0; at < width; at += LANES) store_bf16(to + at, load(acc + row * width + at) * factor);
+    for (int64_t at = 0; at < width; at += LANES) store_rounded(to + at, load(acc + row * width + at) * factor);
   }
 
  private:

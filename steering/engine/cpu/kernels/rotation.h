@@ -13,7 +13,8 @@ struct Rotation {
 
   // Writes x * cosines + (upper inputs of x with opposite sign, lower inputs of x) * sines, rounded to bfloat16 after every
   // operation, as a model that computes operation by operation rounds. width: a multiple of 32.
-  void apply(const bf16* x, int64_t token, int64_t width, bf16* out) const {
+  template <class Number>
+  void apply(const bf16* x, int64_t token, int64_t width, Number* out) const {
     const bf16 *cosine = cosines + token * stride, *sine = sines + token * stride;
     const int64_t middle = width / 2;
     const auto turned = [](Floats a, const bf16* cosine, Floats b, const bf16* sine) {
@@ -21,8 +22,8 @@ struct Rotation {
     };
     for (int64_t at = 0; at < middle; at += LANES) {
       const Floats low = load_float(x + at), high = load_float(x + middle + at);
-      store_bf16(out + at, turned(low, cosine + at, zero() - high, sine + at));
-      store_bf16(out + middle + at, turned(high, cosine + middle + at, low, sine + middle + at));
+      store_rounded(out + at, turned(low, cosine + at, zero() - high, sine + at));
+      store_rounded(out + middle + at, turned(high, cosine + middle + at, low, sine + middle + at));
     }
   }
 

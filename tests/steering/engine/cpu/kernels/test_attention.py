@@ -107,6 +107,17 @@ def test_tokens_see_their_own_sequence(shape: Shape, window: int | None, softcap
     assert torch.equal(values, expected[1])
 
 
+def test_a_score_below_the_range_of_float32_has_no_weight() -> None:
+    """Planted: the product with one key is -infinity in float32."""
+    shape, pieces = SHAPES[0], [(1, 20)]
+    states, query = Sequences.of(1, shape), queries(1, shape)
+    states.keys[0, :, 5] = -3e38 * query[0, :, 0].sign()
+    new, ways = states.arriving(pieces), (SCALING, None, None)
+    found = paged_attention(query, *new, *states.cached([20]), table(pieces), states.blocks, *ways)
+    exact, size = seen(query[0, :, 0], states, 0, 20, None, None)
+    assert ((found[0, 0] - exact).abs() <= (exact.abs() + size) * 2**-8).all()
+
+
 @of_any_shape
 @pytest.mark.parametrize("window", [None, 20, 250])
 def test_a_segment_gets_the_same_bits_alone_and_among_others(shape: Shape, window: int | None) -> None:
