@@ -110,9 +110,12 @@ def kernels_cover(loaded: LoadedModel) -> bool:
         return False
     modules = list(loaded.model.modules())
     embedded = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
-    matrices = {id(one): one.numel() for one in loaded.model.parameters() if one.dim() > 1 and id(one) not in embedded}
+    matrices: dict[int, int] = {
+        id(one): one.numel() for one in loaded.model.parameters() if one.dim() > 1 and id(one) not in embedded
+    }
     ours = {id(module.weight) for module in modules if type(module) is nn.Linear and module.in_features % 2 == 0}
-    return sum(size for key, size in matrices.items() if key in ours) >= COVERED * sum(matrices.values())
+    multiplied: int = sum(size for key, size in matrices.items() if key in ours)
+    return multiplied >= COVERED * sum(matrices.values())
 
 
 def compile_request(loaded: LoadedModel, options: EngineOptions, *, graph: bool = True) -> CompileRequest:
