@@ -375,7 +375,7 @@ async def report(
     work = _Work(engine, request, unsteered, reading, fewer, lost, step)
     measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = trials.chance({1.0: [shift for shifts in random.values() for shift in shifts]}).get(1.0)
+    bound = trials.chance_at([shift for shifts in random.values() for shift in shifts])
     seeds = [one.judged(bound, request.thresholds) for one in measured]
     progress(parts, parts, "done")
     return ReportAnswer(

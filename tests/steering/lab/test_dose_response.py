@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from steering.cards import LayerQuality, QualityCard, unproved
+from steering.cards import LayerQuality, QualityCard, verdict_without_proof
 from steering.client.results import DoseResponse, item_rows
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError, VectorModelMismatch
@@ -119,7 +119,10 @@ async def test_a_random_vector_earns_no_recommendation(engine: LinearEngine) -> 
         found = await dose_response(engine, request)
         advised += found.recommended.strength is not None
         positive = [one for one in found.points if one.strength > 0.0]
-        assert any(f"{unproved(one.moves_on_average for one in positive)} at positive" in one for one in found.warnings)
+        assert any(
+            f"{verdict_without_proof(one.moves_on_average for one in positive)} at positive" in one
+            for one in found.warnings
+        )
     assert advised == 0
 
 
