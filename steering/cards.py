@@ -34,14 +34,15 @@ class LayerQuality:
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
     perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
-    the same dose, estimated from those of all strengths, with the uncertainty of their number."""
+    the same dose, estimated from those of all strengths, with the uncertainty of their number. kl_neutral: null where no answer
+    to neutral prompts had a token."""
 
     strength: Measured
     concept_score: Measured
     concept_interval: Interval
     perplexity_ratio: Measured
     repetition: Measured
-    kl_neutral: Measured
+    kl_neutral: Measured | None
     relative_dose: Measured
     random_score: Measured | None = None
     perplexity_interval: Interval | None = None

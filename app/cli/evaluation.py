@@ -109,7 +109,7 @@ def _dose_table(result: DoseResponseAnswer) -> Table:
     for point in result.points:
         scores = f"{point.concept_score:+.2f}", optional(point.chance)
         advantage = "" if point.advantage is None else estimate_text(point.advantage)
-        damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", f"{point.kl_neutral:.2f}"
+        damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", optional(point.kl_neutral)
         table.add_row(f"{point.strength:+g}", *scores, advantage, *damage, f"{point.relative_dose:.2f}")
     return table
 

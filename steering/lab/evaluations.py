@@ -154,8 +154,9 @@ def answers_to_write(engine: Engine, request: DoseResponseRequest | LayerSweepRe
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponseAnswer:
-    """Runs the evaluation. A strength is left out where the vector makes activations non-finite, or where random
-    directions were drawn and all of them do so, there and at larger strengths. Raises what `resolved` raises."""
+    """Runs the evaluation. A strength is left out where the vector makes activations non-finite. Where random directions
+    were drawn and all of them do so, there and at larger strengths, chance is not known and the strength is not recommended.
+    Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
     plans = await setup.plans(engine, request.guard)
@@ -168,12 +169,10 @@ async def dose_response(
     rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
     by_strength = {strength: row for strength, row in rows.items() if row[0].broken is None}
     bounds = trials.dose_bounds(unsteered, by_strength)
-    if request.random_directions:
-        by_strength = {strength: row for strength, row in by_strength.items() if strength in bounds}
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
     damage = await trials.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    points = trials.dose_points(unsteered, by_strength, [one.mean for one in damage], bounds)
+    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage], bounds)
     answer = _answer(request, setup, unsteered, rows, points)
     if request.judging is None:
         return answer
@@ -193,12 +192,12 @@ def _answer(
 ) -> DoseResponseAnswer:
     """rows: strength -> the vector's trial, then those of its random controls. points: those that are not left out."""
     by_strength = {strength: row for strength, row in rows.items() if strength in points}
-    margins = {strength: point.margin for strength, point in points.items() if strength}
-    recommended = trials.measured_ranges(setup.layers, margins)
+    comparable = {s: one for s, one in points.items() if one.chance is not None or not request.random_directions}
+    recommended = trials.measured_ranges(setup.layers, {s: one.margin for s, one in comparable.items()})
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
     against = trials.anti_steered(coherent if len(coherent) > 1 else moved)
-    warnings = _broken(rows, by_strength)
+    warnings = _broken(rows, comparable)
     if not request.random_directions:
         warnings.append("no random directions, so the shift is compared with 0")
     elif request.random_directions < trials.CONTROLS:
@@ -206,7 +205,7 @@ def _answer(
             f"few random directions: {request.random_directions}; {trials.CONTROLS} or more are recommended"
         )
     for sign, name, found in ((1.0, "positive", recommended.strength), (-1.0, "negative", recommended.negative)):
-        side = [one.moves_on_average for strength, one in points.items() if strength * sign > 0.0]
+        side = [one.moves_on_average for strength, one in comparable.items() if strength * sign > 0.0]
         if found is None and side:
             warnings.append(_unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
@@ -228,19 +227,19 @@ def _answer(
     )
 
 
-def _broken(rows: Mapping[float, Sequence[Trial]], kept: Container[float]) -> list[str]:
+def _broken(rows: Mapping[float, Sequence[Trial]], comparable: Container[float]) -> list[str]:
     """Names strengths at which activations became non-finite. rows: strength -> the vector's trial, then those of its random
-    controls. kept: strengths that are not left out."""
+    controls. comparable: strengths at which chance is known, or was not asked for."""
     own = [strength for strength, (ours, *_) in rows.items() if ours.broken is not None]
-    unbounded = [strength for strength in rows if strength not in kept and strength not in own]
+    unbounded = [strength for strength in rows if strength not in comparable and strength not in own]
     some = [
         strength
         for strength, (_, *controls) in rows.items()
-        if strength in kept and any(one.broken is not None for one in controls)
+        if strength in comparable and any(one.broken is not None for one in controls)
     ]
     said = {
         "left out, because activations became non-finite": own,
-        "left out, because every random direction made activations non-finite, so chance is not known": unbounded,
+        "not recommended, because every random direction made activations non-finite and chance is not known": unbounded,
         "some random directions made activations non-finite and do not count for chance": some,
     }
     return [f"{what}: strength {', '.join(f'{one:g}' for one in found)}" for what, found in said.items() if found]

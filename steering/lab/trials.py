@@ -296,10 +296,10 @@ async def neutral_divergence(
     sampling: SamplingParams = WRITING,
     *,
     progress: Progress = ignore_progress,
-) -> tuple[Estimate, ...]:
+) -> tuple[Estimate | None, ...]:
     """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
     what a plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for
-    one prompt; an answer without tokens does not count."""
+    one prompt; an answer without tokens does not count, and without any that has some nothing is measured (None)."""
     spec, values = CaptureSpec(layers=(), logits=True), [list[float]() for _ in plans]
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
     for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
@@ -316,7 +316,7 @@ async def neutral_divergence(
             (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
             found.append(fmean(await run_in_thread(divergences, predicting(steered, count), reference)))
         progress(done, len(prompts), "reading neutral text")
-    return tuple(estimate(found or [0.0]) for found in values)
+    return tuple(estimate(found) if found else None for found in values)
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
@@ -388,7 +388,7 @@ def dose_point(
     strength: float,
     trial: Trial,
     unsteered: Trial,
-    kl_neutral: float,
+    kl_neutral: float | None,
     random: Sequence[float] = (),
     bound: float | None = None,
 ) -> EvaluatedPoint:
@@ -418,14 +418,15 @@ def dose_bounds(unsteered: Trial, rows: Mapping[float, Sequence[Trial]]) -> dict
 
 
 def dose_points(
-    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float], bounds: Mapping[float, float]
+    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None], bounds: Mapping[float, float]
 ) -> dict[float, EvaluatedPoint]:
     """Builds the points of a dose-response. rows: as in `dose_bounds`, whose result is `bounds`. kl: on neutral text, by
-    strength."""
-    points = {
-        strength: dose_point(strength, trial, unsteered, damage, mean_shifts(unsteered, controls), bounds.get(strength))
-        for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True)
-    }
+    strength. A point with controls and without a bound has no advantage."""
+    points = dict[float, EvaluatedPoint]()
+    for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
+        bound = bounds.get(strength)
+        point = dose_point(strength, trial, unsteered, damage, mean_shifts(unsteered, controls), bound)
+        points[strength] = replace(point, advantage=None) if controls and bound is None else point
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
     return points
 

@@ -81,12 +81,13 @@ class ScoresAnswer(Answer):
 
 
 class CheckAnswer(Answer):
-    """One number against its threshold. passed: its whole 95 % interval satisfies the relation.
-    on_average: the number itself does; a check that passes on average only is not shown to pass.
-    margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong side."""
+    """One number against its threshold. value: null where nothing was measured. passed: the whole 95 % interval satisfies the
+    relation; a number without one does not pass. on_average: the number itself does; a check that passes on average only is not
+    shown to pass. margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong
+    side, null without an interval."""
 
     name: str
-    value: Measured
+    value: Measured | None
     relation: Literal["above", "at_most", "at_least"]
     threshold: Measured
     passed: bool
@@ -255,7 +256,8 @@ class LayerSweepAnswer(Answer):
 @dataclass(frozen=True, slots=True)
 class EvaluatedPoint(DosePoint):
     """One strength. chance: a random direction of the same dose exceeds it on either side of 0 in one case of twenty.
-    advantage: shift along the sign of the strength, less chance; null at 0."""
+    advantage: shift along the sign of the strength, less chance; null at 0, and where random
+    directions were drawn and all of them broke."""
 
     advantage: Estimate | None = None
 
