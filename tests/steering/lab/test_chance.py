@@ -19,7 +19,7 @@ from steering.schemas.evaluation import LayerPointAnswer
 from tests.narrowing import present
 
 PROMPTS, CASES, SWEEPS = 16, 1000, 500
-STRENGTHS = np.array(DOSE_STRENGTHS)
+STRENGTHS: Numbers = np.array(DOSE_STRENGTHS)
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]
 """(generator, shape of directions) -> shift of each direction at each of STRENGTHS, (*shape, strength)."""
 
@@ -36,34 +36,39 @@ def estimates(answers: Numbers) -> Iterator[Estimate]:
         yield Estimate(mean, (mean - reach, mean + reach))
 
 
+def sizes(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """A size of each direction, (*shape, 1)."""
+    return np.asarray(rng.normal(0.0, spread, (*shape, 1)))
+
+
 def linear(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """The usual one: proportional to the dose."""
-    return rng.normal(0.0, spread, (*shape, 1)) * STRENGTHS
+    return sizes(spread, rng, shape) * STRENGTHS
 
 
 def one_way(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """Any edit moves the text the same way, whatever its sign: a length or style artefact."""
-    return rng.normal(0.0, spread, (*shape, 1)) * np.abs(STRENGTHS)
+    return sizes(spread, rng, shape) * np.abs(STRENGTHS)
 
 
 def saturated(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """A shift that small doses already reach: far from linear."""
-    return rng.normal(0.0, spread, (*shape, 1)) * np.tanh(2.0 * STRENGTHS)
+    return sizes(spread, rng, shape) * np.tanh(2.0 * STRENGTHS)
 
 
 def cubic(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """A shift that grows faster than the dose."""
-    return rng.normal(0.0, spread, (*shape, 1)) * STRENGTHS**3 / 16.0
+    return sizes(spread, rng, shape) * STRENGTHS**3 / 16.0
 
 
 def quadratic(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """The same by the square of the dose, with the sign of the strength."""
-    return rng.normal(0.0, spread, (*shape, 1)) * STRENGTHS * np.abs(STRENGTHS) / 4.0
+    return sizes(spread, rng, shape) * STRENGTHS * np.abs(STRENGTHS) / 4.0
 
 
 def threshold(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """A shift of the largest strengths alone."""
-    return rng.normal(0.0, spread, (*shape, 1)) * np.sign(STRENGTHS) * (np.abs(STRENGTHS) >= 3.5)
+    return sizes(spread, rng, shape) * np.sign(STRENGTHS) * (np.abs(STRENGTHS) >= 3.5)
 
 
 def nothing(_: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
@@ -96,7 +101,7 @@ def _steers(answers: Numbers, moved: Numbers) -> bool:
     )
 
 
-DRAWS = {
+DRAWS: dict[str, Draw] = {
     "linear": partial(linear, 0.3),
     "linear, small": partial(linear, 0.05),
     "one way": partial(one_way, 0.3),

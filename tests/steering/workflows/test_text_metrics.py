@@ -104,7 +104,7 @@ def test_the_interval_of_a_ratio_covers_the_noise_of_both_means() -> None:
 def test_a_ratio_to_what_may_be_zero_has_no_interval() -> None:
     assert ratio([1.0, 1.0], [2.0, -1.9]).interval is None
     assert ratio([1.0], [2.0]) == Estimate(0.5, None)
-    exact = ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    exact = ratio([5.0, 6.0, 7.0], [10.0, 12.0, 14.0])
     assert (exact.mean, *present(exact.interval)) == pytest.approx((0.5, 0.5, 0.5))
 
 
