@@ -16,6 +16,7 @@ from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import background, mix
+from tests.narrowing import present
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -118,4 +119,5 @@ async def test_neutral_answers_without_tokens_measure_nothing() -> None:
     silent = (ChatMessage("system", "silent"), ChatMessage("user", "the road"))
     assert await neutral_divergence(engine, [silent], [plan], SAMPLING) == (None,)
     (mixed,) = await neutral_divergence(engine, [PROMPTS[0], silent], [plan], SAMPLING)
-    assert (mixed is not None and mixed.mean > 0.0) and mixed.interval is None
+    assert present(mixed).mean > 0.0
+    assert present(mixed).interval is None
