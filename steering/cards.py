@@ -34,14 +34,15 @@ class LayerQuality:
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
     perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
-    the same dose, estimated from those of all strengths, with the uncertainty of their number."""
+    the same dose, estimated from those of all strengths, with the uncertainty of their number. kl_neutral: null where no answer
+    to neutral prompts had a token."""
 
     strength: Measured
     concept_score: Measured
     concept_interval: Interval
     perplexity_ratio: Measured
     repetition: Measured
-    kl_neutral: Measured
+    kl_neutral: Measured | None
     relative_dose: Measured
     random_score: Measured | None = None
     perplexity_interval: Interval | None = None
@@ -53,9 +54,24 @@ class DosePoint:
         along = self.concept_score if self.strength > 0.0 else -self.concept_score
         return self.strength != 0.0 and along > (self.chance or 0.0) and self.perplexity_ratio <= COHERENT
 
+    @property
+    def margin(self) -> float | None:
+        """How far the lower end of the interval of the shift along the sign of the strength exceeds chance, where it does in
+        coherent text; None where it does not, and where the shift or perplexity has no interval."""
+        low, high = self.concept_interval
+        along = low if self.strength > 0.0 else -high
+        return margin_of(along - (self.chance or 0.0), self.perplexity_interval) if self.strength else None
 
-def unproved(on_average: Iterable[bool]) -> Literal["not shown to steer", "does not steer"]:
-    """Returns the words for strengths none of which holds with its intervals. on_average: whether each does on average."""
+
+def margin_of(low: float, perplexity: Interval | None) -> float | None:
+    """Returns the margin of a strength that holds: the concept moves beyond chance in coherent text, each with the whole of
+    its 95 % interval. low: lower end of the interval of the shift less chance. perplexity: the interval of its ratio, None
+    where there is none. None where the strength does not hold."""
+    return low if low > 0.0 and perplexity is not None and perplexity[1] <= COHERENT else None
+
+
+def verdict_without_proof(on_average: Iterable[bool]) -> Literal["not shown to steer", "does not steer"]:
+    """Returns what to say of strengths none of which holds with its intervals. on_average: whether each does on average."""
     return "not shown to steer" if any(on_average) else "does not steer"
 
 

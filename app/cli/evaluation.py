@@ -109,7 +109,7 @@ def _dose_table(result: DoseResponseAnswer) -> Table:
     for point in result.points:
         scores = f"{point.concept_score:+.2f}", optional(point.chance)
         advantage = "" if point.advantage is None else estimate_text(point.advantage)
-        damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", f"{point.kl_neutral:.2f}"
+        damage = f"x {point.perplexity_ratio:.2f}", f"{point.repetition:.2f}", optional(point.kl_neutral)
         table.add_row(f"{point.strength:+g}", *scores, advantage, *damage, f"{point.relative_dose:.2f}")
     return table
 
@@ -132,7 +132,8 @@ def _sweep_table(result: LayerSweepAnswer) -> Table:
     headings = ("layer", "strength", "moved", "chance", "beyond chance", "perplexity", "dose", "AUROC")
     table = numeric_table(f"{result.vector}, read at layer {result.reading_layer}", *headings)
     for point in result.points:
-        effect = estimate_text(point.moved), optional(point.chance), estimate_text(point.advantage)
+        advantage = "" if point.advantage is None else estimate_text(point.advantage)
+        effect = estimate_text(point.moved), optional(point.chance), advantage
         damage = f"x {point.perplexity_ratio:.2f}", f"{point.relative_dose:.2f}"
         cells = str(point.layer), f"{point.strength:+g}", *effect, *damage, optional(point.auroc)
         table.add_row(*cells, style="bold" if point == result.best else "")

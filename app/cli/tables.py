@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from app.cli.terminal import safe, shown, stderr
-from steering.cards import DosePoint, Estimate, Recommended, unproved
+from steering.cards import DosePoint, Estimate, Recommended, verdict_without_proof
 from steering.client import Client
 from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
@@ -153,7 +153,7 @@ def recommendation(recommended: Recommended, points: Sequence[DosePoint] = ()) -
     before a measurement. points: of the dose-response that measured them."""
     if recommended.basis == "measured":
         ranges = [_range(*ends) for ends in (recommended.negative, recommended.strength) if ends]
-        words = unproved(one.moves_on_average for one in points) if points else "not shown to steer"
+        words = verdict_without_proof(one.moves_on_average for one in points) if points else "not shown to steer"
         strengths = f"measured strength {' and '.join(ranges)}" if ranges else f"measured: {words}"
         if recommended.margin is not None:
             strengths += f", beyond chance by {recommended.margin:.3f} or more"

@@ -124,7 +124,7 @@ def _row(point: Mapping[str, Any], beyond: Mapping[str, Any] | None) -> Row:
         else f"{beyond['mean']:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""),
         f"{point['perplexity_ratio']:.2f}",
         f"{point['repetition']:.2f}",
-        f"{point['kl_neutral']:.2f}",
+        "" if point["kl_neutral"] is None else f"{point['kl_neutral']:.2f}",
         f"{point['relative_dose']:.2f}",
     )
 

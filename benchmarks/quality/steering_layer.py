@@ -53,8 +53,9 @@ async def steering_layer(engine: Engine, concept: str, vector: ConceptVector, pr
 
 
 def _lower_end(dose: float, trial: Trial, unsteered: Trial, bound: float | None) -> float:
-    """Returns the lower end of the interval of the shift beyond chance; BROKEN where text breaks."""
-    if trial.broken is not None or perplexity_ratio(trial, unsteered).mean > COHERENT:
+    """Returns the lower end of the interval of the shift beyond chance; BROKEN where text breaks, and where no random direction
+    gave a bound."""
+    if bound is None or trial.broken is not None or perplexity_ratio(trial, unsteered).mean > COHERENT:
         return BROKEN
     found = advantage(dose, trial, unsteered, bound)
     return found.mean if found.interval is None else found.interval[0]

@@ -252,8 +252,9 @@ class Report(Tabular, ReportAnswer):
 
 
 def check_verdict(check: CheckAnswer) -> str:
-    """Returns the word for a check: one that passes on average, and not with its whole interval, is not shown to pass."""
-    return VERDICTS[0] if check.passed else VERDICTS[1] if check.on_average else VERDICTS[2]
+    """Returns the word for a check: one that passes on average, and not with its whole interval, is not shown to pass, and
+    neither is one of which nothing was measured."""
+    return VERDICTS[0] if check.passed else VERDICTS[1] if check.on_average or check.value is None else VERDICTS[2]
 
 
 def seed_verdict(seed: SeedReportAnswer) -> str:
@@ -281,7 +282,9 @@ def _tables(seed: SeedReportAnswer) -> Iterator[tuple[Row, list[Row]]]:
     yield TEXTS, [(one.variation, one.prompt, one.unsteered, one.steered, f"{one.moved:+.2f}") for one in seed.texts]
 
 
-def _measured(value: float, interval: Sequence[float] | None) -> str:
+def _measured(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "not measured"
     between = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
     return f"{value:+.2f}{between}"
 

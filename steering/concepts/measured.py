@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from steering.cards import DosePoint, unproved
+from steering.cards import DosePoint, verdict_without_proof
 from steering.spec import Interval
 
 MEASURED_FILE = "measured.json"
@@ -60,7 +60,7 @@ class ConceptMeasurement:
         ranges = [one for one in (self.strength, self.negative) if one]
         shown = [f"{low:g} to {high:g}" if low != high else f"{low:g}" for low, high in ranges]
         if not ranges:
-            return f"{unproved(point.moves_on_average for point in self.points)} ({layers})"
+            return f"{verdict_without_proof(point.moves_on_average for point in self.points)} ({layers})"
         if self.blind and not self.claims:
             found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
             return f"not shown to steer: its score moves, but only {found} ({layers})"

@@ -1,23 +1,28 @@
 """Evaluations of a vector over many strengths: dose-responses and layer sweeps, and the evidence for its card."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from math import ceil
 from statistics import fmean
 from typing import Any
 
-from steering.cards import COHERENT, DosePoint, QualityCard, Recommended, unproved
+from steering.cards import COHERENT, DosePoint, Estimate, QualityCard, Recommended, margin_of, verdict_without_proof
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.lab import trials
-from steering.lab.controls import UNGUARDED, plan_at, random_at_each_layer, random_like
+from steering.lab.controls import UNGUARDED, plan_at, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
-from steering.lab.trials import WRITING, ReadBack, Trial, shifts
+from steering.lab.trials import WRITING, ReadBack, Samples, Trial, shifts
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
-from steering.schemas.evaluation import DoseResponseAnswer, LayerPointAnswer, LayerSweepAnswer, ScoresAnswer
+from steering.schemas.evaluation import (
+    DoseResponseAnswer,
+    EvaluatedPoint,
+    LayerPointAnswer,
+    LayerSweepAnswer,
+    ScoresAnswer,
+)
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
@@ -78,8 +83,9 @@ class Setup:
     """A request with names and defaults resolved.
 
     strengths: ascending, each once, without 0, which every evaluation includes.
-    arms: the vector, then its random controls.
+    arms: the vector, then the random controls of a dose-response.
     places: layers and strength of each plan of an arm.
+    later: plans of the random controls of a layer sweep, drawn for one layer once the others are read.
     """
 
     reading: ReadBack
@@ -89,11 +95,13 @@ class Setup:
     strengths: list[float]
     arms: list[ConceptVector]
     places: Sequence[tuple[tuple[int, ...], float]]
+    later: int = 0
 
     @property
     def answers(self) -> int:
-        """Returns how many answers the evaluation generates."""
-        return trials.trial_answers(len(self.arms) * len(self.places), len(self.prompts)) + len(self.neutral)
+        """Returns how many answers the evaluation generates; a layer sweep without coherent text generates fewer."""
+        plans = len(self.arms) * len(self.places) + self.later
+        return trials.trial_answers(plans, len(self.prompts)) + len(self.neutral)
 
     async def plans(self, engine: Engine, guard: DoseGuard) -> list[SteeringPlan]:
         """Returns the plans of every arm in turn, each in the order of the places."""
@@ -121,19 +129,21 @@ def resolved(engine: Engine, request: DoseResponseRequest | LayerSweepRequest) -
     strengths = sorted({float(strength) for strength in request.strengths} - {0.0})
     if not strengths:
         raise InvalidRequest("a sweep needs at least one strength other than 0", param="strengths")
-    seed = request.sampling.seed + 1
     if isinstance(request, DoseResponseRequest):
-        arms = [vector, *(random_like(vector, seed + i) for i in range(controls))]
+        arms = [vector, *_random(vector, request.sampling.seed, controls)]
         neutral = trials.evaluation_prompts(engine, request.neutral, NEUTRAL)
         return Setup(reading, layers, prompts, neutral, strengths, arms, [(layers, one) for one in strengths])
     if strengths[0] < 0.0 < strengths[-1]:
         raise InvalidRequest(
             "a layer sweep takes strengths of one sign, so that layers can be ranked", param="strengths"
         )
-    # drawn for each layer by itself: those of a rotated vector agree from layer to layer and would count as one
-    arms = [vector, *(random_at_each_layer(vector, seed + i) for i in range(ceil(trials.CONTROLS / len(layers))))]
     places = [((layer,), strength) for layer in layers for strength in strengths]
-    return Setup(reading, layers, prompts, (), strengths, arms, places)
+    return Setup(reading, layers, prompts, (), strengths, [vector], places, trials.CONTROLS * len(strengths))
+
+
+def _random(vector: ConceptVector, seed: int, count: int) -> list[ConceptVector]:
+    """Draws random controls of a vector."""
+    return [random_like(vector, seed + 1 + i) for i in range(count)]
 
 
 def answers_to_write(engine: Engine, request: DoseResponseRequest | LayerSweepRequest) -> int:
@@ -144,7 +154,9 @@ def answers_to_write(engine: Engine, request: DoseResponseRequest | LayerSweepRe
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponseAnswer:
-    """Runs the evaluation. Strengths that make activations non-finite are left out. Raises what `resolved` raises."""
+    """Runs the evaluation. A strength is left out where the vector makes activations non-finite. Where random directions
+    were drawn and all of them do so, there and at larger strengths, chance is not known and the strength is not recommended.
+    Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
     plans = await setup.plans(engine, request.guard)
@@ -155,11 +167,13 @@ async def dose_response(
     unsteered, steered = await trials.run_trials(engine, prompts, plans, setup.reading, sampling, progress=running)
     # they are in the order of the plans: those of the vector by strength, then those of each control by strength
     rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
-    by_strength = {strength: row for strength, row in rows.items() if all(trial.broken is None for trial in row)}
+    by_strength = {strength: row for strength, row in rows.items() if row[0].broken is None}
+    bounds = trials.dose_bounds(unsteered, by_strength)
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
     damage = await trials.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    answer = _answer(request, setup, unsteered, by_strength, [one.mean for one in damage])
+    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage], bounds)
+    answer = _answer(request, setup, unsteered, rows, points)
     if request.judging is None:
         return answer
     texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
@@ -173,17 +187,17 @@ def _answer(
     request: DoseResponseRequest,
     setup: Setup,
     unsteered: Trial,
-    by_strength: Mapping[float, Sequence[Trial]],
-    kl: Sequence[float],
+    rows: Mapping[float, Sequence[Trial]],
+    points: Mapping[float, EvaluatedPoint],
 ) -> DoseResponseAnswer:
-    """by_strength: the vector's trial, then those of its random controls. kl: on neutral text, by strength."""
-    points, recommended = trials.dose_points(setup.layers, unsteered, by_strength, kl)
+    """rows: strength -> the vector's trial, then those of its random controls. points: those that are not left out."""
+    by_strength = {strength: row for strength, row in rows.items() if strength in points}
+    comparable = {s: one for s, one in points.items() if one.chance is not None or not request.random_directions}
+    recommended = trials.measured_ranges(setup.layers, {s: one.margin for s, one in comparable.items()})
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
     against = trials.anti_steered(coherent if len(coherent) > 1 else moved)
-    warnings = []
-    if broken := [f"{strength:g}" for strength in setup.strengths if strength not in by_strength]:
-        warnings.append(f"left out, because activations became non-finite: strength {', '.join(broken)}")
+    warnings = _broken(rows, comparable)
     if not request.random_directions:
         warnings.append("no random directions, so the shift is compared with 0")
     elif request.random_directions < trials.CONTROLS:
@@ -191,7 +205,7 @@ def _answer(
             f"few random directions: {request.random_directions}; {trials.CONTROLS} or more are recommended"
         )
     for sign, name, found in ((1.0, "positive", recommended.strength), (-1.0, "negative", recommended.negative)):
-        side = [one.moves_on_average for strength, one in points.items() if strength * sign > 0.0]
+        side = [one.moves_on_average for strength, one in comparable.items() if strength * sign > 0.0]
         if found is None and side:
             warnings.append(_unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
@@ -213,6 +227,24 @@ def _answer(
     )
 
 
+def _broken(rows: Mapping[float, Sequence[Trial]], comparable: Container[float]) -> list[str]:
+    """Names strengths at which activations became non-finite. rows: strength -> the vector's trial, then those of its random
+    controls. comparable: strengths at which chance is known, or was not asked for."""
+    own = [strength for strength, (ours, *_) in rows.items() if ours.broken is not None]
+    unbounded = [strength for strength in rows if strength not in comparable and strength not in own]
+    some = [
+        strength
+        for strength, (_, *controls) in rows.items()
+        if strength in comparable and any(one.broken is not None for one in controls)
+    ]
+    said = {
+        "left out, because activations became non-finite": own,
+        "not recommended, because every random direction made activations non-finite and chance is not known": unbounded,
+        "some random directions made activations non-finite and do not count for chance": some,
+    }
+    return [f"{what}: strength {', '.join(f'{one:g}' for one in found)}" for what, found in said.items() if found]
+
+
 def _scores(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
     """Yields every answer of the vector's trial, then of those of its random controls."""
     ours, *controls = row
@@ -224,89 +256,165 @@ def _scores(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
 async def layer_sweep(
     engine: Engine, request: LayerSweepRequest, *, progress: Progress = ignore_progress
 ) -> LayerSweepAnswer:
-    """Runs the sweep. A point that makes activations non-finite is left out, and a warning says so. The layer of the
-    best point is recommended, with the strengths that hold there. Raises what `resolved` raises."""
+    """Runs the sweep. The layer at which coherent text moves furthest is compared with random directions there, and is
+    recommended with the strengths that hold. A point that makes activations non-finite is left out, and a warning says so.
+    Raises what `resolved` raises."""
     vector, setup = request.vector, resolved(engine, request)
-    plans = await setup.plans(engine, request.guard)
-    unsteered, steered = await trials.run_trials(
-        engine, setup.prompts, plans, setup.reading, request.sampling, progress=progress
+    plans, total = await setup.plans(engine, request.guard), 2 * setup.answers
+    running = progress_of_part(progress, 0, total)
+    unsteered, ours = await trials.run_trials(
+        engine, setup.prompts, plans, setup.reading, request.sampling, progress=running
     )
-    ours, random = steered[: len(setup.places)], steered[len(setup.places) :]
-    points = layer_points(vector, setup, unsteered, ours, random)
-    places = zip(setup.places, ours, strict=True)
-    broken = [f"layer {layer} at {strength:g}" for ((layer,), strength), one in places if one.broken is not None]
-    warnings = [f"left out, because activations became non-finite: {', '.join(broken)}"] if broken else []
-    best, recommended = best_point(points), None
-    if best is None:
-        on_average = [one.advantage.mean > 0.0 and one.perplexity_ratio <= COHERENT for one in points]
-        warnings.append(_unproved("at any layer", on_average))
-    else:
-        at_best = {point.strength: _margin(point) for point in points if point.layer == best.layer}
-        recommended = trials.measured_ranges((best.layer,), at_best)
+    points = layer_points(vector, setup, unsteered, ours)
+    layer, controls = layer_to_test(points), list[list[Trial]]()
+    if layer is not None:
+        running = progress_of_part(progress, total - 2 * setup.later * len(setup.prompts), total)
+        controls = await _controls(engine, request, setup, layer, unsteered, running)
+        moved = {one: trials.mean_shifts(unsteered, row) for one, row in zip(setup.strengths, controls, strict=True)}
+        points = with_chance(points, layer, moved, tests=len(setup.layers))
+    progress(total, total, "done")
+    best, by_place = best_point(points), dict(zip(setup.places, ours, strict=True))
+    at_layer = {point.strength: point for point in points if point.layer == layer}
+    recommended = None
+    if best is not None:
+        margins = {strength: point.margin for strength, point in at_layer.items()}
+        recommended = trials.measured_ranges((best.layer,), margins)
     return LayerSweepAnswer(
         vector=vector.id if vector.version else vector.name,
         reading_layer=setup.reading.layer,
         points=points,
         best=best,
         recommended=recommended,
-        warnings=warnings,
+        warnings=_sweep_warnings(setup, by_place, controls, points, layer),
         scores=(
             unsteered.answer("unsteered"),
             *(
                 scores
-                for i, ((layer,), strength) in enumerate(setup.places)
-                for scores in _scores(steered[i :: len(setup.places)], strength=strength, layer=layer)
+                for ((at,), strength), trial in by_place.items()
+                for row in [[trial, *(controls[setup.strengths.index(strength)] if at == layer else ())]]
+                for scores in _scores(row, strength=strength, layer=at)
             ),
         ),
     )
+
+
+async def _controls(
+    engine: Engine, request: LayerSweepRequest, setup: Setup, layer: int, unsteered: Trial, progress: Progress
+) -> list[list[Trial]]:
+    """Runs random directions of the same dose at one layer. Returns their trials for each of the strengths."""
+    there = replace(request.vector, layers={layer: request.vector.at(layer)})
+    plans = [
+        await plan_at(engine.info, arm, strength, (layer,), request.guard)
+        for strength in setup.strengths
+        for arm in _random(there, request.sampling.seed, trials.CONTROLS)
+    ]
+    _, found = await trials.run_trials(
+        engine,
+        setup.prompts,
+        plans,
+        setup.reading,
+        request.sampling,
+        samples=Samples(earlier=unsteered),
+        progress=progress,
+    )
+    return [list(found[i : i + trials.CONTROLS]) for i in range(0, len(found), trials.CONTROLS)]
+
+
+def _sweep_warnings(
+    setup: Setup,
+    by_place: Mapping[tuple[tuple[int, ...], float], Trial],
+    controls: Sequence[Sequence[Trial]],
+    points: Sequence[LayerPointAnswer],
+    layer: int | None,
+) -> list[str]:
+    """controls: the random directions at `layer`, for each of the strengths."""
+    warnings = []
+    if left_out := [f"layer {at} at {s:g}" for ((at,), s), one in by_place.items() if one.broken is not None]:
+        warnings.append(f"left out, because activations became non-finite: {', '.join(left_out)}")
+    for strength, row in zip(setup.strengths, controls, strict=bool(controls)):
+        count = sum(one.broken is not None for one in row)
+        if count:
+            warnings.append(
+                f"{count} of {len(row)} random directions made activations non-finite at layer {layer}, strength "
+                f"{strength:g}, and do not count for chance"
+            )
+    at_layer = [point for point in points if point.layer == layer]
+    if unbounded := [f"{point.strength:g}" for point in at_layer if point.chance is None]:
+        warnings.append(
+            f"chance is not known at layer {layer}, so nothing is claimed at strength {', '.join(unbounded)}"
+        )
+    if best_point(points) is None:
+        where = "at any layer" if layer is None else f"at layer {layer}, where text moved furthest"
+        on_average = [one.moved.mean > (one.chance or 0.0) and one.perplexity_ratio <= COHERENT for one in at_layer]
+        warnings.append(_unproved(where, on_average))
+    return warnings
 
 
 def _unproved(where: str, on_average: Sequence[bool]) -> str:
     """Says that no strength holds, and whether one does on average."""
     how = "each with its 95 % interval" if any(on_average) else "not even on average"
     return (
-        f"{unproved(on_average)} {where}: no strength moved the concept beyond chance while perplexity stayed within "
-        f"{COHERENT:g} times that of unsteered text, {how}"
+        f"{verdict_without_proof(on_average)} {where}: no strength moved the concept beyond chance while perplexity stayed "
+        f"within {COHERENT:g} times that of unsteered text, {how}"
     )
-
-
-def _margin(point: LayerPointAnswer) -> float | None:
-    return trials.margin(point.advantage, point.perplexity_interval)
 
 
 def best_point(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
     """Returns, among the points that hold, the one with the largest margin; None if none holds."""
-    sound = [(found, point) for point in points if (found := _margin(point)) is not None]
+    sound = [(found, point) for point in points if (found := point.margin) is not None]
     return max(sound, key=lambda found: found[0])[1] if sound else None
 
 
 def layer_points(
-    vector: ConceptVector, setup: Setup, unsteered: Trial, ours: Sequence[Trial], random: Sequence[Trial]
+    vector: ConceptVector, setup: Setup, unsteered: Trial, ours: Sequence[Trial]
 ) -> list[LayerPointAnswer]:
-    """Builds the points of a sweep, without those that broke. ours: by place. random: by control, then place. Chance is one
-    bound for each strength over the random directions of all layers, which share its one case in twenty."""
-    count = len(setup.strengths)  # at every layer the trials are in the order of the strengths
-    moved = {one: trials.mean_shifts(unsteered, random[i::count]) for i, one in enumerate(setup.strengths)}
-    bounds = trials.chance(moved, tests=len(setup.layers))
+    """Builds the points of a sweep, without those that broke and without chance. ours: by place."""
     return [
-        _layer_point(vector, layer, strength, trial, unsteered, bounds.get(strength))
+        _layer_point(vector, layer, strength, trial, unsteered)
         for ((layer,), strength), trial in zip(setup.places, ours, strict=True)
         if trial.broken is None
     ]
 
 
+def layer_to_test(points: Sequence[LayerPointAnswer]) -> int | None:
+    """Returns the layer of the point whose lower end of the shift is largest, of points whose perplexity stays within COHERENT;
+    those that do with their whole interval come first. None where no text is coherent."""
+    coherent = [point for point in points if point.perplexity_ratio <= COHERENT]
+
+    def order(point: LayerPointAnswer) -> tuple[bool, float]:
+        low = point.moved.interval[0] if point.moved.interval else point.moved.mean
+        return margin_of(low, point.perplexity_interval) is not None, low
+
+    return max(coherent, key=order).layer if coherent else None
+
+
+def with_chance(
+    points: Sequence[LayerPointAnswer], layer: int, moved: Mapping[float, Sequence[float]], tests: int
+) -> list[LayerPointAnswer]:
+    """Returns the points, those of `layer` compared with `chance` there. moved: strength -> mean shifts of random directions at
+    the layer. tests: from how many layers it was chosen. Any of them could have been, and each alone would pass in
+    0.05 / tests of cases, so a random vector passes in at most 0.05 whatever the spreads at the layers."""
+    bounds = trials.chance(moved, tests)
+
+    def compared(point: LayerPointAnswer) -> LayerPointAnswer:
+        bound, found = bounds.get(point.strength), point.moved
+        if point.layer != layer or bound is None:
+            return point
+        interval = found.interval and (found.interval[0] - bound, found.interval[1] - bound)
+        return point.model_copy(update={"chance": bound, "advantage": Estimate(found.mean - bound, interval)})
+
+    return [compared(point) for point in points]
+
+
 def _layer_point(
-    vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial, bound: float | None
+    vector: ConceptVector, layer: int, strength: float, trial: Trial, unsteered: Trial
 ) -> LayerPointAnswer:
-    """bound: `chance` at the strength, over all layers."""
     perplexity = trials.perplexity_ratio(trial, unsteered)
     quality = vector.quality.layers.get(layer) if vector.quality else None
     return LayerPointAnswer(
         layer=layer,
         strength=strength,
         moved=trials.advantage(strength, trial, unsteered, None),
-        advantage=trials.advantage(strength, trial, unsteered, bound),
-        chance=bound,
         perplexity_ratio=perplexity.mean,
         repetition=trial.mean("repetition"),
         relative_dose=trial.mean("dose"),
@@ -349,5 +457,7 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     if not found.claims and found.moves_on_average:
         return replace(vector, quality=card)
     card = replace(card, dose_response=found.points, anti_steered=found.anti_steered)
-    recommended = Recommended(found.layers, found.strength, found.negative, basis="measured")
+    ranges = found.strength, found.negative
+    margin = trials.closest_margin({point.strength: point.margin for point in found.points}, *ranges)
+    recommended = Recommended(found.layers, *ranges, basis="measured", margin=margin)
     return _proved(vector, card, recommended, {"shipped": concept}, found.reading_layer)

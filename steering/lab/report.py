@@ -2,16 +2,18 @@
 with questions that the model should still answer, and side effects along other vectors."""
 
 import json
+import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from math import ceil, isnan, nextafter
+from math import ceil
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from scipy.stats import binomtest, spearmanr
+from scipy.special import ndtri
+from scipy.stats import binomtest
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
@@ -37,7 +39,7 @@ from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress, mix
 from steering.workflows.logprobs import continuation_ids
-from steering.workflows.measures import estimate, predicting, shared_prefix, surprises
+from steering.workflows.measures import estimate, predicting, rank_correlation, ratio, shared_prefix, surprises
 from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
@@ -217,24 +219,31 @@ STEPS = 4 + len(VARIATIONS)
 """Of progress, for each seed."""
 
 
+RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
+    "above": operator.gt,
+    "at_most": operator.le,
+    "at_least": operator.ge,
+}
+
+
 def check(
-    name: str, found: Estimate | float, relation: Literal["above", "at_most", "at_least"], threshold: float
+    name: str, found: Estimate | None, relation: Literal["above", "at_most", "at_least"], threshold: float
 ) -> CheckAnswer:
-    """Compares the whole interval of a value with its threshold; a value without an interval by itself."""
-    value = found if isinstance(found, Estimate) else Estimate(found)
-    low, high = value.interval or (value.mean, value.mean)
-    margin = threshold - high if relation == "at_most" else low - threshold
-    average = threshold - value.mean if relation == "at_most" else value.mean - threshold
-    smallest = nextafter(0.0, 1.0) if relation == "above" else 0.0
+    """Compares the whole interval of a value with its threshold. found: None where nothing was measured. A value without an
+    interval does not pass, since one number does not show on which side of the threshold it lies."""
+    holds, end, margin = RELATIONS[relation], None, None
+    if found is not None and found.interval is not None:
+        end = found.interval[1] if relation == "at_most" else found.interval[0]
+        margin = threshold - end if relation == "at_most" else end - threshold
     return CheckAnswer(
         name=name,
-        value=value.mean,
+        value=None if found is None else found.mean,
         relation=relation,
         threshold=threshold,
-        passed=margin >= smallest,
-        on_average=average >= smallest,
+        passed=end is not None and holds(end, threshold),
+        on_average=None if found is None else holds(found.mean, threshold),
         margin=margin,
-        interval=value.interval,
+        interval=None if found is None else found.interval,
     )
 
 
@@ -242,6 +251,13 @@ def share(count: int, of: int) -> Estimate:
     """Estimates a share with its Wilson interval."""
     interval = binomtest(count, of).proportion_ci(method="wilson")
     return Estimate(count / of, (float(interval.low), float(interval.high)))
+
+
+def prompts_for_share(limit: float) -> int | None:
+    """Returns how many prompts are needed to show that a share is at most `limit` where none of them counts: the upper end of
+    the Wilson interval of 0 of n is z^2 / (n + z^2). None for a limit of 0, which no number shows."""
+    square = float(ndtri(0.975)) ** 2
+    return ceil(square * (1.0 - limit) / limit) if limit > 0.0 else None
 
 
 def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
@@ -293,7 +309,7 @@ class ReportRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Measured:
+class SeedMeasures:
     """What the answers of one seed showed. random: mean shift of each random steering. moved: shift of each prompt
     along the direction, none where activations became non-finite. independent: checks of the second model.
     varied: the same of the first prompts, under each variation."""
@@ -338,15 +354,13 @@ class _Measured:
         )
 
     def _anti_steered(self) -> Estimate:
-        against = trials.anti_steered({0.0: [0.0] * len(self.moved), 1.0: self.moved}) or 0.0
-        return share(round(against * len(self.moved)), len(self.moved))
+        return share(sum(shift < 0.0 for shift in self.moved), len(self.moved))
 
     def _retained(self, name: str, moved: Sequence[float], threshold: float) -> CheckAnswer:
-        """Checks the share of the plain shift of the same prompts that a variation keeps; 0 where they do not move at all."""
-        plain, found, kept = fmean(self.moved[: len(moved)]), estimate(moved), Estimate(0.0)
-        if plain > 0.0:
-            interval = found.interval and (found.interval[0] / plain, found.interval[1] / plain)
-            kept = Estimate(found.mean / plain, interval)
+        """Checks the share of the plain shift of the same prompts that a variation keeps; 0 where they do not move along the
+        direction on average."""
+        plain = self.moved[: len(moved)]
+        kept = ratio(moved, plain) if fmean(plain) > 0.0 else Estimate(0.0)
         return check(f"retained.{name}", kept, "at_least", threshold)
 
 
@@ -375,7 +389,7 @@ async def report(
     work = _Work(engine, request, unsteered, reading, fewer, lost, step)
     measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = trials.chance({1.0: [shift for shifts in random.values() for shift in shifts]}).get(1.0)
+    bound = trials.chance_at([shift for shifts in random.values() for shift in shifts])
     seeds = [one.judged(bound, request.thresholds) for one in measured]
     progress(parts, parts, "done")
     return ReportAnswer(
@@ -430,13 +444,21 @@ class _Work:
                 "no random controls, so the shift is compared with 0: they are made for unconditional adds only, and those "
                 "that make activations non-finite do not count"
             )
+        count, limit = len(self.request.prompts), self.request.thresholds.anti_steered
+        needed = prompts_for_share(limit)
+        if needed is None or count < needed:
+            enough = "no number of prompts is enough" if needed is None else f"{needed} or more prompts are needed"
+            warnings.append(
+                f"anti_steered cannot pass: with {count} prompts the interval does not show a share of at most {limit:g}, "
+                f"even if no prompt moves against the direction; {enough}"
+            )
         if self.fewer is None:
             warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
         if self.request.independent is not None:
             warnings.append(self.request.independent.evidence)
         return warnings
 
-    async def measured(self, seed: int) -> _Measured:
+    async def measured(self, seed: int) -> SeedMeasures:
         """Runs the trials of one seed."""
         request, engine, direction = self.request, self.engine, self.request.direction
         self.step(f"seed {seed}: control")
@@ -451,7 +473,7 @@ class _Work:
         scores = [unsteered.answer("unsteered", variation=PLAIN), trial.answer("steered", variation=PLAIN)]
         scores += [one.answer("random", direction=n, variation=PLAIN) for n, one in enumerate(others[: len(controls)])]
         if trial.broken is not None:
-            return _Measured(seed, random, scores=scores)
+            return SeedMeasures(seed, random, scores=scores)
         self.step(f"seed {seed}: utility")
         (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
         limits, both = request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
@@ -481,7 +503,7 @@ class _Work:
         independent = await self._independent(unsteered, trial)
         self.step(f"seed {seed}: done")
         moved = along(trial, unsteered, direction)
-        return _Measured(seed, random, moved, independent, utility, varied, effects, texts, scores)
+        return SeedMeasures(seed, random, moved, independent, utility, varied, effects, texts, scores)
 
     async def _trials(
         self,
@@ -513,15 +535,15 @@ class _Work:
         if scorer is None:
             return ()
         asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in self.request.prompts]
-        ours, theirs, means = list[float](), list[float](), list[list[float]]()
+        means, both = list[list[float]](), [[list[float]() for _ in asked] for _ in ("ours", "theirs")]
         for trial in (unsteered, steered):
             found = await scorer.score([asked[n] for n, _ in trial.answers], [one.text for _, one in trial.answers])
-            ours += [one.score for _, one in trial.answers]
-            theirs += found
+            for (n, one), other in zip(trial.answers, found, strict=True):
+                both[0][n].append(one.score)
+                both[1][n].append(other)
             means.append(trial.by_prompt(found))
         moved = [self.request.direction * (after - before) for before, after in zip(*means, strict=True)]
-        ranks = float(spearmanr(ours, theirs).statistic)
         return (
             check(f"shift.{scorer.name}", estimate(moved), "above", 0.0),
-            check(f"agreement.{scorer.name}", 0.0 if isnan(ranks) else ranks, "at_least", limits.agreement),
+            check(f"agreement.{scorer.name}", rank_correlation(*both), "at_least", limits.agreement),
         )

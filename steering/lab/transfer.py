@@ -15,7 +15,7 @@ from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
 from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
 from steering.lab.controls import plan_at, random_like
-from steering.lab.trials import CONTROLS, ReadBack, chance, mean_shifts, run_trials, shifts, trial_answers
+from steering.lab.trials import CONTROLS, ReadBack, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest
@@ -347,7 +347,7 @@ async def effect(
         max_tokens=request.sampling.max_tokens,
         native=None if request.native is None else request.native.id,
         shift=shift,
-        chance=chance({1.0: mean_shifts(unsteered, controls)}).get(1.0),
+        chance=chance_at(mean_shifts(unsteered, controls)),
     )
 
 

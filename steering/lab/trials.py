@@ -1,5 +1,6 @@
 """Trials: many plans over the same prompts and noise, read by the unsteered model, and the statistics of both."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -9,11 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import isotonic_regression
 from scipy.special import stdtrit
 
-from steering.auroc import Numbers
-from steering.cards import COHERENT, Estimate, Recommended
+from steering.cards import Estimate, Recommended
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
 from steering.engine.prompts import encode_with_plans
@@ -38,8 +38,6 @@ WRITING = SamplingParams(max_tokens=48, temperature=0.7)
 UNSTEERED_SAMPLES = 4
 CONTROLS = 8
 """Random directions, at least, from which `chance` is estimated."""
-SCORING_STEPS = 20
-"""Of the fit of `chance`, which then changes by less than 1e-5 of itself."""
 LOGITS_AT_ONCE = 16 * 1024 * 1024
 """Logits held at a time for a prompt, in numbers (64 MB); at least one answer's."""
 PROMPTS_AT_ONCE = 2
@@ -298,10 +296,10 @@ async def neutral_divergence(
     sampling: SamplingParams = WRITING,
     *,
     progress: Progress = ignore_progress,
-) -> tuple[Estimate, ...]:
+) -> tuple[Estimate | None, ...]:
     """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
     what a plan changes where nobody asked for the concept. The logits of one plan and of no plan are held at a time, for
-    one prompt; an answer without tokens does not count."""
+    one prompt; an answer without tokens does not count, and without any that has some nothing is measured (None)."""
     spec, values = CaptureSpec(layers=(), logits=True), [list[float]() for _ in plans]
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
     for done, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
@@ -318,7 +316,7 @@ async def neutral_divergence(
             (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
             found.append(fmean(await run_in_thread(divergences, predicting(steered, count), reference)))
         progress(done, len(prompts), "reading neutral text")
-    return tuple(estimate(found or [0.0]) for found in values)
+    return tuple(estimate(found) if found else None for found in values)
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
@@ -352,30 +350,32 @@ def chance(moved: Mapping[float, Sequence[float]], tests: int = 1) -> dict[float
     direction could pass by itself, such as two sides of 0 or the layers of a sweep; the one case is shared among them.
 
     A random direction is as likely as its opposite, so strengths s and -s estimate one mean square of the shift. It is
-    taken as a + b s^2, with a of sampling and b of a shift that is linear in the dose, fitted over all strengths by
-    maximum likelihood for normal shifts. Then (next shift) / sqrt(a + b s^2) follows Student's t with K degrees of
-    freedom, since the shifts of one direction count once, and the bound is its quantile 1 - 0.05 / tests times that root.
-    Empty without directions.
+    taken to grow with |s| in any way: isotonic regression (Barlow, Bartholomew, Bremner and Brunk, Statistical Inference
+    under Order Restrictions, 1972) over the doses that have shifts, weighted by their number, and linear between doses.
+    (Next shift) / root of it is compared with Student's t with K degrees of freedom, since the shifts of one direction
+    count once, and the bound is its quantile 1 - 0.05 / tests times that root. K is that of the next dose with shifts.
+    A strength beyond the largest of those doses has no bound.
     """
-    known = [(strength, shift) for strength, found in moved.items() for shift in found]
-    if not known:
+    by_dose: dict[float, list[Sequence[float]]] = {}
+    for strength, found in moved.items():
+        if found:
+            by_dose.setdefault(abs(strength), []).append(found)
+    if not by_dose:
         return {}
-    strengths, shifted = np.array(known).T
-    largest = max(np.abs(strengths).max(), 1e-300)
-    constant, slope = _mean_square(strengths / largest, shifted**2)
-    quantile = float(stdtrit(max(map(len, moved.values())), 1.0 - 0.05 / tests))
-    return {one: quantile * sqrt(constant + slope * (one / largest) ** 2) for one in moved}
+    doses = sorted(by_dose)
+    shifted = [np.concatenate(by_dose[dose]) for dose in doses]
+    fitted = isotonic_regression([np.square(one).mean() for one in shifted], weights=[len(one) for one in shifted]).x
+    quantiles = [float(stdtrit(max(map(len, by_dose[dose])), 1.0 - 0.05 / tests)) for dose in doses]
+    return {
+        one: quantiles[bisect_left(doses, abs(one))] * sqrt(np.interp(abs(one), doses, fitted))
+        for one in moved
+        if abs(one) <= doses[-1]
+    }
 
 
-def _mean_square(doses: Numbers, squares: Numbers) -> Numbers:
-    """Returns a, b >= 0 of the mean square a + b dose^2, by Fisher scoring: least squares in which a square of mean v
-    has the weight 1 / v^2."""
-    columns, overall = np.stack([np.ones_like(doses), doses**2], axis=1), float(squares.mean())
-    found: Numbers = np.array([overall, 0.0])
-    for _ in range(SCORING_STEPS if overall > 0.0 else 0):
-        weights = 1.0 / np.maximum(columns @ found, 1e-6 * overall)
-        found = nnls(columns * weights[:, None], squares * weights)[0]
-    return found
+def chance_at(moved: Sequence[float]) -> float | None:
+    """Returns `chance` at one strength. moved: mean shifts of the random directions there; None without them."""
+    return chance({1.0: moved}).get(1.0)
 
 
 def advantage(strength: float, trial: Trial, unsteered: Trial, bound: float | None) -> Estimate:
@@ -384,20 +384,11 @@ def advantage(strength: float, trial: Trial, unsteered: Trial, bound: float | No
     return estimate([sign * shift - (bound or 0.0) for shift in shifts(trial, unsteered)])
 
 
-def margin(advantage: Estimate, perplexity: Interval | None) -> float | None:
-    """Returns the lower end of the interval of the advantage at a strength that holds: the concept moves beyond chance in
-    coherent text, each with the whole of its 95 % interval. None where it does not hold."""
-    if advantage.interval is None or perplexity is None or perplexity[1] > COHERENT:
-        return None
-    low = advantage.interval[0]
-    return low if low > 0.0 else None
-
-
 def dose_point(
     strength: float,
     trial: Trial,
     unsteered: Trial,
-    kl_neutral: float,
+    kl_neutral: float | None,
     random: Sequence[float] = (),
     bound: float | None = None,
 ) -> EvaluatedPoint:
@@ -419,24 +410,25 @@ def dose_point(
     )
 
 
+def dose_bounds(unsteered: Trial, rows: Mapping[float, Sequence[Trial]]) -> dict[float, float]:
+    """Returns `chance` by strength. rows: strength -> the vector's trial, then those of its random controls. Either side of
+    0 is claimed by itself, so the two share the one case in twenty."""
+    moved = {strength: mean_shifts(unsteered, controls) for strength, (_, *controls) in rows.items()}
+    return chance(moved, tests=len({strength > 0.0 for strength in moved}) or 1)
+
+
 def dose_points(
-    layers: tuple[int, ...], unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float]
-) -> tuple[dict[float, EvaluatedPoint], Recommended]:
-    """Builds the points of a dose-response, and recommends the strengths that hold. rows: strength -> the vector's trial,
-    then those of its random controls. kl: on neutral text, by strength. Either side of 0 is claimed by itself, so the two
-    share the one case in twenty of `chance`."""
-    random = {strength: mean_shifts(unsteered, controls) for strength, (_, *controls) in rows.items()}
-    bounds = chance(random, tests=len({strength > 0.0 for strength in random}) or 1)
-    points = {
-        strength: dose_point(strength, row[0], unsteered, damage, random[strength], bounds.get(strength))
-        for (strength, row), damage in zip(rows.items(), kl, strict=True)
-    }
-    margins = {
-        one.strength: None if one.advantage is None else margin(one.advantage, one.perplexity_interval)
-        for one in points.values()
-    }
+    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None], bounds: Mapping[float, float]
+) -> dict[float, EvaluatedPoint]:
+    """Builds the points of a dose-response. rows: as in `dose_bounds`, whose result is `bounds`. kl: on neutral text, by
+    strength. A point with controls and without a bound has no advantage."""
+    points = dict[float, EvaluatedPoint]()
+    for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
+        bound = bounds.get(strength)
+        point = dose_point(strength, trial, unsteered, damage, mean_shifts(unsteered, controls), bound)
+        points[strength] = replace(point, advantage=None) if controls and bound is None else point
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
-    return points, measured_ranges(layers, margins)
+    return points
 
 
 def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
@@ -452,16 +444,22 @@ def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
 
 
 def measured_ranges(layers: tuple[int, ...], margins: Mapping[float, float | None]) -> Recommended:
-    """Recommends the strengths of either sign that hold at the layers. margins: strength -> its `margin`."""
+    """Recommends the strengths of either sign that hold at the layers. margins: strength -> its margin beyond chance, None
+    where it does not hold."""
     sound = {strength: found is not None for strength, found in margins.items()}
     up, down = range_that_holds(sound, 1), range_that_holds(sound, -1)
+    return Recommended(layers, up, down, basis="measured", margin=closest_margin(margins, up, down))
+
+
+def closest_margin(margins: Mapping[float, float | None], *ranges: Interval | None) -> float | None:
+    """Returns the smallest margin of the strengths within the ranges; None where it is not known."""
     inside = [
         found
         for strength, found in margins.items()
-        for low, high in filter(None, (up, down))
+        for low, high in filter(None, ranges)
         if found is not None and low <= strength <= high
     ]
-    return Recommended(layers, up, down, basis="measured", margin=min(inside, default=None))
+    return min(inside, default=None)
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from steering.cards import DosePoint, Estimate, Recommended
+from steering.cards import DosePoint, Estimate, Recommended, margin_of
 from steering.schemas.base import Answer, Flag, Request, Whole, at_most_one
 from steering.schemas.choices import ChoicesAnswer, ChoicesRequest
 from steering.schemas.messages import Seed, Texts
@@ -81,12 +81,13 @@ class ScoresAnswer(Answer):
 
 
 class CheckAnswer(Answer):
-    """One number against its threshold. passed: its whole 95 % interval satisfies the relation.
-    on_average: the number itself does; a check that passes on average only is not shown to pass.
-    margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong side."""
+    """One number against its threshold. value: null where nothing was measured. passed: the whole 95 % interval satisfies the
+    relation; a number without one does not pass. on_average: the number itself does; a check that passes on average only is not
+    shown to pass. margin: how far the closer end of the interval is on the right side of the threshold; negative on the wrong
+    side, null without an interval."""
 
     name: str
-    value: Measured
+    value: Measured | None
     relation: Literal["above", "at_most", "at_least"]
     threshold: Measured
     passed: bool
@@ -214,13 +215,14 @@ EvaluationRequest: TypeAlias = Annotated[StrengthsRequest | ReportRequest | Choi
 
 class LayerPointAnswer(Answer):
     """One layer at one strength. moved: shift of the score along the sign of the strength.
-    chance: what a random vector, with a direction of its own at each layer, exceeds at any of them in one case of twenty.
-    advantage: moved less chance. auroc: that of the vector's card."""
+    chance: at the layer where text moved furthest, what a random vector, with a direction of its own at each layer, exceeds
+    in one case of twenty after the same choice of a layer; null at the others, and where random directions gave none.
+    advantage: moved less chance; null without chance. auroc: that of the vector's card."""
 
     layer: int
     strength: Measured
     moved: Estimate
-    advantage: Estimate
+    advantage: Estimate | None = None
     perplexity_ratio: Measured
     repetition: Measured
     relative_dose: Measured
@@ -228,10 +230,17 @@ class LayerPointAnswer(Answer):
     perplexity_interval: tuple[Measured, Measured] | None = None
     chance: Measured | None = None
 
+    @property
+    def margin(self) -> float | None:
+        """The lower end of the interval of the advantage where the strength holds; None where it does not."""
+        interval = None if self.advantage is None else self.advantage.interval
+        return None if interval is None else margin_of(interval[0], self.perplexity_interval)
+
 
 class LayerSweepAnswer(Answer):
-    """Points by layer, then strength. best: moved furthest beyond chance while the text stayed coherent; null if none did.
-    A dose-response at that layer estimates chance at that layer alone, so its recommended strengths can differ.
+    """Points by layer, then strength. best: moved furthest beyond chance while the text stayed coherent, at the layer where
+    text moved furthest; null if none did. A dose-response at that layer has other random directions and makes no choice of
+    a layer, so its recommended strengths can differ.
     scores: of every answer."""
 
     kind: Literal["layer_sweep"] = "layer_sweep"
@@ -247,7 +256,8 @@ class LayerSweepAnswer(Answer):
 @dataclass(frozen=True, slots=True)
 class EvaluatedPoint(DosePoint):
     """One strength. chance: a random direction of the same dose exceeds it on either side of 0 in one case of twenty.
-    advantage: shift along the sign of the strength, less chance; null at 0."""
+    advantage: shift along the sign of the strength, less chance; null at 0, and where random
+    directions were drawn and all of them broke."""
 
     advantage: Estimate | None = None
 

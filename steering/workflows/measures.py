@@ -4,13 +4,14 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from math import exp
+from math import exp, isnan, nan, sqrt, tanh
 from statistics import fmean
 from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy.special import stdtrit
+from scipy.stats import spearmanr
 
 from steering.cards import Estimate
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
@@ -23,6 +24,8 @@ K = TypeVar("K")
 LOGITS_BOUND = 256 * 1024 * 1024
 """Logits held for one answer, in numbers: 1 GiB. A longer one is not measured, and the result says so."""
 ROWS = 32
+CERTAIN = 1.0 - 1e-12
+"""A larger rank correlation is taken for this, so that Fisher's z is finite."""
 
 
 def distinct(items: Sequence[Hashable], size: int) -> float:
@@ -68,6 +71,47 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None)
     reach = float(stdtrit(len(numbers) - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
     return Estimate(mean, (mean - reach, mean + reach))
+
+
+def ratio(values: Sequence[float], reference: Sequence[float]) -> Estimate:
+    """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical Society
+    B 16, 1954), which covers the uncertainty of both means and their correlation. It holds the ratios x for which the
+    interval of the mean of value - x * reference holds 0. No interval where the mean of `reference` is not shown to differ
+    from 0. Raises ZeroDivisionError for a reference whose mean is 0."""
+    pairs = np.array([values, reference], dtype=np.float64)
+    mean, base = pairs.mean(axis=1).tolist()
+    if pairs.shape[1] < 2:
+        return Estimate(mean / base, None)
+    count = pairs.shape[1]
+    reach = float(stdtrit(count - 1, 0.975)) ** 2 / count * np.cov(pairs)
+    square = base**2 - reach[1, 1]
+    if square <= 0.0:
+        return Estimate(mean / base, None)
+    middle = mean * base - reach[0, 1]
+    half = sqrt(max(middle**2 - square * (mean**2 - reach[0, 0]), 0.0))
+    return Estimate(mean / base, (float((middle - half) / square), float((middle + half) / square)))
+
+
+def rank_correlation(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Estimate | None:
+    """Returns Spearman's rank correlation of two scores of the same texts and its 95 % interval; None where it is not defined,
+    as for equal scores. one, other: for each prompt the scores of its texts, which are alike, so the interval is that of a
+    jackknife over prompts (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982) of Fisher's z."""
+
+    def found(left_out: int | None) -> float:
+        rows = [[x for i, each in enumerate(scores) if i != left_out for x in each] for scores in (one, other)]
+        if any(len(set(row)) < 2 for row in rows):
+            return nan
+        return float(np.arctanh(np.clip(spearmanr(*rows).statistic, -CERTAIN, CERTAIN)))
+
+    whole, count = found(None), len(one)
+    if isnan(whole):
+        return None
+    parts = np.array([found(index) for index in range(count)])
+    if count < 2 or np.isnan(parts).any():
+        return Estimate(tanh(whole), None)
+    spread = sqrt((count - 1) / count * float(np.square(parts - parts.mean()).sum()))
+    reach = float(stdtrit(count - 1, 0.975)) * spread
+    return Estimate(tanh(whole), (tanh(whole - reach), tanh(whole + reach)))
 
 
 def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:

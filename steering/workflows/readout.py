@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, log, pi, sqrt
 from statistics import fmean
 from typing import TypeVar
 
@@ -174,7 +174,9 @@ class NeutralStatistics:
 
     within: variance of the tokens of one text around its mean.
     inverse_length: mean over the texts of 1 / tokens.
-    maxima: mean and standard deviation, over the texts, of the largest score of their first n tokens, n = 1, 2, ...
+    maxima: mean and standard deviation of the largest score of the first n tokens, n = 1, 2, ..., over the texts that have
+    as many; up to the n that half of them have.
+    growth: by how much the mean of that largest score grows for each factor e of n beyond.
     """
 
     mean: float
@@ -184,12 +186,14 @@ class NeutralStatistics:
     within: float
     inverse_length: float
     maxima: Float[Tensor, "tokens 2"]
+    growth: float
 
     def z(self, score: float, tokens: int, position: ScorePosition) -> float:
         """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations."""
         if position == "max":  # the largest of more tokens is larger
-            mean, deviation = self.maxima[min(tokens, len(self.maxima)) - 1].tolist()
-            return float((score - mean) / deviation)
+            known = min(tokens, len(self.maxima))
+            mean, deviation = self.maxima[known - 1].tolist()
+            return float((score - mean - self.growth * log(tokens / known)) / deviation)
         return (score - self.mean) / self.deviation_of(tokens)
 
     def deviation_of(self, tokens: int) -> float:
@@ -267,18 +271,31 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
     statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, variance], dim=1)
-    longest = max(map(len, texts))
-    so_far = torch.stack([_padded(scores.cummax(dim=0).values, longest) for scores in texts])
-    maxima = torch.stack([so_far.mean(0), so_far.std(0).clamp(min=LEAST_DEVIATION)], dim=2)
+    maxima, growth = _maxima(texts)
     return [
-        NeutralStatistics(mean, deviation, token_mean, token_deviation, within, inverse_length, maxima[:, index])
+        NeutralStatistics(
+            mean, deviation, token_mean, token_deviation, within, inverse_length, maxima[:, index], growth[index]
+        )
         for index, (mean, deviation, token_mean, token_deviation, within) in enumerate(statistics.tolist())
     ]
 
 
-def _padded(rows: Float[Tensor, "token axis"], length: int) -> Float[Tensor, "length axis"]:
-    """Repeats the last row up to a length."""
-    return torch.cat([rows, rows[-1:].expand(length - len(rows), -1)])
+def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor, "tokens axis 2"], list[float]]:
+    """Returns `maxima` and `growth` of each axis. The largest of n independent scores follows about a Gumbel distribution whose
+    mean grows as b log n at one deviation (Gumbel, Statistics of Extremes, 1958). b is the growth between half of the largest
+    n and that n, in the same texts, since the deviation also holds the level of a text, which does not grow."""
+    lengths = sorted(map(len, texts), reverse=True)
+    most = lengths[max(ceil(len(texts) / 2), min(2, len(texts))) - 1]
+    measured = []
+    for count in range(1, most + 1):
+        largest = torch.stack([scores[:count].amax(dim=0) for scores in texts if len(scores) >= count])
+        measured.append(torch.stack([largest.mean(0), largest.std(0).clamp(min=LEAST_DEVIATION)], dim=1))
+    maxima = torch.stack(measured)
+    if most == 1:
+        return maxima, (maxima[0, :, 1] * sqrt(6.0) / pi).tolist()
+    long = torch.stack([scores[:most] for scores in texts if len(scores) >= most])
+    grown = (long.amax(dim=1) - long[:, : most // 2].amax(dim=1)).mean(0)
+    return maxima, (grown / log(most / (most // 2))).tolist()
 
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:

@@ -1,137 +1,253 @@
 """Chance: a random direction passes the whole rule of "steers" in at most 5 % of cases, and a planted effect passes it.
 
 A fake scorer stands for the engine: the shift of a prompt's answer is a function of the strength, drawn for each
-direction, plus the noise of the answer.
+direction, plus the noise of the answer. All cases are drawn at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import pytest
+from scipy.stats import binom, t
 
 from steering.auroc import Numbers
-from steering.lab.evaluations import Setup, best_point, layer_points
-from steering.lab.trials import CONTROLS, AnswerMeasures, ReadBack, Trial, chance, dose_points
-from tests.steering.workflows.linear import LinearEngine
-from tests.steering.workflows.vectors import planted_vector
+from steering.cards import DosePoint, Estimate
+from steering.lab.evaluations import DOSE_STRENGTHS, SWEEP_STRENGTHS, best_point, layer_to_test, with_chance
+from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, chance, dose_bounds
+from steering.schemas.evaluation import LayerPointAnswer
+from tests.narrowing import present
 
-PROMPTS, TRIALS = 16, 200
-STRENGTHS = (-4.0, -1.0, 0.5, 2.0, 4.0)
-Shift = Callable[[float], float]
-Draw = Callable[[np.random.Generator], Shift]
-
-
-def linear(spread: float, rng: np.random.Generator) -> Shift:
-    """A shift that is linear in the dose, as of a direction with some share of the concept."""
-    slope = rng.normal(0.0, spread)
-    return lambda strength: slope * strength
+PROMPTS, CASES, SWEEPS = 16, 1000, 500
+STRENGTHS: Numbers = np.array(DOSE_STRENGTHS)
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Numbers]
+"""(generator, shape of directions) -> shift of each direction at each of STRENGTHS, (*shape, strength)."""
 
 
-def one_way(spread: float, rng: np.random.Generator) -> Shift:
-    """A linear shift, and one that both signs move the same way, as where text of any large dose drifts."""
-    slope, drift = rng.normal(0.0, spread, 2)
-    return lambda strength: slope * strength + drift * abs(strength)
+def most(cases: int) -> float:
+    """Returns the share of cases that a rule which passes 5 % exceeds in one test of a thousand."""
+    return float(binom.ppf(0.999, cases, 0.05)) / cases
 
 
-def saturated(spread: float, rng: np.random.Generator) -> Shift:
-    """A shift that grows no further beyond a strength of 1."""
-    size = rng.normal(0.0, spread)
-    return lambda strength: float(size * np.tanh(2.0 * strength))
+def estimates(answers: Numbers) -> Iterator[Estimate]:
+    """Yields the mean of each row (row, prompt), with its 95 % interval."""
+    reaches = t.ppf(0.975, PROMPTS - 1) * answers.std(axis=1, ddof=1) / PROMPTS**0.5
+    for mean, reach in zip(answers.mean(axis=1).tolist(), reaches.tolist(), strict=True):
+        yield Estimate(mean, (mean - reach, mean + reach))
 
 
-def nothing(_: np.random.Generator) -> Shift:
+def sizes(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """A size of each direction, (*shape, 1)."""
+    return np.asarray(rng.normal(0.0, spread, (*shape, 1)))
+
+
+def linear(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """The usual one: proportional to the dose."""
+    return sizes(spread, rng, shape) * STRENGTHS
+
+
+def one_way(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """Any edit moves the text the same way, whatever its sign: a length or style artefact."""
+    return sizes(spread, rng, shape) * np.abs(STRENGTHS)
+
+
+def saturated(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """A shift that small doses already reach: far from linear."""
+    return sizes(spread, rng, shape) * np.tanh(2.0 * STRENGTHS)
+
+
+def cubic(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """A shift that grows faster than the dose."""
+    return sizes(spread, rng, shape) * STRENGTHS**3 / 16.0
+
+
+def quadratic(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """The same by the square of the dose, with the sign of the strength."""
+    return sizes(spread, rng, shape) * STRENGTHS * np.abs(STRENGTHS) / 4.0
+
+
+def threshold(spread: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
+    """A shift of the largest strengths alone."""
+    return sizes(spread, rng, shape) * np.sign(STRENGTHS) * (np.abs(STRENGTHS) >= 3.5)
+
+
+def nothing(_: np.random.Generator, shape: tuple[int, ...]) -> Numbers:
     """No shift at all, so that only noise can pass."""
-    return lambda strength: 0.0
+    return np.zeros((*shape, len(STRENGTHS)))
 
 
-class FakeScorer:
-    """Scores the answers to PROMPTS prompts; every trial has its own noise."""
-
-    def __init__(self, seed: int, noise: float) -> None:
-        self.rng, self.noise = np.random.default_rng(seed), noise
-
-    def trial(self, shift: float = 0.0, samples: int = 1) -> Trial:
-        scores: Numbers = shift + self.rng.normal(0.0, self.noise / samples**0.5, PROMPTS)
-        return Trial(tuple(AnswerMeasures(float(score), 1.0, 0.0, 0.1) for score in scores))
-
-    def steers(self, shift: Shift, draw: Draw, controls: int = CONTROLS) -> bool:
-        """Whether a dose-response recommends a strength of either sign."""
-        directions = [shift, *(draw(self.rng) for _ in range(controls))]
-        rows = {strength: [self.trial(one(strength)) for one in directions] for strength in STRENGTHS}
-        found = dose_points((2,), self.trial(samples=4), rows, [0.0] * len(rows))[1]
-        return found.strength is not None or found.negative is not None
+def share_that_steers(
+    draw: Draw, noise: float, *, own: Numbers | None = None, controls: int = CONTROLS, cases: int = CASES
+) -> float:
+    """Returns in which share of cases a dose-response recommends a strength of either sign. noise: standard deviation of one
+    answer's score; four unsteered answers are averaged. own: shift of the vector by strength; None: one more random one."""
+    rng = np.random.default_rng(5)
+    random = draw(rng, (cases, controls))
+    vector = draw(rng, (cases,)) if own is None else np.broadcast_to(own, (cases, len(STRENGTHS)))
+    unsteered = rng.normal(0.0, noise / 2.0, (cases, 1, PROMPTS))
+    answers = vector[..., None] + rng.normal(0.0, noise, (cases, len(STRENGTHS), PROMPTS)) - unsteered
+    # the mean over the prompts of a control has the noise of their mean
+    moved = random + rng.normal(0.0, noise / PROMPTS**0.5, random.shape) - unsteered.mean(axis=-1, keepdims=True)
+    return float(np.mean([_steers(*case) for case in zip(answers, moved, strict=True)]))
 
 
-DRAWS = [partial(linear, 0.3), partial(linear, 0.05), partial(one_way, 0.3), partial(saturated, 0.5), nothing]
+def _steers(answers: Numbers, moved: Numbers) -> bool:
+    """answers: (strength, prompt). moved: (direction, strength)."""
+    bounds = chance(dict(zip(DOSE_STRENGTHS, moved.T.tolist(), strict=True)), tests=2)
+    return any(
+        DosePoint(s, one.mean, present(one.interval), 1.0, 0.0, 0.0, 0.1, None, (1.0, 1.0), bounds[s]).margin
+        is not None
+        for s, one in zip(DOSE_STRENGTHS, estimates(answers), strict=True)
+    )
 
 
-@pytest.mark.parametrize(("draw", "noise"), [*((draw, 0.01) for draw in DRAWS), (DRAWS[0], 0.2), (DRAWS[1], 0.2)])
-def test_a_random_direction_steers_in_at_most_five_percent_of_trials(draw: Draw, noise: float) -> None:
+DRAWS: dict[str, Draw] = {
+    "linear": partial(linear, 0.3),
+    "linear, small": partial(linear, 0.05),
+    "one way": partial(one_way, 0.3),
+    "saturated": partial(saturated, 0.5),
+    "cubic": partial(cubic, 0.3),
+    "quadratic": partial(quadratic, 0.3),
+    "threshold": partial(threshold, 0.5),
+    "nothing": nothing,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+def test_a_random_direction_steers_in_at_most_five_percent_of_cases(name: str, noise: float) -> None:
     """All strengths and both signs; with little noise only the spread between directions protects from a claim."""
-    scorer = FakeScorer(5, noise)
-    passed = sum(scorer.steers(draw(scorer.rng), draw) for _ in range(TRIALS))
-    assert passed <= 0.05 * TRIALS
+    assert share_that_steers(DRAWS[name], noise) <= most(CASES)
 
 
-@pytest.mark.parametrize("draw", DRAWS)
-def test_a_planted_effect_steers(draw: Draw) -> None:
-    scorer = FakeScorer(6, 0.2)
-    assert sum(scorer.steers(lambda strength: 1.5 * strength, draw) for _ in range(20)) >= 19
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_planted_effect_steers(name: str) -> None:
+    assert share_that_steers(DRAWS[name], 0.2, own=1.5 * STRENGTHS, cases=100) >= 0.95
 
 
 def test_the_spread_between_directions_counts_and_not_only_that_over_prompts() -> None:
     """With few directions, whose spread is known worst, and answers that hardly vary."""
-    scorer = FakeScorer(7, 0.01)
-    draw = partial(linear, 0.3)
-    passed = sum(scorer.steers(draw(scorer.rng), draw, controls=4) for _ in range(TRIALS))
-    assert passed <= 0.05 * TRIALS
+    assert share_that_steers(DRAWS["linear"], 0.01, controls=4) <= most(CASES)
 
 
-@pytest.mark.parametrize("effect", [0.0, 1.5])
-def test_a_random_vector_has_no_layer_in_a_sweep_and_a_planted_one_has_its_own(effect: float) -> None:
-    """Eight layers, at each of which a random vector has a direction of its own that could pass."""
-    engine = LinearEngine()
-    vector, scorer, draw = planted_vector(engine), FakeScorer(8, 0.05), partial(linear, 0.3)
-    layers, strengths = tuple(range(8)), [1.0, 2.0]
-    places = [((layer,), strength) for layer in layers for strength in strengths]
-    reading = ReadBack(2, vector.at(2))
-    setup = Setup(reading, layers, ("",) * PROMPTS, (), strengths, [vector, vector], places)
+def trial(score: float) -> Trial:
+    return Trial((AnswerMeasures(score, 1.0, 0.0, 0.1),))
 
-    def arm(shifts: Sequence[Shift]) -> list[Trial]:
-        return [scorer.trial(shifts[layer](strength)) for (layer,), strength in places]
 
-    found = []
-    for _ in range(TRIALS):
-        ours, random = [draw(scorer.rng) for _ in layers], [draw(scorer.rng) for _ in layers]
-        if effect:
-            ours[3] = lambda strength: effect * strength
-        best = best_point(layer_points(vector, setup, scorer.trial(samples=4), arm(ours), arm(random)))
-        found.append(None if best is None else best.layer)
+def test_the_two_sides_of_a_dose_response_share_the_one_case_in_twenty() -> None:
+    controls = [0.2, -0.1, 0.3]
+    rows = {strength: [trial(9.0), *map(trial, controls)] for strength in (-1.0, 1.0)}
+    assert dose_bounds(trial(0.0), rows) == pytest.approx(chance(dict.fromkeys((-1.0, 1.0), controls), tests=2))
+    assert dose_bounds(trial(0.0), {1.0: rows[1.0]}) == pytest.approx(chance({1.0: controls}))
+
+
+SPREADS = {
+    "equal": np.full(8, 0.3),
+    "one large": np.array([1.0, *(0.05,) * 7]),
+    "growing": np.geomspace(0.1, 1.0, 8),
+}
+
+
+def layers_of_sweeps(spreads: Numbers, noise: float, effect: float = 0.0) -> list[int | None]:
+    """Returns the layers that sweeps recommend. A random vector has a direction of its own at each layer, as have the random
+    directions at the layer that is tested. effect: shift of a strength of 1 at layer 3, in place of a random one."""
+    rng, doses, layers = np.random.default_rng(8), np.array(SWEEP_STRENGTHS), len(spreads)
+    slopes = rng.normal(0.0, 1.0, (SWEEPS, layers)) * spreads
     if effect:
-        assert found.count(3) >= 0.9 * TRIALS
-    else:
-        assert found.count(None) >= 0.95 * TRIALS
+        slopes[:, 3] = effect
+    unsteered = rng.normal(0.0, noise / 2.0, (SWEEPS, 1, 1, PROMPTS))
+    answers = slopes[..., None, None] * doses[:, None] - unsteered
+    answers = answers + rng.normal(0.0, noise, (*answers.shape[:3], PROMPTS))
+    random = rng.normal(0.0, 1.0, (SWEEPS, CONTROLS, 1)) * doses
+    noises = rng.normal(0.0, noise / PROMPTS**0.5, random.shape) - unsteered.mean(axis=-1)
+    return [_layer(*case, spreads) for case in zip(answers, random, noises, strict=True)]
+
+
+def _layer(answers: Numbers, random: Numbers, noises: Numbers, spreads: Numbers) -> int | None:
+    """answers: (layer, strength, prompt). random: shift of each control at each strength for a spread of 1. noises: of it."""
+    points = [
+        layer_point(layer, strength, moved)
+        for layer, rows in enumerate(answers)
+        for strength, moved in zip(SWEEP_STRENGTHS, estimates(rows), strict=True)
+    ]
+    layer = layer_to_test(points)
+    assert layer is not None
+    moved = dict(zip(SWEEP_STRENGTHS, (random * spreads[layer] + noises).T.tolist(), strict=True))
+    best = best_point(with_chance(points, layer, moved, tests=len(answers)))
+    return None if best is None else best.layer
+
+
+def layer_point(layer: int, strength: float, moved: Estimate, perplexity: float = 1.0) -> LayerPointAnswer:
+    return LayerPointAnswer(
+        layer=layer,
+        strength=strength,
+        moved=moved,
+        perplexity_ratio=perplexity,
+        repetition=0.0,
+        relative_dose=0.1,
+        auroc=None,
+        perplexity_interval=(perplexity, perplexity),
+    )
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_a_random_vector_has_no_layer_in_a_sweep(name: str) -> None:
+    """Eight layers, at each of which it could pass."""
+    found = layers_of_sweeps(SPREADS[name], 0.01)
+    assert 1.0 - found.count(None) / SWEEPS <= most(SWEEPS)
+
+
+def test_a_planted_effect_has_its_layer_in_a_sweep() -> None:
+    found = layers_of_sweeps(SPREADS["equal"], 0.05, effect=1.5)
+    assert found.count(3) >= 0.9 * SWEEPS
+
+
+def test_a_sweep_tests_the_layer_where_coherent_text_moves_furthest() -> None:
+    near = layer_point(0, 1.0, Estimate(0.5, (0.4, 0.6)))
+    far = layer_point(1, 1.0, Estimate(0.9, (0.3, 1.5)))
+    broken = layer_point(2, 1.0, Estimate(2.0, (1.9, 2.1)), perplexity=1.6)
+    assert layer_to_test([far, broken, near]) == 0
+    assert layer_to_test([broken]) is None
+    compared = with_chance([near, far], 0, {1.0: (0.1, -0.1)}, tests=2)
+    bound = chance({1.0: (0.1, -0.1)}, tests=2)[1.0]
+    assert [point.chance for point in compared] == [pytest.approx(bound), None]
+    found = present(compared[0].advantage)
+    assert (found.mean, *present(found.interval)) == pytest.approx((0.5 - bound, 0.4 - bound, 0.6 - bound))
+    assert compared[1].advantage is None
 
 
 def test_both_signs_and_all_doses_give_one_bound() -> None:
-    """It is the same at s and -s, grows with the dose, and follows from shifts that are linear or constant in it."""
+    """It is the same at s and -s, grows with the dose, and follows shifts that are constant or grow faster than it."""
     moved = {-2.0: (0.2, -0.4), -1.0: (0.1, 0.3), 1.0: (-0.1, -0.2), 2.0: (-0.3, 0.5)}
     bounds = chance(moved)
     assert bounds[-2.0] == bounds[2.0] > bounds[-1.0] == bounds[1.0]
     flipped = chance({-strength: [-shift for shift in found] for strength, found in moved.items()})
     assert flipped == pytest.approx(bounds)
-    proportional = chance({s: (0.3 * s, -0.3 * s) for s in (-1.0, 0.5, 2.0)})
-    assert proportional[2.0] == pytest.approx(4.0 * proportional[0.5], rel=1e-3)
-    assert proportional[2.0] == pytest.approx(2.920 * 0.6, rel=1e-3)
     constant = chance(dict.fromkeys((-1.0, 0.5, 2.0), (0.3, -0.3)))
     assert list(constant.values()) == pytest.approx([2.920 * 0.3] * 3, rel=1e-3)
+    cubic = chance({s: (0.3 * s**3, -0.3 * s**3) for s in (-1.0, 0.5, 2.0)})
+    assert [cubic[s] for s in (0.5, -1.0, 2.0)] == pytest.approx(
+        [2.920 * 0.3 * s**3 for s in (0.5, 1.0, 2.0)], rel=1e-3
+    )
 
 
-def test_a_strength_whose_controls_all_broke_has_the_bound_of_the_fit() -> None:
-    assert chance({1.0: (0.3, -0.3), 2.0: (0.6, -0.6), 3.0: ()})[3.0] == pytest.approx(2.920 * 0.9, rel=1e-3)
+def test_doses_whose_shifts_fall_share_their_mean_square() -> None:
+    bounds = chance({1.0: (0.4, -0.4), 2.0: (0.3, -0.3), 3.0: (0.5, -0.5)})
+    assert bounds[1.0] == bounds[2.0] == pytest.approx(2.920 * ((0.16 + 0.09) / 2) ** 0.5, rel=1e-3)
+    assert bounds[3.0] == pytest.approx(2.920 * 0.5, rel=1e-3)
+
+
+def test_a_strength_whose_controls_all_broke_has_a_bound_between_doses_and_none_beyond_them() -> None:
+    found = chance({1.0: (0.3, -0.3), 2.0: (), 3.0: (0.5, -0.5), -4.0: ()})
+    assert list(found) == [1.0, 2.0, 3.0]
+    assert found[2.0] == pytest.approx(2.920 * ((0.09 + 0.25) / 2) ** 0.5, rel=1e-3)
     assert chance({1.0: ()}) == {}
     assert chance({1.0: (0.0, 0.0)}) == {1.0: 0.0}
+
+
+def test_directions_that_broke_do_not_count() -> None:
+    found = chance({1.0: (0.3,) * 4, 2.0: (0.3,)})
+    assert found == {1.0: pytest.approx(2.132 * 0.3, rel=1e-3), 2.0: pytest.approx(6.314 * 0.3, rel=1e-3)}
 
 
 def test_claims_that_could_be_passed_one_by_one_share_the_one_case_in_twenty() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from steering.lab.controls import UNGUARDED, GivenVectors, random_alike, random_at_each_layer, random_like, random_plans
 from steering.lab.evaluations import LayerSweepRequest, layer_sweep
+from steering.lab.trials import CONTROLS
 from steering.plan.resolve import resolve
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection
@@ -73,8 +74,8 @@ def test_controls_of_single_layers_are_drawn_apart() -> None:
     assert torch.equal(again.at(2).direction, random_at_each_layer(vector, 7).at(2).direction)
 
 
-async def test_a_layer_sweep_compares_with_controls_that_are_apart(engine: LinearEngine) -> None:
-    """Two layers, four controls each: the controls of one arm at both layers are no two copies of one direction."""
+async def test_a_layer_sweep_compares_one_layer_with_directions_drawn_there(engine: LinearEngine) -> None:
+    """Eight directions of the dose of the vector, no two of them copies, at the one layer of two that is tested."""
     seen: list[tuple[int, torch.Tensor]] = []
 
     def note(request: object, index: int) -> None:
@@ -86,7 +87,10 @@ async def test_a_layer_sweep_compares_with_controls_that_are_apart(engine: Linea
     vector = replace(planted_vector(engine), layers={at: planted_vector(engine).at(at) for at in (1, 2)})
     prompts = (conversation("the road"),)
     await layer_sweep(engine, LayerSweepRequest(vector, prompts, strengths=(0.5,), reading_layer=2))
-    controls = {at: [one for layer, one in seen if layer == at][1:] for at in (1, 2)}
-    assert [len(one) for one in controls.values()] == [4, 4]
-    for one, other in zip(controls[1], controls[2], strict=True):
-        assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.5
+    (layer,) = {at for at in (1, 2) if sum(one == at for one, _ in seen) > 1}
+    ours, *controls = [one for at, one in seen if at == layer]
+    assert len(controls) == CONTROLS
+    for number, one in enumerate(controls):
+        assert float(one.norm()) == pytest.approx(float(ours.norm()), rel=1e-4)
+        for other in (ours, *controls[:number]):
+            assert abs(float(torch.nn.functional.cosine_similarity(one, other, dim=0))) < 0.5

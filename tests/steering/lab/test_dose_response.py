@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from steering.cards import LayerQuality, QualityCard, unproved
+from steering.cards import LayerQuality, QualityCard, verdict_without_proof
 from steering.client.results import DoseResponse, item_rows
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError, VectorModelMismatch
 from steering.lab.controls import random_like
 from steering.lab.evaluations import DoseResponseRequest, LayerSweepRequest, dose_response, layer_sweep, with_evidence
-from steering.lab.trials import chance, reading_layer
+from steering.lab.trials import CONTROLS, chance, reading_layer
 from steering.workflows.measures import estimate
 from steering.workflows.texts import as_prompts
 from tests.narrowing import present
@@ -119,7 +120,10 @@ async def test_a_random_vector_earns_no_recommendation(engine: LinearEngine) -> 
         found = await dose_response(engine, request)
         advised += found.recommended.strength is not None
         positive = [one for one in found.points if one.strength > 0.0]
-        assert any(f"{unproved(one.moves_on_average for one in positive)} at positive" in one for one in found.warnings)
+        assert any(
+            f"{verdict_without_proof(one.moves_on_average for one in positive)} at positive" in one
+            for one in found.warnings
+        )
     assert advised == 0
 
 
@@ -173,7 +177,44 @@ async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     engine = LinearEngine(fails=fails)
     found = await dose_response(engine, asked_of(engine))
     assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
-    assert any("non-finite: strength 1.5" in warning for warning in found.warnings)
+    assert "left out, because activations became non-finite: strength 1.5" in found.warnings
+
+
+def breaking_controls(beyond: float, which: Callable[[float], bool] = lambda _: True) -> LinearEngine:
+    """An engine in which random directions break beyond a strength. which: of them, by how far they lie along the embedding of
+    the first word."""
+
+    def fails(request: GenerationRequest, index: int) -> SteeringError | None:
+        added = change_at(request.plan, 2) if request.plan.layers else None
+        if added is None or float(added.norm()) <= beyond * GAIN:
+            return None
+        random = abs(float(added @ engine.concept)) < 0.9 * float(added.norm())
+        return NonfiniteActivations("no") if random and which(float(added @ engine.embedding[0])) else None
+
+    engine = LinearEngine(fails=fails)
+    return engine
+
+
+SHORT = SamplingParams(max_tokens=8, temperature=1.0, seed=3)
+
+
+async def test_a_strength_at_which_some_random_directions_break_is_compared_with_the_others() -> None:
+    engine = breaking_controls(0.7, lambda along: along > 0.0)
+    found = await dose_response(engine, asked_of(engine, strengths=(0.5, 1.0), sampling=SHORT))
+    assert [point.strength for point in found.points] == [0.0, 0.5, 1.0]
+    assert all(point.chance is not None and point.advantage is not None for point in found.points[1:])
+    assert any("do not count for chance: strength 1" in warning for warning in found.warnings)
+
+
+async def test_a_strength_at_which_all_random_directions_break_is_shown_and_not_recommended() -> None:
+    engine = breaking_controls(0.7)
+    found = await dose_response(engine, asked_of(engine, strengths=(0.5, 1.0)))
+    assert [(point.strength, point.chance is None) for point in found.points[1:]] == [(0.5, False), (1.0, True)]
+    assert found.points[-1].margin is not None, "it would hold if it were compared with 0"
+    assert found.points[-1].advantage is None
+    assert found.recommended.strength == (0.5, 0.5)
+    (warning,) = [one for one in found.warnings if "chance is not known" in one]
+    assert warning.endswith(": strength 1")
 
 
 async def test_answers_replay(engine: LinearEngine) -> None:
@@ -240,7 +281,9 @@ async def test_layer_sweep_finds_where_the_concept_is(engine: LinearEngine) -> N
     assert present(found.recommended).layers == (2,)
     assert present(found.recommended).strength == (0.5, 1.0)
     rows = item_rows(found)
-    assert len(rows) == len(PROMPTS) * (4 + 6 * 5), "four random directions at each of two layers"
+    assert len(rows) == len(PROMPTS) * (4 + 6 + 3 * CONTROLS), "random directions at one of the two layers"
+    assert {row["layer"] for row in rows if row["arm"] == "random"} == {2}
+    assert {point.layer for point in found.points if point.chance is not None} == {2}
     of_point = [
         row["score"] for row in rows if (row["arm"], row.get("layer"), row.get("strength")) == ("steered", 3, 1.0)
     ]
@@ -267,8 +310,23 @@ async def test_layer_sweep_says_when_nothing_moves(engine: LinearEngine) -> None
     )
     found = await layer_sweep(engine, request)
     assert (found.best, found.recommended) == (None, None)
-    assert found.warnings[0].startswith("does not steer at any layer: no strength moved")
+    assert found.warnings[0].startswith("does not steer at layer 2, where text moved furthest: no strength moved")
     assert found.warnings[0].endswith("not even on average")
+
+
+async def test_a_layer_sweep_says_when_random_directions_broke() -> None:
+    """Where all of them did nothing is claimed, although the vector moves the text."""
+    for which, counted, known in ((lambda _: True, CONTROLS, False), (lambda along: along > 0.0, None, True)):
+        engine = breaking_controls(0.3, which)
+        request = LayerSweepRequest(planted_vector(engine), PROMPTS, layers=(2,), strengths=(0.8,), sampling=SAMPLING)
+        found = await layer_sweep(engine, request)
+        (point,) = found.points
+        assert (point.chance is not None) == known
+        broke = next(one for one in found.warnings if "random directions made activations non-finite at layer 2" in one)
+        assert counted is None or broke.startswith(f"{counted} of {CONTROLS} ")
+        if not known:
+            assert (found.best, found.recommended) == (None, None)
+            assert any("chance is not known at layer 2" in one and one.endswith("0.8") for one in found.warnings)
 
 
 async def test_layer_sweep_of_both_signs_is_refused(engine: LinearEngine) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from steering.cards import Estimate
-from steering.client.results import item_rows
+from steering.client.results import check_row, check_verdict, item_rows
 from steering.engine.api import SamplingParams
 from steering.lab.controls import GivenVectors, random_like, random_plans
 from steering.lab.report import (
@@ -17,17 +17,19 @@ from steering.lab.report import (
     OtherModelScorer,
     Question,
     ReportRequest,
+    SeedMeasures,
     Unsteered,
     agree,
     answered_rightly,
     check,
     load_questions,
+    prompts_for_share,
     report,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.schemas.evaluation import CheckAnswer, ReportAnswer
+from steering.schemas.evaluation import CheckAnswer, ReportAnswer, SeedReportAnswer, ThresholdsFields
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.narrowing import messages_of, present
@@ -78,10 +80,13 @@ async def test_what_is_planted_to_work_passes_under_both_seeds(engine: LinearEng
     assert present(against.interval)[1] == pytest.approx(0.324, abs=1e-3), (
         "eight prompts do not show that few move against it"
     )
+    assert not against.passed
+    (warning,) = [one for one in found.warnings if one.startswith("anti_steered cannot pass: with 8 prompts")]
+    assert warning.endswith("12 or more prompts are needed")
     assert found.seeds[0].chance is not None
     retained = {check.name for check in found.seeds[0].gates[2].checks}
     assert retained == {f"retained.{name}" for name in (*VARIATIONS, "fewer_pairs")}
-    assert check_of(found, "robustness", "retained.fewer_pairs").value > 0.5
+    assert present(check_of(found, "robustness", "retained.fewer_pairs").value) > 0.5
     assert done == sorted(done)
     assert done[-1][0] == done[-1][1]
 
@@ -113,7 +118,7 @@ async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(
     assert found == [await report(engine, one) for one in (first, second)]
     assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
     planted = await report(engine, second, unsteered=replace(shared, answered=(2.5,) * len(load_questions())))
-    assert check_of(planted, "utility", "accuracy_loss").value >= 1.5
+    assert present(check_of(planted, "utility", "accuracy_loss").value) >= 1.5
 
 
 async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
@@ -160,7 +165,7 @@ async def test_a_direction_without_effect_fails_control_and_robustness(engine: L
 async def test_the_wrong_direction_is_anti_steered(engine: LinearEngine) -> None:
     found = await report(engine, await request_of(engine, {"strength": 0.8}, direction=-1, seeds=(4,)))
     assert check_of(found, "control", "anti_steered").value == 1.0
-    assert check_of(found, "control", "shift").value < 0.0
+    assert present(check_of(found, "control", "shift").value) < 0.0
     assert all(check.value == 0.0 and not check.passed for check in found.seeds[0].gates[2].checks)
 
 
@@ -208,14 +213,27 @@ class Contrary(Counting):
         return [-one for one in await super().score(instructions, texts)]
 
 
+class Indifferent(Counting):
+    """Finds every text equal."""
+
+    async def score(self, instructions: Sequence[str], texts: Sequence[str]) -> list[float]:
+        return [0.0 for _ in texts]
+
+
+async def test_a_scorer_that_tells_no_text_from_another_does_not_agree(engine: LinearEngine) -> None:
+    request = await request_of(engine, {"strength": 0.8}, independent=Indifferent("indifferent"), varied=1)
+    agreement = check_of(await report(engine, request), "control", "agreement.indifferent")
+    assert (agreement.value, agreement.passed) == (None, False)
+
+
 async def test_an_independent_scorer_has_a_say_in_the_gate_of_control(engine: LinearEngine) -> None:
     found = await report(engine, await request_of(engine, {"strength": 0.8}, independent=Counting()))
     assert check_of(found, "control", "shift.counting").passed
-    assert check_of(found, "control", "agreement.counting").value > 0.3
+    assert present(check_of(found, "control", "agreement.counting").value) > 0.3
     assert found.warnings[-1] == "counting counts kind words"
     contrary = await report(engine, await request_of(engine, {"strength": 0.8}, independent=Contrary("contrary")))
     assert not contrary.seeds[0].gates[0].passed
-    assert check_of(contrary, "control", "agreement.contrary").value < 0.0
+    assert present(check_of(contrary, "control", "agreement.contrary").value) < 0.0
 
 
 async def test_the_independent_scorer_and_the_side_effects_read_every_answer(engine: LinearEngine) -> None:
@@ -230,7 +248,7 @@ async def test_the_independent_scorer_and_the_side_effects_read_every_answer(eng
     request = await request_of(engine, {"strength": 0.8}, independent=Recorded("recorded"), samples=3)
     found = await report(engine, replace(request, readers={"same": request.vector}))
     assert given == [4 * len(PROMPTS), 3 * len(PROMPTS)]
-    assert check_of(found, "control", "agreement.recorded").value > 0.3
+    assert present(check_of(found, "control", "agreement.recorded").value) > 0.3
     (effect,) = found.seeds[0].side_effects
     assert effect.shift.mean > 0.0
 
@@ -269,6 +287,8 @@ async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine
 @pytest.mark.parametrize(
     ("relation", "interval", "passed", "on_average", "margin"),
     [
+        ("at_most", None, False, False, None),
+        ("at_least", None, False, True, None),
         ("above", (0.3, 0.7), True, True, 0.1),
         ("above", (0.2, 0.8), False, True, 0.0),
         ("at_least", (0.2, 0.8), True, True, 0.0),
@@ -278,14 +298,64 @@ async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine
 )
 def test_a_check_passes_with_its_whole_interval(
     relation: Literal["above", "at_most", "at_least"],
-    interval: tuple[float, float],
+    interval: tuple[float, float] | None,
     passed: bool,
     on_average: bool,
-    margin: float,
+    margin: float | None,
 ) -> None:
     found = check("shift", Estimate(0.5, interval), relation, 0.2)
     assert (found.passed, found.on_average) == (passed, on_average)
-    assert found.margin == pytest.approx(margin)
+    assert found.margin == (None if margin is None else pytest.approx(margin))
+
+
+def test_a_value_on_the_threshold_is_at_most_and_at_least_and_not_above() -> None:
+    on = Estimate(0.3, (0.3, 0.3))
+    assert not check("shift", on, "above", 0.3).passed
+    assert check("shift", on, "at_most", 0.3).passed
+    assert check("shift", on, "at_least", 0.3).passed
+    assert check("shift", Estimate(0.4, (0.30000000000000004, 0.5)), "above", 0.3).passed
+
+
+def test_what_was_not_measured_does_not_pass_and_is_not_said_to_fail() -> None:
+    found = check("kl_neutral", None, "at_most", 0.5)
+    assert (found.value, found.passed, found.on_average, found.margin) == (None, False, None, None)
+    assert check_verdict(found) == "not shown"
+    assert check_row(found)[1] == "not measured"
+
+
+def seed_of(moved: Sequence[float], varied: Sequence[float] = ()) -> SeedReportAnswer:
+    """The verdict on planted shifts. varied: of the first prompts, under a variation."""
+    measured = SeedMeasures(0, (), tuple(moved), utility=(), varied=[("typos", tuple(varied))] if varied else [])
+    return measured.judged(None, ThresholdsFields())
+
+
+def planted(seed: SeedReportAnswer, name: str) -> CheckAnswer:
+    return next(one for gate in seed.gates for one in gate.checks if one.name == name)
+
+
+def test_prompts_are_anti_steered_by_the_sign_of_their_shift() -> None:
+    """A shift counts however small it is, and an answer that does not move does not."""
+    found = planted(seed_of((-1e-14, -0.5, 0.0, 1e-14, *(1.0,) * 16)), "anti_steered")
+    assert found.value == 0.1
+    assert present(found.interval)[1] == pytest.approx(0.301, abs=1e-3)
+    assert not found.passed
+    assert planted(seed_of((1.0,) * 12), "anti_steered").passed
+    assert not planted(seed_of((1.0,) * 11), "anti_steered").passed
+    assert [prompts_for_share(limit) for limit in (0.25, 0.1, 1.0, 0.0)] == [12, 35, 0, None]
+
+
+def test_what_is_retained_counts_the_noise_of_both_shifts() -> None:
+    """Without the noise of the plain shift the interval would reach from 0.7 to 0.7; with it 0.5 is inside."""
+    plain = (0.2, 1.8, 0.2, 1.8, 0.2, 1.8)
+    noisy = planted(seed_of(plain, (0.7,) * 6), "retained.typos")
+    assert noisy.value == pytest.approx(0.7)
+    assert present(noisy.interval)[0] < 0.5
+    assert not noisy.passed
+    along = planted(seed_of(plain, [0.7 * shift for shift in plain]), "retained.typos")
+    assert present(along.interval) == pytest.approx((0.7, 0.7)), "prompt by prompt nothing differs"
+    assert along.passed
+    unknown = planted(seed_of((2.0, -1.9) * 3, (0.7,) * 6), "retained.typos")
+    assert (unknown.interval, unknown.passed) == (None, False), "the plain shift may be 0"
 
 
 async def test_what_a_variation_retains_is_a_share_of_the_shift_of_the_same_prompts(engine: LinearEngine) -> None:

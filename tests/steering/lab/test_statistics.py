@@ -6,7 +6,7 @@ from math import log
 import pytest
 import torch
 
-from steering.cards import Estimate
+from steering.cards import DosePoint, Estimate
 from steering.errors import InvalidRequest
 from steering.lab.trials import (
     SCORERS,
@@ -16,7 +16,6 @@ from steering.lab.trials import (
     anti_steered,
     chance,
     dose_point,
-    margin,
     mean_shifts,
     measured_ranges,
     perplexity_ratio,
@@ -95,19 +94,29 @@ def test_the_widest_run_that_holds_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("advantage", "perplexity", "expected"),
+    ("strength", "interval", "chance", "perplexity", "expected"),
     [
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.2, (1.0, 1.5)), 0.5),
-        (Estimate(0.1, (-0.2, 0.4)), Estimate(1.0, (0.9, 1.1)), None),
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.3, (1.1, 1.6)), None),
-        (Estimate(1.0, None), Estimate(1.0, (0.9, 1.1)), None),
-        (Estimate(1.0, (0.5, 1.5)), Estimate(1.0, None), None),
+        (1.0, (0.7, 1.5), 0.2, (1.0, 1.5), 0.5),
+        (-1.0, (-1.5, -0.7), 0.2, (1.0, 1.5), 0.5),
+        (1.0, (0.7, 1.5), None, (1.0, 1.5), 0.7),
+        (1.0, (0.1, 0.7), 0.2, (0.9, 1.1), None),
+        (-1.0, (0.7, 1.5), 0.2, (0.9, 1.1), None),
+        (1.0, (0.7, 1.5), 0.2, (1.1, 1.6), None),
+        (1.0, (0.7, 1.5), 0.2, None, None),
+        (0.0, (0.7, 1.5), 0.2, (1.0, 1.0), None),
     ],
 )
 def test_a_strength_holds_with_the_whole_of_both_intervals(
-    advantage: Estimate, perplexity: Estimate, expected: float | None
+    strength: float,
+    interval: tuple[float, float],
+    chance: float | None,
+    perplexity: tuple[float, float] | None,
+    expected: float | None,
 ) -> None:
-    assert margin(advantage, perplexity.interval) == expected
+    point = DosePoint(
+        strength, sum(interval) / 2, interval, 1.2, 0.0, 0.0, 0.1, perplexity_interval=perplexity, chance=chance
+    )
+    assert point.margin == (None if expected is None else pytest.approx(expected))
 
 
 def test_the_margin_of_a_recommendation_is_that_of_its_closest_strength() -> None:

@@ -8,13 +8,15 @@ import pytest
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations, SteeringError
 from steering.lab.controls import GivenVectors
-from steering.lab.trials import SCORERS, ReadBack, Samples, read_back, run_trials, trial_answers
+from steering.lab.trials import SCORERS, ReadBack, Samples, neutral_divergence, read_back, run_trials, trial_answers
+from steering.pairs import ChatMessage
 from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import background, mix
+from tests.narrowing import present
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -108,3 +110,14 @@ async def test_a_plan_with_one_broken_sample_is_broken_and_the_others_are_not() 
     assert unsteered.broken is None
     _, (first,) = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(steered=1))
     assert first.broken is None
+
+
+async def test_neutral_answers_without_tokens_measure_nothing() -> None:
+    """One that has tokens counts alone; nothing measured is not a divergence of 0."""
+    engine = LinearEngine(replies={"silent": ""})
+    plan, _ = await planned(engine, 0.8)
+    silent = (ChatMessage("system", "silent"), ChatMessage("user", "the road"))
+    assert await neutral_divergence(engine, [silent], [plan], SAMPLING) == (None,)
+    (mixed,) = await neutral_divergence(engine, [PROMPTS[0], silent], [plan], SAMPLING)
+    assert present(mixed).mean > 0.0
+    assert present(mixed).interval is None

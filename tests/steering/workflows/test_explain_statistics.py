@@ -1,6 +1,7 @@
 """How far the score of a text lies from neutral text is calibrated for texts of any length."""
 
 from collections.abc import Iterator
+from math import log
 
 import pytest
 import torch
@@ -60,3 +61,47 @@ def test_the_largest_score_of_neutral_text_does_not_stand_out_however_short_it_i
     z = [one.z(score, tokens, "max") for text in found for one, score in zip(known, text, strict=True)]
     assert sum(z) / len(z) == pytest.approx(0.0, abs=0.05)
     assert sum(abs(one) >= 2 for one in z) / len(z) == pytest.approx(0.05, abs=0.015)
+
+
+def heavy(generator: torch.Generator, tokens: int) -> torch.Tensor:
+    """Scores (token, axis) of a text with a level of its own, whose tokens follow a Gumbel distribution around it."""
+    level = torch.randn(AXES, generator=generator)
+    return level - torch.empty(tokens, AXES).exponential_(generator=generator).log()
+
+
+@pytest.mark.parametrize("factor", [2, 8, 40])
+def test_the_largest_score_of_a_text_longer_than_neutral_ones_does_not_stand_out(factor: int) -> None:
+    """Of so many times as many tokens; without the extrapolation the mean lies log(factor) / 1.6 too high."""
+    generator = torch.Generator().manual_seed(factor)
+    known = neutral_statistics([heavy(generator, 20) for _ in range(TEXTS)])
+    found = [heavy(generator, 20 * factor).amax(0).tolist() for _ in range(20)]
+    z = [one.z(score, 20 * factor, "max") for text in found for one, score in zip(known, text, strict=True)]
+    assert sum(z) / len(z) == pytest.approx(0.0, abs=0.15)
+    assert sum(one.growth for one in known) / AXES == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_largest_score_is_compared_with_texts_of_at_least_as_many_tokens() -> None:
+    """The short texts end before the largest scores of the others come."""
+    generator = torch.Generator().manual_seed(1)
+    short = [torch.randn(2, 1, generator=generator) for _ in range(30)]
+    long = [
+        torch.cat([torch.randn(3, 1, generator=generator), 9.0 + torch.randn(1, 1, generator=generator)])
+        for _ in range(34)
+    ]
+    (known,) = neutral_statistics([*short, *long])
+    assert len(known.maxima) == 4
+    mean, deviation = known.maxima[3].tolist()
+    largest = torch.cat([scores.amax(0) for scores in long])
+    assert (mean, deviation) == pytest.approx((float(largest.mean()), float(largest.std())), rel=1e-4)
+    both = torch.cat([scores[:2].amax(0) for scores in (*short, *long)])
+    assert known.maxima[1].tolist() == pytest.approx([float(both.mean()), float(both.std())], rel=1e-4)
+
+
+def test_lengths_that_fewer_than_half_of_the_texts_have_are_extrapolated() -> None:
+    generator = torch.Generator().manual_seed(2)
+    texts = [torch.randn(tokens, 1, generator=generator) for tokens in (4,) * 5 + (9,) * 3]
+    (known,) = neutral_statistics(texts)
+    assert len(known.maxima) == 4
+    mean, deviation = known.maxima[3].tolist()
+    assert known.z(mean + known.growth * log(2.0) + deviation, 8, "max") == pytest.approx(1.0, rel=1e-4)
+    assert known.growth > 0.0

@@ -2,18 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from steering.cards import Estimate
 from steering.workflows.measures import (
     distinct,
     divergences,
     estimate,
     first_divergence,
+    rank_correlation,
+    ratio,
     repetition,
     surprises,
     word_diff,
 )
+from tests.narrowing import present
 
 
 def test_distinct_counts_different_runs() -> None:
@@ -83,3 +88,38 @@ def test_divergence_against_the_formula() -> None:
 def test_a_model_does_not_diverge_from_itself() -> None:
     logits = torch.randn(50, 100)
     assert divergences(logits, logits) == (0.0,) * 50
+
+
+def test_the_interval_of_a_ratio_covers_the_noise_of_both_means() -> None:
+    """Paired values whose ratio is 0.5, with a share of their noise in common; the mean of the reference is 5 of its errors."""
+    numbers, cases = np.random.default_rng(4), 1000
+    shared = numbers.normal(0.0, 0.5, (cases, 12))
+    reference = 1.0 + shared + numbers.normal(0.0, 0.5, shared.shape)
+    values = 0.5 + 0.5 * shared + numbers.normal(0.0, 0.5, shared.shape)
+    found = [ratio(*case).interval for case in zip(values.tolist(), reference.tolist(), strict=True)]
+    held = [one is not None and one[0] <= 0.5 <= one[1] for one in found]
+    assert sum(held) / cases == pytest.approx(0.95, abs=0.025)
+
+
+def test_a_ratio_to_what_may_be_zero_has_no_interval() -> None:
+    assert ratio([1.0, 1.0], [2.0, -1.9]).interval is None
+    assert ratio([1.0], [2.0]) == Estimate(0.5, None)
+    exact = ratio([5.0, 6.0, 7.0], [10.0, 12.0, 14.0])
+    assert (exact.mean, *present(exact.interval)) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_a_rank_correlation_has_an_interval_over_prompts() -> None:
+    """Ten prompts with four texts each, which are alike: the interval is wider than that of forty texts of their own."""
+    numbers = np.random.default_rng(6)
+    levels = numbers.normal(0.0, 1.0, 10)
+    one = levels[:, None] + numbers.normal(0.0, 0.05, (10, 4))
+    other = levels[:, None] + numbers.normal(0.0, 0.7, (10, 1)) + numbers.normal(0.0, 0.05, (10, 4))
+    found = present(rank_correlation(one.tolist(), other.tolist()))
+    low, high = present(found.interval)
+    assert low < found.mean < high
+    alone = present(rank_correlation(one.reshape(40, 1).tolist(), other.reshape(40, 1).tolist()))
+    assert high - low > 1.5 * (present(alone.interval)[1] - present(alone.interval)[0])
+    same = present(rank_correlation(one.tolist(), (3.0 * one).tolist()))
+    assert (same.mean, *present(same.interval)) == pytest.approx((1.0, 1.0, 1.0))
+    assert rank_correlation(one.tolist(), np.zeros((10, 4)).tolist()) is None
+    assert present(rank_correlation([[1.0, 2.0]], [[1.0, 3.0]])).interval is None
