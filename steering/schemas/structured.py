@@ -51,6 +51,8 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
             if isinstance(item, dict):
                 options += len(item["enum"]) if isinstance(item.get("enum"), list) else 0
                 if type(multiple := item.get("multipleOf")) in (int, float):
+                    if not multiple > 0:  # 0 would make every common multiple 0
+                        raise ValueError("'multipleOf' must be above 0")
                     multiples.append(Decimal(str(multiple)))
                 deeper.extend(item.values())
             elif isinstance(item, list):
