@@ -120,7 +120,7 @@ def test_the_scores_of_the_api_page_follow_the_sentiment(client: Client) -> None
     differences = []
     steerings: list[list[dict[str, Any]]] = [[], request["steering"]]
     for steering in steerings:
-        wonderful, terrible = client.score(**{**request, "steering": steering}).scores
+        wonderful, terrible = client.score(**{**request, "steering": steering}).scores or ()
         differences.append(wonderful.sum - terrible.sum)
     assert differences[1] > differences[0]
 
