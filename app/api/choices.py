@@ -37,14 +37,14 @@ async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:
 
 def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan]) -> tuple[int, int]:
     """Returns the tokens of all prompts under all plans, and the bytes that are held at a time. Raises LimitExceeded as soon as
-    there are too many, and what encoding under the last plan raises."""
+    there are too many, and what encoding raises. No token ids are kept: `choices.measure` encodes a part of the items at a time."""
     engine, tokens = context.engine, 0
     choices.letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
     lengths: list[list[int]] = []
     for index, item in enumerate(items):
         with within(f"items.{index}", fields=False):
-            prompts = choices.item_prompts(engine, item, plans[-1])
-        lengths.append([len(one.ids) for one in prompts])
+            prompts = choices.item_prompts(engine, item, plans)
+        lengths.append([len(one.ids) for one, *_ in prompts])
         tokens += len(plans) * sum(lengths[-1])
         check_limit(tokens, SCORED_REQUESTS * context.settings.max_scored_tokens, "tokens", "items")
     held = [list(chain.from_iterable(part)) for part in grouped(lengths, len, choices.PROMPTS_AT_ONCE)]

@@ -278,7 +278,7 @@ def _rows(
 ) -> list[CapturePrompt]:
     """Returns the rows of one prompt with its continuations. tokens: those of other rows. Raises LimitExceeded as soon as all
     together have too many."""
-    before = scoring.encode_continued(context.engine, context.prompt_of(fields), plan)
+    (before,) = scoring.encode_continued(context.engine, context.prompt_of(fields), (plan,))
     _check_tokens(context, tokens + len(before.ids) * len(texts), param)
     rows = list[CapturePrompt]()
     for row in scoring.continuation_rows(context.engine, before, texts, param):

@@ -70,9 +70,9 @@ def prompt_of(engine: Engine, item: ChoiceItem, order: Sequence[int]) -> Prompt:
     return f"{text}\n\nAnswer: {BEGUN}"
 
 
-def item_prompts(engine: Engine, item: ChoiceItem, plan: SteeringPlan) -> list[EncodedPrompt]:
-    """Returns the prompts of an item, one for each rotation. Raises what `encode_continued` raises."""
-    return [encode_continued(engine, prompt_of(engine, item, order), plan) for order in rotations(item)]
+def item_prompts(engine: Engine, item: ChoiceItem, plans: Sequence[SteeringPlan]) -> list[tuple[EncodedPrompt, ...]]:
+    """Returns the prompts of an item, one for each rotation, each under every plan. Raises what `encode_continued` raises."""
+    return [encode_continued(engine, prompt_of(engine, item, order), plans) for order in rotations(item)]
 
 
 async def measure(
@@ -89,11 +89,10 @@ async def measure(
     letters = letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
     done = 0
     for part in grouped(items, lambda item: len(item.choices), PROMPTS_AT_ONCE):
-        for plan, picked in zip(plans, found, strict=True):
-            prompts = await run_in_thread(
-                lambda plan, part: [item_prompts(engine, one, plan) for one in part], plan, part
-            )
-            asked = list(chain.from_iterable(prompts))
+        prompts = await run_in_thread(
+            lambda part: [prompt for item in part for prompt in item_prompts(engine, item, plans)], part
+        )
+        for picked, asked in zip(found, zip(*prompts, strict=True), strict=True):
             warnings |= dict.fromkeys(note for one in asked for note in one.plan.warnings)
             logprobs = iter(await next_logprobs(engine, asked, letters, priority=1))
             picked += [_picked(item, [next(logprobs)[: len(item.choices)] for _ in item.choices]) for item in part]

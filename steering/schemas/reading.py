@@ -164,8 +164,8 @@ class ScoreAnswer(Answer):
     `prompt_tokens` and `scores` are null."""
 
     model: str
-    prompt_tokens: int | None
-    scores: list[ScoredText] | None
+    prompt_tokens: int | None = None
+    scores: list[ScoredText] | None = None
     items: list[ScoredItem] | None = None
     steering: LensSteering
 

@@ -52,16 +52,19 @@ class EncodedPrompt:
     plan: SteeringPlan
 
 
-def encode_continued(engine: Engine, prompt: Prompt, plan: SteeringPlan = UNSTEERED) -> EncodedPrompt:
-    """Tokenizes a prompt that at least one token will follow. Raises InvalidRequest, ContextLengthExceeded."""
+def encode_continued(
+    engine: Engine, prompt: Prompt, plans: Sequence[SteeringPlan] = (UNSTEERED,)
+) -> tuple[EncodedPrompt, ...]:
+    """Tokenizes once a prompt that at least one token will follow; returns it for each plan. Raises InvalidRequest,
+    ContextLengthExceeded."""
     try:
-        ids, (plan,) = encode_with_plans(engine.tokenizer, prompt, (plan,))
+        ids, plans = encode_with_plans(engine.tokenizer, prompt, plans)
         check_context(len(ids) + 1, 0, engine.info)
     except InvalidRequest as error:
         conversation = not isinstance(prompt, str) and isinstance(next(iter(prompt), None), ChatMessage)
         param = "messages" if conversation and error.param == "prompt" else error.param
         raise type(error)(error.message, param=param) from None
-    return EncodedPrompt(prompt, ids, plan)
+    return tuple(EncodedPrompt(prompt, ids, plan) for plan in plans)
 
 
 def continuation_rows(

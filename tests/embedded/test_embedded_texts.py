@@ -43,7 +43,7 @@ async def test_scores_equal_a_direct_computation(engine: TransformersEngine, pla
     prompt = engine.tokenizer.encode("The capital of France is")
     texts = [" Paris", " Berlin", " Paris, the largest city of the country."]
     rows = tuple((*prompt, *continuation_ids(engine.tokenizer, "The capital of France is", text)) for text in texts)
-    before = encode_continued(engine, "The capital of France is")
+    (before,) = encode_continued(engine, "The capital of France is")
     found = await score(engine, list(continuation_rows(engine, before, texts)))
     for row, text, one in zip(rows, texts, found, strict=True):
         assert engine.tokenizer.decode(one.token_ids) == text

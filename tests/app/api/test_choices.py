@@ -4,7 +4,8 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from app.cli.main import main
 from steering.client import Client
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.lab import choices
+from steering.pairs import ChatMessage
 from steering.schemas.choices import ChoiceItem
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.app.policy.test_keys import ADMIN, BEARER, bearer, created
@@ -56,10 +58,15 @@ class Waiting(Chooser):
         self.reading = gate
 
     async def capture(
-        self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, *, priority: int = 0
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
     ) -> tuple[Capture, ...]:
         await self.reading.wait()
-        return await super().capture(prompts, spec, priority=priority)
+        return await super().capture(prompts, spec, progress=progress, priority=priority)
 
 
 async def measured(server: Server, **body: Any) -> dict[str, Any]:
@@ -147,6 +154,27 @@ async def test_each_rotation_is_one_prompt_and_all_of_them_count(start: StartSer
             assert f"takes {tokens} tokens" in answer.json()["error"]["message"]
 
 
+class CountingTokenizer(ScriptedTokenizer):
+    """Counts how often it encodes each conversation."""
+
+    def __init__(self) -> None:
+        self.counts = Counter[Prompt]()
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
+        if isinstance(prompt[0], ChatMessage):
+            self.counts[prompt] += 1
+        return super().encode(prompt, most)
+
+
+async def test_a_prompt_is_encoded_when_it_is_checked_and_when_it_is_read(start: StartServer) -> None:
+    engine, tokenizer = Chooser(), CountingTokenizer()
+    engine.tokenizer = tokenizer
+    server = await start(engine)
+    await server.register()
+    await measured(server, steering=STEERING)
+    assert list(tokenizer.counts.values()) == [2] * 6, "neither for each letter nor for each plan"
+
+
 async def test_memory_is_reserved_until_the_job_ends(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(Waiting(gate))
@@ -161,8 +189,9 @@ async def test_mandatory_steering_alone_is_nothing_to_compare(start: StartServer
     server = await start(Chooser())
     await server.register()
     assert (await server.client.put("/v1/policy", json={"mandatory": STEERING})).status_code == 200
-    for steering in ([], None):
-        found = await measured(server, steering=steering)
+    bodies: list[dict[str, Any]] = [{"steering": []}, {}]
+    for fields in bodies:
+        found = await measured(server, **fields)
         assert (found["steered"], found["change"], found["interventions"]) == (None, None, [])
         assert [one["unsteered"]["accuracy"] for one in found["items"]] == [1.0, 1.0, 0.0]
 
