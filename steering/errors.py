@@ -1,5 +1,7 @@
 """Errors of the library. Each class has a stable `code`; the app maps classes to HTTP statuses (app/core/errors.py)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -137,3 +139,14 @@ class StoreCorrupt(SteeringError, code="store_corrupt"):
 
 class InternalError(SteeringError, code="internal_error"):
     """A defect of this code."""
+
+
+@contextmanager
+def within(item: str, *, fields: bool = True) -> Iterator[None]:
+    """Makes errors about a field of an item of a list name the item too: `messages` becomes `items.2.messages`, or `items.2` where
+    the item has no such `fields`. `scope` is a field of the steering and stays."""
+    try:
+        yield
+    except InvalidRequest as error:
+        named = f"{item}.{error.param}" if fields and error.param else item
+        raise type(error)(error.message, param="scope" if error.param == "scope" else named) from None

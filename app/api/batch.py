@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -44,16 +44,18 @@ LINE_BYTES = 2048
 RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
 L = TypeVar("L", bound=BatchFields)
+A = TypeVar("A", bound=BaseModel)
+A_co = TypeVar("A_co", bound=BaseModel, covariant=True)
 
 
-class Prepared(Protocol):
+class Prepared(Protocol[A_co]):
     """A request that is resolved. cost: the tokens that count against the limit of the key."""
 
     @property
     def cost(self) -> int:
         """The tokens that it counts for the key's limit."""
 
-    async def run(self) -> Callable[[], BaseModel]:
+    async def run(self) -> Callable[[], A_co]:
         """Returns what builds the response, in a thread."""
 
 
@@ -67,8 +69,7 @@ router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 )
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
-    lines = await run_in_thread(parse_lines, await request.body(), context.settings, BatchLine)
-    return await _submitted(GenerationBatch(context, tuple(lines.values()), context.state[Policy].active), lines)
+    return await _submitted(request, context, GenerationBatch, BatchLine)
 
 
 @router.post(
@@ -78,13 +79,15 @@ async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
 )
 async def score_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Scores many requests in the background: one request of /v1/score per line, one line of output for each."""
-    lines = await run_in_thread(parse_lines, await request.body(), context.settings, ScoreLine)
-    return await _submitted(ScoreBatch(context, tuple(lines.values()), context.state[Policy].active), lines)
+    return await _submitted(request, context, ScoreBatch, ScoreLine)
 
 
-async def _submitted(batch: "Batch[L]", lines: Mapping[int, L]) -> JobAnswer:
-    """Checks every line and queues the batch. lines: by their numbers."""
-    context = batch.context
+async def _submitted(
+    request: Request, context: Context, batch_type: "type[Batch[L, A]]", line_type: type[L]
+) -> JobAnswer:
+    """Parses and checks every line and queues the batch."""
+    lines = await run_in_thread(parse_lines, await request.body(), context.settings, line_type)
+    batch = batch_type(context, tuple(lines.values()), context.state[Policy].active)
     context.admission.reserve(len(lines) * LINE_BYTES)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
@@ -128,11 +131,14 @@ def _at_line(error: SteeringError, number: int) -> SteeringError:
 
 
 @dataclass(eq=False)
-class Batch(ABC, Generic[L]):
+class Batch(ABC, Generic[L, A]):
     """A batch that has been checked, and its results. Those that are early wait in memory for those before them.
+    kind: of the job. activity: the message of its progress. result_type: a line of its output.
     next, part: the number of stored lines, and of the parts in which they are stored."""
 
     kind: ClassVar[str]
+    activity: ClassVar[str]
+    result_type: ClassVar[type[BatchResult] | type[ScoreResult]]
 
     context: Context
     lines: tuple[L, ...]
@@ -152,12 +158,13 @@ class Batch(ABC, Generic[L]):
         """Raises LimitExceeded for what is beyond the operator's limits."""
 
     @abstractmethod
-    async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> Prepared:
+    async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> Prepared[A]:
         """Resolves a line."""
 
-    @abstractmethod
-    def result(self, index: int, line: L, found: BaseModel | ErrorDetail) -> BaseModel:
-        """Returns the line of output."""
+    def response(self, line: L, answer: A) -> A:
+        """Returns what the line of output has of an answer: all of it."""
+        del line
+        return answer
 
     def rows(self, line: L) -> int:
         """Returns how many rows of the batch a line takes at once."""
@@ -173,13 +180,13 @@ class Batch(ABC, Generic[L]):
         async def answer_next() -> None:
             for index in indices:
                 found = await self._found(self.lines[index])
-                result = self.result(index, self.lines[index], found)
+                result = self._result(index, found)
                 text = await run_in_thread(result.model_dump_json, exclude_none=True, ensure_ascii=True)
                 self.waiting[index] = text + "\n"
                 self.done += 1
                 self.failed += isinstance(found, ErrorDetail)
                 await self._store()
-                progress(self.done, total, "generating")
+                progress(self.done, total, self.activity)
 
         await gathered([answer_next() for _ in range(min(at_once, total))])
         await self._store(everything=True)
@@ -199,7 +206,15 @@ class Batch(ABC, Generic[L]):
             plans[key] = await self.context.plan(line.steering)
         return plans[key]
 
-    async def _found(self, line: L) -> BaseModel | ErrorDetail:
+    def _result(self, index: int, found: A | ErrorDetail) -> BaseModel:
+        """Returns a line of output."""
+        line = self.lines[index]
+        if isinstance(found, ErrorDetail):
+            return self.result_type(index=index, id=line.id, error=found)
+        fields = {"index": index, "id": line.id, "response": self.response(line, found)}
+        return self.result_type.model_validate(fields)
+
+    async def _found(self, line: L) -> A | ErrorDetail:
         try:
             return await self._answered(line)
         except (Unavailable, InvalidApiKey):  # the engine or the store, or the key is no longer known: ends the job
@@ -207,7 +222,7 @@ class Batch(ABC, Generic[L]):
         except SteeringError as error:  # this request only
             return error_detail(error)
 
-    async def _answered(self, line: L) -> BaseModel:
+    async def _answered(self, line: L) -> A:
         """Waits while the key is over its limit or the queue is full. A request that takes more than its key may use
         fails. Every try begins with the key and the plan: while the line waited, both may have changed. Raises
         InvalidApiKey."""
@@ -245,10 +260,10 @@ class Batch(ABC, Generic[L]):
                 self.part, self.next = self.part + 1, self.next + len(ready)
 
 
-class GenerationBatch(Batch[BatchLine]):
+class GenerationBatch(Batch[BatchLine, GenerateAnswer]):
     """Requests of POST /v1/generate."""
 
-    kind = "generate_batch"
+    kind, activity, result_type = "generate_batch", "generating", BatchResult
 
     @staticmethod
     def check(context: Context, line: BatchLine) -> None:
@@ -261,24 +276,21 @@ class GenerationBatch(Batch[BatchLine]):
         work.request = replace(work.request, priority=1)
         return work
 
-    def result(self, index: int, line: BatchLine, found: BaseModel | ErrorDetail) -> BatchResult:
-        """See Batch.result. The answer has a record only where the line asks for it."""
-        if not isinstance(found, GenerateAnswer):
-            assert isinstance(found, ErrorDetail)
-            return BatchResult(index=index, id=line.id, error=found)
-        if not line.record:
-            found = found.model_copy(update={"steering": found.steering.model_copy(update={"record": None})})
-        return BatchResult(index=index, id=line.id, response=found)
+    def response(self, line: BatchLine, answer: GenerateAnswer) -> GenerateAnswer:
+        """See Batch.response. The answer has a record only where the line asks for it."""
+        if line.record:
+            return answer
+        return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
 
     def rows(self, line: BatchLine) -> int:
         """See Batch.rows."""
         return line.n
 
 
-class ScoreBatch(Batch[ScoreLine]):
+class ScoreBatch(Batch[ScoreLine, ScoreAnswer]):
     """Requests of POST /v1/score."""
 
-    kind = "score_batch"
+    kind, activity, result_type = "score_batch", "scoring", ScoreResult
 
     @staticmethod
     def check(context: Context, line: ScoreLine) -> None:
@@ -288,10 +300,3 @@ class ScoreBatch(Batch[ScoreLine]):
     async def prepared(self, context: Context, line: ScoreLine, plan: SteeringPlan) -> Scoring:
         """See Batch.prepared."""
         return await prepare_score(context, line, plan, priority=1)
-
-    def result(self, index: int, line: ScoreLine, found: BaseModel | ErrorDetail) -> ScoreResult:
-        """See Batch.result."""
-        if isinstance(found, ScoreAnswer):
-            return ScoreResult(index=index, id=line.id, response=found)
-        assert isinstance(found, ErrorDetail)
-        return ScoreResult(index=index, id=line.id, error=found)

@@ -1,33 +1,57 @@
 """The evaluation `choices` of POST /v1/evaluations: its checks, and its work."""
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from app.api.context import Context
 from app.api.jobs import Work
+from app.api.reading import score_bytes
 from app.core.admission import check_limit
+from steering.errors import within
 from steering.lab import choices
-from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.choices import ChoicesRequest
+from steering.plan.types import SteeringPlan
+from steering.schemas.choices import ChoiceItem, ChoicesRequest
 from steering.threads import run_in_thread
 from steering.workflows.generate import Progress
+from steering.workflows.readout import grouped
+
+SCORED_REQUESTS = 100
+"""Requests of POST /v1/score whose tokens (`max_scored_tokens` each) one evaluation may read."""
 
 
 async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:
-    """Checks the request and counts its tokens: those of each question for each of its letters, as POST /v1/score does. Raises
-    LimitExceeded, ContextLengthExceeded, RateLimited."""
+    """Checks the request, reserves its memory and counts its tokens: those of every prompt that is read. Raises LimitExceeded,
+    InvalidRequest, ContextLengthExceeded, OutOfMemory, Overloaded, RateLimited."""
     check_limit(len(body.items), context.settings.max_texts, "items", "items")
     plan = await context.plan(body.steering)
-    plans = 1 if plan.empty else 2
-    rows = sum(2 * len(item.choices) for item in body.items) * plans
-    check_limit(rows, context.settings.max_evaluation_answers, "letters to read, in both orders", "items")
-
-    def tokens() -> int:
-        return sum(len(row.prompt) for row in choices.rows(context.engine, body.items, UNSTEERED))
-
-    context.charge(plans * await run_in_thread(tokens))
-    return partial(_run, context, body, plan)
+    plans = (await context.plan(()), plan) if plan.own else (plan,)
+    prompts = sum(len(item.choices) for item in body.items) * len(plans)
+    what = "prompts to read (one for each rotation of the choices)"
+    check_limit(prompts, context.settings.max_evaluation_answers, what, "items")
+    tokens, memory = await run_in_thread(_cost, context, body.items, plans)
+    context.charge(tokens, memory)
+    return partial(_run, context, body.items, plans)
 
 
-async def _run(context: Context, body: ChoicesRequest, plan: SteeringPlan, progress: Progress) -> dict[str, Any]:
-    return (await choices.measure(context.engine, body.items, plan, progress=progress)).model_dump(mode="json")
+def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan]) -> tuple[int, int]:
+    """Returns the tokens of all prompts under all plans, and the bytes that are held at a time. Raises LimitExceeded as soon as
+    there are too many, and what encoding raises. No token ids are kept: `choices.measure` encodes a part of the items at a time."""
+    engine, tokens = context.engine, 0
+    choices.letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
+    lengths: list[list[int]] = []
+    for index, item in enumerate(items):
+        with within(f"items.{index}", fields=False):
+            prompts = choices.item_prompts(engine, item, plans)
+        lengths.append([len(one.ids) for one, *_ in prompts])
+        tokens += len(plans) * sum(lengths[-1])
+        check_limit(tokens, SCORED_REQUESTS * context.settings.max_scored_tokens, "tokens", "items")
+    held = [list(chain.from_iterable(part)) for part in grouped(lengths, len, choices.PROMPTS_AT_ONCE)]
+    return tokens, max(score_bytes(engine.info.vocab_size, part, [1] * len(part)) for part in held)
+
+
+async def _run(
+    context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan], progress: Progress
+) -> dict[str, Any]:
+    return (await choices.measure(context.engine, items, plans, progress=progress)).model_dump(mode="json")

@@ -26,7 +26,7 @@ from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import CapturePrompt, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_steered
-from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringError, StoreCorrupt, VectorNotFound
+from steering.errors import InvalidRequest, LimitExceeded, NotFound, SteeringError, StoreCorrupt, VectorNotFound, within
 from steering.lab import dictionaries as features
 from steering.layer_indices import layer_index, layer_indices
 from steering.model.info import ModelInfo
@@ -36,6 +36,7 @@ from steering.registry import unknown_name
 from steering.schemas import latent_space as space
 from steering.schemas import reading as schemas
 from steering.schemas.base import by_layer
+from steering.schemas.messages import ConversationFields
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary
@@ -182,7 +183,10 @@ async def score(body: schemas.ScoreRequest, context: AdmittedDep) -> Response:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scoring:
-    """A request whose texts are rows. rows: of every text, or of the choices of one prompt after those of another; `counts` of each."""
+    """A request whose texts are rows.
+
+    rows: one for each text or choice, in order. counts: how many rows belong to each prompt.
+    """
 
     context: Context
     body: schemas.ScoreRequest
@@ -211,8 +215,8 @@ class Scoring:
         several = self.body.items is not None
         return schemas.ScoreAnswer(
             model=self.context.engine.info.name,
-            prompt_tokens=0 if several else items[0].prompt_tokens,
-            scores=[] if several else found,
+            prompt_tokens=None if several else items[0].prompt_tokens,
+            scores=None if several else found,
             items=items if several else None,
             steering=_applied_plan(replace(self.plan, warnings=tuple(notes))),
         )
@@ -220,15 +224,14 @@ class Scoring:
 
 def check_score(context: Context, body: schemas.ScoreRequest) -> None:
     """Raises LimitExceeded for more texts, choices or messages than the operator allows."""
-    source, count = _scored_field(body), len(body.texts or body.continuations or ())
-    count += sum(len(item.choices) for item in body.items or ())
-    check_limit(count, context.settings.max_texts, "choices" if body.items else source, source)
-    for fields in (body, *(body.items or ())):
-        context.check_messages(fields.messages)
-
-
-def _scored_field(body: schemas.ScoreRequest) -> str:
-    return next(name for name in ("texts", "continuations", "items") if getattr(body, name) is not None)
+    most = context.settings.max_texts
+    check_limit(len(body.texts or ()), most, "texts", "texts")
+    check_limit(len(body.continuations or ()), most, "continuations", "continuations")
+    check_limit(sum(len(item.choices) for item in body.items or ()), most, "choices", "items")
+    context.check_messages(body.messages)
+    for index, item in enumerate(body.items or ()):
+        with within(f"items.{index}"):
+            context.check_messages(item.messages)
 
 
 async def prepare_score(
@@ -236,43 +239,56 @@ async def prepare_score(
 ) -> Scoring:
     """Resolves the request under its plan, and reserves its memory. Everything that can be refused is refused here and by
     `check_score`, before any device work."""
-    engine, source = context.engine, _scored_field(body)
+    engine = context.engine
     if body.texts is not None:
         rows = [CapturePrompt(ids, plan) for ids in await encode_prompts(engine, body.texts, "texts")]
-        counts: tuple[int, ...] = (len(rows),)
-        _check_scored(context, sum(len(row.prompt) for row in rows), source)
+        counts = [len(rows)]
+        _check_tokens(context, sum(len(row.prompt) for row in rows), "texts")
+    elif body.items is not None:
+        rows, counts = await run_in_thread(_choice_rows, context, body.items, plan)
     else:
-        asked = (
-            [(context.prompt_of(body), body.continuations, source)]
-            if body.continuations
-            else [
-                (context.prompt_of(item), item.choices, f"items.{index}") for index, item in enumerate(body.items or ())
-            ]
-        )
-        counts = tuple(len(texts) for _, texts, _ in asked)
-        rows = await run_in_thread(_continued, context, asked, plan)
-    tokens = sum(len(row.prompt) for row in rows)
-    positions = [len(row.prompt) - row.first for row in rows]  # of which logits are held
-    vocabulary = engine.info.vocab_size
-    held = min(max(scoring.LOGITS_BOUND, max(positions) * vocabulary), sum(positions) * vocabulary)
-    context.admission.reserve(held * ACTIVATION_BYTES + tokens * SCORE_BYTES)
-    return Scoring(context, body, tuple(rows), counts, plan, priority)
+        rows = await run_in_thread(_rows, context, body, body.continuations or (), plan, "continuations")
+        counts = [len(rows)]
+    lengths, positions = [len(row.prompt) for row in rows], [len(row.prompt) - row.first for row in rows]
+    context.admission.reserve(score_bytes(engine.info.vocab_size, lengths, positions))
+    return Scoring(context, body, tuple(rows), tuple(counts), plan, priority)
 
 
-def _continued(
-    context: Context, asked: Sequence[tuple[Prompt, Sequence[str], str]], plan: SteeringPlan
+def score_bytes(vocabulary: int, lengths: Sequence[int], positions: Sequence[int]) -> int:
+    """Returns the memory of rows that are scored, with their scores. lengths: their tokens. positions: those with logits."""
+    return scoring.held_logits(positions, vocabulary) * ACTIVATION_BYTES + sum(lengths) * SCORE_BYTES
+
+
+def _choice_rows(
+    context: Context, items: Sequence[schemas.ScoreItem], plan: SteeringPlan
+) -> tuple[list[CapturePrompt], list[int]]:
+    """Returns the rows of all items, and how many belong to each. Errors name the item."""
+    rows, counts, tokens = list[CapturePrompt](), list[int](), 0
+    for index, item in enumerate(items):
+        with within(f"items.{index}"):
+            found = _rows(context, item, item.choices, plan, "choices", tokens)
+        tokens += sum(len(row.prompt) for row in found)
+        rows += found
+        counts.append(len(found))
+    return rows, counts
+
+
+def _rows(
+    context: Context, fields: ConversationFields, texts: Sequence[str], plan: SteeringPlan, param: str, tokens: int = 0
 ) -> list[CapturePrompt]:
-    """Returns the rows of each prompt with its continuations. Raises LimitExceeded as soon as they have too many tokens."""
-    rows, tokens = list[CapturePrompt](), 0
-    for prompt, texts, param in asked:
-        for row in scoring.continuation_rows(context.engine, prompt, texts, plan, param):
-            tokens += len(row.prompt)
-            _check_scored(context, tokens, param.partition(".")[0])
-            rows.append(row)
+    """Returns the rows of one prompt with its continuations. tokens: those of other rows. Raises LimitExceeded as soon as all
+    together have too many."""
+    (before,) = scoring.encode_continued(context.engine, context.prompt_of(fields), (plan,))
+    _check_tokens(context, tokens + len(before.ids) * len(texts), param)
+    rows = list[CapturePrompt]()
+    for row in scoring.continuation_rows(context.engine, before, texts, param):
+        tokens += len(row.prompt)
+        _check_tokens(context, tokens, param)
+        rows.append(row)
     return rows
 
 
-def _check_scored(context: Context, tokens: int, param: str) -> None:
+def _check_tokens(context: Context, tokens: int, param: str) -> None:
     check_limit(tokens, context.settings.max_scored_tokens, "tokens (the prompt counts for each continuation)", param)
 
 

@@ -214,7 +214,7 @@ def choices(
     profile: Profile = None,
     steering: Steering = None,
 ) -> Output:
-    """Ask questions of multiple choice, in both orders of the choices, without and with steering."""
+    """Ask questions of multiple choice, in every rotation of the choices, without and with steering."""
     lines = [line for line in text_of(items).splitlines() if line.strip()]
     asked = [load_json(line, f"{items.name}, line {number}") for number, line in enumerate(lines, start=1)]
     steered = steering_of(steer, layers, profile, steering) or []

@@ -284,7 +284,7 @@ def score(
         answer = client.score(texts=[asked.prompt], steering=interventions)
     rows = [
         [one.text, f"{one.sum:.2f}", f"{len(one.token_ids)}", f"{one.sum / max(len(one.token_ids), 1):.2f}", "yes" if one.all_greedy else ""]
-        for one in answer.scores
+        for one in answer.scores or ()
     ]  # fmt: skip
     return answer, [tables.text_table(("text", "log p", "tokens", "per token", "greedy"), rows)]
 

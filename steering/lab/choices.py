@@ -1,11 +1,11 @@
 """Multiple choice on a caller's own items: how often the answer is picked, its log odds, and what is due to letters and positions.
 
 As in CAA (Rimsky et al., arXiv 2312.06681) the choices stand under letters, and the model's answer is begun with "(". Each question is
-asked twice, the second time with the choices in reverse, so that a preference for a letter or a position cancels.
+asked in every rotation of its choices, so that each choice stands once under each letter.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import exp
@@ -13,9 +13,10 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from steering.engine.api import CapturePrompt, Engine, Prompt
+from steering.engine.api import Engine, Prompt, Tokenizer
+from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, continued
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import SteeringPlan
 from steering.schemas.choices import (
     ChoiceEstimates,
     ChoiceItem,
@@ -26,27 +27,38 @@ from steering.schemas.choices import (
 )
 from steering.threads import run_in_thread
 from steering.workflows.generate import Progress, ignore_progress
-from steering.workflows.logprobs import continuation_rows, score
+from steering.workflows.logprobs import EncodedPrompt, continuation_ids, encode_continued, next_logprobs
 from steering.workflows.measures import estimate
+from steering.workflows.readout import grouped
 
 BEGUN = "("
 """How the answer begins; the letter comes next."""
-ITEMS_AT_ONCE = 16
-"""Items whose rows are held and read at a time."""
+PROMPTS_AT_ONCE = 64
+"""Prompts that are held and read at a time; the rotations of one item stay together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """One item under one plan. letters: the most probable letter in each order."""
+    """One item under one plan. letters: the most probable letter in each rotation."""
 
     scores: ChoiceScores
     letters: tuple[str, ...]
 
 
-def orders(item: ChoiceItem) -> tuple[tuple[int, ...], ...]:
-    """Returns the orders in which an item is asked: the indices of the choices, as given and in reverse."""
+def rotations(item: ChoiceItem) -> tuple[tuple[int, ...], ...]:
+    """Returns the orders in which an item is asked, as indices of its choices: each choice stands once at each place."""
     given = tuple(range(len(item.choices)))
-    return given, given[::-1]
+    return tuple(given[start:] + given[:start] for start in given)
+
+
+def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
+    """Returns the first token of each letter after the beginning of an answer. Raises InvalidRequest where two letters have the
+    same one."""
+    before = tokenizer.encode(BEGUN)
+    found = tuple(continuation_ids(tokenizer, BEGUN, letter, before)[0] for letter in ascii_uppercase[:count])
+    if len(set(found)) < count:
+        raise InvalidRequest("the tokenizer of this model writes two of the letters with the same token", param="items")
+    return found
 
 
 def prompt_of(engine: Engine, item: ChoiceItem, order: Sequence[int]) -> Prompt:
@@ -58,39 +70,42 @@ def prompt_of(engine: Engine, item: ChoiceItem, order: Sequence[int]) -> Prompt:
     return f"{text}\n\nAnswer: {BEGUN}"
 
 
-def rows(engine: Engine, items: Sequence[ChoiceItem], plan: SteeringPlan) -> Iterator[CapturePrompt]:
-    """Yields the rows to read: of each item in each order, one for each letter. Raises what `continuation_rows` raises."""
-    for item in items:
-        for order in orders(item):
-            letters = ascii_uppercase[: len(order)]
-            yield from continuation_rows(engine, prompt_of(engine, item, order), letters, plan, "items")
+def item_prompts(engine: Engine, item: ChoiceItem, plans: Sequence[SteeringPlan]) -> list[tuple[EncodedPrompt, ...]]:
+    """Returns the prompts of an item, one for each rotation, each under every plan. Raises what `encode_continued` raises."""
+    return [encode_continued(engine, prompt_of(engine, item, order), plans) for order in rotations(item)]
 
 
 async def measure(
-    engine: Engine, items: Sequence[ChoiceItem], plan: SteeringPlan, *, progress: Progress = ignore_progress
+    engine: Engine,
+    items: Sequence[ChoiceItem],
+    plans: Sequence[SteeringPlan],
+    *,
+    progress: Progress = ignore_progress,
 ) -> ChoicesAnswer:
-    """Measures the items without steering and, unless the plan is empty, with it. Raises what `Engine.capture` raises."""
-    plans = [UNSTEERED] if plan.empty else [UNSTEERED, plan]
+    """Measures the items under each plan. plans: without steering and, where there is any, with it. Raises what
+    `Engine.capture` raises."""
     found: list[list[Picked]] = [[] for _ in plans]
-    warnings = dict.fromkeys(plan.warnings)
-    for start in range(0, len(items), ITEMS_AT_ONCE):
-        part = items[start : start + ITEMS_AT_ONCE]
-        for one, picked in zip(plans, found, strict=True):
-            asked: list[CapturePrompt] = await run_in_thread(list, rows(engine, part, one))
-            warnings |= dict.fromkeys(note for row in asked for note in row.plan.warnings)
-            values = iter([row.sum for row in await score(engine, asked, priority=1)])
-            picked += [_picked(item, [[next(values) for _ in order] for order in orders(item)]) for item in part]
-        progress(min(start + len(part), len(items)), len(items), "reading choices")
+    warnings = dict.fromkeys(plans[-1].warnings)
+    letters = letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
+    done = 0
+    for part in grouped(items, lambda item: len(item.choices), PROMPTS_AT_ONCE):
+        prompts = await run_in_thread(
+            lambda part: [prompt for item in part for prompt in item_prompts(engine, item, plans)], part
+        )
+        for picked, asked in zip(found, zip(*prompts, strict=True), strict=True):
+            warnings |= dict.fromkeys(note for one in asked for note in one.plan.warnings)
+            logprobs = iter(await next_logprobs(engine, asked, letters, priority=1))
+            picked += [_picked(item, [next(logprobs)[: len(item.choices)] for _ in item.choices]) for item in part]
+        done += len(part)
+        progress(done, len(items), "reading choices")
     unsteered, steered = found[0], found[1] if len(found) > 1 else None
     return ChoicesAnswer(
         model=engine.info.name,
-        interventions=list(plan.spec.interventions[: plan.own]),
-        fingerprint=plan.fingerprint,
+        interventions=list(plans[-1].spec.interventions[: plans[-1].own]),
+        fingerprint=plans[-1].fingerprint,
         unsteered=_summary(unsteered),
         steered=None if steered is None else _summary(steered),
-        change=None
-        if steered is None
-        else _estimates([one.scores for one in steered], [one.scores for one in unsteered]),
+        change=None if steered is None else _estimates(_difference(_columns(steered), _columns(unsteered))),
         items=[
             ChoiceItemAnswer(unsteered=one.scores, steered=None if steered is None else steered[index].scores)
             for index, one in enumerate(unsteered)
@@ -100,31 +115,39 @@ async def measure(
 
 
 def _picked(item: ChoiceItem, logprobs: Sequence[Sequence[float]]) -> Picked:
-    """logprobs: of the letters, by order."""
+    """logprobs: of the letters, by rotation."""
     places = [int(np.argmax(row)) for row in logprobs]
-    picked = [order[place] for order, place in zip(orders(item), places, strict=True)]
+    picked = [order[place] for order, place in zip(rotations(item), places, strict=True)]
     odds = []
-    for order, row in zip(orders(item), logprobs, strict=True):
+    for order, row in zip(rotations(item), logprobs, strict=True):
         at = order.index(item.answer)
         odds.append(row[at] - float(np.logaddexp.reduce([*row[:at], *row[at + 1 :]])))
     scores = ChoiceScores(
-        match=float(np.mean([one == item.answer for one in picked])),
+        accuracy=float(np.mean([one == item.answer for one in picked])),
         log_odds=float(np.mean(odds)),
         mass=float(np.mean([min(exp(np.logaddexp.reduce(row)), 1.0) for row in logprobs])),
-        agree=float(len(set(picked)) == 1),
+        consistency=float(len(set(picked)) == 1),
     )
     return Picked(scores, tuple(ascii_uppercase[place] for place in places))
 
 
-def _estimates(scores: Sequence[ChoiceScores], before: Sequence[ChoiceScores] | None = None) -> ChoiceEstimates:
-    """Estimates the means over the items; with `before` those of the differences, item by item."""
-    values = {name: np.array([getattr(one, name) for one in scores]) for name in ChoiceScores.model_fields}
-    for name in values if before is not None else ():
-        values[name] = values[name] - np.array([getattr(one, name) for one in before or ()])
-    return ChoiceEstimates(**{name: estimate(one.tolist()) for name, one in values.items()})
+def _columns(found: Sequence[Picked]) -> dict[str, list[float]]:
+    """Returns the scores of all items, by name."""
+    return {name: [getattr(one.scores, name) for one in found] for name in ChoiceScores.model_fields}
+
+
+def _difference(after: Mapping[str, Sequence[float]], before: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Returns the differences, item by item."""
+    return {name: [one - other for one, other in zip(after[name], before[name], strict=True)] for name in after}
+
+
+def _estimates(columns: Mapping[str, Sequence[float]]) -> ChoiceEstimates:
+    """Estimates the means over the items."""
+    return ChoiceEstimates(**{name: estimate(values) for name, values in columns.items()})
 
 
 def _summary(found: Sequence[Picked]) -> ChoicesSummary:
     counts = Counter(chain.from_iterable(one.letters for one in found))
-    letters = {letter: count / counts.total() for letter, count in sorted(counts.items())}
-    return ChoicesSummary(**dict(_estimates([one.scores for one in found])), letters=letters)
+    offered = ascii_uppercase[: max(len(one.letters) for one in found)]
+    letters = {letter: counts[letter] / counts.total() for letter in offered}
+    return ChoicesSummary(**dict(_estimates(_columns(found))), letters=letters)

@@ -21,14 +21,14 @@ class ChoiceItem(Request):
     answer: Annotated[Whole, Field(ge=0, lt=MAX_CHOICES)]
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
+    def _answer_is_an_index(self) -> Self:
         if self.answer >= len(self.choices):
             raise ValueError(f"'answer' is an index of 'choices' (0 to {len(self.choices) - 1}), got {self.answer}")
         return self
 
 
 class ChoicesRequest(Request):
-    """Asks each question with its choices under letters, in the order given and in reverse, and reads the probabilities of the
+    """Asks each question with its choices under letters, in every rotation of their order, and reads the probabilities of the
     letters. steering: compared with no steering; absent, the server's default; `[]`: only the unsteered model is measured."""
 
     kind: Literal["choices"]
@@ -37,28 +37,29 @@ class ChoicesRequest(Request):
 
 
 class ChoiceScores(Answer):
-    """One item, or the mean over items, always over both orders of the choices. match: share of the orders in which the letter of
-    the answer is the most probable one. log_odds: log p(answer) - log p(other choices together), in nats. mass: probability of all
-    letters together. agree: 1 where both orders pick the same choice, else 0."""
+    """One item, or the mean over items, always over the rotations of the choices. accuracy: share of the rotations in which the
+    letter of the answer is the most probable one. log_odds: log p(answer) - log p(other choices together), in nats. mass:
+    probability of all letters together. consistency: 1 where all rotations pick the same choice, else 0."""
 
-    match: Measured
+    accuracy: Measured
     log_odds: Measured
     mass: Measured
-    agree: Measured
+    consistency: Measured
 
 
 class ChoiceEstimates(Answer):
     """Means of ChoiceScores over the items, with 95 % intervals."""
 
-    match: Estimate
+    accuracy: Estimate
     log_odds: Estimate
     mass: Estimate
-    agree: Estimate
+    consistency: Estimate
 
 
 class ChoicesSummary(ChoiceEstimates):
-    """One steering. letters: share of the questions, each in both orders, in which a letter is the most probable one. As each choice
-    comes first and last, a letter above its share among items of as many choices is picked for its position."""
+    """One steering. letters: share of the prompts in which a letter is the most probable one, for every letter that was offered.
+    Among items with k choices an unbiased reader picks each letter 1/k of the time; a larger share shows a preference for the
+    letter or its position."""
 
     letters: dict[str, Measured]
 

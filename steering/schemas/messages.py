@@ -32,7 +32,7 @@ Text: TypeAlias = PlainText | Messages
 """A plain text, or a conversation."""
 
 
-def _activation(position: Any) -> Any:
+def _refuse_max(position: Any) -> Any:
     if position == "max":
         raise ValueError(
             "'max' is the largest score over the tokens of a text, not an activation: it is a position of POST /v1/explain, "
@@ -43,7 +43,7 @@ def _activation(position: Any) -> Any:
 
 Offset: TypeAlias = Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
 """A token, counted from the end of a text."""
-ACTIVATION = BeforeValidator(_activation)
+ACTIVATION = BeforeValidator(_refuse_max)
 """Refuses the position `max` by name where an activation is read: a maximum of scores is none."""
 Position: TypeAlias = Annotated[Literal["last", "mean", "response_mean"] | Offset, ACTIVATION]
 """Which activation of a text is read: that of one token, or a mean over its tokens."""

@@ -160,12 +160,12 @@ class ScoredItem(Answer):
 
 
 class ScoreAnswer(Answer):
-    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts and items. items: where the request has them; then
-    `scores` is empty."""
+    """Scores in the order given. prompt_tokens: of the prompt, 0 for texts. items: where the request has them; then
+    `prompt_tokens` and `scores` are null."""
 
     model: str
-    prompt_tokens: int
-    scores: list[ScoredText]
+    prompt_tokens: int | None = None
+    scores: list[ScoredText] | None = None
     items: list[ScoredItem] | None = None
     steering: LensSteering
 

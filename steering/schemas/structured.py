@@ -1,6 +1,7 @@
 """What an answer must match: `response_format`, `guided_regex` and `guided_grammar` of requests, and Grammar, which they become."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import lcm
@@ -67,6 +68,15 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
     if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
         raise ValueError(f"the schema has {size} bytes; at most {MAX_SCHEMA_BYTES}")
+    _check_multiples(multiples)
+    return schema
+
+
+def _check_multiples(multiples: Sequence[Decimal]) -> None:
+    """Raises ValueError for a `multipleOf` that is not above 0, which would make every common multiple 0, and for a least common
+    multiple of more remainders than are told apart."""
+    if any(multiple <= 0 for multiple in multiples):
+        raise ValueError("'multipleOf' must be above 0")
     places, common = max((-int(one.as_tuple().exponent) for one in multiples), default=0), 1
     for multiple in multiples:
         common = lcm(common, int(multiple.scaleb(places)))
@@ -74,7 +84,6 @@ def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"'multipleOf': the least common multiple, in units of the last decimal, is above {MAX_MULTIPLE}"
             )
-    return schema
 
 
 def _plain(grammar: str) -> str:

@@ -11,6 +11,7 @@ from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_with_plans
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
+from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.reading import LensLayerAnswer, PredictionAnswer, ScoredText
 from steering.shapes import Float, Tensor
@@ -27,30 +28,60 @@ ROWS = 64
 """Positions whose log-probabilities are computed at a time."""
 
 
-def continuation_ids(tokenizer: Tokenizer, prompt: Prompt, text: str) -> tuple[int, ...]:
+def continuation_ids(
+    tokenizer: Tokenizer, prompt: Prompt, text: str, before: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
     """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
     Where the tokenizer would merge across the boundary, and after a conversation, the text is tokenized as it would be
-    after a line break."""
+    after a line break. before: the tokens of the prompt, where they are known."""
     if isinstance(prompt, str):
-        before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+        before = tokenizer.encode(prompt) if before is None else before
+        whole = tokenizer.encode(prompt + text)
         if whole[: len(before)] == before and len(whole) > len(before):
             return whole[len(before) :]
-    before, whole = tokenizer.encode(SEPARATOR), tokenizer.encode(SEPARATOR + text)
-    return whole[shared_prefix(before, whole) :]
+    separator, whole = tokenizer.encode(SEPARATOR), tokenizer.encode(SEPARATOR + text)
+    return whole[shared_prefix(separator, whole) :]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt with its tokens, and a plan with the roles of these tokens where it asks for them."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+    plan: SteeringPlan
+
+
+def encode_continued(
+    engine: Engine, prompt: Prompt, plans: Sequence[SteeringPlan] = (UNSTEERED,)
+) -> tuple[EncodedPrompt, ...]:
+    """Tokenizes once a prompt that at least one token will follow; returns it for each plan. Raises InvalidRequest,
+    ContextLengthExceeded."""
+    try:
+        ids, plans = encode_with_plans(engine.tokenizer, prompt, plans)
+        check_context(len(ids) + 1, 0, engine.info)
+    except InvalidRequest as error:
+        conversation = not isinstance(prompt, str) and isinstance(next(iter(prompt), None), ChatMessage)
+        param = "messages" if conversation and error.param == "prompt" else error.param
+        raise type(error)(error.message, param=param) from None
+    return tuple(EncodedPrompt(prompt, ids, plan) for plan in plans)
 
 
 def continuation_rows(
-    engine: Engine, prompt: Prompt, texts: Sequence[str], plan: SteeringPlan = UNSTEERED, param: str = "continuations"
+    engine: Engine, before: EncodedPrompt, texts: Sequence[str], param: str = "continuations"
 ) -> Iterator[CapturePrompt]:
-    """Yields a row for `score` for each continuation of a prompt, which is tokenized once. Raises InvalidRequest for a text without
-    tokens and for what cannot be encoded, ContextLengthExceeded. param: the field of the texts."""
-    before, (plan,) = encode_with_plans(engine.tokenizer, prompt, (plan,))
+    """Yields a row for `score` for each continuation of a prompt. Raises InvalidRequest for a text without tokens and for what
+    cannot be encoded, ContextLengthExceeded. param: the field of the texts."""
     for index, text in enumerate(texts):
-        ids = continuation_ids(engine.tokenizer, prompt, text)
+        field = f"{param}.{index}"
+        try:
+            ids = continuation_ids(engine.tokenizer, before.prompt, text, before.ids)
+        except InvalidRequest as error:
+            raise type(error)(error.message, param=field) from None
         if not ids:
-            raise InvalidRequest("the continuation has no token", param=f"{param}.{index}")
-        check_context(len(before) + len(ids), 0, engine.info, param=param)
-        yield CapturePrompt((*before, *ids), plan, len(before), len(before) - 1)
+            raise InvalidRequest("the continuation has no token", param=field)
+        check_context(len(before.ids) + len(ids), 0, engine.info, param=field)
+        yield CapturePrompt((*before.ids, *ids), before.plan, len(before.ids), len(before.ids) - 1)
 
 
 async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0) -> list[ScoredText]:
@@ -58,6 +89,22 @@ async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0
     prompt. Raises what `Engine.capture` raises. Rows without a prompt_length are whole texts, which count as prompt for
     the plan and are scored from their second token on."""
     return await _read_each(engine, rows, lambda row, read: _scored(engine, read, row.prompt_length or 0), priority)
+
+
+async def next_logprobs(
+    engine: Engine, prompts: Sequence[EncodedPrompt], tokens: Sequence[int], priority: int = 0
+) -> list[list[float]]:
+    """Returns, for each prompt under its plan, the log-probabilities of the tokens that may come next. Raises what
+    `Engine.capture` raises."""
+    rows = [CapturePrompt(one.ids, one.plan, len(one.ids), len(one.ids) - 1) for one in prompts]
+    asked = torch.tensor(tokens)
+    return await _read_each(engine, rows, lambda _, read: _next(read, asked), priority)
+
+
+def _next(capture: Capture, tokens: Tensor) -> list[float]:
+    assert capture.logits is not None, "asked for with CaptureSpec.logits"
+    found: list[float] = torch.log_softmax(capture.logits[-1].float(), dim=-1)[tokens].tolist()
+    return found
 
 
 async def _read_each(
@@ -114,10 +161,14 @@ async def prompt_logprobs(
     return tuple(await _read_each(engine, rows, lambda _, read: _with_top(read, top)))
 
 
+def held_logits(positions: Sequence[int], vocabulary: int) -> int:
+    """Returns how many logits are held at a time when rows are read. positions: of each row, from its `first` on."""
+    return min(max(LOGITS_BOUND, max(positions) * vocabulary), sum(positions) * vocabulary)
+
+
 def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:
     """Returns the memory of the logits that `prompt_logprobs` holds: in pieces, and then as one tensor."""
-    tokens = list(map(len, token_ids))
-    return 2 * 4 * min(max(LOGITS_BOUND, max(tokens) * vocabulary), sum(tokens) * vocabulary)
+    return 2 * 4 * held_logits(list(map(len, token_ids)), vocabulary)
 
 
 def _with_top(capture: Capture, top: int) -> tuple[ScoredToken, ...]:

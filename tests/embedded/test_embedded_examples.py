@@ -120,7 +120,9 @@ def test_the_scores_of_the_api_page_follow_the_sentiment(client: Client) -> None
     differences = []
     steerings: list[list[dict[str, Any]]] = [[], request["steering"]]
     for steering in steerings:
-        wonderful, terrible = client.score(**{**request, "steering": steering}).scores
+        scores = client.score(**{**request, "steering": steering}).scores
+        assert scores is not None
+        wonderful, terrible = scores
         differences.append(wonderful.sum - terrible.sum)
     assert differences[1] > differences[0]
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
 from steering.workflows.activations import activations
-from steering.workflows.logprobs import continuation_ids, continuation_rows, score
+from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
@@ -43,7 +43,8 @@ async def test_scores_equal_a_direct_computation(engine: TransformersEngine, pla
     prompt = engine.tokenizer.encode("The capital of France is")
     texts = [" Paris", " Berlin", " Paris, the largest city of the country."]
     rows = tuple((*prompt, *continuation_ids(engine.tokenizer, "The capital of France is", text)) for text in texts)
-    found = await score(engine, list(continuation_rows(engine, "The capital of France is", texts)))
+    (before,) = encode_continued(engine, "The capital of France is")
+    found = await score(engine, list(continuation_rows(engine, before, texts)))
     for row, text, one in zip(rows, texts, found, strict=True):
         assert engine.tokenizer.decode(one.token_ids) == text
         with torch.no_grad():

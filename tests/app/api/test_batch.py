@@ -20,8 +20,8 @@ def written(*lines: Any) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-async def started(server: Server, *lines: Any) -> dict[str, Any]:
-    answer = await server.client.post("/v1/generate/batch", content=written(*lines), headers=HEADERS)
+async def started(server: Server, *lines: Any, path: str = "/v1/generate/batch") -> dict[str, Any]:
+    answer = await server.client.post(path, content=written(*lines), headers=HEADERS)
     assert answer.status_code == 202, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -272,7 +272,9 @@ async def test_scores_are_those_of_requests_of_their_own(server: Server) -> None
     answer = await server.client.post("/v1/score/batch", content=content, headers=HEADERS)
     job = answer.json()
     assert (answer.status_code, job["kind"]) == (202, "score_batch")
-    assert (await finished(server, job))["result"] == {"requests": 4, "succeeded": 3, "failed": 1}
+    record = await finished(server, job)
+    assert record["result"] == {"requests": 4, "succeeded": 3, "failed": 1}
+    assert record["progress"] == {"done": 4, "total": 4, "message": "scoring"}
     *found, failed = await output(server, job)
     assert [(one["index"], one["id"]) for one in found] == [(i, f"line {i}") for i in range(3)]
     assert failed["error"]["code"] == "context_length_exceeded"

@@ -81,10 +81,19 @@ def test_a_batch_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
 
 def test_a_batch_of_scores_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
     requests, answers = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    requests.write_text('{"texts": ["abc"]}\n{"prompt": "a", "continuations": ["b"]}\n', encoding="utf-8")
+    lines = [
+        {"texts": ["abc"]},
+        {"prompt": "a", "continuations": ["b"]},
+        {"items": [{"prompt": "a", "choices": ["c", "d"]}]},
+    ]
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     steer("batch", str(requests), "--score", "--out", str(answers))
     found = [json.loads(line)["response"] for line in answers.read_text(encoding="utf-8").splitlines()]
-    assert [[one["text"] for one in answer["scores"]] for answer in found] == [["abc"], ["b"]]
+    assert [[one["text"] for one in answer["scores"]] for answer in (*found[:2], *found[2]["items"])] == [
+        ["abc"],
+        ["b"],
+        ["c", "d"],
+    ]
 
 
 def test_an_answer_that_is_begun_is_continued(steer: Steer) -> None:

@@ -27,6 +27,12 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "mood", "schema": SCHEMA}}
+MULTIPLES: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}},
+    "required": ["a"],
+}
+"""More remainders than are told apart."""
 ASK: dict[str, Any] = {"prompt": "How was it?", "max_tokens": 200, "temperature": 1.0, "seed": 5}
 STEERED = {"steering": [{"vector": "mood", "layers": "all", "strength": 3.0}]}
 CHAT: dict[str, Any] = {
@@ -138,8 +144,10 @@ def nested(levels: int) -> dict[str, Any]:
         ({"properties": {f"p{i}": {} for i in range(4096)}}, "more than 4096 values"),
         ({"description": "x" * 64_000}, "bytes; at most 64000"),
         ({"type": "integer", "multipleOf": 123_456_789}, "multipleOf"),
-        ({"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "multipleOf"),
+        (MULTIPLES, "least common multiple"),
         ({"anyOf": [{"multipleOf": 1e-300}, {"multipleOf": 1e300}]}, "multipleOf"),
+        ({"$defs": {"z": {"multipleOf": 0}}, **MULTIPLES}, "'multipleOf' must be above 0"),
+        ({**MULTIPLES, "$defs": {"z": {"multipleOf": -0.5}}}, "'multipleOf' must be above 0"),
         ({"$ref": "#"}, "the JSON schema cannot be used"),
         ({"$ref": "file:///etc/hostname"}, "does not fetch"),
         ({"type": "string", "pattern": "(a"}, "unclosed group"),

@@ -13,6 +13,13 @@ ANSWER: dict[str, Any] = {"prompt": "the road", "max_tokens": 6, "temperature": 
 TEXTS = ["the road", "a river", "some bread", "the door"]
 OPENAI = {"model": "tiny", "max_tokens": 6, "temperature": 0, "seed": 1, "steering": []}
 FEW = {"prompts": PROMPTS[:3], "max_tokens": 6}
+SCORE_ITEMS: dict[str, Any] = {
+    "items": [{"prompt": "the", "choices": [" road", " river"]}, {"messages": MESSAGES, "choices": [" a"]}]
+}
+CHOICES: dict[str, Any] = {
+    "kind": "choices",
+    "items": [{"question": "Which?", "choices": ["the road", "a river"], "answer": 0}],
+}
 OWN = [{"vector": "other", "strength": 1.5, "layers": [1]}]
 
 
@@ -66,7 +73,10 @@ GOVERNED = (
     Governed("POST /v1/embeddings", {"model": "tiny", "input": "the road", "encoding_format": "float"}, ("embedding",)),
     Governed("POST /v1/score", {"prompt": "the", "continuations": [" road"], "steering": []}, ("logprobs",)),
     Governed("POST /v1/score", {"texts": ["the road"], "steering": []}, ("logprobs",)),
+    Governed("POST /v1/score", {**SCORE_ITEMS, "steering": []}, ("logprobs",)),
+    Governed("POST /v1/score", {**SCORE_ITEMS, "steering": OWN}, ("logprobs",)),
     Governed("POST /v1/score/batch", {"texts": ["the road"], "steering": []}, ("logprobs",), lines=True),
+    Governed("POST /v1/score/batch", {**SCORE_ITEMS, "steering": []}, ("logprobs",), lines=True),
     Governed("POST /v1/readout", {"texts": ["the road"], "vectors": ["other"]}, ("scores", "mean")),
     Governed("POST /v1/logit-lens", {"prompt": "the road", "steering": [], "top_k": 2}, ("logprob",)),
     Governed("POST /v1/logit-lens", {"prompt": "the road", "steering": OWN, "top_k": 2}, ("logprob",)),
@@ -81,6 +91,8 @@ GOVERNED = (
         written=True,
     ),
     Governed("POST /v1/evaluations", {**SWEEP, **FEW, "vector": "other"}, ("perplexity_ratio",), written=True),
+    Governed("POST /v1/evaluations", {**CHOICES, "steering": []}, ("log_odds", "mass")),
+    Governed("POST /v1/evaluations", {**CHOICES, "steering": OWN}, ("log_odds", "mass")),
     Governed(
         "POST /v1/evaluations",
         {

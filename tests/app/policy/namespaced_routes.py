@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.app.api.evaluation_bodies import SWEEP
 from tests.app.api.test_extract import PAIRS
+from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 
 MESSAGES = [{"role": "user", "content": "a"}]
 SHORT = {"prompt": "a", "max_tokens": 2}
@@ -68,7 +69,11 @@ NAMED = (
     Case("POST /v1/generate/batch", {**SHORT, "steering": steered(BY_VECTOR)}, lines=True),
     Case("POST /v1/generate/batch", {**SHORT, "steering": BY_PROFILE}, lines=True),
     Case("POST /v1/score", {"prompt": "a", "continuations": ["b"], "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/score", {**SCORE_ITEMS, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/score/batch", {"texts": ["ab"], "steering": steered(BY_VECTOR)}, lines=True),
+    Case("POST /v1/score/batch", {**SCORE_ITEMS, "steering": BY_PROFILE}, lines=True),
+    Case("POST /v1/evaluations", {**CHOICES, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/evaluations", {**CHOICES, "steering": BY_PROFILE}),
     Case("POST /v1/activations", {"texts": ["a"], "layers": [1], "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/compare", {**SHORT, "steering": BY_PROFILE}),

@@ -12,6 +12,7 @@ from app.core.key import Key
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.evaluation_bodies import DOSE
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.fakes import ScriptedEngine
 
@@ -177,6 +178,8 @@ async def test_what_jobs_return_counts_as_stored(server: Server) -> None:
     headers = {**bearer(none["key"]), "content-type": "application/jsonl"}
     refused = await server.client.post("/v1/generate/batch", content=json.dumps(LINE), headers=headers)
     assert code(refused) == (507, "storage_full")
+    refused = await server.client.post("/v1/score/batch", content=json.dumps(SCORE_ITEMS), headers=headers)
+    assert code(refused) == (507, "storage_full")
     little = await created(server, limits={"storage_bytes": 2000})
     record = await ended(server, await batch(server, little, *[LINE] * 100))
     assert (record["status"], record["error"]["code"]) == ("failed", "storage_full")
@@ -193,6 +196,8 @@ async def test_results_of_a_batch_have_a_record_where_it_is_asked_for(server: Se
     ("path", "body"),
     [
         ("/v1/evaluations", DOSE),
+        ("/v1/evaluations", {**CHOICES, "steering": []}),
+        ("/v1/score", SCORE_ITEMS),
         ("/v1/evaluations", {"kind": "report", "vector": "mood", "steering": [{"vector": "mood"}], "max_tokens": 8}),
         ("/v1/vectors/extract", {"name": "x", "describe": {"trait": "kind", "opposite": "rude"}}),
         ("/v1/vectors/extract", {"name": "x", "concept": "sentiment"}),

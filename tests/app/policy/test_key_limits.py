@@ -1,6 +1,7 @@
 """Limits of one key on rows of the batch, unfinished jobs and stored bytes; other keys are not affected."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.fakes import ScriptedEngine
 
@@ -58,6 +60,22 @@ async def test_unfinished_jobs_of_a_key_are_limited(start: StartServer) -> None:
     assert other.status_code == 202, "other keys are not affected"
     await server.client.delete(f"/v1/jobs/{job.json()['id']}", headers=key)
     assert (await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=key)).status_code == 202
+
+
+async def test_batches_of_scores_and_choices_are_jobs_of_a_key(waiting: tuple[Server, asyncio.Event]) -> None:
+    server, gate = waiting
+    key = bearer((await created(server, scopes=["write", "read", "generate"], limits={"jobs": 1}))["key"])
+    lines = {**key, "content-type": "application/jsonl"}
+    generation = await server.client.post("/v1/generate/batch", content='{"prompt": "a"}', headers=lines)
+    assert generation.status_code == 202
+    refused = await server.client.post("/v1/score/batch", content=json.dumps(SCORE_ITEMS), headers=lines)
+    assert code(refused) == (429, "rate_limited")
+    refused = await server.client.post("/v1/evaluations", json={**CHOICES, "steering": []}, headers=key)
+    assert code(refused) == (429, "rate_limited")
+    gate.set()
+    await server.client.get(f"/v1/jobs/{generation.json()['id']}/events", headers=key)
+    answer = await server.client.post("/v1/evaluations?wait=true", json={**CHOICES, "steering": []}, headers=key)
+    assert answer.status_code == 200, answer.text
 
 
 async def test_bytes_of_a_key_are_limited(start: StartServer) -> None:

@@ -1,13 +1,16 @@
 """Limits of steering: those of the policy hold for all traffic, those of a key may only be narrower."""
 
+import json
 from typing import Any
 
+import httpx2
 import pytest
 
 from app.api.limits import RequestLimits
 from steering.schemas.governance import KeyLimitsFields, SteeringLimits
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import put_policy
+from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 
 OWN = [{"vector": "mood", "strength": 0.1}]
@@ -34,6 +37,8 @@ def bodies(steering: Any) -> list[tuple[str, dict[str, Any]]]:
         ("/v1/completions", {"model": "scripted", **prompt, "steering": steering}),
         ("/v1/chat/completions", {"model": "scripted", **chat, "steering": steering}),
         ("/v1/logit-lens", {"prompt": "a", "layers": [1], "top_k": 1, "steering": steering}),
+        ("/v1/score", {**SCORE_ITEMS, "steering": steering}),
+        ("/v1/evaluations?wait=true", {**CHOICES, "steering": steering}),
     ]
 
 
@@ -57,6 +62,28 @@ async def test_limits_of_the_policy_hold_on_every_route(
         assert code(await governed.client.post(path, json=body)) == expected, path
     for path, body in bodies([]):
         assert (await governed.client.post(path, json=body)).status_code == 200, path
+
+
+async def test_limits_of_the_policy_hold_for_each_line_of_a_batch_of_scores(governed: Server) -> None:
+    async def submitted(steering: Any) -> httpx2.Response:
+        asked: list[Any] = [[], steering]
+        lines = [json.dumps({**SCORE_ITEMS, "steering": one}) for one in asked]
+        headers = {"content-type": "application/jsonl"}
+        return await governed.client.post("/v1/score/batch", content="\n".join(lines), headers=headers)
+
+    strong = [{"vector": "mood", "strength": 5.0}]
+    limits: list[tuple[dict[str, Any], Any, tuple[int, str]]] = [
+        ({"own_steering": "profiles"}, OWN, (403, "insufficient_scope")),
+        ({"own_steering": "none"}, {"profile": "cheerful"}, (403, "insufficient_scope")),
+        ({"vectors": ["other"]}, OWN, (403, "insufficient_scope")),
+        ({"max_relative_dose": 0.01}, strong, (400, "dose_exceeded")),
+    ]
+    for fields, steering, expected in limits:
+        await put_policy(governed, limits=fields)
+        refused = await submitted(steering)
+        assert code(refused) == expected, fields
+        assert refused.json()["error"]["message"].startswith("line 2: ")
+        assert (await submitted([])).status_code == 202
 
 
 async def test_limits_hold_for_the_model_of_a_profile_a_sweep_and_a_replay(governed: Server) -> None:
@@ -129,6 +156,8 @@ async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(g
         ("PUT", "/v1/profiles/mine", {"interventions": OWN}),
         ("PUT", "/v1/steering", {"interventions": OWN}),
         ("POST", "/v1/evaluations", {"kind": "layer_sweep", "vector": "mood"}),
+        ("POST", "/v1/evaluations", {**CHOICES, "steering": OWN}),
+        ("POST", "/v1/score", {**SCORE_ITEMS, "steering": OWN}),
     ):
         answer = await governed.client.request(method, path, json=body, headers=bearer(key["key"]))
         assert code(answer) == (403, "insufficient_scope"), path

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 
+from tests.app.api.test_batch import finished, output, started
 from tests.app.conftest import StartServer
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 
 TEN: dict[str, Any] = {"prompt": "a", "max_tokens": 9}
 """A request that takes ten tokens."""
+SCORE: dict[str, Any] = {"items": [{"prompt": "abc", "choices": ["d", "ef"]}, {"prompt": "a", "choices": ["b"]}]}
+SCORE_TOKENS = (3 + 1) + (3 + 2) + (1 + 1)
 TEXTS = ["one text", "another text", "a third", "a fourth one"]
 READINGS: dict[str, dict[str, Any]] = {
     "/v1/logit-lens": {"prompt": "some text", "layers": [1]},
@@ -54,6 +57,34 @@ async def test_a_completion_with_an_invalid_prompt_uses_no_tokens(start: StartSe
     refused = await server.client.post("/v1/completions", json=body, headers=bearer(key["key"]))
     assert code(refused) == (400, "context_length_exceeded")
     assert (await ask(server, key, **TEN)).status_code == 200
+
+
+async def test_the_prompt_of_an_item_counts_for_each_of_its_choices(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"tokens_per_minute": SCORE_TOKENS})
+    invalid = {"items": [*SCORE["items"], {"prompt": "a", "choices": ["b" * server.engine.info.context_length]}]}
+    refused = await server.client.post("/v1/score", json=invalid, headers=bearer(key["key"]))
+    assert code(refused) == (400, "context_length_exceeded"), "no token was counted"
+    assert (await server.client.post("/v1/score", json=SCORE, headers=bearer(key["key"]))).status_code == 200
+    assert code(await ask(server, key, **TEN)) == (429, "rate_limited"), "all tokens were counted"
+    less = await created(server, name="less", limits={"tokens_per_minute": SCORE_TOKENS - 1})
+    refused = await server.client.post("/v1/score", json=SCORE, headers=bearer(less["key"]))
+    assert code(refused) == (429, "rate_limited")
+    assert f"takes {SCORE_TOKENS} tokens" in refused.json()["error"]["message"]
+
+
+async def test_each_line_of_a_batch_of_scores_counts_its_tokens(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, scopes=["generate", "read"], limits={"tokens_per_minute": SCORE_TOKENS})
+    server.client.headers.update(bearer(key["key"]))
+    twice = {"items": [*SCORE["items"], *SCORE["items"]]}
+    job = await started(server, twice, SCORE, path="/v1/score/batch")
+    assert (await finished(server, job))["result"] == {"requests": 2, "succeeded": 1, "failed": 1}
+    found = await output(server, job)
+    assert [one.get("error", {}).get("code") for one in found] == ["rate_limited", None]
+    assert code(await ask(server, key, **TEN)) == (429, "rate_limited"), "the tokens of the line were counted"
 
 
 async def test_a_wait_that_helps_may_be_retried(start: StartServer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,26 @@ async def is_governed(server: Server, gate: Limits | FullEngine) -> bool:
     (line,) = await output(server, job)
     scores = (await server.client.get("/v1/monitors/watch")).json()["scores"]
     return bool(line["response"]["steering"].get("mandatory")) and scores > 0
+
+
+async def test_a_line_of_scores_that_waited_is_scored_or_refused_under_the_new_policy(start: StartServer) -> None:
+    server, limits = await start(), Limits()
+    server.state.rate_limits = limits
+    await server.register()
+    limits.open = False
+    unsteered: dict[str, Any] = {"items": [{"prompt": "a", "choices": ["b", "c"]}], "steering": []}
+    own = {**unsteered, "steering": POLICY["mandatory"]}
+    job = await started(server, unsteered, own, path="/v1/score/batch")
+    await until(lambda: limits.refused)
+    policy = {"mandatory": POLICY["mandatory"], "limits": {"own_steering": "none"}}
+    assert (await server.client.put("/v1/policy", json=policy)).status_code == 200
+    limits.open = True
+    await asyncio.wait_for(finished(server, job), 30)
+    scored, refused = await output(server, job)
+    alone = (await server.client.post("/v1/score", json=unsteered)).json()
+    assert scored["response"]["steering"]["fingerprint"] == alone["steering"]["fingerprint"] != ""
+    assert scored["response"]["items"] == alone["items"]
+    assert refused["error"]["code"] == "insufficient_scope"
 
 
 @pytest.mark.parametrize("waits_for", ["its key", "the queue"])

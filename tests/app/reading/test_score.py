@@ -14,6 +14,7 @@ from steering.model.loading import opened
 from steering.pairs import ChatMessage
 from steering.workflows import logprobs as workflow
 from tests.app.conftest import Server, StartServer
+from tests.fakes import ScriptedEngine
 from tests.families import FAMILIES
 from tests.scripted_model import ScriptedTokenizer
 
@@ -112,7 +113,7 @@ async def test_items_are_scored_as_alone(
         {"prompt": [84, 104, 101], "choices": [" end", " beginning of it"]},
     ]
     found = await scored(server, items=items, steering=steering)
-    assert (found["scores"], found["prompt_tokens"]) == ([], 0)
+    assert (found["scores"], found["prompt_tokens"]) == (None, None)
     for item, one in zip(items, found["items"], strict=True):
         texts = item.pop("choices")
         alone = await scored(server, **item, continuations=texts, steering=steering)
@@ -158,6 +159,9 @@ def test_rows_are_read_in_parts_whose_logits_fit() -> None:
     assert lengths(2) == [[3, 4], [40], [2, 2, 9]]
 
 
+SHORT = {"prompt": "a", "choices": ["b"]}
+USER = {"role": "user", "content": "a"}
+CHAT = {"messages": [{"role": "user", "content": "a" * 5000}]}
 REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({}, "invalid_request", None),
     ({"prompt": "a"}, "invalid_request", None),
@@ -165,10 +169,12 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"texts": ["a"], "continuations": ["b"]}, "invalid_request", None),
     ({"prompt": "a", "continuations": []}, "invalid_request", "continuations"),
     ({"prompt": "a", "continuations": [""]}, "invalid_request", "continuations.0"),
-    ({"prompt": "a", "continuations": ["b" * 5000]}, "context_length_exceeded", "continuations"),
+    ({"prompt": "a", "continuations": ["c", "b" * 5000]}, "context_length_exceeded", "continuations.1"),
+    ({"prompt": "a" * 5000, "continuations": ["b"]}, "context_length_exceeded", "prompt"),
     ({"texts": ["b" * 5000]}, "context_length_exceeded", "texts"),
     ({"texts": ["a" * 501]}, "limit_exceeded", "texts"),
-    ({"prompt": "a" * 100, "continuations": ["b"] * 6}, "limit_exceeded", "continuations"),
+    ({"prompt": "a" * 100, "continuations": ["b"] * 5}, "limit_exceeded", "continuations"),
+    ({"prompt": "a", "continuations": ["b"] * 6}, "limit_exceeded", "continuations"),
     ({"texts": ["a"], "steering": [{"vector": "nothing"}]}, "vector_not_found", "vector"),
     ({"items": []}, "invalid_request", "items"),
     ({"items": [{"prompt": "a"}]}, "invalid_request", "items.0.choices"),
@@ -176,7 +182,13 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"items": [{"prompt": "a", "choices": ["b"]}], "texts": ["a"]}, "invalid_request", None),
     ({"items": [{"prompt": "a", "choices": ["b"]}], "prompt": "a"}, "invalid_request", None),
     ({"items": [{"prompt": "a", "choices": ["b", ""]}]}, "invalid_request", "items.0.choices.1"),
-    ({"items": [{"prompt": "a" * 100, "choices": ["b"] * 3}] * 2}, "limit_exceeded", "items"),
+    ({"items": [{"prompt": "a" * 200, "choices": ["b"] * 2}] * 2}, "limit_exceeded", "items.1.choices"),
+    ({"items": [{"prompt": "a", "choices": ["b"] * 6}]}, "limit_exceeded", "items"),
+    ({"items": [{"prompt": "a", "choices": ["b", "c" * 5000]}]}, "context_length_exceeded", "items.0.choices.1"),
+    ({"items": [SHORT, {"prompt": "a" * 5000, "choices": ["b"]}]}, "context_length_exceeded", "items.1.prompt"),
+    ({"items": [SHORT, {**CHAT, "choices": ["b"]}]}, "context_length_exceeded", "items.1.messages"),
+    ({"items": [SHORT, {"prompt": [10**6], "choices": ["b"]}]}, "invalid_request", "items.1.prompt"),
+    ({"items": [SHORT, {"messages": [USER] * 4, "choices": ["b"]}]}, "limit_exceeded", "items.1.messages"),
 ]
 
 
@@ -184,8 +196,32 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
 async def test_what_cannot_be_scored_is_refused(
     start: StartServer, body: dict[str, Any], code: str, param: str | None
 ) -> None:
-    server = await start(max_scored_tokens=500)
+    server = await start(max_scored_tokens=500, max_texts=5, max_messages=3)
     answer = await server.client.post("/v1/score", json=body)
     error = answer.json()["error"]
     assert (answer.status_code in (400, 404), error["code"], error["param"]) == (True, code, param)
     assert server.scripted.captured == []
+
+
+class CountingTokenizer(ScriptedTokenizer):
+    """Lists what it encoded."""
+
+    def __init__(self) -> None:
+        self.encoded: list[Prompt] = []
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
+        self.encoded.append(prompt)
+        return super().encode(prompt, most)
+
+
+async def test_a_prompt_is_tokenized_once_and_too_many_tokens_are_refused_after_it(start: StartServer) -> None:
+    engine, tokenizer = ScriptedEngine(), CountingTokenizer()
+    engine.tokenizer = tokenizer
+    server = await start(engine, max_scored_tokens=500)
+    prompt = "a" * 100
+    body = {"prompt": prompt, "continuations": ["b", "c", "d", "e", "f", "g"]}
+    assert (await server.client.post("/v1/score", json=body)).status_code == 400
+    assert tokenizer.encoded == [prompt]
+    tokenizer.encoded.clear()
+    await scored(server, prompt=prompt, continuations=["b", "c"])
+    assert tokenizer.encoded.count(prompt) == 1
