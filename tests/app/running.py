@@ -10,11 +10,14 @@ from typing import Any
 import uvicorn
 
 from app.core.components import open_database
+from app.core.logs import configure_logging
 from app.core.settings import Settings
 from app.main import create_app
 from steering.engine.api import Engine
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store
+
+configure_logging("info")  # as the server logs: to standard error, whichever test comes first
 
 
 @contextmanager
