@@ -17,6 +17,7 @@ from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError,
 from steering.lab.controls import random_like
 from steering.lab.evaluations import DoseResponseRequest, LayerSweepRequest, dose_response, layer_sweep, with_evidence
 from steering.lab.trials import CONTROLS, chance, reading_layer
+from steering.schemas.evaluation import DoseResponseAnswer
 from steering.workflows.measures import estimate
 from steering.workflows.texts import as_prompts
 from tests.narrowing import present
@@ -39,8 +40,14 @@ def asked_of(engine: LinearEngine, **changes: Any) -> DoseResponseRequest:
     return replace(request, **changes)
 
 
-async def test_the_score_follows_the_strength_and_the_range_ends_where_text_breaks(engine: LinearEngine) -> None:
-    found = await dose_response(engine, asked_of(engine))
+@pytest.fixture(scope="module")
+def found() -> DoseResponseAnswer:
+    """The dose-response of `asked_of` as it is."""
+    engine = LinearEngine()
+    return asyncio.run(dose_response(engine, asked_of(engine)))
+
+
+def test_the_score_follows_the_strength_and_the_range_ends_where_text_breaks(found: DoseResponseAnswer) -> None:
     assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
     scores = [point.concept_score for point in found.points]
     assert scores[:5] == sorted(scores[:5])
@@ -92,8 +99,8 @@ async def test_few_random_directions_or_none_are_named(engine: LinearEngine) -> 
     assert none.points[1].chance is None
 
 
-async def test_no_steering_is_the_reference(engine: LinearEngine) -> None:
-    zero = next(point for point in (await dose_response(engine, asked_of(engine))).points if point.strength == 0.0)
+def test_no_steering_is_the_reference(found: DoseResponseAnswer) -> None:
+    zero = next(point for point in found.points if point.strength == 0.0)
     assert (zero.concept_score, zero.perplexity_ratio, zero.kl_neutral, zero.relative_dose) == (0.0, 1.0, 0.0, 0.0)
 
 
@@ -103,8 +110,8 @@ async def test_the_random_control_has_the_dose_and_not_the_effect(engine: Linear
         assert point.strength == 0.0 or abs(point.concept_score) > 2 * abs(present(point.random_score))
 
 
-async def test_dose_and_damage_grow_with_the_strength(engine: LinearEngine) -> None:
-    upward = [point for point in (await dose_response(engine, asked_of(engine))).points if point.strength >= 0.0]
+def test_dose_and_damage_grow_with_the_strength(found: DoseResponseAnswer) -> None:
+    upward = [point for point in found.points if point.strength >= 0.0]
     for name in ("relative_dose", "kl_neutral"):
         values = [getattr(point, name) for point in upward]
         assert values == sorted(values)
@@ -130,16 +137,16 @@ async def test_a_random_vector_earns_no_recommendation(engine: LinearEngine) -> 
 async def test_recommended_ranges_of_other_seeds_overlap(engine: LinearEngine) -> None:
     """Noise of sampling and other random directions move the ends of a range, but not the range."""
     ranges = []
-    for seed in range(10):
+    for seed in range(6):
         request = asked_of(
-            engine, sampling=replace(SAMPLING, seed=seed), strengths=(0.25, 0.5, 0.75, 1.0, 1.5), random_directions=4
+            engine, sampling=replace(SAMPLING, seed=seed), strengths=(0.5, 1.0, 1.5), random_directions=4
         )
         ranges.append((await dose_response(engine, request)).recommended.strength)
-    for strength in (0.5, 0.75, 1.0):
+    for strength in (0.5, 1.0):
         held = sum(found is not None and found[0] <= strength <= found[1] for found in ranges)
-        if held >= 9:
+        if held >= 5:
             return
-    raise AssertionError(f"no strength is in 9 of the 10 ranges {ranges}")
+    raise AssertionError(f"no strength is in 5 of the 6 ranges {ranges}")
 
 
 async def test_a_layer_sweep_and_a_dose_response_agree_at_a_shared_layer_and_strength(engine: LinearEngine) -> None:
@@ -217,8 +224,8 @@ async def test_a_strength_at_which_all_random_directions_break_is_shown_and_not_
     assert warning.endswith(": strength 1")
 
 
-async def test_answers_replay(engine: LinearEngine) -> None:
-    assert await dose_response(engine, asked_of(engine)) == await dose_response(LinearEngine(), asked_of(engine))
+async def test_answers_replay(engine: LinearEngine, found: DoseResponseAnswer) -> None:
+    assert await dose_response(engine, asked_of(engine)) == found
 
 
 async def test_progress_runs_to_its_total(engine: LinearEngine) -> None:
