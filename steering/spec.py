@@ -356,10 +356,34 @@ class Hold(Spec):
     proportional_gain: Annotated[FiniteFloat, Field(strict=True, ge=0.0, lt=0.5)] = 0.0
 
 
+class StrengthFrom(Spec):
+    """Multiplies the strength of `add` at each token by the score of `vector` there plus `bias`; score and bias are in
+    natural scales. `relu`: a sum below 0 counts as 0. floor: 0, which is another way to write `relu`."""
+
+    vector: VectorName
+    bias: Number = 0.0
+    activation: Literal["linear", "relu"] | None = None
+    floor: Number | None = None
+
+    @model_validator(mode="after")
+    def _one_activation(self) -> "StrengthFrom":
+        if self.floor not in (None, 0.0):
+            raise ValueError("'floor' must be 0 or null: another least strength is an 'add' of its own beside this one")
+        if self.floor is not None and self.activation == "linear":
+            raise ValueError("activation 'linear' takes no 'floor'")
+        return self
+
+    @property
+    def rectified(self) -> bool:
+        """Whether a sum below 0 counts as 0."""
+        return self.activation == "relu" or self.floor is not None
+
+
 class InterventionSpec(Spec):
     """One intervention as written: what, how much, where, when. target: what `ablate` sets the component to; None is `zero`.
     share_dose: the layers of `add` share the relative dose that `strength` has at the recommended layers, in equal parts.
-    hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use."""
+    hold: a controller sets the strength of `add` at each generated token; `strength` is then the largest it may use.
+    strength_from: the score of a vector at each token multiplies the strength of `add`."""
 
     vector: VectorName
     operation: Label = "add"
@@ -376,6 +400,7 @@ class InterventionSpec(Spec):
     when: ConditionSpec | None = None
     schedule: Schedule = Schedule()
     hold: Hold | None = None
+    strength_from: StrengthFrom | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -393,6 +418,11 @@ class InterventionSpec(Spec):
             raise ValueError(f"a condition has at most {MAX_CONDITION_NODES} nodes")
         return value
 
+    @property
+    def other(self) -> str | None:
+        """The second vector of the operation: that of `to` or `strength_from`."""
+        return self.to if self.strength_from is None else self.strength_from.vector
+
 
 class SteeringSpec(Spec):
     """The interventions of one request. Their order does not matter, but those of a policy come last."""
@@ -408,6 +438,8 @@ def vector_names(spec: SteeringSpec) -> Iterator[str]:
         yield item.vector
         if item.to is not None:
             yield item.to
+        if item.strength_from is not None:
+            yield item.strength_from.vector
         if item.when is not None:
             yield from (node.vector for node in condition_nodes(item.when) if isinstance(node, Threshold))
 
@@ -422,6 +454,8 @@ def renamed(item: InterventionSpec, names: Mapping[str, str], **changes: Any) ->
     changes["vector"] = names[item.vector]
     if item.to is not None:
         changes["to"] = names[item.to]
+    if item.strength_from is not None:
+        changes["strength_from"] = item.strength_from.model_copy(update={"vector": names[item.strength_from.vector]})
     if item.when is not None:
         changes["when"] = renamed_condition(item.when, names)
     return item.model_copy(update=changes)

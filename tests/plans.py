@@ -32,6 +32,9 @@ WORK: dict[str, dict[str, Any]] = {
     "replace": {"operation": "replace", "to": "beta"},
 }
 
+FACTORS: list[dict[str, Any]] = [{"bias": 0.6}, {"bias": -0.3, "floor": 0}, {"activation": "relu"}]
+"""Of `strength_from`."""
+
 
 class Vectors:
     """Provides vectors from a dict."""
@@ -141,6 +144,10 @@ def random_item(rng: random.Random, layers: int) -> dict[str, Any]:
         hold = {"score": 0.4 * item["strength"], "integral_gain": 0.4, "proportional_gain": 0.1}
         item |= {"hold": hold, "unit": "scale", "scope": {"tokens": "generated"}}
         item.pop("schedule", None)
+    elif item["operation"] == "add" and item["unit"] != "relative":
+        own = random.Random(f"from {item}")
+        if own.random() < 0.6:
+            item["strength_from"] = {"vector": own.choice(NAMES), **own.choice(FACTORS)}
     return item
 
 

@@ -12,7 +12,7 @@ import torch
 from steering.model.layout import BlockOutput
 from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
 from steering.vectors import ConceptVector
-from tests.reference_steps import Controllers, choose, dose_part, middle, named, passes, probability, weight
+from tests.reference_steps import Controllers, choose, dose_part, factor, middle, named, passes, probability, weight
 
 
 @dataclass
@@ -239,6 +239,8 @@ class Reference:
         d, share = entry.direction, item.strength * weight
         if item.share_dose:
             share *= dose_part(item, self.vectors[item.vector], self.norms, layer, len(self._layers(item)))
+        if item.strength_from is not None:
+            share *= factor(item.strength_from, self.vectors[item.strength_from.vector].layers[layer], r)
         if item.hold is not None:
             share = self.controllers.strengths.get((item, layer), 0.0)
         unit = {"scale": entry.scale, "raw": 1.0, "relative": float(r.norm())}[item.unit]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from steering.spec import InterventionSpec, Schedule, Threshold, TokenScope
+from steering.spec import InterventionSpec, Schedule, StrengthFrom, Threshold, TokenScope
 from steering.vectors import ConceptVector, LayerDirection
 
 
@@ -89,6 +89,12 @@ class Controllers:
         wanted = self.strengths.get(key, 0.0) + hold.proportional_gain * change + hold.integral_gain * error
         self.strengths[key], self.errors[key] = min(max(wanted, -item.strength), item.strength), error
         self.readouts.setdefault(key, []).append(readout)
+
+
+def factor(source: StrengthFrom, entry: LayerDirection, r: torch.Tensor) -> float:
+    """What the score of the second vector makes of a strength. entry: that vector at the layer."""
+    wanted = (float(r @ entry.direction) - middle(entry)) / entry.scale + source.bias
+    return max(wanted, 0.0) if source.activation == "relu" or source.floor == 0.0 else wanted
 
 
 def dose_part(item: InterventionSpec, vector: ConceptVector, norms: Sequence[float], layer: int, count: int) -> float:

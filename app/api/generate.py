@@ -389,7 +389,7 @@ def _applied(one: Intervention, index: int, reports: Sequence[SteeringReport]) -
         fields["strength"] = spec.strength
     if operation.has_unit:
         fields["unit"] = spec.unit
-    for name in ("low", "high", "degrees", "to", "target", "share_dose", "when", "hold"):
+    for name in ("low", "high", "degrees", "to", "target", "share_dose", "when", "hold", "strength_from"):
         if getattr(spec, name) is not None:
             fields[name] = getattr(spec, name)
     if spec.scope != TokenScope():

@@ -129,6 +129,9 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
         action = f"{one.operation} {one.vector} at {one.strength:+g} {one.unit}"
         if one.strengths:
             action += f", shared out as {_by_layer(one.strengths, '+.2f')}"
+        if (source := one.strength_from) is not None:
+            least = ", at least 0" if source.rectified else ""
+            action += f" times (score of {source.vector} {source.bias:+g}{least})"
         if one.hold is not None:
             held = ", ".join(
                 f"mean {found.score:+.2f} by a strength of {found.strength:+.2f} at layer {layer}"

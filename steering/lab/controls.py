@@ -94,7 +94,8 @@ async def random_plans(
     """Returns a plan for each number, with random directions of the same dose in place of the vectors; none unless all
     interventions are plain adds, since what others do depends on the residual along the direction."""
     own = plan.interventions[: plan.own]
-    if any(one.spec.operation != "add" or one.condition is not None or one.holds for one in own):
+    plain = all(one.spec.operation == "add" and one.spec.strength_from is None for one in own)
+    if not plain or any(one.condition is not None or one.holds for one in own):
         return ()
     return tuple([await _with_vectors(info, plan, random_alike(vectors, number)) for number in numbers])
 

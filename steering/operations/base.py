@@ -49,8 +49,8 @@ class Operation(Protocol):
     has_unit: ClassVar[bool] = False
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
-        """Returns the edits at one layer. entry: the vector there; target: that of `to`, if given.
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
+        """Returns the edits at one layer. entry: the vector there; other: that of `to` or `strength_from`, if given.
 
         Raises InvalidRequest for fields that are missing or out of range.
         """

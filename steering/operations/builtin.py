@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import radians
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from steering.errors import InvalidRequest
 from steering.operations.base import Edit, Operation, unit_size
@@ -11,21 +11,39 @@ from steering.vectors import LayerDirection
 
 
 class Add(Operation):
-    """r' = r + a d (Turner et al., arXiv 2308.10248; Panickssery et al., arXiv 2312.06681). The amount a is signed."""
+    """r' = r + a d (Turner et al., arXiv 2308.10248; Panickssery et al., arXiv 2312.06681). The amount a is signed.
 
-    fields: ClassVar[frozenset[str]] = frozenset({"hold", "share_dose"})
+    With `strength_from` a probe of the token multiplies it: linear as in CLAS (arXiv 2604.24693), `relu` as in PSR (arXiv 2605.03907).
+    """
+
+    fields: ClassVar[frozenset[str]] = frozenset({"hold", "share_dose", "strength_from"})
     has_unit: ClassVar[bool] = True
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
-        """c = a: strength * unit_size, or strength * |r| in unit `relative`."""
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
+        """c = a: strength * unit_size, or strength * |r| in unit `relative`. With `strength_from` c = a phi(score + bias).
+
+        Raises InvalidRequest for `strength_from` in unit `relative`: the product of |r| and a score is no edit.
+        """
+        source, amount = spec.strength_from, spec.strength * unit_size(spec, entry)
+        if source is not None and other is not None:
+            if spec.unit == "relative":
+                raise InvalidRequest(
+                    "'strength_from' takes unit 'scale' or 'raw', got 'relative': |r| is not multiplied by a score",
+                    param="unit",
+                )
+            read, bias = other.direction / other.scale, source.bias - other.middle / other.scale
+            kind: Literal["linear", "relu"] = "relu" if source.rectified else "linear"
+            return (Edit(entry.direction, read, bias, weight=amount, kind=kind),)
         if spec.unit == "relative":
             return (Edit(entry.direction, relative=spec.strength),)
-        return (Edit(entry.direction, bias=spec.strength * unit_size(spec, entry)),)
+        return (Edit(entry.direction, bias=amount),)
 
     @staticmethod
     def sign(spec: InterventionSpec) -> int | None:
-        """The sign of the set point, or of the strength."""
+        """The sign of the set point, or of the strength; none where a score may have either sign."""
+        if spec.strength_from is not None and not spec.strength_from.rectified:
+            return None
         return _sign(spec.strength) if spec.hold is None else 1 if spec.hold.score >= 0.0 else -1
 
     @staticmethod
@@ -48,7 +66,7 @@ class Ablate(Operation):
     fields: ClassVar[frozenset[str]] = frozenset({"target"})
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         """c = t (m - d . r). Raises InvalidRequest for `middle` without class means."""
         direction = entry.direction
         if spec.target != "middle":
@@ -85,7 +103,7 @@ class Clamp(Operation):
     has_unit: ClassVar[bool] = True
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         """c = t max(0, low - p) along d, and t max(0, p - high) along -d. In unit `scale` bounds are centred on the poles.
 
         Raises InvalidRequest without any bound.
@@ -122,7 +140,7 @@ class Rotate(Operation):
     required: ClassVar[frozenset[str]] = frozenset({"degrees"})
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         """theta = strength * degrees in radians. Raises InvalidRequest beyond 180 degrees."""
         assert spec.degrees is not None, "`degrees` is a required field"
         if abs(spec.degrees) > 180.0:
@@ -146,11 +164,11 @@ class Replace(Operation):
     has_unit: ClassVar[bool] = True
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         """c = t d_a . r along g d_b - d_a, g = kappa_b / kappa_a in unit `scale`, else 1."""
-        assert target is not None, "`to` is a required field"
-        gain = target.scale / entry.scale if spec.unit == "scale" else 1.0
-        moved = gain * target.direction - entry.direction
+        assert other is not None, "`to` is a required field"
+        gain = other.scale / entry.scale if spec.unit == "scale" else 1.0
+        moved = gain * other.direction - entry.direction
         return (Edit(moved, entry.direction, weight=spec.strength),)
 
 

@@ -59,7 +59,7 @@ class EditBuilder:
     def _joins(self, index: int, written: tuple[Edit, ...]) -> object:
         """Removals with an equal key are carried out together, over a basis of their span; others have a key of their own."""
         owner = self._interventions[index]
-        if len(written) > 1 or not _is_removal(written[0]) or owner.holds:
+        if len(written) > 1 or not _is_removal(written[0]) or owner.holds or owner.spec.strength_from is not None:
             return index
         return index >= self._own, written[0].weight, owner.spec.scope, owner.spec.schedule, owner.condition
 

@@ -274,7 +274,7 @@ class _Resolver:
         operation = OPERATIONS[item.operation]
         _check_fields(item)
         vector = self._found[item.vector]
-        target = None if item.to is None else self._found[item.to]
+        other = None if item.other is None else self._found[item.other]
         layers = resolve_layers(item.layers, vector, self._info.layer_count)
         condition = None if item.when is None else self._tree(item.when)
         self._check_order(item, layers[0], condition)
@@ -282,7 +282,7 @@ class _Resolver:
         edits: dict[int, tuple[Edit, ...]] = {}
         for layer in layers:
             here = item.model_copy(update={"strength": strengths[layer]}) if strengths else item
-            edits[layer] = operation.edits(here, vector.at(layer), None if target is None else target.at(layer))
+            edits[layer] = operation.edits(here, vector.at(layer), None if other is None else other.at(layer))
         norms = dict(enumerate(self._info.typical_norms))
         planned = {layer: planned_dose(written, norms.get(layer)) for layer, written in edits.items()}
         spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
@@ -383,6 +383,8 @@ def _contradictions(item: InterventionSpec) -> Iterator[tuple[str, str]]:
     if item.schedule.kind != "constant":
         message = "'hold' sets the strength at each token and takes no schedule, got"
         yield "schedule", f"{message} {item.schedule.kind!r}"
+    if item.strength_from is not None:
+        yield "strength_from", "'hold' sets the strength at each token and takes no 'strength_from'"
     if item.share_dose:
         yield "share_dose", "'hold' sets the strength of each layer and takes no 'share_dose'"
     if not item.strength > 0.0:

@@ -16,6 +16,7 @@ from steering.spec import (
     Measured,
     Role,
     Schedule,
+    StrengthFrom,
     TokenScope,
     at_most,
 )
@@ -137,6 +138,7 @@ class AppliedIntervention(Answer):
     when: ConditionSpec | None = None
     schedule: Schedule | None = None
     hold: Hold | None = None
+    strength_from: StrengthFrom | None = None
     strengths: dict[str, Measured] | None = None
     planned_dose: dict[str, Measured]
     relative_dose: dict[str, Measured]

@@ -30,7 +30,7 @@ class Mirror(Operation):
     """r' = r - 2 t (r . d) d: the reflection across the plane that d is normal to."""
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         return (Edit(entry.direction, -entry.direction, weight=2.0 * spec.strength),)
 
 
@@ -41,7 +41,7 @@ class Shift(Operation):
     has_unit: ClassVar[bool] = True
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         return (Edit(entry.direction + len(entry.direction) ** -0.5, bias=spec.strength * entry.scale),)
 
 
@@ -49,7 +49,7 @@ class Attract(Operation):
     """r' = r + t max(0, 1 - r . d) d + t max(0, 1 - r . e) e, e = d with its halves exchanged: two edits of one intervention."""
 
     @staticmethod
-    def edits(spec: InterventionSpec, entry: LayerDirection, target: LayerDirection | None) -> tuple[Edit, ...]:
+    def edits(spec: InterventionSpec, entry: LayerDirection, other: LayerDirection | None) -> tuple[Edit, ...]:
         turned = entry.direction.roll(len(entry.direction) // 2)
         return tuple(Edit(one, -one, 1.0, weight=spec.strength, kind="relu") for one in (entry.direction, turned))
 

@@ -1,5 +1,7 @@
 """POST /v1/generate: answers, seeds, streams, and what is reported of the steering."""
 
+from typing import Any
+
 import pytest
 
 from steering.errors import NonfiniteActivations
@@ -63,6 +65,43 @@ async def test_layers_that_share_a_dose_are_reported_with_their_strengths(server
     assert again.json()["steering"]["applied"][0]["strengths"] == applied["strengths"]
     refused = await server.client.post("/v1/generate", json={**ASK, "steering": [shared | {"operation": "ablate"}]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "share_dose")
+
+
+async def test_a_strength_from_a_score_is_reported_and_replayed(server: Server) -> None:
+    """It names the version that was read; the policy's dose limit bounds what is not known beforehand."""
+    await server.register()
+    await server.register("mood")
+    source = {"vector": "mood", "bias": 0.5, "floor": 0}
+    item = {"vector": "sentiment", "strength": 0.5, "layers": [1], "strength_from": source}
+    answer = (await server.client.post("/v1/generate", json={**ASK, "steering": [item]})).json()
+    (applied,) = answer["steering"]["applied"]
+    assert applied["strength_from"] == {**source, "vector": "mood@1"}
+    assert (applied["planned_dose"], set(applied["relative_dose"])) == ({}, {"1"})
+    assert set(answer["steering"]["record"]["vectors"]) == {"sentiment@1", "mood@1"}
+    again = await server.client.post("/v1/replay", json=answer["steering"]["record"])
+    assert again.json()["steering"]["applied"] == answer["steering"]["applied"]
+    profile = await server.client.put("/v1/profiles/probed", json={"interventions": [item]})
+    assert profile.status_code == 200
+    used = await server.client.delete("/v1/vectors/mood")
+    assert (used.status_code, used.json()["error"]["code"]) == (409, "vector_in_use")
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"strength_from": {"vector": "nobody"}}, 404, "vector"),
+        ({"strength_from": {"vector": "sentiment", "floor": 0.5}}, 400, "steering.0.strength_from"),
+        ({"strength_from": {"vector": "sentiment", "gain": 2}}, 400, "steering.0.strength_from.gain"),
+        ({"operation": "ablate", "strength_from": {"vector": "sentiment"}}, 400, "strength_from"),
+        ({"unit": "relative", "strength_from": {"vector": "sentiment"}}, 400, "unit"),
+    ],
+)
+async def test_a_strength_from_a_score_that_cannot_be_is_refused(
+    server: Server, change: dict[str, Any], status: int, param: str
+) -> None:
+    await server.register()
+    refused = await server.client.post("/v1/generate", json={**ASK, "steering": [{"vector": "sentiment", **change}]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
 
 
 @pytest.mark.parametrize("n", [1, 3])

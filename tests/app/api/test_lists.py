@@ -114,10 +114,11 @@ def test_every_field_that_names_a_vector_is_looked_for() -> None:
     spec = SteeringSpec.model_validate({"interventions": [
         {"vector": "a@3", "strength": 1.0, "when": {"any": [{"vector": "b", "above": 0.0}, {"not": {"vector": "c@1", "above": 0}}]}},
         {"vector": "d", "operation": "replace", "to": "e@2"},
+        {"vector": "f", "strength_from": {"vector": "g@3", "bias": 0.5}},
     ]})  # fmt: skip
     text = write_steering(spec)
     named = [one.partition("@") for one in vector_names(spec)]
-    assert len(named) == 5
+    assert len(named) == 7
     for name, _, version in named:
         pinned = int(version) if version else None
         assert any(one in text for one in names_in_steering(name, None, only=True))

@@ -12,7 +12,8 @@ from app.cli.tables import applied_lines, comparison_table
 from app.cli.terminal import safe
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.generation import Choice
-from steering.schemas.steering import AppliedSteering
+from steering.schemas.steering import AppliedIntervention, AppliedSteering
+from steering.spec import StrengthFrom
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07 \u202eabc\u2066 \x9b31m\r\x08"
 
@@ -60,6 +61,16 @@ def test_what_a_model_wrote_is_shown_as_text_and_never_as_codes_or_markup() -> N
     assert "beware" in printed
     assert not any(unicodedata.category(character) == "Cc" and character != "\n" for character in printed)
     assert "\u202e" not in printed
+
+
+def test_a_strength_from_a_score_is_shown_with_its_formula() -> None:
+    source = StrengthFrom(vector="mood@1", bias=0.2, floor=0.0)
+    applied = AppliedIntervention(
+        vector="warm@2", sha256="0", operation="add", layers=[1], strength=0.5, unit="scale", strength_from=source,
+        planned_dose={}, relative_dose={"1": 0.03}, fired=True,
+    )  # fmt: skip
+    (line,) = applied_lines(AppliedSteering(fingerprint="", applied=[applied], warnings=[]))
+    assert line.plain.startswith("add warm@2 at +0.5 scale times (score of mood@1 +0.2, at least 0): relative dose")
 
 
 @pytest.mark.parametrize(

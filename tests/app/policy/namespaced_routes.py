@@ -37,6 +37,7 @@ def steered(intervention: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 BY_VECTOR = {"vector": "{vector}"}
 BY_CONDITION = {"vector": "common", "when": {"all": [{"not": {"vector": "{vector}@1", "above": 0.0}}]}}
 BY_TARGET = {"vector": "common", "operation": "replace", "to": "{vector}"}
+BY_SCORE = {"vector": "common", "strength_from": {"vector": "{vector}"}}
 BY_PROFILE = {"profile": "{profile}"}
 
 NAMED = (
@@ -63,6 +64,7 @@ NAMED = (
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_CONDITION)}),
     Case("POST /v1/generate", {**SHORT, "steering": steered(BY_TARGET)}),
+    Case("POST /v1/generate", {**SHORT, "steering": steered(BY_SCORE)}),
     Case("POST /v1/generate", {**SHORT, "steering": BY_PROFILE}),
     Case("POST /v1/generate", {**SHORT, "steering": [], "readout": ["{vector}"]}),
     Case("POST /v1/generate", {**SHORT, "steering": [], "flag": [{"vector": "{vector}", "above": 0.0}]}),

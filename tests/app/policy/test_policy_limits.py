@@ -49,6 +49,7 @@ def bodies(steering: Any) -> list[tuple[str, dict[str, Any]]]:
         ({"own_steering": "none"}, {"profile": "cheerful"}, (403, "insufficient_scope")),
         ({"vectors": ["other"]}, OWN, (403, "insufficient_scope")),
         ({"vectors": ["other"]}, {"profile": "cheerful"}, (403, "insufficient_scope")),
+        ({"vectors": ["mood"]}, [{**OWN[0], "strength_from": {"vector": "other"}}], (403, "insufficient_scope")),
         ({"max_relative_dose": 0.01}, [{"vector": "mood", "strength": 5.0}], (400, "dose_exceeded")),
     ],
 )

@@ -156,7 +156,8 @@ async def test_a_key_with_vectors_of_its_own_may_not_bring_directions(start: Sta
     hidden = [{"vector": "mood", "when": {"vector": direction, "above": 0.0}}]
     assert await status({}, inline) == 200
     assert await status({"vectors": ["mood"]}, by_name) == 200
-    for steering in (inline, hidden, [{"vector": "mood", "operation": "replace", "to": direction}]):
+    read = [{"vector": "mood", "strength_from": {"vector": direction}}]
+    for steering in (inline, hidden, read, [{"vector": "mood", "operation": "replace", "to": direction}]):
         assert await status({"vectors": ["mood", "inline"]}, steering) == 403
         assert await status({"own_steering": "profiles"}, steering) == 403
 

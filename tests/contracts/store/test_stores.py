@@ -200,6 +200,7 @@ class TestDeleting:
             {"vector": "warmth"},
             {"vector": "warmth@1"},
             {"vector": "other", "operation": "replace", "to": "warmth@1"},
+            {"vector": "other", "strength_from": {"vector": "warmth"}},
             {"vector": "other", "when": {"vector": "warmth", "above": 0.2}},
             {"vector": "other", "when": {"all": [{"not": {"any": [{"vector": "warmth@1", "below": 1.0}]}}]}},
         ],
