@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.api import (
+    anthropic,
     batch,
     compare,
     evaluations,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generate.router, batch.router, compare.router, openai.router, system.health, system.router, vectors.uploads, vectors.files,
+    generate.router, batch.router, compare.router, openai.router, anthropic.router, system.health, system.router, vectors.uploads, vectors.files,
     evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
     profiles.links, keys.router, policy.router, system.concepts,
 )  # fmt: skip

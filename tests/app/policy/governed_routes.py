@@ -63,6 +63,7 @@ GOVERNED = (
         {**OPENAI, "prompt": "the road", "max_tokens": 0, "echo": True, "logprobs": 2},
         ("token_logprobs",),
     ),
+    Governed("POST /v1/messages", {**OPENAI, "messages": MESSAGES}, ("text",), written=True),
     Governed("POST /v1/embeddings", {"model": "tiny", "input": "the road", "encoding_format": "float"}, ("embedding",)),
     Governed("POST /v1/score", {"prompt": "the", "continuations": [" road"], "steering": []}, ("logprobs",)),
     Governed("POST /v1/score", {"texts": ["the road"], "steering": []}, ("logprobs",)),
@@ -99,7 +100,14 @@ GOVERNED = (
 
 NOTHING_COMPUTED = {
     *("GET /health", "GET /health/live", "GET /health/ready", "GET /version", "GET /metrics", "POST /tokenize"),
-    *("POST /detokenize", "GET /v1/capabilities", "GET /v1/models", "GET /v1/models/{model}", "GET /v1/concepts"),
+    *(
+        "POST /detokenize",
+        "POST /v1/messages/count_tokens",
+        "GET /v1/capabilities",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
+        "GET /v1/concepts",
+    ),
     *("GET /v1/concepts/{name}", "GET /v1/dictionaries", "POST /v1/dictionaries/{name}/vectors"),
     *(
         "GET /v1/keys",

@@ -9,6 +9,7 @@ from tests.app.api.evaluation_bodies import SWEEP
 from tests.app.api.test_extract import PAIRS
 
 MESSAGES = [{"role": "user", "content": "a"}]
+MESSAGE = {"model": "scripted", "messages": MESSAGES, "max_tokens": 2}
 SHORT = {"prompt": "a", "max_tokens": 2}
 NUMBERS = {"1": [1.0] * 8}
 
@@ -82,6 +83,10 @@ NAMED = (
     Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/completions", {"model": "scripted@{profile}", "prompt": "a"}),
     Case("POST /v1/completions", {"model": "scripted", "prompt": "a", "steering": BY_PROFILE}),
+    Case("POST /v1/messages", {**MESSAGE, "model": "scripted@{profile}"}),
+    Case("POST /v1/messages", {**MESSAGE, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/messages", {**MESSAGE, "steering": BY_PROFILE}),
+    Case("POST /v1/messages/count_tokens", {"model": "scripted@{profile}", "messages": MESSAGES}),
     Case("GET /v1/models/{model}"),
 )
 """Requests by name: the answer is the same as for a name that never existed."""
@@ -103,6 +108,7 @@ LISTED = (
     Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES}, status=200),
     Case("POST /v1/completions", {"model": "scripted", "prompt": "a"}, status=200),
     Case("POST /v1/embeddings", {"model": "scripted", "input": "a"}, status=200),
+    Case("POST /v1/messages", MESSAGE, status=200),
     Case("GET /v1/capabilities", status=200),
     Case("GET /v1/concepts", status=200),
 )

@@ -25,7 +25,7 @@ from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer
 from tests.app.policy import test_governed_routes, test_namespaces
 from tests.app.policy.conftest import directions, tiny_engine
-from tests.app.policy.governed_routes import GOVERNED, Governed
+from tests.app.policy.governed_routes import GOVERNED, MESSAGES, Governed
 from tests.app.policy.namespaced_routes import LISTED, NAMED, NEAR, OWN, UNKNOWN, WRITTEN, Case
 from tests.app.policy.test_governed_routes import answered, values
 from tests.app.policy.test_namespaces import ADMIN, ALPHA, bearer, send, snapshot
@@ -161,6 +161,7 @@ async def limited(start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast
 SLOW = {"POST /v1/evaluations", "POST /v1/vectors/extract"}
 """Routes that the short form asks only under a limit; test_governed_routes asks each once under a policy."""
 GENERATING = {"POST /v1/generate", "POST /v1/compare", "POST /v1/chat/completions", "POST /v1/completions"}
+GENERATING |= {"POST /v1/messages"}
 BY_LINE = {"POST /v1/generate/batch", "POST /v1/score/batch"}
 """Their lines wait for tokens, they are not refused: see test_waiting_batches."""
 JOBS = {*BY_LINE, "POST /v1/evaluations", "POST /v1/vectors/extract"}
@@ -177,6 +178,7 @@ LIMITED: dict[str, tuple[dict[str, int], list[Governed]]] = {
         [
             *(case for case in GOVERNED if case.route not in BY_LINE),
             Governed("POST /tokenize", {"prompt": "the road"}, ()),
+            Governed("POST /v1/messages/count_tokens", {"model": "tiny", "messages": MESSAGES}, ()),
         ],
     ),
     "rows": ({"rows": 2}, [case for case in GOVERNED if case.route in GENERATING]),
