@@ -16,6 +16,7 @@ from app.api import (
     generate,
     jobs,
     keys,
+    ollama,
     openai,
     policy,
     profiles,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generate.router, batch.router, compare.router, openai.router, anthropic.router, system.health, system.router, vectors.uploads, vectors.files,
-    evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
+    generate.router, batch.router, compare.router, openai.router, anthropic.router, ollama.router, system.health, system.router,
+    vectors.uploads, vectors.files, evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
     profiles.links, keys.router, policy.router, system.concepts,
 )  # fmt: skip
 

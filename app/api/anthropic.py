@@ -11,17 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import openai
-from app.api.anthropic_schemas import ConversationRequest, CountTokensRequest, MessagesRequest
-from app.api.context import AdmittedDep, Context
-from app.api.openai_schemas import ChatMessage
-from app.api.translated import TranslatedChat, TranslatedWork
-from app.core.admission import check_limit
+from app.api.anthropic_schemas import CountTokensRequest, MessagesRequest
+from app.api.context import AdmittedDep
+from app.api.translated import TranslatedChat, TranslatedWork, chat_messages
 from app.core.answers import Event
 from app.core.errors import body_of, outcome_of
 from app.core.requests import ApiRoute, Handler, needs
 from steering.engine.api import Finish
 from steering.errors import ContextLengthExceeded, LimitExceeded, SteeringError
-from steering.pairs import ChatMessage as PromptMessage
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer
 
@@ -74,10 +71,10 @@ router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"])
 @router.post("/v1/messages", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
 async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = None) -> Response:  # noqa: ARG001
     """Answers a conversation, as Anthropic's messages do; `steering` in and out."""
-    prompt = _prompt(body, context)
+    prompt = body.prompt()
     chat = TranslatedChat(
         model=body.model,
-        messages=tuple(ChatMessage(role=one.role, content=one.content) for one in prompt),
+        messages=chat_messages(prompt, context),
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -92,7 +89,8 @@ async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = Non
 @router.post("/v1/messages/count_tokens", openapi_extra=_GENERATE)
 async def count_tokens(body: CountTokensRequest, context: AdmittedDep, beta: Beta = None) -> dict[str, int]:  # noqa: ARG001
     """Counts the tokens of a conversation as the model reads it. It may be longer than the context."""
-    prompt = _prompt(body, context)
+    prompt = body.prompt()
+    context.check_messages(prompt)
     await openai.model(body.model, context)  # raises where there is none of this name
     try:
         ids = await run_in_thread(context.engine.tokenizer.encode, prompt, context.settings.max_scored_tokens)
@@ -100,12 +98,6 @@ async def count_tokens(body: CountTokensRequest, context: AdmittedDep, beta: Bet
         raise LimitExceeded(error.message, param="messages") from None
     context.charge(len(ids))
     return {"input_tokens": len(ids)}
-
-
-def _prompt(body: ConversationRequest, context: Context) -> tuple[PromptMessage, ...]:
-    prompt = body.prompt()
-    check_limit(len(prompt), context.settings.max_messages, "messages", "messages")
-    return prompt
 
 
 @dataclass(eq=False)

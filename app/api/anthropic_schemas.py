@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from app.api.openai_schemas import Label, ModelName, RefusingRequest
-from app.api.translated import TopK
-from steering.errors import InvalidRequest, UnsupportedParameter
-from steering.pairs import ChatMessage, continued
+from app.api.translated import TopK, continuing
+from steering.errors import UnsupportedParameter
+from steering.pairs import ChatMessage
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
 from steering.schemas.steering import Steering
@@ -81,18 +81,10 @@ class ConversationRequest(RefusingRequest):
     cache_control: CacheControl | None = None
 
     def prompt(self) -> tuple[ChatMessage, ...]:
-        """Returns the messages, after the system prompt. A last message of the assistant is continued. Raises InvalidRequest
-        where that one is empty."""
+        """Returns the messages, after the system prompt; see `continuing`."""
         system = "" if self.system is None else text_of(self.system)
         begun = (ChatMessage("system", system),) if system else ()
-        messages = (*begun, *(ChatMessage(one.role, text_of(one.content)) for one in self.messages))
-        if messages[-1].role != "assistant":
-            return messages
-        if not messages[-1].content.strip():
-            raise InvalidRequest(
-                "the last message is the assistant's, which the answer continues, and it is empty", param="messages"
-            )
-        return continued(messages)
+        return continuing((*begun, *(ChatMessage(one.role, text_of(one.content)) for one in self.messages)))
 
 
 class CountTokensRequest(ConversationRequest):

@@ -9,22 +9,51 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from starlette.responses import Response
 
+from app.api.context import Context
 from app.api.generate import Generation, raised_in
 from app.api.openai import ChatWork
-from app.api.openai_schemas import ChatRequest
-from app.core.answers import Event, event_stream, json_in_thread
+from app.api.openai_schemas import ChatMessage, ChatRequest
+from app.core.answers import Event, EventStream, event_stream, json_in_thread
 from steering.engine.api import Prompt, TokenEvent
-from steering.errors import SteeringError
+from steering.errors import InvalidRequest, SteeringError
+from steering.pairs import ChatMessage as PromptMessage
+from steering.pairs import continued
+from steering.spec import Number
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble
 
 TopK = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 
 
+def continuing(messages: tuple[PromptMessage, ...]) -> tuple[PromptMessage, ...]:
+    """Returns a conversation in which a last message of the assistant is continued. Raises InvalidRequest where that one is empty."""
+    if messages[-1].role != "assistant":
+        return messages
+    if not messages[-1].content.strip():
+        raise InvalidRequest(
+            "the last message is the assistant's, which the answer continues, and it is empty", param="messages"
+        )
+    return continued(messages)
+
+
+def chat_messages(prompt: Prompt, context: Context) -> tuple[ChatMessage, ...]:
+    """Returns a prompt as the messages of a chat completion. Raises LimitExceeded for more messages than the operator allows."""
+    parts = prompt if isinstance(prompt, tuple) else (prompt,)
+    context.check_messages(parts)
+    return tuple(
+        ChatMessage(role=one.role, content=one.content)
+        if isinstance(one, PromptMessage)
+        else ChatMessage(role="user", content=str(one))
+        for one in parts
+    )
+
+
 class TranslatedChat(ChatRequest):
     """The chat completion that a request of another API means, with sampling fields that OpenAI's API lacks."""
 
     top_k: TopK | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
 
 
 @dataclass(eq=False)
@@ -32,9 +61,11 @@ class TranslatedWork(ChatWork):
     """A chat completion with one answer.
 
     params: what a field of chat completions is called in the other API, for errors.
+    form: how its streams are written.
     """
 
     params: ClassVar[Mapping[str, str]] = {}
+    form: ClassVar[type[EventStream]] = EventStream
 
     @property
     def generation(self) -> Generation:
@@ -74,7 +105,7 @@ class TranslatedWork(ChatWork):
         """See OpenAIWork.respond."""
         self.context.admit(1, self.generation.cost)
         if self.body.stream:
-            return await event_stream(self.context.state, self._stream(), self.failure)
+            return await event_stream(self.context.state, self._stream(), self.failure, self.form)
         (answer,) = await self.run()
         return await json_in_thread(lambda: self.described(answer))
 

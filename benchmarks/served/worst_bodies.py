@@ -136,6 +136,25 @@ GENERATION = (
         lambda at: _message(at, _longest_text(at)),
     ),
     *_pair(
+        "POST /api/chat",
+        lambda at: {
+            "model": at["model"]["name"],
+            "messages": MESSAGES * (at["limits"]["max_messages"] // 2),
+            "options": {"num_predict": 16, "stop": ["zzz"] * at["limits"]["max_stops"]},
+        },
+        lambda at: _message(at, _longest_text(at)),
+    ),
+    *_pair(
+        "POST /api/generate",
+        lambda at: {"model": at["model"]["name"], "prompt": _words(_context(at) // 2), "options": {"num_predict": 16}},
+        lambda at: {"model": at["model"]["name"], "prompt": _longest_text(at)},
+    ),
+    *_pair(
+        "POST /api/show",
+        lambda at: {"model": at["model"]["name"]},
+        lambda at: {"model": _longest_text(at)},
+    ),
+    *_pair(
         "POST /v1/completions",
         lambda at: {
             "model": at["model"]["name"],

@@ -41,7 +41,7 @@ async def test_a_message_is_the_chat_completion_of_the_same_conversation(client:
             client, model=f"{model}@cheerful", max_tokens=5, **sampling,
             messages=[{"role": "system", "content": "Be brief."}, *ASK, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Bye"}],
         )  # fmt: skip
-        (block,) = message.content
+        block: Any = message.content[0]
         assert (message.type, message.role, message.model, block.type) == (
             "message",
             "assistant",
