@@ -9,12 +9,14 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from app.api import (
+    anthropic,
     batch,
     compare,
     evaluations,
     generate,
     jobs,
     keys,
+    ollama,
     openai,
     policy,
     profiles,
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generate.router, batch.router, compare.router, openai.router, system.health, system.router, vectors.uploads, vectors.files,
-    evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
+    generate.router, batch.router, compare.router, openai.router, anthropic.router, ollama.router, system.health, system.router,
+    vectors.uploads, vectors.files, evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
     profiles.links, keys.router, policy.router, system.concepts,
 )  # fmt: skip
 

@@ -18,16 +18,13 @@ _ANY = object()
 """No value of a refused field is accepted."""
 
 
-class OpenAIRequest(Request):
-    """Fields of every request. Those that cannot change an answer are accepted and ignored.
+class RefusingRequest(Request):
+    """Base of requests in the form of another API.
 
-    refused: the fields of OpenAI's API that are not offered, each with the value that has no effect and is therefore accepted.
+    refused: the fields of that API that are not offered, each with the value that has no effect and is therefore accepted.
     """
 
     refused: ClassVar[dict[str, Any]] = {}
-
-    model: ModelName
-    user: Label | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -40,6 +37,13 @@ class OpenAIRequest(Request):
             if value is not None and (neutral is _ANY or value not in (neutral, False)):
                 raise UnsupportedParameter(f"{name} is not supported by this server", param=name)
         return {name: value for name, value in body.items() if name not in cls.refused}
+
+
+class OpenAIRequest(RefusingRequest):
+    """Fields of every request. Those that cannot change an answer are accepted and ignored."""
+
+    model: ModelName
+    user: Label | None = None
 
 
 class TextPart(Request):

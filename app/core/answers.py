@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -61,6 +61,11 @@ def frame(event: Event) -> bytes:
     return _prefix(event.name) + data.encode() + b"\n\n"
 
 
+def line(event: Event) -> bytes:
+    """Returns the data of one event, JSON-ready values, as a line."""
+    return _ENCODER.encode(event.data).encode() + b"\n"
+
+
 @cache
 def _prefix(name: str | None) -> bytes:
     if name is None:
@@ -86,6 +91,8 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    framed = staticmethod(frame)
+    keepalive: ClassVar[bytes | None] = KEEPALIVE
 
     def __init__(
         self,
@@ -129,7 +136,7 @@ class EventStream(Response):
 
     async def _end(self, failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
-            self._add(frame(event))
+            self._add(self.framed(event))
         await self._flush()
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -137,7 +144,7 @@ class EventStream(Response):
         """Writes the events; those that are there together are one write."""
         event = await (self._first or next_event(self._events))
         while event is not None:
-            self._add(frame(event))
+            self._add(self.framed(event))
             if self._held_bytes >= WRITE_BYTES:
                 await self._flush()
             event = await self._following()
@@ -172,8 +179,8 @@ class EventStream(Response):
                 raise self._interrupted.result()
             if now >= until:
                 raise RequestTimedOut(f"the request took longer than {self._settings.request_seconds:g} s")
-            if not self._writing and age >= keepalive:
-                self._add(KEEPALIVE)
+            if not self._writing and age >= keepalive and self.keepalive is not None:
+                self._add(self.keepalive)
                 await self._within_stall(self._flush())
 
     def _add(self, chunk: bytes) -> None:
@@ -204,6 +211,14 @@ class EventStream(Response):
                 await work
         except TimeoutError:
             raise _ReaderLost from None
+
+
+class LineStream(EventStream):
+    """Sends the data of events as JSON lines, without names and without comments, which clients of such a stream do not know."""
+
+    media_type = "application/x-ndjson"
+    framed = staticmethod(line)
+    keepalive = None
 
 
 class _ReaderLost(Exception):
@@ -252,7 +267,10 @@ async def while_connected(state: ServerState, receive: Receive, work: Coroutine[
 
 
 async def event_stream(
-    state: ServerState, events: AsyncGenerator[Event, None], on_failure: OnFailure = error_events
+    state: ServerState,
+    events: AsyncGenerator[Event, None],
+    on_failure: OnFailure = error_events,
+    form: type[EventStream] = EventStream,
 ) -> EventStream:
     """Returns the response of a streaming request; failures are reported as an `error` event, or as `on_failure` says.
 
@@ -267,7 +285,7 @@ async def event_stream(
         await ended(first)
         await events.aclose()
         raise
-    return EventStream(events, state.settings, state.interrupted, first, on_failure)
+    return form(events, state.settings, state.interrupted, first, on_failure)
 
 
 class FileStream(Response):

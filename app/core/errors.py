@@ -6,9 +6,9 @@ plain words: the field, what was given, what is allowed, the nearest name.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from fastapi.exceptions import RequestValidationError
@@ -182,14 +182,24 @@ def body_of(error: SteeringError) -> dict[str, Any]:
     return error_body(error.message, outcome_of(error).type, error.code, error.param)
 
 
+ErrorForm: TypeAlias = Callable[[dict[str, Any], int], dict[str, Any]]
+"""Returns the body of an error in the form of another API, from our own body and the status."""
+
+
+def formed(scope: MutableMapping[str, Any], body: dict[str, Any], status: int) -> dict[str, Any]:
+    """Returns the body of an error in the form of the route that was matched: its `error_form` if it has one."""
+    form: ErrorForm | None = getattr(scope.get("route"), "error_form", None)
+    return body if form is None else form(body, status)
+
+
 def json_response(body: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """Returns JSON in ASCII, so that no text of the caller (a lone surrogate, say) can make the response fail."""
     content = json.dumps(body, ensure_ascii=True, allow_nan=False)
     return Response(content, status_code=status, headers=headers, media_type="application/json")
 
 
-def response_of(error: SteeringError) -> Response:
-    """Returns the response to one error."""
+def response_of(error: SteeringError, scope: MutableMapping[str, Any]) -> Response:
+    """Returns the response to one error of a request."""
     outcome = outcome_of(error)
     headers = dict(outcome.headers)
     retry_after = getattr(error, "retry_after", outcome.retry_after)
@@ -197,7 +207,7 @@ def response_of(error: SteeringError) -> Response:
         headers["Retry-After"] = f"{max(retry_after, 0.1):.3g}"
     if getattr(error, "never", False):  # the request alone is beyond the limit
         headers |= _NO_RETRY
-    return json_response(body_of(error), outcome.status, headers)
+    return json_response(formed(scope, body_of(error), outcome.status), outcome.status, headers)
 
 
 def public_error(error: BaseException) -> SteeringError:
@@ -275,7 +285,8 @@ def _wrong_method(request: Request, error: HTTPException) -> Response:
     allowed = ", ".join(methods.get(getattr(request.scope.get("route"), "path", ""), ())) or given
     message = f"{_quoted(request.scope['path'])} takes {allowed}, got {_quoted(request.method)}"
     code = request.state.error_code = "method_not_allowed"
-    return json_response(error_body(message, "invalid_request_error", code), 405, {"Allow": allowed})
+    body = formed(request.scope, error_body(message, "invalid_request_error", code), 405)
+    return json_response(body, 405, {"Allow": allowed})
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -296,7 +307,7 @@ async def on_error(request: Request, error: Exception) -> Response:
             known = public_error(error)
     request.state.error_code = known.code  # for the log line of the request
     request.state.limit = getattr(known, "limit", known.code)
-    return response_of(known)
+    return response_of(known, request.scope)
 
 
 def describe(findings: Sequence[Mapping[str, Any]]) -> str:

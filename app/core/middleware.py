@@ -65,7 +65,7 @@ class RequestMiddleware:
             except Exception as error:
                 failure = public_error(error)
                 if status == 0:
-                    await response_of(failure)(scope, receive, send_with_headers)
+                    await response_of(failure, scope)(scope, receive, send_with_headers)
             finally:
                 self._record(scope, status, time.perf_counter() - started)
 
@@ -135,4 +135,5 @@ class HostMiddleware:
         if accepted:
             await self._app(scope, receive, send)
         else:
-            await response_of(HostRefused("this server does not answer to that host name"))(scope, receive, send)
+            refused = HostRefused("this server does not answer to that host name")
+            await response_of(refused, scope)(scope, receive, send)

@@ -8,7 +8,10 @@ from fastapi import FastAPI
 from app.core import errors as http_errors
 from app.core.errors import OUTCOMES, outcome_of
 from steering import errors
-from steering.schemas.base import ErrorAnswer
+from steering.schemas.base import Answer, ErrorAnswer, TextErrorAnswer
+
+_FORMS: dict[str, type[Answer]] = {"Error": ErrorAnswer, "TextError": TextErrorAnswer}
+"""The forms of errors. A route names one other than the first as `x-errors` in its `openapi_extra`."""
 
 
 class SteeringAPI(FastAPI):
@@ -32,9 +35,12 @@ def _describe(document: dict[str, Any]) -> None:
     schemas = components.setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schema = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= {**schema.pop("$defs"), "ErrorAnswer": schema}
-    components["responses"] = {f"Error{status}": _response(status, codes) for status, codes in sorted(_codes().items())}
+    responses = components["responses"] = {}
+    for prefix, model in _FORMS.items():
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
+        for status, codes in sorted(_codes().items()):
+            responses[f"{prefix}{status}"] = _response(status, codes, model.__name__)
     for path in document["paths"].values():
         for method, operation in path.items():
             _describe_errors(method, operation)
@@ -49,8 +55,8 @@ def _codes() -> dict[int, set[str]]:
     return codes
 
 
-def _response(status: int, codes: set[str]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+def _response(status: int, codes: set[str], schema: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     described = {"description": "Codes: " + ", ".join(sorted(codes)), "content": content}
     if status in (429, 503):
         described["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "number"}}}
@@ -75,5 +81,6 @@ def _describe_errors(method: str, operation: dict[str, Any]) -> None:
     if "if-match" in names:
         statuses.add(412)
     operation["responses"].pop("422", None)
+    form = operation.pop("x-errors", "Error")
     for status in sorted(statuses):
-        operation["responses"][str(status)] = {"$ref": f"#/components/responses/Error{status}"}
+        operation["responses"][str(status)] = {"$ref": f"#/components/responses/{form}{status}"}

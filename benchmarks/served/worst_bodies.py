@@ -58,6 +58,10 @@ def _long_upload(limits: Limits) -> list[str]:
     return ["the road " * (limits["limits"]["max_upload_bytes"] // (10 * count))] * count
 
 
+def _message(limits: Limits, text: str) -> dict[str, Any]:
+    return {"model": limits["model"]["name"], "messages": [{"role": "user", "content": text}]}
+
+
 def _directions(limits: Limits, numbers: int) -> dict[str, list[float]]:
     return {str(layer): [0.123456789] * numbers for layer in range(limits["layers"])}
 
@@ -115,6 +119,40 @@ GENERATION = (
             "top_logprobs": 20,
         },
         lambda at: {"model": at["model"]["name"], "messages": [{"role": "user", "content": _longest_text(at)}]},
+    ),
+    *_pair(
+        "POST /v1/messages",
+        lambda at: {
+            "model": at["model"]["name"],
+            "messages": MESSAGES * (at["limits"]["max_messages"] // 2),
+            "max_tokens": 16,
+            "stop_sequences": ["zzz"] * at["limits"]["max_stops"],
+        },
+        lambda at: {**_message(at, _longest_text(at)), "max_tokens": 16},
+    ),
+    *_pair(
+        "POST /v1/messages/count_tokens",
+        lambda at: _message(at, _words(at["limits"]["max_scored_tokens"] - 100)),
+        lambda at: _message(at, _longest_text(at)),
+    ),
+    *_pair(
+        "POST /api/chat",
+        lambda at: {
+            "model": at["model"]["name"],
+            "messages": MESSAGES * (at["limits"]["max_messages"] // 2),
+            "options": {"num_predict": 16, "stop": ["zzz"] * at["limits"]["max_stops"]},
+        },
+        lambda at: _message(at, _longest_text(at)),
+    ),
+    *_pair(
+        "POST /api/generate",
+        lambda at: {"model": at["model"]["name"], "prompt": _words(_context(at) // 2), "options": {"num_predict": 16}},
+        lambda at: {"model": at["model"]["name"], "prompt": _longest_text(at)},
+    ),
+    *_pair(
+        "POST /api/show",
+        lambda at: {"model": at["model"]["name"]},
+        lambda at: {"model": _longest_text(at)},
     ),
     *_pair(
         "POST /v1/completions",

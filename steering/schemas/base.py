@@ -97,6 +97,16 @@ class ErrorAnswer(Answer):
     error: ErrorDetail
 
 
+class TextErrorAnswer(Answer):
+    """The body of an error where a client expects its message as text, and the last line of a stream that failed. The rest is
+    as in ErrorDetail."""
+
+    error: str
+    type: str
+    param: str | None = None
+    code: str
+
+
 class Page(Answer):
     """One page of a list; `next_cursor` is opaque and null on the last page."""
 

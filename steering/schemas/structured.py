@@ -93,12 +93,16 @@ def _plain(grammar: str) -> str:
     return grammar
 
 
+Schema: TypeAlias = Annotated[dict[str, Any], Field(max_length=256), AfterValidator(_bounded)]
+"""A JSON schema of bounded size."""
+
+
 class JsonSchema(Request):
     """A named schema. It is always enforced, whatever `strict` says. name and description do not change an answer."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: Annotated[str, Field(max_length=4096)] | None = None
-    schema_: Annotated[dict[str, Any], Field(max_length=256), AfterValidator(_bounded)] = Field(alias="schema")
+    schema_: Schema = Field(alias="schema")
     strict: Flag | None = None
 
 

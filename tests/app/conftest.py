@@ -93,6 +93,13 @@ async def server(start: StartServer) -> Server:
     return await start()
 
 
+def refusal(answer: httpx2.Response) -> dict[str, Any]:
+    """What an error says, in our form and in those of other APIs, of which one has the message as text."""
+    body: dict[str, Any] = answer.json()
+    error = body["error"]
+    return {**body, "message": error} if isinstance(error, str) else error
+
+
 def events_of(text: str) -> list[tuple[str, Any]]:
     """(name, data) of every event of a stream, comments left out."""
     found = []

@@ -1,4 +1,4 @@
-"""The program for the openai package in docs/api.md and that of docs/operating.md run as they are written."""
+"""The programs for the packages openai, anthropic and ollama in docs/api.md and that of docs/operating.md run as they are written."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,12 @@ from tests.docs.execution import executed
 from tests.families import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PROGRAMS = [("api.md", "from openai"), ("operating.md", "set_policy")]
+PROGRAMS = [
+    ("api.md", "from openai"),
+    ("api.md", "from anthropic"),
+    ("api.md", "from ollama"),
+    ("operating.md", "set_policy"),
+]
 
 
 @pytest.fixture(scope="module")

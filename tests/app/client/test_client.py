@@ -70,7 +70,17 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         ("GET", "/v1/models"), ("GET", "/v1/models/{model}"), ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"), ("POST", "/v1/embeddings"),
     }  # fmt: skip
-    assert offered - reached == {("GET", "/metrics"), ("GET", "/health"), ("GET", "/health/live"), *openai}
+    ollama = {("GET", "/api/tags"), ("GET", "/api/version")}
+    ollama |= {("POST", f"/api/{name}") for name in ("chat", "generate", "show")}
+    anthropic = {("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens")}
+    assert offered - reached == {
+        ("GET", "/metrics"),
+        ("GET", "/health"),
+        ("GET", "/health/live"),
+        *openai,
+        *anthropic,
+        *ollama,
+    }
     assert reached - offered == {("GET", "/openapi.json")}
 
 

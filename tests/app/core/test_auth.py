@@ -11,7 +11,7 @@ from app.api.keys import ApiKeys
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
 from app.main import ROUTERS
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
 
 KEY = "sk-right-key-0123456789"
 READER = "sk-reader-key-0123456789"
@@ -40,7 +40,7 @@ async def test_without_a_key_every_route_is_401(locked: Server, method: str, pat
     for headers in ({}, {"authorization": "Bearer wrong-key-0123456789"}, {"authorization": f"Basic {KEY}"}):
         answer = await locked.client.request(method, address, headers=headers, content=b"{not even json")
         assert answer.status_code == 401, path
-        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert refusal(answer)["code"] == "invalid_api_key"
         assert answer.headers["www-authenticate"] == "Bearer"
 
 

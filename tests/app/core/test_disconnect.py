@@ -32,11 +32,14 @@ async def client(listening: Listening) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 ENDLESS = {"prompt": "a", "max_tokens": 3000}
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "a"}]}
 
 
-async def left_after(client: httpx2.AsyncClient, pieces: int) -> None:
+async def left_after(
+    client: httpx2.AsyncClient, pieces: int, path: str = "/v1/generate", body: dict[str, object] | None = None
+) -> None:
     """A stream that its reader leaves after some pieces."""
-    async with client.stream("POST", "/v1/generate", json={**ENDLESS, "stream": True, "n": 2}) as answer:
+    async with client.stream("POST", path, json={**(body or {**ENDLESS, "n": 2}), "stream": True}) as answer:
         async for _ in answer.aiter_lines():
             pieces -= 1
             if pieces <= 0:
@@ -53,8 +56,25 @@ async def test_fifty_streams_left_give_their_rows_back(listening: Listening, cli
 @pytest.mark.parametrize(
     ("path", "body"),
     [
+        ("/v1/messages", {**CHAT, "max_tokens": 3000}),
+        ("/api/chat", {**CHAT, "options": {"num_predict": 3000}}),
+        ("/api/generate", {"model": "scripted", "prompt": "a", "options": {"num_predict": 3000}}),
+    ],
+)
+async def test_a_stream_in_the_form_of_another_api_that_is_left_stops(
+    listening: Listening, client: httpx2.AsyncClient, path: str, body: dict[str, object]
+) -> None:
+    await left_after(client, 7, path, body)
+    await until(listening.quiet)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
         ("/v1/generate", {**ENDLESS, "n": 3}),
         ("/v1/compare", {**ENDLESS, "n": 2, "arms": [{"name": "a", "steering": []}, {"name": "b", "steering": []}]}),
+        ("/v1/messages", {**CHAT, "max_tokens": 3000}),
+        ("/api/chat", {**CHAT, "stream": False, "options": {"num_predict": 3000}}),
         ("/v1/vectors/extract?wait=true", {"name": "x", "pairs": PAIRS}),
     ],
 )

@@ -12,6 +12,7 @@ MESSAGES = [{"role": "user", "content": "the road"}]
 ANSWER: dict[str, Any] = {"prompt": "the road", "max_tokens": 6, "temperature": 0, "seed": 1}
 TEXTS = ["the road", "a river", "some bread", "the door"]
 OPENAI = {"model": "tiny", "max_tokens": 6, "temperature": 0, "seed": 1, "steering": []}
+OLLAMA = {"model": "tiny", "stream": False, "options": {"num_predict": 6, "temperature": 0, "seed": 1}, "steering": []}
 FEW = {"prompts": PROMPTS[:3], "max_tokens": 6}
 SCORE_ITEMS: dict[str, Any] = {
     "items": [{"prompt": "the", "choices": [" road", " river"]}, {"messages": MESSAGES, "choices": [" a"]}]
@@ -70,6 +71,9 @@ GOVERNED = (
         {**OPENAI, "prompt": "the road", "max_tokens": 0, "echo": True, "logprobs": 2},
         ("token_logprobs",),
     ),
+    Governed("POST /v1/messages", {**OPENAI, "messages": MESSAGES}, ("text",), written=True),
+    Governed("POST /api/chat", {**OLLAMA, "messages": MESSAGES}, ("content",), written=True),
+    Governed("POST /api/generate", {**OLLAMA, "prompt": "the road"}, ("response",), written=True),
     Governed("POST /v1/embeddings", {"model": "tiny", "input": "the road", "encoding_format": "float"}, ("embedding",)),
     Governed("POST /v1/score", {"prompt": "the", "continuations": [" road"], "steering": []}, ("logprobs",)),
     Governed("POST /v1/score", {"texts": ["the road"], "steering": []}, ("logprobs",)),
@@ -111,7 +115,15 @@ GOVERNED = (
 
 NOTHING_COMPUTED = {
     *("GET /health", "GET /health/live", "GET /health/ready", "GET /version", "GET /metrics", "POST /tokenize"),
-    *("POST /detokenize", "GET /v1/capabilities", "GET /v1/models", "GET /v1/models/{model}", "GET /v1/concepts"),
+    *(
+        "POST /detokenize",
+        "POST /v1/messages/count_tokens",
+        "GET /v1/capabilities",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
+        "GET /v1/concepts",
+    ),
+    *("GET /api/tags", "POST /api/show", "GET /api/version"),
     *("GET /v1/concepts/{name}", "GET /v1/dictionaries", "POST /v1/dictionaries/{name}/vectors"),
     *(
         "GET /v1/keys",

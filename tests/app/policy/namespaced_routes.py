@@ -10,6 +10,8 @@ from tests.app.api.test_extract import PAIRS
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 
 MESSAGES = [{"role": "user", "content": "a"}]
+MESSAGE = {"model": "scripted", "messages": MESSAGES, "max_tokens": 2}
+OLLAMA = {"model": "scripted", "stream": False}
 SHORT = {"prompt": "a", "max_tokens": 2}
 NUMBERS = {"1": [1.0] * 8}
 
@@ -89,6 +91,16 @@ NAMED = (
     Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES, "steering": steered(BY_VECTOR)}),
     Case("POST /v1/completions", {"model": "scripted@{profile}", "prompt": "a"}),
     Case("POST /v1/completions", {"model": "scripted", "prompt": "a", "steering": BY_PROFILE}),
+    Case("POST /v1/messages", {**MESSAGE, "model": "scripted@{profile}"}),
+    Case("POST /v1/messages", {**MESSAGE, "steering": steered(BY_VECTOR)}),
+    Case("POST /v1/messages", {**MESSAGE, "steering": BY_PROFILE}),
+    Case("POST /v1/messages/count_tokens", {"model": "scripted@{profile}", "messages": MESSAGES}),
+    Case("POST /api/chat", {**OLLAMA, "model": "scripted@{profile}", "messages": MESSAGES}),
+    Case("POST /api/chat", {**OLLAMA, "messages": MESSAGES, "steering": steered(BY_VECTOR)}),
+    Case("POST /api/chat", {**OLLAMA, "messages": MESSAGES, "options": {"steering": BY_PROFILE}}),
+    Case("POST /api/generate", {**OLLAMA, "model": "scripted@{profile}:latest", "prompt": "a"}),
+    Case("POST /api/generate", {**OLLAMA, "prompt": "a", "raw": True, "steering": steered(BY_VECTOR)}),
+    Case("POST /api/show", {"model": "scripted@{profile}"}),
     Case("GET /v1/models/{model}"),
 )
 """Requests by name: the answer is the same as for a name that never existed."""
@@ -110,6 +122,11 @@ LISTED = (
     Case("POST /v1/chat/completions", {"model": "scripted", "messages": MESSAGES}, status=200),
     Case("POST /v1/completions", {"model": "scripted", "prompt": "a"}, status=200),
     Case("POST /v1/embeddings", {"model": "scripted", "input": "a"}, status=200),
+    Case("POST /v1/messages", MESSAGE, status=200),
+    Case("POST /api/chat", {**OLLAMA, "messages": MESSAGES}, status=200),
+    Case("POST /api/generate", {**OLLAMA, "prompt": "a"}, status=200),
+    Case("GET /api/tags", status=200),
+    Case("POST /api/show", {"model": "scripted"}, status=200),
     Case("GET /v1/capabilities", status=200),
     Case("GET /v1/concepts", status=200),
 )
@@ -138,6 +155,7 @@ NAMELESS = {
     "GET /health/live",
     "GET /health/ready",
     "GET /version",
+    "GET /api/version",
     "POST /tokenize",
     "POST /detokenize",
 }

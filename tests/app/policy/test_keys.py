@@ -9,7 +9,7 @@ import pytest
 
 from app.core.admission import RateLimits
 from app.core.settings import Settings
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
 from tests.fakes import ScriptedEngine
 
 ADMIN = "sk-admin-key-of-tests-0123456789"
@@ -46,7 +46,7 @@ async def ask(server: Server, key: dict[str, Any], **changes: Any) -> httpx2.Res
 
 def code(answer: httpx2.Response) -> tuple[int, str]:
     """Returns status and code of a refusal."""
-    return answer.status_code, answer.json()["error"]["code"]
+    return answer.status_code, refusal(answer)["code"]
 
 
 async def test_a_key_works_at_once_and_is_shown_once(server: Server) -> None:

@@ -62,6 +62,10 @@ async def test_no_route_switches_mandatory_steering_off(tiny: Server) -> None:
         ("/v1/chat/completions", {"model": "tiny", **message, "steering": []}),
         ("/v1/chat/completions", {"model": "tiny@cheerful", **message}),
         ("/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 8, "steering": []}),
+        ("/v1/messages", {"model": "tiny", **message, "steering": []}),
+        ("/v1/messages", {"model": "tiny@cheerful", **message}),
+        ("/api/chat", {"model": "tiny", "messages": message["messages"], "stream": False, "steering": []}),
+        ("/api/generate", {"model": "tiny@cheerful", "prompt": "a", "stream": False}),
     ]
     for path, body in bodies:
         found = (await tiny.client.post(path, json=body)).json()

@@ -36,6 +36,10 @@ def bodies(steering: Any) -> list[tuple[str, dict[str, Any]]]:
         ("/v1/compare", {**prompt, "arms": [{"name": "a", "steering": []}, {"name": "b", "steering": steering}]}),
         ("/v1/completions", {"model": "scripted", **prompt, "steering": steering}),
         ("/v1/chat/completions", {"model": "scripted", **chat, "steering": steering}),
+        ("/v1/messages", {"model": "scripted", **chat, "steering": steering}),
+        ("/api/chat", {"model": "scripted", "messages": chat["messages"], "steering": steering}),
+        ("/api/chat", {"model": "scripted", "messages": chat["messages"], "options": {"steering": steering}}),
+        ("/api/generate", {"model": "scripted", "prompt": "a", "steering": steering}),
         ("/v1/logit-lens", {"prompt": "a", "layers": [1], "top_k": 1, "steering": steering}),
         ("/v1/score", {**SCORE_ITEMS, "steering": steering}),
         ("/v1/evaluations?wait=true", {**CHOICES, "steering": steering}),
@@ -95,6 +99,8 @@ async def test_limits_hold_for_the_model_of_a_profile_a_sweep_and_a_replay(gover
         ("/v1/replay", answer["steering"]["record"]),
         ("/v1/compare", sweep),
         ("/v1/chat/completions", {"model": "scripted@cheerful", **chat}),
+        ("/v1/messages", {"model": "scripted@cheerful", **chat}),
+        ("/api/generate", {"model": "scripted@cheerful", "prompt": "a"}),
     ]
     for path, body in bodies:
         assert (await governed.client.post(path, json=body)).status_code == 200, path

@@ -22,10 +22,10 @@ from app.core.settings import Settings
 from app.main import create_app
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.test_extract import PAIRS
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
 from tests.app.policy import test_governed_routes, test_namespaces
 from tests.app.policy.conftest import directions, tiny_engine
-from tests.app.policy.governed_routes import GOVERNED, Governed
+from tests.app.policy.governed_routes import GOVERNED, MESSAGES, Governed
 from tests.app.policy.namespaced_routes import LISTED, NAMED, NEAR, OWN, UNKNOWN, WRITTEN, Case
 from tests.app.policy.test_governed_routes import answered, values
 from tests.app.policy.test_namespaces import ADMIN, ALPHA, bearer, send, snapshot
@@ -112,7 +112,7 @@ async def test_a_readers_key_reads_and_writes_nothing(server: Server) -> None:
     for route in chosen(route for route, scope in ROUTES.items() if scope):
         for i, case in enumerate(cases(route, *NAMED, *LISTED, *WRITTEN)):
             answer = await send(server, case, (OWN, NEAR)[i % 2], key=reader)
-            refused = answer.status_code == 403 and answer.json()["error"]["code"] == "insufficient_scope"
+            refused = answer.status_code == 403 and code(answer) == "insufficient_scope"
             assert refused == (ROUTES[route] != "read"), (route, answer.text)
     assert await snapshot(server, ALPHA) == before
 
@@ -124,7 +124,7 @@ def chosen(routes: Iterable[str]) -> list[str]:
 
 def code(answer: httpx2.Response) -> str:
     """Returns the code of a refusal."""
-    found: str = answer.json()["error"]["code"]
+    found: str = refusal(answer)["code"]
     return found
 
 
@@ -161,6 +161,7 @@ async def limited(start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast
 SLOW = {"POST /v1/evaluations", "POST /v1/vectors/extract"}
 """Routes that the short form asks only under a limit; test_governed_routes asks each once under a policy."""
 GENERATING = {"POST /v1/generate", "POST /v1/compare", "POST /v1/chat/completions", "POST /v1/completions"}
+GENERATING |= {"POST /v1/messages", "POST /api/chat", "POST /api/generate"}
 BY_LINE = {"POST /v1/generate/batch", "POST /v1/score/batch"}
 """Their lines wait for tokens, they are not refused: see test_waiting_batches."""
 JOBS = {*BY_LINE, "POST /v1/evaluations", "POST /v1/vectors/extract"}
@@ -177,6 +178,7 @@ LIMITED: dict[str, tuple[dict[str, int], list[Governed]]] = {
         [
             *(case for case in GOVERNED if case.route not in BY_LINE),
             Governed("POST /tokenize", {"prompt": "the road"}, ()),
+            Governed("POST /v1/messages/count_tokens", {"model": "tiny", "messages": MESSAGES}, ()),
         ],
     ),
     "rows": ({"rows": 2}, [case for case in GOVERNED if case.route in GENERATING]),

@@ -1,0 +1,129 @@
+"""Chat completions in the form of another API: what the routes of Anthropic's and Ollama's API share."""
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from starlette.responses import Response
+
+from app.api.context import Context
+from app.api.generate import Generation, raised_in
+from app.api.openai import ChatWork
+from app.api.openai_schemas import ChatMessage, ChatRequest
+from app.core.answers import Event, EventStream, event_stream, json_in_thread
+from steering.engine.api import Prompt, TokenEvent
+from steering.errors import InvalidRequest, SteeringError
+from steering.pairs import ChatMessage as PromptMessage
+from steering.pairs import continued
+from steering.spec import Number
+from steering.threads import run_in_thread
+from steering.workflows.generate import Answer, assemble
+
+TopK = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+
+
+def continuing(messages: tuple[PromptMessage, ...]) -> tuple[PromptMessage, ...]:
+    """Returns a conversation in which a last message of the assistant is continued. Raises InvalidRequest where that one is empty."""
+    if messages[-1].role != "assistant":
+        return messages
+    if not messages[-1].content.strip():
+        raise InvalidRequest(
+            "the last message is the assistant's, which the answer continues, and it is empty", param="messages"
+        )
+    return continued(messages)
+
+
+def chat_messages(prompt: Prompt, context: Context) -> tuple[ChatMessage, ...]:
+    """Returns a prompt as the messages of a chat completion. Raises LimitExceeded for more messages than the operator allows."""
+    parts = prompt if isinstance(prompt, tuple) else (prompt,)
+    context.check_messages(parts)
+    return tuple(
+        ChatMessage(role=one.role, content=one.content)
+        if isinstance(one, PromptMessage)
+        else ChatMessage(role="user", content=str(one))
+        for one in parts
+    )
+
+
+class TranslatedChat(ChatRequest):
+    """The chat completion that a request of another API means, with sampling fields that OpenAI's API lacks."""
+
+    top_k: TopK | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
+
+
+@dataclass(eq=False)
+class TranslatedWork(ChatWork):
+    """A chat completion with one answer.
+
+    params: what a field of chat completions is called in the other API, for errors.
+    form: how its streams are written.
+    """
+
+    params: ClassVar[Mapping[str, str]] = {}
+    form: ClassVar[type[EventStream]] = EventStream
+
+    @property
+    def generation(self) -> Generation:
+        """The generation of the answer."""
+        return self.generations[0]
+
+    @abstractmethod
+    def described(self, answer: Answer) -> dict[str, Any]:
+        """Describes a whole answer."""
+
+    @abstractmethod
+    def beginning(self) -> list[Event]:
+        """Returns the events of a stream before its first text."""
+
+    @abstractmethod
+    def piece(self, text: str) -> Event:
+        """Returns the event for a piece of text."""
+
+    @abstractmethod
+    def ending(self, answer: Answer) -> list[Event]:
+        """Returns the events of a stream after its last text."""
+
+    @abstractmethod
+    def failure(self, error: SteeringError) -> tuple[Event, ...]:
+        """Returns the events for a failure in a stream."""
+
+    async def answer(self, prompt: Prompt, max_tokens: int | None) -> Response:
+        """Checks, resolves and admits the request as a chat completion is, and answers it as a stream or as a whole."""
+        try:
+            await self.prepare([prompt], max_tokens)
+        except SteeringError as error:
+            error.param = self.params.get(error.param or "", error.param)
+            raise
+        return await self.respond()
+
+    async def respond(self) -> Response:
+        """See OpenAIWork.respond."""
+        self.context.admit(1, self.generation.cost)
+        if self.body.stream:
+            return await event_stream(self.context.state, self._stream(), self.failure, self.form)
+        (answer,) = await self.run()
+        return await json_in_thread(lambda: self.described(answer))
+
+    async def _stream(self) -> AsyncGenerator[Event, None]:
+        observed: list[TokenEvent] = []
+        async with aclosing(self._events()) as arriving:
+            async for _, event in arriving:
+                for each in () if observed else self.beginning():  # not sooner: a failure before has its own status
+                    yield each
+                observed.append(event)
+                if event.text:
+                    yield self.piece(event.text)
+        for each in await run_in_thread(self.ending, assemble(observed)):
+            yield each
+
+    def facts(self, answer: Answer) -> dict[str, Any]:
+        """Returns what no other API has: `seed` and `steering`, as in chat completions, and `flags` where a monitor was raised."""
+        found = self._extension([answer])
+        if flags := raised_in(answer):
+            found["flags"] = [one.model_dump(mode="json", exclude_none=True) for one in flags]
+        return found
