@@ -3,14 +3,14 @@
 import hashlib
 import json
 import random
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from steering.errors import InvalidRequest
 
-Role: TypeAlias = Literal["system", "user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,65 @@ class ChatMessage:
 
     role: Role
     content: str
+
+    @property
+    def written(self) -> str:
+        """All that a caller wrote in it."""
+        return self.content
+
+    def changed(self, change: Callable[[str], str]) -> Self:
+        """Returns the message with every text that a caller wrote changed."""
+        return replace(self, content=change(self.content))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function by the model. arguments: a JSON object."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage(ChatMessage):
+    """A message of a conversation with tools.
+
+    tools: the functions that the model may call, as JSON objects with `type` and `function`; those of the first message count.
+    calls: what an assistant message calls. call_id, name: which call a message of role `tool` answers, and of which function.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def written(self) -> str:
+        """See ChatMessage.written."""
+        others = [self.tools, [asdict(call) for call in self.calls], self.call_id, self.name]
+        return self.content + json.dumps(others, ensure_ascii=False)
+
+    def changed(self, change: Callable[[str], str]) -> Self:
+        """See ChatMessage.changed."""
+
+        def each(value: Any) -> Any:
+            if isinstance(value, str):
+                return change(value)
+            if isinstance(value, dict):
+                return {each(key): each(item) for key, item in value.items()}
+            return list(map(each, value)) if isinstance(value, list) else value
+
+        calls = tuple(ToolCall(each(call.id), each(call.name), each(call.arguments)) for call in self.calls)
+        tools = tuple(map(each, self.tools))
+        return replace(
+            self,
+            content=change(self.content),
+            tools=tools,
+            calls=calls,
+            call_id=each(self.call_id),
+            name=each(self.name),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,7 +272,7 @@ for _combination in _COMBINATIONS:
 
 
 Unit: TypeAlias = Literal["scale", "raw", "relative"]
-Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
 MAX_SCOPE_TOKENS = 256
 MAX_INTERVENTIONS = 64
@@ -308,7 +308,7 @@ class TokenScope(Spec):
     token_ids: (
         Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_SCOPE_TOKENS, fail_fast=True)] | None
     ) = None
-    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=4, fail_fast=True)] | None = None
+    roles: Annotated[tuple[Role, ...], Field(min_length=1, max_length=5, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _window_fits(self) -> "TokenScope":

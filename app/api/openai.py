@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
@@ -18,6 +19,7 @@ from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import ChatRequest, CompletionRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
+from app.api.tool_use import ToolUse, call_parts, conversation
 from app.core.admission import check_limit
 from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, event_stream, json_in_thread
 from app.core.errors import body_of
@@ -27,8 +29,10 @@ from steering.engine.api import Finish, Prompt, TokenEvent
 from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
 from steering.injection.dose import SteeringReport
 from steering.layer_indices import layer_index
-from steering.pairs import ChatMessage, continued
+from steering.model.tool_calls import CallParser
+from steering.pairs import continued
 from steering.plan.types import SteeringPlan
+from steering.schemas.messages import SamplingFields
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.store.records import ProfileName
@@ -64,7 +68,7 @@ async def model(model: str, context: ContextDep) -> dict[str, Any]:
 async def chat_completions(body: ChatRequest, context: AdmittedDep) -> Response:
     """Answers a conversation, as OpenAI's chat completions do; `steering` in and out."""
     check_limit(len(body.messages), context.settings.max_messages, "messages", "messages")
-    messages = tuple(ChatMessage("system" if one.role == "developer" else one.role, one.text) for one in body.messages)
+    messages = await run_in_thread(conversation, body) if body.uses_tools else conversation(body)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     work = ChatWork(context, body, (body.top_logprobs or 0) if body.logprobs else None)
     await work.prepare([continued(messages) if body.continue_final_message else messages], limit)
@@ -155,6 +159,8 @@ def _item(name: str, profile: ProfileAnswer | ProfileName | None) -> dict[str, A
 class OpenAIWork(ABC):
     """The generations of one request, one for each prompt; each has `n` choices, which are numbered over all prompts.
     logprobs: the alternatives listed with the log-probability of each token; None without log-probabilities.
+    warnings: what is reported in addition to the warnings of the plans.
+    called: how many calls of tools each choice has made.
     created: when the request arrived, as Unix time."""
 
     prefix: ClassVar[str]
@@ -165,12 +171,14 @@ class OpenAIWork(ABC):
     body: OpenAIGeneration
     logprobs: int | None
     generations: list[Generation] = field(default_factory=list, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
+    called: Counter[int] = field(default_factory=Counter, init=False)
     created: int = field(default_factory=lambda: int(time.time()), init=False)
 
     async def prepare(self, prompts: Sequence[Prompt], max_tokens: int | None) -> None:
         """Resolves the request. Everything that can be refused is refused here, and by `admit`. Without max_tokens an
         answer has what fits the context, up to `chat_max_tokens` and half of what its key has in a minute."""
-        context, settings, fields, n = self.context, self.context.settings, self.body.sampling(), self.body.n or 1
+        context, settings, fields, n = self.context, self.context.settings, self.sampling(), self.body.n or 1
         context.check_sampling(fields, n)
         check_limit(self.logprobs or 0, settings.max_top_logprobs, "alternatives", "logprobs")
         check_limit(len(prompts), settings.max_prompts, "prompts", "prompt")
@@ -185,6 +193,10 @@ class OpenAIWork(ABC):
         if self.logprobs is not None:
             listed = n * sum(one.request.sampling.max_tokens for one in self.generations) * (1 + self.logprobs)
             context.admission.reserve(listed * ALTERNATIVE_BYTES)
+
+    def sampling(self) -> SamplingFields:
+        """Returns the sampling fields of the request."""
+        return self.body.sampling()
 
     @abstractmethod
     def deltas(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
@@ -205,7 +217,9 @@ class OpenAIWork(ABC):
         answers = await self.run()
 
         def build() -> dict[str, Any]:
-            described = [{**self.choice(index, one), **_ending(one)} for index, one in enumerate(answers)]
+            described = [
+                {**self.choice(index, one), **_ending(one, self.called[index])} for index, one in enumerate(answers)
+            ]
             return self._response(self._head(self.kind), described, answers)
 
         return await json_in_thread(build)
@@ -243,7 +257,7 @@ class OpenAIWork(ABC):
                 extension = {}
                 if event.finish is not None:
                     finished += 1
-                    deltas[-1] |= _ending(assemble(observed[index]))
+                    deltas[-1] |= _ending(assemble(observed[index]), self.called[index])
                     if finished == len(observed) and not with_usage:
                         extension = await run_in_thread(self._extension, list(map(assemble, observed)))
                 for delta in deltas:
@@ -278,17 +292,19 @@ class OpenAIWork(ABC):
         sampling, known = first.request.sampling, first.request.plan.warnings
         others = [note for one in self.generations for note in one.request.plan.warnings if note not in known]
         record = first.record if sampling.max_tokens else None
-        applied = applied_steering(first.request.plan, reports, record, tuple(dict.fromkeys(others)))
+        applied = applied_steering(first.request.plan, reports, record, tuple(dict.fromkeys([*others, *self.warnings])))
         return {"seed": sampling.seed, "steering": applied.model_dump(mode="json", exclude_none=True)}
 
     def _text(self, token: int) -> str:
         return self.context.engine.tokenizer.token_text(token)
 
 
-def _ending(answer: Answer) -> dict[str, Any]:
-    """Returns why an answer ended, in OpenAI's terms, and `flags`: the monitors that were raised, where some were."""
-    reason = answer.finish.reason
-    ending: dict[str, Any] = {"finish_reason": "content_filter" if reason == "monitor" else reason}
+def _ending(answer: Answer, called: int) -> dict[str, Any]:
+    """Returns why an answer that has called some tools ended, in OpenAI's terms, and `flags`: the monitors that were raised, where
+    some were."""
+    stop = "tool_calls" if called else "stop"
+    reasons = {"stop": stop, "length": "length", "monitor": "content_filter"}
+    ending: dict[str, Any] = {"finish_reason": reasons[answer.finish.reason]}
     if flags := raised_in(answer):
         ending["flags"] = [one.model_dump(mode="json", exclude_none=True) for one in flags]
     return ending
@@ -296,15 +312,47 @@ def _ending(answer: Answer) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class ChatWork(OpenAIWork):
-    """A chat completion. begun: the choices whose role has been sent."""
+    """A chat completion.
+    begun: the choices whose role has been sent.
+    tools: what the answers may call; None where nothing.
+    parsers: what reads the calls of each choice, where there are tools."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    body: ChatRequest
     begun: set[int] = field(default_factory=set, init=False)
+    tools: ToolUse | None = field(default=None, init=False)
+    parsers: dict[int, CallParser] = field(default_factory=dict, init=False)
+
+    def sampling(self) -> SamplingFields:
+        """See OpenAIWork.sampling. The answer is held to calls where `tool_choice` says so."""
+        fields = super().sampling()
+        return fields if self.tools is None else self.tools.held(fields)
+
+    async def prepare(self, prompts: Sequence[Prompt], max_tokens: int | None) -> None:
+        """See OpenAIWork.prepare. Raises UnsupportedParameter for tools of a model that does not know them."""
+        if self.body.uses_tools:
+            self.tools = await run_in_thread(ToolUse.of, self.context.engine, self.body)
+            self.warnings += self.tools.warnings
+        try:
+            await super().prepare(prompts, max_tokens)
+        except InvalidRequest as error:
+            if self.tools is None or self.tools.grammar is None or error.param != "guided_grammar":
+                raise
+            message = f"'tool_choice' cannot hold the answer to calls of these tools: {error.message}"
+            raise type(error)(message, param="tools") from None
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """See OpenAIWork.choice."""
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if self.tools is not None and self.tools.names:
+            held = answer.text[sum(len(event.text) for event in answer.events) :]
+            pieces = [self._pieces(index, event.token_id, event.text) for event in answer.events]
+            found = [*chain.from_iterable(pieces), *self._pieces(index, -1, held, last=True)]
+            calls = [one for one in found if not isinstance(one, str)]
+            message["content"] = "".join(one for one in found if isinstance(one, str)) or (None if calls else "")
+            if calls:
+                message["tool_calls"] = [{key: call[key] for key in ("id", "type", "function")} for call in calls]
         return {"index": index, "message": message, "logprobs": self._logprobs(answer.events)}
 
     def deltas(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
@@ -313,11 +361,41 @@ class ChatWork(OpenAIWork):
         if index not in self.begun:
             self.begun.add(index)
             found.append(({"role": "assistant", "content": "", "refusal": None}, None))
-        if event.text or (event.token_id >= 0 and self.logprobs is not None):
-            found.append(({"content": event.text}, self._logprobs([event])))
+        pieces = self._pieces(index, event.token_id, event.text, last=event.finish is not None)
+        if not pieces and event.token_id >= 0 and self.logprobs is not None:
+            pieces = [""]
+        for number, piece in enumerate(pieces):
+            log = None if number or event.token_id < 0 else self._logprobs([event])
+            if isinstance(piece, str):
+                found.append(({"content": piece}, log))
+            else:
+                begun, arguments = call_parts(piece)
+                found += [({"tool_calls": [begun]}, log), ({"tool_calls": [arguments]}, None)]
         if event.finish is not None:
             found.append(({}, None))
         return [{"index": index, "delta": one, "logprobs": log, "finish_reason": None} for one, log in found]
+
+    def _pieces(self, index: int, token: int, text: str, *, last: bool = False) -> list[str | dict[str, Any]]:
+        """Returns the texts and calls that became certain with a token of a choice, the rest of them with the last."""
+        if self.tools is None or not self.tools.names:
+            return [text] if text else []
+        parser = self.parsers.get(index)
+        if parser is None:
+            parser = self.parsers[index] = self.tools.parser()
+        found = parser.feed(self.tools.form.control.get(token, "") + text)
+        if last:
+            found += parser.finish()
+            self.warnings += parser.warnings
+        pieces: list[str | dict[str, Any]] = []
+        for one in found:
+            if isinstance(one, str):
+                pieces.append(one)
+            elif self.called[index] and self.tools.single:
+                self.warnings.append(f"'parallel_tool_calls' is false: a further call of {one.name!r} was left out")
+            else:
+                pieces.append(self.tools.call(self.called[index], one))
+                self.called[index] += 1
+        return pieces
 
     def _logprobs(self, events: Sequence[TokenEvent]) -> dict[str, Any] | None:
         """Returns the log-probabilities of tokens, None where they were not requested."""

@@ -14,6 +14,8 @@ from steering.spec import Number
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]
 MAX_INPUTS = 2048
+MAX_TOOLS = 128
+"""Of a request, and calls of a message."""
 _ANY = object()
 """No value of a refused field is accepted."""
 
@@ -56,21 +58,90 @@ class TextPart(Request):
 Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
-class ChatMessage(Request):
-    """A message. `developer` is a system message; what a client echoes from an earlier answer must be empty."""
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[str, Field(min_length=1, max_length=128)]
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: native.Content | Parts
+
+class FunctionDefinition(Request):
+    """A function that the model may call. parameters: the JSON schema of its arguments, an object; absent: it takes none.
+    strict: the schema is enforced where `tool_choice` is `required` or names the function, whatever this says."""
+
+    name: FunctionName
+    description: Annotated[str, Field(max_length=16_384)] | None = None
+    parameters: Annotated[dict[str, Any], Field(max_length=256)] | None = None
+    strict: Flag | None = None
+
+
+class Tool(Request):
+    """A tool. There are functions only."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(Request):
+    """A function by its name."""
+
+    name: FunctionName
+
+
+class NamedTool(Request):
+    """A tool by its name: the answer must call it."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class CalledFunction(Request):
+    """A function that an earlier answer called. arguments: a JSON object, as text."""
+
+    name: FunctionName
+    arguments: native.Content
+
+
+class Call(Request):
+    """A call of an earlier answer."""
+
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ChatMessage(Request):
+    """A message. `developer` is a system message, `tool` the result of the call `tool_call_id` of an assistant message before it.
+    What a client echoes from an earlier answer besides `tool_calls` must be empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: native.Content | Parts | None
     name: Label | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
     annotations: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
-    tool_calls: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
+    tool_calls: Annotated[tuple[Call, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_call_id: CallId | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_only_call(cls, message: Any) -> Any:
+        calls = isinstance(message, dict) and message.get("tool_calls")
+        return {"content": None, **message} if calls else message
+
+    @model_validator(mode="after")
+    def _fits_role(self) -> "ChatMessage":
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"'tool_calls' belong to messages of role 'assistant', not {self.role!r}")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a message of role 'tool', and no other, has 'tool_call_id': the call that it answers")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("'content' is null only in an assistant message with 'tool_calls'")
+        return self
 
     @property
     def text(self) -> str:
         """The content as one text."""
+        if self.content is None:
+            return ""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
@@ -112,8 +183,6 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM; the answer continues the last message."""
 
     refused: ClassVar[dict[str, Any]] = {
-        "tools": [],
-        "tool_choice": "none",
         "functions": [],
         "function_call": "none",
         "audio": _ANY,
@@ -125,10 +194,12 @@ class ChatRequest(GenerationRequest):
         "moderation": _ANY,
         "prompt_cache_retention": _ANY,
         "prompt_cache_options": _ANY,
-        "parallel_tool_calls": True,
     }
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
+    tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: Flag | None = None
     continue_final_message: Flag = False
     add_generation_prompt: Flag | None = None
     max_tokens: native.MaxTokens | None = None
@@ -154,6 +225,36 @@ class ChatRequest(GenerationRequest):
                 "but the assistant's, which 'continue_final_message' continues"
             )
         return self
+
+    @model_validator(mode="after")
+    def _consistent_tools(self) -> "ChatRequest":
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(names) != len(set(names)):
+            raise ValueError("'tools' has two functions of one name")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(
+                f"'tool_choice' names {self.tool_choice.function.name!r}; 'tools' has {', '.join(names) or 'none'}"
+            )
+        if self.tool_choice == "required" and not names:
+            raise ValueError("'tool_choice': 'required' needs 'tools'")
+        if self.offered and self.grammar is not None:
+            raise ValueError(
+                "an answer that is held to 'response_format', 'guided_regex' or 'guided_grammar' cannot call 'tools'; "
+                "give 'tool_choice': 'none', or leave one of them out"
+            )
+        if self.uses_tools and self.continue_final_message:
+            raise ValueError("'continue_final_message' cannot be combined with tools")
+        return self
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the answer may call."""
+        return () if self.tool_choice == "none" else self.tools or ()
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether there are tools, or the conversation has calls of some."""
+        return bool(self.offered) or any(one.tool_calls or one.role == "tool" for one in self.messages)
 
 
 Texts: TypeAlias = Annotated[tuple[native.PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]

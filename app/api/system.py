@@ -21,7 +21,7 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.concepts.measured import measurement_of, summaries_of
 from steering.conditions import CONDITIONS
-from steering.engine.capabilities import limits_of, steers_token_scopes, takes_grammars
+from steering.engine.capabilities import limits_of, steers_token_scopes, takes_grammars, tool_format
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded, NotFound
 from steering.operations import OPERATIONS
 from steering.pairs import Text as PairText
@@ -89,6 +89,7 @@ async def capabilities(request: Request, state: StateDep) -> schemas.Capabilitie
         second_model=settings.scorer_model is not None,
         token_scopes=steers_token_scopes(engine),
         grammars=takes_grammars(engine),
+        tools=None if (tools := tool_format(engine)) is None else tools.name,
         limits=settings.limits() | limits_of(engine),
         scopes=list(SCOPES),
         key=schemas.CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),

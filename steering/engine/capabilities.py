@@ -6,6 +6,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from steering.engine.api import Engine, FitTask, FittedDirection
 from steering.errors import UnsupportedParameter
+from steering.model.tool_calls import FORMATS, ToolFormat
 from steering.schemas.structured import Grammar
 from steering.shapes import Float, Residual, Tensor
 
@@ -58,6 +59,23 @@ async def check_grammar(engine: Engine, grammar: Grammar) -> None:
     """Compiles a grammar. Raises UnsupportedParameter for an engine that would ignore it, else as SupportsGrammars.check_grammar."""
     _require(engine, takes_grammars(engine), "hold answers to a schema or a grammar", grammar.param)
     await cast(SupportsGrammars, engine).check_grammar(grammar)
+
+
+def tool_format(engine: Engine) -> ToolFormat | None:
+    """Returns how the model of an engine writes calls of tools; None where it does not, or in an unknown format."""
+    found: ToolFormat | None = getattr(engine.tokenizer, "tool_format", None)
+    return found
+
+
+def tool_format_of(engine: Engine) -> ToolFormat:
+    """Returns how the model of an engine writes calls of tools. Raises UnsupportedParameter naming the model if it does not."""
+    if (found := tool_format(engine)) is None:
+        known = ", ".join(one.name for one in FORMATS)
+        raise UnsupportedParameter(
+            f"model {engine.info.name!r} cannot be given tools: its chat template has none, or calls in no known format ({known})",
+            param="tools",
+        )
+    return found
 
 
 def can_fit(engine: Engine) -> bool:

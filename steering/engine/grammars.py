@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from time import thread_time
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.prompt import ModelTokenizer
-from steering.schemas.structured import Grammar
+from steering.schemas.structured import Grammar, schemas_in
 from steering.shapes import Logits, Tensor
 from steering.threads import ThreadPerTaskExecutor
 
@@ -155,10 +154,13 @@ def _source(grammar: Grammar) -> str:
     """Returns a grammar in the format of llguidance."""
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_regex(grammar.text)
-    entry: dict[str, Any] = {"lark_grammar": grammar.text}
     if grammar.kind == "json_schema":
-        entry = {"json_schema": json.loads(grammar.text) | {"x-guidance": JSON_OPTIONS}}
-    return json.dumps({"grammars": [entry]})
+        return json.dumps({"grammars": [{"json_schema": json.loads(grammar.text) | {"x-guidance": JSON_OPTIONS}}]})
+    parts, at = [], 0
+    for start, end, schema in schemas_in(grammar.text):
+        parts += [grammar.text[at:start], json.dumps(schema | {"x-guidance": JSON_OPTIONS})]
+        at = end
+    return json.dumps({"grammars": [{"lark_grammar": "".join([*parts, grammar.text[at:]])}]})
 
 
 def _short(message: str) -> str:

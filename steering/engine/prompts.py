@@ -7,7 +7,7 @@ from math import inf, isfinite
 from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.info import ModelInfo
-from steering.pairs import ChatMessage
+from steering.pairs import ChatMessage, ToolMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.threads import run_in_thread
 
@@ -148,9 +148,11 @@ def _lacks_roles(plan: SteeringPlan) -> bool:
 
 
 def prompt_size(prompt: Prompt) -> int:
-    """Returns the characters of a text or conversation, or the number of token ids."""
+    """Returns the characters of a text or conversation, or the number of token ids. Tools count as a long text."""
     if isinstance(prompt, str):
         return len(prompt)
+    if any(isinstance(part, ToolMessage) for part in prompt):
+        return MAX_INLINE_CHARACTERS + 1
     return sum(len(part.content) if isinstance(part, ChatMessage) else 1 for part in prompt)
 
 

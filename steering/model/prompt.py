@@ -6,16 +6,17 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import chain, pairwise
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from steering.errors import ContextLengthExceeded, InvalidRequest
-from steering.pairs import ChatMessage, ContinuedMessage
+from steering.model.tool_calls import ToolFormat, format_of
+from steering.pairs import ChatMessage, ContinuedMessage, ToolMessage
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 """What a decoder returns for the first bytes of a character whose other bytes are still missing."""
@@ -262,6 +263,15 @@ class ModelTokenizer:
         """The tokenizer in the JSON format of the library `tokenizers`."""
         return self._backend.to_str()
 
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How the model writes calls of tools; None where its chat template has no tools, or a format that is not known."""
+        if not self._templates.chat_template:
+            return None
+        template = self._templates.get_chat_template(tools=[{}])  # some tokenizers have one for tools alone
+        added = {token.content: token_id for token_id, token in self._backend.get_added_tokens_decoder().items()}
+        return format_of(template, added, frozenset(self._encoder.special.values()))
+
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or
         checked ids.
@@ -296,13 +306,19 @@ class ModelTokenizer:
             raise InvalidRequest("this model has no chat template: send `prompt` as text", param="messages")
         if not messages:
             raise InvalidRequest("a conversation needs at least one message", param="messages")
-        rows = [{"role": message.role, "content": _checked_text(message.content)} for message in messages]
+        for message in messages:
+            _checked_text(message.written)
+        tools = list(messages[0].tools) if isinstance(messages[0], ToolMessage) else []
         asks, continues = messages[-1].role != "assistant", isinstance(messages[-1], ContinuedMessage)
         try:
             text = self._templates.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=asks, continue_final_message=continues
+                list(map(_row, messages)),
+                tools=tools or None,
+                tokenize=False,
+                add_generation_prompt=asks,
+                continue_final_message=continues,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:  # TypeError: it reads the arguments of calls as something else
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         except ValueError as error:
             if not continues:
@@ -320,7 +336,7 @@ class ModelTokenizer:
         if not answers:
             raise InvalidRequest("there is no assistant message with content to read", param="messages")
         text, encoded = self._encode_messages(messages, self._context_length)
-        marker = _unused_characters([message.content for message in messages], 1)[0]
+        marker = _unused_characters([message.written for message in messages], 1)[0]
         emptied = [replace(m, content=marker) if i == answers[-1] else m for i, m in enumerate(messages)]
         before, *after = self.render(emptied).split(marker)
         if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
@@ -335,11 +351,11 @@ class ModelTokenizer:
         """Returns encode(messages) and the role of the message whose content each token is part of; None for the
         template's own. Raises InvalidRequest where the template does not show each message as one text."""
         text, encoded = self._encode_messages(messages, self._context_length)
-        contents = [message.content for message in messages]
-        marker = _unused_characters(contents, 1)[0]
-        emptied = [replace(message, content=marker * MARK) for message in messages]
-        spans = _message_spans(text, contents, self.render(emptied), marker)
-        return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [message.role for message in messages])
+        marker = _unused_characters([message.written for message in messages], 1)[0]
+        shown = [one for one in messages if _has_content(one)]
+        emptied = [replace(one, content=marker * MARK) if _has_content(one) else one for one in messages]
+        spans = _message_spans(text, [one.content for one in shown], self.render(emptied), marker)
+        return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [one.role for one in shown])
 
     def control_strings(self, text: str) -> tuple[str, ...]:
         """Returns the strings of control tokens (`<|im_end|>`) in a text, which are read as plain characters."""
@@ -369,11 +385,17 @@ class ModelTokenizer:
 
     def _encode_messages(self, messages: Sequence[ChatMessage], most: int | None) -> tuple[str, Encoded]:
         """Returns the rendered text and its tokens, whose spans refer to that text. Raises what `encode` raises."""
-        self._check_characters(sum(len(message.content) for message in messages), most)
-        marks = self._encoder.marks([message.content for message in messages])
+        written = [message.written for message in messages]
+        self._check_characters(sum(map(len, written)), most)
+        marks = self._encoder.marks(written)
         if marks:
-            messages = [replace(message, content=self._encoder.marked(message.content, marks)) for message in messages]
+            messages = [message.changed(lambda text: self._encoder.marked(text, marks)) for message in messages]
         text = self.render(messages)
+        tools = any(isinstance(message, ToolMessage) for message in messages)
+        if tools and any(
+            json.dumps(mark)[1:-1] in text for mark in marks
+        ):  # what they mark would become a control token
+            raise InvalidRequest("the chat template escapes what the tools contain of control strings", param="tools")
         return _without(marks, text), self._encoder.rendered(text, marks, most)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
@@ -385,6 +407,24 @@ class ModelTokenizer:
                 f"token ids are integers from 0 to {self.vocab_size - 1}, got {str(wrong)[:40]}", param="prompt"
             )
         return ids
+
+
+def _has_content(message: ChatMessage) -> bool:
+    """Whether a template shows the content: where a message calls tools, it may have none."""
+    return bool(message.content) or not (isinstance(message, ToolMessage) and message.calls)
+
+
+def _row(message: ChatMessage) -> dict[str, Any]:
+    """Returns a message as chat templates read it."""
+    row: dict[str, Any] = {"role": message.role, "content": message.content}
+    if isinstance(message, ToolMessage):
+        if message.calls:
+            row["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in message.calls
+            ]
+        row |= {key: value for key, value in (("tool_call_id", message.call_id), ("name", message.name)) if value}
+    return row
 
 
 def _continuable(ids: tuple[int, ...]) -> tuple[int, ...]:

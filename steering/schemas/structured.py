@@ -1,7 +1,8 @@
 """What an answer must match: `response_format`, `guided_regex` and `guided_grammar` of requests, and Grammar, which they become."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import lcm
@@ -16,6 +17,8 @@ MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_VALUES = 4_096
 MAX_ENUM_VALUES = 1_024
 """Of all `enum` lists of a schema together."""
+MAX_GRAMMAR = 32_000
+"""Characters of a Lark grammar."""
 MAX_MULTIPLE = 10_000
 """Least common multiple of all `multipleOf` of a schema, in units of their last decimal: remainders that are told apart."""
 
@@ -43,7 +46,7 @@ class Grammar:
         return {self.param: {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(self.text)}}}
 
 
-def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+def bounded(schema: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError for a schema that is too deep or too large. Iterates level by level, and ends at the first bound."""
     level, values, options, multiples = [schema], 1, 0, list[Decimal]()
     for _ in range(MAX_SCHEMA_DEPTH):
@@ -86,14 +89,29 @@ def _check_multiples(multiples: Sequence[Decimal]) -> None:
             )
 
 
-def _plain(grammar: str) -> str:
-    """Raises ValueError for a grammar with a JSON schema in it, whose bounds would not be checked."""
-    if "%json" in grammar:
-        raise ValueError("'%json' is not offered; give a schema as 'response_format'")
+def schemas_in(grammar: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yields where each JSON schema in a Lark grammar begins and ends, after its `%json`, and the schema. Raises ValueError for
+    one that is no JSON object."""
+    for directive in re.finditer(r"%json\s*", grammar):
+        try:
+            schema, end = json.JSONDecoder().raw_decode(grammar, directive.end())
+        except (ValueError, RecursionError):
+            schema, end = None, 0
+        if not isinstance(schema, dict):
+            raise ValueError(  # noqa: TRY004 - what pydantic reports
+                "'%json' must be followed by a JSON schema, which is an object"
+            )
+        yield directive.end(), end, schema
+
+
+def _with_bounded_schemas(grammar: str) -> str:
+    """Raises ValueError for a grammar with a JSON schema that is too deep or too large."""
+    for _, _, schema in schemas_in(grammar):
+        bounded(schema)
     return grammar
 
 
-Schema: TypeAlias = Annotated[dict[str, Any], Field(max_length=256), AfterValidator(_bounded)]
+Schema: TypeAlias = Annotated[dict[str, Any], Field(max_length=256), AfterValidator(bounded)]
 """A JSON schema of bounded size."""
 
 
@@ -135,7 +153,9 @@ class StructuredFields(Request):
 
     response_format: ResponseFormat | None = None
     guided_regex: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
-    guided_grammar: Annotated[str, Field(min_length=1, max_length=32_000), AfterValidator(_plain)] | None = None
+    guided_grammar: (
+        Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR), AfterValidator(_with_bounded_schemas)] | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_grammar(self) -> "StructuredFields":

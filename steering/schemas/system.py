@@ -51,7 +51,8 @@ class CapabilitiesAnswer(Answer):
     """What this server offers. executor: how passes run now (`eager`, `eager+kernels`, `compiled`, `compiled+kernels`).
     concept_steering: whether each starter concept steers this model, which way and at what strength. judges: whom an
     evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`. grammars: whether
-    `response_format`, `guided_regex` and `guided_grammar` are offered."""
+    `response_format`, `guided_regex` and `guided_grammar` are offered. tools: how the model writes calls of tools (`hermes`, `mistral`,
+    `llama3_json`), null where it cannot be given any."""
 
     engine: str
     executor: str
@@ -68,6 +69,7 @@ class CapabilitiesAnswer(Answer):
     second_model: bool
     token_scopes: bool
     grammars: bool
+    tools: str | None
     limits: dict[str, int | float]
     scopes: list[str]
     key: CallerAnswer

@@ -18,7 +18,7 @@ LAYERS = 30
 """Of the embedded model, whose layers the pages name."""
 STEERING, RESPONSE, ELSEWHERE = "steering", "response", "elsewhere"
 """ELSEWHERE: here it is only found and parsed: the answer of an endpoint that is not ours (tests/app/api/test_judge.py), and what needs a
-model (tests/app/openai/test_structured_output.py)."""
+model (tests/app/openai: test_structured_output.py, test_tools.py)."""
 BLOCKS: list[tuple[str, str, str]] = [
     ("api.md", '"schedule": {"kind": "linear"', STEERING),
     ("api.md", '{"vector": {"directions"', STEERING),
@@ -44,6 +44,7 @@ BLOCKS: list[tuple[str, str, str]] = [
     ("api.md", '"expires_at"', "POST /v1/keys"),
     ("api.md", '"namespace": "team-a"', "POST /v1/keys"),
     ("api.md", '"mandatory"', "PUT /v1/policy"),
+    ("api.md", '"tool_choice"', ELSEWHERE),
     ("api.md", '"code": "vector_not_found"', RESPONSE),
     ("training.md", '"sentiment-trained"', "POST /v1/vectors/extract?wait=true"),
     ("report.md", '"kind": "report"', "POST /v1/evaluations"),

@@ -109,6 +109,11 @@ async def test_json_objects_expressions_and_grammars_on_every_route(tiny: Server
     sums = {"guided_grammar": 'start: "1" ("+1")~2'}
     texts = await answered(tiny, "/v1/completions", model="tiny", prompt=["a", "b"], seed=1, max_tokens=9, **sums)
     assert [one["text"] for one in texts["choices"]] == ["1+1+1"] * 2
+    schema = {"guided_grammar": 'start: "n = " %json {"type": "integer", "minimum": 1, "maximum": 9}'}
+    number = await answered(tiny, "/v1/generate", **ASK, **schema)
+    assert re.fullmatch("n = [1-9]", number["choices"][0]["text"])
+    replayed = await answered(tiny, "/v1/replay", **number["steering"]["record"])
+    assert replayed["choices"][0]["text"] == number["choices"][0]["text"]
     arms = await answered(tiny, "/v1/compare", **ASK, **STEERED, **phone)
     assert all(re.fullmatch(phone["guided_regex"], arm["choices"][0]["text"]) for arm in arms["arms"])
     whole = await answered(tiny, "/v1/generate", **ASK, response_format={"type": "json_object"})
@@ -170,6 +175,11 @@ async def test_what_is_no_grammar_is_refused_by_name(tiny: Server) -> None:
         ({"guided_regex": "a" * 4097}, "guided_regex"),
         ({"guided_grammar": "start: word"}, "guided_grammar"),
         ({"guided_grammar": 'start: %json {"multipleOf": 123456789}'}, "guided_grammar"),
+        ({"guided_grammar": f"start: %json {json.dumps(nested(33))}"}, "guided_grammar"),
+        ({"guided_grammar": f"start: %json {json.dumps({'enum': list(range(1025))})}"}, "guided_grammar"),
+        ({"guided_grammar": "start: %json // {}"}, "guided_grammar"),
+        ({"guided_grammar": f"start: %json {'[' * 9999}"}, "guided_grammar"),
+        ({"guided_grammar": 'start: %json {"not": {}}'}, "guided_grammar"),
         ({"response_format": {"type": "json"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ]

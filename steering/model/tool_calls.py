@@ -1,0 +1,286 @@
+"""How models write calls of tools: a table of formats, chosen by what the chat template contains; a parser of growing answers; and
+the grammar of answers that must call."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steering.errors import InvalidRequest
+from steering.strict_json import load_json
+
+MAX_DEPTH = 64
+"""Levels of lists and objects in a call."""
+ARGUMENT_KEYS = ("arguments", "parameters")
+"""Names under which a call has its arguments."""
+WHITE_SPACE = " \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """How a family of models writes calls: `begin`, JSON, `end`.
+
+    contains, lacks: strings of its chat templates, and strings of those of other formats.
+    key: of the arguments. many: whether the JSON is a list of calls, not one call.
+    bare: an answer that starts with JSON is a call too, and calls are separated by `;`.
+    space: what the family writes between the markers and the JSON, and between calls.
+    id_length: of ids that its templates accept, letters and digits; 0 for any.
+    tokens: the markers that are tokens of the tokenizer's own. control: those of them that decoding leaves out.
+    """
+
+    name: str
+    contains: tuple[str, ...]
+    begin: str
+    end: str = ""
+    key: str = "arguments"
+    lacks: tuple[str, ...] = ()
+    many: bool = False
+    bare: bool = False
+    space: str = ""
+    id_length: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    control: Mapping[int, str] = field(default_factory=dict)
+
+    def grammar(self, parameters: Mapping[str, dict[str, Any]], several: bool) -> str:
+        """Returns the grammar, in Lark's notation, of answers that call functions and say nothing else.
+        parameters: the schema of the arguments of each function. several: whether an answer may have more than one call."""
+        rules = []
+        for index, (name, schema) in enumerate(parameters.items()):
+            begin = _literal(f'{{"name": "{name}", "{self.key}": ')
+            rules.append(f"call_{index}: {begin} args_{index} {_literal('}')}")
+            rules.append(f"args_{index}: %json {json.dumps({'type': 'object'} | schema)}")
+        call = f"({' | '.join(f'call_{index}' for index in range(len(parameters)))})"
+        if self.many:
+            more = f" ({_literal(', ')} {call})*" if several else ""
+            start = f"{self._marker(self.begin)} {_literal('[')} {call}{more} {_literal(']')}"
+        elif self.bare:
+            start = call + (f" ({_literal('; ')} {call})*" if several else "")
+        else:
+            space = f" {_literal(self.space)} " if self.space else " "
+            one = f"{self._marker(self.begin)}{space}{call}{space}{self._marker(self.end)}"
+            start = one + (f" ({space}{one})*" if several else "")
+        return "\n".join([f"start: {start}", *rules])
+
+    def _marker(self, marker: str) -> str:
+        # llguidance reads a token of the tokenizer's own by its id only, never as the characters of its name
+        return f"<[{self.tokens[marker]}]>" if marker in self.tokens else _literal(marker)
+
+
+FORMATS = (
+    ToolFormat(
+        "hermes",
+        ("<tool_call>", '"arguments"'),
+        "<tool_call>",
+        "</tool_call>",
+        lacks=("<function=", "<arg_key>"),
+        space="\n",
+    ),
+    ToolFormat("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", lacks=("[ARGS]",), many=True, id_length=9),
+    ToolFormat(
+        "llama3_json",
+        ('{"name": ', '"parameters": '),
+        "<|python_tag|>",
+        key="parameters",
+        lacks=("<tool_call>", '"tool_name"'),
+        bare=True,
+    ),
+)
+"""Hermes and Qwen 2.5 and 3; Mistral up to tokenizer v3; Llama 3.1 to 3.3. The first that fits a template is its format."""
+
+
+def format_of(template: str, added: Mapping[str, int], special: Collection[str]) -> ToolFormat | None:
+    """Returns the format of a chat template that has tools, None where it has none or an unknown format.
+    added: the tokens that the tokenizer has beside its vocabulary. special: those that decoding leaves out."""
+    if "tools" not in template:
+        return None
+    template = template.replace('\\"', '"')
+    for known in FORMATS:
+        if all(one in template for one in known.contains) and not any(one in template for one in known.lacks):
+            tokens = {marker: added[marker] for marker in (known.begin, known.end) if marker in added}
+            control = {token: marker for marker, token in tokens.items() if marker in special}
+            return replace(known, tokens=tokens, control=control)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCall:
+    """A whole and valid call in an answer. arguments: a JSON object, as text."""
+
+    name: str
+    arguments: str
+
+
+class CallParser:
+    """Separates the text of an answer from its calls as it grows. However the answer is cut into pieces, the joined texts and the
+    calls are the same. A call is returned when it is whole; until then none of it is.
+
+    names: the functions that may be called. What begins a call and is none of them is text, with a warning.
+    """
+
+    def __init__(self, form: ToolFormat, names: Collection[str]) -> None:
+        self.warnings: list[str] = []
+        self._form, self._names = form, names
+        self._opening = "[" if form.many else "{"
+        self._space = WHITE_SPACE  # what may stand around calls and is left out there
+        self._starts = form.bare  # whether JSON may begin a call here without a marker
+        self._after_call = False
+        self._held = ""  # white space and the start of a marker, of which the next characters decide what they are
+        self._call: list[str] = []  # the characters of the call that has begun, with what was held before it
+        self._json_at = -1  # where its JSON begins and ends in it
+        self._json_end = -1
+        self._depth, self._string, self._escaped = 0, False, False
+        self._calls: list[FoundCall] = []
+
+    def feed(self, text: str) -> list[str | FoundCall]:
+        """Returns the texts and calls that became certain with the next characters."""
+        found: list[str | FoundCall] = []
+        coming = list(reversed(text))
+        while coming:
+            character = coming.pop()
+            coming.extend(reversed(self._step(character, found)))
+        return _joined(found)
+
+    def finish(self) -> list[str | FoundCall]:
+        """Returns what was held, as the answer has ended. A call without its end marker counts; one without the end of its JSON is text."""
+        found: list[str | FoundCall] = []
+        if self._json_end >= 0:
+            self._end_call(found)
+        elif self._call:
+            again = self._refuse("the answer ends within a call of a tool; it is returned as text", found)
+            found.extend(self.feed(again))
+        if self._held.strip(self._space) or not self._after_call:
+            found.append(self._held)
+        self._held = ""
+        return _joined(found)
+
+    def _step(self, character: str, found: list[str | FoundCall]) -> str:
+        """Reads a character. Returns what must be read again, as it turned out not to be part of a call."""
+        if not self._call:
+            self._read_text(character, found)
+            return ""
+        self._call.append(character)
+        if self._json_end >= 0:
+            return self._read_end(found)
+        if self._json_at >= 0:
+            return self._read_json(character, found)
+        if character in WHITE_SPACE:
+            return ""
+        if character != self._opening:
+            return self._refuse("a call of a tool is not JSON; it is returned as text", found)
+        self._json_at = len(self._call) - 1
+        self._depth, self._string, self._escaped = 1, False, False
+        return ""
+
+    def _read_text(self, character: str, found: list[str | FoundCall]) -> None:
+        self._held += character
+        start = self._held.lstrip(self._space)
+        if start == self._form.begin or (self._starts and start == self._opening):
+            self._call, self._held = list(self._held), ""
+            self._json_at = len(self._call) - 1 if start == self._opening else -1
+            self._depth, self._string, self._escaped = 1, False, False
+            return
+        if self._form.begin.startswith(start):  # also the empty one: white space
+            return
+        # The longest end of it that may be the start of a marker is held.
+        cut = next(at for at in range(1, len(start) + 1) if self._form.begin.startswith(start[at:].lstrip(WHITE_SPACE)))
+        found.append(self._held[: len(self._held) - len(start) + cut])
+        self._held = start[cut:]
+        self._starts = self._after_call = False
+        self._space = WHITE_SPACE
+
+    def _read_json(self, character: str, found: list[str | FoundCall]) -> str:
+        if self._string:
+            if self._escaped:
+                self._escaped = False
+            elif character == "\\":
+                self._escaped = True
+            elif character == '"':
+                self._string = False
+            return ""
+        if character == '"':
+            self._string = True
+        elif character in "{[":
+            self._depth += 1
+        elif character in "}]":
+            self._depth -= 1
+        if self._depth > MAX_DEPTH:
+            return self._refuse(
+                f"a call of a tool is nested deeper than {MAX_DEPTH} levels; it is returned as text", found
+            )
+        if self._depth:
+            return ""
+        self._json_end = len(self._call)
+        try:
+            self._calls = self._parsed("".join(self._call[self._json_at :]))
+        except InvalidRequest as error:
+            return self._refuse(f"{error.message}; it is returned as text", found)
+        if not self._form.end:
+            self._end_call(found)
+        return ""
+
+    def _read_end(self, found: list[str | FoundCall]) -> str:
+        end = "".join(self._call[self._json_end :]).lstrip(WHITE_SPACE)
+        if end == self._form.end:
+            self._end_call(found)
+        elif not self._form.end.startswith(end):
+            return self._refuse(f"a call of a tool lacks {self._form.end!r}; it is returned as text", found)
+        return ""
+
+    def _end_call(self, found: list[str | FoundCall]) -> None:
+        found.extend(self._calls)
+        self._reset()
+        self._after_call, self._starts = True, self._form.bare
+        self._space = WHITE_SPACE + ";" if self._form.bare else WHITE_SPACE
+
+    def _refuse(self, warning: str, found: list[str | FoundCall]) -> str:
+        """Returns the text of a call that is none, after its first characters, to be read again."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+        # up to its JSON, or with it: what follows may begin another call
+        end = self._json_end if self._json_end >= 0 else len(self._call)
+        if self._json_at < 0:
+            end -= 1
+        text, again = "".join(self._call[:end]), "".join(self._call[end:])
+        self._reset()
+        self._starts = self._after_call = False
+        self._space = WHITE_SPACE
+        found.append(text)
+        return again
+
+    def _reset(self) -> None:
+        self._call, self._json_at, self._json_end, self._calls = [], -1, -1, []
+
+    def _parsed(self, text: str) -> list[FoundCall]:
+        """Reads the JSON of a call, or of several. Raises InvalidRequest where it is none of a function that may be called."""
+        value = load_json(text, "a call of a tool", depth=MAX_DEPTH)
+        calls = value if isinstance(value, list) else [value]
+        if not calls:
+            raise InvalidRequest("a call of a tool names no function")
+        return [self._checked(call) for call in calls]
+
+    def _checked(self, call: Any) -> FoundCall:
+        name = call.get("name") if isinstance(call, dict) else None
+        if not isinstance(name, str):
+            raise InvalidRequest("a call of a tool has no name")
+        if name not in self._names:
+            raise InvalidRequest(f"the answer calls {name[:64]!r}, which is none of the tools")
+        arguments: Any = next((call[key] for key in ARGUMENT_KEYS if key in call), {})
+        if not isinstance(arguments, dict):
+            raise InvalidRequest(f"the arguments of a call of {name!r} are no JSON object")
+        return FoundCall(name, json.dumps(arguments, ensure_ascii=False))
+
+
+def _literal(text: str) -> str:
+    """Returns a string of Lark's notation."""
+    return json.dumps(text)
+
+
+def _joined(found: list[str | FoundCall]) -> list[str | FoundCall]:
+    """Joins neighbouring texts and leaves out empty ones."""
+    joined: list[str | FoundCall] = []
+    for one in found:
+        if isinstance(one, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += one
+        elif one:
+            joined.append(one)
+    return joined
