@@ -392,9 +392,8 @@ class ModelTokenizer:
             messages = [message.changed(lambda text: self._encoder.marked(text, marks)) for message in messages]
         text = self.render(messages)
         tools = any(isinstance(message, ToolMessage) for message in messages)
-        if tools and any(
-            json.dumps(mark)[1:-1] in text for mark in marks
-        ):  # what they mark would become a control token
+        # without its mark, what the template escapes would be read as a control token
+        if tools and any(json.dumps(mark)[1:-1] in text for mark in marks):
             raise InvalidRequest("the chat template escapes what the tools contain of control strings", param="tools")
         return _without(marks, text), self._encoder.rendered(text, marks, most)
 

@@ -130,7 +130,7 @@ async def test_the_last_prompt_position_and_the_answer_are_the_assistants(
 
 async def test_what_makes_no_sense_is_refused(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     refused: list[dict[str, list[Any]]] = [{"token_ids": []}, {"token_ids": [-1]}, {"token_ids": [True]}]
-    for wrong in (*refused, {"roles": ["tool"]}, {"roles": []}):
+    for wrong in (*refused, {"roles": ["function"]}, {"roles": []}):
         with pytest.raises(ValidationError):
             TokenScope.model_validate(wrong)
     async with family_engine("llama", hf_byte_tokenizer) as engine:
