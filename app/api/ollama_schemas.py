@@ -8,11 +8,12 @@ from app.api.openai_schemas import Label, ModelName, RefusingRequest
 from app.api.translated import TopK, continuing
 from steering.pairs import ChatMessage
 from steering.schemas import messages as native
-from steering.schemas.base import Flag, Whole
+from steering.schemas.base import Flag
 from steering.schemas.steering import Steering
 from steering.schemas.structured import Schema
 from steering.spec import Number
 
+Setting = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
 _NEWEST = ":latest"
 """The tag that Ollama's clients add to a name without one."""
 
@@ -56,10 +57,10 @@ class Options(RefusingRequest):
     num_predict: Annotated[int, Field(strict=True, ge=-2, le=1_000_000), AfterValidator(_limit)] | None = None
     steering: Steering | None = None
     numa: Flag | None = None
-    num_batch: Whole | None = None
-    num_gpu: Whole | None = None
-    main_gpu: Whole | None = None
-    num_thread: Whole | None = None
+    num_batch: Setting | None = None
+    num_gpu: Setting | None = None
+    main_gpu: Setting | None = None
+    num_thread: Setting | None = None
     low_vram: Flag | None = None
     f16_kv: Flag | None = None
     use_mmap: Flag | None = None
