@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from steering.errors import UnsupportedParameter
 from steering.schemas import messages as native
@@ -92,6 +92,13 @@ class NamedTool(Request):
     function: NamedFunction
 
 
+def _without(name: str) -> BeforeValidator:
+    """Removes a field that the `openai` package adds to the messages it returns, and sends back with them."""
+    return BeforeValidator(
+        lambda value: {key: value[key] for key in value if key != name} if isinstance(value, dict) else value
+    )
+
+
 class CalledFunction(Request):
     """A function that an earlier answer called. arguments: a JSON object, as text."""
 
@@ -104,7 +111,7 @@ class Call(Request):
 
     id: CallId
     type: Literal["function"]
-    function: CalledFunction
+    function: Annotated[CalledFunction, _without("parsed_arguments")]
 
 
 class ChatMessage(Request):
@@ -118,7 +125,9 @@ class ChatMessage(Request):
     audio: None = None
     function_call: None = None
     annotations: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
-    tool_calls: Annotated[tuple[Call, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_calls: (
+        Annotated[tuple[Annotated[Call, _without("index")], ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None
+    ) = None
     tool_call_id: CallId | None = None
 
     @model_validator(mode="before")
@@ -196,7 +205,10 @@ class ChatRequest(GenerationRequest):
         "prompt_cache_options": _ANY,
     }
 
-    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
+    messages: Annotated[
+        tuple[Annotated[ChatMessage, _without("parsed")], ...],
+        Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True),
+    ]
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: Flag | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
 from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.engine.transformers.engine import TransformersEngine
@@ -146,6 +147,31 @@ async def test_a_call_that_is_not_finished_is_text_with_a_warning() -> None:
             text, calls, chunks = await streamed(client, **TOOLS, max_tokens=size)
             assert (text, len(calls)) == (content, count)
             assert (chunks[-1].model_extra or {})["steering"]["warnings"] == [warning]
+
+
+class Weather(BaseModel):
+    """Arguments of which the `openai` package makes a tool."""
+
+    city: str
+    days: int
+
+
+async def test_the_helpers_of_the_client_parse_arguments_and_their_messages_can_be_sent_back() -> None:
+    async with speaking("hermes") as (engine, client):
+        engine.says = '<tool_call>{"name": "Weather", "arguments": {"city": "Bern", "days": 2}}</tool_call>'
+        asked = {**ASK, "tools": [openai.pydantic_function_tool(Weather)]}
+        async with client.chat.completions.stream(**asked) as stream:
+            final = await stream.get_final_completion()
+        parsed = await client.chat.completions.parse(**asked)
+        engine.says = "Sunny."
+        for message in (final.choices[0].message, parsed.choices[0].message):
+            assert message.tool_calls is not None
+            (call,) = message.tool_calls
+            assert call.function.parsed_arguments == Weather(city="Bern", days=2)
+            result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+            messages = [*ASK["messages"], message, result]
+            last = await client.chat.completions.create(**{**asked, "messages": messages})
+            assert last.choices[0].message.content == "Sunny."
 
 
 async def test_the_request_of_the_page_is_answered(start: StartServer) -> None:
