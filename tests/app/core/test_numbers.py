@@ -8,7 +8,7 @@ import pytest
 
 from app.core.settings import Settings
 from app.main import create_app
-from tests.app.conftest import Server
+from tests.app.conftest import Server, refusal
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store
 
@@ -73,7 +73,9 @@ def takes_a_flag(body: Any) -> bool:
 
 
 def takes_a_text(path: str, body: Any) -> bool:
-    """Prompts and inputs of the OpenAI routes may also be texts, or lists of tokens."""
+    """Prompts and inputs of the OpenAI routes may also be texts, or lists of tokens, and durations of Ollama's texts."""
+    if path in ("/api/chat", "/api/generate"):
+        return place(body) == "keep_alive"
     return path in ("/v1/completions", "/v1/embeddings") and place(body).startswith(("prompt", "input"))
 
 
@@ -107,7 +109,7 @@ async def test_no_numeric_field_takes_what_is_no_number(server: Server) -> None:
                 content=text.replace(str(MARK), value).encode(),
                 headers={"content-type": "application/json"},
             )
-            error = answer.json()["error"]
+            error = refusal(answer)
             parsed = not error["message"].startswith("the body is not valid JSON")
             named = error["param"] == (place(body) if parsed else None)
             if answer.status_code != 400 or not named or "99999" in answer.text:
