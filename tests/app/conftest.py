@@ -17,6 +17,8 @@ from app.main import create_app
 from app.state import AppState
 from steering.engine.api import Engine
 from steering.store.store import Store
+from tests.app.core.listening import Listening
+from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines, unclosed
 from tests.fakes import ScriptedEngine
 from tests.memory_store import memory_store
 
@@ -98,6 +100,19 @@ def refusal(answer: httpx2.Response) -> dict[str, Any]:
     body: dict[str, Any] = answer.json()
     error = body["error"]
     return {**body, "message": error} if isinstance(error, str) else error
+
+
+@pytest.fixture(params=CONTRACT_ENGINES)
+async def listening(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Listening]:
+    """A server on a real socket for each engine."""
+    async with contract_engines.opened(request.param) as engine, Listening(unclosed(engine)) as one:
+        yield one
+
+
+@pytest.fixture
+def model(listening: Listening) -> str:
+    """The name of its model."""
+    return listening.engine.info.name
 
 
 def events_of(text: str) -> list[tuple[str, Any]]:

@@ -12,8 +12,8 @@ from app.core.protocol import BoundedProtocol
 from app.core.settings import Settings
 from app.main import create_app
 from app.server import DrainingServer
+from app.state import AppState
 from steering.engine.api import Engine
-from tests.app.conftest import state
 from tests.memory_store import memory_store
 from tests.polling import until
 
@@ -24,7 +24,7 @@ class Listening:
     def __init__(self, engine: Engine, protocol: type[BoundedProtocol] = BoundedProtocol, **settings: Any) -> None:
         self.engine = engine
         self.app = create_app(Settings(**settings), lambda _: engine, memory_store)
-        self.state = state(self.app)
+        self.state: AppState = self.app.state.steering
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

@@ -8,20 +8,6 @@ from ollama import AsyncClient
 
 from tests.app.core.listening import Listening
 from tests.app.openai.conftest import PROFILE
-from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines, unclosed
-
-
-@pytest.fixture(params=CONTRACT_ENGINES)
-async def listening(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Listening]:
-    """A server over an engine."""
-    async with contract_engines.opened(request.param) as engine, Listening(unclosed(engine)) as one:
-        yield one
-
-
-@pytest.fixture
-def model(listening: Listening) -> str:
-    """The name of the served model."""
-    return listening.engine.info.name
 
 
 @pytest.fixture

@@ -6,22 +6,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.app.core.listening import Listening
-from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines, unclosed
 
 PROFILE = {"interventions": [{"vector": "mood", "strength": 0.5}], "description": "a good mood"}
-
-
-@pytest.fixture(params=CONTRACT_ENGINES)
-async def listening(request: pytest.FixtureRequest, contract_engines: ContractEngines) -> AsyncIterator[Listening]:
-    """A server over an engine, with a vector and a profile."""
-    async with contract_engines.opened(request.param) as engine, Listening(unclosed(engine)) as one:
-        yield one
-
-
-@pytest.fixture
-def model(listening: Listening) -> str:
-    """The name of the served model."""
-    return listening.engine.info.name
 
 
 @pytest.fixture
