@@ -36,15 +36,15 @@ WORD = 32
 
 
 class Matcher:
-    """The tokens with which one answer may go on. eos_ids: allowed wherever the answer may end."""
+    """The tokens with which one answer may go on. eos_ids: allowed wherever the answer may end. seconds: see Grammars."""
 
-    def __init__(self, inner: LLMatcher, eos: int, eos_ids: Iterable[int]) -> None:
+    def __init__(self, inner: LLMatcher, eos: int, eos_ids: Iterable[int], seconds: float) -> None:
         self._inner, self._eos, self._eos_ids = inner, eos, frozenset(eos_ids)
-        self._left = FIRST_SECONDS
+        self._seconds = self._left = seconds
 
     def copy(self) -> "Matcher":
         """Returns a matcher in the same state, for another answer."""
-        return Matcher(self._inner.deep_copy(), self._eos, self._eos_ids)
+        return Matcher(self._inner.deep_copy(), self._eos, self._eos_ids, self._seconds)
 
     def allows(self, token: int) -> bool:
         """Returns whether a token may follow. Takes microseconds, where a mask takes a tenth of a millisecond."""
@@ -94,8 +94,9 @@ def allowed(matchers: Sequence[Matcher], logits: Logits) -> Logits:
 class Grammars:
     """Compiles grammars for one model, one at a time in a thread of its own, and keeps the last ones."""
 
-    def __init__(self, tokenizer: ModelTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: ModelTokenizer, seconds: float = FIRST_SECONDS) -> None:
+        """seconds: of work that an answer may take before its first token."""
+        self._tokenizer, self._seconds = tokenizer, seconds
         self._compiled: LRUCache[Grammar, Matcher] = LRUCache(KEPT)
         self._executor = ThreadPerTaskExecutor(max_threads=1)
 
@@ -117,7 +118,7 @@ class Grammars:
     def _compile(self, grammar: Grammar) -> Matcher:
         vocabulary = self.vocabulary
         inner = LLMatcher(vocabulary, _source(grammar), log_level=0, limits=_limits())
-        matcher = Matcher(inner, vocabulary.eos_token, self._tokenizer.eos_ids)
+        matcher = Matcher(inner, vocabulary.eos_token, self._tokenizer.eos_ids, self._seconds)
         if not matcher.error:  # what a first token cannot match shows with the first mask
             matcher.fill(np.zeros(-(-vocabulary.vocab_size // WORD), dtype=np.uint32))
         if matcher.error:

@@ -69,7 +69,8 @@ def open_engine(options: EngineOptions) -> TransformersEngine:
     return engine
 
 
-def _opened(options: EngineOptions) -> TransformersEngine:
+def _opened(options: EngineOptions, largest: int = MAX_COMPILED_PARAMETERS) -> TransformersEngine:
+    """largest: parameters of a model that is compiled by default; larger ones have the kernels alone, where they need them."""
     kernels = options.kernels and options.compiled is not False
     loaded = _tested(options, kernels=kernels)
     needed = kernels and needs_kernels(loaded.model.dtype, loaded.model.device)
@@ -78,11 +79,8 @@ def _opened(options: EngineOptions) -> TransformersEngine:
             "dtype_changed", dtype="float32", reason="this model would run without the kernels that make bfloat16 fast"
         )
         loaded, needed = _tested(options, kernels=False), False
-    small = loaded.info.parameter_count <= MAX_COMPILED_PARAMETERS
-    graph = small if options.compiled == "auto" else options.compiled
-    request = (
-        compile_request(loaded, options, graph=graph) if graph or needed else None
-    )  # large models: the kernels alone
+    graph = loaded.info.parameter_count <= largest if options.compiled == "auto" else options.compiled
+    request = compile_request(loaded, options, graph=graph) if graph or needed else None
     return TransformersEngine(loaded, options.limits, request)
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine import grammars
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.engine.grammars import Grammars, Matcher, allowed
 from steering.engine.options import EngineLimits
@@ -292,10 +291,8 @@ async def test_demanding_grammars_are_as_fast_as_the_bounds_demand(
     assert same
 
 
-async def test_a_grammar_that_takes_too_long_ends_its_own_answer(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grammars, "FIRST_SECONDS", -10.0)
+async def test_a_grammar_that_takes_too_long_ends_its_own_answer(engine: TransformersEngine) -> None:
+    engine._grammars = Grammars(engine.tokenizer, seconds=-10.0)
     ended, same = await _beside_another(engine, Grammar("regex", "a*"))
     assert isinstance(ended, LimitExceeded)
     assert same

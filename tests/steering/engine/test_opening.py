@@ -61,11 +61,8 @@ def test_auto_is_float32_where_no_compiler_can_build_the_kernels(
 
 
 @needs_emulation
-def test_a_large_model_gets_the_kernels_alone(
-    tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(factory, "MAX_COMPILED_PARAMETERS", 0)
-    engine = opened("llama", tmp_path, hf_byte_tokenizer)
+def test_a_large_model_gets_the_kernels_alone(tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = factory._opened(saved("llama", tmp_path, hf_byte_tokenizer), largest=0)
     asyncio.run(engine.close())
     executor = engine._runner.executor
     assert isinstance(executor, CompiledExecutor)
