@@ -358,25 +358,11 @@ class Hold(Spec):
 
 class StrengthFrom(Spec):
     """Multiplies the strength of `add` at each token by the score of `vector` there plus `bias`; score and bias are in
-    natural scales. `relu`: a sum below 0 counts as 0. floor: 0, which is another way to write `relu`."""
+    natural scales. `relu`: a sum below 0 counts as 0."""
 
     vector: VectorName
     bias: Number = 0.0
-    activation: Literal["linear", "relu"] | None = None
-    floor: Number | None = None
-
-    @model_validator(mode="after")
-    def _one_activation(self) -> "StrengthFrom":
-        if self.floor not in (None, 0.0):
-            raise ValueError("'floor' must be 0 or null: another least strength is an 'add' of its own beside this one")
-        if self.floor is not None and self.activation == "linear":
-            raise ValueError("activation 'linear' takes no 'floor'")
-        return self
-
-    @property
-    def rectified(self) -> bool:
-        """Whether a sum below 0 counts as 0."""
-        return self.activation == "relu" or self.floor is not None
+    activation: Literal["linear", "relu"] = "linear"
 
 
 class InterventionSpec(Spec):

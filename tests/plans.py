@@ -32,7 +32,7 @@ WORK: dict[str, dict[str, Any]] = {
     "replace": {"operation": "replace", "to": "beta"},
 }
 
-FACTORS: list[dict[str, Any]] = [{"bias": 0.6}, {"bias": -0.3, "floor": 0}, {"activation": "relu"}]
+FACTORS: list[dict[str, Any]] = [{"bias": 0.6}, {"bias": -0.3, "activation": "relu"}, {"activation": "relu"}]
 """Of `strength_from`."""
 
 

@@ -94,7 +94,7 @@ class Controllers:
 def factor(source: StrengthFrom, entry: LayerDirection, r: torch.Tensor) -> float:
     """What the score of the second vector makes of a strength. entry: that vector at the layer."""
     wanted = (float(r @ entry.direction) - middle(entry)) / entry.scale + source.bias
-    return max(wanted, 0.0) if source.activation == "relu" or source.floor == 0.0 else wanted
+    return max(wanted, 0.0) if source.activation == "relu" else wanted
 
 
 def dose_part(item: InterventionSpec, vector: ConceptVector, norms: Sequence[float], layer: int, count: int) -> float:

@@ -130,7 +130,7 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
         if one.strengths:
             action += f", shared out as {_by_layer(one.strengths, '+.2f')}"
         if (source := one.strength_from) is not None:
-            least = ", at least 0" if source.rectified else ""
+            least = ", at least 0" if source.activation == "relu" else ""
             action += f" times (score of {source.vector} {source.bias:+g}{least})"
         if one.hold is not None:
             held = ", ".join(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import radians
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from steering.errors import InvalidRequest
 from steering.operations.base import Edit, Operation, unit_size
@@ -33,8 +33,7 @@ class Add(Operation):
                     param="unit",
                 )
             read, bias = other.direction / other.scale, source.bias - other.middle / other.scale
-            kind: Literal["linear", "relu"] = "relu" if source.rectified else "linear"
-            return (Edit(entry.direction, read, bias, weight=amount, kind=kind),)
+            return (Edit(entry.direction, read, bias, weight=amount, kind=source.activation),)
         if spec.unit == "relative":
             return (Edit(entry.direction, relative=spec.strength),)
         return (Edit(entry.direction, bias=amount),)
@@ -42,7 +41,7 @@ class Add(Operation):
     @staticmethod
     def sign(spec: InterventionSpec) -> int | None:
         """The sign of the set point, or of the strength; none where a score may have either sign."""
-        if spec.strength_from is not None and not spec.strength_from.rectified:
+        if spec.strength_from is not None and spec.strength_from.activation == "linear":
             return None
         return _sign(spec.strength) if spec.hold is None else 1 if spec.hold.score >= 0.0 else -1
 

@@ -71,7 +71,7 @@ async def test_a_strength_from_a_score_is_reported_and_replayed(server: Server) 
     """It names the version that was read; the policy's dose limit bounds what is not known beforehand."""
     await server.register()
     await server.register("mood")
-    source = {"vector": "mood", "bias": 0.5, "floor": 0}
+    source = {"vector": "mood", "bias": 0.5, "activation": "relu"}
     item = {"vector": "sentiment", "strength": 0.5, "layers": [1], "strength_from": source}
     answer = (await server.client.post("/v1/generate", json={**ASK, "steering": [item]})).json()
     (applied,) = answer["steering"]["applied"]
@@ -90,7 +90,7 @@ async def test_a_strength_from_a_score_is_reported_and_replayed(server: Server) 
     ("change", "status", "param"),
     [
         ({"strength_from": {"vector": "nobody"}}, 404, "vector"),
-        ({"strength_from": {"vector": "sentiment", "floor": 0.5}}, 400, "steering.0.strength_from"),
+        ({"strength_from": {"vector": "sentiment", "activation": "elu"}}, 400, "steering.0.strength_from.activation"),
         ({"strength_from": {"vector": "sentiment", "gain": 2}}, 400, "steering.0.strength_from.gain"),
         ({"operation": "ablate", "strength_from": {"vector": "sentiment"}}, 400, "strength_from"),
         ({"unit": "relative", "strength_from": {"vector": "sentiment"}}, 400, "unit"),

@@ -64,7 +64,7 @@ def test_what_a_model_wrote_is_shown_as_text_and_never_as_codes_or_markup() -> N
 
 
 def test_a_strength_from_a_score_is_shown_with_its_formula() -> None:
-    source = StrengthFrom(vector="mood@1", bias=0.2, floor=0.0)
+    source = StrengthFrom(vector="mood@1", bias=0.2, activation="relu")
     applied = AppliedIntervention(
         vector="warm@2", sha256="0", operation="add", layers=[1], strength=0.5, unit="scale", strength_from=source,
         planned_dose={}, relative_dose={"1": 0.03}, fired=True,

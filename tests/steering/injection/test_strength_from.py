@@ -28,7 +28,7 @@ PROBED: dict[str, Any] = {"vector": "alpha", "layers": [1], "strength": 2.0, "st
 RELU = {"vector": "beta", "activation": "relu"}
 CASES: list[list[dict[str, Any]]] = [
     [PROBED],
-    [PROBED | {"strength": -3.0, "strength_from": {"vector": "beta", "bias": -0.2, "floor": 0}}],
+    [PROBED | {"strength": -3.0, "strength_from": {"vector": "beta", "bias": -0.2, "activation": "relu"}}],
     [PROBED | {"unit": "raw", "strength": 9.0, "layers": "all", "strength_from": RELU}],
     [PROBED | {"strength_from": {"vector": "alpha", "bias": 1.0, "activation": "linear"}}],
     [PROBED | {"scope": {"tokens": "generated", "start": 1, "end": 6}, "strength_from": RELU}],
@@ -110,12 +110,9 @@ async def test_it_agrees_with_the_slow_reference(
             assert doses == pytest.approx(theirs, rel=1e-2, abs=1e-4), items
 
 
-@pytest.mark.parametrize("probe", [{"floor": 0}, {"activation": "relu"}, {"activation": "relu", "floor": 0}])
-async def test_relu_leaves_a_token_whose_score_is_not_above_zero_and_doubles_with_the_score(
-    probe: dict[str, Any],
-) -> None:
+async def test_relu_leaves_a_token_whose_score_is_not_above_zero_and_doubles_with_the_score() -> None:
     residual = tokens_scoring(-2.0, 0.0, 0.5, 1.0)
-    change = await changed(residual, {"strength": 0.7, "strength_from": {"vector": "probe", **probe}})
+    change = await changed(residual, {"strength": 0.7, "strength_from": {"vector": "probe", "activation": "relu"}})
     assert change[0].abs().max() == 0.0
     assert change[1:].abs()[:, 1:].max() == 0.0
     assert change[1:, 0].tolist() == pytest.approx([0.0, 0.7 * SCALE * 0.5, 0.7 * SCALE * 1.0], abs=1e-5)
@@ -165,8 +162,6 @@ async def test_the_dose_guard_bounds_what_no_plan_knows(action: Any) -> None:
             InvalidRequest,
             "'hold' sets the strength at each token and takes no 'strength_from'",
         ),
-        ({"strength_from": {"vector": "probe", "floor": 0.5}}, ValueError, "'floor' must be 0 or null"),
-        ({"strength_from": {"vector": "probe", "floor": 0, "activation": "linear"}}, ValueError, "takes no 'floor'"),
     ],
 )
 async def test_what_cannot_be_is_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -175,7 +170,7 @@ async def test_what_cannot_be_is_refused(change: dict[str, Any], error: type[Exc
         await plan_for([item | change], planted(), INFO)
 
 
-@pytest.mark.parametrize(("probe", "sign"), [({}, None), ({"floor": 0}, -1)])
+@pytest.mark.parametrize(("probe", "sign"), [({}, None), ({"activation": "relu"}, -1)])
 def test_a_report_knows_the_direction_of_relu_alone(probe: dict[str, Any], sign: int | None) -> None:
     item = {"vector": "a", "strength": -0.5, "strength_from": {"vector": "b", **probe}}
     assert OPERATIONS["add"].sign(InterventionSpec.model_validate(item)) == sign
