@@ -70,6 +70,7 @@ def create_app(
             if isinstance(route, APIRoute):
                 methods[route.path] |= route.methods or set()
     app.state.steering = state
+    app.state.error_forms = {"/v1/messages": anthropic.error_form, "/api/": ollama.error_form}
     app.state.methods = {path: sorted(found) for path, found in methods.items()}  # for the answer to another one
     system.mount_playground(app)
     app.add_middleware(HostMiddleware, settings=state.settings)

@@ -159,7 +159,7 @@ class ScriptedEngine:
         _refuse_nonfinite(plan)
         count, written, scheduled = min(self._length, sampling.max_tokens), "", monotonic()
         stopped = self._length <= sampling.max_tokens
-        index, monitored = 0, MonitoredAnswer(request.monitors, request.request_id)
+        index, met, monitored = 0, None, MonitoredAnswer(request.monitors, request.request_id)
         scores = [_readout(one.vector.partition("@")[0], plan) for one in request.monitors.ordered]
         raised = monitored.read(scores, None)
         while index < count and not stops(raised):
@@ -167,9 +167,9 @@ class ScriptedEngine:
             raised += monitored.read(scores, index)
             token = 256 + _draw(ids, plan.fingerprint, sampling, index) % len(WORDS)
             text = self.tokenizer.token_text(token)
-            cut = _cut_at_stop(written + text, sampling.stop)
-            if cut is not None:
-                text, stopped, count = cut[len(written) :], True, index + 1
+            met = _met(written + text, sampling.stop)
+            if met is not None:
+                text, stopped, count = (written + text)[len(written) : met[0]], True, index + 1
             written += text
             self._generated += 1
             yield TokenEvent(
@@ -186,8 +186,9 @@ class ScriptedEngine:
             if stops(raised):
                 break
             raised = ()
-        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan))
-        finish = replace(finish, reason="monitor") if stops(raised) else finish
+        stop = None if met is None else met[1]
+        finish = Finish("stop" if stopped else "length", len(ids), index, 0, _report(plan), stop)
+        finish = replace(finish, reason="monitor", stop=None) if stops(raised) else finish
         last = TokenEvent(index, -1, "", finish=finish)
         yield last if index else replace(last, raised=raised, scheduled=scheduled)
 
@@ -229,9 +230,9 @@ def _draw(ids: Sequence[int], fingerprint: str, sampling: SamplingParams, index:
     return _digest(tuple(ids), fingerprint, sampling.temperature > 0, seed, index)
 
 
-def _cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[: min(found)] if found else None
+def _met(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Where a text meets a stop string first, and which."""
+    return min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
 def _refuse_nonfinite(plan: SteeringPlan) -> None:

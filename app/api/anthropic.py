@@ -1,8 +1,8 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API, a form of the chat completions."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Security
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from app.api import openai
 from app.api.anthropic_schemas import CountTokensRequest, MessagesRequest
 from app.api.context import AdmittedDep
-from app.api.translated import TranslatedChat, TranslatedWork, chat_messages
+from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.answers import Event
 from app.core.errors import body_of, outcome_of
 from app.core.requests import ApiRoute, Handler, needs
@@ -23,17 +23,16 @@ from steering.threads import run_in_thread
 from steering.workflows.generate import Answer
 
 _KEY = APIKeyHeader(name="x-api-key", scheme_name="x-api-key", auto_error=False, description="The same key.")
-_GENERATE = needs("generate")
+_GENERATE = needs("generate") | {"x-errors": "TypedError"}
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
 _STOP_REASONS = {"length": "max_tokens", "stop": "end_turn", "monitor": "refusal"}
-_LARGEST_CLIENT_ERROR = 499
 Beta = Annotated[bool | None, Query(description="Sent by the `beta` methods of Anthropic's client; changes nothing.")]
 
 
 def error_form(body: dict[str, Any], status: int) -> dict[str, Any]:
     """Returns an error in Anthropic's form, in which `param` and `code` are extra fields."""
     kind = body["error"]["type"]
-    if status > _LARGEST_CLIENT_ERROR:
+    if status >= 500:
         kind = "api_error"
     if status == 413:
         kind = "request_too_large"
@@ -41,12 +40,7 @@ def error_form(body: dict[str, Any], status: int) -> dict[str, Any]:
 
 
 class AnthropicRoute(ApiRoute):
-    """A route of Anthropic's API: its errors have that form, and it takes the key in `x-api-key` as well."""
-
-    error_form = staticmethod(error_form)
-
-    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
-        super().__init__(path, endpoint, **{**options, "dependencies": [Security(_KEY)]})  # describes it in OpenAPI
+    """A route of Anthropic's API: it takes the key in `x-api-key` as well."""
 
     def get_route_handler(self) -> Handler:
         """Returns the handler of ApiRoute, for the request with its key as `Authorization: Bearer`."""
@@ -65,16 +59,14 @@ class AnthropicRoute(ApiRoute):
         return handle
 
 
-router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"])
+router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], dependencies=[Security(_KEY)])
 
 
 @router.post("/v1/messages", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
 async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = None) -> Response:  # noqa: ARG001
     """Answers a conversation, as Anthropic's messages do; `steering` in and out."""
-    prompt = body.prompt()
-    chat = TranslatedChat(
+    asked = TranslatedRequest(
         model=body.model,
-        messages=chat_messages(prompt, context),
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -83,13 +75,13 @@ async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = Non
         seed=body.seed,
         steering=body.steering,
     )
-    return await MessageWork(context, chat, None).answer(prompt, body.max_tokens)
+    return await MessageWork(context, asked, None).answer(body.conversation(), body.max_tokens)
 
 
 @router.post("/v1/messages/count_tokens", openapi_extra=_GENERATE)
 async def count_tokens(body: CountTokensRequest, context: AdmittedDep, beta: Beta = None) -> dict[str, int]:  # noqa: ARG001
     """Counts the tokens of a conversation as the model reads it. It may be longer than the context."""
-    prompt = body.prompt()
+    prompt = body.conversation()
     context.check_messages(prompt)
     await openai.model(body.model, context)  # raises where there is none of this name
     try:
@@ -104,12 +96,15 @@ async def count_tokens(body: CountTokensRequest, context: AdmittedDep, beta: Bet
 class MessageWork(TranslatedWork):
     """An answer as a message with one block of text."""
 
-    params = MappingProxyType({"stop": "stop_sequences"})
+    @property
+    def params(self) -> Mapping[str, str]:
+        """See TranslatedWork.params."""
+        return {"stop": "stop_sequences", "prompt": "messages"}
 
     def described(self, answer: Answer) -> dict[str, Any]:
         """See TranslatedWork.described."""
         content = [{"type": "text", "text": answer.text}]
-        return {**self._message(content, _usage(answer.finish), self._stop(answer)), **self.facts(answer)}
+        return {**self._message(content, _usage(answer.finish), _stop(answer.finish)), **self.facts(answer)}
 
     def beginning(self) -> list[Event]:
         """See TranslatedWork.beginning. How much of the prompt was cached is known at the end."""
@@ -124,7 +119,7 @@ class MessageWork(TranslatedWork):
 
     def ending(self, answer: Answer) -> list[Event]:
         """See TranslatedWork.ending."""
-        ended = {"delta": self._stop(answer), "usage": _usage(answer.finish), **self.facts(answer)}
+        ended = {"delta": _stop(answer.finish), "usage": _usage(answer.finish), **self.facts(answer)}
         return [_event("content_block_stop", index=0), _event("message_delta", **ended), _event("message_stop")]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
@@ -135,15 +130,10 @@ class MessageWork(TranslatedWork):
         head = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", "model": self.body.model}
         return {**head, "content": content, **stop, "usage": usage}
 
-    def _stop(self, answer: Answer) -> dict[str, Any]:
-        """Returns why the answer ended. Which stop string was met is found in the tokens: the first one of their text."""
-        reason, met = _STOP_REASONS[answer.finish.reason], None
-        stops = self.generation.request.sampling.stop
-        if answer.finish.reason == "stop" and stops:
-            text = self.context.engine.tokenizer.decode(answer.tokens)
-            found = [(at, number) for number, stop in enumerate(stops) if (at := text.find(stop)) >= 0]
-            met = stops[min(found)[1]] if found else None
-        return {"stop_reason": reason if met is None else "stop_sequence", "stop_sequence": met}
+
+def _stop(finish: Finish) -> dict[str, Any]:
+    reason = _STOP_REASONS[finish.reason] if finish.stop is None else "stop_sequence"
+    return {"stop_reason": reason, "stop_sequence": finish.stop}
 
 
 def _event(name: str, **fields: Any) -> Event:

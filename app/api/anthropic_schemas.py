@@ -80,7 +80,7 @@ class ConversationRequest(RefusingRequest):
     system: Content | None = None
     cache_control: CacheControl | None = None
 
-    def prompt(self) -> tuple[ChatMessage, ...]:
+    def conversation(self) -> tuple[ChatMessage, ...]:
         """Returns the messages, after the system prompt; see `continuing`."""
         system = "" if self.system is None else text_of(self.system)
         begun = (ChatMessage("system", system),) if system else ()

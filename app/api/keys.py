@@ -179,7 +179,7 @@ class ApiKeys:
         given = await BEARER(request)
         headers = request.headers.getlist("authorization")
         if given is None or len(headers) != 1 or headers[0].partition(" ")[2] != given.credentials:
-            raise InvalidApiKey("send exactly one header 'Authorization: Bearer <key>'")
+            raise InvalidApiKey("send the key once, in a header 'Authorization: Bearer <key>'")
         known = self._by_digest.get(hashlib.sha256(given.credentials.encode()).digest())
         if known is None or not known.valid:
             raise InvalidApiKey("this key is not known")

@@ -1,11 +1,10 @@
 """Ollama's API: /api/chat and /api/generate are forms of the chat completions; /api/tags, /api/show and /api/version describe the server."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from app.api import openai
 from app.api.context import AdmittedDep, Context, ContextDep
 from app.api.ollama_schemas import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, Options, ShowRequest
-from app.api.translated import TranslatedChat, TranslatedWork, chat_messages
+from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.answers import Event, LineStream
 from app.core.errors import body_of, outcome_of
 from app.core.requests import ApiRoute, needs
@@ -27,8 +26,6 @@ from steering.workflows.generate import Answer
 _GENERATE = needs("generate") | {"x-errors": "TextError"}
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}, "application/json": {}}}}
 _UNKNOWN_TIME = "1970-01-01T00:00:00Z"
-_BYTES = {"float32": 4, "float64": 8}
-"""Of a weight, by dtype; others have two."""
 
 
 def error_form(body: dict[str, Any], _: int) -> dict[str, Any]:
@@ -37,25 +34,19 @@ def error_form(body: dict[str, Any], _: int) -> dict[str, Any]:
     return {"error": detail["message"], "type": detail["type"], "param": detail["param"], "code": detail["code"]}
 
 
-class OllamaRoute(ApiRoute):
-    """A route of Ollama's API, whose errors have that form."""
-
-    error_form = staticmethod(error_form)
-
-
-router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
+router = APIRouter(route_class=ApiRoute, tags=["ollama"])
 
 
 @router.post("/api/chat", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
 async def chat(body: OllamaChatRequest, context: AdmittedDep) -> Response:
     """Answers a conversation, as Ollama's chat does: as a stream of lines unless `stream` is false; `steering` in and out."""
-    return await _answered(body, body.prompt(), context, "message")
+    return await _answered(body, body.conversation(), context, "message")
 
 
 @router.post("/api/generate", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
 async def generate(body: OllamaGenerateRequest, context: AdmittedDep) -> Response:
     """Answers a prompt, or with `raw` continues it: as a stream of lines unless `stream` is false; `steering` in and out."""
-    return await _answered(body, body.prompt_of(), context, "response")
+    return await _answered(body, body.conversation(), context, "response")
 
 
 @router.get("/api/tags", openapi_extra=_GENERATE)
@@ -68,7 +59,7 @@ async def tags(context: ContextDep) -> dict[str, Any]:
 async def show(body: ShowRequest, context: ContextDep) -> dict[str, Any]:
     """Describes one model."""
     info = context.engine.info
-    described = _described(await openai.model(body.served, context), context)
+    described = _described(await openai.model(body.served(info.name), context), context)
     kind = described["details"]["family"]
     facts = {"context_length": info.context_length, "embedding_length": info.d_model, "block_count": info.layer_count}
     return {
@@ -86,7 +77,7 @@ async def show(body: ShowRequest, context: ContextDep) -> dict[str, Any]:
 
 @router.get("/api/version", openapi_extra=_GENERATE)
 async def version() -> dict[str, str]:
-    """Returns the version of this server, which is no version of Ollama."""
+    """Returns the version of this server, not of Ollama."""
     return {"version": __version__}
 
 
@@ -107,7 +98,7 @@ def _described(item: dict[str, Any], context: Context) -> dict[str, Any]:
         "name": item["id"],
         "model": item["id"],
         "modified_at": _UNKNOWN_TIME,
-        "size": info.parameter_count * _BYTES.get(info.dtype, 2),
+        "size": info.parameter_count * (4 if info.dtype == "float32" else 2),
         "digest": info.fingerprint,
         "details": details,
         **own,
@@ -117,9 +108,8 @@ def _described(item: dict[str, Any], context: Context) -> dict[str, Any]:
 async def _answered(body: OllamaRequest, prompt: Prompt, context: Context, said: str) -> Response:
     """Answers a request of either route. said: the field of its answers that has the text."""
     options = body.options or Options()
-    chat = TranslatedChat(
-        model=body.served,
-        messages=chat_messages(prompt, context),
+    asked = TranslatedRequest(
+        model=body.served(context.engine.info.name),
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
@@ -129,12 +119,12 @@ async def _answered(body: OllamaRequest, prompt: Prompt, context: Context, said:
         frequency_penalty=options.frequency_penalty,
         seed=options.seed,
         stop=options.stop,
-        stream=body.stream,
+        stream=body.stream is not False,
         response_format=_format(body),
         steering=body.steering if options.steering is None else options.steering,
     )
     limit = options.num_predict if options.num_predict is not None and options.num_predict > 0 else None
-    return await OllamaWork(context, chat, None, body.model, said).answer(prompt, limit)
+    return await OllamaWork(context, asked, None, body.model, said).answer(prompt, limit)
 
 
 def _format(body: OllamaRequest) -> ResponseFormat | None:
@@ -149,7 +139,7 @@ class OllamaWork(TranslatedWork):
 
     model: as the request names it.
     said: the field that has the text.
-    arrived, scheduled, first: when the request arrived, when it left the queue, and when its first token was there, by monotonic().
+    arrived, scheduled, first: when the request was parsed, when it left the queue, and when its first token arrived, by monotonic().
     """
 
     model: str
@@ -158,10 +148,14 @@ class OllamaWork(TranslatedWork):
     scheduled: float | None = field(default=None, init=False)
     first: float | None = field(default=None, init=False)
 
-    params = MappingProxyType(
-        {"stop": "options.stop", "max_tokens": "options.num_predict", "response_format": "format"}
-    )
     form = LineStream
+
+    @property
+    def params(self) -> Mapping[str, str]:
+        """See TranslatedWork.params."""
+        prompt = "messages" if self.said == "message" else "prompt"
+        options = {"stop": "options.stop", "max_tokens": "options.num_predict"}
+        return {**options, "response_format": "format", "prompt": prompt}
 
     def described(self, answer: Answer) -> dict[str, Any]:
         """See TranslatedWork.described."""

@@ -39,11 +39,12 @@ class Options(RefusingRequest):
         "mirostat": 0,
         "mirostat_tau": None,
         "mirostat_eta": None,
-        "penalize_newline": None,
+        "penalize_newline": True,
         "logits_all": False,
         "vocab_only": False,
         "embedding_only": False,
     }
+    place = "options."
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -72,10 +73,10 @@ class ModelRequest(RefusingRequest):
 
     model: ModelName
 
-    @property
-    def served(self) -> str:
-        """The name of the model here, without the tag of Ollama's clients."""
-        return self.model.removesuffix(_NEWEST)
+    def served(self, loaded: str) -> str:
+        """Returns the name of the model here, without the tag of Ollama's clients unless it is part of the name. loaded: of the
+        loaded model."""
+        return self.model if self.model == loaded else self.model.removesuffix(_NEWEST) or self.model
 
 
 class ShowRequest(ModelRequest):
@@ -85,11 +86,11 @@ class ShowRequest(ModelRequest):
 
 
 class OllamaRequest(ModelRequest):
-    """Fields of both routes that generate. steering may also stand in `options`."""
+    """Fields of both routes that generate. stream: false for a whole answer. steering may also stand in `options`."""
 
     refused: ClassVar[dict[str, Any]] = {"think": False, "logprobs": False, "top_logprobs": 0}
 
-    stream: Flag = True
+    stream: Flag | None = None
     options: Options | None = None
     format: Literal["", "json"] | Schema | None = None
     keep_alive: Number | Label | None = None
@@ -118,7 +119,7 @@ class OllamaChatRequest(OllamaRequest):
 
     messages: Annotated[tuple[OllamaMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
 
-    def prompt(self) -> tuple[ChatMessage, ...]:
+    def conversation(self) -> tuple[ChatMessage, ...]:
         """Returns the messages; see `continuing`."""
         return continuing(tuple(ChatMessage(one.role, one.content) for one in self.messages))
 
@@ -133,7 +134,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
     prompt: native.PlainText
     system: native.Content | None = None
-    raw: Flag = False
+    raw: Flag | None = None
 
     @model_validator(mode="after")
     def _raw_alone(self) -> "OllamaGenerateRequest":
@@ -141,7 +142,7 @@ class OllamaGenerateRequest(OllamaRequest):
             raise ValueError("'raw' takes no 'system': the prompt is continued as it is")
         return self
 
-    def prompt_of(self) -> str | tuple[ChatMessage, ...]:
+    def conversation(self) -> str | tuple[ChatMessage, ...]:
         """Returns the text that is continued, or the conversation that is answered."""
         if self.raw:
             return self.prompt

@@ -156,24 +156,16 @@ def _item(name: str, profile: ProfileAnswer | ProfileName | None) -> dict[str, A
 
 
 @dataclass(eq=False)
-class OpenAIWork(ABC):
+class GenerationWork(ABC):
     """The generations of one request, one for each prompt; each has `n` choices, which are numbered over all prompts.
     logprobs: the alternatives listed with the log-probability of each token; None without log-probabilities.
-    warnings: what is reported in addition to the warnings of the plans.
-    called: how many calls of tools each choice has made.
-    created: when the request arrived, as Unix time."""
-
-    prefix: ClassVar[str]
-    kind: ClassVar[str]
-    chunk_kind: ClassVar[str]
+    warnings: what is reported in addition to the warnings of the plans."""
 
     context: Context
     body: OpenAIGeneration
     logprobs: int | None
     generations: list[Generation] = field(default_factory=list, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
-    called: Counter[int] = field(default_factory=Counter, init=False)
-    created: int = field(default_factory=lambda: int(time.time()), init=False)
 
     async def prepare(self, prompts: Sequence[Prompt], max_tokens: int | None) -> None:
         """Resolves the request. Everything that can be refused is refused here, and by `admit`. Without max_tokens an
@@ -199,30 +191,12 @@ class OpenAIWork(ABC):
         return self.body.sampling()
 
     @abstractmethod
-    def deltas(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """Returns what the chunks of a stream say of an event of a choice. There is one at least where the event ends the choice."""
-
-    @abstractmethod
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        """Describes a whole answer."""
-
     async def respond(self) -> Response:
         """Admits the request with the rows and tokens of all prompts, and answers it as a stream or as a whole."""
-        rows = sum(one.n for one in self.generations)
-        self.context.admit(rows, sum(one.cost for one in self.generations))
-        if self.body.stream:
-            return await event_stream(
-                self.context.state, self._stream(), lambda error: (Event(body_of(error)), Event("[DONE]"))
-            )
-        answers = await self.run()
 
-        def build() -> dict[str, Any]:
-            described = [
-                {**self.choice(index, one), **_ending(one, self.called[index])} for index, one in enumerate(answers)
-            ]
-            return self._response(self._head(self.kind), described, answers)
-
-        return await json_in_thread(build)
+    def admit(self) -> None:
+        """Raises Overloaded or RateLimited where the rows and tokens of all prompts are too many now."""
+        self.context.admit(sum(one.n for one in self.generations), sum(one.cost for one in self.generations))
 
     async def run(self) -> list[Answer]:
         """Returns the answers of all choices when the last one has ended."""
@@ -243,6 +217,57 @@ class OpenAIWork(ABC):
 
     def _observed(self) -> list[list[TokenEvent]]:
         return [[] for generation in self.generations for _ in range(generation.n)]
+
+    def _extension(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Returns `seed` and `steering`, which OpenAI's API does not have; clients keep them as extra fields. The
+        replay record is of the first prompt; there is none where nothing was generated that could be replayed."""
+        reports = [answer.finish.steering for answer in answers]
+        self.context.state.metrics.observe_dose(reports)
+        first = self.generations[0]
+        sampling, known = first.request.sampling, first.request.plan.warnings
+        others = [note for one in self.generations for note in one.request.plan.warnings if note not in known]
+        record = first.record if sampling.max_tokens else None
+        applied = applied_steering(first.request.plan, reports, record, tuple(dict.fromkeys([*others, *self.warnings])))
+        return {"seed": sampling.seed, "steering": applied.model_dump(mode="json", exclude_none=True)}
+
+
+@dataclass(eq=False)
+class OpenAIWork(GenerationWork):
+    """A completion of OpenAI's API.
+    called: how many calls of tools each choice has made.
+    created: when the request arrived, as Unix time."""
+
+    prefix: ClassVar[str]
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+
+    called: Counter[int] = field(default_factory=Counter, init=False)
+    created: int = field(default_factory=lambda: int(time.time()), init=False)
+
+    @abstractmethod
+    def deltas(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
+        """Returns what the chunks of a stream say of an event of a choice. There is one at least where the event ends the choice."""
+
+    @abstractmethod
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        """Describes a whole answer."""
+
+    async def respond(self) -> Response:
+        """See GenerationWork.respond."""
+        self.admit()
+        if self.body.stream:
+            return await event_stream(
+                self.context.state, self._stream(), lambda error: (Event(body_of(error)), Event("[DONE]"))
+            )
+        answers = await self.run()
+
+        def build() -> dict[str, Any]:
+            described = [
+                {**self.choice(index, one), **_ending(one, self.called[index])} for index, one in enumerate(answers)
+            ]
+            return self._response(self._head(self.kind), described, answers)
+
+        return await json_in_thread(build)
 
     async def _stream(self) -> AsyncGenerator[Event, None]:
         """Yields a chunk for each delta, the usage if requested, and [DONE]. The last delta of a choice says why it
@@ -283,31 +308,21 @@ class OpenAIWork(ABC):
         usage["prompt_tokens_details"] = {"cached_tokens": usage.pop("cached_tokens")}
         return {**head, "choices": described, "usage": usage, **self._extension(answers)}
 
-    def _extension(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """Returns `seed` and `steering`, which OpenAI's API does not have; clients keep them as extra fields. The
-        replay record is of the first prompt; there is none where nothing was generated that could be replayed."""
-        reports = [answer.finish.steering for answer in answers]
-        self.context.state.metrics.observe_dose(reports)
-        first = self.generations[0]
-        sampling, known = first.request.sampling, first.request.plan.warnings
-        others = [note for one in self.generations for note in one.request.plan.warnings if note not in known]
-        record = first.record if sampling.max_tokens else None
-        applied = applied_steering(first.request.plan, reports, record, tuple(dict.fromkeys([*others, *self.warnings])))
-        return {"seed": sampling.seed, "steering": applied.model_dump(mode="json", exclude_none=True)}
-
     def _text(self, token: int) -> str:
         return self.context.engine.tokenizer.token_text(token)
 
 
 def _ending(answer: Answer, called: int) -> dict[str, Any]:
-    """Returns why an answer that has called some tools ended, in OpenAI's terms, and `flags`: the monitors that were raised, where
-    some were."""
+    """Returns why an answer that made so many calls of tools ended, in OpenAI's terms, and its flags."""
     stop = "tool_calls" if called else "stop"
     reasons = {"stop": stop, "length": "length", "monitor": "content_filter"}
-    ending: dict[str, Any] = {"finish_reason": reasons[answer.finish.reason]}
-    if flags := raised_in(answer):
-        ending["flags"] = [one.model_dump(mode="json", exclude_none=True) for one in flags]
-    return ending
+    return {"finish_reason": reasons[answer.finish.reason], **flags_of(answer)}
+
+
+def flags_of(answer: Answer) -> dict[str, Any]:
+    """Returns `flags`, the monitors that were raised; nothing where none was."""
+    flags = [one.model_dump(mode="json", exclude_none=True) for one in raised_in(answer) or ()]
+    return {"flags": flags} if flags else {}
 
 
 @dataclass(eq=False)
@@ -325,12 +340,12 @@ class ChatWork(OpenAIWork):
     parsers: dict[int, CallParser] = field(default_factory=dict, init=False)
 
     def sampling(self) -> SamplingFields:
-        """See OpenAIWork.sampling. The answer is held to calls where `tool_choice` says so."""
+        """See GenerationWork.sampling. The answer is held to calls where `tool_choice` says so."""
         fields = super().sampling()
         return fields if self.tools is None else self.tools.held(fields)
 
     async def prepare(self, prompts: Sequence[Prompt], max_tokens: int | None) -> None:
-        """See OpenAIWork.prepare. Raises UnsupportedParameter for tools of a model that does not know them."""
+        """See GenerationWork.prepare. Raises UnsupportedParameter for tools of a model that does not know them."""
         if self.body.uses_tools:
             self.tools = await run_in_thread(ToolUse.of, self.context.engine, self.body)
             self.warnings += self.tools.warnings

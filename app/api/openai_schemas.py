@@ -23,10 +23,12 @@ _ANY = object()
 class RefusingRequest(Request):
     """Base of requests in the form of another API.
 
-    refused: the fields of that API that are not offered, each with the value that has no effect and is therefore accepted.
+    refused: the fields of that API that are not offered, each with the value that has no effect and is therefore accepted, as are
+    null and, unless it is the opposite, false. place: of the fields, in errors.
     """
 
     refused: ClassVar[dict[str, Any]] = {}
+    place: ClassVar[str] = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,8 +38,9 @@ class RefusingRequest(Request):
             return body
         for name, neutral in cls.refused.items():
             value = body.get(name)
-            if value is not None and (neutral is _ANY or value not in (neutral, False)):
-                raise UnsupportedParameter(f"{name} is not supported by this server", param=name)
+            off = value is None or (value is False and neutral is not True)
+            if not off and (neutral is _ANY or value != neutral):
+                raise UnsupportedParameter(f"{name} is not supported by this server", param=cls.place + name)
         return {name: value for name, value in body.items() if name not in cls.refused}
 
 

@@ -9,15 +9,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from starlette.responses import Response
 
-from app.api.context import Context
-from app.api.generate import Generation, raised_in
-from app.api.openai import ChatWork
-from app.api.openai_schemas import ChatMessage, ChatRequest
+from app.api.generate import Generation
+from app.api.openai import GenerationWork, flags_of
+from app.api.openai_schemas import GenerationRequest
 from app.core.answers import Event, EventStream, event_stream, json_in_thread
 from steering.engine.api import Prompt, TokenEvent
 from steering.errors import InvalidRequest, SteeringError
-from steering.pairs import ChatMessage as PromptMessage
-from steering.pairs import continued
+from steering.pairs import ChatMessage, continued
 from steering.spec import Number
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble
@@ -25,7 +23,7 @@ from steering.workflows.generate import Answer, assemble
 TopK = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 
 
-def continuing(messages: tuple[PromptMessage, ...]) -> tuple[PromptMessage, ...]:
+def continuing(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
     """Returns a conversation in which a last message of the assistant is continued. Raises InvalidRequest where that one is empty."""
     if messages[-1].role != "assistant":
         return messages
@@ -36,20 +34,9 @@ def continuing(messages: tuple[PromptMessage, ...]) -> tuple[PromptMessage, ...]
     return continued(messages)
 
 
-def chat_messages(prompt: Prompt, context: Context) -> tuple[ChatMessage, ...]:
-    """Returns a prompt as the messages of a chat completion. Raises LimitExceeded for more messages than the operator allows."""
-    parts = prompt if isinstance(prompt, tuple) else (prompt,)
-    context.check_messages(parts)
-    return tuple(
-        ChatMessage(role=one.role, content=one.content)
-        if isinstance(one, PromptMessage)
-        else ChatMessage(role="user", content=str(one))
-        for one in parts
-    )
-
-
-class TranslatedChat(ChatRequest):
-    """The chat completion that a request of another API means, with sampling fields that OpenAI's API lacks."""
+class TranslatedRequest(GenerationRequest):
+    """The fields of a chat completion that a request of another API means, its messages left out, with sampling fields that OpenAI's
+    API lacks."""
 
     top_k: TopK | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
@@ -57,15 +44,18 @@ class TranslatedChat(ChatRequest):
 
 
 @dataclass(eq=False)
-class TranslatedWork(ChatWork):
+class TranslatedWork(GenerationWork):
     """A chat completion with one answer.
 
-    params: what a field of chat completions is called in the other API, for errors.
     form: how its streams are written.
     """
 
-    params: ClassVar[Mapping[str, str]] = {}
     form: ClassVar[type[EventStream]] = EventStream
+
+    @property
+    @abstractmethod
+    def params(self) -> Mapping[str, str]:
+        """What fields of chat completions are called in the other API, for errors."""
 
     @property
     def generation(self) -> Generation:
@@ -94,6 +84,8 @@ class TranslatedWork(ChatWork):
 
     async def answer(self, prompt: Prompt, max_tokens: int | None) -> Response:
         """Checks, resolves and admits the request as a chat completion is, and answers it as a stream or as a whole."""
+        if isinstance(prompt, tuple):
+            self.context.check_messages(prompt)
         try:
             await self.prepare([prompt], max_tokens)
         except SteeringError as error:
@@ -102,8 +94,8 @@ class TranslatedWork(ChatWork):
         return await self.respond()
 
     async def respond(self) -> Response:
-        """See OpenAIWork.respond."""
-        self.context.admit(1, self.generation.cost)
+        """See GenerationWork.respond."""
+        self.admit()
         if self.body.stream:
             return await event_stream(self.context.state, self._stream(), self.failure, self.form)
         (answer,) = await self.run()
@@ -123,7 +115,4 @@ class TranslatedWork(ChatWork):
 
     def facts(self, answer: Answer) -> dict[str, Any]:
         """Returns what no other API has: `seed` and `steering`, as in chat completions, and `flags` where a monitor was raised."""
-        found = self._extension([answer])
-        if flags := raised_in(answer):
-            found["flags"] = [one.model_dump(mode="json", exclude_none=True) for one in flags]
-        return found
+        return {**self._extension([answer]), **flags_of(answer)}

@@ -214,7 +214,7 @@ class EventStream(Response):
 
 
 class LineStream(EventStream):
-    """Sends the data of events as JSON lines, without names and without comments, which clients of such a stream do not know."""
+    """Sends the data of events as JSON lines, without event names and keep-alive comments, which are not JSON."""
 
     media_type = "application/x-ndjson"
     framed = staticmethod(line)

@@ -187,8 +187,9 @@ ErrorForm: TypeAlias = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
 def formed(scope: MutableMapping[str, Any], body: dict[str, Any], status: int) -> dict[str, Any]:
-    """Returns the body of an error in the form of the route that was matched: its `error_form` if it has one."""
-    form: ErrorForm | None = getattr(scope.get("route"), "error_form", None)
+    """Returns the body of an error in the form of the API that its path belongs to, also where no route has that path."""
+    forms: Mapping[str, ErrorForm] = scope["app"].state.error_forms
+    form = next((form for prefix, form in forms.items() if scope["path"].startswith(prefix)), None)
     return body if form is None else form(body, status)
 
 
@@ -300,6 +301,7 @@ async def on_error(request: Request, error: Exception) -> Response:
             return _wrong_method(request, error)
         case HTTPException():
             body = error_body(_quoted(str(error.detail)), "invalid_request_error", "invalid_request")
+            body = formed(request.scope, body, error.status_code)
             return json_response(body, error.status_code, dict(error.headers or {}))
         case RequestValidationError():
             known = invalid(error)

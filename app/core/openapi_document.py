@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from app.core import errors as http_errors
 from app.core.errors import OUTCOMES, outcome_of
 from steering import errors
-from steering.schemas.base import Answer, ErrorAnswer, TextErrorAnswer
+from steering.schemas.base import Answer, ErrorAnswer, TextErrorAnswer, TypedErrorAnswer
 
-_FORMS: dict[str, type[Answer]] = {"Error": ErrorAnswer, "TextError": TextErrorAnswer}
+_FORMS: dict[str, type[Answer]] = {"Error": ErrorAnswer, "TypedError": TypedErrorAnswer, "TextError": TextErrorAnswer}
 """The forms of errors. A route names one other than the first as `x-errors` in its `openapi_extra`."""
 
 

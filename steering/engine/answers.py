@@ -62,7 +62,7 @@ class Sampled:
 class Answer(SteeredRow):
     """One answer as it grows, or a text that is only read.
 
-    held_text: characters that may belong to a stop string.
+    held_text: characters that may belong to a stop string. stop: the one that was met.
     cached: positions that were not computed for it.
     matcher: the tokens with which it may go on, where it must match a grammar.
     scheduled: when it first ran, by the monotonic clock.
@@ -72,6 +72,7 @@ class Answer(SteeredRow):
     decoder: TextStream | None = None
     monitored: MonitoredAnswer | None = None
     held_text: str = ""
+    stop: str | None = None
     cached: int = 0
     matcher: Matcher | None = None
     scheduled: float | None = None
@@ -116,15 +117,15 @@ class AnswerWriter:
             raised += monitored.read(scores, index)
         answer.ids.append(token)
         self.tokens += 1
-        text, stopped = advance(answer, token)
+        text = advance(answer, token)
         scheduled = None if index else answer.scheduled
         event = TokenEvent(
             index, token, text, chosen.logprob, chosen.top_logprobs, readout, raised=raised, scheduled=scheduled
         )
         if stops(raised):
-            return event, Ending("monitor", "" if stopped else finish(answer))
-        if stopped or complete:
-            return event, Ending("stop", "" if stopped else finish(answer))
+            return event, Ending("monitor", finish(answer))
+        if answer.stop is not None or complete:
+            return event, Ending("stop", finish(answer))
         if answer.generated >= answer.sampling.max_tokens:
             return event, Ending("length", finish(answer))
         return event, None
@@ -138,37 +139,41 @@ def finish_event(answer: Answer, ending: Ending) -> TokenEvent:
         completion_tokens=answer.generated,
         cached_tokens=answer.cached,
         steering=answer.doses.report(),
+        stop=answer.stop if ending.reason == "stop" else None,
     )
     scheduled = None if answer.generated else answer.scheduled
     return TokenEvent(answer.generated, -1, ending.text, finish=done, raised=ending.raised, scheduled=scheduled)
 
 
-def advance(answer: Answer, token_id: int) -> tuple[str, bool]:
-    """Adds one token. Returns (text that can be sent, whether a stop string was found)."""
+def advance(answer: Answer, token_id: int) -> str:
+    """Adds one token. Returns the text that can be sent. A stop string in it is noted, and ends the text."""
     assert answer.decoder is not None
     return _release(answer, answer.decoder.step(token_id))
 
 
 def finish(answer: Answer) -> str:
-    """Returns the text that was held back, as nothing follows."""
+    """Returns the text that was held back, as nothing follows; none after a stop string."""
     assert answer.decoder is not None
-    text, _ = _release(answer, answer.decoder.flush())
+    if answer.stop is not None:
+        return ""
+    text = _release(answer, answer.decoder.flush())
     held, answer.held_text = answer.held_text, ""
     return text + held
 
 
-def _release(answer: Answer, piece: str) -> tuple[str, bool]:
+def _release(answer: Answer, piece: str) -> str:
     stops = answer.sampling.stop
     if not stops:
-        return piece, False
+        return piece
     text = answer.held_text + piece
-    starts = [start for stop in stops if (start := text.find(stop)) >= 0]
-    if starts:
-        answer.held_text = ""
-        return text[: min(starts)], True
+    found = [(start, number) for number, stop in enumerate(stops) if (start := text.find(stop)) >= 0]
+    if found:
+        start, number = min(found)
+        answer.held_text, answer.stop = "", stops[number]
+        return text[:start]
     keep = max((_overlap(text, stop) for stop in stops), default=0)
     answer.held_text = text[len(text) - keep :]
-    return text[: len(text) - keep], False
+    return text[: len(text) - keep]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -64,13 +64,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an answer ended. reason `monitor`: a monitor stopped it."""
+    """How an answer ended. reason `monitor`: a monitor stopped it. stop: the stop string that was met; None for another end."""
 
     reason: Literal["stop", "length", "monitor"]
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     steering: SteeringReport
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -97,9 +97,15 @@ class ErrorAnswer(Answer):
     error: ErrorDetail
 
 
+class TypedErrorAnswer(Answer):
+    """An error as Anthropic's clients expect it. Also the data of an `error` event."""
+
+    type: Literal["error"]
+    error: ErrorDetail
+
+
 class TextErrorAnswer(Answer):
-    """The body of an error where a client expects its message as text, and the last line of a stream that failed. The rest is
-    as in ErrorDetail."""
+    """An error whose message is a text, as Ollama's clients expect it. Also the last line of a stream that failed."""
 
     error: str
     type: str

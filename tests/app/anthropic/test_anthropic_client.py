@@ -106,6 +106,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://a"}}]}]}, "unsupported_parameter", "content", "'image'"),
     ({"messages": [*ASK, {"role": "assistant", "content": " "}]}, "invalid_request", "messages", "empty"),
     ({"messages": []}, "invalid_request", "messages", "at least 1"),
+    ({"messages": [{"role": "user", "content": "x" * 9000}]}, "context_length_exceeded", "messages", ""),
     ({"max_tokens": 0}, "invalid_request", "max_tokens", "at least 1"),
     ({"max_tokens": 20_000}, "context_length_exceeded", "max_tokens", ""),
     ({"stop_sequences": ["a"] * 5}, "limit_exceeded", "stop_sequences", "at most 4"),
@@ -226,13 +227,31 @@ async def test_the_key_is_taken_in_either_header_and_once(start: StartServer) ->
     assert (await asked({"x-api-key": KEY}, "/v1/chat/completions"))[0] == 401, "on these routes only"
 
 
+async def test_a_key_in_the_other_header_has_its_limits_and_is_counted(start: StartServer) -> None:
+    server = await start(api_keys=f"{KEY}:admin+metrics")
+    admin = {"authorization": f"Bearer {KEY}"}
+    fields = {"name": "limited", "scopes": ["generate"], "limits": {"tokens_per_minute": 40}}
+    key = (await server.client.post("/v1/keys", json=fields, headers=admin)).json()
+    headers, body = {"x-api-key": key["key"]}, {"model": "scripted", "max_tokens": 10, "messages": ASK}
+    assert (await server.client.post("/v1/messages", json=body, headers=headers)).status_code == 200
+    count = {"model": "scripted", "messages": [{"role": "user", "content": "a" * 30}]}
+    for path, asked in (("/v1/messages", {**body, "max_tokens": 30}), ("/v1/messages/count_tokens", count)):
+        refused = await server.client.post(path, json=asked, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error"), refused.text
+    metrics = (await server.client.get("/metrics", headers=admin)).text
+    assert f'steering_key_refusals_total{{key="{key["id"]}",reason="tokens"}} 2.0' in metrics
+
+
 async def test_every_refusal_before_the_body_has_the_form_of_the_api(server: Server) -> None:
     requests: list[tuple[str, dict[str, Any], int, str]] = [
         ("GET", {}, 405, "invalid_request_error"),
         ("POST", {"content": b"{"}, 415, "invalid_request_error"),
         ("POST", {"content": b"{", "headers": {"content-type": "application/json"}}, 400, "invalid_request_error"),
         ("POST", {"content": b" " * (server.state.settings.max_body_bytes + 1)}, 413, "request_too_large"),
+        ("POST", {"json": {}, "headers": {"host": "elsewhere"}}, 403, "permission_error"),
     ]
+    missing = (await server.client.post("/v1/messages/batches", json={})).json()
+    assert (missing["type"], missing["error"]["type"]) == ("error", "not_found_error")
     for method, options, status, kind in requests:
         answer = await server.client.request(method, "/v1/messages", **options)
         assert (answer.status_code, answer.json()["type"], answer.json()["error"]["type"]) == (status, "error", kind)

@@ -1,6 +1,7 @@
 """The unmodified ollama package drives the server over a real socket: its answers are chat completions in another form."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ from tests.app.openai import test_structured_output
 from tests.app.openai.test_openai_client import collected
 from tests.app.openai.test_structured_output import FORMAT, SCHEMA
 from tests.fakes import ScriptedEngine
+from tests.scripted_model import SCRIPTED_MODEL
 
 ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 KEY = "sk-right-key-0123456789"
@@ -135,8 +137,11 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"messages": [{"role": "tool", "content": "x"}]}, "invalid_request", "messages.0.role", "'assistant'"),
     ({"messages": [*ASK, {"role": "assistant", "content": ""}]}, "invalid_request", "messages", "empty"),
     ({"messages": []}, "invalid_request", "messages", "at least 1"),
-    ({"options": {"num_ctx": 2048}}, "unsupported_parameter", "num_ctx", "num_ctx is not supported"),
-    ({"options": {"mirostat": 2}}, "unsupported_parameter", "mirostat", "mirostat is not supported"),
+    ({"options": {"num_ctx": 2048}}, "unsupported_parameter", "options.num_ctx", "num_ctx is not supported"),
+    ({"options": {"mirostat": 2}}, "unsupported_parameter", "options.mirostat", "mirostat is not supported"),
+    ({"options": {"repeat_last_n": 0}}, "unsupported_parameter", "options.repeat_last_n", "repeat_last_n is not"),
+    ({"options": {"penalize_newline": False}}, "unsupported_parameter", "options.penalize_newline", "is not supported"),
+    ({"messages": [{"role": "user", "content": "x" * 9000}]}, "context_length_exceeded", "messages", "holds"),
     ({"options": {"temprature": 1}}, "invalid_request", "options.temprature", "did you mean 'temperature'"),
     ({"options": {"temperature": 3}}, "invalid_request", "options.temperature", "at most 2"),
     ({"options": {"num_predict": 0}}, "invalid_request", "options.num_predict", "at least 1"),
@@ -227,6 +232,49 @@ async def test_the_key_is_asked_for_and_refused_with_a_text() -> None:
                     await client.list()
             assert refused.value.status_code == status
             assert "key" in refused.value.error
+
+
+async def test_the_tag_of_the_clients_is_left_out_unless_it_is_part_of_the_name(start: StartServer) -> None:
+    named = await start(ScriptedEngine(info=replace(SCRIPTED_MODEL, name="llama3:latest")))
+    for server, name, status in (
+        (named, "llama3:latest", 200),
+        (named, "llama3", 404),
+        (await start(), "scripted:latest", 200),
+        (await start(), ":latest", 404),
+    ):
+        answer = await server.client.post("/api/chat", json={"model": name, "messages": ASK, "stream": False})
+        assert answer.status_code == status, answer.text
+        assert (await server.client.post("/api/show", json={"model": name})).status_code == status
+
+
+async def test_null_is_as_good_as_absent(server: Server) -> None:
+    body = {"model": "scripted", "prompt": "a", "stream": None, "raw": None, "options": None}
+    answer = await server.client.post("/api/generate", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("application/x-ndjson"), "a stream is the default"
+
+
+async def test_every_refusal_has_a_text(server: Server) -> None:
+    """Also of a path without a route, such as those with which models are pulled, and of a host that is refused."""
+    json_type = {"content-type": "application/json"}
+    requests: list[tuple[str, str, dict[str, Any], int]] = [
+        ("GET", "/api/chat", {}, 405),
+        ("POST", "/api/pull", {"json": {"model": "a"}}, 404),
+        ("POST", "/api/chat", {"content": b"{"}, 415),
+        ("POST", "/api/chat", {"content": b"{", "headers": json_type}, 400),
+        ("POST", "/api/chat", {"content": b" " * (server.state.settings.max_body_bytes + 1)}, 413),
+        ("GET", "/api/tags", {"headers": {"host": "elsewhere"}}, 403),
+    ]
+    for method, path, options, status in requests:
+        answer = await server.client.request(method, path, **options)
+        assert (answer.status_code, set(answer.json())) == (status, {"error", "type", "param", "code"}), path
+        assert isinstance(answer.json()["error"], str)
+
+
+async def test_more_messages_than_the_operator_allows_are_refused(start: StartServer) -> None:
+    server = await start(max_messages=3)
+    answer = await server.client.post("/api/chat", json={"model": "scripted", "messages": ASK * 4})
+    assert (answer.status_code, answer.json()["code"]) == (400, "limit_exceeded")
 
 
 async def test_the_version_is_that_of_this_server(server: Server) -> None:

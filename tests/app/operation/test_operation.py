@@ -173,7 +173,8 @@ async def test_the_document_lists_every_route_in_our_words(server: Server) -> No
             errors = {status: one for status, one in operation["responses"].items() if status >= "4"}
             assert {"403", "500", "503"} <= set(errors)
             assert ("413" in errors) == ("requestBody" in operation)
-            form = "TextError" if path.startswith("/api/") else "Error"  # as Ollama writes them
+            forms = {"/api/": "TextError", "/v1/messages": "TypedError"}
+            form = next((form for prefix, form in forms.items() if path.startswith(prefix)), "Error")
             assert all(one == {"$ref": f"#/components/responses/{form}{status}"} for status, one in errors.items())
             assert operation.get("description"), path
             assert ("security" in operation) == (not path.startswith("/health"))

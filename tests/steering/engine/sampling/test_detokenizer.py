@@ -31,23 +31,23 @@ class Pieces(TextStream):
 def test_pieces_join_to_the_text_before_the_first_stop(pieces: list[str], stops: list[str]) -> None:
     sequence = row(SamplingParams(stop=tuple(stops)))
     sequence.decoder = Pieces(pieces)
-    given_out, stopped = "", False
+    given_out = ""
     for token in range(len(pieces)):
-        text, stopped = advance(sequence, token)
-        given_out += text
-        if stopped:
+        given_out += advance(sequence, token)
+        if sequence.stop is not None:
             break
-    if not stopped:
-        given_out += finish(sequence)
+    given_out += finish(sequence)
     # the stop that is complete first ends the text, which is what someone reading along would see
-    whole, expected = "", None
+    whole, expected, met = "", None, None
     for piece in pieces:
         whole += piece
-        found = [whole.find(stop) for stop in stops if stop in whole]
+        found = [(whole.find(stop), index) for index, stop in enumerate(stops) if stop in whole]
         if found:
-            expected = whole[: min(found)]
+            start, index = min(found)
+            expected, met = whole[:start], stops[index]
             break
     assert given_out == (whole if expected is None else expected)
+    assert sequence.stop == met
 
 
 async def test_stop_strings_end_the_text_and_are_not_in_it(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -56,8 +56,8 @@ async def test_stop_strings_end_the_text_and_are_not_in_it(hf_byte_tokenizer: Pr
         stop = free.text[10:13]
         stopped = await run(engine, GenerationRequest(PROMPT, sampling(40, temperature=1.0, seed=3, stop=(stop,))))
         assert stopped.text == free.text[: free.text.find(stop)]
-        assert stopped.finish.reason == "stop"
-        assert free.finish.reason == "length"
+        assert (stopped.finish.reason, stopped.finish.stop) == ("stop", stop)
+        assert (free.finish.reason, free.finish.stop) == ("length", None)
 
 
 async def test_text_pieces_are_whole_characters(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
