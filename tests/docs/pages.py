@@ -148,6 +148,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "field.md": {
         "runs": field.runs_table,
         "behaviours": field.behaviours_table,
+        "peers": field.peers_table,
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
     },
