@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality.recording import write_results
+from benchmarks.quality.page import table
+from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
 from steering.cards import Estimate
 from steering.extraction.base import MeanDifference
@@ -119,6 +120,41 @@ def measured(world: World, runs: int) -> dict[str, Any]:
         "card": float(np.mean([card.mean for _, card in found])),
         "width": float(np.mean([card.interval[1] - card.interval[0] for _, card in found if card.interval])),
     }
+
+
+def coverage_table() -> str:
+    """Shows the share of intervals that hold the fresh value, by form and size."""
+    found = read_results(RESULT)
+    if not found:
+        return "Not simulated yet.\n"
+    rows = []
+    for one in found["rows"]:
+        low, high = one["interval"]
+        rows.append(
+            (
+                one["form"],
+                f"{one['topics']} ({one['texts_a_side']} texts a side)",
+                f"{one['held']:.1%} of {one['runs']} [{low:.0%}, {high:.0%}]",
+                f"{one['fresh_above']}, {one['fresh_below']}",
+                f"{one['fresh']:.2f}",
+                f"{one['card']:.2f}",
+                f"{one['width']:.2f}",
+            )
+        )
+    columns = (
+        "form",
+        "topics",
+        "interval holds the fresh AUROC",
+        "fresh above, below it",
+        "fresh",
+        "card",
+        "mean width",
+    )
+    held = sum(one["held"] * one["runs"] for one in found["rows"]) / sum(one["runs"] for one in found["rows"])
+    return (
+        table(columns, rows)
+        + f"\n{held:.1%} of all; d_model {found['d_model']}, {found['layers']} layers, variances as 1/f.\n"
+    )
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """steering-vectors and repeng: extraction of a vector at every layer, in their own environment (make bench-peers-setup)."""
 
+import json
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from repeng import ControlVector, DatasetEntry
 from steering_vectors import train_steering_vector
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.contenders.protocol import serve_requests
 
@@ -21,7 +22,13 @@ class ExtractionPeer:
     """Extracts with one model as transformers loads it, from the last token, at all layers."""
 
     def __init__(self, folder: str) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # an older transformers ignores the place where a newer one writes it, and would rotate by its default
+        written = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("rope_parameters") or {}
+        config.rope_theta = written.get("rope_theta", getattr(config, "rope_theta", None))
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.bfloat16, local_files_only=True
+        )
         self._model.eval().requires_grad_(False)
         # read the file directly: an older transformers does not know the tokenizer class that a newer one wrote
         self._tokenizer = PreTrainedTokenizerFast(
