@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.field.__main__ import RESULTS
 from benchmarks.field.data import BEHAVIOURS
-from benchmarks.quality.page import table
+from benchmarks.quality.page import Row, table
 from benchmarks.quality.recording import read_results
 
 NONE = "Not measured yet.\n"
@@ -63,7 +63,8 @@ def runs_table() -> str:
 
 def behaviours_table() -> str:
     """Shows CAA's behaviours: the spread of the log odds at equal KL, beside random directions, MMLU and TruthfulQA."""
-    rows, found = [], {name: _result(f"caa.{name}") for name in BEHAVIOURS}
+    rows: list[Row] = []
+    found = {name: _result(f"caa.{name}") for name in BEHAVIOURS}
     for name, one in found.items():
         if one is None:
             rows.append((name, *("",) * 7))

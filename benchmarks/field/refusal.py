@@ -118,15 +118,14 @@ def _answered(run: Run, arms: Arms) -> dict[str, Any]:
     answers = iter(run.client.job_output(job.id))
     results = {}
     for arm, (instructions, _) in arms.items():
-        items = []
+        items: list[dict[str, Any]] = []
         for text in instructions:
             response = next(answers).response
             assert response is not None, "no line of the batch fails"
-            items.append({"instruction": text, "text": response.choices[0].text})
-        found = [refused(item["text"]) for item in items]
+            answer = response.choices[0].text
+            items.append({"instruction": text, "text": answer, "refused": refused(answer)})
+        found = [item["refused"] for item in items]
         interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
-        for item, one in zip(items, found, strict=True):
-            item["refused"] = one
         results[arm] = {
             "share": float(np.mean(found)),
             "interval": [float(interval.low), float(interval.high)],
