@@ -119,7 +119,12 @@ def concepts_table() -> str:
         rows.append((one["concept"], str(one["layer"]), f"{one['auroc']:.3f}", hard, f"{one['random']:.2f}", card))
     mean, random = (fmean(one[key] for one in found) for key in ("auroc", "random"))
     rows.append((f"mean of {len(found)}", "", f"{mean:.3f}", "", f"{random:.2f}", ""))
-    return table(("concept", "layer", "AUROC", "hard negatives", "random direction", "card"), rows)
+    cards = [(one["auroc"], *one["card_interval"]) for one in found if one["card_interval"] is not None]
+    held = sum(low <= value <= high for value, low, high in cards)
+    kept = f"\nThe interval of the card (of the largest token, too) holds the fresh AUROC of {held} of {len(cards)} concepts.\n"
+    return table(("concept", "layer", "AUROC", "hard negatives", "random direction", "card"), rows) + (
+        kept if cards else ""
+    )
 
 
 def refusal_table() -> str:
