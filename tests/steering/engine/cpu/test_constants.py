@@ -35,7 +35,7 @@ REASONS = {
             "STEP_INPUTS",
             "PAIR_STRIDE",
         ),
-        *("MOST_TILE_ROWS", "MOST_ROWS", "KEY_VECTORS", "ROW_BLOCK", "BLOCK", "HEAD_WIDTH_STEP"),
+        *("MOST_TILE_ROWS", "MOST_ROWS", "KEY_VECTORS", "ROW_BLOCK", "PART_ROWS", "BLOCK", "HEAD_WIDTH_STEP"),
         *("TOGETHER", "SUMS", "RIGHT"),
     ),
     "positions between two rescalings of attention: part of the order of sums, so the same on every machine": (
