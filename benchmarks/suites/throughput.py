@@ -5,10 +5,10 @@ from functools import partial
 from benchmarks.bench import Bench, Result, Results, Task, fastest, metric_of, shortest
 from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import ENGINE, LINEARS, PLAIN, VLLM
-from benchmarks.workload import KINDS, TOKENS_PER_WORD, prompts, steering
+from benchmarks.workload import TOKENS_PER_WORD, prompts, steering
 
-LONG_KINDS = ("unsteered", "distinct plans", "mixed operations")
-VERY_LONG_KINDS = ("unsteered", "distinct plans")
+KINDS = ("unsteered", "distinct plans", "mixed operations")
+VERY_KINDS = ("unsteered", "distinct plans")
 LONG_PASSES = 1
 ONE_AT_A_TIME = 32
 """Size at which one configuration at a time is measured; its speed does not depend on it."""
@@ -20,10 +20,10 @@ def run(bench: Bench) -> None:
     for rows in sorted({*profile.sizes, *profile.static_sizes}):
         _short(bench, rows)
     for rows in profile.long_sizes:
-        _long(bench, rows, profile.long_prompt, LONG_KINDS, profile.long_rounds)
+        _long(bench, rows, profile.long_prompt, KINDS, profile.long_rounds)
     for rows in profile.very_long_sizes:
         length = int(profile.very_long_words * TOKENS_PER_WORD)
-        results = _long(bench, rows, length, VERY_LONG_KINDS, profile.rounds)
+        results = _long(bench, rows, length, VERY_KINDS, profile.rounds)
         vllm = fastest([metric_of(results, name, "unsteered") for name in VLLM])
         bench.compare(f"vllm long {rows}", metric_of(results, ENGINE, "distinct plans"), vllm)
         if rows == 1:
