@@ -134,14 +134,15 @@ def pack_weight(weight: Float[Tensor, "column width"]) -> Float[Tensor, "panel p
     return full.view(panels, PANEL, pairs, 2).transpose(1, 2).contiguous()
 
 
-def configure_kernels(linear: str, fma_rows: int, *, team: bool) -> None:
+def configure_kernels(linear: str, fma_rows: int, *, team: bool, block_rows: int = 8) -> None:
     """Chooses how the kernels of this process compute, between two passes.
 
     linear: `pairs` (VDPBF16PS or its order), or the order of AMX tiles: `tiles`, `fma`, or `emulated`, which is slow and for tests.
     fma_rows: up to how many rows `tiles` multiplies by FMA, with the same bits. team: threads of our own in place of OpenMP's.
+    block_rows: up to how many rows read the blocks of a weight that is packed in bfloat16 too, with the same bits.
     Raises RuntimeError for what does not run on this processor.
     """
-    torch.ops.steering.configure_kernels(linear, fma_rows, team)
+    torch.ops.steering.configure_kernels(linear, fma_rows, team, block_rows)
 
 
 def pad_bias(bias: Float[Tensor, "column"]) -> Float[Tensor, "panel_columns"]:
