@@ -13,6 +13,7 @@ from app.api.openai_schemas import (
     Offer,
     OfferedTool,
     RefusingRequest,
+    Steered,
     ThinkingSwitch,
     check_names,
 )
@@ -21,8 +22,6 @@ from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.pairs import ChatMessage, ToolCall, ToolMessage
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
-from steering.schemas.steering import Steering
-from steering.spec import Number
 
 MAX_BLOCKS = 1024
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
@@ -272,7 +271,7 @@ class CountTokensRequest(ConversationRequest):
     """POST /v1/messages/count_tokens."""
 
 
-class MessagesRequest(ConversationRequest):
+class MessagesRequest(ConversationRequest, Steered):
     """POST /v1/messages. seed and steering are ours, and temperature may be as high as in chat completions."""
 
     refused: ClassVar[dict[str, Any]] = {
@@ -284,12 +283,8 @@ class MessagesRequest(ConversationRequest):
     }
 
     max_tokens: native.MaxTokens
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     stop_sequences: native.Stops | None = None
     stream: Flag | None = None
     metadata: MetaData | None = None
     service_tier: Label | None = None
-    seed: native.Seed | None = None
-    steering: Steering | None = None

@@ -13,6 +13,7 @@ from app.api.openai_schemas import (
     ModelName,
     Offer,
     RefusingRequest,
+    Steered,
     ThinkingSwitch,
     Tool,
     check_names,
@@ -38,7 +39,7 @@ def _limit(tokens: int) -> int:
     return tokens
 
 
-class Options(RefusingRequest):
+class Options(RefusingRequest, Steered):
     """How tokens are chosen; the defaults are those of chat completions. steering is ours: Ollama's client sends no other extra field.
 
     Options of how a model is loaded cannot change an answer and are ignored.
@@ -60,17 +61,13 @@ class Options(RefusingRequest):
     }
     place = "options."
 
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
     presence_penalty: native.Penalty | None = None
     frequency_penalty: native.Penalty | None = None
-    seed: native.Seed | None = None
     stop: native.Stop | native.Stops | None = None
     num_predict: Annotated[int, Field(strict=True, ge=-2, le=1_000_000), AfterValidator(_limit)] | None = None
-    steering: Steering | None = None
     numa: Flag | None = None
     num_batch: Setting | None = None
     num_gpu: Setting | None = None

@@ -53,6 +53,31 @@ class OpenAIRequest(RefusingRequest):
     user: Label | None = None
 
 
+class ChatFields(Request):
+    """Fields of chat completions and responses. All but the first cannot change an answer, and are ignored."""
+
+    parallel_tool_calls: Flag | None = None
+    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
+    service_tier: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+
+
+class Steered(Request):
+    """What every API says of an answer. seed, where an API lacks it, and steering are ours."""
+
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    seed: native.Seed | None = None
+    steering: Steering | None = None
+
+
+def shared_fields(body: Request, *kinds: type[Request]) -> dict[str, Any]:
+    """Returns the fields of a request that requests of these kinds have by the same name."""
+    names = {name for kind in kinds for name in kind.model_fields}
+    return {name: getattr(body, name) for name in type(body).model_fields if name in names}
+
+
 class TextPart(Request):
     """A text part of a message. Other parts (images, audio, files) are refused."""
 
@@ -228,20 +253,16 @@ class StreamOptions(Request):
     include_obfuscation: Flag = False
 
 
-class GenerationRequest(OpenAIRequest, StructuredFields):
+class GenerationRequest(OpenAIRequest, Steered, StructuredFields):
     """Fields that chat and text completions share."""
 
     n: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     presence_penalty: native.Penalty | None = None
     frequency_penalty: native.Penalty | None = None
     logit_bias: native.LogitBias | None = None
-    seed: native.Seed | None = None
     stop: native.Stop | native.Stops | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    steering: Steering | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -265,7 +286,7 @@ class TemplateVariables(Request):
     thinking: Flag | None = None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, ChatFields):
     """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM; the answer continues the last message.
     reasoning_effort: `none` keeps the model from thinking; the others are alike. chat_template_kwargs: as in vLLM, thinking only."""
 
@@ -288,18 +309,13 @@ class ChatRequest(GenerationRequest):
     ]
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: Flag | None = None
     continue_final_message: Flag = False
     add_generation_prompt: Flag | None = None
     max_tokens: native.MaxTokens | None = None
     max_completion_tokens: native.MaxTokens | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
-    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
     store: Flag | None = None
-    service_tier: Label | None = None
-    safety_identifier: Label | None = None
-    prompt_cache_key: Label | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateVariables | None = None
 

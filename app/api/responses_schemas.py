@@ -10,6 +10,7 @@ from app.api.openai_schemas import (
     Call,
     CalledFunction,
     CallId,
+    ChatFields,
     ChatMessage,
     ChatRequest,
     Effort,
@@ -20,15 +21,15 @@ from app.api.openai_schemas import (
     NamedTool,
     OpenAIRequest,
     RefusingRequest,
+    Steered,
     Tool,
+    shared_fields,
 )
 from app.core.errors import describe
 from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
-from steering.schemas.steering import Steering
 from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
-from steering.spec import Number
 
 Empty: TypeAlias = Annotated[tuple[None, ...], Field(max_length=0)] | None
 
@@ -183,7 +184,7 @@ class Reasoning(RefusingRequest):
     effort: Effort | None = None
 
 
-class ResponsesRequest(OpenAIRequest):
+class ResponsesRequest(OpenAIRequest, ChatFields, Steered):
     """POST /v1/responses. Nothing is stored: `input` is the whole conversation. seed and steering are ours. `include` may name
     the encrypted reasoning, which no answer has."""
 
@@ -208,22 +209,13 @@ class ResponsesRequest(OpenAIRequest):
     input: native.PlainText | Items
     instructions: native.Content | None = None
     max_output_tokens: native.MaxTokens | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     tools: Annotated[tuple[Annotated[FunctionTool, _only(("function",), "tools", "tools")], ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None  # fmt: skip
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
-    parallel_tool_calls: Flag | None = None
     text: TextConfig | None = None
     stream: Flag | None = None
     stream_options: ResponseStreamOptions | None = None
     include: Annotated[tuple[Literal["reasoning.encrypted_content"], ...], Field(max_length=16)] | None = None
     reasoning: Reasoning | None = None
-    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
-    service_tier: Label | None = None
-    safety_identifier: Label | None = None
-    prompt_cache_key: Label | None = None
-    seed: native.Seed | None = None
-    steering: Steering | None = None
 
     @model_validator(mode="after")
     def _calls_or_matches(self) -> "ResponsesRequest":
@@ -248,18 +240,14 @@ class ResponsesRequest(OpenAIRequest):
         )
         try:
             return ChatRequest(
+                **shared_fields(self, Steered, ChatFields),
                 model=self.model,
                 messages=tuple(self._messages()),
                 tools=tuple(tools) or None,
                 tool_choice=named,
-                parallel_tool_calls=self.parallel_tool_calls,
                 response_format=self._format(),
-                temperature=self.temperature,
-                top_p=self.top_p,
                 reasoning_effort=None if self.reasoning is None else self.reasoning.effort,
-                seed=self.seed,
                 stream=self.stream,
-                steering=self.steering,
             )
         except ValidationError as error:
             findings = error.errors(include_url=False)
