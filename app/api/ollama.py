@@ -14,8 +14,9 @@ from starlette.responses import Response
 from app.api import openai
 from app.api.answer_parts import Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep
+from app.api.conversation import Offer
 from app.api.ollama_schemas import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, Options, ShowRequest
-from app.api.openai_schemas import Offer, shared_fields
+from app.api.openai_schemas import shared_fields
 from app.api.translated import NOTHING, TranslatedRequest, TranslatedWork
 from app.core.answers import Event, LineStream
 from app.core.errors import body_of, outcome_of
