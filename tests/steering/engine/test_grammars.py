@@ -6,7 +6,7 @@ import math
 import os
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -215,8 +215,16 @@ class Kernel:
         self.calls: list[torch.Tensor] = []
 
     def __call__(
-        self, logits: torch.Tensor, _settings: torch.Tensor, _states: torch.Tensor, ranked: int
+        self,
+        logits: torch.Tensor,
+        _settings: torch.Tensor,
+        _states: torch.Tensor,
+        ranked: int,
+        allowed: torch.Tensor | None,
     ) -> torch.Tensor:
+        if allowed is not None:
+            bits = np.unpackbits(allowed.numpy().view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
+            logits = logits.masked_fill(torch.from_numpy(bits == 0), -torch.inf)
         self.calls.append(logits)
         best = logits.argmax(dim=1, keepdim=True).expand(-1, max(ranked, 1))
         return torch.cat([best, torch.ones(len(logits), 1, dtype=torch.int64)], dim=1)
@@ -287,8 +295,8 @@ class Excluding:
         self.tokens = frozenset(tokens)
         self.masks = 0
 
-    def allows(self, token: int) -> bool:
-        return token in self.tokens
+    def first_allowed(self, tokens: Iterable[int]) -> int | None:
+        return next((place for place, token in enumerate(tokens) if token in self.tokens), None)
 
     def fill(self, mask: NDArray[np.uint32]) -> None:
         self.masks += 1
@@ -455,5 +463,5 @@ async def test_grammars_are_compiled_once_and_copied(engine: TransformersEngine)
 def _next(matcher: Matcher, engine: TransformersEngine) -> list[int]:
     """Returns the tokens that may follow."""
     found = allowed([matcher], torch.zeros(1, engine.info.vocab_size)).isfinite()[0].nonzero()[:, 0].tolist()
-    assert all(matcher.allows(token) == (token in found) for token in range(engine.info.vocab_size))
+    assert [token for token in range(engine.info.vocab_size) if matcher.first_allowed([token]) == 0] == found
     return [int(token) for token in found]

@@ -82,8 +82,8 @@ edits (note, token, edit), changes, scaled (note, token): what is noted of doses
 tasks (layer, 2): graphs.Task of each layer, and where its doses are noted.
 """
 sample: Callable[..., Tensor] = define(
-    "sample(Tensor logits, Tensor settings, Tensor states, int ranked=0) -> Tensor",
-    lambda logits, _settings, _states, ranked=0: logits.new_empty(
+    "sample(Tensor logits, Tensor settings, Tensor states, int ranked=0, Tensor? allowed=None) -> Tensor",
+    lambda logits, _settings, _states, ranked=0, _allowed=None: logits.new_empty(
         logits.shape[0], max(ranked, 1) + 1, dtype=torch.int64
     ),
 )
@@ -95,6 +95,7 @@ Temperature 0: the first index of the maximum. Otherwise the argmax of logits / 
 filters leave, up to the rounding of noise and sums.
 ranked: above 0 the result is (row, ranked + 1): the tokens that come first, without the filters, best first. Where a grammar excludes
 tokens, the first allowed one is chosen; ~token stands for a token that the filters may then exclude.
+allowed: (row, vocab / 32) in int32, bit i of number j is that of token 32 j + i; the others are left out before anything else.
 """
 _C_TYPES = {
     "Tensor": "AtenTensorHandle",

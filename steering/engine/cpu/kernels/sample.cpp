@@ -19,6 +19,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <vector>
 
 namespace {
@@ -49,30 +50,39 @@ bool better(const Candidate& one, const Candidate& other) {
   return one.value > other.value || (one.value == other.value && one.token < other.token);
 }
 
-// Up to LANES logits; the missing ones are -infinity.
-Floats load_some(const bf16* logits, int64_t count) {
-  if (count >= LANES) return load_float(logits);
-  bf16 padded[LANES];
-  std::fill_n(padded, LANES, bf16{0xff80});
-  std::copy_n(logits, count, padded);
-  return load_float(padded);
-}
+// The logits of a row. allowed: a bit for each token; all others have -infinity. Null: all are allowed.
+struct Row {
+  const bf16* logits;
+  int64_t count;
+  const Mask* allowed;
 
-// The first index of the maximum. -infinity is a mask; a row with NaN, with +infinity or of masks alone is not finite.
-Choice argmax(const bf16* logits, int64_t count) {
+  // LANES logits; those behind the last one are -infinity.
+  Floats logits_at(int64_t start) const {
+    if (count - start >= LANES) return load_float(logits + start);
+    bf16 padded[LANES];
+    std::fill_n(padded, LANES, bf16{0xff80});
+    std::copy_n(logits + start, count - start, padded);
+    return load_float(padded);
+  }
+
+  Floats at(int64_t start) const {
+    return allowed ? select(allowed[start / LANES], logits_at(start), broadcast(-INFINITY)) : logits_at(start);
+  }
+};
+
+// The first index of the maximum. A row with NaN or +infinity anywhere, or with -infinity alone, is not finite.
+Choice argmax(const Row& row) {
   const Floats infinity = broadcast(INFINITY);
   Floats maxima = broadcast(-INFINITY);
   Mask nonfinite = 0;
-  for (int64_t start = 0; start < count; start += LANES) {
-    const Floats values = load_some(logits + start, count - start);
-    nonfinite |= not_below(values, infinity);
-    maxima = maximum(maxima, values);
+  for (int64_t start = 0; start < row.count; start += LANES) {
+    nonfinite |= not_below(row.logits_at(start), infinity);
+    maxima = maximum(maxima, row.at(start));
   }
   const float best = maximum_of(maxima);
   if (nonfinite || best == -INFINITY) return {0, 0};
   for (int64_t start = 0;; start += LANES)
-    if (const Mask found = equal(load_some(logits + start, count - start), broadcast(best)))
-      return {start + __builtin_ctz(found), 1};
+    if (const Mask found = equal(row.at(start), broadcast(best))) return {start + __builtin_ctz(found), 1};
 }
 
 // The tokens of the largest sums so far, the largest first; of equal sums the first that came. Places that are left have -infinity.
@@ -91,9 +101,9 @@ struct Ranking {
 };
 
 // Ranks tokens by logits + temperature * noise, at temperature 0 by logits.
-void rank(const bf16* logits, int64_t count, float temperature, Generator generator, Ranking& best) {
-  for (int64_t start = 0; start < count; start += LANES) {
-    const Floats values = load_some(logits + start, count - start);
+void rank(const Row& row, float temperature, Generator generator, Ranking& best) {
+  for (int64_t start = 0; start < row.count; start += LANES) {
+    const Floats values = row.at(start);
     alignas(64) int32_t word[LANES];
     Floats bound = values;
     if (temperature > 0) {
@@ -114,20 +124,20 @@ void rank(const bf16* logits, int64_t count, float temperature, Generator genera
   }
 }
 
-// One row, its logits scaled so that the best token has 0.
+// A row whose logits are scaled so that the best token has 0.
 struct ScaledRow {
-  const bf16* logits;
-  int64_t count;
+  const Row& row;
   float highest, temperature;
 
-  Floats at(int64_t start) const {
-    return (load_some(logits + start, count - start) - broadcast(highest)) / broadcast(temperature);
-  }
+  ScaledRow(const Row& row, Choice best, float temperature)
+      : row(row), highest(to_float(row.logits[best.token])), temperature(temperature) {}
+
+  Floats at(int64_t start) const { return (row.at(start) - broadcast(highest)) / broadcast(temperature); }
 
   // Sum of exp over all tokens.
   double mass() const {
     std::array<double, LANES> sums{};
-    for (int64_t start = 0; start < count; start += LANES) {
+    for (int64_t start = 0; start < row.count; start += LANES) {
       float weights[LANES];
       store(weights, exponential(at(start)));
       for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] += weights[lane];
@@ -138,9 +148,9 @@ struct ScaledRow {
   // The tokens within `width` of the best one, in ascending order.
   void collect(float width, std::vector<Candidate>& into) const {
     into.clear();
-    for (int64_t start = 0; start < count; start += LANES) {
+    for (int64_t start = 0; start < row.count; start += LANES) {
       const Floats values = at(start);
-      Mask near = at_least(values, broadcast(-width)) & first_lanes(count - start);
+      Mask near = at_least(values, broadcast(-width)) & first_lanes(row.count - start);
       if (!near) continue;
       alignas(64) float value[LANES];
       store(value, values);
@@ -205,34 +215,34 @@ bool surely_left(const Candidate& one, const std::vector<Candidate>& near, const
 }
 
 // Writes the tokens that come first where a grammar excludes some: as they are, or ~token where the filters may exclude it.
-void rank_for_grammar(const bf16* logits, int64_t count, const Settings& settings, Generator generator, Choice highest, int64_t* into, int64_t places) {
+void rank_for_grammar(const Row& row, const Settings& settings, Generator generator, Choice highest, int64_t* into, int64_t places) {
   Ranking best(places, highest.token);
-  rank(logits, count, settings.temperature, generator, best);
+  rank(row, settings.temperature, generator, best);
   const bool filtered = settings.temperature > 0 && settings.filters();
-  const ScaledRow row{logits, count, to_float(logits[highest.token]), settings.temperature};
+  const ScaledRow scaled(row, highest, settings.temperature);
   thread_local std::vector<Candidate> near;
-  if (filtered) row.collect(CERTAIN, near);
+  if (filtered) scaled.collect(CERTAIN, near);
   for (int64_t place = 0; place < places; ++place) {
     const int64_t token = best.tokens[place];
-    const float value = (to_float(logits[token]) - row.highest) / row.temperature;
+    const float value = (to_float(row.logits[token]) - scaled.highest) / scaled.temperature;
     const bool certain = best.sums[place] > -INFINITY && (!filtered || surely_left({value, token}, near, settings));
     into[place] = certain ? token : ~token;
   }
 }
 
 // The token of a row whose highest logit is known.
-int64_t choose(const bf16* logits, int64_t count, const Settings& settings, Generator generator, Choice highest) {
+int64_t choose(const Row& row, const Settings& settings, Generator generator, Choice highest) {
   if (!highest.finite || settings.temperature <= 0) return highest.token;
   if (settings.filters()) {
-    const ScaledRow row{logits, count, to_float(logits[highest.token]), settings.temperature};
-    return sampled_of_filtered(row, settings, generator, highest.token);
+    return sampled_of_filtered(ScaledRow(row, highest, settings.temperature), settings, generator, highest.token);
   }
   Ranking best(1, highest.token);
-  rank(logits, count, settings.temperature, generator, best);
+  rank(row, settings.temperature, generator, best);
   return best.tokens[0];
 }
 
-at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states, int64_t ranked) {
+at::Tensor sample(
+    const at::Tensor& logits, const at::Tensor& settings, const at::Tensor& states, int64_t ranked, const std::optional<at::Tensor>& allowed) {
   TORCH_CHECK(
       logits.dim() == 2 && logits.stride(1) == 1 && logits.scalar_type() == at::kBFloat16,
       "sample: logits must be (row, vocab) in bfloat16 with contiguous rows");
@@ -242,6 +252,11 @@ at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at
   };
   TORCH_CHECK(is_table(settings, at::kFloat), "sample: settings must be (row, 4) in float32");
   TORCH_CHECK(is_table(states, at::kLong), "sample: states must be (row, 4) in int64");
+  const int64_t words = (logits.size(1) + 31) / 32;  // of a mask
+  TORCH_CHECK(
+      !allowed || (allowed->sizes() == at::IntArrayRef{count, words} && allowed->scalar_type() == at::kInt && allowed->is_contiguous()),
+      "sample: allowed must be (row, vocab / 32) in int32");
+  const auto* masks = allowed ? reinterpret_cast<const Mask*>(allowed->const_data_ptr<int32_t>()) : nullptr;
   const int64_t places = std::max<int64_t>(ranked, 1);
   auto out = at::empty({count, places + 1}, logits.options().dtype(at::kLong));
   const bf16* rows = bf16_data(logits);
@@ -252,14 +267,14 @@ at::Tensor sample(const at::Tensor& logits, const at::Tensor& settings, const at
     for (int64_t row = begin; row < end; ++row) {
       const Settings own{given[4 * row], given[4 * row + 1], given[4 * row + 2], given[4 * row + 3]};
       const Generator generator{words[4 * row], words[4 * row + 1], words[4 * row + 2], words[4 * row + 3]};
-      const bf16* values = rows + row * logits.stride(0);
-      const Choice highest = argmax(values, logits.size(1));
+      const Row values{rows + row * logits.stride(0), logits.size(1), masks ? masks + row * words * 2 : nullptr};
+      const Choice highest = argmax(values);
       int64_t* into = result + row * (places + 1);
       into[places] = highest.finite;
       if (ranked > 0 && highest.finite) {
-        rank_for_grammar(values, logits.size(1), own, generator, highest, into, places);
+        rank_for_grammar(values, own, generator, highest, into, places);
       } else {
-        std::fill_n(into, places, choose(values, logits.size(1), own, generator, highest));
+        std::fill_n(into, places, choose(values, own, generator, highest));
       }
     }
   });
