@@ -252,9 +252,9 @@ at::Tensor sample(
   };
   TORCH_CHECK(is_table(settings, at::kFloat), "sample: settings must be (row, 4) in float32");
   TORCH_CHECK(is_table(states, at::kLong), "sample: states must be (row, 4) in int64");
-  const int64_t words = (logits.size(1) + 31) / 32;  // of a mask
+  const int64_t width = (logits.size(1) + 31) / 32;  // of a mask
   TORCH_CHECK(
-      !allowed || (allowed->sizes() == at::IntArrayRef{count, words} && allowed->scalar_type() == at::kInt && allowed->is_contiguous()),
+      !allowed || (allowed->sizes() == at::IntArrayRef{count, width} && allowed->scalar_type() == at::kInt && allowed->is_contiguous()),
       "sample: allowed must be (row, vocab / 32) in int32");
   const auto* masks = allowed ? reinterpret_cast<const Mask*>(allowed->const_data_ptr<int32_t>()) : nullptr;
   const int64_t places = std::max<int64_t>(ranked, 1);
@@ -267,7 +267,7 @@ at::Tensor sample(
     for (int64_t row = begin; row < end; ++row) {
       const Settings own{given[4 * row], given[4 * row + 1], given[4 * row + 2], given[4 * row + 3]};
       const Generator generator{words[4 * row], words[4 * row + 1], words[4 * row + 2], words[4 * row + 3]};
-      const Row values{rows + row * logits.stride(0), logits.size(1), masks ? masks + row * words * 2 : nullptr};
+      const Row values{rows + row * logits.stride(0), logits.size(1), masks ? masks + row * width * 2 : nullptr};
       const Choice highest = argmax(values);
       int64_t* into = result + row * (places + 1);
       into[places] = highest.finite;
