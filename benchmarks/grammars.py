@@ -13,6 +13,7 @@ from benchmarks.contenders.open_engine import open_endless, until_compiled
 from benchmarks.machine import describe
 from benchmarks.stream_timing import stream_metrics
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
+from steering.engine.capabilities import check_grammar
 from steering.model.embedded import embedded_gguf
 from steering.pairs import ChatMessage
 from steering.schemas.structured import Grammar
@@ -69,7 +70,7 @@ async def step_seconds(
 async def measured(engine: Engine, rows: int, tokens: int, rounds: int) -> dict[str, dict[str, float]]:
     """Returns, by way, the medians over rounds in milliseconds a step, and of the ratios of single rounds."""
     grammar = Grammar("json_schema", json.dumps(SCHEMA))
-    await engine.check_grammar(grammar)
+    await check_grammar(engine, grammar)
     await until_compiled(engine)
     found: dict[str, dict[str, float]] = {}
     for name, top_p in (("plain", 1.0), ("top_p 0.9", 0.9)):
