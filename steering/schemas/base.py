@@ -7,6 +7,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -30,7 +31,13 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _written(moment: Any) -> Any:
+    if not isinstance(moment, str | datetime):  # pydantic takes numbers, as seconds since 1970
+        raise ValueError("expected a time as text, in ISO 8601 with a time zone")  # noqa: TRY004 - what pydantic reports
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 """A time with a time zone, in UTC."""
 
 

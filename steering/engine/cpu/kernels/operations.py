@@ -82,8 +82,10 @@ edits (note, token, edit), changes, scaled (note, token): what is noted of doses
 tasks (layer, 2): graphs.Task of each layer, and where its doses are noted.
 """
 sample: Callable[..., Tensor] = define(
-    "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
-    lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),
+    "sample(Tensor logits, Tensor settings, Tensor states, int ranked=0, Tensor? allowed=None) -> Tensor",
+    lambda logits, _settings, _states, ranked=0, _allowed=None: logits.new_empty(
+        logits.shape[0], max(ranked, 1) + 1, dtype=torch.int64
+    ),
 )
 """Chooses from logits (row, vocab) -> (row, 2): the token of each row, and whether its logits are finite or masked by -infinity.
 
@@ -91,6 +93,9 @@ settings: (row, 4) in float32: temperature, top_k or 0, top_p or infinity, log(m
 states: (row, 4) of sampling.states.
 Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that the
 filters leave, up to the rounding of noise and sums.
+ranked: above 0 the result is (row, ranked + 1): the tokens that come first, without the filters, best first. Where a grammar excludes
+tokens, the first allowed one is chosen; ~token stands for a token that the filters may then exclude.
+allowed: (row, vocab / 32) in int32, bit i of number j is that of token 32 j + i; the others are left out before anything else.
 """
 _C_TYPES = {
     "Tensor": "AtenTensorHandle",
