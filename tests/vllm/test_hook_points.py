@@ -2,7 +2,8 @@
 tests.vllm.test_hook_points` tries every class of MODELS and writes the table of docs/vllm.md."""
 
 import asyncio
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,7 +87,8 @@ async def assert_activations_equal(name: str, engine: Engine) -> None:
         points = tuple(point_of(layer, kind) for layer in range(LAYERS))
         (found,) = await engine.capture([CapturePrompt(PROMPT)], CaptureSpec(points, "all"))
         expected = torch.stack(seen(build(name, **MODELS[name]), kind))
-        torch.testing.assert_close(found.activations, expected, atol=1e-4, rtol=1e-4)
+        gaps = (found.activations - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert float(gaps.max()) < 1e-4
 
 
 @pytest.mark.parametrize("name", TESTED)
@@ -140,24 +142,25 @@ def recorded() -> dict[str, str]:
     return {row[0].strip("`"): row[1] if len(row) > 1 else "" for row in rows}
 
 
-def main() -> None:
-    """Tries every class, and writes the table."""
-    rows = []
-    for name in MODELS:
+def main(names: Sequence[str]) -> None:
+    """Tries classes, and writes them into the table."""
+    rows = recorded()
+    for name in names:
         with TemporaryDirectory() as folder:
             try:
                 with engines(name, Path(folder), build_byte_tokenizer()) as (engine, _):
                     asyncio.run(assert_activations_equal(name, engine))
-                    rows.append(f"| `{name}` | {points_of(engine)} |")
+                    rows[name] = points_of(engine)
             except Exception as error:
-                rows.append(f"| `{name}` | not served here: {type(error).__name__} |")
+                rows[name] = f"not served here: {type(error).__name__}"
                 print(error, flush=True)
-        print(rows[-1], flush=True)
+        print(name, rows[name], flush=True)
     page, begin, end = DOCS / "vllm.md", BEGIN.format("hooks"), END.format("hooks")
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    table = "\n".join(["| class | hook points |", "|---|---|", *rows])
+    lines = [f"| `{name}` | {points} |" for name, points in rows.items()]
+    table = "\n".join(["| class | hook points |", "|---|---|", *lines])
     page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or list(MODELS))
