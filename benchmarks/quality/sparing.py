@@ -151,8 +151,8 @@ async def measured(engine: Engine, arms: dict[str, Any]) -> dict[str, Any]:
 
 async def _fitted(engine: Engine, negatives: Sequence[str], layer: int) -> ConceptVector:
     positives = [one for index, one in enumerate(DECLINED) if index % 3]
-    sides = (tuple((ChatMessage("user", one),) for one in side) for side in (positives, negatives))
-    pairs = PairSet(*sides, paired=False)
+    harmful, harmless = (tuple((ChatMessage("user", one),) for one in side) for side in (positives, negatives))
+    pairs = PairSet(harmful, harmless, paired=False)
     request = ExtractionRequest("harm", pairs, "null_space", layers=(layer,), position="last", holdout=0.0)
     return await extract(engine, request)
 
