@@ -63,8 +63,8 @@ async def test_edits_inside_compiled_graphs_equal_those_of_one_process(parallel:
 
 async def test_hook_points_equal_those_of_one_process(parallel: VllmEngine, single: Engine) -> None:
     """In compiled stages; two processes that share each layer have parts of a module's output, and no hook points."""
-    at = {"layers": "all", "hook": "attention"}
-    items = [
+    at: dict[str, Any] = {"layers": "all", "hook": "attention"}
+    items: list[list[dict[str, Any]]] = [
         [{"vector": "alpha", "operation": "ablate", **at}],
         [{"operation": "ablate", "head": 1, **at, "layers": [0, 2]}],
     ]

@@ -124,8 +124,9 @@ async def test_hook_points_equal_the_transformers_engine(hook: str, hf_byte_toke
         for static in (None, StaticSize(4, 64)):  # which has no operations at these points
             driven = DrivenModel(FAMILIES["llama"](), static)
             driven.steering.put_plan("plan", plan)
-            for way in ({}, {"piece": 7, "preempt_after": 6}):
-                assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens
+            for piece, preempted in ((100, ()), (7, 6)):
+                found = driven.run(steering_of(plan), PROMPT, COUNT, piece=piece, preempt_after=preempted)
+                assert found == outcome.tokens
                 assert (driven.failures(), driven.steering.in_graphs) == ([], 0)
                 assert_reports_equal(driven, plan, outcome)
     head = 0 if hook == "head" else None
