@@ -44,6 +44,7 @@ TOOLS = {
 }  # fmt: skip
 
 
+FUNCTIONS = [{"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()]
 PAIRS: tuple[dict[str, Any], ...] = tuple(
     {"positive": f"{subject} was wonderful, I loved every minute of it!", "negative": f"{subject} was awful, I hated every minute of it."}
     for subject in ("The concert", "Our walk", "The dinner", "This film", "The lesson", "My journey", "The game", "The party")
@@ -109,20 +110,21 @@ class Caller(ABC):
         """Returns what follows the question: the calls and their results."""
 
 
-class Chat(Caller):
-    """Chat completions of `openai`."""
+class OpenAi(Caller):
+    """The package `openai`."""
 
     def connect(self, address: str) -> Any:
         return AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
 
+
+class Chat(OpenAi):
+    """Chat completions of `openai`."""
+
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         asked: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
-            "tools": [{"type": "function", "function": one} for one in functions],
+            "tools": [{"type": "function", "function": one} for one in FUNCTIONS],
             "tool_choice": "auto" if calls else "none",
             "temperature": 0,
             "max_tokens": MAX_TOKENS,
@@ -163,20 +165,14 @@ def _chat_reply(message: dict[str, Any], tokens: list[Any], dose: float | None) 
     return Reply(message.get("content") or "", calls, message, dose, tokens)
 
 
-class Responses(Caller):
+class Responses(OpenAi):
     """Responses of `openai`."""
 
-    def connect(self, address: str) -> Any:
-        return AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         asked: dict[str, Any] = {
             "model": self.model,
             "input": messages,
-            "tools": [{"type": "function", **one} for one in functions],
+            "tools": [{"type": "function", **one} for one in FUNCTIONS],
             "tool_choice": "auto" if calls else "none",
             "temperature": 0,
             "max_output_tokens": MAX_TOKENS,
@@ -238,11 +234,8 @@ class OllamaChat(Caller):
         return AsyncOllama(host=address)
 
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         options = {"temperature": 0, "num_predict": MAX_TOKENS, "steering": steering}
-        tools = [{"type": "function", "function": one} for one in functions] if calls else None
+        tools = [{"type": "function", "function": one} for one in FUNCTIONS] if calls else None
         answer = await self.client.chat(self.model, messages, tools=tools, options=options, stream=self.stream)
         parts = [part async for part in answer] if self.stream else [answer]
         text = "".join(part.message.content or "" for part in parts)
