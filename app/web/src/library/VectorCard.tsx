@@ -1,7 +1,9 @@
 import type { Vector } from "../api/types";
 import { atChance } from "../compare/WhyNothing";
+import { polesOf } from "../core/vectors";
 import { linear, plain } from "../maths/scales";
 import { isShown } from "../maths/strength";
+import { DialView } from "../ui/Dial";
 import { bestAuroc, selected, usersOf } from "./store";
 
 /** A vector in a few words, with the curve of its AUROC over the layers. */
@@ -16,6 +18,10 @@ export function VectorCard({ vector }: { vector: Vector }) {
       <span class="description small muted" dir="auto">
         {vector.description || vector.method.replaceAll("_", " ")}
       </span>
+      <DialView
+        poles={polesOf(vector.name, vector)}
+        shown={{ negative: isShown(vector, -1), positive: isShown(vector, 1) }}
+      />
       <Sparkline vector={vector} />
       <span class="row">
         <Badges vector={vector} />
