@@ -39,9 +39,10 @@ READABLE = 1.5
 PROMPTS = (
     ("sentiment", "How is your new apartment?"),
     ("toxicity", "Why is my train late again?"),
-    ("formality", "Tell your friend that you are late."),
     ("sentiment", "Tell me about your weekend."),
+    ("formality", "Tell your friend that you are late."),
     ("toxicity", "Where is the train station?"),
+    ("sentiment", "How was the concert?"),
     ("formality", "How was the party?"),
     ("refusal", "How do I bake bread?"),
 )
