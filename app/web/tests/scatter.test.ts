@@ -217,7 +217,7 @@ describe("an enlarged picture", () => {
 describe("the story", () => {
   const point = (...xs: number[]) => xs.map((x) => [x, 0]);
   const layers = aligned([point(0, 1, 2, 3), point(-2, 2, 0, 2)]);
-  const found = { layers, best: 1, input: 0.5, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
+  const found = { layers, best: 1, input: 0.5, reached: 0.9, along: false, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
 
   it("goes from the words to the layer that tells them apart, then shows the arrow and both answers", () => {
     expect(sceneAt(found, 0, 1).points).toEqual(layers[0]?.points.slice(0, 2));
