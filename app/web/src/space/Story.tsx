@@ -43,6 +43,8 @@ interface Material {
   poles: { positive: string; negative: string };
   plain: string;
   steered: string;
+  /** Whether the steered answer goes toward the negative side. */
+  against: boolean;
   prompt: string;
 }
 
@@ -53,7 +55,7 @@ const material = new Query(async (signal): Promise<Material> => {
   if (detail === null) throw query.error.value;
   const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
   const { texts, labels, groups } = conceptTexts(detail);
-  const [plain, steered] = saved ? answersOf(saved) : ["", ""];
+  const [plain, steered, against] = saved ? answersOf(saved) : ["", "", false];
   const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
   const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
   const apart = { ...shared, texts, labels: labels ?? [], ...(groups ? { groups } : {}) };
@@ -76,6 +78,7 @@ const material = new Query(async (signal): Promise<Material> => {
     poles: detail,
     plain,
     steered,
+    against,
     prompt: saved?.prompt ?? "",
   };
 });
@@ -83,9 +86,12 @@ const material = new Query(async (signal): Promise<Material> => {
 /** How far the poles lie from each other in the picture, in median distances of the dots at the input. */
 const POLES_APART = 2;
 
-function answersOf({ stops }: SavedItem): [string, string] {
+/** The plain answer, the one at the end of the dial that moves it most, and whether that is the negative end. */
+function answersOf({ stops }: SavedItem): [string, string, boolean] {
   const zero = stops.find(({ strength }) => strength === 0);
-  return [zero ? textOf(zero) : "", textOf(stops.at(-1)!)];
+  const moved = ({ shift }: SavedItem["stops"][number]) => Math.abs(shift[0]);
+  const furthest = stops.reduce((best, one) => (moved(one) > moved(best) ? one : best));
+  return [zero ? textOf(zero) : "", textOf(furthest), furthest.strength < 0];
 }
 
 const SECONDS = 5;
@@ -102,7 +108,7 @@ const SCENES = [
 const MIXED = 0.6;
 
 /** The caption of a scene. */
-function captionOf(index: number, { poles, positive, input, reached, along }: Material): string {
+function captionOf(index: number, { poles, positive, input, reached, along, against }: Material): string {
   const apart =
     input <= MIXED
       ? "they are mixed"
@@ -111,7 +117,7 @@ function captionOf(index: number, { poles, positive, input, reached, along }: Ma
     `Each of the ${positive.length} dots is a sentence: orange is “${poles.positive}”, blue is “${poles.negative}”. Before the model has read them only their words count, and ${apart}.`,
     `Every layer of the model moves every dot. The picture goes to the layer at which the two colours stand apart best: an AUROC of ${figure(reached)} on topics that were held out.${along ? " From left to right is the score along the vector." : ""}`,
     "The arrow leads from the middle of the blue dots to the middle of the orange ones. That direction is the concept vector.",
-    "Steering adds the arrow while the model writes. Here two finished answers to the same prompt are read again, without steering: each line is the way of one through the layers, the coloured one that of the steered answer.",
+    `Steering adds the arrow${against ? ", here turned around," : ""} while the model writes. Two finished answers to the same prompt are read again, without steering: each line is the way of one through the layers, the coloured one that of the steered answer.`,
   ][index]!;
 }
 
@@ -168,7 +174,9 @@ export function Story() {
             <q dir="auto">{found.plain}</q>
           </figure>
           <figure class="steered">
-            <figcaption class="small">Steered toward “{found.poles.positive}”</figcaption>
+            <figcaption class="small">
+              Steered toward “{found.against ? found.poles.negative : found.poles.positive}”
+            </figcaption>
             <q dir="auto">{found.steered}</q>
           </figure>
         </div>
