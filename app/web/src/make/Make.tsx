@@ -145,13 +145,15 @@ function InWords() {
   return (
     <>
       <SearchField label={label} placeholder={`${label}: poet, angry, butler`} {...of(store.wanted)} />
-      <ul class="row choices" aria-label="Concepts in words">
-        {store.inWords.value.map((one) => (
-          <li key={one.name}>
-            <Button label={one.name} kind="small" title={one.description} onClick={() => store.describe(one)} />
-          </li>
-        ))}
-      </ul>
+      {store.inWords.value.length > 0 && (
+        <ul class="row choices" aria-label="Concepts in words">
+          {store.inWords.value.map((one) => (
+            <li key={one.name}>
+              <Button label={one.name} kind="small" title={one.description} onClick={() => store.describe(one)} />
+            </li>
+          ))}
+        </ul>
+      )}
     </>
   );
 }
