@@ -100,7 +100,7 @@ describe("interventions", () => {
   });
 
   it("act inside a block, and remove an attention head in place of a vector", () => {
-    const attention = { hook: "attention", operation: "ablate", layers: [3], head: 2 } as const;
+    const attention: Partial<Control> = { hook: "attention", operation: "ablate", layers: [3], head: 2 };
     expect(intervention(control(attention), 1)).toEqual({
       operation: "ablate",
       head: 2,
