@@ -2,9 +2,9 @@
 
 Usage: `python -m tools.gallery --second MODEL`, about half an hour on a CPU; MODEL is another model, as for `python -m benchmarks.quality`.
 For each concept and prompt it steers at the stops of the dial over the range of the vector's card, with the same seeds at each
-stop. A prompt is kept where the ends of the range move what the answers say in the intended direction, with an interval over the
-seeds that excludes no effect, and leave them readable; where they do so again with other seeds; and where the second model tells
-the ends apart in at least 8 of 10 of those. The answers that are saved are those of the seed whose readings follow the dial
+stop. A side of a prompt's dial is kept where its end moves what the answers say in the intended direction, with an interval over
+the seeds that excludes no effect, and leaves them readable, and does so again with other seeds. A prompt is kept where it has a side,
+and the second model tells the ends of what is kept apart in at least 8 of 10 answers. The answers that are saved are those of the seed whose readings follow the dial
 best, among those without parts of characters; the numbers are of all seeds.
 """
 
@@ -47,6 +47,7 @@ PROMPTS = (
     ("refusal", "How do I bake bread?"),
 )
 """Concepts without a measured range on the model are left out."""
+PLAIN = {"strength": 0.0}
 Json: TypeAlias = dict[str, Any]
 Runs: TypeAlias = Sequence[dict[float, Json]]
 """For each seed the answer at each strength."""
@@ -80,6 +81,7 @@ def main() -> None:
             if item is None:
                 continue
             page["items"].append(item)  # written at once: each takes minutes
+            page["items"].sort(key=lambda one: -len(one["stops"]))  # dials with both sides first
             chosen.output.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(page['items'])} of {chosen.items} in {chosen.output}")
 
@@ -94,16 +96,19 @@ def measured(client: Client, concept: str, prompt: str, chosen: argparse.Namespa
     runs = answers(client, concept, prompt, strengths, range(1, chosen.samples + 1))
     stops = [stop_of(strength, concept, runs) for strength in strengths]
     print(concept, prompt, stops, flush=True)
-    if not all(passes(stop) for stop in (stops[0], stops[-1])):
-        return None
+    kept = [stop["strength"] for stop in (stops[0], stops[-1]) if stop["strength"] and passes(stop)]
     other = range(chosen.samples + 1, 2 * chosen.samples + 1)
-    repeated = answers(client, concept, prompt, sorted({*ends, 0.0}), other)
-    again = [stop_of(end, concept, repeated) for end in ends if end]
-    pairs = [tuple(run[end]["choices"][0]["text"] for end in ends) for run in repeated[:PAIRS]]
+    repeated = answers(client, concept, prompt, sorted({*kept, 0.0}), other) if kept else []
+    again = [stop for end in kept if passes(stop := stop_of(end, concept, repeated))]
+    if not again:
+        return None
+    low, high = (end(stop["strength"] for stop in [*again, PLAIN]) for end in (min, max))
+    pairs = [tuple(run[end]["choices"][0]["text"] for end in (low, high)) for run in repeated[:PAIRS]]
     apart = asyncio.run(told_apart(chosen.second, concept, prompt, pairs))
     print(concept, prompt, again, f"told apart: {apart} of {len(pairs)}", flush=True)
-    if not all(map(passes, again)) or apart < DISTINGUISHED * len(pairs):
+    if apart < DISTINGUISHED * len(pairs):
         return None
+    stops = [stop for stop in stops if low <= stop["strength"] <= high]
     whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
     best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
     for stop in stops:
@@ -187,10 +192,8 @@ def stop_of(strength: float, concept: str, runs: Runs) -> Json:
 
 
 def passes(stop: Json) -> bool:
-    """Whether an end of the dial moves the answers its way beyond its interval, and leaves them readable; the plain answer does."""
+    """Whether an end of the dial moves the answers its way beyond its interval, and leaves them readable."""
     mean, half = stop["shift"]
-    if not stop["strength"]:
-        return True
     return bool(mean * stop["strength"] / abs(stop["strength"]) > half and stop["perplexity_ratio"] <= READABLE)
 
 
