@@ -109,8 +109,9 @@ def measured(client: Client, concept: str, prompt: str, chosen: argparse.Namespa
     if apart < DISTINGUISHED * len(pairs):
         return None
     stops = [stop for stop in stops if low <= stop["strength"] <= high]
+    shown = [stop["strength"] for stop in stops]
     whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
-    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
+    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in shown]))
     for stop in stops:
         stop["words"] = words_of(client, concept, best[stop["strength"]]["choices"][0]["text"])
     known = client.get_concept(concept)
