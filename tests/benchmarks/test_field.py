@@ -18,7 +18,7 @@ from tests.app.running import running
 from tests.families import D_MODEL
 
 BEHAVIOUR = "refusal"
-FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0))
+FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4))
 
 
 class Peers(Contender):
