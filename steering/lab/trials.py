@@ -35,6 +35,7 @@ from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows import generate
 from steering.workflows.generate import Answer, Progress, ignore_progress, mix, progress_of_part
 from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
+from steering.workflows.readout import grouped
 from steering.workflows.texts import as_prompts
 
 V = TypeVar("V")
@@ -382,21 +383,28 @@ async def token_divergences(
     progress: Progress = ignore_progress,
 ) -> list[list[tuple[float, ...]]]:
     """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
-    tokens. The logits of one plan and of no plan are held at a time, for one prompt. Raises what `Engine.capture` raises."""
+    tokens. The plans of one prompt are read together, as many as have their logits in LOGITS_AT_ONCE beside those of no plan.
+    Raises what `Engine.capture` raises."""
     spec, values = CaptureSpec(layers=(), logits=True), [list[tuple[float, ...]]() for _ in plans]
     for done, (prompt, answer) in enumerate(answered, start=1):
         ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
         text, count = ids + answer.tokens, len(answer.tokens)
+        steering = [] if not count else [place for place, plan in enumerate(known) if not plan.empty]
+        rows = [CapturePrompt(text, known[place], len(ids), len(ids) - 1) for place in steering]
+        rows = [replace(rows[0], plan=rows[0].plan.unsteered), *rows] if rows else []
+        read: list[tuple[float, ...]] = []
         reference = None
-        for plan, found in zip(known, values, strict=True):
-            if reference is None:
-                (plain,) = await engine.capture([CapturePrompt(text, plan.unsteered, len(ids), len(ids) - 1)], spec)
-                reference = predicting(plain, count)
-            if plan.empty or not count:
+        for part in grouped(rows, lambda _, count=count: (count + 1) * engine.info.vocab_size, LOGITS_AT_ONCE):
+            for capture in await engine.capture(part, spec):
+                if reference is None:
+                    reference = predicting(capture, count)
+                else:
+                    read.append(await run_in_thread(divergences, predicting(capture, count), reference))
+        for place, found in enumerate(values):
+            if place in steering:
+                found.append(read[steering.index(place)])
+            else:
                 found.extend([(0.0,) * count] * min(count, 1))
-                continue
-            (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
-            found.append(await run_in_thread(divergences, predicting(steered, count), reference))
         progress(done, len(answered), "reading neutral text")
     return values
 
