@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from steering.errors import UnsupportedParameter
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
+from steering.schemas.messages import StructuredFields
 from steering.schemas.steering import Steering
-from steering.schemas.structured import StructuredFields
 from steering.spec import Number
 
 Label = Annotated[str, Field(max_length=512)]

@@ -26,8 +26,8 @@ from app.core.errors import describe
 from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
+from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
 from steering.schemas.steering import Steering
-from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
 from steering.spec import Number
 
 Empty: TypeAlias = Annotated[tuple[None, ...], Field(max_length=0)] | None

@@ -7,7 +7,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
-from steering.model.layout import BlockOutput, find_layout
+from steering.model.hook_points import BlockOutput
+from steering.model.layout import find_layout
 
 
 class DrivenModel:
