@@ -27,9 +27,9 @@ class Entered:
     def note(self, frame: FrameType, event: str, _argument: object) -> None:
         """Called by the interpreter."""
         module = frame.f_globals.get("__name__", "")
-        if self.noting and event == "call" and module.startswith(("app.", "steering.")):
-            if IN_REQUEST.get() or threading.current_thread() is not threading.main_thread():
-                self.modules.add(module)
+        asked = IN_REQUEST.get() or threading.current_thread() is not threading.main_thread()
+        if self.noting and asked and event == "call" and module.startswith(("app.", "steering.")):
+            self.modules.add(module)
 
 
 async def test_a_steered_stream_enters_few_modules(
