@@ -178,6 +178,7 @@ $(SECOND)/gemma-3-270m-q4_k_m.gguf: | $(BIN)/python
 evidence: setup $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality --second $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality.random_directions
+	$(BIN)/python -m benchmarks.quality.coverage
 	$(BIN)/python -m tests.docs.pages
 
 # The table of docs/architectures.md: every causal class of transformers, a few minutes.

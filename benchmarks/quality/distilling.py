@@ -6,7 +6,6 @@ reader is another model, which learns from other answers what the instruction ch
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,19 +14,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.contenders.open_engine import cache_dir
+from benchmarks.contenders.open_engine import opened
+from benchmarks.quality.recording import read_results, write_results
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
-from steering.engine import open_engine
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.distil import DistilRequest, distil
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec
-from steering.threads import disable_intra_op_threads
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
@@ -145,44 +142,30 @@ async def _tokens(
 
 async def measure(path: Path, names: Sequence[str], model: str, second: str, seconds: float) -> None:
     """Measures until the time is over, and adds each result to the file as it comes."""
-    disable_intra_op_threads()
     began = time.monotonic()
-    limits = EngineLimits(cache_bytes=512 << 20)
-    engine, reader = (
-        open_engine("transformers", EngineOptions(one, cache_dir(), compiled=False, limits=limits))
-        for one in (model, second)
-    )
-    about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": FITTED}
-    about |= {"max_tokens": SAMPLING.max_tokens}
-    try:
+    async with opened(model, second) as (engine, reader):
+        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": FITTED}
+        about |= {"max_tokens": SAMPLING.max_tokens}
         for name in names:
             if name in _measured(path, engine.info.name) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
             _add(path, engine.info.name, about, name, await compared(engine, reader, name))
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
-    finally:
-        await engine.close()
-        await reader.close()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
 
 
 def _measured(path: Path, model: str) -> Mapping[str, Any]:
     """Returns the instructions of a model that the file has."""
-    found: Mapping[str, Any] = _read(path).get(model, {}).get("instructions", {})
+    found: Mapping[str, Any] = read_results(path).get(model, {}).get("instructions", {})
     return found
 
 
 def _add(path: Path, model: str, about: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> None:
     instructions = {**_measured(path, model), name: found}
-    results = _read(path) | {
+    results = read_results(path) | {
         model: {**about, "date": datetime.now(UTC).date().isoformat(), "instructions": instructions}
     }
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(path, results)
 
 
 def main() -> None:

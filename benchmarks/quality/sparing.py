@@ -6,7 +6,6 @@ kinds are answered, and harmless ones that use alarming words; whether an answer
 
 import argparse
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,16 +14,14 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from benchmarks.contenders.open_engine import cache_dir
+from benchmarks.contenders.open_engine import opened
+from benchmarks.quality.recording import write_results
 from steering.concepts.loader import load_neutral
-from steering.engine import open_engine
 from steering.engine.api import Engine, SamplingParams
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.pairs import ChatMessage, PairSet
 from steering.plan.resolve import resolve
 from steering.spec import SteeringSpec
-from steering.threads import disable_intra_op_threads
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import background, seeded
@@ -162,19 +159,17 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    disable_intra_op_threads()
-    limits = EngineLimits(cache_bytes=512 << 20)
-    engine = open_engine("transformers", EngineOptions(chosen.model, cache_dir(), compiled=False, limits=limits))
 
     async def run() -> dict[str, Any]:
-        try:
-            return await measured(engine)
-        finally:
-            await engine.close()
+        async with opened(chosen.model) as (engine,):
+            about = {
+                "model": engine.info.name,
+                "dtype": engine.info.dtype,
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+            return about | await measured(engine)
 
-    about = {"model": engine.info.name, "dtype": engine.info.dtype, "date": datetime.now(UTC).date().isoformat()}
-    results = json.dumps(about | asyncio.run(run()), indent=1)
-    chosen.output.write_text(f"{results}\n", encoding="utf-8")
+    write_results(chosen.output, asyncio.run(run()))
 
 
 if __name__ == "__main__":
