@@ -46,7 +46,7 @@ from steering.spec import (
     vector_names,
 )
 from steering.vectors import ConceptVector, VectorId, VectorSource
-from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
+from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, means, stream_events
 
 _GENERATE = needs("generate")
 STREAMED: dict[str, Any] = {
@@ -432,7 +432,7 @@ def _applied(one: Intervention, index: int, reports: Sequence[SteeringReport]) -
         sha256=one.sha256,
         strengths=by_layer(one.strengths) if one.strengths else None,
         planned_dose=by_layer(one.planned_dose),
-        relative_dose=by_layer(_means(measured("doses"))),
+        relative_dose=by_layer(means(measured("doses"))),
         tokens=sum(measured("tokens")),
         fired=any(report.fired[index] for report in reports if index < len(report.fired)),
         fired_at=min((token for token in measured("fired_at") if token is not None), default=None),
@@ -445,20 +445,12 @@ def _applied(one: Intervention, index: int, reports: Sequence[SteeringReport]) -
 def _held(found: Sequence[Mapping[int, HeldReadout]]) -> dict[str, schemas.HeldStrength] | None:
     """Averages what the controllers of one intervention did over all answers."""
     averages = {
-        name: _means([{layer: getattr(held, name) for layer, held in one.items()} for one in found])
+        name: means([{layer: getattr(held, name) for layer, held in one.items()} for one in found])
         for name in ("score", "strength", "last_strength")
     }
     layers = averages["score"]
     held = {at: schemas.HeldStrength(**{name: each[at] for name, each in averages.items()}) for at in layers}
     return by_layer(held) or None
-
-
-def _means(rows: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Averages by layer, over the answers that have it."""
-    if len(rows) == 1:  # most answers; fmean takes a microsecond a layer
-        return dict(rows[0])
-    layers = dict.fromkeys(at for row in rows for at in row)
-    return {at: fmean(row[at] for row in rows if at in row) for at in layers}
 
 
 def phases_of(plan: SteeringPlan, tokenizer: Tokenizer) -> Callable[[Hashable, TokenEvent], PhaseName | None]:

@@ -53,7 +53,7 @@ class EngineContender:
 
         monitors: how many read every row, each at a layer of its own.
         """
-        if len(self._monitors) != monitors:
+        if len(self._monitors.ordered) != monitors:
             self._monitors = self._run(self._watch(monitors))
         return self._run(self._generate(prompts, new_tokens, steering, warm_length))
 
