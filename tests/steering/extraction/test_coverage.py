@@ -1,6 +1,12 @@
 """The card's interval holds the AUROC of the vector on new topics as often as it says, by simulation; shuffled labels are at
 chance."""
 
+<<<<<<< HEAD
+=======
+import os
+from collections.abc import Callable
+
+>>>>>>> a7ef1a8f (Tests: shorter forms by default, longer ones by make fuzz; what the embedded service claims is claimed there alone)
 import numpy as np
 import pytest
 import torch
@@ -11,8 +17,15 @@ from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import fit_layer, folding, nested_auroc
 from steering.pairs import PairSet
 
+<<<<<<< HEAD
 RUNS = 120
 WORLDS = (World(10, 4, 2.5), World(8, 3, 5.0), World(24, 1, 1.5), World(10, 4, 2.5, paired=False))
+=======
+LAYERS, D_MODEL = 5, 24
+RUNS = int(os.environ.get("EXTRACTIONS", "40"))
+"""Simulated extractions of each kind; `make fuzz` makes more."""
+Draw = Callable[[int, int], torch.Tensor]
+>>>>>>> a7ef1a8f (Tests: shorter forms by default, longer ones by make fuzz; what the embedded service claims is claimed there alone)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=repr)
