@@ -30,12 +30,19 @@ from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
 from steering.schemas.extraction import Pair
-from steering.schemas.messages import ChoiceFields, ConversationFields, Message, SamplingFields, Text, TextsFields
+from steering.schemas.messages import (
+    ChoiceFields,
+    ConversationFields,
+    Message,
+    SamplingFields,
+    StructuredFields,
+    Text,
+    TextsFields,
+)
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.schemas.structured import StructuredFields
 from steering.spec import InterventionSpec, SteeringSpec, in_answers, is_inline, vector_names
-from steering.store.records import Writer
+from steering.store.database import Writer
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSource

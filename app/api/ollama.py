@@ -25,7 +25,7 @@ from steering import __version__
 from steering.engine.api import Prompt, TokenEvent
 from steering.engine.capabilities import thinking_format, tool_format
 from steering.errors import SteeringError
-from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
+from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
 from steering.workflows.generate import Answer
 
 _GENERATE = needs("generate") | {"x-errors": "TextError"}

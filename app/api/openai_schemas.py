@@ -20,8 +20,8 @@ from steering.pairs import ChatMessage as ModelMessage
 from steering.pairs import continued
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
+from steering.schemas.messages import StructuredFields
 from steering.schemas.steering import Steering
-from steering.schemas.structured import StructuredFields
 from steering.spec import Number
 
 Label = Annotated[str, Field(max_length=512)]

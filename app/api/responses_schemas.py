@@ -29,7 +29,7 @@ from steering.errors import InvalidRequest, UnsupportedParameter
 from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
-from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, TextFormat
+from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, TextFormat
 
 Empty: TypeAlias = Annotated[tuple[None, ...], Field(max_length=0)] | None
 

@@ -26,12 +26,11 @@ from steering.engine.options import EngineOptions
 from steering.errors import UnsupportedParameter
 from steering.model.conversion import gguf_names, give_biases
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
-from steering.model.hook_points import HEADS, HOOKS, kind_of, layer_of, point_of
-from steering.model.layout import BlockOutput, Layout, residual_of
+from steering.model.hook_points import HEADS, HOOKS, BlockOutput, kind_of, layer_of, point_of, residual_of
+from steering.model.layout import Layout
 from steering.model.loading import load
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import HEAD, RELU, ROTATE, Edits, SteeringPlan
+from steering.plan.types import HEAD, RELU, ROTATE, DoseGuard, Edits, SteeringPlan
 from steering.shapes import Float, Logits, Tensor
 from steering.spec import Schedule, SteeringSpec, TokenScope
 from steering.threads import run_in_thread

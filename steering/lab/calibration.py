@@ -14,9 +14,8 @@ from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.trials import evaluation_prompts, token_divergences
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas.evaluation import CalibratedAnswer, CalibrationAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector

@@ -13,9 +13,8 @@ from steering.lab import trials
 from steering.lab.controls import UNGUARDED, plan_at, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Trial, shifts
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve_layers
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas.evaluation import (
     DoseResponseAnswer,
     EvaluatedPoint,

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from steering.errors import UnsupportedModel
-from steering.model.hook_points import HEADS, HOOKS, kind_of, point_of
-from steering.model.layout import BlockOutput, Layout, residual_of
+from steering.model.hook_points import HEADS, HOOKS, BlockOutput, kind_of, point_of, residual_of
+from steering.model.layout import Layout
 from steering.shapes import Int, Tensor
 
 PROBE = [[0, 1], [0, 2]]

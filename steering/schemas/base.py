@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    model_validator,
 )
 
 from steering.namespaces import NAMESPACE_PATTERN
@@ -46,29 +45,6 @@ NamespaceName = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
 
 class Request(Spec):
     """Base of request models."""
-
-
-def exactly_one(*names: str, start: str = "give") -> Any:
-    """Returns a validator of a request: exactly one of these fields is given. start: of the message."""
-    *others, last = (f"'{name}'" for name in names)
-
-    def check(request: T) -> T:
-        if sum(getattr(request, name) is not None for name in names) != 1:
-            raise ValueError(f"{start} exactly one of {', '.join(others)} and {last}")
-        return request
-
-    return model_validator(mode="after")(check)
-
-
-def at_most_one(one: str, other: str) -> Any:
-    """Returns a validator of a request: these fields are not both given."""
-
-    def check(request: T) -> T:
-        if getattr(request, one) is not None and getattr(request, other) is not None:
-            raise ValueError(f"give '{one}' or '{other}', not both")
-        return request
-
-    return model_validator(mode="after")(check)
 
 
 class NamespaceQuery(Request):
@@ -135,8 +111,3 @@ class PageQuery(Request):
 
 class NamespacePageQuery(PageQuery, NamespaceQuery):
     """Selects a page of a list."""
-
-
-def by_layer(values: dict[int, Any] | Any) -> dict[str, Any]:
-    """Returns the mapping with layer indices as strings, ascending, because JSON keys are strings."""
-    return {str(layer): values[layer] for layer in sorted(values)}

@@ -11,7 +11,7 @@ from steering.engine.vllm.engine import VllmEngine
 from steering.injection.readings import Reading
 from steering.model.phases import PhaseRules
 from steering.pairs import ChatMessage
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from tests.engines import Outcome, run, run_all, run_alone
 from tests.plans import plan_for, random_items, vectors_for
 

@@ -227,7 +227,7 @@ class VllmEngine:
             sampling=request.sampling,
             decoder=self.tokenizer.decode_stream(ids),
             monitors=request.monitors,
-            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+            monitored=MonitoredAnswer(request.monitors, request.request_id) if request.monitors.ordered else None,
             phases=None
             if request.plan.phases is None or not request.monitors.by_phase
             else PhaseTracker(request.plan.phases, self.tokenizer.token_text),

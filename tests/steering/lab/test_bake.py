@@ -19,8 +19,7 @@ from steering.lab.bake import BakeRequest, bake, bake_model, plain_logits, put, 
 from steering.model.layout import find_layout
 from steering.model.loading import load
 from steering.model.verification import verify_layout
-from steering.plan.dose import DoseGuard
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.shapes import Logits
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector

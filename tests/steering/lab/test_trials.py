@@ -11,9 +11,8 @@ from steering.lab import trials
 from steering.lab.controls import GivenVectors
 from steering.lab.trials import SCORERS, ReadBack, Samples, neutral_divergence, read_back, run_trials, trial_answers
 from steering.pairs import ChatMessage
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import background, mix

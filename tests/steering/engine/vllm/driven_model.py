@@ -7,8 +7,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
-from steering.model.hook_points import HEADS, kind_of
-from steering.model.layout import BlockOutput, find_layout, residual_of
+from steering.model.hook_points import HEADS, BlockOutput, kind_of, residual_of
+from steering.model.layout import find_layout
 from steering.model.verification import verify_layout
 
 
