@@ -33,8 +33,7 @@ from steering.engine.vllm.messages import (
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
 from steering.errors import UnsupportedModel
 from steering.injection.readings import Reading
-from steering.model.hook_points import HEADS, kind_of
-from steering.model.layout import residual_of
+from steering.model.hook_points import HEADS, kind_of, residual_of
 from steering.model.verification import hook_modules
 from steering.plan.types import SteeringPlan
 from steering.shapes import Tensor
