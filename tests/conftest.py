@@ -111,8 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begins each test with one thread, whatever was set before for the thread that runs the tests: with two workers, two threads each
-    wait for one another at every parallel loop."""
+    """Begins each test with one thread. UMAP's numba sets OpenMP's number in the thread that runs it, here that of all tests, to
+    that of the processors, and two workers with two threads each wait for one another at every parallel loop."""
     torch.set_num_threads(1)
 
 
