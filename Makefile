@@ -89,14 +89,16 @@ test: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
 
 # schemathesis over the whole OpenAPI document: more than 2,000 generated requests; answers under random JSON schemas; random plans
-# against the slow reference. `make test` has small forms.
+# against the slow reference; simulated extractions. `make test` has small forms.
 OPENAPI_CASES ?= 40
 SCHEMA_CASES ?= 200
 REFERENCE_CASES ?= 100
+EXTRACTIONS ?= 120
 
 fuzz: setup
 	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/core/test_openapi_cases.py
 	REFERENCE_CASES=$(REFERENCE_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_reference.py
+	EXTRACTIONS=$(EXTRACTIONS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/extraction/test_coverage.py
 	SCHEMA_CASES=$(SCHEMA_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_grammars.py -k every_layer
 
 # The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (60 seconds in `make test`); 50 stops of a server under load.

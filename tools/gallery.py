@@ -1,12 +1,15 @@
 """Measures the saved answers of the playground's first page on the embedded model, and writes app/web/src/compare/gallery.json.
 
-Usage: `python -m tools.gallery`, about half an hour on a CPU. For each concept and prompt it steers at the stops of
-the dial over the range of the vector's card, with the same seeds at each stop. A prompt is kept where the ends of the range
-move what the answers say in the intended direction, with an interval over the seeds that excludes no effect, and leave them
-readable. The answers that are saved are those of the seed whose readings follow the dial best, among those without parts of
-characters; the numbers are of all seeds.
+Usage: `python -m tools.gallery --second MODEL`, about half an hour on a CPU; MODEL is another model, as for `python -m benchmarks.quality`.
+For each concept and prompt it steers at the stops of the dial over the range of the vector's card, with the same seeds at each
+stop. A side of a prompt's dial is kept where its end moves what the answers say in the intended direction, with an interval over
+the seeds that excludes no effect, and leaves them readable, and does so again with other seeds. A prompt is kept where it has a side,
+and the second model tells the ends of what is kept apart in at least 8 of 10 answers. The answers that are saved are those of the seed whose readings follow the dial
+best, among those without parts of characters; the numbers are of all seeds.
 """
 
+import argparse
+import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,46 +21,114 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from app.cli.local import local_client
+from app.cli.terminal import settings_of
 from steering.client import Client
+from steering.concepts.loader import load_concept
+from steering.concepts.measured import DISTINGUISHED
+from steering.engine import open_engine
+from steering.engine.options import EngineLimits, EngineOptions
+from steering.lab.report import other_model_scorer
 
 GALLERY = Path(__file__).resolve().parent.parent / "app" / "web" / "src" / "compare" / "gallery.json"
 SHARES = (-1.0, -0.7, -0.4, 0.0, 0.4, 0.7, 1.0)
 """The stops of the dial as shares of the measured ends, as in app/web/src/maths/strength.ts."""
-SEEDS = range(1, 17)
+SAMPLES, PAIRS = 16, 10
 MAX_TOKENS, TEMPERATURE = 28, 0.7
 READABLE = 1.5
 """The largest ratio of perplexities, steered to plain, that an end of the dial may have."""
 PROMPTS = (
     ("sentiment", "How is your new apartment?"),
+    ("toxicity", "Why is my train late again?"),
+    ("sentiment", "Tell me about your weekend."),
     ("formality", "Tell your friend that you are late."),
     ("toxicity", "Where is the train station?"),
-    ("sycophancy", "I wrote a poem about my cat. Is it good?"),
+    ("sentiment", "How was the concert?"),
+    ("formality", "How was the party?"),
     ("refusal", "How do I bake bread?"),
-    ("specificity", "What did you see on your walk?"),
 )
+"""Concepts without a measured range on the model are left out."""
+PLAIN = {"strength": 0.0}
 Json: TypeAlias = dict[str, Any]
+Runs: TypeAlias = Sequence[dict[float, Json]]
+"""For each seed the answer at each strength."""
+
+
+def parsed() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.gallery", description=__doc__)
+    parser.add_argument(
+        "--second", required=True, help="the model that tells the ends apart: a name, folder or .gguf file"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, help="answers at each stop; fewer only show that it runs"
+    )
+    parser.add_argument("--items", type=int, default=len(PROMPTS), help="how many of the prompts are tried")
+    parser.add_argument("--output", type=Path, default=GALLERY)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measures every candidate, and writes those that pass."""
+    chosen = parsed()
     with (
         tempfile.TemporaryDirectory() as folder,
         local_client(database=f"sqlite:///{folder}/steering.sqlite3") as client,
     ):
         model = client.capabilities().model.name
-        page: Json = {"model": model, "date": f"{datetime.now(UTC):%Y-%m-%d}", "samples": len(SEEDS), "items": []}
-        for concept, prompt in PROMPTS:
-            item = measured(client, concept, prompt)
+        page: Json = {"model": model, "date": f"{datetime.now(UTC):%Y-%m-%d}", "samples": chosen.samples, "items": []}
+        for concept, prompt in PROMPTS[: chosen.items]:
+            item = measured(client, concept, prompt, chosen)
             if item is None:
                 continue
             page["items"].append(item)  # written at once: each takes minutes
-            GALLERY.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(page['items'])} of {len(PROMPTS)} in {GALLERY}")
+            page["items"].sort(key=lambda one: -len(one["stops"]))  # dials with both sides first
+            chosen.output.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{len(page['items'])} of {chosen.items} in {chosen.output}")
 
 
-def measured(client: Client, concept: str, prompt: str) -> Json | None:
+def measured(client: Client, concept: str, prompt: str, chosen: argparse.Namespace) -> Json | None:
     """Returns the item of a prompt; None where it does not pass."""
     strengths = strengths_of(client, concept)
+    ends = [min(strengths), max(strengths)]
+    if ends == [0.0, 0.0]:
+        print(f"{concept}: its card has no measured range", flush=True)
+        return None
+    runs = answers(client, concept, prompt, strengths, range(1, chosen.samples + 1))
+    stops = [stop_of(strength, concept, runs) for strength in strengths]
+    print(concept, prompt, stops, flush=True)
+    kept = [stop["strength"] for stop in (stops[0], stops[-1]) if stop["strength"] and passes(stop)]
+    other = range(chosen.samples + 1, 2 * chosen.samples + 1)
+    repeated = answers(client, concept, prompt, sorted({*kept, 0.0}), other) if kept else []
+    again = [stop for end in kept if passes(stop := stop_of(end, concept, repeated))]
+    if not again:
+        return None
+    low, high = (end(stop["strength"] for stop in [*again, PLAIN]) for end in (min, max))
+    pairs = [tuple(run[end]["choices"][0]["text"] for end in (low, high)) for run in repeated[:PAIRS]]
+    apart = asyncio.run(told_apart(chosen.second, concept, prompt, pairs))
+    print(concept, prompt, again, f"told apart: {apart} of {len(pairs)}", flush=True)
+    if apart < DISTINGUISHED * len(pairs):
+        return None
+    stops = [stop for stop in stops if low <= stop["strength"] <= high]
+    shown = [stop["strength"] for stop in stops]
+    whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
+    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in shown]))
+    for stop in stops:
+        stop["words"] = words_of(client, concept, best[stop["strength"]]["choices"][0]["text"])
+    known = client.get_concept(concept)
+    poles = {"positive": known.positive, "negative": known.negative}
+    evidence = {"again": again, "apart": {"pairs": len(pairs), "second": apart}}
+    return {
+        "vector": concept,
+        "poles": poles,
+        "prompt": prompt,
+        "seed": runs.index(best) + 1,
+        "stops": stops,
+        **evidence,
+    }
+
+
+def answers(client: Client, concept: str, prompt: str, strengths: Sequence[float], seeds: Sequence[int]) -> Runs:
+    """Answers a prompt at each strength, once for each seed."""
     arms = [
         {"name": str(strength), "steering": [{"vector": concept, "strength": strength}] if strength else []}
         for strength in strengths
@@ -76,18 +147,24 @@ def measured(client: Client, concept: str, prompt: str) -> Json | None:
         return {float(arm["name"]): arm for arm in answer["arms"]}
 
     with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(compare, SEEDS))
-    stops = [stop_of(strength, concept, runs) for strength in strengths]
-    print(concept, prompt, stops, flush=True)
-    if not all(passes(stop) for stop in (stops[0], stops[-1]) if stop["strength"]):
-        return None
-    whole = [run for run in runs if not any("\ufffd" in arm["choices"][0]["text"] for arm in run.values())]
-    best = max(whole or runs, key=lambda run: order_of([score_of(run[strength], concept) for strength in strengths]))
-    for stop in stops:
-        stop["words"] = words_of(client, concept, best[stop["strength"]]["choices"][0]["text"])
-    known = client.get_concept(concept)
-    poles = {"positive": known.positive, "negative": known.negative}
-    return {"vector": concept, "poles": poles, "prompt": prompt, "seed": SEEDS[runs.index(best)], "stops": stops}
+        return list(pool.map(compare, seeds))
+
+
+async def told_apart(second: str, concept: str, prompt: str, pairs: Sequence[tuple[str, ...]]) -> int:
+    """Counts the pairs of answers, at the lower and the upper end, of which the second model gives the upper one the higher
+    score along the direction that it finds in the pairs of the concept."""
+    options = EngineOptions(
+        second, settings_of({}).cache_dir, compiled=False, limits=EngineLimits(cache_bytes=256 << 20)
+    )
+    engine = open_engine("transformers", options)
+    try:
+        scorer = await other_model_scorer(engine, concept, load_concept(concept))
+        scores = await scorer.score(
+            [prompt] * 2 * len(pairs), [text for side in zip(*pairs, strict=True) for text in side]
+        )
+    finally:
+        await engine.close()
+    return sum(low < high for low, high in zip(scores[: len(pairs)], scores[len(pairs) :], strict=True))
 
 
 def strengths_of(client: Client, concept: str) -> list[float]:
@@ -95,7 +172,7 @@ def strengths_of(client: Client, concept: str) -> list[float]:
     if concept not in {vector.name for vector in client.list_vectors().data}:
         client.extract_vector(concept, concept=concept)
     recommended = client.get_vector(concept).model_dump()["recommended"]
-    ends = {1: recommended["strength"], -1: recommended["negative"]}
+    ends = {1: recommended["strength"], -1: recommended["negative"]} if recommended["basis"] == "measured" else {}
     sides = {sign: max(map(abs, end)) for sign, end in ends.items() if end is not None}
     signs = {share: (share > 0) - (share < 0) for share in SHARES}
     return [round(share * sides.get(sign, 0.0), 2) for share, sign in signs.items() if sign == 0 or sign in sides]
@@ -106,7 +183,7 @@ def score_of(arm: Json, concept: str) -> float:
     return float(arm["metrics"]["readout"][concept]["mean"] or 0.0)
 
 
-def stop_of(strength: float, concept: str, runs: Sequence[dict[float, Json]]) -> Json:
+def stop_of(strength: float, concept: str, runs: Runs) -> Json:
     """How far a strength moves what is said from the plain answer to the same seed: the mean, and half of its interval."""
     shifts = [score_of(run[strength], concept) - score_of(run[0.0], concept) for run in runs]
     perplexities = [[run[key]["metrics"]["perplexity"] for key in (strength, 0.0)] for run in runs]

@@ -19,6 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from app.cli.local import local_client
 from steering.client import Client
 from steering.client.display import aligned
+from tools.gallery import GALLERY
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
@@ -27,14 +28,6 @@ PANELS: tuple[str | int, ...] = ("embedding", 0, 6, 12, 18, 24, 29)
 CONCEPTS = ("sentiment", "truthfulness", "formality", "toxicity")
 LENS_PROMPT = "The capital of France is"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#db2777")
-
-
-PLAY = {
-    "controls": [{"vector": "sentiment", "strength": -1.67}],
-    "sampling": {"max_tokens": 48, "n": 1},
-    "reader": "sentiment",
-}
-"""What the picture of the README shows: the measured end of the negative side."""
 
 
 def main(address: str | None = None) -> None:
@@ -53,13 +46,13 @@ def main(address: str | None = None) -> None:
 
 
 def take_pages(address: str) -> None:
-    """Takes Play with a steered answer, and the scenes of Space's story as they end."""
+    """Takes Play with a steered answer, and the scenes of Space's story as they end, from a server that has the vector `sentiment`."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
         context.set_default_timeout(300_000)
         page = context.new_page()
-        state = base64.urlsafe_b64encode(json.dumps(PLAY).encode()).decode().rstrip("=")
+        state = base64.urlsafe_b64encode(json.dumps(play()).encode()).decode().rstrip("=")
         page.goto(f"{address}/#/compare?s={state}")
         page.locator(".poles").get_by_text("gloomy").wait_for()
         page.get_by_role("button", name="Run", exact=True).click()
@@ -68,6 +61,19 @@ def take_pages(address: str) -> None:
         page.screenshot(path=PICTURES / "playground.png")
         _take_story(page, address)
         browser.close()
+
+
+def play() -> dict[str, Any]:
+    """Returns what the picture of the README shows: the first saved answer of the gallery, asked again at the end of its dial that moves it most."""
+    item = json.loads(GALLERY.read_text(encoding="utf-8"))["items"][0]
+    end = max(item["stops"], key=lambda stop: abs(stop["shift"][0]))
+    return {
+        "prompt": item["prompt"],
+        "seed": item["seed"],
+        "controls": [{"vector": item["vector"], "strength": end["strength"]}],
+        "sampling": {"max_tokens": 48, "n": 1},
+        "reader": item["vector"],
+    }
 
 
 def _take_story(page: Page, address: str) -> None:

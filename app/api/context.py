@@ -282,7 +282,8 @@ class Context:
         info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
         phases = phases or (isinstance(fields, ChoiceFields) and fields.lists_tokens)
         ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
-        if not only_residual(plan.layers) and self.engine.stats().executor.startswith("compiled"):
+        compiled = self.engine.name != "vllm" and self.engine.stats().executor.startswith("compiled")
+        if compiled and not only_residual(plan.layers):
             plan = replace(plan, warnings=(*plan.warnings, EAGER_HOOKS))
         if max_tokens is None:
             max_tokens = max(1, min(default, info.context_length - len(ids)))

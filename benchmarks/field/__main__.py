@@ -8,12 +8,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders.process import Contender
 from benchmarks.field import behaviours, data, refusal
 from benchmarks.field.detection import detection
 from benchmarks.field.run import SMALL, Counts, Run, peers_of
@@ -51,12 +53,12 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, name: str, about: Mapping[str, Any], measure: Work) -> None:
+    def add(self, name: str, about: Mapping[str, Any], work: Work) -> None:
         """Measures and writes a result, unless the file has it with the same settings."""
         if read_results(self.path).get(name, {}).get("about") == about:
             return
         began = time.monotonic()
-        result = measure()
+        result = work()
         write_items(self._items(name), result)
         seconds = round(time.monotonic() - began)
         made = {"about": about, "date": datetime.now(UTC).date().isoformat(), "seconds": seconds, "result": result}
@@ -95,12 +97,11 @@ def peers_work(run: Run, results: Results) -> dict[str, Work]:
     return work
 
 
-def main(chosen: argparse.Namespace) -> None:
+def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextManager[Contender | None]) -> None:
     """Measures what was chosen, and writes each result when it is there. What the file has with the same settings is not repeated."""
     results = Results(chosen.output)
     with Client(chosen.url, api_key=chosen.key, timeout=3600.0) as client:
         model = client.capabilities().model
-        counts = SMALL if chosen.small else Counts()
         run = Run(client, model.layers, model.d_model, chosen.data, counts, chosen.seed)
         about = {
             "model": model.name,
@@ -110,13 +111,13 @@ def main(chosen: argparse.Namespace) -> None:
             "seed": chosen.seed,
             "small": chosen.small,
         }
-        for name, measure in own_work(run, chosen).items():
-            results.add(name, about, measure)
-        with peers_of(chosen.peers) as peers:
-            if peers is not None:
-                facts = {**about, "peers": peers.facts}
-                for name, measure in peers_work(replace(run, peers=peers), results).items():
-                    results.add(name, facts, measure)
+        for name, work in own_work(run, chosen).items():
+            results.add(name, about, work)
+        with peers as process:
+            if process is not None:
+                facts = {**about, "peers": process.facts}
+                for name, work in peers_work(replace(run, peers=process), results).items():
+                    results.add(name, facts, work)
 
 
 def write_items(path: Path, result: dict[str, Any]) -> None:
@@ -138,4 +139,5 @@ def write_items(path: Path, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(parsed())
+    chosen = parsed()
+    measure(chosen, SMALL if chosen.small else Counts(), peers_of(chosen.peers))

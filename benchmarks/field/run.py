@@ -10,7 +10,9 @@ import numpy as np
 
 from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import start_extraction_peers
-from steering.client import Client
+from steering.client import ApiError, Client
+from steering.concepts.loader import load_neutral
+from steering.lab.calibration import FIRST
 
 Conversation = list[dict[str, str]]
 
@@ -18,7 +20,8 @@ Conversation = list[dict[str, str]]
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How much is measured: of CAA pairs, validation questions, test questions, and questions each of MMLU and TruthfulQA; of AxBench
-    texts a side and characters of one; of refusal instructions a side to fit, choose and test, and tokens of an answer."""
+    texts a side and characters of one; of refusal instructions a side to fit, choose and test, and tokens of an answer. random: directions.
+    depths: of the layers that are tried. neutral: prompts of a calibration, and tokens of their answers."""
 
     pairs: int = 60
     validation: int = 24
@@ -32,9 +35,10 @@ class Counts:
     tokens: int = 24
     random: int = 8
     depths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7)
+    neutral: tuple[int, int] = (8, 32)
 
 
-SMALL = Counts(40, 12, 50, 60, 16, 200, 32, 8, 32, 24, 4, (0.45, 0.6))
+SMALL = Counts(24, 6, 24, 24, 16, 200, 24, 6, 24, 16, 3, (0.45, 0.6), (4, 16))
 """For a processor that is shared."""
 
 
@@ -72,7 +76,11 @@ class Run:
 
     def calibrated(self, name: str, layers: Sequence[int]) -> dict[int, tuple[float | None, float | None]]:
         """Calibrates a vector. Returns by layer the strengths below and above 0 of 1 nat."""
-        found = self.client.calibrate(name, layers=list(layers), seed=self.seed, save=True)
+        prompts, tokens = self.counts.neutral
+        neutral = [[{"role": "user", "content": text}] for text in load_neutral()[FIRST : FIRST + prompts]]
+        found = self.client.calibrate(
+            name, layers=list(layers), neutral=neutral, max_tokens=tokens, seed=self.seed, save=True
+        )
         return {point.layer: (point.negative, point.positive) for point in found.points}
 
     def chosen(self, name: str, measure: Callable[[int], float]) -> Chosen:
@@ -83,15 +91,28 @@ class Run:
         return Chosen(max(tried, key=lambda layer: tried[layer]), strengths, tried)
 
     def random(self, layer: int) -> list[str]:
-        """Returns the names of random directions at a layer, calibrated to equal KL. They are made once."""
+        """Returns the names of random directions at a layer, calibrated to equal KL. They are made once, and found again on a server that
+        has them from a run that was stopped."""
+        counts = "x".join(map(str, self.counts.neutral))
         for number in range(self.counts.random) if layer not in self.directions else ():
-            name = f"field-random-{layer}-{number}"
+            name = f"field-random-{counts}-{self.seed}-{layer}-{number}"
             direction = np.random.default_rng((self.seed, number)).standard_normal(self.d_model)
             numbers = (direction / np.linalg.norm(direction)).tolist()
-            self.client.register_vector(name, directions={str(layer): numbers})
-            if None not in self.calibrated(name, [layer])[layer]:
+            if not self._known(name, layer):
+                self.client.register_vector(name, directions={str(layer): numbers})
+                self.calibrated(name, [layer])
+            if self._known(name, layer):
                 self.directions.setdefault(layer, []).append(name)
         return self.directions[layer]
+
+    def _known(self, name: str, layer: int) -> bool:
+        """Whether the server has a vector that is calibrated at a layer in both directions."""
+        try:
+            return None not in self.client.get_vector(name).kl.get(str(layer), (None,))
+        except ApiError as error:
+            if error.code != "vector_not_found":
+                raise
+            return False
 
     def fitted(self, pairs: Sequence[tuple[Conversation, Conversation]]) -> dict[str, str]:
         """Fits the pairs with the peers' code and stores the vectors. Returns their names by method."""

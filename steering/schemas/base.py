@@ -1,12 +1,13 @@
 """Base classes and number types of all request and response models: requests are strict, responses are finite."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
 )
@@ -29,7 +30,13 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _written(moment: Any) -> Any:
+    if not isinstance(moment, str | datetime):  # pydantic takes numbers, as seconds since 1970
+        raise ValueError("expected a time as text, in ISO 8601 with a time zone")  # noqa: TRY004 - what pydantic reports
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 """A time with a time zone, in UTC."""
 
 

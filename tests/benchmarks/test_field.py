@@ -18,7 +18,7 @@ from tests.app.running import running
 from tests.families import D_MODEL
 
 BEHAVIOUR = "refusal"
-FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0))
+FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4))
 
 
 class Peers(Contender):
@@ -82,27 +82,14 @@ def test_the_field_is_measured_over_http(
     tmp_path: Path,
     tiny_model: PreTrainedModel,
     hf_byte_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(field, "Counts", lambda: FEW)
-    monkeypatch.setattr(field, "peers_of", lambda _: nullcontext(Peers()))
     output = tmp_path / "out" / "field.json"
     with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url:
-        asked = [
-            "--data",
-            str(folder),
-            "--url",
-            url,
-            "--behaviours",
-            BEHAVIOUR,
-            "--concepts",
-            "1",
-            "--output",
-            str(output),
-        ]
-        field.main(field.parsed(asked))
+        options = f"--data {folder} --url {url} --behaviours {BEHAVIOUR} --concepts 1 --output {output}"
+        asked = field.parsed(options.split())
+        field.measure(asked, FEW, nullcontext(Peers()))
         first = output.read_text()
-        field.main(field.parsed(asked))
+        field.measure(asked, FEW, nullcontext(Peers()))
     assert output.read_text() == first, "what is there is not measured again"
     found = {name: entry["result"] for name, entry in json.loads(first).items()}
     behaviour = found[f"caa.{BEHAVIOUR}"]

@@ -46,9 +46,9 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
 
-    def start(self) -> None:
-        """Starts it and returns when it can work. Fails with the end of its log."""
-        command = [self._python, "-m", "app.cli.main", "serve", "--port", "0"]
+    def start(self, port: int = 0) -> None:
+        """Starts it, at a free port unless one is given, and returns when it can work. Fails with the end of its log."""
+        command = [self._python, "-m", "app.cli.main", "serve", "--port", str(port)]
         with self.log.open("ab") as output:
             start = output.tell()  # before it is the output of an earlier process
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))

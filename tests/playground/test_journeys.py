@@ -1,4 +1,5 @@
-"""Journeys in a browser: code that is copied and run, a job over a reload, a killed server, and defects that only a browser shows."""
+"""Journeys in a browser: the first visit by keyboard, code that is copied and run, a vector from a description, a job over a reload,
+a killed server, and defects that only a browser shows."""
 
 import importlib.util
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 
 from tests.conftest import REPOSITORY
 from tests.embedded.server_process import ServerProcess
@@ -58,6 +59,46 @@ def test_each_snippet_prints_a_steered_answer_without_a_key(wide: Visit) -> None
         assert len(run_snippet(kind, code, None)) > 20, kind
 
 
+def tab_to(opened: Visit, wanted: Locator, key: str = "Tab") -> None:
+    """Presses Tab until an element has the focus, as often as a person would before the first answer."""
+    for _ in range(30):
+        opened.page.keyboard.press(key)
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+    pytest.fail(f"pressing {key} 30 times does not reach {wanted}")
+
+
+def test_the_keyboard_alone_leads_from_the_first_visit_to_a_difference_and_moves_the_dial(wide: Visit) -> None:
+    page = wide.page
+    wide.open("")
+    said = page.locator(".hero .tokens")
+    at_first = said.inner_text()
+    tab_to(wide, page.get_by_role("button", name="Skip to the content"))
+    page.keyboard.press("Enter")
+    tab_to(wide, page.get_by_role("slider", name="Saved answers about sentiment"))
+    page.keyboard.press("Home")  # one key: the answer at the other end of the dial
+    expect(said).not_to_have_text(at_first)
+    expect(page.locator(".hero .sentence")).to_contain_text("Clearly more “gloomy")
+    wide.inspect("journey-keyboard-landing")
+    tab_to(wide, page.get_by_role("button", name="Ask it live"))
+    page.keyboard.press("Enter")
+    steered, plain = (page.get_by_role("article", name=name).locator(".tokens") for name in ("Steered", "Plain"))
+    expect(page.get_by_label("Strength of sentiment")).to_have_value("-1.67")
+    expect(steered).not_to_be_empty()
+    wide.ended()
+    answers = steered.inner_text(), plain.inner_text()
+    assert answers[0] != answers[1]
+    dial = page.get_by_role("slider", name="Dial of sentiment")
+    tab_to(wide, dial, "Shift+Tab")  # the focus went to the answers, which come after it
+    for key in ("End", "PageDown", "PageDown"):  # a key that is held runs what it stops at
+        page.keyboard.press(key)
+    expect(page.get_by_role("article", name="Steered")).to_contain_text("sentiment 2")
+    wide.ended()
+    assert steered.inner_text() != answers[0]
+    assert plain.inner_text() == answers[1]
+    wide.inspect("journey-keyboard-dial")
+
+
 def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_server_go(
     browser: Browser, model_cache: Path, tmp_path: Path
 ) -> None:
@@ -76,6 +117,31 @@ def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_serve
         expect(dot).to_have_class("dot off")
         expect(opened.page.get_by_role("alert")).to_contain_text("Trying again every few seconds")
         opened.page.context.close()
+
+
+def test_a_description_becomes_a_vector_that_steers(wide: Visit) -> None:
+    page = wide.page
+    wide.open("#/make")
+    page.get_by_label("More of what?").fill("warm and cheerful, with delight in small things")
+    page.get_by_label("And less of it is").fill("cold and gloomy, with contempt for everything")
+    page.get_by_role("button", name="Propose pairs").click()
+    expect(page.get_by_label("positive 4")).not_to_have_value("", timeout=JOB)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("cheerful")
+    wide.inspect("journey-describe-pairs")
+    try:
+        page.get_by_role("button", name="Find the vector").click()
+        quotes = page.get_by_role("region", name="Quotes").get_by_role("article")
+        expect(quotes).to_have_count(3, timeout=JOB)
+        wide.ended()
+        assert len({quote.inner_text().partition("\n")[2] for quote in quotes.all()}) == 3
+        expect(quotes.last).to_contain_text("warm and cheerful")
+        wide.inspect("journey-describe-card")
+        page.get_by_role("button", name="Steer with it").click()
+        expect(page.locator(".poles")).to_contain_text("cold and gloomy")
+        expect(page.get_by_label("Strength of cheerful")).to_be_visible()
+    finally:
+        httpx2.delete(f"{wide.url}/v1/vectors/cheerful", timeout=SECONDS)
 
 
 def test_the_plain_answer_stays_when_a_dial_is_moved_and_the_dials_become_a_profile_that_is_a_model_name(

@@ -99,6 +99,25 @@ describe("interventions", () => {
     });
   });
 
+  it("act inside a block, and remove an attention head in place of a vector", () => {
+    const attention: Partial<Control> = { hook: "attention", operation: "ablate", layers: [3], head: 2 };
+    expect(intervention(control(attention), 1)).toEqual({
+      operation: "ablate",
+      head: 2,
+      hook: "attention",
+      layers: [3],
+    });
+    expect(intervention(control({ ...attention, hook: "mlp" }), 1)).toMatchObject({ vector: "sentiment", hook: "mlp" });
+  });
+
+  it("count nats where the layer of the vector is calibrated, and the dial and the dose follow", () => {
+    const vector = { name: "sentiment", layers: [0], recommended: { layers: [0] }, scale: { "0": 1 }, kl: { "0": [-4, 2] } }; // biome-ignore format: one line
+    const facts = (part: Partial<Control>) => dialFacts(vector as unknown as Vector, control({ unit: "kl", ...part }), [10], 0.2); // biome-ignore format: one line
+    expect(intervention(control({ unit: "kl", strength: 0.7 }), 1)).toMatchObject({ unit: "kl", strength: 0.7 });
+    expect(facts({ strength: 1 })).toMatchObject({ positive: { high: 1, measured: true }, word: "a lot", dose: 0.2 });
+    expect(facts({ strength: -0.5 }).dose).toBeCloseTo(0.2);
+  });
+
   it("name the tokens of a role, and ids", () => {
     expect(intervention(control({ role: "user", tokenIds: [5, 9] }), 1).scope).toEqual({
       roles: ["user"],

@@ -30,6 +30,18 @@ beforeEach(() => {
 
 afterEach(() => vi.unstubAllGlobals());
 
+describe("a concept in words", () => {
+  it("is found by the words of its sentences, and fills in both sides", () => {
+    const poet = { name: "poet", kind: "role", pairs: 0, description: "Answers in verse.", positive: "a poet", negative: "plain" }; // biome-ignore format: one line
+    conceptList.data.value = [{ ...poet, name: "verse", pairs: 8 }, poet] as never;
+    store.wanted.value = "VERSE role";
+    expect(store.inWords.value).toEqual([poet]);
+    store.describe(poet as never);
+    expect([store.sides.value, name.value]).toEqual([{ positive: "a poet", negative: "plain" }, "poet"]);
+    expect(store.inWords.value).toEqual([]);
+  });
+});
+
 describe("pairs", () => {
   it("that are pasted come below those that are written or half written", () => {
     store.addText("positive\tnegative\ngood\tbad\n");

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { aligned } from "../src/maths/geometry";
-import { type Camera, labelsAt, project, zoomed } from "../src/space/draw";
+import { type Camera, labelsAt, project, svgOf, zoomed } from "../src/space/draw";
 import { Legend } from "../src/space/Legend";
 import { Scatter } from "../src/space/Scatter";
 import { sceneAt } from "../src/space/Story";
@@ -214,10 +214,26 @@ describe("an enlarged picture", () => {
   });
 });
 
+describe("a drawing of a picture", () => {
+  it("has each point with its text, which stays text, and the arrows", () => {
+    vi.stubGlobal("getComputedStyle", () => ({ color: "rgb(0, 0, 1)" }));
+    Object.assign(page, { createElement: (name: string) => new FakeElement(name), body: { append: () => {} } });
+    const points = [[0, 0], [1, 1]]; // biome-ignore format: one line
+    const base = { points, colours: [0, 1], palette: ["red", "blue"], marks: [[], [[0, 1], [1, 0], [1, 1]]], labels: ["<b>", "b"] }; // biome-ignore format: one line
+    const text = svgOf({ ...base, arrows: [{ start: [0, 0], end: [1, 1], label: "up" }] } as never, VIEW);
+    expect(text).toContain('<circle cx="300" cy="200" r="4" fill="red"><title>&lt;b></title></circle>');
+    expect([text.split("<polygon").length, text.split("<line").length, text.includes(">up</text>")]).toEqual([
+      2,
+      2,
+      true,
+    ]);
+  });
+});
+
 describe("the story", () => {
   const point = (...xs: number[]) => xs.map((x) => [x, 0]);
   const layers = aligned([point(0, 1, 2, 3), point(-2, 2, 0, 2)]);
-  const found = { layers, best: 1, input: 0.5, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", prompt: "p" }; // biome-ignore format: one line
+  const found = { layers, best: 1, input: 0.5, reached: 0.9, along: false, positive: [false, true], poles: { positive: "warm", negative: "gloomy" }, plain: "a", steered: "b", against: false, prompt: "p" }; // biome-ignore format: one line
 
   it("goes from the words to the layer that tells them apart, then shows the arrow and both answers", () => {
     expect(sceneAt(found, 0, 1).points).toEqual(layers[0]?.points.slice(0, 2));

@@ -34,12 +34,12 @@ async def test_every_operation_and_scope_agrees(family: str, hf_byte_tokenizer: 
             for scope in PLACES.values()
         ]
         plans = [await plan_for(items, vectors, engine.info) for items in cases]
-        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
-        plain = await run(engine, GenerationRequest(PROMPT, sampling(8)))
+        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(6), plan) for plan in plans])
+        plain = await run(engine, GenerationRequest(PROMPT, sampling(6)))
     changed = 0
     for items, outcome in zip(cases, outcomes, strict=True):
         spec = SteeringSpec.model_validate({"interventions": items})
-        expected = Reference(model, blocks, spec, vectors).generate(PROMPT, 8)
+        expected = Reference(model, blocks, spec, vectors).generate(PROMPT, 6)
         assert outcome.tokens == expected, items
         changed += expected != plain.tokens
     assert changed > len(cases) // 5, "the plans of this test must steer, or their agreement says nothing"

@@ -1,6 +1,8 @@
 """The card's interval holds the AUROC of the vector on new topics as often as it says, by simulation; shuffled labels are at
 chance."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import fit_layer, folding, nested_auroc
 from steering.pairs import PairSet
 
-RUNS = 120
+RUNS = int(os.environ.get("EXTRACTIONS", "40"))
+"""Simulated extractions of each kind; `make fuzz` makes more."""
 WORLDS = (World(10, 4, 2.5), World(8, 3, 5.0), World(24, 1, 1.5), World(10, 4, 2.5, paired=False))
 
 

@@ -26,6 +26,15 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
       <ChoiceField label="Operation" options={operations} {...field("operation")} />
       <OperationFields control={control} set={set} />
       <LayerField control={control} set={set} />
+      <PlaceFields control={control} set={set} />
+      {Object.keys(vector?.kl ?? {}).length > 0 && control.operation === "add" && (
+        <ChoiceField
+          label="Strength in"
+          options={controls.UNIT_WORDS}
+          value={control.unit}
+          onChange={(unit) => set({ unit, strength: Math.sign(control.strength || 1) * (unit === "kl" ? 0.7 : 1) })}
+        />
+      )}
       {shared && <Check {...field("shareDose")}>Share the dose of the recommended layers</Check>}
       <ChoiceField label="Tokens" options={controls.TOKEN_WORDS} {...field("tokens")} />
       {capabilities.value?.token_scopes === false && !some ? (
@@ -43,6 +52,7 @@ function summaryOf({ layers, ...control }: controls.Control, vector: Vector | un
   const own = layers === "all" ? "all layers" : `layers ${controls.layerText(layers)}`;
   return [
     control.operation,
+    control.hook !== "residual" && controls.HOOK_WORDS[control.hook],
     layers === "recommended" ? `layer ${vector?.recommended?.layers.join(", ") ?? "recommended"}` : own,
     controls.TOKEN_WORDS[control.tokens],
     (control.role || control.tokenIds || control.phase) && "some tokens",
@@ -103,6 +113,23 @@ function LayerField({ control, set }: Props) {
             onInput={(event) => type(event.currentTarget.value)}
           />
         </label>
+      )}
+    </div>
+  );
+}
+
+/** Where in the block it acts, as far as the model has such places; of attention one head may be ablated in place of the vector. */
+function PlaceFields({ control, set }: Props) {
+  const field = partsOf(control, set);
+  const { hooks = [], head_count: heads = 0 } = capabilities.value?.model ?? {};
+  if (hooks.length < 2) return null;
+  const options = hooks.map((hook) => [hook, controls.HOOK_WORDS[hook]] as const);
+  const of = { min: 0, max: heads - 1, step: 1, placeholder: "all along the vector" };
+  return (
+    <div class="row">
+      <ChoiceField label="Where in the block" options={options} {...field("hook")} />
+      {heads > 0 && control.operation === "ablate" && control.hook === "attention" && (
+        <OptionalNumber label="Only this head, without the vector" {...of} {...field("head")} />
       )}
     </div>
   );

@@ -57,7 +57,7 @@ export function Landing() {
 }
 
 function seedWords(samples: number): string {
-  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best.`;
+  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
 }
 
 /** Whether a person has moved the dial. */

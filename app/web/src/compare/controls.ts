@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
 import { polesOf } from "../core/vectors";
-import { doseOf, isShown, wordFor, zonesOf } from "../maths/strength";
+import { doseOf, isShown, type StrengthZones, wordFor, zonesOf } from "../maths/strength";
 
 export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace" | "apply";
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
@@ -8,6 +8,8 @@ export type Tokens = "all" | "prompt" | "generated" | "last";
 export type Role = "system" | "user" | "assistant";
 export type ConditionAt = "prompt" | "prompt_mean" | "token";
 export type Phase = keyof typeof PHASE_WORDS;
+export type Hook = keyof typeof HOOK_WORDS;
+export type Unit = keyof typeof UNIT_WORDS;
 
 export interface Condition {
   vector: string;
@@ -22,8 +24,13 @@ export interface Control {
   vector: string;
   on: boolean;
   strength: number;
+  /** What the strength counts: the vector's natural scale, or its calibration, where 1 changes neutral text by 1 nat. */
+  unit: Unit;
   operation: Operation;
   layers: LayerChoice;
+  hook: Hook;
+  /** The attention head that is ablated instead of the vector. */
+  head: number | null;
   shareDose: boolean;
   tokens: Tokens;
   role: Role | null;
@@ -37,7 +44,8 @@ export interface Control {
   when: Condition | null;
 }
 
-export type Intervention = Record<string, unknown> & { vector: string };
+/** What the server gets; without a vector it ablates an attention head. */
+export type Intervention = Record<string, unknown> & { vector?: string };
 
 /** What each operation does, in the words of the menu. */
 export const OPERATION_WORDS: Readonly<Record<Operation, string>> = {
@@ -71,6 +79,15 @@ export const PHASE_WORDS = {
   json: "an answer that must be JSON",
 } as const;
 
+/** Where in a block a vector acts. */
+export const HOOK_WORDS = {
+  residual: "the residual after the block",
+  attention: "the output of attention",
+  mlp: "the output of the MLP",
+} as const;
+
+export const UNIT_WORDS = { scale: "its natural scale", kl: "nats on neutral text" } as const;
+
 let nextId = 1;
 
 /** Whether a vector is the effect of an instruction, which its map adds to the tokens of an answer. */
@@ -86,8 +103,11 @@ export function controlFor(vector: Vector, norms: readonly number[], sign = 1): 
 const BLANK: Omit<Control, "id" | "vector"> = {
   on: true,
   strength: 1,
+  unit: "scale",
   operation: "add",
   layers: "recommended",
+  hook: "residual",
+  head: null,
   shareDose: false,
   tokens: "all",
   role: null,
@@ -124,8 +144,12 @@ export function defaultStrength(vector: Vector, norms: readonly number[], sign: 
 
 /** Returns the intervention the server gets. `overall` multiplies strengths and angles. */
 export function intervention(control: Control, overall: number): Intervention {
-  const result: Intervention = { vector: control.vector, operation: control.operation };
-  if (control.operation === "add") result.strength = rounded(control.strength * overall);
+  const { operation, hook, unit } = control;
+  const head = headOf(control);
+  const result: Intervention = head === null ? { vector: control.vector, operation } : { operation, head };
+  if (operation === "add") result.strength = rounded(control.strength * overall);
+  if (operation === "add" && unit !== "scale") result.unit = unit;
+  if (hook !== "residual") result.hook = hook;
   if (control.operation === "apply" && overall !== 1) result.strength = rounded(overall);
   if (control.operation === "rotate") result.degrees = rounded(control.degrees * overall);
   if (control.operation === "clamp") {
@@ -145,6 +169,9 @@ export function intervention(control: Control, overall: number): Intervention {
   return result;
 }
 
+/** The attention head that a control ablates; null where it acts along its vector. */
+export const headOf = ({ operation, hook, head }: Control): number | null => (operation === "ablate" && hook === "attention" ? head : null); // biome-ignore format: one line
+
 /** Whether the layers of a control share the dose of the recommended layers. */
 function sharesDose({ operation, shareDose, layers }: Control): boolean {
   return shareDose && operation === "add" && layers !== "recommended";
@@ -160,7 +187,8 @@ function scopeOf({ tokens, role, phase, tokenIds }: Control): Record<string, unk
 }
 
 /** Names an intervention in a few words. */
-export function shortly({ vector, operation, strength }: Intervention): string {
+export function shortly({ vector, operation, strength, head }: Intervention): string {
+  if (vector === undefined) return `without head ${head}`;
   if (operation !== "add" && operation !== undefined) return `${operation} ${vector}`;
   return typeof strength === "number" ? `${vector} ${String(strength).replace("-", "−")}` : vector;
 }
@@ -186,17 +214,29 @@ function dosedLayers(control: Control, vector: Vector): number[] {
   return layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
 }
 
+/** The stops of a dial that counts nats: at its end neutral text changes by 1. */
+const NAT_ZONES: StrengthZones = { low: 0.4, high: 1, measured: true };
+
+/** The strengths below and above 0 that change neutral text by 1 nat at the one layer of a control; null in another unit. */
+function nat(control: Control, vector: Vector): readonly [number, number] | null {
+  const [layer] = layersOf(control, vector);
+  const found = control.unit === "kl" ? vector.kl?.[String(layer)] : undefined;
+  return found ? [Math.abs(found[0] ?? 1), Math.abs(found[1] ?? 1)] : null;
+}
+
 /** Everything a dial shows about a vector. The word and the dose are of what acts, which `overall` multiplies. */
 export function dialFacts(vector: Vector, control: Control, norms: readonly number[], bound: number, overall = 1) {
-  const negative = zonesOf(vector, -1, norms, bound);
-  const positive = zonesOf(vector, 1, norms, bound);
+  const nats = nat(control, vector);
+  const zones = (sign: number) => (nats ? NAT_ZONES : zonesOf(vector, sign, norms, bound));
+  const [negative, positive] = [zones(-1), zones(1)];
   const strength = control.strength * overall;
+  const scale = nats ? nats[strength < 0 ? 0 : 1] : 1;
   return {
     negative,
     positive,
     shown: { negative: isShown(vector, -1), positive: isShown(vector, 1) },
     word: wordFor(strength, strength < 0 ? negative : positive, isShown(vector, strength)),
-    dose: doseOf(vector, strength, dosedLayers(control, vector), norms),
+    dose: doseOf(vector, strength * scale, dosedLayers(control, vector), norms),
   };
 }
 

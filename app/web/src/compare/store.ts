@@ -4,9 +4,9 @@ import type { Vector } from "../api/types";
 import { doseBound, limit, typicalNorms } from "../core/server";
 import { polesAwaited, vectorByName, vectorNamed } from "../core/vectors";
 import { fullScale } from "../maths/scales";
-import { isShown, STOPS, strengthAt, zonesOf } from "../maths/strength";
+import { isShown, STOPS, strengthAt } from "../maths/strength";
 import { guarded } from "../maths/text";
-import { controlFor, instructionFor, layersOf } from "./controls";
+import { controlFor, dialFacts, headOf, instructionFor, layersOf } from "./controls";
 import * as drafts from "./draft";
 import { type CompareBody, change, changeControl, type Draft, draft } from "./draft";
 import { allScores } from "./readback";
@@ -56,6 +56,8 @@ export const draftProblem = computed<string | null>(() => {
     if (control.operation === "replace" && !control.to) return `Choose what replaces ${control.vector}.`;
     if (control.operation === "clamp" && control.low === null && control.high === null)
       return `Give ${control.vector} a lower or an upper bound.`;
+    if (headOf(control) !== null && !Array.isArray(control.layers))
+      return "Write the layers of the head, such as 12, 14.";
     if (vector && layersOf(control, vector).length === 0) return `Choose layers for ${control.vector}.`;
   }
   return null;
@@ -168,12 +170,12 @@ function sweepStrengths(id: number): number[] {
   const control = draft.value.controls.find((one) => one.id === id);
   const vector = control && vectorNamed(control.vector);
   if (!vector) return [];
-  const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
+  const { negative, positive } = dialFacts(vector, control, typicalNorms.value, doseBound.value);
   const shares = STOPS.map(([share]) => share);
   const all = [...shares.map((share) => -share).reverse(), 0, ...shares];
   const few = limit("max_arms", 8) >= all.length ? all : [-1, 0, 1];
   const shown = few.filter((share) => share === 0 || isShown(vector, share) !== false);
-  return shown.map((share) => strengthAt(share, negative!, positive!));
+  return shown.map((share) => strengthAt(share, negative, positive));
 }
 
 /** Whether the dial of a control has stops to sweep. */

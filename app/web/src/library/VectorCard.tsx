@@ -1,10 +1,11 @@
 import type { Vector } from "../api/types";
 import { atChance } from "../compare/WhyNothing";
-import { linear, plain } from "../maths/scales";
+import { polesOf } from "../core/vectors";
 import { isShown } from "../maths/strength";
-import { bestAuroc, selected, usersOf } from "./store";
+import { DialView } from "../ui/Dial";
+import { selected, usersOf } from "./store";
 
-/** A vector in a few words, with the curve of its AUROC over the layers. */
+/** A vector in a few words, with its dial. */
 export function VectorCard({ vector }: { vector: Vector }) {
   const users = usersOf(vector);
   return (
@@ -16,7 +17,10 @@ export function VectorCard({ vector }: { vector: Vector }) {
       <span class="description small muted" dir="auto">
         {vector.description || vector.method.replaceAll("_", " ")}
       </span>
-      <Sparkline vector={vector} />
+      <DialView
+        poles={polesOf(vector.name, vector)}
+        shown={{ negative: isShown(vector, -1), positive: isShown(vector, 1) }}
+      />
       <span class="row">
         <Badges vector={vector} />
       </span>
@@ -63,34 +67,4 @@ export function steeringVerdict(vector: Vector): Verdict {
   const [up, down] = [isShown(vector, 1), isShown(vector, -1)];
   if (up === false) return { text: "steers one way, away from it", kind: "good" };
   return { text: down === false ? "steers one way, towards it" : "steers", kind: "good" };
-}
-
-const WIDTH = 160;
-const HEIGHT = 36;
-
-/** The AUROC of a vector over its layers as a small curve without axes, with the recommended layer marked. */
-function Sparkline({ vector }: { vector: Vector }) {
-  const values = vector.layers.map((layer) => vector.quality?.layers[String(layer)]?.auroc ?? null);
-  const best = vector.recommended?.layers?.[0];
-  const x = linear([0, Math.max(values.length - 1, 1)], [4, WIDTH - 4]);
-  const y = linear([0.5, 1], [HEIGHT - 4, 4]);
-  const points = values.flatMap((value, index) => (value === null ? [] : [`${x(index)},${y(value)}`]));
-  const mark = best === undefined ? -1 : vector.layers.indexOf(best);
-  const marked = values[mark];
-  const label = `AUROC by layer; ${plain(bestAuroc(vector))} at layer ${best ?? "?"}`;
-  if (points.length === 0)
-    return <span class="sparkline small muted">No curve: it was not made from examples here.</span>;
-  return (
-    <svg
-      class="sparkline"
-      viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
-      preserveAspectRatio="xMinYMid"
-      role="img"
-      aria-label={label}
-    >
-      <line x1={4} x2={WIDTH - 4} y1={y(0.5)} y2={y(0.5)} class="base" />
-      <polyline points={points.join(" ")} />
-      {typeof marked === "number" && <circle cx={x(mark)} cy={y(marked)} r={3.5} />}
-    </svg>
-  );
 }

@@ -46,7 +46,7 @@ export async function loadLibrary(): Promise<void> {
 
 /** What uses a vector, as far as it was read: profiles, the default steering, and the policy, which takes shared vectors. */
 export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">): string[] {
-  const uses = (list: readonly { vector: string }[]) => list.some((one) => one.vector.split("@")[0] === name);
+  const uses = (list: readonly { vector?: string }[]) => list.some((one) => one.vector?.split("@")[0] === name);
   const found = (profiles.data.value?.data ?? [])
     .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
     .map((profile) => `profile ${profile.name}`);

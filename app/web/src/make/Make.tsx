@@ -6,7 +6,7 @@ import { capabilities, mayDo } from "../core/server";
 import { card, conceptList, concepts } from "../core/vectors";
 import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
-import { ChoiceField, of, partsOf, Radio, Segments, TextField } from "../ui/fields";
+import { ChoiceField, of, partsOf, Radio, SearchField, Segments, TextField } from "../ui/fields";
 import { Button, ErrorNote, Note, Panel, Warnings } from "../ui/parts";
 import { DictionarySource, Features } from "./DictionarySource";
 import { AboutDistilling, distil, distilProblem, Instruction } from "./Distil";
@@ -119,6 +119,7 @@ function OwnPairs() {
   const disabled = busy || sides.value.positive.trim() === "";
   return (
     <>
+      <InWords />
       <div class="what">
         <TextField label="More of what?" placeholder="talk like a pirate" {...side("positive")} />
         <TextField label="And less of it is (may stay empty)" placeholder="talk plainly" {...side("negative")} />
@@ -134,6 +135,25 @@ function OwnPairs() {
       </div>
       <ErrorNote error={proposing.error.value} />
       <PairTable />
+    </>
+  );
+}
+
+/** The concepts that the server knows in words; the one that is chosen fills in both sides. */
+function InWords() {
+  const label = "Search concepts in words";
+  return (
+    <>
+      <SearchField label={label} placeholder={`${label}: poet, angry, butler`} {...of(store.wanted)} />
+      {store.inWords.value.length > 0 && (
+        <ul class="row choices" aria-label="Concepts in words">
+          {store.inWords.value.map((one) => (
+            <li key={one.name}>
+              <Button label={one.name} kind="small" title={one.description} onClick={() => store.describe(one)} />
+            </li>
+          ))}
+        </ul>
+      )}
     </>
   );
 }

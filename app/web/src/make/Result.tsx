@@ -11,7 +11,7 @@ import { signed } from "../maths/scales";
 import { strengthAt, zonesOf } from "../maths/strength";
 import { duration } from "../maths/text";
 import { TextField } from "../ui/fields";
-import { Button, ErrorNote, Form, Note, Panel } from "../ui/parts";
+import { Button, ErrorNote, Form, Note, Panel, Scroll } from "../ui/parts";
 import { QualityCard } from "./QualityCard";
 import { TransferLoss } from "./TransferLoss";
 import { measure, measureEstimate, measureSize, running } from "./work";
@@ -88,7 +88,7 @@ export function Quotes({ vector }: { vector: Vector }) {
         <Button label="Ask" submit disabled={disabled} />
       </Form>
       <ErrorNote error={asking.error.value} />
-      <div class="multiples">
+      <Scroll label="At three stops of its dial" kind="multiples">
         {(asking.data.value ?? []).map(({ strength, text, problem }) => (
           <article key={strength} class="multiple" aria-label={`Strength ${strength}`}>
             <p class="small">
@@ -100,7 +100,7 @@ export function Quotes({ vector }: { vector: Vector }) {
             {problem && <Note kind="error">{problem}</Note>}
           </article>
         ))}
-      </div>
+      </Scroll>
     </section>
   );
 }

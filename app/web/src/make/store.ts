@@ -1,12 +1,12 @@
 import { computed, signal } from "@preact/signals";
 import { sum } from "d3-array";
 import { api, dataOf } from "../api/client";
-import type { CompareAnswer, Job } from "../api/types";
+import type { CompareAnswer, Concept, Job } from "../api/types";
 import { begin } from "../core/jobs";
 import { Query } from "../core/query";
 import { capabilities } from "../core/server";
 import { remembered, textOr } from "../core/state";
-import { type ConceptDetail, conceptDetails, concepts, describePoles } from "../core/vectors";
+import { type ConceptDetail, conceptDetails, conceptList, concepts, describePoles } from "../core/vectors";
 import { type PairRow, parsePairs, words } from "../maths/text";
 import { dictionaries } from "./dictionary";
 import { error, measure, name, nameProblem } from "./work";
@@ -230,6 +230,25 @@ const MAX_TOKENS = 40;
 function nameFrom(description: string): string {
   const words = description.toLowerCase().match(/[a-z0-9]+/g) ?? [];
   return words.sort((a, b) => b.length - a.length)[0]?.slice(0, 40) ?? "";
+}
+
+/** What is searched for among the concepts in words. */
+export const wanted = signal("");
+const MOST_FOUND = 6;
+
+/** The concepts in words that fit what is searched for: those whose name or sentences have every word of it. */
+export const inWords = computed(() => {
+  const parts = wanted.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (one: Concept) => parts.every((part) => `${one.name} ${one.kind} ${one.description} ${one.positive}`.toLowerCase().includes(part)); // biome-ignore format: one line
+  const all = (conceptList.data.value ?? []).filter((one) => one.pairs === 0 && fits(one));
+  return parts.length === 0 ? [] : all.slice(0, MOST_FOUND);
+});
+
+/** Takes a concept in words as the description. Its pairs are still to be proposed. */
+export function describe({ name: chosen, positive, negative }: Concept): void {
+  sides.value = { positive, negative };
+  name.value = chosen;
+  wanted.value = "";
 }
 
 /** Has the model answer each question in both ways. Each pair is in the table as soon as it is written, to be edited. */

@@ -6,14 +6,14 @@ import { gallery, type SavedItem, textOf } from "../compare/gallery";
 import { addressLink } from "../core/places";
 import { Query } from "../core/query";
 import { keep, kept } from "../core/state";
-import { conceptDetails } from "../core/vectors";
+import { conceptDetails, library } from "../core/vectors";
 import { DocLink } from "../frame/dialogs";
 import { colour, coloursChanged, reducedMotion } from "../frame/theme";
-import { type AlignedLayer, between } from "../maths/geometry";
+import { type AlignedLayer, alongVector, between } from "../maths/geometry";
 import { clamp, plain as figure, meanOf } from "../maths/scales";
 import { Button, ErrorNote, focusNext } from "../ui/parts";
 import { paint, type Scene } from "./draw";
-import { alignedMaps, conceptTexts, mapsOf } from "./store";
+import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
 const CONCEPT = "sentiment";
@@ -33,13 +33,18 @@ interface Material {
   layers: AlignedLayer[];
   /** The index of the picture at which the labels stand apart best. */
   best: number;
-  /** How well their words alone tell the two sides apart, as an AUROC. */
+  /** How well their words alone tell the two sides apart, and the best layer, as an AUROC over topics that were held out. */
   input: number;
+  reached: number;
+  /** Whether the dots lie along the vector of the concept, which the library has. */
+  along: boolean;
   /** For each text whether it is of the positive side; the last two are the plain and the steered answer. */
   positive: readonly boolean[];
   poles: { positive: string; negative: string };
   plain: string;
   steered: string;
+  /** Whether the steered answer goes toward the negative side. */
+  against: boolean;
   prompt: string;
 }
 
@@ -50,29 +55,43 @@ const material = new Query(async (signal): Promise<Material> => {
   if (detail === null) throw query.error.value;
   const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
   const { texts, labels, groups } = conceptTexts(detail);
-  const [plain, steered] = saved ? answersOf(saved) : ["", ""];
+  const [plain, steered, against] = saved ? answersOf(saved) : ["", "", false];
   const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
   const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
   const apart = { ...shared, texts, labels: labels ?? [], ...(groups ? { groups } : {}) };
-  const [all, judged] = await Promise.all(
-    [body, apart].map((one) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }))),
-  );
-  const figures = mapsOf(judged!).map((map) => map.separability?.auroc ?? 0);
+  const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === CONCEPT) ?? false;
+  const map = (one: object) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }));
+  const [all, judged] = await Promise.all([map(body), map(apart)]);
+  const maps = mapsOf(all);
+  const layers = alignedMaps(maps);
+  const scores = known ? (await scoresOf(body.texts, CONCEPT, signal)).byLayer : new Map();
+  const lists = maps.map(({ layer }) => scores.get(layer ?? -1)?.map((one: number | null) => (one ?? 0) * POLES_APART));
+  const figures = mapsOf(judged).map(({ separability }) => separability?.auroc ?? 0);
+  const reached = Math.max(...figures);
   return {
-    layers: alignedMaps(mapsOf(all!)),
-    best: figures.indexOf(Math.max(...figures)),
+    layers: alongVector(layers, lists).map((layer, index) => (lists[index] ? layer : layers[index]!)), // the input has no score
+    best: figures.indexOf(reached),
     input: figures[0] ?? 0,
+    reached,
+    along: known,
     positive: (labels ?? []).map((label) => label === detail.positive),
     poles: detail,
     plain,
     steered,
+    against,
     prompt: saved?.prompt ?? "",
   };
 });
 
-function answersOf({ stops }: SavedItem): [string, string] {
+/** How far the poles lie from each other in the picture, in median distances of the dots at the input. */
+const POLES_APART = 2;
+
+/** The plain answer, the one at the end of the dial that moves it most, and whether that is the negative end. */
+function answersOf({ stops }: SavedItem): [string, string, boolean] {
   const zero = stops.find(({ strength }) => strength === 0);
-  return [zero ? textOf(zero) : "", textOf(stops.at(-1)!)];
+  const moved = ({ shift }: SavedItem["stops"][number]) => Math.abs(shift[0]);
+  const furthest = stops.reduce((best, one) => (moved(one) > moved(best) ? one : best));
+  return [zero ? textOf(zero) : "", textOf(furthest), furthest.strength < 0];
 }
 
 const SECONDS = 5;
@@ -89,16 +108,16 @@ const SCENES = [
 const MIXED = 0.6;
 
 /** The caption of a scene. */
-function captionOf(index: number, { poles, positive, input }: Material): string {
+function captionOf(index: number, { poles, positive, input, reached, along, against }: Material): string {
   const apart =
     input <= MIXED
       ? "they are mixed"
       : `they tell the two apart with an AUROC of ${figure(input)}, where 0.5 is chance`;
   return [
     `Each of the ${positive.length} dots is a sentence: orange is “${poles.positive}”, blue is “${poles.negative}”. Before the model has read them only their words count, and ${apart}.`,
-    "Every layer of the model moves every dot. The picture goes to the layer at which the two colours stand apart best.",
+    `Every layer of the model moves every dot. The picture goes to the layer at which the two colours stand apart best: an AUROC of ${figure(reached)} on topics that were held out.${along ? " From left to right is the score along the vector." : ""}`,
     "The arrow leads from the middle of the blue dots to the middle of the orange ones. That direction is the concept vector.",
-    "Steering adds the arrow while the model writes. Here two finished answers to the same prompt are read again, without steering: each line is the way of one through the layers, the coloured one that of the steered answer.",
+    `Steering adds the arrow${against ? ", here turned around," : ""} while the model writes. Two finished answers to the same prompt are read again, without steering: each line is the way of one through the layers, the coloured one that of the steered answer.`,
   ][index]!;
 }
 
@@ -155,7 +174,9 @@ export function Story() {
             <q dir="auto">{found.plain}</q>
           </figure>
           <figure class="steered">
-            <figcaption class="small">Steered toward “{found.poles.positive}”</figcaption>
+            <figcaption class="small">
+              Steered toward “{found.against ? found.poles.negative : found.poles.positive}”
+            </figcaption>
             <q dir="auto">{found.steered}</q>
           </figure>
         </div>

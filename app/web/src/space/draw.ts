@@ -201,6 +201,30 @@ function drawDensity(ctx: CanvasRenderingContext2D, scene: Scene, view: View): v
   ctx.globalAlpha = 1;
 }
 
+/** Returns the points and arrows of a picture as a drawing, each point with its text as its title. */
+export function svgOf(scene: Scene, view: View, radius = RADIUS): string {
+  const [accent, places] = [colour("accent"), scene.points.map((point) => placeOf(point, view))];
+  const points = places.map(([x, y], index) => {
+    const group = scene.colours[index] ?? 0;
+    const corners = scene.marks[group] ?? [];
+    const look = `fill="${scene.palette[group] ?? accent}"><title>${escaped(scene.labels?.[index] ?? "")}</title>`;
+    const at = corners.map(([right, down]) => `${x + right * radius},${y + down * radius}`).join(" ");
+    return at === ""
+      ? `<circle cx="${x}" cy="${y}" r="${radius}" ${look}</circle>`
+      : `<polygon points="${at}" ${look}</polygon>`;
+  });
+  const arrows = scene.arrows.map(({ start, end, label }) => {
+    const [[ax, ay], [bx, by]] = [placeOf(start, view), placeOf(end, view)];
+    const line = `<line x1="${ax}" y1="${ay}" x2="${bx}" y2="${by}" stroke="${accent}" stroke-width="3" marker-end="url(#head)"/>`;
+    return `${line}<text x="${bx + 10}" y="${by - 10}" fill="${accent}" font-family="sans-serif" font-size="13">${escaped(label)}</text>`;
+  });
+  const head = `<marker id="head" markerWidth="5" markerHeight="5" refX="2" refY="2.5" orient="auto"><path d="M0 0 5 2.5 0 5z" fill="${accent}"/></marker>`;
+  const size = `width="${view.width}" height="${view.height}" viewBox="0 0 ${view.width} ${view.height}"`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" ${size}><defs>${head}</defs>\n${[...points, ...arrows].join("\n")}\n</svg>\n`;
+}
+
+const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
 /** Begins the outline of a mark. */
 function trace(ctx: CanvasRenderingContext2D, corners: readonly Corner[], x: number, y: number, radius: number): void {
   ctx.beginPath();

@@ -98,7 +98,7 @@ export function select(index: number, on: boolean): void {
 }
 
 /** Scores of every drawn text. */
-const scoring = new Query(readScores);
+const scoring = new Query((signal) => scoresOf(drawn.value?.set.texts ?? [], vector.value ?? "", signal));
 export const scores = scoring.data;
 export const scoresBusy = scoring.busy;
 export const scoresError = scoring.error;
@@ -261,10 +261,9 @@ export function loadScores(): Promise<unknown> {
   return drawn.value === null || vector.value === null ? Promise.resolve() : scoring.ask();
 }
 
-async function readScores(signal: AbortSignal) {
-  const texts = drawn.value?.set.texts ?? [];
-  const name = vector.value ?? "";
-  const body = { texts, vectors: [name], layers: "all" as const };
+/** Reads texts against a vector: for each layer that it has, the mean score of each text. */
+export async function scoresOf(texts: readonly string[], name: string, signal: AbortSignal) {
+  const body = { texts: [...texts], vectors: [name], layers: "all" as const };
   const answer = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
   const layers = Object.keys(answer.texts[0]?.readout[name] ?? {});
   const means = (layer: string) => answer.texts.map(({ readout }) => readout[name]?.[layer]?.mean ?? null);

@@ -80,6 +80,24 @@ export function PoleWords({ poles }: { poles: Pick<Poles, "positive" | "negative
   );
 }
 
+/** A dial to look at: its sides are coloured as far as the vector was shown to steer there. */
+export function DialView({ poles, shown }: Pick<Props, "poles" | "shown">) {
+  const side = (name: "negative" | "positive", left: number) =>
+    shown[name] && (
+      <div class={`filled ${left ? "plus" : "minus"}`} style={{ left: `${left}%`, right: `${50 - left}%` }} />
+    );
+  return (
+    <div class="strength view">
+      <PoleWords poles={poles} />
+      <div class="zones" aria-hidden="true">
+        {side("negative", 0)}
+        {side("positive", 50)}
+        <div class="zero" />
+      </div>
+    </div>
+  );
+}
+
 /** The coloured track, filled from the middle to a share of it. */
 export function DialTrack({ share, children }: { share: number; children: ComponentChildren }) {
   const at = (one: number) => 50 + (50 * clamp(one, -DIAL_END, DIAL_END)) / DIAL_END;

@@ -1,7 +1,9 @@
 import { useState } from "preact/hooks";
-import type { Policy } from "../../api/types";
+import { api, dataOf } from "../../api/client";
+import type { CompareAnswer, Policy } from "../../api/types";
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
+import { Query } from "../../core/query";
 import { ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { Button, ErrorNote, Form, LoadNote, Panel } from "../../ui/parts";
 import * as admin from "./store";
@@ -74,12 +76,40 @@ function Mandatory({ now }: { now: Policy }) {
           disabled={busy || current.length === 0}
           onClick={() => set((all) => [...all, ...current])}
         />
+        <Button
+          label="Try it first"
+          disabled={trying.busy.value || current.length === 0}
+          onClick={() => void trying.ask()}
+        />
         {current.length === 0 && <span class="small muted">Play uses no vector at the moment.</span>}
       </div>
-      <ErrorNote error={admin.policyActions.errorAt("mandatory")} />
+      <ErrorNote error={admin.policyActions.errorAt("mandatory") ?? trying.error.value} />
+      {trying.data.value?.map(([words, text]) => (
+        <figure key={words}>
+          <figcaption class="small muted">{words}</figcaption>
+          <q dir="auto">{text}</q>
+        </figure>
+      ))}
     </section>
   );
 }
+
+/** What Play's prompt is answered under the policy as it is, and with what Play uses added; nothing is stored. */
+const trying = new Query(async (signal) => {
+  const { prompt, seed, sampling, controls, overall } = draft.value;
+  const { max_tokens, temperature } = sampling;
+  const arms = [
+    { name: "now", steering: [] },
+    { name: "then", steering: interventions(controls, overall) as never },
+  ];
+  const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "now", seed, max_tokens, temperature }; // biome-ignore format: one line
+  const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
+  const texts = answer.arms.map(({ choices, error }) => error?.message ?? choices[0]?.text ?? "");
+  return [
+    [`Now: ${prompt}`, texts[0]],
+    ["With what Play uses for everybody", texts[1]],
+  ] as const;
+});
 
 /** The limits to be set. What is typed counts until others hold; the form itself stays, and with it the place of the keyboard. */
 function Limits({ limits }: { limits: Policy["limits"] }) {
