@@ -110,6 +110,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in gpu]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begins each test with one thread. UMAP's numba sets OpenMP's number in the thread that runs it, here that of all tests, to
+    that of the processors, and two workers with two threads each wait for one another at every parallel loop."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def hf_byte_tokenizer() -> PreTrainedTokenizerFast:
     """The byte tokenizer as transformers loads it from a model folder."""
