@@ -88,13 +88,17 @@ test: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
 
-# schemathesis over the whole OpenAPI document: more than 2,000 generated requests; and answers under random JSON schemas. `make test`
-# has small forms.
+# schemathesis over the whole OpenAPI document: more than 2,000 generated requests; answers under random JSON schemas; random plans
+# against the slow reference; simulated extractions. `make test` has small forms.
 OPENAPI_CASES ?= 40
 SCHEMA_CASES ?= 200
+REFERENCE_CASES ?= 100
+EXTRACTIONS ?= 120
 
 fuzz: setup
 	OPENAPI_CASES=$(OPENAPI_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/app/core/test_openapi_cases.py
+	REFERENCE_CASES=$(REFERENCE_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_reference.py
+	EXTRACTIONS=$(EXTRACTIONS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/extraction/test_coverage.py
 	SCHEMA_CASES=$(SCHEMA_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_grammars.py -k every_layer
 
 # The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (60 seconds in `make test`); 50 stops of a server under load.
@@ -178,6 +182,7 @@ $(SECOND)/gemma-3-270m-q4_k_m.gguf: | $(BIN)/python
 evidence: setup $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality --second $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality.random_directions
+	$(BIN)/python -m benchmarks.quality.coverage
 	$(BIN)/python -m tests.docs.pages
 
 # The table of docs/architectures.md: every causal class of transformers, a few minutes.

@@ -17,7 +17,7 @@ class Profile:
     one_at_a_time: int = 8
     """Generations of plain transformers with one configuration at a time, per round."""
     linear_passes: int = 20
-    rounds: int = 3
+    rounds: int = 5
     long_rounds: int = 1
     close_rounds: int = 7
     """Rounds where a difference of a few percent matters."""

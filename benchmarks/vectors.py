@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from benchmarks.workload import NAMES
+from benchmarks.workload import MAP_LAYERS, MAP_RANK, MAPS, NAMES
 from steering.errors import VectorNotFound
+from steering.maps import LowRankMap
 from steering.model.info import ModelInfo
 from steering.vectors import ConceptVector
 from steering.workflows.extract import registered
@@ -18,7 +19,7 @@ class Vectors:
     """Provides the vectors of the workload for one model."""
 
     def __init__(self, info: ModelInfo) -> None:
-        self._vectors = {name: _vector(info, name) for name in NAMES}
+        self._vectors = {name: _vector(info, name) for name in NAMES} | {name: _mapped(info, name) for name in MAPS}
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:  # noqa: ARG002 - there is one version
         if name not in self._vectors:
@@ -43,3 +44,13 @@ def scales(layer_count: int) -> Mapping[str, float]:
 
 def _vector(info: ModelInfo, name: str) -> ConceptVector:
     return registered(info, name, directions(name, info.layer_count, info.d_model), scales(info.layer_count))
+
+
+def _mapped(info: ModelInfo, name: str) -> ConceptVector:
+    generator = torch.Generator().manual_seed(MAPS.index(name))
+
+    def rows() -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(MAP_RANK, info.d_model, generator=generator), dim=1)
+
+    maps = {str(layer): LowRankMap.of(rows(), rows(), activation="relu") for layer in MAP_LAYERS}
+    return registered(info, name, {}, maps=maps)

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeAlias
 NAMES = ("alpha", "beta", "gamma", "delta")
 """Vectors that every steered contender has: random unit directions at every layer (see `vectors`)."""
 ONE_LAYER = 12
+MAPS, MAP_LAYERS, MAP_RANK = ("first map", "second map"), (6, 12, 18, 24), 4
+"""Vectors with a map, whose probes read every token."""
 MIN_ID, MAX_ID = 1_000, 40_000
 """Ids of ordinary tokens in the embedded model's vocabulary."""
 TOKENS_PER_WORD = 1.3
@@ -16,10 +18,10 @@ SPREAD = 1.0
 """Standard deviation of the logarithm of the lengths of a mixed load."""
 
 Intervention: TypeAlias = dict[str, Any]
-KINDS = ("unsteered", "one layer", "all layers", "distinct plans", "mixed operations")
+KINDS = ("unsteered", "one layer", "all layers", "distinct plans", "mixed operations", "maps")
 """unsteered. one layer: adds at one layer, different in every row. all layers: one plan for every row. distinct plans:
 a plan per row that adds at all layers. mixed operations: adds, ablations, clamps and rotations at several layers, most
-under conditions, different in every row."""
+under conditions, different in every row. maps: a map of rank 4 at four layers, with another strength in every row."""
 
 
 class MixedLoad(Protocol):
@@ -79,6 +81,7 @@ def steering(kind: str, rows: int) -> list[list[Intervention]]:
         "one layer": _one_layer,
         "distinct plans": _all_layers,
         "mixed operations": _mixed,
+        "maps": _maps,
     }[kind]
     return [make(row) for row in range(rows)]
 
@@ -97,6 +100,10 @@ def _all_layers(row: int) -> list[Intervention]:
         {"vector": first, "strength": 0.2 + 0.01 * row, "layers": "all"},
         {"vector": second, "strength": 0.3 - 0.01 * row, "layers": "all"},
     ]
+
+
+def _maps(row: int) -> list[Intervention]:
+    return [{"vector": MAPS[row % 2], "strength": 0.2 + 0.01 * row, "layers": list(MAP_LAYERS)}]
 
 
 def _mixed(row: int) -> list[Intervention]:

@@ -1,9 +1,10 @@
 """Registry: a table of named extension points, such as methods, stores and engines."""
 
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pkgutil import resolve_name
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from steering.errors import InvalidRequest
 
@@ -12,7 +13,7 @@ NAME_LIMIT = 64
 """Characters of an unknown name that are repeated and compared."""
 
 
-class Registry(Mapping[str, T], Generic[T]):
+class Registry(UserDict[str, T]):
     """A table from names to entries. entries: available at once. param: the field or setting that holds such a name.
     loaders: for entries that are slow to import: where each is imported from on first use ("package.module:name"), or a
     function that returns it."""
@@ -25,19 +26,18 @@ class Registry(Mapping[str, T], Generic[T]):
         loaders: Mapping[str, str | Callable[[], T]] | None = None,
         param: str | None = None,
     ) -> None:
+        super().__init__(entries or {})
         self.kind, self.param = kind, param or kind
-        self._entries = dict(entries or {})
         # "" for what needs no loader, so that these are the names in their order
-        self._loaders: dict[str, str | Callable[[], T]] = {**dict.fromkeys(self._entries, ""), **(loaders or {})}
+        self._loaders: dict[str, str | Callable[[], T]] = {**dict.fromkeys(self.data, ""), **(loaders or {})}
 
-    def __getitem__(self, name: str) -> T:
-        """Returns an entry, loading it on first use. Raises InvalidRequest with the names that exist."""
+    def __missing__(self, name: str) -> T:
+        """Loads an entry on its first use. Raises InvalidRequest with the names that exist."""
         if name not in self._loaders:
             raise self._unknown(name)
-        if name not in self._entries:
-            loader = self._loaders[name]
-            self._entries[name] = resolve_name(loader) if isinstance(loader, str) else loader()
-        return self._entries[name]
+        loader = self._loaders[name]
+        self.data[name] = resolve_name(loader) if isinstance(loader, str) else loader()
+        return self.data[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._loaders)
@@ -59,7 +59,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if not self._loaders.get(name):
             raise self._unknown(name)
         del self._loaders[name]
-        self._entries.pop(name, None)
+        self.data.pop(name, None)
 
     def _unknown(self, name: str) -> InvalidRequest:
         return InvalidRequest(unknown_name(self.kind, name, list(self), self.param), param=self.param)

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,7 @@ Measured: TypeAlias = Annotated[
 Interval: TypeAlias = tuple[Measured, Measured]
 """Both ends of a range, or of a 95 % interval."""
 Label: TypeAlias = Annotated[str, Field(max_length=64)]
+T = TypeVar("T")
 
 
 def at_most(entries: int) -> BeforeValidator:
@@ -51,6 +52,29 @@ def at_most(entries: int) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def exactly_one(*names: str, start: str = "give") -> Any:
+    """Returns a validator of a request: exactly one of these fields is given. start: of the message."""
+    *others, last = (f"'{name}'" for name in names)
+
+    def check(request: T) -> T:
+        if sum(getattr(request, name) is not None for name in names) != 1:
+            raise ValueError(f"{start} exactly one of {', '.join(others)} and {last}")
+        return request
+
+    return model_validator(mode="after")(check)
+
+
+def at_most_one(one: str, other: str) -> Any:
+    """Returns a validator of a request: these fields are not both given."""
+
+    def check(request: T) -> T:
+        if getattr(request, one) is not None and getattr(request, other) is not None:
+            raise ValueError(f"give '{one}' or '{other}', not both")
+        return request
+
+    return model_validator(mode="after")(check)
 
 
 @cache

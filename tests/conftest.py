@@ -37,7 +37,7 @@ SHAPED = (
 )
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
 collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test-vllm` has an environment of its own
-TRACED = ("model/hooks.py", "model/layout.py")
+TRACED = ("model/hook_points.py", "model/hooks.py", "model/layout.py")
 LONGEST = (
     "load/test_soak.py",
     "steering/engine/cpu/test_compiled.py",

@@ -9,9 +9,8 @@ import torch
 from steering.errors import VectorNotFound
 from steering.maps import LowRankMap
 from steering.model.info import ModelInfo
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import LINEAR, Edits, Intervention, SteeringPlan
+from steering.plan.types import LINEAR, DoseGuard, Edits, Intervention, SteeringPlan
 from steering.shapes import Direction
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection

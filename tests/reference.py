@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steering.model.layout import BlockOutput
+from steering.model.hook_points import BlockOutput
 from steering.spec import AllOf, AnyOf, ConditionSpec, InterventionSpec, LayerRange, Not, SteeringSpec, Threshold
 from steering.vectors import ConceptVector
 from tests.reference_steps import (

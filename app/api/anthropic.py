@@ -14,6 +14,7 @@ from app.api import openai
 from app.api.answer_parts import Call, Part
 from app.api.anthropic_schemas import CountTokensRequest, MessagesRequest
 from app.api.context import AdmittedDep
+from app.api.openai_schemas import shared_fields
 from app.api.tool_use import offered
 from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.answers import Event
@@ -68,16 +69,7 @@ router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], dependencies=
 @router.post("/v1/messages", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
 async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = None) -> Response:  # noqa: ARG001
     """Answers a conversation, as Anthropic's messages do; `steering` in and out."""
-    asked = TranslatedRequest(
-        model=body.model,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        stop=body.stop_sequences,
-        stream=body.stream,
-        seed=body.seed,
-        steering=body.steering,
-    )
+    asked = TranslatedRequest(**shared_fields(body, TranslatedRequest), stop=body.stop_sequences)
     work = MessageWork(context, asked, None)
     if body.thinking is not None and body.thinking.budget_tokens is not None:
         work.warnings.append(

@@ -5,24 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from app.api.openai_schemas import (
-    MAX_TOOLS,
-    CallId,
-    Label,
-    ModelName,
-    Offer,
-    OfferedTool,
-    RefusingRequest,
-    ThinkingSwitch,
-    check_names,
-)
-from app.api.translated import TopK, continuing
-from steering.errors import InvalidRequest, UnsupportedParameter
-from steering.pairs import ChatMessage, ToolCall, ToolMessage
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, OfferedTool, ThinkingSwitch, check_tools
+from app.api.openai_schemas import CallId, Label, ModelName, RefusingRequest, Steered
+from app.api.translated import TopK
+from steering.errors import UnsupportedParameter
+from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
-from steering.schemas.steering import Steering
-from steering.spec import Number
 
 MAX_BLOCKS = 1024
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
@@ -130,29 +119,19 @@ class InputMessage(Request):
             raise ValueError("the content of type 'tool_result' comes before any text of the message")
         return self
 
-    def messages(self, number: int, called: dict[str, str]) -> list[ChatMessage]:
-        """Returns the messages that the model reads: each result of a call is one. number: of this message. called: the function of
-        each call so far, by its id; those of this message are added. Raises InvalidRequest for results of calls that were not made."""
-        if isinstance(self.content, str):
-            return [ChatMessage(self.role, self.content)]
-        found: list[ChatMessage] = []
-        for index, block in enumerate(self.content):
-            if isinstance(block, ToolResultBlock):
-                if (name := called.get(block.tool_use_id)) is None:
-                    raise InvalidRequest(
-                        f"no message before it has a call with the id {block.tool_use_id!r}",
-                        param=f"messages.{number}.content.{index}.tool_use_id",
-                    )
-                found.append(ToolMessage("tool", block.text, call_id=block.tool_use_id, name=name))
-        calls = tuple(ToolCall(one.id, one.name, one.input) for one in self.content if isinstance(one, ToolUseBlock))
-        called |= {call.id: call.name for call in calls}
-        reasoning = "".join(one.thinking for one in self.content if isinstance(one, ThinkingBlock))
+    def add_to(self, conversation: Conversation, number: int) -> None:
+        """Adds the messages that the model reads: each result of a call is one. number: of this message. Raises InvalidRequest for
+        results of calls that were not made."""
+        blocks = () if isinstance(self.content, str) else self.content
+        results = [(index, block) for index, block in enumerate(blocks) if isinstance(block, ToolResultBlock)]
+        for index, block in results:
+            param = f"messages.{number}.content.{index}.tool_use_id"
+            conversation.answer_call(block.tool_use_id, block.text, param)
+        calls = [ToolCall(one.id, one.name, one.input) for one in blocks if isinstance(one, ToolUseBlock)]
+        reasoning = "".join(one.thinking for one in blocks if isinstance(one, ThinkingBlock))
         text = text_of(self.content)
-        if calls or reasoning:
-            found.append(ToolMessage(self.role, text, calls=calls, reasoning=reasoning))
-        elif text or not found:
-            found.append(ChatMessage(self.role, text))
-        return found
+        if text or calls or reasoning or not results:
+            conversation.say(self.role, text, calls, reasoning)
 
 
 class ToolDefinition(RefusingRequest):
@@ -232,21 +211,17 @@ class ConversationRequest(RefusingRequest):
 
     @model_validator(mode="after")
     def _consistent_tools(self) -> "ConversationRequest":
-        check_names(
-            [tool.name for tool in self.tools or ()], None if self.tool_choice is None else self.tool_choice.name
-        )
-        if self.tool_choice is not None and self.tool_choice.type == "any" and not self.tools:
-            raise ValueError("'tool_choice' of type 'any' needs 'tools'")
+        check_tools([tool.name for tool in self.tools or ()], self.offer.named, required=self.offer.required)
         return self
 
     def conversation(self) -> tuple[ChatMessage, ...]:
-        """Returns the messages, after the system prompt; see `continuing`."""
-        system = "" if self.system is None else text_of(self.system)
-        found = [ChatMessage("system", system)] if system else []
-        called: dict[str, str] = {}
+        """Returns the messages, after the system prompt; see `Conversation.continuing`."""
+        found = Conversation()
+        if self.system and (system := text_of(self.system)):
+            found.say("system", system)
         for number, message in enumerate(self.messages):
-            found += message.messages(number, called)
-        return continuing(tuple(found))
+            message.add_to(found, number)
+        return found.continuing()
 
     @property
     def think(self) -> ThinkingSwitch | None:
@@ -272,7 +247,7 @@ class CountTokensRequest(ConversationRequest):
     """POST /v1/messages/count_tokens."""
 
 
-class MessagesRequest(ConversationRequest):
+class MessagesRequest(ConversationRequest, Steered):
     """POST /v1/messages. seed and steering are ours, and temperature may be as high as in chat completions."""
 
     refused: ClassVar[dict[str, Any]] = {
@@ -284,12 +259,8 @@ class MessagesRequest(ConversationRequest):
     }
 
     max_tokens: native.MaxTokens
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     stop_sequences: native.Stops | None = None
     stream: Flag | None = None
     metadata: MetaData | None = None
     service_tier: Label | None = None
-    seed: native.Seed | None = None
-    steering: Steering | None = None

@@ -31,7 +31,7 @@ from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, Batc
 from steering.schemas.reading import ScoreAnswer, ScoreLine, ScoreResult
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import BatchFields
-from steering.store.records import Writer
+from steering.store.database import Writer
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 from steering.workflows.generate import BACKGROUND_CONCURRENCY, Progress, gathered

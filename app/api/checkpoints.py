@@ -8,7 +8,7 @@ import structlog
 from app.api.context import Context
 from app.api.policy import Policy
 from steering.errors import SteeringError
-from steering.store.records import Writer
+from steering.store.database import Writer
 from steering.store.store import Store
 
 log = structlog.get_logger(__name__)

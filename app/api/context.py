@@ -30,12 +30,19 @@ from steering.plan.types import SteeringPlan
 from steering.registry import suggestion
 from steering.schemas.base import NamespaceName
 from steering.schemas.extraction import Pair
-from steering.schemas.messages import ChoiceFields, ConversationFields, Message, SamplingFields, Text, TextsFields
+from steering.schemas.messages import (
+    ChoiceFields,
+    ConversationFields,
+    Message,
+    SamplingFields,
+    StructuredFields,
+    Text,
+    TextsFields,
+)
 from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
-from steering.schemas.structured import StructuredFields
 from steering.spec import InterventionSpec, SteeringSpec, in_answers, is_inline, vector_names
-from steering.store.records import Writer
+from steering.store.database import Writer
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSource
@@ -275,7 +282,8 @@ class Context:
         info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
         phases = phases or (isinstance(fields, ChoiceFields) and fields.lists_tokens)
         ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
-        if not only_residual(plan.layers) and self.engine.stats().executor.startswith("compiled"):
+        compiled = self.engine.name != "vllm" and self.engine.stats().executor.startswith("compiled")
+        if compiled and not only_residual(plan.layers):
             plan = replace(plan, warnings=(*plan.warnings, EAGER_HOOKS))
         if max_tokens is None:
             max_tokens = max(1, min(default, info.context_length - len(ids)))

@@ -44,9 +44,8 @@ from steering.lab.trials import Samples, evaluation_prompts, read_back, trial_an
 from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import check_model, resolve_layers
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas import evaluation as schemas
 from steering.schemas.base import WaitQuery
 from steering.schemas.choices import ChoicesRequest

@@ -30,11 +30,9 @@ from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.plan.types import HeldReadout, Intervention, SteeringPlan
 from steering.schemas import steering as schemas
-from steering.schemas.base import by_layer
 from steering.schemas.generation import Choice, FlagCondition, GenerateAnswer, GenerateRequest, RaisedFlag, Token, Usage
-from steering.schemas.messages import ChoiceFields
-from steering.schemas.steering import RECORD_FORMAT, AppliedSteering, Record, ReplayRequest
-from steering.schemas.structured import StructuredFields
+from steering.schemas.messages import ChoiceFields, StructuredFields
+from steering.schemas.steering import RECORD_FORMAT, AppliedSteering, Record, ReplayRequest, by_layer
 from steering.spec import (
     InlineVector,
     InterventionSpec,
@@ -48,8 +46,7 @@ from steering.spec import (
     vector_names,
 )
 from steering.vectors import ConceptVector, VectorId, VectorSource
-from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, stream_events
-from steering.workflows.measures import means
+from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, means, stream_events
 
 _GENERATE = needs("generate")
 STREAMED: dict[str, Any] = {

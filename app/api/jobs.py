@@ -32,8 +32,9 @@ from steering.schemas.base import NamespacePageQuery
 from steering.schemas.extraction import TransferRequest
 from steering.schemas.generation import JSON_LINES
 from steering.schemas.resources import JobAnswer, JobError, JobPage, JobProgress
+from steering.store.database import UNLIMITED, Writer
 from steering.store.jobs import Jobs as JobRecords
-from steering.store.records import UNLIMITED, JobRecord, Writer
+from steering.store.records import JobRecord
 from steering.store.store import Store
 from steering.workflows.generate import Progress
 

@@ -9,8 +9,8 @@ from app.core.settings import Settings
 from steering.errors import InvalidRequest, VectorNotFound
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import check_model
+from steering.plan.types import DoseGuard
 from steering.schemas.governance import KeyLimitsFields, OwnSteering, SteeringLimits
 from steering.spec import InterventionSpec, SteeringSpec, is_inline, vector_names
 from steering.vectors import ConceptVector, VectorId, VectorSource

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from app.api import openai
 from app.api.answer_parts import Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep
+from app.api.conversation import Offer
 from app.api.ollama_schemas import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, Options, ShowRequest
-from app.api.openai_schemas import Offer
+from app.api.openai_schemas import shared_fields
 from app.api.translated import NOTHING, TranslatedRequest, TranslatedWork
 from app.core.answers import Event, LineStream
 from app.core.errors import body_of, outcome_of
@@ -24,7 +25,7 @@ from steering import __version__
 from steering.engine.api import Prompt, TokenEvent
 from steering.engine.capabilities import thinking_format, tool_format
 from steering.errors import SteeringError
-from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
+from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
 from steering.workflows.generate import Answer
 
 _GENERATE = needs("generate") | {"x-errors": "TextError"}
@@ -118,20 +119,15 @@ async def _answered(
 ) -> Response:
     """Answers a request of either route. said: the field of its answers that has the text."""
     options = body.options or Options()
+    given = shared_fields(options, TranslatedRequest)
+    if options.steering is None:
+        given["steering"] = body.steering
     asked = TranslatedRequest(
+        **given,
         model=body.served(context.engine.info.name),
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
         repetition_penalty=options.repeat_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        seed=options.seed,
-        stop=options.stop,
         stream=body.stream is not False,
         response_format=_format(body),
-        steering=body.steering if options.steering is None else options.steering,
     )
     limit = options.num_predict if options.num_predict is not None and options.num_predict > 0 else None
     work = OllamaWork(context, asked, None, body.model, said)

@@ -5,22 +5,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, ThinkingSwitch, check_tools
 from app.api.openai_schemas import (
-    MAX_TOOLS,
     CallId,
     FunctionName,
     Label,
     ModelName,
-    Offer,
     RefusingRequest,
-    ThinkingSwitch,
+    Steered,
     Tool,
-    check_names,
     functions_of,
 )
-from app.api.translated import TopK, continuing
+from app.api.translated import TopK
 from steering.errors import InvalidRequest
-from steering.pairs import ChatMessage, ToolCall, ToolMessage
+from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
 from steering.schemas.steering import Steering
@@ -38,7 +36,7 @@ def _limit(tokens: int) -> int:
     return tokens
 
 
-class Options(RefusingRequest):
+class Options(RefusingRequest, Steered):
     """How tokens are chosen; the defaults are those of chat completions. steering is ours: Ollama's client sends no other extra field.
 
     Options of how a model is loaded cannot change an answer and are ignored.
@@ -60,17 +58,13 @@ class Options(RefusingRequest):
     }
     place = "options."
 
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: TopK | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repeat_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
     presence_penalty: native.Penalty | None = None
     frequency_penalty: native.Penalty | None = None
-    seed: native.Seed | None = None
     stop: native.Stop | native.Stops | None = None
     num_predict: Annotated[int, Field(strict=True, ge=-2, le=1_000_000), AfterValidator(_limit)] | None = None
-    steering: Steering | None = None
     numa: Flag | None = None
     num_batch: Setting | None = None
     num_gpu: Setting | None = None
@@ -184,19 +178,19 @@ class OllamaChatRequest(OllamaRequest):
 
     @model_validator(mode="after")
     def _names(self) -> "OllamaChatRequest":
-        check_names([tool.function.name for tool in self.tools or ()])
+        check_tools([tool.function.name for tool in self.tools or ()])
         return self
 
     @property
     def offer(self) -> Offer:
         """The tools that the answer may call."""
-        return Offer(functions_of(self.tools or ()))
+        return Offer(functions_of((tool.function for tool in self.tools or ()), "tools.{}.function.parameters"))
 
     def conversation(self) -> tuple[ChatMessage, ...]:
-        """Returns the messages; see `continuing`. Raises InvalidRequest for a result of a call that was not made."""
+        """Returns the messages; see `Conversation.continuing`. Raises InvalidRequest for a result of a call that was not made."""
         ids = map("{:09d}".format, count())  # nine letters or digits, as templates of Mistral require
         waiting: list[ToolCall] = []  # calls of the last message with any that have no result so far
-        found: list[ChatMessage] = []
+        found = Conversation()
         for number, one in enumerate(self.messages):
             content = one.content or ""
             if one.role == "tool":
@@ -207,15 +201,13 @@ class OllamaChatRequest(OllamaRequest):
                         param=f"messages.{number}.tool_name",
                     )
                 waiting.remove(call)
-                found.append(ToolMessage("tool", content, call_id=call.id, name=call.name))
-            elif one.tool_calls or one.thinking:
-                called = [call.function for call in one.tool_calls or ()]
-                calls = tuple(ToolCall(next(ids), function.name, function.arguments) for function in called)
-                waiting = list(calls) or waiting
-                found.append(ToolMessage(one.role, content, calls=calls, reasoning=one.thinking or ""))
-            else:
-                found.append(ChatMessage(one.role, content))
-        return continuing(tuple(found))
+                found.answer_call(call.id, content, f"messages.{number}")
+                continue
+            called = [call.function for call in one.tool_calls or ()]
+            calls = [ToolCall(next(ids), function.name, function.arguments) for function in called]
+            waiting = calls[:] or waiting
+            found.say(one.role, content, calls, one.thinking or "")
+        return found.continuing()
 
 
 class OllamaGenerateRequest(OllamaRequest):

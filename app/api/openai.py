@@ -17,17 +17,17 @@ from starlette.responses import Response
 
 from app.api.answer_parts import AnswerParts, Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts
+from app.api.conversation import Offer, ThinkingSwitch, check_arguments
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import (
+    ChatFields,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Offer,
-    ThinkingSwitch,
     inputs_of,
 )
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
-from app.api.tool_use import check_arguments, conversation, offered
+from app.api.tool_use import offered
 from app.core.admission import check_limit
 from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, event_stream, json_in_thread
 from app.core.errors import body_of
@@ -39,7 +39,7 @@ from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
 from steering.injection.rows import SteeringReport
 from steering.layer_indices import layer_index
 from steering.model.thinking import TAIL, Thought
-from steering.pairs import ChatMessage, continued
+from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan
 from steering.schemas.messages import SamplingFields
 from steering.schemas.resources import ProfileAnswer
@@ -368,14 +368,13 @@ class OpenAIWork(GenerationWork):
         return self.context.engine.tokenizer.token_text(token)
 
 
-async def conversation_of(context: Context, body: ChatRequest) -> tuple[ChatMessage, ...]:
-    """Returns the messages of a chat completion. Raises LimitExceeded, InvalidRequest."""
-    if not body.has_calls:
-        messages = conversation(body)
-        return continued(messages) if body.continue_final_message else messages
+async def conversation_of(context: Context, body: ChatFields) -> tuple[ChatMessage, ...]:
+    """Returns the messages that the model reads. Raises LimitExceeded, InvalidRequest."""
+    if not (arguments := body.call_arguments):
+        return body.conversation()
     tool_format_of(context.engine)
-    context.admission.reserve(await run_in_thread(check_arguments, body.messages, context.settings))
-    return await run_in_thread(conversation, body)
+    context.admission.reserve(await run_in_thread(check_arguments, arguments, context.settings))
+    return await run_in_thread(body.conversation)
 
 
 def _ending(answer: Answer, stop: str) -> dict[str, Any]:

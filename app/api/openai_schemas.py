@@ -1,23 +1,32 @@
 """Request models of the OpenAI-compatible routes. Known fields that are not offered are refused by name."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from app.api.conversation import (
+    MAX_TOOLS,
+    Conversation,
+    Offer,
+    OfferedTool,
+    ThinkingSwitch,
+    call_of_text,
+    check_tools,
+)
 from steering.errors import UnsupportedParameter
+from steering.pairs import ChatMessage as ModelMessage
+from steering.pairs import continued
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
+from steering.schemas.messages import StructuredFields
 from steering.schemas.steering import Steering
-from steering.schemas.structured import StructuredFields
 from steering.spec import Number
 
 Label = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=640)]
 MAX_INPUTS = 2048
-MAX_TOOLS = 128
-"""Of a request, and calls of a message."""
 _ANY = object()
 """No value of a refused field is accepted."""
 
@@ -53,6 +62,41 @@ class OpenAIRequest(RefusingRequest):
     user: Label | None = None
 
 
+class ChatFields(Request):
+    """What chat completions and responses have in common. All fields but the first cannot change an answer, and are ignored."""
+
+    parallel_tool_calls: Flag | None = None
+    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
+    service_tier: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+
+    @property
+    @abstractmethod
+    def call_arguments(self) -> list[str]:
+        """The arguments of all calls."""
+
+    @abstractmethod
+    def conversation(self) -> tuple[ModelMessage, ...]:
+        """Returns the messages that the model reads. Takes long for large arguments of calls, see `check_arguments`. Raises
+        InvalidRequest for arguments that are not JSON, and results of calls that were not made."""
+
+
+class Steered(Request):
+    """What every API says of an answer. seed, where an API lacks it, and steering are ours."""
+
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    seed: native.Seed | None = None
+    steering: Steering | None = None
+
+
+def shared_fields(body: Request, *kinds: type[Request]) -> dict[str, Any]:
+    """Returns the fields of a request that requests of these kinds have by the same name."""
+    names = {name for kind in kinds for name in kind.model_fields}
+    return {name: getattr(body, name) for name in type(body).model_fields if name in names}
+
+
 class TextPart(Request):
     """A text part of a message. Other parts (images, audio, files) are refused."""
 
@@ -65,14 +109,6 @@ Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=1024, fai
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-def check_names(names: Sequence[str], named: str | None = None) -> None:
-    """Raises ValueError for two tools of one name, and for a choice that names none of them."""
-    if len(names) != len(set(names)):
-        raise ValueError("'tools' has two functions of one name")
-    if named is not None and named not in names:
-        raise ValueError(f"'tool_choice' names {named!r}; 'tools' has {', '.join(names[:8]) or 'none'}")
 
 
 class FunctionDefinition(Request):
@@ -105,54 +141,11 @@ class NamedTool(Request):
     function: NamedFunction
 
 
-@dataclass(frozen=True, slots=True)
-class OfferedTool:
-    """A function that an answer may call.
-
-    parameters: the JSON schema of its arguments; None where it takes none. param: the field of the request that has it.
-    """
-
-    name: str
-    description: str | None
-    parameters: dict[str, Any] | None
-    param: str
-    strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The tools of a request.
-
-    required: the answer must call one of them. named: the one that it must call. single: it has at most one call.
-    """
-
-    tools: tuple[OfferedTool, ...] = ()
-    required: bool = False
-    named: str | None = None
-    single: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ThinkingSwitch:
-    """Whether the model is to think before it answers. param: the field that says so. level: how much, which no template is told."""
-
-    wanted: bool
-    param: str
-    level: str | None = None
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is not done."""
-        if self.level is None or not self.wanted:
-            return []
-        return [f"{self.param!r}: {self.level!r} is as good as any other: this server has no levels of thinking"]
-
-
-def functions_of(tools: Sequence[Tool]) -> tuple[OfferedTool, ...]:
-    """Returns the functions among the tools of a request."""
+def functions_of(functions: Iterable[FunctionDefinition], place: str) -> tuple[OfferedTool, ...]:
+    """Returns the functions that a request offers. place: the field of the schema of one, with {} for its number."""
     return tuple(
-        OfferedTool(one.name, one.description, one.parameters, f"tools.{index}.function.parameters", bool(one.strict))
-        for index, one in enumerate(tool.function for tool in tools)
+        OfferedTool(one.name, one.description, one.parameters, place.format(index), bool(one.strict))
+        for index, one in enumerate(functions)
     )
 
 
@@ -228,20 +221,16 @@ class StreamOptions(Request):
     include_obfuscation: Flag = False
 
 
-class GenerationRequest(OpenAIRequest, StructuredFields):
+class GenerationRequest(OpenAIRequest, Steered, StructuredFields):
     """Fields that chat and text completions share."""
 
     n: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     presence_penalty: native.Penalty | None = None
     frequency_penalty: native.Penalty | None = None
     logit_bias: native.LogitBias | None = None
-    seed: native.Seed | None = None
     stop: native.Stop | native.Stops | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
-    steering: Steering | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -265,7 +254,7 @@ class TemplateVariables(Request):
     thinking: Flag | None = None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, ChatFields):
     """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM; the answer continues the last message.
     reasoning_effort: `none` keeps the model from thinking; the others are alike. chat_template_kwargs: as in vLLM, thinking only."""
 
@@ -288,18 +277,13 @@ class ChatRequest(GenerationRequest):
     ]
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: Flag | None = None
     continue_final_message: Flag = False
     add_generation_prompt: Flag | None = None
     max_tokens: native.MaxTokens | None = None
     max_completion_tokens: native.MaxTokens | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=1_000_000)] | None = None
-    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
     store: Flag | None = None
-    service_tier: Label | None = None
-    safety_identifier: Label | None = None
-    prompt_cache_key: Label | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateVariables | None = None
 
@@ -328,15 +312,13 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="after")
     def _consistent_tools(self) -> "ChatRequest":
         names = [tool.function.name for tool in self.tools or ()]
-        check_names(names, self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None)
-        if self.tool_choice == "required" and not names:
-            raise ValueError("'tool_choice': 'required' needs 'tools'")
-        if self.offered and self.grammar is not None:
+        check_tools(names, self.offer.named, required=self.offer.required)
+        if self.offer.tools and self.grammar is not None:
             raise ValueError(
                 "an answer that is held to 'response_format', 'guided_regex' or 'guided_grammar' cannot call 'tools'; "
                 "give 'tool_choice': 'none', or leave one of them out"
             )
-        if self.uses_tools and self.continue_final_message:
+        if (self.offer.tools or self.call_arguments) and self.continue_final_message:
             raise ValueError("'continue_final_message' cannot be combined with tools")
         return self
 
@@ -357,22 +339,35 @@ class ChatRequest(GenerationRequest):
         """The tools that the answers may call."""
         choice = self.tool_choice
         named = choice.function.name if isinstance(choice, NamedTool) else None
-        return Offer(functions_of(self.offered), choice == "required", named, self.parallel_tool_calls is False)
+        offered = () if choice == "none" else self.tools or ()
+        tools = functions_of((tool.function for tool in offered), "tools.{}.function.parameters")
+        return Offer(tools, choice == "required", named, self.parallel_tool_calls is False)
 
     @property
-    def offered(self) -> tuple[Tool, ...]:
-        """The tools that the answer may call."""
-        return () if self.tool_choice == "none" else self.tools or ()
+    def call_arguments(self) -> list[str]:
+        """See ChatFields."""
+        return [call.function.arguments for one in self.messages for call in one.tool_calls or ()]
 
-    @property
-    def uses_tools(self) -> bool:
-        """Whether there are tools, or the conversation has calls of some."""
-        return bool(self.offered) or self.has_calls
-
-    @property
-    def has_calls(self) -> bool:
-        """Whether the conversation has calls of tools, or results."""
-        return any(one.tool_calls or one.role == "tool" for one in self.messages)
+    def conversation(self) -> tuple[ModelMessage, ...]:
+        """See ChatFields."""
+        found = Conversation()
+        for number, one in enumerate(self.messages):
+            place = f"messages.{number}"
+            if one.tool_call_id is not None:
+                found.answer_call(one.tool_call_id, one.text, f"{place}.tool_call_id")
+                continue
+            calls = (
+                call_of_text(
+                    call.id,
+                    call.function.name,
+                    call.function.arguments,
+                    f"{place}.tool_calls.{index}.function.arguments",
+                )
+                for index, call in enumerate(one.tool_calls or ())
+            )
+            found.say(one.role, one.text, calls, one.reasoning_content or "")
+        messages = tuple(found.messages)
+        return continued(messages) if self.continue_final_message else messages
 
 
 Texts: TypeAlias = Annotated[tuple[native.PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]

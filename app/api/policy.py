@@ -34,9 +34,8 @@ from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
 from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED, visible_from
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans, carries, resolve_layers, under
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.schemas import governance as schemas
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicyAnswer, PolicySpec
 from steering.spec import SteeringSpec, vector_names

@@ -36,8 +36,8 @@ from steering.plan.types import SteeringPlan
 from steering.registry import unknown_name
 from steering.schemas import latent_space as space
 from steering.schemas import reading as schemas
-from steering.schemas.base import by_layer
 from steering.schemas.messages import ConversationFields
+from steering.schemas.steering import by_layer
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorSummary

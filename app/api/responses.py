@@ -13,8 +13,9 @@ from starlette.responses import Response
 from app.api.answer_parts import Call, Part, joined
 from app.api.context import AdmittedDep
 from app.api.openai import conversation_of
+from app.api.openai_schemas import OpenAIRequest, Steered, shared_fields
 from app.api.responses_schemas import ResponsesRequest
-from app.api.translated import TranslatedWork
+from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.admission import check_limit
 from app.core.answers import Event
 from app.core.errors import body_of
@@ -22,12 +23,11 @@ from app.core.requests import ApiRoute, needs
 from steering.engine.api import Finish
 from steering.errors import SteeringError
 from steering.model.thinking import Thought
-from steering.threads import run_in_thread
 from steering.workflows.generate import Answer
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
 _INCOMPLETE = {"length": "max_output_tokens", "monitor": "content_filter"}
-_PARAMS = {"max_tokens": "max_output_tokens", "response_format": "text.format", "reasoning_effort": "reasoning.effort"}
+_PARAMS = {"max_tokens": "max_output_tokens", "response_format": "text.format"}
 
 router = APIRouter(route_class=ApiRoute, tags=["openai"])
 
@@ -37,12 +37,14 @@ async def responses(body: ResponsesRequest, context: AdmittedDep) -> Response:
     """Answers a conversation, as OpenAI's responses do, without storing anything; `steering` in and out."""
     if not isinstance(body.input, str):
         check_limit(len(body.input), context.settings.max_messages, "items", "input")
-    chat = await run_in_thread(body.chat)
-    work = ResponseWork(context, chat, None, body)
+    asked = TranslatedRequest(
+        **shared_fields(body, OpenAIRequest, Steered), stream=body.stream, response_format=body.response_format
+    )
+    work = ResponseWork(context, asked, None, body)
     with work.renaming():
         work.check()
-        prompt = await conversation_of(context, chat)
-    return await work.answer(prompt, body.max_output_tokens, chat.offer, chat.thinking)
+        prompt = await conversation_of(context, body)
+    return await work.answer(prompt, body.max_output_tokens, body.offer, body.thinking)
 
 
 @dataclass(eq=False)
@@ -63,11 +65,7 @@ class ResponseWork(TranslatedWork):
 
     def param(self, name: str) -> str:
         """See TranslatedWork.param. Messages are not numbered as items are."""
-        return (
-            "input"
-            if name.split(".", maxsplit=1)[0] in ("messages", "prompt")
-            else _PARAMS.get(name, name.replace(".function", ""))
-        )
+        return "input" if name.split(".", maxsplit=1)[0] in ("messages", "prompt") else _PARAMS.get(name, name)
 
     def described(self, answer: Answer) -> dict[str, Any]:
         """See TranslatedWork.described. A whole response is what a stream ends with."""

@@ -1,34 +1,35 @@
 """Request models of OpenAI's Responses API. Known fields that are not offered are refused by name."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from app.api.openai_schemas import (
+from app.api.conversation import (
     MAX_TOOLS,
-    Call,
-    CalledFunction,
+    Conversation,
+    Offer,
+    ThinkingSwitch,
+    call_of_text,
+    check_tools,
+)
+from app.api.openai_schemas import (
     CallId,
-    ChatMessage,
-    ChatRequest,
+    ChatFields,
     Effort,
     FunctionDefinition,
     FunctionName,
     Label,
     NamedFunction,
-    NamedTool,
     OpenAIRequest,
     RefusingRequest,
-    Tool,
+    Steered,
+    functions_of,
 )
-from app.core.errors import describe
 from steering.errors import InvalidRequest, UnsupportedParameter
+from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
-from steering.schemas.steering import Steering
-from steering.schemas.structured import JsonObjectFormat, JsonSchema, JsonSchemaFormat, TextFormat
-from steering.spec import Number
+from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, TextFormat
 
 Empty: TypeAlias = Annotated[tuple[None, ...], Field(max_length=0)] | None
 
@@ -183,7 +184,7 @@ class Reasoning(RefusingRequest):
     effort: Effort | None = None
 
 
-class ResponsesRequest(OpenAIRequest):
+class ResponsesRequest(OpenAIRequest, ChatFields, Steered):
     """POST /v1/responses. Nothing is stored: `input` is the whole conversation. seed and steering are ours. `include` may name
     the encrypted reasoning, which no answer has."""
 
@@ -208,25 +209,17 @@ class ResponsesRequest(OpenAIRequest):
     input: native.PlainText | Items
     instructions: native.Content | None = None
     max_output_tokens: native.MaxTokens | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     tools: Annotated[tuple[Annotated[FunctionTool, _only(("function",), "tools", "tools")], ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None  # fmt: skip
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
-    parallel_tool_calls: Flag | None = None
     text: TextConfig | None = None
     stream: Flag | None = None
     stream_options: ResponseStreamOptions | None = None
     include: Annotated[tuple[Literal["reasoning.encrypted_content"], ...], Field(max_length=16)] | None = None
     reasoning: Reasoning | None = None
-    metadata: Annotated[dict[Label, Label], Field(max_length=64)] | None = None
-    service_tier: Label | None = None
-    safety_identifier: Label | None = None
-    prompt_cache_key: Label | None = None
-    seed: native.Seed | None = None
-    steering: Steering | None = None
 
     @model_validator(mode="after")
     def _calls_or_matches(self) -> "ResponsesRequest":
+        check_tools([tool.name for tool in self.tools or ()], self.offer.named, required=self.offer.required)
         held = self.text is not None and self.text.format is not None and self.text.format.type != "text"
         if held and self.tools and self.tool_choice != "none":
             raise ValueError(
@@ -234,88 +227,66 @@ class ResponsesRequest(OpenAIRequest):
             )
         return self
 
-    def chat(self) -> ChatRequest:
-        """Returns the chat completion that is meant, without its number of tokens. Raises InvalidRequest where there is none."""
-        tools = [
-            Tool(type="function", function=FunctionDefinition(**one.model_dump(exclude={"type"})))
-            for one in self.tools or ()
-        ]
-        choice = self.tool_choice
-        named = (
-            NamedTool(type="function", function=NamedFunction(name=choice.name))
-            if isinstance(choice, NamedFunctionTool)
-            else choice
-        )
-        try:
-            return ChatRequest(
-                model=self.model,
-                messages=tuple(self._messages()),
-                tools=tuple(tools) or None,
-                tool_choice=named,
-                parallel_tool_calls=self.parallel_tool_calls,
-                response_format=self._format(),
-                temperature=self.temperature,
-                top_p=self.top_p,
-                reasoning_effort=None if self.reasoning is None else self.reasoning.effort,
-                seed=self.seed,
-                stream=self.stream,
-                steering=self.steering,
-            )
-        except ValidationError as error:
-            findings = error.errors(include_url=False)
-            where = str(next(iter(findings[0]["loc"]), "tools"))
-            raise InvalidRequest(
-                describe(findings[:1]), param="input" if where in ("messages", "tool_calls") else where
-            ) from None
-
-    def _messages(self) -> Iterator[ChatMessage]:
-        """Yields the conversation. A call belongs to the message of the assistant before it, reasoning to that after it, or to one
-        without text where none comes. Raises InvalidRequest where nothing does."""
-        if self.instructions:
-            yield ChatMessage(role="system", content=self.instructions)
-        if isinstance(self.input, str):
-            yield ChatMessage(role="user", content=self.input)
-            return
-        said: str | None = None
-        thought = ""
-        calls: list[Call] = []
-        for item in self.input:
-            if isinstance(item, FunctionCall):
-                function = CalledFunction(name=item.name, arguments=item.arguments)
-                calls.append(Call(id=item.call_id, type="function", function=function))
-                continue
-            if said is not None or calls:
-                yield _answered(said, thought, calls)
-                said, thought, calls = None, "", []
-            if isinstance(item, ReasoningItem):
-                thought += "".join(part.text for part in item.content or ())
-                continue
-            if isinstance(item, InputMessage) and item.role == "assistant":
-                said = text_of(item.content)
-                continue
-            if thought:
-                yield _answered("", thought, [])
-                thought = ""
-            if isinstance(item, FunctionCallOutput):
-                yield ChatMessage(role="tool", content=text_of(item.output), tool_call_id=item.call_id)
-            else:
-                yield ChatMessage(role=item.role, content=text_of(item.content))
-        if said is not None or calls:
-            yield _answered(said, thought, calls)
-        elif thought:
-            raise InvalidRequest(
-                "the last item of 'input' is of type 'reasoning', which no other follows: thinking that has begun cannot be continued",
-                param="input",
-            )
-
-    def _format(self) -> TextFormat | JsonObjectFormat | JsonSchemaFormat | None:
+    @property
+    def response_format(self) -> ResponseFormat | None:
+        """What the text must match, as chat completions have it."""
         form = None if self.text is None else self.text.format
         if not isinstance(form, NamedSchemaFormat):
             return form
         return JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(name=form.name, schema_=form.schema_))
 
+    @property
+    def thinking(self) -> ThinkingSwitch | None:
+        """Whether the model is to think before it answers; None where the request does not say."""
+        effort = None if self.reasoning is None else self.reasoning.effort
+        return None if effort is None else ThinkingSwitch(effort != "none", "reasoning.effort", effort)
 
-def _answered(said: str | None, thought: str, calls: list[Call]) -> ChatMessage:
-    return ChatMessage(
-        role="assistant", content=said, reasoning_content=thought or None, tool_calls=tuple(calls) or None
-    )
+    @property
+    def offer(self) -> Offer:
+        """The tools that the answer may call."""
+        choice = self.tool_choice
+        named = choice.name if isinstance(choice, NamedFunctionTool) else None
+        tools = functions_of(() if choice == "none" else self.tools or (), "tools.{}.parameters")
+        return Offer(tools, choice == "required", named, self.parallel_tool_calls is False)
+
+    @property
+    def call_arguments(self) -> list[str]:
+        """See ChatFields."""
+        items = () if isinstance(self.input, str) else self.input
+        return [item.arguments for item in items if isinstance(item, FunctionCall)]
+
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """See ChatFields. A call belongs to the message of the assistant before it, reasoning to that after it, or to one without text
+        where none comes. Raises InvalidRequest where nothing does."""
+        found = Conversation()
+        if self.instructions:
+            found.say("system", self.instructions)
+        items = (InputMessage(role="user", content=self.input),) if isinstance(self.input, str) else self.input
+        text: str | None = None  # of the assistant's message that is being read
+        thought, calls = "", list[ToolCall]()
+        for item in items:
+            begins = isinstance(item, ReasoningItem) or (isinstance(item, InputMessage) and item.role == "assistant")
+            begun = text is not None or bool(calls)
+            if not isinstance(item, FunctionCall) and (begun or (thought and not begins)):
+                found.say("assistant", text or "", calls, thought)
+                text, thought, calls = None, "", []
+            if isinstance(item, FunctionCall):
+                calls.append(call_of_text(item.call_id, item.name, item.arguments, "input"))
+                if len(calls) > MAX_TOOLS:
+                    raise InvalidRequest(f"a message has at most {MAX_TOOLS} calls", param="input")
+            elif isinstance(item, ReasoningItem):
+                thought += "".join(part.text for part in item.content or ())
+            elif isinstance(item, FunctionCallOutput):
+                found.answer_call(item.call_id, text_of(item.output), "input")
+            elif item.role == "assistant":
+                text = text_of(item.content)
+            else:
+                found.say(item.role, text_of(item.content))
+        if text is not None or calls:
+            found.say("assistant", text or "", calls, thought)
+        elif thought:
+            raise InvalidRequest(
+                "the last item of 'input' is of type 'reasoning', which no other follows: thinking that has begun cannot be continued",
+                param="input",
+            )
+        return tuple(found.messages)

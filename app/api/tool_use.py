@@ -1,22 +1,19 @@
-"""Tools of a chat: what a request offers, the conversation with its calls and results, and what an answer must match where it has to call."""
+"""Tools of a chat: what its answers may call, as the model is told, and what an answer must match where it has to call."""
 
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.api.openai_schemas import ChatMessage as OpenAIMessage
-from app.api.openai_schemas import ChatRequest, Offer, OfferedTool, ThinkingSwitch
-from app.core.settings import Settings
+from app.api.conversation import Offer, OfferedTool, ThinkingSwitch
 from steering.engine.api import Engine
 from steering.engine.capabilities import thinking_format, tool_format_of
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedParameter
 from steering.model.thinking import SWITCHES
 from steering.model.tool_calls import CallParser, ToolFormat
-from steering.pairs import ChatMessage, ContinuedMessage, Role, ToolCall, ToolMessage
+from steering.pairs import ChatMessage, ContinuedMessage, ToolMessage
 from steering.schemas.messages import SamplingFields
-from steering.schemas.structured import MAX_GRAMMAR, MAX_SCHEMA_DEPTH, bounded
-from steering.strict_json import load_json, size_of
+from steering.schemas.structured import MAX_GRAMMAR, bounded
 from steering.threads import run_in_thread
 
 NO_ARGUMENTS: dict[str, Any] = {"additionalProperties": False}
@@ -133,47 +130,3 @@ async def offered(
         raise InvalidRequest("an answer with tools cannot continue the last message", param="messages")
     tools = await run_in_thread(ToolUse.of, form, offer)
     return tools.shown(messages), tools
-
-
-def conversation(body: ChatRequest) -> tuple[ChatMessage, ...]:
-    """Returns the conversation of a chat completion, without its tools. Takes long for large arguments of calls, see `check_arguments`:
-    to be called in a thread then. Raises InvalidRequest for arguments that are not JSON, and results of calls that were not made."""
-    called: dict[str, str] = {}  # the function of each call, by the id of the call
-    messages: list[ChatMessage] = []
-    for number, message in enumerate(body.messages):
-        role: Role = "system" if message.role == "developer" else message.role
-        calls = _calls(number, message)
-        called |= {call.id: call.name for call in calls}
-        if message.tool_call_id is not None and message.tool_call_id not in called:
-            raise InvalidRequest(
-                f"no message before it has a call with the id {message.tool_call_id!r}",
-                param=f"messages.{number}.tool_call_id",
-            )
-        if not calls and message.tool_call_id is None and not message.reasoning_content:
-            messages.append(ChatMessage(role, message.text))
-            continue
-        function = None if message.tool_call_id is None else called[message.tool_call_id]
-        reasoning = message.reasoning_content or ""
-        messages.append(ToolMessage(role, message.text, (), calls, message.tool_call_id, function, reasoning))
-    return tuple(messages)
-
-
-def check_arguments(messages: Sequence[OpenAIMessage], settings: Settings) -> int:
-    """Returns the bytes that parsing the arguments of all calls takes. Raises LimitExceeded for more JSON values in them than a body
-    may have: as texts they count as one value each there."""
-    sizes = [size_of(call.function.arguments.encode()) for one in messages for call in one.tool_calls or ()]
-    if sum(size.elements for size in sizes) > settings.max_body_elements:
-        most = settings.max_body_elements
-        raise LimitExceeded(f"the arguments of all calls have more than {most} elements", param="messages")
-    return sum(size.memory for size in sizes)
-
-
-def _calls(number: int, message: OpenAIMessage) -> tuple[ToolCall, ...]:
-    found = []
-    for index, call in enumerate(message.tool_calls or ()):
-        param = f"messages.{number}.tool_calls.{index}.function.arguments"
-        arguments = load_json(call.function.arguments, "the arguments of a call", param=param, depth=MAX_SCHEMA_DEPTH)
-        if not isinstance(arguments, dict):
-            raise InvalidRequest("the arguments of a call are a JSON object, as text", param=param)
-        found.append(ToolCall(call.id, call.function.name, arguments))
-    return tuple(found)

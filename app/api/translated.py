@@ -10,36 +10,20 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.api.answer_parts import Part
+from app.api.conversation import Offer, ThinkingSwitch
 from app.api.generate import Generation
 from app.api.openai import GenerationWork, flags_of
-from app.api.openai_schemas import GenerationRequest, Offer, ThinkingSwitch
+from app.api.openai_schemas import GenerationRequest
 from app.core.answers import Event, EventStream, event_stream, json_in_thread
 from steering.engine.api import Prompt, TokenEvent
-from steering.errors import InvalidRequest, SteeringError
-from steering.pairs import ChatMessage, ToolMessage, continued
+from steering.errors import SteeringError
+from steering.pairs import ChatMessage
 from steering.spec import Number
 from steering.threads import run_in_thread
 from steering.workflows.generate import Answer, assemble
 
 NOTHING = Offer()
 TopK = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-
-
-def continuing(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
-    """Returns a conversation in which a last message of the assistant is continued. Raises InvalidRequest where that one is empty, or
-    has more than a text."""
-    if messages[-1].role != "assistant":
-        return messages
-    if isinstance(messages[-1], ToolMessage):
-        raise InvalidRequest(
-            "the last message is the assistant's, and has calls of tools or thinking: only a text is continued",
-            param="messages",
-        )
-    if not messages[-1].content.strip():
-        raise InvalidRequest(
-            "the last message is the assistant's, which the answer continues, and it is empty", param="messages"
-        )
-    return continued(messages)
 
 
 class TranslatedRequest(GenerationRequest):

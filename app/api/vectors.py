@@ -35,8 +35,9 @@ from steering.pairs import PairSet
 from steering.plan.resolve import check_model
 from steering.registry import unknown_name
 from steering.schemas import vectors as schemas
-from steering.schemas.base import WaitQuery, by_layer
+from steering.schemas.base import WaitQuery
 from steering.schemas.extraction import DistilRequest, ExtractRequest
+from steering.schemas.steering import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
 from steering.store.blob import decode, encode
 from steering.store.records import VectorFilter, VectorPage

@@ -42,7 +42,7 @@ class BakedModel:
 @command
 def bake(
     client: Client,
-    output: Annotated[Path, Option("--output", "-o", help="Folder to write.")],
+    output: Annotated[Path, Option("--output", "-o", help="Folder or .gguf file to write.")],
     source: BakedModel,
     steer: Steer = None,
     layers: Layers = "recommended",

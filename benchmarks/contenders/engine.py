@@ -21,9 +21,8 @@ from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRe
 from steering.extraction import METHODS
 from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.pairs import ContrastivePair, PairSet
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
 from steering.threads import disable_intra_op_threads
 from steering.workflows.extract import ExtractionRequest, extract
@@ -54,7 +53,7 @@ class EngineContender:
 
         monitors: how many read every row, each at a layer of its own.
         """
-        if len(self._monitors) != monitors:
+        if len(self._monitors.ordered) != monitors:
             self._monitors = self._run(self._watch(monitors))
         return self._run(self._generate(prompts, new_tokens, steering, warm_length))
 

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.contenders.protocol import serve_requests
 from benchmarks.device_clock import wait_for
 
+READ_BYTES = 1 << 30
+
 
 class Linears(nn.Module):
     """Runs every linear layer once, in the model's order."""
@@ -54,7 +56,7 @@ class LinearContender:
         self._compiled = torch.compile(self.linears, dynamic=False, options={"freezing": True})
 
     def passes(self, rows: int, count: int) -> dict[str, Any]:
-        """Returns the median seconds of a pass in each way, and tokens per second of the fastest."""
+        """Returns the median seconds of a pass in each way, tokens per second of the fastest, and what memory would allow at one row."""
         inputs = [
             torch.randn(rows, width, dtype=torch.bfloat16, device=self._device) for width in self.linears.widths()
         ]
@@ -66,7 +68,15 @@ class LinearContender:
                 ways["replayed"] = _graph_of(self.linears, inputs)
             found = {name: self._time(run, inputs, count) for name, run in ways.items()}
         best = min(found.values())
-        return {"seconds": best, **found, "tokens_per_second": rows / best}
+        limit = self._reads_per_second() if rows == 1 else None
+        return {"seconds": best, **found, "tokens_per_second": rows / best, "reads_per_second": limit}
+
+    def _reads_per_second(self) -> float:
+        """Returns how often all weights can be read from memory per second: the limit of a token that reads them once."""
+        weights = sum(parameter.nbytes for parameter in self.linears.parameters())
+        numbers = torch.ones(READ_BYTES // 4, device=self._device)
+        seconds = self._time(lambda _: numbers.sum(), [], 5)
+        return READ_BYTES / seconds / weights
 
     def _time(self, run: Any, inputs: list[Tensor], count: int) -> float:
         seconds = []

@@ -1,8 +1,10 @@
-"""Opens our engine as the server does, in bfloat16, with end-of-sequence tokens ignored."""
+"""Opens our engine for measurements: as the server does, or in bfloat16 with end-of-sequence tokens ignored."""
 
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +16,12 @@ from steering.engine.api import Engine
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
+from steering.threads import disable_intra_op_threads
 
 DTYPE = "bfloat16"
 LONGEST_COMPILATION = 1500.0
+CACHE_BYTES = 512 << 20
+"""Key-value cache of each model."""
 
 
 def cache_dir() -> Path:
@@ -37,10 +42,25 @@ def open_endless(
     compiled: whether passes on a CPU are. limits: fields of EngineLimits.
     """
     options = EngineOptions(source, cache_dir(), device=device, dtype=DTYPE, limits=EngineLimits(**limits))
-    opened = open_engine(engine, options if compiled else replace(options, compiled=False))
+    found = open_engine(engine, options if compiled else replace(options, compiled=False))
     if engine == "transformers":
-        cast(Any, opened)._loop._answers._eos_ids = frozenset()  # the HTTP API has no such option
-    return opened
+        cast(Any, found)._loop._answers._eos_ids = frozenset()  # the HTTP API has no such option
+    return found
+
+
+@asynccontextmanager
+async def opened(*models: str, compiled: bool = False) -> AsyncIterator[list[Engine]]:
+    """Opens engines with models (names, folders, .gguf files) as the server does, for the length of a block."""
+    disable_intra_op_threads()  # tensor operations of this thread would slow the engines down; see steering/threads.py
+    limits = EngineLimits(cache_bytes=CACHE_BYTES)
+    engines = [
+        open_engine("transformers", EngineOptions(one, cache_dir(), compiled=compiled, limits=limits)) for one in models
+    ]
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            await engine.close()
 
 
 async def until_compiled(engine: Engine) -> None:

@@ -1,24 +1,32 @@
 """`python -m benchmarks.field --data FOLDER`: measures a server on the field's common data, over HTTP.
 
 Layer and strength are chosen on the generation split, the test split is touched once, all vectors steer at equal KL, and random directions stand beside each.
+With `--peers` the peers' own code fits vectors on the same pairs, after all parts of our own.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.field import data
-from benchmarks.field.parts import SMALL, Counts, Run, behaviour, detection, refusal
+from benchmarks.contenders.process import Contender
+from benchmarks.field import behaviours, data, refusal
+from benchmarks.field.detection import detection
+from benchmarks.field.run import SMALL, Counts, Run, peers_of
+from benchmarks.quality.recording import read_results, write_results
 from steering.client import Client
 
 RESULTS = Path(__file__).parents[1] / "results" / "field.json"
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
+PARTS = ("caa", "refusal", "concepts")
+Work = Callable[[], dict[str, Any]]
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -27,55 +35,93 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with CAA, axbench and refusal_direction")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key")
-    parser.add_argument("--parts", nargs="+", default=["caa", "concepts", "refusal"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--behaviours", nargs="+", default=list(data.BEHAVIOURS), choices=data.BEHAVIOURS)
-    parser.add_argument("--concepts", type=int, help="how many of AxBench's concepts; default: all")
+    parser.add_argument("--concepts", type=int, default=10, help="how many of AxBench's concepts")
+    parser.add_argument(
+        "--peers", type=Path, help="the server's model as a Hugging Face folder, for the peers' own code"
+    )
     parser.add_argument("--small", action="store_true", help="a subset, for a processor that is shared")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS, help="results are added as they come, items beside it")
     return parser.parse_args(arguments)
 
 
-def main(chosen: argparse.Namespace) -> None:
+class Results:
+    """The file of results, with the items of each beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, name: str, about: Mapping[str, Any], work: Work) -> None:
+        """Measures and writes a result, unless the file has it with the same settings."""
+        if read_results(self.path).get(name, {}).get("about") == about:
+            return
+        began = time.monotonic()
+        result = work()
+        write_items(self._items(name), result)
+        seconds = round(time.monotonic() - began)
+        made = {"about": about, "date": datetime.now(UTC).date().isoformat(), "seconds": seconds, "result": result}
+        write_results(self.path, read_results(self.path) | {name: made})
+        print(f"{name}: {seconds} s", flush=True)
+
+    def spreads(self, name: str) -> list[float]:
+        """Returns the spread of every question of a behaviour's test split."""
+        rows = map(json.loads, self._items(name).read_text(encoding="utf-8").splitlines())
+        return [row["spread"] for row in rows if row["of"] == ""]
+
+    def _items(self, name: str) -> Path:
+        return self.path.parent / "items" / f"field.{name}.jsonl"
+
+
+def own_work(run: Run, chosen: argparse.Namespace) -> dict[str, Work]:
+    """Returns what is measured of our own vectors, by the name of the result."""
+    parts: dict[str, dict[str, Work]] = {
+        "caa": {f"caa.{name}": partial(behaviours.behaviour, run, name) for name in chosen.behaviours},
+        "refusal": {"refusal": partial(refusal.refusal, run)},
+        "concepts": {f"concepts.{at}": partial(detection, run, PART, at) for at in range(chosen.concepts)},
+    }
+    return {name: work for part, found in parts.items() if part in chosen.parts for name, work in found.items()}
+
+
+def peers_work(run: Run, results: Results) -> dict[str, Work]:
+    """Returns what is measured of the peers: for each result of our own that stands beside them."""
+    found = read_results(results.path)
+    work: dict[str, Work] = {}
+    for name in data.BEHAVIOURS:
+        if own := found.get(f"caa.{name}"):
+            spreads = results.spreads(f"caa.{name}")
+            work[f"peers.{name}"] = partial(behaviours.compared, run, name, own["result"]["layer"], spreads)
+    if own := found.get("refusal"):
+        work["peers.refusing"] = partial(refusal.compared, run, own["result"]["layer"])
+    return work
+
+
+def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextManager[Contender | None]) -> None:
     """Measures what was chosen, and writes each result when it is there. What the file has with the same settings is not repeated."""
+    results = Results(chosen.output)
     with Client(chosen.url, api_key=chosen.key, timeout=3600.0) as client:
         model = client.capabilities().model
-        counts = SMALL if chosen.small else Counts()
         run = Run(client, model.layers, model.d_model, chosen.data, counts, chosen.seed)
         about = {
             "model": model.name,
+            "fingerprint": model.fingerprint,
             "dtype": model.dtype,
             "device": model.device,
             "seed": chosen.seed,
             "small": chosen.small,
         }
-        work: dict[str, Callable[[], Any]] = {}
-        if "caa" in chosen.parts:
-            work |= {f"caa.{name}": partial(behaviour, run, name) for name in chosen.behaviours}
-        if "refusal" in chosen.parts:
-            work["refusal"] = partial(refusal, run)
-        if "concepts" in chosen.parts:
-            work["concepts"] = partial(detection, run, PART, chosen.concepts)
-        for name, measure in work.items():
-            began = time.monotonic()
-            found = json.loads(chosen.output.read_text(encoding="utf-8")) if chosen.output.exists() else {}
-            if found.get(name, {}).get("about") == about:
-                continue
-            result = measure()
-            _write_items(chosen.output.parent / "items" / f"field.{name}.jsonl", result)
-            made = {
-                "about": about,
-                "date": datetime.now(UTC).date().isoformat(),
-                "seconds": round(time.monotonic() - began),
-            }
-            found[name] = {**made, "result": result}
-            chosen.output.parent.mkdir(exist_ok=True, parents=True)
-            chosen.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            print(f"{name}: {made['seconds']} s", flush=True)
+        for name, work in own_work(run, chosen).items():
+            results.add(name, about, work)
+        with peers as process:
+            if process is not None:
+                facts = {**about, "peers": process.facts}
+                for name, work in peers_work(replace(run, peers=process), results).items():
+                    results.add(name, facts, work)
 
 
-def _write_items(path: Path, result: dict[str, Any], *where: str) -> None:
-    """Moves the items out of a result into a file of JSON lines: their numbers, and a digest in place of each text of the data."""
+def write_items(path: Path, result: dict[str, Any]) -> None:
+    """Moves the items out of a result into a file of JSON lines: their numbers, and a digest in place of each text."""
     lines: list[str] = []
 
     def moved(value: Any, place: tuple[str, ...]) -> None:
@@ -87,10 +133,11 @@ def _write_items(path: Path, result: dict[str, Any], *where: str) -> None:
         for key, one in value.items():
             moved(one, (*place, key))
 
-    moved(result, where)
+    moved(result, ())
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(parsed())
+    chosen = parsed()
+    measure(chosen, SMALL if chosen.small else Counts(), peers_of(chosen.peers))

@@ -17,6 +17,8 @@ CAA = (Path("CAA") / "datasets", Path("steering-llama3") / "datasets" / "CAA")
 """In nrimsky/CAA, and in EleutherAI/steering-llama3, which has the same files and is smaller."""
 AXBENCH = Path("axbench") / "axbench" / "concept10"
 REFUSAL = Path("refusal_direction") / "dataset" / "splits"
+KNOWN = {"mmlu": "mmlu", "truthful_qa": "truthfulqa"}
+"""Questions with a right answer, by file: their folder in CAA's test split."""
 LETTERS = ("A", "B")
 _CHOICES = re.compile(r"^(?P<question>.*?)\s*(?:Choices:)?\s*\(A\)\s*(?P<a>.*?)\s*\(B\)\s*(?P<b>.*)$", re.DOTALL)
 
@@ -71,9 +73,9 @@ def _questions(path: Path) -> list[Question]:
     return found
 
 
-def mmlu(folder: Path, count: int, seed: int) -> list[Question]:
-    """Returns questions of the subset of MMLU that CAA uses, each with the right and one wrong choice."""
-    rows = json.loads((_caa(folder) / "test" / "mmlu" / "mmlu.json").read_text(encoding="utf-8"))
+def known(folder: Path, name: str, count: int, seed: int) -> list[Question]:
+    """Returns questions of the subset of `mmlu` or `truthful_qa` that CAA uses, each with the right and one wrong choice."""
+    rows = json.loads((_caa(folder) / "test" / KNOWN[name] / f"{name}.json").read_text(encoding="utf-8"))
     found = []
     for row in chosen(rows, count, seed):
         parts = _CHOICES.match(row["prompt"])

@@ -1,107 +1,154 @@
 """The tables of docs/field.md, from the saved results."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.field.__main__ import RESULTS
 from benchmarks.field.data import BEHAVIOURS
-from benchmarks.quality.page import table
+from benchmarks.quality.page import Row, table
+from benchmarks.quality.recording import read_results
 
 NONE = "Not measured yet.\n"
+METHODS = ("steering-vectors", "repeng", "prompt")
 
 
 def _found() -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    return found
+    return read_results(RESULTS)
 
 
-def _interval(mean: float, interval: Any) -> str:
-    return f"{mean:+.2f}" if interval is None else f"{mean:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
+def _result(name: str) -> Mapping[str, Any] | None:
+    entry = _found().get(name)
+    return None if entry is None else entry["result"]
+
+
+def _interval(mean: float, interval: Sequence[float] | None, digits: int = 2) -> str:
+    if interval is None:
+        return f"{mean:+.{digits}f}"
+    return f"{mean:+.{digits}f} [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+
+
+def _estimate(one: Mapping[str, Any], digits: int = 2) -> str:
+    return _interval(one["mean"], one["interval"], digits)
+
+
+def _spread(one: Mapping[str, Any]) -> str:
+    return _interval(one["spread"], one["interval"])
 
 
 def runs_table() -> str:
-    """Shows of every part what ran, when and for how long."""
+    """Shows what ran, when and for how long; results of one part, model and date together."""
+    groups: dict[tuple[str, ...], list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, entry in _found().items():
+        about = entry["about"]
+        how = f"{about['dtype']}, {about['device']}, seed {about['seed']}"
+        counts = "subset" if about["small"] else "whole"
+        groups.setdefault((name.split(".")[0], about["model"], how, counts, entry["date"]), []).append((name, entry))
     rows = [
         (
-            name,
-            entry["about"]["model"],
-            f"{entry['about']['dtype']}, {entry['about']['device']}",
-            "subset" if entry["about"]["small"] else "whole",
-            f"{entry['seconds'] / 60.0:.0f}",
-            entry["date"],
-            _digests(entry["result"]),
+            part,
+            str(len(entries)),
+            model,
+            how,
+            counts,
+            f"{sum(entry['seconds'] for _, entry in entries) / 60.0:.0f}",
+            date,
+            ", ".join(f"{name.rpartition('.')[2]} `{entry['result']['digest'][:8]}`" for name, entry in entries),
         )
-        for name, entry in _found().items()
+        for (part, model, how, counts, date), entries in groups.items()
     ]
-    return (
-        table(("part", "model", "numbers", "counts", "minutes", "date", "digest of the data"), rows) if rows else NONE
-    )
-
-
-def _digests(result: Mapping[str, Any]) -> str:
-    own = [result["digest"]] if isinstance(result.get("digest"), str) else [one["digest"] for one in result.values()]
-    return own[0] if len(own) == 1 else f"{len(own)}, first {own[0]}"
+    columns = ("part", "results", "model", "numbers", "counts", "minutes", "date", "digests of the data")
+    return table(columns, rows) if rows else NONE
 
 
 def behaviours_table() -> str:
-    """Shows CAA's behaviours: the spread of the log odds at equal KL, beside random directions, and MMLU."""
-    rows = []
-    for name in BEHAVIOURS:
-        entry = _found().get(f"caa.{name}")
-        if entry is None:
-            rows.append((name, *("",) * 6))
+    """Shows CAA's behaviours: the spread of the log odds at equal KL, beside random directions, MMLU and TruthfulQA."""
+    rows: list[Row] = []
+    found = {name: _result(f"caa.{name}") for name in BEHAVIOURS}
+    for name, one in found.items():
+        if one is None:
+            rows.append((name, *("",) * 7))
             continue
-        found = entry["result"]
-        random = ", ".join(f"{one:+.2f}" for one in found["random"])
-        kept = [_interval(found["mmlu"][sign]["mean"], found["mmlu"][sign]["interval"]) for sign in ("+", "-")]
+        kept = [f"{_estimate(one[kind]['+'], 3)}; {_estimate(one[kind]['-'], 3)}" for kind in ("mmlu", "truthful_qa")]
         rows.append(
             (
                 name,
-                f"{found['layer']} ({found['counts']['test']} questions)",
-                _interval(found["spread"], found["interval"]),
-                random,
-                "yes" if found["moves"] else "not shown",
-                f"{found['anti_steered']:.0%}",
-                "; ".join(kept),
+                f"{one['layer']} ({one['counts']['test']} questions)",
+                _spread(one),
+                ", ".join(f"{value:+.2f}" for value in one["random"]),
+                "yes" if one["moves"] else "not shown",
+                f"{one['anti_steered']:.0%}",
+                *kept,
             )
         )
-    columns = ("behaviour", "layer", "spread, nats", "random directions", "moves", "anti-steered", "MMLU at + and -")
-    return table(columns, rows)
+    columns = (
+        "behaviour", "layer", "spread, nats", "random directions", "moves", "anti-steered", "MMLU, change at +; -", "TruthfulQA, change at +; -",
+    )  # fmt: skip
+    known = [one for one in found.values() if one is not None]
+    if not known:
+        return NONE
+    plain = [f"{known[0][kind]['unsteered']['mean']:.2f}" for kind in ("mmlu", "truthful_qa")]
+    summary = f"\n{sum(one['moves'] for one in known)} of {len(known)} move. Unsteered, the right one of two choices has a mean probability of {plain[0]} in MMLU and {plain[1]} in TruthfulQA.\n"
+    return table(columns, rows) + summary
+
+
+def peers_table() -> str:
+    """Compares the spreads of the peers' vectors, and of a prompt, with ours."""
+    rows = []
+    for name in BEHAVIOURS:
+        own, others = _result(f"caa.{name}"), _result(f"peers.{name}")
+        if own is None or others is None:
+            continue
+        cells = []
+        for method in METHODS:
+            one = others[method]
+            where = "" if "layer" not in one else f" (layer {one['layer']}, cosine {one['cosine']:+.2f})"
+            cells.append(f"{_spread(one)}{where}; ours is {_estimate(one['ours_minus_it'])} ahead")
+        rows.append((name, f"{_spread(own)} (layer {own['layer']})", *cells))
+    return table(("behaviour", "ours", *METHODS), rows) if rows else NONE
 
 
 def concepts_table() -> str:
     """Shows the detection of AxBench's concepts."""
-    entry = _found().get("concepts")
-    if entry is None:
+    found = [entry["result"] for name, entry in _found().items() if name.startswith("concepts.")]
+    if not found:
         return NONE
-    found: Mapping[str, Any] = entry["result"]
     rows = []
-    for name, one in found.items():
+    for one in found:
         hard, card = ("" if one[key] is None else f"{one[key]:.2f}" for key in ("hard", "card"))
-        rows.append((name, str(one["layer"]), f"{one['auroc']:.3f}", hard, f"{one['random']:.2f}", card))
-    mean = sum(one["auroc"] for one in found.values()) / len(found)
-    random = sum(one["random"] for one in found.values()) / len(found)
+        rows.append((one["concept"], str(one["layer"]), f"{one['auroc']:.3f}", hard, f"{one['random']:.2f}", card))
+    mean, random = (fmean(one[key] for one in found) for key in ("auroc", "random"))
     rows.append((f"mean of {len(found)}", "", f"{mean:.3f}", "", f"{random:.2f}", ""))
-    return table(("concept", "layer", "AUROC", "hard negatives", "random direction", "card"), rows)
+    cards = [(one["auroc"], *one["card_interval"]) for one in found if one["card_interval"] is not None]
+    held = sum(low <= value <= high for value, low, high in cards)
+    kept = f"\nThe interval of the card (of the largest token, too) holds the fresh AUROC of {held} of {len(cards)} concepts.\n"
+    return table(("concept", "layer", "AUROC", "hard negatives", "random direction", "card"), rows) + (
+        kept if cards else ""
+    )
 
 
 def refusal_table() -> str:
-    """Shows the share of refusals without steering and at strength 1 and -1."""
-    entry = _found().get("refusal")
-    if entry is None:
+    """Shows the share of refusals without steering and at strength 1 and -1, of ours, of random directions and of the peers."""
+    found, others = _result("refusal"), _result("peers.refusing") or {}
+    if found is None:
         return NONE
-    found, shown = entry["result"], []
+    shown = []
     names = {
         "harmful": "harmful, unsteered",
         "harmful -": "harmful, strength -1",
         "harmful ablated": "harmful, ablated",
         "harmless": "harmless, unsteered (over-refusal)",
         "harmless +": "harmless, strength 1",
+        "harmless ablated": "harmless, ablated",
     }
     for key, name in names.items():
-        one = found[key]
         random = ", ".join(f"{other[key]:.2f}" for other in found["random"] if key in other)
-        low, high = one["interval"]
-        shown.append((name, f"{one['share']:.2f} [{low:.2f}, {high:.2f}]", random))
-    return table(("instructions", "refused", "random directions"), shown)
+        shown.append(
+            (name, _share(found[key]), random, *(_share(others.get(method, {}).get(key)) for method in METHODS))
+        )
+    counts = f"\n{found['counts']['test']} instructions of each kind; layer {found['layer']}.\n"
+    return table(("instructions", "refused", "random directions", *METHODS), shown) + counts
+
+
+def _share(one: Mapping[str, Any] | None) -> str:
+    return "" if one is None else f"{one['share']:.2f} [{one['interval'][0]:.2f}, {one['interval'][1]:.2f}]"

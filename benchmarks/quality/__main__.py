@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.open_engine import cache_dir, until_compiled
+from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import TRIED_ON, choice
@@ -20,11 +20,8 @@ from benchmarks.quality.reports.methods import compared
 from benchmarks.quality.training import CONTESTED, contest
 from benchmarks.quality.transfer.measure import both_ways
 from steering.concepts import CONCEPTS as STARTERS
-from steering.engine import open_engine
 from steering.engine.api import Engine
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.model.embedded import EMBEDDED_MODEL
-from steering.threads import disable_intra_op_threads
 
 RESULTS = Path(__file__).parent.parent / "results" / "quality.json"
 PARTS = {
@@ -43,8 +40,6 @@ EVIDENCE_PARTS = tuple(part for part in PARTS if part != "ranges")
 """Parts of `make evidence`. Ranges run by name only: their result is part of the package."""
 SECOND = ("transfer", "blind")
 """Parts that need a second model."""
-CACHE_BYTES = 512 << 20
-"""Key-value cache of each model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,42 +70,29 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
-    disable_intra_op_threads()  # tensor operations of this thread would slow the engine's down; see steering/threads.py
     watch, profile = Stopwatch(), QUICK if chosen.quick else EVIDENCE
-    engine = _opened(EMBEDDED_MODEL, compiled=not chosen.eager)
-    try:
+    async with opened(EMBEDDED_MODEL, compiled=not chosen.eager) as (engine,):
         if not chosen.eager:
             await until_compiled(engine)
         for part in chosen.only:
             await _measure_part(chosen, engine, profile, part)
         if _whole(chosen):
             add_whole_run(chosen.output, engine, watch.spent())
-    finally:
-        await engine.close()
 
 
 async def _measure_part(chosen: argparse.Namespace, engine: Engine, profile: Profile, part: str) -> None:
     """Measures all chosen concepts. The second model is open only for the parts that need it."""
-    second = _opened(chosen.second, compiled=False) if part in SECOND else None
-    try:
-        setup = Setup(engine, second, profile)
+    async with opened(*[chosen.second] * (part in SECOND)) as second:
+        setup = Setup(engine, second[0] if second else None, profile)
         for concept in chosen.concepts:
             if concept in PARTS[part]:
                 await _measure(chosen, setup, part, concept)
-    finally:
-        if second is not None:
-            await second.close()
 
 
 def _whole(chosen: argparse.Namespace) -> bool:
     """Whether a run measures what `make evidence` does."""
     default = parsed(["--second", chosen.second or "none"])
     return all(getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts"))
-
-
-def _opened(model: str, *, compiled: bool) -> Engine:
-    limits = EngineLimits(cache_bytes=CACHE_BYTES)
-    return open_engine("transformers", EngineOptions(model, cache_dir(), compiled=compiled, limits=limits))
 
 
 async def _measure(chosen: argparse.Namespace, setup: Setup, part: str, concept: str) -> None:

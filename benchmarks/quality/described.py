@@ -5,7 +5,6 @@ A run measures concepts until its time is over, adds each to the file as it come
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,18 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.open_engine import cache_dir
+from benchmarks.contenders.open_engine import opened
+from benchmarks.quality.recording import read_results, write_results
 from steering.concepts import ConceptEntry
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
-from steering.engine import open_engine
 from steering.engine.api import Engine, SamplingParams
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.plan.resolve import resolve
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.threads import disable_intra_op_threads
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, Description, describe
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
@@ -87,39 +84,23 @@ async def _shifts(engine: Engine, vector: ConceptVector, layer: int) -> dict[str
 
 async def measure(path: Path, names: Sequence[str], model: str, seconds: float) -> None:
     """Measures until the time is over."""
-    disable_intra_op_threads()
     began = time.monotonic()
-    limits = EngineLimits(cache_bytes=512 << 20)
-    engine = open_engine("transformers", EngineOptions(model, cache_dir(), compiled=False, limits=limits))
-    about = {
-        "model": engine.info.name,
-        "dtype": engine.info.dtype,
-        "dose": DOSE,
-        "prompts": PROMPTS,
-        "instruction": INSTRUCTION,
-    }
-    try:
+    async with opened(model) as (engine,):
+        about = {
+            "model": engine.info.name,
+            "dtype": engine.info.dtype,
+            "dose": DOSE,
+            "prompts": PROMPTS,
+            "instruction": INSTRUCTION,
+        }
         for name in names:
-            if name in _measured(path) or time.monotonic() - began > seconds:
+            known = read_results(path).get("concepts", {})
+            if name in known or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            found = await card(engine, name, described()[name])
-            _add(path, name, found, about)
+            concepts = known | {name: await card(engine, name, described()[name])}
+            write_results(path, about | {"date": datetime.now(UTC).date().isoformat(), "concepts": concepts})
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
-    finally:
-        await engine.close()
-
-
-def _measured(path: Path) -> dict[str, Any]:
-    """Returns the concepts of the file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["concepts"] if path.exists() else {}
-    return found
-
-
-def _add(path: Path, name: str, found: dict[str, Any], about: dict[str, Any]) -> None:
-    concepts = _measured(path) | {name: found}
-    results = about | {"date": datetime.now(UTC).date().isoformat(), "concepts": concepts}
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:

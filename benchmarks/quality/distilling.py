@@ -1,40 +1,37 @@
 """`python -m benchmarks.quality.distilling`: the effect of a distilled vector beside that of its own instruction, read by another model.
 
 For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place. The
-reader is another model, which learns from other answers what the instruction changes. A run leaves out what the file has.
+reader is another model: how much likelier it finds an answer under the instruction than without. A run leaves out what the file has.
 """
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.contenders.open_engine import cache_dir
+import numpy as np
+
+from benchmarks.contenders.open_engine import opened
+from benchmarks.quality.recording import read_results, write_results
+from steering.auroc import auroc
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
-from steering.engine import open_engine
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.distil import DistilRequest, distil
-from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import SteeringSpec
-from steering.threads import disable_intra_op_threads
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
-from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Answer, background, seeded
 from steering.workflows.measures import estimate, measure_tokens, ratio, repetition
-from steering.workflows.readout import read_each
-from steering.workflows.texts import conversation
+from steering.workflows.texts import as_prompts
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilling.json"
 CHOSEN = (
@@ -43,36 +40,53 @@ CHOSEN = (
 )  # fmt: skip
 """Concepts whose positive poles are the instructions."""
 FITTED = 32
-"""Neutral prompts that the vector is distilled on and the reader learns from."""
+"""Neutral prompts that the vector is distilled on."""
 EVALUATED = 16
 """Prompts whose answers are compared."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
 STRENGTHS = (1.0, 2.0)
 
 
-async def compared(engine: Engine, reader: Engine, name: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The answers without an instruction, which all instructions are compared with. tokens: see `_tokens`."""
+
+    answers: Sequence[Answer]
+    tokens: Mapping[str, float]
+
+
+async def plain_answers(engine: Engine) -> Plain:
+    """Returns the answers without an instruction."""
+    written = await background(engine, seeded(as_prompts(engine, asked()), SAMPLING))
+    return Plain(written, await _tokens(engine, written))
+
+
+def asked() -> tuple[str, ...]:
+    """Returns the prompts whose answers are compared."""
+    return (*load_evaluation_prompts("sentiment"), *load_evaluation_prompts("formality"))[:EVALUATED]
+
+
+async def compared(engine: Engine, reader: Engine, name: str, plain: Plain) -> dict[str, Any]:
     """Returns the effects of one instruction, of its vector at STRENGTHS, and of adding its mean change, as the reader scores them."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
-    fitted = load_neutral()[:FITTED]
-    vector = await distil(engine, DistilRequest(name, instruction, fitted, max_tokens=SAMPLING.max_tokens))
-    direction = await _reader_of(engine, reader, instruction, fitted)
-    asked = (*load_evaluation_prompts("sentiment"), *load_evaluation_prompts("formality"))[:EVALUATED]
-    plain: list[Prompt] = [(ChatMessage("user", one),) for one in asked]
-    told: list[Prompt] = [under(engine, instruction, one) for one in asked]
+    prompts: Sequence[Prompt] = as_prompts(engine, asked())
+    told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked()]
+    request = DistilRequest(name, instruction, load_neutral()[:FITTED], max_tokens=SAMPLING.max_tokens)
+    vector = await distil(engine, request)
     arms: dict[str, tuple[Sequence[Prompt], SteeringPlan]] = {
-        "plain": (plain, UNSTEERED),
         "told": (told, UNSTEERED),
-        **{f"apply {strength:g}": (plain, await _plan(engine, vector, "apply", strength)) for strength in STRENGTHS},
-        "add": (plain, await _plan(engine, vector, "add", 1 / len(vector.layers))),
+        **{f"apply {strength:g}": (prompts, await _plan(engine, vector, "apply", strength)) for strength in STRENGTHS},
+        "add": (prompts, await _plan(engine, vector, "add", 1 / len(vector.layers))),
     }
-    scores, rows = dict[str, list[float]](), dict[str, dict[str, Any]]()
-    for arm, (prompts, plan) in arms.items():
-        written = await background(engine, [replace(one, plan=plan) for one in seeded(prompts, SAMPLING)])
-        scores[arm] = await _scores(reader, direction, asked, written)
-        rows[arm] = {
-            **await _tokens(engine, plain, written, plan),
-            "repetition": fmean(repetition(one.tokens) for one in written),
-        }
+    requests = [replace(one, plan=plan) for asked_so, plan in arms.values() for one in seeded(asked_so, SAMPLING)]
+    answers = await background(engine, requests)  # of all arms in one batch
+    written = {"plain": plain.answers} | {
+        arm: answers[number * EVALUATED : (number + 1) * EVALUATED] for number, arm in enumerate(arms)
+    }
+    scores = {arm: await _scores(reader, instruction, of_arm) for arm, of_arm in written.items()}
+    rows: dict[str, dict[str, Any]] = {
+        arm: dict(plain.tokens) if arm == "plain" else await _tokens(engine, of_arm) for arm, of_arm in written.items()
+    }
     effects = {
         arm: [after - before for after, before in zip(values, scores["plain"], strict=True)]
         for arm, values in scores.items()
@@ -83,11 +97,10 @@ async def compared(engine: Engine, reader: Engine, name: str) -> dict[str, Any]:
         rows[arm] |= {"effect": asdict(estimate(values)), "against_told": asdict(estimate(missing))}
         rows[arm] |= {"share": asdict(ratio(values, effects["told"]))} if arm != "told" else {}
     encode = engine.tokenizer.encode
-    assert direction.quality is not None
     return {
         "instruction": instruction,
-        "reader_auroc": direction.quality.auroc,
-        "tokens_saved": len(encode(told[0])) - len(encode(plain[0])),
+        "reader_auroc": float(auroc(*(np.array(scores[arm]) for arm in ("told", "plain")))),
+        "tokens_saved": len(encode(told[0])) - len(encode(prompts[0])),
         "arms": rows,
     }
 
@@ -98,91 +111,58 @@ async def _plan(engine: Engine, vector: ConceptVector, operation: str, strength:
     return await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
 
 
-async def _reader_of(engine: Engine, reader: Engine, instruction: str, prompts: Sequence[str]) -> ConceptVector:
-    """Returns the direction by which the reader tells answers under the instruction from answers without it."""
-    plain = [(ChatMessage("user", one),) for one in prompts]
-    sides = [
-        await background(engine, seeded(side, SAMPLING))
-        for side in ([under(engine, instruction, one) for one in prompts], plain)
-    ]
-    pairs = [
-        ContrastivePair(conversation(prompt, told.text.strip()), conversation(prompt, other.text.strip()), prompt)
-        for prompt, told, other in zip(prompts, *sides, strict=True)
-        if told.text.strip() and other.text.strip()
-    ]
-    layers = tried_layers(reader.info.layer_count)
-    return await extract(reader, ExtractionRequest("told", PairSet.of(pairs), layers=layers, position="response_mean"))
+async def _scores(reader: Engine, instruction: str, written: Sequence[Answer]) -> list[float]:
+    """Returns how much likelier the reader finds each answer under the instruction than without it, in nats a token."""
+    answers = [reader.tokenizer.encode(one.text.strip() or ".") for one in written]
+    told = await _likelihoods(reader, [under(reader, instruction, one) for one in asked()], answers)
+    plain = await _likelihoods(reader, as_prompts(reader, asked()), answers)
+    return [one - other for one, other in zip(told, plain, strict=True)]
 
 
-async def _scores(
-    reader: Engine, direction: ConceptVector, asked: Sequence[str], written: Sequence[Answer]
-) -> list[float]:
-    """Returns the mean score of each answer over its tokens, in the reader's natural scales: +0.5 under the instruction, -0.5 without."""
-    (layer,) = direction.recommended_layers()
-    entry = direction.at(layer)
-    texts = [conversation(prompt, one.text.strip() or ".") for prompt, one in zip(asked, written, strict=True)]
-    starts = iter([len(reader.tokenizer.encode(text[:1])) for text in texts])
-
-    def mean(_: Prompt, capture: Any) -> float:
-        read = capture.activations[0, next(starts) :].float() @ entry.direction
-        return float((read.mean() - entry.middle) / entry.scale)
-
-    return await read_each(reader, texts, (layer,), mean)
+async def _likelihoods(engine: Engine, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> list[float]:
+    """Returns the mean log-likelihood of the tokens of each answer, which has some."""
+    found: list[float] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        measured = await measure_tokens(engine, engine.tokenizer.encode(prompt), answer, UNSTEERED)
+        assert measured is not None, "answers are short"
+        found.append(-fmean(measured.surprise))
+    return found
 
 
-async def _tokens(
-    engine: Engine, prompts: Sequence[Prompt], written: Sequence[Answer], plan: SteeringPlan
-) -> dict[str, float]:
-    """Returns how surprising the answers are to the model without instruction and vector, and how far it diverges under the plan, in
-    nats a token."""
-    measured = [
-        found
-        for prompt, one in zip(prompts, written, strict=True)
-        if one.tokens and (found := await measure_tokens(engine, engine.tokenizer.encode(prompt), one.tokens, plan))
-    ]
-    return {name: fmean(fmean(getattr(one, name)) for one in measured) for name in ("surprise", "divergence")}
+async def _tokens(engine: Engine, written: Sequence[Answer]) -> dict[str, float]:
+    """Returns how surprising answers are to the model without instruction and vector, in nats a token, and how repetitive."""
+    kept = [(prompt, one) for prompt, one in zip(as_prompts(engine, asked()), written, strict=True) if one.tokens]
+    likely = await _likelihoods(engine, [prompt for prompt, _ in kept], [one.tokens for _, one in kept])
+    return {"surprise": -fmean(likely), "repetition": fmean(repetition(one.tokens) for one in written)}
 
 
 async def measure(path: Path, names: Sequence[str], model: str, second: str, seconds: float) -> None:
     """Measures until the time is over, and adds each result to the file as it comes."""
-    disable_intra_op_threads()
     began = time.monotonic()
-    limits = EngineLimits(cache_bytes=512 << 20)
-    engine, reader = (
-        open_engine("transformers", EngineOptions(one, cache_dir(), compiled=False, limits=limits))
-        for one in (model, second)
-    )
-    about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": FITTED}
-    about |= {"max_tokens": SAMPLING.max_tokens}
-    try:
+    async with opened(model, second) as (engine, reader):
+        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": FITTED}
+        about |= {"max_tokens": SAMPLING.max_tokens}
+        plain = await plain_answers(engine)
         for name in names:
             if name in _measured(path, engine.info.name) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            _add(path, engine.info.name, about, name, await compared(engine, reader, name))
+            _add(path, engine.info.name, about, name, await compared(engine, reader, name, plain))
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
-    finally:
-        await engine.close()
-        await reader.close()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
 
 
 def _measured(path: Path, model: str) -> Mapping[str, Any]:
     """Returns the instructions of a model that the file has."""
-    found: Mapping[str, Any] = _read(path).get(model, {}).get("instructions", {})
+    found: Mapping[str, Any] = read_results(path).get(model, {}).get("instructions", {})
     return found
 
 
 def _add(path: Path, model: str, about: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> None:
     instructions = {**_measured(path, model), name: found}
-    results = _read(path) | {
+    results = read_results(path) | {
         model: {**about, "date": datetime.now(UTC).date().isoformat(), "instructions": instructions}
     }
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(path, results)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ benchmarks/results/items, from which the table of docs/mathematics.md is made.
 
 import argparse
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.open_engine import cache_dir
+from benchmarks.contenders.open_engine import opened
 from benchmarks.quality.concepts import reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import ITEMS, PARTS, write_items
+from benchmarks.quality.recording import ITEMS, PARTS, read_results, write_items, write_results
 from steering.cards import Recommended
 from steering.concepts.measured import measurement_of
-from steering.engine import open_engine
 from steering.engine.api import Engine, SamplingParams
-from steering.engine.options import EngineLimits, EngineOptions
 from steering.lab.controls import plan_at, random_like
 from steering.lab.report import share
 from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, dose_bounds, dose_points, read_back, run_trials
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.schemas.evaluation import ScoresAnswer
-from steering.threads import disable_intra_op_threads
 
 CONCEPT = "sentiment"
 """Whose vector reads the answers and gives the random directions their length."""
@@ -39,19 +35,32 @@ DRAWS = 20
 SEED = 20_000
 """Of the first direction and of the draws."""
 PART = "random"
+SCORES = ITEMS / f"{PART}.{CONCEPT}.jsonl"
 RESULT = ITEMS.parent / "random_directions.json"
 
 
+def known_rows(path: Path) -> list[ScoresAnswer]:
+    """Returns the scores of a file; none where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [ScoresAnswer.model_validate_json(line) for line in lines]
+
+
 async def measure(engine: Engine, directions: int) -> None:
-    """Runs all directions at all strengths and writes the scores."""
+    """Runs the directions that the file of scores does not have at all strengths, and adds their scores. Raises ValueError where the file
+    has other strengths."""
+    kept = known_rows(SCORES)
+    have = {one.direction for one in kept}
+    numbers = [number for number in range(directions) if number not in have]
     vector = await vector_of(engine, CONCEPT)
     known = measurement_of(CONCEPT, engine.info.fingerprint)
     layers = vector.recommended_layers() if known is None else known.layers
     vector = replace(vector, recommended=Recommended(layers, None, None, basis="measured"))
     strengths = strengths_of(engine, vector, DOSES)
+    if {one.strength for one in kept if one.direction is not None} - {*strengths}:
+        raise ValueError(f"{SCORES} has other strengths than {strengths}")
     plans = [
         await plan_at(engine.info, random_like(vector, SEED + number), strength, layers)
-        for number in range(directions)
+        for number in numbers
         for strength in strengths
     ]
     sampling = SamplingParams(max_tokens=TOKENS, temperature=0.7, seed=0)
@@ -64,10 +73,12 @@ async def measure(engine: Engine, directions: int) -> None:
         checkpoints=PARTS,
         progress=progress_printer("random directions"),
     )
-    rows = [unsteered.answer("unsteered")]
+    rows = kept or [unsteered.answer("unsteered")]
+    apart = np.abs(np.array(trial_of(rows[0]).scores) - unsteered.scores)
+    print(f"unsteered scores differ from those of the file by {apart.mean():.3f} on average", flush=True)
     for index, trial in enumerate(found):
-        number, place = divmod(index, len(strengths))
-        rows.append(trial.answer("random", direction=number, strength=strengths[place]))
+        place, at = divmod(index, len(strengths))
+        rows.append(trial.answer("random", direction=numbers[place], strength=strengths[at]))
     write_items(PART, CONCEPT, rows)
 
 
@@ -87,9 +98,9 @@ def passes(unsteered: Trial, own: dict[float, Trial], controls: Sequence[dict[fl
     return any(point.margin is not None for point in points.values())
 
 
-def judged(path: Path = ITEMS / f"{PART}.{CONCEPT}.jsonl", draws: int = DRAWS) -> dict[str, Any]:
+def judged(path: Path = SCORES, draws: int = DRAWS) -> dict[str, Any]:
     """Returns the share of directions that pass, with each of `draws` sets of random directions."""
-    rows = [ScoresAnswer.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = known_rows(path)
     unsteered = next(trial_of(row) for row in rows if row.arm == "unsteered")
     curves: dict[int, dict[float, Trial]] = {}
     for row in rows:
@@ -118,7 +129,7 @@ def random_table() -> str:
     """Shows how many random directions are said to steer."""
     if not RESULT.exists():
         return "Not measured yet.\n"
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    found = read_results(RESULT)
     low, high = found["interval"]
     return (
         f"Of {found['directions']} random directions at the layer of `{CONCEPT}` of the embedded model ({found['prompts']} prompts, "
@@ -135,14 +146,9 @@ async def main() -> None:
     parser.add_argument("--directions", type=int, default=DIRECTIONS)
     chosen = parser.parse_args()
     if not chosen.judge:
-        disable_intra_op_threads()
-        limits = EngineLimits(cache_bytes=512 << 20)
-        engine = open_engine("transformers", EngineOptions(EMBEDDED_MODEL, cache_dir(), limits=limits))
-        try:
+        async with opened(EMBEDDED_MODEL, compiled=True) as (engine,):
             await measure(engine, chosen.directions)
-        finally:
-            await engine.close()
-    RESULT.write_text(json.dumps(judged(), indent=1) + "\n", encoding="utf-8")
+    write_results(RESULT, judged())
     print(random_table())
 
 

@@ -6,7 +6,6 @@ Written to steering/concepts/data/measured.json, from where a vector extracted f
 gets its evidence.
 """
 
-import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import PARTS, write_items
+from benchmarks.quality.recording import PARTS, read_results, write_items, write_results
 from benchmarks.quality.steering_layer import steering_layer
 from steering.cards import Recommended
 from steering.concepts.measured import MEASURED_FILE
@@ -62,7 +61,7 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
 
 def add_ranges(engine: Engine, concept: str, found: dict[str, Any], path: Path = PATH) -> None:
     """Adds one result to the package's data file, under the model's fingerprint."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = read_results(path)
     model = content.setdefault(engine.info.fingerprint, {"model": engine.info.name, "concepts": {}})
     model["concepts"][concept] = found
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(path, content)

@@ -84,29 +84,29 @@ def with_verdicts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
 
 def add_result(path: Path, engine: Engine, part: str, concept: str, found: Any) -> None:
     """Adds one result to the file, with the verdicts on pairs that were there."""
-    results = _read(path)
+    results = read_results(path)
     about: Mapping[str, str] = {"model": engine.info.name, "dtype": engine.info.dtype, "device": engine.info.device}
     results.update(about, date=datetime.now(UTC).date().isoformat())
     if part == "blind":
         found = with_verdicts(results.get(part, {}).get(concept, {}), found)
     results.setdefault(part, {})[concept] = found
-    _write(path, results)
+    write_results(path, results)
 
 
 def add_whole_run(path: Path, engine: Engine, spent: Spent) -> None:
     """Records a run of all parts with all concepts, with the compilation of graphs."""
-    results, machine = _read(path), describe(engine.info.device)
+    results, machine = read_results(path), describe(engine.info.device)
     results["whole"] = {
         "date": datetime.now(UTC).date().isoformat(),
         **asdict(spent),
         **{name: machine[name] for name in KEPT},
     }
-    _write(path, results)
+    write_results(path, results)
 
 
 def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profile, spent: Spent) -> None:
     """Records how a result came about: counts, seed, time, executor, versions and machine."""
-    results, machine = _read(path), describe(engine.info.device)
+    results, machine = read_results(path), describe(engine.info.device)
     results.setdefault("runs", {}).setdefault(part, {})[concept] = {
         "date": datetime.now(UTC).date().isoformat(),
         **asdict(spent),
@@ -115,16 +115,18 @@ def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profil
         "counts": {name: value for name, value in asdict(profile).items() if isinstance(value, int)},
         **{name: machine[name] for name in KEPT},
     }
-    _write(path, results)
+    write_results(path, results)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> dict[str, Any]:
+    """Returns a file of results; empty where there is none."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def _write(path: Path, results: Mapping[str, Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes a file of results."""
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

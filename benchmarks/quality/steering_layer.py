@@ -8,7 +8,7 @@ from benchmarks.quality.recording import PARTS
 from steering.cards import COHERENT
 from steering.engine.api import Engine
 from steering.lab.controls import plan_at
-from steering.lab.trials import Trial, advantage, perplexity_ratio, read_back, run_trials
+from steering.lab.trials import Checkpoints, Trial, advantage, perplexity_ratio, read_back, run_trials
 from steering.vectors import ConceptVector
 
 DEPTHS = (0.34, 0.41, 0.48, 0.55, 0.62, 0.69)
@@ -22,7 +22,9 @@ BROKEN = -1.0
 """What a point counts whose text breaks, in natural scales: less than one that moves nothing."""
 
 
-async def steering_layer(engine: Engine, concept: str, vector: ConceptVector, profile: Profile) -> int:
+async def steering_layer(
+    engine: Engine, concept: str, vector: ConceptVector, profile: Profile, checkpoints: Checkpoints | None = PARTS
+) -> int:
     """Returns the layer with the highest sum, over both directions, of the lower end of the shift.
 
     Points whose perplexity exceeds COHERENT times that of unsteered text do not count. As in a layer sweep, the choice is made
@@ -44,7 +46,7 @@ async def steering_layer(engine: Engine, concept: str, vector: ConceptVector, pr
         plans,
         reading,
         profile.sampling,
-        checkpoints=PARTS,
+        checkpoints=checkpoints,
         progress=progress_printer(f"{concept}, layer"),
     )
     reached = {(layer, sign): BROKEN for layer in layers for sign in SIGNS}

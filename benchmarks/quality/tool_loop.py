@@ -1,7 +1,8 @@
 """`python -m benchmarks.quality.tool_loop MODEL`: calls of tools by a real model through the unmodified packages `openai`, `anthropic` and
 `ollama`, plain and streamed: the model calls a function, gets its result and answers, unsteered and with a vector.
 
-A vector without a scope acts on answers alone, so every call must be token for token that of the unsteered model. Decoding is greedy.
+A vector without a scope acts on answers alone, so every call must be token for token that of the unsteered model: with our kernels also
+in bfloat16, once the passes are compiled, for which the script waits. Decoding is greedy.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from steering.client import ApiError, Client
 
 Steering = list[dict[str, Any]]
 CONCURRENT = 32
-START_SECONDS = 400.0
+START_SECONDS = 1800.0
+"""To load the model and compile its passes: bits do not depend on the batch before."""
 MAX_TOKENS = 96
 _CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 _MONEY = {
@@ -42,6 +44,7 @@ TOOLS = {
 }  # fmt: skip
 
 
+FUNCTIONS = [{"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()]
 PAIRS: tuple[dict[str, Any], ...] = tuple(
     {"positive": f"{subject} was wonderful, I loved every minute of it!", "negative": f"{subject} was awful, I hated every minute of it."}
     for subject in ("The concert", "Our walk", "The dinner", "This film", "The lesson", "My journey", "The game", "The party")
@@ -107,20 +110,21 @@ class Caller(ABC):
         """Returns what follows the question: the calls and their results."""
 
 
-class Chat(Caller):
-    """Chat completions of `openai`."""
+class OpenAi(Caller):
+    """The package `openai`."""
 
     def connect(self, address: str) -> Any:
         return AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
 
+
+class Chat(OpenAi):
+    """Chat completions of `openai`."""
+
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         asked: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
-            "tools": [{"type": "function", "function": one} for one in functions],
+            "tools": [{"type": "function", "function": one} for one in FUNCTIONS],
             "tool_choice": "auto" if calls else "none",
             "temperature": 0,
             "max_tokens": MAX_TOKENS,
@@ -161,20 +165,14 @@ def _chat_reply(message: dict[str, Any], tokens: list[Any], dose: float | None) 
     return Reply(message.get("content") or "", calls, message, dose, tokens)
 
 
-class Responses(Caller):
+class Responses(OpenAi):
     """Responses of `openai`."""
 
-    def connect(self, address: str) -> Any:
-        return AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         asked: dict[str, Any] = {
             "model": self.model,
             "input": messages,
-            "tools": [{"type": "function", **one} for one in functions],
+            "tools": [{"type": "function", **one} for one in FUNCTIONS],
             "tool_choice": "auto" if calls else "none",
             "temperature": 0,
             "max_output_tokens": MAX_TOKENS,
@@ -236,11 +234,8 @@ class OllamaChat(Caller):
         return AsyncOllama(host=address)
 
     async def ask(self, messages: Sequence[Any], steering: Steering, *, calls: bool) -> Reply:
-        functions = [
-            {"name": name, "description": text, "parameters": schema} for name, (text, schema) in TOOLS.items()
-        ]
         options = {"temperature": 0, "num_predict": MAX_TOKENS, "steering": steering}
-        tools = [{"type": "function", "function": one} for one in functions] if calls else None
+        tools = [{"type": "function", "function": one} for one in FUNCTIONS] if calls else None
         answer = await self.client.chat(self.model, messages, tools=tools, options=options, stream=self.stream)
         parts = [part async for part in answer] if self.stream else [answer]
         text = "".join(part.message.content or "" for part in parts)
@@ -347,7 +342,7 @@ def serving(model: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "app.cli.main", "serve", "--model", model, "--port", str(port)]
-    options = ["--database", "memory://", "--log-level", "warning", "--set", "compiled=false"]
+    options = ["--database", "memory://", "--log-level", "warning", "--set", "compiled=true"]
     address, until = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
     with subprocess.Popen([*command, *options], env=os.environ) as process:
         try:
@@ -363,10 +358,9 @@ def serving(model: str) -> Iterator[str]:
 
 def _ready(client: Client) -> bool:
     try:
-        client.capabilities()
+        return client.capabilities().executor.startswith("compiled")
     except (ApiError, OSError):
         return False
-    return True
 
 
 def main() -> None:

@@ -7,128 +7,27 @@ prompts are off or of no effect. All others are stopped while one is measured.
 """
 
 import argparse
-import json
 import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx2
-
 from app.core.gguf_format import write_control_vector
-from benchmarks.contenders.http_client import StreamedResponse, read_all
-from benchmarks.contenders.registry import SERVED
 from benchmarks.machine import describe
-from benchmarks.memory import peak_bytes, reset_peak
-from benchmarks.vectors import directions, scales
-from benchmarks.workload import NAMES, prompts, steering
-from steering.client import Client
+from benchmarks.served.process import NEW_TOKENS, Server, answer, free_port, ours, post
+from benchmarks.vectors import directions
+from benchmarks.workload import NAMES, prompts
 from steering.model.embedded import embedded_gguf
 
 SETTINGS = ((1, 32), (8, 32), (32, 32), (1, 1820), (8, 1820))
 """Requests at once, and tokens of each prompt."""
-NEW_TOKENS = 64
-START_SECONDS = 1500.0
 UNSTEERED, DISTINCT = "unsteered", "distinct plans"
 PLAIN, VECTOR = "llama.cpp", "llama.cpp, one vector for all"
-
-
-class Server:
-    """A server process on a free port, which is stopped unless it is measured."""
-
-    def __init__(
-        self, command: Sequence[str], port: int, ready: str, environment: Mapping[str, str] | None = None
-    ) -> None:
-        self.port = port
-        self._process = subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until = time.monotonic() + START_SECONDS
-        while not _answers(f"http://127.0.0.1:{port}{ready}"):
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.close()
-                raise SystemExit(f"{' '.join(command)} ended or was not ready in time")
-            time.sleep(0.2)
-
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
-        """Lets it run for the length of a block."""
-        self._process.send_signal(signal.SIGCONT)
-        try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def measure(self, requests: Sequence[bytes], end: bytes, token: bytes) -> tuple[float, float, int]:
-        """Sends all requests at once. Returns the seconds to the first token, by median, and to the last, and the peak memory in bytes."""
-        with self.resumed():
-            reset_peak([self._process.pid])
-            start = time.perf_counter()
-            responses = [StreamedResponse(self.port, request, token) for request in requests]
-            read_all(responses)
-            last = time.perf_counter() - start
-            return (
-                statistics.median(one.first(end) - start for one in responses),
-                last,
-                peak_bytes([self._process.pid]) or 0,
-            )
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx2.get(url).is_success
-    except httpx2.TransportError:
-        return False
-
-
-def free_port() -> int:
-    """Returns a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def post(path: str, body: Mapping[str, Any]) -> bytes:
-    """Returns the bytes of a request."""
-    content = json.dumps(body).encode()
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    ).encode() + content
-
-
-def ours(folder: str, model: Path, stack: ExitStack) -> tuple[Server, Mapping[str, Any]]:
-    """Starts our server with the vectors of the workload; returns it with its capabilities."""
-    port = free_port()
-    options = {"source": str(model), "device": "cpu", "port": port, "database": f"{folder}/benchmark.sqlite3"}
-    command = [sys.executable, "-m", "benchmarks.contenders.server", json.dumps(options)]
-    server = Server(command, port, "/health/ready", SERVED)
-    stack.callback(server.close)
-    with Client(f"http://127.0.0.1:{port}") as client:
-        capabilities = httpx2.get(f"http://127.0.0.1:{port}/v1/capabilities").json()
-        layers, width = capabilities["layers"], capabilities["d_model"]
-        for name in NAMES:
-            client.register_vector(name, directions(name, layers, width), scale=scales(layers))
-    server._process.send_signal(signal.SIGSTOP)
-    return server, capabilities
 
 
 def llama(program: str, model: Path, rows: int, length: int, vector: Path | None, stack: ExitStack) -> Server:
@@ -139,7 +38,7 @@ def llama(program: str, model: Path, rows: int, length: int, vector: Path | None
     command += [] if vector is None else ["--control-vector-scaled", f"{vector}:0.6"]
     server = Server(command, port, "/health")
     stack.callback(server.close)
-    server._process.send_signal(signal.SIGSTOP)
+    server.stop()
     return server
 
 
@@ -147,7 +46,7 @@ def race(program: str, model: Path, rounds: int, settings: Sequence[tuple[int, i
     """Returns a row for each setting and contender: tokens/s, first token and peak memory, by median of the rounds."""
     found = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as whole:
-        server, capabilities = ours(folder, model, whole)
+        server, capabilities = ours(folder, str(model), whole)
         print(f"ours: {capabilities['executor']}, bytes of weights {capabilities['weight_bytes']}", flush=True)
         vector = Path(folder, "vector.gguf")
         given = directions(NAMES[0], capabilities["layers"], capabilities["d_model"])
@@ -163,7 +62,7 @@ def race(program: str, model: Path, rounds: int, settings: Sequence[tuple[int, i
                 for number in range(-1, rounds):  # the first is discarded
                     texts, names = prompts(rows, length, number), [UNSTEERED, DISTINCT, *peers]
                     for name in names[number % 4 :] + names[: number % 4]:
-                        one = _theirs(peers[name], texts) if name in peers else _ours(server, name, texts)
+                        one = _theirs(peers[name], texts) if name in peers else answer(server, name, texts)
                         results.setdefault(name, []).append(one)
             for name, measured in results.items():
                 first, seconds, memory = (statistics.median(part) for part in zip(*measured[1:], strict=True))
@@ -180,14 +79,6 @@ def race(program: str, model: Path, rounds: int, settings: Sequence[tuple[int, i
                     flush=True,
                 )
     return found
-
-
-def _ours(server: Server, kind: str, given: list[list[int]]) -> tuple[float, float, int]:
-    bodies = [
-        {"prompt": prompt, "steering": plan, "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True}
-        for prompt, plan in zip(given, steering(kind, len(given)), strict=True)
-    ]
-    return server.measure([post("/v1/generate", body) for body in bodies], b"event: done\n", b"event: token\n")
 
 
 def _theirs(server: Server, given: list[list[int]]) -> tuple[float, float, int]:

@@ -34,7 +34,7 @@ def run(bench: Bench) -> None:
         prompt=profile.short_prompt,
     )
     unsteered = metric_of(results, ENGINE, "unsteered")
-    for kind in ("one layer", "distinct plans", "mixed operations", *(f"{count} monitors" for count in MONITORS)):
+    for kind in (*KINDS[1:], *(f"{count} monitors" for count in MONITORS)):
         bench.compare(kind, metric_of(results, ENGINE, kind), unsteered)
 
 

@@ -2,13 +2,14 @@
 
 from functools import partial
 
-from benchmarks.bench import Bench, Result, Results, Task, fastest, metric_of
+from benchmarks.bench import Bench, Result, Results, Task, fastest, metric_of, shortest
 from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import ENGINE, LINEARS, PLAIN, VLLM
-from benchmarks.workload import KINDS, TOKENS_PER_WORD, prompts, steering
+from benchmarks.workload import TOKENS_PER_WORD, prompts, steering
 
-LONG_KINDS = ("unsteered", "distinct plans", "mixed operations")
-VERY_LONG_KINDS = ("unsteered", "distinct plans")
+KINDS = ("unsteered", "distinct plans", "mixed operations")
+VERY_KINDS = ("unsteered", "distinct plans")
+LONG_PASSES = 1
 ONE_AT_A_TIME = 32
 """Size at which one configuration at a time is measured; its speed does not depend on it."""
 
@@ -19,17 +20,25 @@ def run(bench: Bench) -> None:
     for rows in sorted({*profile.sizes, *profile.static_sizes}):
         _short(bench, rows)
     for rows in profile.long_sizes:
-        _long(bench, rows, profile.long_prompt, LONG_KINDS, profile.long_rounds)
+        _long(bench, rows, profile.long_prompt, KINDS, profile.long_rounds)
     for rows in profile.very_long_sizes:
         length = int(profile.very_long_words * TOKENS_PER_WORD)
-        results = _long(bench, rows, length, VERY_LONG_KINDS, profile.rounds)
+        results = _long(bench, rows, length, VERY_KINDS, profile.rounds)
         vllm = fastest([metric_of(results, name, "unsteered") for name in VLLM])
         bench.compare(f"vllm long {rows}", metric_of(results, ENGINE, "distinct plans"), vllm)
+        if rows == 1:
+            ours = metric_of(results, ENGINE, "distinct plans", "first_token")
+            first = shortest([metric_of(results, name, "unsteered", "first_token") for name in VLLM])
+            bench.compare("vllm long first", ours, first)
+            bench.compare("long products", ours, metric_of(results, LINEARS, "one pass", "seconds"))
 
 
 def _long(bench: Bench, rows: int, length: int, kinds: tuple[str, ...], rounds: int) -> Results:
     bench.log(f"{rows} requests, prompts of {length}")
-    results = bench.run_rounds(engine_tasks(bench, rows, length, kinds) | vllm_tasks(bench, rows, length), rounds)
+    tasks = engine_tasks(bench, rows, length, kinds) | vllm_tasks(bench, rows, length)
+    if rows == 1 and (linears := bench.contender(LINEARS)):
+        tasks[LINEARS, "one pass"] = partial(_passes, linears, length, LONG_PASSES)
+    results = bench.run_rounds(tasks, rounds)
     bench.record(results, rows=rows, prompt=length)
     return results
 
@@ -58,6 +67,8 @@ def _short(bench: Bench, rows: int) -> None:
         decoding = metric_of(results, ENGINE, "distinct plans", "decode_per_second")
         bench.compare(f"linears {rows}", decoding, metric_of(results, LINEARS, "one pass"))
     if rows == 1:
+        limit = metric_of(results, LINEARS, "one pass", "reads_per_second")
+        bench.compare("memory limit", metric_of(results, ENGINE, "distinct plans", "decode_per_second"), limit)
         bench.compare("generate", ours, metric_of(results, PLAIN, "static batch"))
     if rows == 32:
         bench.compare("vllm unsteered 32", metric_of(results, ENGINE, "unsteered"), vllm)

@@ -39,8 +39,8 @@ from steering.schemas.comparison import ArmFields
 from steering.schemas.evaluation import CalibrationAnswer
 from steering.schemas.generation import FlagCondition
 from steering.schemas.latent_space import ClustersAnswer, DictionariesAnswer, DictionarySearchAnswer
+from steering.schemas.messages import ResponseFormat
 from steering.schemas.steering import DefaultSteeringAnswer, Record
-from steering.schemas.structured import ResponseFormat
 from steering.spec import Hook
 
 

@@ -55,7 +55,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Repeats requests that the server rejected for a reason that passes, and connections that were refused.
+    """Repeats requests that the server rejected for a reason that passes, connections that were refused, and a GET whose connection was lost.
 
     attempts: how often a request is sent at most.
     longest_wait: a `Retry-After` beyond it, in seconds, is raised at once.
@@ -82,14 +82,14 @@ DEFAULT_RETRIES, NO_RETRIES = Retries(), Retries(attempts=1)
 class _Attempts:
     """Counts the attempts of one call. Its block ends with ApiError, or is to be run again after `wait` seconds."""
 
-    def __init__(self, retries: Retries) -> None:
-        self._retries, self._attempt, self.wait = retries, 0, 0.0
+    def __init__(self, retries: Retries, *, harmless: bool) -> None:
+        self._retries, self._harmless, self._attempt, self.wait = retries, harmless, 0, 0.0
 
     def __enter__(self) -> None:
         self._attempt += 1
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        failure = _api_error(error)
+        failure = _api_error(error, self._harmless)
         if failure is None:
             return False
         wait = self._retries.wait_after(failure, self._attempt)
@@ -99,13 +99,15 @@ class _Attempts:
         return True
 
 
-def _api_error(error: BaseException | None) -> ApiError | None:
-    """Returns errors of the HTTP library and of parsing as ApiError; None for what is no failure of a call."""
+def _api_error(error: BaseException | None, harmless: bool) -> ApiError | None:
+    """Returns errors of the HTTP library and of parsing as ApiError; None for what is no failure of a call. harmless: whether a request
+    that was sent may be sent again."""
     match error:
         case ApiError():
             return error
         case httpx2.HTTPError():
-            refused = isinstance(error, httpx2.ConnectError)  # the request was not sent, so repeating it is safe
+            lost = harmless and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
+            refused = isinstance(error, httpx2.ConnectError) or lost  # a refused request was not sent
             message = f"{_address(error)} could not be reached: {str(error) or type(error).__name__}"
             return ApiError(message, code="connection_failed", retryable=refused)
         case ValidationError() | json.JSONDecodeError() | LookupError():
@@ -235,13 +237,15 @@ class _Connection(Generic[H]):
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._http: H = http or self._http_client(timeout=httpx2.Timeout(timeout, connect=10.0))
 
-    def _begin(self, call: Call[T]) -> tuple[_Attempts, dict[str, Any]]:
-        """Returns the attempts of a call, and its arguments with address, key and namespace."""
+    def _begin(self, call: Call[T], *, stream: bool = False) -> tuple[_Attempts, dict[str, Any]]:
+        """Returns the attempts of a call, and its arguments with address, key and namespace. A GET whose connection is lost is sent
+        again; a stream is not."""
         path, query, headers = call.arguments["url"], dict(call.arguments["params"]), call.arguments["headers"]
         if self._namespace is not None and not path.startswith(WITHOUT_NAMESPACE):
             query["namespace"] = self._namespace
         own = {"url": self._base + path, "params": query, "headers": self._headers | headers}
-        return _Attempts(self._retries), {**call.arguments, **own}
+        harmless = call.arguments["method"] == "GET" and not stream
+        return _Attempts(self._retries, harmless=harmless), {**call.arguments, **own}
 
 
 class Connection(_Connection[httpx2.Client]):
@@ -287,7 +291,7 @@ class Connection(_Connection[httpx2.Client]):
 
     def events(self, call: Call[T]) -> Generator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
-        attempts, arguments = self._begin(call)
+        attempts, arguments = self._begin(call, stream=True)
         while True:  # not repeated once an event has arrived: such failures are not retryable
             with attempts, self._http.stream(**arguments) as response:
                 if response.is_error:
@@ -348,7 +352,7 @@ class AsyncConnection(_Connection[httpx2.AsyncClient]):
 
     async def events(self, call: Call[T]) -> AsyncGenerator[T]:
         """Yields the events of a stream. Raises ApiError, also in the middle of the stream."""
-        attempts, arguments = self._begin(call)
+        attempts, arguments = self._begin(call, stream=True)
         while True:
             with attempts:
                 async with self._http.stream(**arguments) as response:

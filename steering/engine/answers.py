@@ -110,7 +110,7 @@ class AnswerWriter:
         index, token, monitored = answer.generated, chosen.token_id, answer.monitored
         complete = answer.matcher is not None and answer.matcher.advance(token)
         raised = () if monitored is None or index else monitored.read(scores, None)
-        if stops(raised):
+        if raised and stops(raised):
             return None, Ending("monitor", "", raised)
         if token in self._eos_ids and not answer.sampling.ignore_eos:
             return None, Ending("stop", finish(answer), raised)
@@ -123,7 +123,7 @@ class AnswerWriter:
         event = TokenEvent(
             index, token, text, chosen.logprob, chosen.top_logprobs, readout, raised=raised, scheduled=scheduled
         )
-        if stops(raised):
+        if raised and stops(raised):
             return event, Ending("monitor", finish(answer))
         if answer.stop is not None or complete:
             return event, Ending("stop", finish(answer))

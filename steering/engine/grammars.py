@@ -47,12 +47,15 @@ class Matcher:
         """Returns a matcher in the same state, for another answer."""
         return Matcher(self._inner.deep_copy(), self._eos, self._eos_ids, self._seconds)
 
-    def allows(self, token: int) -> bool:
-        """Returns whether a token may follow. Takes microseconds, where a mask takes a tenth of a millisecond."""
+    def first_allowed(self, tokens: Iterable[int]) -> int | None:
+        """Returns the place of the first token that may follow; None where none may. One takes microseconds, where a mask takes a tenth
+        of a millisecond."""
         began = thread_time()
-        count = self._inner.validate_tokens([self._eos if token in self._eos_ids else token])
+        allows, eos, eos_ids = self._inner.validate_tokens, self._eos, self._eos_ids
+        places = (place for place, token in enumerate(tokens) if allows([eos if token in eos_ids else token]))
+        first = next(places, None)
         self._left -= thread_time() - began
-        return count == 1
+        return first
 
     def fill(self, mask: NDArray[np.uint32]) -> None:
         """Writes which tokens may follow: bit i of number j is that of token 32 j + i. Other threads run meanwhile."""
@@ -81,11 +84,17 @@ class Matcher:
         return _short(self._inner.get_error())
 
 
-def allowed(matchers: Sequence[Matcher], logits: Logits) -> Logits:
-    """Returns the logits of one row to a matcher (row, vocab), -infinity for tokens that may not follow."""
-    words = np.zeros((len(matchers), -(-logits.shape[1] // WORD)), dtype=np.uint32)
+def masks(matchers: Sequence[Matcher], vocab_size: int) -> NDArray[np.uint32]:
+    """Returns which tokens may follow, a row for each matcher, as `Matcher.fill` writes them."""
+    words = np.zeros((len(matchers), -(-vocab_size // WORD)), dtype=np.uint32)
     for matcher, row in zip(matchers, words, strict=True):
         matcher.fill(row)
+    return words
+
+
+def allowed(matchers: Sequence[Matcher], logits: Logits) -> Logits:
+    """Returns the logits of one row to a matcher (row, vocab), -infinity for tokens that may not follow."""
+    words = masks(matchers, logits.shape[1])
     bits = np.unpackbits(words.view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
     tokens = uploaded(torch.from_numpy(bits.view(np.bool_)), logits.device)
     return torch.where(tokens, logits, -torch.inf)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from scipy.special import expit, logit, ndtr, ndtri
 
 from steering.auroc import HeldOut, Indices, Numbers, auroc, estimate_auroc
 from steering.cards import Estimate, LayerQuality
@@ -24,6 +25,8 @@ Fit: TypeAlias = Callable[[Positives, Negatives, bool], LayerDirection]
 REPEATS = 3
 """Random splits into folds: the spread between them is part of the interval."""
 RANDOM_DIRECTIONS = 32
+HIGHEST = 0.999
+"""AUROC beyond which nothing is extrapolated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,17 +138,40 @@ def nested_auroc(fits: Mapping[int, LayerFit], layer_count: int) -> Estimate | N
     """Estimates the AUROC of the whole procedure: each fold is read at the layer chosen from its training part.
 
     A training part has fewer pairs than the vector, so this is a lower estimate, and that at the chosen layer an upper
-    one. The interval reaches from the lower end of the first to the higher of the two upper ends.
+    one. The interval reaches from the lower end of the first to the higher of the two upper ends, moved up by what the
+    pairs that a training part lacks may add (`learning_gain`).
     """
     splits = [
         [fold for n, layer in enumerate(row) if (fold := fits[layer].splits[repeat][n]) is not None]
         for repeat, row in enumerate(chosen_layers(fits, layer_count))
     ]
     found = estimate_auroc(splits)
-    chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)].quality
-    if found is None or found.interval is None or chosen.auroc_interval is None:
+    chosen = fits[best_layer({layer: one.quality for layer, one in fits.items()}, layer_count)]
+    if found is None or found.interval is None or chosen.quality.auroc_interval is None:
         return found
-    return Estimate(found.mean, (found.interval[0], max(found.interval[1], chosen.auroc_interval[1])))
+    upper = max(found.interval[1], chosen.quality.auroc_interval[1])
+    return Estimate(found.mean, (found.interval[0], float(expit(logit(upper) + learning_gain(chosen)))))
+
+
+def learning_gain(found: LayerFit) -> float:
+    """Returns by how much the AUROC of the direction fitted on all examples may exceed that of its folds, on the logit scale; 0 where
+    it is not shown to grow with the number of examples.
+
+    With more examples a mean difference turns towards its limit: with AUROC = Phi(z), 1 / z^2 falls linearly in 1 / n. The two
+    known points are the folds, which leave 1 / k of the examples out, and their inner folds, which leave 2 / k out.
+    """
+    inner = [one.auroc for split in found.inner for one in split if one.auroc is not None]
+    outer = found.quality.auroc
+    if not inner or outer is None:
+        return 0.0
+    count = len(found.inner[0])
+    few, more = 1.0 - 2.0 / count, 1.0 - 1.0 / count
+    least, known = ndtri(np.clip([np.mean(inner), outer], 0.5, HIGHEST))
+    if not 0.0 < least < known:
+        return 0.0
+    limit = known**-2 - (least**-2 - known**-2) * (1.0 / more - 1.0) / (1.0 / few - 1.0 / more)
+    reached = ndtr(limit**-0.5) if limit > 0.0 else HIGHEST
+    return max(float(logit(min(reached, HIGHEST)) - logit(ndtr(known))), 0.0)
 
 
 def chosen_layers(fits: Mapping[int, LayerFit], layer_count: int) -> list[list[int]]:

@@ -139,19 +139,13 @@ class RaisedMonitor:
 
 
 class MonitorSet:
-    """The monitors of a policy. ordered: those of generated tokens first; `generated` is how many they are."""
+    """The monitors of a policy. ordered: those of generated tokens first; `generated` is how many they are. by_phase: some count in
+    phases only."""
 
     def __init__(self, monitors: Sequence[Monitor] = ()) -> None:
         self.ordered = tuple(sorted(monitors, key=lambda one: one.at == "prompt"))
         self.generated = sum(one.at == "generated" for one in self.ordered)
-
-    @property
-    def by_phase(self) -> bool:
-        """Whether some count in phases only."""
-        return any(one.phase is not None for one in self.ordered)
-
-    def __len__(self) -> int:
-        return len(self.ordered)
+        self.by_phase = any(one.phase is not None for one in self.ordered)
 
     def read_at(self, *, first: bool) -> tuple[Monitor, ...]:
         """The monitors that are read at a position. first: the last prompt position, where all of them are."""

@@ -78,7 +78,7 @@ class MonitorScores:
         members: dict[tuple[MonitorSet, bool], list[Segment[SteeredRow]]] = {}
         for segment in segments:
             row = segment.row
-            if len(row.monitors) and segment.predicts:
+            if row.monitors.ordered and segment.predicts:
                 members.setdefault((row.monitors, not row.generated), []).append(segment)
         self._groups = [
             _Group(

@@ -12,6 +12,7 @@ from torch import nn
 from steering.injection.apply import LayerEdits
 from steering.injection.injector import Injection
 from steering.injection.slots import LayerForm, Slots
+from steering.model.hook_points import only_residual
 from steering.plan.types import ROTATE, SteeringPlan
 from steering.shapes import Float, Int, Residual, Tensor
 from steering.uploads import uploaded
@@ -21,11 +22,12 @@ EDITS, COLUMNS = 4, 8
 
 
 def is_static(plan: SteeringPlan) -> bool:
-    """Whether the graphs have operations for all edits of a plan: those that follow neither conditions nor controllers, turn nothing, and
-    are the request's own."""
+    """Whether the graphs have operations for all edits of a plan: those of the residual that follow neither conditions nor controllers,
+    turn nothing, and are the request's own."""
     edits = [one for at_layer in plan.layers.values() for one in at_layer]
     return not (
         plan.empty
+        or not only_residual(plan.layers)
         or plan.thresholds
         or plan.held
         or plan.columns > COLUMNS

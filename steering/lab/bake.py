@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, Keys
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
@@ -22,13 +24,13 @@ from steering.engine import open_engine
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.engine.options import EngineOptions
 from steering.errors import UnsupportedParameter
-from steering.model.embedded import EMBEDDED_MODEL
-from steering.model.hook_points import HEADS, HOOKS, kind_of, layer_of, point_of
-from steering.model.layout import BlockOutput, Layout, residual_of
+from steering.model.conversion import gguf_names, give_biases
+from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
+from steering.model.hook_points import HEADS, HOOKS, BlockOutput, kind_of, layer_of, point_of, residual_of
+from steering.model.layout import Layout
 from steering.model.loading import load
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import HEAD, RELU, ROTATE, Edits, SteeringPlan
+from steering.plan.types import HEAD, RELU, ROTATE, DoseGuard, Edits, SteeringPlan
 from steering.shapes import Float, Logits, Tensor
 from steering.spec import Schedule, SteeringSpec, TokenScope
 from steering.threads import run_in_thread
@@ -38,8 +40,6 @@ PROBE = [[0, 1, 2]]
 """Token ids of the pass that finds the last linear layers."""
 TEXTS, TEXT_TOKENS = 8, 48
 """Neutral texts, and tokens of each, on which baked weights are compared: their logits are held three times."""
-BIAS_SETTINGS = ("mlp_bias", "attention_bias", "use_bias", "bias")
-"""Fields of configurations that give linear layers a bias."""
 
 
 @dataclass(slots=True, eq=False)
@@ -232,40 +232,13 @@ def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
     Raises UnsupportedParameter where the architecture has no bias there.
     """
     if missing := [layer.name for layer in layers if layer.constant and layer.module.bias is None]:
-        _give_biases(model, missing)
+        give_biases(model, missing)
     with torch.no_grad():
         for layer in layers:
             weight = layer.weight.T if isinstance(layer.module, Conv1D) else layer.weight
             layer.module.weight.copy_(weight)  # type: ignore[operator]
             if layer.bias is not None:
                 layer.module.bias.copy_(layer.bias)  # type: ignore[operator]
-
-
-def _give_biases(model: PreTrainedModel, names: Sequence[str]) -> None:
-    """Sets fields of the configuration until all of the linear layers have a bias, and gives every layer that then has one zeros."""
-    config = model.config.get_text_config()
-    for setting in BIAS_SETTINGS:
-        if getattr(config, setting, None) is not False:
-            continue
-        setattr(config, setting, True)
-        with torch.device("meta"):
-            other = dict(type(model)._from_config(model.config).named_parameters())
-        if any(f"{name}.bias" in other for name in names):
-            own = dict(model.named_parameters())
-            for name in other.keys() - own.keys():
-                module = model.get_submodule(name.rpartition(".")[0])
-                weight = next(module.parameters())
-                bias = torch.zeros(other[name].shape, dtype=weight.dtype, device=weight.device)
-                module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
-            if all(model.get_submodule(name).bias is not None for name in names):
-                return
-        else:
-            setattr(config, setting, False)
-    raise UnsupportedParameter(
-        f"{type(model).__name__} has no bias at {names[0]}, so a constant cannot be added there: edits without one, such as ablate at the "
-        "hook points 'attention' and 'mlp', can be baked",
-        param="steering",
-    )
 
 
 def write_lora(layers: Sequence[BakedLayer], folder: Path, base: str) -> None:
@@ -300,6 +273,34 @@ def write_lora(layers: Sequence[BakedLayer], folder: Path, base: str) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
+def write_gguf(model: PreTrainedModel, layers: Sequence[BakedLayer], source: Path, output: Path) -> None:
+    """Writes a copy of the GGUF file of a model, in which what was baked is in float32 and all else as it was."""
+    reader = GGUFReader(source)
+    names, changed = gguf_names(reader, model), dict[str, np.ndarray]()
+    for layer in layers:
+        if layer.factors:
+            changed[f"{names[layer.name]}.weight"] = layer.weight.contiguous().numpy()
+        if layer.constant and layer.bias is not None:
+            changed[f"{names[layer.name]}.bias"] = layer.bias.numpy()
+    writer = GGUFWriter(output, reader.fields[Keys.General.ARCHITECTURE].contents())
+    writer.data_alignment = reader.alignment
+    for name, value in reader.fields.items():
+        if name != Keys.General.ARCHITECTURE and not name.startswith("GGUF."):  # which the writer writes
+            nested = value.types[-1] if value.types[0] == GGUFValueType.ARRAY else None
+            writer.add_key_value(name, value.contents(), value.types[0], sub_type=nested)
+    for tensor in reader.tensors:
+        if tensor.name in changed:
+            writer.add_tensor(tensor.name, changed.pop(tensor.name))
+        else:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, values in changed.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 @dataclass(frozen=True, slots=True)
 class BakeReport:
     """How baked weights differ from the served steering, over tokens of neutral texts.
@@ -318,7 +319,8 @@ class BakeReport:
 
 @dataclass(frozen=True, slots=True)
 class BakeRequest:
-    """What to bake. source, revision, dtype, cache_dir: see `load`. output: the folder that is written. lora: whether that is an adapter."""
+    """What to bake. source, revision, dtype, cache_dir: see `load`. output: the folder, or .gguf file, that is written. lora: whether that
+    is an adapter."""
 
     source: str | None
     steering: SteeringSpec
@@ -328,12 +330,28 @@ class BakeRequest:
     dtype: str = "auto"
     lora: bool = False
 
+    def source_file(self) -> Path | None:
+        """Returns the GGUF file of which another is written; None where a folder is. Raises UnsupportedParameter."""
+        if self.output.suffix != ".gguf":
+            return None
+        embedded = self.source is None or self.source.lower() == EMBEDDED_MODEL
+        file = embedded_gguf() if embedded else Path(str(self.source)).expanduser()
+        if self.lora or file.suffix != ".gguf" or file.resolve() == self.output.resolve():
+            raise UnsupportedParameter(
+                f"{self.output.name} is written from another GGUF file, without a LoRA: got {self.source}{' and a LoRA' * self.lora}; a "
+                "folder becomes one by convert_hf_to_gguf.py of llama.cpp",
+                param="output",
+            )
+        return file
+
 
 async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable[[str], None]) -> BakeReport:
-    """Writes a model with its steering in its weights, or a LoRA, and compares it with the steering as an engine serves it.
+    """Writes a model with its steering in its weights, as a folder or GGUF file, or a LoRA, and compares it with the steering as an engine
+    serves it.
 
     Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step.
     """
+    request.source_file()
     source = request.source or EMBEDDED_MODEL
     options = EngineOptions(
         source,
@@ -379,8 +397,10 @@ def _bake_loaded(
         write_lora(layers, request.output, loaded.info.name)
     put(model, layers)
     found = report(layers, served, unsteered, list(plain_logits(model, texts)))
-    if not request.lora:
-        step(f"Writing {request.output}")
+    step(f"Writing {request.output}")
+    if (file := request.source_file()) is not None:
+        write_gguf(model, layers, file, request.output)
+    elif not request.lora:
         model.config.pad_token_id = AutoConfig.from_pretrained(folder).pad_token_id  # the engine goes without
         model.save_pretrained(request.output)
         AutoTokenizer.from_pretrained(folder).save_pretrained(request.output)

@@ -6,22 +6,26 @@ Strengths of different vectors, layers and operations are comparable at equal KL
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, log, sqrt
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.cards import Estimate
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
+from steering.engine.prompts import encode_with_plans
 from steering.errors import NonfiniteActivations
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.trials import evaluation_prompts, token_divergences
-from steering.plan.dose import DoseGuard
+from steering.lab.trials import LOGITS_AT_ONCE, WRITING, evaluation_prompts
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas.evaluation import CalibratedAnswer, CalibrationAnswer
 from steering.spec import InterventionSpec, SteeringSpec
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows import generate
 from steering.workflows.generate import Answer, Progress, ignore_progress
+from steering.workflows.measures import divergences, estimate, predicting
 
 KL_LIMIT, QUANTILE = 1.0, 0.95
 """Nats, and the share of the tokens that change by at most as much."""
@@ -178,3 +182,54 @@ async def calibration(
         warnings=tuple(warnings),
     )
     return answer, replace(vector, layers=entries)
+
+
+async def neutral_divergence(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    plans: Sequence[SteeringPlan],
+    sampling: SamplingParams = WRITING,
+    *,
+    progress: Progress = ignore_progress,
+) -> tuple[Estimate | None, ...]:
+    """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
+    what a plan changes where nobody asked for the concept. An answer without tokens does not count, and without any that has
+    some nothing is measured (None)."""
+    answers = await generate.background(engine, generate.seeded(prompts, sampling))
+    values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
+    return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
+
+
+async def token_divergences(
+    engine: Engine,
+    answered: Sequence[tuple[Prompt, Answer]],
+    plans: Sequence[SteeringPlan],
+    *,
+    progress: Progress = ignore_progress,
+) -> list[list[tuple[float, ...]]]:
+    """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
+    tokens. The plans of one prompt are read together, as many as have their logits in LOGITS_AT_ONCE beside those of no plan.
+    Raises what `Engine.capture` raises."""
+    spec, values = CaptureSpec(layers=(), logits=True), [list[tuple[float, ...]]() for _ in plans]
+    for done, (prompt, answer) in enumerate(answered, start=1):
+        ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
+        text, count = ids + answer.tokens, len(answer.tokens)
+        steering = [] if not count else [place for place, plan in enumerate(known) if not plan.empty]
+        rows = [CapturePrompt(text, known[place], len(ids), len(ids) - 1) for place in steering]
+        rows = [replace(rows[0], plan=rows[0].plan.unsteered), *rows] if rows else []
+        read: list[tuple[float, ...]] = []
+        reference = None
+        together = max(1, LOGITS_AT_ONCE // ((count + 1) * engine.info.vocab_size))
+        for first in range(0, len(rows), together):
+            for capture in await engine.capture(rows[first : first + together], spec):
+                if reference is None:
+                    reference = predicting(capture, count)
+                else:
+                    read.append(await run_in_thread(divergences, predicting(capture, count), reference))
+        for place, found in enumerate(values):
+            if place in steering:
+                found.append(read[steering.index(place)])
+            else:
+                found.extend([(0.0,) * count] * min(count, 1))
+        progress(done, len(answered), "reading neutral text")
+    return values

@@ -11,9 +11,8 @@ from steering.errors import DoseExceeded, VectorNotFound
 from steering.extraction import METHODS
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.shapes import Direction
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection, random_directions

@@ -9,13 +9,12 @@ from steering.cards import COHERENT, DosePoint, QualityCard, Recommended, verdic
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
-from steering.lab import trials
+from steering.lab import calibration, trials
 from steering.lab.controls import UNGUARDED, plan_at, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Trial, shifts
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve_layers
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas.evaluation import (
     DoseResponseAnswer,
     EvaluatedPoint,
@@ -150,7 +149,7 @@ async def dose_response(
     bounds = trials.dose_bounds(unsteered, by_strength)
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
-    damage = await trials.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
+    damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
     points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage], bounds)
     answer = _answer(request, setup, unsteered, rows, points)
     if request.judging is None:

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
 from steering.engine.prompts import encode_steered
-from steering.lab import trials
+from steering.lab import calibration, trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, reading_layer, shifts
@@ -485,7 +485,7 @@ class _Work:
         if trial.broken is not None:
             return SeedMeasures(seed, len(controls), random, scores=scores)
         self.step(f"seed {seed}: utility")
-        (kl,) = await trials.neutral_divergence(engine, request.neutral, [request.plan], sampling)
+        (kl,) = await calibration.neutral_divergence(engine, request.neutral, [request.plan], sampling)
         limits, both = request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
         repeated = estimate([one.repetition - other.repetition for one, other in both])
         utility = [

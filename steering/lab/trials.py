@@ -20,7 +20,6 @@ from steering.auroc import Numbers
 from steering.cards import Estimate, Recommended
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, GenerationRequest, Prompt, SamplingParams
-from steering.engine.prompts import encode_with_plans
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.extraction.card import best_layer
 from steering.plan.edits import digest
@@ -34,7 +33,7 @@ from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows import generate
 from steering.workflows.generate import Answer, Progress, ignore_progress, mix, progress_of_part
-from steering.workflows.measures import divergences, estimate, finite_exp, predicting, repetition, surprises
+from steering.workflows.measures import estimate, finite_exp, predicting, repetition, surprises
 from steering.workflows.texts import as_prompts
 
 V = TypeVar("V")
@@ -356,49 +355,6 @@ def _measures(capture: Capture, answer: Answer, read_back: ReadBack) -> AnswerMe
         dose=fmean(doses) if doses else 0.0,
         text=answer.text,
     )
-
-
-async def neutral_divergence(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    plans: Sequence[SteeringPlan],
-    sampling: SamplingParams = WRITING,
-    *,
-    progress: Progress = ignore_progress,
-) -> tuple[Estimate | None, ...]:
-    """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
-    what a plan changes where nobody asked for the concept. An answer without tokens does not count, and without any that has
-    some nothing is measured (None)."""
-    answers = await generate.background(engine, generate.seeded(prompts, sampling))
-    values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
-    return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
-
-
-async def token_divergences(
-    engine: Engine,
-    answered: Sequence[tuple[Prompt, Answer]],
-    plans: Sequence[SteeringPlan],
-    *,
-    progress: Progress = ignore_progress,
-) -> list[list[tuple[float, ...]]]:
-    """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
-    tokens. The logits of one plan and of no plan are held at a time, for one prompt. Raises what `Engine.capture` raises."""
-    spec, values = CaptureSpec(layers=(), logits=True), [list[tuple[float, ...]]() for _ in plans]
-    for done, (prompt, answer) in enumerate(answered, start=1):
-        ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
-        text, count = ids + answer.tokens, len(answer.tokens)
-        reference = None
-        for plan, found in zip(known, values, strict=True):
-            if reference is None:
-                (plain,) = await engine.capture([CapturePrompt(text, plan.unsteered, len(ids), len(ids) - 1)], spec)
-                reference = predicting(plain, count)
-            if plan.empty or not count:
-                found.extend([(0.0,) * count] * min(count, 1))
-                continue
-            (steered,) = await engine.capture([CapturePrompt(text, plan, len(ids), len(ids) - 1)], spec)
-            found.append(await run_in_thread(divergences, predicting(steered, count), reference))
-        progress(done, len(answered), "reading neutral text")
-    return values
 
 
 def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:

@@ -11,15 +11,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from steering.errors import ModelLoadFailed
+from steering.errors import ModelLoadFailed, UnsupportedParameter
 from steering.model.blocks import write_blocks
 
+BIAS_SETTINGS = ("mlp_bias", "attention_bias", "use_bias", "bias")
+"""Fields of configurations that give linear layers a bias."""
 FORMAT = 2
 """Part of a folder's name: raised when what is written changes, so that old folders are not used."""
 GIB = 1 << 30
@@ -130,9 +133,65 @@ def _convert(gguf: Path, dtype: torch.dtype, folder: Path) -> None:
     config = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {} if config is None else {"quantization_config": config(dequantize=True)}
     model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, **options)
+    _add_biases(reader, model)
     model.save_pretrained(folder)
     if dtype == torch.bfloat16:
         write_blocks(reader, model, folder)
+
+
+def gguf_names(reader: Any, model: Any) -> dict[str, str]:
+    """Returns the names that the weights of modules have in a GGUF file, by those that they have in a model."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map  # noqa: PLC0415 - in the child, and where such a file is written
+
+    architecture = reader.fields["general.architecture"].contents()
+    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(kind, model.config.get_text_config().num_hidden_layers)
+    return {ours: theirs for ours, _ in model.named_modules() if (theirs := names.get_name(ours)) is not None}
+
+
+def _add_biases(reader: Any, model: Any) -> None:
+    """Gives a model the biases of the outputs of attention and MLP that llama.cpp reads in files of Llama, and transformers does not."""
+    stored = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.endswith("bias")}
+    found = {
+        ours: stored[f"{theirs}.bias"]
+        for ours, theirs in gguf_names(reader, model).items()
+        if theirs.endswith(("attn_output", "ffn_down")) and f"{theirs}.bias" in stored
+    }
+    missing = {name: values for name, values in found.items() if model.get_submodule(name).bias is None}
+    if missing:
+        give_biases(model, list(missing))
+    for name, values in missing.items():
+        model.get_submodule(name).bias.copy_(torch.tensor(values))
+
+
+def give_biases(model: Any, names: Sequence[str]) -> None:
+    """Sets fields of the configuration until all of the linear layers have a bias, and gives every layer that then has one zeros.
+
+    Raises UnsupportedParameter where the architecture has no bias there.
+    """
+    config = model.config.get_text_config()
+    for setting in BIAS_SETTINGS:
+        if getattr(config, setting, None) is not False:
+            continue
+        setattr(config, setting, True)
+        with torch.device("meta"):
+            other = dict(type(model)._from_config(model.config).named_parameters())
+        if any(f"{name}.bias" in other for name in names):
+            own = dict(model.named_parameters())
+            for name in other.keys() - own.keys():
+                module = model.get_submodule(name.rpartition(".")[0])
+                weight = next(module.parameters())
+                bias = torch.zeros(other[name].shape, dtype=weight.dtype, device=weight.device)
+                module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
+            if all(model.get_submodule(name).bias is not None for name in names):
+                return
+        else:
+            setattr(config, setting, False)
+    raise UnsupportedParameter(
+        f"{type(model).__name__} has no bias at {names[0]}, so a constant cannot be added there: edits without one, such as ablate at the "
+        "hook points 'attention' and 'mlp', can be baked",
+        param="steering",
+    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,19 @@ The point of the residual after block L is L. So code that knows only layers spe
 """
 
 from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from steering.errors import UnsupportedParameter
 from steering.model.info import ModelInfo
+from steering.shapes import Float, Tensor
 from steering.spec import Hook
 
 HOOKS: tuple[Hook, ...] = ("residual", "attention", "mlp")
 HEADS = len(HOOKS)
 """The kind of a point that is not named by itself: the concatenated heads, which enter attention's output projection."""
 KINDS = len(HOOKS) + 1
+BlockOutput: TypeAlias = Tensor | tuple[Any, ...]
+"""What a decoder block returns: the residual [row, seq, d_model] itself, or a tuple that starts with it."""
 _STRIDE = 1024
 _ORDER = (3, 1, 2, 0)
 """Of the kinds in a block: heads, attention, mlp, residual."""
@@ -62,3 +66,13 @@ def points_of(layers: Iterable[int], info: ModelInfo, hook: Hook, head: int | No
             param="head",
         )
     return tuple(point_of(layer, HEADS) for layer in layers)
+
+
+def residual_of(output: BlockOutput) -> Float[Tensor, "row seq d_model"]:
+    """Returns the residual in a block's output, in either of its two forms."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_residual(output: BlockOutput, residual: Float[Tensor, "row seq d_model"]) -> BlockOutput:
+    """Returns the output with another residual and all else unchanged."""
+    return (residual, *output[1:]) if isinstance(output, tuple) else residual

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from steering.errors import InternalError
-from steering.model.hook_points import HEADS, kind_of
-from steering.model.layout import BlockOutput, Layout, residual_of, with_residual
+from steering.model.hook_points import HEADS, BlockOutput, kind_of, residual_of, with_residual
+from steering.model.layout import Layout
 from steering.shapes import Residual
 
 ResidualFunction: TypeAlias = Callable[[int, Residual], Residual | None]

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import nn
@@ -11,11 +11,8 @@ from transformers import PreTrainedModel
 
 from steering.errors import UnsupportedModel
 from steering.model.hook_points import HOOKS, kind_of
-from steering.shapes import Float, Tensor
 from steering.spec import Hook
 
-BlockOutput: TypeAlias = Tensor | tuple[Any, ...]
-"""What a decoder block returns: the residual [row, seq, d_model] itself, or a tuple that starts with it."""
 ATTENTION_KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types whose state is keys and values of each token, which a key-value cache can store."""
 
@@ -59,16 +56,6 @@ class Layout:
     def devices(self) -> tuple[torch.device, ...]:
         """The device of each block."""
         return tuple(next(block.parameters()).device for block in self.blocks)
-
-
-def residual_of(output: BlockOutput) -> Float[Tensor, "row seq d_model"]:
-    """Returns the residual in a block's output, in either of its two forms."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def with_residual(output: BlockOutput, residual: Float[Tensor, "row seq d_model"]) -> BlockOutput:
-    """Returns the output with another residual and all else unchanged."""
-    return (residual, *output[1:]) if isinstance(output, tuple) else residual
 
 
 def find_layout(model: PreTrainedModel) -> Layout:

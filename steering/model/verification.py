@@ -1,7 +1,8 @@
 """Checks a layout by short forward passes, before anything is steered by it."""
 
 import inspect
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,8 +14,8 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from steering.errors import UnsupportedModel
-from steering.model.hook_points import HEADS, HOOKS, kind_of, point_of
-from steering.model.layout import BlockOutput, Layout, residual_of
+from steering.model.hook_points import HEADS, HOOKS, BlockOutput, kind_of, point_of, residual_of
+from steering.model.layout import Layout
 from steering.shapes import Int, Tensor
 
 PROBE = [[0, 1], [0, 2]]
@@ -71,39 +72,55 @@ def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str |
 
 
 def _with_hook_points(model: PreTrainedModel, layout: Layout, token_ids: Int[Tensor, "row seq"]) -> Layout:
-    """Returns the layout with the hook points that every block has, confirmed by a pass: each module runs once, and returns, or for
-    heads takes, [row, seq, width]."""
-    heads = int(getattr(model.config.get_text_config(), "num_attention_heads", 0) or 0)
-    found: dict[int, nn.Module] = {}
-    for layer, block in enumerate(layout.blocks):
-        attention = _child(block, ATTENTION_NAMES)
-        parts = attention, _child(block, MLP_NAMES)
-        for kind, part in enumerate(parts, HOOKS.index("attention")):
-            if part is not None and not _adds_residual(part):
-                found[point_of(layer, kind)] = part
-        projection = None if attention is None else _child(attention, PROJECTION_NAMES)
-        if projection is not None and layout.attention == "interface":
-            found[point_of(layer, HEADS)] = projection
-    shapes: dict[int, list[tuple[int, ...]]] = {point: [] for point in found}
+    """Returns the layout with its hook points confirmed by a pass: each module runs once, and returns, or for heads takes, [row, seq,
+    width]."""
+    layout = with_named_hook_points(model, layout)
+    shapes: dict[int, list[tuple[int, ...]]] = {point: [] for point in layout.inner}
 
     def record(point: int, _module: object, arguments: tuple[Any, ...], output: BlockOutput) -> None:
         shapes[point].append(tuple((arguments[0] if kind_of(point) == HEADS else residual_of(output)).shape))
 
     with ExitStack() as hooks, torch.no_grad():
-        for point, module in found.items():
+        for point, module in layout.inner.items():
             hooks.enter_context(module.register_forward_hook(partial(record, point)))
         model(token_ids, use_cache=False)
 
     def confirmed(kind: int) -> bool:
-        at_kind = [shapes.get(point_of(layer, kind), []) for layer in range(layout.layer_count)]
+        at_kind = [seen for point, seen in shapes.items() if kind_of(point) == kind]
         width = layout.d_model if kind != HEADS else at_kind[0][0][-1] if at_kind[0] else 0
         wanted = (token_ids.numel(), width)
         fits = all(len(one) == 1 and (prod(one[0][:-1]), one[0][-1]) == wanted for one in at_kind)
-        return fits and (kind != HEADS or (heads > 0 and width % heads == 0))
+        return fits and (kind != HEADS or width % layout.head_count == 0)
 
-    kinds = {kind for kind in (*range(1, len(HOOKS)), HEADS) if confirmed(kind)}
-    inner = {point: module for point, module in found.items() if kind_of(point) in kinds}
-    return replace(layout, inner=inner, head_count=heads if HEADS in kinds else 0)
+    return _with_kinds(layout, {kind for kind in set(map(kind_of, layout.inner)) if confirmed(kind)})
+
+
+def with_named_hook_points(model: PreTrainedModel, layout: Layout) -> Layout:
+    """Returns the layout with the hook points that every block has by the names of its modules."""
+    inner = {
+        point: one for layer, block in enumerate(layout.blocks) for point, one in hook_modules(layer, block).items()
+    }
+    heads = int(getattr(model.config.get_text_config(), "num_attention_heads", 0) or 0)
+    counts = Counter(map(kind_of, inner))
+    kinds = {kind for kind, count in counts.items() if count == layout.layer_count}
+    if not heads or layout.attention != "interface":
+        kinds.discard(HEADS)
+    return _with_kinds(replace(layout, inner=inner, head_count=heads), kinds)
+
+
+def _with_kinds(layout: Layout, kinds: Collection[int]) -> Layout:
+    inner = {point: module for point, module in layout.inner.items() if kind_of(point) in kinds}
+    return replace(layout, inner=inner, head_count=layout.head_count if HEADS in kinds else 0)
+
+
+def hook_modules(layer: int, block: nn.Module) -> dict[int, nn.Module]:
+    """Returns the modules of a block that are hook points by their names; of HEADS the projection that the heads enter."""
+    attention = _child(block, ATTENTION_NAMES)
+    projection = None if attention is None else _child(attention, PROJECTION_NAMES)
+    parts = {HOOKS.index("attention"): attention, HOOKS.index("mlp"): _child(block, MLP_NAMES), HEADS: projection}
+    return {
+        point_of(layer, kind): part for kind, part in parts.items() if part is not None and not _adds_residual(part)
+    }
 
 
 def _child(module: nn.Module, names: Sequence[str]) -> nn.Module | None:

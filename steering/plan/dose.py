@@ -1,9 +1,8 @@
 """The dose guard: compares what is planned with the bound, and divides the dose of one add over its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import pi, sin
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -13,31 +12,9 @@ from steering.model.info import ModelInfo
 from steering.operations.base import Edit, unit_size
 from steering.plan.edits import constant_change, is_constant
 from steering.plan.scope import SCOPE_PHASES, Phase, largest_weight
-from steering.plan.types import Intervention
+from steering.plan.types import DoseGuard, Intervention
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
-
-BOUND = 0.2
-"""Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response_results.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class DoseGuard:
-    """What happens when the relative dose of a request, summed over its layers, is beyond `bound`.
-
-    warn: a planned dose beyond the bound is a warning.
-    clamp: also, the change is scaled down at every token where it would exceed the bound.
-    refuse: a plan that is known to exceed the bound raises DoseExceeded; what shows only at run time is scaled down.
-    """
-
-    bound: float = BOUND
-    action: Literal["off", "warn", "clamp", "refuse"] = "warn"
-
-    @property
-    def run_time_bound(self) -> float | None:
-        """The bound that holds at every token; None where it is only reported."""
-        return self.bound if self.action in ("clamp", "refuse") else None
-
 
 EditsByLayer: TypeAlias = Mapping[int, tuple[Edit, ...]]
 """The edits of one intervention."""

@@ -16,13 +16,14 @@ from steering.maps import LowRankMap
 from steering.model.hook_points import in_order, layer_of, points_of
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS, Edit
-from steering.plan.dose import DoseGuard, check_planned_dose, planned_dose, shared_strengths
+from steering.plan.dose import check_planned_dose, planned_dose, shared_strengths
 from steering.plan.edits import EditBuilder, fingerprinted, is_constant
 from steering.plan.scope import SCOPE_PHASES, Phase
 from steering.plan.types import (
     MAX_HOLDS,
     UNSTEERED,
     ConditionTree,
+    DoseGuard,
     Intervention,
     ResolvedHold,
     ResolvedThreshold,
@@ -206,7 +207,8 @@ class RecentPlans:
         inline = any(isinstance(name, InlineVector) for name in names)
         by_name = pinned(spec, {name: str(name) for name in names}) if inline else spec
         # what is unset counts: in some chats an absent scope is another one than a written default
-        known = (by_name.model_dump_json(exclude_unset=True), versions, guard, info, mandatory.key)
+        model = (info.fingerprint, info.typical_norms, info.hooks, info.head_count)
+        known = (by_name.model_dump_json(exclude_unset=True), versions, guard, model, mandatory.key)
         plan = self._plans.get(known)
         if plan is None:
             # hashes up to MAX_LAYER_ACTIONS directions, which takes longer than the event loop may stand still

@@ -14,6 +14,28 @@ MAX_HOLDS = 64
 """Controllers of a request, counted over layers."""
 
 
+BOUND = 0.2
+"""Relative dose at which perplexity reaches 1.5 times on half of the starter concepts (docs/dose_response_results.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoseGuard:
+    """What happens when the relative dose of a request, summed over its layers, is beyond `bound`.
+
+    warn: a planned dose beyond the bound is a warning.
+    clamp: also, the change is scaled down at every token where it would exceed the bound.
+    refuse: a plan that is known to exceed the bound raises DoseExceeded; what shows only at run time is scaled down.
+    """
+
+    bound: float = BOUND
+    action: Literal["off", "warn", "clamp", "refuse"] = "warn"
+
+    @property
+    def run_time_bound(self) -> float | None:
+        """The bound that holds at every token; None where it is only reported."""
+        return self.bound if self.action in ("clamp", "refuse") else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ResolvedThreshold:
     """One test. It holds where score > bound (`above`) or score < bound; with `until`, hysteresis.

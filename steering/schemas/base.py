@@ -7,9 +7,9 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    model_validator,
 )
 
 from steering.namespaces import NAMESPACE_PATTERN
@@ -30,7 +30,13 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("a time must lie in the years 1 to 9999 of UTC") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+def _written(moment: Any) -> Any:
+    if not isinstance(moment, str | datetime):  # pydantic takes numbers, as seconds since 1970
+        raise ValueError("expected a time as text, in ISO 8601 with a time zone")  # noqa: TRY004 - what pydantic reports
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 """A time with a time zone, in UTC."""
 
 
@@ -39,29 +45,6 @@ NamespaceName = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
 
 class Request(Spec):
     """Base of request models."""
-
-
-def exactly_one(*names: str, start: str = "give") -> Any:
-    """Returns a validator of a request: exactly one of these fields is given. start: of the message."""
-    *others, last = (f"'{name}'" for name in names)
-
-    def check(request: T) -> T:
-        if sum(getattr(request, name) is not None for name in names) != 1:
-            raise ValueError(f"{start} exactly one of {', '.join(others)} and {last}")
-        return request
-
-    return model_validator(mode="after")(check)
-
-
-def at_most_one(one: str, other: str) -> Any:
-    """Returns a validator of a request: these fields are not both given."""
-
-    def check(request: T) -> T:
-        if getattr(request, one) is not None and getattr(request, other) is not None:
-            raise ValueError(f"give '{one}' or '{other}', not both")
-        return request
-
-    return model_validator(mode="after")(check)
 
 
 class NamespaceQuery(Request):
@@ -128,8 +111,3 @@ class PageQuery(Request):
 
 class NamespacePageQuery(PageQuery, NamespaceQuery):
     """Selects a page of a list."""
-
-
-def by_layer(values: dict[int, Any] | Any) -> dict[str, Any]:
-    """Returns the mapping with layer indices as strings, ascending, because JSON keys are strings."""
-    return {str(layer): values[layer] for layer in sorted(values)}

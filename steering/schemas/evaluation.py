@@ -6,12 +6,12 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from steering.cards import DosePoint, Estimate, Recommended, margin_of
-from steering.schemas.base import Answer, Flag, Request, Whole, at_most_one
+from steering.schemas.base import Answer, Flag, Request, Whole
 from steering.schemas.choices import ChoicesAnswer, ChoicesRequest
 from steering.schemas.messages import Seed, Texts
 from steering.schemas.steering import Steering
 from steering.schemas.vectors import Name, VectorAnswer
-from steering.spec import InterventionSpec, Layers, Measured, Number
+from steering.spec import InterventionSpec, Layers, Measured, Number, at_most_one
 
 Arm: TypeAlias = Literal["unsteered", "steered", "random", "fewer_pairs"]
 Share: TypeAlias = Annotated[Number, Field(ge=0, le=1)]

@@ -5,10 +5,10 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from steering.cards import Estimate
-from steering.schemas.base import Answer, Request, exactly_one
+from steering.schemas.base import Answer, Request
 from steering.schemas.messages import MAX_TEXTS, Phases, PlainText, Position, Seed, Text, Texts
 from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
-from steering.spec import MAX_RANK, LayerIndex, Measured, Number, Numbers
+from steering.spec import MAX_RANK, LayerIndex, Measured, Number, Numbers, exactly_one
 
 Topic: TypeAlias = Annotated[str, Field(max_length=256)]
 """Texts of one topic are held out together."""

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, ErrorDetail, Request, exactly_one
+from steering.schemas.base import Answer, ErrorDetail, Request
 from steering.schemas.messages import ChoiceFields, Phases, PromptFields
 from steering.schemas.steering import AppliedSteering, BatchFields, Steering
-from steering.spec import Measured, Number, PhaseName
+from steering.spec import Measured, Number, PhaseName, exactly_one
 
 
 class FlagCondition(Request):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from steering.namespaces import SHARED
-from steering.schemas.base import Answer, Moment, NamespaceName, Page, Request, exactly_one
+from steering.schemas.base import Answer, Moment, NamespaceName, Page, Request
 from steering.spec import (
     MAX_MANDATORY,
     InterventionSpec,
@@ -16,6 +16,7 @@ from steering.spec import (
     Number,
     PhaseName,
     SteeringSpec,
+    exactly_one,
     pinned,
     vector_names,
 )

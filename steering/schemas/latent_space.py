@@ -4,11 +4,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, Flag, Request, Whole, exactly_one
+from steering.schemas.base import Answer, Flag, Request, Whole
 from steering.schemas.messages import MAX_TEXTS, Position, Texts
 from steering.schemas.reading import ReadToken, ReadVector
 from steering.schemas.vectors import LayerList, Name, NamedVector
-from steering.spec import Measured, Number
+from steering.spec import Measured, Number, exactly_one
 
 Names: TypeAlias = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=MAX_TEXTS, fail_fast=True)

@@ -1,12 +1,13 @@
-"""Texts, conversations and prompts in requests, and sampling fields, which generation requests and replay records share."""
+"""Texts, conversations and prompts in requests; `response_format` and sampling fields, which generation requests and replay records share."""
 
+import json
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from steering.schemas.base import Flag, Request, Whole, exactly_one
-from steering.schemas.structured import StructuredFields
-from steering.spec import Number, PhaseName, at_most
+from steering.schemas.base import Flag, Request, Whole
+from steering.schemas.structured import MAX_GRAMMAR, Grammar, Schema, with_bounded_schemas
+from steering.spec import Number, PhaseName, at_most, exactly_one
 
 MAX_CHARACTERS = 16_000_000
 """Characters of one text: far more than any context holds, so that the length is refused in tokens, not here."""
@@ -86,6 +87,70 @@ class TextsFields(Request):
     def all_texts(self) -> tuple[Text, ...]:
         """Returns the texts; a conversation is one."""
         return self.texts if self.texts is not None else (self.messages or (),)
+
+
+class JsonSchema(Request):
+    """A named schema. It is always enforced, whatever `strict` says. name and description do not change an answer."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: Annotated[str, Field(max_length=4096)] | None = None
+    schema_: Schema = Field(alias="schema")
+    strict: Flag | None = None
+
+
+class TextFormat(Request):
+    """Any text, as without `response_format`."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Request):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Request):
+    """JSON that matches a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat: TypeAlias = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]  # fmt: skip
+
+
+class StructuredFields(Request):
+    """At most one of `response_format`, `guided_regex` (the whole answer matches it) and `guided_grammar` (in Lark's notation)."""
+
+    response_format: ResponseFormat | None = None
+    guided_regex: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    guided_grammar: (
+        Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR), AfterValidator(with_bounded_schemas)] | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> "StructuredFields":
+        if sum(one is not None for one in (self._schema, self.guided_regex, self.guided_grammar)) > 1:
+            raise ValueError("give at most one of 'response_format', 'guided_regex' and 'guided_grammar'")
+        return self
+
+    @property
+    def _schema(self) -> dict[str, Any] | None:
+        if isinstance(self.response_format, JsonSchemaFormat):
+            return self.response_format.json_schema.schema_
+        return {"type": "object"} if isinstance(self.response_format, JsonObjectFormat) else None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What an answer must match; None for any text."""
+        if self._schema is not None:
+            return Grammar("json_schema", json.dumps(self._schema))
+        if self.guided_regex is not None:
+            return Grammar("regex", self.guided_regex)
+        return None if self.guided_grammar is None else Grammar("lark", self.guided_grammar)
 
 
 MAX_SEED = 2**63 - 1

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from steering.schemas.base import Answer, ErrorDetail, Flag, Request, Whole, exactly_one
+from steering.schemas.base import Answer, ErrorDetail, Flag, Request, Whole
 from steering.schemas.generation import TopLogprob
 from steering.schemas.messages import (
     ACTIVATION,
@@ -22,7 +22,7 @@ from steering.schemas.messages import (
 )
 from steering.schemas.steering import BatchFields, Steering
 from steering.schemas.vectors import LayerList, Name
-from steering.spec import HeadIndex, Hook, Layers, Measured, Number, PhaseName
+from steering.spec import HeadIndex, Hook, Layers, Measured, Number, PhaseName, exactly_one
 
 
 class ReadoutRequest(TextsFields):

@@ -185,3 +185,8 @@ class DefaultSteeringAnswer(Answer):
     namespace: str = SHARED
     interventions: tuple[InterventionSpec, ...] | None
     warnings: tuple[str, ...] = ()
+
+
+def by_layer(values: dict[int, Any] | Any) -> dict[str, Any]:
+    """Returns the mapping with layer indices as strings, ascending, because JSON keys are strings."""
+    return {str(layer): values[layer] for layer in sorted(values)}

@@ -1,4 +1,4 @@
-"""What an answer must match: `response_format`, `guided_regex` and `guided_grammar` of requests, and Grammar, which they become."""
+"""Grammar: what an answer must match; and the bounds of JSON schemas, in requests and inside grammars."""
 
 import json
 import re
@@ -8,9 +8,8 @@ from decimal import Decimal
 from math import lcm
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from steering.schemas.base import Flag, Request
 from steering.strict_json import NotFinite, finite_number
 
 MAX_SCHEMA_BYTES = 64_000
@@ -112,7 +111,7 @@ def schemas_in(grammar: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
         directive = _JSON_DIRECTIVE.search(grammar, end)
 
 
-def _with_bounded_schemas(grammar: str) -> str:
+def with_bounded_schemas(grammar: str) -> str:
     """Raises ValueError for a grammar with a JSON schema that is too deep or too large."""
     for _, _, schema in schemas_in(grammar):
         bounded(schema)
@@ -121,67 +120,3 @@ def _with_bounded_schemas(grammar: str) -> str:
 
 Schema: TypeAlias = Annotated[dict[str, Any], Field(max_length=256), AfterValidator(bounded)]
 """A JSON schema of bounded size."""
-
-
-class JsonSchema(Request):
-    """A named schema. It is always enforced, whatever `strict` says. name and description do not change an answer."""
-
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    description: Annotated[str, Field(max_length=4096)] | None = None
-    schema_: Schema = Field(alias="schema")
-    strict: Flag | None = None
-
-
-class TextFormat(Request):
-    """Any text, as without `response_format`."""
-
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Request):
-    """A JSON object."""
-
-    type: Literal["json_object"]
-
-
-class JsonSchemaFormat(Request):
-    """JSON that matches a schema."""
-
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-ResponseFormat: TypeAlias = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
-]  # fmt: skip
-
-
-class StructuredFields(Request):
-    """At most one of `response_format`, `guided_regex` (the whole answer matches it) and `guided_grammar` (in Lark's notation)."""
-
-    response_format: ResponseFormat | None = None
-    guided_regex: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
-    guided_grammar: (
-        Annotated[str, Field(min_length=1, max_length=MAX_GRAMMAR), AfterValidator(_with_bounded_schemas)] | None
-    ) = None
-
-    @model_validator(mode="after")
-    def _one_grammar(self) -> "StructuredFields":
-        if sum(one is not None for one in (self._schema, self.guided_regex, self.guided_grammar)) > 1:
-            raise ValueError("give at most one of 'response_format', 'guided_regex' and 'guided_grammar'")
-        return self
-
-    @property
-    def _schema(self) -> dict[str, Any] | None:
-        if isinstance(self.response_format, JsonSchemaFormat):
-            return self.response_format.json_schema.schema_
-        return {"type": "object"} if isinstance(self.response_format, JsonObjectFormat) else None
-
-    @property
-    def grammar(self) -> Grammar | None:
-        """What an answer must match; None for any text."""
-        if self._schema is not None:
-            return Grammar("json_schema", json.dumps(self._schema))
-        if self.guided_regex is not None:
-            return Grammar("regex", self.guided_regex)
-        return None if self.guided_grammar is None else Grammar("lark", self.guided_grammar)

@@ -9,18 +9,34 @@ import logging
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, Select, UpdateBase, delete, func, insert, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    Select,
+    UpdateBase,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreUnavailable
+from steering.namespaces import SHARED
 from steering.store.address import SQLITE_PAGE_BYTES, WRITES, DatabaseAddress, prepare, translated
 from steering.store.migrate import schema_known
-from steering.store.records import Topic, Writer
+from steering.store.records import Topic
 from steering.store.tables import Base, ChangeRow, JobOutputRow, JobRow, LinkRow, ProfileRow, VectorRow
 from steering.threads import run_in_thread
 
@@ -241,6 +257,61 @@ def exchange(
 def note_change(connection: Connection, topic: Topic) -> None:
     """Counts a change in the transaction that makes it. Writers are serialized, so no count is lost."""
     upsert(connection, ChangeRow, {"topic": topic}, {"count": ChangeRow.count + 1}, count=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who stores something in a namespace, by the name of a key, and how much of it. None: no limit.
+    max_bytes: of all that the key has stored. max_links: of the key. max_profiles: of the namespace, whoever stored them."""
+
+    key: str = ""
+    max_bytes: int | None = None
+    max_links: int | None = None
+    max_profiles: int | None = None
+
+    def check_bytes(self, used: int, size: int) -> None:
+        """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
+        if self.max_bytes is not None and used + size > self.max_bytes:
+            raise StorageFull(
+                f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
+                f"{self.max_bytes}: delete some first",
+                param="storage_bytes",
+            )
+
+    def check_links(self, count: int) -> None:
+        """Raises StorageFull when a key that has `count` links may not have one more."""
+        if self.max_links is not None and count >= self.max_links:
+            message = f"this key has {count} links; it may have {self.max_links}: delete some first"
+            raise StorageFull(message, param="max_links")
+
+    def check_profiles(self, count: int) -> None:
+        """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
+        if self.max_profiles is not None and count >= self.max_profiles:
+            message = f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first"
+            raise StorageFull(message, param="max_profiles")
+
+
+UNLIMITED = Writer()
+"""Nobody in particular, without a limit."""
+
+
+@dataclass(eq=False)
+class Namespaced:
+    """What is stored in one namespace, as a writer sees and changes it."""
+
+    database: Database
+    namespace: str
+    writer: Writer
+
+
+def seen_from(row: type[VectorRow] | type[ProfileRow], namespace: str) -> ColumnElement[bool]:
+    """Selects what a namespace sees: its own rows, and those of `shared` whose names it does not have itself."""
+    own = row.namespace == namespace
+    if namespace == SHARED:
+        return own
+    other = aliased(row)
+    hidden = exists().where(other.namespace == namespace, other.name == row.name).correlate(row)
+    return own | ((row.namespace == SHARED) & ~hidden)
 
 
 async def check_storage(connection: AsyncConnection, namespace: str, writer: Writer, size: int) -> None:

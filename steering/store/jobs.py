@@ -14,15 +14,13 @@ from sqlalchemy.sql.functions import FunctionElement
 from steering.errors import JobNotFound, StoreCorrupt
 from steering.namespaces import SHARED, visible_from
 from steering.schemas.resources import UNFINISHED, JobProgress
-from steering.store.database import AnyRow, Database, check_storage, note_change, upsert
+from steering.store.database import UNLIMITED, AnyRow, Database, Namespaced, Writer, check_storage, note_change, upsert
 from steering.store.records import (
     INTERRUPTED,
     RECORD_ID,
-    UNLIMITED,
     JobPage,
     JobRecord,
     Renewal,
-    Writer,
     now,
     read_record,
     read_valid,
@@ -41,13 +39,8 @@ SMALL = 64 * 1024
 """Characters of a result below which it is parsed on the event loop: starting a thread takes longer."""
 
 
-@dataclass(eq=False)
-class Jobs:
+class Jobs(Namespaced):
     """The jobs that a namespace sees: its own and those of `shared`."""
-
-    database: Database
-    namespace: str
-    writer: Writer
 
     async def put(self, job: JobRecord) -> JobRecord:
         """Creates or replaces the record of that id, and returns the stored record. A record that has ended stays as it is, so

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, insert, select
@@ -10,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import InvalidRequest, LinkNotFound
 from steering.schemas.resources import LinkAnswer, LinkState, link_url
-from steering.store.database import Database, check_storage
-from steering.store.records import Writer, now, read_record
+from steering.store.database import Namespaced, check_storage
+from steering.store.records import now, read_record
 from steering.store.tables import LinkRow
 from steering.strict_json import dump_json
 from steering.threads import run_in_thread
@@ -21,13 +20,8 @@ LINK_ID = re.compile(r"[a-z2-7]{16}")
 """What an id has to match in full."""
 
 
-@dataclass(eq=False)
-class Links:
+class Links(Namespaced):
     """The links of one namespace. They are made to be shared, so reading needs the id and no namespace."""
-
-    database: Database
-    namespace: str
-    writer: Writer
 
     async def put(self, link_id: str, view: str, state: Mapping[str, Any]) -> LinkAnswer:
         """Stores the state of a view under an id that is not in use. Raises InvalidRequest, StorageFull."""

@@ -1,19 +1,16 @@
 """Profiles: named steerings, and the default steering of requests that name none."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import ProfileNotFound
 from steering.schemas.resources import ProfileAnswer
 from steering.spec import SteeringSpec, vector_names
-from steering.store.database import AnyRow, Database, check_storage, exchange, upsert
+from steering.store.database import AnyRow, Namespaced, check_storage, exchange, seen_from, upsert
 from steering.store.records import (
     DESCRIPTION_LIMIT,
     ProfileName,
     ProfilePage,
-    Writer,
     check_text,
     now,
     read_steering,
@@ -21,21 +18,16 @@ from steering.store.records import (
     write_steering,
 )
 from steering.store.references import require_vectors
-from steering.store.tables import DefaultSteeringRow, ProfileRow, columns_of, seen_from
+from steering.store.tables import DefaultSteeringRow, ProfileRow, columns_of
 from steering.threads import run_in_thread
 from steering.vectors import check_name
 
 _LABELS = (ProfileRow.namespace, ProfileRow.name, ProfileRow.description, ProfileRow.created_at, ProfileRow.updated_at)
 
 
-@dataclass(eq=False)
-class Profiles:
+class Profiles(Namespaced):
     """The profiles that a namespace sees, and its default steering.
     Both name vectors that their namespace sees, checked in the transaction that stores them."""
-
-    database: Database
-    namespace: str
-    writer: Writer
 
     async def put(self, name: str, steering: SteeringSpec, description: str = "") -> ProfileAnswer:
         """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest, StorageFull."""

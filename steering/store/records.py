@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from steering.errors import InvalidRequest, LimitExceeded, StorageFull, StoreCorrupt
+from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt
 from steering.namespaces import SHARED
 from steering.schemas.resources import JobAnswer, JobError, JobProgress, ProfileAnswer
 from steering.spec import SteeringSpec
@@ -33,42 +33,6 @@ INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this
 RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """What the id of a job has to match in full."""
 _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Who stores something in a namespace, by the name of a key, and how much of it. None: no limit.
-    max_bytes: of all that the key has stored. max_links: of the key. max_profiles: of the namespace, whoever stored them."""
-
-    key: str = ""
-    max_bytes: int | None = None
-    max_links: int | None = None
-    max_profiles: int | None = None
-
-    def check_bytes(self, used: int, size: int) -> None:
-        """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
-        if self.max_bytes is not None and used + size > self.max_bytes:
-            raise StorageFull(
-                f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
-                f"{self.max_bytes}: delete some first",
-                param="storage_bytes",
-            )
-
-    def check_links(self, count: int) -> None:
-        """Raises StorageFull when a key that has `count` links may not have one more."""
-        if self.max_links is not None and count >= self.max_links:
-            message = f"this key has {count} links; it may have {self.max_links}: delete some first"
-            raise StorageFull(message, param="max_links")
-
-    def check_profiles(self, count: int) -> None:
-        """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
-        if self.max_profiles is not None and count >= self.max_profiles:
-            message = f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first"
-            raise StorageFull(message, param="max_profiles")
-
-
-UNLIMITED = Writer()
-"""Nobody in particular, without a limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import VectorInUse, VectorNotFound
 from steering.namespaces import SHARED
-from steering.store.tables import DefaultSteeringRow, DocumentRow, ProfileRow, VectorRow, seen_from
+from steering.store.database import seen_from
+from steering.store.tables import DefaultSteeringRow, DocumentRow, ProfileRow, VectorRow
 from steering.vectors import VectorId
 
 OTHERS = "another namespace"

@@ -12,13 +12,12 @@ from steering.errors import StoreCorrupt
 from steering.namespaces import SHARED
 from steering.spec import SteeringSpec
 from steering.store.address import check_driver, read_address, translated
-from steering.store.database import Database, Reserve
+from steering.store.database import UNLIMITED, Database, Reserve, Writer
 from steering.store.governance import Audit, Documents, Keys
 from steering.store.jobs import Jobs, Outputs, Servers
 from steering.store.links import Links
 from steering.store.migrate import migrate
 from steering.store.profiles import Profiles, read_default
-from steering.store.records import UNLIMITED, Writer
 from steering.store.tables import DefaultSteeringRow, LinkRow, VectorNameRow
 from steering.store.vectors import VectorReads, Vectors
 from steering.threads import run_in_thread

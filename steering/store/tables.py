@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 from steering.namespaces import SHARED
 
@@ -195,13 +195,3 @@ class DocumentRow(Base, table="documents"):
     name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     content: Mapped[str] = mapped_column(sa.Text)
     updated_at: Mapped[str] = mapped_column(sa.String(32))
-
-
-def seen_from(row: type[VectorRow] | type[ProfileRow], namespace: str) -> sa.ColumnElement[bool]:
-    """Selects what a namespace sees: its own rows, and those of `shared` whose names it does not have itself."""
-    own = row.namespace == namespace
-    if namespace == SHARED:
-        return own
-    other = aliased(row)
-    hidden = sa.exists().where(other.namespace == namespace, other.name == row.name).correlate(row)
-    return own | ((row.namespace == SHARED) & ~hidden)

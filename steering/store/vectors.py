@@ -13,10 +13,10 @@ from sqlalchemy.orm import aliased
 
 from steering.errors import InvalidRequest, LimitExceeded, NotNewest, StoreCorrupt, UnsupportedFormat
 from steering.store.blob import OWN, decode, digest, encode, read_stored_metadata, write_metadata
-from steering.store.database import AnyRow, Database, check_page, check_storage, entries_that_fit, upsert
-from steering.store.records import VectorFilter, VectorPage, VersionPage, Writer, check_labels, now, read_valid
+from steering.store.database import AnyRow, Namespaced, check_page, check_storage, entries_that_fit, seen_from, upsert
+from steering.store.records import VectorFilter, VectorPage, VersionPage, check_labels, now, read_valid
 from steering.store.references import refuse_if_used, vector_not_found
-from steering.store.tables import VectorNameRow, VectorRow, seen_from
+from steering.store.tables import VectorNameRow, VectorRow
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name
 
@@ -62,12 +62,9 @@ class VectorReads:
 
 
 @dataclass(eq=False)
-class Vectors:
+class Vectors(Namespaced):
     """The vectors that a namespace sees. A version number is never assigned twice, even after a delete."""
 
-    database: Database
-    namespace: str
-    writer: Writer
     reads: VectorReads
 
     async def put(self, vector: ConceptVector, after: VectorSummary | None = None) -> ConceptVector:

@@ -14,7 +14,7 @@ from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MeanAn
 from steering.spec import InterventionSpec
 from steering.threads import run_in_thread
 from steering.workflows import measures
-from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
+from steering.workflows.generate import Answer, assemble, choices, interleaved, means, stream_events
 from steering.workflows.measures import TokenMeasures
 from steering.workflows.readout import read_texts
 
@@ -190,7 +190,7 @@ async def _measure_arm(
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, MeanAnswer]:
-    return {name: MeanAnswer(mean=mean) for name, mean in measures.means(rows).items()}
+    return {name: MeanAnswer(mean=mean) for name, mean in means(rows).items()}
 
 
 def _against(

@@ -1,12 +1,10 @@
 """Measures texts and samples: variety, repetition, differences, intervals of means, and the likelihood of tokens."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from math import exp, isnan, nan, sqrt, tanh
-from statistics import fmean
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +18,6 @@ from steering.schemas.comparison import DiffSpanAnswer
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 
-K = TypeVar("K")
 LOGITS_BOUND = 256 * 1024 * 1024
 """Logits held for one answer, in numbers: 1 GiB. A longer one is not measured, and the result says so."""
 ROWS = 32
@@ -112,14 +109,6 @@ def rank_correlation(one: Sequence[Sequence[float]], other: Sequence[Sequence[fl
     spread = sqrt((count - 1) / count * float(np.square(parts - parts.mean()).sum()))
     reach = float(stdtrit(count - 1, 0.975)) * spread
     return Estimate(tanh(whole), (tanh(whole - reach), tanh(whole + reach)))
-
-
-def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
-    """Averages by key, over the rows that have it."""
-    if len(rows) == 1:  # most answers; fmean takes a microsecond a layer
-        return dict(rows[0])
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: fmean(row[key] for row in rows if key in row) for key in keys}
 
 
 def finite_exp(exponent: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Never, TypeVar
 
 from steering.errors import StoreUnavailable
-from steering.store.records import UNLIMITED, Writer
+from steering.store.database import UNLIMITED, Writer
 from steering.store.store import NamespaceStore, Store
 
 T = TypeVar("T")

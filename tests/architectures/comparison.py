@@ -13,8 +13,8 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.factory import self_tested
 from steering.errors import UnsupportedModel
-from steering.model.hook_points import points_of
-from steering.model.layout import BlockOutput, find_layout, residual_of, with_residual
+from steering.model.hook_points import BlockOutput, points_of, residual_of, with_residual
+from steering.model.layout import find_layout
 from steering.model.loading import LoadedModel, opened
 from steering.spec import Hook
 from steering.workflows.activations import activations

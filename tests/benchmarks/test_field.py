@@ -1,21 +1,41 @@
 """The field benchmark runs over HTTP on a planted folder of data, keeps texts of the data out of what it writes, and goes on where it stopped."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.contenders.process import Contender
 from benchmarks.field import __main__ as field
-from benchmarks.field import data, parts
-from benchmarks.field.parts import Counts
+from benchmarks.field import data, refusal
+from benchmarks.field.run import Counts
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from tests.app.running import running
+from tests.families import D_MODEL
 
 BEHAVIOUR = "refusal"
-FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0))
+FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4))
+
+
+class Peers(Contender):
+    """Fits nothing: the direction of every method is the first axis."""
+
+    def __init__(self) -> None:
+        self.facts = {"repeng": "0"}
+
+    def request(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """See Contender.request."""
+        assert task == "fit"
+        assert all(positive != negative for positive, negative in arguments["pairs"])
+        rows = {str(layer): [1.0] + [0.0] * (D_MODEL - 1) for layer in arguments["layers"]}
+        return {"steering-vectors": rows, "repeng": rows, "peak_bytes": None}
+
+    def close(self) -> None:
+        """See Process.close."""
 
 
 def written(path: Path, content: Any) -> None:
@@ -39,7 +59,8 @@ def folder(tmp_path: Path) -> Path:
     )
     written(caa / "test" / BEHAVIOUR / "test_dataset_ab.json", rows[:4])
     known = [{"prompt": f"What is {n}?\n\nChoices:\n(A) one\n(B) two", "correct": "(B)"} for n in range(4)]
-    written(caa / "test" / "mmlu" / "mmlu.json", known)
+    for name, place in data.KNOWN.items():
+        written(caa / "test" / place / f"{name}.json", known)
     concepts = tmp_path / data.AXBENCH / field.PART
     texts = [
         {"output": f"{side} text {n}", "category": side, "concept_id": number, "output_concept": "a concept"}
@@ -61,25 +82,30 @@ def test_the_field_is_measured_over_http(
     tmp_path: Path,
     tiny_model: PreTrainedModel,
     hf_byte_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(field, "Counts", lambda: FEW)
     output = tmp_path / "out" / "field.json"
     with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url:
-        asked = ["--data", str(folder), "--url", url, "--behaviours", BEHAVIOUR, "--output", str(output)]
-        field.main(field.parsed(asked))
+        options = f"--data {folder} --url {url} --behaviours {BEHAVIOUR} --concepts 1 --output {output}"
+        asked = field.parsed(options.split())
+        field.measure(asked, FEW, nullcontext(Peers()))
         first = output.read_text()
-        field.main(field.parsed(asked))
+        field.measure(asked, FEW, nullcontext(Peers()))
     assert output.read_text() == first, "what is there is not measured again"
     found = {name: entry["result"] for name, entry in json.loads(first).items()}
     behaviour = found[f"caa.{BEHAVIOUR}"]
     assert behaviour["counts"] == {"pairs": 4, "validation": 2, "test": 3}
     assert len(behaviour["random"]) == FEW.random
     assert set(behaviour["validation"]) <= {"1", "2"}
+    assert behaviour["truthful_qa"]["unsteered"]["mean"] == behaviour["mmlu"]["unsteered"]["mean"], "the same questions"
     assert 0.0 <= found["refusal"]["harmless +"]["share"] <= 1.0
-    assert 0.0 <= found["concepts"]["a concept"]["auroc"] <= 1.0
+    assert 0.0 <= found["concepts.0"]["auroc"] <= 1.0
+    peers = found[f"peers.{BEHAVIOUR}"]
+    ahead = behaviour["spread"] - peers["repeng"]["spread"]
+    assert peers["repeng"]["ours_minus_it"]["mean"] == pytest.approx(ahead, abs=1e-6)
+    assert -1.0 <= peers["steering-vectors"]["cosine"] <= 1.0
+    assert "harmful -" in found["peers.refusing"]["prompt"]
     items = [path.read_text() for path in (output.parent / "items").iterdir()]
-    assert len(items) == 3
+    assert len(items) == 5
     assert all(items)
     for text in (first, *items):
         assert "nice?" not in text
@@ -88,6 +114,6 @@ def test_the_field_is_measured_over_http(
 
 
 def test_refusals_are_counted_by_their_beginnings() -> None:
-    assert parts.refused("I'm sorry, but no.")
-    assert parts.refused("Well, I cannot do that.")
-    assert not parts.refused("Here is how: sorry.")
+    assert refusal.refused("I'm sorry, but no.")
+    assert refusal.refused("Well, I cannot do that.")
+    assert not refusal.refused("Here is how: sorry.")

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
-from benchmarks.quality import steering_layer as module
 from benchmarks.quality.concepts import QUICK
 from benchmarks.quality.steering_layer import DOSES, SIGNS, steering_layer
 from steering.engine.api import GenerationRequest
@@ -15,9 +13,8 @@ from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.vectors import planted_vector
 
 
-async def test_the_layer_where_the_concept_is_planted_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_layer_where_the_concept_is_planted_is_chosen() -> None:
     """The direction at layer 1 lies across the concept. What random directions reach has no part in the choice."""
-    monkeypatch.setattr(module, "PARTS", None)  # nothing is kept on this machine
     added: set[tuple[int, tuple[float, ...]]] = set()
 
     def note(request: GenerationRequest, index: int) -> None:
@@ -29,7 +26,8 @@ async def test_the_layer_where_the_concept_is_planted_is_chosen(monkeypatch: pyt
     across = drawn - (drawn @ engine.concept) * engine.concept
     layers = {1: replace(there, direction=across / across.norm()), 2: there}
     vector = replace(planted_vector(engine), layers=layers)
-    assert await steering_layer(engine, "sentiment", vector, replace(QUICK, choosing=8, tokens=16)) == 2
+    profile = replace(QUICK, choosing=8, tokens=16)
+    assert await steering_layer(engine, "sentiment", vector, profile, checkpoints=None) == 2
     assert len(added) == len(layers) * len(SIGNS) * len(DOSES)
     for layer, change in added:
         along = torch.tensor(change) @ vector.at(layer).direction

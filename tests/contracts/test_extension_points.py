@@ -13,7 +13,7 @@ from steering.engine.api import GenerationRequest
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.layout import find_layout
 from steering.operations import OPERATIONS, Edit, Operation
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.shapes import Parameters, Residual, Scores
 from steering.spec import InterventionSpec, SteeringSpec, Threshold
 from steering.vectors import LayerDirection

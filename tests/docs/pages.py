@@ -10,7 +10,7 @@ import typer
 from app.cli.main import cli
 from app.core.settings import Settings
 from benchmarks.field import page as field
-from benchmarks.quality import page, random_directions
+from benchmarks.quality import coverage, page, random_directions
 from benchmarks.quality.pages import answers, cards, described, distilling, evidence, gates, holding, methods
 from benchmarks.quality.transfer import page as transfers
 
@@ -148,10 +148,12 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "field.md": {
         "runs": field.runs_table,
         "behaviours": field.behaviours_table,
+        "peers": field.peers_table,
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
     },
     "mathematics.md": {"random": random_directions.random_table},
+    "extraction.md": {"coverage": coverage.coverage_table},
     "report_results.md": {
         "gates": gates.gates_table,
         "failed": gates.failed_table,

@@ -61,6 +61,24 @@ async def test_edits_inside_compiled_graphs_equal_those_of_one_process(parallel:
     assert {now > then for then, now in counts} == {compiled}
 
 
+async def test_hook_points_equal_those_of_one_process(parallel: VllmEngine, single: Engine) -> None:
+    """In compiled stages; two processes that share each layer have parts of a module's output, and no hook points."""
+    at: dict[str, Any] = {"layers": "all", "hook": "attention"}
+    items: list[list[dict[str, Any]]] = [
+        [{"vector": "alpha", "operation": "ablate", **at}],
+        [{"operation": "ablate", "head": 1, **at, "layers": [0, 2]}],
+    ]
+    vectors = vectors_for(single.info)
+    plans = [await plan_for(one, vectors, single.info) for one in items]
+    if len(set(parallel.client.stages.values())) == 1:
+        with pytest.raises(UnsupportedParameter, match="has no hook point 'attention' on this engine"):
+            await plan_for(items[0], vectors, parallel.info)
+        return
+    asked = [GenerationRequest(PROMPTS[0], sampling(8, logprobs=1), plan) for plan in plans]
+    for found, expected in zip(await run_all(parallel, asked), await run_all(single, asked), strict=True):
+        assert_equal(found, expected)
+
+
 async def test_tokens_reports_and_captures_equal_those_of_one_process(parallel: VllmEngine, single: Engine) -> None:
     stages = parallel.client.stages
     asked = [

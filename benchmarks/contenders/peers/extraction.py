@@ -1,5 +1,6 @@
 """steering-vectors and repeng: extraction of a vector at every layer, in their own environment (make bench-peers-setup)."""
 
+import json
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -9,23 +10,32 @@ from typing import Any
 import torch
 from repeng import ControlVector, DatasetEntry
 from steering_vectors import train_steering_vector
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.contenders.protocol import serve_requests
 
 END = "<|im_end|>"
+FITTED_AT_ONCE = 8
 
 
 class ExtractionPeer:
     """Extracts with one model as transformers loads it, from the last token, at all layers."""
 
     def __init__(self, folder: str) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # an older transformers ignores the place where a newer one writes it, and would rotate by its default
+        written = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("rope_parameters") or {}
+        config.rope_theta = written.get("rope_theta", getattr(config, "rope_theta", None))
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.bfloat16, local_files_only=True
+        )
         self._model.eval().requires_grad_(False)
         # read the file directly: an older transformers does not know the tokenizer class that a newer one wrote
         self._tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(Path(folder) / "tokenizer.json"), pad_token=END, eos_token=END
         )
+        template = Path(folder) / "chat_template.jinja"
+        self._tokenizer.chat_template = template.read_text(encoding="utf-8") if template.exists() else None
 
     def steering_vectors(self, pairs: list[list[str]], batch: int) -> dict[str, Any]:
         """Returns the seconds of train_steering_vector, mean difference, with `batch` pairs per pass."""
@@ -41,6 +51,30 @@ class ExtractionPeer:
         entries = [DatasetEntry(positive=positive, negative=negative) for positive, negative in pairs]
         return _timed(lambda: ControlVector.train(self._model, self._tokenizer, entries, batch_size=batch))
 
+    def fit(self, pairs: list[list[list[dict[str, str]]]], layers: list[int]) -> dict[str, Any]:
+        """Returns the directions of both at layers, as lists by method and layer. pairs: conversations, read at their last token: an
+        assistant's last message stays open, after a user's the assistant's turn begins."""
+        texts = [[self._rendered(side) for side in pair] for pair in pairs]
+        samples = [(positive, negative) for positive, negative in texts]
+        entries = [DatasetEntry(positive=positive, negative=negative) for positive, negative in texts]
+        means = train_steering_vector(
+            self._model, self._tokenizer, samples, layers=layers, read_token_index=-1, batch_size=FITTED_AT_ONCE
+        ).layer_activations
+        components = ControlVector.train(
+            self._model, self._tokenizer, entries, hidden_layers=layers, batch_size=FITTED_AT_ONCE
+        ).directions
+        return {
+            "steering-vectors": {layer: means[layer].float().tolist() for layer in layers},
+            "repeng": {layer: components[layer].tolist() for layer in layers},
+        }
+
+    def _rendered(self, messages: list[dict[str, str]]) -> str:
+        answered = messages[-1]["role"] == "assistant"
+        text: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, continue_final_message=answered, add_generation_prompt=not answered
+        )
+        return text
+
 
 def _timed(work: Callable[[], Any]) -> dict[str, Any]:
     start = time.perf_counter()
@@ -53,7 +87,7 @@ def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the model from a folder."""
     peer = ExtractionPeer(options["folder"])
     facts = {name: version(name) for name in ("steering-vectors", "repeng", "torch", "transformers")}
-    return {"steering-vectors": peer.steering_vectors, "repeng": peer.repeng}, facts
+    return {"steering-vectors": peer.steering_vectors, "repeng": peer.repeng, "fit": peer.fit}, facts
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.ranges import PATH as MEASURED
+from benchmarks.quality.recording import read_results, write_results
 from steering.concepts import CONCEPTS
 
 RESULTS = Path(__file__).parents[2] / "results" / "quality.json"
@@ -80,18 +81,18 @@ def ranked(pairs: Sequence[Mapping[str, Any]], field: str) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the pairs, or records the verdicts of the named file."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = read_results(RESULTS)
     found = results.get("blind", {})
     if not arguments:
         print("\n".join(shown(name, concept, pairs) for name, (concept, pairs, _) in sheets(found).items()))
         return
     record(found, json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    write_results(RESULTS, results)
+    measured = read_results(MEASURED)
     for concept, entry in found.items():
         if entry["pairs"]:
             measured[entry["model"]]["concepts"][concept]["blind"] = distinguished(entry)
-    MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    write_results(MEASURED, measured)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import TypeAlias
 
@@ -22,6 +21,9 @@ log = structlog.get_logger()
 FEW_ROWS = (1, 2, 4)
 """Up to which FMA may be faster than tiles, which have the same bits."""
 TIMED_ROWS = (1, 8)  # the rows of decode passes, which are the shortest
+BLOCK_ROWS = (1, 2, 4, 8)
+"""Up to which rows blocks may be read faster than the same weights in bfloat16: from a tile's rows on, widening them takes as long."""
+THREAD_ROWS = (1, 8, 32)  # with more rows the threads wait for each other less, and share less out
 REPEATS = 7
 MOST_BYTES = 256 << 20  # of the weights that are read: more than caches hold, in some tens of milliseconds
 OTHER_ORDER = 0.8
@@ -39,14 +41,15 @@ class KernelChoice:
     linear: str
     fma_rows: int = 0
     team: bool = False
+    block_rows: int = BLOCK_ROWS[-1]
 
     def use(self) -> None:
         """Configures the kernels of this process."""
-        configure_kernels(self.linear, self.fma_rows, team=self.team)
+        configure_kernels(self.linear, self.fma_rows, team=self.team, block_rows=self.block_rows)
 
     def __str__(self) -> str:
         few = f", fma up to {self.fma_rows} rows" if self.fma_rows else ""
-        return f"{self.linear}{few}, {'team' if self.team else 'openmp'}"
+        return f"{self.linear}{few}, {'team' if self.team else 'openmp'}, blocks up to {self.block_rows} rows"
 
 
 Timer: TypeAlias = Callable[[Sequence[KernelChoice], Sequence[int]], Sequence[Mapping[int, float]]]
@@ -86,7 +89,8 @@ def _measured(path: Path, weights: Sequence[Tensor], widths: Sequence[int]) -> K
         seconds.update(zip(map(str, choices), found, strict=True))
         return found
 
-    choice = chosen(time)
+    both = any(weight.dtype == torch.uint8 and weight.stride(0) > weight[0].numel() for weight in weights)
+    choice = chosen(time, both=both)
     log.info(
         "kernels_chosen",
         kernels=str(choice),
@@ -106,32 +110,42 @@ def default_choice() -> KernelChoice:
     return KernelChoice("tiles" if has_amx_bf16() else "pairs")
 
 
-def chosen(time: Timer) -> KernelChoice:
-    """Chooses by times: the order of sums, up to how many rows FMA multiplies, then the threads."""
+def chosen(time: Timer, *, both: bool = False) -> KernelChoice:
+    """Chooses by times: the order of sums, up to how many rows FMA multiplies, the threads, and up to how many rows blocks are read. both:
+    whether weights are packed as blocks and in bfloat16."""
     choice = default_choice()
     if choice.linear == "tiles":
         tiles, fma = time([choice, KernelChoice("fma")], FEW_ROWS)
-        few = 0
-        for rows in FEW_ROWS:
-            if fma[rows] >= tiles[rows]:
-                break
-            few = rows
-        choice = KernelChoice("tiles", few)
+        choice = replace(choice, fma_rows=_rows_faster(fma, tiles))
     elif has_avx512_bf16():
         pairs, fma = time([choice, KernelChoice("fma")], TIMED_ROWS)
         if all(fma[rows] <= OTHER_ORDER * pairs[rows] for rows in TIMED_ROWS):
             choice = KernelChoice("fma")
-    if torch.get_num_threads() == 1:
+    if torch.get_num_threads() > 1:
+        team = replace(choice, team=True)
+        openmp, ours = time([choice, team], THREAD_ROWS)
+        choice = team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in THREAD_ROWS) else choice
+    if not both:
         return choice
-    team = KernelChoice(choice.linear, choice.fma_rows, team=True)
-    openmp, ours = time([choice, team], TIMED_ROWS)
-    return team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in TIMED_ROWS) else choice
+    dense, blocks = time([replace(choice, block_rows=0), choice], BLOCK_ROWS)
+    return replace(choice, block_rows=_rows_faster(blocks, dense))
+
+
+def _rows_faster(one: Mapping[int, float], other: Mapping[int, float]) -> int:
+    """Up to how many rows one way is faster."""
+    found = 0
+    for rows in one:
+        if one[rows] >= other[rows]:
+            break
+        found = rows
+    return found
 
 
 def timed(
     weights: Sequence[Tensor], widths: Sequence[int], choices: Sequence[KernelChoice], counts: Sequence[int]
 ) -> list[Mapping[int, float]]:
-    """Returns the seconds of products with all weights, by number of rows, for each choice: medians of passes in turns."""
+    """Returns the seconds of products with all weights, by number of rows, for each choice: the fastest of passes in turns, which other
+    work on the machine disturbed least. Each comes after an untimed one, since threads that the other choice left asleep wake in it."""
     most, layers = MOST_BYTES, list[tuple[Tensor, int]]()
     for weight, width in zip(weights, widths, strict=True):
         layers.append((weight, width))
@@ -144,8 +158,9 @@ def timed(
         for _ in range(REPEATS):
             for choice, times in zip(choices, found, strict=True):
                 choice.use()
-                began = perf_counter()
-                for (weight, width), (following, _) in zip(layers, (*layers[1:], layers[0]), strict=True):
-                    packed_linear(rows[width], [weight], [zeros], [len(weight) * PANEL], [following])
+                for _ in range(2):
+                    began = perf_counter()
+                    for (weight, width), (following, _) in zip(layers, (*layers[1:], layers[0]), strict=True):
+                        packed_linear(rows[width], [weight], [zeros], [len(weight) * PANEL], [following])
                 times[count].append(perf_counter() - began)
-    return [{count: median(own) for count, own in times.items()} for times in found]
+    return [{count: min(own) for count, own in times.items()} for times in found]

@@ -122,7 +122,7 @@ class TransformersEngine:
                 priority=request.priority,
                 cache_salt=request.cache_salt,
                 monitors=request.monitors,
-                monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+                monitored=MonitoredAnswer(request.monitors, request.request_id) if request.monitors.ordered else None,
                 decoder=self.tokenizer.decode_stream(ids),
                 matcher=matcher,
                 phases=self._phases_of(plan, watched=watched),

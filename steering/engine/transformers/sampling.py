@@ -29,6 +29,9 @@ WIDTHS = (2.0, 4.0, 8.0, 16.0)
 """Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
 ENOUGH = 1.0 + 1e-5
 """Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
+RANKED = 32
+"""Tokens of a row that the kernel offers to its grammar before the mask is computed."""
+NONE = -1
 Values: TypeAlias = Float[Tensor, "row token"]
 Tokens: TypeAlias = Int[Tensor, "row token"]
 Mass: TypeAlias = Float[Tensor, "row 1"]
@@ -42,18 +45,16 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
 
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
-    # Filters are relative to the tokens that a grammar allows. Elsewhere a token that wins among all wins among those too, so that few
-    # rows need a mask.
-    masked = [row for row, request in enumerate(rows) if request.matcher is not None and _has_filters(request)]
-    chosen: dict[int, Sampled] = {}
-    if len(masked) < len(rows):
-        free = sorted(set(range(len(rows))) - set(masked))
-        found = _sampled_rows(_rows(logits, free), [rows[row] for row in free], kernel)
-        chosen = dict(zip(free, found, strict=True))
-        masked += [row for row, one in chosen.items() if one.finite and not _allows(rows[row], one.token_id)]
-    if masked:
-        renewed = _sampled_rows(_rows(logits, masked), [rows[row] for row in masked], kernel, masked=True)
-        chosen |= zip(masked, renewed, strict=True)
+    if not rows:
+        _sampled_by_torch(logits, rows, masked=False)  # the loop measures the time of passes that only read, too
+    if logits.dtype != torch.bfloat16:
+        kernel = None
+    # Filters are relative to the tokens that a grammar allows, so torch needs the mask to apply them. Elsewhere few rows need one: the
+    # best token that the grammar allows is mostly the best of all, or one of the first.
+    masked = [row for row, request in enumerate(rows) if _filters_in_grammar(request) and not _takes(kernel, request)]
+    chosen = _sampled_rows(logits, rows, sorted(set(range(len(rows))) - set(masked)), kernel)
+    masked += [row for row, one in chosen.items() if one.token_id == NONE]
+    chosen |= _sampled_rows(logits, rows, masked, kernel, masked=True)
     return [chosen[row] for row in range(len(rows))]
 
 
@@ -64,33 +65,45 @@ def _rows(values: Tensor, rows: list[int]) -> Tensor:
     return values.index_select(0, uploaded(rows, values.device))
 
 
-def _has_filters(request: Request) -> bool:
-    return request.sampling.temperature > 0.0 and is_filtered(request.sampling)
+def _filters_in_grammar(request: Request) -> bool:
+    return request.matcher is not None and request.sampling.temperature > 0.0 and is_filtered(request.sampling)
 
 
-def _allows(request: Request, token: int) -> bool:
-    return request.matcher is None or request.matcher.allows(token)
+def _takes(kernel: SamplingKernel | None, request: Request) -> bool:
+    return kernel is not None and request.sampling.logprobs is None and not _is_adjusted(request.sampling)
+
+
+def _first_allowed(request: Request, ranked: Sequence[int]) -> int:
+    """Returns the first token that the grammar of a request allows; NONE where only the mask tells, as it does of ~token."""
+    if request.matcher is None:
+        return ranked[0]
+    place = request.matcher.first_allowed(max(token, ~token) for token in ranked)
+    return NONE if place is None else max(ranked[place], NONE)
 
 
 def _sampled_rows(
-    logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | None, *, masked: bool = False
-) -> list[Sampled]:
-    """Chooses a token for each row. masked: among those that its grammar allows; every row has one then."""
-    choices = [request.sampling for request in rows]
-    plain = [row for row, params in enumerate(choices) if params.logprobs is None and not _is_adjusted(params)]
-    if kernel is None or not plain or logits.dtype != torch.bfloat16:
-        return _sampled_by_torch(logits, rows, masked=masked)
-    if len(plain) == len(rows):
-        return _sampled_by_kernel(logits, rows, kernel, masked=masked)
-    others = sorted(set(range(len(rows))) - set(plain))
-    by_kernel = _sampled_by_kernel(_rows(logits, plain), [rows[row] for row in plain], kernel, masked=masked)
-    by_torch = _sampled_by_torch(_rows(logits, others), [rows[row] for row in others], masked=masked)
-    chosen = dict(zip([*plain, *others], [*by_kernel, *by_torch], strict=True))
-    return [chosen[row] for row in range(len(rows))]
+    logits: Logits, rows: Sequence[Request], some: Sequence[int], kernel: SamplingKernel | None, *, masked: bool = False
+) -> dict[int, Sampled]:
+    """Chooses a token for some of the rows. masked: among those that its grammar allows; every row has one then. Otherwise the token
+    is NONE where the mask is needed."""
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for row in some:
+        by_kernel = _takes(kernel, rows[row])
+        ranked = RANKED if by_kernel and rows[row].matcher is not None and not masked else 0
+        groups.setdefault((by_kernel, ranked), []).append(row)
+    chosen: dict[int, Sampled] = {}
+    for (by_kernel, ranked), own in groups.items():
+        part, members = _rows(logits, own), [rows[row] for row in own]
+        if by_kernel and kernel is not None:
+            found = _sampled_by_kernel(part, members, kernel, masked=masked, ranked=ranked)
+        else:
+            found = _sampled_by_torch(part, members, masked=masked)
+        chosen |= zip(own, found, strict=True)
+    return chosen
 
 
 def _sampled_by_kernel(
-    logits: Logits, rows: Sequence[Request], kernel: SamplingKernel, *, masked: bool
+    logits: Logits, rows: Sequence[Request], kernel: SamplingKernel, *, masked: bool, ranked: int
 ) -> list[Sampled]:
     settings = []
     for request in rows:
@@ -102,29 +115,33 @@ def _sampled_by_kernel(
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
-    # before the mask, which would hide a NaN
-    finite = torch.isfinite(logits.amax(dim=1)).tolist() if masked else [True] * len(rows)
-    if masked:
-        logits = _allowed(logits, rows)
-    chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators).tolist()
-    return [Sampled(token, bool(good) and before) for (token, good), before in zip(chosen, finite, strict=True)]
+    masks = grammars.masks(_matchers(rows), logits.shape[1]).view(np.int32) if masked else None
+    allowed = None if masks is None else torch.from_numpy(masks)
+    chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators, ranked, allowed).tolist()
+    return [
+        Sampled(_first_allowed(request, tokens) if ranked and finite else tokens[0], bool(finite))
+        for request, (*tokens, finite) in zip(rows, chosen, strict=True)
+    ]
 
 
 def _sampled_by_torch(logits: Logits, rows: Sequence[Request], *, masked: bool) -> list[Sampled]:
     raw = logits.to(torch.float32)
     # a maximum is not finite if any logit is NaN or infinite; -infinity is a mask
     finite = torch.isfinite(raw.amax(dim=1))
-    # the host waits for the device here in every pass, also without rows, so the loop measures the time of the device
+    # the host waits for the device here, so the loop measures the time of the device
     if not bool(finite.all()):
         raw = torch.where(finite[:, None], raw, 0.0)  # zeros cannot disturb the arithmetic of the other rows
     values = adjusted(raw, rows)
     if masked:
-        values = _allowed(values, rows)
+        values = grammars.allowed(_matchers(rows), values)
         finite = finite & torch.isfinite(values.amax(dim=1))  # not where no allowed token is left
     chosen = _chosen(values, rows)
-    logprobs = _logprobs(raw, chosen, rows)
-    pairs = zip(chosen.tolist(), finite.tolist(), logprobs, strict=True)
-    return [Sampled(token, good, *probabilities) for token, good, probabilities in pairs]
+    found = []
+    for request, token, good, logprobs in zip(
+        rows, chosen.tolist(), finite.tolist(), _logprobs(raw, chosen, rows), strict=True
+    ):
+        found.append(Sampled(_first_allowed(request, [token]) if good and not masked else token, good, *logprobs))
+    return found
 
 
 def _is_penalized(params: SamplingParams) -> bool:
@@ -152,8 +169,8 @@ def adjusted(logits: Logits, rows: Sequence[Request]) -> Logits:
     return result
 
 
-def _allowed(logits: Logits, rows: Sequence[Request]) -> Logits:
-    return grammars.allowed([request.matcher for request in rows if request.matcher is not None], logits)
+def _matchers(rows: Sequence[Request]) -> list[grammars.Matcher]:
+    return [request.matcher for request in rows if request.matcher is not None]
 
 
 def _penalize(logits: Logits, rows: Sequence[tuple[int, Request]]) -> None:

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize, softplus
 from steering.engine.api import FitTask, FittedDirection
 from steering.engine.transformers.unembedding import Unembedding
 from steering.errors import NonfiniteActivations, UnsupportedParameter
+from steering.model.hook_points import residual_of
 from steering.model.hooks import ResidualHooks, StopForward
-from steering.model.layout import residual_of
 from steering.shapes import Direction, Float, Int, Residual, Tensor
 from steering.uploads import uploaded
 

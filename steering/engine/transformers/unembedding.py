@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from steering.errors import InvalidRequest
-from steering.model.layout import BlockOutput, Layout, residual_of, with_residual
+from steering.model.hook_points import BlockOutput, residual_of, with_residual
+from steering.model.layout import Layout
 from steering.shapes import Float, Residual, Tensor
 from steering.uploads import uploaded
 

@@ -152,7 +152,7 @@ class Task:
     def reported(self) -> bool:
         """Whether the workers have anything to report about it."""
         request = self.request
-        return not request.plan.empty or bool(request.readings or len(request.monitors)) or self.capture is not None
+        return not request.plan.empty or bool(request.readings or request.monitors.ordered) or self.capture is not None
 
 
 @dataclass(slots=True, eq=False)

@@ -15,8 +15,9 @@ from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.model.loading import find_source, info_of, load_errors, model_class, opened_tokenizer, refuse_other_tasks
 from steering.model.prompt import ModelTokenizer
+from steering.model.verification import with_named_hook_points
 
-PLUGIN_VERSION = "2"
+PLUGIN_VERSION = "3"
 """Part of the key of vLLM's compiled graphs, which do not know of hooks otherwise: a graph compiled without them, or with
 other ones, would be loaded and nothing steered. To be raised with every change of what the hooks call."""
 
@@ -49,7 +50,8 @@ def check_runner(environment: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DescribedModel:
-    """A model's folder, its tokenizer and its facts, equal to those of `load`."""
+    """A model's folder, its tokenizer and its facts, equal to those of `load`; its hook points are those that transformers' modules have by
+    their names."""
 
     folder: Path
     tokenizer: ModelTokenizer
@@ -86,7 +88,7 @@ def describe(options: EngineOptions) -> DescribedModel:
         refuse_other_tasks(config)
         with torch.device("meta"):
             model = model_class(config).from_config(config, trust_remote_code=False)
-        layout = find_layout(model)
+        layout = with_named_hook_points(model, find_layout(model))
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         fingerprint = fingerprint_of_files(model, found.folder)
         if not fingerprint:

@@ -55,6 +55,7 @@ from steering.errors import (
 from steering.injection.readings import MonitoredAnswer
 from steering.injection.rows import SteeredRow
 from steering.injection.slots import MAX_THRESHOLDS
+from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
 from steering.model.phases import PhaseTracker
 from steering.model.prompt import ModelTokenizer
@@ -226,7 +227,7 @@ class VllmEngine:
             sampling=request.sampling,
             decoder=self.tokenizer.decode_stream(ids),
             monitors=request.monitors,
-            monitored=MonitoredAnswer(request.monitors, request.request_id) if len(request.monitors) else None,
+            monitored=MonitoredAnswer(request.monitors, request.request_id) if request.monitors.ordered else None,
             phases=None
             if request.plan.phases is None or not request.monitors.by_phase
             else PhaseTracker(request.plan.phases, self.tokenizer.token_text),
@@ -403,9 +404,9 @@ def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelIn
         for edit in edits:
             condition = plan.interventions[edit.owner].condition
             read = {plan.thresholds[leaf].layer for leaf in condition.leaves()} if condition is not None else set()
-            if other := sorted(one for one in read if stages[one] != stages[layer]):
+            if other := sorted(one for one in read if stages[one] != stages[layer_of(layer)]):
                 raise UnsupportedParameter(
-                    f"the engine 'vllm' cannot read a condition at layer {other[0]} that acts at layer {layer}: they are on "
+                    f"the engine 'vllm' cannot read a condition at layer {other[0]} that acts at layer {layer_of(layer)}: they are on "
                     "different pipeline stages",
                     param="when",
                 )

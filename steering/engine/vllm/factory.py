@@ -5,6 +5,7 @@ An engine that does not steer must not serve.
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -27,8 +28,10 @@ from steering.engine.vllm.description import (
     describe,
 )
 from steering.engine.vllm.engine import LoopThread, VllmEngine
-from steering.engine.vllm.messages import EDITS_IN_GRAPHS, SPLITTING_OP
+from steering.engine.vllm.messages import EDITS_IN_GRAPHS, HOOK_POINTS, SPLITTING_OP
 from steering.errors import ModelLoadFailed, SteeringError
+from steering.model.hook_points import HEADS, HOOKS, KINDS, point_of
+from steering.model.info import ModelInfo
 from steering.plan.types import LINEAR, UNSTEERED, Edits, Intervention, SteeringPlan
 from steering.spec import InterventionSpec
 from steering.threads import call_in_thread
@@ -99,7 +102,8 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
     in_graphs = options.edits_in_graphs
     if in_graphs is None:  # on a CPU they cost more than the operation, which is skipped where nothing acts
         in_graphs = info.device != "cpu" and limits.cuda_graphs and options.compiled is not False
-    if info.device != "cpu" and not in_graphs:  # graphs are split at our operation, whose Python no replay runs
+    splits = info.device != "cpu" and not in_graphs  # graphs are split at our operation, whose Python no replay runs
+    if splits:
         from vllm.config.compilation import CompilationConfig  # noqa: PLC0415 - not needed on a CPU
 
         splitting = [*CompilationConfig._attention_ops, SPLITTING_OP]
@@ -118,12 +122,25 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
         disable_log_stats=True,
         enable_log_requests=False,
         worker_cls="steering.engine.vllm.worker.SteeringWorker",
-        additional_config={"steering": PLUGIN_VERSION, EDITS_IN_GRAPHS: in_graphs},
+        additional_config={
+            "steering": PLUGIN_VERSION,
+            EDITS_IN_GRAPHS: in_graphs,
+            HOOK_POINTS: _hook_points(options, info, splits=splits),
+        },
         enforce_eager=options.compiled is False,
         tensor_parallel_size=options.tensor_parallel_size,
         pipeline_parallel_size=options.pipeline_parallel_size,
         **more,
     )
+
+
+def _hook_points(options: EngineOptions, info: ModelInfo, *, splits: bool) -> tuple[list[int], int]:
+    """Returns the kinds of points inside layers to hook, and the number of heads. None where each process has a part of a module's
+    output, and where graphs would be split at each of them."""
+    if options.tensor_parallel_size > 1 or (splits and options.compiled is not False):
+        return [], 0
+    heads = [HEADS] if info.head_count else []
+    return [kind for kind, hook in enumerate(HOOKS) if kind and hook in info.hooks] + heads, info.head_count
 
 
 async def _tested(engine: VllmEngine) -> None:
@@ -136,13 +153,18 @@ async def _tested(engine: VllmEngine) -> None:
 
 async def _check_steering(engine: VllmEngine) -> None:
     """Raises ModelLoadFailed where a layer has no hook that runs, where a plan of zeros changes the tokens, or where a large add does
-    not: as graphs apply the edits of a request, or as the operation behind each layer applies those of an operator."""
+    not: as graphs apply the edits of a request, or as the operation behind each layer applies those of an operator. Hook points inside
+    layers are offered where those of every layer ran as often as that of the layer."""
     info = engine.info
     calls = await engine.call_workers("steering_calls")
-    reached = {int(layer) for found in calls for layer, count in found.items() if count}
-    missing = sorted(set(range(info.layer_count)) - reached)
+    ran = {int(point): count for found in calls for point, count in found.items()}
+    missing = sorted(set(range(info.layer_count)) - ran.keys())
     if missing:
         raise ModelLoadFailed(f"the hooks of layers {missing} never ran: the engine does not serve unsteered")
+    layers = range(info.layer_count)
+    kinds = [kind for kind in range(KINDS) if all(ran.get(point_of(one, kind)) == ran[one] for one in layers)]
+    hooks = tuple(hook for kind, hook in enumerate(HOOKS) if kind in kinds)
+    engine.info = info = replace(info, hooks=hooks, head_count=info.head_count if HEADS in kinds else 0)
     layer = info.layer_count // 2
     direction = torch.randn(info.d_model, generator=torch.Generator().manual_seed(0))
     change = LARGE * info.typical_norms[layer] * direction / direction.norm()

@@ -33,6 +33,8 @@ SPLITTING_OP = "steering::act"
 """The operation that acts behind each decoder layer (worker.py)."""
 EDITS_IN_GRAPHS = "steering_edits_in_graphs"
 """The key of vLLM's additional configuration that says whether edits are operations of its graphs."""
+HOOK_POINTS = "steering_hook_points"
+"""The key of vLLM's additional configuration with the kinds of points inside layers that are hooked, and the number of heads."""
 KEPT = 64
 """Plans, readouts and monitors that stay with the workers without a request that uses them; the same are often sent again."""
 

@@ -5,6 +5,7 @@ come out the same. Positions that are computed again are steered again and measu
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +31,7 @@ from steering.injection.readouts import MonitorTables, ReadoutCollector
 from steering.injection.rows import BLOCK, CaptureState, Segment, SteeredRow, SteeringHistory
 from steering.injection.slots import MAX_THRESHOLDS, NoRoom, Room
 from steering.injection.static import COLUMNS, EDITS, StaticEdits, is_static
+from steering.model.hook_points import HEADS, in_order, kind_of, layer_of
 from steering.model.phases import PhaseTracker
 from steering.plan.scope import computes_whole, follows_single_tokens
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -185,10 +187,10 @@ class StaticInjector:
 
 
 class Step:
-    """The steering of one pass of vLLM's model runner: collects the rows of the pass, then acts behind each layer.
+    """The steering of one pass of vLLM's model runner: collects the rows of the pass, then acts behind each layer, and at its hook points.
 
     rows: the requests in it.
-    layers: where anything acts or is read.
+    layers: where anything acts or is read, or rather points (`steering/model/hook_points.py`).
     predictions: (row, number of the request in vLLM's batch, index of the token) where a next token is chosen.
     finite: by request in vLLM's batch, set where the last residuals are known.
     """
@@ -304,7 +306,7 @@ class WorkerSteering:
     """Rows of the requests by vLLM's id, plans and readings by the key under which they were sent.
 
     layers: the decoder layers of this pipeline stage, by their index in the whole model.
-    calls: how often the hook of each ran; the engine refuses to serve where one never did.
+    calls: how often the hook of each point ran; the engine refuses to serve where that of a layer never did.
     resumed: how often a request computed positions again.
     static: where edits are operations of the graphs. in_graphs: how many requests were steered by these alone.
     outbox: messages that are to be sent.
@@ -317,15 +319,17 @@ class WorkerSteering:
         d_model: int,
         device: torch.device,
         static: StaticSize | None = None,
+        head_count: int = 0,
     ) -> None:
-        self.layers, self.d_model = layers, d_model
+        """head_count: of the attention heads that can be read and ablated."""
+        self.layers, self.d_model, self._head_count = layers, d_model, head_count
         self.static = None if static is None else StaticInjector(layers, layer_count, d_model, device, static)
-        self.calls = dict.fromkeys(layers, 0)
+        self.calls = Counter[int]()
         self.resumed = self.in_graphs = 0
         self.outbox: list[Message] = []
         self.step: Step | None = None
         self._device = device
-        self._injector = Injector(layer_count, d_model, device)
+        self._injector = Injector(layer_count, d_model, device, head_count=head_count)
         self._measures = BlockMeasures()
         self._rows: dict[str, WorkerRow] = {}
         self._plans: dict[str, SteeringPlan] = {"": UNSTEERED}
@@ -336,25 +340,28 @@ class WorkerSteering:
 
     def put_plan(self, key: str, plan: SteeringPlan) -> None:
         """Keeps a plan. Raises what applying it raises: it is tried on one token of each phase, apart from all requests."""
-        here = replace(plan, layers={layer: one for layer, one in plan.layers.items() if layer in self.layers})
+        here = replace(
+            plan, layers={point: one for point, one in plan.layers.items() if layer_of(point) in self.layers}
+        )
         if len(here.thresholds) > MAX_THRESHOLDS:
             raise ValueError(f"at most {MAX_THRESHOLDS} thresholds, got {len(here.thresholds)}")
         row = self._row([0, 0], RequestSteering(key="", prompt_length=2, roles=((None, 2),)), here)
-        injector = Injector(max(self.layers) + 1, self.d_model, self._device)
+        injector = Injector(max(self.layers) + 1, self.d_model, self._device, head_count=self._head_count)
         injector.admit(row)
         for first, length in ((0, 2), (2, 1)):
             step = Step(injector, self._tables, torch.arange(first, first + length, device=self._device))
             step.add(row, 0, first, 0, length)
             step.prepare()
-            for layer in sorted(self.layers):
-                step.apply(layer, torch.ones(length, self.d_model, device=self._device))
+            for point in sorted(self.layers.union(here.layers), key=in_order):
+                width = self._head_count if kind_of(point) == HEADS else self.d_model
+                step.apply(point, torch.ones(length, width, device=self._device))
             step.finish()
         injector.release(row)
         self._plans[key] = here
 
     def put_readings(self, key: str, readings: tuple[Reading, ...]) -> None:
         """Keeps live readouts."""
-        self._readings[key] = tuple(reading for reading in readings if reading.layer in self.layers)
+        self._readings[key] = tuple(reading for reading in readings if layer_of(reading.layer) in self.layers)
 
     def put_monitors(self, key: str, monitors: tuple[MonitorReading, ...]) -> None:
         """Keeps what monitors read. Their bounds and actions are the server's."""
@@ -387,7 +394,7 @@ class WorkerSteering:
         row.needs_ids = row.phases is not None or any(one.spec.scope.token_ids for one in plan.interventions)
         window = steering.capture
         if window is not None:
-            here = tuple(layer for layer in window.layers if layer in self.layers)
+            here = tuple(point for point in window.layers if layer_of(point) in self.layers)
             positions = window.start, window.end
             row.capture = CaptureState(0, here, positions, window.first, window.reduce, wants_logits=window.logits)
         elif follows_single_tokens(plan):
@@ -478,13 +485,13 @@ class WorkerSteering:
                 row.know(first, view.token_ids[start:end].tolist())
             step.add(row, number, first, start, end)
 
-    def act(self, layer: int, hidden: Float[Tensor, "token d_model"], residual: Tensor | None) -> None:
-        """Steers and reads the residual stream hidden (+ residual) behind a layer; changes `hidden` in place."""
-        self.calls[layer] += 1
+    def act(self, point: int, hidden: Float[Tensor, "token width"], residual: Tensor | None) -> None:
+        """Steers and reads the stream hidden (+ residual) at a point; changes `hidden` in place."""
+        self.calls[point] += 1
         step = self.step
-        if step is None or layer not in step.layers:
+        if step is None or point not in step.layers:
             return
-        if not self._guarded(step.rows, lambda: step.act(layer, hidden, residual)):
+        if not self._guarded(step.rows, lambda: step.act(point, hidden, residual)):
             self.step = None
 
     def end(self) -> None:

@@ -42,7 +42,12 @@ def sync_client(server: Callable[[httpx2.Request], httpx2.Response], retries: Re
 
 @pytest.mark.parametrize(
     "first",
-    [failure(429, "overloaded"), failure(503, "not_ready", retry_after="0"), httpx2.ConnectError("refused")],
+    [
+        failure(429, "overloaded"),
+        failure(503, "not_ready", retry_after="0"),
+        httpx2.ConnectError("refused"),
+        httpx2.ReadError("lost"),
+    ],
 )
 def test_a_failure_that_passes_is_repeated(first: httpx2.Response | Exception) -> None:
     server = Server(first, first, httpx2.Response(200, json=VERSION))
@@ -58,13 +63,20 @@ def test_a_failure_that_passes_is_repeated(first: httpx2.Response | Exception) -
         failure(500, "internal_error"),
         failure(503, "engine_dead", x_should_retry="false"),
         failure(429, "overloaded", retry_after="3600"),
-        httpx2.ReadError("connection lost"),
+        httpx2.ReadTimeout("no answer in time"),
     ],
 )
 def test_other_failures_are_raised_at_once(first: httpx2.Response | Exception) -> None:
     server = Server(first, httpx2.Response(200, json=VERSION))
     with sync_client(server) as client, pytest.raises(ApiError):
         client.version()
+    assert server.requests == 1
+
+
+def test_what_may_have_been_done_is_not_sent_again_where_the_connection_was_lost() -> None:
+    server = Server(httpx2.ReadError("lost"), httpx2.Response(200, json={"tokens": [1], "count": 1}))
+    with sync_client(server) as client, pytest.raises(ApiError, match="lost"):
+        client.tokenize("a")
     assert server.requests == 1
 
 

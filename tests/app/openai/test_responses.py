@@ -145,15 +145,15 @@ RESULT = {"type": "function_call_output", "call_id": "a", "output": "12"}
 def test_reasoning_belongs_to_the_next_item_of_the_assistant() -> None:
     user, said = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
     for items, expected in (
-        ([user, THOUGHT, said, user], [("user", None, "Hi"), ("assistant", "Hm", "Yes"), ("user", None, "Hi")]),
-        ([user, THOUGHT, user, said, user], [("user", None, "Hi"), ("assistant", "Hm", ""), *[("user", None, "Hi"), ("assistant", None, "Yes")], ("user", None, "Hi")]),
-        ([user, THOUGHT, THOUGHT, said, user], [("user", None, "Hi"), ("assistant", "HmHm", "Yes"), ("user", None, "Hi")]),
-        ([user, THOUGHT, CALLED_CLOCK, THOUGHT, RESULT], [("user", None, "Hi"), ("assistant", "Hm", None), ("assistant", "Hm", ""), ("tool", None, "12")]),
+        ([user, THOUGHT, said, user], [("user", "", "Hi"), ("assistant", "Hm", "Yes"), ("user", "", "Hi")]),
+        ([user, THOUGHT, user, said, user], [("user", "", "Hi"), ("assistant", "Hm", ""), ("user", "", "Hi"), ("assistant", "", "Yes"), ("user", "", "Hi")]),
+        ([user, THOUGHT, THOUGHT, said, user], [("user", "", "Hi"), ("assistant", "HmHm", "Yes"), ("user", "", "Hi")]),
+        ([user, THOUGHT, CALLED_CLOCK, THOUGHT, RESULT], [("user", "", "Hi"), ("assistant", "Hm", ""), ("assistant", "Hm", ""), ("tool", "", "12")]),
     ):  # fmt: skip
-        messages = ResponsesRequest.model_validate({"model": "tiny", "input": items}).chat().messages
-        assert [(one.role, one.reasoning_content, one.content) for one in messages] == expected
+        messages = ResponsesRequest.model_validate({"model": "tiny", "input": items}).conversation()
+        assert [(one.role, getattr(one, "reasoning", ""), one.content) for one in messages] == expected
     with pytest.raises(InvalidRequest, match="the last item of 'input' is of type 'reasoning'"):
-        ResponsesRequest.model_validate({"model": "tiny", "input": [user, THOUGHT]}).chat()
+        ResponsesRequest.model_validate({"model": "tiny", "input": [user, THOUGHT]}).conversation()
 
 
 class Weather(BaseModel):
@@ -226,7 +226,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"input": [CALL] * 129}, "invalid_request", "input", "128"),
     ({"input": [{"type": "function_call_output", "call_id": "b", "output": "x"}]}, "invalid_request", "input", "'b'"),
     ({"tools": [CLOCK, CLOCK]}, "invalid_request", "tools", "two functions of one name"),
-    ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "other"}}, "invalid_request", "tools", "'other'"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "function", "name": "other"}}, "invalid_request", "tool_choice", "'other'"),
     ({"tools": [CLOCK], "text": {"format": {"type": "json_object"}}}, "invalid_request", "", "'text.format'"),
     ({"tools": [{**CLOCK, "parameters": {"type": "array"}}]}, "invalid_request", "tools.0.parameters", "object"),
     ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"enum": ["a"] * 1025}}}}, "invalid_request", "text.format.schema", "1025"),

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.settings import SCOPES, Settings
-from steering.plan.dose import BOUND
+from steering.plan.types import BOUND
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", "127.0.0.1.example.org", ""])

@@ -12,7 +12,8 @@ import pytest
 from app.api.keys import digest_of
 from app.core.settings import Settings
 from app.main import create_app
-from steering.store.records import JobRecord, Writer
+from steering.store.database import Writer
+from steering.store.records import JobRecord
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.namespaced_routes import (
     ADMINS,

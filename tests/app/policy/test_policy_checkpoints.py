@@ -4,7 +4,7 @@ from app.api.checkpoints import StoredCheckpoints
 from app.api.policy import ActivePolicy, Policy
 from steering.plan.resolve import RecentPlans
 from steering.schemas.governance import PolicySpec
-from steering.store.records import UNLIMITED
+from steering.store.database import UNLIMITED
 from steering.store.store import Store
 
 

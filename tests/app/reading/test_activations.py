@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec
 from steering.engine.transformers.engine import TransformersEngine
-from steering.model.layout import find_layout, residual_of
+from steering.model.hook_points import residual_of
+from steering.model.layout import find_layout
 from steering.model.loading import opened
 from steering.workflows.activations import Activations, SafetensorsFile
 from tests.app.conftest import D_MODEL, Server, StartServer

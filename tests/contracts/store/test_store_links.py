@@ -3,7 +3,7 @@
 import pytest
 
 from steering.errors import InternalError, InvalidRequest, LinkNotFound, StorageFull
-from steering.store.records import Writer
+from steering.store.database import Writer
 from steering.store.store import NamespaceStore, Store
 from tests.contracts.stores import a_vector
 

@@ -4,7 +4,8 @@ import pytest
 
 from steering.errors import InvalidRequest, JobNotFound, ProfileNotFound, StorageFull, VectorInUse, VectorNotFound
 from steering.store.blob import encode
-from steering.store.records import JobRecord, Writer
+from steering.store.database import Writer
+from steering.store.records import JobRecord
 from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector
 from tests.contracts.stores import EVERYTHING, a_vector, put_vectors, steering

@@ -10,8 +10,8 @@ from steering.errors import (
 )
 from steering.schemas.resources import JobProgress
 from steering.spec import InterventionSpec, SteeringSpec
-from steering.store.database import PAGE_BYTES
-from steering.store.records import JobRecord, ProfileName, Writer, write_steering
+from steering.store.database import PAGE_BYTES, Writer
+from steering.store.records import JobRecord, ProfileName, write_steering
 from steering.store.store import Store
 from tests.contracts.stores import put_vectors, steering
 

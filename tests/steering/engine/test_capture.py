@@ -8,7 +8,8 @@ from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.errors import InvalidRequest
 from steering.injection.readings import Reading
-from steering.model.layout import find_layout, residual_of
+from steering.model.hook_points import residual_of
+from steering.model.layout import find_layout
 from steering.pairs import ChatMessage
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, sampling

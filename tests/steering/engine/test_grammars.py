@@ -6,13 +6,17 @@ import math
 import os
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest, SamplingParams
@@ -29,6 +33,7 @@ from steering.schemas.structured import Grammar
 from tests.engines import Outcome, engine_over, run, run_all, run_alone, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
+from tests.steering.engine.cpu.kernels.test_sample_filters import FILTERS, nearly_excluded
 from tests.steering.engine.sampling.test_sampler import PROMPT, row
 
 SCHEMAS = int(os.environ.get("SCHEMA_CASES", "24"))
@@ -209,9 +214,20 @@ class Kernel:
     def __init__(self) -> None:
         self.calls: list[torch.Tensor] = []
 
-    def __call__(self, logits: torch.Tensor, _settings: torch.Tensor, _states: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        _settings: torch.Tensor,
+        _states: torch.Tensor,
+        ranked: int,
+        allowed: torch.Tensor | None,
+    ) -> torch.Tensor:
+        if allowed is not None:
+            bits = np.unpackbits(allowed.numpy().view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
+            logits = logits.masked_fill(torch.from_numpy(bits == 0), -torch.inf)
         self.calls.append(logits)
-        return torch.stack([logits.argmax(dim=1), torch.ones(len(logits), dtype=torch.int64)], dim=1)
+        best = logits.argmax(dim=1, keepdim=True).expand(-1, max(ranked, 1))
+        return torch.cat([best, torch.ones(len(logits), 1, dtype=torch.int64)], dim=1)
 
 
 async def test_the_kernel_gets_masked_rows_apart_and_the_other_rows_as_they_are(engine: TransformersEngine) -> None:
@@ -221,12 +237,13 @@ async def test_the_kernel_gets_masked_rows_apart_and_the_other_rows_as_they_are(
     rows[1].matcher = await Grammars(engine.tokenizer).matcher(PHONE)
     assert sample(logits, rows, kernel)[1].token_id == ord("+")
     assert torch.equal(logits, before), "a request that is computed again needs them"
-    plain, masked = kernel.calls
-    assert torch.equal(plain, before)
+    plain, held, masked = kernel.calls
+    assert torch.equal(plain, before[[0, 2]])
+    assert torch.equal(held, before[[1]])
     assert masked.isfinite().nonzero().tolist() == [[0, ord("+")]]
     logits[1, ord("+")] = 99.0
     sample(logits, rows, kernel)
-    assert len(kernel.calls) == 3, "a token that wins and is allowed needs no mask"
+    assert len(kernel.calls) == 5, "a token that wins and is allowed needs no mask"
 
 
 @pytest.mark.usefixtures("kernels")
@@ -269,6 +286,54 @@ async def test_the_token_is_that_of_the_masked_logits(engine: TransformersEngine
     assert [one.token_id for one in found] == [one.token_id for one in expected]
     winners = [one.token_id for one in sample(logits, free)]
     assert 0 < sum(48 <= token < 56 for token in winners) < 60
+
+
+class Excluding:
+    """A grammar that allows some tokens."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = frozenset(tokens)
+        self.masks = 0
+
+    def first_allowed(self, tokens: Iterable[int]) -> int | None:
+        return next((place for place, token in enumerate(tokens) if token in self.tokens), None)
+
+    def fill(self, mask: NDArray[np.uint32]) -> None:
+        self.masks += 1
+        for token in self.tokens:
+            mask[token // 32] |= np.uint32(1 << token % 32)
+
+
+@pytest.mark.usefixtures("kernels")
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    spread=st.floats(0.1, 20.0),
+    share=st.sampled_from([0.002, 0.1, 0.5, 0.98]),
+    filters=FILTERS,
+)
+def test_the_kernel_ranks_as_if_the_others_were_masked(
+    seed: int, spread: float, share: float, filters: dict[str, Any]
+) -> None:
+    """Whichever tokens a grammar excludes and whatever the filters are: a token that needs no mask is that of the masked logits."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(24, 1003, generator=draw) * spread).to(torch.bfloat16)
+    open_to = torch.rand(24, 1003, generator=draw) < share
+    open_to[:, 7] = True
+    rows = [
+        row(SamplingParams(seed=seed + number, **{**filters, "temperature": number % 3 * 0.7})) for number in range(24)
+    ]
+    expected = sample(logits.masked_fill(~open_to, -torch.inf), rows, operations.sample)
+    grammars: list[Any] = [Excluding(own.nonzero()[:, 0].tolist()) for own in open_to]
+    for request, grammar in zip(rows, grammars, strict=True):
+        request.matcher = grammar
+    found = sample(logits, rows, operations.sample)
+    for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one.token_id != other.token_id:
+            masked = logits[number].masked_fill(~open_to[number], -torch.inf)
+            asked = {**filters, "temperature": number % 3 * 0.7}
+            assert any(nearly_excluded(masked, asked, each.token_id) for each in (one, other)), (number, one, other)
+    assert share < 0.5 or sum(grammar.masks for grammar in grammars) < 24
 
 
 async def test_rows_that_are_masked_in_another_order_keep_their_logits(engine: TransformersEngine) -> None:
@@ -398,5 +463,5 @@ async def test_grammars_are_compiled_once_and_copied(engine: TransformersEngine)
 def _next(matcher: Matcher, engine: TransformersEngine) -> list[int]:
     """Returns the tokens that may follow."""
     found = allowed([matcher], torch.zeros(1, engine.info.vocab_size)).isfinite()[0].nonzero()[:, 0].tolist()
-    assert all(matcher.allows(token) == (token in found) for token in range(engine.info.vocab_size))
+    assert [token for token in range(engine.info.vocab_size) if matcher.first_allowed([token]) == 0] == found
     return [int(token) for token in found]

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.errors import InvalidRequest, SteeringError
-from steering.model.hook_points import HEADS, kind_of, layer_of, point_of, points_of
-from steering.model.layout import BlockOutput, find_layout, residual_of
+from steering.model.hook_points import HEADS, BlockOutput, kind_of, layer_of, point_of, points_of, residual_of
+from steering.model.layout import find_layout
 from steering.model.verification import verify_layout
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.shapes import Tensor
 from steering.spec import Hook, SteeringSpec
 from steering.workflows.activations import activations

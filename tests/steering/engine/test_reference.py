@@ -1,5 +1,7 @@
 """The engine agrees token for token with the slow reference, for every operation and scope, on very different models."""
 
+import os
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -13,6 +15,8 @@ from tests.reference import Reference
 
 # full attention with rotary positions; a sliding window; learned positions; attention of its own with alibi
 MODELS = ["llama", "gemma3", "gpt2", "bloom"]
+CASES = int(os.environ.get("REFERENCE_CASES", "12"))
+"""Random plans of each model; `make fuzz` draws more."""
 PROMPT = tuple(b"The answer to that is")
 MIDDLE = {"operation": "ablate", "strength": 0.9, "target": "middle"}
 LONG = tuple(b"A prompt that is longer than the sliding window of the model, so that it matters")
@@ -30,12 +34,12 @@ async def test_every_operation_and_scope_agrees(family: str, hf_byte_tokenizer: 
             for scope in PLACES.values()
         ]
         plans = [await plan_for(items, vectors, engine.info) for items in cases]
-        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(8), plan) for plan in plans])
-        plain = await run(engine, GenerationRequest(PROMPT, sampling(8)))
+        outcomes = await run_all(engine, [GenerationRequest(PROMPT, sampling(6), plan) for plan in plans])
+        plain = await run(engine, GenerationRequest(PROMPT, sampling(6)))
     changed = 0
     for items, outcome in zip(cases, outcomes, strict=True):
         spec = SteeringSpec.model_validate({"interventions": items})
-        expected = Reference(model, blocks, spec, vectors).generate(PROMPT, 8)
+        expected = Reference(model, blocks, spec, vectors).generate(PROMPT, 6)
         assert outcome.tokens == expected, items
         changed += expected != plain.tokens
     assert changed > len(cases) // 5, "the plans of this test must steer, or their agreement says nothing"
@@ -48,7 +52,7 @@ async def test_random_plans_agree(family: str, hf_byte_tokenizer: PreTrainedToke
     blocks = find_layout(model).blocks
     async with family_engine(family, hf_byte_tokenizer) as engine:
         vectors = vectors_for(engine.info, means=True)
-        cases = [random_items(seed, engine.info.layer_count) for seed in range(24)]
+        cases = [random_items(seed, engine.info.layer_count) for seed in range(CASES)]
         requests = [
             GenerationRequest(
                 LONG, sampling(8, temperature=seed % 2 * 0.9, seed=seed), await plan_for(items, vectors, engine.info)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.model.layout import find_layout
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.families import FAMILIES

@@ -8,8 +8,7 @@ import torch
 
 from steering.injection.injector import PASSES, Injection, Injector
 from steering.injection.rows import SteeringReport
-from steering.plan.dose import DoseGuard
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.shapes import Residual
 from tests.plans import plan_for, vectors_for
 from tests.steering.injection.passes import INFO, begun, row_of

@@ -12,7 +12,7 @@ from steering.errors import InvalidRequest, LimitExceeded
 from steering.injection.readings import Reading
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from tests.engines import Outcome, family_engine, run, run_all, run_alone, sampling
 from tests.families import FAMILIES

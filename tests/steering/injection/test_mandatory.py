@@ -6,9 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import GenerationRequest
 from steering.injection.readings import Reading
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import Outcome, family_engine, run_all, sampling

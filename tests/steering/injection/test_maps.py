@@ -13,8 +13,7 @@ from steering.errors import InvalidRequest, LimitExceeded, VectorModelMismatch
 from steering.injection.injector import Injector
 from steering.maps import LowRankMap
 from steering.model.layout import find_layout
-from steering.plan.dose import DoseGuard
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.shapes import Residual
 from steering.spec import SteeringSpec
 from steering.store.blob import decode, encode

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.injection.readings import EDGES, Monitor, MonitoredAnswer, MonitorSet, Reading, ScoreStatistics
-from steering.model.layout import BlockOutput, find_layout
+from steering.model.hook_points import BlockOutput
+from steering.model.layout import find_layout
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector

@@ -8,8 +8,7 @@ import torch
 
 from steering.injection.injector import Injector
 from steering.injection.rows import SteeredRow, SteeringReport
-from steering.plan.dose import DoseGuard
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from tests.plans import plan_for, random_items, vectors_for
 from tests.steering.injection.passes import INFO, begun, row_of
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from steering.injection.injector import Injector
 from steering.injection.rows import SteeredRow
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import DoseGuard
 from steering.shapes import Residual
 from steering.spec import SteeringSpec
 from tests.plans import Vectors, random_items, vectors_for

@@ -14,7 +14,7 @@ from steering.engine.norms import measure_typical_norms
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import family_engine, run, run_all, sampling

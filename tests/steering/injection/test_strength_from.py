@@ -13,7 +13,7 @@ from steering.errors import InvalidRequest, VectorNotFound
 from steering.injection.injector import Injector
 from steering.model.layout import find_layout
 from steering.operations import OPERATIONS
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.shapes import Residual
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection

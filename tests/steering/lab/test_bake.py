@@ -2,28 +2,31 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec
+from steering.engine.transformers.engine import TransformersEngine
 from steering.errors import UnsupportedParameter
 from steering.lab.bake import BakeRequest, bake, bake_model, plain_logits, put, report, write_lora
 from steering.model.layout import find_layout
 from steering.model.loading import load
 from steering.model.verification import verify_layout
-from steering.plan.dose import DoseGuard
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.shapes import Logits
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import engine_over, family_engine
 from tests.families import D_MODEL, FAMILIES
 from tests.plans import Vectors, plan_for, vectors_for
+from tests.steering.model.tiny_gguf import write_tiny_gguf
 
 TEXTS = [tuple(b"The answer to that is"), tuple(b"Once upon a time")]
 EDITS: list[dict[str, Any]] = [
@@ -148,6 +151,44 @@ async def test_a_lora_takes_no_constant_and_weights_no_guard(
         write_lora(bake(model, laid_out(model), added), tmp_path, "tiny")
     with pytest.raises(UnsupportedParameter, match="dose guard"):
         bake(model, laid_out(model), bounded)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_a_gguf_file_is_written_that_the_server_loads_with_the_served_logits(dtype: str, tmp_path: Path) -> None:
+    """The file keeps its metadata and its other weights, of which some are quantized; Llama gets biases that it had not."""
+    source, output = tmp_path / "tiny.gguf", tmp_path / "baked.gguf"
+    model = FAMILIES["llama"]()
+    assert isinstance(model, LlamaForCausalLM)
+    write_tiny_gguf(model, source, {"ffn_down": "Q8_0", "attn_q": "Q8_0"})
+    loaded = load(str(source), cache_dir=tmp_path, device="cpu", dtype=dtype)
+    engine, vectors = TransformersEngine(loaded), vectors_for(loaded.info)
+    plan = await plan_for(EDITS + CONSTANTS, vectors, loaded.info)
+    captures = await engine.capture([CapturePrompt(ids, plan) for ids in TEXTS], CaptureSpec((), logits=True))
+    await engine.close()
+    spec = SteeringSpec.model_validate({"interventions": EDITS + CONSTANTS})
+    request = BakeRequest(str(source), spec, output, tmp_path, dtype=dtype)
+    found = await bake_model(request, Vectors(vectors), lambda _step: None)
+    baked = load(str(output), cache_dir=tmp_path, device="cpu", dtype=dtype)
+    exact = dtype == "float32"
+    for one, capture in zip(plain_logits(baked.model, TEXTS), captures, strict=True):
+        assert capture.logits is not None
+        assert torch.allclose(one, capture.logits, atol=2e-4 if exact else 0.5)
+    assert found.kl < (1e-6 if exact else 0.02) < 0.1 < found.unsteered_kl
+    both = [{one.name: one for one in GGUFReader(file).tensors} for file in (source, output)]
+    kinds = [{name: one.tensor_type.name for name, one in tensors.items()} for tensors in both]
+    written = {name for name, kind in kinds[1].items() if kinds[0].get(name) != kind}
+    assert written == {
+        *("blk.0.ffn_down.weight", "blk.1.ffn_down.weight"),
+        *("blk.0.ffn_down.bias", "blk.2.ffn_down.bias", "blk.2.attn_output.bias"),
+    }
+    assert baked.tokenizer.encode("the text") == loaded.tokenizer.encode("the text")
+    for wrong in (
+        replace(request, lora=True),
+        replace(request, source=str(tmp_path)),
+        replace(request, source=str(output)),
+    ):
+        with pytest.raises(UnsupportedParameter, match="from another GGUF file"):
+            await bake_model(wrong, Vectors(vectors), lambda _step: None)
 
 
 async def test_a_folder_is_written_and_compared_with_the_engine(

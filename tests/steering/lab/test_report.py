@@ -28,8 +28,8 @@ from steering.lab.report import (
     report,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
+from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import CheckAnswer, ReportAnswer, SeedReportAnswer, ThresholdsFields
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector

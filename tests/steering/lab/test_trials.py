@@ -8,12 +8,12 @@ import pytest
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations, SteeringError
 from steering.lab import trials
+from steering.lab.calibration import neutral_divergence
 from steering.lab.controls import GivenVectors
-from steering.lab.trials import SCORERS, ReadBack, Samples, neutral_divergence, read_back, run_trials, trial_answers
+from steering.lab.trials import SCORERS, ReadBack, Samples, read_back, run_trials, trial_answers
 from steering.pairs import ChatMessage
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import background, mix

@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from steering.errors import InternalError
+from steering.model.hook_points import residual_of
 from steering.model.hooks import ResidualHooks, StopForward
-from steering.model.layout import find_layout, residual_of
+from steering.model.layout import find_layout
 from steering.shapes import Tensor
 from tests.families import D_MODEL, FAMILIES, LAYERS
 

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from steering.errors import UnsupportedModel
-from steering.model.layout import find_layout, residual_of, with_residual
+from steering.model.hook_points import residual_of, with_residual
+from steering.model.layout import find_layout
 from steering.model.verification import verify_layout
 from tests.architectures.configurations import tiny
 from tests.families import D_MODEL, FAMILIES, LAYERS, LLAMA_LIKE, VOCABULARY, build

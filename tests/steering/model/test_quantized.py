@@ -21,7 +21,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.factory import open_engine, self_tested
 from steering.errors import InvalidRequest, ModelLoadFailed
 from steering.model.fingerprint import fingerprint_of
-from steering.model.layout import BlockOutput, residual_of, with_residual
+from steering.model.hook_points import BlockOutput, residual_of, with_residual
 from steering.model.loading import LoadedModel, load
 from steering.model.memory_plan import Serving, plan_memory
 from steering.model.quantization import Quantization, check_quantization

@@ -3,9 +3,8 @@
 from typing import Any
 
 from steering.model.info import ModelInfo
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import resolve
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
 from tests.plans import Vectors, vectors_for
 

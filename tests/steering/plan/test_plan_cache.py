@@ -6,8 +6,8 @@ import pytest
 
 from steering.errors import VectorNotFound
 from steering.model.info import ModelInfo
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import RecentPlans
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.plans import Vectors, vectors_for

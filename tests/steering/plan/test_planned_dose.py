@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from steering.errors import DoseExceeded
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from tests.steering.plan.planning import plan_of
 
 

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest, LimitExceeded, VectorModelMismatch, VectorNotFound
 from steering.model.info import ModelInfo
-from steering.plan.dose import DoseGuard
 from steering.plan.edits import joint_basis
 from steering.plan.resolve import Mandatory, RecentPlans, resolve
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec, vector_names
 from tests.plans import Vectors, random_items, vectors_for
 from tests.steering.plan.planning import INFO, plan_of

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import event
 
-from steering.store.records import JobRecord, VectorFilter, Writer
+from steering.store.database import Writer
+from steering.store.records import JobRecord, VectorFilter
 from steering.store.store import NamespaceStore, Store, open_sql_store
 from tests.contracts.stores import steering
 from tests.steering.store.planted import planted

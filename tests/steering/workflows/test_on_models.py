@@ -1,7 +1,6 @@
 """The workflows on the transformers engine: numbers that a plain forward pass confirms, and a real concept found and moved."""
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -11,16 +10,11 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.lab.controls import plan_at
-from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.model.loading import LoadedModel
 from steering.pairs import ChatMessage, PairSet
-from steering.schemas.latent_space import LatentSpaceRequest
 from steering.workflows.comparison import Arm, Comparison, compare
 from steering.workflows.describe import Description, describe
 from steering.workflows.extract import ExtractionRequest, extract
-from steering.workflows.latent_space import latent_space
-from steering.workflows.readout import readout
-from steering.workflows.texts import as_prompts
 from tests.families import FAMILIES
 from tests.narrowing import present
 
@@ -102,51 +96,6 @@ async def test_identical_arms_of_a_real_engine_are_identical(tiny: TransformersE
     assert [answer.tokens for answer in one.answers] == [answer.tokens for answer in two.answers]
     assert [answer.tokens for answer in one.answers] != [answer.tokens for answer in base.answers]
     assert tiny.stats().running == 0
-
-
-@pytest.mark.embedded
-async def test_sentiment_is_found_read_and_mapped(embedded: TransformersEngine) -> None:
-    pairs = load_concept("sentiment")
-    vector = await extract(embedded, ExtractionRequest("sentiment", pairs, layers=(14, 16), position="mean"))
-    (layer,) = present(vector.recommended).layers
-    read = present(vector.quality).layers[layer]
-    assert present(read.auroc) >= 0.9
-    assert present(read.random_auroc) < 0.75
-    texts = ("The food was wonderful and we left delighted.", "The food was dreadful and we left annoyed.")
-    happy, cross = await readout(embedded, texts, {"sentiment": vector})
-    assert happy.readout["sentiment"][str(layer)].mean > cross.readout["sentiment"][str(layer)].mean + 0.3
-    shown, labels = pairs.positive[:20] + pairs.negative[:20], ("up",) * 20 + ("down",) * 20
-    bodies = [text if isinstance(text, str) else [asdict(message) for message in text] for text in shown]
-    request = LatentSpaceRequest.model_validate(
-        {"texts": bodies, "labels": labels, "layers": [layer], "position": "mean", "vectors": ["sentiment"]}
-    )
-    (mapped,) = (await latent_space(embedded, request, shown, {"sentiment": vector})).layers
-    assert present(present(mapped.separability).auroc) > 0.7
-    assert 0.0 < mapped.segments[0].visible <= 1.0
-
-
-@pytest.mark.embedded
-async def test_sentiment_moves_the_text_both_ways(embedded: TransformersEngine) -> None:
-    """Scored on the text alone, by the model without steering."""
-    request = ExtractionRequest("sentiment", load_concept("sentiment"), layers=(14, 16, 18), position="mean")
-    vector = await extract(embedded, request)
-    prompts = as_prompts(embedded, load_evaluation_prompts("sentiment")[:4])
-    found = await dose_response(
-        embedded,
-        DoseResponseRequest(
-            vector,
-            prompts=prompts,
-            neutral=prompts[:1],
-            strengths=(-2.0, 2.0),
-            layers=(14, 16),
-            random_directions=1,
-            sampling=SamplingParams(max_tokens=20, temperature=0.7, seed=1),
-        ),
-    )
-    down, zero, up = found.points
-    assert down.concept_score < -0.2 < zero.concept_score < 0.2 < up.concept_score
-    assert up.relative_dose > 0.03
-    assert present(up.kl_neutral) > 0.0
 
 
 @pytest.mark.embedded

@@ -78,9 +78,12 @@ void attend_by(QueryTile& tile, const BlockTable& keys, const BlockTable& values
   const int64_t last = tile.first_position + tile.tokens;
   for (int64_t start = options.first_visible(tile.first_position) / POSITIONS * POSITIONS; start < last; start += POSITIONS) {
     const int64_t first = start / BLOCK, count = (std::min(POSITIONS, last - start) + BLOCK - 1) / BLOCK;
-    Multiply::compute_scores(tile, keys, values, first, count);
-    for (int64_t row = 0; row < tile.rows(); ++row) tile.softmax_row(row, start, count * BLOCK, options);
-    Multiply::accumulate_values(tile, values, first, count);
+    for (int64_t from = 0; from < tile.rows(); from += PART_ROWS) {
+      QueryRows rows = tile.part(from);
+      Multiply::compute_scores(rows, keys, values, first, count);
+      for (int64_t row = 0; row < rows.count; ++row) rows.softmax_row(row, start, count * BLOCK, options);
+      Multiply::accumulate_values(rows, values, first, count);
+    }
   }
 }
 

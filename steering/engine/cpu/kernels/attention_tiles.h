@@ -99,13 +99,13 @@ template <class Tiles>
 struct TileProducts {
   // scores = queries * keys, for blocks [first, first + count). Few rows wait for memory, and blocks are too short for the
   // hardware prefetcher: the next keys and the values of the same positions are prefetched.
-  static void compute_scores(QueryTile& tile, const BlockTable& keys, const BlockTable& values, int64_t first, int64_t count) {
-    const int64_t width = tile.width, rows = tile.row_block(), blocks = tile.row_blocks();
-    const bf16* queries = tile.queries;
-    float* scores = tile.scores;
+  static void compute_scores(QueryRows& part, const BlockTable& keys, const BlockTable& values, int64_t first, int64_t count) {
+    const int64_t width = part.width, rows = part.row_block(), blocks = part.row_blocks();
+    const bf16* queries = part.queries;
+    float* scores = part.scores;
     Tiles::configure(config_of(rows, BF16_LANES));
     for_each_block_pair(blocks, count, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
-      if (blocks == 1) prefetch_blocks<COLUMNS>(keys, values, width, first + column, first + count);
+      if (part.whole && blocks == 1) prefetch_blocks<COLUMNS>(keys, values, width, first + column, first + count);
       const Blocks left{
           [&](int r, int64_t step) { return queries + (row + r) * rows * width + step * BF16_LANES; }, bytes<bf16>(width)};
       const Blocks right{[&](int c, int64_t step) { return keys[first + column + c] + step * BF16_LANES * BLOCK; }, 64};
@@ -116,12 +116,12 @@ struct TileProducts {
   }
 
   // acc += weights * values, for blocks [first, first + count); a block of 16 positions is one step.
-  static void accumulate_values(QueryTile& tile, const BlockTable& values, int64_t first, int64_t count) {
-    const int64_t width = tile.width, rows = tile.row_block();
-    const bf16* weights = tile.weights;
-    float* acc = tile.acc;
+  static void accumulate_values(QueryRows& part, const BlockTable& values, int64_t first, int64_t count) {
+    const int64_t width = part.width, rows = part.row_block();
+    const bf16* weights = part.weights;
+    float* acc = part.acc;
     Tiles::configure(config_of(rows, BLOCK));
-    for_each_block_pair(tile.row_blocks(), width / LANES, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
+    for_each_block_pair(part.row_blocks(), width / LANES, [&]<int ROWS, int COLUMNS>(int64_t row, int64_t column) {
       const Blocks left{
           [&](int r, int64_t step) { return weights + (row + r) * rows * POSITIONS + step * BLOCK; }, bytes<bf16>(POSITIONS)};
       const Blocks right{

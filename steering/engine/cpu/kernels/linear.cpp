@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <numeric>
 #include <span>
 #include <string_view>
@@ -294,13 +295,15 @@ void run_tiles(const Call& call, int64_t begin, int64_t end, Bytes after) {
   }
 }
 
+std::atomic<int64_t> block_rows{MAX_ROWS};  // up to how many rows calls read quantized panels that have bfloat16 behind them
+
 // What a call of so many rows reads. Quantized panels (panel, block, byte) may have the same weights in bfloat16 behind each, which are
 // faster where several tiles of rows would wait until a panel is widened, and give the same bits.
 Weights weights_for(const at::Tensor& weight, int64_t rows) {
   const auto* data = static_cast<const char*>(weight.const_data_ptr());
   const int64_t stride = weight.stride(0) * weight.element_size(), bytes = weight.size(1) * weight.stride(1) * weight.element_size();
   if (weight.scalar_type() != at::kByte) return {data, stride, bytes};
-  if (stride > bytes && rows > MAX_ROWS) return {data + bytes, stride, stride - bytes};
+  if (stride > bytes && rows > block_rows) return {data + bytes, stride, stride - bytes};
   return {data, stride, bytes, QuantizedFormats::find(weight.size(-1))};
 }
 
@@ -326,7 +329,8 @@ void run(const Call& call, at::TensorList prefetch) {
   const int64_t panels = call.panel_count(), threads = std::min<int64_t>(at::get_num_threads(), panels);
   const Products own = products;
   share(panels, threads, piece_of(call, panels, threads), [&](int64_t begin, int64_t end, int64_t thread, bool last) {
-    const Bytes after = last ? thread_begin(prefetch, call.rows, thread, threads) : Bytes{};
+    // what is read next, by this thread as a rule: the piece behind, or its part of the next call
+    const Bytes after = last ? thread_begin(prefetch, call.rows, thread, threads) : panel_at(call, end).weights();
     if (own == Products::PAIRS) return run_pairs(call, begin, end, after);
     if (own == Products::EMULATED) return run_tiles<TileProduct<EmulatedTiles>>(call, begin, end, after);
 #ifdef __AMX_BF16__
@@ -407,7 +411,7 @@ at::Tensor packed_swiglu(
 }
 
 // See operations.py: configure_kernels.
-void configure(std::string_view name, int64_t rows, bool team) {
+void configure(std::string_view name, int64_t by_fma, bool team, int64_t by_blocks) {
 #ifdef __AMX_BF16__
   constexpr bool tiles = true;
 #else
@@ -419,7 +423,8 @@ void configure(std::string_view name, int64_t rows, bool team) {
   TORCH_CHECK(
       found != std::end(known) && (tiles || found->second != Products::TILES), "configure_kernels: ", name, " does not run on this processor");
   products = found->second;
-  fma_rows = rows;
+  fma_rows = by_fma;
+  block_rows = by_blocks;
 #if defined(__x86_64__) && defined(__linux__)
   use_team = team;
 #else
@@ -430,7 +435,7 @@ void configure(std::string_view name, int64_t rows, bool team) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(steering, library) {
-  library.def("configure_kernels(str linear, int fma_rows, bool team) -> ()", &configure);
+  library.def("configure_kernels(str linear, int fma_rows, bool team, int block_rows) -> ()", &configure);
 }
 
 TORCH_LIBRARY_IMPL(steering, CPU, library) {

@@ -82,8 +82,10 @@ edits (note, token, edit), changes, scaled (note, token): what is noted of doses
 tasks (layer, 2): graphs.Task of each layer, and where its doses are noted.
 """
 sample: Callable[..., Tensor] = define(
-    "sample(Tensor logits, Tensor settings, Tensor states) -> Tensor",
-    lambda logits, *_: logits.new_empty(logits.shape[0], 2, dtype=torch.int64),
+    "sample(Tensor logits, Tensor settings, Tensor states, int ranked=0, Tensor? allowed=None) -> Tensor",
+    lambda logits, _settings, _states, ranked=0, _allowed=None: logits.new_empty(
+        logits.shape[0], max(ranked, 1) + 1, dtype=torch.int64
+    ),
 )
 """Chooses from logits (row, vocab) -> (row, 2): the token of each row, and whether its logits are finite or masked by -infinity.
 
@@ -91,6 +93,9 @@ settings: (row, 4) in float32: temperature, top_k or 0, top_p or infinity, log(m
 states: (row, 4) of sampling.states.
 Temperature 0: the first index of the maximum. Otherwise the argmax of logits / temperature + noise over the tokens that the
 filters leave, up to the rounding of noise and sums.
+ranked: above 0 the result is (row, ranked + 1): the tokens that come first, without the filters, best first. Where a grammar excludes
+tokens, the first allowed one is chosen; ~token stands for a token that the filters may then exclude.
+allowed: (row, vocab / 32) in int32, bit i of number j is that of token 32 j + i; the others are left out before anything else.
 """
 _C_TYPES = {
     "Tensor": "AtenTensorHandle",
@@ -134,14 +139,15 @@ def pack_weight(weight: Float[Tensor, "column width"]) -> Float[Tensor, "panel p
     return full.view(panels, PANEL, pairs, 2).transpose(1, 2).contiguous()
 
 
-def configure_kernels(linear: str, fma_rows: int, *, team: bool) -> None:
+def configure_kernels(linear: str, fma_rows: int, *, team: bool, block_rows: int = 8) -> None:
     """Chooses how the kernels of this process compute, between two passes.
 
     linear: `pairs` (VDPBF16PS or its order), or the order of AMX tiles: `tiles`, `fma`, or `emulated`, which is slow and for tests.
     fma_rows: up to how many rows `tiles` multiplies by FMA, with the same bits. team: threads of our own in place of OpenMP's.
+    block_rows: up to how many rows read the blocks of a weight that is packed in bfloat16 too, with the same bits.
     Raises RuntimeError for what does not run on this processor.
     """
-    torch.ops.steering.configure_kernels(linear, fma_rows, team)
+    torch.ops.steering.configure_kernels(linear, fma_rows, team, block_rows)
 
 
 def pad_bias(bias: Float[Tensor, "column"]) -> Float[Tensor, "panel_columns"]:

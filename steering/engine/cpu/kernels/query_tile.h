@@ -3,9 +3,9 @@
 // Data layout of the cache, for one block of 16 positions and one head: keys [pair of inputs][position][2], values
 // [pair of positions][column][2]. Both are the operand layout of VDPBF16PS, so nothing is packed when it is read.
 //
-// Algorithm: 192 positions at a time (12 blocks, beginning at multiples of 192): scores, softmax with a running maximum,
-// weighted sum of the values. Scores and sums are float32, weights are rounded to bfloat16. The products are in
-// attention_amx.h and attention_vectors.h.
+// Algorithm: 192 positions at a time (12 blocks, beginning at multiples of 192), and for these 32 rows at a time, whose scores and weights
+// stay in the L1 cache: scores, softmax with a running maximum, weighted sum of the values. Scores and sums are float32, weights are
+// rounded to bfloat16. The products are in attention_tiles.h and attention_vectors.h.
 //
 // Invariant: a token's result depends on its own query and past alone, in one order of operations, so it has the same bits
 // whether it is decoded or read as part of a prompt, and however prompts are cut and batched.
@@ -25,6 +25,7 @@ constexpr int64_t BLOCK = 16;                 // positions in a block: one regis
 constexpr int64_t STEP_BLOCKS = 12;
 constexpr int64_t POSITIONS = STEP_BLOCKS * BLOCK;
 constexpr int64_t ROW_BLOCK = 16;             // rows of a tile register
+constexpr int64_t PART_ROWS = 2 * ROW_BLOCK;  // rows that go through all steps together
 
 // How a score is made from a product of query and key. window: how many positions a token sees (none: all before it).
 struct ScoreOptions {
@@ -78,36 +79,17 @@ struct BlockTable {
   const bf16* operator[](int64_t index) const { return states + blocks[index] * block_size; }
 };
 
-// Row r is query head r % group of token r / group. acc, row_max and row_sum are the state of the online softmax.
-struct QueryTile {
-  int64_t tokens, group, width, first_position;
+// Some rows of a tile. acc, row_max and row_sum are the state of the online softmax; scores and weights are of these positions alone.
+// whole: they are all rows of the tile.
+struct QueryRows {
+  int64_t count, first, group, width, first_position;
+  bool whole;
   Left *queries, *weights;
   float *scores, *acc, *row_max, *row_sum;
 
-  int64_t rows() const { return tokens * group; }
-  int64_t row_block() const { return std::min(rows(), ROW_BLOCK); }
-  int64_t row_blocks() const { return (rows() + row_block() - 1) / row_block(); }
-  int64_t stored_rows() const { return row_blocks() * row_block(); }  // whole blocks; nothing reads the rows at the end
-  int64_t position(int64_t row) const { return first_position + row / group; }
-
-  void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
-    tokens = tokens_, group = group_, width = width_, first_position = first_position_;
-    const int64_t stored = stored_rows();
-    constexpr int64_t sizes = sizeof(Left) + sizeof(float);
-    const int64_t needed = stored * (width + POSITIONS) * sizes + 2 * padded(rows() * 4) + 5 * GAP;  // five between six arrays
-    memory.resize((needed + 63) / 64);
-    std::byte* next = memory.data()->bytes;
-    const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes + GAP); };
-    queries = reinterpret_cast<Left*>(take(stored * width * sizeof(Left)));
-    weights = reinterpret_cast<Left*>(take(stored * POSITIONS * sizeof(Left)));
-    scores = reinterpret_cast<float*>(take(stored * POSITIONS * 4));
-    acc = reinterpret_cast<float*>(take(stored * width * 4));
-    row_max = reinterpret_cast<float*>(take(padded(rows() * 4)));
-    row_sum = reinterpret_cast<float*>(next);
-    std::fill_n(acc, stored * width, 0.0f);
-    std::fill_n(row_max, rows(), -INFINITY);
-    std::fill_n(row_sum, rows(), 0.0f);
-  }
+  int64_t row_block() const { return std::min(count, ROW_BLOCK); }
+  int64_t row_blocks() const { return (count + row_block() - 1) / row_block(); }  // memory has whole blocks; nothing reads the rows at the end
+  int64_t position(int64_t row) const { return first_position + (first + row) / group; }
 
   // Turns the scores of one row into weights, and rescales its accumulator if there is a new maximum. `start`: position of
   // the first score; `count`: scores, a multiple of BLOCK.
@@ -153,6 +135,40 @@ struct QueryTile {
     float* sums = acc + row * width;
     for (int64_t at = 0; at < width; at += LANES) store(sums + at, load(sums + at) * broadcast(factor));
   }
+};
+
+// Row r is query head r % group of token r / group.
+struct QueryTile {
+  int64_t tokens, group, width, first_position;
+  Left* queries;
+
+  int64_t rows() const { return tokens * group; }
+
+  void reset(int64_t tokens_, int64_t group_, int64_t width_, int64_t first_position_) {
+    tokens = tokens_, group = group_, width = width_, first_position = first_position_;
+    const int64_t stored = (rows() + ROW_BLOCK - 1) / ROW_BLOCK * ROW_BLOCK, together = std::min(stored, PART_ROWS);
+    constexpr int64_t sizes = sizeof(Left) + sizeof(float);
+    const int64_t needed = (stored * width + together * POSITIONS) * sizes + 2 * padded(rows() * 4) + 5 * GAP;  // five between six arrays
+    memory.resize((needed + 63) / 64);
+    std::byte* next = memory.data()->bytes;
+    const auto take = [&](int64_t bytes) { return std::exchange(next, next + bytes + GAP); };
+    queries = reinterpret_cast<Left*>(take(stored * width * sizeof(Left)));
+    weights = reinterpret_cast<Left*>(take(together * POSITIONS * sizeof(Left)));
+    scores = reinterpret_cast<float*>(take(together * POSITIONS * 4));
+    acc = reinterpret_cast<float*>(take(stored * width * 4));
+    row_max = reinterpret_cast<float*>(take(padded(rows() * 4)));
+    row_sum = reinterpret_cast<float*>(next);
+    std::fill_n(acc, stored * width, 0.0f);
+    std::fill_n(row_max, rows(), -INFINITY);
+    std::fill_n(row_sum, rows(), 0.0f);
+  }
+
+  // Up to PART_ROWS rows from the `first`.
+  QueryRows part(int64_t first) const {
+    const int64_t count = std::min(PART_ROWS, rows() - first);
+    return {count, first, group, width, first_position, count == rows(), queries + first * width, weights, scores,
+            acc + first * width, row_max + first, row_sum + first};
+  }
 
   // Writes acc / row_sum of one row.
   void store_row(int64_t row, bf16* to) const {
@@ -161,6 +177,9 @@ struct QueryTile {
   }
 
  private:
+  Left* weights;
+  float *scores, *acc, *row_max, *row_sum;
+
   struct alignas(64) Line {
     std::byte bytes[64];
   };

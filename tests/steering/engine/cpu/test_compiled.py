@@ -11,7 +11,7 @@ from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
 from steering.injection.readings import Reading
 from steering.model.layout import find_layout
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from tests.engines import eager_and_compiled, random_requests, run, run_all, run_alone, sampling
 from tests.families import FAMILIES

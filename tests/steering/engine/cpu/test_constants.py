@@ -35,7 +35,7 @@ REASONS = {
             "STEP_INPUTS",
             "PAIR_STRIDE",
         ),
-        *("MOST_TILE_ROWS", "MOST_ROWS", "KEY_VECTORS", "ROW_BLOCK", "BLOCK", "HEAD_WIDTH_STEP"),
+        *("MOST_TILE_ROWS", "MOST_ROWS", "KEY_VECTORS", "ROW_BLOCK", "PART_ROWS", "BLOCK", "HEAD_WIDTH_STEP"),
         *("TOGETHER", "SUMS", "RIGHT"),
     ),
     "positions between two rescalings of attention: part of the order of sums, so the same on every machine": (
@@ -76,7 +76,7 @@ REASONS = {
         "MAX_THREADS",
     ),
     "how and how long a choice is measured, and what it must gain": (
-        *("FEW_ROWS", "TIMED_ROWS", "REPEATS", "MOST_BYTES", "OTHER_ORDER", "TEAM_GAIN"),
+        *("FEW_ROWS", "TIMED_ROWS", "THREAD_ROWS", "BLOCK_ROWS", "REPEATS", "MOST_BYTES", "OTHER_ORDER", "TEAM_GAIN"),
         *(
             "LOW_UTILIZATION",
             "SMOOTHING",

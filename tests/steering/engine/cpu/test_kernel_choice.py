@@ -45,18 +45,33 @@ AMX, BF16, AVX2 = (True, True), (False, True), (False, False)
 def test_the_order_changes_only_for_a_clear_gain_and_threads_for_a_small_one(
     processor: None, planted: Mapping[str, Mapping[int, float]], expected: KernelChoice, team: bool
 ) -> None:
-    seconds: dict[str, Mapping[int, float]] = {f"{name}, openmp": times for name, times in planted.items()}
+    seconds: dict[str, Mapping[int, float]] = {str(KernelChoice(name)): times for name, times in planted.items()}
     faster = KernelChoice(expected.linear, expected.fma_rows, team=True)
-    seconds[str(expected)] = {1: 10, 8: 10, **seconds.get(str(expected), {})}
+    seconds[str(expected)] = {1: 10, 8: 10, 32: 10, **seconds.get(str(expected), {})}
     seconds[str(faster)] = {rows: times * (0.9 if team else 0.99) for rows, times in seconds[str(expected)].items()}
     assert chosen(timer(seconds)) == (faster if team else expected)
+
+
+@pytest.mark.parametrize(("slower_from", "expected"), [(1, 0), (2, 1), (4, 2), (8, 4), (16, 8)])
+@pytest.mark.parametrize("processor", [AVX2], indirect=True)
+def test_blocks_are_read_by_as_many_rows_as_they_are_faster_for(
+    processor: None, slower_from: int, expected: int
+) -> None:
+    seconds: dict[str, Mapping[int, float]] = {
+        str(KernelChoice("pairs", team=True)): dict.fromkeys((1, 8, 32), 9),
+        str(KernelChoice("pairs", block_rows=0)): dict.fromkeys((1, 2, 4, 8), 5),
+        str(KernelChoice("pairs")): {rows: 4 if rows < slower_from else 6 for rows in (1, 2, 4, 8, 32)},
+    }
+    assert chosen(timer(seconds), both=True) == KernelChoice("pairs", block_rows=expected)
+    assert chosen(timer(seconds)) == KernelChoice("pairs")
 
 
 def test_it_is_measured_once_and_kept(kernels: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library, weights = tmp_path / "library.so", [pack_weight(torch.ones(96, 64, dtype=torch.bfloat16))]
     measured = []
 
-    def planted(time: choosing.Timer) -> KernelChoice:
+    def planted(time: choosing.Timer, *, both: bool) -> KernelChoice:
+        assert not both
         times = time([default_choice()], [1])
         measured.append(times[0][1])
         return KernelChoice("fma", team=True)

@@ -20,8 +20,7 @@ from steering.engine.transformers.training import GradientPass, fit
 from steering.errors import SteeringError
 from steering.injection.readings import Monitor, MonitoredAnswer, MonitorSet, Reading
 from steering.model.loading import LoadedModel, _load_weights, opened
-from steering.plan.dose import DoseGuard
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.schemas.structured import Grammar
 from steering.shapes import Logits
 from tests.families import D_MODEL, FAMILIES

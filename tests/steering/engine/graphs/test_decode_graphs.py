@@ -19,7 +19,7 @@ from steering.engine.transformers.runner import CUDA_SHARE, ModelRunner, cuda_bl
 from steering.injection.readings import Reading
 from steering.model.info import ModelInfo
 from steering.model.loading import LoadedModel, opened
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from steering.shapes import Logits
 from tests.engines import random_requests, sampling
 from tests.families import FAMILIES

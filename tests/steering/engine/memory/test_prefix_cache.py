@@ -10,8 +10,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.block_pool import BLOCK
 from steering.errors import NonfiniteActivations
 from steering.injection.rows import SteeringReport
-from steering.plan.dose import DoseGuard
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from tests.engines import family_engine, run, run_all, run_alone, sampling
 from tests.plans import plan_for, random_items, vectors_for
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import Engine, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.engine import TransformersEngine
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.engines import Outcome, family_engine, run, sampling

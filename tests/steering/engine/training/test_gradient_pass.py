@@ -11,7 +11,8 @@ from steering.engine.options import EngineLimits
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.training import Measured, Pieces, ScoredText
 from steering.errors import NonfiniteActivations, UnsupportedParameter
-from steering.model.layout import BlockOutput, find_layout
+from steering.model.hook_points import BlockOutput
+from steering.model.layout import find_layout
 from steering.model.verification import verify_layout
 from tests.families import D_MODEL, FAMILIES, LAYERS
 from tests.narrowing import present

@@ -9,7 +9,7 @@ from torch import nn
 from steering.injection.injector import Injector
 from steering.injection.slots import Room
 from steering.injection.static import COLUMNS, EDITS, StaticEdits
-from steering.plan.dose import DoseGuard
+from steering.plan.types import DoseGuard
 from tests.plans import plan_for, vectors_for
 from tests.steering.injection.passes import INFO, begun, row_of
 

@@ -7,7 +7,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
-from steering.model.layout import BlockOutput, find_layout
+from steering.model.hook_points import HEADS, BlockOutput, kind_of, residual_of
+from steering.model.layout import find_layout
+from steering.model.verification import verify_layout
 
 
 class DrivenModel:
@@ -18,20 +20,24 @@ class DrivenModel:
         self.model = model
         self._argument = find_layout(model).cache_argument
         self._last = DynamicCache()
-        layers = model.model.layers
-        d_model = int(model.config.hidden_size)
-        self.steering = WorkerSteering(frozenset(range(len(layers))), len(layers), d_model, torch.device("cpu"), static)
-        for index, layer in enumerate(layers):
-            layer.register_forward_hook(self._hook(index))
+        layout = verify_layout(model, find_layout(model))
+        layers = frozenset(range(layout.layer_count))
+        self.steering = WorkerSteering(
+            layers, len(layers), layout.d_model, torch.device("cpu"), static, layout.head_count
+        )
+        for index, module in (*enumerate(layout.blocks), *layout.inner.items()):
+            if kind_of(index) == HEADS:
+                module.register_forward_pre_hook(lambda _, arguments, at=index: self._act(at, arguments[0]))
+            else:
+                module.register_forward_hook(self._hook(index))
 
     def _hook(self, index: int) -> Callable[[object, object, BlockOutput], None]:
-        def hook(_layer: object, _arguments: object, output: BlockOutput) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if self.steering.static is not None:
-                hidden[0].copy_(self.steering.static.edits(index, hidden[0], None))
-            self.steering.act(index, hidden[0], None)
+        return lambda _module, _arguments, output: self._act(index, residual_of(output))
 
-        return hook
+    def _act(self, index: int, hidden: torch.Tensor) -> None:
+        if self.steering.static is not None and kind_of(index) == 0:
+            hidden[0].copy_(self.steering.static.edits(index, hidden[0], None))
+        self.steering.act(index, hidden[0], None)
 
     @torch.inference_mode()
     def run(

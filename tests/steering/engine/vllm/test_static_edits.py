@@ -13,9 +13,8 @@ from steering.engine.vllm.worker_steering import StaticSize
 from steering.injection.injector import Injector
 from steering.injection.slots import NoRoom, Room
 from steering.injection.static import COLUMNS, EDITS, is_static
-from steering.plan.dose import DoseGuard
 from steering.plan.scope import computes_whole
-from steering.plan.types import SteeringPlan
+from steering.plan.types import DoseGuard, SteeringPlan
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
 from tests.steering.engine.vllm.driven_model import DrivenModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from steering.engine.api import GenerationRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.vllm.messages import (
     FailureMessage,
     MonitorReading,
@@ -19,15 +19,16 @@ from steering.engine.vllm.messages import (
     doses_of,
     encode,
 )
-from steering.engine.vllm.worker_steering import StepView
+from steering.engine.vllm.worker_steering import StaticSize, StepView
 from steering.injection.readings import MonitorSet, Reading
+from steering.model.hook_points import points_of
 from steering.model.info import ModelInfo
 from steering.model.loading import opened
 from steering.plan.scope import computes_whole
 from steering.plan.types import SteeringPlan
 from tests.engines import Outcome, engine_over, run, sampling
 from tests.families import FAMILIES
-from tests.plans import plan_adding, plan_for, random_items, vectors_for
+from tests.plans import WORK, plan_adding, plan_for, random_items, vectors_for
 from tests.steering.engine.loop.driven import FailingAllocator
 from tests.steering.engine.vllm.driven_model import DrivenModel, capture_of
 from tests.steering.injection.test_monitors import monitor
@@ -105,6 +106,37 @@ async def test_scopes_by_token_id_and_role_equal_the_transformers_engine(
                     assert found == outcome.tokens
                     assert driven.failures() == []
                     assert_reports_equal(driven, plan, outcome)
+
+
+@pytest.mark.parametrize("hook", ["attention", "mlp", "head"])
+async def test_hook_points_equal_the_transformers_engine(hook: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Every operation beside one of the residual, or the ablation of two heads; and what is read there, in pieces."""
+    model = FAMILIES["llama"]()
+    info = info_of(model, hf_byte_tokenizer)
+    residual = {"vector": "gamma", "strength": 0.5, "layers": [1]}
+    at: dict[str, Any] = {"layers": [0, 2], "hook": "attention" if hook == "head" else hook}
+    works = [{"vector": "alpha", **work} for work in WORK.values()]
+    if hook == "head":
+        works = [{"operation": "ablate", "strength": 0.9, "head": head} for head in (1, 3)]
+    for work in works:
+        plan = await plan_for([{**at, **work}, residual], vectors_for(info), info)
+        outcome = await expected(model, hf_byte_tokenizer, plan)
+        for static in (None, StaticSize(4, 64)):  # which has no operations at these points
+            driven = DrivenModel(FAMILIES["llama"](), static)
+            driven.steering.put_plan("plan", plan)
+            for piece, preempted in ((100, ()), (7, 6)):
+                found = driven.run(steering_of(plan), PROMPT, COUNT, piece=piece, preempt_after=preempted)
+                assert found == outcome.tokens
+                assert (driven.failures(), driven.steering.in_graphs) == ([], 0)
+                assert_reports_equal(driven, plan, outcome)
+    head = 0 if hook == "head" else None
+    points = points_of(range(info.layer_count), info, at["hook"], head)
+    async with engine_over(FAMILIES["llama"](), hf_byte_tokenizer) as engine:
+        (whole,) = await engine.capture([CapturePrompt(PROMPT)], CaptureSpec(points, "all"))
+    driven = DrivenModel(model)
+    driven.run(capture_of(points, len(PROMPT), reduce=False), PROMPT, 0, piece=6)
+    read = torch.stack([driven.report().activations[point] for point in points])
+    torch.testing.assert_close(read, whole.activations, rtol=1e-4, atol=1e-4)
 
 
 async def test_readouts_come_once_for_each_token_at_its_position(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

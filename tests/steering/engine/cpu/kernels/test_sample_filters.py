@@ -34,9 +34,9 @@ def test_rows_that_need_more_than_filters_are_left_to_torch() -> None:
         list[int](),
     )
 
-    def counted(*tensors: Tensor) -> Tensor:
-        seen.append(len(tensors[0]))
-        return sample(*tensors)
+    def counted(logits: Tensor, *others: Any) -> Tensor:
+        seen.append(len(logits))
+        return sample(logits, *others)
 
     found = sampling.sample(logits, rows, counted)
     assert seen == [5]

@@ -9,8 +9,8 @@ from steering.engine.cpu.graphs import CallbackScope, Task, tasks
 from steering.engine.cpu.kernels.operations import steer
 from steering.injection.injector import Injection, Injector
 from steering.model.info import ModelInfo
-from steering.plan.dose import DoseGuard
 from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import DoseGuard
 from steering.shapes import Residual, Tensor
 from steering.spec import SteeringSpec
 from tests.plans import Vectors, plan_for, random_items, vectors_for

@@ -1,0 +1,146 @@
+"""What every part uses: the server, the counts, calibrated vectors, random directions, and vectors that the peers' own code fits."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders.process import Contender
+from benchmarks.contenders.registry import start_extraction_peers
+from steering.client import ApiError, Client
+from steering.concepts.loader import load_neutral
+from steering.lab.calibration import FIRST
+
+Conversation = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is measured: of CAA pairs, validation questions, test questions, and questions each of MMLU and TruthfulQA; of AxBench
+    texts a side and characters of one; of refusal instructions a side to fit, choose and test, and tokens of an answer. random: directions.
+    depths: of the layers that are tried. neutral: prompts of a calibration, and tokens of their answers."""
+
+    pairs: int = 60
+    validation: int = 24
+    test: int = 50
+    known: int = 200
+    texts: int = 24
+    characters: int = 260
+    fit: int = 64
+    choose: int = 12
+    judge: int = 48
+    tokens: int = 24
+    random: int = 8
+    depths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7)
+    neutral: tuple[int, int] = (8, 32)
+
+
+SMALL = Counts(24, 6, 24, 24, 16, 200, 24, 6, 24, 16, 3, (0.45, 0.6), (4, 16))
+"""For a processor that is shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A vector's layer, chosen on validation. strengths: by layer, those of 1 nat below and above 0. tried: by layer."""
+
+    layer: int
+    strengths: Mapping[int, tuple[float | None, float | None]]
+    tried: Mapping[int, float]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what a result keeps of the choice."""
+        return {"layer": self.layer, "strengths": self.strengths[self.layer], "validation": self.tried}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One server, its model's layers and width, the folder of the data, how much is measured, the seed of every sample, and the process
+    that fits with the peers' code. directions: by layer the names of random ones."""
+
+    client: Client
+    layer_count: int
+    d_model: int
+    folder: Path
+    counts: Counts
+    seed: int
+    peers: Contender | None = None
+    directions: dict[int, list[str]] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[int]:
+        """Returns the layers that are tried."""
+        return sorted({round(depth * (self.layer_count - 1)) for depth in self.counts.depths})
+
+    def calibrated(self, name: str, layers: Sequence[int]) -> dict[int, tuple[float | None, float | None]]:
+        """Calibrates a vector. Returns by layer the strengths below and above 0 of 1 nat."""
+        prompts, tokens = self.counts.neutral
+        neutral = [[{"role": "user", "content": text}] for text in load_neutral()[FIRST : FIRST + prompts]]
+        found = self.client.calibrate(
+            name, layers=list(layers), neutral=neutral, max_tokens=tokens, seed=self.seed, save=True
+        )
+        return {point.layer: (point.negative, point.positive) for point in found.points}
+
+    def chosen(self, name: str, measure: Callable[[int], float]) -> Chosen:
+        """Calibrates a vector and chooses the layer at which `measure` is largest. Raises ValueError where no layer can be calibrated in
+        both directions."""
+        strengths = self.calibrated(name, self.layers)
+        tried = {layer: measure(layer) for layer in self.layers if None not in strengths[layer]}
+        return Chosen(max(tried, key=lambda layer: tried[layer]), strengths, tried)
+
+    def random(self, layer: int) -> list[str]:
+        """Returns the names of random directions at a layer, calibrated to equal KL. They are made once, and found again on a server that
+        has them from a run that was stopped."""
+        counts = "x".join(map(str, self.counts.neutral))
+        for number in range(self.counts.random) if layer not in self.directions else ():
+            name = f"field-random-{counts}-{self.seed}-{layer}-{number}"
+            direction = np.random.default_rng((self.seed, number)).standard_normal(self.d_model)
+            numbers = (direction / np.linalg.norm(direction)).tolist()
+            if not self._known(name, layer):
+                self.client.register_vector(name, directions={str(layer): numbers})
+                self.calibrated(name, [layer])
+            if self._known(name, layer):
+                self.directions.setdefault(layer, []).append(name)
+        return self.directions[layer]
+
+    def _known(self, name: str, layer: int) -> bool:
+        """Whether the server has a vector that is calibrated at a layer in both directions."""
+        try:
+            return None not in self.client.get_vector(name).kl.get(str(layer), (None,))
+        except ApiError as error:
+            if error.code != "vector_not_found":
+                raise
+            return False
+
+    def fitted(self, pairs: Sequence[tuple[Conversation, Conversation]]) -> dict[str, str]:
+        """Fits the pairs with the peers' code and stores the vectors. Returns their names by method."""
+        assert self.peers is not None, "a part that compares peers runs with them"
+        found = self.peers.request("fit", pairs=pairs, layers=self.layers)
+        names = {method: f"field-{method}" for method in found if method != "peak_bytes"}
+        for method, name in names.items():
+            self.client.register_vector(name, directions=found[method])
+        return names
+
+    def cosine(self, name: str, other: str, layer: int) -> float:
+        """Returns the cosine of two vectors at a layer."""
+        one, two = (np.array(self.client.get_directions(each)[str(layer)]) for each in (name, other))
+        return float(one @ two)
+
+
+@contextmanager
+def peers_of(model: Path | None) -> Iterator[Contender | None]:
+    """Runs the peers' code over a model folder for the length of a block."""
+    process = None if model is None else start_extraction_peers(model)
+    try:
+        yield process
+    finally:
+        if process is not None:
+            process.close()
+
+
+def at(name: str, layer: int, strength: float, tokens: str = "all") -> list[dict[str, Any]]:
+    """Returns the steering of a calibrated vector: 1 is the strength of 1 nat."""
+    scope = {"tokens": tokens}
+    return [{"vector": name, "layers": [layer], "strength": strength, "unit": "kl", "scope": scope}]
