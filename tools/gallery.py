@@ -81,9 +81,14 @@ def main() -> None:
             if item is None:
                 continue
             page["items"].append(item)  # written at once: each takes minutes
-            page["items"].sort(key=lambda one: -len(one["stops"]))  # dials with both sides first
+            page["items"].sort(key=reach, reverse=True)
             chosen.output.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{len(page['items'])} of {chosen.items} in {chosen.output}")
+
+
+def reach(item: Json) -> tuple[int, float]:
+    """Sorts dials with both sides first, and then by how far their ends moved other seeds."""
+    return len(item["stops"]), sum(abs(stop["shift"][0]) for stop in item["again"])
 
 
 def measured(client: Client, concept: str, prompt: str, chosen: argparse.Namespace) -> Json | None:
