@@ -19,7 +19,9 @@ class Vectors:
     """Provides the vectors of the workload for one model."""
 
     def __init__(self, info: ModelInfo) -> None:
-        self._vectors = {name: _vector(info, name) for name in NAMES} | {name: _mapped(info, name) for name in MAPS}
+        self._vectors = {name: _vector(info, name) for name in NAMES}
+        if info.layer_count > max(MAP_LAYERS):
+            self._vectors |= {name: _mapped(info, name) for name in MAPS}
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:  # noqa: ARG002 - there is one version
         if name not in self._vectors:

@@ -133,6 +133,14 @@ async def test_steering_in_the_body_follows_the_profile_of_the_model(client: Asy
     assert refused.value.param == "steering"
 
 
+CALLED = [
+    *ASK,
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "tool", "content": "x", "tool_call_id": "1"},
+]
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_parameter", "tools"),
     ({"extra_body": {"audio": {"voice": "a", "format": "wav"}}}, "unsupported_parameter", "audio"),
@@ -146,7 +154,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True, "top_logprobs": 21}, "limit_exceeded", "logprobs"),
     ({"temperature": 3}, "invalid_request", "temperature"),
     ({"max_tokens": 100_000}, "context_length_exceeded", "max_tokens"),
-    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "unsupported_parameter", ""),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "invalid_request", ""),
+    ({"messages": CALLED}, "unsupported_parameter", ""),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]}, "invalid_request", ""),
 ]  # fmt: skip
 

@@ -60,7 +60,7 @@ REASONS = {
         *("M_TRIM_THRESHOLD", "M_MMAP_MAX", "M_ARENA_MAX", "LARGEST"),
     ),
     "mathematics: precision of random numbers, logarithms, the smallest lengths, distances that are searched": (
-        *("NOISE_BITS", "LN2_ABOVE", "NOISE_MARGIN", "LOG2_E", "TINY", "PARALLEL", "WIDTHS", "ENOUGH"),
+        *("NOISE_BITS", "CERTAIN", "LN2_ABOVE", "NOISE_MARGIN", "LOG2_E", "TINY", "PARALLEL", "WIDTHS", "ENOUGH"),
     ),
     "pieces of work large enough that sharing them out costs little on any processor (a thread begins in a microsecond or more)": (
         *("GRAIN", "SMALL_TILES", "QUERY_ROWS", "WRITE_TOKENS"),
