@@ -64,7 +64,8 @@ def start_vllm(name: str, folder: Path, profile: Profile) -> Contender:
     vllm = Contender(
         name, "benchmarks.contenders.peers.vllm", options, python=str(VLLM_PYTHON), environment=environment
     )
-    vllm.facts["environment"] = {key: environment[key] for key in vllm_bound() if key in environment}
+    here = f"{Path.cwd()}/"  # no folder of this machine is in the results
+    vllm.facts["environment"] = {key: environment[key].replace(here, "") for key in vllm_bound() if key in environment}
     return vllm
 
 
