@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 NAMES = ("alpha", "beta", "gamma", "delta")
 """Vectors that every steered contender has: random unit directions at every layer (see `vectors`)."""
 ONE_LAYER = 12
-MAPS, MAP_LAYERS, MAP_RANK = ("first map", "second map"), (6, 12, 18, 24), 4
+MAPS, MAP_LAYERS, MAP_RANK = ("first-map", "second-map"), (6, 12, 18, 24), 4
 """Vectors with a map, whose probes read every token."""
 MIN_ID, MAX_ID = 1_000, 40_000
 """Ids of ordinary tokens in the embedded model's vocabulary."""
