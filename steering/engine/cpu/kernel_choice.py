@@ -49,7 +49,8 @@ class KernelChoice:
 
     def __str__(self) -> str:
         few = f", fma up to {self.fma_rows} rows" if self.fma_rows else ""
-        return f"{self.linear}{few}, {'team' if self.team else 'openmp'}, blocks up to {self.block_rows} rows"
+        blocks = f", blocks up to {self.block_rows} rows" if self.block_rows else ""
+        return f"{self.linear}{few}, {'team' if self.team else 'openmp'}{blocks}"
 
 
 Timer: TypeAlias = Callable[[Sequence[KernelChoice], Sequence[int]], Sequence[Mapping[int, float]]]
@@ -126,7 +127,7 @@ def chosen(time: Timer, *, both: bool = False) -> KernelChoice:
         openmp, ours = time([choice, team], THREAD_ROWS)
         choice = team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in THREAD_ROWS) else choice
     if not both:
-        return choice
+        return replace(choice, block_rows=0)
     dense, blocks = time([replace(choice, block_rows=0), choice], BLOCK_ROWS)
     return replace(choice, block_rows=_rows_faster(blocks, dense))
 
