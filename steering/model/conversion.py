@@ -23,7 +23,7 @@ from steering.model.blocks import write_blocks
 
 BIAS_SETTINGS = ("mlp_bias", "attention_bias", "use_bias", "bias")
 """Fields of configurations that give linear layers a bias."""
-FORMAT = 2
+FORMAT = 3
 """Part of a folder's name: raised when what is written changes, so that old folders are not used."""
 GIB = 1 << 30
 SECONDS = 900
