@@ -54,4 +54,5 @@ def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[Steerin
 async def _run(
     context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan], progress: Progress
 ) -> dict[str, Any]:
-    return (await choices.measure(context.engine, items, plans, progress=progress)).model_dump(mode="json")
+    found = await choices.measure(context.engine, items, plans, cache_salt=context.key.name, progress=progress)
+    return found.model_dump(mode="json")

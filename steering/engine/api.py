@@ -118,12 +118,19 @@ class CaptureSpec:
 
     logits: whether logits are read too, at every position from `CapturePrompt.first`.
     embeddings: whether the input embeddings of the positions are read too.
+    cache_salt: what is computed for the beginning of a text is shared with calls and requests of the same salt; None: with the
+        texts of the same call. Only with logits: a pass without them may end before the last block.
     """
 
     layers: tuple[int, ...]
     position: Position = "last"
     logits: bool = False
     embeddings: bool = False
+    cache_salt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cache_salt is not None and not self.logits:
+            raise ValueError("CaptureSpec.cache_salt needs logits: a pass without them may end before the last block")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,10 +80,11 @@ async def measure(
     items: Sequence[ChoiceItem],
     plans: Sequence[SteeringPlan],
     *,
+    cache_salt: str,
     progress: Progress = ignore_progress,
 ) -> ChoicesAnswer:
-    """Measures the items under each plan. plans: without steering and, where there is any, with it. Raises what
-    `Engine.capture` raises."""
+    """Measures the items under each plan. plans: without steering and, where there is any, with it. cache_salt: see
+    `next_logprobs`. Raises what `Engine.capture` raises."""
     found: list[list[Picked]] = [[] for _ in plans]
     warnings = dict.fromkeys(plans[-1].warnings)
     letters = letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
@@ -94,7 +95,7 @@ async def measure(
         )
         for picked, asked in zip(found, zip(*prompts, strict=True), strict=True):
             warnings |= dict.fromkeys(note for one in asked for note in one.plan.warnings)
-            logprobs = iter(await next_logprobs(engine, asked, letters, priority=1))
+            logprobs = iter(await next_logprobs(engine, asked, letters, cache_salt=cache_salt, priority=1))
             picked += [_picked(item, [next(logprobs)[: len(item.choices)] for _ in item.choices]) for item in part]
         done += len(part)
         progress(done, len(items), "reading choices")

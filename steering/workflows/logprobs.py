@@ -92,13 +92,13 @@ async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0
 
 
 async def next_logprobs(
-    engine: Engine, prompts: Sequence[EncodedPrompt], tokens: Sequence[int], priority: int = 0
+    engine: Engine, prompts: Sequence[EncodedPrompt], tokens: Sequence[int], *, cache_salt: str, priority: int = 0
 ) -> list[list[float]]:
-    """Returns, for each prompt under its plan, the log-probabilities of the tokens that may come next. Raises what
-    `Engine.capture` raises."""
+    """Returns, for each prompt under its plan, the log-probabilities of the tokens that may come next. cache_salt: prompts are
+    computed once for calls of one salt, up to where their plans act. Raises what `Engine.capture` raises."""
     rows = [CapturePrompt(one.ids, one.plan, len(one.ids), len(one.ids) - 1) for one in prompts]
     asked = torch.tensor(tokens)
-    return await _read_each(engine, rows, lambda _, read: _next(read, asked), priority)
+    return await _read_each(engine, rows, lambda _, read: _next(read, asked), priority, cache_salt)
 
 
 def _next(capture: Capture, tokens: Tensor) -> list[float]:
@@ -108,12 +108,17 @@ def _next(capture: Capture, tokens: Tensor) -> list[float]:
 
 
 async def _read_each(
-    engine: Engine, rows: Sequence[CapturePrompt], work: Callable[[CapturePrompt, Capture], T], priority: int = 0
+    engine: Engine,
+    rows: Sequence[CapturePrompt],
+    work: Callable[[CapturePrompt, Capture], T],
+    priority: int = 0,
+    cache_salt: str | None = None,
 ) -> list[T]:
     """Reads the logits of rows from their `first` position on, in `parts`, and returns what `work` makes of each in a thread."""
     found: list[T] = []
     for part in parts(rows, engine.info.vocab_size):
-        captures = await engine.capture(part, CaptureSpec((), logits=True), priority=priority)
+        spec = CaptureSpec((), logits=True, cache_salt=cache_salt)
+        captures = await engine.capture(part, spec, priority=priority)
         found += await run_in_thread(lambda rows, read: list(map(work, rows, read)), part, captures)
     return found
 

@@ -183,7 +183,7 @@ class TransformersEngine:
         check_context(longest, 0, self.info)
         if not self._scheduler.fits_alone(longest):
             raise OutOfMemory(f"a text of {longest} tokens does not fit the key-value cache of this server")
-        salt = f"capture {next(self._numbers)}"  # blocks are shared among the texts of this call
+        salt = f"capture {next(self._numbers)}" if spec.cache_salt is None else spec.cache_salt
         texts = [(ids, index, prompts[index], plan) for index, (ids, (plan,)) in enumerate(encoded)]
         return [
             Request(

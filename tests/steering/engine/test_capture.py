@@ -11,6 +11,7 @@ from steering.injection.readings import Reading
 from steering.model.hook_points import residual_of
 from steering.model.layout import find_layout
 from steering.pairs import ChatMessage
+from steering.plan.types import UNSTEERED
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, sampling
 from tests.families import FAMILIES
@@ -112,6 +113,33 @@ async def test_teacher_forced_logits_equal_those_of_generation(hf_byte_tokenizer
             for event in written.events[:-1]:
                 again = float(logprobs[len(prompt) - 1 + event.index, event.token_id])
                 assert again == pytest.approx(event.logprob, abs=1e-4)
+
+
+async def test_calls_of_one_salt_compute_the_beginning_of_a_text_once(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        plan = await plan_for(
+            [{"vector": "alpha", "layers": [1], "scope": {"tokens": "generated"}}],
+            vectors_for(engine.info),
+            engine.info,
+        )
+        prompt = TEXTS[0] * 4
+        rows = [CapturePrompt(prompt, each, len(prompt), len(prompt) - 1) for each in (UNSTEERED, plan)]
+        alone = [(await engine.capture([row], CaptureSpec((), logits=True)))[0] for row in rows]
+        assert engine.stats().cached_tokens == 0
+        spec = CaptureSpec((), logits=True, cache_salt="caller")
+        shared = [(await engine.capture([row], spec))[0] for row in rows]
+        assert engine.stats().cached_tokens == (len(prompt) - 1) // 16 * 16
+        for one, other in zip(alone, shared, strict=True):
+            assert one.logits is not None
+            assert other.logits is not None
+            torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_only_passes_to_the_end_are_shared_among_calls() -> None:
+    with pytest.raises(ValueError, match="needs logits"):
+        CaptureSpec((0,), cache_salt="caller")
 
 
 async def test_live_readout_is_the_projection_after_steering(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -6,6 +6,10 @@ import pytest
 import torch
 from jaxtyping import config
 
+from tests.steering.engine.device.pretended import device
+
+device()  # before any test: the first backward pass of a process makes one queue for each device that is registered by then
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _copies_are_seen() -> Iterator[None]:
