@@ -1,6 +1,7 @@
 """Journeys in a browser: the first visit by keyboard, code that is copied and run, a vector from a description, a job over a reload,
 a killed server, and defects that only a browser shows."""
 
+import base64
 import importlib.util
 import os
 import signal
@@ -20,6 +21,8 @@ from tests.playground.test_frame import use_key
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
 KEY = "key-of-everything"
+LONG = base64.urlsafe_b64encode(b'{"sampling": {"max_tokens": 1500}}').decode().rstrip("=")
+"""The state of Play with an answer that goes on while a server is killed."""
 SNIPPETS = {"Python": [sys.executable, "-"], "OpenAI client": [sys.executable, "-"], "curl": ["sh", "-s"]}
 
 
@@ -117,6 +120,56 @@ def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_serve
         expect(dot).to_have_class("dot off")
         expect(opened.page.get_by_role("alert")).to_contain_text("Trying again every few seconds")
         opened.page.context.close()
+
+
+def test_a_server_that_is_killed_in_an_answer_and_a_job_and_starts_again_tells_how_they_ended(
+    browser: Browser, model_cache: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path, model_cache) as server:
+        found = server.client.capabilities()
+        direction = [1.0] + [0.0] * (found.model.d_model - 1)
+        post(server.url, "/v1/vectors", {"name": "planted", "directions": {str(found.layers // 2): direction}})
+        opened = visit(browser, server.url)
+        page = opened.page
+        tray, answer = page.locator(".tray"), page.get_by_role("article", name="Plain").locator(".tokens")
+        alerts = page.get_by_role("alert")
+        opened.open("#/library")
+        page.evaluate("sessionStorage.setItem('steering-server.card', JSON.stringify('planted'))")
+        page.goto(f"{server.url}/?again#/make")
+        with page.expect_response("**/v1/evaluations*", timeout=JOB):
+            page.get_by_role("button", name="Measure its strengths").click()
+        page.goto(f"{server.url}/?again#/compare?s={LONG}")
+        tray.locator("summary").click()
+        expect(tray).to_contain_text(" / 2728", timeout=JOB)  # the job runs
+        opened.run()
+        expect(answer).not_to_be_empty(timeout=JOB)
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        expect(page.locator(".top-bar .dot")).to_have_class("dot off")
+        expect(alerts.filter(has_text="Trying again every few seconds")).to_be_visible()
+        expect(alerts.filter(has_text="ended before they were complete")).to_be_visible()
+        opened.ended()
+        written = answer.inner_text()
+        assert written
+        expect(tray).to_contain_text("Measuring planted: waiting for the server")
+        opened.screenshot("journey-killed")
+        server.client.close()
+        server.start(int(server.url.rpartition(":")[2]))
+        expect(page.locator(".top-bar .dot")).to_have_class("dot ")
+        expect(alerts.filter(has_text="Trying again every few seconds")).to_have_count(0)
+        expect(tray).to_contain_text("the server stopped before this job ended; start it again")
+        expect(tray).to_contain_text("Measuring planted: failed")
+        assert answer.inner_text() == written
+        opened.screenshot("journey-started-again")
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Tokens", exact=True).fill("8")
+        opened.run()
+        opened.ended()
+        expect(alerts.filter(has_text="ended before they were complete")).to_have_count(0)
+        assert answer.inner_text() not in ("", written)
+        page.context.close()
+        lost = ("Failed to load resource", "net::ERR_")  # what the browser itself logs of a server that is not there
+        assert [one for one in opened.problems if not any(part in one for part in lost)] == []
 
 
 def test_a_description_becomes_a_vector_that_steers(wide: Visit) -> None:

@@ -51,6 +51,21 @@ describe("a job that takes longer than the server keeps a stream open", () => {
     expect((await run).status).toBe("succeeded");
     expect(server.seen).toEqual([EXTRACT, FOLLOW, "GET /v1/jobs/job-1", FOLLOW]);
   });
+
+  it("is followed again after the server was lost and started again, which knows why it has ended", async () => {
+    const failed = { ...job("failed"), error: { code: "interrupted", message: "the server stopped" } };
+    const answers = [
+      unreachable,
+      () => refusal(503, "not_ready", { "x-should-retry": "false" }),
+      () => events(["done", failed]),
+    ];
+    const server = serverWithJob().on(FOLLOW, () => answers.shift()!());
+    const run = runToEnd(start, () => {}, new AbortController().signal);
+    const ended = expect(run).rejects.toThrow("the server stopped");
+    await vi.advanceTimersByTimeAsync(3000);
+    await ended;
+    expect(server.seen).toEqual([EXTRACT, FOLLOW, FOLLOW, FOLLOW]);
+  });
 });
 
 describe("a job that is stopped", () => {

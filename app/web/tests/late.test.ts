@@ -21,6 +21,7 @@ const token = (text: string): [string, unknown] => ["token", { arm: "normal", ch
 const complete = (text: string): [string, unknown] => ["done", { arms: [{ name: "normal", choices: [{ text }] }] }];
 const bytes = ([name, data]: [string, unknown]) =>
   new TextEncoder().encode(`event: ${name}\ndata: ${JSON.stringify(data)}\n\n`);
+type Writer = WritableStreamDefaultWriter<Uint8Array>;
 const textOf = (run: ComparisonRun) => run.panes.value[0]?.choices[0]?.text;
 
 /** Starts a run whose first token is shown and whose answer goes on. */
@@ -78,10 +79,13 @@ describe("a run of a comparison", () => {
     expect(run.error.value).toBeNull();
   });
 
-  it("whose answer ends before it is complete says so, and keeps what was written", async () => {
+  it.each([
+    ["ends", (writer: Writer) => writer.close()],
+    ["breaks", (writer: Writer) => writer.abort(new TypeError("network error"))],
+  ])("whose answer %s before it is complete says so, and keeps what was written", async (_, cut) => {
     const run = new ComparisonRun();
     const { promise, writer } = await begun(run, bodyOf("first"));
-    await writer.close();
+    await cut(writer).catch(() => {});
     await promise;
     expect([textOf(run), run.error.value]).toMatchObject(["begun", { message: expect.stringContaining("complete") }]);
   });

@@ -54,6 +54,9 @@ export function isRefusal(error: unknown): boolean {
 /** Whether an error only says that the caller stopped the request. */
 export const isAbort = (error: unknown): boolean => error instanceof DOMException && error.name === "AbortError";
 
+/** Whether an error says that the server was not reached, or that it is starting or stopping. */
+export const isLost = (error: unknown): boolean => error instanceof TypeError || (error instanceof ApiError && error.status === 503); // biome-ignore format: one line
+
 /** One sentence for a person about anything that was thrown. */
 export function messageOf(error: unknown): string {
   if (error instanceof TypeError) return "The server cannot be reached. Is it still running?";

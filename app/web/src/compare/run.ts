@@ -10,6 +10,8 @@ import type { CompareBody } from "./draft";
 const baselines = new Map<string, Pane>();
 const MAX_BASELINES = 20;
 
+const CUT = "The answers ended before they were complete. Was the server stopped?";
+
 /** What the plain answer of a comparison depends on. */
 function baselineKey({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string {
   return JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
@@ -56,13 +58,14 @@ export class ComparisonRun {
         scheduled = true;
       };
       await stream("/v1/compare", request, receive, abort.signal);
-      if (!ended) throw new Error("The answers ended before they were complete. Was the server stopped?");
+      if (!ended) throw new Error(CUT);
     };
     try {
       await Promise.all(requestsOf(body).map(ask));
       keepBaseline(baseline, collector.current().find((pane) => pane.name === body.baseline)); // biome-ignore format: one line
     } catch (error) {
-      if (this.abort === abort && !isAbort(error)) this.error.value = error;
+      const cut = error instanceof TypeError && !collector.isEmpty; // the server was reached, and lost since
+      if (this.abort === abort && !isAbort(error)) this.error.value = cut ? new Error(CUT) : error;
       abort.abort(); // the other threads, whose answers alone are no comparison
     }
     if (this.abort !== abort) return false;

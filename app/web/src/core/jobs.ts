@@ -1,9 +1,10 @@
 import { computed, signal } from "@preact/signals";
-import { ApiError, api, dataOf, follow, isAbort, messageOf, pause, send } from "../api/client";
+import { ApiError, api, dataOf, follow, isAbort, isLost, messageOf, pause, send } from "../api/client";
 import type { Job } from "../api/types";
 import { announce, notify, type Step } from "../ui/parts";
 import { type PlaceName, place } from "./places";
 import { Mutations, Query } from "./query";
+import { serverTrouble } from "./server";
 import { remembered } from "./state";
 import { card, library } from "./vectors";
 
@@ -39,19 +40,24 @@ export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, 
   return last;
 }
 
-/** Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. */
+/**
+ * Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. So it is after the
+ * server was lost: once it is back it knows how the job goes on, or why it has ended.
+ */
 async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
-  for (let last = job; ; await pause(AGAIN_SECONDS, stop)) {
-    await follow(
-      `/v1/jobs/${encodeURIComponent(job.id)}/events`,
-      (name, data) => {
-        if (name !== "progress" && name !== "done") return;
-        last = data as Job;
-        if (!stop.aborted) onProgress(last);
-      },
-      stop,
-    );
-    if (isOpen(last)) last = await readJob(job.id, stop);
+  let last = job;
+  const take = (name: string, data: unknown) => {
+    if (name !== "progress" && name !== "done") return;
+    last = data as Job;
+    if (!stop.aborted) onProgress(last);
+  };
+  for (; ; await pause(AGAIN_SECONDS, stop)) {
+    try {
+      await follow(`/v1/jobs/${encodeURIComponent(job.id)}/events`, take, stop);
+      if (isOpen(last)) last = await readJob(job.id, stop);
+    } catch (failure) {
+      if (!isLost(failure)) throw failure;
+    }
     if (!isOpen(last)) return last;
   }
 }
@@ -130,7 +136,8 @@ export class Task {
   get step(): Step & { left: number | null } {
     const { message = "", done = 0, total = 0, seconds_left: left = null } = this.job.value?.progress ?? {};
     const begun = this.job.value?.status === "running" ? "working" : "waiting to begin";
-    return { message: this.stopping.value ? "stopping" : message || begun, done, total, left };
+    const now = serverTrouble.value === null ? message || begun : "waiting for the server";
+    return { message: this.stopping.value ? "stopping" : now, done, total, left };
   }
 
   /** Stops it. The server may need a moment to cancel it. */
