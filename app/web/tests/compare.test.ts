@@ -199,8 +199,8 @@ describe("PaneCollector", () => {
     const collector = new PaneCollector(["normal", "steered"], 1);
     expect(collector.isEmpty).toBe(true);
     const [normal] = collector.current();
-    collector.add(piece("steered", 0, "I"));
-    collector.add(piece("steered", 1, " am"));
+    collector.take("token", piece("steered", 0, "I"));
+    collector.take("token", piece("steered", 1, " am"));
     const [same, steered] = collector.current();
     expect(same).toBe(normal);
     expect(steered?.choices[0]?.text).toBe("I am");
@@ -209,16 +209,16 @@ describe("PaneCollector", () => {
 
   it("keeps an arm's error to its pane and replaces all panes by the final answer", () => {
     const collector = new PaneCollector(["normal", "steered"], 1);
-    collector.fail({ arm: "steered", error: { message: "too strong", code: "dose_exceeded" } });
+    collector.take("error", { arm: "steered", error: { message: "too strong", code: "dose_exceeded" } });
     expect(collector.current().map((pane) => pane.error)).toEqual([null, "too strong"]);
-    collector.finish(answer);
+    collector.take("done", answer);
     expect(collector.current()[0]?.choices[0]).toMatchObject({ text: "I am glad", finish: "stop" });
   });
 
   it("marks the tokens that the baseline does not have", () => {
     const collector = new PaneCollector(["a", "b"], 1);
-    for (const [index, text] of ["I", " am", " sad"].entries()) collector.add(piece("b", index, text));
-    for (const [index, text] of ["I", " am", " glad"].entries()) collector.add(piece("a", index, text));
+    for (const [index, text] of ["I", " am", " sad"].entries()) collector.take("token", piece("b", index, text));
+    for (const [index, text] of ["I", " am", " glad"].entries()) collector.take("token", piece("a", index, text));
     const [a, b] = collector.current();
     expect(differences(b!, a!, 0)).toEqual([false, false, true]);
   });

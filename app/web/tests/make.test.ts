@@ -1,8 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Vector } from "../src/api/types";
-import { chooseFeature, featureName, searchBody, setFields as setSearch } from "../src/make/dictionary";
+import { chooseFeature, featureName, searchBody, setFields as setSearch } from "../src/make/Dictionary";
 import { rows } from "../src/make/store";
-import { effectSentence, lossOf, lossVerdict } from "../src/make/TransferLoss";
 import {
   fields,
   OWN_PAIRS,
@@ -11,7 +10,8 @@ import {
   takeFile,
   transferBody,
   transferProblem,
-} from "../src/make/transfer";
+} from "../src/make/Transfer";
+import { effectSentence, lossOf, lossVerdict } from "../src/make/TransferLoss";
 import { name } from "../src/make/work";
 
 const bytesOf = (text: string) => new TextEncoder().encode(text).slice().buffer;

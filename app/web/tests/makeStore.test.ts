@@ -1,7 +1,7 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { card, conceptList } from "../src/core/vectors";
-import * as dictionary from "../src/make/dictionary";
+import * as dictionary from "../src/make/Dictionary";
 import * as store from "../src/make/store";
 import { proposing } from "../src/make/store";
 import { error, name } from "../src/make/work";

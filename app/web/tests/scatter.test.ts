@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { aligned } from "../src/maths/geometry";
 import { type Camera, labelsAt, project, svgOf, zoomed } from "../src/space/draw";
-import { Legend } from "../src/space/Legend";
-import { Scatter } from "../src/space/Scatter";
+import { Legend, Scatter } from "../src/space/Scatter";
 import { sceneAt } from "../src/space/Story";
 import { COLOURS, LOOKS, scene } from "../src/space/scene";
 import * as space from "../src/space/store";

@@ -1,14 +1,15 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Drift } from "../src/compare/Drift";
 import { change, restoredDraft } from "../src/compare/draft";
 import { Panes } from "../src/compare/Panes";
+import { TokenDetails } from "../src/compare/PaneView";
 import { readBack } from "../src/compare/readback";
 import { emptyPane, type Pane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { comparison } from "../src/compare/store";
-import { TokenDetails } from "../src/compare/TokenDetails";
 import { library } from "../src/core/vectors";
 import { held, refusal, settle } from "./fakeServer";
-import { onScreen, root, server, show } from "./onScreen";
+import { onScreen, paneOf, root, server, show } from "./onScreen";
 
 const asked = { arms: [{ name: "steered", steering: [] }], max_tokens: 8, temperature: 1, top_p: 1, seed: 7 } as never;
 
@@ -102,5 +103,24 @@ describe("the strength of a vector", () => {
     change({ overall: 2 });
     await settle();
     expect(root.textContent).toContain("−1.00 × 2.00 = −2.00");
+  });
+});
+
+describe("a conversation in two threads", () => {
+  it("shows how far each answer leans, thread by thread, once that is asked for", async () => {
+    const question = { role: "user", content: "How are you?" };
+    const said = { role: "assistant", content: "Well." };
+    const threads = { normal: [question, said, question], steered: [question, said, question] };
+    const turns = (...all: number[]) => ({ concepts: [{ turns: all.map((z) => ({ z })) }] });
+    server.on("POST /v1/explain", () => ({ texts: [turns(0.2, 0.1), turns(0.2, 3.14)], warnings: [] }));
+    comparison.panes.value = ["normal", "steered"].map((name) => paneOf(name, name));
+    comparison.asked.value = { ...(asked as object), threads } as never;
+    show(Drift, { titles: { steered: "Steered" } });
+    root.find("button", "Read joy in every answer").press();
+    await settle();
+    expect(server.bodies).toMatchObject([
+      { turns: true, vectors: ["joy"], texts: [{}, { 3: { content: "steered" } }] },
+    ]);
+    expect(root.find("table").textContent).toBe("turn 1turn 2normal+0.2+0.1Steered+0.2+3.1");
   });
 });

@@ -2,7 +2,7 @@ import { h, render } from "preact";
 import { afterEach, beforeEach, expect, it } from "vitest";
 import { keyRefusal, keyWanted, retrying, setKey } from "../src/api/client";
 import { capabilities } from "../src/core/server";
-import { TopBar } from "../src/frame/TopBar";
+import { TopBar } from "../src/frame/Frame";
 import { FakeElement } from "./fakePage";
 
 const model = { model: { name: "small", device: "cpu" } } as never;

@@ -7,22 +7,11 @@ import { polesAwaited, vectors } from "../core/vectors";
 import { DocLink } from "../frame/dialogs";
 import { reducedMotion } from "../frame/theme";
 import { clamp, plain, signed } from "../maths/scales";
-import { DIAL_END } from "../maths/strength";
-import { DialStops, DialTrack, PoleWords } from "../ui/Dial";
+import { DialFace } from "../ui/Dial";
 import { stepped } from "../ui/fields";
 import { announce, Button, ErrorNote, focusNext, lookOf, Progress } from "../ui/parts";
-import {
-  cards,
-  firstDemonstration,
-  gallery,
-  goLive,
-  isLive,
-  type SavedItem,
-  type SavedStop,
-  shareOf,
-  shownSaved,
-  textOf,
-} from "./gallery";
+import * as saved from "./gallery";
+import { gallery, type SavedItem, type SavedStop, shownSaved } from "./gallery";
 import { fluencyWord } from "./readback";
 import { leaveStarters, makeStarters, starterError, starterProgress, startersLeft } from "./starters";
 
@@ -41,7 +30,7 @@ export function Landing() {
       {!item && wantsStarters() && <FirstStart />}
       {item && <Hero item={item} index={chosen.item} stop={chosen.stop} />}
       <ul class="gallery" aria-label="More saved answers">
-        {cards.value.map(({ item: at, stop }) => (
+        {saved.cards.value.map(({ item: at, stop }) => (
           <li key={`${at} ${stop}`}>
             <Card item={items[at]!} stop={items[at]!.stops[stop]!} onShow={() => show(at, stop)} />
           </li>
@@ -78,7 +67,7 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
     if (touched.value || reducedMotion()) return;
     return moving(index, item);
   }, [touched.value, item]);
-  const share = shareOf(item, at);
+  const go = (share: number) => show(index, nearestStop(item, share));
   const sides = { negative: item.stops[0]!.strength < 0, positive: item.stops.at(-1)!.strength > 0 };
   return (
     <figure class="hero panel">
@@ -86,25 +75,16 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
         {item.prompt}
       </p>
       <div class="strength large">
-        <PoleWords poles={item.poles} />
-        <DialTrack share={share}>
-          <input
-            type="range"
-            aria-label={`Saved answers about ${item.vector}`}
-            aria-valuetext={`${signed(stop.strength)}, ${poleOf(item, stop) ?? "plain"}`}
-            min={-DIAL_END}
-            max={DIAL_END}
-            step="any"
-            value={share}
-            onInput={(event) => show(index, nearestStop(item, event.currentTarget.valueAsNumber))}
-            {...stepped((step) => show(index, clamp(at + step, 0, item.stops.length - 1)))}
-          />
-        </DialTrack>
-        <DialStops
-          share={share}
+        <DialFace
+          poles={item.poles}
+          share={saved.shareOf(item, at)}
           sides={sides}
-          label={(to, word) => word + (to === 0 ? "" : `, ${to < 0 ? item.poles.negative : item.poles.positive}`)}
-          onPick={(to) => show(index, nearestStop(item, to))}
+          onMove={go}
+          onPick={go}
+          aria-label={`Saved answers about ${item.vector}`}
+          aria-valuetext={`${signed(stop.strength)}, ${poleOf(item, stop) ?? "plain"}`}
+          step="any"
+          {...stepped((step) => show(index, clamp(at + step, 0, item.stops.length - 1)))}
         />
       </div>
       <p class="tokens" dir="auto" key={at}>
@@ -124,7 +104,7 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
 
 /** The stop that lies nearest to a share of the dial. */
 function nearestStop(item: SavedItem, share: number): number {
-  const away = item.stops.map((_, stop) => Math.abs(shareOf(item, stop) - share));
+  const away = item.stops.map((_, stop) => Math.abs(saved.shareOf(item, stop) - share));
   return away.indexOf(Math.min(...away));
 }
 
@@ -132,11 +112,8 @@ function nearestStop(item: SavedItem, share: number): number {
 function moving(index: number, { stops }: SavedItem): () => void {
   const zero = stops.findIndex(({ strength }) => strength === 0);
   const way = [...stops.keys()].slice(zero);
-  const timers = way.map((stop, step) =>
-    setTimeout(() => {
-      shownSaved.value = { item: index, stop };
-    }, step * STEP_MS),
-  );
+  const go = (stop: number) => () => (shownSaved.value = { item: index, stop });
+  const timers = way.map((stop, step) => setTimeout(go(stop), step * STEP_MS));
   return () => timers.forEach(clearTimeout);
 }
 
@@ -162,11 +139,11 @@ const ANSWERS = '[aria-label="Answers"]';
 /** Asks the same live, or makes the vectors that it takes. */
 function Live({ item, stop }: { item: SavedItem; stop: number }) {
   if (wantsStarters()) return <FirstStart />;
-  const live = isLive(item, stop);
+  const live = saved.isLive(item, stop);
   const known = vectors.value !== null && !polesAwaited.value;
   const title = live || !known ? "" : `This server has no vector “${item.vector}” that steers this way`;
   const ask = () => {
-    goLive(item, stop);
+    saved.goLive(item, stop);
     focusNext(ANSWERS);
   };
   return <Button label="Ask it live" kind="primary" disabled={!live} title={title} onClick={ask} />;
@@ -179,11 +156,10 @@ export function wantsStarters(): boolean {
 
 /** What an empty library shows: one click makes the starter vectors and asks the first live question. It keeps its place meanwhile. */
 export function FirstStart() {
-  const making = starterProgress.value;
-  const [left, may] = [startersLeft.value, mayDo("write")];
+  const [making, left, may] = [starterProgress.value, startersLeft.value, mayDo("write")];
   const label = left ? "Make the others" : "Make the starter vectors";
   const title = `Finds ${capabilities.value?.concepts.length ?? 0} vectors in the examples that come with the server; the first takes seconds`;
-  const make = () => void makeStarters(firstDemonstration());
+  const make = () => makeStarters(saved.firstDemonstration());
   return (
     <section class="stack first-start" aria-label="Starter vectors">
       <ErrorNote error={starterError.value} />
@@ -201,7 +177,7 @@ const QUOTE = 110;
 
 /** An end of a dial with a quote. */
 function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow: () => void }) {
-  const text = textOf(stop);
+  const text = saved.textOf(stop);
   const choose = () => {
     onShow();
     announce(text);

@@ -1,16 +1,17 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import type { AppliedIntervention } from "../api/types";
+import { api, dataOf } from "../api/client";
+import type { AppliedIntervention, GenerateAnswer, Token } from "../api/types";
+import { Query } from "../core/query";
 import { Term } from "../frame/glossary";
 import { meanOf, plain, signed } from "../maths/scales";
-import { blankName } from "../maths/text";
-import { lookOf, type Mark, Note } from "../ui/parts";
+import { blankName, visible } from "../maths/text";
+import { Button, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";
 import { type Intervention, shortly } from "./controls";
 import { ARMS, type CompareBody, draft } from "./draft";
 import { answerReading, sentenceOf, shiftWords } from "./readback";
 import { differences, type Pane, type PaneChoice, type Shade, shadeValue } from "./run";
-import { askedDraft, comparison, fullReading, inspecting, reader, sampleIndex, shownShade, stale } from "./store";
-import { TokenDetails } from "./TokenDetails";
+import * as play from "./store";
 
 interface Props {
   pane: Pane;
@@ -20,23 +21,19 @@ interface Props {
   about?: string;
 }
 
-interface Selection {
-  /** The run whose token is selected. */
-  asked: CompareBody | null;
-  index: number;
-}
-
 /** One thread: its earlier turns, what its answer is against the plain one in a sentence, the answer, and the numbers behind it. */
 export function PaneView({ pane, base, title, about = "" }: Props) {
-  const [selection, setSelection] = useState<Selection | null>(null);
-  const asked = comparison.asked.value;
-  const selected = inspecting.value && selection?.asked === asked ? selection.index : null; // another run has other words
+  const [selection, setSelection] = useState<{ asked: CompareBody | null; index: number } | null>(null);
+  const asked = play.comparison.asked.value;
+  const selected = play.inspecting.value && selection?.asked === asked ? selection.index : null; // another run has other words
   const select = (index: number) => setSelection(index === selected ? null : { asked, index });
-  const choice = pane.choices[sampleIndex.value] ?? pane.choices[0];
+  const sample = play.sampleIndex.value;
+  const choice = pane.choices[sample] ?? pane.choices[0];
+  const details = { pane, choice: sample };
   const token = selected === null ? undefined : choice?.tokens[selected];
-  const sentence = comparison.running.value ? null : sentenceOf(pane, base, reader.value);
+  const sentence = play.comparison.running.value ? null : sentenceOf(pane, base, play.reader.value);
   return (
-    <article class={`panel pane ${stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
+    <article class={`panel pane ${play.stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
       <div class="row between">
         <h2>{title}</h2>
         {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
@@ -46,13 +43,7 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
       {sentence && <p class="sentence">{sentence}</p>}
       <div class="answer">
         {choice && choice.text !== "" ? (
-          <TokenText
-            pane={pane}
-            base={base}
-            choice={Math.min(sampleIndex.value, pane.choices.length - 1)}
-            selected={selected}
-            onSelect={select}
-          />
+          <TokenText {...{ pane, base, selected }} choice={pane.choices.indexOf(choice)} onSelect={select} />
         ) : (
           !pane.error && <p class="muted">{emptyWords(choice)}</p>
         )}
@@ -60,13 +51,7 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
       </div>
       {token && selected !== null && (
         // The key: an alternative that was taken belongs to its own token, also when its answer comes late.
-        <TokenDetails
-          key={`${sampleIndex.value} ${selected}`}
-          pane={pane}
-          choice={sampleIndex.value}
-          index={selected}
-          onClose={() => setSelection(null)}
-        />
+        <TokenDetails key={`${sample} ${selected}`} {...details} index={selected} onClose={() => setSelection(null)} />
       )}
       <PaneFacts pane={pane} />
     </article>
@@ -75,13 +60,13 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
 
 /** What this thread said before. */
 function Turns({ name }: { name: string }) {
-  const { history, turns } = askedDraft.value ?? draft.value;
+  const { history, turns } = play.askedDraft.value ?? draft.value;
   if (history.length + turns.length === 0) return null;
   const said = turns.flatMap(({ prompt, answers }) => [
     { role: "user", content: prompt },
     { role: "assistant", content: answers[name] ?? answers[ARMS.normal] ?? "" },
   ]);
-  const last = askedDraft.value ? [{ role: "user", content: askedDraft.value.prompt }] : [];
+  const last = play.askedDraft.value ? [{ role: "user", content: play.askedDraft.value.prompt }] : [];
   return (
     <ol class="turns" aria-label="Earlier turns">
       {[...history, ...said, ...last].map(({ role, content }, index) => (
@@ -98,15 +83,15 @@ export function aboutPane(name: string, body: CompareBody): string {
   const arm = body.arms.find((one) => one.name === name);
   if (name === ARMS.steered) return (arm?.steering as Intervention[] | undefined)?.map(shortly).join(", ") ?? "";
   if (name !== ARMS.prompted || !arm?.system) return "";
-  const system = askedDraft.value?.system.trim() ?? "";
+  const system = play.askedDraft.value?.system.trim() ?? "";
   return `Told: “${arm.system.slice(system === "" ? 0 : system.length + 1)}”`;
 }
 
 /** The numbers behind an answer: its title says what each is. An answer that nothing steers has neither a divergence nor a dose. */
 function PaneFacts({ pane: { name: arm, choices, metrics, against, steering } }: { pane: Pane }) {
-  const name = reader.value;
+  const name = play.reader.value;
   const read = (vector: string) =>
-    choices.map((_, choice) => answerReading(comparison.asked.value, vector, arm, choice)?.mean);
+    choices.map((_, choice) => answerReading(play.comparison.asked.value, vector, arm, choice)?.mean);
   const says = name === null ? null : (metrics?.readout[name]?.mean ?? meanOf(read(name)));
   const shift = name === null ? undefined : against?.readout_shift[name];
   const { applied = [] } = steering ?? {};
@@ -159,7 +144,7 @@ function Fact({ label, title, children }: { label: string; title?: string; child
 /** What stands for the words of an answer that has none. */
 function emptyWords(choice: PaneChoice | undefined): string {
   if (choice?.finish) return "The answer is empty: the model ended it at once.";
-  return comparison.running.value ? "Waiting for the first word" : "Nothing yet";
+  return play.comparison.running.value ? "Waiting for the first word" : "Nothing yet";
 }
 
 function policyWords({ vector, operation, strength }: AppliedIntervention): string {
@@ -181,12 +166,12 @@ const FULL_KL = 2;
 export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps) {
   const tokens = pane.choices[choice]?.tokens ?? [];
   const marks = useMarks(pane, base, choice);
-  const buttons = inspecting.value;
+  const buttons = play.inspecting.value;
   const reached = selected !== null && selected < tokens.length ? selected : 0; // another sample may be shorter
   const pick = (event: Event) => {
     const index = (event.target as HTMLElement).dataset.index;
     if (index === undefined) return;
-    inspecting.value = true;
+    play.inspecting.value = true;
     onSelect(Number(index));
   };
   const buttonAt = (index: number, text: string) => ({
@@ -198,12 +183,7 @@ export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps
   return (
     <p class="tokens" dir="auto" onClick={pick} onKeyDown={(event) => buttons && moved(event, onSelect)}>
       {tokens.map(({ text }, index) => (
-        <span
-          key={index}
-          data-index={index}
-          {...lookOf(marks[index] ?? {})}
-          {...(buttons ? buttonAt(index, text) : {})}
-        >
+        <span key={index} data-index={index} {...lookOf(marks[index] ?? {})} {...(buttons && buttonAt(index, text))}>
           {text}
         </span>
       ))}
@@ -213,16 +193,16 @@ export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps
 
 /** How each token is coloured. */
 function useMarks(pane: Pane, base: Pane | undefined, choice: number): Mark[] {
-  const kind = shownShade.value;
+  const kind = play.shownShade.value;
   const tokens = pane.choices[choice]?.tokens ?? [];
-  const other = kind === "difference" && base && base !== pane && !comparison.running.value;
+  const other = kind === "difference" && base && base !== pane && !play.comparison.running.value;
   if (kind === "difference") return other ? differences(pane, base, choice).map((changed) => ({ changed })) : [];
-  const scores = answerReading(comparison.asked.value, reader.value, pane.name, choice)?.scores ?? [];
+  const scores = answerReading(play.comparison.asked.value, play.reader.value, pane.name, choice)?.scores ?? [];
   return tokens.map((_, index) => markOf(shadeValue(pane, choice, index, kind, scores), kind));
 }
 
 function markOf(value: number | null, kind: Shade): Mark {
-  if (kind === "reading") return { score: value, full: fullReading.value };
+  if (kind === "reading") return { score: value, full: play.fullReading.value };
   return { amount: value, full: kind === "kl" ? FULL_KL : FULL_SURPRISE };
 }
 
@@ -237,4 +217,112 @@ function moved(event: KeyboardEvent, onSelect: (index: number) => void): void {
   }
   const next = event.key === "ArrowRight" ? element.nextElementSibling : element.previousElementSibling;
   if (event.key === "ArrowRight" || event.key === "ArrowLeft") (next as HTMLElement | null)?.focus();
+}
+
+interface DetailsProps {
+  pane: Pane;
+  choice: number;
+  index: number;
+  onClose: () => void;
+}
+
+type Alternative = { id: number; text: string; logprob?: number | null };
+
+/** One token: its probability, the alternatives, what it reads, and the answer with another word from here. */
+export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
+  const [branch] = useState(() => new Query(branchFrom));
+  const tokens = pane.choices[choice]?.tokens ?? [];
+  const token = tokens[index];
+  if (!token) return null;
+  const kl = pane.against?.kl_per_token[choice]?.[index];
+  const found = branch.busy.value ? null : branch.data.value;
+  return (
+    <div class="stack token-details">
+      <div class="row between">
+        <span>
+          <code>{visible(token.text)}</code> {token.logprob != null && `${percent(token.logprob)}`}
+          {kl != null && <span class="muted"> · KL {plain(kl, 2)}</span>}
+        </span>
+        <Button label="Close" kind="quiet" onClick={onClose} />
+      </div>
+      <Readings pane={pane} choice={choice} index={index} />
+      <Alternatives token={token} onTake={(next) => void branch.ask(pane, tokens.slice(0, index), next)} />
+      <ErrorNote error={branch.error.value} />
+      <p class="small muted" role="status">
+        {branch.busy.value && "Writing on from here"}
+      </p>
+      {found && (
+        <>
+          <p class="branch" dir="auto">
+            <span class="muted">…{found.start}</span>
+            {found.text}
+          </p>
+          <div class="row">
+            <Button label="Use this answer" onClick={() => play.takeAnswer(pane.name, choice, found.answer)} />
+          </div>
+        </>
+      )}
+    </div>
+  );
+}
+
+function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: Alternative) => void }) {
+  if (!token.top_logprobs) return null;
+  return (
+    <ul class="alternatives" aria-label="Alternatives: continue with another word">
+      {token.top_logprobs.map((one) => (
+        <li key={one.id}>
+          <button type="button" onClick={() => onTake(one)} title="Continue with this word from here">
+            <code>{visible(one.text)}</code>
+            <span class="share" aria-hidden="true">
+              <span style={{ width: `${100 * Math.exp(one.logprob ?? -99)}%` }} />
+            </span>
+            <span class="number small">{percent(one.logprob ?? -99)}</span>
+          </button>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+/** What the text says at a token, and what the stream carried in which it was written, as small dials. The two are never mixed. */
+function Readings({ pane, choice, index }: Pick<DetailsProps, "pane" | "choice" | "index">) {
+  const name = play.reader.value;
+  const reading = answerReading(play.comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
+  const carried = pane.choices[choice]?.tokens[index]?.readout ?? {};
+  const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
+  const names = [...new Set([...(name !== null && reading !== null ? [name] : []), ...Object.keys(carried)])];
+  if (names.length === 0) return null;
+  const head = ["", "text says", `while it was written${added ? ", with what steering added" : ""}`];
+  const dial = (score: number | null | undefined) => <ScoreDial score={score} full={play.fullReading.value} />;
+  const rows = names.map((vector) => [vector, vector === name ? dial(reading) : "–", dial(carried[vector])]);
+  return <Table label="Readings of this word" kind="small readings" head={head} rows={rows} />;
+}
+
+function percent(logprob: number): string {
+  const share = 100 * Math.exp(logprob);
+  return `${share < 0.1 ? "<0.1" : share.toFixed(1)} %`;
+}
+
+/**
+ * Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. Returns the end of what stands
+ * before, what follows, and the whole answer.
+ */
+async function branchFrom(signal: AbortSignal, pane: Pane, before: readonly Token[], next: Alternative) {
+  const asked = play.comparison.asked.value;
+  const record = pane.steering?.record;
+  const arm = asked?.arms.find((one) => one.name === pane.name);
+  if (!asked || !record || !arm) throw new Error("Run the comparison to its end first.");
+  const ids = before.flatMap((token) => (token.id === null ? [] : [token.id]));
+  const { max_tokens: most, temperature, top_p, seed, logprobs } = asked;
+  const prompt = [...record.prompt, ...ids, next.id];
+  const max_tokens = Math.max(most - ids.length - 1, 8);
+  const body = { prompt, steering: arm.steering as never, max_tokens, temperature, top_p, seed, logprobs };
+  const made = (await dataOf<GenerateAnswer>(api.POST("/v1/generate", { body, signal }))).choices[0];
+  const textOf = (list: readonly { text: string }[]) => list.map(({ text }) => text).join("");
+  const rest = (made?.tokens ?? [{ id: null, text: made?.text ?? "" }]) as Token[];
+  const text = next.text + (made?.text ?? "");
+  const tokens = [...before, { ...next, logprob: next.logprob ?? null }, ...rest];
+  const answer = { text: textOf(before) + text, tokens, finish: made?.finish_reason ?? null };
+  return { start: textOf(before.slice(-8)), text, answer };
 }

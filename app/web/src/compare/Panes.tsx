@@ -5,6 +5,7 @@ import { polesOf, vectors } from "../core/vectors";
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
 import { Button, ErrorNote, focusNext, Note, ScoreLegend } from "../ui/parts";
+import { Drift } from "./Drift";
 import { ARMS, change, compareBody, draft } from "./draft";
 import { aboutPane, PaneView } from "./PaneView";
 import { answerReading, readAnswers, readBack, wasRead } from "./readback";
@@ -51,6 +52,7 @@ export function Panes() {
         })}
       </div>
       {steered && !running.value && <WhyNothing steered={steered} />}
+      <Drift titles={TITLES} />
       <TurnButtons />
     </section>
   );

@@ -3,15 +3,14 @@ import { open } from "../core/places";
 import { doseBound, typicalNorms } from "../core/server";
 import { polesOf, vectorNamed, vectors } from "../core/vectors";
 import { Term } from "../frame/glossary";
-import { plain, signed } from "../maths/scales";
+import { fullScale, magnitude, plain, signed } from "../maths/scales";
+import { atChance } from "../maths/strength";
 import { Dial } from "../ui/Dial";
-import { Button, focusNext, Remove } from "../ui/parts";
+import { Button, ErrorNote, focusNext, Note, Remove } from "../ui/parts";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
 import { change, changeControl, draft } from "./draft";
-import { Sweep } from "./Sweep";
-import { addVector, canSweep, removeVector, run, runSweep, showLanding, swept } from "./store";
-import { atChance } from "./WhyNothing";
+import * as play from "./store";
 
 /** The vectors in use, each with its dial, and one strength over all. */
 export function SteeringPanel() {
@@ -36,7 +35,7 @@ export function SteeringPanel() {
             step={0.05}
             value={overall}
             onInput={(event) => change({ overall: event.currentTarget.valueAsNumber })}
-            onChange={run}
+            onChange={play.run}
           />
         </label>
       )}
@@ -50,8 +49,9 @@ function ControlCard({ control }: { control: Control }) {
   const { overall } = draft.value;
   const facts = vector && dialFacts(vector, control, typicalNorms.value, doseBound.value, overall);
   const set = (part: Partial<Control>) => changeControl(id, part);
+  const turn = (next: number) => set({ strength: next });
   const remove = () => {
-    removeVector(id);
+    play.removeVector(id);
     focusNext('[aria-label="Add a vector"]');
   };
   return (
@@ -71,8 +71,8 @@ function ControlCard({ control }: { control: Control }) {
             name={name}
             poles={polesOf(name, vector)}
             value={strength}
-            onChange={(next) => set({ strength: next })}
-            onEnd={run}
+            onChange={turn}
+            onEnd={play.run}
           />
           <div class="row between small">
             <span class={`word ${facts.word.startsWith("may") ? "breaks" : ""}`}>
@@ -86,10 +86,15 @@ function ControlCard({ control }: { control: Control }) {
               <Term name="dose" /> <span class="number">{plain(facts.dose)}</span>
             </span>
           </div>
-          {swept.value === id ? (
-            <Sweep name={name} onPick={(next) => set({ strength: next })} />
+          {play.swept.value === id ? (
+            <Sweep name={name} onPick={turn} />
           ) : (
-            <Button label="Sweep the dial" kind="quiet" disabled={!canSweep(id)} onClick={() => runSweep(id)} />
+            <Button
+              label="Sweep the dial"
+              kind="quiet"
+              disabled={!play.canSweep(id)}
+              onClick={() => play.runSweep(id)}
+            />
           )}
         </>
       )}
@@ -106,11 +111,11 @@ function AddVector() {
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
   const add = (select: HTMLSelectElement) => {
     const vector = vectorNamed(select.value);
-    if (vector) addVector(vector);
+    if (vector) play.addVector(vector);
     select.value = "";
   };
   const back = () => {
-    showLanding();
+    play.showLanding();
     focusNext(".headline");
   };
   const title = "Shows the saved answers again, and clears what is set";
@@ -132,4 +137,53 @@ function AddVector() {
 function noneWords(): string {
   if (openTasks.value.some(({ about }) => about.kind !== "measure")) return "More vectors are being made";
   return vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
+}
+
+const WORDS = "A click sets the dial and runs";
+
+/** The same prompt at the stops of a dial: a strip of answers, coloured by what each says. A click sets the dial. */
+export function Sweep({ name, onPick }: { name: string; onPick: (strength: number) => void }) {
+  const panes = play.sweep.panes.value;
+  const stale = play.sweepStale.value;
+  const scores = panes.map((pane) => pane.metrics?.readout[name]?.mean ?? null);
+  const plainScore = scores[panes.findIndex((pane) => Number(pane.name) === 0)] ?? 0;
+  const full = fullScale(scores.map((score) => (score ?? plainScore) - plainScore), 0.3); // biome-ignore format: one line
+  const take = (strength: number) => {
+    onPick(strength);
+    play.run();
+  };
+  const close = () => {
+    play.closeSweep();
+    focusNext(`[aria-label="Dial of ${name}"]`);
+  };
+  return (
+    <section class="sweep" aria-label={`Sweep of ${name}`} aria-busy={play.sweep.running.value}>
+      <div class="row between small">
+        <span>{play.sweep.running.value ? "Writing" : stale ? "These are of other settings" : WORDS}</span>
+        <Button label="Close" kind="quiet" onClick={close} />
+      </div>
+      <ErrorNote error={play.sweep.error.value} />
+      <ol class={stale ? "stale" : ""}>
+        {panes.map((pane, index) => {
+          const strength = Number(pane.name);
+          const away = (scores[index] ?? plainScore) - plainScore;
+          return (
+            <li key={pane.name}>
+              <button
+                type="button"
+                class={`multiple ${away < 0 ? "below" : "above"}`}
+                style={{ "--m": magnitude(away, full) }}
+                title={`Set ${name} to ${signed(strength)}`}
+                onClick={() => take(strength)}
+              >
+                <strong class="number small">{strength === 0 ? "plain" : signed(strength)}</strong>
+                <span dir="auto">{pane.choices[0]?.text}</span>
+              </button>
+              {pane.error && <Note kind="error">{pane.error}</Note>}
+            </li>
+          );
+        })}
+      </ol>
+    </section>
+  );
 }

@@ -1,6 +1,6 @@
 import type { AppliedIntervention, Vector } from "../api/types";
 import { vectorNamed } from "../core/vectors";
-import { isShown } from "../maths/strength";
+import { atChance, isShown } from "../maths/strength";
 import { Button } from "../ui/parts";
 import type { Control } from "./controls";
 import { change, changeControl, draft } from "./draft";
@@ -106,11 +106,4 @@ function reasonsOf(control: Control, applied: AppliedIntervention | undefined, v
     reasons.push(reason(`The card of ${name} does not show that it steers this way.`));
   if (vector && atChance(vector)) reasons.push(reason(`${name} is not shown to read its concept better than chance.`));
   return reasons;
-}
-
-/** Whether the card's interval at the recommended layers reaches down to chance. */
-export function atChance(vector: Vector): boolean {
-  const layers = vector.recommended?.layers ?? [];
-  const known = layers.map((layer) => vector.quality?.layers[String(layer)]?.auroc_interval?.[0]);
-  return known.length > 0 && known.every((low) => typeof low === "number" && low <= 0.5);
 }

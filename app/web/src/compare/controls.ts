@@ -1,92 +1,47 @@
 import type { Vector } from "../api/types";
+import { given } from "../core/state";
 import { polesOf } from "../core/vectors";
-import { doseOf, isShown, type StrengthZones, wordFor, zonesOf } from "../maths/strength";
+import { doseOf, isShown, type StrengthZones, shownSides, wordFor, zonesOf } from "../maths/strength";
+import type * as words from "../words.json";
 
-export type Operation = "add" | "ablate" | "clamp" | "rotate" | "replace" | "apply";
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
-export type Tokens = "all" | "prompt" | "generated" | "last";
-export type Role = "system" | "user" | "assistant";
-export type ConditionAt = "prompt" | "prompt_mean" | "token";
-export type Phase = keyof typeof PHASE_WORDS;
-export type Hook = keyof typeof HOOK_WORDS;
-export type Unit = keyof typeof UNIT_WORDS;
 
 export interface Condition {
   vector: string;
   side: "above" | "below";
   bound: number;
-  at: ConditionAt;
+  at: keyof typeof words.conditionAt;
 }
 
-/** One vector as a person sets it: a signed strength, and behind "more" everything else. */
-export interface Control {
-  id: number;
-  vector: string;
-  on: boolean;
-  strength: number;
+/** What a control has before a person sets it. */
+const BLANK = {
+  on: true,
+  strength: 1,
   /** What the strength counts: the vector's natural scale, or its calibration, where 1 changes neutral text by 1 nat. */
-  unit: Unit;
-  operation: Operation;
-  layers: LayerChoice;
-  hook: Hook;
+  unit: "scale" as keyof typeof words.units,
+  operation: "add" as keyof typeof words.operations,
+  layers: "recommended" as LayerChoice,
+  hook: "residual" as keyof typeof words.hooks,
   /** The attention head that is ablated instead of the vector. */
-  head: number | null;
-  shareDose: boolean;
-  tokens: Tokens;
-  role: Role | null;
-  phase: Phase | null;
-  tokenIds: number[] | null;
-  low: number | null;
-  high: number | null;
-  degrees: number;
-  to: string | null;
-  endsAfter: number | null;
-  when: Condition | null;
-}
+  head: null as number | null,
+  shareDose: false,
+  tokens: "all" as keyof typeof words.tokens,
+  role: null as keyof typeof words.roles | null,
+  phase: null as keyof typeof words.phases | null,
+  tokenIds: null as number[] | null,
+  low: null as number | null,
+  high: null as number | null,
+  degrees: 30,
+  to: null as string | null,
+  endsAfter: null as number | null,
+  when: null as Condition | null,
+};
+
+/** One vector as a person sets it: a signed strength, and behind "more" everything else. */
+export type Control = typeof BLANK & { id: number; vector: string };
 
 /** What the server gets; without a vector it ablates an attention head. */
 export type Intervention = Record<string, unknown> & { vector?: string };
-
-/** What each operation does, in the words of the menu. */
-export const OPERATION_WORDS: Readonly<Record<Operation, string>> = {
-  add: "Add: push along the vector",
-  ablate: "Ablate: remove the concept",
-  clamp: "Clamp: hold within bounds",
-  rotate: "Rotate: turn toward the vector",
-  replace: "Replace: exchange for another",
-  apply: "Apply: the vector's map",
-};
-
-export const TOKEN_WORDS: Readonly<Record<Tokens, string>> = {
-  all: "prompt and answer",
-  generated: "answer only",
-  prompt: "prompt only",
-  last: "last prompt token only",
-};
-
-export const ROLE_WORDS: Readonly<Record<Role, string>> = {
-  system: "the system message",
-  user: "the user's messages",
-  assistant: "the assistant's messages and the answer",
-};
-
-/** The parts of a prompt with its answer, as the server tells them apart. */
-export const PHASE_WORDS = {
-  prompt: "the prompt",
-  thinking: "thinking",
-  answer: "the answer after it",
-  tool: "calls of tools",
-  json: "an answer that must be JSON",
-} as const;
-
-/** Where in a block a vector acts. */
-export const HOOK_WORDS = {
-  residual: "the residual after the block",
-  attention: "the output of attention",
-  mlp: "the output of the MLP",
-} as const;
-
-export const UNIT_WORDS = { scale: "its natural scale", kl: "nats on neutral text" } as const;
 
 let nextId = 1;
 
@@ -100,27 +55,6 @@ export function controlFor(vector: Vector, norms: readonly number[], sign = 1): 
   return { ...BLANK, ...distilled, id: nextId++, vector: vector.name, strength: defaultStrength(vector, norms, sign) };
 }
 
-const BLANK: Omit<Control, "id" | "vector"> = {
-  on: true,
-  strength: 1,
-  unit: "scale",
-  operation: "add",
-  layers: "recommended",
-  hook: "residual",
-  head: null,
-  shareDose: false,
-  tokens: "all",
-  role: null,
-  phase: null,
-  tokenIds: null,
-  low: null,
-  high: null,
-  degrees: 30,
-  to: null,
-  endsAfter: null,
-  when: null,
-};
-
 /** Completes a control from an address, which names only what differs from the usual. */
 export function restoredControl(part: Partial<Control> & { vector: string }): Control {
   return { ...BLANK, ...part, id: nextId++ };
@@ -129,8 +63,7 @@ export function restoredControl(part: Partial<Control> & { vector: string }): Co
 /** Returns what an address needs to know of a control. */
 export function compactControl(control: Control): Partial<Control> {
   const usual = BLANK as Record<string, unknown>;
-  const entries = Object.entries(control).filter(([key, value]) => key !== "id" && usual[key] !== value);
-  return Object.fromEntries(entries);
+  return Object.fromEntries(Object.entries(control).filter(([key, value]) => key !== "id" && usual[key] !== value));
 }
 
 /** The middle of the range that works, to one decimal where that is in the range. */
@@ -144,29 +77,27 @@ export function defaultStrength(vector: Vector, norms: readonly number[], sign: 
 
 /** Returns the intervention the server gets. `overall` multiplies strengths and angles. */
 export function intervention(control: Control, overall: number): Intervention {
-  const { operation, hook, unit } = control;
+  const { vector, operation, hook, unit, strength, degrees, low, high, to, layers, when, endsAfter } = control;
   const head = headOf(control);
-  const result: Intervention = head === null ? { vector: control.vector, operation } : { operation, head };
-  if (operation === "add") result.strength = rounded(control.strength * overall);
-  if (operation === "add" && unit !== "scale") result.unit = unit;
-  if (hook !== "residual") result.hook = hook;
-  if (control.operation === "apply" && overall !== 1) result.strength = rounded(overall);
-  if (control.operation === "rotate") result.degrees = rounded(control.degrees * overall);
-  if (control.operation === "clamp") {
-    if (control.low !== null) result.low = control.low;
-    if (control.high !== null) result.high = control.high;
-  }
-  if (control.operation === "replace" && control.to) result.to = control.to;
-  if (control.layers !== "recommended") result.layers = control.layers;
-  if (sharesDose(control)) result.share_dose = true;
   const scope = scopeOf(control);
-  if (Object.keys(scope).length > 0) result.scope = scope;
-  if (control.when) {
-    const { vector, side, bound, at } = control.when;
-    result.when = { vector, [side]: bound, at };
-  }
-  if (control.endsAfter !== null) result.schedule = { kind: "linear", to: 0, tokens: control.endsAfter };
-  return result;
+  const multiplied = operation === "add" ? strength * overall : operation === "apply" && overall !== 1 ? overall : null;
+  return given({
+    vector: head === null ? vector : null,
+    operation,
+    head,
+    strength: multiplied && rounded(multiplied),
+    unit: operation === "add" && unit !== "scale" ? unit : null,
+    hook: hook === "residual" ? null : hook,
+    degrees: operation === "rotate" ? rounded(degrees * overall) : null,
+    low: operation === "clamp" ? low : null,
+    high: operation === "clamp" ? high : null,
+    to: operation === "replace" ? to || null : null,
+    layers: layers === "recommended" ? null : layers,
+    share_dose: sharesDose(control) || null,
+    scope: Object.keys(scope).length === 0 ? null : scope,
+    when: when && { vector: when.vector, [when.side]: when.bound, at: when.at },
+    schedule: endsAfter === null ? null : { kind: "linear", to: 0, tokens: endsAfter },
+  });
 }
 
 /** The attention head that a control ablates; null where it acts along its vector. */
@@ -177,13 +108,13 @@ function sharesDose({ operation, shareDose, layers }: Control): boolean {
   return shareDose && operation === "add" && layers !== "recommended";
 }
 
-function scopeOf({ tokens, role, phase, tokenIds }: Control): Record<string, unknown> {
-  return {
-    ...(tokens === "all" ? {} : { tokens }),
-    ...(role ? { roles: [role] } : {}),
-    ...(phase ? { phase: [phase] } : {}),
-    ...(tokenIds && tokenIds.length > 0 ? { token_ids: tokenIds } : {}),
-  };
+function scopeOf({ tokens, role, phase, tokenIds }: Control): object {
+  return given({
+    tokens: tokens === "all" ? null : tokens,
+    roles: role && [role],
+    phase: phase && [phase],
+    token_ids: tokenIds?.length ? tokenIds : null,
+  });
 }
 
 /** Names an intervention in a few words. */
@@ -234,7 +165,7 @@ export function dialFacts(vector: Vector, control: Control, norms: readonly numb
   return {
     negative,
     positive,
-    shown: { negative: isShown(vector, -1), positive: isShown(vector, 1) },
+    shown: shownSides(vector),
     word: wordFor(strength, strength < 0 ? negative : positive, isShown(vector, strength)),
     dose: doseOf(vector, strength * scale, dosedLayers(control, vector), norms),
   };

@@ -1,16 +1,9 @@
 import { effect, signal } from "@preact/signals";
 import { isMessage, type Message } from "../api/types";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
-import { remembered } from "../core/state";
+import { given, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
-
-export interface Sampling {
-  max_tokens: number;
-  temperature: number;
-  top_p: number;
-  n: number;
-}
 
 /** An earlier turn of the threads: what was asked, and what each thread answered. */
 export interface Turn {
@@ -18,41 +11,30 @@ export interface Turn {
   answers: Readonly<Record<string, string>>;
 }
 
-/** Everything a person has set in Play. It is also what the address holds. */
-export interface Draft {
-  prompt: string;
-  system: string;
-  /** What was said before the threads part. */
-  history: Message[];
-  turns: readonly Turn[];
-  /** The prompt is continued as it stands, without the chat template. */
-  raw: boolean;
-  /** The instruction of the prompt-only arm; null: made from the vectors; "": no such arm. */
-  instruction: string | null;
-  controls: Control[];
-  overall: number;
-  sampling: Sampling;
-  seed: number;
-  /** The vector whose readout colours the tokens; null: the first one. */
-  reader: string | null;
-}
-
 export const ARMS = { normal: "normal", steered: "steered", prompted: "prompt-only" } as const;
 const MAX_READOUTS = 8;
 
-const USUAL: Draft = {
+/** What is set before a person sets anything. */
+const USUAL = {
   prompt: "How is your new apartment?",
   system: "",
-  history: [],
-  turns: [],
+  /** What was said before the threads part. */
+  history: [] as Message[],
+  turns: [] as readonly Turn[],
+  /** The prompt is continued as it stands, without the chat template. */
   raw: false,
-  instruction: null,
-  controls: [],
+  /** The instruction of the prompt-only arm; null: made from the vectors; "": no such arm. */
+  instruction: null as string | null,
+  controls: [] as Control[],
   overall: 1,
   sampling: { max_tokens: 64, temperature: 0.7, top_p: 1, n: 1 },
   seed: 7,
-  reader: null,
+  /** The vector whose readout colours the tokens; null: the first one. */
+  reader: null as string | null,
 };
+
+/** Everything a person has set in Play. It is also what the address holds. */
+export type Draft = typeof USUAL;
 
 /** What is set now. The address has it while Play is open; it outlives a reload of another place, too. */
 export const draft = remembered<Draft>("draft", USUAL, restoredDraft);
@@ -61,7 +43,7 @@ export function change(part: Partial<Draft>): void {
   draft.value = { ...draft.value, ...part };
 }
 
-export function changeSampling(part: Partial<Sampling>): void {
+export function changeSampling(part: Partial<Draft["sampling"]>): void {
   change({ sampling: { ...draft.value.sampling, ...part } });
 }
 
@@ -187,27 +169,17 @@ export function followAddress(): () => void {
   };
 }
 
-export interface Arm {
-  name: string;
-  steering: unknown;
-  system?: string;
-}
-
-export interface CompareBody {
+/** A comparison, as it is asked. */
+export interface CompareBody extends ReturnType<typeof shared> {
   prompt?: string;
   messages?: Message[];
   /** The messages of each arm, once the threads have answers of their own. */
   threads?: Record<string, Message[]>;
   arms: Arm[];
   baseline: string;
-  seed: number;
-  n: number;
-  max_tokens: number;
-  temperature: number;
-  top_p: number;
-  readout: string[];
-  logprobs: number;
 }
+
+type Arm = { name: string; steering: unknown; system?: string };
 
 /** Returns the vectors that are read back: the chosen reader first, then those of the controls. */
 export function readersOf(value: Draft): string[] {
@@ -248,13 +220,9 @@ export function compareBody(value: Draft, instruction: string): CompareBody {
 /** What a request of one steered answer needs: what an application sends. */
 export function steeredBody(value: Draft) {
   const { max_tokens, temperature, top_p, n } = value.sampling;
-  const sampling = { max_tokens, temperature, ...(top_p === 1 ? {} : { top_p }), ...(n === 1 ? {} : { n }) };
-  return {
-    ...promptOf(value, ARMS.steered),
-    steering: interventions(value.controls, value.overall),
-    ...sampling,
-    seed: value.seed,
-  };
+  const steering = interventions(value.controls, value.overall);
+  const sampling = given({ max_tokens, temperature, top_p: top_p === 1 ? null : top_p, n: n === 1 ? null : n });
+  return { ...promptOf(value, ARMS.steered), steering, ...sampling, seed: value.seed };
 }
 
 /** Returns a comparison of several strengths of one vector, beside the others as they are set; 0 everywhere is the baseline. */

@@ -170,14 +170,8 @@ export function isPane(one: unknown): one is Pane {
 const NO_CHOICE: PaneChoice = { text: "", tokens: [], finish: null };
 
 export function emptyPane(name: string, n: number): Pane {
-  return {
-    name,
-    choices: Array<PaneChoice>(n).fill(NO_CHOICE),
-    steering: null,
-    metrics: null,
-    against: null,
-    error: null,
-  };
+  const choices = Array<PaneChoice>(n).fill(NO_CHOICE);
+  return { name, choices, steering: null, metrics: null, against: null, error: null };
 }
 
 /** Collects the events of a comparison. Reading it gives new panes only for arms that went on since. */
@@ -197,24 +191,17 @@ export class PaneCollector {
 
   /** Takes an event of the stream. */
   take(name: string, data: unknown): void {
-    if (name === "token") this.add(data as TokenPiece);
-    else if (name === "error") this.fail(data as ServerError & { arm: string });
-    else if (name === "done") this.finish(data as CompareAnswer);
-  }
-
-  add(piece: TokenPiece): void {
-    this.pending.push(piece);
-    if (piece.id !== null && piece.id !== undefined) this.tokens++;
-  }
-
-  fail(error: ServerError & { arm: string }): void {
-    this.panes = this.panes.map((pane) => (pane.name === error.arm ? { ...pane, error: error.error.message } : pane));
-  }
-
-  finish(answer: CompareAnswer): void {
-    const ended = new Map(answer.arms.map((arm) => [arm.name, finishedPane(arm)]));
-    this.pending = this.pending.filter(({ arm }) => !ended.has(arm ?? ""));
-    this.panes = this.panes.map((pane) => ended.get(pane.name) ?? pane);
+    if (name === "token") {
+      this.pending.push(data as TokenPiece);
+      if ((data as TokenPiece).id != null) this.tokens++;
+    } else if (name === "error") {
+      const { arm, error } = data as ServerError & { arm: string };
+      this.panes = this.panes.map((pane) => (pane.name === arm ? { ...pane, error: error.message } : pane));
+    } else if (name === "done") {
+      const ended = new Map((data as CompareAnswer).arms.map((arm) => [arm.name, finishedPane(arm)]));
+      this.pending = this.pending.filter(({ arm }) => !ended.has(arm ?? ""));
+      this.panes = this.panes.map((pane) => ended.get(pane.name) ?? pane);
+    }
   }
 
   /** Applies what has arrived since the last call. */
@@ -237,19 +224,18 @@ function extended(choice: PaneChoice, pieces: readonly TokenPiece[], index: numb
 }
 
 /** Returns a finished arm as a pane. */
-function finishedPane(arm: ArmAnswer): Pane {
-  return {
-    name: arm.name,
-    choices: arm.choices.map((choice) => ({
-      text: choice.text,
-      tokens: (choice.tokens ?? [{ id: null, text: choice.text }]) as Token[],
-      finish: choice.finish_reason,
-    })),
-    steering: arm.steering,
-    metrics: arm.metrics ?? null,
-    against: arm.against_baseline ?? null,
-    error: arm.error?.message ?? null,
-  };
+function finishedPane({
+  name,
+  steering,
+  metrics = null,
+  against_baseline: against = null,
+  error,
+  ...arm
+}: ArmAnswer): Pane {
+  const choices = arm.choices.map(({ text, tokens, finish_reason: finish }) => {
+    return { text, tokens: (tokens ?? [{ id: null, text }]) as Token[], finish };
+  });
+  return { name, choices, steering, metrics, against, error: error?.message ?? null };
 }
 
 /**

@@ -1,7 +1,5 @@
 import { computed, signal } from "@preact/signals";
-import { api, dataOf } from "../api/client";
-import type { Job } from "../api/types";
-import { begin, dismiss, openTasks, tasks } from "../core/jobs";
+import { beginJob, dismiss, openTasks, tasks } from "../core/jobs";
 import { capabilities } from "../core/server";
 import { remembered } from "../core/state";
 import { concepts, library, vectorByName } from "../core/vectors";
@@ -48,9 +46,7 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
   for (const [index, concept] of missing.value.entries()) {
     const description = concepts.value.find((one) => one.name === concept)?.description ?? "";
     const body = { name: concept, concept, description, tags: ["starter"] };
-    const task = begin({ place: "compare", kind: "starter", vector: concept }, (options) =>
-      dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
-    );
+    const task = beginJob({ place: "compare", kind: "starter", vector: concept }, "/v1/vectors/extract", body);
     if (!(await task.end) || task.error.value !== null) break;
     dismiss(task);
     if (index === 0) onFirst();

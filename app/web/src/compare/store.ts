@@ -211,21 +211,12 @@ export function removeVector(id: number): void {
 /** The answers that are shown as a table: what each was asked with, and what was measured of it. */
 export function answerTable(): string {
   const [asked, names] = [comparison.asked.value, drafts.readersOf(draft.value)];
-  const rows = comparison.panes.value.flatMap(({ name, choices, metrics }) =>
-    choices.map(({ text }, sample) => {
-      const says = names.map((vector) => String(metrics?.readout[vector]?.mean ?? ""));
-      const steering = JSON.stringify(asked?.arms.find((arm) => arm.name === name)?.steering ?? []);
-      return [
-        name,
-        String(sample + 1),
-        String(asked?.seed ?? ""),
-        steering,
-        guarded(text),
-        String(metrics?.perplexity ?? ""),
-        ...says,
-      ];
-    }),
-  );
+  const cell = (value: unknown) => String(value ?? "");
+  const rows = comparison.panes.value.flatMap(({ name, choices, metrics }) => {
+    const steering = JSON.stringify(asked?.arms.find((arm) => arm.name === name)?.steering ?? []);
+    const measured = [metrics?.perplexity, ...names.map((vector) => metrics?.readout[vector]?.mean)].map(cell);
+    return choices.map(({ text }, sample) => [name, cell(sample + 1), cell(asked?.seed), steering, guarded(text), ...measured]); // biome-ignore format: one line
+  });
   return csvFormatRows([["arm", "sample", "seed", "steering", "text", "perplexity", ...names], ...rows]);
 }
 

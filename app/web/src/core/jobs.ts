@@ -2,6 +2,7 @@ import { computed, signal } from "@preact/signals";
 import { ApiError, api, dataOf, follow, isAbort, isLost, messageOf, pause, send } from "../api/client";
 import type { Job } from "../api/types";
 import { announce, notify, type Step } from "../ui/parts";
+import { jobs as kinds } from "../words.json";
 import { type PlaceName, place } from "./places";
 import { Mutations, Query } from "./query";
 import { serverTrouble } from "./server";
@@ -72,24 +73,15 @@ function cancelJob(id: string): Promise<Job> {
   return dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }));
 }
 
-/** The kinds of jobs: what stands before the name of the vector, what is read out at the end, and what the server calls it. */
-const KINDS = {
-  extract: { words: "Finding", ended: "The vector was found.", server: "extract" },
-  starter: { words: "Finding", ended: "The vector was found.", server: "extract" },
-  transfer: { words: "Carrying over", ended: "The vector was carried over.", server: "transfer" },
-  measure: { words: "Measuring", ended: "The strengths were measured.", server: "dose_response" },
-  distil: { words: "Distilling", ended: "The vector was distilled.", server: "distil" },
-} as const;
-
 /** What a job is for: where it was started, what it does, and the vector it makes or measures. */
 export interface About {
   place: PlaceName;
-  kind: keyof typeof KINDS;
+  kind: keyof typeof kinds;
   vector: string;
 }
 
 /** What a job does to which vector. */
-export const aboutWords = ({ kind, vector }: About): string => `${KINDS[kind].words} ${vector}`;
+export const aboutWords = ({ kind, vector }: About): string => `${kinds[kind].words} ${vector}`;
 
 /** A job that this tab started, from the request to the end. It outlives a reload of the page. */
 export class Task {
@@ -121,7 +113,7 @@ export class Task {
     if (unread !== null) this.error.value = new Error(why);
     this.ended.value = true;
     if (place.peek() === this.about.place && kind !== "starter") showCard(vector);
-    notify(`${vector}: ${KINDS[kind].ended}`);
+    notify(`${vector}: ${kinds[kind].ended}`);
     return true;
   }
 
@@ -158,7 +150,7 @@ interface Saved extends About {
   id: string;
 }
 
-const isSaved = (one: unknown) => typeof (one as Saved).id === "string" && (one as Saved).kind in KINDS;
+const isSaved = (one: unknown) => typeof (one as Saved).id === "string" && (one as Saved).kind in kinds;
 
 /** The jobs of this tab that have not ended, for a reload. */
 const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
@@ -212,6 +204,13 @@ export function begin(about: About, start: StartJob, left: Saved | null = null):
   return task;
 }
 
+type JobPath = `/v1/vectors/${"extract" | "distil" | "transfer"}` | "/v1/evaluations";
+
+/** Starts the job of a request and keeps it in the tray. */
+export function beginJob(about: About, path: JobPath, body: object): Task {
+  return begin(about, (options) => dataOf<Job>(api.POST(path, { body: body as never, ...options })));
+}
+
 /** Takes a job that has ended out of the tray. */
 export function dismiss(task: Task): void {
   tasks.value = tasks.value.filter((one) => one !== task);
@@ -237,7 +236,7 @@ class NotStarted extends Error {}
 /** Finds the open job of a request that was sent when the page was left, before the server had answered it. */
 async function startedJob({ kind, vector }: About): Promise<Job> {
   const own = new Set(saved.peek().map(({ id }) => id));
-  const same = (job: Job) => job.kind === KINDS[kind].server && job.subject === vector && isOpen(job);
+  const same = (job: Job) => job.kind === kinds[kind].server && job.subject === vector && isOpen(job);
   const job = (await latestJobs()).find((one) => same(one) && !own.has(one.id));
   if (!job) throw new NotStarted();
   return job;

@@ -48,3 +48,10 @@ export function keep(area: Area, name: string, text: string | null): void {
     // as above
   }
 }
+
+type Given<T> = { [K in keyof T]?: NonNullable<T[K]> };
+
+/** Returns the parts that are there: those that are neither null nor undefined. */
+export function given<T extends object>(parts: T): Given<T> {
+  return Object.fromEntries(Object.entries(parts).filter(([, part]) => part != null)) as Given<T>;
+}

@@ -1,18 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { apiKey, isRefusal } from "../api/client";
 import type { Job } from "../api/types";
-import {
-  aboutWords,
-  cancel,
-  cancelling,
-  dismiss,
-  jobs,
-  openJobs,
-  otherJobs,
-  showCard,
-  type Task,
-  tasks,
-} from "../core/jobs";
+import * as core from "../core/jobs";
 import { repeat } from "../core/query";
 import { capabilities } from "../core/server";
 import { vectorByName } from "../core/vectors";
@@ -23,8 +12,8 @@ const REFRESH_SECONDS = 4;
 /** The jobs that run, in the top bar: those of this tab, which outlive a reload, and those of others. */
 export function JobTray() {
   useJobs();
-  const [own, others] = [tasks.value, otherJobs.value];
-  const open = openJobs.value;
+  const [own, others] = [core.tasks.value, core.otherJobs.value];
+  const open = core.openJobs.value;
   if (own.length + others.length === 0) return null;
   return (
     <details class="tray">
@@ -49,29 +38,29 @@ function useJobs(): void {
   const known = capabilities.value !== null;
   useEffect(() => {
     if (!known) return;
-    void jobs.load();
-    return repeat(REFRESH_SECONDS, async () => void (isRefusal(jobs.error.peek()) || (await jobs.load())));
+    void core.jobs.load();
+    return repeat(REFRESH_SECONDS, async () => void (isRefusal(core.jobs.error.peek()) || (await core.jobs.load())));
   }, [apiKey.value, known]);
 }
 
 /** What a task does, how far it is, how long it still takes, and the button that stops it. */
-export function TaskProgress({ task: { step, about, stop } }: { task: Task }) {
-  const message = `${aboutWords(about)}: ${step.message}`;
+export function TaskProgress({ task: { step, about, stop } }: { task: core.Task }) {
+  const message = `${core.aboutWords(about)}: ${step.message}`;
   return <Progress {...step} message={message} onStop={stop} />;
 }
 
-function Ended({ task }: { task: Task }) {
+function Ended({ task }: { task: core.Task }) {
   const { vector } = task.about;
   const error = task.error.value;
   const known = vectorByName.value.has(vector);
   return (
     <div class="row between">
       <span>
-        {aboutWords(task.about)}: {error !== null ? "failed" : task.stopping.value ? "stopped" : "done"}
+        {core.aboutWords(task.about)}: {error !== null ? "failed" : task.stopping.value ? "stopped" : "done"}
       </span>
       <span class="row">
-        {known && <Button label="Show its card" onClick={() => showCard(vector)} />}
-        <Button label="Close" hidden={` ${vector}`} kind="quiet" onClick={() => dismiss(task)} />
+        {known && <Button label="Show its card" onClick={() => core.showCard(vector)} />}
+        <Button label="Close" hidden={` ${vector}`} kind="quiet" onClick={() => core.dismiss(task)} />
       </span>
       <ErrorNote error={error} />
     </div>
@@ -84,8 +73,8 @@ export function jobName({ kind, subject }: Job): string {
 }
 
 export function CancelJob({ job }: { job: Job }) {
-  const busy = cancelling.busy.value;
-  return <Button label="Cancel" hidden={` ${jobName(job)}`} disabled={busy} onClick={() => void cancel(job)} />;
+  const busy = core.cancelling.busy.value;
+  return <Button label="Cancel" hidden={` ${jobName(job)}`} disabled={busy} onClick={() => void core.cancel(job)} />;
 }
 
 /** A job of another tab or caller. */
@@ -100,7 +89,7 @@ function OtherJob({ job }: { job: Job }) {
         <CancelJob job={job} />
       </div>
       <progress aria-label={`Progress of ${jobName(job)}`} {...(total > 0 ? { value: done, max: total } : {})} />
-      <ErrorNote error={cancelling.errorAt(`job ${job.id}`)} />
+      <ErrorNote error={core.cancelling.errorAt(`job ${job.id}`)} />
     </li>
   );
 }

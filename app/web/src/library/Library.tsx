@@ -1,33 +1,35 @@
 import "../styles/library.css";
-import { useEffect } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { apiKey, isRefusal } from "../api/client";
+import type { Profile } from "../api/types";
+import { type Intervention, interventions, shortly } from "../compare/controls";
+import { draft } from "../compare/draft";
 import { addressState, open, rememberState } from "../core/places";
 import { serverTrouble } from "../core/server";
 import { library, vectors } from "../core/vectors";
-import { of, SearchField } from "../ui/fields";
-import { Button, ErrorNote, LoadNote, Warnings } from "../ui/parts";
-import { DefaultSteering, Profiles } from "./Profiles";
+import { of, SearchField, typed } from "../ui/fields";
+import { Button, ErrorNote, Form, List, LoadNote, Panel, Warnings } from "../ui/parts";
+import { hints } from "../words.json";
 import { Similarity } from "./Similarity";
-import { found, loadLibrary, profiles, search, selected } from "./store";
+import * as store from "./store";
 import { VectorCard } from "./VectorCard";
 import { VectorDetails } from "./VectorDetails";
 
 /** Library: the vectors, what is like what, and what steers requests that name a profile or nothing. */
 export default function Library() {
+  const { profiles, selected } = store;
   const reachable = serverTrouble.value === null;
   useEffect(() => {
-    if (!reachable) return; // it is read as soon as the server answers again
-    void loadLibrary();
+    if (reachable) void store.loadLibrary(); // else it is read as soon as the server answers again
   }, [apiKey.value, reachable]);
   // A card has an address: it opens with it, and the address follows the card that is open.
   useEffect(() => {
     if (addressState.value) selected.value = addressState.value;
   }, [addressState.value]);
   useEffect(() => rememberState("library", selected.value ?? ""), [selected.value]);
-  const refused = profiles.error.value;
   return (
     <>
-      {isRefusal(refused) && <ErrorNote error={refused} />}
+      {isRefusal(profiles.error.value) && <ErrorNote error={profiles.error.value} />}
       <Vectors />
       <Similarity />
       <div class="columns">
@@ -40,19 +42,19 @@ export default function Library() {
 }
 
 function Vectors() {
-  const all = vectors.value;
+  const [all, found, text] = [vectors.value, store.found.value, store.search.value];
   return (
     <section class="stack" aria-label="Vectors">
       <div class="row between">
         <h2>Vectors</h2>
-        <SearchField label="Search vectors" placeholder="Search by name, description or tag" {...of(search)} />
+        <SearchField label="Search vectors" placeholder="Search by name, description or tag" {...of(store.search)} />
       </div>
       <LoadNote what="vectors" query={library} />
       <Warnings of={library.data.value?.warnings} />
       {all?.length === 0 && <EmptyLibrary />}
-      {all && all.length > 0 && found.value.length === 0 && <p class="muted">No vector matches "{search.value}".</p>}
+      {all && all.length > 0 && found.length === 0 && <p class="muted">No vector matches "{text}".</p>}
       <div class="cards">
-        {found.value.map((vector) => (
+        {found.map((vector) => (
           <VectorCard key={vector.name} vector={vector} />
         ))}
       </div>
@@ -63,11 +65,84 @@ function Vectors() {
 function EmptyLibrary() {
   return (
     <div class="panel stack">
-      <p>The library is empty. Make a vector from your own examples, or make the starter vectors in Play.</p>
+      <p>{hints.empty}</p>
       <div class="row">
         <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
         <Button label="Open Play" onClick={() => open("compare")} />
       </div>
     </div>
+  );
+}
+
+/** Named sets of strengths; each is also a model name for OpenAI clients. */
+export function Profiles() {
+  const [name, setName] = useState("");
+  const { profiles, profileActions } = store;
+  const current = interventions(draft.value.controls, draft.value.overall);
+  const save = async () => {
+    if (await store.saveProfile(name, current)) setName((now) => (now === name ? "" : now)); // the next one may be typed already
+  };
+  const disabled = profileActions.busy.value || name === "" || current.length === 0;
+  return (
+    <Panel title="Profiles">
+      <LoadNote what="profiles" query={profiles} />
+      <Warnings of={profiles.data.value?.warnings} />
+      <List
+        of={profiles.data.value?.data}
+        none={hints.noProfiles}
+        row={(profile) => <ProfileRow key={profile.name} profile={profile} />}
+      />
+      <Form kind="row" onSend={save}>
+        <input type="text" aria-label="Name of the profile" placeholder="name" value={name} {...typed(setName)} />
+        <Button label="Save what Play uses" submit disabled={disabled} />
+      </Form>
+      <ErrorNote error={profileActions.errorAt("form")} />
+      {current.length === 0 && <p class="small muted">Play uses no vector at the moment.</p>}
+    </Panel>
+  );
+}
+
+function ProfileRow({ profile }: { profile: Profile }) {
+  const { name } = profile;
+  const words = (profile.interventions as unknown as Intervention[]).map(shortly).join(", ");
+  const disabled = store.profileActions.busy.value;
+  const makeDefault = () => store.setDefault(profile);
+  return (
+    <li class="row between">
+      <span>
+        <strong>{name}</strong> <span class="small muted">{words}</span>
+      </span>
+      <span class="row">
+        <Button label="Make default" hidden={`: ${name}`} disabled={disabled} onClick={makeDefault} />
+        <Button
+          label="Delete"
+          hidden={` ${name}`}
+          kind="quiet"
+          disabled={disabled}
+          onClick={() => store.deleteProfile(name)}
+        />
+      </span>
+      <ErrorNote error={store.profileActions.errorAt(`profile ${name}`)} />
+    </li>
+  );
+}
+
+/** The steering of requests that name none. */
+export function DefaultSteering() {
+  const { defaultSteering, profileActions } = store;
+  const list = defaultSteering.data.value?.interventions;
+  return (
+    <Panel title="Default steering">
+      <p class="small muted">{hints.defaultSteering}</p>
+      <LoadNote what="default steering" query={defaultSteering} />
+      <Warnings of={defaultSteering.data.value?.warnings} />
+      {list && <p>{list.map(shortly).join(", ") || "None: such requests are unsteered."}</p>}
+      {list && list.length > 0 && (
+        <div class="row">
+          <Button label="Clear" disabled={profileActions.busy.value} onClick={store.clearDefault} />
+        </div>
+      )}
+      <ErrorNote error={profileActions.errorAt("default")} />
+    </Panel>
   );
 }

@@ -1,8 +1,10 @@
 import type { Vector } from "../api/types";
-import { atChance } from "../compare/WhyNothing";
 import { polesOf } from "../core/vectors";
-import { isShown } from "../maths/strength";
+import { plain, signed } from "../maths/scales";
+import { atChance, isShown, qualityOf, shownSides } from "../maths/strength";
+import { Chart } from "../ui/Chart";
 import { DialView } from "../ui/Dial";
+import { Warnings } from "../ui/parts";
 import { selected, usersOf } from "./store";
 
 /** A vector in a few words, with its dial. */
@@ -17,10 +19,7 @@ export function VectorCard({ vector }: { vector: Vector }) {
       <span class="description small muted" dir="auto">
         {vector.description || vector.method.replaceAll("_", " ")}
       </span>
-      <DialView
-        poles={polesOf(vector.name, vector)}
-        shown={{ negative: isShown(vector, -1), positive: isShown(vector, 1) }}
-      />
+      <DialView poles={polesOf(vector.name, vector)} shown={shownSides(vector)} />
       <span class="row">
         <Badges vector={vector} />
       </span>
@@ -48,23 +47,106 @@ export interface Verdict {
 }
 
 /** Says in words how well a vector reads its concept. */
-export function readingVerdict(vector: Vector): Verdict {
-  const layers = vector.recommended?.layers ?? [];
-  const quality = layers.map((layer) => vector.quality?.layers[String(layer)]).find(Boolean);
-  if (!quality || quality.auroc == null) return { text: "reading not measured", kind: "unmeasured" };
+function readingVerdict(vector: Vector): Verdict {
+  const { auroc = null } = qualityOf(vector) ?? {};
+  if (auroc === null) return { text: "reading not measured", kind: "unmeasured" };
   if (atChance(vector)) return { text: "not shown to be better than chance", kind: "bad" };
-  return { text: quality.auroc >= 0.9 ? "reads well" : "reads weakly", kind: "good" };
+  return { text: auroc >= 0.9 ? "reads well" : "reads weakly", kind: "good" };
 }
 
 /** Says in words whether the vector was shown to steer. */
 export function steeringVerdict(vector: Vector): Verdict {
-  const shown = isShown(vector);
-  if (shown === false) {
+  if (isShown(vector) === false) {
     const onAverage = vector.quality?.warnings?.some((warning) => warning.startsWith("not shown to steer"));
     return { text: onAverage ? "not shown to steer" : "does not steer", kind: "bad" };
   }
   if (!vector.quality?.dose_response) return { text: "steering not measured", kind: "unmeasured" };
-  const [up, down] = [isShown(vector, 1), isShown(vector, -1)];
-  if (up === false) return { text: "steers one way, away from it", kind: "good" };
-  return { text: down === false ? "steers one way, towards it" : "steers", kind: "good" };
+  const { positive, negative } = shownSides(vector);
+  if (positive === false) return { text: "steers one way, away from it", kind: "good" };
+  return { text: negative === false ? "steers one way, towards it" : "steers", kind: "good" };
+}
+
+/** The measured evidence a vector carries, as pictures with a sentence each. */
+export function QualityCard({ vector }: { vector: Vector }) {
+  const { quality } = vector;
+  if (!quality) return <p class="muted">Nothing was measured: this vector was not made from examples here.</p>;
+  return (
+    <div class="stack">
+      <div class="row">
+        <Badges vector={vector} />
+        <span class="small muted">
+          {quality.pairs} pairs, {quality.holdout} held out
+        </span>
+      </div>
+      <p>{sentence(vector)}</p>
+      {quality.max_auroc != null && (
+        <p>By the largest score over the tokens of a text the probability is {plain(quality.max_auroc)}.</p>
+      )}
+      <Warnings of={quality.warnings} />
+      <div class="charts">
+        <AurocChart vector={vector} />
+        <DoseCharts vector={vector} />
+      </div>
+    </div>
+  );
+}
+
+function sentence(vector: Vector): string {
+  const { auroc = null, auroc_interval: interval } = qualityOf(vector) ?? {};
+  if (auroc === null) return "How well it reads its concept could not be measured.";
+  const bounds = interval ? ` [${plain(interval[0])}, ${plain(interval[1])}]` : "";
+  return `At layer ${vector.recommended.layers[0]} it ranks a positive text above a negative one with probability ${plain(auroc)}${bounds}; 0.5 would be chance.`;
+}
+
+type Ends = readonly (number | null)[] | null | undefined;
+
+/** The low and the high ends of intervals, as two curves. */
+export const endsOf = (intervals: readonly Ends[]) => ({
+  low: intervals.map((one) => one?.[0] ?? null),
+  high: intervals.map((one) => one?.[1] ?? null),
+});
+
+function AurocChart({ vector }: { vector: Vector }) {
+  const rows = vector.layers.map((layer) => vector.quality?.layers[String(layer)]);
+  const strong = rows.map((row) => row?.auroc ?? null);
+  const faint = rows.map((row) => row?.random_auroc ?? null);
+  if (strong.length < 2 || strong.every((value) => value === null)) return null;
+  return (
+    <Chart
+      title="How well each layer tells the two sides apart (AUROC, 95 % interval; grey: random directions)"
+      x={vector.layers}
+      xLabel="layer"
+      yRange={[0.3, 1.02]}
+      mark={vector.recommended?.layers?.[0] ?? null}
+      series={{ strong, faint, ...endsOf(rows.map((row) => row?.auroc_interval)) }}
+      describe={(index) => `layer ${vector.layers[index]}: ${plain(strong[index])}, random ${plain(faint[index])}`}
+    />
+  );
+}
+
+function DoseCharts({ vector: { quality, recommended } }: { vector: Vector }) {
+  const points = quality?.dose_response;
+  if (!points) return null;
+  const x = points.map((point) => point.strength ?? 0);
+  const { strength, negative } = (recommended ?? {}) as { strength?: unknown; negative?: unknown };
+  const isRange = (range: unknown): range is [number, number] => Array.isArray(range) && range.every((one) => typeof one === "number"); // biome-ignore format: one line
+  const shared = { x, xLabel: "strength", ranges: [strength, negative].filter(isRange) };
+  const strong = points.map((point) => point.concept_score);
+  const faint = points.map((point) => point.random_score ?? null);
+  return (
+    <>
+      <Chart
+        {...shared}
+        title="What the texts say at each strength (shift of the score; shaded: recommended; grey: random directions)"
+        series={{ strong, faint, ...endsOf(points.map((point) => point.concept_interval)) }}
+        describe={(index) => `strength ${signed(x[index])}: ${signed(strong[index])}`}
+      />
+      <Chart
+        {...shared}
+        title="What it costs (perplexity against the unsteered text; 1 is no harm)"
+        series={{ strong: points.map((point) => point.perplexity_ratio) }}
+        describe={(index) => `strength ${signed(x[index])}: ${plain(points[index]?.perplexity_ratio)} times`}
+      />
+    </>
+  );
 }

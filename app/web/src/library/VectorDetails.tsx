@@ -6,15 +6,15 @@ import { addVector } from "../compare/store";
 import { open } from "../core/places";
 import { Queries, useQuery } from "../core/query";
 import { vectorNamed } from "../core/vectors";
-import { QualityCard } from "../make/QualityCard";
 import { TransferLoss } from "../make/TransferLoss";
 import { cosine, spread } from "../maths/geometry";
 import { meanOf, plain, signed } from "../maths/scales";
+import { qualityOf } from "../maths/strength";
 import { Chart } from "../ui/Chart";
 import { ChoiceField } from "../ui/fields";
 import { Button, Dialog, ErrorNote, Facts, More, Table, takeFocus, Warnings } from "../ui/parts";
-import { bestAuroc, deleteVector, deletion, selected, usersOf, versions as versionsOf } from "./store";
-import { Badges } from "./VectorCard";
+import { deleteVector, deletion, selected, usersOf, versions as versionsOf } from "./store";
+import { Badges, QualityCard } from "./VectorCard";
 
 /** Everything about one vector, and what can be done with it. */
 export function VectorDetails({ name }: { name: string }) {
@@ -60,8 +60,8 @@ function Exports({ vector: { name } }: { vector: Vector }) {
   );
 }
 
-function Versions({ vector }: { vector: Vector }) {
-  const { data, error } = useQuery(versionsOf.of(vector.name, vector.id));
+function Versions({ vector: { name, id } }: { vector: Vector }) {
+  const { data, error } = useQuery(versionsOf.of(name, id));
   const versions = data.value?.data ?? [];
   const rows = versions.map((one) => [one.version, ...factsOf(one), plain(one.auroc), one.sha256.slice(0, 12)]);
   return (
@@ -70,7 +70,7 @@ function Versions({ vector }: { vector: Vector }) {
       <ErrorNote error={error.value} />
       <Warnings of={data.value?.warnings} />
       <Table label="Table of versions" head={["Version", "Made", "Method", "AUROC", "SHA-256"]} rows={rows} />
-      {versions.length > 1 && <VersionComparison name={vector.name} versions={versions} />}
+      {versions.length > 1 && <VersionComparison name={name} versions={versions} />}
     </section>
   );
 }
@@ -105,7 +105,7 @@ function Deletion({ vector }: { vector: Vector }) {
   };
   const refused = error instanceof ApiError && error.code === "vector_in_use";
   const label = `Delete ${vector.name}${refused ? " although it is used" : ""}`;
-  const remove = () => void deleteVector(vector.name, refused);
+  const remove = () => deleteVector(vector.name, refused);
   const focus = asked === false ? { buttonRef: takeFocus } : {};
   const used = users.length > 0 ? ` It is used by ${users.join(", ")}.` : "";
   return (
@@ -152,23 +152,20 @@ const comparisons = new Queries(async (signal, name: string, ...pair: [number, n
 
 /** Two versions of a vector next to each other: how alike their directions are, and what each card says. */
 function VersionComparison({ name, versions }: { name: string; versions: readonly Version[] }) {
-  const [pair, setPair] = useState<readonly [number, number]>([versions[1]?.version ?? 0, versions[0]?.version ?? 0]);
-  const { data, error } = useQuery(comparisons.of(name, ...pair));
+  const [[left, right], setPair] = useState<[number, number]>([versions[1]?.version ?? 0, versions[0]?.version ?? 0]);
+  const { data, error } = useQuery(comparisons.of(name, left, right));
   const options = versions.map(({ version }) => [`${version}`, `version ${version}`] as const);
-  const choose = (side: number, version: string) => setPair(side === 0 ? [Number(version), pair[1]] : [pair[0], Number(version)]); // biome-ignore format: one line
+  const side = (value: number, choose: (version: number) => [number, number]) => ({
+    options,
+    value: `${value}`,
+    onChange: (version: string) => setPair(choose(Number(version))),
+  });
   return (
     <section class="stack" aria-label="Comparison of versions">
       <h3>Two versions compared</h3>
       <div class="row">
-        {["Version on the left", "Version on the right"].map((label, side) => (
-          <ChoiceField
-            key={label}
-            label={label}
-            options={options}
-            value={`${pair[side]}`}
-            onChange={(next) => choose(side, next)}
-          />
-        ))}
+        <ChoiceField label="Version on the left" {...side(left, (version) => [version, right])} />
+        <ChoiceField label="Version on the right" {...side(right, (version) => [left, version])} />
       </div>
       <ErrorNote error={error.value} />
       {data.value && <Result {...data.value} />}
@@ -215,7 +212,7 @@ function comparedFacts(vectors: readonly [Vector, Vector]) {
     row("method", (vector) => factsOf(vector)[1]),
     row("pairs, held out", ({ quality }) => (quality ? `${quality.pairs}, ${quality.holdout}` : "–")),
     row("recommended layers", (vector) => vector.recommended.layers.join(", ") || "–"),
-    row("AUROC there", (vector) => plain(bestAuroc(vector))),
+    row("AUROC there", (vector) => plain(qualityOf(vector)?.auroc)),
     row("strengths", ({ recommended }) => rangeOf(recommended.strength, recommended.strengths_to_try)),
     row("SHA-256", (vector) => vector.sha256.slice(0, 12)),
     row("verdict", (vector) => <Badges vector={vector} />),

@@ -112,12 +112,6 @@ export const versions = new Queries((signal, name: string, _id: string) =>
   }),
 );
 
-/** The AUROC at the first recommended layer, or null where it was not measured. */
-export function bestAuroc(vector: Vector): number | null {
-  const layer = vector.recommended?.layers?.[0];
-  return layer === undefined ? null : (vector.quality?.layers[String(layer)]?.auroc ?? null);
-}
-
 export interface Similarities {
   names: string[];
   /** Mean cosine of every pair, in the order of the names. */

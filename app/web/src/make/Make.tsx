@@ -1,49 +1,54 @@
 import "../styles/make.css";
+import { computed } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/client";
-import { dismiss, stopTasks } from "../core/jobs";
+import { beginJob, dismiss, stopTasks } from "../core/jobs";
 import { capabilities, mayDo } from "../core/server";
+import { remembered, textOr } from "../core/state";
 import { card, conceptList, concepts } from "../core/vectors";
 import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
-import { ChoiceField, of, partsOf, Radio, SearchField, Segments, TextField } from "../ui/fields";
-import { Button, ErrorNote, Note, Panel, Warnings } from "../ui/parts";
-import { DictionarySource, Features } from "./DictionarySource";
-import { AboutDistilling, distil, distilProblem, Instruction } from "./Distil";
-import { dictionaries, search, searching } from "./dictionary";
+import { ChoiceField, of, partsIn, Radio, SearchField, Segments, TextArea, TextField } from "../ui/fields";
+import { About, Ask, Button, ErrorNote, List, Note, Panel, Warnings } from "../ui/parts";
+import { about, hints } from "../words.json";
+import { DictionarySource, dictionaries, Features, search, searching } from "./Dictionary";
 import { PairTable } from "./PairTable";
 import { Result } from "./Result";
 import * as store from "./store";
-import { AboutTransfer, TransferSource } from "./TransferSource";
-import { carryOver, transferProblem } from "./transfer";
-import { error, name, running, task } from "./work";
+import { carryOver, TransferSource, transferProblem } from "./Transfer";
+import { error, name, nameProblem, running, task } from "./work";
 
 const STEPS = ["Examples", "Find", "Look and keep"] as const;
 
-/** What each source shows, what its button says and does, what is missing before it, and what stands where a vector will be. */
+const instruction = remembered("instruction", "", textOr);
+
+/** What is still missing before an instruction can be distilled; null when nothing is. */
+const distilProblem = computed<string | null>(
+  () => nameProblem(name.value) ?? (instruction.value.trim() === "" ? "Write the instruction." : null),
+);
+
+/** Makes a vector of what an instruction changes in the model's own answers. */
+function distil(): void {
+  if (distilProblem.value !== null) return;
+  const text = instruction.value.trim();
+  const body = { name: name.value, instruction: text, description: text };
+  beginJob({ place: "make", kind: "distil", vector: body.name }, "/v1/vectors/distil", body);
+}
+
+const EXAMPLES = { label: "Find the vector", run: store.extract, problem: store.problem };
+
+/** What each source shows, what its button says and does, and what is missing before it. */
 const SOURCES = {
-  pairs: { Fields: OwnPairs, label: "Find the vector", run: store.extract, problem: store.problem, About: Explanation },
-  concept: {
-    Fields: ConceptSource,
-    label: "Find the vector",
-    run: store.extract,
-    problem: store.problem,
-    About: Explanation,
-  },
-  instruction: { Fields: Instruction, label: "Distil it", run: distil, problem: distilProblem, About: AboutDistilling },
-  dictionary: { Fields: DictionarySource, label: "", run: () => void search(), problem: null, About: Features },
-  transfer: {
-    Fields: TransferSource,
-    label: "Carry it over",
-    run: carryOver,
-    problem: transferProblem,
-    About: AboutTransfer,
-  },
+  pairs: { Fields: OwnPairs, ...EXAMPLES },
+  concept: { Fields: ConceptSource, ...EXAMPLES },
+  instruction: { Fields: Instruction, label: "Distil it", run: distil, problem: distilProblem },
+  dictionary: { Fields: DictionarySource, label: "", run: search, problem: null },
+  transfer: { Fields: TransferSource, label: "Carry it over", run: carryOver, problem: transferProblem },
 } as const;
 
 /** Does what the button of the chosen source does. */
 function run(): void {
-  if (!running.value) SOURCES[store.source.value].run();
+  if (!running.value) void SOURCES[store.source.value].run();
 }
 
 function stopAll(): void {
@@ -57,14 +62,9 @@ export default function Make() {
   useEffect(() => useActions({ run, stop: stopAll }), []);
   useEffect(() => void dictionaries.load(), [apiKey.value]);
   const step = running.value ? 1 : card.value ? 2 : 0;
-  const { About } = SOURCES[store.source.value];
   return (
     <>
-      {!mayDo("write") && (
-        <Note kind="notice">
-          The key of this tab may not make vectors: it lacks the scope write. Another key can be given at the top right.
-        </Note>
-      )}
+      {!mayDo("write") && <Note kind="notice">{hints.noWrite}</Note>}
       <ol class="steps row" aria-label="Steps">
         {STEPS.map((title, index) => (
           <li key={title} {...(index === step ? { "aria-current": "step" as const } : {})}>
@@ -77,11 +77,18 @@ export default function Make() {
         <div class="stack" aria-busy={searching.busy.value || store.proposing.busy.value}>
           <ErrorNote error={error.value ?? searching.error.value} />
           <CurrentTask />
-          {card.value ? <Result name={card.value} /> : <About />}
+          {card.value ? <Result name={card.value} /> : <AboutSource />}
         </div>
       </div>
     </>
   );
+}
+
+/** How the chosen source works, where its result will appear. */
+function AboutSource() {
+  const source = store.source.value;
+  if (source === "dictionary") return <Features />;
+  return <About {...about[source === "concept" ? "pairs" : source]} />;
 }
 
 /** The job of Make that runs, or why the one before failed. */
@@ -114,9 +121,8 @@ function Examples() {
 /** One question, "More of what?", and the pairs that answer it: proposed by the model, pasted or typed. */
 function OwnPairs() {
   const { sides, proposing } = store;
-  const side = partsOf(sides.value, (part) => (sides.value = { ...sides.value, ...part }));
-  const busy = proposing.busy.value;
-  const disabled = busy || sides.value.positive.trim() === "";
+  const side = partsIn(sides);
+  const words = { label: "Propose pairs", waiting: "Writing pairs", disabled: sides.value.positive.trim() === "" };
   return (
     <>
       <InWords />
@@ -125,13 +131,8 @@ function OwnPairs() {
         <TextField label="And less of it is (may stay empty)" placeholder="talk plainly" {...side("negative")} />
       </div>
       <div class="row">
-        <Button
-          label={busy ? "Writing pairs" : "Propose pairs"}
-          disabled={disabled}
-          onClick={() => void proposing.ask()}
-        />
-        {busy && <Button label="Stop" kind="quiet" onClick={() => proposing.stop()} />}
-        <span class="small muted">The model answers questions in both ways. Read them, and mend what is wrong.</span>
+        <Ask query={proposing} {...words} onAsk={() => proposing.ask()} />
+        <span class="small muted">{hints.propose}</span>
       </div>
       <ErrorNote error={proposing.error.value} />
       <PairTable />
@@ -158,12 +159,17 @@ function InWords() {
   );
 }
 
+/** An instruction as a system message would have it. */
+function Instruction() {
+  const words = { label: "The instruction, as a system message", placeholder: "Talk like a pirate." };
+  return <TextArea rows={3} {...words} {...of(instruction)} />;
+}
+
 function NameAndStart() {
   const { label, problem } = SOURCES[store.source.value];
   const missing = problem?.value ?? null;
-  const methods = (capabilities.value?.methods ?? ["mean_difference"]).map(
-    (one) => [one, one.replaceAll("_", " ")] as const,
-  );
+  const known = capabilities.value?.methods ?? ["mean_difference"];
+  const methods = known.map((one) => [one, one.replaceAll("_", " ")] as const);
   const given = (text: string) => (name.value = text.trim().toLowerCase());
   const disabled = missing !== null || running.value || !mayDo("write");
   return (
@@ -180,41 +186,22 @@ function NameAndStart() {
   );
 }
 
-function Explanation() {
-  return (
-    <Panel label="How it works" title="How a vector is found">
-      <p>
-        Say in words what there should be more of, and the model proposes pairs of answers that differ in that only; or
-        write, paste or open pairs of your own. The model reads both sides. Where their activations differ on average,
-        layer by layer, is the direction of the concept.
-      </p>
-      <p>
-        Some pairs are set aside and the vector is tested on them, against random directions. The card shows at which
-        layers it tells the two sides apart, and which layer to steer at.
-      </p>
-      <p class="muted">Twenty pairs are a good start. More topics are better than more pairs on one topic.</p>
-    </Panel>
-  );
-}
-
 /** The concepts that come with the server; their pairs can be edited. */
 function ConceptSource() {
-  const { concept, adding } = store;
-  const edit = () => void store.addConceptPairs();
+  const { concept, adding, chooseConcept, addConceptPairs } = store;
+  const choice = ({ name, pairs, description }: (typeof concepts.value)[number]) => (
+    <Radio key={name} group="concept" on={concept.value === name} onChoose={() => chooseConcept(name)}>
+      <strong>{name}</strong> <span class="small muted">{pairs} pairs</span>
+      <br />
+      <span class="small">{description}</span>
+    </Radio>
+  );
   return (
     <div class="stack">
       <ErrorNote error={conceptList.error.value} />
-      <ul class="stack choices">
-        {concepts.value.map(({ name, pairs, description }) => (
-          <Radio key={name} group="concept" on={concept.value === name} onChoose={() => store.chooseConcept(name)}>
-            <strong>{name}</strong> <span class="small muted">{pairs} pairs</span>
-            <br />
-            <span class="small">{description}</span>
-          </Radio>
-        ))}
-      </ul>
+      <List of={concepts.value} kind="stack choices" row={choice} />
       <div class="row">
-        <Button label="Edit its pairs" disabled={concept.value === "" || adding.value} onClick={edit} />
+        <Button label="Edit its pairs" disabled={concept.value === "" || adding.value} onClick={addConceptPairs} />
       </div>
     </div>
   );

@@ -7,12 +7,13 @@ import { open } from "../core/places";
 import { Query } from "../core/query";
 import { doseBound, mayDo, typicalNorms } from "../core/server";
 import { card, library, polesOf, vectorNamed } from "../core/vectors";
+import { QualityCard } from "../library/VectorCard";
 import { signed } from "../maths/scales";
 import { strengthAt, zonesOf } from "../maths/strength";
 import { duration } from "../maths/text";
 import { TextField } from "../ui/fields";
 import { Button, ErrorNote, Form, Note, Panel, Scroll } from "../ui/parts";
-import { QualityCard } from "./QualityCard";
+import { hints } from "../words.json";
 import { TransferLoss } from "./TransferLoss";
 import { measure, measureEstimate, measureSize, running } from "./work";
 
@@ -23,9 +24,9 @@ export function Result({ name }: { name: string }) {
   if (!vector)
     return (
       <Panel label="Quality" title={name}>
-        <p class="muted">The library could not be read after this vector was stored, or the vector was deleted.</p>
+        <p class="muted">{hints.unread}</p>
         <div class="row">
-          <Button label="Read the library again" kind="primary" onClick={() => void library.ask()} />
+          <Button label="Read the library again" kind="primary" onClick={() => library.ask()} />
           {another}
         </div>
       </Panel>

@@ -3,6 +3,7 @@ import type { Estimate, Transfer, Vector } from "../api/types";
 import { Badge, steeringVerdict, type Verdict } from "../library/VectorCard";
 import { linear, plain, signed } from "../maths/scales";
 import { Warnings } from "../ui/parts";
+import { hints, losses } from "../words.json";
 
 const ROWS = [
   ["source", "in the second model"],
@@ -25,7 +26,7 @@ export function TransferLoss({ vector }: { vector: Vector }) {
       </div>
       <p>{verdict.sentence}</p>
       <Warnings of={loss.warnings} />
-      <p class="small">AUROC on held-out pairs, with its 95 % interval, from 0 to 1; the dashed line is chance.</p>
+      <p class="small">{hints.lossScale}</p>
       <Estimates label="AUROC on held-out pairs" rows={ROWS} found={loss.auroc} domain={[0, 1]} chance={0.5} />
       <Effect effect={loss.effect} />
       <p class="small muted">
@@ -117,15 +118,6 @@ export function lossOf(vector: Vector): Loss | null {
   return vector.method === "transferred" && loss?.auroc ? ({ warnings: [], ...loss } as Loss) : null;
 }
 
-/** What a loss may be, in words. */
-const VERDICTS = {
-  unmeasured: ["unmeasured", "loss not measured", "Too little was held out to measure what was lost."],
-  chance: ["bad", "shows nothing", "Shows nothing: in the loaded model the carried direction does not read the concept better than chance."],
-  random: ["bad", "shows nothing", "Shows nothing: random directions of the loaded model read these pairs too, and the carried one is not shown to read them better."],
-  less: ["good", "reads, with a loss", "It reads the concept in the loaded model, but less well than a direction that was found there."],
-  same: ["good", "reads, no loss shown", "It reads the concept in the loaded model; no loss against a direction that was found there is shown."],
-} as const; // biome-ignore format: a verdict a line
-
 /** Says in words what is left of the direction in the loaded model. */
 export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentence: string } {
   const [carried, native, random] = [auroc.transferred, auroc.native, auroc.random].map(boundsOf);
@@ -135,7 +127,7 @@ export function lossVerdict({ auroc }: Pick<Loss, "auroc">): Verdict & { sentenc
     if (random && carried.low <= random.high) return "random";
     return native && carried.high < native.low ? "less" : "same";
   };
-  const [kind, text, sentence] = VERDICTS[found()];
+  const [kind, text, sentence] = losses[found()] as [Verdict["kind"], string, string];
   return { kind, text, sentence };
 }
 

@@ -1,35 +1,29 @@
 import { computed, signal } from "@preact/signals";
 import { sum } from "d3-array";
 import { api, dataOf } from "../api/client";
-import type { CompareAnswer, Concept, Job } from "../api/types";
-import { begin } from "../core/jobs";
+import type { CompareAnswer, Concept } from "../api/types";
+import { beginJob } from "../core/jobs";
 import { Query } from "../core/query";
 import { capabilities } from "../core/server";
 import { remembered, textOr } from "../core/state";
 import { type ConceptDetail, conceptDetails, conceptList, concepts, describePoles } from "../core/vectors";
 import { type PairRow, parsePairs, words } from "../maths/text";
-import { dictionaries } from "./dictionary";
+import * as texts from "../words.json";
+import { dictionaries } from "./Dictionary";
 import { error, measure, name, nameProblem } from "./work";
 
-const SOURCES = {
-  pairs: "Describe it",
-  concept: "Ready pairs",
-  instruction: "An instruction",
-  dictionary: "Dictionary",
-  transfer: "Another model",
-} as const;
-export type Source = keyof typeof SOURCES;
+export type Source = keyof typeof texts.sources;
 
 export const LEAST_PAIRS = 2;
 const NO_ROW: PairRow = { positive: "", negative: "" };
 
 const NO_ROWS: readonly PairRow[] = [NO_ROW, NO_ROW, NO_ROW];
 
-const chosenSource = remembered<Source>("source", "pairs", (before) => (String(before) in SOURCES ? (before as Source) : undefined)); // biome-ignore format: one line
+const chosenSource = remembered<Source>("source", "pairs", (before) => (String(before) in texts.sources ? (before as Source) : undefined)); // biome-ignore format: one line
 
 /** The sources that this server can serve, with their words. */
 export const sources = computed(() =>
-  (Object.entries(SOURCES) as [Source, string][]).filter(([one]) => {
+  (Object.entries(texts.sources) as [Source, string][]).filter(([one]) => {
     if (one === "dictionary") return (dictionaries.data.value ?? []).length > 0;
     return one !== "transfer" || capabilities.value?.second_model === true;
   }),
@@ -154,9 +148,7 @@ export function extract(): void {
   const body = { name: name.value, method: method.value, ...extractBody() };
   const own = concepts.value.find((one) => one.name === concept.value)?.pairs ?? 0;
   const enough = (source.value === "pairs" ? complete(rows.value).length : own) >= ENOUGH;
-  const task = begin({ place: "make", kind: "extract", vector: body.name }, (options) =>
-    dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
-  );
+  const task = beginJob({ place: "make", kind: "extract", vector: body.name }, "/v1/vectors/extract", body);
   void task.end.then((made) => made && enough && measure(body.name, "quick"));
 }
 
@@ -204,26 +196,6 @@ function shared(row: PairRow): number {
 
 const count = (n: number, one: string, many: string): string => (n === 1 ? `1 ${one}` : `${n} ${many}`);
 
-/** What the model is asked on both sides: everyday questions on many topics, so that the pairs differ in one thing only. */
-const QUESTIONS: readonly string[] = [
-  "How was your day?",
-  "What do you think of the new café?",
-  "Describe your street.",
-  "How do I make tea?",
-  "Tell me about the sea.",
-  "What should I do this weekend?",
-  "Where is the library?",
-  "Tell me about your work.",
-  "Why do people travel?",
-  "What is in your garden?",
-  "How was the concert?",
-  "What should I cook tonight?",
-  "Describe a walk in winter.",
-  "How does a bicycle work?",
-  "What did your neighbour say?",
-  "Tell me about a book.",
-];
-
 const MAX_TOKENS = 40;
 
 /** Returns a name made of a description: its longest word. */
@@ -251,12 +223,12 @@ export function describe({ name: chosen, positive, negative }: Concept): void {
   wanted.value = "";
 }
 
-/** Has the model answer each question in both ways. Each pair is in the table as soon as it is written, to be edited. */
+/** Has the model answer each question in both ways: everyday ones on many topics, so that the pairs differ in one thing only. Each pair is in the table as soon as it is written, to be edited. */
 export const proposing = new Query(async (signal) => {
   const { positive, negative } = sides.value;
   if (name.value === "") name.value = nameFrom(positive);
   const opposite = negative.trim() === "" ? `the opposite of: ${positive}` : negative;
-  for (const [index, question] of QUESTIONS.entries()) {
+  for (const [index, question] of texts.questions.entries()) {
     const arms = [
       { name: "positive", steering: [], system: `Answer in this manner: ${positive.trim()}.` },
       { name: "negative", steering: [], system: `Answer in this manner: ${opposite.trim()}.` },

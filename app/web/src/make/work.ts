@@ -1,7 +1,6 @@
 import { computed, signal } from "@preact/signals";
-import { api, dataOf } from "../api/client";
 import type { Job } from "../api/types";
-import { begin, jobs, taskOf } from "../core/jobs";
+import { beginJob, jobs, taskOf } from "../core/jobs";
 import { load } from "../core/server";
 import { remembered, textOr } from "../core/state";
 
@@ -65,7 +64,5 @@ export function measureEstimate(size: Size): number | null {
 export function measure(vector: string, size: Size = "full"): void {
   const { strengths, ...sampling } = SIZES[size];
   const body = { kind: "dose_response" as const, vector, save: true, strengths: [...strengths], ...sampling };
-  begin({ place: "make", kind: "measure", vector }, (options) =>
-    dataOf<Job>(api.POST("/v1/evaluations", { body, ...options })),
-  );
+  beginJob({ place: "make", kind: "measure", vector }, "/v1/evaluations", body);
 }

@@ -52,6 +52,18 @@ export function isShown(vector: Vector, sign?: number): boolean | null {
   return sign === undefined ? Boolean(strength || negative) : Boolean(sign < 0 ? negative : strength);
 }
 
+/** Whether the card shows it for each of the two sides. */
+export const shownSides = (vector: Vector) => ({ negative: isShown(vector, -1), positive: isShown(vector, 1) });
+
+/** What the card says about the first recommended layer. */
+export const qualityOf = ({ recommended, quality }: Vector) => quality?.layers[String(recommended?.layers?.[0])];
+
+/** Whether the card's interval at the recommended layers reaches down to chance. */
+export function atChance({ recommended, quality }: Vector): boolean {
+  const known = (recommended?.layers ?? []).map((layer) => quality?.layers[String(layer)]?.auroc_interval?.[0]);
+  return known.length > 0 && known.every((low) => typeof low === "number" && low <= 0.5);
+}
+
 /** Returns the planned relative dose of an add in unit `scale`: |strength| x scale / typical norm, largest over layers. */
 export function doseOf(vector: Vector, strength: number, layers: readonly number[], norms: readonly number[]): number {
   const doses = layers.map((layer) => {

@@ -1,13 +1,17 @@
 import "../styles/read.css";
 import { useEffect } from "preact/hooks";
+import { change } from "../compare/draft";
+import { addVector } from "../compare/store";
 import { open } from "../core/places";
-import { vectors, vectorsAwaited } from "../core/vectors";
+import { poleAt, polesOf, vectorNamed, vectors, vectorsAwaited } from "../core/vectors";
 import { useActions } from "../frame/dialogs";
 import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
+import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/scales";
+import { Chart } from "../ui/Chart";
 import { of, Segments, typed } from "../ui/fields";
-import { Button, ErrorNote, Panel, Remove, Warnings } from "../ui/parts";
-import { ReadingPanel, Standouts } from "./ReadingPanel";
+import { Button, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
 import * as store from "./store";
+import { busy, choose, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
 
 const KINDS = { text: "Text", conversation: "Conversation" } as const;
 
@@ -117,3 +121,183 @@ function ConversationFields() {
     </div>
   );
 }
+
+/** The text coloured by one vector at one layer, the curve over it, and the way to steering against it. */
+export function ReadingPanel() {
+  const name = chosen.value;
+  if (name === null) return null;
+  const poles = polesOf(name);
+  return (
+    <div class="stack">
+      <section class="panel stack" aria-label={`Reading of ${name}`}>
+        <div class="row between">
+          <h2>{name}</h2>
+          <Button label="Steer against this" onClick={() => steerAgainst(name)} />
+        </div>
+        <LayerPicker name={name} />
+        <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
+        <ColouredTurns />
+      </section>
+      <Curves name={name} />
+    </div>
+  );
+}
+
+/** Scores of the words, around what is usual for this text: the middle of the scale is the mean of the text. */
+function centred(): { scores: readonly (number | null)[]; full: number; middle: number } {
+  const scores = shownScores.value;
+  const shown = (reading.value?.turns ?? []).flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
+  const values = shown.map((token) => scores[token.index]).filter((one): one is number => typeof one === "number");
+  const standout = reading.value?.standouts.find((one) => one.vector === chosen.value);
+  const vector = chosen.value ? vectorNamed(chosen.value) : undefined;
+  const middle = vector?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
+  const away = values.map((value) => value - middle);
+  return { scores, full: fullScale(away, 0.5), middle };
+}
+
+function ColouredTurns() {
+  const { scores, full, middle } = centred();
+  const markOf = (index: number) => {
+    const score = scores[index];
+    return lookOf({ score: typeof score === "number" && index > 0 ? score - middle : null, full });
+  };
+  return (
+    <>
+      {(reading.value?.turns ?? []).map((turn, index) => (
+        <div key={index}>
+          {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
+          <p class="tokens" dir="auto">
+            {turn.tokens.map((token) => (
+              <span key={token.index} {...markOf(token.index)} title={signed(scores[token.index])}>
+                {token.text}
+              </span>
+            ))}
+          </p>
+        </div>
+      ))}
+    </>
+  );
+}
+
+function LayerPicker({ name }: { name: string }) {
+  const layers = knownLayers.value;
+  const readAll = () => void readAllLayers(name);
+  if (layers.length < 2)
+    return (
+      <div class="row">
+        <span>layer {layer.value}</span>
+        <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={readAll} />
+      </div>
+    );
+  return (
+    <label class="row">
+      <span>Layer</span>
+      <input
+        type="range"
+        class="grow"
+        min={0}
+        max={layers.length - 1}
+        value={Math.max(layers.indexOf(layer.value ?? 0), 0)}
+        onInput={(event) => (layer.value = layers[event.currentTarget.valueAsNumber] ?? null)}
+      />
+      <output class="number">{layer.value}</output>
+    </label>
+  );
+}
+
+function Curves({ name }: { name: string }) {
+  const scores = shownScores.value;
+  const turns = reading.value?.turns ?? [];
+  const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
+  const values = tokens.map((token) => scores[token.index] ?? null);
+  const means = turns.map((turn) => meanOf(turn.tokens.flatMap(({ index }) => (index > 0 ? [scores[index]] : []))));
+  return (
+    <section class="panel charts" aria-label="Curves">
+      <Chart
+        title={`${name} over the words`}
+        x={tokens.map((_, index) => index)}
+        xLabel="word"
+        yRange={bulkOf(values)}
+        series={{ faint: values, strong: smoothed(values) }}
+        describe={(index) => `${tokens[index]?.text.trim() ?? ""}: ${signed(values[index])}`}
+      />
+      {turns.length > 1 && (
+        <Chart
+          title={`${name} over the turns`}
+          x={turns.map((_, index) => index + 1)}
+          xLabel="turn"
+          series={{ strong: means }}
+          describe={(index) => `turn ${index + 1}, ${turns[index]?.role}: ${plain(means[index])}`}
+        />
+      )}
+    </section>
+  );
+}
+
+const REACH = 3;
+
+function smoothed(values: readonly (number | null)[]): (number | null)[] {
+  return values.map((_, index) => medianOf(values.slice(Math.max(0, index - REACH), index + REACH + 1)));
+}
+
+/**
+ * Opens Play with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
+ * last question.
+ */
+export function steerAgainst(name: string): void {
+  const vector = vectorNamed(name);
+  if (!vector) return;
+  const z = reading.value?.standouts.find((one) => one.vector === name)?.z ?? 0;
+  change({ instruction: null, reader: name });
+  addVector(vector, z > 0 ? -1 : 1);
+  const source = reading.value?.source;
+  if (source && "messages" in source) {
+    const last = source.messages.findLastIndex((message) => message.role === "user");
+    const question = source.messages[last];
+    if (question) change({ prompt: question.content, history: source.messages.slice(0, last), turns: [], raw: false });
+  }
+  open("compare");
+}
+
+/** Deviations from neutral texts that count as standing out. */
+const STANDS_OUT = 2;
+const FULL = 8;
+
+/** The concepts of the library, what stands out first, in the words of the pole to which the text leans. */
+export function Standouts() {
+  const list = reading.value?.standouts ?? [];
+  const strong = list.filter((one) => stands(one.z)).length;
+  return (
+    <section class="panel stack" aria-label="Concepts">
+      <h2>{strong === 0 ? "Nothing stands out" : `${strong} of ${list.length} stand out`}</h2>
+      <ul class="standouts">
+        {list.map((one) => (
+          <li key={one.vector}>
+            <button
+              type="button"
+              aria-pressed={one.vector === chosen.value}
+              onClick={() => choose(one.vector)}
+              title={`Read at layer ${one.layer}; in standard deviations of neutral texts`}
+            >
+              <span class="name">
+                <strong>{stands(one.z) ? poleAt(one.vector, one.z ?? 0) : "not unusual"}</strong>{" "}
+                <span class="small muted">{one.vector}</span>
+              </span>
+              <ScoreDial score={one.z} full={FULL} digits={1} />
+              {stands(one.z) && one.carriers.length > 0 && (
+                <span class="carriers small muted">in: {one.carriers.join(", ")}</span>
+              )}
+            </button>
+          </li>
+        ))}
+      </ul>
+      <p class="small muted">
+        How many standard deviations the text lies from neutral texts. Beyond ±{STANDS_OUT} is unusual; the words that
+        carry a concept most stand below it. The neutral texts are plain sentences: another kind of text lies further
+        from them by its form alone.
+      </p>
+    </section>
+  );
+}
+
+const stands = (z: number | null): boolean => Math.abs(z ?? 0) >= STANDS_OUT;

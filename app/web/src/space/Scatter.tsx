@@ -5,8 +5,8 @@ import { coloursChanged } from "../frame/theme";
 import { clamp } from "../maths/scales";
 import { Button } from "../ui/parts";
 import { nearest, paint, project, type View, zoomed } from "./draw";
-import { scene } from "./scene";
-import { dense, drawn, lasso, lassoed, layerName, listed, outlined, picked, playhead } from "./store";
+import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
+import * as space from "./store";
 
 interface Drag {
   x: number;
@@ -29,7 +29,7 @@ export function Scatter() {
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
   useResize(canvas, view, repaint);
-  const flat = (drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
+  const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const onMove = (event: PointerEvent) => {
     const { offsetX: x, offsetY: y } = event;
     if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
@@ -41,7 +41,7 @@ export function Scatter() {
   const onUp = (event: PointerEvent) => {
     const line = drag.current?.line ?? [];
     drag.current = null;
-    if (line.length > 8 && flat && !moving && !event.shiftKey) lasso(indicesInside(line, view.current));
+    if (line.length > 8 && flat && !moving && !event.shiftKey) space.lasso(indicesInside(line, view.current));
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
@@ -60,8 +60,8 @@ export function Scatter() {
         <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
         <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
         <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
-        <Switch label="Outlines" of={outlined} />
-        <Switch label="Density" of={dense} />
+        <Switch label="Outlines" of={space.outlined} />
+        <Switch label="Density" of={space.dense} />
       </div>
       <canvas
         ref={canvas}
@@ -115,18 +115,18 @@ function move(view: View, drag: Drag, x: number, y: number): void {
 }
 
 function pick(index: number | null): void {
-  picked.value = index === picked.value ? null : index;
-  if (index === null) lasso([]); // a click on no point clears the selection
+  space.picked.value = index === space.picked.value ? null : index;
+  if (index === null) space.lasso([]); // a click on no point clears the selection
 }
 
 /** Returns what restores the selection of now. */
 function restoringSelection(): () => void {
-  const [text, texts, list] = [picked.peek(), lassoed.peek(), listed.peek()];
+  const [text, texts, list] = [space.picked.peek(), space.lassoed.peek(), space.listed.peek()];
   return () =>
     batch(() => {
-      picked.value = text;
-      lassoed.value = texts;
-      listed.value = list;
+      space.picked.value = text;
+      space.lassoed.value = texts;
+      space.listed.value = list;
     });
 }
 
@@ -148,7 +148,7 @@ function turnedBy(event: KeyboardEvent, view: View): boolean {
 }
 
 function aboutMap(flat: boolean): string {
-  const place = `${drawn.value?.set.texts.length ?? 0} texts at ${layerName(Math.round(playhead.value))}`;
+  const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   return `${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`;
 }
 
@@ -166,7 +166,7 @@ function indicesInside(line: readonly [number, number][], view: View): number[] 
 }
 
 function Tip({ index, view }: { index: number; view: View }) {
-  const set = drawn.value?.set;
+  const set = space.drawn.value?.set;
   const point = scene.value?.points[index];
   if (!set || !point) return null;
   const [x, y] = project(point, view);
@@ -199,4 +199,43 @@ function useResize(canvas: { current: HTMLCanvasElement | null }, view: { curren
     observer.observe(box);
     return () => observer.disconnect();
   }, [canvas, view]);
+}
+
+/** What the colours and the marks of the map mean. */
+export function Legend() {
+  const [name, names, colours] = [space.scoredVector.value, labelNames.value, palette.value];
+  if (space.colourBy.value === "score" && name !== null) {
+    const ends = [colours[(colours.length - 1) / 2], colours[0], colours.at(-1)];
+    const words = [`less ${name}`, "the middle of these texts, or not read", `more ${name}`];
+    return <Keys label="Scores" keys={words.map((text, index) => [text, ends[index], []])} />;
+  }
+  if (space.colourBy.value !== "label" || names.length === 0) return null;
+  return (
+    <>
+      <Keys label="Labels" keys={names.map((text, group) => [text, colours[group], markOf(group)])} />
+      {names.length > LOOKS && <p class="small muted">Colours and marks repeat after {LOOKS} labels.</p>}
+    </>
+  );
+}
+
+/** Words, each with its mark as it is on the map. */
+function Keys({
+  label,
+  keys,
+}: {
+  label: string;
+  keys: readonly (readonly [string, string | undefined, readonly Corner[]])[];
+}) {
+  return (
+    <ul class="row legend small" aria-label={label}>
+      {keys.map(([words, colour, corners]) => (
+        <li key={words} class="row">
+          <svg class="swatch" viewBox="-1.6 -1.6 3.2 3.2" fill={colour ?? ""} aria-hidden="true">
+            {corners.length > 0 ? <polygon points={corners.join(" ")} /> : <circle r={1} />}
+          </svg>
+          {words}
+        </li>
+      ))}
+    </ul>
+  );
 }

@@ -1,7 +1,5 @@
 import { useState } from "preact/hooks";
-import { api, dataOf } from "../api/client";
-import type { Job } from "../api/types";
-import { begin, taskOf } from "../core/jobs";
+import { beginJob, taskOf } from "../core/jobs";
 import { mayDo } from "../core/server";
 import { TaskProgress } from "../frame/JobTray";
 import { SearchField, typed } from "../ui/fields";
@@ -125,9 +123,7 @@ export function makeVector(name: string, selected: readonly number[], texts: rea
     positive: texts.filter((_, index) => chosen.has(index)),
     negative: texts.filter((_, index) => !chosen.has(index)),
   };
-  return begin({ place: "space", kind: "extract", vector: name }, (options) =>
-    dataOf<Job>(api.POST("/v1/vectors/extract", { body, ...options })),
-  );
+  return beginJob({ place: "space", kind: "extract", vector: name }, "/v1/vectors/extract", body);
 }
 
 /** How far the vector of a selection is, or why it was not made. The tray has it once it is there. */

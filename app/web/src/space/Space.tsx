@@ -6,17 +6,16 @@ import { rememberState } from "../core/places";
 import { vectorByName, vectors, vectorsAwaited } from "../core/vectors";
 import { DocLink, useActions } from "../frame/dialogs";
 import { followLink, LinkProblem } from "../frame/ShareLink";
+import { VectorMap } from "../library/Similarity";
 import { of, Segments } from "../ui/fields";
 import { Button, ErrorNote, focusNext, Panel, Warnings } from "../ui/parts";
-import { Legend } from "./Legend";
 import { LensPanel } from "./LensPanel";
 import { FilmStrip, Playhead, Separability } from "./Playhead";
-import { Scatter } from "./Scatter";
+import { Legend, Scatter } from "./Scatter";
 import { Selection } from "./Selection";
 import { SpaceControls } from "./SpaceControls";
 import { Story, storyOver, storyShown } from "./Story";
 import * as space from "./store";
-import { VectorMap } from "./VectorMap";
 
 /** Whether the vector of the chosen texts was offered. From then on the choice is the user's. */
 let offered = false;

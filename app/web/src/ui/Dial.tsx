@@ -1,4 +1,3 @@
-import type { ComponentChildren } from "preact";
 import type { Poles } from "../core/vectors";
 import { clamp, signed } from "../maths/scales";
 import { DIAL_END, FURTHER, STOPS, type StrengthZones, strengthAt } from "../maths/strength";
@@ -26,36 +25,25 @@ const BASIS = "Where the stops come from: measured answers, or the usual size of
 export function Dial({ name, poles, value, negative, positive, shown, onChange, onEnd }: Props) {
   const side = value < 0 ? negative : positive;
   const share = value / side.high;
-  const pole = value === 0 ? "off" : value < 0 ? poles.negative : poles.positive;
   const set = (strength: number) => {
     onChange(strength);
     onEnd();
   };
-  const sides = { negative: shown.negative !== false, positive: shown.positive !== false };
   const number = { value: Number(value.toFixed(4)), onChange, onEnd };
   const further = Math.sign(value) * FURTHER * side.high;
   return (
     <div class="strength">
-      <PoleWords poles={poles} />
-      <DialTrack share={share}>
-        <input
-          type="range"
-          aria-label={`Dial of ${name}`}
-          aria-valuetext={`${signed(value)}, ${pole}`}
-          min={-DIAL_END}
-          max={DIAL_END}
-          step={0.05}
-          value={clamp(share, -DIAL_END, DIAL_END)}
-          onInput={(event) => onChange(strengthAt(event.currentTarget.valueAsNumber, negative, positive))}
-          onChange={onEnd}
-          onDblClick={() => set(0)}
-        />
-      </DialTrack>
-      <DialStops
+      <DialFace
+        poles={poles}
         share={share}
-        sides={sides}
-        label={(at, word) => `${word}${at === 0 ? "" : `, ${at < 0 ? poles.negative : poles.positive}`}`}
+        sides={{ negative: shown.negative !== false, positive: shown.positive !== false }}
         onPick={(at) => set(strengthAt(at, negative, positive))}
+        onMove={(at) => onChange(strengthAt(at, negative, positive))}
+        aria-label={`Dial of ${name}`}
+        aria-valuetext={`${signed(value)}, ${value === 0 ? "off" : poleOf(poles, value)}`}
+        step={0.05}
+        onChange={onEnd}
+        onDblClick={() => set(0)}
       />
       <div class="row between small">
         <NumberField label={`Strength of ${name}`} hidden min={-1000} max={1000} step={0.05} {...number} />
@@ -70,8 +58,12 @@ export function Dial({ name, poles, value, negative, positive, shown, onChange, 
   );
 }
 
+type Words = Pick<Poles, "positive" | "negative">;
+
+const poleOf = (poles: Words, value: number): string => (value < 0 ? poles.negative : poles.positive);
+
 /** The words at the two ends of a dial. */
-export function PoleWords({ poles }: { poles: Pick<Poles, "positive" | "negative"> }) {
+function PoleWords({ poles }: { poles: Words }) {
   return (
     <div class="row between small poles" aria-hidden="true">
       <span class="minus">{poles.negative}</span>
@@ -82,66 +74,80 @@ export function PoleWords({ poles }: { poles: Pick<Poles, "positive" | "negative
 
 /** A dial to look at: its sides are coloured as far as the vector was shown to steer there. */
 export function DialView({ poles, shown }: Pick<Props, "poles" | "shown">) {
-  const side = (name: "negative" | "positive", left: number) =>
-    shown[name] && (
-      <div class={`filled ${left ? "plus" : "minus"}`} style={{ left: `${left}%`, right: `${50 - left}%` }} />
-    );
   return (
     <div class="strength view">
       <PoleWords poles={poles} />
       <div class="zones" aria-hidden="true">
-        {side("negative", 0)}
-        {side("positive", 50)}
+        {shown.negative && <div class="filled minus" style={{ left: "0%", right: "50%" }} />}
+        {shown.positive && <div class="filled plus" style={{ left: "50%", right: "0%" }} />}
         <div class="zero" />
       </div>
     </div>
   );
 }
 
-/** The coloured track, filled from the middle to a share of it. */
-export function DialTrack({ share, children }: { share: number; children: ComponentChildren }) {
-  const at = (one: number) => 50 + (50 * clamp(one, -DIAL_END, DIAL_END)) / DIAL_END;
-  const [left, right] = [Math.min(at(0), at(share)), Math.max(at(0), at(share))];
-  return (
-    <div class="track">
-      <div class="zones" aria-hidden="true">
-        <div class={`filled ${share < 0 ? "minus" : "plus"}`} style={{ left: `${left}%`, right: `${100 - right}%` }} />
-        <div class="zero" />
-      </div>
-      {children}
-    </div>
-  );
-}
-
-interface StopsProps {
+interface FaceProps {
+  poles: Words;
+  /** Where it stands, as a share of its side. */
   share: number;
   /** The sides that have stops. */
   sides: { negative: boolean; positive: boolean };
-  label: (at: number, word: string) => string;
-  onPick: (at: number) => void;
+  /** Called with the share to which it was moved, and with that of a stop that was pressed. */
+  onMove: (share: number) => void;
+  onPick: (share: number) => void;
+  /** What its slider has beside that. */
+  "aria-label": string;
+  "aria-valuetext": string;
+  step: number | "any";
+  onChange?: () => void;
+  onDblClick?: () => void;
+  onKeyDown?: (event: KeyboardEvent) => void;
 }
 
-/** The stops under a dial. The one it stands at is marked. */
-export function DialStops({ share, sides, label, onPick }: StopsProps) {
-  const all = [
-    ...(sides.negative ? [...STOPS].reverse().map(([at, word]) => [-at, word] as const) : []),
+/** The face of a dial: the words of its ends, the track that is filled from the middle, and the stops, of which its own is marked. */
+export function DialFace({ poles, share, sides, onMove, onPick, ...rest }: FaceProps) {
+  const bounded = clamp(share, -DIAL_END, DIAL_END);
+  const at = (one: number) => 50 + (50 * one) / DIAL_END;
+  const filled = { left: `${at(Math.min(0, bounded))}%`, right: `${100 - at(Math.max(0, bounded))}%` };
+  const stops = [
+    ...(sides.negative ? STOPS.map(([stop, word]) => [-stop, word] as const).reverse() : []),
     [0, "off"] as const,
     ...(sides.positive ? STOPS : []),
   ];
   return (
-    <div class="stops">
-      {all.map(([at, word]) => (
-        <button
-          key={at}
-          type="button"
-          class="stop"
-          style={{ left: `${50 + (50 * at) / DIAL_END}%` }}
-          title={label(at, word)}
-          aria-label={label(at, word)}
-          aria-pressed={Math.abs(share - at) < 0.02}
-          onClick={() => onPick(at)}
+    <>
+      <PoleWords poles={poles} />
+      <div class="track">
+        <div class="zones" aria-hidden="true">
+          <div class={`filled ${share < 0 ? "minus" : "plus"}`} style={filled} />
+          <div class="zero" />
+        </div>
+        <input
+          type="range"
+          min={-DIAL_END}
+          max={DIAL_END}
+          value={bounded}
+          onInput={(event) => onMove(event.currentTarget.valueAsNumber)}
+          {...rest}
         />
-      ))}
-    </div>
+      </div>
+      <div class="stops">
+        {stops.map(([stop, word]) => {
+          const label = stop === 0 ? word : `${word}, ${poleOf(poles, stop)}`;
+          return (
+            <button
+              key={stop}
+              type="button"
+              class="stop"
+              style={{ left: `${at(stop)}%` }}
+              title={label}
+              aria-label={label}
+              aria-pressed={Math.abs(share - stop) < 0.02}
+              onClick={() => onPick(stop)}
+            />
+          );
+        })}
+      </div>
+    </>
   );
 }

@@ -5,22 +5,31 @@ import { useId, useState } from "preact/hooks";
 interface TextProps extends Bound<string> {
   label: string;
   placeholder?: string;
+}
+
+interface LineProps extends TextProps {
   pattern?: string;
   title?: string;
+  inputMode?: "numeric";
+  size?: number;
+  "aria-invalid"?: boolean;
+  /** Whether the text is taken once the field is left, and not while it is typed. */
+  late?: boolean;
 }
 
 /** A labelled line of text. */
-export function TextField({ label, value, onChange, ...rest }: TextProps) {
+export function TextField({ label, value, onChange, late, ...rest }: LineProps) {
+  const { onInput } = typed(onChange);
   return (
     <label class="field">
       <span>{label}</span>
-      <input type="text" autocomplete="off" value={value} {...typed(onChange)} {...rest} />
+      <input type="text" autocomplete="off" value={value} {...(late ? { onChange: onInput } : { onInput })} {...rest} />
     </label>
   );
 }
 
 /** A labelled text of several lines. */
-export function TextArea({ label, onChange, ...rest }: Omit<TextProps, "pattern"> & { rows: number }) {
+export function TextArea({ label, onChange, ...rest }: TextProps & { rows: number }) {
   return (
     <label class="field">
       <span>{label}</span>
@@ -259,10 +268,22 @@ export function of<T>(signal: Signal<T>): Bound<T> {
   };
 }
 
+/** Binds a choice whose empty one stands for none. */
+export function optional<T extends string>({ value, onChange }: Bound<T | null>): Bound<T | ""> {
+  return { value: value ?? "", onChange: (next) => onChange(next || null) };
+}
+
 /** Binds fields to the parts of an object. */
 export function partsOf<T extends object>(whole: T, change: (part: Partial<T>) => void) {
   return <K extends keyof T>(name: K): Bound<T[K]> => ({
     value: whole[name],
     onChange: (value) => change({ [name]: value } as unknown as Partial<T>),
+  });
+}
+
+/** Binds fields to the parts of an object in a signal. */
+export function partsIn<T extends object>(whole: Signal<T>) {
+  return partsOf(whole.value, (part) => {
+    whole.value = { ...whole.value, ...part };
   });
 }

@@ -13,14 +13,15 @@ interface ButtonProps {
   hidden?: string;
   /** Whether it ignores clicks now. */
   disabled?: boolean;
-  kind?: "primary" | "danger" | "quiet" | "quiet wide-only" | "small";
+  /** Its look: primary, danger, quiet or small, and what the styles of its place know. */
+  kind?: string;
   /** Whether it sends the form that it is in. */
   submit?: boolean;
   /** Whether it is on; absent where it is no switch. */
   pressed?: boolean;
   title?: string;
   buttonRef?: Ref<HTMLButtonElement>;
-  onClick?: (event: MouseEvent) => void;
+  onClick?: (event: MouseEvent) => unknown;
   children?: ComponentChildren;
 }
 
@@ -28,28 +29,18 @@ interface ButtonProps {
  * A button that keeps the focus while it is disabled: it has `aria-disabled` and ignores clicks, since an element with the attribute
  * `disabled` loses the focus, and with it the place of keyboards and screen readers. A key that is held down clicks it once.
  */
-export function Button({
-  label,
-  hidden,
-  disabled,
-  kind,
-  submit,
-  pressed,
-  title,
-  buttonRef,
-  onClick,
-  children,
-}: ButtonProps) {
+export function Button({ label, hidden, disabled, submit, buttonRef, onClick, children, ...rest }: ButtonProps) {
+  const { kind, pressed, title } = rest;
   return (
     <button
       type={submit ? "submit" : "button"}
-      {...(kind ? { class: kind } : {})}
-      {...(disabled ? { "aria-disabled": true } : {})}
-      {...(pressed === undefined ? {} : { "aria-pressed": pressed })}
-      {...(title ? { title } : {})}
-      {...(buttonRef ? { ref: buttonRef } : {})}
+      class={kind}
+      aria-disabled={disabled || undefined}
+      aria-pressed={pressed}
+      title={title || undefined}
+      ref={buttonRef ?? null}
       // Enter in a field of its form sends nothing either
-      onClick={(event) => (disabled ? event.preventDefault() : onClick?.(event))}
+      onClick={(event) => (disabled ? event.preventDefault() : void onClick?.(event))}
       onKeyDown={(event) => event.repeat && event.key === "Enter" && event.preventDefault()}
     >
       {children ?? label}
@@ -61,10 +52,27 @@ export function Button({
 /** A small button that removes something; `label` is for those who do not see the sign. */
 export function Remove({ label, onClick }: { label: string; onClick: () => void }) {
   return (
-    <button type="button" class="quiet" onClick={onClick}>
+    <Button kind="quiet" hidden={label} onClick={onClick}>
       <span aria-hidden="true">✕</span>
-      <span class="visually-hidden">{label}</span>
-    </button>
+    </Button>
+  );
+}
+
+interface AskProps extends Pick<ButtonProps, "label" | "kind" | "disabled"> {
+  query: Pick<Query<unknown>, "busy" | "stop">;
+  /** What it says while it waits for the answer. */
+  waiting: string;
+  onAsk: () => unknown;
+}
+
+/** The button that asks the server something, and while it waits for the answer one that gives it up. */
+export function Ask({ query, label, waiting, disabled, onAsk, ...kind }: AskProps) {
+  const busy = query.busy.value;
+  return (
+    <>
+      <Button label={(busy ? waiting : label) ?? ""} disabled={busy || disabled === true} onClick={onAsk} {...kind} />
+      {busy && <Button label="Stop" onClick={() => query.stop()} />}
+    </>
   );
 }
 
@@ -106,22 +114,66 @@ export function More({ summary, children }: { summary: string; children: Compone
   );
 }
 
+/** What a place says before there is anything to show: how it works, or what it is for. */
+export function About({ title, texts, aside }: { title: string; texts: readonly string[]; aside?: string }) {
+  return (
+    <Panel label="How it works" title={title}>
+      {texts.map((text) => (
+        <p key={text}>{text}</p>
+      ))}
+      {aside && <p class="muted">{aside}</p>}
+    </Panel>
+  );
+}
+
+interface ListProps<T> {
+  of: readonly T[] | undefined;
+  kind?: string;
+  label?: string;
+  /** Stands in its place where nothing is in it. */
+  none?: string;
+  /** An entry, as a list item with its key. */
+  row: (one: T, index: number) => ComponentChildren;
+}
+
+export function List<T>({ of, kind = "stack", label, none, row }: ListProps<T>) {
+  return (
+    <>
+      {none && of?.length === 0 && <p class="muted">{none}</p>}
+      <ul class={kind} aria-label={label}>
+        {of?.map(row)}
+      </ul>
+    </>
+  );
+}
+
 interface FormProps {
   label?: string;
   kind?: "stack" | "row" | "row keep";
   onSend: () => unknown;
+  /** The words of the button that sends it, and whether it cannot be sent now; without words its fields have the button. */
+  send?: string;
+  disabled?: boolean;
+  /** Why it was not done. */
+  error?: unknown;
   children: ComponentChildren;
 }
 
 /** Fields that are sent together, without leaving the page. */
-export function Form({ label, kind = "stack", onSend, children }: FormProps) {
-  const send = (event: Event) => {
+export function Form({ label, kind = "stack", onSend, send, disabled = false, error, children }: FormProps) {
+  const submit = (event: Event) => {
     event.preventDefault();
     void onSend();
   };
   return (
-    <form class={kind} {...(label ? { "aria-label": label } : {})} onSubmit={send}>
+    <form class={kind} aria-label={label} onSubmit={submit}>
       {children}
+      {send && (
+        <div class="row">
+          <Button label={send} submit disabled={disabled} />
+        </div>
+      )}
+      <ErrorNote error={error} />
     </form>
   );
 }
@@ -205,37 +257,67 @@ export function Dialog({ title, onClose, wide = false, children }: DialogProps) 
   );
 }
 
+/** One coloured cell of a table: its text, its colour from 0 to 1, and what is said of it. */
+export interface Shaded {
+  text: string;
+  look: "amount" | "above" | "below";
+  share: number;
+  title?: string;
+}
+
+/** A number with a sign as a coloured cell, on a scale where `full` is full colour. */
+export function scored(value: number | null, full = 1, digits = 2): Shaded {
+  return {
+    text: signed(value, digits),
+    look: (value ?? 0) < 0 ? "below" : "above",
+    share: magnitude(value ?? 0, full),
+  };
+}
+
 interface TableProps {
   /** What it has, for those who hear it. */
   label: string;
   kind?: string;
+  /** A list, or a heat map: a table of coloured cells with texts. */
+  look?: "list" | "matrix";
   head: readonly string[];
   /** The cells of each row; the first one names it. */
-  rows: readonly (readonly ComponentChildren[])[];
+  rows: readonly (readonly (ComponentChildren | Shaded)[])[];
 }
 
 /** A table in a box that scrolls. A row whose other cells are all alike is muted. */
-export function Table({ label, kind = "", head, rows }: TableProps) {
+export function Table({ label, kind = "", look = "list", head, rows }: TableProps) {
   return (
-    <Scroll label={label}>
-      <table class={`list ${kind}`}>
+    <Scroll label={label} kind={look === "matrix" ? kind : ""}>
+      <table class={look === "matrix" ? look : `list ${kind}`}>
         <thead>
           <tr>{head.map((title, index) => (title === "" ? <td key={index} /> : <th key={index}>{title}</th>))}</tr>
         </thead>
         <tbody>
           {rows.map(([name, ...cells], index) => (
             <tr key={index} class={cells.length === 2 && cells[0] === cells[1] ? "muted" : ""}>
-              <th scope="row">{name}</th>
+              <th scope="row" class={numeric(name)}>
+                {name as ComponentChildren}
+              </th>
               {cells.map((cell, column) => (
-                <td key={column} class={typeof cell === "number" ? "number" : ""}>
-                  {cell}
-                </td>
+                <Cell key={column} cell={cell} />
               ))}
             </tr>
           ))}
         </tbody>
       </table>
     </Scroll>
+  );
+}
+
+const numeric = (cell: unknown): string => (typeof cell === "number" ? "number" : "");
+
+function Cell({ cell }: { cell: ComponentChildren | Shaded }) {
+  if (typeof cell !== "object" || cell === null || !("share" in cell)) return <td class={numeric(cell)}>{cell}</td>;
+  return (
+    <td class={cell.look} title={cell.title} style={{ "--m": cell.share }}>
+      {cell.text}
+    </td>
   );
 }
 
@@ -246,57 +328,6 @@ export function Scroll({ label, kind = "", children }: { label: string; kind?: s
     <div class={`scroll ${kind}`} tabIndex={0} role="region" aria-label={label}>
       {children}
     </div>
-  );
-}
-
-interface MatrixProps {
-  label: string;
-  kind?: string;
-  /** What stands above the names of the rows. */
-  corner?: string;
-  columns: readonly string[];
-  rows: readonly { name: string | number; cells: readonly MatrixCell[] }[];
-}
-
-/** One cell of a heat map: its text, its colour from 0 to 1, and what is said of it. */
-export interface MatrixCell {
-  text: string;
-  look: "amount" | "above" | "below";
-  share: number;
-  title?: string;
-}
-
-/** A heat map: a table of coloured cells with texts. */
-export function Matrix({ label, kind = "", corner = "", columns, rows }: MatrixProps) {
-  return (
-    <Scroll label={label} kind={kind}>
-      <table class="matrix">
-        <thead>
-          <tr>
-            {corner === "" ? <td /> : <th scope="col">{corner}</th>}
-            {columns.map((name, index) => (
-              <th key={index} scope="col">
-                {name}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {rows.map(({ name, cells }) => (
-            <tr key={name}>
-              <th scope="row" class={typeof name === "number" ? "number" : ""}>
-                {name}
-              </th>
-              {cells.map(({ text, look, share, title }, index) => (
-                <td key={index} class={look} {...(title ? { title } : {})} style={{ "--m": share }}>
-                  {text}
-                </td>
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scroll>
   );
 }
 
@@ -428,7 +459,7 @@ export function ScoreLegend({ below, middle, above }: { below: string; middle: s
 export function ScoreDial({
   score,
   full,
-  digits = 2,
+  digits,
 }: {
   score: number | null | undefined;
   full: number;

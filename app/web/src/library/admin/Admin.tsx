@@ -5,10 +5,10 @@ import type { Job } from "../../api/types";
 import { cancelling, isOpen, jobs } from "../../core/jobs";
 import { capabilities, load, serverTrouble } from "../../core/server";
 import { CancelJob, jobName } from "../../frame/JobTray";
-import { ErrorNote, Facts, LoadNote, More, Panel, shortTime } from "../../ui/parts";
+import { ErrorNote, Facts, List, LoadNote, More, Panel, shortTime } from "../../ui/parts";
+import { hints } from "../../words.json";
 import { Keys } from "./Keys";
-import { Monitors } from "./Monitors";
-import { PolicyPanel } from "./Policy";
+import { Monitors, PolicyPanel } from "./Policy";
 import { loadAdmin } from "./store";
 
 /** Admin: who may do what, what holds for all requests, what is watched, and what the server does. */
@@ -38,16 +38,15 @@ const SHOWN = 8;
 
 /** The latest long pieces of work, with their progress. The tray of the top bar reads them again and again. */
 export function Jobs() {
-  const list = jobs.data.value;
   return (
     <Panel title="Jobs">
       <LoadNote what="jobs" query={jobs} />
-      {list?.length === 0 && <p class="muted">None yet. Making and measuring vectors appears here.</p>}
-      <ul class="stack jobs">
-        {list?.slice(0, SHOWN).map((job) => (
-          <JobRow key={job.id} job={job} />
-        ))}
-      </ul>
+      <List
+        of={jobs.data.value?.slice(0, SHOWN)}
+        kind="stack jobs"
+        none={hints.noJobs}
+        row={(job) => <JobRow key={job.id} job={job} />}
+      />
     </Panel>
   );
 }

@@ -3,17 +3,15 @@ import { apiKey } from "../../api/client";
 import type { Key, KeyRequest } from "../../api/types";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
-import { Button, ErrorNote, Form, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
+import { Button, ErrorNote, Form, List, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
+import { hints, lifetimes, ownSteering, scopes } from "../../words.json";
 import { NoPermission } from "./Policy";
 import * as admin from "./store";
 
 /** The keys of the server: who has one, what each may not do, and how to make, replace and revoke them. */
 export function Keys() {
-  const list = admin.keys.data.value?.data;
-  const none =
-    apiKey.value === null
-      ? "None: everybody who reaches this server may do everything. The first key needs the scope admin; from then on every request needs a key."
-      : "None in the database. Keys from the environment and from the key file are not listed.";
+  const { data } = admin.keys;
+  const list = data.value?.data;
   if (admin.refusal.value)
     return (
       <Panel title="API keys">
@@ -23,16 +21,15 @@ export function Keys() {
   return (
     <Panel title="API keys">
       <LoadNote what="API keys" query={admin.keys} />
-      <Warnings of={admin.keys.data.value?.warnings} />
-      {list?.length === 0 && <p class="muted">{none}</p>}
+      <Warnings of={data.value?.warnings} />
       {admin.fresh.value.map((one) => (
         <NewKeyNote key={one.key.id} made={one} />
       ))}
-      <ul class="stack">
-        {list?.map((key) => (
-          <KeyRow key={key.id} item={key} />
-        ))}
-      </ul>
+      <List
+        of={list}
+        none={apiKey.value === null ? hints.openServer : hints.noKeys}
+        row={(key) => <KeyRow key={key.id} item={key} />}
+      />
       {list && <KeyForm known={list.length} />}
     </Panel>
   );
@@ -48,7 +45,8 @@ function KeyRow({ item }: { item: Key }) {
   const last = admin.isLastAdmin(error);
   const used = item.last_used_at ? `last used ${shortTime(item.last_used_at)}` : "never used";
   const ends = item.expires_at ? `, expires ${shortTime(item.expires_at)}` : "";
-  const revoke = () => void admin.revokeKey(item.id, place, last);
+  const revoke = () => admin.revokeKey(item.id, place, last);
+  const label = `Revoke ${item.name}${last ? " although it is the last" : ""}`;
   return (
     <li class="key-row">
       <span>
@@ -59,33 +57,23 @@ function KeyRow({ item }: { item: Key }) {
           </span>
         ))}
         <span class="small muted block">
-          {item.namespace ?? "shared"}, made {shortTime(item.created_at)}, {used}
-          {ends}
+          {`${item.namespace ?? "shared"}, made ${shortTime(item.created_at)}, ${used}${ends}`}
         </span>
         {limits && <span class="small block">{limits}</span>}
       </span>
       {asked ? (
         <span class="row">
-          <Button
-            label={`Revoke ${item.name}${last ? " although it is the last" : ""}`}
-            kind="danger"
-            disabled={busy}
-            onClick={revoke}
-          />
+          <Button label={label} kind="danger" disabled={busy} onClick={revoke} />
           {/* In the place of the button that asks, which has the focus. */}
           <Button label="Keep it" onClick={() => setAsked(false)} />
         </span>
       ) : (
         <span class="row">
-          <Button label="Rotate" hidden={` ${item.name}`} disabled={busy} onClick={() => void admin.rotateKey(item)} />
+          <Button label="Rotate" hidden={` ${item.name}`} disabled={busy} onClick={() => admin.rotateKey(item)} />
           <Button label="Revoke" hidden={` ${item.name}`} kind="quiet" disabled={busy} onClick={() => setAsked(true)} />
         </span>
       )}
-      {asked && own && (
-        <Note kind="notice">
-          This tab uses this key: once it is revoked, the page can do nothing without another one.
-        </Note>
-      )}
+      {asked && own && <Note kind="notice">{hints.ownKey}</Note>}
       <ErrorNote error={error} />
     </li>
   );
@@ -102,7 +90,8 @@ function NewKeyNote({ made: { key, replaces } }: { made: admin.FreshKey }) {
     setCopied(done);
     if (!done && text.current) getSelection()?.selectAllChildren(text.current); // so that it can be copied by hand
   };
-  const revoke = () => replaces && void admin.revokeKey(replaces.id, place);
+  const revoke = () => replaces && admin.revokeKey(replaces.id, place);
+  const busy = admin.keyActions.busy.value;
   return (
     <Note kind="notice">
       <span>
@@ -113,39 +102,32 @@ function NewKeyNote({ made: { key, replaces } }: { made: admin.FreshKey }) {
       </span>
       {key.key === apiKey.value && <span>This tab uses it from now on.</span>}
       <span class="row">
-        <Button label={COPY_WORDS[`${copied}`]} onClick={() => void take()} />
-        {replaces && (
-          <Button label="Revoke the old one" kind="danger" disabled={admin.keyActions.busy.value} onClick={revoke} />
-        )}
+        <Button label={COPY_WORDS[`${copied}`]} onClick={take} />
+        {replaces && <Button label="Revoke the old one" kind="danger" disabled={busy} onClick={revoke} />}
         <Button label="Done" kind="quiet" onClick={() => admin.dismissKey(key.id)} />
       </span>
       {copied === false && (
         <span class="small" role="status">
-          The browser does not let this page copy. The key is selected instead.
+          {hints.noCopy}
         </span>
       )}
-      {replaces && (
-        <span class="small">The old key works until it is revoked: give the new one to its users first.</span>
-      )}
+      {replaces && <span class="small">{hints.oldKey}</span>}
       <ErrorNote error={admin.keyActions.errorAt(place)} />
     </Note>
   );
 }
 
-/** Days until a key ends; the server refuses it from then on. */
-const LIFETIMES = { "0": "until it is revoked", "30": "30 days", "90": "90 days", "365": "a year" } as const;
-
 const EMPTY = {
   name: "",
   scopes: ["generate", "read"] as readonly admin.Scope[],
   namespace: "shared",
-  days: "0" as keyof typeof LIFETIMES,
+  days: "0" as keyof typeof lifetimes,
   requests: null as number | null,
   dose: null as number | null,
-  own: "any" as admin.OwnSteering,
+  own: "any" as keyof typeof ownSteering,
 };
 
-function requestOf({ name, scopes, namespace, days, requests, dose, own }: typeof EMPTY): KeyRequest {
+function requestOf({ name, namespace, scopes, days, requests, dose, own }: typeof EMPTY): KeyRequest {
   return {
     name,
     scopes: [...scopes],
@@ -172,12 +154,18 @@ function KeyForm({ known }: { known: number }) {
   const disabled = admin.keyActions.busy.value || fields.name.trim() === "" || chosen.length === 0;
   const none = "no limit";
   return (
-    <Form label="New key" onSend={save}>
+    <Form
+      label="New key"
+      onSend={save}
+      send="Make the key"
+      disabled={disabled}
+      error={admin.keyActions.errorAt("form")}
+    >
       <h3>Make a key</h3>
       <div class="fields">
         <TextField label="Name of its owner" {...field("name")} />
         <TextField label="Namespace" {...field("namespace")} />
-        <ChoiceField label="Valid" options={LIFETIMES} {...field("days")} />
+        <ChoiceField label="Valid" options={lifetimes} {...field("days")} />
       </div>
       <fieldset class="plain scopes" aria-label="Scopes">
         {admin.SCOPES.map((scope) => (
@@ -186,7 +174,7 @@ function KeyForm({ known }: { known: number }) {
             value={chosen.includes(scope)}
             onChange={(on) => choose(admin.SCOPES.filter((one) => (one === scope ? on : chosen.includes(one))))}
           >
-            <span>{admin.SCOPE_WORDS[scope]}</span>
+            <span>{scopes[scope]}</span>
           </Check>
         ))}
       </fieldset>
@@ -194,13 +182,9 @@ function KeyForm({ known }: { known: number }) {
         <div class="fields">
           <OptionalNumber label="Requests a minute" step={1} min={1} placeholder={none} {...field("requests")} />
           <OptionalNumber label="Largest relative dose" step={0.01} min={0.01} placeholder={none} {...field("dose")} />
-          <ChoiceField label="May steer" options={admin.OWN_STEERING} {...field("own")} />
+          <ChoiceField label="May steer" options={ownSteering} {...field("own")} />
         </div>
       </More>
-      <div class="row">
-        <Button label="Make the key" submit disabled={disabled} />
-      </div>
-      <ErrorNote error={admin.keyActions.errorAt("form")} />
     </Form>
   );
 }

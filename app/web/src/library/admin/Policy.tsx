@@ -1,11 +1,14 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { api, dataOf } from "../../api/client";
-import type { CompareAnswer, Policy } from "../../api/types";
+import type { CompareAnswer, Monitor, MonitorDetail, MonitorSpec, Policy } from "../../api/types";
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
-import { Query } from "../../core/query";
-import { ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
-import { Button, ErrorNote, Form, LoadNote, Panel } from "../../ui/parts";
+import { Query, repeat } from "../../core/query";
+import { vectors } from "../../core/vectors";
+import { plain, signed } from "../../maths/scales";
+import { ChoiceField, NumberField, named, OptionalNumber, partsOf, TextField } from "../../ui/fields";
+import { Button, ErrorNote, Form, List, LoadNote, Panel, Table } from "../../ui/parts";
+import { hints, monitorActions, monitorPlaces, ownSteering, sides } from "../../words.json";
 import * as admin from "./store";
 
 /** What holds for all traffic: steering that no request can switch off, and limits of what requests may steer with. */
@@ -14,16 +17,14 @@ export function PolicyPanel() {
   const busy = admin.policyActions.busy.value;
   return (
     <Panel title="Policy">
-      <p class="small muted">
-        Holds for all traffic, whatever a request says. Only a key with the scope admin sets it.
-      </p>
+      <p class="small muted">{hints.policy}</p>
       {admin.refusal.value && <NoPermission />}
       <LoadNote what="policy" query={admin.policy} again={admin.loadAdmin} />
       {now && <Mandatory now={now} />}
       {now && <Limits limits={now.limits} />}
       {admin.isBroken(admin.policy.error.value) && (
         <div class="row">
-          <Button label="Remove the policy" kind="danger" disabled={busy} onClick={() => void admin.removePolicy()} />
+          <Button label="Remove the policy" kind="danger" disabled={busy} onClick={admin.removePolicy} />
         </div>
       )}
       <ErrorNote error={admin.policyActions.errorAt("removal")} />
@@ -45,43 +46,26 @@ function Mandatory({ now }: { now: Policy }) {
   const current = interventions(draft.value.controls, draft.value.overall);
   const list = now.mandatory as unknown as Intervention[];
   const busy = admin.policyActions.busy.value;
+  const none = current.length === 0;
   const set = (change: (list: readonly Intervention[]) => readonly Intervention[]) =>
-    void admin.editPolicy("mandatory", (policy) => ({
-      ...policy,
-      mandatory: change(policy.mandatory as never) as never,
-    }));
+    admin.editPolicy("mandatory", (policy) => ({ ...policy, mandatory: change(policy.mandatory as never) as never }));
+  const entry = (one: Intervention, index: number) => {
+    const remove = () => set((all) => admin.without(all, one));
+    return (
+      <li key={`${index} ${one.vector}`} class="row between">
+        <span>{shortly(one)}</span>
+        <Button label="Remove" hidden={` ${one.vector}`} kind="quiet" disabled={busy} onClick={remove} />
+      </li>
+    );
+  };
   return (
     <section class="stack" aria-label="Mandatory steering">
       <h3>Mandatory steering</h3>
-      {list.length === 0 && (
-        <p class="muted">None. What is added here acts in every answer, after the request's own.</p>
-      )}
-      <ul class="stack">
-        {list.map((one, index) => (
-          <li key={`${index} ${one.vector}`} class="row between">
-            <span>{shortly(one)}</span>
-            <Button
-              label="Remove"
-              hidden={` ${one.vector}`}
-              kind="quiet"
-              disabled={busy}
-              onClick={() => set((all) => admin.without(all, one))}
-            />
-          </li>
-        ))}
-      </ul>
+      <List of={list} none={hints.noMandatory} row={entry} />
       <div class="row">
-        <Button
-          label="Add what Play uses"
-          disabled={busy || current.length === 0}
-          onClick={() => set((all) => [...all, ...current])}
-        />
-        <Button
-          label="Try it first"
-          disabled={trying.busy.value || current.length === 0}
-          onClick={() => void trying.ask()}
-        />
-        {current.length === 0 && <span class="small muted">Play uses no vector at the moment.</span>}
+        <Button label="Add what Play uses" disabled={busy || none} onClick={() => set((all) => [...all, ...current])} />
+        <Button label="Try it first" disabled={trying.busy.value || none} onClick={() => trying.ask()} />
+        {none && <span class="small muted">Play uses no vector at the moment.</span>}
       </div>
       <ErrorNote error={admin.policyActions.errorAt("mandatory") ?? trying.error.value} />
       {trying.data.value?.map(([words, text]) => (
@@ -118,20 +102,17 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
   const fields = typed?.over === now ? typed.fields : fieldsOf(limits);
   const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
   const save = () => admin.editPolicy("limits", (policy) => ({ ...policy, limits: limitsOf(fields) }));
+  const state = { disabled: admin.policyActions.busy.value, error: admin.policyActions.errorAt("limits") };
   const dose = { label: "Largest relative dose", step: 0.01, min: 0.01, placeholder: "no limit" };
   return (
-    <Form label="Limits of steering" onSend={save}>
+    <Form label="Limits of steering" onSend={save} send="Set the limits" {...state}>
       <h3>Limits of what requests ask for</h3>
       <p class="muted">Now: {admin.limitWords(limits)}.</p>
       <div class="fields">
-        <ChoiceField label="Requests may steer" options={admin.OWN_STEERING} {...field("own")} />
+        <ChoiceField label="Requests may steer" options={ownSteering} {...field("own")} />
         <OptionalNumber {...dose} {...field("dose")} />
         <TextField label="Only these vectors" placeholder="any" {...field("names")} />
       </div>
-      <div class="row">
-        <Button label="Set the limits" submit disabled={admin.policyActions.busy.value} />
-      </div>
-      <ErrorNote error={admin.policyActions.errorAt("limits")} />
     </Form>
   );
 }
@@ -146,4 +127,119 @@ function limitsOf({ own, dose, names }: LimitFields): Policy["limits"] {
   const vectors = names.split(/[\s,]+/).filter(Boolean);
   const bound = dose === null ? {} : { max_relative_dose: dose };
   return { own_steering: own, ...bound, ...(vectors.length === 0 ? {} : { vectors }) };
+}
+
+const REFRESH_SECONDS = 2;
+const HEAD = ["Monitor", "Raised when", "Then", "Scores", "Raised", "Answers", "Mean", ""];
+
+/** Standing tests on all traffic, with what they counted until now. */
+export function Monitors() {
+  const any = admin.monitors.value.length > 0;
+  const broken = admin.isBroken(admin.counts.error.value); // the panel of the policy says so
+  useEffect(() => (any ? repeat(REFRESH_SECONDS, () => admin.counts.load()) : undefined), [any]);
+  return (
+    <Panel title="Monitors">
+      <p class="small muted">{hints.monitors}</p>
+      {admin.refusal.value && <NoPermission />}
+      {!broken && <LoadNote what="what the monitors counted" query={admin.counts} />}
+      {admin.counts.data.value && !any && <p class="muted">None yet.</p>}
+      {any && <Table label="Table of monitors" head={HEAD} rows={admin.monitors.value.map(rowOf)} />}
+      <ErrorNote error={admin.policyActions.errorAt("monitor table")} />
+      {admin.detail.value && <Scores monitor={admin.detail.value} />}
+      {admin.policy.data.value && <MonitorForm />}
+    </Panel>
+  );
+}
+
+function rowOf(monitor: Monitor) {
+  const { name, action, scores, raised, answers, mean } = monitor;
+  const shown = admin.opened.value === name;
+  const busy = admin.policyActions.busy.value;
+  const remove = () => admin.setMonitors("monitor table", (all) => all.filter((one) => one.name !== name));
+  const open = () => admin.openMonitor(shown ? null : name);
+  return [
+    <Button key="open" label={name} kind="quiet" pressed={shown} onClick={open} />,
+    admin.raisedWhen(monitor),
+    action,
+    scores,
+    raised,
+    answers,
+    signed(mean),
+    <Button key="remove" label="Remove" hidden={` ${name}`} kind="quiet" disabled={busy} onClick={remove} />,
+  ];
+}
+
+const SHOWN = 5;
+
+function Scores({ monitor: { name, lowest, highest, layer, latest, distribution } }: { monitor: MonitorDetail }) {
+  const bars = admin.barsOf(distribution.edges, distribution.counts);
+  const range = `From ${plain(lowest)} to ${plain(highest)}, at layer ${layer}; the poles of the vector lie at −0.5 and +0.5.`;
+  return (
+    <section class="stack" aria-label={`Scores of ${name}`}>
+      <h3>Scores of {name}</h3>
+      <p class="small muted">{bars.length === 0 ? "No score yet: nothing was generated since it was set." : range}</p>
+      <ul class="bars small" aria-label="Distribution of the scores">
+        {bars.map(({ label, share, count }) => (
+          <li key={label}>
+            <span class="number">{label}</span>
+            <span class="bar" aria-hidden="true">
+              <span style={{ width: `${100 * share}%` }} />
+            </span>
+            <span class="number">{count}</span>
+          </li>
+        ))}
+      </ul>
+      {latest.length > 0 && <h3>Latest raises</h3>}
+      <ul class="small" aria-label="Latest raises">
+        {latest.slice(0, SHOWN).map(({ request_id, at, score, token }) => (
+          <li key={`${request_id} ${at}`} class="row between">
+            <span class="number">{request_id}</span>
+            <span class="number">
+              {signed(score)} {token === null ? "in the prompt" : `at token ${token}`},{" "}
+              {new Date(at).toLocaleTimeString()}
+            </span>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+const EMPTY = {
+  name: "",
+  vector: "",
+  side: "above" as keyof typeof sides,
+  bound: 0.5,
+  at: "generated" as keyof typeof monitorPlaces,
+  action: "count" as keyof typeof monitorActions,
+};
+
+/** Adds a monitor to the policy. What was typed stays when the server refuses it. */
+function MonitorForm() {
+  const [fields, setFields] = useState(EMPTY);
+  const field = partsOf(fields, (part) => setFields((before) => ({ ...before, ...part })));
+  const vector = fields.vector || vectors.value?.[0]?.name || "";
+  const { busy } = admin.policyActions;
+  const add = async () => {
+    const { side, bound, ...rest } = fields;
+    const spec = { ...rest, vector, [side]: bound } as MonitorSpec;
+    const added = await admin.setMonitors("monitor form", (all) => [...all, spec]);
+    if (added) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
+  };
+  if (vector === "") return <p class="small muted">A monitor needs a vector, and the library is empty.</p>;
+  const name = { pattern: "[a-z0-9][a-z0-9._\\-]{0,63}", title: "Small letters, digits, dots and dashes" };
+  const state = { disabled: busy.value || fields.name === "", error: admin.policyActions.errorAt("monitor form") };
+  return (
+    <Form label="New monitor" onSend={add} send="Add the monitor" {...state}>
+      <h3>Add a monitor</h3>
+      <div class="fields">
+        <TextField label="Name" {...name} {...field("name")} />
+        <ChoiceField label="Vector" options={named(vectors.value)} {...field("vector")} value={vector} />
+        <ChoiceField label="Raised" options={sides} {...field("side")} />
+        <NumberField label="Bound" min={-100} max={100} step={0.1} {...field("bound")} />
+        <ChoiceField label="In" options={monitorPlaces} {...field("at")} />
+        <ChoiceField label="Then" options={monitorActions} {...field("action")} />
+      </div>
+    </Form>
+  );
 }

@@ -4,6 +4,7 @@ import type { Key, KeyList, KeyRequest, Monitor, MonitorDetail, NewKey, Policy }
 import { Mutations, Query } from "../../core/query";
 import { capabilities } from "../../core/server";
 import { plain } from "../../maths/scales";
+import { without as withoutScope } from "../../words.json";
 
 /** Whether an error says that there is a policy which the server cannot apply. */
 export const isBroken = (error: unknown): boolean => error instanceof ApiError && error.code === "policy_invalid";
@@ -174,18 +175,6 @@ export function dismissKey(id: string): void {
 export const SCOPES = ["generate", "read", "write", "admin"] as const;
 export type Scope = (typeof SCOPES)[number];
 
-/** What a key with a scope may do, in the words of a form. */
-export const SCOPE_WORDS: Readonly<Record<Scope, string>> = {
-  generate: "generate: answers, comparisons, readings",
-  read: "read: see vectors, profiles, jobs",
-  write: "write: make and change them",
-  admin: "admin: everything, also keys and policy",
-};
-
-/** What a request may steer with, after "may steer". */
-export const OWN_STEERING = { any: "with anything", profiles: "with profiles only", none: "not at all" } as const;
-export type OwnSteering = keyof typeof OWN_STEERING;
-
 /** Says what the limits of the policy are. */
 export function limitWords({ own_steering: own = "any", vectors, max_relative_dose: dose }: Policy["limits"]): string {
   if (own === "none") return "requests may not steer";
@@ -195,19 +184,12 @@ export function limitWords({ own_steering: own = "any", vectors, max_relative_do
   return `requests may steer ${[how, what].filter(Boolean).join(", ")}; ${bound}`;
 }
 
-const WITHOUT: readonly (readonly [Scope, string])[] = [
-  ["generate", "generate"],
-  ["read", "see the library"],
-  ["write", "make or change vectors, profiles and jobs"],
-  ["admin", "manage keys and policy"],
-];
-
 /** Says what a key may not do; null where it may do everything. */
 export function mayNot({ scopes, limits }: Pick<Key, "scopes" | "limits">): string | null {
-  const missing = scopes.includes("admin") ? [] : WITHOUT.filter(([scope]) => !scopes.includes(scope));
+  const missing = scopes.includes("admin") ? [] : SCOPES.filter((scope) => !scopes.includes(scope));
   const { own_steering, vectors, max_relative_dose, requests_per_minute, tokens_per_minute } = limits;
   const parts = [
-    missing.length > 0 && `may not ${missing.map(([, words]) => words).join(", ")}`,
+    missing.length > 0 && `may not ${missing.map((scope) => withoutScope[scope]).join(", ")}`,
     own_steering === "profiles" && "steers with profiles only",
     own_steering === "none" && "may not steer",
     vectors && `steers with ${vectors.join(", ") || "no vector"} only`,
