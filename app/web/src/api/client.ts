@@ -84,7 +84,6 @@ export const keyState = computed<"wanted" | "limited" | "set" | "none">(() => {
   return keyRefusal.value === null ? "set" : "limited";
 });
 
-/** Sets or forgets the key. */
 export function setKey(key: string | null): void {
   apiKey.value = key;
   keyWanted.value = false;
@@ -179,7 +178,6 @@ export async function download(path: string, fileName: string): Promise<void> {
   offer(await (await send(new Request(ORIGIN + path))).blob(), fileName);
 }
 
-/** Offers a file as a download. */
 export function offer(file: Blob, fileName: string): void {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(file);

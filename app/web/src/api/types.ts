@@ -55,7 +55,6 @@ export interface Token {
   readout?: Scores | null;
 }
 
-/** The data of a `token` event. */
 export interface TokenPiece extends Token {
   arm?: string | null;
   choice: number;

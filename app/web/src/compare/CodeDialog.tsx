@@ -91,7 +91,6 @@ export function Deploy({ saved, model, onSaved }: DeployProps) {
   );
 }
 
-/** What a model answers to the prompt of Play. */
 async function askModel(model: string, signal: AbortSignal): Promise<string> {
   const { prompt, sampling } = draft.value;
   const body = { model, messages: [{ role: "user" as const, content: prompt }], max_tokens: sampling.max_tokens };
@@ -110,7 +109,6 @@ const CODE_WORDS = {
 
 export type CodeKind = keyof typeof CODE_WORDS;
 
-/** Where the code sends its request. */
 interface Server {
   origin: string;
   model: string;

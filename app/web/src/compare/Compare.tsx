@@ -75,7 +75,6 @@ export function RunStrip() {
   );
 }
 
-/** The begin of the steered answer of a run. */
 function quoteOf({ panes }: play.Run): string {
   const pane = panes.find(({ name }) => name === ARMS.steered) ?? panes[0];
   return pane?.choices[0]?.text.slice(0, 60) ?? "";

@@ -91,7 +91,6 @@ function LayerField({ control: { layers }, set }: Props) {
   );
 }
 
-/** The look of a short field for whole numbers. */
 const NUMBERS = { inputMode: "numeric", size: 10 } as const;
 
 /** Where in the block it acts, as far as the model has such places; of attention one head may be ablated in place of the vector. */

@@ -49,7 +49,6 @@ function seedWords(samples: number): string {
   return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
 }
 
-/** Whether a person has moved the dial. */
 const touched = signal(false);
 
 function show(item: number, stop: number): void {
@@ -102,7 +101,6 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
   );
 }
 
-/** The stop that lies nearest to a share of the dial. */
 function nearestStop(item: SavedItem, share: number): number {
   const away = item.stops.map((_, stop) => Math.abs(saved.shareOf(item, stop) - share));
   return away.indexOf(Math.min(...away));

@@ -58,7 +58,6 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
   );
 }
 
-/** What this thread said before. */
 function Turns({ name }: { name: string }) {
   const { history, turns } = play.askedDraft.value ?? draft.value;
   if (history.length + turns.length === 0) return null;
@@ -141,7 +140,6 @@ function Fact({ label, title, children }: { label: string; title?: string; child
   );
 }
 
-/** What stands for the words of an answer that has none. */
 function emptyWords(choice: PaneChoice | undefined): string {
   if (choice?.finish) return "The answer is empty: the model ended it at once.";
   return play.comparison.running.value ? "Waiting for the first word" : "Nothing yet";
@@ -191,7 +189,6 @@ export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps
   );
 }
 
-/** How each token is coloured. */
 function useMarks(pane: Pane, base: Pane | undefined, choice: number): Mark[] {
   const kind = play.shownShade.value;
   const tokens = pane.choices[choice]?.tokens ?? [];
@@ -206,7 +203,6 @@ function markOf(value: number | null, kind: Shade): Mark {
   return { amount: value, full: kind === "kl" ? FULL_KL : FULL_SURPRISE };
 }
 
-/** Arrow keys go from token to token; Enter and space show one. */
 function moved(event: KeyboardEvent, onSelect: (index: number) => void): void {
   const element = event.target as HTMLElement;
   const index = element.dataset.index;

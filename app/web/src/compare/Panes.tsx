@@ -58,7 +58,6 @@ export function Panes() {
   );
 }
 
-/** Goes on with the conversation in every thread, or one turn back. */
 function TurnButtons() {
   const { panes, running } = play.comparison;
   const ended = panes.value.some(({ choices }) => choices[0]?.finish) && !running.value && !draft.value.raw;

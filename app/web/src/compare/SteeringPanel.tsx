@@ -12,7 +12,6 @@ import { type Control, dialFacts } from "./controls";
 import { change, changeControl, draft } from "./draft";
 import * as play from "./store";
 
-/** The vectors in use, each with its dial, and one strength over all. */
 export function SteeringPanel() {
   const { controls, overall } = draft.value;
   return (
@@ -133,7 +132,6 @@ function AddVector() {
   );
 }
 
-/** Says why there is no vector to add. */
 function noneWords(): string {
   if (openTasks.value.some(({ about }) => about.kind !== "measure")) return "More vectors are being made";
   return vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";

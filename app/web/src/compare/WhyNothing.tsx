@@ -59,7 +59,6 @@ export interface Reason {
 /** A relative dose below which steering seldom shows. */
 const SMALL_DOSE = 0.03;
 
-/** Whether the steered text is the plain text. */
 function isUnchanged({ against }: Pane): boolean {
   return against?.first_divergence.every((position) => position === null) ?? false;
 }

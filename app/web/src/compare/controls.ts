@@ -117,21 +117,18 @@ function scopeOf({ tokens, role, phase, tokenIds }: Control): object {
   });
 }
 
-/** Names an intervention in a few words. */
 export function shortly({ vector, operation, strength, head }: Intervention): string {
   if (vector === undefined) return `without head ${head}`;
   if (operation !== "add" && operation !== undefined) return `${operation} ${vector}`;
   return typeof strength === "number" ? `${vector} ${String(strength).replace("-", "−")}` : vector;
 }
 
-/** Returns the interventions of every control that is on. */
 export function interventions(controls: readonly Control[], overall: number): Intervention[] {
   return controls.filter((control) => control.on).map((control) => intervention(control, overall));
 }
 
 const rounded = (value: number): number => Number(value.toFixed(4));
 
-/** Returns the layers a control acts at. */
 export function layersOf(control: Control, vector: Vector): number[] {
   const { layers } = control;
   if (layers === "recommended") return vector.recommended?.layers ?? [];

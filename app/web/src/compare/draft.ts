@@ -169,7 +169,6 @@ export function followAddress(): () => void {
   };
 }
 
-/** A comparison, as it is asked. */
 export interface CompareBody extends ReturnType<typeof shared> {
   prompt?: string;
   messages?: Message[];

@@ -48,7 +48,6 @@ export function shareOf({ stops }: SavedItem, index: number): number {
   return index < zero ? -share : share;
 }
 
-/** The text of a stop. */
 export function textOf({ words }: SavedStop): string {
   return words.map(([text]) => text).join("").trim(); // biome-ignore format: one line
 }

@@ -9,10 +9,8 @@ import type { CompareBody } from "./draft";
 /** The plain answers that were shown, by prompt, seed and sampling: each is shown again whatever is steered beside it. */
 const baselines = new Map<string, Pane>();
 const MAX_BASELINES = 20;
-
 const CUT = "The answers ended before they were complete. Was the server stopped?";
 
-/** What the plain answer of a comparison depends on. */
 function baselineKey({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string {
   return JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
 }
@@ -75,7 +73,6 @@ export class ComparisonRun {
     return !abort.signal.aborted && this.error.value === null;
   }
 
-  /** Shows answers that were given before. */
   put(asked: CompareBody, panes: readonly Pane[]): void {
     this.close();
     batch(() => {
@@ -189,7 +186,6 @@ export class PaneCollector {
     return this.tokens === 0 && this.panes.every((pane) => pane.error === null && pane.steering === null);
   }
 
-  /** Takes an event of the stream. */
   take(name: string, data: unknown): void {
     if (name === "token") {
       this.pending.push(data as TokenPiece);

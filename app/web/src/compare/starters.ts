@@ -7,11 +7,7 @@ import { announce, type Step } from "../ui/parts";
 
 /** How many starter vectors this tab has begun to make; 0 while none are being made, or are left to make. */
 const total = remembered("starters", 0, (before) => (typeof before === "number" ? before : undefined));
-
-/** The starter vectors that the library lacks. */
 const missing = computed(() => (capabilities.value?.concepts ?? []).filter((name) => !vectorByName.value.has(name)));
-
-/** Whether one after the other is being made. */
 const sequence = signal(false);
 
 /** The starter vector that is being made, also after a reload of the page; null while none is. */
@@ -57,7 +53,6 @@ export async function makeStarters(onFirst: () => void): Promise<void> {
   announce("The starter vectors were made.");
 }
 
-/** Forgets that vectors are left to make. */
 export function leaveStarters(): void {
   total.value = 0;
   for (const task of tasks.value) if (task.about.kind === "starter" && task.ended.value) dismiss(task);

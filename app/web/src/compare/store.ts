@@ -95,7 +95,6 @@ export function run(): void {
 
 let asking: CompareBody | null = null;
 
-/** Shows a run again, with everything that was set for it. */
 export function restoreRun({ id, draft: of, asked, panes }: Run): void {
   draft.value = of;
   draftOf.set(asked, of);
@@ -180,8 +179,6 @@ function sweepStrengths(id: number): number[] {
 
 /** Whether the dial of a control has stops to sweep. */
 export const canSweep = (id: number): boolean => draftProblem.value === null && sweepStrengths(id).length > 1;
-
-/** The control whose dial was swept. */
 export const swept = signal<number | null>(null);
 
 export function runSweep(id: number): void {
@@ -225,7 +222,6 @@ function closeAnswers(): void {
   shownRun.value = null;
 }
 
-/** Shows the saved answers again, without anything that was set. */
 export function showLanding(): void {
   closeAnswers();
   closeSweep();
@@ -264,13 +260,10 @@ export interface Run {
 
 /** Runs that are kept, beside those that are pinned. */
 const MOST = 12;
-
-/** The runs of this tab, oldest first. */
 export const runs = signal<readonly Run[]>([]);
 
 /** The run that is shown; null once something else was asked. */
 export const shownRun = signal<number | null>(null);
-
 let nextId = 1;
 
 /** Keeps a run. The oldest that is not pinned goes where there are too many. */
@@ -283,7 +276,6 @@ export function keepRun(draft: Draft, asked: CompareBody, panes: readonly Pane[]
   shownRun.value = id;
 }
 
-/** Pins a run, or lets it go with the others again. */
 export function pin(id: number): void {
   runs.value = runs.value.map((run) => (run.id === id ? { ...run, pinned: !run.pinned } : run));
 }

@@ -11,7 +11,6 @@ import { card, library } from "./vectors";
 
 const AGAIN_SECONDS = 1;
 
-/** A job that ended without its result. */
 class JobFailed extends Error {}
 
 /** The request that starts a job, sent with these options. */
@@ -80,7 +79,6 @@ export interface About {
   vector: string;
 }
 
-/** What a job does to which vector. */
 export const aboutWords = ({ kind, vector }: About): string => `${kinds[kind].words} ${vector}`;
 
 /** A job that this tab started, from the request to the end. It outlives a reload of the page. */
@@ -139,7 +137,6 @@ export class Task {
   };
 }
 
-/** Opens the card of a vector in Make. */
 export function showCard(vector: string): void {
   card.value = vector;
   if (place.peek() !== "make") location.hash = "#/make";
@@ -159,8 +156,6 @@ const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
 
 /** The jobs that this tab started, oldest first. One that has ended stays until a person has taken note of it. */
 export const tasks = signal<readonly Task[]>([]);
-
-/** Those that have not ended. */
 export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
 
 async function latestJobs(): Promise<Job[]> {
@@ -169,21 +164,17 @@ async function latestJobs(): Promise<Job[]> {
 
 /** The latest jobs of the server, those of other tabs and callers among them. */
 export const jobs = new Query(latestJobs);
-
 export const cancelling = new Mutations<`job ${string}`>();
 
-/** Cancels a job of the server, whoever began it. */
 export function cancel({ id }: Job): Promise<boolean> {
   return cancelling.run(`job ${id}`, () => cancelJob(id).then(() => jobs.load()));
 }
 
-/** The open jobs of others. */
 export const otherJobs = computed(() => {
   const own = new Set(tasks.value.map((task) => task.job.value?.id));
   return (jobs.data.value ?? []).filter((job) => isOpen(job) && !own.has(job.id));
 });
 
-/** How many jobs are waiting or running. */
 export const openJobs = computed(() => openTasks.value.length + otherJobs.value.length);
 
 /** Starts a job and keeps it in the tray. `left`: what was saved of it when the page was left; it stays saved while it cannot be read. */
@@ -211,7 +202,6 @@ export function beginJob(about: About, path: JobPath, body: object): Task {
   return begin(about, (options) => dataOf<Job>(api.POST(path, { body: body as never, ...options })));
 }
 
-/** Takes a job that has ended out of the tray. */
 export function dismiss(task: Task): void {
   tasks.value = tasks.value.filter((one) => one !== task);
 }
@@ -247,7 +237,6 @@ export function taskOf(name: PlaceName): Task | null {
   return tasks.value.findLast((task) => task.about.place === name) ?? null;
 }
 
-/** Stops the open jobs that were started in a place. */
 export function stopTasks(name: PlaceName): void {
   for (const task of openTasks.peek()) if (task.about.place === name) task.stop();
 }

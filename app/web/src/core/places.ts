@@ -3,7 +3,6 @@ import { computed, signal } from "@preact/signals";
 export const PLACES = ["compare", "make", "space", "read", "library", "admin"] as const;
 export type PlaceName = (typeof PLACES)[number];
 
-/** The words shown for each place. */
 export const TITLES: Readonly<Record<PlaceName, string>> = {
   compare: "Play",
   make: "Make",
@@ -18,14 +17,10 @@ export const MAIN = ["compare", "make", "space"] as const;
 
 /** The fragment of the address: `#/place?s=state`, or `#/place?link=id` for a state saved on the server. */
 const fragment = signal(typeof location === "undefined" ? "" : location.hash);
-
-/** The place that is shown. */
 export const place = computed<PlaceName>(() => parse(fragment.value).place);
 
 /** The state in the address when the page was opened or a link was followed. */
 export const addressState = computed(() => parse(fragment.value).state);
-
-/** The id of the saved link in the address. */
 export const addressLink = computed(() => parse(fragment.value).link);
 
 interface Address {
@@ -43,7 +38,6 @@ export function parse(hash: string): Address {
 
 export const placeHref = (name: PlaceName, state?: string): string => `#/${name}${state ? `?s=${state}` : ""}`;
 
-/** Opens a place, with a state if one is given. */
 export function open(name: PlaceName, state?: string): void {
   location.hash = placeHref(name, state);
 }

@@ -79,7 +79,6 @@ export class Query<T, A extends unknown[] = []> {
     batch(() => this.take(data));
   }
 
-  /** Forgets everything, also a question that is open. */
   forget(): void {
     this.stop();
     this.data.value = this.error.value = null;

@@ -4,7 +4,6 @@ import type { Concept, Vector, VectorPage } from "../api/types";
 import { allPages, Queries, Query } from "./query";
 import { remembered, textOrNull } from "./state";
 
-/** Entries that one answer has at most. */
 export const PAGE = 200;
 
 /** The newest version of every vector, and what the list leaves out. */

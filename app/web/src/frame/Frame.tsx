@@ -19,7 +19,6 @@ const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType
   admin: () => import("../library/admin/Admin"),
 };
 
-/** Shows the rail, the top bar, and the place that the address names. */
 export function Frame() {
   const name = place.value;
   const { Place, failed } = usePlace(name);
@@ -68,7 +67,6 @@ export function Frame() {
   );
 }
 
-/** Steering and reading are two modes of Play. */
 function Modes() {
   return (
     <nav class="segments modes" aria-label="Modes">

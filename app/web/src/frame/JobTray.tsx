@@ -67,7 +67,6 @@ function Ended({ task }: { task: core.Task }) {
   );
 }
 
-/** What a job does to which vector. */
 export function jobName({ kind, subject }: Job): string {
   return [kind.replaceAll("_", " "), subject].filter(Boolean).join(" ");
 }

@@ -7,14 +7,12 @@ import { Button, ErrorNote, Note } from "../ui/parts";
 
 interface Props {
   view: View;
-  /** The state to save. */
   state: () => object;
   /** An address that holds the whole view, for a key that may not save; absent: there is none. */
   fallback?: () => string;
 }
 
 interface Saved {
-  /** What was saved, as JSON. */
   state: string;
   address: string;
   /** Why the address holds the whole view and nothing was saved. */

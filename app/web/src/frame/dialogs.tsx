@@ -9,7 +9,6 @@ import { typed } from "../ui/fields";
 import { Button, Dialog, Facts, Form, More } from "../ui/parts";
 import { TERMS } from "./glossary";
 
-/** Asks for the API key of this tab, and says what a key may not do. */
 export function KeyDialog({ onClose }: { onClose: () => void }) {
   const [text, setText] = useState("");
   const empty = text.trim() === "";
@@ -82,8 +81,6 @@ export interface PlaceActions {
 }
 
 let actions: PlaceActions = {};
-
-/** Whether the list of keys is shown. */
 export const helpShown = signal(false);
 
 const KEYS: readonly (readonly [string, string])[] = [

@@ -5,7 +5,6 @@ export type Theme = "system" | "light" | "dark";
 
 const STORAGE = "steering-server.theme";
 const ORDER: readonly Theme[] = ["system", "light", "dark"];
-
 export const theme = signal<Theme>(stored());
 
 /** Changes whenever colours may have changed, so that canvases are drawn again. */
@@ -29,7 +28,6 @@ export function applyTheme(): void {
   });
 }
 
-/** Goes on to the next theme. */
 export function nextTheme(): void {
   theme.value = ORDER[(ORDER.indexOf(theme.value) + 1) % ORDER.length] ?? "system";
 }
@@ -54,5 +52,4 @@ export function colour(name: string): string {
   return value;
 }
 
-/** Whether the reader has asked for less motion. */
 export const reducedMotion = (): boolean => matchMedia("(prefers-reduced-motion: reduce)").matches;

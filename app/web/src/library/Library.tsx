@@ -127,7 +127,6 @@ function ProfileRow({ profile }: { profile: Profile }) {
   );
 }
 
-/** The steering of requests that name none. */
 export function DefaultSteering() {
   const { defaultSteering, profileActions } = store;
   const list = defaultSteering.data.value?.interventions;

@@ -7,7 +7,6 @@ import { DialView } from "../ui/Dial";
 import { Warnings } from "../ui/parts";
 import { selected, usersOf } from "./store";
 
-/** A vector in a few words, with its dial. */
 export function VectorCard({ vector }: { vector: Vector }) {
   const users = usersOf(vector);
   return (
@@ -46,7 +45,6 @@ export interface Verdict {
   kind: "good" | "unmeasured" | "bad";
 }
 
-/** Says in words how well a vector reads its concept. */
 function readingVerdict(vector: Vector): Verdict {
   const { auroc = null } = qualityOf(vector) ?? {};
   if (auroc === null) return { text: "reading not measured", kind: "unmeasured" };
@@ -54,7 +52,6 @@ function readingVerdict(vector: Vector): Verdict {
   return { text: auroc >= 0.9 ? "reads well" : "reads weakly", kind: "good" };
 }
 
-/** Says in words whether the vector was shown to steer. */
 export function steeringVerdict(vector: Vector): Verdict {
   if (isShown(vector) === false) {
     const onAverage = vector.quality?.warnings?.some((warning) => warning.startsWith("not shown to steer"));

@@ -16,7 +16,6 @@ import { Button, Dialog, ErrorNote, Facts, More, Table, takeFocus, Warnings } fr
 import { deleteVector, deletion, selected, usersOf, versions as versionsOf } from "./store";
 import { Badges, QualityCard } from "./VectorCard";
 
-/** Everything about one vector, and what can be done with it. */
 export function VectorDetails({ name }: { name: string }) {
   const vector = vectorNamed(name);
   const close = () => (selected.value = null);
@@ -75,7 +74,6 @@ function Versions({ vector: { name, id } }: { vector: Vector }) {
   );
 }
 
-/** When a version was made, and how. */
 function factsOf({ created_at, method }: Pick<Version, "created_at" | "method">): [string, string] {
   return [new Date(created_at).toLocaleString(), method.replaceAll("_", " ")];
 }

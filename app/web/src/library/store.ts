@@ -81,7 +81,6 @@ export function deleteProfile(name: string): Promise<boolean> {
   return changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);
 }
 
-/** `place`: the form in which it was asked for. */
 export function saveProfile(
   name: string,
   interventions: readonly Intervention[],
@@ -91,7 +90,6 @@ export function saveProfile(
   return changed(place, () => api.PUT("/v1/profiles/{name}", given), profiles);
 }
 
-/** Makes a profile the steering of requests that name none. */
 export function setDefault({ name, interventions }: Profile): Promise<boolean> {
   const body = { interventions: interventions as never };
   return changed(`profile ${name}`, () => api.PUT("/v1/steering", { body }), defaultSteering);

@@ -23,7 +23,6 @@ import { nameProblem } from "./work";
 
 const KINDS = { texts: "Active in texts", vector: "Near a vector" } as const;
 
-/** The dictionaries of the server. */
 export const dictionaries = new Query(
   async (stop) => (await dataOf<{ data: Dictionary[] }>(api.GET("/v1/dictionaries", { signal: stop }))).data,
 );
@@ -83,7 +82,6 @@ export const searching = new Query(async (stop) => {
   return { ...found, kind, leastScore };
 });
 
-/** Searches the chosen dictionary. */
 export async function search(): Promise<void> {
   if (searchProblem.value !== null) return;
   const before = card.value;
@@ -92,7 +90,6 @@ export async function search(): Promise<void> {
   if (card.value === before) card.value = null; // not the card of a vector that was made meanwhile
 }
 
-/** The request of a search. */
 export function searchBody() {
   const { kind, texts, against, near, top, leastScore } = fields.value;
   const others = linesOf(against);
@@ -112,7 +109,6 @@ export function chooseFeature(number: number): void {
 
 const suggested = (number: number | null): string => (number === null ? "" : `feature-${number}`);
 
-/** Stores a feature as a vector. */
 const storing = new Query((signal, dictionary: string, feature: number, name: string) =>
   api.POST("/v1/dictionaries/{name}/vectors", {
     params: { path: { name: dictionary } },
@@ -121,7 +117,6 @@ const storing = new Query((signal, dictionary: string, feature: number, name: st
   }),
 );
 
-/** Stores the chosen feature as a vector and opens its card. */
 export async function storeFeature(): Promise<void> {
   const [name, number, vector] = [searching.data.value?.dictionary, feature.value, featureName.value];
   if (name === undefined || number === null || nameProblem(vector) !== null) return;

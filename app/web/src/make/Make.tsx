@@ -19,7 +19,6 @@ import { carryOver, TransferSource, transferProblem } from "./Transfer";
 import { error, name, nameProblem, running, task } from "./work";
 
 const STEPS = ["Examples", "Find", "Look and keep"] as const;
-
 const instruction = remembered("instruction", "", textOr);
 
 /** What is still missing before an instruction can be distilled; null when nothing is. */
@@ -46,7 +45,6 @@ const SOURCES = {
   transfer: { Fields: TransferSource, label: "Carry it over", run: carryOver, problem: transferProblem },
 } as const;
 
-/** Does what the button of the chosen source does. */
 function run(): void {
   if (!running.value) void SOURCES[store.source.value].run();
 }
@@ -159,7 +157,6 @@ function InWords() {
   );
 }
 
-/** An instruction as a system message would have it. */
 function Instruction() {
   const words = { label: "The instruction, as a system message", placeholder: "Talk like a pirate." };
   return <TextArea rows={3} {...words} {...of(instruction)} />;

@@ -57,7 +57,6 @@ export function Result({ name }: { name: string }) {
   );
 }
 
-/** Says what a measurement costs, before it is asked for. */
 function MeasureNote() {
   const [full, quick] = [measureEstimate("full"), measureEstimate("quick")];
   const time = full === null ? "How long it takes is shown once it runs" : `It takes ${duration(full)}`;

@@ -17,8 +17,6 @@ const ORIGINS = { learned: "Learned from pairs", file: "From a vector file" } as
 type Origin = keyof typeof ORIGINS;
 
 export const OWN_PAIRS = "";
-
-/** Anchor texts that a map needs at least. */
 const LEAST_ANCHORS = 20;
 
 export const fields = signal({
@@ -61,7 +59,6 @@ export const transferProblem = computed<string | null>(() => {
   return null;
 });
 
-/** The request of a transfer. */
 export function transferBody(): TransferRequest {
   const { origin, concept, fromLayer, toLayer, anchors, holdout, seed, effect, native } = fields.value;
   const direction = origin === "file" && fromLayer !== null ? file.value?.directions.get(fromLayer) : undefined;
@@ -79,7 +76,6 @@ export function transferBody(): TransferRequest {
   };
 }
 
-/** Carries the vector over. */
 export function carryOver(): void {
   if (transferProblem.value !== null) return;
   const body = transferBody();

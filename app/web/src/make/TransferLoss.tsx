@@ -81,7 +81,6 @@ interface EstimatesProps {
 const WIDTH = 200;
 const HEIGHT = 16;
 
-/** Points with their intervals on one scale. */
 function Estimates({ label, rows, found, domain, chance, format = plain }: EstimatesProps) {
   const x = linear(domain, [4, WIDTH - 4]);
   const line = (kind: string, from: number, to: number, y1: number, y2: number) => (

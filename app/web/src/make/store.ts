@@ -16,7 +16,6 @@ export type Source = keyof typeof texts.sources;
 
 export const LEAST_PAIRS = 2;
 const NO_ROW: PairRow = { positive: "", negative: "" };
-
 const NO_ROWS: readonly PairRow[] = [NO_ROW, NO_ROW, NO_ROW];
 
 const chosenSource = remembered<Source>("source", "pairs", (before) => (String(before) in texts.sources ? (before as Source) : undefined)); // biome-ignore format: one line
@@ -29,7 +28,6 @@ export const sources = computed(() =>
   }),
 );
 
-/** Where the vector comes from. */
 export const source = computed<Source>(() =>
   sources.value.some(([one]) => one === chosenSource.value) ? chosenSource.value : "pairs",
 );
@@ -48,7 +46,6 @@ export const adding = signal(false);
 /** What the sides of one's own pairs do, in words: the ends of the dial, and what the model is told next to steering. */
 export const sides = remembered("sides", NO_ROW, (before) => (isRow(before) ? before : undefined));
 export const method = signal("mean_difference");
-
 export const warnings = computed(() => (source.value === "pairs" ? warningsFor(rows.value) : []));
 
 /** What is still missing before a vector can be found from examples; null when nothing is. */
@@ -157,7 +154,6 @@ const ENOUGH = 20;
 const LENGTH_RATIO = 1.5;
 const SHARED_WORDS = 0.08;
 
-/** Returns the rows that have both sides. */
 export function complete(rows: readonly PairRow[]): PairRow[] {
   return rows.filter((row) => row.positive.trim() !== "" && row.negative.trim() !== "");
 }
@@ -195,10 +191,8 @@ function shared(row: PairRow): number {
 }
 
 const count = (n: number, one: string, many: string): string => (n === 1 ? `1 ${one}` : `${n} ${many}`);
-
 const MAX_TOKENS = 40;
 
-/** Returns a name made of a description: its longest word. */
 function nameFrom(description: string): string {
   const words = description.toLowerCase().match(/[a-z0-9]+/g) ?? [];
   return words.sort((a, b) => b.length - a.length)[0]?.slice(0, 40) ?? "";

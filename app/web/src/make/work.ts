@@ -5,8 +5,6 @@ import { load } from "../core/server";
 import { remembered, textOr } from "../core/state";
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
-
-/** The name of the vector that is made next. */
 export const name = remembered("name", "", textOr);
 
 /** Why something in Make could not be done; the failure of a job is that of its task. */
@@ -55,7 +53,6 @@ export function measureSeconds(
   return tokensPerSecond ? (answers * SIZES[size].max_tokens) / tokensPerSecond : null;
 }
 
-/** The estimate for this server. */
 export function measureEstimate(size: Size): number | null {
   return measureSeconds(jobs.data.value ?? [], load.value?.fastest ?? null, size);
 }

@@ -2,7 +2,6 @@ import { extent, mean, median, quantile } from "d3-array";
 
 type Values = readonly (number | null | undefined)[];
 
-/** Returns a value within bounds. */
 export const clamp = (value: number, low: number, high: number): number => Math.min(Math.max(value, low), high);
 
 /** Formats a number with a sign and at most two decimals; a real minus sign, so that columns align. */
@@ -40,7 +39,6 @@ export function bulkOf(values: Values): [number, number] {
   return [Math.max(at(0), at(0.05) - width) - 0.05 * width, Math.min(at(1), at(0.95) + width) + 0.05 * width];
 }
 
-/** Maps a domain to a range linearly. */
 export function linear(domain: readonly [number, number], range: readonly [number, number]): (x: number) => number {
   const width = domain[1] - domain[0] || 1;
   return (x) => range[0] + ((x - domain[0]) / width) * (range[1] - range[0]);

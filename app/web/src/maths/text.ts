@@ -102,7 +102,6 @@ function parsedLine(line: string, index: number): PairRow {
   return { positive, negative };
 }
 
-/** Returns the lines of a text that are not empty. */
 export function linesOf(text: string): string[] {
   return text.split(/\r?\n/).map((line) => line.trim()).filter((line) => line !== ""); // biome-ignore format: one line
 }

@@ -70,7 +70,6 @@ function WhatIsRead() {
   );
 }
 
-/** Says why nothing can be read, once that is known. */
 function NothingToReadFor() {
   if (vectorsAwaited.value) return null;
   if (vectors.value === null)

@@ -9,12 +9,10 @@ import { type Turn, turnsOf } from "./turns";
 
 export type Kind = "text" | "conversation";
 
-/** Concepts that are listed. */
 const MAX_CONCEPTS = 64;
 
 /** Vectors that one request reads token by token; the others are read once they are chosen. */
 const mostAtOnce = () => limit("max_readouts", 8);
-
 export const kind = signal<Kind>("text");
 export const text = remembered(
   "text",
@@ -48,8 +46,6 @@ interface Reading {
 const question = new Query((stop, read: (stop: AbortSignal) => Promise<Reading | null>) => read(stop));
 export const { busy, error } = question;
 export const reading = question.data;
-
-/** Gives up the reading that runs. */
 export const stop = () => question.stop();
 export const chosen = signal<string | null>(null);
 export const layer = signal<number | null>(null);
@@ -60,7 +56,6 @@ export const missing = computed<string | null>(() => {
   return messages.value.some((message) => message.content.trim() !== "") ? null : "Write a message first.";
 });
 
-/** The scores that colour the text. */
 export const shownScores = computed<readonly (number | null)[]>(() => {
   const name = chosen.value;
   if (name === null || layer.value === null) return [];

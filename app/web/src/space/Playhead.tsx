@@ -11,7 +11,6 @@ import { bestMaps, layerName, layers, maps, playhead, playing } from "./store";
 
 const LAYERS_PER_SECOND = 1.6;
 
-/** The slider through the layers, and the button that moves it. */
 export function Playhead() {
   const last = maps.value.length - 1;
   useEffect(() => (playing.value ? play(last) : undefined), [playing.value, last]);
@@ -96,7 +95,6 @@ export function Separability() {
   );
 }
 
-/** Says what a person is looking at. */
 function sentence(auroc: readonly (number | null)[], at: number): string {
   const input = auroc[0] ?? 0.5;
   const here = auroc[at] ?? 0.5;

@@ -107,7 +107,6 @@ function followed(drag: Drag, x: number, y: number): [number, number] {
   return by;
 }
 
-/** Moves an enlarged picture with the pointer. */
 function move(view: View, drag: Drag, x: number, y: number): void {
   const { zoom, x: left, y: top } = view.camera ?? { zoom: 1, x: 0, y: 0 };
   const [right, down] = followed(drag, x, y);
@@ -138,7 +137,6 @@ const TURNS: Readonly<Record<string, readonly [number, number]>> = {
   ArrowUp: [0, -18],
 };
 
-/** Whether a key turns three dimensions, and does so. */
 function turnedBy(event: KeyboardEvent, view: View): boolean {
   const by = TURNS[event.key];
   if (by === undefined || event.ctrlKey || event.metaKey || event.altKey) return false;
@@ -201,7 +199,6 @@ function useResize(canvas: { current: HTMLCanvasElement | null }, view: { curren
   }, [canvas, view]);
 }
 
-/** What the colours and the marks of the map mean. */
 export function Legend() {
   const [name, names, colours] = [space.scoredVector.value, labelNames.value, palette.value];
   if (space.colourBy.value === "score" && name !== null) {
@@ -218,7 +215,6 @@ export function Legend() {
   );
 }
 
-/** Words, each with its mark as it is on the map. */
 function Keys({
   label,
   keys,

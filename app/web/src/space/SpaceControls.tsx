@@ -80,7 +80,6 @@ export function SpaceControls() {
   );
 }
 
-/** Says what is being drawn, and what is seen until then. */
 export function drawingWords(): string {
   const { of } = space.drawn.value ?? {};
   const before = of ? ` The picture is still ${methodWords(of.method)} of ${of.set}.` : "";
@@ -121,7 +120,6 @@ function OwnTexts() {
   );
 }
 
-/** The picture as PNG or SVG, and its numbers as CSV. */
 export function Exports() {
   if (maps.value.length === 0) return null;
   const name = () => `space-${layerName(Math.round(playhead.value)).replaceAll(" ", "-")}`;

@@ -20,7 +20,6 @@ const CONCEPT = "sentiment";
 
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
-
 export const storyShown = () => !storyOver.value && addressLink.value === null;
 
 function leave(): void {
@@ -107,7 +106,6 @@ const SCENES = [
 /** An AUROC up to which the words alone hardly tell the sides apart; 0.5 is chance. */
 const MIXED = 0.6;
 
-/** The caption of a scene. */
 function captionOf(index: number, { poles, positive, input, reached, along, against }: Material): string {
   const apart =
     input <= MIXED

@@ -52,9 +52,7 @@ export interface Scene {
   ways?: readonly { points: readonly (readonly number[])[]; colour: string }[];
   /** The text of each point, shown where the picture is enlarged and there is room. */
   labels?: readonly string[];
-  /** Whether the points of each colour are outlined. */
   hulls?: boolean;
-  /** Whether the density of the points of each colour is drawn. */
   dense?: boolean;
 }
 
@@ -170,7 +168,6 @@ export function labelsAt(labels: readonly string[], points: readonly Drawn[], { 
   });
 }
 
-/** Outlines the points of each colour. */
 function drawHulls(ctx: CanvasRenderingContext2D, scene: Scene, view: View): void {
   scene.palette.forEach((fill, group) => {
     const own = scene.points.flatMap((point, index) => (scene.colours[index] === group ? [placeOf(point, view)] : []));
@@ -225,7 +222,6 @@ export function svgOf(scene: Scene, view: View, radius = RADIUS): string {
 
 const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-/** Begins the outline of a mark. */
 function trace(ctx: CanvasRenderingContext2D, corners: readonly Corner[], x: number, y: number, radius: number): void {
   ctx.beginPath();
   if (corners.length === 0) ctx.arc(x, y, radius, 0, 2 * Math.PI);
@@ -233,7 +229,6 @@ function trace(ctx: CanvasRenderingContext2D, corners: readonly Corner[], x: num
   ctx.closePath();
 }
 
-/** Draws a line through places. */
 function stroke(
   ctx: CanvasRenderingContext2D,
   line: readonly (readonly [number, number])[],

@@ -6,8 +6,6 @@ import type { Scene } from "./draw";
 import * as space from "./store";
 
 const SHADES = 5;
-
-/** The labels in the order of their colours. */
 export const labelNames = computed<string[]>(() => [...new Set(space.drawn.value?.set.labels ?? [])]);
 
 /** Colours of labels: two labels are the two ends of the diverging scale, more have hues of their own. */
@@ -104,10 +102,7 @@ const MARKS: readonly (readonly Corner[])[] = [
   cross(0.55, 1.5),
 ]; // biome-ignore format: a mark a line
 
-/** How many groups look different from each other. */
 export const LOOKS = COLOURS * MARKS.length;
-
-/** The number of the colour of a group, from 1. */
 const colourOf = (group: number): number => (group % COLOURS) + 1;
 
 /** The outline of a group: groups that share a colour have different ones. */

@@ -25,7 +25,6 @@ export const position = signal<"mean" | "last">("mean");
 export const vector = signal<string | null>(null);
 export const colourBy = signal<ColourBy>("label");
 
-/** What is drawn and how. */
 export function settings() {
   return {
     set: setName.value,
@@ -46,7 +45,6 @@ interface Drawn {
   of: ReturnType<typeof settings>;
 }
 
-/** What the picture shows. */
 const drawing = new Query(ask);
 export const { busy, error } = drawing;
 export const drawn = drawing.data;
@@ -58,13 +56,8 @@ export const picked = signal<number | null>(null);
 
 /** What the tool shows: texts, the logit lens, or all vectors. */
 export const tab = signal<"texts" | "lens" | "vectors">("texts");
-
-/** Whether the density of the points of each colour is drawn. */
 export const dense = signal(false);
-
-/** Whether the points of each colour are outlined. */
 export const outlined = signal(false);
-
 const NEIGHBOURS = 5;
 
 /** The texts that lie nearest to the picked one in the picture of the layer that is shown. */
@@ -77,7 +70,6 @@ export const neighbours = computed<number[]>(() => {
   return others.sort((a, b) => away[a]! - away[b]!).slice(0, NEIGHBOURS);
 });
 
-/** The selected texts. */
 export const lassoed = signal<readonly number[]>([]);
 
 /** The texts that the list shows: those of the latest lasso, also once one of them is not selected any more; null: all. */
@@ -155,7 +147,6 @@ export const bestMaps = computed<number[]>(() => {
   return figures.flatMap((one, index) => (one !== null && shown(one) === shown(best) ? [index] : []));
 });
 
-/** Asks for the map of the chosen texts. */
 async function ask(stop: AbortSignal): Promise<Drawn> {
   const of = settings();
   const set = await chosenTexts(stop);
@@ -242,7 +233,6 @@ export function restoreSpace(state: unknown): void {
   });
 }
 
-/** Chooses what `settings` gave. */
 function choose(given: Record<string, unknown>): void {
   const word = (name: string, otherwise: string) => (typeof given[name] === "string" ? given[name] : otherwise);
   batch(() => {

@@ -24,7 +24,6 @@ interface Props {
 const HEIGHT = 180;
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 8, 36];
 
-/** Follows the width of an element, in pixels. */
 function useWidth(): [RefObject<HTMLDivElement | null>, number] {
   const box = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(320);
@@ -127,7 +126,6 @@ function runsOf(values: Values): number[][] {
 
 const SPOKEN = 8;
 
-/** A few points in words, for readers who do not see the curve. */
 function summary(points: number, describe: (index: number) => string): string {
   return range(0, points, Math.max(1, Math.ceil(points / SPOKEN))).map(describe).join("; "); // biome-ignore format: one line
 }

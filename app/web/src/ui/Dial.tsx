@@ -5,10 +5,8 @@ import { NumberField } from "./fields";
 import { Button } from "./parts";
 
 interface Props {
-  /** The vector. */
   name: string;
   poles: Poles;
-  /** The strength. */
   value: number;
   negative: StrengthZones;
   positive: StrengthZones;
@@ -62,7 +60,6 @@ type Words = Pick<Poles, "positive" | "negative">;
 
 const poleOf = (poles: Words, value: number): string => (value < 0 ? poles.negative : poles.positive);
 
-/** The words at the two ends of a dial. */
 function PoleWords({ poles }: { poles: Words }) {
   return (
     <div class="row between small poles" aria-hidden="true">

@@ -17,7 +17,6 @@ interface LineProps extends TextProps {
   late?: boolean;
 }
 
-/** A labelled line of text. */
 export function TextField({ label, value, onChange, late, ...rest }: LineProps) {
   const { onInput } = typed(onChange);
   return (
@@ -28,7 +27,6 @@ export function TextField({ label, value, onChange, late, ...rest }: LineProps) 
   );
 }
 
-/** A labelled text of several lines. */
 export function TextArea({ label, onChange, ...rest }: TextProps & { rows: number }) {
   return (
     <label class="field">
@@ -45,7 +43,6 @@ export function typed(onChange: (value: string) => void) {
   };
 }
 
-/** A line of text to search for. */
 export function SearchField({ label, placeholder = label, value, onChange }: TextProps) {
   return <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />;
 }
@@ -62,7 +59,6 @@ export function stepped(onStep: (step: number) => void) {
   };
 }
 
-/** A box to tick, with its words. */
 export function Check({ value, onChange, children }: Bound<boolean> & { children: ComponentChildren }) {
   return (
     <label class="row">
@@ -142,7 +138,6 @@ export function named<T extends { readonly name: string }>(list: readonly T[] | 
 
 interface NumberProps extends Bounds {
   label: string;
-  /** Whether the label is for screen readers only. */
   hidden?: boolean;
   /** Shown while it is empty: what holds then. */
   placeholder?: string;
@@ -150,7 +145,6 @@ interface NumberProps extends Bounds {
   onEnd?: () => void;
 }
 
-/** A labelled number that always has a value. */
 export function NumberField({ onChange, ...rest }: NumberProps & Bound<number>) {
   return <NumberInput {...rest} optional={false} onChange={(value) => value !== null && onChange(value)} />;
 }
@@ -258,7 +252,6 @@ export interface Bound<T> {
   onChange: (value: T) => void;
 }
 
-/** Binds a field to a signal. */
 export function of<T>(signal: Signal<T>): Bound<T> {
   return {
     value: signal.value,

@@ -11,11 +11,9 @@ interface ButtonProps {
   label?: string;
   /** What follows the label for those who hear the buttons of the page one by one. */
   hidden?: string;
-  /** Whether it ignores clicks now. */
   disabled?: boolean;
   /** Its look: primary, danger, quiet or small, and what the styles of its place know. */
   kind?: string;
-  /** Whether it sends the form that it is in. */
   submit?: boolean;
   /** Whether it is on; absent where it is no switch. */
   pressed?: boolean;
@@ -104,7 +102,6 @@ export function Panel({
   );
 }
 
-/** What is folded away until it is wanted. */
 export function More({ summary, children }: { summary: string; children: ComponentChildren }) {
   return (
     <details class="more">
@@ -187,7 +184,6 @@ export function Note({ kind, children }: { kind: "error" | "notice" | "plain"; c
   );
 }
 
-/** Shows the warnings of an answer. */
 export function Warnings({ of = [] }: { of: readonly string[] | undefined }) {
   return of.map((warning) => (
     <Note key={warning} kind="notice">
@@ -196,7 +192,6 @@ export function Warnings({ of = [] }: { of: readonly string[] | undefined }) {
   ));
 }
 
-/** Shows what was thrown, unless the caller stopped it. */
 export function ErrorNote({ error }: { error: unknown }) {
   if (error === null || error === undefined || isAbort(error)) return null;
   return <Note kind="error">{messageOf(error)}</Note>;
@@ -331,7 +326,6 @@ export function Scroll({ label, kind = "", children }: { label: string; kind?: s
   );
 }
 
-/** Names with what they are. */
 export function Facts({ of }: { of: readonly (readonly [string, ComponentChildren])[] }) {
   return (
     <dl class="provenance">
@@ -439,7 +433,6 @@ export function lookOf({ score, amount, full = 1, changed }: Mark): { class: str
   return { class: `token ${kind}`, ...(share > 0 ? { style: { "--m": share } } : {}) };
 }
 
-/** What the colours of scores mean. */
 export function ScoreLegend({ below, middle, above }: { below: string; middle: string; above: string }) {
   const end = (kind: string, words: string) => (
     <span class={kind} style={{ "--m": 1 }}>

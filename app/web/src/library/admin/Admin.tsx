@@ -73,7 +73,6 @@ function JobRow({ job }: { job: Job }) {
   );
 }
 
-/** The model, its size, and what the engine does. */
 function ServerState() {
   const known = capabilities.value;
   if (!known) return null;

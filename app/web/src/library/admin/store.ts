@@ -8,9 +8,7 @@ import { without as withoutScope } from "../../words.json";
 
 /** Whether an error says that there is a policy which the server cannot apply. */
 export const isBroken = (error: unknown): boolean => error instanceof ApiError && error.code === "policy_invalid";
-
 const goneOrRefused = (error: unknown) => isRefusal(error) || isBroken(error);
-
 export const policy = new Query((signal) => dataOf<Policy>(api.GET("/v1/policy", { signal })), goneOrRefused);
 
 /** The monitor whose scores are shown. */
@@ -88,7 +86,6 @@ export async function loadAdmin(): Promise<void> {
   if (refusal.value !== null) fresh.value = []; // another person's key; one that was mistyped is no reason to lose them
 }
 
-/** Shows the scores of a monitor, or of none. */
 export function openMonitor(name: string | null): void {
   opened.value = name;
   void counts.load();
@@ -103,7 +100,6 @@ export async function editPolicy(place: PolicyPlace, change: (now: Policy) => Po
   });
 }
 
-/** Changes the monitors of the policy. */
 export function setMonitors(
   place: PolicyPlace,
   change: (all: Policy["monitors"]) => Policy["monitors"],
@@ -146,7 +142,6 @@ async function makeKey(body: KeyRequest, replaces: Key | null): Promise<void> {
   await keys.load();
 }
 
-/** Whether a key is the one that this tab uses. */
 export function isOwnKey(id: string): boolean {
   const made = fresh.value.find((one) => one.key.key === apiKey.value);
   return id === (made?.key.id ?? capabilities.value?.key?.id);
@@ -175,7 +170,6 @@ export function dismissKey(id: string): void {
 export const SCOPES = ["generate", "read", "write", "admin"] as const;
 export type Scope = (typeof SCOPES)[number];
 
-/** Says what the limits of the policy are. */
 export function limitWords({ own_steering: own = "any", vectors, max_relative_dose: dose }: Policy["limits"]): string {
   if (own === "none") return "requests may not steer";
   const what = vectors ? `with ${vectors.join(", ") || "no vector"} only` : own === "profiles" ? "" : "with any vector";
@@ -207,7 +201,6 @@ export function expiry(days: number, now = Date.now()): string | null {
   return days === 0 ? null : new Date(now + days * DAY).toISOString();
 }
 
-/** Says when a monitor is raised. */
 export function raisedWhen({ vector, above, below, at }: Pick<Monitor, "vector" | "above" | "below" | "at">): string {
   const bound = above == null ? `below ${plain(below)}` : `above ${plain(above)}`;
   return `${vector} ${bound} in the ${at === "prompt" ? "prompt" : "answer"}`;
