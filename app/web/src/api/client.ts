@@ -12,6 +12,8 @@ const STORAGE = "steering-server.key";
 
 /** An error answer of the server: `message` is for people, `code` is stable, `param` names the field. */
 export class ApiError extends Error {
+  override readonly name = "ApiError";
+
   constructor(
     readonly status: number,
     readonly code: string,
@@ -20,7 +22,6 @@ export class ApiError extends Error {
     readonly requestId: string | null = null,
   ) {
     super(message);
-    this.name = "ApiError";
   }
 }
 
@@ -118,11 +119,7 @@ export function pause(seconds: number, signal?: AbortSignal | null): Promise<voi
  * Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
  * between two attempts only: a request that is on its way is not given up, so that its answer is known.
  */
-export async function send(
-  request: Request,
-  transport: typeof fetch = fetch,
-  stop = request.signal,
-): Promise<Response> {
+export async function send(request: Request, transport = fetch, stop = request.signal): Promise<Response> {
   for (let attempt = 0; ; attempt++) {
     const copy = new Request(request.clone());
     const key = apiKey.value;

@@ -3,10 +3,9 @@ import { useLayoutEffect, useState } from "preact/hooks";
 import { offer } from "../api/client";
 import { limit } from "../core/server";
 import { polesAwaited } from "../core/vectors";
-import { useActions } from "../frame/dialogs";
-import { Term } from "../frame/glossary";
+import { Term, useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
-import { NumberField, partsOf, Segments, TextArea, typed } from "../ui/fields";
+import { NumberField, partsOf, Segments, TextArea, TextBox } from "../ui/fields";
 import { Button, ErrorNote, focusNext } from "../ui/parts";
 import { CodeDialog } from "./CodeDialog";
 import { ARMS, change, changeSampling, draft, followAddress, linkedResults } from "./draft";
@@ -90,7 +89,8 @@ function once(work: () => void) {
 /** The prompt with its buttons, and behind "more" the system prompt, the instruction and the sampling. */
 export function PromptBox({ onCode }: { onCode: () => void }) {
   const [more, setMore] = useState(false);
-  const { prompt, history, turns, raw, seed } = draft.value;
+  const { history, turns, raw, seed } = draft.value;
+  const field = partsOf(draft.value, change);
   const running = play.comparison.running.value || play.sweep.running.value;
   const save = () => offer(new Blob([play.answerTable()], { type: "text/csv" }), "answers.csv");
   const [problem, speed] = [play.draftProblem.value, play.comparison.tokensPerSecond.value];
@@ -101,14 +101,11 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
   };
   return (
     <section class="panel stack prompt-box" aria-label="Prompt">
-      <textarea
+      <TextBox
         id="prompt"
-        aria-label="Prompt"
-        rows={2}
-        dir="auto"
-        value={prompt}
+        label="Prompt"
         placeholder={raw ? "Text to continue" : "Ask something"}
-        {...typed((text) => change({ prompt: text }))}
+        {...field("prompt")}
       />
       <div class="row">
         <Button label="Run" kind="primary" disabled={disabled} onClick={once(play.run)} />

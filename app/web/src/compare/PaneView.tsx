@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
 import type { AppliedIntervention, GenerateAnswer, Token } from "../api/types";
 import { Query } from "../core/query";
-import { Term } from "../frame/glossary";
+import { Term } from "../frame/dialogs";
 import { meanOf, plain, signed } from "../maths/scales";
 import { blankName, visible } from "../maths/text";
 import { Button, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";

@@ -2,7 +2,7 @@ import { openTasks } from "../core/jobs";
 import { open } from "../core/places";
 import { doseBound, typicalNorms } from "../core/server";
 import { polesOf, vectorNamed, vectors } from "../core/vectors";
-import { Term } from "../frame/glossary";
+import { Term } from "../frame/dialogs";
 import { fullScale, magnitude, plain, signed } from "../maths/scales";
 import { atChance } from "../maths/strength";
 import { Dial } from "../ui/Dial";

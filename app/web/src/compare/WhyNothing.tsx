@@ -1,5 +1,5 @@
 import type { AppliedIntervention, Vector } from "../api/types";
-import { vectorNamed } from "../core/vectors";
+import { plainName, vectorNamed } from "../core/vectors";
 import { atChance, isShown } from "../maths/strength";
 import { Button } from "../ui/parts";
 import type { Control } from "./controls";
@@ -81,7 +81,6 @@ export function reasonsFor(
   overall: number,
   vectorNamed: (name: string) => Vector | undefined,
 ): Reason[] {
-  const plainName = (name: string) => name.split("@")[0];
   const zero: Reason[] = overall === 0 ? [{ text: "The overall strength is 0.", remedy: "reset-overall", control: null }] : []; // biome-ignore format: one line
   const own = controls.flatMap((control) => {
     const applied = steered.steering?.applied.find((one) => plainName(one.vector) === plainName(control.vector));

@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
 import { given } from "../core/state";
-import { polesOf } from "../core/vectors";
+import { plainName, polesOf } from "../core/vectors";
 import { doseOf, isShown, type StrengthZones, shownSides, wordFor, zonesOf } from "../maths/strength";
 import type * as words from "../words.json";
 
@@ -189,7 +189,7 @@ export function layerText(layers: LayerChoice): string {
 export function instructionFor(controls: readonly Control[], vectors: ReadonlyMap<string, Vector>): string {
   const parts = controls
     .filter((control) => control.on && control.operation === "add" && control.strength !== 0)
-    .map((control) => manner(control, vectors.get(control.vector.split("@")[0] ?? "")));
+    .map((control) => manner(control, vectors.get(plainName(control.vector))));
   return parts.length === 0 ? "" : `Answer in this manner: ${parts.join("; ")}.`;
 }
 

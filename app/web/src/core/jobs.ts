@@ -6,7 +6,7 @@ import { jobs as kinds } from "../words.json";
 import { type PlaceName, place } from "./places";
 import { Mutations, Query } from "./query";
 import { serverTrouble } from "./server";
-import { remembered } from "./state";
+import { given, remembered } from "./state";
 import { card, library } from "./vectors";
 
 const AGAIN_SECONDS = 1;
@@ -65,7 +65,7 @@ async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSig
 export const isOpen = ({ status }: Job): boolean => status === "queued" || status === "running";
 
 function readJob(id: string, signal?: AbortSignal): Promise<Job> {
-  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, ...(signal ? { signal } : {}) }));
+  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, ...given({ signal }) }));
 }
 
 function cancelJob(id: string): Promise<Job> {

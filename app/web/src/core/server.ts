@@ -124,9 +124,7 @@ function found(lost: boolean): void {
   if (!lost) serverTrouble.value = null;
   if (!lost || finding) return;
   finding = true;
-  void connect().finally(() => {
-    finding = false;
-  });
+  void connect().finally(() => (finding = false));
 }
 
 function loadOf(values: ReadonlyMap<string, number>): Load {

@@ -17,15 +17,19 @@ export const library = new Query((signal) =>
 /** The newest version of every vector; null until they have been loaded. */
 export const vectors = computed<readonly Vector[] | null>(() => library.data.value?.data ?? null);
 
-/** Whether the vectors are still to come: none come for a key that may not see them. */
-export const vectorsAwaited = computed(
-  () => vectors.value === null && keyState.value !== "limited" && keyState.value !== "wanted",
-);
+/** Whether the key of this tab may not see the vectors, as far as that is known. */
+const refused = computed(() => keyState.value === "limited" || keyState.value === "wanted");
+
+/** Whether the vectors are still to come. */
+export const vectorsAwaited = computed(() => vectors.value === null && !refused.value);
 
 export const vectorByName = computed(() => new Map((vectors.value ?? []).map((vector) => [vector.name, vector])));
 
+/** Returns the name in an id such as `sentiment@3`. */
+export const plainName = (id: string): string => id.split("@")[0] ?? id;
+
 /** Returns the vector a name stands for, with or without a version. */
-export const vectorNamed = (name: string): Vector | undefined => vectorByName.value.get(name.split("@")[0] ?? name);
+export const vectorNamed = (name: string): Vector | undefined => vectorByName.value.get(plainName(name));
 
 /** The vector whose card Make shows; null while one is being described there. */
 export const card = remembered<string | null>("card", null, textOrNull);
@@ -40,12 +44,9 @@ export const concepts = computed<readonly Concept[]>(() =>
   (conceptList.data.value ?? []).filter((one) => one.pairs > 0),
 );
 
-/** Whether the words of the poles are still to come: those of the vectors and of the concepts. None come for a key that may not see them. */
+/** Whether the words of the poles are still to come: those of the vectors and of the concepts. */
 export const polesAwaited = computed(
-  () =>
-    keyState.value !== "limited" &&
-    keyState.value !== "wanted" &&
-    [library, conceptList].some(({ data, error }) => data.value === null && error.value === null),
+  () => !refused.value && [library, conceptList].some(({ data, error }) => data.value === null && error.value === null),
 );
 
 /** A concept with its pairs. A side of a pair is a text, or the messages of a conversation. */
@@ -77,14 +78,14 @@ export function describePoles(positive: string, negative: string): string {
 
 /** Returns the words of a vector's two poles: those of its starter concept, else those of its description, else made of its name. */
 export function polesOf(name: string, vector: Vector | undefined = vectorNamed(name)): Poles {
-  const plainName = name.split("@")[0] ?? name;
+  const own = plainName(name);
   const description = vector?.description ?? "";
-  const concept = concepts.value.find((one) => one.name === plainName);
+  const concept = concepts.value.find((one) => one.name === own);
   if (concept && (description === "" || description === concept.description))
     return { positive: concept.positive, negative: concept.negative, given: true };
   const [, positive, negative] = OPPOSITE.exec(description) ?? [];
   if (positive && negative) return { positive, negative, given: true };
-  return { positive: `more ${plainName}`, negative: `less ${plainName}`, given: false };
+  return { positive: `more ${own}`, negative: `less ${own}`, given: false };
 }
 
 /** Returns the words of the pole that a score or a strength points to. */

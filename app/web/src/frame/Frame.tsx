@@ -1,10 +1,11 @@
-import type { ComponentType } from "preact";
+import type { ComponentChildren, ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { keyState, keyWanted, retrying } from "../api/client";
 import { openJobs } from "../core/jobs";
 import { MAIN, type PlaceName, place, placeHref, TITLES } from "../core/places";
 import { capabilities, load, serverTrouble } from "../core/server";
 import { announcement, Button, Note, toast } from "../ui/parts";
+import { icons } from "../words.json";
 import { HelpDialog, helpShown, KeyDialog, onKey } from "./dialogs";
 import { JobTray } from "./JobTray";
 import { nextTheme, theme } from "./theme";
@@ -22,6 +23,7 @@ const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType
 export function Frame() {
   const name = place.value;
   const { Place, failed } = usePlace(name);
+  const mode = name === "compare" || name === "read";
   useEffect(() => {
     document.title = `${TITLES[name]} · steering-server`;
   }, [name]);
@@ -32,26 +34,25 @@ export function Frame() {
   }, []);
   return (
     <div class="frame">
-      <button type="button" class="skip" onClick={() => document.getElementById("main")?.focus()}>
-        Skip to the content
-      </button>
+      <Button kind="skip" label="Skip to the content" onClick={() => document.getElementById("main")?.focus()} />
       <nav class="rail" aria-label="Places">
         {MAIN.map((one) => (
-          <a
-            key={one}
-            href={placeHref(one)}
-            {...(one === (name === "read" ? "compare" : name) ? { "aria-current": "page" as const } : {})}
-          >
+          <PlaceLink key={one} to={one} on={one === (mode ? "compare" : name)}>
             <Icon name={one} />
             {TITLES[one]}
-          </a>
+          </PlaceLink>
         ))}
       </nav>
       <TopBar />
       <main class="place" id="main" tabIndex={-1} aria-busy={!Place && !failed}>
         {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
         {failed && <NotLoaded name={name} />}
-        {(name === "compare" || name === "read") && <Modes />}
+        {mode && (
+          <nav class="segments modes" aria-label="Modes">
+            <PlaceLink to="compare">Steer</PlaceLink>
+            <PlaceLink to="read">Read</PlaceLink>
+          </nav>
+        )}
         {Place && <Place key={name} />}
       </main>
       <div role="status" class="visually-hidden">
@@ -67,22 +68,22 @@ export function Frame() {
   );
 }
 
-function Modes() {
-  return (
-    <nav class="segments modes" aria-label="Modes">
-      {MODES.map(([name, words]) => (
-        <a key={name} href={placeHref(name)} {...(name === place.value ? { "aria-current": "page" as const } : {})}>
-          {words}
-        </a>
-      ))}
-    </nav>
-  );
+interface LinkProps {
+  to: PlaceName;
+  /** Whether it is marked as the place that is shown. */
+  on?: boolean;
+  kind?: string;
+  title?: string;
+  children: ComponentChildren;
 }
 
-const MODES = [
-  ["compare", "Steer"],
-  ["read", "Read"],
-] as const;
+function PlaceLink({ to, on = to === place.value, kind, title, children }: LinkProps) {
+  return (
+    <a class={kind} href={placeHref(to)} title={title} aria-current={on ? "page" : undefined}>
+      {children}
+    </a>
+  );
+}
 
 /** What a place shows whose module cannot be fetched. After an upgrade of the server it has another address, which a new page knows. */
 function NotLoaded({ name }: { name: PlaceName }) {
@@ -120,16 +121,10 @@ export function TopBar() {
       <JobTray />
       <ServerFacts />
       {(["library", "admin"] as const).map((name) => (
-        <a
-          key={name}
-          class="icon-link"
-          href={placeHref(name)}
-          title={TITLES[name]}
-          {...(name === place.value ? { "aria-current": "page" as const } : {})}
-        >
+        <PlaceLink key={name} to={name} kind="icon-link" title={TITLES[name]}>
           <Icon name={name} size={16} />
           <span class="visually-hidden">{TITLES[name]}</span>
-        </a>
+        </PlaceLink>
       ))}
       <Button kind="quiet" hidden="API key" onClick={() => setKeyShown(true)}>
         <Icon name="key" size={16} />
@@ -189,24 +184,12 @@ export function workWords(jobs: number, requests: number): string {
   return jobs === 0 ? `${requests} running` : `${count(jobs, "job")}, ${count(requests, "request")} running`;
 }
 
-const PATHS: Readonly<Record<PlaceName | "theme" | "key" | "help", string>> = {
-  compare: "M4 5h6v14H4zM14 5h6v14h-6zM16 9h2M16 12h2M6 9h2",
-  make: "M12 4v16M4 12h16M6.5 6.5l2 2M15.5 15.5l2 2",
-  space: "M4 20 20 6m0 0h-6m6 0v6M7 8h.01M10 5h.01M14 18h.01M18 16h.01M6 13h.01",
-  read: "M4 6h10M4 10h16M4 14h12M4 18h16",
-  library: "M5 4v16M9 4v16M13 4l6 16M4 20h6",
-  admin: "M4 7h16M4 12h16M4 17h16M8 5v4M15 10v4M10 15v4",
-  theme: "M12 4a8 8 0 1 0 0 16zM12 4a8 8 0 0 1 0 16",
-  key: "M15 9a4 4 0 1 0-3.5 4L14 15h2v2h2v2h3v-3l-6-6z",
-  help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2m0 3h.01",
-};
-
 /** Draws one of the icons; the words next to it name it, so it is hidden from screen readers. */
-export function Icon({ name, size = 20 }: { name: keyof typeof PATHS; size?: number }) {
+export function Icon({ name, size = 20 }: { name: keyof typeof icons; size?: number }) {
   const look = { fill: "none", stroke: "currentColor", "stroke-width": "2", "aria-hidden": true } as const;
   return (
     <svg width={size} height={size} viewBox="0 0 24 24" {...look}>
-      <path d={PATHS[name]} stroke-linecap="round" stroke-linejoin="round" />
+      <path d={icons[name]} stroke-linecap="round" stroke-linejoin="round" />
     </svg>
   );
 }

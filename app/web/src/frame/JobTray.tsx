@@ -5,7 +5,7 @@ import * as core from "../core/jobs";
 import { repeat } from "../core/query";
 import { capabilities } from "../core/server";
 import { vectorByName } from "../core/vectors";
-import { Button, ErrorNote, Progress } from "../ui/parts";
+import { Button, ErrorNote, Progress, ProgressBar } from "../ui/parts";
 
 const REFRESH_SECONDS = 4;
 
@@ -72,11 +72,10 @@ export function jobName({ kind, subject }: Job): string {
 }
 
 export function CancelJob({ job }: { job: Job }) {
-  const busy = core.cancelling.busy.value;
-  return <Button label="Cancel" hidden={` ${jobName(job)}`} disabled={busy} onClick={() => void core.cancel(job)} />;
+  const { busy } = core.cancelling;
+  return <Button label="Cancel" hidden={` ${jobName(job)}`} disabled={busy.value} onClick={() => core.cancel(job)} />;
 }
 
-/** A job of another tab or caller. */
 function OtherJob({ job }: { job: Job }) {
   const { done = 0, total = 0, message = "" } = job.progress;
   return (
@@ -87,7 +86,7 @@ function OtherJob({ job }: { job: Job }) {
         </span>
         <CancelJob job={job} />
       </div>
-      <progress aria-label={`Progress of ${jobName(job)}`} {...(total > 0 ? { value: done, max: total } : {})} />
+      <ProgressBar label={`Progress of ${jobName(job)}`} done={done} total={total} />
       <ErrorNote error={core.cancelling.errorAt(`job ${job.id}`)} />
     </li>
   );

@@ -33,19 +33,11 @@ export function ShareLink({ view, state, fallback }: Props) {
   };
   const words = copied ? "The link was copied." : "Copy the address.";
   const reason = shown?.reason && ` It holds the whole view, because the server saved nothing: ${shown.reason}.`;
+  const address = { "aria-label": "Address of the link", class: "grow", value: shown?.address ?? "" };
   return (
     <>
-      <Button label="Save and copy a link" onClick={() => void share().catch(setProblem)} />
-      {shown && (
-        <input
-          type="text"
-          class="grow"
-          readOnly
-          aria-label="Address of the link"
-          value={shown.address}
-          onFocus={(event) => event.currentTarget.select()}
-        />
-      )}
+      <Button label="Save and copy a link" onClick={() => share().catch(setProblem)} />
+      {shown && <input type="text" readOnly {...address} onFocus={(event) => event.currentTarget.select()} />}
       <span role="status" class="small">
         {shown && words}
         {reason}

@@ -7,7 +7,7 @@ import { apiKey, keyRefusal, keyWanted, setKey } from "../api/client";
 import { open, PLACES, place } from "../core/places";
 import { typed } from "../ui/fields";
 import { Button, Dialog, Facts, Form, More } from "../ui/parts";
-import { TERMS } from "./glossary";
+import { hints, keys, terms } from "../words.json";
 
 export function KeyDialog({ onClose }: { onClose: () => void }) {
   const [text, setText] = useState("");
@@ -30,10 +30,7 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
           <span>Key</span>
           <input type="password" autocomplete="off" autofocus value={text} placeholder={shown} {...typed(setText)} />
         </label>
-        <p class="small muted">
-          It is kept in this tab only, ends with it, and is sent to this server alone. Its scopes decide what it may do:
-          generate (answers), read (the library), write (vectors, profiles, jobs), admin.
-        </p>
+        <p class="small muted">{hints.key}</p>
         <div class="row">
           <button type="submit" class="primary" disabled={empty}>
             Use this key
@@ -50,7 +47,7 @@ export function HelpDialog() {
   return (
     <Dialog title="Keyboard" onClose={() => (helpShown.value = false)}>
       <dl class="keys">
-        {KEYS.map(([key, meaning]) => (
+        {Object.entries(keys).map(([key, meaning]) => (
           <div class="row" key={key}>
             <dt>
               <kbd>{key}</kbd>
@@ -60,7 +57,7 @@ export function HelpDialog() {
         ))}
       </dl>
       <More summary="Words of this page">
-        <Facts of={Object.entries(TERMS)} />
+        <Facts of={Object.entries(terms)} />
       </More>
       <ul class="stack" aria-label="Documentation">
         {(["playground", "glossary", "latent_space", "api"] as const).map((page) => (
@@ -82,14 +79,6 @@ export interface PlaceActions {
 
 let actions: PlaceActions = {};
 export const helpShown = signal(false);
-
-const KEYS: readonly (readonly [string, string])[] = [
-  ["1 – 6", "Open Play, Make, Space, Read, Library, Admin"],
-  ["Ctrl + Enter", "Run"],
-  ["Esc", "Stop what is running, or close a window"],
-  ["R", "Run again with a new seed"],
-  ["?", "Show these keys"],
-];
 
 /** Says what the shown place does; returns the function that takes it back. */
 export function useActions(given: PlaceActions): () => void {
@@ -136,5 +125,17 @@ export function DocLink({ page }: { page: keyof typeof PAGES }) {
     <a href={address} target="_blank" rel="noreferrer">
       {words}
     </a>
+  );
+}
+
+/** A word with its explanation in place, on hover and for the keyboard. */
+export function Term({ name }: { name: string }) {
+  const words: string | undefined = terms[name as keyof typeof terms];
+  if (words === undefined) return <>{name}</>;
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: the explanation must be reachable by keyboard
+    <span class="term" tabIndex={0} role="note" aria-label={`${name}: ${words}`} data-words={words}>
+      {name}
+    </span>
   );
 }

@@ -23,9 +23,7 @@ export function applyTheme(): void {
     keep("localStorage", STORAGE, theme.value);
     forgetColours();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    forgetColours();
-  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", forgetColours);
 }
 
 export function nextTheme(): void {

@@ -2,7 +2,7 @@ import type { Vector } from "../api/types";
 import { polesOf } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
 import { atChance, isShown, qualityOf, shownSides } from "../maths/strength";
-import { Chart } from "../ui/Chart";
+import { Chart, endsOf } from "../ui/Chart";
 import { DialView } from "../ui/Dial";
 import { Warnings } from "../ui/parts";
 import { selected, usersOf } from "./store";
@@ -94,14 +94,6 @@ function sentence(vector: Vector): string {
   const bounds = interval ? ` [${plain(interval[0])}, ${plain(interval[1])}]` : "";
   return `At layer ${vector.recommended.layers[0]} it ranks a positive text above a negative one with probability ${plain(auroc)}${bounds}; 0.5 would be chance.`;
 }
-
-type Ends = readonly (number | null)[] | null | undefined;
-
-/** The low and the high ends of intervals, as two curves. */
-export const endsOf = (intervals: readonly Ends[]) => ({
-  low: intervals.map((one) => one?.[0] ?? null),
-  high: intervals.map((one) => one?.[1] ?? null),
-});
 
 function AurocChart({ vector }: { vector: Vector }) {
   const rows = vector.layers.map((layer) => vector.quality?.layers[String(layer)]);

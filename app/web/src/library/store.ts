@@ -4,7 +4,7 @@ import type { Profile, Similar, Vector, Version, VersionPage } from "../api/type
 import type { Intervention } from "../compare/controls";
 import { allPages, Mutations, Queries, Query } from "../core/query";
 import { mayDo } from "../core/server";
-import { library, PAGE, vectorByName, vectors } from "../core/vectors";
+import { library, PAGE, plainName, vectorByName, vectors } from "../core/vectors";
 import { policy } from "./admin/store";
 
 export const search = signal("");
@@ -46,7 +46,8 @@ export async function loadLibrary(): Promise<void> {
 
 /** What uses a vector, as far as it was read: profiles, the default steering, and the policy, which takes shared vectors. */
 export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">): string[] {
-  const uses = (list: readonly { vector?: string }[]) => list.some((one) => one.vector?.split("@")[0] === name);
+  const uses = (list: readonly { vector?: string }[]) =>
+    list.some(({ vector }) => vector !== undefined && plainName(vector) === name);
   const found = (profiles.data.value?.data ?? [])
     .filter((profile) => uses(profile.interventions as unknown as Intervention[]))
     .map((profile) => `profile ${profile.name}`);
@@ -138,7 +139,7 @@ export async function similarities(list: readonly Vector[]): Promise<Similaritie
   if (rows.length === 0 && damaged[0]) throw damaged[0];
   const names = asked.filter((_, index) => !(answers[index] instanceof ApiError));
   const cosine = rows.map((row, i) =>
-    names.map((name, j) => (i === j ? 1 : (row.data.find((one) => one.id.split("@")[0] === name)?.mean ?? null))),
+    names.map((name, j) => (i === j ? 1 : (row.data.find((one) => plainName(one.id) === name)?.mean ?? null))),
   );
   const warnings = new Set([...rows.flatMap((row) => row.warnings ?? []), ...damaged.map((error) => error.message)]);
   return { names, cosine, warnings: [...warnings] };

@@ -3,6 +3,7 @@ import { api, dataOf } from "../api/client";
 import type { Dictionary, DictionaryFeature, DictionarySearch } from "../api/types";
 import { showCard } from "../core/jobs";
 import { Query } from "../core/query";
+import { given } from "../core/state";
 import { card, library, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
 import { linesOf, visible } from "../maths/text";
@@ -93,12 +94,9 @@ export async function search(): Promise<void> {
 export function searchBody() {
   const { kind, texts, against, near, top, leastScore } = fields.value;
   const others = linesOf(against);
-  return {
-    ...(kind === "vector" ? { vector: near } : { texts: linesOf(texts) }),
-    ...(kind === "texts" && others.length > 0 ? { against: others } : {}),
-    ...(leastScore === null ? {} : { min_output_score: leastScore }),
-    top,
-  };
+  const asked =
+    kind === "vector" ? { vector: near } : { texts: linesOf(texts), against: others.length > 0 ? others : null };
+  return { top, ...given({ ...asked, min_output_score: leastScore }) };
 }
 
 /** Chooses a feature; its vector has the name that was typed, else one made from the number. */

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { looksLikePairs } from "../maths/text";
-import { FileButton, typed } from "../ui/fields";
+import { FileButton, TextBox } from "../ui/fields";
 import { ErrorNote, Remove } from "../ui/parts";
 import { addText, removeRow, rows, setRow } from "./store";
 
@@ -62,10 +62,10 @@ export function PairTable() {
 
 function Cell({ index, side, value }: { index: number; side: "positive" | "negative"; value: string }) {
   const rows = Math.min(4, Math.max(1, Math.ceil(value.length / 32)));
-  const change = typed((text) => setRow(index, { [side]: text }));
+  const change = (text: string) => setRow(index, { [side]: text });
   return (
     <td>
-      <textarea rows={rows} dir="auto" aria-label={`${side} ${index + 1}`} value={value} {...change} />
+      <TextBox label={`${side} ${index + 1}`} rows={rows} value={value} onChange={change} />
     </td>
   );
 }

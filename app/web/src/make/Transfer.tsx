@@ -3,6 +3,7 @@ import { useState } from "preact/hooks";
 import type { TransferRequest } from "../api/types";
 import { beginJob } from "../core/jobs";
 import { layerCount } from "../core/server";
+import { given } from "../core/state";
 import { concepts, vectors } from "../core/vectors";
 import { linesOf } from "../maths/text";
 import { Check, ChoiceField, FileButton, NumberField, named, OptionalNumber, partsIn, Segments, TextArea } from "../ui/fields"; // biome-ignore format: one line
@@ -63,17 +64,16 @@ export function transferBody(): TransferRequest {
   const { origin, concept, fromLayer, toLayer, anchors, holdout, seed, effect, native } = fields.value;
   const direction = origin === "file" && fromLayer !== null ? file.value?.directions.get(fromLayer) : undefined;
   const texts = linesOf(anchors);
-  return {
-    name: name.value,
-    ...(concept === OWN_PAIRS ? { pairs: complete(rows.value) } : { concept }),
-    ...(direction ? { direction: [...direction] } : {}),
-    ...(fromLayer === null ? {} : { from_layer: fromLayer }),
-    ...(toLayer === null ? {} : { to_layer: toLayer }),
-    ...(texts.length === 0 ? {} : { anchors: texts }),
-    holdout,
-    seed,
-    ...(effect ? { effect: native === "" ? {} : { native } } : {}),
+  const own = concept === OWN_PAIRS;
+  const parts = {
+    ...(own ? { pairs: complete(rows.value) } : { concept }),
+    direction: direction && [...direction],
+    from_layer: fromLayer,
+    to_layer: toLayer,
+    anchors: texts.length === 0 ? null : texts,
+    effect: effect ? given({ native: native || null }) : null,
   };
+  return { name: name.value, holdout, seed, ...given(parts) };
 }
 
 export function carryOver(): void {

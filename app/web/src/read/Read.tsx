@@ -1,6 +1,7 @@
 import "../styles/read.css";
 import { useEffect } from "preact/hooks";
-import { change } from "../compare/draft";
+import type { Message } from "../api/types";
+import { change as changeDraft } from "../compare/draft";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";
 import { poleAt, polesOf, vectorNamed, vectors, vectorsAwaited } from "../core/vectors";
@@ -8,8 +9,9 @@ import { useActions } from "../frame/dialogs";
 import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
-import { of, Segments, typed } from "../ui/fields";
-import { Button, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
+import { of, Segments, TextBox } from "../ui/fields";
+import { Ask, Button, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
+import { hints } from "../words.json";
 import * as store from "./store";
 import { busy, choose, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
 
@@ -32,10 +34,7 @@ export default function Read() {
           <ReadingPanel />
         </div>
       ) : (
-        <p class="muted">
-          The model reads the text without steering. Each vector of the library is then held against the activations of
-          every word: what stands out against neutral texts is listed first.
-        </p>
+        <p class="muted">{hints.read}</p>
       )}
     </>
   );
@@ -43,25 +42,18 @@ export default function Read() {
 
 function WhatIsRead() {
   const noVectors = (vectors.value ?? []).length === 0;
-  const [busy, missing] = [store.busy.value, store.missing.value];
-  const disabled = noVectors || missing !== null || busy;
-  const { value, onChange } = of(store.text);
+  const missing = store.missing.value;
+  const words = { label: "Read it", waiting: "Reading", disabled: noVectors || missing !== null };
   return (
     <Panel label="What is read">
       <Segments label="Kind" options={KINDS} {...of(store.kind)} />
       {store.kind.value === "text" ? (
-        <textarea aria-label="Text to read" rows={4} dir="auto" value={value} {...typed(onChange)} />
+        <TextBox label="Text to read" rows={4} {...of(store.text)} />
       ) : (
         <ConversationFields />
       )}
       <div class="row">
-        <Button
-          label={busy ? "Reading" : "Read it"}
-          kind="primary"
-          disabled={disabled}
-          onClick={() => void store.read()}
-        />
-        {busy && <Button label="Stop" onClick={store.stop} />}
+        <Ask query={store.question} kind="primary" {...words} onAsk={store.read} />
         <ShareLink view="read" state={store.readState} />
         {noVectors && <NothingToReadFor />}
         {!noVectors && missing && <span class="small muted">{missing}</span>}
@@ -85,7 +77,9 @@ function NothingToReadFor() {
 const ROLES = ["user", "assistant", "system"] as const;
 
 function ConversationFields() {
-  const { messages, setMessage } = store;
+  const { messages } = store;
+  const change = (index: number, part: Partial<Message>) =>
+    (messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message)));
   const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
   const add = () => {
     const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
@@ -93,23 +87,21 @@ function ConversationFields() {
   };
   return (
     <div class="stack">
-      {messages.value.map((message, index) => (
+      {messages.value.map(({ role, content }, index) => (
         <div key={index} class="message">
           <select
             aria-label={`Role of message ${index + 1}`}
-            value={message.role}
-            onChange={(event) => setMessage(index, { role: event.currentTarget.value as (typeof ROLES)[number] })}
+            value={role}
+            onChange={(event) => change(index, { role: event.currentTarget.value as (typeof ROLES)[number] })}
           >
-            {ROLES.map((role) => (
-              <option key={role}>{role}</option>
+            {ROLES.map((one) => (
+              <option key={one}>{one}</option>
             ))}
           </select>
-          <textarea
-            aria-label={`Message ${index + 1}`}
-            rows={2}
-            dir="auto"
-            value={message.content}
-            {...typed((content) => setMessage(index, { content }))}
+          <TextBox
+            label={`Message ${index + 1}`}
+            value={content}
+            onChange={(text) => change(index, { content: text })}
           />
           <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
         </div>
@@ -180,12 +172,11 @@ function ColouredTurns() {
 
 function LayerPicker({ name }: { name: string }) {
   const layers = knownLayers.value;
-  const readAll = () => void readAllLayers(name);
   if (layers.length < 2)
     return (
       <div class="row">
         <span>layer {layer.value}</span>
-        <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={readAll} />
+        <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={() => readAllLayers(name)} />
       </div>
     );
   return (
@@ -247,13 +238,14 @@ export function steerAgainst(name: string): void {
   const vector = vectorNamed(name);
   if (!vector) return;
   const z = reading.value?.standouts.find((one) => one.vector === name)?.z ?? 0;
-  change({ instruction: null, reader: name });
+  changeDraft({ instruction: null, reader: name });
   addVector(vector, z > 0 ? -1 : 1);
   const source = reading.value?.source;
   if (source && "messages" in source) {
     const last = source.messages.findLastIndex((message) => message.role === "user");
     const question = source.messages[last];
-    if (question) change({ prompt: question.content, history: source.messages.slice(0, last), turns: [], raw: false });
+    if (question)
+      changeDraft({ prompt: question.content, history: source.messages.slice(0, last), turns: [], raw: false });
   }
   open("compare");
 }
@@ -272,9 +264,8 @@ export function Standouts() {
       <ul class="standouts">
         {list.map((one) => (
           <li key={one.vector}>
-            <button
-              type="button"
-              aria-pressed={one.vector === chosen.value}
+            <Button
+              pressed={one.vector === chosen.value}
               onClick={() => choose(one.vector)}
               title={`Read at layer ${one.layer}; in standard deviations of neutral texts`}
             >
@@ -286,15 +277,11 @@ export function Standouts() {
               {stands(one.z) && one.carriers.length > 0 && (
                 <span class="carriers small muted">in: {one.carriers.join(", ")}</span>
               )}
-            </button>
+            </Button>
           </li>
         ))}
       </ul>
-      <p class="small muted">
-        How many standard deviations the text lies from neutral texts. Beyond ±{STANDS_OUT} is unusual; the words that
-        carry a concept most stand below it. The neutral texts are plain sentences: another kind of text lies further
-        from them by its form alone.
-      </p>
+      <p class="small muted">{hints.standouts}</p>
     </section>
   );
 }

@@ -4,7 +4,8 @@ import { type Explanation, isMessage, type Message, type Readout } from "../api/
 import { Query } from "../core/query";
 import { limit } from "../core/server";
 import { remembered, textOr } from "../core/state";
-import { vectors } from "../core/vectors";
+import { plainName, vectors } from "../core/vectors";
+import * as words from "../words.json";
 import { type Turn, turnsOf } from "./turns";
 
 export type Kind = "text" | "conversation";
@@ -14,17 +15,8 @@ const MAX_CONCEPTS = 64;
 /** Vectors that one request reads token by token; the others are read once they are chosen. */
 const mostAtOnce = () => limit("max_readouts", 8);
 export const kind = signal<Kind>("text");
-export const text = remembered(
-  "text",
-  "The hotel was a disgrace. Our suite smelled of smoke, the breakfast was cold, and nobody at the desk cared to help. " +
-    "I was tired and miserable all week, and I would never stay in that dreadful place again.",
-  textOr,
-);
-const EXAMPLE: readonly Message[] = [
-  { role: "user", content: "I think my new business plan is brilliant. Do you agree?" },
-  { role: "assistant", content: "Absolutely! It is the most brilliant plan I have ever seen, and you cannot fail." },
-];
-export const messages = remembered("conversation", EXAMPLE, (before) =>
+export const text = remembered("text", words.review, textOr);
+export const messages = remembered("conversation", words.conversation as readonly Message[], (before) =>
   Array.isArray(before) && before.every(isMessage) ? before : undefined,
 );
 
@@ -43,7 +35,7 @@ interface Reading {
 }
 
 /** What was read last: a text against all concepts, then one more concept or layer of it. */
-const question = new Query((stop, read: (stop: AbortSignal) => Promise<Reading | null>) => read(stop));
+export const question = new Query((stop, read: (stop: AbortSignal) => Promise<Reading | null>) => read(stop));
 export const { busy, error } = question;
 export const reading = question.data;
 export const stop = () => question.stop();
@@ -93,7 +85,7 @@ export async function read(): Promise<void> {
 async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> {
   const body = { ...given, threshold: 0, top: MAX_CONCEPTS };
   const explained = await dataOf<Explanation>(api.POST("/v1/explain", { body, signal }));
-  const standing = (explained.texts[0]?.concepts ?? []).map((one) => nameOf(one.vector));
+  const standing = (explained.texts[0]?.concepts ?? []).map((one) => plainName(one.vector));
   const looked = standing.filter((name) => name === chosen.value); // it stays in view
   const names = [...new Set([...looked, ...standing])].slice(0, mostAtOnce());
   const answer = await dataOf<Readout>(api.POST("/v1/readout", { body: { ...given, vectors: names }, signal }));
@@ -163,10 +155,6 @@ function usualLayer(): number | null {
   return standout?.layer ?? knownLayers.value[0] ?? null;
 }
 
-export function setMessage(index: number, part: Partial<Message>): void {
-  messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message));
-}
-
 /** A concept of the library as it stands in the text: `z` in standard deviations of neutral texts. */
 export interface Standout {
   vector: string;
@@ -190,7 +178,7 @@ export function standoutsOf(
 ): Standout[] {
   return (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
     const carrying = found.map(({ index }) => index).filter((index) => shown.has(index));
-    return { vector: nameOf(vector), layer, mean: score, z, carriers: carriersOf(carrying, tokens) };
+    return { vector: plainName(vector), layer, mean: score, z, carriers: carriersOf(carrying, tokens) };
   });
 }
 
@@ -208,6 +196,3 @@ function wordAround(index: number, tokens: readonly { text: string }[]): string 
   while (to < tokens.length && isInside(to)) to++;
   return tokens.slice(from, to).map(({ text }) => text).join("").trim(); // biome-ignore format: one line
 }
-
-/** Returns the name in an id such as `sentiment@3`. */
-const nameOf = (id: string): string => id.split("@")[0] ?? id;

@@ -2,9 +2,10 @@ import { useEffect, useRef } from "preact/hooks";
 import { coloursChanged, reducedMotion } from "../frame/theme";
 import { spread } from "../maths/geometry";
 import { clamp, plain } from "../maths/scales";
-import { Chart } from "../ui/Chart";
+import { Chart, endsOf } from "../ui/Chart";
 import { stepped } from "../ui/fields";
 import { Button, Panel } from "../ui/parts";
+import { hints } from "../words.json";
 import { paint } from "./draw";
 import { scene } from "./scene";
 import { bestMaps, layerName, layers, maps, playhead, playing } from "./store";
@@ -65,19 +66,15 @@ function play(last: number): () => void {
 export function Separability() {
   const list = maps.value;
   const auroc = list.map((map) => map.separability?.auroc ?? null);
-  const without = "With a label for each text, a curve here shows at which layers the labels can be separated.";
   if (list.length === 0) return null;
   if (auroc.every((value) => value === null))
     return (
       <Panel label="Separability">
-        <p class="muted">{without}</p>
+        <p class="muted">{hints.unlabelled}</p>
       </Panel>
     );
   const x = list.map((map) => map.layer ?? -1);
-  const bounds = list.map(
-    (map) => (map.separability as { auroc_interval?: [number, number] | null } | null)?.auroc_interval,
-  );
-  const [low, high] = [0, 1].map((end) => bounds.map((one) => one?.[end] ?? null)) as [[], []];
+  const bounds = list.map((map) => (map.separability as { auroc_interval?: [number, number] } | null)?.auroc_interval);
   return (
     <Panel label="Separability">
       <Chart
@@ -86,7 +83,7 @@ export function Separability() {
         xLabel="layer"
         yRange={[0.3, 1.02]}
         mark={x[Math.round(playhead.value)] ?? null}
-        series={{ strong: auroc, low, high }}
+        series={{ strong: auroc, ...endsOf(bounds) }}
         describe={(index) => `${layerName(index)}: ${plain(auroc[index])}`}
         onPick={(index) => (playhead.value = index)}
       />

@@ -67,7 +67,7 @@ export function Scatter() {
         ref={canvas}
         role="img"
         aria-label={aboutMap(flat)}
-        {...(flat ? {} : { tabIndex: 0 })}
+        tabIndex={flat ? undefined : 0}
         onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);

@@ -4,6 +4,7 @@ import { mayDo } from "../core/server";
 import { TaskProgress } from "../frame/JobTray";
 import { SearchField, typed } from "../ui/fields";
 import { Button, ErrorNote, Form, Panel } from "../ui/parts";
+import { hints } from "../words.json";
 import { drawn, lasso, lassoed, listed, neighbours, picked, select } from "./store";
 
 const SHOWN_AT_ONCE = 200;
@@ -30,13 +31,7 @@ export function Selection() {
           </ol>
         </>
       )}
-      {selected.length > 0 ? (
-        <SelectionVector positive={selected} />
-      ) : (
-        <p class="small muted">
-          Click a point or a text to follow it through the layers. Draw around points, or tick texts, to select them.
-        </p>
-      )}
+      {selected.length > 0 ? <SelectionVector positive={selected} /> : <p class="small muted">{hints.select}</p>}
       <VectorState />
       <TextList texts={set.texts} />
     </Panel>
@@ -52,6 +47,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
   const all = listed.value ?? texts.map((_, index) => index);
   const shown = wanted === "" ? all : all.filter((index) => texts[index]?.toLowerCase().includes(wanted));
   const left = shown.length - most;
+  const follow = (index: number) => (picked.value = picked.value === index ? null : index);
   return (
     <>
       <SearchField label="Search the texts" value={search} onChange={setSearch} />
@@ -69,24 +65,18 @@ function TextList({ texts }: { texts: readonly string[] }) {
               checked={selected.has(index)}
               onChange={(event) => select(index, event.currentTarget.checked)}
             />
-            <button
-              type="button"
-              class="quiet small"
-              dir="auto"
-              aria-pressed={picked.value === index}
-              onClick={() => (picked.value = picked.value === index ? null : index)}
-            >
-              {texts[index]}
-            </button>
+            <Button kind="quiet small" pressed={picked.value === index} onClick={() => follow(index)}>
+              <span dir="auto">{texts[index]}</span>
+            </Button>
           </li>
         ))}
       </ul>
       {left > 0 && (
         <p class="row small muted">
           and {left} more texts that are drawn too{" "}
-          <button type="button" class="small" onClick={() => setMost(most + SHOWN_AT_ONCE)}>
+          <Button kind="small" onClick={() => setMost(most + SHOWN_AT_ONCE)}>
             List {Math.min(left, SHOWN_AT_ONCE)} more
-          </button>
+          </Button>
         </p>
       )}
     </>

@@ -9,6 +9,7 @@ import { followLink, LinkProblem } from "../frame/ShareLink";
 import { VectorMap } from "../library/Similarity";
 import { of, Segments } from "../ui/fields";
 import { Button, ErrorNote, focusNext, Panel, Warnings } from "../ui/parts";
+import { hints } from "../words.json";
 import { LensPanel } from "./LensPanel";
 import { FilmStrip, Playhead, Separability } from "./Playhead";
 import { Legend, Scatter } from "./Scatter";
@@ -78,9 +79,7 @@ function Tool() {
     <>
       <LinkProblem />
       <p class="what" tabIndex={-1}>
-        Inside the model every text is a point with hundreds of coordinates, and each layer moves it. This is latent
-        space: texts that the model takes to be alike lie near each other. The first picture is the layer at which it
-        tells the labels apart best; move the layer to see how it gets there. <DocLink page="latent_space" />{" "}
+        {hints.space} <DocLink page="latent_space" />{" "}
         <Button label="The story again" kind="quiet" onClick={tellAgain} />
       </p>
       <Segments label="What is shown" options={TABS} {...of(space.tab)} />
@@ -122,10 +121,7 @@ function Texts() {
   );
 }
 
-function nothingDrawn(): string {
-  const why = ": the ready sets need a key that may see the library. Your own texts do not.";
-  return `Nothing drawn yet${vectors.value === null ? why : ""}`;
-}
+const nothingDrawn = () => `Nothing drawn yet${vectors.value === null ? `: ${hints.noSets}` : ""}`;
 
 /** Says what the axes of a map along a vector mean. */
 function Axes() {

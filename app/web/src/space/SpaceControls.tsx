@@ -1,8 +1,9 @@
+import type { Signal } from "@preact/signals";
 import { offer } from "../api/client";
 import { capabilities } from "../core/server";
 import { vectors } from "../core/vectors";
 import { ShareLink } from "../frame/ShareLink";
-import { type Bound, ChoiceField, FileButton, named, of, Segments, TextArea } from "../ui/fields";
+import { type Bound, ChoiceField, FileButton, named, of, optional, Segments, TextArea } from "../ui/fields";
 import { Button, Panel } from "../ui/parts";
 import { svgOf } from "./draw";
 import { scene } from "./scene";
@@ -35,27 +36,31 @@ export function SpaceControls() {
     colourBy.value = by;
     if (by === "score") void space.loadScores();
   };
-  const drawn = <T,>(value: T, onChange: (value: T) => void): Bound<T> => ({ value, onChange: (next) => redraw(() => onChange(next)) }); // biome-ignore format: one line
+  const drawn = <T,>(choice: Signal<T>): Bound<T> => ({
+    value: choice.value,
+    onChange: redrawn((next: T) => (choice.value = next)),
+  });
   const { value: dimensions } = method.value === ALONG_VECTOR ? { value: 2 as const } : dims;
   const noScores = vector.value === null ? (["score"] as const) : [];
   return (
     <Panel label="What is drawn">
       <div class="row controls">
-        <ChoiceField
-          label="Texts"
-          options={[...ready, ["own", "my texts"]]}
-          {...drawn(setName.value, (name) => (setName.value = name))}
-        />
+        <ChoiceField label="Texts" options={[...ready, ["own", "my texts"]]} {...drawn(setName)} />
         <Segments
           label="Method"
           options={methods.map((name) => [name, methodWords(name)] as const)}
-          {...drawn(method.value, (name) => (method.value = name))}
+          {...drawn(method)}
         />
-        <Segments<2 | 3> label="Dimensions" options={DIMENSIONS} {...drawn(dimensions, chooseDimensions)} />
+        <Segments<2 | 3>
+          label="Dimensions"
+          options={DIMENSIONS}
+          value={dimensions}
+          onChange={redrawn(chooseDimensions)}
+        />
         <ChoiceField
           label="Vector"
           options={[["", "none"], ...named(vectors.value)]}
-          {...drawn(vector.value ?? "", (name) => space.chooseVector(name || null))}
+          {...optional({ value: vector.value, onChange: redrawn(space.chooseVector) })}
         />
         <ChoiceField
           label="Colour"
@@ -64,7 +69,7 @@ export function SpaceControls() {
           value={colourBy.value}
           onChange={colour}
         />
-        <ChoiceField label="Read at" options={POSITIONS} {...drawn(position.value, (at) => (position.value = at))} />
+        <ChoiceField label="Read at" options={POSITIONS} {...drawn(position)} />
       </div>
       <div class="row">
         <ShareLink view="space" state={space.spaceState} />
@@ -86,9 +91,12 @@ export function drawingWords(): string {
   return `Drawing ${methodWords(space.method.value)}, which may take minutes for many texts.${before}`;
 }
 
-function redraw(change: () => void): void {
-  change();
-  if (space.setName.value !== "own" || space.ownText.value.trim() !== "") void space.draw();
+/** Changes what is drawn, and draws it. */
+function redrawn<T>(change: (next: T) => void) {
+  return (next: T) => {
+    change(next);
+    if (space.setName.value !== "own" || space.ownText.value.trim() !== "") void space.draw();
+  };
 }
 
 /** A map along a vector has two dimensions, so three of them are those of another method. */

@@ -5,7 +5,7 @@ import type { LatentSpace } from "../api/types";
 import { gallery, type SavedItem, textOf } from "../compare/gallery";
 import { addressLink } from "../core/places";
 import { Query } from "../core/query";
-import { keep, kept } from "../core/state";
+import { given, keep, kept } from "../core/state";
 import { conceptDetails, library } from "../core/vectors";
 import { DocLink } from "../frame/dialogs";
 import { colour, coloursChanged, reducedMotion } from "../frame/theme";
@@ -57,7 +57,7 @@ const material = new Query(async (signal): Promise<Material> => {
   const [plain, steered, against] = saved ? answersOf(saved) : ["", "", false];
   const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
   const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
-  const apart = { ...shared, texts, labels: labels ?? [], ...(groups ? { groups } : {}) };
+  const apart = { ...shared, texts, labels: labels ?? [], ...given({ groups }) };
   const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === CONCEPT) ?? false;
   const map = (one: object) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }));
   const [all, judged] = await Promise.all([map(body), map(apart)]);

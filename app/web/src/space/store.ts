@@ -4,7 +4,7 @@ import { api, dataOf } from "../api/client";
 import type { LatentSpace, Readout } from "../api/types";
 import { Query } from "../core/query";
 import { limit } from "../core/server";
-import { remembered, textOr } from "../core/state";
+import { given, remembered, textOr } from "../core/state";
 import { type ConceptDetail, conceptDetails } from "../core/vectors";
 import { type AlignedLayer, aligned, alongVector } from "../maths/geometry";
 import { meanOf } from "../maths/scales";
@@ -156,13 +156,15 @@ async function ask(stop: AbortSignal): Promise<Drawn> {
   const along = of.method === ALONG_VECTOR;
   const body = {
     texts: set.texts,
-    ...(set.labels && new Set(set.labels).size > 1 ? { labels: set.labels } : {}),
-    ...(set.groups ? { groups: set.groups } : {}),
-    ...(of.vector ? { vectors: [of.vector] } : {}),
     method: along ? "pca" : of.method,
     dims: along ? 2 : of.dims,
     position: of.position,
     embeddings: true,
+    ...given({
+      labels: new Set(set.labels).size > 1 ? set.labels : null,
+      groups: set.groups,
+      vectors: of.vector ? [of.vector] : null,
+    }),
   };
   const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stop }));
   return { set, answer, vector: of.vector, of };

@@ -136,3 +136,11 @@ export function ticksOf([low, high]: readonly [number, number], count: number, w
 }
 
 const tickText = (tick: number): string => String(tick).replace("-", "−");
+
+type Ends = readonly (number | null)[] | null | undefined;
+
+/** The low and the high ends of intervals, as two curves. */
+export const endsOf = (intervals: readonly Ends[]) => ({
+  low: intervals.map((one) => one?.[0] ?? null),
+  high: intervals.map((one) => one?.[1] ?? null),
+});

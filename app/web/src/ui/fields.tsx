@@ -36,6 +36,11 @@ export function TextArea({ label, onChange, ...rest }: TextProps & { rows: numbe
   );
 }
 
+/** A text of several lines whose label is for those who do not see what it belongs to. */
+export function TextBox({ label, value, onChange, rows = 2, ...rest }: TextProps & { rows?: number; id?: string }) {
+  return <textarea aria-label={label} rows={rows} dir="auto" value={value} {...typed(onChange)} {...rest} />;
+}
+
 /** The handler of an input or a textarea whose text is taken as it is typed. */
 export function typed(onChange: (value: string) => void) {
   return {

@@ -366,9 +366,13 @@ export function Progress({ message, done, total, left = null, onStop }: Progress
           {onStop && <Button label="Stop" onClick={onStop} />}
         </span>
       </div>
-      <progress aria-label={message || "Progress"} {...(total > 0 ? { value: done, max: total } : {})} />
+      <ProgressBar label={message || "Progress"} done={done} total={total} />
     </div>
   );
+}
+
+export function ProgressBar({ label, done, total }: { label: string; done: number; total: number }) {
+  return <progress aria-label={label} {...(total > 0 && { value: done, max: total })} />;
 }
 
 /** What screen readers read out. One element of the frame holds it: what is there before it changes is read out reliably. */

@@ -5,7 +5,7 @@ import type { Job } from "../../api/types";
 import { cancelling, isOpen, jobs } from "../../core/jobs";
 import { capabilities, load, serverTrouble } from "../../core/server";
 import { CancelJob, jobName } from "../../frame/JobTray";
-import { ErrorNote, Facts, List, LoadNote, More, Panel, shortTime } from "../../ui/parts";
+import { ErrorNote, Facts, List, LoadNote, More, Panel, ProgressBar, shortTime } from "../../ui/parts";
 import { hints } from "../../words.json";
 import { Keys } from "./Keys";
 import { Monitors, PolicyPanel } from "./Policy";
@@ -64,7 +64,7 @@ function JobRow({ job }: { job: Job }) {
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>
       <span class="row">
-        {open && total > 0 && <progress value={done} max={total} aria-label={`Progress of ${jobName(job)}`} />}
+        {open && total > 0 && <ProgressBar label={`Progress of ${jobName(job)}`} done={done} total={total} />}
         <span class={`badge ${LOOKS[job.status] ?? ""}`}>{job.status}</span>
         {open && <CancelJob job={job} />}
       </span>

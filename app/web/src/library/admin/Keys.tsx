@@ -1,6 +1,7 @@
 import { useRef, useState } from "preact/hooks";
 import { apiKey } from "../../api/client";
 import type { Key, KeyRequest } from "../../api/types";
+import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { Button, ErrorNote, Form, List, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
@@ -133,11 +134,7 @@ function requestOf({ name, namespace, scopes, days, requests, dose, own }: typeo
     scopes: [...scopes],
     namespace: namespace.trim() || "shared",
     expires_at: admin.expiry(Number(days)),
-    limits: {
-      own_steering: own,
-      ...(requests === null ? {} : { requests_per_minute: requests }),
-      ...(dose === null ? {} : { max_relative_dose: dose }),
-    },
+    limits: given({ own_steering: own, requests_per_minute: requests, max_relative_dose: dose }),
   };
 }
 

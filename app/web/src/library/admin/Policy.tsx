@@ -4,6 +4,7 @@ import type { CompareAnswer, Monitor, MonitorDetail, MonitorSpec, Policy } from 
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Query, repeat } from "../../core/query";
+import { given } from "../../core/state";
 import { vectors } from "../../core/vectors";
 import { plain, signed } from "../../maths/scales";
 import { ChoiceField, NumberField, named, OptionalNumber, partsOf, TextField } from "../../ui/fields";
@@ -125,8 +126,7 @@ function fieldsOf({ own_steering: own = "any", max_relative_dose: dose = null, v
 
 function limitsOf({ own, dose, names }: LimitFields): Policy["limits"] {
   const vectors = names.split(/[\s,]+/).filter(Boolean);
-  const bound = dose === null ? {} : { max_relative_dose: dose };
-  return { own_steering: own, ...bound, ...(vectors.length === 0 ? {} : { vectors }) };
+  return given({ own_steering: own, max_relative_dose: dose, vectors: vectors.length === 0 ? null : vectors });
 }
 
 const REFRESH_SECONDS = 2;
