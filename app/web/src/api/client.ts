@@ -25,14 +25,10 @@ export class ApiError extends Error {
   }
 }
 
-interface ErrorBody {
-  error?: { message?: unknown; code?: unknown; param?: unknown };
-}
+type ErrorBody = { error?: { message?: unknown; code?: unknown; param?: unknown } };
 
 /** An error as it stands in events and in the arms of a comparison. */
-export interface ServerError {
-  error: { message: string; code: string; param?: string | null };
-}
+export type ServerError = { error: { message: string; code: string; param?: string | null } };
 
 /** Reads the error body of a response; a body of another shape gives a message with the status alone. */
 export async function errorOf(response: Response): Promise<ApiError> {
@@ -115,10 +111,8 @@ export function pause(seconds: number, signal?: AbortSignal | null): Promise<voi
   });
 }
 
-/**
- * Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
- * between two attempts only: a request that is on its way is not given up, so that its answer is known.
- */
+/** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
+ * between two attempts only: a request that is on its way is not given up, so that its answer is known. */
 export async function send(request: Request, transport = fetch, stop = request.signal): Promise<Response> {
   for (let attempt = 0; ; attempt++) {
     const copy = new Request(request.clone());

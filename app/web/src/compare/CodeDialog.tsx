@@ -54,11 +54,7 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
   );
 }
 
-interface DeployProps {
-  saved: string | null;
-  model: string;
-  onSaved: (name: string) => void;
-}
+type DeployProps = { saved: string | null; model: string; onSaved: (name: string) => void };
 
 /** From the dials to a call of one's own: a profile, which is a model name for every OpenAI client, a key, a monitor, and a test. */
 export function Deploy({ saved, model, onSaved }: DeployProps) {
@@ -109,10 +105,7 @@ const CODE_WORDS = {
 
 export type CodeKind = keyof typeof CODE_WORDS;
 
-interface Server {
-  origin: string;
-  model: string;
-}
+type Server = { origin: string; model: string };
 
 /** Returns one steered request as a person would write it, with or without a key in STEERING_API_KEY; as JSON the whole comparison. */
 export function codeFor(kind: CodeKind, draft: Draft, comparison: CompareBody, { origin, model }: Server): string {

@@ -9,10 +9,7 @@ import { type Condition, type Control, layerText, parseLayers } from "./controls
 
 const LAYERS = { recommended: "recommended", all: "all", own: "these:" } as const;
 
-interface Props {
-  control: Control;
-  set: (part: Partial<Control>) => void;
-}
+type Props = { control: Control; set: (part: Partial<Control>) => void };
 
 /** Operation, layers, tokens, schedule and condition of one vector, folded away until they are wanted. */
 export function ControlMore({ control, vector, set }: Props & { vector: Vector | undefined }) {

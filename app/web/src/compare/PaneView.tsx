@@ -215,12 +215,7 @@ function moved(event: KeyboardEvent, onSelect: (index: number) => void): void {
   if (event.key === "ArrowRight" || event.key === "ArrowLeft") (next as HTMLElement | null)?.focus();
 }
 
-interface DetailsProps {
-  pane: Pane;
-  choice: number;
-  index: number;
-  onClose: () => void;
-}
+type DetailsProps = { pane: Pane; choice: number; index: number; onClose: () => void };
 
 type Alternative = { id: number; text: string; logprob?: number | null };
 
@@ -300,10 +295,8 @@ function percent(logprob: number): string {
   return `${share < 0.1 ? "<0.1" : share.toFixed(1)} %`;
 }
 
-/**
- * Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. Returns the end of what stands
- * before, what follows, and the whole answer.
- */
+/** Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. Returns the end of what stands
+ * before, what follows, and the whole answer. */
 async function branchFrom(signal: AbortSignal, pane: Pane, before: readonly Token[], next: Alternative) {
   const asked = play.comparison.asked.value;
   const record = pane.steering?.record;

@@ -50,11 +50,7 @@ function apply({ remedy, control }: Reason): void {
   run();
 }
 
-export interface Reason {
-  text: string;
-  remedy: keyof typeof REMEDIES | null;
-  control: number | null;
-}
+export type Reason = { text: string; remedy: keyof typeof REMEDIES | null; control: number | null };
 
 /** A relative dose below which steering seldom shows. */
 const SMALL_DOSE = 0.03;

@@ -6,12 +6,7 @@ import type * as words from "../words.json";
 
 export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
 
-export interface Condition {
-  vector: string;
-  side: "above" | "below";
-  bound: number;
-  at: keyof typeof words.conditionAt;
-}
+export type Condition = { vector: string; side: "above" | "below"; bound: number; at: keyof typeof words.conditionAt };
 
 /** What a control has before a person sets it. */
 const BLANK = {

@@ -6,10 +6,7 @@ import { followLink } from "../frame/ShareLink";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
 
 /** An earlier turn of the threads: what was asked, and what each thread answered. */
-export interface Turn {
-  prompt: string;
-  answers: Readonly<Record<string, string>>;
-}
+export type Turn = { prompt: string; answers: Readonly<Record<string, string>> };
 
 export const ARMS = { normal: "normal", steered: "steered", prompted: "prompt-only" } as const;
 const MAX_READOUTS = 8;

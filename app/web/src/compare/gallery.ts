@@ -28,12 +28,7 @@ export interface SavedItem {
   stops: readonly SavedStop[];
 }
 
-interface Gallery {
-  model: string;
-  date: string;
-  samples: number;
-  items: readonly SavedItem[];
-}
+type Gallery = { model: string; date: string; samples: number; items: readonly SavedItem[] };
 
 /** The saved answers, which come with the page: nothing is computed for them. */
 export const gallery = new Query(async (signal): Promise<Gallery> => (await fetch(address, { signal })).json() as Promise<Gallery>); // biome-ignore format: one line
@@ -91,10 +86,8 @@ export function goLive(item: SavedItem, stop: number): void {
   run();
 }
 
-/**
- * Returns what asks live for the first saved answer that the library can show. It does nothing when something was set or run since, or
- * where Play was left.
- */
+/** Returns what asks live for the first saved answer that the library can show. It does nothing when something was set or run since, or
+ * where Play was left. */
 export function firstDemonstration(): () => void {
   const before = draft.value;
   return () => {

@@ -15,16 +15,10 @@ export interface AnswerReading {
   scores: readonly (number | null)[];
 }
 
-interface ReadBack {
-  asked: CompareBody;
-  vector: string;
-  answers: ReadonlyMap<string, AnswerReading>;
-}
+type ReadBack = { asked: CompareBody; vector: string; answers: ReadonlyMap<string, AnswerReading> };
 
-/**
- * What the finished answers say about a vector: they are read again by the unsteered model. The scores that come with the tokens of
- * an answer are of the steered stream, and contain what was added.
- */
+/** What the finished answers say about a vector: they are read again by the unsteered model. The scores that come with the tokens of
+ * an answer are of the steered stream, and contain what was added. */
 export const readBack = new Query(read);
 
 /** All scores that are shown, for a scale that fits every pane. */

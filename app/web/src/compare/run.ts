@@ -127,11 +127,7 @@ function keepBaseline(key: string, pane: Pane | undefined): void {
   if (baselines.size > MAX_BASELINES && oldest !== undefined) baselines.delete(oldest);
 }
 
-export interface PaneChoice {
-  text: string;
-  tokens: readonly Token[];
-  finish: string | null;
-}
+export type PaneChoice = { text: string; tokens: readonly Token[]; finish: string | null };
 
 /** One arm as it is shown: its answers so far, and how it stands once it has ended. */
 export interface Pane {
@@ -234,10 +230,8 @@ function finishedPane({
   return { name, choices, steering, metrics, against, error: error?.message ?? null };
 }
 
-/**
- * Shows the plain answer that was shown before for the same prompt, seed and sampling: a server may round differently in other company, and
- * the text would differ by more than steering. What was measured against the plain answer of this run is held against that one.
- */
+/** Shows the plain answer that was shown before for the same prompt, seed and sampling: a server may round differently in other company, and
+ * the text would differ by more than steering. What was measured against the plain answer of this run is held against that one. */
 function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefined): readonly Pane[] {
   const own = panes.find((pane) => pane.name === name);
   if (!kept || !own || own.error !== null) return panes;

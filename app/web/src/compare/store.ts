@@ -228,10 +228,8 @@ export function showLanding(): void {
   drafts.beginAnew();
 }
 
-/**
- * Goes on with the conversation: what was asked becomes an earlier turn, with the answer that each thread gave to it. A prompt that was
- * typed since stays.
- */
+/** Goes on with the conversation: what was asked becomes an earlier turn, with the answer that each thread gave to it. A prompt that was
+ * typed since stays. */
 export function nextTurn(): void {
   const asked = askedDraft.value;
   if (asked === null || asked.raw) return;
@@ -250,13 +248,7 @@ export function previousTurn(): void {
 }
 
 /** A run that has ended: what was set, what was asked, and the answers. */
-export interface Run {
-  id: number;
-  draft: Draft;
-  asked: CompareBody;
-  panes: readonly Pane[];
-  pinned: boolean;
-}
+export type Run = { id: number; draft: Draft; asked: CompareBody; panes: readonly Pane[]; pinned: boolean };
 
 /** Runs that are kept, beside those that are pinned. */
 const MOST = 12;

@@ -16,13 +16,10 @@ class JobFailed extends Error {}
 /** The request that starts a job, sent with these options. */
 export type StartJob = (options: { fetch: (request: Request) => Promise<Response> }) => Promise<Job>;
 
-/**
- * Starts a job, follows it until it ends and returns it. Throws JobFailed unless it succeeded.
- *
+/** Starts a job, follows it until it ends and returns it. Throws JobFailed unless it succeeded.
  * Stopping works at any time: before the request is sent, while it waits to be repeated, while the server accepts it (the job is
  * cancelled as soon as its id is known) and while it runs. It throws AbortError, the server's error where the job could not be
- * cancelled, or returns the job where that had succeeded before.
- */
+ * cancelled, or returns the job where that had succeeded before. */
 export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
   stop.throwIfAborted();
   const job = await start({ fetch: (request) => send(request, undefined, stop) });
@@ -40,10 +37,8 @@ export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, 
   return last;
 }
 
-/**
- * Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. So it is after the
- * server was lost: once it is back it knows how the job goes on, or why it has ended.
- */
+/** Follows a job to its end. The server ends a stream that has grown old, while the job goes on: it is followed again then. So it is after the
+ * server was lost: once it is back it knows how the job goes on, or why it has ended. */
 async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSignal): Promise<Job> {
   let last = job;
   const take = (name: string, data: unknown) => {
@@ -73,11 +68,7 @@ function cancelJob(id: string): Promise<Job> {
 }
 
 /** What a job is for: where it was started, what it does, and the vector it makes or measures. */
-export interface About {
-  place: PlaceName;
-  kind: keyof typeof kinds;
-  vector: string;
-}
+export type About = { place: PlaceName; kind: keyof typeof kinds; vector: string };
 
 export const aboutWords = ({ kind, vector }: About): string => `${kinds[kind].words} ${vector}`;
 

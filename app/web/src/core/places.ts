@@ -23,11 +23,7 @@ export const place = computed<PlaceName>(() => parse(fragment.value).place);
 export const addressState = computed(() => parse(fragment.value).state);
 export const addressLink = computed(() => parse(fragment.value).link);
 
-interface Address {
-  place: PlaceName;
-  state: string | null;
-  link: string | null;
-}
+type Address = { place: PlaceName; state: string | null; link: string | null };
 
 /** Splits a fragment into the place, its state and its link; an unknown place is Play. */
 export function parse(hash: string): Address {

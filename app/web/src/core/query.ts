@@ -4,13 +4,10 @@ import { apiKey, isRefusal } from "../api/client";
 
 type Read<T, A extends unknown[]> = (stop: AbortSignal, ...given: A) => Promise<T>;
 
-/**
- * A question to the server with its latest answer. The newest question counts: those before are given up, wait for it and end as it does.
+/** A question to the server with its latest answer. The newest question counts: those before are given up, wait for it and end as it does.
  * What was answered to a former key counts no more.
- *
  * `data` is null until a question is answered. A failure leaves it as it is, because forms are built on it, unless `voids` says that it
- * no longer holds: by default what one key was shown goes as soon as another key is refused. `error` stays until a question is answered.
- */
+ * no longer holds: by default what one key was shown goes as soon as another key is refused. `error` stays until a question is answered. */
 export class Query<T, A extends unknown[] = []> {
   readonly data = signal<T | null>(null);
   readonly error = signal<unknown>(null);
@@ -141,17 +138,11 @@ export function repeat(seconds: number, work: () => Promise<unknown>): () => voi
   };
 }
 
-/**
- * How long the buttons rest after a click, however quick the server is: the second click of a double click must not
- * repeat the work, nor hit the button that has moved under the pointer.
- */
+/** How long the buttons rest after a click, however quick the server is: the second click of a double click must not
+ * repeat the work, nor hit the button that has moved under the pointer. */
 export const REST_MS = 500;
 
-interface Failure {
-  place: string;
-  error: unknown;
-  key: string | null;
-}
+type Failure = { place: string; error: unknown; key: string | null };
 
 /** What a person asks for in a panel: one thing at a time, with its failure at the place where it was asked for. */
 export class Mutations<Place extends string> {

@@ -1,9 +1,7 @@
 import { effect, type Signal, signal } from "@preact/signals";
 
-/**
- * Returns a signal whose value outlives a reload, and ends with the tab: what was typed and is in no address. `restored` gives the value
- * of what was kept, perhaps by another version of this page; undefined where that is none.
- */
+/** Returns a signal whose value outlives a reload, and ends with the tab: what was typed and is in no address. `restored` gives the value
+ * of what was kept, perhaps by another version of this page; undefined where that is none. */
 export function remembered<T>(name: string, usual: T, restored: (before: unknown) => T | undefined): Signal<T> {
   const place = `steering-server.${name}`;
   const found = signal(parsed(kept("sessionStorage", place), restored) ?? usual);

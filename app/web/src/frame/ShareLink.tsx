@@ -79,11 +79,9 @@ export function LinkProblem() {
 /** Why the link in the address could not be opened; null while nothing is wrong. */
 const linkProblem = signal<string | null>(null);
 
-/**
- * Hands the state of the link in the address to its view, now and whenever a link is followed; a link that could not be read
+/** Hands the state of the link in the address to its view, now and whenever a link is followed; a link that could not be read
  * is read again with a new key. `settings` gives what a user changes in the view: after a change the link leaves the address, so that
- * the way back to this address does not restore what was changed. Returns the function that ends it.
- */
+ * the way back to this address does not restore what was changed. Returns the function that ends it. */
 export function followLink(view: View, restore: (state: unknown) => void, settings?: () => object): () => void {
   let newest = 0;
   let restored: string | null = null;

@@ -71,11 +71,7 @@ export function HelpDialog() {
 }
 
 /** What the shown place does on the keys that every place shares. */
-export interface PlaceActions {
-  run?: () => void;
-  stop?: () => void;
-  reroll?: () => void;
-}
+export type PlaceActions = { run?: () => void; stop?: () => void; reroll?: () => void };
 
 let actions: PlaceActions = {};
 export const helpShown = signal(false);

@@ -40,10 +40,7 @@ export function Badge({ verdict }: { verdict: Verdict }) {
   return <span class={`badge ${verdict.kind}`}>{verdict.text}</span>;
 }
 
-export interface Verdict {
-  text: string;
-  kind: "good" | "unmeasured" | "bad";
-}
+export type Verdict = { text: string; kind: "good" | "unmeasured" | "bad" };
 
 function readingVerdict(vector: Vector): Verdict {
   const { auroc = null } = qualityOf(vector) ?? {};

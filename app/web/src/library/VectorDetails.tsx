@@ -88,10 +88,8 @@ function Provenance({ vector }: { vector: Vector }) {
   );
 }
 
-/**
- * Asks twice before it deletes. A refusal that came after this window was closed is shown, but does not let the first button force it:
- * only the refusal of the server, which knows users that this page does not, offers to.
- */
+/** Asks twice before it deletes. A refusal that came after this window was closed is shown, but does not let the first button force it:
+ * only the refusal of the server, which knows users that this page does not, offers to. */
 function Deletion({ vector }: { vector: Vector }) {
   const [asked, setAsked] = useState<boolean | null>(null); // null: never yet
   const users = usersOf(vector);
@@ -127,11 +125,7 @@ function Deletion({ vector }: { vector: Vector }) {
 /** Numbers of a vector's directions that are fetched for a comparison: a large model's would be many megabytes. */
 const MAX_NUMBERS = 50_000;
 
-interface Compared {
-  vectors: readonly [Vector, Vector];
-  layers: number[];
-  cosine: (number | null)[];
-}
+type Compared = { vectors: readonly [Vector, Vector]; layers: number[]; cosine: (number | null)[] };
 
 /** Two versions of a vector: their cards, and how alike their directions are. */
 const comparisons = new Queries(async (signal, name: string, ...pair: [number, number]): Promise<Compared> => {

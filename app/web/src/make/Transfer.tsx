@@ -92,11 +92,7 @@ export interface VectorFile {
   directions: ReadonlyMap<number, readonly number[]>;
 }
 
-interface Facts {
-  name?: unknown;
-  model?: unknown;
-  recommended?: { layers?: unknown } | null;
-}
+type Facts = { name?: unknown; model?: unknown; recommended?: { layers?: unknown } | null };
 
 const HEADER_AT = 8;
 

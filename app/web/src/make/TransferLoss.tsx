@@ -142,11 +142,7 @@ export function effectSentence(effect: Loss["effect"]): string | null {
   return "It moves what this model writes, and further than random directions.";
 }
 
-interface Bounds {
-  mean: number;
-  low: number;
-  high: number;
-}
+type Bounds = { mean: number; low: number; high: number };
 
 /** The mean and its interval, as numbers; an estimate without an interval is as wide as its mean. */
 function boundsOf(estimate: Estimate | null | undefined): Bounds | null {

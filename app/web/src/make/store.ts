@@ -99,10 +99,8 @@ export function chooseConcept(chosen: string): void {
 /** The rows that came from a concept. A row that was edited since is another object, and the user's own. */
 let ofConcept: ReadonlySet<PairRow> = new Set();
 
-/**
- * Adds the pairs of the chosen concept below one's own, to be edited. They take the place of those of a concept that was added before, so
- * that two concepts are not mixed. Pairs that are there already are not added again.
- */
+/** Adds the pairs of the chosen concept below one's own, to be edited. They take the place of those of a concept that was added before, so
+ * that two concepts are not mixed. Pairs that are there already are not added again. */
 export async function addConceptPairs(): Promise<void> {
   const chosen = concept.value;
   const query = conceptDetails.of(chosen);

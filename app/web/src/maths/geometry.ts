@@ -7,10 +7,8 @@ const ITERATIONS = 150;
 const RIDGE = 1e-12;
 const MEDIAN_STEPS = 60;
 
-/**
- * Returns points around their geometric median with median distance one, so that layers of any norm fill the same picture
- * and one outlier cannot shrink the rest. Both commute with rotations.
- */
+/** Returns points around their geometric median with median distance one, so that layers of any norm fill the same picture
+ * and one outlier cannot shrink the rest. Both commute with rotations. */
 export function normalised(points: readonly Point[]): { points: number[][]; centre: number[]; size: number } {
   const centre = geometricMedian(points);
   const centred = points.map((p) => p.map((x, d) => x - (centre[d] ?? 0)));
@@ -29,12 +27,9 @@ function geometricMedian(points: readonly Point[]): number[] {
   return centre;
 }
 
-/**
- * Returns the orthogonal matrix R (a reflection is allowed) for which `from` R lies closest to `onto`.
- *
+/** Returns the orthogonal matrix R (a reflection is allowed) for which `from` R lies closest to `onto`.
  * It is the orthogonal polar factor of fromᵀ onto, found with the iteration X <- X (3 I - Xᵀ X) / 2 of Newton and Schulz, which needs no
- * inverse. The ridge keeps it defined where all points lie on one line.
- */
+ * inverse. The ridge keeps it defined where all points lie on one line. */
 export function procrustes(from: readonly Point[], onto: readonly Point[]): Matrix {
   const axes = (from[0] ?? []).map((_, d) => d);
   const product = axes.map((r) => axes.map((c) => sum(from, (p, i) => (p[r] ?? 0) * (onto[i]?.[c] ?? 0))));
@@ -55,10 +50,7 @@ export function rotate(point: Point, matrix: Matrix): number[] {
 }
 
 /** One layer ready to draw: its points, and the map from the coordinates the server gave. */
-export interface AlignedLayer {
-  points: number[][];
-  place(point: Point): number[];
-}
+export type AlignedLayer = { points: number[][]; place(point: Point): number[] };
 
 /** Normalises every layer and rotates each onto the one before, so that points travel and do not jump. */
 export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
@@ -72,10 +64,8 @@ export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
   return result;
 }
 
-/**
- * Replaces the horizontal axis of every layer by the scores of a vector around their median, with one unit for all layers, so
- * that the two sides move apart where the model tells them apart. A layer without scores has all points in the middle.
- */
+/** Replaces the horizontal axis of every layer by the scores of a vector around their median, with one unit for all layers, so
+ * that the two sides move apart where the model tells them apart. A layer without scores has all points in the middle. */
 export function alongVector(
   layers: readonly AlignedLayer[],
   scores: readonly (readonly (number | null)[] | undefined)[],
@@ -108,10 +98,7 @@ export function scaledMap(distance: readonly (readonly number[])[]): [number, nu
   return distance.map((_, i) => [along(first, i), along(second, i)]);
 }
 
-interface Eigen {
-  value: number;
-  vector: number[];
-}
+type Eigen = { value: number; vector: number[] };
 
 /** The largest eigenvalue of a symmetric matrix by power iteration on the matrix shifted to be positive definite. */
 function leading(matrix: readonly (readonly number[])[]): Eigen {
@@ -144,12 +131,7 @@ const LINE = 15;
 const GAP = 12;
 const DOT = 6;
 
-export interface Box {
-  left: number;
-  right: number;
-  top: number;
-  bottom: number;
-}
+export type Box = { left: number; right: number; top: number; bottom: number };
 
 /** A place on the screen; of a label the middle of its text, and its base line. */
 export type Place = readonly [number, number];

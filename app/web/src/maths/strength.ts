@@ -3,11 +3,7 @@ import type { Vector } from "../api/types";
 export type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
 
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */
-export interface StrengthZones {
-  low: number;
-  high: number;
-  measured: boolean;
-}
+export type StrengthZones = { low: number; high: number; measured: boolean };
 
 /** Relative doses that usually show, and that usually break text, for vectors without any range. */
 const DOSE_SHOWS = 0.05;
@@ -15,12 +11,7 @@ const DOSE_BREAKS = 0.2;
 
 type Range = readonly (number | null)[] | null | undefined;
 
-interface RangeFields {
-  strength?: Range;
-  negative?: Range;
-  strengths_to_try?: Range;
-  basis?: string | null;
-}
+type RangeFields = { strength?: Range; negative?: Range; strengths_to_try?: Range; basis?: string | null };
 
 /** Returns the zones on the side of `sign`, from the card, else from the vector's scale against the model's norms. */
 export function zonesOf(vector: Vector, sign: number, norms: readonly number[], bound = DOSE_BREAKS): StrengthZones {

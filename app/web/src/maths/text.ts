@@ -54,10 +54,7 @@ export function parseTable(text: string): string[][] {
   return rows.filter((cells) => cells.some((cell) => cell.trim() !== ""));
 }
 
-export interface PairRow {
-  positive: string;
-  negative: string;
-}
+export type PairRow = { positive: string; negative: string };
 
 /** The columns of a table of pairs that its first row names; the first two where it names none. */
 function headOf(rows: readonly string[][]): { positive: number; negative: number; named: boolean } {

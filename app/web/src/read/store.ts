@@ -167,10 +167,8 @@ export interface Standout {
 
 const MAX_CARRIERS = 3;
 
-/**
- * Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
- * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do.
- */
+/** Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
+ * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do. */
 export function standoutsOf(
   answer: Explanation,
   tokens: readonly { text: string }[],

@@ -5,10 +5,7 @@ export interface TurnToken {
 }
 
 /** One message, or the whole of a plain text, with the tokens that show its words. */
-export interface Turn {
-  role: string;
-  tokens: TurnToken[];
-}
+export type Turn = { role: string; tokens: TurnToken[] };
 
 /** Finds each message among the tokens of a rendered conversation; what the template adds belongs to no turn. */
 export function turnsOf(

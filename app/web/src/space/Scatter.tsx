@@ -8,11 +8,7 @@ import { nearest, paint, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
 
-interface Drag {
-  x: number;
-  y: number;
-  line: [number, number][];
-}
+type Drag = { x: number; y: number; line: [number, number][] };
 
 /** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns. */
 export function Scatter() {

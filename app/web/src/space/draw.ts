@@ -15,11 +15,7 @@ export interface View {
   camera?: Camera;
 }
 
-export interface Camera {
-  zoom: number;
-  x: number;
-  y: number;
-}
+export type Camera = { zoom: number; x: number; y: number };
 
 /** Makes the picture larger or smaller around a place that stays where it is; the whole picture is the smallest. */
 export function zoomed({ camera = WHOLE, width, height }: View, factor: number, x = width / 2, y = height / 2): Camera {

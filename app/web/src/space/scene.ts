@@ -60,10 +60,7 @@ export const scene = computed<Scene | null>(() => {
     palette: palette.value,
     marks: space.colourBy.value === "label" ? labelNames.value.map((_, group) => markOf(group)) : [],
     arrows: (space.method.value === space.ALONG_VECTOR ? [] : (space.maps.value[arrowsAt]?.segments ?? [])).map(
-      (segment) => ({
-        label: segment.vector,
-        ...enlarged(arrowsAt, segment.start, segment.end),
-      }),
+      (segment) => ({ label: segment.vector, ...enlarged(arrowsAt, segment.start, segment.end) }),
     ),
     trail: chosen === null ? [] : space.layers.value.map((layer) => layer.points[chosen] ?? []),
     picked: chosen,

@@ -73,13 +73,7 @@ export function Check({ value, onChange, children }: Bound<boolean> & { children
   );
 }
 
-interface RadioProps {
-  group: string;
-  on: boolean;
-  disabled?: boolean;
-  onChoose: () => void;
-  children: ComponentChildren;
-}
+type RadioProps = { group: string; on: boolean; disabled?: boolean; onChoose: () => void; children: ComponentChildren };
 
 /** One of several choices in a list, with what it is. */
 export function Radio({ group, on, disabled = false, onChoose, children }: RadioProps) {
@@ -159,10 +153,8 @@ export function OptionalNumber(props: NumberProps & Bound<number | null>) {
   return <NumberInput {...props} optional />;
 }
 
-/**
- * A labelled number. What is typed stays on the screen as it was typed until the value changes elsewhere, so that "0.0" can become
- * "0.05". What is not allowed is marked and not taken; the field says then which value holds.
- */
+/** A labelled number. What is typed stays on the screen as it was typed until the value changes elsewhere, so that "0.0" can become
+ * "0.05". What is not allowed is marked and not taken; the field says then which value holds. */
 function NumberInput(props: NumberProps & Bound<number | null> & { optional: boolean }) {
   const { label, hidden, value, optional, onChange, onEnd, placeholder, ...bounds } = props;
   const id = useId();
@@ -203,11 +195,7 @@ function NumberInput(props: NumberProps & Bound<number | null> & { optional: boo
 }
 
 /** What a number field takes. With a step of 1 it takes whole numbers only. */
-export interface Bounds {
-  min?: number;
-  max?: number;
-  step: number;
-}
+export type Bounds = { min?: number; max?: number; step: number };
 
 /** Returns the number that a text is; undefined where it is none, or one that is not allowed. */
 export function numberIn(text: string, bounds: Bounds): number | undefined {

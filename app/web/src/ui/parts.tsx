@@ -23,10 +23,8 @@ interface ButtonProps {
   children?: ComponentChildren;
 }
 
-/**
- * A button that keeps the focus while it is disabled: it has `aria-disabled` and ignores clicks, since an element with the attribute
- * `disabled` loses the focus, and with it the place of keyboards and screen readers. A key that is held down clicks it once.
- */
+/** A button that keeps the focus while it is disabled: it has `aria-disabled` and ignores clicks, since an element with the attribute
+ * `disabled` loses the focus, and with it the place of keyboards and screen readers. A key that is held down clicks it once. */
 export function Button({ label, hidden, disabled, submit, buttonRef, onClick, children, ...rest }: ButtonProps) {
   const { kind, pressed, title } = rest;
   return (
@@ -223,12 +221,7 @@ export function shortTime(text: string): string {
   return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-interface DialogProps {
-  title: string;
-  onClose: () => void;
-  wide?: boolean;
-  children: ComponentChildren;
-}
+type DialogProps = { title: string; onClose: () => void; wide?: boolean; children: ComponentChildren };
 
 /** Shows a modal window with a title; Esc and the button close it. However it ends, the focus goes back to what had it before. */
 export function Dialog({ title, onClose, wide = false, children }: DialogProps) {
@@ -253,12 +246,7 @@ export function Dialog({ title, onClose, wide = false, children }: DialogProps) 
 }
 
 /** One coloured cell of a table: its text, its colour from 0 to 1, and what is said of it. */
-export interface Shaded {
-  text: string;
-  look: "amount" | "above" | "below";
-  share: number;
-  title?: string;
-}
+export type Shaded = { text: string; look: "amount" | "above" | "below"; share: number; title?: string };
 
 /** A number with a sign as a coloured cell, on a scale where `full` is full colour. */
 export function scored(value: number | null, full = 1, digits = 2): Shaded {
@@ -396,11 +384,7 @@ export function notify(text: string): void {
   }, TOAST_MS);
 }
 
-export interface Step {
-  message: string;
-  done: number;
-  total: number;
-}
+export type Step = { message: string; done: number; total: number };
 
 const LEAST_MS = 5000;
 const QUARTERS = 4;
@@ -420,12 +404,7 @@ export class Milestones {
 }
 
 /** How a word is coloured: by a score with a sign, by an amount, or because it has changed. `full` has the full colour. */
-export interface Mark {
-  score?: number | null;
-  amount?: number | null;
-  full?: number;
-  changed?: boolean;
-}
+export type Mark = { score?: number | null; amount?: number | null; full?: number; changed?: boolean };
 
 /** The class and the style of a coloured word. */
 export function lookOf({ score, amount, full = 1, changed }: Mark): { class: string; style?: Record<string, number> } {

@@ -57,10 +57,7 @@ export const refusal = computed(() => {
 });
 
 /** A key that was just made. `replaces`: the key that it takes the place of. */
-export interface FreshKey {
-  key: NewKey;
-  replaces: Key | null;
-}
+export type FreshKey = { key: NewKey; replaces: Key | null };
 
 /** The keys that were made here, newest first. Each is shown this once, so it stays until a person has noted it down. */
 export const fresh = signal<readonly FreshKey[]>([]);
