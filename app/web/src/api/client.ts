@@ -44,9 +44,8 @@ function errorFromBody({ error = {} }: ErrorBody, status: number, requestId: str
 }
 
 /** Whether the server does not let the key of this tab see or do something. */
-export function isRefusal(error: unknown): boolean {
-  return error instanceof ApiError && (error.status === 401 || error.status === 403);
-}
+export const isRefusal = (error: unknown): boolean =>
+  error instanceof ApiError && (error.status === 401 || error.status === 403);
 
 /** Whether an error only says that the caller stopped the request. */
 export const isAbort = (error: unknown): boolean => error instanceof DOMException && error.name === "AbortError";

@@ -115,9 +115,8 @@ function moving(index: number, { stops }: SavedItem): () => void {
   return () => timers.forEach(clearTimeout);
 }
 
-function poleOf({ poles }: SavedItem, { strength }: SavedStop): string | null {
-  return strength === 0 ? null : strength < 0 ? poles.negative : poles.positive;
-}
+const poleOf = ({ poles }: SavedItem, { strength }: SavedStop): string | null =>
+  strength === 0 ? null : strength < 0 ? poles.negative : poles.positive;
 
 /** Says what was measured at a stop, over all answers. */
 export function savedSentence(item: SavedItem, stop: SavedStop): string {
@@ -148,9 +147,8 @@ function Live({ item, stop }: { item: SavedItem; stop: number }) {
 }
 
 /** Whether starter vectors are missing altogether, are being made, or are left to make. */
-export function wantsStarters(): boolean {
-  return vectors.value?.length === 0 || starterProgress.value !== null || startersLeft.value;
-}
+export const wantsStarters = (): boolean =>
+  vectors.value?.length === 0 || starterProgress.value !== null || startersLeft.value;
 
 /** What an empty library shows: one click makes the starter vectors and asks the first live question. It keeps its place meanwhile. */
 export function FirstStart() {

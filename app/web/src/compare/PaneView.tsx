@@ -145,9 +145,8 @@ function emptyWords(choice: PaneChoice | undefined): string {
   return play.comparison.running.value ? "Waiting for the first word" : "Nothing yet";
 }
 
-function policyWords({ vector, operation, strength }: AppliedIntervention): string {
-  return typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
-}
+const policyWords = ({ vector, operation, strength }: AppliedIntervention): string =>
+  typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
 
 interface WordsProps {
   pane: Pane;

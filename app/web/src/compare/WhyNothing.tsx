@@ -55,9 +55,8 @@ export type Reason = { text: string; remedy: keyof typeof REMEDIES | null; contr
 /** A relative dose below which steering seldom shows. */
 const SMALL_DOSE = 0.03;
 
-function isUnchanged({ against }: Pane): boolean {
-  return against?.first_divergence.every((position) => position === null) ?? false;
-}
+const isUnchanged = ({ against }: Pane): boolean =>
+  against?.first_divergence.every((position) => position === null) ?? false;
 
 /** Whether the steered text is the plain text, or reads no differently. */
 export function nothingMoved(steered: Pane, reader: string | null): boolean {

@@ -51,9 +51,11 @@ export function controlFor(vector: Vector, norms: readonly number[], sign = 1): 
 }
 
 /** Completes a control from an address, which names only what differs from the usual. */
-export function restoredControl(part: Partial<Control> & { vector: string }): Control {
-  return { ...BLANK, ...part, id: nextId++ };
-}
+export const restoredControl = (part: Partial<Control> & { vector: string }): Control => ({
+  ...BLANK,
+  ...part,
+  id: nextId++,
+});
 
 /** Returns what an address needs to know of a control. */
 export function compactControl(control: Control): Partial<Control> {
@@ -99,9 +101,8 @@ export function intervention(control: Control, overall: number): Intervention {
 export const headOf = ({ operation, hook, head }: Control): number | null => (operation === "ablate" && hook === "attention" ? head : null); // biome-ignore format: one line
 
 /** Whether the layers of a control share the dose of the recommended layers. */
-function sharesDose({ operation, shareDose, layers }: Control): boolean {
-  return shareDose && operation === "add" && layers !== "recommended";
-}
+const sharesDose = ({ operation, shareDose, layers }: Control): boolean =>
+  shareDose && operation === "add" && layers !== "recommended";
 
 function scopeOf({ tokens, role, phase, tokenIds }: Control): object {
   return given({
@@ -118,9 +119,8 @@ export function shortly({ vector, operation, strength, head }: Intervention): st
   return typeof strength === "number" ? `${vector} ${String(strength).replace("-", "−")}` : vector;
 }
 
-export function interventions(controls: readonly Control[], overall: number): Intervention[] {
-  return controls.filter((control) => control.on).map((control) => intervention(control, overall));
-}
+export const interventions = (controls: readonly Control[], overall: number): Intervention[] =>
+  controls.filter((control) => control.on).map((control) => intervention(control, overall));
 
 const rounded = (value: number): number => Number(value.toFixed(4));
 
@@ -133,9 +133,8 @@ export function layersOf(control: Control, vector: Vector): number[] {
 }
 
 /** Returns the layers whose dose a strength is: of a shared dose, the recommended ones. */
-function dosedLayers(control: Control, vector: Vector): number[] {
-  return layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
-}
+const dosedLayers = (control: Control, vector: Vector): number[] =>
+  layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
 
 /** The stops of a dial that counts nats: at its end neutral text changes by 1. */
 const NAT_ZONES: StrengthZones = { low: 0.4, high: 1, measured: true };

@@ -102,9 +102,8 @@ function sameKinds(given: object, examples: object): object {
 }
 
 /** Returns the address of this page that holds the whole draft. */
-export function wholeAddress(): string {
-  return new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
-}
+export const wholeAddress = (): string =>
+  new URL(placeHref("compare", encodeState(compactDraft(draft.value))), location.href).href;
 
 /** The longest state that an address holds: a longer one would break it for many programs. This tab keeps it all the same. */
 const MAX_STATE = 2000;

@@ -11,9 +11,8 @@ const baselines = new Map<string, Pane>();
 const MAX_BASELINES = 20;
 const CUT = "The answers ended before they were complete. Was the server stopped?";
 
-function baselineKey({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string {
-  return JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
-}
+const baselineKey = ({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string =>
+  JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
 
 /** One comparison on the screen: what was asked, and its panes as they grow. */
 export class ComparisonRun {

@@ -28,9 +28,8 @@ export const reader = computed(() => drafts.readersOf(draft.value)[0] ?? null);
 /** How the words are coloured now. */
 export const shownShade = computed<Shade>(() => (shade.value === "reading" && reader.value === null ? "difference" : shade.value)); // biome-ignore format: one line
 
-function instructionOf({ instruction, controls }: Draft): string {
-  return instruction ?? instructionFor(controls, vectorByName.value);
-}
+const instructionOf = ({ instruction, controls }: Draft): string =>
+  instruction ?? instructionFor(controls, vectorByName.value);
 
 /** The instruction of the prompt-only arm: as written, else made from the vectors. */
 export const instruction = computed(() => instructionOf(draft.value));
@@ -76,9 +75,8 @@ export const stale = computed(() => {
   return differ(drafts.compareBody(draft.value, instruction.value), asked);
 });
 
-function differ(now: CompareBody, asked: CompareBody): boolean {
-  return JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
-}
+const differ = (now: CompareBody, asked: CompareBody): boolean =>
+  JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
 
 /** Answers what is set now. What is being answered already is not asked again: a dial that is released by a click on Run asks once. */
 export function run(): void {

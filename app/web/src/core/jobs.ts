@@ -59,13 +59,11 @@ async function followed(job: Job, onProgress: (job: Job) => void, stop: AbortSig
 
 export const isOpen = ({ status }: Job): boolean => status === "queued" || status === "running";
 
-function readJob(id: string, signal?: AbortSignal): Promise<Job> {
-  return dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, ...given({ signal }) }));
-}
+const readJob = (id: string, signal?: AbortSignal): Promise<Job> =>
+  dataOf<Job>(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, ...given({ signal }) }));
 
-function cancelJob(id: string): Promise<Job> {
-  return dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }));
-}
+const cancelJob = (id: string): Promise<Job> =>
+  dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }));
 
 /** What a job is for: where it was started, what it does, and the vector it makes or measures. */
 export type About = { place: PlaceName; kind: keyof typeof kinds; vector: string };
@@ -149,17 +147,15 @@ const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
 export const tasks = signal<readonly Task[]>([]);
 export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
 
-async function latestJobs(): Promise<Job[]> {
-  return (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query: { limit: 20 } } }))).data;
-}
+const latestJobs = async (): Promise<Job[]> =>
+  (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query: { limit: 20 } } }))).data;
 
 /** The latest jobs of the server, those of other tabs and callers among them. */
 export const jobs = new Query(latestJobs);
 export const cancelling = new Mutations<`job ${string}`>();
 
-export function cancel({ id }: Job): Promise<boolean> {
-  return cancelling.run(`job ${id}`, () => cancelJob(id).then(() => jobs.load()));
-}
+export const cancel = ({ id }: Job): Promise<boolean> =>
+  cancelling.run(`job ${id}`, () => cancelJob(id).then(() => jobs.load()));
 
 export const otherJobs = computed(() => {
   const own = new Set(tasks.value.map((task) => task.job.value?.id));
@@ -189,9 +185,8 @@ export function begin(about: About, start: StartJob, left: Saved | null = null):
 type JobPath = `/v1/vectors/${"extract" | "distil" | "transfer"}` | "/v1/evaluations";
 
 /** Starts the job of a request and keeps it in the tray. */
-export function beginJob(about: About, path: JobPath, body: object): Task {
-  return begin(about, (options) => dataOf<Job>(api.POST(path, { body: body as never, ...options })));
-}
+export const beginJob = (about: About, path: JobPath, body: object): Task =>
+  begin(about, (options) => dataOf<Job>(api.POST(path, { body: body as never, ...options })));
 
 export function dismiss(task: Task): void {
   tasks.value = tasks.value.filter((one) => one !== task);
@@ -224,9 +219,8 @@ async function startedJob({ kind, vector }: About): Promise<Job> {
 }
 
 /** The newest job that was started in a place, until it is dismissed. */
-export function taskOf(name: PlaceName): Task | null {
-  return tasks.value.findLast((task) => task.about.place === name) ?? null;
-}
+export const taskOf = (name: PlaceName): Task | null =>
+  tasks.value.findLast((task) => task.about.place === name) ?? null;
 
 export function stopTasks(name: PlaceName): void {
   for (const task of openTasks.peek()) if (task.about.place === name) task.stop();

@@ -19,9 +19,8 @@ function parsed<T>(text: string | null, restored: (before: unknown) => T | undef
 }
 
 /** A value that is a text, or null. */
-export function textOrNull(before: unknown): string | null | undefined {
-  return typeof before === "string" || before === null ? before : undefined;
-}
+export const textOrNull = (before: unknown): string | null | undefined =>
+  typeof before === "string" || before === null ? before : undefined;
 
 /** A value that is a text. */
 export const textOr = (before: unknown): string | undefined => (typeof before === "string" ? before : undefined);
@@ -50,6 +49,5 @@ export function keep(area: Area, name: string, text: string | null): void {
 type Given<T> = { [K in keyof T]?: NonNullable<T[K]> };
 
 /** Returns the parts that are there: those that are neither null nor undefined. */
-export function given<T extends object>(parts: T): Given<T> {
-  return Object.fromEntries(Object.entries(parts).filter(([, part]) => part != null)) as Given<T>;
-}
+export const given = <T extends object>(parts: T): Given<T> =>
+  Object.fromEntries(Object.entries(parts).filter(([, part]) => part != null)) as Given<T>;

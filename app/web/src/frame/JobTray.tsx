@@ -67,9 +67,8 @@ function Ended({ task }: { task: core.Task }) {
   );
 }
 
-export function jobName({ kind, subject }: Job): string {
-  return [kind.replaceAll("_", " "), subject].filter(Boolean).join(" ");
-}
+export const jobName = ({ kind, subject }: Job): string =>
+  [kind.replaceAll("_", " "), subject].filter(Boolean).join(" ");
 
 export function CancelJob({ job }: { job: Job }) {
   const { busy } = core.cancelling;

@@ -74,9 +74,10 @@ function Versions({ vector: { name, id } }: { vector: Vector }) {
   );
 }
 
-function factsOf({ created_at, method }: Pick<Version, "created_at" | "method">): [string, string] {
-  return [new Date(created_at).toLocaleString(), method.replaceAll("_", " ")];
-}
+const factsOf = ({ created_at, method }: Pick<Version, "created_at" | "method">): [string, string] => [
+  new Date(created_at).toLocaleString(),
+  method.replaceAll("_", " "),
+];
 
 function Provenance({ vector }: { vector: Vector }) {
   const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));

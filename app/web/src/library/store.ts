@@ -78,9 +78,8 @@ function changed(
   return profileActions.run(place, () => work().then(() => query.load()));
 }
 
-export function deleteProfile(name: string): Promise<boolean> {
-  return changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);
-}
+export const deleteProfile = (name: string): Promise<boolean> =>
+  changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);
 
 export function saveProfile(
   name: string,
@@ -96,9 +95,8 @@ export function setDefault({ name, interventions }: Profile): Promise<boolean> {
   return changed(`profile ${name}`, () => api.PUT("/v1/steering", { body }), defaultSteering);
 }
 
-export function clearDefault(): Promise<boolean> {
-  return changed("default", () => api.DELETE("/v1/steering"), defaultSteering);
-}
+export const clearDefault = (): Promise<boolean> =>
+  changed("default", () => api.DELETE("/v1/steering"), defaultSteering);
 
 /** Returns every version of a vector, newest first, and what is left out. `id` names the newest, so that a new one is read. */
 export const versions = new Queries((signal, name: string, _id: string) =>

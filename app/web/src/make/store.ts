@@ -152,9 +152,8 @@ const ENOUGH = 20;
 const LENGTH_RATIO = 1.5;
 const SHARED_WORDS = 0.08;
 
-export function complete(rows: readonly PairRow[]): PairRow[] {
-  return rows.filter((row) => row.positive.trim() !== "" && row.negative.trim() !== "");
-}
+export const complete = (rows: readonly PairRow[]): PairRow[] =>
+  rows.filter((row) => row.positive.trim() !== "" && row.negative.trim() !== "");
 
 /** Says what may make the vector worse, while the examples are still being written. */
 export function warningsFor(rows: readonly PairRow[]): string[] {

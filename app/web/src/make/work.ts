@@ -17,9 +17,8 @@ export const task = computed(() => taskOf("make"));
 export const running = computed(() => task.value !== null && !task.value.ended.value);
 
 /** What is wrong with a name; null where nothing is. */
-export function nameProblem(given: string): string | null {
-  return NAME.test(given) ? null : "Give it a name of small letters, digits, dots or dashes.";
-}
+export const nameProblem = (given: string): string | null =>
+  NAME.test(given) ? null : "Give it a name of small letters, digits, dots or dashes.";
 
 /** The full measurement has narrower intervals than the quick one, and more random directions to hold it against. */
 const SIZES = {
@@ -53,9 +52,8 @@ export function measureSeconds(
   return tokensPerSecond ? (answers * SIZES[size].max_tokens) / tokensPerSecond : null;
 }
 
-export function measureEstimate(size: Size): number | null {
-  return measureSeconds(jobs.data.value ?? [], load.value?.fastest ?? null, size);
-}
+export const measureEstimate = (size: Size): number | null =>
+  measureSeconds(jobs.data.value ?? [], load.value?.fastest ?? null, size);
 
 /** Measures at which strengths a vector steers, and stores the result on its card. */
 export function measure(vector: string, size: Size = "full"): void {

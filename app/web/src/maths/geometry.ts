@@ -45,9 +45,8 @@ export function procrustes(from: readonly Point[], onto: readonly Point[]): Matr
 }
 
 /** Returns the row vector times the matrix. */
-export function rotate(point: Point, matrix: Matrix): number[] {
-  return matrix.map((_, c) => point.reduce((sum, v, r) => sum + v * (matrix[r]?.[c] ?? 0), 0));
-}
+export const rotate = (point: Point, matrix: Matrix): number[] =>
+  matrix.map((_, c) => point.reduce((sum, v, r) => sum + v * (matrix[r]?.[c] ?? 0), 0));
 
 /** One layer ready to draw: its points, and the map from the coordinates the server gave. */
 export type AlignedLayer = { points: number[][]; place(point: Point): number[] };
@@ -79,9 +78,8 @@ export function alongVector(
 }
 
 /** Returns the points between two layers; `t` runs from 0 to 1. */
-export function between(a: readonly Point[], b: readonly Point[], t: number): number[][] {
-  return a.map((p, i) => p.map((x, d) => x + ((b[i]?.[d] ?? x) - x) * t));
-}
+export const between = (a: readonly Point[], b: readonly Point[], t: number): number[][] =>
+  a.map((p, i) => p.map((x, d) => x + ((b[i]?.[d] ?? x) - x) * t));
 
 const STEPS = 300;
 
@@ -165,10 +163,12 @@ function places(x: number, y: number, half: number): Place[] {
   return [...near, ...circles].map(([right, down]) => [x + right, y + down]);
 }
 
-function boxOf([x, y]: Place, half: number): Box {
-  return { left: x - half, right: x + half, top: y - LINE + 3, bottom: y + 3 };
-}
+const boxOf = ([x, y]: Place, half: number): Box => ({
+  left: x - half,
+  right: x + half,
+  top: y - LINE + 3,
+  bottom: y + 3,
+});
 
-export function overlap(one: Box, other: Box): boolean {
-  return one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
-}
+export const overlap = (one: Box, other: Box): boolean =>
+  one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;

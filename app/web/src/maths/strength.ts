@@ -86,6 +86,5 @@ export function wordFor(strength: number, { high }: StrengthZones, shown: boolea
 }
 
 /** The strength at a share of a dial, to two decimals; below zero it is of the negative side. */
-export function strengthAt(share: number, negative: StrengthZones, positive: StrengthZones): number {
-  return Number((share * (share < 0 ? negative : positive).high).toFixed(2));
-}
+export const strengthAt = (share: number, negative: StrengthZones, positive: StrengthZones): number =>
+  Number((share * (share < 0 ? negative : positive).high).toFixed(2));

@@ -226,9 +226,8 @@ function Curves({ name }: { name: string }) {
 
 const REACH = 3;
 
-function smoothed(values: readonly (number | null)[]): (number | null)[] {
-  return values.map((_, index) => medianOf(values.slice(Math.max(0, index - REACH), index + REACH + 1)));
-}
+const smoothed = (values: readonly (number | null)[]): (number | null)[] =>
+  values.map((_, index) => medianOf(values.slice(Math.max(0, index - REACH), index + REACH + 1)));
 
 /** Opens Play with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
  * last question. */

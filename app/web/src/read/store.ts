@@ -102,9 +102,8 @@ async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> 
   };
 }
 
-function byLayer(readout: Record<string, { scores: (number | null)[] }>): Map<number, readonly (number | null)[]> {
-  return new Map(Object.entries(readout).map(([key, one]) => [Number(key), one.scores]));
-}
+const byLayer = (readout: Record<string, { scores: (number | null)[] }>): Map<number, readonly (number | null)[]> =>
+  new Map(Object.entries(readout).map(([key, one]) => [Number(key), one.scores]));
 
 /** Reads what was read last against one vector at every layer, for the layer picker. */
 export const readAllLayers = (name: string): Promise<void> => readOne(name, { layers: "all" });

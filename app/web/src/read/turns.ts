@@ -61,9 +61,8 @@ function joined(tokens: readonly { text: string }[]): { whole: string; starts: n
   return { whole, starts };
 }
 
-function all(tokens: readonly { text: string }[]): TurnToken[] {
-  return tokens.map((token, index) => ({ index, text: token.text }));
-}
+const all = (tokens: readonly { text: string }[]): TurnToken[] =>
+  tokens.map((token, index) => ({ index, text: token.text }));
 
 interface Place {
   begin: number;

@@ -241,6 +241,5 @@ export function sceneAt(found: Material, at: number, share: number): Scene {
   };
 }
 
-function middleOf(points: readonly (readonly number[])[]): number[] {
-  return [0, 1].map((axis) => meanOf(points.map((point) => point[axis])) ?? 0);
-}
+const middleOf = (points: readonly (readonly number[])[]): number[] =>
+  [0, 1].map((axis) => meanOf(points.map((point) => point[axis])) ?? 0);

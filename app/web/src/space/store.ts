@@ -102,9 +102,8 @@ export const scoredVector = computed(() => scores.value?.vector ?? vector.value)
 export const mapsOf = (answer: LatentSpace) => [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
 
 /** Each map rotated and scaled onto the one before it. */
-export function alignedMaps(list: ReturnType<typeof mapsOf>): AlignedLayer[] {
-  return aligned(list.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
-}
+export const alignedMaps = (list: ReturnType<typeof mapsOf>): AlignedLayer[] =>
+  aligned(list.map((map) => map.points.map((point) => point.map((x) => x ?? 0))));
 
 export const maps = computed(() => (drawn.value ? mapsOf(drawn.value.answer) : []));
 
@@ -202,9 +201,8 @@ export async function draw(): Promise<void> {
   if (colourBy.value === "score" || method.value === ALONG_VECTOR) await scoring.ask();
 }
 
-function sameTexts(before: readonly string[] | undefined, texts: readonly string[]): boolean {
-  return before?.length === texts.length && texts.every((text, index) => text === before[index]);
-}
+const sameTexts = (before: readonly string[] | undefined, texts: readonly string[]): boolean =>
+  before?.length === texts.length && texts.every((text, index) => text === before[index]);
 
 /** Chooses a vector. Without one no map is along it, and none is coloured by its scores. */
 export function chooseVector(name: string | null): void {
@@ -249,9 +247,8 @@ function choose(given: Record<string, unknown>): void {
 }
 
 /** Reads every text against the chosen vector at every layer. */
-export function loadScores(): Promise<unknown> {
-  return drawn.value === null || vector.value === null ? Promise.resolve() : scoring.ask();
-}
+export const loadScores = (): Promise<unknown> =>
+  drawn.value === null || vector.value === null ? Promise.resolve() : scoring.ask();
 
 /** Reads texts against a vector: for each layer that it has, the mean score of each text. */
 export async function scoresOf(texts: readonly string[], name: string, signal: AbortSignal) {

@@ -131,9 +131,8 @@ function summary(points: number, describe: (index: number) => string): string {
 }
 
 /** Returns round numbers within a domain, about as many as asked for; without fractions where the axis has none. */
-export function ticksOf([low, high]: readonly [number, number], count: number, whole = false): number[] {
-  return high > low ? ticks(low, high, whole ? Math.min(count, high - low) : count) : [];
-}
+export const ticksOf = ([low, high]: readonly [number, number], count: number, whole = false): number[] =>
+  high > low ? ticks(low, high, whole ? Math.min(count, high - low) : count) : [];
 
 const tickText = (tick: number): string => String(tick).replace("-", "−");
 

@@ -198,9 +198,8 @@ function NumberInput(props: NumberProps & Bound<number | null> & { optional: boo
 export type Bounds = { min?: number; max?: number; step: number };
 
 /** Returns the number that a text is; undefined where it is none, or one that is not allowed. */
-export function numberIn(text: string, bounds: Bounds): number | undefined {
-  return text.trim() === "" || problemOf(text, bounds) !== null ? undefined : Number(text);
-}
+export const numberIn = (text: string, bounds: Bounds): number | undefined =>
+  text.trim() === "" || problemOf(text, bounds) !== null ? undefined : Number(text);
 
 /** Says why a typed number is not taken; null where it is, and where nothing is typed. */
 export function problemOf(text: string, { min = -Infinity, max = Infinity, step }: Bounds): string | null {

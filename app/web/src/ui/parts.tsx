@@ -217,9 +217,8 @@ export function LoadNote({ what, query, again = () => query.load() }: LoadNotePr
 }
 
 /** A moment in the words of the reader's language, with its day: what is shown may be of another one. */
-export function shortTime(text: string): string {
-  return new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
-}
+export const shortTime = (text: string): string =>
+  new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 type DialogProps = { title: string; onClose: () => void; wide?: boolean; children: ComponentChildren };
 

@@ -120,9 +120,11 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
 
 type LimitFields = ReturnType<typeof fieldsOf>;
 
-function fieldsOf({ own_steering: own = "any", max_relative_dose: dose = null, vectors }: Policy["limits"]) {
-  return { own, dose, names: vectors?.join(", ") ?? "" };
-}
+const fieldsOf = ({ own_steering: own = "any", max_relative_dose: dose = null, vectors }: Policy["limits"]) => ({
+  own,
+  dose,
+  names: vectors?.join(", ") ?? "",
+});
 
 function limitsOf({ own, dose, names }: LimitFields): Policy["limits"] {
   const vectors = names.split(/[\s,]+/).filter(Boolean);

@@ -120,9 +120,8 @@ export async function removePolicy(): Promise<boolean> {
 }
 
 /** Makes a key. The first key of a server closes it to everybody without one, so this tab uses it from then on. */
-export async function createKey(body: KeyRequest): Promise<boolean> {
-  return keyActions.run("form", () => makeKey(body, null));
-}
+export const createKey = async (body: KeyRequest): Promise<boolean> =>
+  keyActions.run("form", () => makeKey(body, null));
 
 /** Makes a key with the name, the scopes and the limits of another, which still works until it is revoked. */
 export async function rotateKey(key: Key): Promise<boolean> {
@@ -194,9 +193,8 @@ export function mayNot({ scopes, limits }: Pick<Key, "scopes" | "limits">): stri
 const DAY = 86_400_000;
 
 /** Returns the time some days from now as the API takes it; null for a key that never expires. */
-export function expiry(days: number, now = Date.now()): string | null {
-  return days === 0 ? null : new Date(now + days * DAY).toISOString();
-}
+export const expiry = (days: number, now = Date.now()): string | null =>
+  days === 0 ? null : new Date(now + days * DAY).toISOString();
 
 export function raisedWhen({ vector, above, below, at }: Pick<Monitor, "vector" | "above" | "below" | "at">): string {
   const bound = above == null ? `below ${plain(below)}` : `above ${plain(above)}`;
