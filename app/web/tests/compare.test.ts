@@ -15,7 +15,7 @@ import { sentenceOf } from "../src/compare/readback";
 import { differences, emptyPane, PaneCollector } from "../src/compare/run";
 import { nothingMoved, reasonsFor } from "../src/compare/WhyNothing";
 import { decodeState, encodeState } from "../src/core/places";
-import { conceptList } from "../src/core/vectors";
+import { conceptList } from "../src/core/server";
 
 const control = (part: Partial<Control> = {}): Control => restoredControl({ vector: "sentiment", ...part });
 const piece = (arm: string, index: number, text: string, readout = {}) => ({

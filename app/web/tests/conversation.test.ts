@@ -24,7 +24,7 @@ import {
   stale,
 } from "../src/compare/store";
 import { open } from "../src/core/places";
-import { conceptList, library } from "../src/core/vectors";
+import { conceptList, library } from "../src/core/server";
 import { events, FakeServer, held } from "./fakeServer";
 
 const COMPARE = "POST /v1/compare";

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { Keys } from "../src/library/admin/Keys";
 import { keys } from "../src/library/admin/store";
 import Library, { DefaultSteering, Profiles } from "../src/library/Library";

@@ -13,8 +13,7 @@ import { closeSweep, comparison, inspecting, stale, sweep, sweepStale, swept } f
 import { WhyNothing } from "../src/compare/WhyNothing";
 import { jobs, Task, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
-import { capabilities, load } from "../src/core/server";
-import { conceptList, describePoles, library, polesOf } from "../src/core/vectors";
+import { capabilities, conceptList, describePoles, library, load, polesOf } from "../src/core/server";
 import { workWords } from "../src/frame/Frame";
 import { Keys } from "../src/library/admin/Keys";
 import { fresh, keys, revokeKey } from "../src/library/admin/store";

@@ -4,7 +4,7 @@ import { api, dataOf } from "../src/api/client";
 import type { Job } from "../src/api/types";
 import { begin, jobs, openJobs, otherJobs, runToEnd, type StartJob, stopTasks, taskOf, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
-import { card } from "../src/core/vectors";
+import { card } from "../src/core/server";
 import { makeVector } from "../src/space/Selection";
 import { events, FakeServer, held, refusal, unreachable } from "./fakeServer";
 

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ApiError, setKey } from "../src/api/client";
 import type { Profile, Vector } from "../src/api/types";
 import { Mutations, Query, REST_MS, repeat } from "../src/core/query";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { counts, policy, policyActions } from "../src/library/admin/store";
 import {
   deleteProfile,

@@ -1,6 +1,6 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { card, conceptList } from "../src/core/vectors";
+import { card, conceptList } from "../src/core/server";
 import * as dictionary from "../src/make/Dictionary";
 import * as store from "../src/make/store";
 import { proposing } from "../src/make/store";

@@ -3,7 +3,7 @@ import { setKey } from "../src/api/client";
 import { change, draft } from "../src/compare/draft";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { REST_MS } from "../src/core/query";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { TopBar } from "../src/frame/Frame";
 import { Keys } from "../src/library/admin/Keys";
 import { PolicyPanel } from "../src/library/admin/Policy";

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { Vector } from "../src/api/types";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { onKey, useActions } from "../src/frame/dialogs";
 import * as store from "../src/read/store";
 import { FakeServer, held, refusal } from "./fakeServer";

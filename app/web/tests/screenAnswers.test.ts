@@ -7,7 +7,7 @@ import { readBack } from "../src/compare/readback";
 import { emptyPane, type Pane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { comparison } from "../src/compare/store";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { held, refusal, settle } from "./fakeServer";
 import { onScreen, paneOf, root, server, show } from "./onScreen";
 

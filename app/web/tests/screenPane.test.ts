@@ -6,7 +6,7 @@ import { PaneView } from "../src/compare/PaneView";
 import { emptyPane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { addVector, comparison, restoreRun, shade } from "../src/compare/store";
-import { library } from "../src/core/vectors";
+import { library } from "../src/core/server";
 import { refusal, settle } from "./fakeServer";
 import { onScreen, paneOf, root, server, show } from "./onScreen";
 

@@ -25,7 +25,7 @@ afterEach(() => {
 async function started(key: string, routes: Record<string, Answer>) {
   const { keyState, keyWanted, setKey } = await import("../src/api/client");
   const server = await import("../src/core/server");
-  const { vectors, vectorsAwaited } = await import("../src/core/vectors");
+  const { vectors, vectorsAwaited } = await import("../src/core/server");
   setKey(key);
   const asked = serve(routes);
   await server.loadServer();

@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import * as starters from "../src/compare/starters";
 import { stopTasks } from "../src/core/jobs";
-import { capabilities } from "../src/core/server";
-import { library } from "../src/core/vectors";
+import { capabilities, library } from "../src/core/server";
 import { events, FakeServer, held, refusal } from "./fakeServer";
 
 const EXTRACT = "POST /v1/vectors/extract";

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/client";
 import { begin, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
-import { card, library, vectors } from "../src/core/vectors";
+import { card, library, vectors } from "../src/core/server";
 import { Quotes, Result } from "../src/make/Result";
 import { measure, task } from "../src/make/work";
 import { FakeServer, held, refusal } from "./fakeServer";

@@ -1,8 +1,7 @@
 import "../styles/compare.css";
 import { useLayoutEffect, useState } from "preact/hooks";
 import { offer } from "../api/client";
-import { limit } from "../core/server";
-import { polesAwaited } from "../core/vectors";
+import { limit, polesAwaited } from "../core/server";
 import { Term, useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
 import { NumberField, partsOf, Segments, TextArea, TextBox } from "../ui/fields";

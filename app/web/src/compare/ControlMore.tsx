@@ -1,7 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Vector } from "../api/types";
-import { capabilities } from "../core/server";
-import { vectors } from "../core/vectors";
+import { capabilities, vectors } from "../core/server";
 import { Check, ChoiceField, NumberField, named, OptionalNumber, optional, partsOf, TextField } from "../ui/fields";
 import { More } from "../ui/parts";
 import * as words from "../words.json";

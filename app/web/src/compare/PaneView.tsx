@@ -247,9 +247,7 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
             <span class="muted">…{found.start}</span>
             {found.text}
           </p>
-          <div class="row">
-            <Button label="Use this answer" onClick={() => play.takeAnswer(pane.name, choice, found.answer)} />
-          </div>
+          <Button label="Use this answer" onClick={() => play.takeAnswer(pane.name, choice, found.answer)} />
         </>
       )}
     </div>

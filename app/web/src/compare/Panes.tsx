@@ -1,7 +1,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/client";
-import { polesOf, vectors } from "../core/vectors";
+import { polesOf, vectors } from "../core/server";
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
 import { Button, ErrorNote, focusNext, Note, ScoreLegend } from "../ui/parts";

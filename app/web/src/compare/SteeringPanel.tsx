@@ -1,7 +1,6 @@
 import { openTasks } from "../core/jobs";
 import { open } from "../core/places";
-import { doseBound, typicalNorms } from "../core/server";
-import { polesOf, vectorNamed, vectors } from "../core/vectors";
+import { doseBound, polesOf, typicalNorms, vectorNamed, vectors } from "../core/server";
 import { Term } from "../frame/dialogs";
 import { fullScale, magnitude, plain, signed } from "../maths/scales";
 import { atChance } from "../maths/strength";

@@ -1,5 +1,5 @@
 import type { AppliedIntervention, Vector } from "../api/types";
-import { plainName, vectorNamed } from "../core/vectors";
+import { plainName, vectorNamed } from "../core/server";
 import { atChance, isShown } from "../maths/strength";
 import { Button } from "../ui/parts";
 import type { Control } from "./controls";

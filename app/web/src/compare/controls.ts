@@ -1,6 +1,6 @@
 import type { Vector } from "../api/types";
+import { plainName, polesOf } from "../core/server";
 import { given } from "../core/state";
-import { plainName, polesOf } from "../core/vectors";
 import { doseOf, isShown, type StrengthZones, shownSides, wordFor, zonesOf } from "../maths/strength";
 import type * as words from "../words.json";
 

@@ -1,8 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { place } from "../core/places";
 import { Query } from "../core/query";
-import { doseBound, typicalNorms } from "../core/server";
-import { polesAwaited, vectorByName } from "../core/vectors";
+import { doseBound, polesAwaited, typicalNorms, vectorByName } from "../core/server";
 import { isShown, STOPS, strengthAt, zonesOf } from "../maths/strength";
 import { controlFor } from "./controls";
 import { change, draft, isBegun } from "./draft";

@@ -2,7 +2,7 @@ import { computed } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import type { Readout } from "../api/types";
 import { Query } from "../core/query";
-import { poleAt } from "../core/vectors";
+import { poleAt } from "../core/server";
 import { plain, signed } from "../maths/scales";
 import { scoresOfParts } from "../read/turns";
 import type { CompareBody } from "./draft";

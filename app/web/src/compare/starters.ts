@@ -1,8 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { beginJob, dismiss, openTasks, tasks } from "../core/jobs";
-import { capabilities } from "../core/server";
+import { capabilities, concepts, library, vectorByName } from "../core/server";
 import { remembered } from "../core/state";
-import { concepts, library, vectorByName } from "../core/vectors";
 import { announce, type Step } from "../ui/parts";
 
 /** How many starter vectors this tab has begun to make; 0 while none are being made, or are left to make. */

@@ -1,8 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { csvFormatRows } from "d3-dsv";
 import type { Vector } from "../api/types";
-import { doseBound, limit, typicalNorms } from "../core/server";
-import { polesAwaited, vectorByName, vectorNamed } from "../core/vectors";
+import { doseBound, limit, polesAwaited, typicalNorms, vectorByName, vectorNamed } from "../core/server";
 import { fullScale } from "../maths/scales";
 import { isShown, STOPS, strengthAt } from "../maths/strength";
 import { guarded } from "../maths/text";

@@ -5,9 +5,8 @@ import { announce, notify, type Step } from "../ui/parts";
 import { jobs as kinds } from "../words.json";
 import { type PlaceName, place } from "./places";
 import { Mutations, Query } from "./query";
-import { serverTrouble } from "./server";
+import { card, library, serverTrouble } from "./server";
 import { given, remembered } from "./state";
-import { card, library } from "./vectors";
 
 const AGAIN_SECONDS = 1;
 

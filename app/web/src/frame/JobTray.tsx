@@ -3,8 +3,7 @@ import { apiKey, isRefusal } from "../api/client";
 import type { Job } from "../api/types";
 import * as core from "../core/jobs";
 import { repeat } from "../core/query";
-import { capabilities } from "../core/server";
-import { vectorByName } from "../core/vectors";
+import { capabilities, vectorByName } from "../core/server";
 import { Button, ErrorNote, Progress, ProgressBar } from "../ui/parts";
 
 const REFRESH_SECONDS = 4;

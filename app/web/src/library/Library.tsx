@@ -5,8 +5,7 @@ import type { Profile } from "../api/types";
 import { type Intervention, interventions, shortly } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { addressState, open, rememberState } from "../core/places";
-import { serverTrouble } from "../core/server";
-import { library, vectors } from "../core/vectors";
+import { library, serverTrouble, vectors } from "../core/server";
 import { of, SearchField, typed } from "../ui/fields";
 import { Button, ErrorNote, Form, List, LoadNote, Panel, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
@@ -137,9 +136,7 @@ export function DefaultSteering() {
       <Warnings of={defaultSteering.data.value?.warnings} />
       {list && <p>{list.map(shortly).join(", ") || "None: such requests are unsteered."}</p>}
       {list && list.length > 0 && (
-        <div class="row">
-          <Button label="Clear" disabled={profileActions.busy.value} onClick={store.clearDefault} />
-        </div>
+        <Button label="Clear" disabled={profileActions.busy.value} onClick={store.clearDefault} />
       )}
       <ErrorNote error={profileActions.errorAt("default")} />
     </Panel>

@@ -1,4 +1,4 @@
-import { card, vectors } from "../core/vectors";
+import { card, vectors } from "../core/server";
 import { placeLabels, scaledMap } from "../maths/geometry";
 import { domainOf, linear } from "../maths/scales";
 import { Button, ErrorNote, Panel, scored, Table, Warnings } from "../ui/parts";

@@ -1,5 +1,5 @@
 import type { Vector } from "../api/types";
-import { polesOf } from "../core/vectors";
+import { polesOf } from "../core/server";
 import { plain, signed } from "../maths/scales";
 import { atChance, isShown, qualityOf, shownSides } from "../maths/strength";
 import { Chart, endsOf } from "../ui/Chart";

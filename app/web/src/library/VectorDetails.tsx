@@ -5,7 +5,7 @@ import type { Vector, Version } from "../api/types";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";
 import { Queries, useQuery } from "../core/query";
-import { vectorNamed } from "../core/vectors";
+import { vectorNamed } from "../core/server";
 import { TransferLoss } from "../make/TransferLoss";
 import { cosine, spread } from "../maths/geometry";
 import { meanOf, plain, signed } from "../maths/scales";
@@ -115,9 +115,7 @@ function Deletion({ vector }: { vector: Vector }) {
           <Button key="keep" label="Keep it" buttonRef={takeFocus} onClick={() => ask(false)} />
         </div>
       ) : (
-        <div class="row">
-          <Button key="ask" label="Delete" kind="danger" {...focus} onClick={() => ask(true)} />
-        </div>
+        <Button key="ask" label="Delete" kind="danger" {...focus} onClick={() => ask(true)} />
       )}
     </>
   );

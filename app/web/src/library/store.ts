@@ -3,8 +3,7 @@ import { ApiError, api, dataOf } from "../api/client";
 import type { Profile, Similar, Vector, Version, VersionPage } from "../api/types";
 import type { Intervention } from "../compare/controls";
 import { allPages, Mutations, Queries, Query } from "../core/query";
-import { mayDo } from "../core/server";
-import { library, PAGE, plainName, vectorByName, vectors } from "../core/vectors";
+import { library, mayDo, PAGE, plainName, vectorByName, vectors } from "../core/server";
 import { policy } from "./admin/store";
 
 export const search = signal("");

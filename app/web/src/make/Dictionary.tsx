@@ -3,8 +3,8 @@ import { api, dataOf } from "../api/client";
 import type { Dictionary, DictionaryFeature, DictionarySearch } from "../api/types";
 import { showCard } from "../core/jobs";
 import { Query } from "../core/query";
+import { card, library, vectors } from "../core/server";
 import { given } from "../core/state";
-import { card, library, vectors } from "../core/vectors";
 import { plain, signed } from "../maths/scales";
 import { linesOf, visible } from "../maths/text";
 import {

@@ -3,9 +3,8 @@ import { computed } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/client";
 import { beginJob, dismiss, stopTasks } from "../core/jobs";
-import { capabilities, mayDo } from "../core/server";
+import { capabilities, card, conceptList, concepts, mayDo } from "../core/server";
 import { remembered, textOr } from "../core/state";
-import { card, conceptList, concepts } from "../core/vectors";
 import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
 import { ChoiceField, of, partsIn, Radio, SearchField, Segments, TextArea, TextField } from "../ui/fields";
@@ -197,9 +196,7 @@ function ConceptSource() {
     <div class="stack">
       <ErrorNote error={conceptList.error.value} />
       <List of={concepts.value} kind="stack choices" row={choice} />
-      <div class="row">
-        <Button label="Edit its pairs" disabled={concept.value === "" || adding.value} onClick={addConceptPairs} />
-      </div>
+      <Button label="Edit its pairs" disabled={concept.value === "" || adding.value} onClick={addConceptPairs} />
     </div>
   );
 }

@@ -2,9 +2,8 @@ import { computed, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import type { TransferRequest } from "../api/types";
 import { beginJob } from "../core/jobs";
-import { layerCount } from "../core/server";
+import { concepts, layerCount, vectors } from "../core/server";
 import { given } from "../core/state";
-import { concepts, vectors } from "../core/vectors";
 import { linesOf } from "../maths/text";
 import { Check, ChoiceField, FileButton, NumberField, named, OptionalNumber, partsIn, Segments, TextArea } from "../ui/fields"; // biome-ignore format: one line
 import { ErrorNote, More } from "../ui/parts";

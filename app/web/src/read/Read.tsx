@@ -4,7 +4,7 @@ import type { Message } from "../api/types";
 import { change as changeDraft } from "../compare/draft";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";
-import { poleAt, polesOf, vectorNamed, vectors, vectorsAwaited } from "../core/vectors";
+import { poleAt, polesOf, vectorNamed, vectors, vectorsAwaited } from "../core/server";
 import { useActions } from "../frame/dialogs";
 import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/scales";
@@ -106,9 +106,7 @@ function ConversationFields() {
           <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
         </div>
       ))}
-      <div class="row">
-        <Button label="Add a message" onClick={add} />
-      </div>
+      <Button label="Add a message" onClick={add} />
     </div>
   );
 }

@@ -2,9 +2,8 @@ import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
 import { type Explanation, isMessage, type Message, type Readout } from "../api/types";
 import { Query } from "../core/query";
-import { limit } from "../core/server";
+import { limit, plainName, vectors } from "../core/server";
 import { remembered, textOr } from "../core/state";
-import { plainName, vectors } from "../core/vectors";
 import * as words from "../words.json";
 import { type Turn, turnsOf } from "./turns";
 

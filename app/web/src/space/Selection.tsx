@@ -51,11 +51,7 @@ function TextList({ texts }: { texts: readonly string[] }) {
   return (
     <>
       <SearchField label="Search the texts" value={search} onChange={setSearch} />
-      {listed.value !== null && (
-        <div class="row">
-          <Button label="List all texts" onClick={() => (listed.value = null)} />
-        </div>
-      )}
+      {listed.value !== null && <Button label="List all texts" onClick={() => (listed.value = null)} />}
       <ul class="texts" aria-label={listed.value === null ? "All texts" : "Selected texts"}>
         {shown.slice(0, most).map((index) => (
           <li key={index}>

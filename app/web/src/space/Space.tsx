@@ -3,7 +3,7 @@ import { effect, untracked } from "@preact/signals";
 import { useEffect, useLayoutEffect } from "preact/hooks";
 import { stopTasks } from "../core/jobs";
 import { rememberState } from "../core/places";
-import { vectorByName, vectors, vectorsAwaited } from "../core/vectors";
+import { vectorByName, vectors, vectorsAwaited } from "../core/server";
 import { DocLink, useActions } from "../frame/dialogs";
 import { followLink, LinkProblem } from "../frame/ShareLink";
 import { VectorMap } from "../library/Similarity";

@@ -1,7 +1,6 @@
 import type { Signal } from "@preact/signals";
 import { offer } from "../api/client";
-import { capabilities } from "../core/server";
-import { vectors } from "../core/vectors";
+import { capabilities, vectors } from "../core/server";
 import { ShareLink } from "../frame/ShareLink";
 import { type Bound, ChoiceField, FileButton, named, of, optional, Segments, TextArea } from "../ui/fields";
 import { Button, Panel } from "../ui/parts";

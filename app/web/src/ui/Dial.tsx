@@ -1,4 +1,4 @@
-import type { Poles } from "../core/vectors";
+import type { Poles } from "../core/server";
 import { clamp, signed } from "../maths/scales";
 import { DIAL_END, FURTHER, STOPS, type StrengthZones, strengthAt } from "../maths/strength";
 import { NumberField } from "./fields";

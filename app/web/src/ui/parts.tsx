@@ -163,11 +163,7 @@ export function Form({ label, kind = "stack", onSend, send, disabled = false, er
   return (
     <form class={kind} aria-label={label} onSubmit={submit}>
       {children}
-      {send && (
-        <div class="row">
-          <Button label={send} submit disabled={disabled} />
-        </div>
-      )}
+      {send && <Button label={send} submit disabled={disabled} />}
       <ErrorNote error={error} />
     </form>
   );
@@ -209,9 +205,7 @@ export function LoadNote({ what, query, again = () => query.load() }: LoadNotePr
   return (
     <div class="stack">
       <ErrorNote error={error} />
-      <div class="row">
-        <Button label="Read it again" hidden={`: ${what}`} onClick={() => void again()} />
-      </div>
+      <Button label="Read it again" hidden={`: ${what}`} onClick={() => void again()} />
     </div>
   );
 }

@@ -4,8 +4,8 @@ import type { CompareAnswer, Monitor, MonitorDetail, MonitorSpec, Policy } from 
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Query, repeat } from "../../core/query";
+import { vectors } from "../../core/server";
 import { given } from "../../core/state";
-import { vectors } from "../../core/vectors";
 import { plain, signed } from "../../maths/scales";
 import { ChoiceField, NumberField, named, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { Button, ErrorNote, Form, List, LoadNote, Panel, Table } from "../../ui/parts";
@@ -24,9 +24,7 @@ export function PolicyPanel() {
       {now && <Mandatory now={now} />}
       {now && <Limits limits={now.limits} />}
       {admin.isBroken(admin.policy.error.value) && (
-        <div class="row">
-          <Button label="Remove the policy" kind="danger" disabled={busy} onClick={admin.removePolicy} />
-        </div>
+        <Button label="Remove the policy" kind="danger" disabled={busy} onClick={admin.removePolicy} />
       )}
       <ErrorNote error={admin.policyActions.errorAt("removal")} />
     </Panel>
