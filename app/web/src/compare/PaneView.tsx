@@ -6,7 +6,7 @@ import { Query } from "../core/query";
 import { Term } from "../frame/dialogs";
 import { meanOf, plain, signed } from "../maths/scales";
 import { blankName, visible } from "../maths/text";
-import { Button, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";
+import { Button, Each, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";
 import { type Intervention, shortly } from "./controls";
 import { ARMS, type CompareBody, draft } from "./draft";
 import { answerReading, sentenceOf, shiftWords } from "./readback";
@@ -120,9 +120,7 @@ function PaneFacts({ pane: { name: arm, choices, metrics, against, steering } }:
         {warnings.length > 0 && (
           <div class="warnings">
             <dt>warnings</dt>
-            {warnings.map((warning) => (
-              <dd key={warning}>{warning}</dd>
-            ))}
+            <Each of={warnings} row={(warning) => <dd key={warning}>{warning}</dd>} />
           </div>
         )}
       </dl>

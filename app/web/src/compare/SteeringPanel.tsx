@@ -5,7 +5,7 @@ import { Term } from "../frame/dialogs";
 import { fullScale, magnitude, plain, signed } from "../maths/scales";
 import { atChance } from "../maths/strength";
 import { Dial } from "../ui/Dial";
-import { Button, ErrorNote, focusNext, Note, Remove } from "../ui/parts";
+import { Button, Each, ErrorNote, focusNext, Note, Remove } from "../ui/parts";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
 import { change, changeControl, draft } from "./draft";
@@ -17,9 +17,7 @@ export function SteeringPanel() {
     <section class="panel stack steering" aria-label="Steering">
       <h2>Steering</h2>
       {controls.length === 0 && <p class="muted">No vector yet. Add one to see what it changes.</p>}
-      {controls.map((control) => (
-        <ControlCard key={control.id} control={control} />
-      ))}
+      <Each of={controls} row={(control) => <ControlCard key={control.id} control={control} />} />
       <AddVector />
       {controls.length > 0 && (
         <label class="field">
@@ -121,9 +119,7 @@ function AddVector() {
     <div class="row">
       <select aria-label="Add a vector" value="" onChange={(event) => add(event.currentTarget)}>
         <option value="">{vectors.value !== null && free.length === 0 ? noneWords() : "Add a vector"}</option>
-        {free.map(({ name }) => (
-          <option key={name}>{name}</option>
-        ))}
+        <Each of={free} row={({ name }) => <option key={name}>{name}</option>} />
       </select>
       <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
       <Button label="Saved answers" kind="quiet" title={title} onClick={back} />

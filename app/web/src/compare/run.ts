@@ -265,16 +265,11 @@ export function shiftOf(pane: Pane, base: Pane | undefined, vector: string | nul
   return own == null || plain == null ? null : ({ mean: own - plain, interval: null } as Estimate);
 }
 
+type Scores = readonly (number | null)[];
 export type Shade = "reading" | "surprise" | "kl" | "difference";
 
 /** Returns the value of a token in a way of shading; null where it was not measured. `scores`: what the answer says, by token. */
-export function shadeValue(
-  pane: Pane,
-  choice: number,
-  index: number,
-  shade: Shade,
-  scores: readonly (number | null)[],
-) {
+export function shadeValue(pane: Pane, choice: number, index: number, shade: Shade, scores: Scores): number | null {
   const token = pane.choices[choice]?.tokens[index];
   if (!token) return null;
   if (shade === "surprise") return token.logprob == null ? null : -token.logprob;

@@ -4,7 +4,7 @@ import type { Job } from "../api/types";
 import * as core from "../core/jobs";
 import { repeat } from "../core/query";
 import { capabilities, vectorByName } from "../core/server";
-import { Button, ErrorNote, Progress, ProgressBar } from "../ui/parts";
+import { Button, Each, ErrorNote, Progress, ProgressBar } from "../ui/parts";
 
 const REFRESH_SECONDS = 4;
 
@@ -24,9 +24,7 @@ export function JobTray() {
         {own.map((task, index) => (
           <li key={index}>{task.ended.value ? <Ended task={task} /> : <TaskProgress task={task} />}</li>
         ))}
-        {others.map((job) => (
-          <OtherJob key={job.id} job={job} />
-        ))}
+        <Each of={others} row={(job) => <OtherJob key={job.id} job={job} />} />
       </ul>
     </details>
   );

@@ -7,7 +7,7 @@ import { draft } from "../compare/draft";
 import { addressState, open, rememberState } from "../core/places";
 import { library, serverTrouble, vectors } from "../core/server";
 import { of, SearchField, typed } from "../ui/fields";
-import { Button, ErrorNote, Form, List, LoadNote, Panel, Warnings } from "../ui/parts";
+import { Button, Each, ErrorNote, Form, List, LoadNote, Panel, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
 import { Similarity } from "./Similarity";
 import * as store from "./store";
@@ -53,9 +53,7 @@ function Vectors() {
       {all?.length === 0 && <EmptyLibrary />}
       {all && all.length > 0 && found.length === 0 && <p class="muted">No vector matches "{text}".</p>}
       <div class="cards">
-        {found.map((vector) => (
-          <VectorCard key={vector.name} vector={vector} />
-        ))}
+        <Each of={found} row={(vector) => <VectorCard key={vector.name} vector={vector} />} />
       </div>
     </section>
   );

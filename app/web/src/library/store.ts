@@ -68,23 +68,17 @@ export function deleteVector(name: string, force: boolean): Promise<boolean> {
 
 type ProfilePlace = Parameters<typeof profileActions.errorAt>[0];
 
+type Reread = { load(): Promise<unknown> };
+
 /** Changes something, and reads again what it changes. */
-function changed(
-  place: ProfilePlace,
-  work: () => Promise<unknown>,
-  query: { load(): Promise<unknown> },
-): Promise<boolean> {
+function changed(place: ProfilePlace, work: () => Promise<unknown>, query: Reread): Promise<boolean> {
   return profileActions.run(place, () => work().then(() => query.load()));
 }
 
 export const deleteProfile = (name: string): Promise<boolean> =>
   changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);
 
-export function saveProfile(
-  name: string,
-  interventions: readonly Intervention[],
-  place: ProfilePlace = "form",
-): Promise<boolean> {
+export function saveProfile(name: string, interventions: readonly Intervention[], place: ProfilePlace = "form") {
   const given = { params: { path: { name } }, body: { interventions: interventions as never } };
   return changed(place, () => api.PUT("/v1/profiles/{name}", given), profiles);
 }

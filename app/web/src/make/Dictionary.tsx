@@ -18,7 +18,7 @@ import {
   TextArea,
   TextField,
 } from "../ui/fields";
-import { About, Ask, Button, Form, List, More, Panel } from "../ui/parts";
+import { About, Ask, Button, Each, Form, List, More, Panel } from "../ui/parts";
 import { about, hints } from "../words.json";
 import { nameProblem } from "./work";
 
@@ -226,9 +226,7 @@ function Row({ found: { feature: number, score, promoted, output_score } }: { fo
         </span>
         <span class="promoted small">
           <span class="muted">promotes </span>
-          {promoted.map((token) => (
-            <code key={token.id}>{visible(token.text)}</code>
-          ))}
+          <Each of={promoted} row={(token) => <code key={token.id}>{visible(token.text)}</code>} />
         </span>
       </Button>
       {on && <Keep />}

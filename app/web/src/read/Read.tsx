@@ -10,7 +10,7 @@ import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
 import { of, Segments, TextBox } from "../ui/fields";
-import { Ask, Button, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
+import { Ask, Button, Each, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
 import * as store from "./store";
 import { busy, choose, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
@@ -94,9 +94,7 @@ function ConversationFields() {
             value={role}
             onChange={(event) => change(index, { role: event.currentTarget.value as (typeof ROLES)[number] })}
           >
-            {ROLES.map((one) => (
-              <option key={one}>{one}</option>
-            ))}
+            <Each of={ROLES} row={(one) => <option key={one}>{one}</option>} />
           </select>
           <TextBox
             label={`Message ${index + 1}`}

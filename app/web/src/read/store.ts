@@ -5,7 +5,7 @@ import { Query } from "../core/query";
 import { limit, plainName, vectors } from "../core/server";
 import { remembered, textOr } from "../core/state";
 import * as words from "../words.json";
-import { type Turn, turnsOf } from "./turns";
+import { type Texts, type Turn, turnsOf } from "./turns";
 
 export type Kind = "text" | "conversation";
 
@@ -167,11 +167,7 @@ const MAX_CARRIERS = 3;
 
 /** Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
  * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do. */
-export function standoutsOf(
-  answer: Explanation,
-  tokens: readonly { text: string }[],
-  shown: ReadonlySet<number>,
-): Standout[] {
+export function standoutsOf(answer: Explanation, tokens: Texts, shown: ReadonlySet<number>): Standout[] {
   return (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
     const carrying = found.map(({ index }) => index).filter((index) => shown.has(index));
     return { vector: plainName(vector), layer, mean: score, z, carriers: carriersOf(carrying, tokens) };
@@ -179,12 +175,12 @@ export function standoutsOf(
 }
 
 /** Returns the words around tokens: a token inside a word says little alone. No word comes twice. */
-export function carriersOf(indices: readonly number[], tokens: readonly { text: string }[]): string[] {
+export function carriersOf(indices: readonly number[], tokens: Texts): string[] {
   const words = indices.map((index) => wordAround(index, tokens)).filter((word) => /[\p{L}\p{N}]/u.test(word));
   return [...new Set(words)].slice(0, MAX_CARRIERS);
 }
 
-function wordAround(index: number, tokens: readonly { text: string }[]): string {
+function wordAround(index: number, tokens: Texts): string {
   const isInside = (at: number) =>
     /^[\p{L}\p{N}'’]/u.test(tokens[at]?.text ?? "") && /[\p{L}\p{N}'’]$/u.test(tokens[at - 1]?.text ?? "");
   let [from, to] = [index, index + 1];

@@ -1,3 +1,6 @@
+export type Texts = readonly { text: string }[];
+type Scores = readonly (number | null)[];
+
 export interface TurnToken {
   /** Position in the whole text that was read. */
   index: number;
@@ -8,10 +11,7 @@ export interface TurnToken {
 export type Turn = { role: string; tokens: TurnToken[] };
 
 /** Finds each message among the tokens of a rendered conversation; what the template adds belongs to no turn. */
-export function turnsOf(
-  tokens: readonly { text: string }[],
-  contents: readonly { role: string; content: string }[],
-): Turn[] {
+export function turnsOf(tokens: Texts, contents: readonly { role: string; content: string }[]): Turn[] {
   const { whole, starts } = joined(tokens);
   let from = 0;
   return contents.map(({ role, content }) => {
@@ -28,11 +28,7 @@ export function turnsOf(
 }
 
 /** Returns the scores of the parts of a text, in whatever tokens it was scored. A part has the score of what ends it. */
-export function scoresOfParts(
-  parts: readonly string[],
-  tokens: readonly { text: string }[],
-  scores: readonly (number | null)[],
-): (number | null)[] {
+export function scoresOfParts(parts: readonly string[], tokens: Texts, scores: Scores): (number | null)[] {
   const { whole, starts } = joined(tokens);
   const place = placeOf(parts.join(""), whole, 0);
   if (place === null) return parts.map(() => null);
@@ -51,7 +47,7 @@ export function scoresOfParts(
   });
 }
 
-function joined(tokens: readonly { text: string }[]): { whole: string; starts: number[] } {
+function joined(tokens: Texts): { whole: string; starts: number[] } {
   const starts: number[] = [];
   let whole = "";
   for (const token of tokens) {
@@ -61,8 +57,7 @@ function joined(tokens: readonly { text: string }[]): { whole: string; starts: n
   return { whole, starts };
 }
 
-const all = (tokens: readonly { text: string }[]): TurnToken[] =>
-  tokens.map((token, index) => ({ index, text: token.text }));
+const all = (tokens: Texts): TurnToken[] => tokens.map((token, index) => ({ index, text: token.text }));
 
 interface Place {
   begin: number;

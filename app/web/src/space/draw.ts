@@ -4,6 +4,8 @@ import { type Box, overlap } from "../maths/geometry";
 import { clamp, linear } from "../maths/scales";
 import type { Corner } from "./scene";
 
+type Context = CanvasRenderingContext2D;
+
 export interface View {
   width: number;
   height: number;
@@ -131,17 +133,12 @@ const LONGEST = 26;
 type Drawn = readonly [number, number, number, number];
 
 /** Writes the texts of points where they do not lie on each other. */
-function drawLabels(
-  ctx: CanvasRenderingContext2D,
-  labels: readonly string[],
-  points: readonly Drawn[],
-  view: View,
-): void {
+function drawLabels(ctx: Context, labels: readonly string[], points: readonly Drawn[], view: View): void {
   for (const { x, y, text } of labelsAt(labels, points, view)) write(ctx, text, x, y, "12px", "text");
 }
 
 /** Writes a text with a halo, so that it can be read over points. */
-function write(ctx: CanvasRenderingContext2D, text: string, x: number, y: number, font: string, fill: string): void {
+function write(ctx: Context, text: string, x: number, y: number, font: string, fill: string): void {
   ctx.font = `${font} system-ui, sans-serif`;
   ctx.lineWidth = 3;
   ctx.strokeStyle = colour("surface");
@@ -164,7 +161,7 @@ export function labelsAt(labels: readonly string[], points: readonly Drawn[], { 
   });
 }
 
-function drawHulls(ctx: CanvasRenderingContext2D, scene: Scene, view: View): void {
+function drawHulls(ctx: Context, scene: Scene, view: View): void {
   scene.palette.forEach((fill, group) => {
     const own = scene.points.flatMap((point, index) => (scene.colours[index] === group ? [placeOf(point, view)] : []));
     ctx.beginPath();
@@ -180,7 +177,7 @@ function drawHulls(ctx: CanvasRenderingContext2D, scene: Scene, view: View): voi
 const CLOUD = 42;
 
 /** Shades where points of a colour lie close together: each adds a soft cloud around it. */
-function drawDensity(ctx: CanvasRenderingContext2D, scene: Scene, view: View): void {
+function drawDensity(ctx: Context, scene: Scene, view: View): void {
   ctx.globalAlpha = clamp(4 / scene.points.length, 0.01, 0.2);
   scene.points.forEach((point, index) => {
     const [x, y] = placeOf(point, view);
@@ -218,19 +215,14 @@ export function svgOf(scene: Scene, view: View, radius = RADIUS): string {
 
 const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-function trace(ctx: CanvasRenderingContext2D, corners: readonly Corner[], x: number, y: number, radius: number): void {
+function trace(ctx: Context, corners: readonly Corner[], x: number, y: number, radius: number): void {
   ctx.beginPath();
   if (corners.length === 0) ctx.arc(x, y, radius, 0, 2 * Math.PI);
   for (const [right, down] of corners) ctx.lineTo(x + right * radius, y + down * radius);
   ctx.closePath();
 }
 
-function stroke(
-  ctx: CanvasRenderingContext2D,
-  line: readonly (readonly [number, number])[],
-  colour: string,
-  width: number,
-): void {
+function stroke(ctx: Context, line: Scene["lasso"], colour: string, width: number): void {
   ctx.strokeStyle = colour;
   ctx.lineWidth = width;
   ctx.beginPath();
@@ -238,18 +230,12 @@ function stroke(
   ctx.stroke();
 }
 
-function drawAxes(ctx: CanvasRenderingContext2D, { width, height }: View, line: string): void {
+function drawAxes(ctx: Context, { width, height }: View, line: string): void {
   stroke(ctx, [[MARGIN, height / 2], [width - MARGIN, height / 2]], line, 1); // biome-ignore format: one line
   stroke(ctx, [[width / 2, MARGIN], [width / 2, height - MARGIN]], line, 1); // biome-ignore format: one line
 }
 
-function drawTrail(
-  ctx: CanvasRenderingContext2D,
-  trail: Scene["trail"],
-  view: View,
-  colour: string,
-  width = 1.5,
-): void {
+function drawTrail(ctx: Context, trail: Scene["trail"], view: View, colour: string, width = 1.5): void {
   if (trail.length < 2) return;
   const places = trail.map((point) => placeOf(point, view));
   ctx.globalAlpha = 0.55;
@@ -261,7 +247,7 @@ function drawTrail(
   ctx.fill();
 }
 
-function drawArrow(ctx: CanvasRenderingContext2D, { start, end, label }: Scene["arrows"][number], view: View): void {
+function drawArrow(ctx: Context, { start, end, label }: Scene["arrows"][number], view: View): void {
   const [[ax, ay], [bx, by]] = [placeOf(start, view), placeOf(end, view)];
   const angle = Math.atan2(by - ay, bx - ax);
   stroke(ctx, [[ax, ay], [bx, by]], colour("accent"), 3); // biome-ignore format: one line
@@ -272,7 +258,7 @@ function drawArrow(ctx: CanvasRenderingContext2D, { start, end, label }: Scene["
   write(ctx, label, Math.min(bx + 10, view.width - 90), Math.max(by - 10, 14), "600 13px", "accent");
 }
 
-function drawLasso(ctx: CanvasRenderingContext2D, line: Scene["lasso"], colour: string): void {
+function drawLasso(ctx: Context, line: Scene["lasso"], colour: string): void {
   if (line.length < 2) return;
   ctx.setLineDash([4, 3]);
   stroke(ctx, line, colour, 1.5);

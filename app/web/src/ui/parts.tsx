@@ -113,24 +113,27 @@ export function More({ summary, children }: { summary: string; children: Compone
 export function About({ title, texts, aside }: { title: string; texts: readonly string[]; aside?: string }) {
   return (
     <Panel label="How it works" title={title}>
-      {texts.map((text) => (
-        <p key={text}>{text}</p>
-      ))}
+      <Each of={texts} row={(text) => <p key={text}>{text}</p>} />
       {aside && <p class="muted">{aside}</p>}
     </Panel>
   );
 }
 
-interface ListProps<T> {
-  of: readonly T[] | undefined;
+type EachProps<T> = { of: readonly T[] | undefined; row: (one: T, index: number) => ComponentChildren };
+
+/** What stands for each of several things; it has its key. */
+export function Each<T>({ of, row }: EachProps<T>) {
+  return <>{of?.map(row)}</>;
+}
+
+interface ListProps<T> extends EachProps<T> {
   kind?: string;
   label?: string;
   /** Stands in its place where nothing is in it. */
   none?: string;
-  /** An entry, as a list item with its key. */
-  row: (one: T, index: number) => ComponentChildren;
 }
 
+/** A list whose entries are list items. */
 export function List<T>({ of, kind = "stack", label, none, row }: ListProps<T>) {
   return (
     <>
@@ -275,9 +278,7 @@ export function Table({ label, kind = "", look = "list", head, rows }: TableProp
               <th scope="row" class={numeric(name)}>
                 {name as ComponentChildren}
               </th>
-              {cells.map((cell, column) => (
-                <Cell key={column} cell={cell} />
-              ))}
+              <Each of={cells} row={(cell, column) => <Cell key={column} cell={cell} />} />
             </tr>
           ))}
         </tbody>

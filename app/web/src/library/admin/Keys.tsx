@@ -4,7 +4,7 @@ import type { Key, KeyRequest } from "../../api/types";
 import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
-import { Button, ErrorNote, Form, List, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
+import { Button, Each, ErrorNote, Form, List, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
 import { hints, lifetimes, ownSteering, scopes } from "../../words.json";
 import { NoPermission } from "./Policy";
 import * as admin from "./store";
@@ -23,9 +23,7 @@ export function Keys() {
     <Panel title="API keys">
       <LoadNote what="API keys" query={admin.keys} />
       <Warnings of={data.value?.warnings} />
-      {admin.fresh.value.map((one) => (
-        <NewKeyNote key={one.key.id} made={one} />
-      ))}
+      <Each of={admin.fresh.value} row={(one) => <NewKeyNote key={one.key.id} made={one} />} />
       <List
         of={list}
         none={apiKey.value === null ? hints.openServer : hints.noKeys}
