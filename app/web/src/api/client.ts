@@ -26,7 +26,6 @@ export class ApiError extends Error {
 }
 
 type ErrorBody = { error?: { message?: unknown; code?: unknown; param?: unknown } };
-
 /** An error as it stands in events and in the arms of a comparison. */
 export type ServerError = { error: { message: string; code: string; param?: string | null } };
 
@@ -49,7 +48,6 @@ export const isRefusal = (error: unknown): boolean =>
 
 /** Whether an error only says that the caller stopped the request. */
 export const isAbort = (error: unknown): boolean => error instanceof DOMException && error.name === "AbortError";
-
 /** Whether an error says that the server was not reached, or that it is starting or stopping. */
 export const isLost = (error: unknown): boolean => error instanceof TypeError || (error instanceof ApiError && error.status === 503); // biome-ignore format: one line
 
@@ -61,16 +59,12 @@ export function messageOf(error: unknown): string {
 
 /** How many requests wait to be sent again, because the server was busy or is starting. */
 export const retrying = signal(0);
-
 /** How many requests have not reached the server, or lost it before their answer began. */
 export const lostConnections = signal(0);
-
 /** The API key of this tab. It is kept in session storage, so that it ends with the tab. */
 export const apiKey = signal<string | null>(kept("sessionStorage", STORAGE));
-
 /** Whether the server has refused a request for want of a (valid) key. */
 export const keyWanted = signal(false);
-
 /** The answer of the server when the key lacked a scope; null while the key was enough. */
 export const keyRefusal = signal<string | null>(null);
 
@@ -140,7 +134,6 @@ function noteRefusal(error: ApiError): void {
 
 /** The typed client of every route in the OpenAPI document. A failure is thrown as ApiError, so `data` is always there. */
 export const api = createClient<paths>({ baseUrl: ORIGIN, fetch: (request) => send(request) });
-
 /** Returns the data of an answer as the type of its schema: the inference of `api` gives the union over all content types. */
 export const dataOf = async <T>(answer: Promise<{ data?: unknown }>): Promise<T> => (await answer).data as T;
 

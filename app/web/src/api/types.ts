@@ -42,7 +42,6 @@ export type SavedLink = Schemas["LinkAnswer"];
 export type LinkState = Schemas["LinkState"];
 export type View = Schemas["LinkRequest"]["view"];
 export type Estimate = Schemas["Estimate"];
-
 /** A score by vector name; null where it is not finite. */
 export type Scores = Record<string, number | null>;
 

@@ -51,7 +51,6 @@ function apply({ remedy, control }: Reason): void {
 }
 
 export type Reason = { text: string; remedy: keyof typeof REMEDIES | null; control: number | null };
-
 /** A relative dose below which steering seldom shows. */
 const SMALL_DOSE = 0.03;
 

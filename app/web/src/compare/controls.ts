@@ -34,12 +34,10 @@ const BLANK = {
 
 /** One vector as a person sets it: a signed strength, and behind "more" everything else. */
 export type Control = typeof BLANK & { id: number; vector: string };
-
 /** What the server gets; without a vector it ablates an attention head. */
 export type Intervention = Record<string, unknown> & { vector?: string };
 
 let nextId = 1;
-
 /** Whether a vector is the effect of an instruction, which its map adds to the tokens of an answer. */
 export const isDistilled = ({ method }: Vector) => method === "distil";
 export const DISTILLED = { operation: "apply", scope: { tokens: "generated" } } as const;

@@ -32,7 +32,6 @@ const USUAL = {
 
 /** Everything a person has set in Play. It is also what the address holds. */
 export type Draft = typeof USUAL;
-
 /** What is set now. The address has it while Play is open; it outlives a reload of another place, too. */
 export const draft = remembered<Draft>("draft", USUAL, restoredDraft);
 
@@ -116,7 +115,6 @@ function stateOf(value: Draft): string {
 
 /** The state in an address that was left before the latest change was written to any: coming back does not undo that change. */
 let outdated: string | null = null;
-
 /** The answers that came with a link, as they were saved, and the draft beside them; null where none did. */
 export const linkedResults = signal<{ results: unknown; of: Draft } | null>(null);
 

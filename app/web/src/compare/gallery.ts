@@ -28,10 +28,8 @@ export interface SavedItem {
 }
 
 type Gallery = { model: string; date: string; samples: number; items: readonly SavedItem[] };
-
 /** The saved answers, which come with the page: nothing is computed for them. */
 export const gallery = new Query(async (signal): Promise<Gallery> => (await fetch(address, { signal })).json() as Promise<Gallery>); // biome-ignore format: one line
-
 /** What the large dial shows: an item, and the index of its stop. */
 export const shownSaved = signal<{ item: number; stop: number } | null>(null);
 

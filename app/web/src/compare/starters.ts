@@ -8,7 +8,6 @@ import { announce, type Step } from "../ui/parts";
 const total = remembered("starters", 0, (before) => (typeof before === "number" ? before : undefined));
 const missing = computed(() => (capabilities.value?.concepts ?? []).filter((name) => !vectorByName.value.has(name)));
 const sequence = signal(false);
-
 /** The starter vector that is being made, also after a reload of the page; null while none is. */
 const current = computed(() => openTasks.value.find(({ about }) => about.kind === "starter") ?? null);
 

@@ -13,17 +13,13 @@ import { ComparisonRun, isPane, type Pane, type PaneChoice, type Shade } from ".
 
 export const comparison = new ComparisonRun();
 export const sweep = new ComparisonRun();
-
 /** How the words are coloured; differences are shown as long as there is no vector to read. */
 export const shade = signal<Shade>("reading");
 export const sampleIndex = signal(0);
-
 /** Whether each word of an answer is a button that shows its alternatives; else an answer is plain text. */
 export const inspecting = signal(false);
-
 /** The vector whose readout is shown. */
 export const reader = computed(() => drafts.readersOf(draft.value)[0] ?? null);
-
 /** How the words are coloured now. */
 export const shownShade = computed<Shade>(() => (shade.value === "reading" && reader.value === null ? "difference" : shade.value)); // biome-ignore format: one line
 
@@ -63,7 +59,6 @@ export const draftProblem = computed<string | null>(() => {
 
 /** The draft of each request: a request does not distinguish the system prompt from earlier turns. */
 const draftOf = new WeakMap<CompareBody, Draft>();
-
 /** The draft with which the shown panes were asked; null before the first run. */
 export const askedDraft = computed(() => (comparison.asked.value && draftOf.get(comparison.asked.value)) ?? null);
 
@@ -117,7 +112,6 @@ export function sharedResults(): { results?: unknown } {
 
 /** The bytes of one link that a server takes, less a margin for numbers that it writes longer. */
 const MOST_SHARED = 63_000;
-
 /** The length of a value as JSON in ASCII, which is how the server counts: every other unit is written with six characters. */
 const bytesOf = (value: object): number => JSON.stringify(value).replace(/[^\0-\x7f]/g, "......").length;
 
@@ -246,11 +240,9 @@ export function previousTurn(): void {
 
 /** A run that has ended: what was set, what was asked, and the answers. */
 export type Run = { id: number; draft: Draft; asked: CompareBody; panes: readonly Pane[]; pinned: boolean };
-
 /** Runs that are kept, beside those that are pinned. */
 const MOST = 12;
 export const runs = signal<readonly Run[]>([]);
-
 /** The run that is shown; null once something else was asked. */
 export const shownRun = signal<number | null>(null);
 let nextId = 1;

@@ -14,11 +14,9 @@ export const TITLES: Readonly<Record<PlaceName, string>> = {
 
 /** The places of the rail; Read is a mode of Play, and Library and Admin stand behind icons. */
 export const MAIN = ["compare", "make", "space"] as const;
-
 /** The fragment of the address: `#/place?s=state`, or `#/place?link=id` for a state saved on the server. */
 const fragment = signal(typeof location === "undefined" ? "" : location.hash);
 export const place = computed<PlaceName>(() => parse(fragment.value).place);
-
 /** The state in the address when the page was opened or a link was followed. */
 export const addressState = computed(() => parse(fragment.value).state);
 export const addressLink = computed(() => parse(fragment.value).link);

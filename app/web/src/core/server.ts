@@ -7,10 +7,8 @@ import { keep, kept, remembered, textOrNull } from "./state";
 const POLL_SECONDS = 2;
 const FASTEST = "steering-server.fastest";
 const RELOAD_SECONDS = 3;
-
 /** What the server can do; null until it has answered. */
 export const capabilities = signal<Capabilities | null>(null);
-
 /** Why the server cannot work now; null while it can. */
 export const serverTrouble = signal<string | null>(null);
 
@@ -24,7 +22,6 @@ export interface Load {
 
 /** What the engine does at the moment; null where the key may not see it. */
 export const load = signal<Load | null>(null);
-
 /** Median residual norms by layer, against which doses are planned. */
 export const typicalNorms = computed<readonly number[]>(() => capabilities.value?.model.typical_norms ?? []);
 export const layerCount = computed(() => capabilities.value?.layers ?? 0);
@@ -86,7 +83,6 @@ async function connect(): Promise<void> {
 let fastest = Number(kept("localStorage", FASTEST)) || null;
 let lastCount: { tokens: number; at: number } | null = null;
 let refused: string | null | undefined;
-
 /** The key with which the gauges are being read: a slow server is not asked again before it has answered. */
 let asking: string | null | undefined;
 
@@ -169,21 +165,16 @@ export const library = new Query((signal) =>
 
 /** The newest version of every vector; null until they have been loaded. */
 export const vectors = computed<readonly Vector[] | null>(() => library.data.value?.data ?? null);
-
 /** Whether the key of this tab may not see the vectors, as far as that is known. */
 const notShown = computed(() => keyState.value === "limited" || keyState.value === "wanted");
-
 /** Whether the vectors are still to come. */
 export const vectorsAwaited = computed(() => vectors.value === null && !notShown.value);
 
 export const vectorByName = computed(() => new Map((vectors.value ?? []).map((vector) => [vector.name, vector])));
-
 /** Returns the name in an id such as `sentiment@3`. */
 export const plainName = (id: string): string => id.split("@")[0] ?? id;
-
 /** Returns the vector a name stands for, with or without a version. */
 export const vectorNamed = (name: string): Vector | undefined => vectorByName.value.get(plainName(name));
-
 /** The vector whose card Make shows; null while one is being described there. */
 export const card = remembered<string | null>("card", null, textOrNull);
 

@@ -6,7 +6,6 @@ export type Theme = "system" | "light" | "dark";
 const STORAGE = "steering-server.theme";
 const ORDER: readonly Theme[] = ["system", "light", "dark"];
 export const theme = signal<Theme>(stored());
-
 /** Changes whenever colours may have changed, so that canvases are drawn again. */
 export const coloursChanged = signal(0);
 

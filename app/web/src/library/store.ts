@@ -111,7 +111,6 @@ export interface Similarities {
 }
 
 const MAX_MATRIX = 24;
-
 /** The similarities of the vectors: the table of the library and the map of Space show the same. */
 export const similar = new Query((_, list: readonly Vector[]) => similarities(list));
 

@@ -12,7 +12,6 @@ import { complete, LEAST_PAIRS, rows } from "./store";
 import { name, nameProblem } from "./work";
 
 const ORIGINS = { learned: "Learned from pairs", file: "From a vector file" } as const;
-
 /** Where the second model's direction comes from: it learns it from the pairs, or a file has its numbers. */
 type Origin = keyof typeof ORIGINS;
 

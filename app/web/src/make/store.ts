@@ -38,10 +38,8 @@ export function chooseSource(next: Source): void {
 
 export const rows = remembered("pairs", NO_ROWS, (before) => (Array.isArray(before) && before.every(isRow) ? before : undefined)); // biome-ignore format: one line
 export const concept = remembered("concept", "", textOr);
-
 /** Whether the pairs of the concept are being read, to be edited. */
 export const adding = signal(false);
-
 /** What the sides of one's own pairs do, in words: the ends of the dial, and what the model is told next to steering. */
 export const sides = remembered("sides", NO_ROW, (before) => (isRow(before) ? before : undefined));
 export const method = signal("mean_difference");
@@ -84,7 +82,6 @@ export function addPair(pair: PairRow): void {
 }
 
 const same = (one: PairRow, other: PairRow) => one.positive === other.positive && one.negative === other.negative;
-
 /** The rows with a text on either side. A pair may be half written. */
 const written = (): PairRow[] => rows.value.filter((row) => row.positive !== "" || row.negative !== "");
 

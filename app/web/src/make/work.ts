@@ -6,13 +6,10 @@ import { remembered, textOr } from "../core/state";
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 export const name = remembered("name", "", textOr);
-
 /** Why something in Make could not be done; the failure of a job is that of its task. */
 export const error = signal<unknown>(null);
-
 /** The newest job of Make that has not been dismissed. */
 export const task = computed(() => taskOf("make"));
-
 /** Whether a job of Make runs. */
 export const running = computed(() => task.value !== null && !task.value.ended.value);
 
@@ -26,7 +23,6 @@ const SIZES = {
   full: { strengths: [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4], random_directions: 8, max_tokens: 48 },
 } as const;
 export type Size = keyof typeof SIZES;
-
 /** Prompts, unsteered answers to each, and neutral prompts of a measurement whose request names none. */
 const [PROMPTS, UNSTEERED, NEUTRAL] = [16, 4, 8];
 

@@ -130,7 +130,6 @@ const GAP = 12;
 const DOT = 6;
 
 export type Box = { left: number; right: number; top: number; bottom: number };
-
 /** A place on the screen; of a label the middle of its text, and its base line. */
 export type Place = readonly [number, number];
 

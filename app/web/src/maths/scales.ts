@@ -19,10 +19,8 @@ export function plain(value: number | null | undefined, digits = 2): string {
 
 /** Returns how far a score is from the middle, from 0 to 1, on a scale where `full` is full colour. */
 export const magnitude = (score: number, full: number): number => clamp(Math.abs(score) / full, 0, 1);
-
 /** Returns the mean of the values that are there, or null where none is. */
 export const meanOf = (values: Values) => mean(values) ?? null;
-
 /** Returns the middle of the values that are there, or null: unlike the mean, one huge value does not move it. */
 export const medianOf = (values: Values) => median(values) ?? null;
 

@@ -1,10 +1,8 @@
 import type { Vector } from "../api/types";
 
 export type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
-
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */
 export type StrengthZones = { low: number; high: number; measured: boolean };
-
 /** Relative doses that usually show, and that usually break text, for vectors without any range. */
 const DOSE_SHOWS = 0.05;
 const DOSE_BREAKS = 0.2;
@@ -45,7 +43,6 @@ export function isShown(vector: Vector, sign?: number): boolean | null {
 
 /** Whether the card shows it for each of the two sides. */
 export const shownSides = (vector: Vector) => ({ negative: isShown(vector, -1), positive: isShown(vector, 1) });
-
 /** What the card says about the first recommended layer. */
 export const qualityOf = ({ recommended, quality }: Vector) => quality?.layers[String(recommended?.layers?.[0])];
 

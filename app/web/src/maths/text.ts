@@ -25,7 +25,6 @@ export function blankName(text: string): string {
 
 /** Splits a text into words with the space before them; joined they are the text. */
 export const words = (text: string): string[] => text.match(/\s*\S+|\s+$/g) ?? [];
-
 /** Words that two texts may differ in; beyond it they differ everywhere, and finding where would take seconds. */
 const MAX_EDITS = 1500;
 

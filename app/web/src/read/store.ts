@@ -10,7 +10,6 @@ import { type Texts, type Turn, turnsOf } from "./turns";
 export type Kind = "text" | "conversation";
 
 const MAX_CONCEPTS = 64;
-
 /** Vectors that one request reads token by token; the others are read once they are chosen. */
 const mostAtOnce = () => limit("max_readouts", 8);
 export const kind = signal<Kind>("text");

@@ -10,7 +10,6 @@ import * as space from "./store";
 import { layerName, maps, playhead, spaceTable } from "./store";
 
 const METHOD_WORDS: Readonly<Record<string, string>> = { pca: "PCA", tsne: "t-SNE", umap: "UMAP", [space.ALONG_VECTOR]: "Along the vector" }; // biome-ignore format: one line
-
 /** What a person calls a way of drawing. */
 const methodWords = (name: string) => METHOD_WORDS[name] ?? name;
 

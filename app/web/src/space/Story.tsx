@@ -17,7 +17,6 @@ import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
 const CONCEPT = "sentiment";
-
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
 export const storyShown = () => !storyOver.value && addressLink.value === null;

@@ -128,7 +128,6 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View, radiu
 /** From which zoom on points have their text, and how much of it. */
 const LABELLED = 1.5;
 const LONGEST = 26;
-
 /** A point on the canvas: its index, its place and its depth. */
 type Drawn = readonly [number, number, number, number];
 

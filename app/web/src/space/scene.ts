@@ -87,7 +87,6 @@ function enlarged(at: number, start: readonly (number | null)[], end: readonly (
 
 /** Colours that groups of texts have; there is a custom property for each. */
 export const COLOURS = 8;
-
 /** A corner of a mark on the screen, in radii from its middle. */
 export type Corner = readonly [number, number];
 
@@ -101,7 +100,6 @@ const MARKS: readonly (readonly Corner[])[] = [
 
 export const LOOKS = COLOURS * MARKS.length;
 const colourOf = (group: number): number => (group % COLOURS) + 1;
-
 /** The outline of a group: groups that share a colour have different ones. */
 export const markOf = (group: number): readonly Corner[] => MARKS[Math.floor(group / COLOURS) % MARKS.length] ?? [];
 

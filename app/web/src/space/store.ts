@@ -11,13 +11,11 @@ import { parseTable } from "../maths/text";
 
 const COLOURS = ["label", "score", "none"] as const;
 export type ColourBy = (typeof COLOURS)[number];
-
 /** "own" for the texts a person typed, else the name of a starter concept. */
 export const setName = signal("sentiment");
 export const ownText = remembered("texts", "", textOr);
 export const method = signal("pca");
 export const dims = signal<2 | 3>(2);
-
 /** The pseudo method whose horizontal axis is the score of the chosen vector. */
 export const ALONG_VECTOR = "vector";
 export const position = signal<"mean" | "last">("mean");
@@ -47,12 +45,10 @@ interface Drawn {
 const drawing = new Query(ask);
 export const { busy, error } = drawing;
 export const drawn = drawing.data;
-
 /** Where the playhead is: 0 is the first picture (the embeddings), fractions lie between two layers. */
 export const playhead = signal(0);
 export const playing = signal(false);
 export const picked = signal<number | null>(null);
-
 /** What the tool shows: texts, the logit lens, or all vectors. */
 export const tab = signal<"texts" | "lens" | "vectors">("texts");
 export const dense = signal(false);
@@ -70,7 +66,6 @@ export const neighbours = computed<number[]>(() => {
 });
 
 export const lassoed = signal<readonly number[]>([]);
-
 /** The texts that the list shows: those of the latest lasso, also once one of them is not selected any more; null: all. */
 export const listed = signal<readonly number[] | null>(null);
 
@@ -93,10 +88,8 @@ const scoring = new Query((signal) => scoresOf(drawn.value?.set.texts ?? [], vec
 export const scores = scoring.data;
 export const scoresBusy = scoring.busy;
 export const scoresError = scoring.error;
-
 /** The vector whose scores are shown, or will be: another one may have been chosen since. */
 export const scoredVector = computed(() => scores.value?.vector ?? vector.value);
-
 /** The maps of an answer in drawing order: input embeddings first, then the layers. */
 export const mapsOf = (answer: LatentSpace) => [...(answer.embedding ? [answer.embedding] : []), ...answer.layers];
 

@@ -10,7 +10,6 @@ import { without as withoutScope } from "../../words.json";
 export const isBroken = (error: unknown): boolean => error instanceof ApiError && error.code === "policy_invalid";
 const goneOrRefused = (error: unknown) => isRefusal(error) || isBroken(error);
 export const policy = new Query((signal) => dataOf<Policy>(api.GET("/v1/policy", { signal })), goneOrRefused);
-
 /** The monitor whose scores are shown. */
 export const opened = signal<string | null>(null);
 
@@ -58,10 +57,8 @@ export const refusal = computed(() => {
 
 /** A key that was just made. `replaces`: the key that it takes the place of. */
 export type FreshKey = { key: NewKey; replaces: Key | null };
-
 /** The keys that were made here, newest first. Each is shown this once, so it stays until a person has noted it down. */
 export const fresh = signal<readonly FreshKey[]>([]);
-
 /** All changes of the policy, from both panels: each begins with what the one before has left. */
 export const policyActions = new Mutations<PolicyPlace>();
 export type PolicyPlace = "mandatory" | "limits" | "removal" | "monitor table" | "monitor form";
