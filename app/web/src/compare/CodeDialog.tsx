@@ -6,6 +6,7 @@ import { copy, ShareLink } from "../frame/ShareLink";
 import { profileActions, saveProfile } from "../library/store";
 import { Segments, TextField } from "../ui/fields";
 import { Button, Dialog, ErrorNote, Form } from "../ui/parts";
+import { code as codes, hints } from "../words.json";
 import { interventions } from "./controls";
 import { type CompareBody, compactDraft, compareBody, type Draft, draft, steeredBody, wholeAddress } from "./draft";
 import { instruction, sharedResults } from "./store";
@@ -17,28 +18,24 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
   const steering = JSON.stringify(interventions(draft.value.controls, draft.value.overall));
   const saved = profile?.steering === steering ? profile.name : null; // a dial that was moved since is not in it
   const kind = chosen === "profile" && saved === null ? "python" : chosen;
-  const kinds = Object.entries(CODE_WORDS).filter(([one]) => one !== "profile" || saved !== null) as [CodeKind, string][]; // biome-ignore format: one line
+  const kinds = Object.entries(codes).filter(([one]) => one !== "profile" || saved !== null) as [CodeKind, string][]; // biome-ignore format: one line
   const [tried, setTried] = useState<{ text: string; copied: boolean } | null>(null);
   const model = capabilities.value?.model.name ?? "";
   const server = { origin: location.origin, model: kind === "profile" ? `${model}@${saved}` : model };
   const text = codeFor(kind, draft.value, compareBody(draft.value, instruction.value), server);
   const take = async () => setTried({ text, copied: await copy(text) });
   const state = () => ({ ...compactDraft(draft.value), ...sharedResults() });
-  const what =
-    kind === "json"
-      ? "The request of all panes, for POST /v1/compare."
-      : "The steered answer alone, as an application asks for it. A key is read from STEERING_API_KEY, if there is one.";
   return (
     <Dialog title="The same with code" wide onClose={onClose}>
       <Deploy saved={saved} model={model} onSaved={(name) => setProfile({ name, steering })} />
       <Segments label="Kind of code" options={kinds} value={kind} onChange={setKind} />
-      <p class="small muted">{what}</p>
+      <p class="small muted">{kind === "json" ? hints.codeOfAll : hints.codeOfOne}</p>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard */}
       <pre class="code" tabIndex={0}>
         {text}
       </pre>
       <div class="row">
-        <Button label="Copy the code" kind="primary" onClick={() => void take()} />
+        <Button label="Copy the code" kind="primary" onClick={take} />
         <span role="status">
           {tried?.text === text && (tried.copied ? "The code was copied." : "Select the code and copy it.")}
         </span>
@@ -46,10 +43,7 @@ export function CodeDialog({ onClose }: { onClose: () => void }) {
       <div class="row">
         <ShareLink view="compare" state={state} fallback={wholeAddress} />
       </div>
-      <p class="small muted">
-        A saved link is short. The server keeps the prompt, everything set in Play and the answers that are shown;
-        whoever has the link and a key of this server sees it.
-      </p>
+      <p class="small muted">{hints.savedLink}</p>
     </Dialog>
   );
 }
@@ -59,7 +53,7 @@ type DeployProps = { saved: string | null; model: string; onSaved: (name: string
 /** From the dials to a call of one's own: a profile, which is a model name for every OpenAI client, a key, a monitor, and a test. */
 export function Deploy({ saved, model, onSaved }: DeployProps) {
   const [name, setName] = useState("");
-  const [trying] = useState(() => new Query((signal, asked: string) => askModel(asked, signal)));
+  const [trying] = useState(() => new Query(askModel));
   useLayoutEffect(() => () => trying.forget(), [trying, saved]); // what another profile answered
   const current = interventions(draft.value.controls, draft.value.overall);
   if (current.length === 0) return null;
@@ -74,7 +68,7 @@ export function Deploy({ saved, model, onSaved }: DeployProps) {
       <div class="row">
         <TextField label={label} placeholder="warm-support" value={name} onChange={setName} />
         <Button label="Save it" submit disabled={disabled} />
-        {saved && <Button label="Try it" disabled={busy} onClick={() => void trying.ask(`${model}@${saved}`)} />}
+        {saved && <Button label="Try it" disabled={busy} onClick={() => trying.ask(`${model}@${saved}`)} />}
       </div>
       <ErrorNote error={profileActions.errorAt("code") ?? trying.error.value} />
       {saved && (
@@ -87,23 +81,14 @@ export function Deploy({ saved, model, onSaved }: DeployProps) {
   );
 }
 
-async function askModel(model: string, signal: AbortSignal): Promise<string> {
+async function askModel(signal: AbortSignal, model: string): Promise<string> {
   const { prompt, sampling } = draft.value;
   const body = { model, messages: [{ role: "user" as const, content: prompt }], max_tokens: sampling.max_tokens };
   const asked = api.POST("/v1/chat/completions", { body: body as never, signal });
   return (await dataOf<{ choices: { message: { content: string } }[] }>(asked)).choices[0]?.message.content ?? "";
 }
 
-/** The first one is what most applications begin with. */
-const CODE_WORDS = {
-  profile: "OpenAI client, as a model",
-  python: "Python",
-  openai: "OpenAI client",
-  curl: "curl",
-  json: "JSON of all panes",
-} as const;
-
-export type CodeKind = keyof typeof CODE_WORDS;
+export type CodeKind = keyof typeof codes;
 
 type Server = { origin: string; model: string };
 

@@ -19,6 +19,8 @@ const TITLES: Readonly<Record<string, string>> = {
   [ARMS.prompted]: "Told in words",
 };
 
+const titleOf = ({ name }: { name: string }) => TITLES[name] ?? name;
+
 /** The pane a narrow screen shows; a wide one shows all. */
 const tab = signal<string>(ARMS.steered);
 
@@ -30,7 +32,7 @@ export function Panes() {
   const panes = shown.value.length > 0 ? shown.value : body.arms.map((arm) => emptyPane(arm.name, 1)); // nothing moves when tokens arrive
   const base = panes.find((pane) => pane.name === ARMS.normal);
   const steered = panes.find((pane) => pane.name === ARMS.steered);
-  const tabs = panes.map((pane) => [pane.name, TITLES[pane.name] ?? pane.name] as const);
+  const tabs = panes.map((pane) => [pane.name, titleOf(pane)] as const);
   const chosen = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   const busy = running.value || reading === "running";
   return (
@@ -44,12 +46,9 @@ export function Panes() {
       {reading === "running" && <p class="small muted">Reading the answers again, without steering</p>}
       {(panes[0]?.choices.length ?? 1) > 1 && <Samples panes={panes} />}
       <div class="panes" data-tab={chosen} style={{ "--panes": panes.length }}>
-        {panes.map((pane) => {
-          const { name } = pane;
-          return (
-            <PaneView key={name} pane={pane} base={base} title={TITLES[name] ?? name} about={aboutPane(name, body)} />
-          );
-        })}
+        {panes.map((pane) => (
+          <PaneView key={pane.name} {...{ pane, base }} title={titleOf(pane)} about={aboutPane(pane.name, body)} />
+        ))}
       </div>
       {steered && !running.value && <WhyNothing steered={steered} />}
       <Drift titles={TITLES} />
@@ -57,6 +56,8 @@ export function Panes() {
     </section>
   );
 }
+
+const NEXT = "Each thread goes on from its own answer";
 
 function TurnButtons() {
   const { panes, running } = play.comparison;
@@ -67,9 +68,7 @@ function TurnButtons() {
   };
   return (
     <div class="row">
-      {ended && (
-        <Button label="Next turn" title="Each thread goes on from its own answer" onClick={go(play.nextTurn)} />
-      )}
+      {ended && <Button label="Next turn" title={NEXT} onClick={go(play.nextTurn)} />}
       {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={go(play.previousTurn)} />}
     </div>
   );
@@ -144,7 +143,7 @@ function DotPlot({ panes, name }: { panes: readonly Pane[]; name: string }) {
   const asked = play.comparison.asked.value;
   const rows = panes.map((pane) => {
     const values = pane.choices.map((_, choice) => answerReading(asked, name, pane.name, choice)?.mean ?? null);
-    return { title: TITLES[pane.name] ?? pane.name, values, mean: meanOf(values) };
+    return { title: titleOf(pane), values, mean: meanOf(values) };
   });
   const all = rows.flatMap((row) => row.values).filter((value): value is number => value !== null);
   if (all.length === 0) return null;

@@ -13,7 +13,7 @@ export function WhyNothing({ steered }: { steered: Pane }) {
   const name = reader.value;
   if (!nothingMoved(steered, name)) return null;
   const { controls, overall } = draft.value;
-  const reasons = reasonsFor(steered, controls, overall, vectorNamed);
+  const reasons = reasonsFor(steered, controls, overall);
   const shift = name === null ? undefined : steered.against?.readout_shift[name];
   const title = isUnchanged(steered)
     ? "Steering changed nothing"
@@ -69,16 +69,11 @@ export function nothingMoved(steered: Pane, reader: string | null): boolean {
 }
 
 /** Says why steering may not have shown, each reason with what to change. */
-export function reasonsFor(
-  steered: Pane,
-  controls: readonly Control[],
-  overall: number,
-  vectorNamed: (name: string) => Vector | undefined,
-): Reason[] {
+export function reasonsFor(steered: Pane, controls: readonly Control[], overall: number, find = vectorNamed): Reason[] {
   const zero: Reason[] = overall === 0 ? [{ text: "The overall strength is 0.", remedy: "reset-overall", control: null }] : []; // biome-ignore format: one line
   const own = controls.flatMap((control) => {
     const applied = steered.steering?.applied.find((one) => plainName(one.vector) === plainName(control.vector));
-    return reasonsOf(control, applied, vectorNamed(control.vector));
+    return reasonsOf(control, applied, find(control.vector));
   });
   return [...zero, ...own];
 }

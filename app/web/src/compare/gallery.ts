@@ -62,9 +62,10 @@ export const cards = computed(() => {
 const isWhole = (stop: SavedStop): boolean => !textOf(stop).includes("\ufffd");
 
 /** Whether nothing was set or run yet: the saved answers are shown then. */
-export const onLanding = computed(
-  () => !isBegun(draft.value) && comparison.asked.value === null && !comparison.running.value,
-);
+export const onLanding = computed(() => {
+  const { asked, running } = comparison;
+  return !isBegun(draft.value) && asked.value === null && !running.value;
+});
 
 /** Whether the library can do live what an item shows, in the direction of a stop, with the words that the model is told. */
 export function isLive({ vector, stops }: SavedItem, stop: number): boolean {

@@ -48,8 +48,8 @@ async function read(
   panes: readonly Pane[],
   vector: string,
 ): Promise<ReadBack> {
-  const answers = panes.flatMap((pane) =>
-    pane.choices.map(({ text, tokens }, choice) => ({ key: keyOf(pane.name, choice), text, tokens })),
+  const answers = panes.flatMap(({ name, choices }) =>
+    choices.map(({ text, tokens }, choice) => ({ key: keyOf(name, choice), text, tokens })),
   );
   const written = answers.filter(({ text }) => text !== "");
   if (written.length === 0) return { asked, vector, answers: new Map() };

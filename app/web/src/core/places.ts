@@ -1,9 +1,7 @@
 import { computed, signal } from "@preact/signals";
 
-export const PLACES = ["compare", "make", "space", "read", "library", "admin"] as const;
-export type PlaceName = (typeof PLACES)[number];
-
-export const TITLES: Readonly<Record<PlaceName, string>> = {
+/** The words shown for each place. */
+export const TITLES = {
   compare: "Play",
   make: "Make",
   space: "Space",
@@ -11,6 +9,8 @@ export const TITLES: Readonly<Record<PlaceName, string>> = {
   library: "Library",
   admin: "Admin",
 };
+export type PlaceName = keyof typeof TITLES;
+export const PLACES = Object.keys(TITLES) as PlaceName[];
 
 /** The places of the rail; Read is a mode of Play, and Library and Admin stand behind icons. */
 export const MAIN = ["compare", "make", "space"] as const;
@@ -60,9 +60,8 @@ export function encodeState(value: unknown): string {
 export function decodeState(text: string): unknown {
   try {
     const binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
-    return JSON.parse(
-      new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(binary, (c) => c.charCodeAt(0))),
-    );
+    const bytes = Uint8Array.from(binary, (c) => c.charCodeAt(0));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
     return null;
   }

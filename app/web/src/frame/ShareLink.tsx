@@ -51,9 +51,8 @@ export function ShareLink({ view, state, fallback }: Props) {
 async function shared(view: View, given: object, fallback?: () => string): Promise<Saved> {
   const state = JSON.stringify(given);
   try {
-    const { url } = await dataOf<SavedLink>(
-      api.POST("/v1/links", { body: { view, state: given as Record<string, unknown> } }),
-    );
+    const body = { view, state: given as Record<string, unknown> };
+    const { url } = await dataOf<SavedLink>(api.POST("/v1/links", { body }));
     return { state, address: new URL(url, location.origin).href, reason: null };
   } catch (failure) {
     if (!fallback) throw failure;

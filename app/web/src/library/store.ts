@@ -19,10 +19,9 @@ export const profiles = new Query((signal) =>
 
 /** The steering of requests that name none, empty where they are unsteered; and what they are warned of. */
 export const defaultSteering = new Query(async (signal) => {
-  const found = await dataOf<{ interventions: Intervention[] | null; warnings?: string[] }>(
-    api.GET("/v1/steering", { signal }),
-  );
-  return { interventions: found.interventions ?? [], warnings: found.warnings ?? [] };
+  type Answer = { interventions: Intervention[] | null; warnings?: string[] };
+  const { interventions, warnings = [] } = await dataOf<Answer>(api.GET("/v1/steering", { signal }));
+  return { interventions: interventions ?? [], warnings };
 });
 
 export const profileActions = new Mutations<"form" | "code" | "default" | `profile ${string}`>();
@@ -33,9 +32,8 @@ export const found = computed<readonly Vector[]>(() => {
   const text = search.value.trim().toLowerCase();
   const all = vectors.value ?? [];
   if (text === "") return all;
-  return all.filter((vector) =>
-    [vector.name, vector.description, ...vector.tags].some((one) => one.toLowerCase().includes(text)),
-  );
+  const words = ({ name, description, tags }: Vector) => [name, description, ...tags].join("\n").toLowerCase();
+  return all.filter((vector) => words(vector).includes(text));
 });
 
 /** Loads profiles, the default steering and, with a key that may see it, the policy. */
@@ -95,9 +93,8 @@ export const clearDefault = (): Promise<boolean> =>
 export const versions = new Queries((signal, name: string, _id: string) =>
   allPages<Version>(async (cursor) => {
     const query = { limit: PAGE, ...(cursor === undefined ? {} : { before: Number(cursor) }) };
-    const page = await dataOf<VersionPage>(
-      api.GET("/v1/vectors/{name}/versions", { params: { path: { name }, query }, signal }),
-    );
+    const params = { path: { name }, query };
+    const page = await dataOf<VersionPage>(api.GET("/v1/vectors/{name}/versions", { params, signal }));
     return { ...page, next_cursor: page.next_before === null ? null : String(page.next_before) };
   }),
 );

@@ -5,7 +5,7 @@ import { DISTILLED, isDistilled } from "../compare/controls";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";
 import { Query } from "../core/query";
-import { card, doseBound, library, mayDo, polesOf, typicalNorms, vectorNamed } from "../core/server";
+import { card, doseBound, library, mayDo, poleAt, typicalNorms, vectorNamed } from "../core/server";
 import { QualityCard } from "../library/VectorCard";
 import { signed } from "../maths/scales";
 import { strengthAt, zonesOf } from "../maths/strength";
@@ -78,7 +78,6 @@ export function Quotes({ vector }: { vector: Vector }) {
     void asking.ask(PROMPT);
     return () => asking.stop();
   }, [asking]);
-  const poles = polesOf(vector.name, vector);
   const disabled = asking.busy.value || prompt.trim() === "";
   return (
     <section class="panel stack" aria-label="Quotes" aria-busy={asking.busy.value}>
@@ -91,9 +90,7 @@ export function Quotes({ vector }: { vector: Vector }) {
         {(asking.data.value ?? []).map(({ strength, text, problem }) => (
           <article key={strength} class="multiple" aria-label={`Strength ${strength}`}>
             <p class="small">
-              <strong>
-                {strength === 0 ? "plain" : `${strength < 0 ? poles.negative : poles.positive} (${signed(strength)})`}
-              </strong>
+              <strong>{strength === 0 ? "plain" : `${poleAt(vector.name, strength)} (${signed(strength)})`}</strong>
             </p>
             <p dir="auto">{text}</p>
             {problem && <Note kind="error">{problem}</Note>}
@@ -114,9 +111,7 @@ async function quotesOf(vector: Vector, prompt: string, signal: AbortSignal) {
   });
   const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "0", seed: 7, max_tokens: 40 };
   const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
-  return answer.arms.map(({ name, choices, error }) => ({
-    strength: Number(name),
-    text: choices[0]?.text ?? "",
-    problem: error?.message ?? null,
-  }));
+  return answer.arms.map(({ name, choices, error }) => {
+    return { strength: Number(name), text: choices[0]?.text ?? "", problem: error?.message ?? null };
+  });
 }

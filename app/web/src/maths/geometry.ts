@@ -65,10 +65,7 @@ export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
 
 /** Replaces the horizontal axis of every layer by the scores of a vector around their median, with one unit for all layers, so
  * that the two sides move apart where the model tells them apart. A layer without scores has all points in the middle. */
-export function alongVector(
-  layers: readonly AlignedLayer[],
-  scores: readonly (readonly (number | null)[] | undefined)[],
-) {
+export function alongVector(layers: readonly AlignedLayer[], scores: readonly (Scores | undefined)[]) {
   return layers.map((layer, index): AlignedLayer => {
     const list = scores[index] ?? [];
     const middle = median(list) ?? 0;
@@ -81,6 +78,8 @@ export function alongVector(
 export const between = (a: readonly Point[], b: readonly Point[], t: number): number[][] =>
   a.map((p, i) => p.map((x, d) => x + ((b[i]?.[d] ?? x) - x) * t));
 
+type Scores = readonly (number | null)[];
+
 const STEPS = 300;
 
 /** Returns a point per item in two dimensions whose distances follow `distance`: classical multidimensional scaling. */
@@ -89,9 +88,8 @@ export function scaledMap(distance: readonly (readonly number[])[]): [number, nu
   const [means, total] = [squared.map((row) => mean(row)!), mean(squared.flat())!];
   const gram = squared.map((row, i) => row.map((d, j) => -0.5 * (d - means[i]! - means[j]! + total)));
   const first = leading(gram);
-  const second = leading(
-    gram.map((row, i) => row.map((g, j) => g - first.value * first.vector[i]! * first.vector[j]!)),
-  );
+  const { value, vector } = first;
+  const second = leading(gram.map((row, i) => row.map((g, j) => g - value * vector[i]! * vector[j]!)));
   const along = ({ value, vector }: Eigen, i: number) => vector[i]! * Math.sqrt(Math.max(value, 0));
   return distance.map((_, i) => [along(first, i), along(second, i)]);
 }

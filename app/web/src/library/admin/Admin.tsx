@@ -90,9 +90,8 @@ function ServerState() {
   const { kernels } = known as { kernels?: unknown };
   if (typeof kernels === "string") facts.push(["kernels", kernels]);
   if (load.value) facts.push(["requests", `${load.value.running} running, ${load.value.waiting} waiting`]);
-  const bounds = Object.entries(limits).map(
-    ([name, value]) => [name.replaceAll("_", " "), value.toLocaleString("en")] as const,
-  );
+  const words = ([name, value]: [string, number]) => [name.replaceAll("_", " "), value.toLocaleString("en")] as const;
+  const bounds = Object.entries(limits).map(words);
   return (
     <Panel title="Server">
       <Facts of={facts} />

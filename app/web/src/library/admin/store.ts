@@ -94,12 +94,10 @@ export async function editPolicy(place: PolicyPlace, change: (now: Policy) => Po
   });
 }
 
-export function setMonitors(
-  place: PolicyPlace,
-  change: (all: Policy["monitors"]) => Policy["monitors"],
-): Promise<boolean> {
-  return editPolicy(place, (now) => ({ ...now, monitors: change(now.monitors) }));
-}
+type Monitors = Policy["monitors"];
+
+export const setMonitors = (place: PolicyPlace, change: (all: Monitors) => Monitors): Promise<boolean> =>
+  editPolicy(place, (now) => ({ ...now, monitors: change(now.monitors) }));
 
 /** Removes one entry of a list by its value: what another person has put before it does not matter. */
 export function without<T>(list: readonly T[], entry: T): T[] {
@@ -148,9 +146,8 @@ export async function revokeKey(id: string, place: KeyPlace, force = false): Pro
   return keyActions.run(place, async () => {
     const query = force ? { force } : {};
     await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id }, query } });
-    fresh.value = fresh.value
-      .filter((one) => one.key.id !== id)
-      .map((one) => (one.replaces?.id === id ? { ...one, replaces: null } : one));
+    dismissKey(id);
+    fresh.value = fresh.value.map((one) => (one.replaces?.id === id ? { ...one, replaces: null } : one));
     await keys.load();
   });
 }
@@ -202,11 +199,8 @@ export function raisedWhen({ vector, above, below, at }: Pick<Monitor, "vector" 
 export function barsOf(edges: readonly number[], counts: readonly number[]) {
   const first = counts.findIndex((count) => count > 0);
   const last = counts.findLastIndex((count) => count > 0);
-  const bars = counts.map((count, bucket) => ({
-    label: between(edges, bucket),
-    count,
-    share: count / Math.max(...counts),
-  }));
+  const most = Math.max(...counts);
+  const bars = counts.map((count, bucket) => ({ label: between(edges, bucket), count, share: count / most }));
   return first < 0 ? [] : bars.slice(first, last + 1);
 }
 
