@@ -254,10 +254,15 @@ class Step:
 
     def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
         """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`."""
-        stream = hidden.float() if residual is None else hidden.float() + residual.float()
+        if self._injection.constant and layer not in self.readers.layers:
+            change = self._injection.fixed_change(layer, hidden if residual is None else hidden + residual)
+            if change is not None:
+                hidden += change
+                return
+        stream = hidden.float() if residual is None else hidden.to(torch.float32, copy=True).add_(residual)
         after = self.apply(layer, stream)
         if after is not stream:
-            hidden += (after - stream).to(hidden.dtype)
+            hidden += after - stream
 
     def apply(self, layer: int, stream: Residual) -> Residual:
         """Returns the float32 stream as steering leaves it. Readouts see the result."""
