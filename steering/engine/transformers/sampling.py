@@ -29,8 +29,8 @@ WIDTHS = (2.0, 4.0, 8.0, 16.0)
 """Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
 ENOUGH = 1.0 + 1e-5
 """Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
-RANKED = 32
-"""Tokens of a row that the kernel offers to its grammar before the mask is computed."""
+RANKED = 8
+"""Tokens of a row that the kernel offers to its grammar before the mask is computed. More of them cost more than the masks they save."""
 NONE = -1
 Values: TypeAlias = Float[Tensor, "row token"]
 Tokens: TypeAlias = Int[Tensor, "row token"]
