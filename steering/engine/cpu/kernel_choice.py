@@ -146,7 +146,7 @@ def with_block_rows(choice: KernelChoice, time: Timer) -> KernelChoice:
 
 
 def _rows_faster(one: Mapping[int, float], other: Mapping[int, float]) -> int:
-    """Up to how many rows one way is faster."""
+    """Returns up to how many rows one way is faster than the other."""
     found = 0
     for rows in one:
         if one[rows] >= other[rows]:
