@@ -231,8 +231,13 @@ def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
 
     Raises UnsupportedParameter where the architecture has no bias there.
     """
-    if missing := [layer.name for layer in layers if layer.constant and layer.module.bias is None]:
-        give_biases(model, missing)
+    missing = [layer.name for layer in layers if layer.constant and layer.module.bias is None]
+    if missing and not give_biases(model, missing):
+        raise UnsupportedParameter(
+            f"{type(model).__name__} has no bias at {missing[0]}, so a constant cannot be added there: edits without one, such as ablate "
+            "at the hook points 'attention' and 'mlp', can be baked",
+            param="steering",
+        )
     with torch.no_grad():
         for layer in layers:
             weight = layer.weight.T if isinstance(layer.module, Conv1D) else layer.weight
