@@ -103,7 +103,7 @@ class Run:
                 self.calibrated(name, [layer])
             if self._known(name, layer):
                 self.directions.setdefault(layer, []).append(name)
-        return self.directions[layer]
+        return self.directions.setdefault(layer, [])
 
     def _known(self, name: str, layer: int) -> bool:
         """Whether the server has a vector that is calibrated at a layer in both directions."""
