@@ -13,7 +13,7 @@ import torch
 from steering.injection.apply import TINY, Index, LayerEdits, PerToken, index_of, norms_of, take
 from steering.injection.conditions import Conditions, Controllers, held_readouts
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
-from steering.injection.slots import DOSE, GROWING, NEVER, NO_EDIT, UNSTEERED_SLOT, Room, Slots
+from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, Slots
 from steering.model.hook_points import in_order
 from steering.plan.scope import is_constant_from, weights
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -392,17 +392,8 @@ class Injection:
 class Injector:
     """Steers the passes of one engine. What steers decode tokens is built once for the passes with the same requests."""
 
-    def __init__(
-        self,
-        layer_count: int,
-        d_model: int,
-        device: torch.device,
-        devices: Sequence[torch.device] | None = None,
-        room: Room = GROWING,
-        head_count: int = 0,
-    ) -> None:
-        """See Slots."""
-        self.slots = Slots(layer_count, d_model, device, devices, room, head_count)
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
         self._key: tuple[object, ...] = ()
         self._kept: Injection | None = None
 
