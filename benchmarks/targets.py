@@ -67,5 +67,8 @@ TARGETS: Mapping[str, Target] = {
     "busy 1": Target("another process keeps one processor busy: 1 request, all-layer plan / vLLM in the same situation: tokens/s", 1.0),
     "busy 8": Target("the same, 8 requests, distinct all-layer plans", 1.0),
     "busy 32": Target("the same, 32 requests", 1.0),
+    "two busy 1": Target("two processors kept busy: 1 request, all-layer plan / vLLM in the same situation: tokens/s", 1.0),
+    "two busy 8": Target("the same, 8 requests, distinct all-layer plans", 1.0),
+    "two busy 32": Target("the same, 32 requests", 1.0),
     "gap": Target("8 streams, a prompt of 2,000 arrives: gap between tokens, p99 / median", 4.0, at_most=True),
 }  # fmt: skip

@@ -93,7 +93,7 @@ from tests.postgresql_server.server import PostgreSQL  # noqa: E402
 from tests.vllm.models import save_tiny  # noqa: E402
 
 torch.set_num_threads(1)
-kernel_choice._chosen["own"] = kernel_choice.default_choice()  # results of tests do not depend on times
+kernel_choice.CHOSEN[kernel_choice.PROCESS] = kernel_choice.default_choice()  # results of tests do not depend on times
 settings.register_profile("no_deadline", deadline=None)  # tests do not fail on a busy machine
 settings.load_profile("no_deadline")
 

@@ -43,8 +43,6 @@ PROMPTS = {
     ),
 }
 """Instructions towards each behaviour and away from it, which stand in front of the question."""
-STEERED = "generated"
-"""From the last token of the prompt on, which predicts the letter."""
 
 
 def behaviour(run: Run, name: str) -> dict[str, Any]:
@@ -139,7 +137,7 @@ def _log_odds(client: Client, questions: Sequence[data.Question], steering: Any)
 
 
 def _spread(client: Client, questions: Sequence[data.Question], vector: str, layer: int) -> list[float]:
-    up, down = (_log_odds(client, questions, at(vector, layer, strength, STEERED)) for strength in (1.0, -1.0))
+    up, down = (_log_odds(client, questions, at(vector, layer, strength)) for strength in (1.0, -1.0))
     return [one - other for one, other in zip(up, down, strict=True)]
 
 
@@ -153,7 +151,7 @@ def _right(run: Run, kind: str, vector: str, layer: int) -> dict[str, Any]:
     plain = right([])
     values = {"unsteered": plain}
     for sign, strength in (("+", 1.0), ("-", -1.0)):
-        steered = right(at(vector, layer, strength, STEERED))
+        steered = right(at(vector, layer, strength))
         values[sign] = [one - other for one, other in zip(steered, plain, strict=True)]
     found = {name: estimate(rows) for name, rows in values.items()}
     return {

@@ -79,7 +79,7 @@ def known(folder: Path, name: str, count: int, seed: int) -> list[Question]:
     found = []
     for row in chosen(rows, count, seed):
         parts = _CHOICES.match(row["prompt"])
-        if parts is not None:
+        if parts is not None and parts["a"].strip() and parts["b"].strip():  # one question of MMLU has an empty choice
             answer = LETTERS.index(row["correct"].strip(" ()"))
             found.append(Question(parts["question"], (parts["a"], parts["b"]), answer, row["prompt"]))
     return found

@@ -24,9 +24,9 @@ class Counts:
     depths: of the layers that are tried. neutral: prompts of a calibration, and tokens of their answers."""
 
     pairs: int = 60
-    validation: int = 24
+    validation: int = 16
     test: int = 50
-    known: int = 200
+    known: int = 100
     texts: int = 24
     characters: int = 260
     fit: int = 64
@@ -103,7 +103,7 @@ class Run:
                 self.calibrated(name, [layer])
             if self._known(name, layer):
                 self.directions.setdefault(layer, []).append(name)
-        return self.directions[layer]
+        return self.directions.setdefault(layer, [])
 
     def _known(self, name: str, layer: int) -> bool:
         """Whether the server has a vector that is calibrated at a layer in both directions."""
@@ -140,7 +140,6 @@ def peers_of(model: Path | None) -> Iterator[Contender | None]:
             process.close()
 
 
-def at(name: str, layer: int, strength: float, tokens: str = "all") -> list[dict[str, Any]]:
-    """Returns the steering of a calibrated vector: 1 is the strength of 1 nat."""
-    scope = {"tokens": tokens}
-    return [{"vector": name, "layers": [layer], "strength": strength, "unit": "kl", "scope": scope}]
+def at(name: str, layer: int, strength: float) -> list[dict[str, Any]]:
+    """Returns the steering of a calibrated vector, at every token: 1 is the strength of 1 nat."""
+    return [{"vector": name, "layers": [layer], "strength": strength, "unit": "kl", "scope": {"tokens": "all"}}]

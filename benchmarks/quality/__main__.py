@@ -1,4 +1,4 @@
-"""`python -m benchmarks.quality`: measures what steering does to the text of the embedded model."""
+"""`python -m benchmarks.quality`: measures what steering does to the text of a model, the embedded one if no other is named."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import TRIED_ON, choice
-from benchmarks.quality.concepts import EVIDENCE, QUICK, RANGES, Profile
+from benchmarks.quality.concepts import EVIDENCE, LARGER, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
@@ -60,9 +60,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(EVIDENCE_PARTS), metavar="PART")
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="a name, folder or .gguf file")
     parser.add_argument("--second", help="second model of transfers and blind pairs: a name, folder or .gguf file")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="figures are added to this file as they come")
+    parser.add_argument("--output", type=Path, help="figures are added to this file as they come")
     chosen = parser.parse_args(arguments)
+    own = RESULTS if chosen.model == EMBEDDED_MODEL else RESULTS.with_name(f"quality.{Path(chosen.model).stem}.json")
+    chosen.output = chosen.output or own
     if not chosen.second and (needing := [part for part in SECOND if part in chosen.only]):
         parser.error(f"{' and '.join(needing)} needs --second")
     return chosen
@@ -71,7 +74,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 async def run(chosen: argparse.Namespace) -> None:
     """Measures the chosen parts of the chosen concepts. Writes the file after each, so that an interrupted run keeps its results."""
     watch, profile = Stopwatch(), QUICK if chosen.quick else EVIDENCE
-    async with opened(EMBEDDED_MODEL, compiled=not chosen.eager) as (engine,):
+    async with opened(chosen.model, compiled=not chosen.eager) as (engine,):
         if not chosen.eager:
             await until_compiled(engine)
         for part in chosen.only:
@@ -92,13 +95,15 @@ async def _measure_part(chosen: argparse.Namespace, engine: Engine, profile: Pro
 def _whole(chosen: argparse.Namespace) -> bool:
     """Whether a run measures what `make evidence` does."""
     default = parsed(["--second", chosen.second or "none"])
-    return all(getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts"))
+    return all(
+        getattr(chosen, name) == getattr(default, name) for name in ("quick", "eager", "only", "concepts", "model")
+    )
 
 
 async def _measure(chosen: argparse.Namespace, setup: Setup, part: str, concept: str) -> None:
     watch, profile = Stopwatch(), setup.profile
     if part == "ranges":
-        profile = QUICK if chosen.quick else RANGES
+        profile = QUICK if chosen.quick else RANGES if chosen.model == EMBEDDED_MODEL else LARGER
         add_ranges(setup.engine, concept, await ranges(setup.engine, concept, profile))
     else:
         add_result(chosen.output, setup.engine, part, concept, await one(setup, part, concept))

@@ -37,8 +37,10 @@ class Profile:
 
 EVIDENCE = Profile()
 """The parts of `make evidence`, within an hour on two cores."""
-RANGES = Profile(choosing=10, reporting=24, neutral=4, tokens=40)
-"""Both directions of every concept."""
+RANGES = Profile(neutral=4, tokens=40, doses=(-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25))
+"""Both directions of every concept. Of refusal on the embedded model, text breaks at 0.25 in both directions."""
+LARGER = replace(RANGES, tokens=32, doses=(-0.2, -0.13, -0.08, 0.08, 0.13, 0.2))
+"""Ranges of a larger model, on which an answer takes several times as long."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
 

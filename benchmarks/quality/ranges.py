@@ -1,4 +1,4 @@
-"""Measures at which strengths the shipped concepts steer the embedded model, in both directions, with intervals.
+"""Measures at which strengths the shipped concepts steer a model, in both directions, with intervals.
 
 The layer is chosen first, on other prompts: where a card reads best is not always where a vector steers best.
 
@@ -13,16 +13,13 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import PARTS, read_results, write_items, write_results
+from benchmarks.quality.recording import PARTS, items_of, read_results, write_items, write_results
 from benchmarks.quality.steering_layer import steering_layer
 from steering.cards import Recommended
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
 from steering.lab.evaluations import DoseResponseRequest, dose_response
 
-DOSES = (-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25)
-"""Planned relative doses: concepts differ in their natural scale, so strengths are chosen by the dose they make. Of refusal,
-text breaks at 0.25 in both directions."""
 PATH = Path(__file__).parents[2] / "steering" / "concepts" / "data" / MEASURED_FILE
 
 
@@ -35,13 +32,13 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
         vector,
         prompts=reporting_prompts(engine, concept, profile.reporting),
         neutral=neutral_prompts(engine, profile.neutral),
-        strengths=strengths_of(engine, vector, DOSES),
+        strengths=strengths_of(engine, vector, profile.doses),
         random_directions=profile.controls,
         sampling=profile.sampling,
         checkpoints=PARTS,
     )
     found = await dose_response(engine, request, progress=progress_printer(f"{concept}, ranges"))
-    write_items("ranges", concept, found.scores)
+    write_items("ranges", concept, found.scores, items_of(engine))
     return {
         "dataset": vector.provenance["dataset"],
         "method": vector.method,

@@ -13,6 +13,7 @@ from benchmarks.contenders.open_engine import cache_dir
 from benchmarks.machine import describe
 from benchmarks.quality.concepts import Profile
 from steering.engine.api import Engine
+from steering.model.embedded import EMBEDDED_MODEL
 from steering.schemas.evaluation import ScoresAnswer
 
 ITEMS = Path(__file__).parents[1] / "results" / "items"
@@ -135,6 +136,11 @@ def write_items(part: str, concept: str, scores: Iterable[ScoresAnswer], folder:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(_rounded(one.model_dump(exclude_none=True)), separators=(",", ":")) for one in scores]
     (folder / f"{part}.{concept}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def items_of(engine: Engine) -> Path:
+    """Returns the folder of a model's scores."""
+    return ITEMS if engine.info.name == EMBEDDED_MODEL else ITEMS / engine.info.name
 
 
 def _rounded(value: Any) -> Any:

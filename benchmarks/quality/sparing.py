@@ -2,7 +2,7 @@
 
 Both are fitted to requests that should be declined against neutral prompts, at the last position of the prompt; a second map has harmless
 requests with alarming words among its negatives, too. Held-out requests of all kinds are answered; whether an answer declines is read by
-its words. A run leaves out the arms that the file has.
+its words. A run leaves out the arms that the file has of the same model.
 """
 
 import argparse
@@ -185,12 +185,10 @@ def main() -> None:
 
     async def run() -> dict[str, Any]:
         async with opened(chosen.model) as (engine,):
-            about = {
-                "model": engine.info.name,
-                "dtype": engine.info.dtype,
-                "date": datetime.now(UTC).date().isoformat(),
-            }
-            return about | await measured(engine, read_results(chosen.output).get("arms", {}))
+            about = {"model": engine.info.name, "dtype": engine.info.dtype}
+            known = read_results(chosen.output)
+            arms = known.get("arms", {}) if about.items() <= known.items() else {}
+            return {**about, "date": datetime.now(UTC).date().isoformat(), **await measured(engine, arms)}
 
     write_results(chosen.output, asyncio.run(run()))
 

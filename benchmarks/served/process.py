@@ -44,7 +44,7 @@ class Server:
 
     @property
     def process_id(self) -> int:
-        """Of the server."""
+        """Returns the id of the server's process."""
         return self._process.pid
 
     @contextmanager

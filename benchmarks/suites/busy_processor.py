@@ -1,10 +1,11 @@
-"""Measures requests that arrive together while another process keeps one processor busy, against vLLM in the same situation."""
+"""Measures requests that arrive together while other processes keep one or two processors busy, against vLLM in the same situation."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 from benchmarks.bench import Bench, fastest, metric_of
 from benchmarks.contenders.registry import ENGINE, VLLM
@@ -12,6 +13,8 @@ from benchmarks.suites.throughput import engine_tasks, vllm_tasks
 
 KIND = "distinct plans"
 SIZES = (1, 8, 32)
+BUSY = (1, 2)
+"""How many processors are kept busy."""
 
 
 def run(bench: Bench) -> None:
@@ -19,25 +22,26 @@ def run(bench: Bench) -> None:
     started = [bench.contender(name) for name in (ENGINE, *VLLM)]
     if not any(started):
         return
-    length, processor = bench.profile.short_prompt, max(os.sched_getaffinity(0))
-    with busy(processor):
-        for rows in SIZES:
-            bench.log(f"{rows} requests, prompts of {length}, processor {processor} kept busy")
+    length, processors = bench.profile.short_prompt, sorted(os.sched_getaffinity(0))
+    for count, rows in product(BUSY, SIZES):
+        with busy(processors[-count:]):
+            bench.log(f"{rows} requests, prompts of {length}, kept busy: {count} processors")
             tasks = engine_tasks(bench, rows, length, (KIND,), "busy processor") | vllm_tasks(bench, rows, length)
             results = bench.run_rounds(tasks, bench.profile.rounds)
-            named = {(name, f"{work}, a processor kept busy"): found for (name, work), found in results.items()}
+            named = {(name, f"{work}, {count} processors kept busy"): found for (name, work), found in results.items()}
             bench.record(named, rows=rows, prompt=length)
             vllm = fastest([metric_of(results, name, "unsteered") for name in VLLM])
-            bench.compare(f"busy {rows}", metric_of(results, ENGINE, KIND), vllm)
+            bench.compare(f"{'busy' if count == 1 else 'two busy'} {rows}", metric_of(results, ENGINE, KIND), vllm)
 
 
 @contextmanager
-def busy(processor: int) -> Iterator[None]:
-    """Keeps one processor busy with a process that never waits."""
-    program = f"import os\nos.sched_setaffinity(0, {{{processor}}})\nwhile True: pass"
-    process = subprocess.Popen([sys.executable, "-c", program])
+def busy(processors: Sequence[int]) -> Iterator[None]:
+    """Keeps processors busy, each with a process that never waits."""
+    program = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", program, str(one)]) for one in processors]
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -118,8 +118,8 @@ class CaptureSpec:
 
     logits: whether logits are read too, at every position from `CapturePrompt.first`.
     embeddings: whether the input embeddings of the positions are read too.
-    cache_salt: what is computed for the beginning of a text is shared with calls and requests of the same salt; None: with the
-        texts of the same call. Only with logits: a pass without them may end before the last block.
+    cache_salt: what is computed for the beginning of a text may be shared with calls and requests of the same salt; None: with the
+        texts of the same call. Only with logits: a pass without them may end before the last block. The engine `vllm` ignores it.
     """
 
     layers: tuple[int, ...]

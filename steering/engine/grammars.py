@@ -52,8 +52,11 @@ class Matcher:
         of a millisecond."""
         began = thread_time()
         allows, eos, eos_ids = self._inner.validate_tokens, self._eos, self._eos_ids
-        places = (place for place, token in enumerate(tokens) if allows([eos if token in eos_ids else token]))
-        first = next(places, None)
+        for first, token in enumerate(tokens):
+            if allows([eos if token in eos_ids else token]):
+                break
+        else:
+            first = None
         self._left -= thread_time() - began
         return first
 
@@ -70,10 +73,9 @@ class Matcher:
         """Adds a token of the answer, or one that ends it. Returns whether nothing may follow it. Raises LimitExceeded where the
         grammar is too complex to go on with this answer."""
         began = thread_time()
-        if not self._inner.is_error():
-            self._inner.consume_token(self._eos if token in self._eos_ids else token)
+        taken = self._inner.consume_token(self._eos if token in self._eos_ids else token)
         self._left += TOKEN_SECONDS - (thread_time() - began)
-        if self._inner.is_error() or self._left < 0.0:
+        if not taken or self._left < 0.0:
             reason = self.error or f"its masks take more than {TOKEN_SECONDS * 1000:.0f} ms a token"
             raise LimitExceeded(f"the answer cannot go on under its schema or grammar: {reason}")
         return self._inner.is_stopped()

@@ -13,7 +13,7 @@ import torch
 from steering.injection.apply import TINY, Index, LayerEdits, PerToken, index_of, norms_of, take
 from steering.injection.conditions import Conditions, Controllers, held_readouts
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
-from steering.injection.slots import DOSE, GROWING, NEVER, NO_EDIT, UNSTEERED_SLOT, Room, Slots
+from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, Slots
 from steering.model.hook_points import in_order
 from steering.plan.scope import is_constant_from, weights
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -173,6 +173,7 @@ class Injection:
     weights (token, column): of interventions and controllers, changed in place.
     left (token,): what is left of each token's dose bound.
     rows (layer, token, edit): of the edits at `edited`.
+    constant: whether the weights are the same in all passes that follow, and at all layers.
     """
 
     def __init__(self, segments: Sequence[Segment[SteeredRow]], tokens: int, slots: Slots) -> None:
@@ -186,6 +187,7 @@ class Injection:
         self.layers = self.conditions.layers.union(self.edited)
         self.decodes = all(segment.decodes for segment in segments)
         self._number_of = {layer: number for number, layer in enumerate(self.edited)}
+        self.constant = self._is_constant()
         if not self._steered:
             self.slots_of_tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
             self.weights, self.left = torch.zeros(tokens, 1, device=device), torch.zeros(tokens, device=device)
@@ -204,7 +206,7 @@ class Injection:
         self._interventions = max(len(plan.interventions) for plan in plans)
         self.weights = torch.zeros(tokens, max(plan.columns for plan in plans), device=device)
         self._timings = slots.timings[self.slots_of_tokens, : self.weights.shape[1]]
-        self._constant, self._begun = self._is_constant(), False
+        self._begun = False
         self._base = self._acting = self.weights
         most = max(sum(len(one.kinds) for one in edits) for plan in plans for edits in plan.layers.values())
         places = uploaded([slots.place_of(layer) for layer in self.edited], device, torch.int64)
@@ -234,7 +236,7 @@ class Injection:
         if self.guarded:
             self.left.copy_(self._bound)
         self.doses.begin((positions - self._last).clamp_min_(-1))
-        if self._constant and self._begun:
+        if self.constant and self._begun:
             return
         self._base, self._begun = weights(self._timings, positions) * self._named(), True
         self.weights.copy_(self._base)
@@ -259,7 +261,7 @@ class Injection:
         """Sets the weights for the edited layers from one on, by what conditions and controllers say now."""
         held = self.conditions.applied(self._base)
         self._acting = held
-        self.doses.note_acting(layer, held[:, : self._interventions] != 0.0, every=self._constant)
+        self.doses.note_acting(layer, held[:, : self._interventions] != 0.0, every=self.constant)
         if held is not self._base or self.controllers:
             self.weights.copy_(self.controllers.applied(held) if self.controllers else held)
 
@@ -285,7 +287,7 @@ class Injection:
         """
         # the tables of doses and the indices are on one device: layers on others take `apply`
         elsewhere = residual.device != self._device
-        if elsewhere or not self._constant or self.guarded or layer in self.conditions.layers:
+        if elsewhere or not self.constant or self.guarded or layer in self.conditions.layers:
             return None
         if layer not in self._fixed:
             self._fixed[layer] = self._built_change(layer, residual)
@@ -340,7 +342,7 @@ class Injection:
             return ((*pair, None) for pair in self._built(layer))
         if layer not in self._kept:
             self._kept[layer] = [
-                (tokens, edits, edits.weights(take(self.weights, tokens)) if self._constant else None)
+                (tokens, edits, edits.weights(take(self.weights, tokens)) if self.constant else None)
                 for tokens, edits in self._built(layer)
             ]
         return self._kept[layer]
@@ -390,17 +392,8 @@ class Injection:
 class Injector:
     """Steers the passes of one engine. What steers decode tokens is built once for the passes with the same requests."""
 
-    def __init__(
-        self,
-        layer_count: int,
-        d_model: int,
-        device: torch.device,
-        devices: Sequence[torch.device] | None = None,
-        room: Room = GROWING,
-        head_count: int = 0,
-    ) -> None:
-        """See Slots."""
-        self.slots = Slots(layer_count, d_model, device, devices, room, head_count)
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
         self._key: tuple[object, ...] = ()
         self._kept: Injection | None = None
 

@@ -231,8 +231,13 @@ def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
 
     Raises UnsupportedParameter where the architecture has no bias there.
     """
-    if missing := [layer.name for layer in layers if layer.constant and layer.module.bias is None]:
-        give_biases(model, missing)
+    missing = [layer.name for layer in layers if layer.constant and layer.module.bias is None]
+    if missing and not give_biases(model, missing):
+        raise UnsupportedParameter(
+            f"{type(model).__name__} has no bias at {missing[0]}, so a constant cannot be added there: edits without one, such as ablate "
+            "at the hook points 'attention' and 'mlp', can be baked",
+            param="steering",
+        )
     with torch.no_grad():
         for layer in layers:
             weight = layer.weight.T if isinstance(layer.module, Conv1D) else layer.weight
@@ -295,6 +300,7 @@ def write_gguf(model: PreTrainedModel, layers: Sequence[BakedLayer], source: Pat
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     for name, values in changed.items():
         writer.add_tensor(name, values)
+    output.parent.mkdir(parents=True, exist_ok=True)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -334,11 +340,11 @@ class BakeRequest:
         """Returns the GGUF file of which another is written; None where a folder is. Raises UnsupportedParameter."""
         if self.output.suffix != ".gguf":
             return None
-        embedded = self.source is None or self.source.lower() == EMBEDDED_MODEL
-        file = embedded_gguf() if embedded else Path(str(self.source)).expanduser()
+        source = self.source or EMBEDDED_MODEL
+        file = embedded_gguf() if source.lower() == EMBEDDED_MODEL else Path(source).expanduser()
         if self.lora or file.suffix != ".gguf" or file.resolve() == self.output.resolve():
             raise UnsupportedParameter(
-                f"{self.output.name} is written from another GGUF file, without a LoRA: got {self.source}{' and a LoRA' * self.lora}; a "
+                f"{self.output.name} is written from another GGUF file, without a LoRA: got {source}{' and a LoRA' * self.lora}; a "
                 "folder becomes one by convert_hf_to_gguf.py of llama.cpp",
                 param="output",
             )
@@ -397,7 +403,8 @@ def _bake_loaded(
         write_lora(layers, request.output, loaded.info.name)
     put(model, layers)
     found = report(layers, served, unsteered, list(plain_logits(model, texts)))
-    step(f"Writing {request.output}")
+    if not request.lora:
+        step(f"Writing {request.output}")
     if (file := request.source_file()) is not None:
         write_gguf(model, layers, file, request.output)
     elif not request.lora:

@@ -210,26 +210,30 @@ async def token_divergences(
     """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
     tokens. The plans of one prompt are read together, as many as have their logits in LOGITS_AT_ONCE beside those of no plan.
     Raises what `Engine.capture` raises."""
-    spec, values = CaptureSpec(layers=(), logits=True), [list[tuple[float, ...]]() for _ in plans]
+    values = [list[tuple[float, ...]]() for _ in plans]
     for done, (prompt, answer) in enumerate(answered, start=1):
-        ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
-        text, count = ids + answer.tokens, len(answer.tokens)
-        steering = [] if not count else [place for place, plan in enumerate(known) if not plan.empty]
-        rows = [CapturePrompt(text, known[place], len(ids), len(ids) - 1) for place in steering]
-        rows = [replace(rows[0], plan=rows[0].plan.unsteered), *rows] if rows else []
-        read: list[tuple[float, ...]] = []
-        reference = None
-        together = max(1, LOGITS_AT_ONCE // ((count + 1) * engine.info.vocab_size))
-        for first in range(0, len(rows), together):
-            for capture in await engine.capture(rows[first : first + together], spec):
-                if reference is None:
-                    reference = predicting(capture, count)
-                else:
-                    read.append(await run_in_thread(divergences, predicting(capture, count), reference))
-        for place, found in enumerate(values):
-            if place in steering:
-                found.append(read[steering.index(place)])
-            else:
-                found.extend([(0.0,) * count] * min(count, 1))
+        if answer.tokens:
+            ids, known = await run_in_thread(encode_with_plans, engine.tokenizer, prompt, plans)
+            steered = iter(await _divergences(engine, ids, answer.tokens, [one for one in known if not one.empty]))
+            for plan, found in zip(known, values, strict=True):
+                found.append((0.0,) * len(answer.tokens) if plan.empty else next(steered))
         progress(done, len(answered), "reading neutral text")
     return values
+
+
+async def _divergences(
+    engine: Engine, prompt: tuple[int, ...], answer: tuple[int, ...], plans: Sequence[SteeringPlan]
+) -> list[tuple[float, ...]]:
+    """Returns those of one answer under each plan, none of which is empty."""
+    text, count, first = prompt + answer, len(answer), len(prompt)
+    known = [plans[0].unsteered, *plans] if plans else []
+    rows = [CapturePrompt(text, plan, first, first - 1) for plan in known]
+    together = max(1, LOGITS_AT_ONCE // ((count + 1) * engine.info.vocab_size))
+    reference, found = None, list[tuple[float, ...]]()
+    for start in range(0, len(rows), together):
+        for capture in await engine.capture(rows[start : start + together], CaptureSpec((), logits=True)):
+            if reference is None:
+                reference = predicting(capture, count)
+            else:
+                found.append(await run_in_thread(divergences, predicting(capture, count), reference))
+    return found

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steering.errors import ModelLoadFailed, UnsupportedParameter
+from steering.errors import ModelLoadFailed
 from steering.model.blocks import write_blocks
 
 BIAS_SETTINGS = ("mlp_bias", "attention_bias", "use_bias", "bias")
@@ -150,25 +150,26 @@ def gguf_names(reader: Any, model: Any) -> dict[str, str]:
 
 
 def _add_biases(reader: Any, model: Any) -> None:
-    """Gives a model the biases of the outputs of attention and MLP that llama.cpp reads in files of Llama, and transformers does not."""
-    stored = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.endswith("bias")}
-    found = {
-        ours: stored[f"{theirs}.bias"]
-        for ours, theirs in gguf_names(reader, model).items()
-        if theirs.endswith(("attn_output", "ffn_down")) and f"{theirs}.bias" in stored
-    }
-    missing = {name: values for name, values in found.items() if model.get_submodule(name).bias is None}
-    if missing:
-        give_biases(model, list(missing))
-    for name, values in missing.items():
-        model.get_submodule(name).bias.copy_(torch.tensor(values))
+    """Gives a model the biases of the outputs of attention and MLP that llama.cpp reads in files of Llama, and transformers does not.
 
-
-def give_biases(model: Any, names: Sequence[str]) -> None:
-    """Sets fields of the configuration until all of the linear layers have a bias, and gives every layer that then has one zeros.
-
-    Raises UnsupportedParameter where the architecture has no bias there.
+    Raises ModelLoadFailed for others that no module of the model has: it would answer otherwise without them.
     """
+    stored = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.endswith(".bias")}
+    missing = {
+        ours: f"{theirs}.bias"
+        for ours, theirs in gguf_names(reader, model).items()
+        if f"{theirs}.bias" in stored and getattr(model.get_submodule(ours), "bias", None) is None
+    }
+    unread = [name for name in missing.values() if not name.endswith(("attn_output.bias", "ffn_down.bias"))]
+    if unread or (missing and not give_biases(model, list(missing))):
+        raise ModelLoadFailed(f"{type(model).__name__} of transformers does not read {[*unread, *missing.values()][0]}")
+    for ours, name in missing.items():
+        model.get_submodule(ours).bias.copy_(torch.tensor(stored[name]))
+
+
+def give_biases(model: Any, names: Sequence[str]) -> bool:
+    """Sets fields of the configuration until all of the linear layers have a bias, and gives every layer that then has one zeros. Returns
+    False where the architecture has no bias there."""
     config = model.config.get_text_config()
     for setting in BIAS_SETTINGS:
         if getattr(config, setting, None) is not False:
@@ -184,14 +185,10 @@ def give_biases(model: Any, names: Sequence[str]) -> None:
                 bias = torch.zeros(other[name].shape, dtype=weight.dtype, device=weight.device)
                 module.register_parameter("bias", nn.Parameter(bias, requires_grad=False))
             if all(model.get_submodule(name).bias is not None for name in names):
-                return
+                return True
         else:
             setattr(config, setting, False)
-    raise UnsupportedParameter(
-        f"{type(model).__name__} has no bias at {names[0]}, so a constant cannot be added there: edits without one, such as ablate at the "
-        "hook points 'attention' and 'mlp', can be baked",
-        param="steering",
-    )
+    return False
 
 
 if __name__ == "__main__":

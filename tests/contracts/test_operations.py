@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from steering.conditions import CONDITIONS
 from steering.errors import InvalidRequest
 from steering.injection.injector import Injector
+from steering.injection.slots import Slots
 from steering.maps import LowRankMap
 from steering.model.info import ModelInfo
 from steering.operations import OPERATIONS
@@ -51,7 +52,7 @@ async def applied(
 
 
 def apply(residual: Residual, plan: SteeringPlan) -> Residual:
-    injector = Injector(1, residual.shape[1], torch.device("cpu"))
+    injector = Injector(Slots(1, residual.shape[1], torch.device("cpu")))
     row = row_of(plan, len(residual), 0)
     injector.admit(row)
     injection, _, _ = begun(injector, [(row, len(residual))])
@@ -98,7 +99,7 @@ async def test_strength_zero_is_the_identity(name: str) -> None:
     (found,) = (await plan_for([{"vector": "alpha", **WORK[name], **ended}], vectors_of(0), INFO)).layers[0]
     assert found.owner == 0
     plan = await plan_for([{"vector": "alpha", **WORK[name], **ended}], vectors_of(0), INFO)
-    injector, row = Injector(1, D_MODEL, torch.device("cpu")), row_of(plan, 1, 7)
+    injector, row = Injector(Slots(1, D_MODEL, torch.device("cpu"))), row_of(plan, 1, 7)
     injector.admit(row)
     row.computed = 1
     injection, _, _ = begun(injector, [(row, 7)])

@@ -9,9 +9,9 @@ Two controls stand beside the pairs of a concept: `<concept>/other`, the same pa
 `<concept>/random`, pairs under a random direction of the same dose. A reader who tells these apart sees a style.
 """
 
+import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,21 @@ def ranked(pairs: Sequence[Mapping[str, Any]], field: str) -> int:
     return sum(pair[field][0] > pair[field][1] for pair in pairs)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the pairs, or records the verdicts of the named file."""
-    results = read_results(RESULTS)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.blind.reading")
+    parser.add_argument("verdicts", type=Path, nargs="?")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="of another model: benchmarks/results/quality.MODEL.json"
+    )
+    chosen = parser.parse_args(arguments)
+    results = read_results(chosen.results)
     found = results.get("blind", {})
-    if not arguments:
+    if chosen.verdicts is None:
         print("\n".join(shown(name, concept, pairs) for name, (concept, pairs, _) in sheets(found).items()))
         return
-    record(found, json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    write_results(RESULTS, results)
+    record(found, json.loads(chosen.verdicts.read_text(encoding="utf-8")))
+    write_results(chosen.results, results)
     measured = read_results(MEASURED)
     for concept, entry in found.items():
         if entry["pairs"]:
@@ -96,4 +102,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

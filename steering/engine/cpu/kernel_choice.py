@@ -30,44 +30,54 @@ OTHER_ORDER = 0.8
 """The order of sums is that of VDPBF16PS unless FMA takes at most this share of its time: bits depend on it, and the choice must not be one of
 noise. With AMX it is always that of tiles."""
 TEAM_GAIN = 0.97  # the share of OpenMP's time that the team may take at most
+PROCESS = "process"
 _lock = threading.Lock()
-_chosen: dict[str, "KernelChoice"] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """The arguments of `operations.configure_kernels`."""
+    """The arguments of `operations.configure_kernels`. block_rows: None where no weight was packed both as blocks and in bfloat16."""
 
     linear: str
     fma_rows: int = 0
     team: bool = False
-    block_rows: int = BLOCK_ROWS[-1]
+    block_rows: int | None = None
 
     def use(self) -> None:
         """Configures the kernels of this process."""
-        configure_kernels(self.linear, self.fma_rows, team=self.team, block_rows=self.block_rows)
+        rows = BLOCK_ROWS[-1] if self.block_rows is None else self.block_rows
+        configure_kernels(self.linear, self.fma_rows, team=self.team, block_rows=rows)
 
     def __str__(self) -> str:
         few = f", fma up to {self.fma_rows} rows" if self.fma_rows else ""
-        blocks = f", blocks up to {self.block_rows} rows" if self.block_rows else ""
+        blocks = "" if self.block_rows is None else f", blocks up to {self.block_rows} rows"
         return f"{self.linear}{few}, {'team' if self.team else 'openmp'}{blocks}"
 
 
+CHOSEN: dict[str, KernelChoice] = {}
+"""The choice of this process, once it is made."""
 Timer: TypeAlias = Callable[[Sequence[KernelChoice], Sequence[int]], Sequence[Mapping[int, float]]]
 """Returns the seconds of each choice by number of rows."""
 
 
-def kernel_choice(library: Path, weights: Sequence[Tensor], widths: Sequence[int]) -> KernelChoice:
+def kernel_choice(
+    library: Path, weights: Sequence[Tensor], widths: Sequence[int], made: dict[str, KernelChoice] = CHOSEN
+) -> KernelChoice:
     """Returns the choice of this process: that of an earlier start, kept next to the library, or by timing products with packed weights.
 
-    It is made once, before any pass uses the kernels. widths: how many inputs each weight has.
+    It is made once, before any pass uses the kernels. The file is that of all models: what the weights of this one add is measured and kept.
+    widths: how many inputs each weight has.
     """
     with _lock:
-        if "own" not in _chosen:
+        if PROCESS not in made:
             path = library.with_name(f"{library.stem}-{len(os.sched_getaffinity(0))}-choice.json")
-            _chosen["own"] = _read(path) or _measured(path, weights, widths)
-        _chosen["own"].use()
-        return _chosen["own"]
+            found = _read(path)
+            blocks = any(one.dtype == torch.uint8 and one.stride(0) > one[0].numel() for one in weights)
+            if weights and (found is None or (blocks and found.block_rows is None)):
+                found = _measured(path, weights, widths, found, blocks=blocks)
+            made[PROCESS] = found or default_choice()
+        made[PROCESS].use()
+        return made[PROCESS]
 
 
 def _read(path: Path) -> KernelChoice | None:
@@ -79,9 +89,9 @@ def _read(path: Path) -> KernelChoice | None:
     return found
 
 
-def _measured(path: Path, weights: Sequence[Tensor], widths: Sequence[int]) -> KernelChoice:
-    if not weights:
-        return default_choice()
+def _measured(
+    path: Path, weights: Sequence[Tensor], widths: Sequence[int], known: KernelChoice | None, *, blocks: bool
+) -> KernelChoice:
     seconds: dict[str, Mapping[int, float]] = {}
 
     def time(choices: Sequence[KernelChoice], counts: Sequence[int]) -> Sequence[Mapping[int, float]]:
@@ -90,8 +100,9 @@ def _measured(path: Path, weights: Sequence[Tensor], widths: Sequence[int]) -> K
         seconds.update(zip(map(str, choices), found, strict=True))
         return found
 
-    both = any(weight.dtype == torch.uint8 and weight.stride(0) > weight[0].numel() for weight in weights)
-    choice = chosen(time, both=both)
+    choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), torch.get_num_threads())
+    if blocks:
+        choice = with_block_rows(choice, time)
     log.info(
         "kernels_chosen",
         kernels=str(choice),
@@ -111,29 +122,31 @@ def default_choice() -> KernelChoice:
     return KernelChoice("tiles" if has_amx_bf16() else "pairs")
 
 
-def chosen(time: Timer, *, both: bool = False) -> KernelChoice:
-    """Chooses by times: the order of sums, up to how many rows FMA multiplies, the threads, and up to how many rows blocks are read. both:
-    whether weights are packed as blocks and in bfloat16."""
-    choice = default_choice()
-    if choice.linear == "tiles":
+def chosen(time: Timer, amx: bool, avx512_bf16: bool, threads: int) -> KernelChoice:
+    """Chooses by times: the order of sums, up to how many rows FMA multiplies, then the threads. amx, avx512_bf16: what the processor has."""
+    choice = KernelChoice("tiles" if amx else "pairs")
+    if amx:
         tiles, fma = time([choice, KernelChoice("fma")], FEW_ROWS)
         choice = replace(choice, fma_rows=_rows_faster(fma, tiles))
-    elif has_avx512_bf16():
+    elif avx512_bf16:
         pairs, fma = time([choice, KernelChoice("fma")], TIMED_ROWS)
         if all(fma[rows] <= OTHER_ORDER * pairs[rows] for rows in TIMED_ROWS):
             choice = KernelChoice("fma")
-    if torch.get_num_threads() > 1:
-        team = replace(choice, team=True)
-        openmp, ours = time([choice, team], THREAD_ROWS)
-        choice = team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in THREAD_ROWS) else choice
-    if not both:
-        return replace(choice, block_rows=0)
-    dense, blocks = time([replace(choice, block_rows=0), choice], BLOCK_ROWS)
+    if threads == 1:
+        return choice
+    team = replace(choice, team=True)
+    openmp, ours = time([choice, team], THREAD_ROWS)
+    return team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in THREAD_ROWS) else choice
+
+
+def with_block_rows(choice: KernelChoice, time: Timer) -> KernelChoice:
+    """Chooses up to how many rows blocks are read, where weights are packed in bfloat16 too."""
+    dense, blocks = time([replace(choice, block_rows=rows) for rows in (0, BLOCK_ROWS[-1])], BLOCK_ROWS)
     return replace(choice, block_rows=_rows_faster(blocks, dense))
 
 
 def _rows_faster(one: Mapping[int, float], other: Mapping[int, float]) -> int:
-    """Up to how many rows one way is faster."""
+    """Returns up to how many rows one way is faster than the other."""
     found = 0
     for rows in one:
         if one[rows] >= other[rows]:

@@ -21,7 +21,8 @@ from steering.model.layout import Layout
 from steering.shapes import Int, Logits, Residual, Tensor
 
 SamplingKernel: TypeAlias = Callable[[Logits, Tensor, Tensor, int, Tensor | None], Tensor]
-"""(logits (row, vocab), settings (row, 4), states (row, 4)) -> (row, 2), see cpu/kernels/operations.py: sample."""
+"""(logits (row, vocab), settings (row, 4), states (row, 4), ranked, allowed) -> tokens, then whether the row is finite; see
+cpu/kernels/operations.py: sample."""
 Install: TypeAlias = Callable[[Callable[[], None]], None]
 """Runs a function on the engine's thread between two passes. May be called from any thread."""
 

@@ -21,6 +21,7 @@ from steering.engine.transformers.unembedding import Unembedding
 from steering.injection.injector import Injector
 from steering.injection.readouts import MonitorTables, ReadoutCollector
 from steering.injection.rows import Segment, SteeredRow
+from steering.injection.slots import Slots
 from steering.model.device import free_memory, free_unused_memory
 from steering.model.hook_points import in_order
 from steering.model.hooks import ResidualHooks
@@ -90,7 +91,9 @@ class ModelRunner:
         self._hooks = ResidualHooks(layout)
         self.unembedding = Unembedding(model, layout)
         self.gradients = GradientPass(self.unembedding, self._hooks, device)
-        self.injector = Injector(layout.layer_count, layout.d_model, device, devices, head_count=layout.head_count)
+        self.injector = Injector(
+            Slots(layout.layer_count, layout.d_model, device, devices, head_count=layout.head_count)
+        )
         self._monitors = MonitorTables(device, devices)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
         self._spread = {device, *devices} != {device}

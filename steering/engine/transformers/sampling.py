@@ -29,8 +29,8 @@ WIDTHS = (2.0, 4.0, 8.0, 16.0)
 """Distances below the best token, in nats, that are searched for enough candidates before all tokens are taken."""
 ENOUGH = 1.0 + 1e-5
 """Candidates hold a little more than top_p of the mass, because sums in another order round differently."""
-RANKED = 32
-"""Tokens of a row that the kernel offers to its grammar before the mask is computed."""
+RANKED = 8
+"""Tokens of a row that the kernel offers to its grammar before the mask is computed. More of them cost more than the masks they save."""
 NONE = -1
 Values: TypeAlias = Float[Tensor, "row token"]
 Tokens: TypeAlias = Int[Tensor, "row token"]
@@ -46,7 +46,8 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
     kernel: see PassExecutor.sampling_kernel; used for the rows without penalties, bias and log-probabilities.
     """
     if not rows:
-        _sampled_by_torch(logits, rows, masked=False)  # the loop measures the time of passes that only read, too
+        logits.sum().item()  # waits for the device: the loop measures the time of passes that only read, too
+        return []
     if logits.dtype != torch.bfloat16:
         kernel = None
     # Filters are relative to the tokens that a grammar allows, so torch needs the mask to apply them. Elsewhere few rows need one: the
@@ -86,19 +87,19 @@ def _sampled_rows(
 ) -> dict[int, Sampled]:
     """Chooses a token for some of the rows. masked: among those that its grammar allows; every row has one then. Otherwise the token
     is NONE where the mask is needed."""
-    groups: dict[tuple[bool, int], list[int]] = {}
+    groups: dict[tuple[SamplingKernel | None, int], list[int]] = {}
     for row in some:
-        by_kernel = _takes(kernel, rows[row])
-        ranked = RANKED if by_kernel and rows[row].matcher is not None and not masked else 0
-        groups.setdefault((by_kernel, ranked), []).append(row)
+        own = kernel if _takes(kernel, rows[row]) else None
+        ranked = RANKED if own is not None and rows[row].matcher is not None and not masked else 0
+        groups.setdefault((own, ranked), []).append(row)
     chosen: dict[int, Sampled] = {}
-    for (by_kernel, ranked), own in groups.items():
-        part, members = _rows(logits, own), [rows[row] for row in own]
-        if by_kernel and kernel is not None:
-            found = _sampled_by_kernel(part, members, kernel, masked=masked, ranked=ranked)
-        else:
+    for (own, ranked), numbers in groups.items():
+        part, members = _rows(logits, numbers), [rows[row] for row in numbers]
+        if own is None:
             found = _sampled_by_torch(part, members, masked=masked)
-        chosen |= zip(own, found, strict=True)
+        else:
+            found = _sampled_by_kernel(part, members, own, masked=masked, ranked=ranked)
+        chosen |= zip(numbers, found, strict=True)
     return chosen
 
 
@@ -115,8 +116,7 @@ def _sampled_by_kernel(
     generators = torch.zeros(len(rows), 4, dtype=torch.int64)
     if noisy:
         generators[noisy] = states(*_seeds([rows[row] for row in noisy]))
-    masks = grammars.masks(_matchers(rows), logits.shape[1]).view(np.int32) if masked else None
-    allowed = None if masks is None else torch.from_numpy(masks)
+    allowed = torch.from_numpy(grammars.masks(_matchers(rows), logits.shape[1]).view(np.int32)) if masked else None
     chosen = kernel(logits, torch.tensor(settings, dtype=torch.float32), generators, ranked, allowed).tolist()
     return [
         Sampled(_first_allowed(request, tokens) if ranked and finite else tokens[0], bool(finite))

@@ -1,9 +1,9 @@
 """SteeringWorker: the worker class that vLLM is given. Everything it adds is steering.
 
-Behind each decoder layer, and at hook points inside it, steering acts. Behind a layer the edits of most requests are tensor operations of fixed shape, which become part of vLLM's compiled graphs
-and of its CUDA graphs (`StaticEdits`). What they have no operations for, and all that is read, is left to one opaque operation behind
-them, whose body stays Python. CUDA graphs do not run Python when they are replayed, so a pass in which it acts runs without them. Model
-runner V1 is wrapped to tell steering what a pass computes.
+Behind each decoder layer, and at hook points inside it, one opaque operation steers and reads; its body stays Python. The edits of most
+requests behind a layer are tensor operations of fixed shape instead, which become part of vLLM's compiled graphs and of its CUDA graphs
+(`StaticEdits`). CUDA graphs do not run Python when they are replayed, so a pass in which the operation acts runs without them. Model runner
+V1 is wrapped to tell steering what a pass computes.
 """
 
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def act(hidden: torch.Tensor, residual: torch.Tensor | None, point: int) -> None
         _Attached.steering.act(point, hidden, residual)
 
 
-# a call costs a fifth of one through torch.library.custom_op: 3.5 us in place of 18 on an EPYC
+# a call of torch.library.custom_op takes five times as long (benchmarks/README.md)
 _untyped: Any = torch.library
 LIBRARY = _untyped.Library(SPLITTING_OP.split("::", maxsplit=1)[0], "FRAGMENT")
 LIBRARY.define("act(Tensor(a!) hidden, Tensor? residual, int point) -> ()")

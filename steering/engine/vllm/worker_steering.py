@@ -29,7 +29,7 @@ from steering.injection.injector import Injection, Injector
 from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.injection.readouts import MonitorTables, ReadoutCollector
 from steering.injection.rows import BLOCK, CaptureState, Segment, SteeredRow, SteeringHistory
-from steering.injection.slots import MAX_THRESHOLDS, NoRoom, Room
+from steering.injection.slots import MAX_THRESHOLDS, NoRoom, Room, Slots
 from steering.injection.static import COLUMNS, EDITS, StaticEdits, is_static
 from steering.model.hook_points import HEADS, in_order, kind_of, layer_of
 from steering.model.phases import PhaseTracker
@@ -171,7 +171,7 @@ class StaticInjector:
     ) -> None:
         rows = max(min(size.requests * 2 * layer_count, MAX_VECTORS // d_model), 2 * layer_count + 1)
         room = Room(size.requests + 1, rows, EDITS, COLUMNS, fixed=True)
-        self.injector = Injector(layer_count, d_model, device, room=room)
+        self.injector = Injector(Slots(layer_count, d_model, device, room=room))
         self.edits = StaticEdits(self.injector.slots, sorted(layers), size.tokens)
 
     def admit(self, row: WorkerRow) -> bool:
@@ -254,10 +254,15 @@ class Step:
 
     def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
         """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`."""
-        stream = hidden.float() if residual is None else hidden.float() + residual.float()
+        if self._injection.constant and layer not in self.readers.layers:
+            change = self._injection.fixed_change(layer, hidden if residual is None else hidden + residual)
+            if change is not None:
+                hidden += change
+                return
+        stream = hidden.float() if residual is None else hidden.to(torch.float32, copy=True).add_(residual)
         after = self.apply(layer, stream)
         if after is not stream:
-            hidden += (after - stream).to(hidden.dtype)
+            hidden += after - stream
 
     def apply(self, layer: int, stream: Residual) -> Residual:
         """Returns the float32 stream as steering leaves it. Readouts see the result."""
@@ -329,7 +334,7 @@ class WorkerSteering:
         self.outbox: list[Message] = []
         self.step: Step | None = None
         self._device = device
-        self._injector = Injector(layer_count, d_model, device, head_count=head_count)
+        self._injector = Injector(Slots(layer_count, d_model, device, head_count=head_count))
         self._measures = BlockMeasures()
         self._rows: dict[str, WorkerRow] = {}
         self._plans: dict[str, SteeringPlan] = {"": UNSTEERED}
@@ -346,7 +351,7 @@ class WorkerSteering:
         if len(here.thresholds) > MAX_THRESHOLDS:
             raise ValueError(f"at most {MAX_THRESHOLDS} thresholds, got {len(here.thresholds)}")
         row = self._row([0, 0], RequestSteering(key="", prompt_length=2, roles=((None, 2),)), here)
-        injector = Injector(max(self.layers) + 1, self.d_model, self._device, head_count=self._head_count)
+        injector = Injector(Slots(max(self.layers) + 1, self.d_model, self._device, head_count=self._head_count))
         injector.admit(row)
         for first, length in ((0, 2), (2, 1)):
             step = Step(injector, self._tables, torch.arange(first, first + length, device=self._device))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from steering.injection.injector import Injector
+from steering.injection.slots import Slots
 from tests.app.conftest import D_MODEL, Server
 from tests.steering.injection.passes import begun, row_of
 
@@ -56,7 +57,7 @@ async def test_a_request_applies_it_and_says_so(server: Server) -> None:
     assert (applied["operation"], applied["strength"], applied["layers"]) == ("apply", 0.5, [1])
     assert "unit" not in applied
     plan = server.scripted.requests[-1].plan
-    injector, row = Injector(3, D_MODEL, torch.device("cpu")), row_of(plan, 1, 0)
+    injector, row = Injector(Slots(3, D_MODEL, torch.device("cpu"))), row_of(plan, 1, 0)
     injector.admit(row)
     injection, _, _ = begun(injector, [(row, 1)])
     residual = torch.arange(1.0, D_MODEL + 1.0)[None]

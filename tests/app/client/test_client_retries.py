@@ -73,11 +73,13 @@ def test_other_failures_are_raised_at_once(first: httpx2.Response | Exception) -
     assert server.requests == 1
 
 
-def test_what_may_have_been_done_is_not_sent_again_where_the_connection_was_lost() -> None:
+def test_a_post_and_a_stream_are_not_sent_again_where_the_connection_was_lost() -> None:
     server = Server(httpx2.ReadError("lost"), httpx2.Response(200, json={"tokens": [1], "count": 1}))
     with sync_client(server) as client, pytest.raises(ApiError, match="lost"):
         client.tokenize("a")
     assert server.requests == 1
+    with sync_client(Server(httpx2.ReadError("lost"), events())) as client, pytest.raises(ApiError, match="lost"):
+        next(client.job_events("job"))
 
 
 def test_the_last_attempt_raises_and_retries_can_be_switched_off() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from steering.injection.injector import PASSES, Injection, Injector
 from steering.injection.rows import SteeringReport
+from steering.injection.slots import Slots
 from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.shapes import Residual
 from tests.plans import plan_for, vectors_for
@@ -39,7 +40,7 @@ def decoded(
     dtype: torch.dtype,
 ) -> tuple[list[Residual], list[SteeringReport]]:
     """Runs decode passes. steer: how a pass steers, from its number."""
-    injector = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu"))
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu")))
     rows = [row_of(plan, PROMPT, STEPS) for plan in plans]
     for row in rows:
         injector.admit(row)
@@ -87,7 +88,7 @@ async def test_one_addition_does_what_apply_does(dtype: torch.dtype) -> None:
 )
 async def test_what_depends_on_the_token_is_left_to_apply(item: dict[str, Any]) -> None:
     plan = await plan_for([{"vector": "alpha", "layers": [1], **item}], vectors_for(INFO), INFO)
-    injector = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu"))
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu")))
     row = row_of(plan, PROMPT, 4)
     injector.admit(row)
     row.computed = PROMPT
@@ -98,7 +99,7 @@ async def test_what_depends_on_the_token_is_left_to_apply(item: dict[str, Any]) 
 async def test_a_guarded_request_and_a_prompt_are_left_to_apply() -> None:
     vectors, residual = vectors_for(INFO), torch.ones(1, INFO.d_model)
     for guard, computed in ((DoseGuard(bound=0.1, action="clamp"), PROMPT), (None, 0)):
-        injector = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu"))
+        injector = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu")))
         row = row_of(await plan_for(ADDS[0], vectors, INFO, guard), PROMPT, 4)
         injector.admit(row)
         row.computed = computed

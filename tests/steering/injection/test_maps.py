@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.errors import InvalidRequest, LimitExceeded, VectorModelMismatch
 from steering.injection.injector import Injector
+from steering.injection.slots import Slots
 from steering.maps import LowRankMap
 from steering.model.layout import find_layout
 from steering.plan.types import DoseGuard, SteeringPlan
@@ -64,7 +65,7 @@ async def plan_of(given: LowRankMap, guard: DoseGuard | None = None, **fields: A
 
 async def applied(residual: Residual, plan: SteeringPlan) -> Residual:
     """What a plan makes of residuals that are one prompt, at layer 1."""
-    injector, row = Injector(INFO.layer_count, WIDTH, torch.device("cpu")), row_of(plan, len(residual), 0)
+    injector, row = Injector(Slots(INFO.layer_count, WIDTH, torch.device("cpu"))), row_of(plan, len(residual), 0)
     injector.admit(row)
     injection, _, _ = begun(injector, [(row, len(residual))])
     return injection.apply(1, residual.clone())

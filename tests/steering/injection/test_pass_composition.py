@@ -8,6 +8,7 @@ import torch
 
 from steering.injection.injector import Injector
 from steering.injection.rows import SteeredRow, SteeringReport
+from steering.injection.slots import Slots
 from steering.plan.types import DoseGuard, SteeringPlan
 from tests.plans import plan_for, random_items, vectors_for
 from tests.steering.injection.passes import INFO, begun, row_of
@@ -61,7 +62,7 @@ def one_by_one(rows: Rows) -> list[SteeringReport]:
     """Each request alone: its whole prompt, then token by token."""
     reports = []
     for row in rows.rows:
-        injector = Injector(INFO.layer_count, INFO.d_model, CPU)
+        injector = Injector(Slots(INFO.layer_count, INFO.d_model, CPU))
         injector.admit(row)
         compute(injector, rows, [(row, row.prompt_length)])
         for _ in range(ANSWER):
@@ -73,7 +74,7 @@ def one_by_one(rows: Rows) -> list[SteeringReport]:
 
 def mixed(rows: Rows, rng: random.Random) -> list[SteeringReport]:
     """Decode tokens first, then pieces of prompts, of requests that come and go."""
-    injector = Injector(INFO.layer_count, INFO.d_model, CPU)
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, CPU))
     waiting, running = list(rows.rows), list[SteeredRow]()
     while waiting or running:
         while waiting and (not running or rng.random() < 0.5):

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from steering.injection.injector import CHUNK_NUMBERS, Injector
 from steering.injection.rows import SteeredRow
+from steering.injection.slots import Slots
 from steering.model.info import ModelInfo
 from tests.plans import NAMES, plan_for, vectors_for
 from tests.steering.injection.passes import begun, row_of
@@ -41,7 +42,7 @@ async def rows(prompt: int, answer: int) -> list[SteeredRow]:
 async def test_a_pass_over_prompts_allocates_no_more_for_many_directions() -> None:
     """24 ablated directions and 2,048 tokens: a copy for each token would take 4.7 million numbers at each layer."""
     residual = torch.randn(TOKENS, D_MODEL, generator=torch.Generator().manual_seed(5))
-    injector = Injector(INFO.layer_count, D_MODEL, CPU)
+    injector = Injector(Slots(INFO.layer_count, D_MODEL, CPU))
     both = await rows(TOKENS // 2 + 1, TOKENS // 2)
     for row in both:
         injector.admit(row)
@@ -61,7 +62,7 @@ async def test_a_pass_of_many_answers_is_worked_on_in_pieces() -> None:
     """2,400 requests that decode, each with vectors of its own in 24 edits: together more than CHUNK_NUMBERS."""
     count = CHUNK_NUMBERS // (PLANS * D_MODEL) + 500
     (first, _) = await rows(1, 1)
-    injector = Injector(INFO.layer_count, D_MODEL, CPU)
+    injector = Injector(Slots(INFO.layer_count, D_MODEL, CPU))
     many = [row_of(first.plan, 1, 1) for _ in range(count)]
     for row in many:
         injector.admit(row)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from steering.injection.injector import Injector
 from steering.injection.rows import SteeredRow
+from steering.injection.slots import Slots
 from steering.plan.resolve import Mandatory, RecentPlans
 from steering.plan.types import DoseGuard
 from steering.shapes import Residual
@@ -85,7 +86,7 @@ def test_residuals_and_doses_are_those_of_the_reference(seed: int, bounded: bool
         reference.bound = BOUND if bounded else reference.bound
         references.append(reference)
         arriving.append(3.0 * torch.randn(INFO.layer_count, prompt + ANSWER, INFO.d_model, generator=generator))
-    injector = Injector(INFO.layer_count, INFO.d_model, CPU)
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, CPU))
     for row in rows:
         injector.admit(row)
     leaving = computed(injector, rows, arriving, rng)

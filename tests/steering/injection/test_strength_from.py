@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import GenerationRequest
 from steering.errors import InvalidRequest, VectorNotFound
 from steering.injection.injector import Injector
+from steering.injection.slots import Slots
 from steering.model.layout import find_layout
 from steering.operations import OPERATIONS
 from steering.plan.types import DoseGuard
@@ -77,7 +78,7 @@ def tokens_scoring(*scores: float) -> Residual:
 async def changed(residual: Residual, item: dict[str, Any], guard: DoseGuard | None = None) -> Residual:
     """What one intervention at layer 1 adds to a prompt of these residuals."""
     plan = await plan_for([{"vector": "change", "layers": [1], **item}], planted(), INFO, guard)
-    injector, row = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu")), row_of(plan, len(residual), 0)
+    injector, row = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu"))), row_of(plan, len(residual), 0)
     injector.admit(row)
     injection, _, _ = begun(injector, [(row, len(residual))])
     after: Residual = injection.apply(1, residual.clone())

@@ -156,7 +156,7 @@ async def test_a_lora_takes_no_constant_and_weights_no_guard(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 async def test_a_gguf_file_is_written_that_the_server_loads_with_the_served_logits(dtype: str, tmp_path: Path) -> None:
     """The file keeps its metadata and its other weights, of which some are quantized; Llama gets biases that it had not."""
-    source, output = tmp_path / "tiny.gguf", tmp_path / "baked.gguf"
+    source, output = tmp_path / "tiny.gguf", tmp_path / "new" / "baked.gguf"
     model = FAMILIES["llama"]()
     assert isinstance(model, LlamaForCausalLM)
     write_tiny_gguf(model, source, {"ffn_down": "Q8_0", "attn_q": "Q8_0"})

@@ -1,16 +1,24 @@
 """Trials answer every prompt as often as asked, under seeds that all plans share, and average the answers of a prompt."""
 
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 
 import pytest
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations, SteeringError
-from steering.lab import trials
 from steering.lab.calibration import neutral_divergence
 from steering.lab.controls import GivenVectors
-from steering.lab.trials import SCORERS, ReadBack, Samples, read_back, run_trials, trial_answers
+from steering.lab.trials import (
+    ANSWERS_AT_ONCE,
+    SCORERS,
+    ReadBack,
+    Samples,
+    read_back,
+    run_trials,
+    trial_answers,
+)
 from steering.pairs import ChatMessage
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
@@ -140,28 +148,27 @@ class Kept:
             self.parts[key] = content
 
 
-async def test_work_that_was_interrupted_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_that_was_interrupted_goes_on_where_it_stopped() -> None:
     """A broken plan stays broken, other sampling finds nothing, and what is kept is not written again."""
-    monkeypatch.setattr(trials, "ANSWERS_AT_ONCE", 2 * len(PROMPTS))
+    prompts, sampling = PROMPTS[:2] * (ANSWERS_AT_ONCE // 4), replace(SAMPLING, max_tokens=2)
 
     def fails(request: GenerationRequest, index: int) -> SteeringError | None:
         added = change_at(request.plan, 2).norm() if request.plan.layers else 0.0
         return NonfiniteActivations("out of range") if added > 1.25 * GAIN else None
 
     engine = LinearEngine(fails=fails)
-    plans = [(await planned(engine, strength))[0] for strength in (1.0, 1.5, 0.5)]
+    plans = [(await planned(engine, strength))[0] for strength in (0.5, 1.5, 1.0)]
     _, reading = await planned(engine, 1.0)
-    whole = await run_trials(engine, PROMPTS, plans, reading, SAMPLING)
-    kept, before = Kept(room=3), engine.generated
-    assert await run_trials(engine, PROMPTS, plans, reading, SAMPLING, checkpoints=kept) == whole
-    written = engine.generated - before
-    assert len(kept.parts) == 3, "of four: four unsteered rows and three plans, two at a time"
-    before = engine.generated
-    again = await run_trials(engine, PROMPTS, plans, reading, SAMPLING, checkpoints=kept)
-    assert again == whole
-    assert 0 < engine.generated - before < written / 2
-    assert present(again[1][1].broken).message == "out of range"
+    run = partial(run_trials, engine, prompts, plans, reading, samples=Samples(1, 1))
+    kept = Kept(room=1)
+    whole = await run(sampling, checkpoints=kept)
+    assert await run(sampling) == whole
+    written = engine.generated
+    assert len(kept.parts) == 1, "of two: an unsteered row and three plans, two at a time"
+    assert await run(sampling, checkpoints=kept) == whole
+    assert 0 < engine.generated - written < written / 2
+    assert present(whole[1][1].broken).message == "out of range"
     other = Kept(room=9)
     other.parts = dict(kept.parts)
-    await run_trials(engine, PROMPTS, plans, reading, replace(SAMPLING, seed=6), checkpoints=other)
-    assert len(other.parts) == 3 + 4
+    await run(replace(sampling, seed=6), checkpoints=other)
+    assert len(other.parts) == 1 + 2

@@ -111,6 +111,14 @@ def test_a_changed_gguf_file_is_converted_again(tiny_model: PreTrainedModel, tmp
     assert load_here(gguf, tmp_path / "cache").info.fingerprint != first
 
 
+def test_a_gguf_file_with_a_bias_that_no_module_has_is_refused(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+    write_tiny_gguf(
+        tiny_model, tmp_path / "tiny.gguf", biases={"blk.0.attn_q.bias": 8, "blk.0.attn_output.bias": D_MODEL}
+    )
+    with pytest.raises(ModelLoadFailed, match=r"LlamaForCausalLM of transformers does not read blk\.0\.attn_q\.bias"):
+        load_here(tmp_path / "tiny.gguf", tmp_path / "cache")
+
+
 def test_a_damaged_gguf_file_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
     gguf = tmp_path / "damaged.gguf"
     gguf.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(200))

@@ -29,8 +29,13 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_tiny_gguf(model: LlamaForCausalLM, path: Path, formats: Mapping[str, str] | None = None) -> None:
-    """formats: of the tensors of each block, by the second part of their names; others stay in float32."""
+def write_tiny_gguf(
+    model: LlamaForCausalLM,
+    path: Path,
+    formats: Mapping[str, str] | None = None,
+    biases: Mapping[str, int] | None = None,
+) -> None:
+    """formats: of the tensors of each block, by the second part of their names; others stay in float32. biases: by name how many ones."""
     config = model.config
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -57,6 +62,8 @@ def write_tiny_gguf(model: LlamaForCausalLM, path: Path, formats: Mapping[str, s
             kind = GGMLQuantizationType[(formats or {}).get(theirs, "F32")]
             data = quantize(np.ascontiguousarray(weight), kind)
             writer.add_tensor(f"blk.{layer}.{theirs}.weight", data, raw_dtype=kind)
+    for name, size in (biases or {}).items():
+        writer.add_tensor(name, np.ones(size, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

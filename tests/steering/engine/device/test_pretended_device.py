@@ -66,6 +66,7 @@ SAMPLED: list[dict[str, Any]] = [
 ]
 REPORT = "a request that ends fetches its report"
 ALLOWED_WAITS = {
+    "steering/engine/transformers/sampling.py:sample": "the end of a pass that chooses no token, whose time is measured",
     "steering/engine/transformers/sampling.py:_sampled_by_torch": "the tokens of the pass",
     "steering/engine/transformers/sampling.py:_logprobs": "with their log probabilities",
     "steering/injection/readouts.py:ReadoutCollector.readouts": "and readouts",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steering.injection.injector import Injector
-from steering.injection.slots import Room
+from steering.injection.slots import Room, Slots
 from steering.injection.static import COLUMNS, EDITS, StaticEdits
 from steering.plan.types import DoseGuard
 from tests.plans import plan_for, vectors_for
@@ -38,7 +38,7 @@ class Block(nn.Module):
 async def compare(dtype: torch.dtype) -> None:
     """One graph for every number of tokens and everything that acts: rows of distinct plans, and none."""
     vectors, room = vectors_for(INFO), Room(slots=8, rows=64, edits=EDITS, columns=COLUMNS, fixed=True)
-    injector = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu"), room=room)
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu"), room=room))
     edits = StaticEdits(injector.slots, range(INFO.layer_count), 64)
     layers = [Block(edits, layer, dtype) for layer in range(INFO.layer_count)]
 

@@ -15,8 +15,9 @@ from steering.model.verification import verify_layout
 class DrivenModel:
     """One model with steering behind its layers; one request at a time."""
 
-    def __init__(self, model: PreTrainedModel, static: StaticSize | None = None) -> None:
-        """static: where edits are operations of fixed shape."""
+    def __init__(self, model: PreTrainedModel, static: StaticSize | None = None, *, halves: bool = False) -> None:
+        """static: where edits are operations of fixed shape. halves: layers return two tensors whose sum is the stream."""
+        self._halves = halves
         self.model = model
         self._argument = find_layout(model).cache_argument
         self._last = DynamicCache()
@@ -37,7 +38,13 @@ class DrivenModel:
     def _act(self, index: int, hidden: torch.Tensor) -> None:
         if self.steering.static is not None and kind_of(index) == 0:
             hidden[0].copy_(self.steering.static.edits(index, hidden[0], None))
-        self.steering.act(index, hidden[0], None)
+        if self._halves and kind_of(index) == 0:
+            half = hidden[0] / 2
+            hidden[0].sub_(half)
+            self.steering.act(index, hidden[0], half)
+            hidden[0].add_(half)
+        else:
+            self.steering.act(index, hidden[0], None)
 
     @torch.inference_mode()
     def run(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.vllm.messages import RequestSteering
 from steering.engine.vllm.worker_steering import StaticSize
 from steering.injection.injector import Injector
-from steering.injection.slots import NoRoom, Room
+from steering.injection.slots import NoRoom, Room, Slots
 from steering.injection.static import COLUMNS, EDITS, is_static
 from steering.plan.scope import computes_whole
 from steering.plan.types import DoseGuard, SteeringPlan
@@ -108,7 +108,7 @@ async def test_what_graphs_have_no_operations_for_is_left_out() -> None:
 
 async def test_full_tables_take_no_request_and_stay_as_they_are() -> None:
     vectors, room = vectors_for(INFO), Room(slots=3, rows=6, edits=EDITS, columns=COLUMNS, fixed=True)
-    injector = Injector(INFO.layer_count, INFO.d_model, torch.device("cpu"), room=room)
+    injector = Injector(Slots(INFO.layer_count, INFO.d_model, torch.device("cpu"), room=room))
     plans = [await plan_for([{"vector": name, "layers": [0, 1]}], vectors, INFO) for name in ("alpha", "beta", "gamma")]
     first, second, third = (row_of(plan, 3, 8) for plan in plans)
     table = injector.slots.vectors

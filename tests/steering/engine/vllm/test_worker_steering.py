@@ -75,7 +75,7 @@ async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transform
     info = info_of(model, hf_byte_tokenizer)
     plan = await plan_for(random_items(seed, info.layer_count), vectors_for(info), info)
     outcome = await expected(model, hf_byte_tokenizer, plan)
-    driven = DrivenModel(model)
+    driven = DrivenModel(model, halves=bool(seed % 2))
     if not plan.empty:
         driven.steering.put_plan("plan", plan)
     kept = 0 if computes_whole(plan) else 7 * (seed % 4)

@@ -8,6 +8,7 @@ import torch
 from steering.engine.cpu.graphs import CallbackScope, Task, tasks
 from steering.engine.cpu.kernels.operations import steer
 from steering.injection.injector import Injection, Injector
+from steering.injection.slots import Slots
 from steering.model.info import ModelInfo
 from steering.plan.resolve import Mandatory, RecentPlans
 from steering.plan.types import DoseGuard
@@ -59,7 +60,7 @@ async def injections(seed: int, width: int, guard: DoseGuard | None = None) -> t
     info, found = info_of(width), []
     vectors = vectors_for(info, means=True)
     for _ in range(2):
-        injector, work = Injector(LAYERS, width, CPU), []
+        injector, work = Injector(Slots(LAYERS, width, CPU)), []
         for number in range(5):
             items = (
                 [] if number == 2 else [item for item in random_items(seed * 5 + number, LAYERS) if "when" not in item]
@@ -109,7 +110,7 @@ async def test_mandatory_edits_read_the_bounded_result(dtype: torch.dtype) -> No
     )
     found = []
     for _ in range(2):
-        injector, row = Injector(LAYERS, width, CPU), row_of(plan, 6, 0)
+        injector, row = Injector(Slots(LAYERS, width, CPU)), row_of(plan, 6, 0)
         injector.admit(row)
         found.append(begun(injector, [(row, 6)])[0])
     residual = states(dtype, 6, width)
@@ -146,7 +147,7 @@ async def test_a_row_gets_the_same_bits_alone_and_among_others(dtype: torch.dtyp
     """As many as are worth several threads."""
     width, info = 576, info_of(576)
     vectors = vectors_for(info, means=True)
-    injector = Injector(LAYERS, width, CPU)
+    injector = Injector(Slots(LAYERS, width, CPU))
     rows = [row_of(await plan_for(random_items(n % 7, LAYERS), vectors, info), 1, 1) for n in range(60)]
     for row in rows:
         injector.admit(row)
