@@ -5,6 +5,7 @@ import { Term } from "../frame/dialogs";
 import { fullScale, magnitude, plain, signed } from "../maths/scales";
 import { atChance } from "../maths/strength";
 import { Dial } from "../ui/Dial";
+import { Slider } from "../ui/fields";
 import { Button, Each, ErrorNote, focusNext, Note, Remove } from "../ui/parts";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
@@ -24,13 +25,11 @@ export function SteeringPanel() {
           <span class="row between">
             Overall strength <output class="number">× {plain(overall, 2)}</output>
           </span>
-          <input
-            type="range"
-            min={0}
+          <Slider
             max={2}
             step={0.05}
             value={overall}
-            onInput={(event) => change({ overall: event.currentTarget.valueAsNumber })}
+            onMove={(next) => change({ overall: next })}
             onChange={play.run}
           />
         </label>
@@ -43,8 +42,10 @@ function ControlCard({ control }: { control: Control }) {
   const { id, vector: name, on, strength, operation } = control;
   const vector = vectorNamed(name);
   const { overall } = draft.value;
+  const poles = polesOf(name, vector);
   const facts = vector && dialFacts(vector, control, typicalNorms.value, doseBound.value, overall);
   const set = (part: Partial<Control>) => changeControl(id, part);
+  const sweep = () => play.runSweep(id);
   const turn = (next: number) => set({ strength: next });
   const remove = () => {
     play.removeVector(id);
@@ -62,14 +63,7 @@ function ControlCard({ control }: { control: Control }) {
       </div>
       {operation === "add" && facts && (
         <>
-          <Dial
-            {...facts}
-            name={name}
-            poles={polesOf(name, vector)}
-            value={strength}
-            onChange={turn}
-            onEnd={play.run}
-          />
+          <Dial {...facts} {...{ name, poles }} value={strength} onChange={turn} onEnd={play.run} />
           <div class="row between small">
             <span class={`word ${facts.word.startsWith("may") ? "breaks" : ""}`}>
               {facts.word}
@@ -85,12 +79,7 @@ function ControlCard({ control }: { control: Control }) {
           {play.swept.value === id ? (
             <Sweep name={name} onPick={turn} />
           ) : (
-            <Button
-              label="Sweep the dial"
-              kind="quiet"
-              disabled={!play.canSweep(id)}
-              onClick={() => play.runSweep(id)}
-            />
+            <Button label="Sweep the dial" kind="quiet" disabled={!play.canSweep(id)} onClick={sweep} />
           )}
         </>
       )}

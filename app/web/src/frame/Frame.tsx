@@ -112,6 +112,7 @@ const KEY_WORDS = { wanted: "Key needed", limited: "Key: limited", set: "Key set
 /** Shows the place, the model and its device, what runs, the key and the theme. */
 export function TopBar() {
   const [keyShown, setKeyShown] = useState(false);
+  const help = () => (helpShown.value = true);
   useEffect(() => {
     if (keyWanted.value) setKeyShown(true);
   }, [keyWanted.value]);
@@ -137,7 +138,7 @@ export function TopBar() {
         kind="quiet wide-only"
         hidden="Keyboard help and documentation"
         title="Keys and documentation"
-        onClick={() => (helpShown.value = true)}
+        onClick={help}
       >
         <Icon name="help" size={16} />
       </Button>

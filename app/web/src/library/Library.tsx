@@ -104,6 +104,7 @@ function ProfileRow({ profile }: { profile: Profile }) {
   const words = (profile.interventions as unknown as Intervention[]).map(shortly).join(", ");
   const disabled = store.profileActions.busy.value;
   const makeDefault = () => store.setDefault(profile);
+  const remove = () => store.deleteProfile(name);
   return (
     <li class="row between">
       <span>
@@ -111,13 +112,7 @@ function ProfileRow({ profile }: { profile: Profile }) {
       </span>
       <span class="row">
         <Button label="Make default" hidden={`: ${name}`} disabled={disabled} onClick={makeDefault} />
-        <Button
-          label="Delete"
-          hidden={` ${name}`}
-          kind="quiet"
-          disabled={disabled}
-          onClick={() => store.deleteProfile(name)}
-        />
+        <Button label="Delete" hidden={` ${name}`} kind="quiet" disabled={disabled} onClick={remove} />
       </span>
       <ErrorNote error={store.profileActions.errorAt(`profile ${name}`)} />
     </li>

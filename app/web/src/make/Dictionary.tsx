@@ -127,16 +127,11 @@ export async function storeFeature(): Promise<void> {
 
 /** The dictionaries of the server, and what to search in one of them. */
 export function DictionarySource() {
-  const problem = searchProblem.value;
+  const [problem, known] = [searchProblem.value, dictionaries.data.value ?? []];
   const texts = { waiting: "Searching", label: "Search features" };
   return (
     <div class="stack">
-      <List
-        of={dictionaries.data.value ?? []}
-        kind="stack choices"
-        label="Dictionaries"
-        row={(one) => <Choice key={one.name} of={one} />}
-      />
+      <List of={known} kind="stack choices" label="Dictionaries" row={(one) => <Choice key={one.name} of={one} />} />
       <SearchForm />
       <div class="row">
         <Ask query={searching} {...texts} kind="primary" disabled={problem !== null} onAsk={search} />

@@ -176,6 +176,10 @@ function FileField() {
   const known = file.value;
   const about = known && `${known.name || "a vector"} of ${known.model || "an unnamed model"}`;
   const take = async (chosen: File) => takeFile(parseVectorFile(await chosen.arrayBuffer()));
+  const layer = {
+    value: String(fields.value.fromLayer ?? known?.begin),
+    onChange: (next: string) => setFields({ fromLayer: Number(next) }),
+  };
   const layers = known?.layers.map((layer) => [String(layer), `layer ${layer}`] as const) ?? [];
   return (
     <div class="stack">
@@ -186,14 +190,7 @@ function FileField() {
         <span class="small muted">{about ?? "exported as JSON or safetensors"}</span>
       </div>
       <ErrorNote error={trouble} />
-      {known && (
-        <ChoiceField
-          label="Its layer"
-          value={String(fields.value.fromLayer ?? known.begin)}
-          options={layers}
-          onChange={(layer) => setFields({ fromLayer: Number(layer) })}
-        />
-      )}
+      {known && <ChoiceField label="Its layer" options={layers} {...layer} />}
     </div>
   );
 }

@@ -9,7 +9,7 @@ import { useActions } from "../frame/dialogs";
 import { followLink, LinkProblem, ShareLink } from "../frame/ShareLink";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/scales";
 import { Chart } from "../ui/Chart";
-import { of, Segments, TextBox } from "../ui/fields";
+import { of, Segments, Slider, TextBox } from "../ui/fields";
 import { Ask, Button, Each, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
 import * as store from "./store";
@@ -80,6 +80,7 @@ function ConversationFields() {
   const { messages } = store;
   const change = (index: number, part: Partial<Message>) =>
     (messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message)));
+  const write = (index: number, content: string) => change(index, { content });
   const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
   const add = () => {
     const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
@@ -96,11 +97,7 @@ function ConversationFields() {
           >
             <Each of={ROLES} row={(one) => <option key={one}>{one}</option>} />
           </select>
-          <TextBox
-            label={`Message ${index + 1}`}
-            value={content}
-            onChange={(text) => change(index, { content: text })}
-          />
+          <TextBox label={`Message ${index + 1}`} value={content} onChange={(text) => write(index, text)} />
           <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
         </div>
       ))}
@@ -175,17 +172,11 @@ function LayerPicker({ name }: { name: string }) {
         <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={() => readAllLayers(name)} />
       </div>
     );
+  const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
   return (
     <label class="row">
       <span>Layer</span>
-      <input
-        type="range"
-        class="grow"
-        min={0}
-        max={layers.length - 1}
-        value={Math.max(layers.indexOf(layer.value ?? 0), 0)}
-        onInput={(event) => (layer.value = layers[event.currentTarget.valueAsNumber] ?? null)}
-      />
+      <Slider kind="grow" max={layers.length - 1} value={at} onMove={(to) => (layer.value = layers[to] ?? null)} />
       <output class="number">{layer.value}</output>
     </label>
   );

@@ -3,7 +3,7 @@ import { coloursChanged, reducedMotion } from "../frame/theme";
 import { spread } from "../maths/geometry";
 import { clamp, plain } from "../maths/scales";
 import { Chart, endsOf } from "../ui/Chart";
-import { stepped } from "../ui/fields";
+import { Slider, stepped } from "../ui/fields";
 import { Button, Panel } from "../ui/parts";
 import { hints } from "../words.json";
 import { paint } from "./draw";
@@ -23,26 +23,23 @@ export function Playhead() {
   return (
     <div class="row playhead">
       <Button label={playing.value ? "Pause" : "Play"} onClick={toggle} pressed={playing.value} />
-      <input
-        type="range"
+      <Slider
         aria-label="Layer"
         aria-valuetext={layerName(Math.round(playhead.value))}
-        min={0}
         max={last}
         step={reducedMotion() ? 1 : 0.02}
         value={playhead.value}
-        onInput={(event) => {
-          playing.value = false;
-          playhead.value = event.currentTarget.valueAsNumber;
-        }}
-        {...stepped((step) => {
-          playing.value = false;
-          playhead.value = clamp(Math.round(playhead.value) + step, 0, last);
-        })}
+        onMove={goTo}
+        {...stepped((step) => goTo(clamp(Math.round(playhead.value) + step, 0, last)))}
       />
       <output class="number">{layerName(Math.round(playhead.value))}</output>
     </div>
   );
+}
+
+function goTo(at: number): void {
+  playing.value = false;
+  playhead.value = at;
 }
 
 /** Moves the playhead until the last layer; in whole steps for a reader who wants less motion. */
@@ -130,18 +127,14 @@ export function FilmStrip() {
   const at = Math.round(playhead.value);
   const frames = spread(all, FRAMES);
   const nearest = frames.reduce((best, one) => (Math.abs(one - at) < Math.abs(best - at) ? one : best));
-  const go = (index: number) => {
-    playing.value = false;
-    playhead.value = index;
-  };
   return (
     <ol class="film" aria-label="Film strip of the layers">
       {frames.map((index) => (
         <li key={index}>
-          <button type="button" aria-pressed={index === nearest} onClick={() => go(index)}>
+          <Button pressed={index === nearest} onClick={() => goTo(index)}>
             <Frame index={index} />
             <span class="small">{layerName(index)}</span>
-          </button>
+          </Button>
         </li>
       ))}
     </ol>

@@ -26,13 +26,18 @@ const POSITIONS = { mean: "all words, averaged", last: "the last word" } as cons
 /** What is drawn: the texts, the method, the dimensions, the vector and the colours. */
 export function SpaceControls() {
   const { ALONG_VECTOR, setName, method, dims, vector, colourBy, position, busy, scoresBusy } = space;
-  const methods = [...(capabilities.value?.projections ?? ["pca"]), ...(vector.value ? [ALONG_VECTOR] : [])];
+  const ways = [...(capabilities.value?.projections ?? ["pca"]), ...(vector.value ? [ALONG_VECTOR] : [])];
+  const methods = ways.map((name) => [name, methodWords(name)] as const);
   const sets = capabilities.value?.concepts ?? [];
   const known = setName.value === "own" || sets.includes(setName.value) ? sets : [setName.value, ...sets];
   const ready = known.map((name) => [name, `${name} (ready set)`] as const);
-  const colour = (by: space.ColourBy) => {
-    colourBy.value = by;
-    if (by === "score") void space.loadScores();
+  const along = { value: vector.value, onChange: redrawn(space.chooseVector) };
+  const colour: Bound<space.ColourBy> = {
+    value: colourBy.value,
+    onChange: (by) => {
+      colourBy.value = by;
+      if (by === "score") void space.loadScores();
+    },
   };
   const drawn = <T,>(choice: Signal<T>): Bound<T> => ({
     value: choice.value,
@@ -44,29 +49,15 @@ export function SpaceControls() {
     <Panel label="What is drawn">
       <div class="row controls">
         <ChoiceField label="Texts" options={[...ready, ["own", "my texts"]]} {...drawn(setName)} />
-        <Segments
-          label="Method"
-          options={methods.map((name) => [name, methodWords(name)] as const)}
-          {...drawn(method)}
-        />
+        <Segments label="Method" options={methods} {...drawn(method)} />
         <Segments<2 | 3>
           label="Dimensions"
           options={DIMENSIONS}
           value={dimensions}
           onChange={redrawn(chooseDimensions)}
         />
-        <ChoiceField
-          label="Vector"
-          options={[["", "none"], ...named(vectors.value)]}
-          {...optional({ value: vector.value, onChange: redrawn(space.chooseVector) })}
-        />
-        <ChoiceField
-          label="Colour"
-          options={COLOUR_WORDS}
-          disabled={noScores}
-          value={colourBy.value}
-          onChange={colour}
-        />
+        <ChoiceField label="Vector" options={[["", "none"], ...named(vectors.value)]} {...optional(along)} />
+        <ChoiceField label="Colour" options={COLOUR_WORDS} disabled={noScores} {...colour} />
         <ChoiceField label="Read at" options={POSITIONS} {...drawn(position)} />
       </div>
       <div class="row">

@@ -1,7 +1,7 @@
 import type { Poles } from "../core/server";
 import { clamp, signed } from "../maths/scales";
 import { DIAL_END, FURTHER, STOPS, type StrengthZones, strengthAt } from "../maths/strength";
-import { NumberField } from "./fields";
+import { NumberField, Slider, type SliderProps } from "./fields";
 import { Button } from "./parts";
 
 interface Props {
@@ -28,13 +28,14 @@ export function Dial({ name, poles, value, negative, positive, shown, onChange, 
     onEnd();
   };
   const number = { value: Number(value.toFixed(4)), onChange, onEnd };
+  const sides = { negative: shown.negative !== false, positive: shown.positive !== false };
   const further = Math.sign(value) * FURTHER * side.high;
   return (
     <div class="strength">
       <DialFace
         poles={poles}
         share={share}
-        sides={{ negative: shown.negative !== false, positive: shown.positive !== false }}
+        sides={sides}
         onPick={(at) => set(strengthAt(at, negative, positive))}
         onMove={(at) => onChange(strengthAt(at, negative, positive))}
         aria-label={`Dial of ${name}`}
@@ -83,22 +84,13 @@ export function DialView({ poles, shown }: Pick<Props, "poles" | "shown">) {
   );
 }
 
-interface FaceProps {
+interface FaceProps extends Omit<SliderProps, "value" | "max"> {
   poles: Words;
-  /** Where it stands, as a share of its side. */
+  /** Where it stands, as a share of its side; so are those to which it is moved, and of a stop that is pressed. */
   share: number;
   /** The sides that have stops. */
   sides: { negative: boolean; positive: boolean };
-  /** Called with the share to which it was moved, and with that of a stop that was pressed. */
-  onMove: (share: number) => void;
   onPick: (share: number) => void;
-  /** What its slider has beside that. */
-  "aria-label": string;
-  "aria-valuetext": string;
-  step: number | "any";
-  onChange?: () => void;
-  onDblClick?: () => void;
-  onKeyDown?: (event: KeyboardEvent) => void;
 }
 
 /** The face of a dial: the words of its ends, the track that is filled from the middle, and the stops, of which its own is marked. */
@@ -119,14 +111,7 @@ export function DialFace({ poles, share, sides, onMove, onPick, ...rest }: FaceP
           <div class={`filled ${share < 0 ? "minus" : "plus"}`} style={filled} />
           <div class="zero" />
         </div>
-        <input
-          type="range"
-          min={-DIAL_END}
-          max={DIAL_END}
-          value={bounded}
-          onInput={(event) => onMove(event.currentTarget.valueAsNumber)}
-          {...rest}
-        />
+        <Slider min={-DIAL_END} max={DIAL_END} value={bounded} onMove={onMove} {...rest} />
       </div>
       <div class="stops">
         {stops.map(([stop, word]) => {

@@ -52,6 +52,26 @@ export function SearchField({ label, placeholder = label, value, onChange }: Tex
   return <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />;
 }
 
+export interface SliderProps {
+  kind?: string;
+  "aria-label"?: string;
+  "aria-valuetext"?: string;
+  min?: number;
+  max: number;
+  step?: number | "any";
+  value: number;
+  onMove: (value: number) => void;
+  /** Called once it is released. */
+  onChange?: () => void;
+  onDblClick?: () => void;
+  onKeyDown?: (event: KeyboardEvent) => void;
+}
+
+export function Slider({ kind, min = 0, onMove, ...rest }: SliderProps) {
+  const move = (event: { currentTarget: HTMLInputElement }) => onMove(event.currentTarget.valueAsNumber);
+  return <input type="range" class={kind} min={min} onInput={move} {...rest} />;
+}
+
 /** The handler of a slider on which an arrow key goes one step. */
 export function stepped(onStep: (step: number) => void) {
   return {

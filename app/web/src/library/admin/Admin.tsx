@@ -38,15 +38,11 @@ const SHOWN = 8;
 
 /** The latest long pieces of work, with their progress. The tray of the top bar reads them again and again. */
 export function Jobs() {
+  const shown = jobs.data.value?.slice(0, SHOWN);
   return (
     <Panel title="Jobs">
       <LoadNote what="jobs" query={jobs} />
-      <List
-        of={jobs.data.value?.slice(0, SHOWN)}
-        kind="stack jobs"
-        none={hints.noJobs}
-        row={(job) => <JobRow key={job.id} job={job} />}
-      />
+      <List of={shown} kind="stack jobs" none={hints.noJobs} row={(job) => <JobRow key={job.id} job={job} />} />
     </Panel>
   );
 }

@@ -13,6 +13,7 @@ import * as admin from "./store";
 export function Keys() {
   const { data } = admin.keys;
   const list = data.value?.data;
+  const none = apiKey.value === null ? hints.openServer : hints.noKeys;
   if (admin.refusal.value)
     return (
       <Panel title="API keys">
@@ -24,11 +25,7 @@ export function Keys() {
       <LoadNote what="API keys" query={admin.keys} />
       <Warnings of={data.value?.warnings} />
       <Each of={admin.fresh.value} row={(one) => <NewKeyNote key={one.key.id} made={one} />} />
-      <List
-        of={list}
-        none={apiKey.value === null ? hints.openServer : hints.noKeys}
-        row={(key) => <KeyRow key={key.id} item={key} />}
-      />
+      <List of={list} none={none} row={(key) => <KeyRow key={key.id} item={key} />} />
       {list && <KeyForm known={list.length} />}
     </Panel>
   );
@@ -147,15 +144,10 @@ function KeyForm({ known }: { known: number }) {
   };
   const { value: chosen, onChange: choose } = field("scopes");
   const disabled = admin.keyActions.busy.value || fields.name.trim() === "" || chosen.length === 0;
+  const state = { disabled, error: admin.keyActions.errorAt("form") };
   const none = "no limit";
   return (
-    <Form
-      label="New key"
-      onSend={save}
-      send="Make the key"
-      disabled={disabled}
-      error={admin.keyActions.errorAt("form")}
-    >
+    <Form label="New key" onSend={save} send="Make the key" {...state}>
       <h3>Make a key</h3>
       <div class="fields">
         <TextField label="Name of its owner" {...field("name")} />
