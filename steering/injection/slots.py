@@ -67,13 +67,13 @@ class LayerForm:
     heads: bool = False
 
     @classmethod
-    def of(cls, edits: Sequence[Edits]) -> "LayerForm":
-        """Describes the edits of one point, in their order."""
+    def of(cls, edits: Sequence[Edits], reads: Sequence[bool], relative: Sequence[float]) -> "LayerForm":
+        """Describes the edits of one point, in their order. reads, relative: whether each reads, and its share of |r|."""
         kinds = [kind for one in edits for kind in one.kinds]
         return cls(
             count=len(kinds),
-            reads=any(bool(one.read.any()) for one in edits),
-            relative=any(bool(one.numbers[:, 1].any()) for one in edits),
+            reads=any(reads),
+            relative=any(relative),
             relu=RELU in kinds,
             mandatory=any(one.mandatory for one in edits),
             rotations=tuple(number for number, kind in enumerate(kinds) if kind == ROTATE),
@@ -213,9 +213,15 @@ class Slots:
                 rows.append([kind, reading.get(len(rows), NO_EDIT), weight, edits.owner, int(edits.mandatory)])
         codes, widest = torch.tensor(rows), max(map(len, index))
         numbers[codes[:, KIND] == ROTATE, :2] = 0.0
+        forms: dict[int, LayerForm] = {}
+        relative, start = numbers[:, 1].tolist(), 0
+        for layer, at_layer in plan.layers.items():
+            here = range(start, start + sum(len(one.kinds) for one in at_layer))
+            forms[layer] = LayerForm.of(at_layer, [row in reading for row in here], [relative[row] for row in here])
+            start = here.stop
         placed = _Placed(
             plan=plan,
-            forms={layer: LayerForm.of(edits) for layer, edits in plan.layers.items()},
+            forms=forms,
             taken=taken,
             index=uploaded([[*at, *[NO_EDIT] * (widest - len(at))] for at in index], self.device),
         )
