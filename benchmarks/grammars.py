@@ -10,6 +10,7 @@ import time
 from statistics import median
 
 from benchmarks.contenders.open_engine import open_endless, until_compiled
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.machine import describe
 from benchmarks.stream_timing import stream_metrics
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
@@ -106,4 +107,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.grammars")
     asyncio.run(main())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.open_engine import opened, until_compiled
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.blind.answers import blind
 from benchmarks.quality.cards import card
 from benchmarks.quality.choosing import TRIED_ON, choice
@@ -136,4 +137,5 @@ async def one(setup: Setup, part: str, concept: str) -> Any:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.quality")
     asyncio.run(run(parsed()))

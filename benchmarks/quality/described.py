@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.open_engine import opened
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.concepts import ConceptEntry
 from steering.concepts.described import described
@@ -115,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.quality.described")
     main()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders.open_engine import opened
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
 from steering.concepts.described import described
@@ -178,4 +179,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.quality.distilling")
     main()

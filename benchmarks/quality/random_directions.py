@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders.open_engine import opened
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.concepts import reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
 from benchmarks.quality.recording import ITEMS, PARTS, read_results, write_items, write_results
@@ -153,4 +154,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.quality.random_directions")
     asyncio.run(main())

@@ -16,6 +16,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from benchmarks.contenders.open_engine import opened
+from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, SamplingParams
@@ -194,4 +195,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    run_as_served("benchmarks.quality.sparing")
     main()
