@@ -94,9 +94,14 @@ def measurement_of(concept: str, model_fingerprint: str) -> ConceptMeasurement |
     return None if model is None else model.concepts.get(concept)
 
 
+def measurements() -> dict[str, Mapping[str, ConceptMeasurement]]:
+    """Returns the measurements of every model by concept, under the model's name."""
+    return {one.model: one.concepts for one in _content().values()}
+
+
 def summaries_of(concept: str) -> dict[str, str]:
     """Returns, for each model the concept was measured on, one line: whether it steers, which way, at what strength."""
-    return {one.model: one.concepts[concept].summary for one in _content().values() if concept in one.concepts}
+    return {model: concepts[concept].summary for model, concepts in measurements().items() if concept in concepts}
 
 
 @cache

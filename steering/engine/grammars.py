@@ -52,11 +52,8 @@ class Matcher:
         of a millisecond."""
         began = thread_time()
         allows, eos, eos_ids = self._inner.validate_tokens, self._eos, self._eos_ids
-        for first, token in enumerate(tokens):
-            if allows([eos if token in eos_ids else token]):
-                break
-        else:
-            first = None
+        places = (place for place, token in enumerate(tokens) if allows([eos if token in eos_ids else token]))
+        first = next(places, None)
         self._left -= thread_time() - began
         return first
 

@@ -141,6 +141,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     },
     "evidence.md": {
         "results": evidence.results_table,
+        "other models": evidence.other_models_table,
         "spared": distilling.sparing_table,
         "duration": evidence.duration,
         "runs": evidence.evidence_table,

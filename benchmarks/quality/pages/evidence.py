@@ -7,7 +7,8 @@ from benchmarks.quality.blind.reading import distinguished
 from benchmarks.quality.page import range_text, results, table
 from benchmarks.quality.pages.gates import GATES, gate_count
 from steering.concepts import CONCEPTS
-from steering.concepts.measured import measurement_of
+from steering.concepts.measured import ConceptMeasurement, measurement_of, measurements
+from steering.model.embedded import EMBEDDED_MODEL
 
 PAGES = {
     "cards": "[concepts](concepts.md)",
@@ -39,20 +40,53 @@ def _result(concept: str, model: str) -> Sequence[str]:
     low, high = card["auroc_interval"]
     measured = measurement_of(concept, model)
     assert measured is not None
-    ranges = [ends for ends in (measured.strength, measured.negative) if ends is not None]
-    holding = [point for point in measured.points for low, high in ranges if low <= point.strength <= high]
-    furthest = max(holding, key=lambda point: abs(point.concept_score), default=None)
     counts = distinguished(blind) if blind["pairs"] else {}
     return (
         concept,
         f"{card['auroc']:.2f} [{low:.2f}, {high:.2f}]",
-        " and ".join(range_text(ends) for ends in ranges) or "none",
-        "" if furthest is None else f"{furthest.concept_score:+.2f} at {furthest.strength:g}",
-        "" if furthest is None else f"{furthest.perplexity_ratio:.2f}",
+        *_held(measured),
         ", ".join(gate_count(results()["gates"][concept], gate) for gate in GATES),
         f"{counts['model']} and {counts['reader']} of {counts['pairs']}" if counts else "",
         "yes" if measured.claims else "not shown",
     )
+
+
+def _held(measured: ConceptMeasurement) -> tuple[str, str, str]:
+    """Returns the strengths that hold, and shift and perplexity at the one that moves the text furthest."""
+    ranges = [ends for ends in (measured.strength, measured.negative) if ends is not None]
+    holding = [point for point in measured.points for low, high in ranges if low <= point.strength <= high]
+    furthest = max(holding, key=lambda point: abs(point.concept_score), default=None)
+    return (
+        " and ".join(range_text(ends) for ends in ranges) or "none",
+        "" if furthest is None else f"{furthest.concept_score:+.2f} at {furthest.strength:g}",
+        "" if furthest is None else f"{furthest.perplexity_ratio:.2f}",
+    )
+
+
+def other_models_table() -> str:
+    """Shows what was measured of the starter concepts on other models than the embedded one."""
+    rows = []
+    for model, concepts in measurements().items():
+        for concept, measured in concepts.items() if model != EMBEDDED_MODEL else ():
+            read = measured.blind
+            counts = "" if read is None else f"{read.model} and {read.reader} of {read.pairs}"
+            controls = (
+                "" if read is None else ", ".join(str(one) for one in (read.other, read.random) if one is not None)
+            )
+            steers = "yes" if measured.claims else "not shown"
+            rows.append((model, concept, str(measured.layers[0]), *_held(measured), counts, controls, steers))
+    columns = (
+        "model",
+        "concept",
+        "layer",
+        "strengths that hold",
+        "shift",
+        "perplexity",
+        "distinguished",
+        "controls",
+        "steers",
+    )
+    return table(columns, rows)
 
 
 def evidence_table() -> str:
