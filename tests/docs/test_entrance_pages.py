@@ -109,5 +109,5 @@ def test_the_table_names_what_the_tests_demand_of_a_route_and_of_an_operation() 
     route = next(line for line in page.splitlines() if line.startswith("| route |"))
     for needed in ("ROUTERS", "docs/api.md", "steering/client", "make openapi", "tests/app/policy"):
         assert needed in route, needed
-    for needed in ("InterventionSpec", "AppliedIntervention", "OPERATION_WORDS", "mathematics"):
+    for needed in ("InterventionSpec", "AppliedIntervention", "app/web/src/words.json", "mathematics"):
         assert needed in page, needed

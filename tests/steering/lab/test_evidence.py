@@ -39,8 +39,10 @@ def shipped(concept: str) -> ConceptMeasurement:
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
-def test_every_concept_is_measured_in_both_directions_with_intervals(concept: str) -> None:
-    found = shipped(concept)
+@pytest.mark.parametrize("model", _content())
+def test_every_concept_is_measured_in_both_directions_with_intervals(model: str, concept: str) -> None:
+    found = measurement_of(concept, model)
+    assert found is not None
     assert found.dataset == dataset_digest(load_concept(concept))
     strengths = [point.strength for point in found.points]
     assert min(strengths) < 0.0 < max(strengths)
@@ -48,8 +50,7 @@ def test_every_concept_is_measured_in_both_directions_with_intervals(concept: st
         low, high = point.concept_interval
         assert low <= point.concept_score <= high
         assert point.perplexity_interval is not None
-    (line,) = summaries_of(concept).values()
-    assert line == found.summary
+    assert summaries_of(concept)[_content()[model].model] == found.summary
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
