@@ -23,8 +23,7 @@ SERVED = OFFLINE | {"GOMP_SPINCOUNT": SPIN_COUNT, HUGE_PAGES: "1"}
 
 
 def run_as_served(module: str) -> None:
-    """Starts a program of ours again with the environment of `steer serve`, unless it has it: libgomp reads it when torch is loaded. A step
-    of 32 rows takes 26 ms without it and 17.5 with it, as threads of OpenMP wait on a processor that ours need."""
+    """Starts a program of ours again with the environment of `steer serve`, unless it has it: libgomp reads it when torch is loaded."""
     if not SERVED.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], {**SERVED, **os.environ})
 

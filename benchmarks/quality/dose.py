@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import PARTS, write_items
+from benchmarks.quality.recording import PARTS, items_of, write_items
 from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.lab.controls import plan_at
 from steering.lab.evaluations import DoseResponseRequest, dose_response
@@ -31,7 +31,7 @@ async def measured(engine: Engine, concept: str, profile: Profile) -> dict[str, 
         checkpoints=PARTS,
     )
     found = await dose_response(engine, request, progress=progress_printer(f"{concept}, dose"))
-    write_items("dose", concept, found.scores)
+    write_items("dose", concept, found.scores, items_of(engine))
     return {
         "position": vector.provenance["position"],
         "layers": list(found.layers),

@@ -13,8 +13,8 @@ from benchmarks.suites.throughput import engine_tasks, vllm_tasks
 
 KIND = "distinct plans"
 SIZES = (1, 8, 32)
-BUSY = (1, 2)
-"""How many processors are kept busy."""
+MOST_BUSY = 2
+"""Processors that are kept busy, first one and then more."""
 
 
 def run(bench: Bench) -> None:
@@ -23,7 +23,7 @@ def run(bench: Bench) -> None:
     if not any(started):
         return
     length, processors = bench.profile.short_prompt, sorted(os.sched_getaffinity(0))
-    for count, rows in product(BUSY, SIZES):
+    for count, rows in product(range(1, min(len(processors), MOST_BUSY) + 1), SIZES):
         with busy(processors[-count:]):
             bench.log(f"{rows} requests, prompts of {length}, kept busy: {count} processors")
             tasks = engine_tasks(bench, rows, length, (KIND,), "busy processor") | vllm_tasks(bench, rows, length)

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, judging_prompts, neutral_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import PARTS, write_items
+from benchmarks.quality.recording import PARTS, items_of, write_items
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
@@ -42,16 +42,16 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
         request = replace(request_for(engine, concept, vector, plan, profile), readers=readers, samples=samples)
         progress = progress_printer(f"{concept}, report")
         found = await report(engine, request, unsteered=await unsteered_of(engine), progress=progress)
-        keep_items("gates", concept, found)
+        keep_items(engine, "gates", concept, found)
         return {"strength": strength, "layers": list(layers), **numbers(request, found)}
 
     return await until_agreed(judge, SAMPLES_OF.get(concept, SAMPLES))
 
 
-def keep_items(part: str, concept: str, found: ReportAnswer) -> None:
+def keep_items(engine: Engine, part: str, concept: str, found: ReportAnswer) -> None:
     """Writes the scores of every answer of a report, a file for each seed."""
     for one in found.seeds:
-        write_items(f"{part}.seed{one.seed}", concept, one.scores)
+        write_items(f"{part}.seed{one.seed}", concept, one.scores, items_of(engine))
 
 
 _KNOWN: dict[str, tuple[float, ...]] = {}

@@ -59,7 +59,7 @@ async def compared(engine: Engine, concept: str, profile: Profile) -> dict[str, 
         if method == TRAINED:  # fewer pairs would make a mean difference
             request = replace(request, pairs=None)
         made = await report(engine, request, unsteered=unsteered, progress=progress_printer(f"{concept}, {method}"))
-        keep_items(f"methods.{method}", concept, made)
+        keep_items(engine, f"methods.{method}", concept, made)
         layers = sorted(plan.interventions[0].layers)
         found[method] = {"strength": level_of(plan), "layers": layers, **numbers(request, made)}
     return found

@@ -50,6 +50,25 @@ class Chooser(ScriptedEngine):
         return Capture(read.token_ids, read.activations, logits)
 
 
+class Salted(Chooser):
+    """Notes with which salts it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.salts: list[str | None] = []
+
+    async def capture(
+        self,
+        prompts: Sequence[CapturePrompt],
+        spec: CaptureSpec,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        priority: int = 1,
+    ) -> tuple[Capture, ...]:
+        self.salts.append(spec.cache_salt)
+        return await super().capture(prompts, spec, progress=progress, priority=priority)
+
+
 class Waiting(Chooser):
     """Reads nothing before its gate opens."""
 
@@ -152,6 +171,21 @@ async def test_each_rotation_is_one_prompt_and_all_of_them_count(start: StartSer
         assert answer.status_code == status, answer.text
         if status == 429:
             assert f"takes {tokens} tokens" in answer.json()["error"]["message"]
+
+
+async def test_beginnings_are_shared_among_the_calls_of_one_key_alone(start: StartServer) -> None:
+    engine = Salted()
+    server = await start(engine, api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    for name in ("one", "other"):
+        key = await created(server, name=name, scopes=["write"])
+        for _ in range(2):
+            body = {"kind": "choices", "items": ITEMS[:1], "steering": []}
+            answer = await server.client.post("/v1/evaluations?wait=true", json=body, headers=bearer(key["key"]))
+            assert answer.status_code == 200, answer.text
+    first, again, other, other_again = engine.salts
+    assert first == again != other == other_again
+    assert None not in engine.salts
 
 
 class CountingTokenizer(ScriptedTokenizer):
