@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { LogitLens } from "../src/api/types";
+import type { Schemas } from "../src/api/types";
 import { parse, placeHref } from "../src/core/places";
 import { gauges } from "../src/core/server";
 import { warningsFor } from "../src/make/store";
@@ -140,7 +140,7 @@ describe("the logit lens", () => {
   const prediction = (id: number, text: string) => [{ id, text, logprob: Math.log(0.5) }];
   const answer = {
     layers: [{ layer: 3, plain: [prediction(1, "a")], steered: [prediction(2, "b")] }],
-  } as unknown as LogitLens;
+  } as unknown as Schemas["LogitLensAnswer"];
 
   it("shows the plain or the steered prediction and whether they differ", () => {
     expect(cellOf(answer, 0, 0, "plain")).toMatchObject({ text: "a", changed: true });

@@ -1,21 +1,12 @@
 import type { components } from "./schema";
 
-type Schemas = components["schemas"];
+export type Schemas = components["schemas"];
 
-export type Capabilities = Schemas["CapabilitiesAnswer"];
 export type Vector = Schemas["VectorAnswer"];
 export type Job = Schemas["JobAnswer"];
-export type JobSummary = Schemas["JobSummary"];
-export type Concept = Schemas["ConceptAnswer"];
 export type Profile = Schemas["ProfileAnswer"];
 export type Message = Schemas["Message"];
-export type DosePoint = Schemas["DosePoint"];
-export type Applied = Schemas["AppliedSteering"];
 export type AppliedIntervention = Schemas["AppliedIntervention"];
-export type Metrics = Schemas["MetricsAnswer"];
-export type AgainstBaseline = Schemas["AgainstBaselineAnswer"];
-export type GenerateAnswer = Schemas["GenerateAnswer"];
-export type VectorPage = Schemas["VectorPageAnswer"];
 export type Version = Schemas["VectorVersionAnswer"];
 export type VersionPage = Schemas["VectorVersionsAnswer"];
 export type Similar = Schemas["SimilarAnswer"];
@@ -24,22 +15,11 @@ export type ArmAnswer = Schemas["ArmAnswer"];
 export type Readout = Schemas["ReadoutAnswer"];
 export type Explanation = Schemas["ExplainAnswer"];
 export type Policy = Schemas["PolicyAnswer"];
-export type MonitorSpec = Schemas["MonitorSpec"];
 export type Monitor = Schemas["MonitorAnswer"];
 export type MonitorDetail = Schemas["MonitorDetail"];
 export type Key = Schemas["KeyAnswer"];
-export type KeyList = Schemas["KeyList"];
-export type NewKey = Schemas["NewKeyAnswer"];
-export type KeyRequest = Schemas["CreateKeyRequest"];
 export type LatentSpace = Schemas["LatentSpaceAnswer"];
-export type LogitLens = Schemas["LogitLensAnswer"];
 export type Dictionary = Schemas["DictionaryAnswer"];
-export type DictionarySearch = Schemas["DictionarySearchAnswer"];
-export type DictionaryFeature = Schemas["FeatureAnswer"];
-export type Transfer = Schemas["TransferAnswer"];
-export type TransferRequest = Schemas["TransferRequest"];
-export type SavedLink = Schemas["LinkAnswer"];
-export type LinkState = Schemas["LinkState"];
 export type View = Schemas["LinkRequest"]["view"];
 export type Estimate = Schemas["Estimate"];
 /** A score by vector name; null where it is not finite. */

@@ -1,7 +1,7 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 import { api, dataOf } from "../api/client";
-import type { AppliedIntervention, GenerateAnswer, Token } from "../api/types";
+import type { AppliedIntervention, Schemas, Token } from "../api/types";
 import { Query } from "../core/query";
 import { Term } from "../frame/dialogs";
 import { meanOf, plain, signed } from "../maths/scales";
@@ -302,7 +302,7 @@ async function branchFrom(signal: AbortSignal, pane: Pane, before: readonly Toke
   const prompt = [...record.prompt, ...ids, next.id];
   const max_tokens = Math.max(most - ids.length - 1, 8);
   const body = { prompt, steering: arm.steering as never, max_tokens, temperature, top_p, seed, logprobs };
-  const made = (await dataOf<GenerateAnswer>(api.POST("/v1/generate", { body, signal }))).choices[0];
+  const made = (await dataOf<Schemas["GenerateAnswer"]>(api.POST("/v1/generate", { body, signal }))).choices[0];
   const textOf = (list: readonly { text: string }[]) => list.map(({ text }) => text).join("");
   const rest = (made?.tokens ?? [{ id: null, text: made?.text ?? "" }]) as Token[];
   const text = next.text + (made?.text ?? "");

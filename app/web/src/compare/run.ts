@@ -1,7 +1,7 @@
 import { batch, signal } from "@preact/signals";
 import { group } from "d3-array";
 import { apiKey, isAbort, type ServerError, stream } from "../api/client";
-import type { AgainstBaseline, Applied, ArmAnswer, CompareAnswer, Estimate, Metrics, Token, TokenPiece } from "../api/types"; // biome-ignore format: one line
+import type { ArmAnswer, CompareAnswer, Estimate, Schemas, Token, TokenPiece } from "../api/types"; // biome-ignore format: one line
 import { changedTokens } from "../maths/text";
 import { announce } from "../ui/parts";
 import type { CompareBody } from "./draft";
@@ -132,9 +132,9 @@ export type PaneChoice = { text: string; tokens: readonly Token[]; finish: strin
 export interface Pane {
   name: string;
   choices: readonly PaneChoice[];
-  steering: Applied | null;
-  metrics: Metrics | null;
-  against: AgainstBaseline | null;
+  steering: Schemas["AppliedSteering"] | null;
+  metrics: Schemas["MetricsAnswer"] | null;
+  against: Schemas["AgainstBaselineAnswer"] | null;
   error: string | null;
 }
 

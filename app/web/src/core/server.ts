@@ -1,6 +1,6 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { api, apiKey, dataOf, isRefusal, keyState, keyWanted, lostConnections, messageOf } from "../api/client";
-import type { Capabilities, Concept, Vector, VectorPage } from "../api/types";
+import type { Schemas, Vector } from "../api/types";
 import { allPages, Queries, Query } from "./query";
 import { keep, kept, remembered, textOrNull } from "./state";
 
@@ -8,7 +8,7 @@ const POLL_SECONDS = 2;
 const FASTEST = "steering-server.fastest";
 const RELOAD_SECONDS = 3;
 /** What the server can do; null until it has answered. */
-export const capabilities = signal<Capabilities | null>(null);
+export const capabilities = signal<Schemas["CapabilitiesAnswer"] | null>(null);
 /** Why the server cannot work now; null while it can. */
 export const serverTrouble = signal<string | null>(null);
 
@@ -61,7 +61,7 @@ async function connect(): Promise<void> {
   const turn = ++newest;
   clearTimeout(retry);
   try {
-    const found = await dataOf<Capabilities>(api.GET("/v1/capabilities"));
+    const found = await dataOf<Schemas["CapabilitiesAnswer"]>(api.GET("/v1/capabilities"));
     if (turn !== newest) return;
     capabilities.value = found;
     serverTrouble.value = null;
@@ -159,7 +159,7 @@ export const PAGE = 200;
 export const library = new Query((signal) =>
   allPages<Vector>((cursor) => {
     const query = cursor === undefined ? { limit: PAGE } : { limit: PAGE, cursor };
-    return dataOf<VectorPage>(api.GET("/v1/vectors", { params: { query }, signal }));
+    return dataOf<Schemas["VectorPageAnswer"]>(api.GET("/v1/vectors", { params: { query }, signal }));
   }),
 );
 
@@ -180,11 +180,11 @@ export const card = remembered<string | null>("card", null, textOrNull);
 
 /** The starter concepts and those in words, with the words of their two poles. */
 export const conceptList = new Query(
-  async (signal) => (await dataOf<{ data: Concept[] }>(api.GET("/v1/concepts", { signal }))).data,
+  async (signal) => (await dataOf<{ data: Schemas["ConceptAnswer"][] }>(api.GET("/v1/concepts", { signal }))).data,
 );
 
 /** Those with pairs that come with the server. */
-export const concepts = computed<readonly Concept[]>(() =>
+export const concepts = computed<readonly Schemas["ConceptAnswer"][]>(() =>
   (conceptList.data.value ?? []).filter((one) => one.pairs > 0),
 );
 

@@ -1,7 +1,7 @@
 import { effect, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
 import { ApiError, api, apiKey, dataOf, messageOf } from "../api/client";
-import type { LinkState, SavedLink, View } from "../api/types";
+import type { Schemas, View } from "../api/types";
 import { addressLink, place, rememberState } from "../core/places";
 import { Button, ErrorNote, Note } from "../ui/parts";
 
@@ -52,7 +52,7 @@ async function shared(view: View, given: object, fallback?: () => string): Promi
   const state = JSON.stringify(given);
   try {
     const body = { view, state: given as Record<string, unknown> };
-    const { url } = await dataOf<SavedLink>(api.POST("/v1/links", { body }));
+    const { url } = await dataOf<Schemas["LinkAnswer"]>(api.POST("/v1/links", { body }));
     return { state, address: new URL(url, location.origin).href, reason: null };
   } catch (failure) {
     if (!fallback) throw failure;
@@ -122,7 +122,7 @@ function leaveAfterChange(view: View, id: string, settings: () => object): () =>
 }
 
 async function readLink(view: View, link_id: string): Promise<unknown> {
-  const link = await dataOf<LinkState>(api.GET("/v1/links/{link_id}", { params: { path: { link_id } } }));
+  const link = await dataOf<Schemas["LinkState"]>(api.GET("/v1/links/{link_id}", { params: { path: { link_id } } }));
   if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
   return link.state;
 }

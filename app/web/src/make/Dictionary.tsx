@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import type { Dictionary, DictionaryFeature, DictionarySearch } from "../api/types";
+import type { Dictionary, Schemas } from "../api/types";
 import { showCard } from "../core/jobs";
 import { Query } from "../core/query";
 import { card, library, vectors } from "../core/server";
@@ -79,7 +79,7 @@ export function choose(name: string): void {
 export const searching = new Query(async (stop) => {
   const { kind, leastScore } = fields.value;
   const options = { params: { path: { name: dictionary.value?.name ?? "" } }, body: searchBody(), signal: stop };
-  const found = await dataOf<DictionarySearch>(api.POST("/v1/dictionaries/{name}/search", options));
+  const found = await dataOf<Schemas["DictionarySearchAnswer"]>(api.POST("/v1/dictionaries/{name}/search", options));
   return { ...found, kind, leastScore };
 });
 
@@ -209,7 +209,7 @@ export function Features() {
   );
 }
 
-function Row({ found: { feature: number, score, promoted, output_score } }: { found: DictionaryFeature }) {
+function Row({ found: { feature: number, score, promoted, output_score } }: { found: Schemas["FeatureAnswer"] }) {
   const on = feature.value === number;
   return (
     <li class={on ? "on" : ""}>

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import type { TransferRequest } from "../api/types";
+import type { Schemas } from "../api/types";
 import { beginJob } from "../core/jobs";
 import { concepts, layerCount, vectors } from "../core/server";
 import { given } from "../core/state";
@@ -58,7 +58,7 @@ export const transferProblem = computed<string | null>(() => {
   return null;
 });
 
-export function transferBody(): TransferRequest {
+export function transferBody(): Schemas["TransferRequest"] {
   const { origin, concept, fromLayer, toLayer, anchors, holdout, seed, effect, native } = fields.value;
   const direction = origin === "file" && fromLayer !== null ? file.value?.directions.get(fromLayer) : undefined;
   const texts = linesOf(anchors);

@@ -1,5 +1,5 @@
 import "../styles/loss.css";
-import type { Estimate, Transfer, Vector } from "../api/types";
+import type { Estimate, Schemas, Vector } from "../api/types";
 import { Badge, steeringVerdict, type Verdict } from "../library/VectorCard";
 import { linear, plain, signed } from "../maths/scales";
 import { Warnings } from "../ui/parts";
@@ -107,7 +107,7 @@ function Estimates({ label, rows, found, domain, chance, format = plain }: Estim
   );
 }
 
-export type Loss = Pick<Transfer, "explained" | "cosine" | "auroc" | "effect" | "warnings">;
+export type Loss = Pick<Schemas["TransferAnswer"], "explained" | "cosine" | "auroc" | "effect" | "warnings">;
 
 const CHANCE = 0.5;
 

@@ -1,7 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import { sum } from "d3-array";
 import { api, dataOf } from "../api/client";
-import type { CompareAnswer, Concept } from "../api/types";
+import type { CompareAnswer, Schemas } from "../api/types";
 import { beginJob } from "../core/jobs";
 import { Query } from "../core/query";
 import { type ConceptDetail, capabilities, conceptDetails, conceptList, concepts, describePoles } from "../core/server";
@@ -198,13 +198,13 @@ const MOST_FOUND = 6;
 /** The concepts in words that fit what is searched for: those whose name or sentences have every word of it. */
 export const inWords = computed(() => {
   const parts = wanted.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (one: Concept) => parts.every((part) => `${one.name} ${one.kind} ${one.description} ${one.positive}`.toLowerCase().includes(part)); // biome-ignore format: one line
+  const fits = (one: Schemas["ConceptAnswer"]) => parts.every((part) => `${one.name} ${one.kind} ${one.description} ${one.positive}`.toLowerCase().includes(part)); // biome-ignore format: one line
   const all = (conceptList.data.value ?? []).filter((one) => one.pairs === 0 && fits(one));
   return parts.length === 0 ? [] : all.slice(0, MOST_FOUND);
 });
 
 /** Takes a concept in words as the description. Its pairs are still to be proposed. */
-export function describe({ name: chosen, positive, negative }: Concept): void {
+export function describe({ name: chosen, positive, negative }: Schemas["ConceptAnswer"]): void {
   sides.value = { positive, negative };
   name.value = chosen;
   wanted.value = "";

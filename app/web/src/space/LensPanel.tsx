@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import type { LogitLens } from "../api/types";
+import type { Schemas } from "../api/types";
 import { interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Query } from "../core/query";
@@ -33,7 +33,7 @@ export function LensPanel() {
   );
 }
 
-function LensTable({ answer: { layers, tokens }, answer }: { answer: LogitLens }) {
+function LensTable({ answer: { layers, tokens }, answer }: { answer: Schemas["LogitLensAnswer"] }) {
   const rows = layers.map(({ layer }, row) => {
     const cells = tokens.map((_, token): Shaded => {
       const { text, probability, changed, title } = cellOf(answer, row, token, mode.value);
@@ -54,13 +54,13 @@ const mode = signal<keyof typeof MODES>("plain");
 const lens = new Query(async (signal) => {
   const steering = interventions(draft.value.controls, draft.value.overall);
   const body = { prompt: prompt.value, steering: steering as never, layers: "all" as const, top_k: 3 };
-  const found = await dataOf<LogitLens>(api.POST("/v1/logit-lens", { body, signal }));
+  const found = await dataOf<Schemas["LogitLensAnswer"]>(api.POST("/v1/logit-lens", { body, signal }));
   if (steering.length === 0) mode.value = "plain";
   return found;
 });
 
 /** Returns one cell of the heat map, and whether steering changed the first prediction. */
-export function cellOf({ layers }: LogitLens, row: number, token: number, shown: keyof typeof MODES) {
+export function cellOf({ layers }: Schemas["LogitLensAnswer"], row: number, token: number, shown: keyof typeof MODES) {
   const plain = layers[row]?.plain[token] ?? [];
   const steered = layers[row]?.steered?.[token] ?? plain;
   const list = shown === "plain" ? plain : steered;

@@ -1,6 +1,6 @@
 import { useRef, useState } from "preact/hooks";
 import { apiKey } from "../../api/client";
-import type { Key, KeyRequest } from "../../api/types";
+import type { Key, Schemas } from "../../api/types";
 import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
@@ -123,7 +123,7 @@ const EMPTY = {
   own: "any" as keyof typeof ownSteering,
 };
 
-function requestOf({ name, namespace, scopes, days, requests, dose, own }: typeof EMPTY): KeyRequest {
+function requestOf({ name, namespace, scopes, days, requests, dose, own }: typeof EMPTY): Schemas["CreateKeyRequest"] {
   return {
     name,
     scopes: [...scopes],

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { api, dataOf } from "../../api/client";
-import type { CompareAnswer, Monitor, MonitorDetail, MonitorSpec, Policy } from "../../api/types";
+import type { CompareAnswer, Monitor, MonitorDetail, Policy, Schemas } from "../../api/types";
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Query, repeat } from "../../core/query";
@@ -222,7 +222,7 @@ function MonitorForm() {
   const { busy } = admin.policyActions;
   const add = async () => {
     const { side, bound, ...rest } = fields;
-    const spec = { ...rest, vector, [side]: bound } as MonitorSpec;
+    const spec = { ...rest, vector, [side]: bound } as Schemas["MonitorSpec"];
     const added = await admin.setMonitors("monitor form", (all) => [...all, spec]);
     if (added) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
   };

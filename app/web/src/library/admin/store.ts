@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { ApiError, api, apiKey, dataOf, isRefusal, setKey } from "../../api/client";
-import type { Key, KeyList, KeyRequest, Monitor, MonitorDetail, NewKey, Policy } from "../../api/types";
+import type { Key, Monitor, MonitorDetail, Policy, Schemas } from "../../api/types";
 import { Mutations, Query } from "../../core/query";
 import { capabilities } from "../../core/server";
 import { plain } from "../../maths/scales";
@@ -38,11 +38,11 @@ export const detail = computed(() => {
 /** The refusal of a key that may not manage the server: such a key is not tried again. */
 let refused: { key: string | null; error: ApiError } | null = null;
 
-export const keys = new Query<KeyList>(async () => {
+export const keys = new Query<Schemas["KeyList"]>(async () => {
   const key = apiKey.value;
   if (refused !== null && refused.key === key) throw refused.error;
   try {
-    return await dataOf<KeyList>(api.GET("/v1/keys"));
+    return await dataOf<Schemas["KeyList"]>(api.GET("/v1/keys"));
   } catch (error) {
     if (error instanceof ApiError && error.status === 403 && key === apiKey.value) refused = { key, error };
     throw error;
@@ -56,7 +56,7 @@ export const refusal = computed(() => {
 });
 
 /** A key that was just made. `replaces`: the key that it takes the place of. */
-export type FreshKey = { key: NewKey; replaces: Key | null };
+export type FreshKey = { key: Schemas["NewKeyAnswer"]; replaces: Key | null };
 /** The keys that were made here, newest first. Each is shown this once, so it stays until a person has noted it down. */
 export const fresh = signal<readonly FreshKey[]>([]);
 /** All changes of the policy, from both panels: each begins with what the one before has left. */
@@ -115,19 +115,19 @@ export async function removePolicy(): Promise<boolean> {
 }
 
 /** Makes a key. The first key of a server closes it to everybody without one, so this tab uses it from then on. */
-export const createKey = async (body: KeyRequest): Promise<boolean> =>
+export const createKey = async (body: Schemas["CreateKeyRequest"]): Promise<boolean> =>
   keyActions.run("form", () => makeKey(body, null));
 
 /** Makes a key with the name, the scopes and the limits of another, which still works until it is revoked. */
 export async function rotateKey(key: Key): Promise<boolean> {
   const { name, scopes, limits, namespace, expires_at } = key;
-  const body = { name, scopes, limits, namespace, expires_at } as KeyRequest;
+  const body = { name, scopes, limits, namespace, expires_at } as Schemas["CreateKeyRequest"];
   return keyActions.run(`key ${key.id}`, () => makeKey(body, key));
 }
 
-async function makeKey(body: KeyRequest, replaces: Key | null): Promise<void> {
+async function makeKey(body: Schemas["CreateKeyRequest"], replaces: Key | null): Promise<void> {
   const first = apiKey.value === null;
-  const key = await dataOf<NewKey>(api.POST("/v1/keys", { body }));
+  const key = await dataOf<Schemas["NewKeyAnswer"]>(api.POST("/v1/keys", { body }));
   fresh.value = [{ key, replaces }, ...fresh.value.filter((one) => one.key.id !== replaces?.id)];
   if (first && apiKey.value === null) setKey(key.key);
   await keys.load();
