@@ -89,8 +89,8 @@ export function waitSeconds(retryAfter: string | null, attempt: number, now = Da
 }
 
 /** Resolves after some seconds; rejects with AbortError as soon as the signal aborts. */
-export function pause(seconds: number, signal?: AbortSignal | null): Promise<void> {
-  return new Promise((resolve, reject) => {
+export const pause = (seconds: number, signal?: AbortSignal | null): Promise<void> =>
+  new Promise((resolve, reject) => {
     const abort = () => {
       clearTimeout(timer);
       reject(new DOMException("stopped", "AbortError"));
@@ -102,7 +102,6 @@ export function pause(seconds: number, signal?: AbortSignal | null): Promise<voi
     if (signal?.aborted) abort();
     else signal?.addEventListener("abort", abort, { once: true });
   });
-}
 
 /** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
  * between two attempts only: a request that is on its way is not given up, so that its answer is known. */

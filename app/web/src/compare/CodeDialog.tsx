@@ -53,8 +53,7 @@ type DeployProps = { saved: string | null; model: string; onSaved: (name: string
 /** From the dials to a call of one's own: a profile, which is a model name for every OpenAI client, a key, a monitor, and a test. */
 export function Deploy({ saved, model, onSaved }: DeployProps) {
   const [name, setName] = useState("");
-  const [trying] = useState(() => new Query(askModel));
-  useLayoutEffect(() => () => trying.forget(), [trying, saved]); // what another profile answered
+  useLayoutEffect(() => () => trying.forget(), [saved]); // what another profile answered
   const current = interventions(draft.value.controls, draft.value.overall);
   if (current.length === 0) return null;
   const save = async () => {
@@ -81,12 +80,12 @@ export function Deploy({ saved, model, onSaved }: DeployProps) {
   );
 }
 
-async function askModel(signal: AbortSignal, model: string): Promise<string> {
+const trying = new Query(async (signal, model: string) => {
   const { prompt, sampling } = draft.value;
   const body = { model, messages: [{ role: "user" as const, content: prompt }], max_tokens: sampling.max_tokens };
   const asked = api.POST("/v1/chat/completions", { body: body as never, signal });
   return (await dataOf<{ choices: { message: { content: string } }[] }>(asked)).choices[0]?.message.content ?? "";
-}
+});
 
 export type CodeKind = keyof typeof codes;
 
@@ -103,8 +102,11 @@ export function codeFor(kind: CodeKind, draft: Draft, comparison: CompareBody, {
       '  -H "Content-Type: application/json" \\',
       `  -d '${JSON.stringify(body, null, 2).replaceAll("'", "'\\''")}'`,
     ].join("\n");
-  const lines = (imported: string, client: string, call: string, field: string) =>
-    `import os\n${imported}\n\nclient = ${client}\nanswer = client.${call}\n${printed(draft, field)}`;
+  const lines = (imported: string, client: string, call: string, field: string) => {
+    const all = `print(*(choice.${field} for choice in answer.choices), sep="\\n\\n")`;
+    const print = draft.sampling.n === 1 ? `print(answer.choices[0].${field})` : all;
+    return `import os\n${imported}\n\nclient = ${client}\nanswer = client.${call}\n${print}`;
+  };
   if (kind === "python") {
     const client = `Client("${origin}", api_key=os.environ.get("STEERING_API_KEY"))`;
     return lines("from steering.client import Client", client, `generate(${optionsOf(body)})`, "text");
@@ -118,10 +120,6 @@ export function codeFor(kind: CodeKind, draft: Draft, comparison: CompareBody, {
 
 function optionsOf(body: object): string {
   return Object.entries(body).map(([name, value]) => `${name}=${literal(value)}`).join(", "); // biome-ignore format: one line
-}
-
-function printed({ sampling }: Draft, field: string): string {
-  return sampling.n === 1 ? `print(answer.choices[0].${field})` : `print(*(choice.${field} for choice in answer.choices), sep="\\n\\n")`; // biome-ignore format: one line
 }
 
 /** Writes a JSON value as a Python literal. */

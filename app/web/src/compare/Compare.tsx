@@ -79,11 +79,9 @@ function quoteOf({ panes }: play.Run): string {
 }
 
 /** Does something on a single click only: the second click of a double click may hit another button that has moved under it. */
-function once(work: () => void) {
-  return (event: MouseEvent) => {
-    if (event.detail < 2) work();
-  };
-}
+const once = (work: () => void) => (event: MouseEvent) => {
+  if (event.detail < 2) work();
+};
 
 /** The prompt with its buttons, and behind "more" the system prompt, the instruction and the sampling. */
 export function PromptBox({ onCode }: { onCode: () => void }) {

@@ -10,7 +10,7 @@ import { Button, Each, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } fr
 import { type Intervention, shortly } from "./controls";
 import { ARMS, type CompareBody, draft } from "./draft";
 import { answerReading, sentenceOf, shiftWords } from "./readback";
-import { differences, type Pane, type PaneChoice, type Shade, shadeValue } from "./run";
+import { differences, type Pane, shadeValue } from "./run";
 import * as play from "./store";
 
 interface Props {
@@ -31,7 +31,8 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
   const choice = pane.choices[sample] ?? pane.choices[0];
   const details = { pane, choice: sample };
   const token = selected === null ? undefined : choice?.tokens[selected];
-  const sentence = play.comparison.running.value ? null : sentenceOf(pane, base, play.reader.value);
+  const running = play.comparison.running.value;
+  const sentence = running ? null : sentenceOf(pane, base, play.reader.value);
   return (
     <article class={`panel pane ${play.stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
       <div class="row between">
@@ -45,7 +46,9 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
         {choice && choice.text !== "" ? (
           <TokenText {...{ pane, base, selected }} choice={pane.choices.indexOf(choice)} onSelect={select} />
         ) : (
-          !pane.error && <p class="muted">{emptyWords(choice)}</p>
+          !pane.error && (
+            <p class="muted">{choice?.finish ? EMPTY : running ? "Waiting for the first word" : "Nothing yet"}</p>
+          )
         )}
         {pane.error && <Note kind="error">{pane.error}</Note>}
       </div>
@@ -129,19 +132,14 @@ function PaneFacts({ pane: { name: arm, choices, metrics, against, steering } }:
 }
 
 /** A number with its name, which the glossary explains where the page does not. */
-function Fact({ label, title, children }: { label: string; title?: string; children: ComponentChildren }) {
-  return (
-    <div {...(title ? { title } : {})}>
-      <dt>{title ? label : <Term name={label} />}</dt>
-      <dd class="number">{children}</dd>
-    </div>
-  );
-}
+const Fact = ({ label, title, children }: { label: string; title?: string; children: ComponentChildren }) => (
+  <div {...(title ? { title } : {})}>
+    <dt>{title ? label : <Term name={label} />}</dt>
+    <dd class="number">{children}</dd>
+  </div>
+);
 
-function emptyWords(choice: PaneChoice | undefined): string {
-  if (choice?.finish) return "The answer is empty: the model ended it at once.";
-  return play.comparison.running.value ? "Waiting for the first word" : "Nothing yet";
-}
+const EMPTY = "The answer is empty: the model ended it at once.";
 
 const policyWords = ({ vector, operation, strength }: AppliedIntervention): string =>
   typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
@@ -160,7 +158,7 @@ const FULL_KL = 2;
 /** The answer as text with coloured words. While words are inspected, each token is a button; a click on a word begins that. */
 export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps) {
   const tokens = pane.choices[choice]?.tokens ?? [];
-  const marks = useMarks(pane, base, choice);
+  const marks = marksOf(pane, base, choice);
   const buttons = play.inspecting.value;
   const reached = selected !== null && selected < tokens.length ? selected : 0; // another sample may be shorter
   const pick = (event: Event) => {
@@ -186,18 +184,17 @@ export function TokenText({ pane, base, choice, selected, onSelect }: WordsProps
   );
 }
 
-function useMarks(pane: Pane, base: Pane | undefined, choice: number): Mark[] {
+function marksOf(pane: Pane, base: Pane | undefined, choice: number): Mark[] {
   const kind = play.shownShade.value;
   const tokens = pane.choices[choice]?.tokens ?? [];
   const other = kind === "difference" && base && base !== pane && !play.comparison.running.value;
   if (kind === "difference") return other ? differences(pane, base, choice).map((changed) => ({ changed })) : [];
   const scores = answerReading(play.comparison.asked.value, play.reader.value, pane.name, choice)?.scores ?? [];
-  return tokens.map((_, index) => markOf(shadeValue(pane, choice, index, kind, scores), kind));
-}
-
-function markOf(value: number | null, kind: Shade): Mark {
-  if (kind === "reading") return { score: value, full: play.fullReading.value };
-  return { amount: value, full: kind === "kl" ? FULL_KL : FULL_SURPRISE };
+  return tokens.map((_, index) => {
+    const value = shadeValue(pane, choice, index, kind, scores);
+    if (kind === "reading") return { score: value, full: play.fullReading.value };
+    return { amount: value, full: kind === "kl" ? FULL_KL : FULL_SURPRISE };
+  });
 }
 
 function moved(event: KeyboardEvent, onSelect: (index: number) => void): void {
@@ -234,7 +231,25 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
         <Button label="Close" kind="quiet" onClick={onClose} />
       </div>
       <Readings pane={pane} choice={choice} index={index} />
-      <Alternatives token={token} onTake={(next) => void branch.ask(pane, tokens.slice(0, index), next)} />
+      {token.top_logprobs && (
+        <ul class="alternatives" aria-label="Alternatives: continue with another word">
+          {token.top_logprobs.map((one) => (
+            <li key={one.id}>
+              <button
+                type="button"
+                onClick={() => void branch.ask(pane, tokens.slice(0, index), one)}
+                title="Continue with this word from here"
+              >
+                <code>{visible(one.text)}</code>
+                <span class="share" aria-hidden="true">
+                  <span style={{ width: `${100 * Math.exp(one.logprob ?? -99)}%` }} />
+                </span>
+                <span class="number small">{percent(one.logprob ?? -99)}</span>
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
       <ErrorNote error={branch.error.value} />
       <p class="small muted" role="status">
         {branch.busy.value && "Writing on from here"}
@@ -249,25 +264,6 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
         </>
       )}
     </div>
-  );
-}
-
-function Alternatives({ token, onTake }: { token: Token; onTake: (alternative: Alternative) => void }) {
-  if (!token.top_logprobs) return null;
-  return (
-    <ul class="alternatives" aria-label="Alternatives: continue with another word">
-      {token.top_logprobs.map((one) => (
-        <li key={one.id}>
-          <button type="button" onClick={() => onTake(one)} title="Continue with this word from here">
-            <code>{visible(one.text)}</code>
-            <span class="share" aria-hidden="true">
-              <span style={{ width: `${100 * Math.exp(one.logprob ?? -99)}%` }} />
-            </span>
-            <span class="number small">{percent(one.logprob ?? -99)}</span>
-          </button>
-        </li>
-      ))}
-    </ul>
   );
 }
 

@@ -32,19 +32,36 @@ export function Panes() {
   const panes = shown.value.length > 0 ? shown.value : body.arms.map((arm) => emptyPane(arm.name, 1)); // nothing moves when tokens arrive
   const base = panes.find((pane) => pane.name === ARMS.normal);
   const steered = panes.find((pane) => pane.name === ARMS.steered);
+  const samples = panes[0]?.choices.map((_, index) => [index, String(index + 1)] as const) ?? [];
   const tabs = panes.map((pane) => [pane.name, titleOf(pane)] as const);
   const chosen = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   const busy = running.value || reading === "running";
+  const about = aboutPane(ARMS.steered, body);
+  const ended = shown.value.some(({ choices }) => choices[0]?.finish) && !running.value && !draft.value.raw;
+  const go = (work: () => void) => () => {
+    work();
+    focusNext("#prompt");
+  };
   return (
     <section class="stack" aria-label="Answers" tabIndex={-1} aria-busy={busy}>
       <ShadeBar />
       <div class="tabs">
         <Segments label="Pane" options={tabs} {...of(tab)} value={chosen} />
       </div>
-      {play.stale.value && <StaleNote />}
+      {play.stale.value && (
+        <Note kind="plain">
+          <span>These answers are of other settings{about && ` (${about})`}.</span>
+          <Button label="Run again" disabled={play.draftProblem.value !== null} onClick={play.run} />
+        </Note>
+      )}
       {reading !== "unwanted" && <ErrorNote error={readBack.error.value} />}
       {reading === "running" && <p class="small muted">Reading the answers again, without steering</p>}
-      {(panes[0]?.choices.length ?? 1) > 1 && <Samples panes={panes} />}
+      {samples.length > 1 && (
+        <div class="panel stack">
+          <Segments label="Sample" options={samples} {...of(play.sampleIndex)} />
+          {play.reader.value && <DotPlot panes={panes} name={play.reader.value} />}
+        </div>
+      )}
       <div class="panes" data-tab={chosen} style={{ "--panes": panes.length }}>
         {panes.map((pane) => (
           <PaneView key={pane.name} {...{ pane, base }} title={titleOf(pane)} about={aboutPane(pane.name, body)} />
@@ -52,39 +69,15 @@ export function Panes() {
       </div>
       {steered && !running.value && <WhyNothing steered={steered} />}
       <Drift titles={TITLES} />
-      <TurnButtons />
+      <div class="row">
+        {ended && <Button label="Next turn" title={NEXT} onClick={go(play.nextTurn)} />}
+        {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={go(play.previousTurn)} />}
+      </div>
     </section>
   );
 }
 
 const NEXT = "Each thread goes on from its own answer";
-
-function TurnButtons() {
-  const { panes, running } = play.comparison;
-  const ended = panes.value.some(({ choices }) => choices[0]?.finish) && !running.value && !draft.value.raw;
-  const go = (work: () => void) => () => {
-    work();
-    focusNext("#prompt");
-  };
-  return (
-    <div class="row">
-      {ended && <Button label="Next turn" title={NEXT} onClick={go(play.nextTurn)} />}
-      {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={go(play.previousTurn)} />}
-    </div>
-  );
-}
-
-/** Says that the answers are of other settings than those that are shown above them. */
-function StaleNote() {
-  const of = play.comparison.asked.value;
-  const steered = of ? aboutPane(ARMS.steered, of) : "";
-  return (
-    <Note kind="plain">
-      <span>These answers are of other settings{steered && ` (${steered})`}.</span>
-      <Button label="Run again" disabled={play.draftProblem.value !== null} onClick={play.run} />
-    </Note>
-  );
-}
 
 /** Reads the answers of a run that has ended, where what they say is shown; with a new key, what is not read yet. */
 function useReadBack(): "unwanted" | "running" | "done" {
@@ -124,21 +117,11 @@ function ShadeBar() {
   );
 }
 
-/** Several samples: what each of them says as a dot, an arm a row, and the choice of the one that is shown. */
-function Samples({ panes }: { panes: readonly Pane[] }) {
-  const options = panes[0]?.choices.map((_, index) => [index, String(index + 1)] as const) ?? [];
-  return (
-    <div class="panel stack">
-      <Segments label="Sample" options={options} {...of(play.sampleIndex)} />
-      {play.reader.value && <DotPlot panes={panes} name={play.reader.value} />}
-    </div>
-  );
-}
-
 const WIDTH = 480;
 const ROW = 26;
 const LABEL = 96;
 
+/** What each of several samples says as a dot, an arm a row. */
 function DotPlot({ panes, name }: { panes: readonly Pane[]; name: string }) {
   const asked = play.comparison.asked.value;
   const rows = panes.map((pane) => {

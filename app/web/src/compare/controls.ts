@@ -102,14 +102,13 @@ export const headOf = ({ operation, hook, head }: Control): number | null => (op
 const sharesDose = ({ operation, shareDose, layers }: Control): boolean =>
   shareDose && operation === "add" && layers !== "recommended";
 
-function scopeOf({ tokens, role, phase, tokenIds }: Control): object {
-  return given({
+const scopeOf = ({ tokens, role, phase, tokenIds }: Control): object =>
+  given({
     tokens: tokens === "all" ? null : tokens,
     roles: role && [role],
     phase: phase && [phase],
     token_ids: tokenIds?.length ? tokenIds : null,
   });
-}
 
 export function shortly({ vector, operation, strength, head }: Intervention): string {
   if (vector === undefined) return `without head ${head}`;

@@ -77,22 +77,18 @@ interface LinkProps {
   children: ComponentChildren;
 }
 
-function PlaceLink({ to, on = to === place.value, kind, title, children }: LinkProps) {
-  return (
-    <a class={kind} href={placeHref(to)} title={title} aria-current={on ? "page" : undefined}>
-      {children}
-    </a>
-  );
-}
+const PlaceLink = ({ to, on = to === place.value, kind, title, children }: LinkProps) => (
+  <a class={kind} href={placeHref(to)} title={title} aria-current={on ? "page" : undefined}>
+    {children}
+  </a>
+);
 
 /** What a place shows whose module cannot be fetched. After an upgrade of the server it has another address, which a new page knows. */
-function NotLoaded({ name }: { name: PlaceName }) {
-  return (
-    <Note kind="error">
-      {TITLES[name]} could not be loaded. Load the page again: the server may have been upgraded, or cannot be reached.
-    </Note>
-  );
-}
+const NotLoaded = ({ name }: { name: PlaceName }) => (
+  <Note kind="error">
+    {TITLES[name]} could not be loaded. Load the page again: the server may have been upgraded, or cannot be reached.
+  </Note>
+);
 
 function usePlace(name: PlaceName): { Place: ComponentType | undefined; failed: boolean } {
   const [loaded, setLoaded] = useState<Partial<Record<PlaceName, ComponentType>>>({});

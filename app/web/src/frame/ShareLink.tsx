@@ -71,9 +71,7 @@ export async function copy(text: string): Promise<boolean> {
 }
 
 /** Says why the link in the address could not be opened. */
-export function LinkProblem() {
-  return linkProblem.value && <Note kind="error">{linkProblem.value}</Note>;
-}
+export const LinkProblem = () => linkProblem.value && <Note kind="error">{linkProblem.value}</Note>;
 
 /** Why the link in the address could not be opened; null while nothing is wrong. */
 const linkProblem = signal<string | null>(null);

@@ -43,32 +43,30 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
 }
 
 /** Lists the keys of the keyboard, and the pages of the documentation. */
-export function HelpDialog() {
-  return (
-    <Dialog title="Keyboard" onClose={() => (helpShown.value = false)}>
-      <dl class="keys">
-        {Object.entries(keys).map(([key, meaning]) => (
-          <div class="row" key={key}>
-            <dt>
-              <kbd>{key}</kbd>
-            </dt>
-            <dd>{meaning}</dd>
-          </div>
-        ))}
-      </dl>
-      <More summary="Words of this page">
-        <Facts of={Object.entries(terms)} />
-      </More>
-      <ul class="stack" aria-label="Documentation">
-        {(["playground", "glossary", "latent_space", "api"] as const).map((page) => (
-          <li key={page}>
-            <DocLink page={page} />
-          </li>
-        ))}
-      </ul>
-    </Dialog>
-  );
-}
+export const HelpDialog = () => (
+  <Dialog title="Keyboard" onClose={() => (helpShown.value = false)}>
+    <dl class="keys">
+      {Object.entries(keys).map(([key, meaning]) => (
+        <div class="row" key={key}>
+          <dt>
+            <kbd>{key}</kbd>
+          </dt>
+          <dd>{meaning}</dd>
+        </div>
+      ))}
+    </dl>
+    <More summary="Words of this page">
+      <Facts of={Object.entries(terms)} />
+    </More>
+    <ul class="stack" aria-label="Documentation">
+      {(["playground", "glossary", "latent_space", "api"] as const).map((page) => (
+        <li key={page}>
+          <DocLink page={page} />
+        </li>
+      ))}
+    </ul>
+  </Dialog>
+);
 
 /** What the shown place does on the keys that every place shares. */
 export type PlaceActions = { run?: () => void; stop?: () => void; reroll?: () => void };

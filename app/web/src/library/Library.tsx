@@ -59,17 +59,15 @@ function Vectors() {
   );
 }
 
-function EmptyLibrary() {
-  return (
-    <div class="panel stack">
-      <p>{hints.empty}</p>
-      <div class="row">
-        <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
-        <Button label="Open Play" onClick={() => open("compare")} />
-      </div>
+const EmptyLibrary = () => (
+  <div class="panel stack">
+    <p>{hints.empty}</p>
+    <div class="row">
+      <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
+      <Button label="Open Play" onClick={() => open("compare")} />
     </div>
-  );
-}
+  </div>
+);
 
 /** Named sets of strengths; each is also a model name for OpenAI clients. */
 export function Profiles() {

@@ -28,17 +28,13 @@ export function VectorCard({ vector }: { vector: Vector }) {
 }
 
 /** How well a vector reads its concept, and whether it was shown to steer. */
-export function Badges({ vector }: { vector: Vector }) {
-  return (
-    <>
-      <Badge verdict={readingVerdict(vector)} /> <Badge verdict={steeringVerdict(vector)} />
-    </>
-  );
-}
+export const Badges = ({ vector }: { vector: Vector }) => (
+  <>
+    <Badge verdict={readingVerdict(vector)} /> <Badge verdict={steeringVerdict(vector)} />
+  </>
+);
 
-export function Badge({ verdict }: { verdict: Verdict }) {
-  return <span class={`badge ${verdict.kind}`}>{verdict.text}</span>;
-}
+export const Badge = ({ verdict }: { verdict: Verdict }) => <span class={`badge ${verdict.kind}`}>{verdict.text}</span>;
 
 export type Verdict = { text: string; kind: "good" | "unmeasured" | "bad" };
 

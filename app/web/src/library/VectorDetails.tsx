@@ -164,26 +164,24 @@ function VersionComparison({ name, versions }: { name: string; versions: readonl
   );
 }
 
-function Result({ vectors, layers, cosine: cosines }: Compared) {
-  return (
-    <>
-      <p>{likeness(meanOf(cosines))}</p>
-      {layers.length > 1 && (
-        <div class="charts">
-          <Chart
-            title="Cosine of the two directions by layer"
-            x={layers}
-            xLabel="layer"
-            yRange={[Math.min(0, ...cosines.map((value) => value ?? 0)) - 0.02, 1.02]}
-            series={{ strong: cosines }}
-            describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
-          />
-        </div>
-      )}
-      <Table label="Facts of both versions" head={["", ...vectors.map(({ id }) => id)]} rows={comparedFacts(vectors)} />
-    </>
-  );
-}
+const Result = ({ vectors, layers, cosine: cosines }: Compared) => (
+  <>
+    <p>{likeness(meanOf(cosines))}</p>
+    {layers.length > 1 && (
+      <div class="charts">
+        <Chart
+          title="Cosine of the two directions by layer"
+          x={layers}
+          xLabel="layer"
+          yRange={[Math.min(0, ...cosines.map((value) => value ?? 0)) - 0.02, 1.02]}
+          series={{ strong: cosines }}
+          describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
+        />
+      </div>
+    )}
+    <Table label="Facts of both versions" head={["", ...vectors.map(({ id }) => id)]} rows={comparedFacts(vectors)} />
+  </>
+);
 
 const ALIKE = 0.98;
 const RELATED = 0.5;

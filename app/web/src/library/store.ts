@@ -56,22 +56,20 @@ export function usersOf({ name, namespace }: Pick<Vector, "name" | "namespace">)
 }
 
 /** Deletes all versions of a vector. Without `force` the server refuses it while something uses the vector. */
-export function deleteVector(name: string, force: boolean): Promise<boolean> {
-  return deletion.run(`vector ${name}`, async () => {
+export const deleteVector = (name: string, force: boolean): Promise<boolean> =>
+  deletion.run(`vector ${name}`, async () => {
     await api.DELETE("/v1/vectors/{name}", { params: { path: { name }, query: { force } } });
     if (selected.value === name) selected.value = null;
     await Promise.all([library.load(), loadLibrary()]);
   });
-}
 
 type ProfilePlace = Parameters<typeof profileActions.errorAt>[0];
 
 type Reread = { load(): Promise<unknown> };
 
 /** Changes something, and reads again what it changes. */
-function changed(place: ProfilePlace, work: () => Promise<unknown>, query: Reread): Promise<boolean> {
-  return profileActions.run(place, () => work().then(() => query.load()));
-}
+const changed = (place: ProfilePlace, work: () => Promise<unknown>, query: Reread): Promise<boolean> =>
+  profileActions.run(place, () => work().then(() => query.load()));
 
 export const deleteProfile = (name: string): Promise<boolean> =>
   changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);

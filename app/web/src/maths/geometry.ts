@@ -65,14 +65,13 @@ export function aligned(layers: readonly (readonly Point[])[]): AlignedLayer[] {
 
 /** Replaces the horizontal axis of every layer by the scores of a vector around their median, with one unit for all layers, so
  * that the two sides move apart where the model tells them apart. A layer without scores has all points in the middle. */
-export function alongVector(layers: readonly AlignedLayer[], scores: readonly (Scores | undefined)[]) {
-  return layers.map((layer, index): AlignedLayer => {
+export const alongVector = (layers: readonly AlignedLayer[], scores: readonly (Scores | undefined)[]) =>
+  layers.map((layer, index): AlignedLayer => {
     const list = scores[index] ?? [];
     const middle = median(list) ?? 0;
     const points = layer.points.map((point, i) => [(list[i] ?? middle) - middle, point[0] ?? 0]);
     return { points, place: (point) => point.map(() => 0) };
   });
-}
 
 /** Returns the points between two layers; `t` runs from 0 to 1. */
 export const between = (a: readonly Point[], b: readonly Point[], t: number): number[][] =>

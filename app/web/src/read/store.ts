@@ -59,9 +59,8 @@ export const knownLayers = computed<number[]>(() =>
 
 const source = (): Source => (kind.value === "text" ? { texts: [text.value] } : { messages: [...messages.value] });
 
-function contentsOf(given: Source): { role: string; content: string }[] {
-  return "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
-}
+const contentsOf = (given: Source): { role: string; content: string }[] =>
+  "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
 
 /** Whether the reading that runs is of a text; else it is of one more concept of the text that is shown. */
 let ofText = false;
@@ -166,12 +165,11 @@ const MAX_CARRIERS = 3;
 
 /** Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
  * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do. */
-export function standoutsOf(answer: Explanation, tokens: Texts, shown: ReadonlySet<number>): Standout[] {
-  return (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
+export const standoutsOf = (answer: Explanation, tokens: Texts, shown: ReadonlySet<number>): Standout[] =>
+  (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
     const carrying = found.map(({ index }) => index).filter((index) => shown.has(index));
     return { vector: plainName(vector), layer, mean: score, z, carriers: carriersOf(carrying, tokens) };
   });
-}
 
 /** Returns the words around tokens: a token inside a word says little alone. No word comes twice. */
 export function carriersOf(indices: readonly number[], tokens: Texts): string[] {

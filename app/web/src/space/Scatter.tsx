@@ -88,9 +88,9 @@ export function Scatter() {
   );
 }
 
-function Switch({ label, of }: { label: string; of: Signal<boolean> }) {
-  return <Button label={label} kind="quiet" pressed={of.value} onClick={() => (of.value = !of.value)} />;
-}
+const Switch = ({ label, of }: { label: string; of: Signal<boolean> }) => (
+  <Button label={label} kind="quiet" pressed={of.value} onClick={() => (of.value = !of.value)} />
+);
 
 /** How much closer a click on the button goes. */
 const STEP = 1.6;

@@ -81,12 +81,12 @@ export function drawingWords(): string {
 }
 
 /** Changes what is drawn, and draws it. */
-function redrawn<T>(change: (next: T) => void) {
-  return (next: T) => {
+const redrawn =
+  <T,>(change: (next: T) => void) =>
+  (next: T) => {
     change(next);
     if (space.setName.value !== "own" || space.ownText.value.trim() !== "") void space.draw();
   };
-}
 
 /** A map along a vector has two dimensions, so three of them are those of another method. */
 function chooseDimensions(count: 2 | 3): void {

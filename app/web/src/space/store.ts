@@ -22,17 +22,15 @@ export const position = signal<"mean" | "last">("mean");
 export const vector = signal<string | null>(null);
 export const colourBy = signal<ColourBy>("label");
 
-export function settings() {
-  return {
-    set: setName.value,
-    ...(setName.value === "own" ? { texts: ownText.value } : {}),
-    method: method.value,
-    dims: dims.value,
-    position: position.value,
-    vector: vector.value,
-    colour: colourBy.value,
-  };
-}
+export const settings = () => ({
+  set: setName.value,
+  ...(setName.value === "own" ? { texts: ownText.value } : {}),
+  method: method.value,
+  dims: dims.value,
+  position: position.value,
+  vector: vector.value,
+  colour: colourBy.value,
+});
 
 interface Drawn {
   set: TextSet;

@@ -61,28 +61,24 @@ type Words = Pick<Poles, "positive" | "negative">;
 
 const poleOf = (poles: Words, value: number): string => (value < 0 ? poles.negative : poles.positive);
 
-function PoleWords({ poles }: { poles: Words }) {
-  return (
-    <div class="row between small poles" aria-hidden="true">
-      <span class="minus">{poles.negative}</span>
-      <span class="plus">{poles.positive}</span>
-    </div>
-  );
-}
+const PoleWords = ({ poles }: { poles: Words }) => (
+  <div class="row between small poles" aria-hidden="true">
+    <span class="minus">{poles.negative}</span>
+    <span class="plus">{poles.positive}</span>
+  </div>
+);
 
 /** A dial to look at: its sides are coloured as far as the vector was shown to steer there. */
-export function DialView({ poles, shown }: Pick<Props, "poles" | "shown">) {
-  return (
-    <div class="strength view">
-      <PoleWords poles={poles} />
-      <div class="zones" aria-hidden="true">
-        {shown.negative && <div class="filled minus" style={{ left: "0%", right: "50%" }} />}
-        {shown.positive && <div class="filled plus" style={{ left: "50%", right: "0%" }} />}
-        <div class="zero" />
-      </div>
+export const DialView = ({ poles, shown }: Pick<Props, "poles" | "shown">) => (
+  <div class="strength view">
+    <PoleWords poles={poles} />
+    <div class="zones" aria-hidden="true">
+      {shown.negative && <div class="filled minus" style={{ left: "0%", right: "50%" }} />}
+      {shown.positive && <div class="filled plus" style={{ left: "50%", right: "0%" }} />}
+      <div class="zero" />
     </div>
-  );
-}
+  </div>
+);
 
 interface FaceProps extends Omit<SliderProps, "value" | "max"> {
   poles: Words;

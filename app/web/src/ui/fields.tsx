@@ -27,30 +27,26 @@ export function TextField({ label, value, onChange, late, ...rest }: LineProps) 
   );
 }
 
-export function TextArea({ label, onChange, ...rest }: TextProps & { rows: number }) {
-  return (
-    <label class="field">
-      <span>{label}</span>
-      <textarea dir="auto" {...typed(onChange)} {...rest} />
-    </label>
-  );
-}
+export const TextArea = ({ label, onChange, ...rest }: TextProps & { rows: number }) => (
+  <label class="field">
+    <span>{label}</span>
+    <textarea dir="auto" {...typed(onChange)} {...rest} />
+  </label>
+);
 
 /** A text of several lines whose label is for those who do not see what it belongs to. */
-export function TextBox({ label, value, onChange, rows = 2, ...rest }: TextProps & { rows?: number; id?: string }) {
-  return <textarea aria-label={label} rows={rows} dir="auto" value={value} {...typed(onChange)} {...rest} />;
-}
+export const TextBox = ({ label, value, onChange, rows = 2, ...rest }: TextProps & { rows?: number; id?: string }) => (
+  <textarea aria-label={label} rows={rows} dir="auto" value={value} {...typed(onChange)} {...rest} />
+);
 
 /** The handler of an input or a textarea whose text is taken as it is typed. */
-export function typed(onChange: (value: string) => void) {
-  return {
-    onInput: (event: { currentTarget: HTMLInputElement | HTMLTextAreaElement }) => onChange(event.currentTarget.value),
-  };
-}
+export const typed = (onChange: (value: string) => void) => ({
+  onInput: (event: { currentTarget: HTMLInputElement | HTMLTextAreaElement }) => onChange(event.currentTarget.value),
+});
 
-export function SearchField({ label, placeholder = label, value, onChange }: TextProps) {
-  return <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />;
-}
+export const SearchField = ({ label, placeholder = label, value, onChange }: TextProps) => (
+  <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />
+);
 
 export interface SliderProps {
   kind?: string;
@@ -73,39 +69,33 @@ export function Slider({ kind, min = 0, onMove, ...rest }: SliderProps) {
 }
 
 /** The handler of a slider on which an arrow key goes one step. */
-export function stepped(onStep: (step: number) => void) {
-  return {
-    onKeyDown: (event: KeyboardEvent) => {
-      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-      if (step === undefined) return;
-      event.preventDefault();
-      onStep(step);
-    },
-  };
-}
+export const stepped = (onStep: (step: number) => void) => ({
+  onKeyDown: (event: KeyboardEvent) => {
+    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    onStep(step);
+  },
+});
 
-export function Check({ value, onChange, children }: Bound<boolean> & { children: ComponentChildren }) {
-  return (
-    <label class="row">
-      <input type="checkbox" checked={value} onChange={(event) => onChange(event.currentTarget.checked)} />
-      {children}
-    </label>
-  );
-}
+export const Check = ({ value, onChange, children }: Bound<boolean> & { children: ComponentChildren }) => (
+  <label class="row">
+    <input type="checkbox" checked={value} onChange={(event) => onChange(event.currentTarget.checked)} />
+    {children}
+  </label>
+);
 
 type RadioProps = { group: string; on: boolean; disabled?: boolean; onChoose: () => void; children: ComponentChildren };
 
 /** One of several choices in a list, with what it is. */
-export function Radio({ group, on, disabled = false, onChoose, children }: RadioProps) {
-  return (
-    <li>
-      <label class={`row choice ${disabled ? "muted" : ""}`}>
-        <input type="radio" name={group} disabled={disabled} checked={on} onChange={onChoose} />
-        <span>{children}</span>
-      </label>
-    </li>
-  );
-}
+export const Radio = ({ group, on, disabled = false, onChoose, children }: RadioProps) => (
+  <li>
+    <label class={`row choice ${disabled ? "muted" : ""}`}>
+      <input type="radio" name={group} disabled={disabled} checked={on} onChange={onChoose} />
+      <span>{children}</span>
+    </label>
+  </li>
+);
 
 /** The words of each choice; a list where the choices are known only when the page runs. */
 type Options<T extends string | number> = Readonly<Record<T, string>> | readonly (readonly [T, string])[];
@@ -118,42 +108,36 @@ interface ChoiceProps<T extends string | number> extends Bound<T> {
 }
 
 /** A labelled choice of one out of a few. */
-export function ChoiceField<T extends string>({ label, value, options, disabled = [], onChange }: ChoiceProps<T>) {
-  return (
-    <label class="field">
-      <span>{label}</span>
-      <select value={value} onChange={(event) => onChange(event.currentTarget.value as T)}>
-        {listed(options).map(([key, words]) => (
-          <option key={key} value={key} disabled={disabled.includes(key)}>
-            {words}
-          </option>
-        ))}
-      </select>
-    </label>
-  );
-}
+export const ChoiceField = <T extends string>({ label, value, options, disabled = [], onChange }: ChoiceProps<T>) => (
+  <label class="field">
+    <span>{label}</span>
+    <select value={value} onChange={(event) => onChange(event.currentTarget.value as T)}>
+      {listed(options).map(([key, words]) => (
+        <option key={key} value={key} disabled={disabled.includes(key)}>
+          {words}
+        </option>
+      ))}
+    </select>
+  </label>
+);
 
 /** Offers a few choices next to each other, of which one is on. */
-export function Segments<T extends string | number>({ label, options, value, onChange }: ChoiceProps<T>) {
-  return (
-    <fieldset class="segments plain" aria-label={label}>
-      {listed(options).map(([key, text]) => (
-        <button key={key} type="button" aria-pressed={key === value} onClick={() => onChange(key)}>
-          {text}
-        </button>
-      ))}
-    </fieldset>
-  );
-}
+export const Segments = <T extends string | number>({ label, options, value, onChange }: ChoiceProps<T>) => (
+  <fieldset class="segments plain" aria-label={label}>
+    {listed(options).map(([key, text]) => (
+      <button key={key} type="button" aria-pressed={key === value} onClick={() => onChange(key)}>
+        {text}
+      </button>
+    ))}
+  </fieldset>
+);
 
-function listed<T extends string | number>(options: Options<T>): readonly (readonly [T, string])[] {
-  return (Array.isArray(options) ? options : Object.entries(options)) as readonly (readonly [T, string])[];
-}
+const listed = <T extends string | number>(options: Options<T>): readonly (readonly [T, string])[] =>
+  (Array.isArray(options) ? options : Object.entries(options)) as readonly (readonly [T, string])[];
 
 /** Returns names as the choices of a field. */
-export function named<T extends { readonly name: string }>(list: readonly T[] | null): [string, string][] {
-  return (list ?? []).map(({ name }) => [name, name]);
-}
+export const named = <T extends { readonly name: string }>(list: readonly T[] | null): [string, string][] =>
+  (list ?? []).map(({ name }) => [name, name]);
 
 interface NumberProps extends Bounds {
   label: string;
@@ -164,14 +148,12 @@ interface NumberProps extends Bounds {
   onEnd?: () => void;
 }
 
-export function NumberField({ onChange, ...rest }: NumberProps & Bound<number>) {
-  return <NumberInput {...rest} optional={false} onChange={(value) => value !== null && onChange(value)} />;
-}
+export const NumberField = ({ onChange, ...rest }: NumberProps & Bound<number>) => (
+  <NumberInput {...rest} optional={false} onChange={(value) => value !== null && onChange(value)} />
+);
 
 /** A labelled number that may be left empty, which gives null. */
-export function OptionalNumber(props: NumberProps & Bound<number | null>) {
-  return <NumberInput {...props} optional />;
-}
+export const OptionalNumber = (props: NumberProps & Bound<number | null>) => <NumberInput {...props} optional />;
 
 /** A labelled number. What is typed stays on the screen as it was typed until the value changes elsewhere, so that "0.0" can become
  * "0.05". What is not allowed is marked and not taken; the field says then which value holds. */
@@ -264,31 +246,29 @@ export interface Bound<T> {
   onChange: (value: T) => void;
 }
 
-export function of<T>(signal: Signal<T>): Bound<T> {
-  return {
-    value: signal.value,
-    onChange: (value) => {
-      signal.value = value;
-    },
-  };
-}
+export const of = <T,>(signal: Signal<T>): Bound<T> => ({
+  value: signal.value,
+  onChange: (value) => {
+    signal.value = value;
+  },
+});
 
 /** Binds a choice whose empty one stands for none. */
-export function optional<T extends string>({ value, onChange }: Bound<T | null>): Bound<T | ""> {
-  return { value: value ?? "", onChange: (next) => onChange(next || null) };
-}
+export const optional = <T extends string>({ value, onChange }: Bound<T | null>): Bound<T | ""> => ({
+  value: value ?? "",
+  onChange: (next) => onChange(next || null),
+});
 
 /** Binds fields to the parts of an object. */
-export function partsOf<T extends object>(whole: T, change: (part: Partial<T>) => void) {
-  return <K extends keyof T>(name: K): Bound<T[K]> => ({
+export const partsOf =
+  <T extends object>(whole: T, change: (part: Partial<T>) => void) =>
+  <K extends keyof T>(name: K): Bound<T[K]> => ({
     value: whole[name],
     onChange: (value) => change({ [name]: value } as unknown as Partial<T>),
   });
-}
 
 /** Binds fields to the parts of an object in a signal. */
-export function partsIn<T extends object>(whole: Signal<T>) {
-  return partsOf(whole.value, (part) => {
+export const partsIn = <T extends object>(whole: Signal<T>) =>
+  partsOf(whole.value, (part) => {
     whole.value = { ...whole.value, ...part };
   });
-}

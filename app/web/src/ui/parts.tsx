@@ -46,13 +46,11 @@ export function Button({ label, hidden, disabled, submit, buttonRef, onClick, ch
 }
 
 /** A small button that removes something; `label` is for those who do not see the sign. */
-export function Remove({ label, onClick }: { label: string; onClick: () => void }) {
-  return (
-    <Button kind="quiet" hidden={label} onClick={onClick}>
-      <span aria-hidden="true">✕</span>
-    </Button>
-  );
-}
+export const Remove = ({ label, onClick }: { label: string; onClick: () => void }) => (
+  <Button kind="quiet" hidden={label} onClick={onClick}>
+    <span aria-hidden="true">✕</span>
+  </Button>
+);
 
 interface AskProps extends Pick<ButtonProps, "label" | "kind" | "disabled"> {
   query: Pick<Query<unknown>, "busy" | "stop">;
@@ -82,49 +80,35 @@ export function focusNext(selector: string): void {
   requestAnimationFrame(() => document.querySelector<HTMLElement>(selector)?.focus());
 }
 
-/** A part of a place, with the heading that names it unless it has another name. */
-export function Panel({
-  title,
-  label = title,
-  children,
-}: {
-  title?: string;
-  label?: string | undefined;
-  children: ComponentChildren;
-}) {
-  return (
-    <section class="panel stack" aria-label={label}>
-      {title && <h2>{title}</h2>}
-      {children}
-    </section>
-  );
-}
+type PanelProps = { title?: string; label?: string | undefined; children: ComponentChildren };
 
-export function More({ summary, children }: { summary: string; children: ComponentChildren }) {
-  return (
-    <details class="more">
-      <summary>{summary}</summary>
-      <div class="stack">{children}</div>
-    </details>
-  );
-}
+/** A part of a place, with the heading that names it unless it has another name. */
+export const Panel = ({ title, label = title, children }: PanelProps) => (
+  <section class="panel stack" aria-label={label}>
+    {title && <h2>{title}</h2>}
+    {children}
+  </section>
+);
+
+export const More = ({ summary, children }: { summary: string; children: ComponentChildren }) => (
+  <details class="more">
+    <summary>{summary}</summary>
+    <div class="stack">{children}</div>
+  </details>
+);
 
 /** What a place says before there is anything to show: how it works, or what it is for. */
-export function About({ title, texts, aside }: { title: string; texts: readonly string[]; aside?: string }) {
-  return (
-    <Panel label="How it works" title={title}>
-      <Each of={texts} row={(text) => <p key={text}>{text}</p>} />
-      {aside && <p class="muted">{aside}</p>}
-    </Panel>
-  );
-}
+export const About = ({ title, texts, aside }: { title: string; texts: readonly string[]; aside?: string }) => (
+  <Panel label="How it works" title={title}>
+    <Each of={texts} row={(text) => <p key={text}>{text}</p>} />
+    {aside && <p class="muted">{aside}</p>}
+  </Panel>
+);
 
 type EachProps<T> = { of: readonly T[] | undefined; row: (one: T, index: number) => ComponentChildren };
 
 /** What stands for each of several things; it has its key. */
-export function Each<T>({ of, row }: EachProps<T>) {
-  return <>{of?.map(row)}</>;
-}
+export const Each = <T,>({ of, row }: EachProps<T>) => <>{of?.map(row)}</>;
 
 interface ListProps<T> extends EachProps<T> {
   kind?: string;
@@ -134,16 +118,14 @@ interface ListProps<T> extends EachProps<T> {
 }
 
 /** A list whose entries are list items. */
-export function List<T>({ of, kind = "stack", label, none, row }: ListProps<T>) {
-  return (
-    <>
-      {none && of?.length === 0 && <p class="muted">{none}</p>}
-      <ul class={kind} aria-label={label}>
-        {of?.map(row)}
-      </ul>
-    </>
-  );
-}
+export const List = <T,>({ of, kind = "stack", label, none, row }: ListProps<T>) => (
+  <>
+    {none && of?.length === 0 && <p class="muted">{none}</p>}
+    <ul class={kind} aria-label={label}>
+      {of?.map(row)}
+    </ul>
+  </>
+);
 
 interface FormProps {
   label?: string;
@@ -173,21 +155,18 @@ export function Form({ label, kind = "stack", onSend, send, disabled = false, er
 }
 
 /** Shows a message that stays: an error, a notice, or plain information. */
-export function Note({ kind, children }: { kind: "error" | "notice" | "plain"; children: ComponentChildren }) {
-  return (
-    <div class={`note ${kind}`} role={kind === "error" ? "alert" : "note"}>
-      {children}
-    </div>
-  );
-}
+export const Note = ({ kind, children }: { kind: "error" | "notice" | "plain"; children: ComponentChildren }) => (
+  <div class={`note ${kind}`} role={kind === "error" ? "alert" : "note"}>
+    {children}
+  </div>
+);
 
-export function Warnings({ of = [] }: { of: readonly string[] | undefined }) {
-  return of.map((warning) => (
+export const Warnings = ({ of = [] }: { of: readonly string[] | undefined }) =>
+  of.map((warning) => (
     <Note key={warning} kind="notice">
       {warning}
     </Note>
   ));
-}
 
 export function ErrorNote({ error }: { error: unknown }) {
   if (error === null || error === undefined || isAbort(error)) return null;
@@ -245,13 +224,11 @@ export function Dialog({ title, onClose, wide = false, children }: DialogProps) 
 export type Shaded = { text: string; look: "amount" | "above" | "below"; share: number; title?: string };
 
 /** A number with a sign as a coloured cell, on a scale where `full` is full colour. */
-export function scored(value: number | null, full = 1, digits = 2): Shaded {
-  return {
-    text: signed(value, digits),
-    look: (value ?? 0) < 0 ? "below" : "above",
-    share: magnitude(value ?? 0, full),
-  };
-}
+export const scored = (value: number | null, full = 1, digits = 2): Shaded => ({
+  text: signed(value, digits),
+  look: (value ?? 0) < 0 ? "below" : "above",
+  share: magnitude(value ?? 0, full),
+});
 
 interface TableProps {
   /** What it has, for those who hear it. */
@@ -265,27 +242,25 @@ interface TableProps {
 }
 
 /** A table in a box that scrolls. A row whose other cells are all alike is muted. */
-export function Table({ label, kind = "", look = "list", head, rows }: TableProps) {
-  return (
-    <Scroll label={label} kind={look === "matrix" ? kind : ""}>
-      <table class={look === "matrix" ? look : `list ${kind}`}>
-        <thead>
-          <tr>{head.map((title, index) => (title === "" ? <td key={index} /> : <th key={index}>{title}</th>))}</tr>
-        </thead>
-        <tbody>
-          {rows.map(([name, ...cells], index) => (
-            <tr key={index} class={cells.length === 2 && cells[0] === cells[1] ? "muted" : ""}>
-              <th scope="row" class={numeric(name)}>
-                {name as ComponentChildren}
-              </th>
-              <Each of={cells} row={(cell, column) => <Cell key={column} cell={cell} />} />
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </Scroll>
-  );
-}
+export const Table = ({ label, kind = "", look = "list", head, rows }: TableProps) => (
+  <Scroll label={label} kind={look === "matrix" ? kind : ""}>
+    <table class={look === "matrix" ? look : `list ${kind}`}>
+      <thead>
+        <tr>{head.map((title, index) => (title === "" ? <td key={index} /> : <th key={index}>{title}</th>))}</tr>
+      </thead>
+      <tbody>
+        {rows.map(([name, ...cells], index) => (
+          <tr key={index} class={cells.length === 2 && cells[0] === cells[1] ? "muted" : ""}>
+            <th scope="row" class={numeric(name)}>
+              {name as ComponentChildren}
+            </th>
+            <Each of={cells} row={(cell, column) => <Cell key={column} cell={cell} />} />
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  </Scroll>
+);
 
 const numeric = (cell: unknown): string => (typeof cell === "number" ? "number" : "");
 
@@ -299,27 +274,31 @@ function Cell({ cell }: { cell: ComponentChildren | Shaded }) {
 }
 
 /** A box that scrolls, which is reachable by keyboard. */
-export function Scroll({ label, kind = "", children }: { label: string; kind?: string; children: ComponentChildren }) {
-  return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
-    <div class={`scroll ${kind}`} tabIndex={0} role="region" aria-label={label}>
-      {children}
-    </div>
-  );
-}
+export const Scroll = ({
+  label,
+  kind = "",
+  children,
+}: {
+  label: string;
+  kind?: string;
+  children: ComponentChildren;
+}) => (
+  // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
+  <div class={`scroll ${kind}`} tabIndex={0} role="region" aria-label={label}>
+    {children}
+  </div>
+);
 
-export function Facts({ of }: { of: readonly (readonly [string, ComponentChildren])[] }) {
-  return (
-    <dl class="provenance">
-      {of.map(([name, value]) => (
-        <div key={name}>
-          <dt>{name}</dt>
-          <dd>{value}</dd>
-        </div>
-      ))}
-    </dl>
-  );
-}
+export const Facts = ({ of }: { of: readonly (readonly [string, ComponentChildren])[] }) => (
+  <dl class="provenance">
+    {of.map(([name, value]) => (
+      <div key={name}>
+        <dt>{name}</dt>
+        <dd>{value}</dd>
+      </div>
+    ))}
+  </dl>
+);
 
 interface ProgressProps extends Step {
   /** Seconds that it still takes, if that is known. */
@@ -353,9 +332,9 @@ export function Progress({ message, done, total, left = null, onStop }: Progress
   );
 }
 
-export function ProgressBar({ label, done, total }: { label: string; done: number; total: number }) {
-  return <progress aria-label={label} {...(total > 0 && { value: done, max: total })} />;
-}
+export const ProgressBar = ({ label, done, total }: { label: string; done: number; total: number }) => (
+  <progress aria-label={label} {...(total > 0 && { value: done, max: total })} />
+);
 
 /** What screen readers read out. One element of the frame holds it: what is there before it changes is read out reliably. */
 export const announcement = signal("");
@@ -425,16 +404,10 @@ export function ScoreLegend({ below, middle, above }: { below: string; middle: s
   );
 }
 
+type ScoreProps = { score: number | null | undefined; full: number; digits?: number };
+
 /** A score as a small dial: how far it lies from the middle, to which side, and its number. */
-export function ScoreDial({
-  score,
-  full,
-  digits,
-}: {
-  score: number | null | undefined;
-  full: number;
-  digits?: number;
-}) {
+export function ScoreDial({ score, full, digits }: ScoreProps) {
   const share = magnitude(score ?? 0, full) * 50;
   const minus = (score ?? 0) < 0;
   const style = { width: `${share}%`, left: minus ? `${50 - share}%` : "50%" };

@@ -123,15 +123,21 @@ const EMPTY = {
   own: "any" as keyof typeof ownSteering,
 };
 
-function requestOf({ name, namespace, scopes, days, requests, dose, own }: typeof EMPTY): Schemas["CreateKeyRequest"] {
-  return {
-    name,
-    scopes: [...scopes],
-    namespace: namespace.trim() || "shared",
-    expires_at: admin.expiry(Number(days)),
-    limits: given({ own_steering: own, requests_per_minute: requests, max_relative_dose: dose }),
-  };
-}
+const requestOf = ({
+  name,
+  namespace,
+  scopes,
+  days,
+  requests,
+  dose,
+  own,
+}: typeof EMPTY): Schemas["CreateKeyRequest"] => ({
+  name,
+  scopes: [...scopes],
+  namespace: namespace.trim() || "shared",
+  expires_at: admin.expiry(Number(days)),
+  limits: given({ own_steering: own, requests_per_minute: requests, max_relative_dose: dose }),
+});
 
 /** Makes a key. What was typed stays when the server refuses it. `known`: how many keys there are. */
 function KeyForm({ known }: { known: number }) {

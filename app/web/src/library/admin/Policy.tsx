@@ -32,14 +32,12 @@ export function PolicyPanel() {
 }
 
 /** Says that the key of this tab is not enough, in the words of the server. */
-export function NoPermission() {
-  return (
-    <p class="note plain">
-      <span>Not with this key: {admin.refusal.value}</span>
-      <span class="muted">Another key can be given at the top right.</span>
-    </p>
-  );
-}
+export const NoPermission = () => (
+  <p class="note plain">
+    <span>Not with this key: {admin.refusal.value}</span>
+    <span class="muted">Another key can be given at the top right.</span>
+  </p>
+);
 
 function Mandatory({ now }: { now: Policy }) {
   const current = interventions(draft.value.controls, draft.value.overall);

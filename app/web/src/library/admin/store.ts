@@ -86,13 +86,12 @@ export function openMonitor(name: string | null): void {
 }
 
 /** Changes the policy from what the server has now, so that the change of another person is not undone. */
-export async function editPolicy(place: PolicyPlace, change: (now: Policy) => Policy): Promise<boolean> {
-  return policyActions.run(place, async () => {
+export const editPolicy = async (place: PolicyPlace, change: (now: Policy) => Policy): Promise<boolean> =>
+  policyActions.run(place, async () => {
     const body = change(await dataOf<Policy>(api.GET("/v1/policy")));
     policy.put(await dataOf<Policy>(api.PUT("/v1/policy", { body: body as never })));
     await counts.load();
   });
-}
 
 type Monitors = Policy["monitors"];
 
@@ -107,12 +106,11 @@ export function without<T>(list: readonly T[], entry: T): T[] {
 }
 
 /** Removes the policy, also one that the server cannot apply. */
-export async function removePolicy(): Promise<boolean> {
-  return policyActions.run("removal", async () => {
+export const removePolicy = async (): Promise<boolean> =>
+  policyActions.run("removal", async () => {
     await api.DELETE("/v1/policy");
     await Promise.all([policy.load(), counts.load()]);
   });
-}
 
 /** Makes a key. The first key of a server closes it to everybody without one, so this tab uses it from then on. */
 export const createKey = async (body: Schemas["CreateKeyRequest"]): Promise<boolean> =>
@@ -142,15 +140,14 @@ export function isOwnKey(id: string): boolean {
 export const isLastAdmin = (error: unknown): boolean => error instanceof ApiError && error.code === "last_admin_key";
 
 /** Revokes a key. Without `force` the server refuses to lose the last one that may manage it. */
-export async function revokeKey(id: string, place: KeyPlace, force = false): Promise<boolean> {
-  return keyActions.run(place, async () => {
+export const revokeKey = async (id: string, place: KeyPlace, force = false): Promise<boolean> =>
+  keyActions.run(place, async () => {
     const query = force ? { force } : {};
     await api.DELETE("/v1/keys/{key_id}", { params: { path: { key_id: id }, query } });
     dismissKey(id);
     fresh.value = fresh.value.map((one) => (one.replaces?.id === id ? { ...one, replaces: null } : one));
     await keys.load();
   });
-}
 
 /** Takes a key away from the view, once it was noted down. */
 export function dismissKey(id: string): void {
