@@ -18,6 +18,14 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
   const some = control.role ?? control.tokenIds ?? control.phase;
   const shared = control.operation === "add" && control.layers !== "recommended";
   const fading = { label: "Let it go to zero over this many tokens (empty: constant)", step: 1, min: 1 };
+  const { hooks = [], head_count: heads = 0 } = capabilities.value?.model ?? {};
+  const places = hooks.map((hook) => [hook, words.hooks[hook]] as const);
+  const head = { min: 0, max: heads - 1, step: 1, placeholder: "all along the vector" };
+  const ids = control.tokenIds?.join(", ") ?? "";
+  const takeIds = (text: string) => {
+    const ids = text.match(/\d+/g)?.map(Number) ?? [];
+    set({ tokenIds: ids.length > 0 ? ids : null });
+  };
   const calibrated = control.operation === "add" && Object.keys(vector?.kl ?? {}).length > 0;
   const count = (unit: Control["unit"]) =>
     set({ unit, strength: Math.sign(control.strength || 1) * (unit === "kl" ? 0.7 : 1) });
@@ -26,14 +34,25 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
       <ChoiceField label="Operation" options={operations} {...field("operation")} />
       <OperationFields control={control} set={set} />
       <LayerField control={control} set={set} />
-      <PlaceFields control={control} set={set} />
+      {hooks.length > 1 && (
+        <div class="row">
+          <ChoiceField label="Where in the block" options={places} {...field("hook")} />
+          {heads > 0 && control.operation === "ablate" && control.hook === "attention" && (
+            <OptionalNumber label="Only this head, without the vector" {...head} {...field("head")} />
+          )}
+        </div>
+      )}
       {calibrated && <ChoiceField label="Strength in" options={words.units} value={control.unit} onChange={count} />}
       {shared && <Check {...field("shareDose")}>Share the dose of the recommended layers</Check>}
       <ChoiceField label="Tokens" options={words.tokens} {...field("tokens")} />
       {capabilities.value?.token_scopes === false && !some ? (
         <span class="small muted">The engine of this server cannot choose tokens by role or by id.</span>
       ) : (
-        <TokenChoice control={control} set={set} />
+        <div class="row">
+          <ChoiceField label="Of" options={{ "": "all messages", ...words.roles }} {...optional(field("role"))} />
+          <ChoiceField label="In the phase" options={{ "": "any", ...words.phases }} {...optional(field("phase"))} />
+          <TextField label="Only token ids (empty: all)" {...NUMBERS} value={ids} late onChange={takeIds} />
+        </div>
       )}
       <OptionalNumber {...fading} {...field("endsAfter")} />
       <ConditionFields control={control} set={set} />
@@ -88,40 +107,6 @@ function LayerField({ control: { layers }, set }: Props) {
 }
 
 const NUMBERS = { inputMode: "numeric", size: 10 } as const;
-
-/** Where in the block it acts, as far as the model has such places; of attention one head may be ablated in place of the vector. */
-function PlaceFields({ control, set }: Props) {
-  const field = partsOf(control, set);
-  const { hooks = [], head_count: heads = 0 } = capabilities.value?.model ?? {};
-  if (hooks.length < 2) return null;
-  const options = hooks.map((hook) => [hook, words.hooks[hook]] as const);
-  const of = { min: 0, max: heads - 1, step: 1, placeholder: "all along the vector" };
-  return (
-    <div class="row">
-      <ChoiceField label="Where in the block" options={options} {...field("hook")} />
-      {heads > 0 && control.operation === "ablate" && control.hook === "attention" && (
-        <OptionalNumber label="Only this head, without the vector" {...of} {...field("head")} />
-      )}
-    </div>
-  );
-}
-
-/** Among the tokens above: those of one role, those of one part of the answer, and those with given ids. */
-function TokenChoice({ control, set }: Props) {
-  const field = partsOf(control, set);
-  const take = (text: string) => {
-    const ids = text.match(/\d+/g)?.map(Number) ?? [];
-    set({ tokenIds: ids.length > 0 ? ids : null });
-  };
-  const ids = control.tokenIds?.join(", ") ?? "";
-  return (
-    <div class="row">
-      <ChoiceField label="Of" options={{ "": "all messages", ...words.roles }} {...optional(field("role"))} />
-      <ChoiceField label="In the phase" options={{ "": "any", ...words.phases }} {...optional(field("phase"))} />
-      <TextField label="Only token ids (empty: all)" {...NUMBERS} value={ids} late onChange={take} />
-    </div>
-  );
-}
 
 /** The condition under which a vector acts: a score above or below a bound. */
 function ConditionFields({ control: { when, vector }, set }: Props) {

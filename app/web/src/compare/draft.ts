@@ -1,7 +1,7 @@
 import { effect, signal } from "@preact/signals";
-import { isMessage, type Message } from "../api/types";
+import type { Message } from "../api/types";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
-import { given, remembered } from "../core/state";
+import { given, isLike, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
 import { type Control, compactControl, interventions, restoredControl } from "./controls";
 
@@ -79,8 +79,10 @@ export function restoredDraft(state: unknown): Draft {
   return {
     ...USUAL,
     ...sameKinds(rest, { ...USUAL, instruction: "", reader: "" }),
-    history: Array.isArray(history) ? history.filter(isMessage) : [],
-    turns: Array.isArray(turns) ? turns.filter(isTurn) : [],
+    history: Array.isArray(history) ? history.filter((one) => isLike(one, MESSAGE)) : [],
+    turns: Array.isArray(turns)
+      ? turns.filter((one) => isLike(one, TURN) && isLike(Object.values(one.answers ?? [null]), [""]))
+      : [],
     sampling: { ...USUAL.sampling, ...sameKinds(sampling ?? {}, USUAL.sampling) },
     controls: Array.isArray(controls)
       ? controls.filter((one) => typeof one?.vector === "string").map(restoredControl)
@@ -88,11 +90,8 @@ export function restoredDraft(state: unknown): Draft {
   };
 }
 
-function isTurn(one: unknown): one is Turn {
-  const { prompt, answers } = (one ?? {}) as Partial<Turn>;
-  const texts = typeof answers === "object" && answers !== null ? Object.values(answers) : [null];
-  return typeof prompt === "string" && texts.every((text) => typeof text === "string");
-}
+const MESSAGE: Message = { role: "user", content: "" };
+const TURN: Turn = { prompt: "", answers: {} };
 
 /** Returns the entries that are of the kind of an example. An address may have been written by hand, or by another version. */
 function sameKinds(given: object, examples: object): object {

@@ -5,7 +5,7 @@ import { remembered } from "../core/state";
 import { announce, type Step } from "../ui/parts";
 
 /** How many starter vectors this tab has begun to make; 0 while none are being made, or are left to make. */
-const total = remembered("starters", 0, (before) => (typeof before === "number" ? before : undefined));
+const total = remembered("starters", 0);
 const missing = computed(() => (capabilities.value?.concepts ?? []).filter((name) => !vectorByName.value.has(name)));
 const sequence = signal(false);
 /** The starter vector that is being made, also after a reload of the page; null while none is. */

@@ -2,7 +2,7 @@ import { computed, effect, signal, untracked } from "@preact/signals";
 import { api, apiKey, dataOf, isRefusal, keyState, keyWanted, lostConnections, messageOf } from "../api/client";
 import type { Schemas, Vector } from "../api/types";
 import { allPages, Queries, Query } from "./query";
-import { keep, kept, remembered, textOrNull } from "./state";
+import { keep, kept, remembered } from "./state";
 
 const POLL_SECONDS = 2;
 const FASTEST = "steering-server.fastest";
@@ -176,7 +176,9 @@ export const plainName = (id: string): string => id.split("@")[0] ?? id;
 /** Returns the vector a name stands for, with or without a version. */
 export const vectorNamed = (name: string): Vector | undefined => vectorByName.value.get(plainName(name));
 /** The vector whose card Make shows; null while one is being described there. */
-export const card = remembered<string | null>("card", null, textOrNull);
+export const card = remembered<string | null>("card", null, (before) =>
+  typeof before === "string" ? before : undefined,
+);
 
 /** The starter concepts and those in words, with the words of their two poles. */
 export const conceptList = new Query(

@@ -2,7 +2,7 @@ import { effect, type Signal, signal } from "@preact/signals";
 
 /** Returns a signal whose value outlives a reload, and ends with the tab: what was typed and is in no address. `restored` gives the value
  * of what was kept, perhaps by another version of this page; undefined where that is none. */
-export function remembered<T>(name: string, usual: T, restored: (before: unknown) => T | undefined): Signal<T> {
+export function remembered<T>(name: string, usual: T, restored = like(usual)): Signal<T> {
   const place = `steering-server.${name}`;
   const found = signal(parsed(kept("sessionStorage", place), restored) ?? usual);
   effect(() => keep("sessionStorage", place, found.value === usual ? null : JSON.stringify(found.value)));
@@ -18,12 +18,19 @@ function parsed<T>(text: string | null, restored: (before: unknown) => T | undef
   }
 }
 
-/** A value that is a text, or null. */
-export const textOrNull = (before: unknown): string | null | undefined =>
-  typeof before === "string" || before === null ? before : undefined;
+/** Whether something has the kind of an example: the same parts, or a list of what is like its first entry. */
+export function isLike<T>(one: unknown, example: T): one is T {
+  if (Array.isArray(example)) return Array.isArray(one) && one.every((entry) => isLike(entry, example[0]));
+  if (typeof example !== "object") return typeof one === typeof example;
+  return Object.entries(example ?? {}).every(([name, part]) =>
+    isLike((one as Record<string, unknown> | null)?.[name], part),
+  );
+}
 
-/** A value that is a text. */
-export const textOr = (before: unknown): string | undefined => (typeof before === "string" ? before : undefined);
+const like =
+  <T>(example: T) =>
+  (before: unknown): T | undefined =>
+    isLike(before, example) ? before : undefined;
 
 type Area = "localStorage" | "sessionStorage";
 

@@ -22,10 +22,17 @@ const MODULES: Readonly<Record<PlaceName, () => Promise<{ default: ComponentType
 
 export function Frame() {
   const name = place.value;
-  const { Place, failed } = usePlace(name);
+  const [loaded, setLoaded] = useState<Partial<Record<PlaceName, ComponentType>>>({});
+  const [failed, setFailed] = useState<PlaceName | null>(null);
+  const Place = loaded[name];
   const mode = name === "compare" || name === "read";
   useEffect(() => {
     document.title = `${TITLES[name]} · steering-server`;
+    setFailed(null);
+    MODULES[name]().then(
+      (module) => setLoaded((before) => ({ ...before, [name]: module.default })),
+      () => setFailed((before) => (place.value === name ? name : before)),
+    );
   }, [name]);
   // Before the page is painted, so that no key is lost that is pressed as soon as it is seen.
   useLayoutEffect(() => {
@@ -44,9 +51,15 @@ export function Frame() {
         ))}
       </nav>
       <TopBar />
-      <main class="place" id="main" tabIndex={-1} aria-busy={!Place && !failed}>
+      <main class="place" id="main" tabIndex={-1} aria-busy={!Place && failed !== name}>
         {serverTrouble.value && <Note kind="error">{serverTrouble.value} Trying again every few seconds.</Note>}
-        {failed && <NotLoaded name={name} />}
+        {failed === name && (
+          // After an upgrade of the server a module has another address, which a new page knows.
+          <Note kind="error">
+            {TITLES[name]} could not be loaded. Load the page again: the server may have been upgraded, or cannot be
+            reached.
+          </Note>
+        )}
         {mode && (
           <nav class="segments modes" aria-label="Modes">
             <PlaceLink to="compare">Steer</PlaceLink>
@@ -82,26 +95,6 @@ const PlaceLink = ({ to, on = to === place.value, kind, title, children }: LinkP
     {children}
   </a>
 );
-
-/** What a place shows whose module cannot be fetched. After an upgrade of the server it has another address, which a new page knows. */
-const NotLoaded = ({ name }: { name: PlaceName }) => (
-  <Note kind="error">
-    {TITLES[name]} could not be loaded. Load the page again: the server may have been upgraded, or cannot be reached.
-  </Note>
-);
-
-function usePlace(name: PlaceName): { Place: ComponentType | undefined; failed: boolean } {
-  const [loaded, setLoaded] = useState<Partial<Record<PlaceName, ComponentType>>>({});
-  const [failed, setFailed] = useState<PlaceName | null>(null);
-  useEffect(() => {
-    setFailed(null);
-    MODULES[name]().then(
-      (module) => setLoaded((before) => ({ ...before, [name]: module.default })),
-      () => setFailed((before) => (place.value === name ? name : before)),
-    );
-  }, [name]);
-  return { Place: loaded[name], failed: failed === name };
-}
 
 const KEY_WORDS = { wanted: "Key needed", limited: "Key: limited", set: "Key set", none: "No key" } as const;
 

@@ -50,7 +50,15 @@ function Vectors() {
       </div>
       <LoadNote what="vectors" query={library} />
       <Warnings of={library.data.value?.warnings} />
-      {all?.length === 0 && <EmptyLibrary />}
+      {all?.length === 0 && (
+        <div class="panel stack">
+          <p>{hints.empty}</p>
+          <div class="row">
+            <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
+            <Button label="Open Play" onClick={() => open("compare")} />
+          </div>
+        </div>
+      )}
       {all && all.length > 0 && found.length === 0 && <p class="muted">No vector matches "{text}".</p>}
       <div class="cards">
         <Each of={found} row={(vector) => <VectorCard key={vector.name} vector={vector} />} />
@@ -58,16 +66,6 @@ function Vectors() {
     </section>
   );
 }
-
-const EmptyLibrary = () => (
-  <div class="panel stack">
-    <p>{hints.empty}</p>
-    <div class="row">
-      <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
-      <Button label="Open Play" onClick={() => open("compare")} />
-    </div>
-  </div>
-);
 
 /** Named sets of strengths; each is also a model name for OpenAI clients. */
 export function Profiles() {

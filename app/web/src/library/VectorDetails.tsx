@@ -20,6 +20,8 @@ export function VectorDetails({ name }: { name: string }) {
   const vector = vectorNamed(name);
   const close = () => (selected.value = null);
   if (!vector) return null;
+  const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+  const known = Object.entries({ model: vector.model, ...vector.provenance }).filter(([key]) => key !== "loss");
   const use = () => {
     addVector(vector);
     close();
@@ -35,7 +37,9 @@ export function VectorDetails({ name }: { name: string }) {
       <QualityCard vector={vector} />
       <TransferLoss vector={vector} />
       <Versions vector={vector} />
-      <Provenance vector={vector} />
+      <More summary="Where it comes from">
+        <Facts of={known.map(([key, value]) => [key.replaceAll("_", " "), words(value)] as const)} />
+      </More>
       <Deletion vector={vector} />
     </Dialog>
   );
@@ -78,16 +82,6 @@ const factsOf = ({ created_at, method }: Pick<Version, "created_at" | "method">)
   new Date(created_at).toLocaleString(),
   method.replaceAll("_", " "),
 ];
-
-function Provenance({ vector }: { vector: Vector }) {
-  const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
-  const known = Object.entries({ model: vector.model, ...vector.provenance }).filter(([key]) => key !== "loss");
-  return (
-    <More summary="Where it comes from">
-      <Facts of={known.map(([key, value]) => [key.replaceAll("_", " "), words(value)] as const)} />
-    </More>
-  );
-}
 
 /** Asks twice before it deletes. A refusal that came after this window was closed is shown, but does not let the first button force it:
  * only the refusal of the server, which knows users that this page does not, offers to. */

@@ -4,7 +4,7 @@ import { useEffect } from "preact/hooks";
 import { apiKey } from "../api/client";
 import { beginJob, dismiss, stopTasks } from "../core/jobs";
 import { capabilities, card, conceptList, concepts, mayDo } from "../core/server";
-import { remembered, textOr } from "../core/state";
+import { remembered } from "../core/state";
 import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
 import { ChoiceField, of, partsIn, Radio, SearchField, Segments, TextArea, TextField } from "../ui/fields";
@@ -18,7 +18,7 @@ import { carryOver, TransferSource, transferProblem } from "./Transfer";
 import { error, name, nameProblem, running, task } from "./work";
 
 const STEPS = ["Examples", "Find", "Look and keep"] as const;
-const instruction = remembered("instruction", "", textOr);
+const instruction = remembered("instruction", "");
 
 /** What is still missing before an instruction can be distilled; null when nothing is. */
 const distilProblem = computed<string | null>(
@@ -58,6 +58,8 @@ function stopAll(): void {
 export default function Make() {
   useEffect(() => useActions({ run, stop: stopAll }), []);
   useEffect(() => void dictionaries.load(), [apiKey.value]);
+  const [now, source] = [task.value, store.source.value];
+  const failure = (now?.ended.value && now.error.value) || null; // of the job before, until it is closed
   const step = running.value ? 1 : card.value ? 2 : 0;
   return (
     <>
@@ -73,32 +75,23 @@ export default function Make() {
         <Examples />
         <div class="stack" aria-busy={searching.busy.value || store.proposing.busy.value}>
           <ErrorNote error={error.value ?? searching.error.value} />
-          <CurrentTask />
-          {card.value ? <Result name={card.value} /> : <AboutSource />}
+          {now && !now.ended.value && <TaskProgress task={now} />}
+          {failure !== null && (
+            <div class="row">
+              <ErrorNote error={failure} />
+              <Button label="Close" kind="quiet" onClick={() => now && dismiss(now)} />
+            </div>
+          )}
+          {card.value ? (
+            <Result name={card.value} />
+          ) : source === "dictionary" ? (
+            <Features />
+          ) : (
+            <About {...about[source === "concept" ? "pairs" : source]} />
+          )}
         </div>
       </div>
     </>
-  );
-}
-
-/** How the chosen source works, where its result will appear. */
-function AboutSource() {
-  const source = store.source.value;
-  if (source === "dictionary") return <Features />;
-  return <About {...about[source === "concept" ? "pairs" : source]} />;
-}
-
-/** The job of Make that runs, or why the one before failed. */
-function CurrentTask() {
-  const now = task.value;
-  if (now === null) return null;
-  if (!now.ended.value) return <TaskProgress task={now} />;
-  if (now.error.value === null) return null;
-  return (
-    <div class="row">
-      <ErrorNote error={now.error.value} />
-      <Button label="Close" kind="quiet" onClick={() => dismiss(now)} />
-    </div>
   );
 }
 
@@ -122,7 +115,16 @@ function OwnPairs() {
   const words = { label: "Propose pairs", waiting: "Writing pairs", disabled: sides.value.positive.trim() === "" };
   return (
     <>
-      <InWords />
+      <SearchField label={IN_WORDS} placeholder={`${IN_WORDS}: poet, angry, butler`} {...of(store.wanted)} />
+      {store.inWords.value.length > 0 && (
+        <ul class="row choices" aria-label="Concepts in words">
+          {store.inWords.value.map((one) => (
+            <li key={one.name}>
+              <Button label={one.name} kind="small" title={one.description} onClick={() => store.describe(one)} />
+            </li>
+          ))}
+        </ul>
+      )}
       <div class="what">
         <TextField label="More of what?" placeholder="talk like a pirate" {...side("positive")} />
         <TextField label="And less of it is (may stay empty)" placeholder="talk plainly" {...side("negative")} />
@@ -138,23 +140,7 @@ function OwnPairs() {
 }
 
 /** The concepts that the server knows in words; the one that is chosen fills in both sides. */
-function InWords() {
-  const label = "Search concepts in words";
-  return (
-    <>
-      <SearchField label={label} placeholder={`${label}: poet, angry, butler`} {...of(store.wanted)} />
-      {store.inWords.value.length > 0 && (
-        <ul class="row choices" aria-label="Concepts in words">
-          {store.inWords.value.map((one) => (
-            <li key={one.name}>
-              <Button label={one.name} kind="small" title={one.description} onClick={() => store.describe(one)} />
-            </li>
-          ))}
-        </ul>
-      )}
-    </>
-  );
-}
+const IN_WORDS = "Search concepts in words";
 
 function Instruction() {
   const words = { label: "The instruction, as a system message", placeholder: "Talk like a pirate." };

@@ -35,6 +35,8 @@ export function Result({ name }: { name: string }) {
     open("compare");
   };
   const measurable = !vector.quality?.dose_response && mayDo("write");
+  const [full, quick] = [measureEstimate("full"), measureEstimate("quick")];
+  const time = full === null ? "How long it takes is shown once it runs" : `It takes ${duration(full)}`;
   const sizes = { full: "Measure its strengths", quick: "Measure quickly" } as const;
   return (
     <>
@@ -50,21 +52,15 @@ export function Result({ name }: { name: string }) {
             ))}
           {another}
         </div>
-        {measurable && <MeasureNote />}
+        {measurable && (
+          <p class="small muted">
+            Measuring writes {measureSize().answers.toLocaleString("en")} answers at nine strengths, with random
+            directions beside them. {time}; the quick one {quick === null ? "is shorter" : `takes ${duration(quick)}`}{" "}
+            and says less surely. Other requests go first, and both can be stopped at the top of the page.
+          </p>
+        )}
       </Panel>
     </>
-  );
-}
-
-function MeasureNote() {
-  const [full, quick] = [measureEstimate("full"), measureEstimate("quick")];
-  const time = full === null ? "How long it takes is shown once it runs" : `It takes ${duration(full)}`;
-  return (
-    <p class="small muted">
-      Measuring writes {measureSize().answers.toLocaleString("en")} answers at nine strengths, with random directions
-      beside them. {time}; the quick one {quick === null ? "is shorter" : `takes ${duration(quick)}`} and says less
-      surely. Other requests go first, and both can be stopped at the top of the page.
-    </p>
   );
 }
 

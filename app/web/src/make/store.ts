@@ -5,7 +5,7 @@ import type { CompareAnswer, Schemas } from "../api/types";
 import { beginJob } from "../core/jobs";
 import { Query } from "../core/query";
 import { type ConceptDetail, capabilities, conceptDetails, conceptList, concepts, describePoles } from "../core/server";
-import { remembered, textOr } from "../core/state";
+import { remembered } from "../core/state";
 import { type PairRow, parsePairs, words } from "../maths/text";
 import * as texts from "../words.json";
 import { dictionaries } from "./Dictionary";
@@ -36,12 +36,12 @@ export function chooseSource(next: Source): void {
   error.value = null;
 }
 
-export const rows = remembered("pairs", NO_ROWS, (before) => (Array.isArray(before) && before.every(isRow) ? before : undefined)); // biome-ignore format: one line
-export const concept = remembered("concept", "", textOr);
+export const rows = remembered("pairs", NO_ROWS);
+export const concept = remembered("concept", "");
 /** Whether the pairs of the concept are being read, to be edited. */
 export const adding = signal(false);
 /** What the sides of one's own pairs do, in words: the ends of the dial, and what the model is told next to steering. */
-export const sides = remembered("sides", NO_ROW, (before) => (isRow(before) ? before : undefined));
+export const sides = remembered("sides", NO_ROW);
 export const method = signal("mean_difference");
 export const warnings = computed(() => (source.value === "pairs" ? warningsFor(rows.value) : []));
 
@@ -53,11 +53,6 @@ export const problem = computed<string | null>(() => {
   if (source.value === "concept" && concept.value === "") return "Choose a concept.";
   return null;
 });
-
-function isRow(one: unknown): one is PairRow {
-  const { positive, negative } = (one ?? {}) as Partial<PairRow>;
-  return typeof positive === "string" && typeof negative === "string";
-}
 
 export function setRow(index: number, part: Partial<PairRow>): void {
   const next = rows.value.map((row, at) => (at === index ? { ...row, ...part } : row));

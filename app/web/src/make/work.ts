@@ -2,10 +2,10 @@ import { computed, signal } from "@preact/signals";
 import type { Job } from "../api/types";
 import { beginJob, jobs, taskOf } from "../core/jobs";
 import { load } from "../core/server";
-import { remembered, textOr } from "../core/state";
+import { remembered } from "../core/state";
 
 const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
-export const name = remembered("name", "", textOr);
+export const name = remembered("name", "");
 /** Why something in Make could not be done; the failure of a job is that of its task. */
 export const error = signal<unknown>(null);
 /** The newest job of Make that has not been dismissed. */

@@ -55,25 +55,20 @@ function WhatIsRead() {
       <div class="row">
         <Ask query={store.question} kind="primary" {...words} onAsk={store.read} />
         <ShareLink view="read" state={store.readState} />
-        {noVectors && <NothingToReadFor />}
+        {noVectors && !vectorsAwaited.value && (
+          <>
+            <span class="muted">{vectors.value ? NONE : NEEDED}</span>
+            {vectors.value && <Button label="Make a vector" onClick={() => open("make")} />}
+          </>
+        )}
         {!noVectors && missing && <span class="small muted">{missing}</span>}
       </div>
     </Panel>
   );
 }
 
-function NothingToReadFor() {
-  if (vectorsAwaited.value) return null;
-  if (vectors.value === null)
-    return <span class="muted">The vectors of the library are needed. Give a key that may see them.</span>;
-  return (
-    <>
-      <span class="muted">The library is empty, so there is nothing to read for.</span>
-      <Button label="Make a vector" onClick={() => open("make")} />
-    </>
-  );
-}
-
+const NEEDED = "The vectors of the library are needed. Give a key that may see them.";
+const NONE = "The library is empty, so there is nothing to read for.";
 const ROLES = ["user", "assistant", "system"] as const;
 
 function ConversationFields() {
@@ -110,7 +105,8 @@ function ConversationFields() {
 export function ReadingPanel() {
   const name = chosen.value;
   if (name === null) return null;
-  const poles = polesOf(name);
+  const [poles, layers] = [polesOf(name), knownLayers.value];
+  const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
   return (
     <div class="stack">
       <section class="panel stack" aria-label={`Reading of ${name}`}>
@@ -118,7 +114,28 @@ export function ReadingPanel() {
           <h2>{name}</h2>
           <Button label="Steer against this" onClick={() => steerAgainst(name)} />
         </div>
-        <LayerPicker name={name} />
+        {layers.length < 2 ? (
+          <div class="row">
+            <span>layer {layer.value}</span>
+            <Button
+              label="Read at every layer"
+              kind="quiet"
+              disabled={busy.value}
+              onClick={() => readAllLayers(name)}
+            />
+          </div>
+        ) : (
+          <label class="row">
+            <span>Layer</span>
+            <Slider
+              kind="grow"
+              max={layers.length - 1}
+              value={at}
+              onMove={(to) => (layer.value = layers[to] ?? null)}
+            />
+            <output class="number">{layer.value}</output>
+          </label>
+        )}
         <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
         <ColouredTurns />
       </section>
@@ -160,25 +177,6 @@ function ColouredTurns() {
         </div>
       ))}
     </>
-  );
-}
-
-function LayerPicker({ name }: { name: string }) {
-  const layers = knownLayers.value;
-  if (layers.length < 2)
-    return (
-      <div class="row">
-        <span>layer {layer.value}</span>
-        <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={() => readAllLayers(name)} />
-      </div>
-    );
-  const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
-  return (
-    <label class="row">
-      <span>Layer</span>
-      <Slider kind="grow" max={layers.length - 1} value={at} onMove={(to) => (layer.value = layers[to] ?? null)} />
-      <output class="number">{layer.value}</output>
-    </label>
   );
 }
 

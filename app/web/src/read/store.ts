@@ -1,9 +1,9 @@
 import { batch, computed, signal } from "@preact/signals";
 import { api, dataOf } from "../api/client";
-import { type Explanation, isMessage, type Message, type Readout } from "../api/types";
+import type { Explanation, Message, Readout } from "../api/types";
 import { Query } from "../core/query";
 import { limit, plainName, vectors } from "../core/server";
-import { remembered, textOr } from "../core/state";
+import { isLike, remembered } from "../core/state";
 import * as words from "../words.json";
 import { type Texts, type Turn, turnsOf } from "./turns";
 
@@ -13,10 +13,9 @@ const MAX_CONCEPTS = 64;
 /** Vectors that one request reads token by token; the others are read once they are chosen. */
 const mostAtOnce = () => limit("max_readouts", 8);
 export const kind = signal<Kind>("text");
-export const text = remembered("text", words.review, textOr);
-export const messages = remembered("conversation", words.conversation as readonly Message[], (before) =>
-  Array.isArray(before) && before.every(isMessage) ? before : undefined,
-);
+export const text = remembered("text", words.review);
+const EXAMPLE = words.conversation as readonly Message[];
+export const messages = remembered("conversation", EXAMPLE);
 
 /** What is sent to be read. */
 export type Source = { texts: string[] } | { messages: Message[] };
@@ -128,7 +127,7 @@ export function restoreRead(state: unknown): void {
   if (typeof given.text === "string") {
     kind.value = "text";
     text.value = given.text;
-  } else if (Array.isArray(given.messages) && given.messages.every(isMessage)) {
+  } else if (isLike(given.messages, EXAMPLE)) {
     kind.value = "conversation";
     messages.value = given.messages;
   } else return;

@@ -3,7 +3,7 @@ import { polygonContains } from "d3-polygon";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { clamp } from "../maths/scales";
-import { Button } from "../ui/parts";
+import { Button, useSize } from "../ui/parts";
 import { nearest, paint, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
@@ -12,7 +12,7 @@ type Drag = { x: number; y: number; line: [number, number][] };
 
 /** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns. */
 export function Scatter() {
-  const canvas = useRef<HTMLCanvasElement>(null);
+  const [box, canvas] = [useRef<HTMLDivElement>(null), useRef<HTMLCanvasElement>(null)];
   const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
   const drag = useRef<Drag | null>(null);
   const presses = useRef<(() => void)[]>([]);
@@ -24,7 +24,12 @@ export function Scatter() {
       paint(canvas.current, { ...base, hovered, lasso: drag.current?.line ?? [] }, view.current);
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
-  useResize(canvas, view, repaint);
+  useSize(box, (width, height) => {
+    const ratio = devicePixelRatio;
+    view.current = { ...view.current, width, height, ratio };
+    Object.assign(canvas.current!, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+    repaint();
+  });
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const onMove = (event: PointerEvent) => {
     const { offsetX: x, offsetY: y } = event;
@@ -51,7 +56,7 @@ export function Scatter() {
     zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
   };
   return (
-    <div class="scatter">
+    <div class="scatter" ref={box}>
       <div class="row zoom">
         <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
         <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
@@ -174,27 +179,6 @@ function Tip({ index, view }: { index: number; view: View }) {
   );
 }
 
-/** Keeps the canvas as large as its box, at the resolution of the screen. */
-function useResize(canvas: { current: HTMLCanvasElement | null }, view: { current: View }, repaint: () => void): void {
-  const latest = useRef(repaint);
-  latest.current = repaint;
-  useEffect(() => {
-    const element = canvas.current;
-    const box = element?.parentElement;
-    if (!element || !box) return;
-    const observer = new ResizeObserver(() => {
-      const { clientWidth: width, clientHeight: height } = box;
-      const ratio = devicePixelRatio;
-      view.current = { ...view.current, width, height, ratio };
-      element.width = Math.round(width * ratio);
-      element.height = Math.round(height * ratio);
-      latest.current();
-    });
-    observer.observe(box);
-    return () => observer.disconnect();
-  }, [canvas, view]);
-}
-
 export function Legend() {
   const [name, names, colours] = [space.scoredVector.value, labelNames.value, palette.value];
   if (space.colourBy.value === "score" && name !== null) {
@@ -211,13 +195,9 @@ export function Legend() {
   );
 }
 
-function Keys({
-  label,
-  keys,
-}: {
-  label: string;
-  keys: readonly (readonly [string, string | undefined, readonly Corner[]])[];
-}) {
+type KeysProps = { label: string; keys: readonly (readonly [string, string | undefined, readonly Corner[]])[] };
+
+function Keys({ label, keys }: KeysProps) {
   return (
     <ul class="row legend small" aria-label={label}>
       {keys.map(([words, colour, corners]) => (

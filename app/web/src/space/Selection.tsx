@@ -14,6 +14,7 @@ export function Selection() {
   const set = drawn.value?.set;
   if (!set) return null;
   const selected = lassoed.value;
+  const task = taskOf("space"); // the tray has its vector once it is there
   return (
     <Panel label="Texts">
       {picked.value !== null && (
@@ -32,7 +33,7 @@ export function Selection() {
         </>
       )}
       {selected.length > 0 ? <SelectionVector positive={selected} /> : <p class="small muted">{hints.select}</p>}
-      <VectorState />
+      {task && (task.ended.value ? <ErrorNote error={task.error.value} /> : <TaskProgress task={task} />)}
       <TextList texts={set.texts} />
     </Panel>
   );
@@ -110,11 +111,4 @@ export function makeVector(name: string, selected: readonly number[], texts: rea
     negative: texts.filter((_, index) => !chosen.has(index)),
   };
   return beginJob({ place: "space", kind: "extract", vector: name }, "/v1/vectors/extract", body);
-}
-
-/** How far the vector of a selection is, or why it was not made. The tray has it once it is there. */
-function VectorState() {
-  const task = taskOf("space");
-  if (task === null) return null;
-  return task.ended.value ? <ErrorNote error={task.error.value} /> : <TaskProgress task={task} />;
 }

@@ -93,6 +93,9 @@ function Tool() {
 function Texts() {
   const { drawn, busy, method, ALONG_VECTOR } = space;
   const waiting = busy.value || vectorsAwaited.value;
+  const nothing = `Nothing drawn yet${vectors.value === null ? `: ${hints.noSets}` : ""}`;
+  const name = space.scoredVector.value;
+  const atInput = space.playhead.value < 1 && space.maps.value[0]?.layer == null;
   return (
     <>
       <SpaceControls />
@@ -106,10 +109,16 @@ function Texts() {
               <Scatter />
             </div>
           ) : (
-            <p class="muted scatter empty">{waiting ? "Reading the texts" : nothingDrawn()}</p>
+            <p class="muted scatter empty">{waiting ? "Reading the texts" : nothing}</p>
           )}
           <FilmStrip />
-          {method.value === ALONG_VECTOR && <Axes />}
+          {method.value === ALONG_VECTOR && (
+            <p class="small muted">
+              {atInput &&
+                `${name} has no direction at the input embeddings, so all texts lie in the middle. Move the layer. `}
+              Right: more {name}. Up and down: what differs most among the texts otherwise.
+            </p>
+          )}
           <Legend />
         </Panel>
         <div class="stack">
@@ -118,20 +127,5 @@ function Texts() {
         </div>
       </div>
     </>
-  );
-}
-
-const nothingDrawn = () => `Nothing drawn yet${vectors.value === null ? `: ${hints.noSets}` : ""}`;
-
-/** Says what the axes of a map along a vector mean. */
-function Axes() {
-  const name = space.scoredVector.value;
-  const embeddings = space.playhead.value < 1 && space.maps.value[0]?.layer == null;
-  return (
-    <p class="small muted">
-      {embeddings &&
-        `${name} has no direction at the input embeddings, so all texts lie in the middle. Move the layer. `}
-      Right: more {name}. Up and down: what differs most among the texts otherwise.
-    </p>
   );
 }

@@ -21,6 +21,8 @@ const CAVEATS: Readonly<Record<string, string>> = {
 
 const DIMENSIONS = [[2, "2-D"], [3, "3-D"]] as const; // biome-ignore format: one line
 const COLOUR_WORDS = { label: "by label", score: "by score of the vector", none: "none" } as const;
+const TWO_COLUMNS = "One text a line; or two columns from a spreadsheet, text and label";
+const EXAMPLES = "The soup was wonderful\tfood\nThe train was late again\ttravel";
 const POSITIONS = { mean: "all words, averaged", last: "the last word" } as const;
 
 /** What is drawn: the texts, the method, the dimensions, the vector and the colours. */
@@ -43,19 +45,24 @@ export function SpaceControls() {
     value: choice.value,
     onChange: redrawn((next: T) => (choice.value = next)),
   });
-  const { value: dimensions } = method.value === ALONG_VECTOR ? { value: 2 as const } : dims;
+  const empty = space.ownText.value.trim() === "";
+  const take = async (file: File) => {
+    space.ownText.value = await file.text();
+  };
+  const dimensions: Bound<2 | 3> = {
+    value: method.value === ALONG_VECTOR ? 2 : dims.value,
+    onChange: redrawn((count) => {
+      dims.value = count;
+      if (count === 3 && method.value === ALONG_VECTOR) method.value = "pca"; // a map along a vector has two dimensions
+    }),
+  };
   const noScores = vector.value === null ? (["score"] as const) : [];
   return (
     <Panel label="What is drawn">
       <div class="row controls">
         <ChoiceField label="Texts" options={[...ready, ["own", "my texts"]]} {...drawn(setName)} />
         <Segments label="Method" options={methods} {...drawn(method)} />
-        <Segments<2 | 3>
-          label="Dimensions"
-          options={DIMENSIONS}
-          value={dimensions}
-          onChange={redrawn(chooseDimensions)}
-        />
+        <Segments label="Dimensions" options={DIMENSIONS} {...dimensions} />
         <ChoiceField label="Vector" options={[["", "none"], ...named(vectors.value)]} {...optional(along)} />
         <ChoiceField label="Colour" options={COLOUR_WORDS} disabled={noScores} {...colour} />
         <ChoiceField label="Read at" options={POSITIONS} {...drawn(position)} />
@@ -69,7 +76,17 @@ export function SpaceControls() {
         {busy.value && <Button label="Stop" onClick={space.stopDrawing} />}
       </div>
       {CAVEATS[method.value] && <p class="small muted">{CAVEATS[method.value]}</p>}
-      {setName.value === "own" && <OwnTexts />}
+      {setName.value === "own" && (
+        <div class="stack">
+          <TextArea label={TWO_COLUMNS} rows={6} placeholder={EXAMPLES} {...of(space.ownText)} />
+          <div class="row">
+            <Button label="Draw" kind="primary" disabled={empty} onClick={() => void space.draw()} />
+            <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (space.error.value = problem)}>
+              Open a CSV file
+            </FileButton>
+          </div>
+        </div>
+      )}
     </Panel>
   );
 }
@@ -87,35 +104,6 @@ const redrawn =
     change(next);
     if (space.setName.value !== "own" || space.ownText.value.trim() !== "") void space.draw();
   };
-
-/** A map along a vector has two dimensions, so three of them are those of another method. */
-function chooseDimensions(count: 2 | 3): void {
-  space.dims.value = count;
-  if (count === 3 && space.method.value === space.ALONG_VECTOR) space.method.value = "pca";
-}
-
-function OwnTexts() {
-  const take = async (file: File) => {
-    space.ownText.value = await file.text();
-  };
-  const empty = space.ownText.value.trim() === "";
-  return (
-    <div class="stack">
-      <TextArea
-        label="One text a line; or two columns from a spreadsheet, text and label"
-        rows={6}
-        placeholder={"The soup was wonderful\tfood\nThe train was late again\ttravel"}
-        {...of(space.ownText)}
-      />
-      <div class="row">
-        <Button label="Draw" kind="primary" disabled={empty} onClick={() => void space.draw()} />
-        <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (space.error.value = problem)}>
-          Open a CSV file
-        </FileButton>
-      </div>
-    </div>
-  );
-}
 
 export function Exports() {
   if (maps.value.length === 0) return null;

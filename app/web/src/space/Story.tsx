@@ -11,7 +11,7 @@ import { DocLink } from "../frame/dialogs";
 import { colour, coloursChanged, reducedMotion } from "../frame/theme";
 import { type AlignedLayer, alongVector, between } from "../maths/geometry";
 import { clamp, plain as figure, meanOf } from "../maths/scales";
-import { Button, ErrorNote, focusNext } from "../ui/parts";
+import { Button, ErrorNote, focusNext, useSize } from "../ui/parts";
 import { paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
@@ -189,20 +189,15 @@ export function Story() {
 
 function Picture({ found, at, share }: { found: Material; at: number; share: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
-  const [resized, setResized] = useState(0);
-  useEffect(() => {
-    const observer = new ResizeObserver(() => setResized((times) => times + 1));
-    observer.observe(canvas.current!);
-    return () => observer.disconnect();
-  }, []);
+  const [{ width, height }, setSize] = useState({ width: 0, height: 0 });
+  useSize(canvas, (width, height) => setSize({ width, height }));
   useEffect(() => {
     const element = canvas.current;
     if (!element) return;
-    const { clientWidth: width, clientHeight: height } = element;
     element.width = width * devicePixelRatio;
     element.height = height * devicePixelRatio;
     paint(element, sceneAt(found, at, share), { width, height, ratio: devicePixelRatio, yaw: 0, pitch: 0 }, 6);
-  }, [found, at, share, resized, coloursChanged.value]);
+  }, [found, at, share, width, height, coloursChanged.value]);
   return (
     <div class="scatter">
       <canvas ref={canvas} role="img" aria-label={captionOf(at, found)} />

@@ -4,7 +4,7 @@ import { api, dataOf } from "../api/client";
 import type { LatentSpace, Readout } from "../api/types";
 import { Query } from "../core/query";
 import { type ConceptDetail, conceptDetails, limit } from "../core/server";
-import { given, remembered, textOr } from "../core/state";
+import { given, remembered } from "../core/state";
 import { type AlignedLayer, aligned, alongVector } from "../maths/geometry";
 import { meanOf } from "../maths/scales";
 import { parseTable } from "../maths/text";
@@ -13,7 +13,7 @@ const COLOURS = ["label", "score", "none"] as const;
 export type ColourBy = (typeof COLOURS)[number];
 /** "own" for the texts a person typed, else the name of a starter concept. */
 export const setName = signal("sentiment");
-export const ownText = remembered("texts", "", textOr);
+export const ownText = remembered("texts", "");
 export const method = signal("pca");
 export const dims = signal<2 | 3>(2);
 /** The pseudo method whose horizontal axis is the score of the chosen vector. */

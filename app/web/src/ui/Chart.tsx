@@ -1,7 +1,7 @@
 import { leastIndex, range, ticks } from "d3-array";
-import type { RefObject } from "preact";
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useId, useRef, useState } from "preact/hooks";
 import { domainOf, linear } from "../maths/scales";
+import { useSize } from "./parts";
 
 type Values = readonly (number | null)[];
 
@@ -24,22 +24,11 @@ interface Props {
 const HEIGHT = 180;
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 8, 36];
 
-function useWidth(): [RefObject<HTMLDivElement | null>, number] {
-  const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(320);
-  useEffect(() => {
-    const parent = box.current;
-    if (!parent) return;
-    const observer = new ResizeObserver(() => setWidth(Math.max(parent.clientWidth, 160)));
-    observer.observe(parent);
-    return () => observer.disconnect();
-  }, []);
-  return [box, width];
-}
-
 /** Draws curves over one axis, with an interval band and marks. */
 export function Chart({ title, x, xLabel, series, describe, mark = null, ranges = [], yRange, onPick }: Props) {
-  const [box, width] = useWidth();
+  const box = useRef<HTMLDivElement>(null);
+  const [width, setWidth] = useState(320);
+  useSize(box, (wide) => setWidth(Math.max(wide, 160)));
   const [hovered, setHovered] = useState<number | null>(null);
   const known = Object.values(series).flatMap((values) => values.filter((one): one is number => one !== null));
   const [xDomain, yDomain] = [domainOf(x, 0.02), yRange ?? domainOf(known)];

@@ -344,6 +344,19 @@ export function announce(text: string): void {
   announcement.value = announcement.peek() === text ? `${text}\u00a0` : text;
 }
 
+/** Hands on the size of an element in CSS pixels, at first and whenever it changes. */
+export function useSize(of: { current: HTMLElement | null }, take: (width: number, height: number) => void): void {
+  const latest = useRef(take);
+  latest.current = take;
+  useEffect(() => {
+    const element = of.current;
+    if (!element) return;
+    const observer = new ResizeObserver(() => latest.current(element.clientWidth, element.clientHeight));
+    observer.observe(element);
+    return () => observer.disconnect();
+  }, []);
+}
+
 /** What has just happened, shown for a moment where a person may be looking elsewhere. */
 export const toast = signal("");
 const TOAST_MS = 6000;
