@@ -89,19 +89,13 @@ export function waitSeconds(retryAfter: string | null, attempt: number, now = Da
 }
 
 /** Resolves after some seconds; rejects with AbortError as soon as the signal aborts. */
-export const pause = (seconds: number, signal?: AbortSignal | null): Promise<void> =>
-  new Promise((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(new DOMException("stopped", "AbortError"));
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", abort);
-      resolve();
-    }, seconds * 1000);
-    if (signal?.aborted) abort();
-    else signal?.addEventListener("abort", abort, { once: true });
+export async function pause(seconds: number, signal?: AbortSignal | null): Promise<void> {
+  signal?.throwIfAborted();
+  await new Promise<void>((resolve, reject) => {
+    setTimeout(resolve, seconds * 1000);
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
   });
+}
 
 /** Sends a request with the key of this tab. Repeats it on 429 and 503; throws ApiError on any other failure. `stop` ends the waiting
  * between two attempts only: a request that is on its way is not given up, so that its answer is known. */
@@ -118,17 +112,14 @@ export async function send(request: Request, transport = fetch, stop = request.s
     const repeatable = RETRIED.has(response.status) && response.headers.get("x-should-retry") !== "false";
     if (!repeatable || attempt + 1 >= MAX_ATTEMPTS) {
       const error = await errorOf(response);
-      if (key === apiKey.value) noteRefusal(error); // an answer to another key says nothing of this one
+      if (key !== apiKey.value) throw error; // an answer to another key says nothing of this one
+      if (error.status === 401) keyWanted.value = true;
+      if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
       throw error;
     }
     retrying.value++;
     await pause(waitSeconds(response.headers.get("Retry-After"), attempt), stop).finally(() => retrying.value--);
   }
-}
-
-function noteRefusal(error: ApiError): void {
-  if (error.status === 401) keyWanted.value = true;
-  if (error.status === 403 && error.code === "insufficient_scope") keyRefusal.value = error.message;
 }
 
 /** The typed client of every route in the OpenAPI document. A failure is thrown as ApiError, so `data` is always there. */

@@ -7,7 +7,7 @@ import { LinkProblem } from "../frame/ShareLink";
 import { NumberField, partsOf, Segments, TextArea, TextBox } from "../ui/fields";
 import { Button, ErrorNote, focusNext } from "../ui/parts";
 import { CodeDialog } from "./CodeDialog";
-import { ARMS, change, changeSampling, draft, followAddress, linkedResults } from "./draft";
+import { ARMS, change, draft, followAddress, linkedResults } from "./draft";
 import { onLanding } from "./gallery";
 import { FirstStart, Landing, wantsStarters } from "./Landing";
 import { Panes } from "./Panes";
@@ -133,7 +133,7 @@ const KINDS = { chat: "Chat", raw: "Continue the text" } as const;
 function Settings() {
   const { raw, sampling } = draft.value;
   const field = partsOf(draft.value, change);
-  const number = partsOf(sampling, changeSampling);
+  const number = partsOf(sampling, (part) => change({ sampling: { ...sampling, ...part } }));
   const read = (kind: keyof typeof KINDS) => change({ raw: kind === "raw" });
   const heat = { min: 0, max: limit("max_temperature", 5), step: 0.1 };
   const told = { value: play.instruction.value, onChange: (text: string) => change({ instruction: text }) };

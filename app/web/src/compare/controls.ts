@@ -129,10 +129,6 @@ export function layersOf(control: Control, vector: Vector): number[] {
   return vector.layers.filter((layer) => layer >= layers.from && layer < layers.to);
 }
 
-/** Returns the layers whose dose a strength is: of a shared dose, the recommended ones. */
-const dosedLayers = (control: Control, vector: Vector): number[] =>
-  layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
-
 /** The stops of a dial that counts nats: at its end neutral text changes by 1. */
 const NAT_ZONES: StrengthZones = { low: 0.4, high: 1, measured: true };
 
@@ -150,12 +146,14 @@ export function dialFacts(vector: Vector, control: Control, norms: readonly numb
   const [negative, positive] = [zones(-1), zones(1)];
   const strength = control.strength * overall;
   const scale = nats ? nats[strength < 0 ? 0 : 1] : 1;
+  // of a shared dose, it is that of the recommended layers
+  const dosed = layersOf(sharesDose(control) ? { ...control, layers: "recommended" } : control, vector);
   return {
     negative,
     positive,
     shown: shownSides(vector),
     word: wordFor(strength, strength < 0 ? negative : positive, isShown(vector, strength)),
-    dose: doseOf(vector, strength * scale, dosedLayers(control, vector), norms),
+    dose: doseOf(vector, strength * scale, dosed, norms),
   };
 }
 

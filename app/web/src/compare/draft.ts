@@ -12,7 +12,7 @@ export const ARMS = { normal: "normal", steered: "steered", prompted: "prompt-on
 const MAX_READOUTS = 8;
 
 /** What is set before a person sets anything. */
-const USUAL = {
+export const USUAL = {
   prompt: "How is your new apartment?",
   system: "",
   /** What was said before the threads part. */
@@ -39,16 +39,8 @@ export function change(part: Partial<Draft>): void {
   draft.value = { ...draft.value, ...part };
 }
 
-export function changeSampling(part: Partial<Draft["sampling"]>): void {
-  change({ sampling: { ...draft.value.sampling, ...part } });
-}
-
 export function changeControl(id: number, part: Partial<Control>): void {
   change({ controls: draft.value.controls.map((one) => (one.id === id ? { ...one, ...part } : one)) });
-}
-
-export function removeControl(id: number): void {
-  change({ controls: draft.value.controls.filter((one) => one.id !== id) });
 }
 
 /** Whether something was set but the prompt. */
@@ -56,14 +48,6 @@ export function isBegun(value: Draft): boolean {
   const { controls, ...rest } = compactDraft({ ...value, prompt: USUAL.prompt }) as { controls: unknown[] };
   return controls.length + Object.keys(rest).length > 0;
 }
-
-/** Begins anew: what was set is gone, and the saved answers are shown. */
-export function beginAnew(): void {
-  draft.value = { ...USUAL };
-}
-
-/** Returns a seed that the reader has not seen yet. */
-export const newSeed = (): number => Math.floor(Math.random() * 1_000_000);
 
 /** Returns the part of the draft that differs from the usual, for an address. */
 export function compactDraft(value: Draft): object {

@@ -94,16 +94,11 @@ export function sentenceOf(pane: Pane, base: Pane | undefined, vector: string | 
   const [low, high] = shift.interval ?? [];
   const known = low != null && high != null;
   const sure = known ? low > 0 || high < 0 : null;
-  const fluency = fluencyOf(pane, base);
-  const rest = fluency === null ? "" : `, ${fluency}`;
+  const [own, before] = [pane.metrics?.perplexity, base?.metrics?.perplexity];
+  const rest = own && before ? `, ${fluencyWord(own / before)}` : "";
   if (sure === false) return `No sure effect on ${vector} ${amount}${rest}`;
   if (sure === null && Math.abs(shift.mean) < NOTICEABLE) return `Hardly different in ${vector} ${amount}${rest}`;
   return `${sure ? "Clearly more" : "More"} “${poleAt(vector, shift.mean)}” ${amount}${rest}`;
-}
-
-function fluencyOf(pane: Pane, base: Pane | undefined): string | null {
-  const [own, before] = [pane.metrics?.perplexity, base?.metrics?.perplexity];
-  return own && before ? fluencyWord(own / before) : null;
 }
 
 /** Says how fluent a text is by the ratio of its perplexity to that of the plain one. */

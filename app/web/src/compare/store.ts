@@ -136,7 +136,7 @@ export function takeAnswer(pane: string, choice: number, answer: PaneChoice): vo
 
 export function reroll(): void {
   if (draftProblem.value !== null) return; // the seed stays that of the shown answers
-  change({ seed: drafts.newSeed() });
+  change({ seed: Math.floor(Math.random() * 1_000_000) });
   run();
 }
 
@@ -193,7 +193,7 @@ export function closeSweep(): void {
 /** Takes a vector out, and its sweep with it. */
 export function removeVector(id: number): void {
   if (swept.value === id) closeSweep();
-  drafts.removeControl(id);
+  change({ controls: draft.value.controls.filter((one) => one.id !== id) });
 }
 
 /** The answers that are shown as a table: what each was asked with, and what was measured of it. */
@@ -216,7 +216,7 @@ function closeAnswers(): void {
 export function showLanding(): void {
   closeAnswers();
   closeSweep();
-  drafts.beginAnew();
+  draft.value = { ...drafts.USUAL };
 }
 
 /** Goes on with the conversation: what was asked becomes an earlier turn, with the answer that each thread gave to it. A prompt that was

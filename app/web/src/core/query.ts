@@ -142,13 +142,11 @@ export function repeat(seconds: number, work: () => Promise<unknown>): () => voi
  * repeat the work, nor hit the button that has moved under the pointer. */
 export const REST_MS = 500;
 
-type Failure = { place: string; error: unknown; key: string | null };
-
 /** What a person asks for in a panel: one thing at a time, with its failure at the place where it was asked for. */
 export class Mutations<Place extends string> {
   /** Whether buttons must wait. */
   readonly busy = signal(false);
-  private readonly failure = signal<Failure | null>(null);
+  private readonly failure = signal<{ place: Place; error: unknown; key: string | null } | null>(null);
 
   /** Why the latest action failed; null if it was asked for at another place or with another key. */
   errorAt(place: Place): unknown {

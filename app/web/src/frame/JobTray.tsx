@@ -8,9 +8,15 @@ import { Button, Each, ErrorNote, Progress, ProgressBar } from "../ui/parts";
 
 const REFRESH_SECONDS = 4;
 
-/** The jobs that run, in the top bar: those of this tab, which outlive a reload, and those of others. */
+/** The jobs that run, in the top bar: those of this tab, which outlive a reload, and those of others. They are read again and again, as
+ * long as the key of this tab may see them. */
 export function JobTray() {
-  useJobs();
+  const known = capabilities.value !== null;
+  useEffect(() => {
+    if (!known) return;
+    void core.jobs.load();
+    return repeat(REFRESH_SECONDS, async () => void (isRefusal(core.jobs.error.peek()) || (await core.jobs.load())));
+  }, [apiKey.value, known]);
   const [own, others] = [core.tasks.value, core.otherJobs.value];
   const open = core.openJobs.value;
   if (own.length + others.length === 0) return null;
@@ -28,16 +34,6 @@ export function JobTray() {
       </ul>
     </details>
   );
-}
-
-/** Reads the jobs of the server again and again, as long as the key of this tab may see them. */
-function useJobs(): void {
-  const known = capabilities.value !== null;
-  useEffect(() => {
-    if (!known) return;
-    void core.jobs.load();
-    return repeat(REFRESH_SECONDS, async () => void (isRefusal(core.jobs.error.peek()) || (await core.jobs.load())));
-  }, [apiKey.value, known]);
 }
 
 /** What a task does, how far it is, how long it still takes, and the button that stops it. */

@@ -18,7 +18,12 @@ import { Badges, QualityCard } from "./VectorCard";
 
 export function VectorDetails({ name }: { name: string }) {
   const vector = vectorNamed(name);
+  const [problem, setProblem] = useState<unknown>(null);
   const close = () => (selected.value = null);
+  const save = (format: string) => {
+    setProblem(null);
+    void download(`/v1/vectors/${name}/export?format=${format}`, `${name}.${format}`).catch(setProblem);
+  };
   if (!vector) return null;
   const words = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
   const known = Object.entries({ model: vector.model, ...vector.provenance }).filter(([key]) => key !== "loss");
@@ -32,7 +37,10 @@ export function VectorDetails({ name }: { name: string }) {
       <p dir="auto">{vector.description || "No description."}</p>
       <div class="row">
         <Button label="Steer with it" kind="primary" onClick={use} />
-        <Exports vector={vector} />
+        {Object.entries(FORMATS).map(([format, words]) => (
+          <Button key={format} label={`Export ${words}`} onClick={() => save(format)} />
+        ))}
+        <ErrorNote error={problem} />
       </div>
       <QualityCard vector={vector} />
       <TransferLoss vector={vector} />
@@ -46,22 +54,6 @@ export function VectorDetails({ name }: { name: string }) {
 }
 
 const FORMATS = { safetensors: "safetensors", gguf: "GGUF", json: "JSON" } as const;
-
-function Exports({ vector: { name } }: { vector: Vector }) {
-  const [error, setError] = useState<unknown>(null);
-  const save = (format: string) => {
-    setError(null);
-    void download(`/v1/vectors/${name}/export?format=${format}`, `${name}.${format}`).catch(setError);
-  };
-  return (
-    <>
-      {Object.entries(FORMATS).map(([format, words]) => (
-        <Button key={format} label={`Export ${words}`} onClick={() => save(format)} />
-      ))}
-      <ErrorNote error={error} />
-    </>
-  );
-}
 
 function Versions({ vector: { name, id } }: { vector: Vector }) {
   const { data, error } = useQuery(versionsOf.of(name, id));

@@ -128,13 +128,36 @@ export async function storeFeature(): Promise<void> {
 /** The dictionaries of the server, and what to search in one of them. */
 export function DictionarySource() {
   const [problem, known] = [searchProblem.value, dictionaries.data.value ?? []];
-  const texts = { waiting: "Searching", label: "Search features" };
+  const words = { waiting: "Searching", label: "Search features" };
+  const field = partsIn(fields);
+  const near = [["", "Choose a vector"] as const, ...named(comparable.value)];
+  const score = { min: 0, max: 1, step: 0.01, placeholder: "not measured" };
+  const ofTexts = (
+    <>
+      <TextArea label="Texts that show the concept, one a line" rows={3} placeholder={EXAMPLES} {...field("texts")} />
+      <TextArea label="Compared with (empty: neutral texts)" rows={2} {...field("against")} />
+    </>
+  );
+  const ofVector =
+    near.length > 1 ? (
+      <ChoiceField label="Vector" options={near} {...field("near")} />
+    ) : (
+      <p class="muted">{hints.noComparable}</p>
+    );
   return (
     <div class="stack">
       <List of={known} kind="stack choices" label="Dictionaries" row={(one) => <Choice key={one.name} of={one} />} />
-      <SearchForm />
+      <Segments label="What is searched for" options={KINDS} {...field("kind")} />
+      {fields.value.kind === "vector" ? ofVector : ofTexts}
+      <More summary="How many, and only those that steer">
+        <div class="fields">
+          <NumberField label="How many features" min={1} max={64} step={1} {...field("top")} />
+          <OptionalNumber label="Output score of at least" {...score} {...field("leastScore")} />
+        </div>
+        <p class="small muted">{hints.features}</p>
+      </More>
       <div class="row">
-        <Ask query={searching} {...texts} kind="primary" disabled={problem !== null} onAsk={search} />
+        <Ask query={searching} {...words} kind="primary" disabled={problem !== null} onAsk={search} />
         {problem && <span class="small muted">{problem}</span>}
       </div>
     </div>
@@ -155,37 +178,6 @@ function Choice({ of: { name, problem, features, layer, architecture, model } }:
 }
 
 const EXAMPLES = "What a lovely day!\nI adore it.";
-
-function SearchForm() {
-  const field = partsIn(fields);
-  const near = [["", "Choose a vector"] as const, ...named(comparable.value)];
-  const score = { min: 0, max: 1, step: 0.01, placeholder: "not measured" };
-  const ofTexts = (
-    <>
-      <TextArea label="Texts that show the concept, one a line" rows={3} placeholder={EXAMPLES} {...field("texts")} />
-      <TextArea label="Compared with (empty: neutral texts)" rows={2} {...field("against")} />
-    </>
-  );
-  const ofVector =
-    near.length > 1 ? (
-      <ChoiceField label="Vector" options={near} {...field("near")} />
-    ) : (
-      <p class="muted">{hints.noComparable}</p>
-    );
-  return (
-    <>
-      <Segments label="What is searched for" options={KINDS} {...field("kind")} />
-      {fields.value.kind === "vector" ? ofVector : ofTexts}
-      <More summary="How many, and only those that steer">
-        <div class="fields">
-          <NumberField label="How many features" min={1} max={64} step={1} {...field("top")} />
-          <OptionalNumber label="Output score of at least" {...score} {...field("leastScore")} />
-        </div>
-        <p class="small muted">{hints.features}</p>
-      </More>
-    </>
-  );
-}
 
 const SCORES = { texts: "how much more active in the texts", vector: "cosine with the vector" } as const;
 const LOWER = " No feature reaches the output score that was asked for; try a lower one.";
@@ -211,6 +203,10 @@ export function Features() {
 
 function Row({ found: { feature: number, score, promoted, output_score } }: { found: Schemas["FeatureAnswer"] }) {
   const on = feature.value === number;
+  const wrong = nameProblem(featureName.value);
+  const busy = storing.busy.value;
+  const given = (text: string) => (featureName.value = text.trim().toLowerCase());
+  const label = busy ? "Storing" : "Make a vector of it";
   return (
     <li class={on ? "on" : ""}>
       <Button kind="quiet" pressed={on} onClick={() => chooseFeature(number)}>
@@ -224,21 +220,13 @@ function Row({ found: { feature: number, score, promoted, output_score } }: { fo
           <Each of={promoted} row={(token) => <code key={token.id}>{visible(token.text)}</code>} />
         </span>
       </Button>
-      {on && <Keep />}
+      {on && (
+        <Form kind="row keep" label="Make it a vector" onSend={storeFeature} error={storing.error.value}>
+          <TextField label="Name of the vector" value={featureName.value} onChange={given} />
+          <Button label={label} submit kind="primary" disabled={busy || wrong !== null} />
+          {wrong && <span class="small muted">{wrong}</span>}
+        </Form>
+      )}
     </li>
-  );
-}
-
-function Keep() {
-  const wrong = nameProblem(featureName.value);
-  const busy = storing.busy.value;
-  const given = (text: string) => (featureName.value = text.trim().toLowerCase());
-  const label = busy ? "Storing" : "Make a vector of it";
-  return (
-    <Form kind="row keep" label="Make it a vector" onSend={storeFeature} error={storing.error.value}>
-      <TextField label="Name of the vector" value={featureName.value} onChange={given} />
-      <Button label={label} submit kind="primary" disabled={busy || wrong !== null} />
-      {wrong && <span class="small muted">{wrong}</span>}
-    </Form>
   );
 }

@@ -157,6 +157,9 @@ export function TransferSource() {
   const from = (next: Origin) => setFields({ origin: next, fromLayer: next === "file" ? (file.value?.begin ?? null) : null }); // biome-ignore format: one line
   const pairs = concepts.value.map((one) => [one.name, `${one.name} (starter concept)`] as const);
   const natives = [["", "the direction that the pairs give in this model"], ...named(vectors.value)] as [string, string][]; // biome-ignore format: one line
+  const best = { min: 0, step: 1, placeholder: "the best" };
+  const last = Math.max(layerCount.value - 1, 0);
+  const anchors = "Texts that both models read, one a line, 20 or more (empty: those of the server)";
   const label = origin === "file" ? "Pairs of its concept, which measure the loss" : "Pairs of the concept";
   return (
     <div class="stack">
@@ -166,7 +169,17 @@ export function TransferSource() {
       {concept === OWN_PAIRS && <PairTable />}
       <Check {...field("effect")}>Measure how far it steers, too</Check>
       {effect && <ChoiceField label="Compared with" options={natives} {...field("native")} />}
-      <Options />
+      <More summary="Layers, texts that both models read, and what is held out">
+        <div class="fields">
+          {origin === "learned" && (
+            <OptionalNumber label="Layer of the second model" {...best} {...field("fromLayer")} />
+          )}
+          <OptionalNumber label="Layer of this model" {...best} max={last} {...field("toLayer")} />
+          <NumberField label="Share held out" min={0.1} max={0.9} step={0.1} {...field("holdout")} />
+          <NumberField label="Seed" min={0} max={2 ** 31} step={1} {...field("seed")} />
+        </div>
+        <TextArea label={anchors} rows={3} {...field("anchors")} />
+      </More>
     </div>
   );
 }
@@ -192,26 +205,5 @@ function FileField() {
       <ErrorNote error={trouble} />
       {known && <ChoiceField label="Its layer" options={layers} {...layer} />}
     </div>
-  );
-}
-
-/** The layers, the texts that both models read, what is held out, and the seed that chooses it. */
-function Options() {
-  const field = partsIn(fields);
-  const best = { min: 0, step: 1, placeholder: "the best" };
-  const last = Math.max(layerCount.value - 1, 0);
-  const anchors = "Texts that both models read, one a line, 20 or more (empty: those of the server)";
-  return (
-    <More summary="Layers, texts that both models read, and what is held out">
-      <div class="fields">
-        {fields.value.origin === "learned" && (
-          <OptionalNumber label="Layer of the second model" {...best} {...field("fromLayer")} />
-        )}
-        <OptionalNumber label="Layer of this model" {...best} max={last} {...field("toLayer")} />
-        <NumberField label="Share held out" min={0.1} max={0.9} step={0.1} {...field("holdout")} />
-        <NumberField label="Seed" min={0} max={2 ** 31} step={1} {...field("seed")} />
-      </div>
-      <TextArea label={anchors} rows={3} {...field("anchors")} />
-    </More>
   );
 }

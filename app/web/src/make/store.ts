@@ -4,7 +4,7 @@ import { api, dataOf } from "../api/client";
 import type { CompareAnswer, Schemas } from "../api/types";
 import { beginJob } from "../core/jobs";
 import { Query } from "../core/query";
-import { type ConceptDetail, capabilities, conceptDetails, conceptList, concepts, describePoles } from "../core/server";
+import { capabilities, conceptDetails, conceptList, concepts, describePoles } from "../core/server";
 import { remembered } from "../core/state";
 import { type PairRow, parsePairs, words } from "../maths/text";
 import * as texts from "../words.json";
@@ -71,11 +71,6 @@ export function addText(text: string): void {
   rows.value = [...written(), ...added, NO_ROW];
 }
 
-/** Adds one pair below what is there, unless it is there already. */
-export function addPair(pair: PairRow): void {
-  if (!rows.value.some((row) => same(row, pair))) rows.value = [...written(), pair, NO_ROW];
-}
-
 const same = (one: PairRow, other: PairRow) => one.positive === other.positive && one.negative === other.negative;
 /** The rows with a text on either side. A pair may be half written. */
 const written = (): PairRow[] => rows.value.filter((row) => row.positive !== "" || row.negative !== "");
@@ -100,11 +95,11 @@ export async function addConceptPairs(): Promise<void> {
   const detail = await query.load();
   adding.value = false;
   if (concept.value !== chosen || source.value !== "concept") return;
-  if (detail === null) error.value = query.error.value;
-  else usePairs(detail);
-}
-
-function usePairs({ positive, negative, data }: ConceptDetail): void {
+  if (detail === null) {
+    error.value = query.error.value;
+    return;
+  }
+  const { positive, negative, data } = detail;
   const before = written().filter((row) => !ofConcept.has(row));
   const pairs = data.map((pair) => ({ positive: textOf(pair.positive), negative: textOf(pair.negative) }));
   const added = pairs.filter((row) => !before.some((one) => same(one, row)));
@@ -181,11 +176,6 @@ function shared(row: PairRow): number {
 const count = (n: number, one: string, many: string): string => (n === 1 ? `1 ${one}` : `${n} ${many}`);
 const MAX_TOKENS = 40;
 
-function nameFrom(description: string): string {
-  const words = description.toLowerCase().match(/[a-z0-9]+/g) ?? [];
-  return words.sort((a, b) => b.length - a.length)[0]?.slice(0, 40) ?? "";
-}
-
 /** What is searched for among the concepts in words. */
 export const wanted = signal("");
 const MOST_FOUND = 6;
@@ -208,7 +198,8 @@ export function describe({ name: chosen, positive, negative }: Schemas["ConceptA
 /** Has the model answer each question in both ways: everyday ones on many topics, so that the pairs differ in one thing only. Each pair is in the table as soon as it is written, to be edited. */
 export const proposing = new Query(async (signal) => {
   const { positive, negative } = sides.value;
-  if (name.value === "") name.value = nameFrom(positive);
+  const longest = (positive.toLowerCase().match(/[a-z0-9]+/g) ?? []).sort((a, b) => b.length - a.length)[0];
+  if (name.value === "") name.value = longest?.slice(0, 40) ?? "";
   const opposite = negative.trim() === "" ? `the opposite of: ${positive}` : negative;
   for (const [index, question] of texts.questions.entries()) {
     const arms = [
@@ -217,12 +208,10 @@ export const proposing = new Query(async (signal) => {
     ];
     const messages = [{ role: "user" as const, content: question }];
     const body = { messages, arms, baseline: "negative", seed: index, max_tokens: MAX_TOKENS, temperature: 0.7 };
-    addPair(pairOf(await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }))));
+    const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
+    const text = (side: string) => answer.arms.find((arm) => arm.name === side)?.choices[0]?.text.trim() ?? "";
+    const pair = { positive: text("positive"), negative: text("negative") };
+    if (!rows.value.some((row) => same(row, pair))) rows.value = [...written(), pair, NO_ROW];
   }
   return true;
 });
-
-function pairOf({ arms }: CompareAnswer): PairRow {
-  const text = (side: string) => arms.find(({ name }) => name === side)?.choices[0]?.text.trim() ?? "";
-  return { positive: text("positive"), negative: text("negative") };
-}

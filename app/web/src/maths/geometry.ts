@@ -140,7 +140,9 @@ export function placeLabels(
   const taken: Box[] = points.map(([x, y]) => ({ left: x - DOT, right: x + DOT, top: y - DOT, bottom: y + DOT }));
   return points.map(([x, y], index) => {
     const half = ((words[index] ?? "").length * LETTER) / 2;
-    const boxes = places(x, y, half).map((label) => boxOf(label, half));
+    const boxes = places(x, y, half).map(([left, base]) => {
+      return { left: left - half, right: left + half, top: base - LINE + 3, bottom: base + 3 };
+    });
     const inside = boxes.filter((box) => box.left > 0 && box.right < width && box.top > 0 && box.bottom < height);
     const box = inside.find((one) => taken.every((other) => !overlap(one, other))) ?? inside[0] ?? boxes[0]!;
     taken.push(box);
@@ -158,13 +160,6 @@ function places(x: number, y: number, half: number): Place[] {
   });
   return [...near, ...circles].map(([right, down]) => [x + right, y + down]);
 }
-
-const boxOf = ([x, y]: Place, half: number): Box => ({
-  left: x - half,
-  right: x + half,
-  top: y - LINE + 3,
-  bottom: y + 3,
-});
 
 export const overlap = (one: Box, other: Box): boolean =>
   one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;

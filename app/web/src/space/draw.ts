@@ -101,7 +101,9 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View, radiu
   ctx.setTransform(view.ratio, 0, 0, view.ratio, 0, 0);
   ctx.clearRect(0, 0, view.width, view.height);
   const [text, line, surface, accent] = [colour("text"), colour("line"), colour("surface"), colour("accent")];
-  drawAxes(ctx, view, line);
+  const [middle, half] = [view.height / 2, view.width / 2];
+  stroke(ctx, [[MARGIN, middle], [view.width - MARGIN, middle]], line, 1); // biome-ignore format: one line
+  stroke(ctx, [[half, MARGIN], [half, view.height - MARGIN]], line, 1); // biome-ignore format: one line
   if (scene.hulls) drawHulls(ctx, scene, view);
   if (scene.dense) drawDensity(ctx, scene, view);
   drawTrail(ctx, scene.trail, view, text);
@@ -120,9 +122,12 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View, radiu
     ctx.strokeStyle = marked || scene.lassoed.has(index) ? text : surface;
     ctx.stroke();
   }
-  if (scene.labels && (view.camera?.zoom ?? 1) >= LABELLED) drawLabels(ctx, scene.labels, order, view);
+  const labels = (view.camera?.zoom ?? 1) >= LABELLED ? labelsAt(scene.labels ?? [], order, view) : [];
+  for (const { x, y, text } of labels) write(ctx, text, x, y, "12px", "text");
   for (const arrow of scene.arrows) drawArrow(ctx, arrow, view);
-  drawLasso(ctx, scene.lasso, accent);
+  ctx.setLineDash([4, 3]);
+  stroke(ctx, scene.lasso, accent, 1.5);
+  ctx.setLineDash([]);
 }
 
 /** From which zoom on points have their text, and how much of it. */
@@ -130,11 +135,6 @@ const LABELLED = 1.5;
 const LONGEST = 26;
 /** A point on the canvas: its index, its place and its depth. */
 type Drawn = readonly [number, number, number, number];
-
-/** Writes the texts of points where they do not lie on each other. */
-function drawLabels(ctx: Context, labels: readonly string[], points: readonly Drawn[], view: View): void {
-  for (const { x, y, text } of labelsAt(labels, points, view)) write(ctx, text, x, y, "12px", "text");
-}
 
 /** Writes a text with a halo, so that it can be read over points. */
 function write(ctx: Context, text: string, x: number, y: number, font: string, fill: string): void {
@@ -229,11 +229,6 @@ function stroke(ctx: Context, line: Scene["lasso"], colour: string, width: numbe
   ctx.stroke();
 }
 
-function drawAxes(ctx: Context, { width, height }: View, line: string): void {
-  stroke(ctx, [[MARGIN, height / 2], [width - MARGIN, height / 2]], line, 1); // biome-ignore format: one line
-  stroke(ctx, [[width / 2, MARGIN], [width / 2, height - MARGIN]], line, 1); // biome-ignore format: one line
-}
-
 function drawTrail(ctx: Context, trail: Scene["trail"], view: View, colour: string, width = 1.5): void {
   if (trail.length < 2) return;
   const places = trail.map((point) => placeOf(point, view));
@@ -255,11 +250,4 @@ function drawArrow(ctx: Context, { start, end, label }: Scene["arrows"][number],
   for (const side of [0, 2.5, -2.5]) ctx.lineTo(bx + 8 * Math.cos(angle + side), by + 8 * Math.sin(angle + side));
   ctx.fill();
   write(ctx, label, Math.min(bx + 10, view.width - 90), Math.max(by - 10, 14), "600 13px", "accent");
-}
-
-function drawLasso(ctx: Context, line: Scene["lasso"], colour: string): void {
-  if (line.length < 2) return;
-  ctx.setLineDash([4, 3]);
-  stroke(ctx, line, colour, 1.5);
-  ctx.setLineDash([]);
 }

@@ -11,17 +11,15 @@ export const labelNames = computed<string[]>(() => [...new Set(space.drawn.value
 /** Colours of labels: two labels are the two ends of the diverging scale, more have hues of their own. */
 export const palette = computed<string[]>(() => {
   void coloursChanged.value;
-  if (space.colourBy.value === "score") return scoreColours();
+  if (space.colourBy.value === "score") {
+    const [below, above, middle] = [colour("below"), colour("above"), colour("middle")];
+    const steps = Array.from({ length: SHADES }, (_, index) => (index + 1) / SHADES);
+    return [middle, ...[below, above].flatMap((end) => steps.map((step) => mix(middle, end, step)))];
+  }
   if (space.colourBy.value === "none" || !space.drawn.value?.set.labels) return [colour("accent")];
   if (labelNames.value.length === 2) return [colour("above"), colour("below")];
   return labelNames.value.map((_, index) => colour(`label-${colourOf(index)}`));
 });
-
-function scoreColours(): string[] {
-  const [below, above, middle] = [colour("below"), colour("above"), colour("middle")];
-  const steps = Array.from({ length: SHADES }, (_, index) => (index + 1) / SHADES);
-  return [middle, ...[below, above].flatMap((end) => steps.map((step) => mix(middle, end, step)))];
-}
 
 function mix(a: string, b: string, share: number): string {
   const [from = [], to = []] = [a, b].map((text) => (text.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number));

@@ -98,7 +98,10 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
   const [typed, setTyped] = useState<{ over: string; fields: LimitFields } | null>(null);
   const fields = typed?.over === now ? typed.fields : fieldsOf(limits);
   const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
-  const save = () => admin.editPolicy("limits", (policy) => ({ ...policy, limits: limitsOf(fields) }));
+  const { own, dose: max_relative_dose, names } = fields;
+  const vectors = names.split(/[\s,]+/).filter(Boolean);
+  const next = given({ own_steering: own, max_relative_dose, vectors: vectors.length === 0 ? null : vectors });
+  const save = () => admin.editPolicy("limits", (policy) => ({ ...policy, limits: next }));
   const state = { disabled: admin.policyActions.busy.value, error: admin.policyActions.errorAt("limits") };
   const dose = { label: "Largest relative dose", step: 0.01, min: 0.01, placeholder: "no limit" };
   return (
@@ -121,11 +124,6 @@ const fieldsOf = ({ own_steering: own = "any", max_relative_dose: dose = null, v
   dose,
   names: vectors?.join(", ") ?? "",
 });
-
-function limitsOf({ own, dose, names }: LimitFields): Policy["limits"] {
-  const vectors = names.split(/[\s,]+/).filter(Boolean);
-  return given({ own_steering: own, max_relative_dose: dose, vectors: vectors.length === 0 ? null : vectors });
-}
 
 const REFRESH_SECONDS = 2;
 const HEAD = ["Monitor", "Raised when", "Then", "Scores", "Raised", "Answers", "Mean", ""];

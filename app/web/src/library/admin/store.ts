@@ -13,14 +13,8 @@ export const policy = new Query((signal) => dataOf<Policy>(api.GET("/v1/policy",
 /** The monitor whose scores are shown. */
 export const opened = signal<string | null>(null);
 
-interface Counts {
-  monitors: readonly Monitor[];
-  /** The scores of the one that was opened when they were read. */
-  detail: MonitorDetail | null;
-}
-
-/** The counts of all monitors, and the scores of the opened one. */
-export const counts = new Query<Counts>(async () => {
+/** The counts of all monitors, and the scores of the one that was opened when they were read. */
+export const counts = new Query(async () => {
   const monitors = (await dataOf<{ data: Monitor[] }>(api.GET("/v1/monitors"))).data;
   const name = monitors.find((one) => one.name === opened.value)?.name;
   const detail = name ? await dataOf<MonitorDetail>(api.GET("/v1/monitors/{name}", { params: { path: { name } } })) : null; // biome-ignore format: one line
