@@ -65,7 +65,7 @@ export function restoredDraft(state: unknown): Draft {
     ...sameKinds(rest, { ...USUAL, instruction: "", reader: "" }),
     history: Array.isArray(history) ? history.filter((one) => isLike(one, MESSAGE)) : [],
     turns: Array.isArray(turns)
-      ? turns.filter((one) => isLike(one, TURN) && isLike(Object.values(one.answers ?? [null]), [""]))
+      ? turns.filter((one) => isLike(one, TURN) && isLike(Object.values(one.answers), [""]))
       : [],
     sampling: { ...USUAL.sampling, ...sameKinds(sampling ?? {}, USUAL.sampling) },
     controls: Array.isArray(controls)

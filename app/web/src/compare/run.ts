@@ -2,6 +2,7 @@ import { batch, signal } from "@preact/signals";
 import { group } from "d3-array";
 import { apiKey, isAbort, type ServerError, stream } from "../api/client";
 import type { ArmAnswer, CompareAnswer, Estimate, Schemas, Token, TokenPiece } from "../api/types"; // biome-ignore format: one line
+import { isLike } from "../core/state";
 import { changedTokens } from "../maths/text";
 import { announce } from "../ui/parts";
 import type { CompareBody } from "./draft";
@@ -138,25 +139,20 @@ export interface Pane {
   error: string | null;
 }
 
+/** What a pane always has, and what each of its other parts has where it is there. */
+const PANE = { name: "", choices: [{ text: "", tokens: [{ text: "" }] }] };
+const PARTS = {
+  error: "",
+  steering: { applied: [], warnings: [] },
+  metrics: { readout: {}, warnings: [] },
+  against: { readout_shift: {}, first_divergence: [], kl_per_token: [] },
+};
+
 /** Whether something from a link is a pane with everything that is shown of one. */
 export function isPane(one: unknown): one is Pane {
-  const { name, choices, steering, metrics, against, error } = (one ?? {}) as Partial<Pane>;
-  const isText = (value: unknown) => typeof value === "string";
-  const isMap = (value: unknown) => typeof value === "object" && value !== null;
-  const has = (part: unknown, isKind: (value: unknown) => boolean, ...fields: string[]) =>
-    part === null || fields.every((field) => isKind((part as Record<string, unknown> | undefined)?.[field]));
-  const areTokens = (list: unknown) => Array.isArray(list) && list.every((token) => isText(token?.text));
-  return (
-    isText(name) &&
-    (error === null || isText(error)) &&
-    Array.isArray(choices) &&
-    choices.every((choice) => isText(choice?.text) && areTokens(choice.tokens)) &&
-    has(steering, Array.isArray, "applied", "warnings") &&
-    has(metrics, isMap, "readout") &&
-    has(metrics, Array.isArray, "warnings") &&
-    has(against, isMap, "readout_shift") &&
-    has(against, Array.isArray, "first_divergence", "kl_per_token")
-  );
+  const parts = one as Record<string, unknown>;
+  const known = ([name, part]: [string, unknown]) => parts[name] === null || isLike(parts[name], part);
+  return isLike(one, PANE) && Object.entries(PARTS).every(known);
 }
 
 const NO_CHOICE: PaneChoice = { text: "", tokens: [], finish: null };

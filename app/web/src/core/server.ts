@@ -197,11 +197,7 @@ export const polesAwaited = computed(
 );
 
 /** A concept with its pairs. A side of a pair is a text, or the messages of a conversation. */
-export interface ConceptDetail {
-  positive: string;
-  negative: string;
-  data: { positive: unknown; negative: unknown; topic?: string | null }[];
-}
+export type ConceptDetail = Pick<Schemas["ConceptDetail"], "positive" | "negative" | "data">;
 
 export const conceptDetails = new Queries((signal, name: string) =>
   dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path: { name } }, signal })),

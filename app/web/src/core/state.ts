@@ -18,13 +18,14 @@ function parsed<T>(text: string | null, restored: (before: unknown) => T | undef
   }
 }
 
-/** Whether something has the kind of an example: the same parts, or a list of what is like its first entry. */
+/** Whether something has the kind of an example: its parts, or a list of what is like its first entry. */
 export function isLike<T>(one: unknown, example: T): one is T {
-  if (Array.isArray(example)) return Array.isArray(one) && one.every((entry) => isLike(entry, example[0]));
-  if (typeof example !== "object") return typeof one === typeof example;
-  return Object.entries(example ?? {}).every(([name, part]) =>
-    isLike((one as Record<string, unknown> | null)?.[name], part),
-  );
+  if (!Array.isArray(example)) {
+    const parts = Object.entries(typeof example === "object" ? (example ?? {}) : {});
+    const known = one as Record<string, unknown>;
+    return one != null && typeof one === typeof example && parts.every(([name, part]) => isLike(known[name], part));
+  }
+  return Array.isArray(one) && (example.length === 0 || one.every((entry) => isLike(entry, example[0])));
 }
 
 const like =

@@ -4,7 +4,7 @@ import type { Job } from "../api/types";
 import * as core from "../core/jobs";
 import { repeat } from "../core/query";
 import { capabilities, vectorByName } from "../core/server";
-import { Button, Each, ErrorNote, Progress, ProgressBar } from "../ui/parts";
+import { Button, ErrorNote, Progress, ProgressBar } from "../ui/parts";
 
 const REFRESH_SECONDS = 4;
 
@@ -28,9 +28,20 @@ export function JobTray() {
       </summary>
       <ul class="panel stack" aria-label="Running jobs">
         {own.map((task, index) => (
-          <li key={index}>{task.ended.value ? <Ended task={task} /> : <TaskProgress task={task} />}</li>
+          <li key={index}>{task.ended.value ? ended(task) : <TaskProgress task={task} />}</li>
         ))}
-        <Each of={others} row={(job) => <OtherJob key={job.id} job={job} />} />
+        {others.map((job) => (
+          <li key={job.id} class="progress">
+            <div class="row between">
+              <span>
+                {jobName(job)} <span class="small muted">{job.progress.message || job.status}</span>
+              </span>
+              <CancelJob job={job} />
+            </div>
+            <ProgressBar label={`Progress of ${jobName(job)}`} {...job.progress} />
+            <ErrorNote error={core.cancelling.errorAt(`job ${job.id}`)} />
+          </li>
+        ))}
       </ul>
     </details>
   );
@@ -42,23 +53,18 @@ export function TaskProgress({ task: { step, about, stop } }: { task: core.Task 
   return <Progress {...step} message={message} onStop={stop} />;
 }
 
-function Ended({ task }: { task: core.Task }) {
-  const { vector } = task.about;
-  const error = task.error.value;
-  const known = vectorByName.value.has(vector);
-  return (
-    <div class="row between">
-      <span>
-        {core.aboutWords(task.about)}: {error !== null ? "failed" : task.stopping.value ? "stopped" : "done"}
-      </span>
-      <span class="row">
-        {known && <Button label="Show its card" onClick={() => core.showCard(vector)} />}
-        <Button label="Close" hidden={` ${vector}`} kind="quiet" onClick={() => core.dismiss(task)} />
-      </span>
-      <ErrorNote error={error} />
-    </div>
-  );
-}
+const ended = (task: core.Task, { vector } = task.about, error = task.error.value) => (
+  <div class="row between">
+    <span>
+      {core.aboutWords(task.about)}: {error !== null ? "failed" : task.stopping.value ? "stopped" : "done"}
+    </span>
+    <span class="row">
+      {vectorByName.value.has(vector) && <Button label="Show its card" onClick={() => core.showCard(vector)} />}
+      <Button label="Close" hidden={` ${vector}`} kind="quiet" onClick={() => core.dismiss(task)} />
+    </span>
+    <ErrorNote error={error} />
+  </div>
+);
 
 export const jobName = ({ kind, subject }: Job): string =>
   [kind.replaceAll("_", " "), subject].filter(Boolean).join(" ");
@@ -66,20 +72,4 @@ export const jobName = ({ kind, subject }: Job): string =>
 export function CancelJob({ job }: { job: Job }) {
   const { busy } = core.cancelling;
   return <Button label="Cancel" hidden={` ${jobName(job)}`} disabled={busy.value} onClick={() => core.cancel(job)} />;
-}
-
-function OtherJob({ job }: { job: Job }) {
-  const { done = 0, total = 0, message = "" } = job.progress;
-  return (
-    <li class="progress">
-      <div class="row between">
-        <span>
-          {jobName(job)} <span class="small muted">{message || job.status}</span>
-        </span>
-        <CancelJob job={job} />
-      </div>
-      <ProgressBar label={`Progress of ${jobName(job)}`} done={done} total={total} />
-      <ErrorNote error={core.cancelling.errorAt(`job ${job.id}`)} />
-    </li>
-  );
 }

@@ -5,64 +5,56 @@ import { Button, ErrorNote, Panel, scored, Table, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
 import { type Similarities, shownSimilar, similar } from "./store";
 
-/** The cosine of every pair of vectors, as a table of colours and numbers. */
-export function Similarity() {
-  const shown = shownSimilar.value;
-  if ((vectors.value ?? []).length < 2) return null;
+/** The ways of showing the cosines of all vectors: what each says, and how many vectors it takes. */
+const VIEWS = {
+  table: {
+    least: 2,
+    label: "Similarity",
+    words: ["Similarity", "Compare all vectors", "Compare again", hints.similarity],
+  },
+  map: {
+    least: 3,
+    label: "Map of vectors",
+    words: ["Vectors by similarity", "Draw the map of all vectors", "Draw again", hints.vectorMap],
+  },
+} as const;
+
+/** How like the vectors of the library are: the cosine of every pair as a table of colours and numbers, or all on one map, where near
+ * means that their directions are alike or opposite. Says why the cosines could not be read, and what is missing among them. */
+function Similar({ as }: { as: keyof typeof VIEWS }) {
+  const [shown, all] = [shownSimilar.value, vectors.value ?? []];
+  const { least, label, words } = VIEWS[as];
+  const [title, first, again, hint] = words;
+  if (all.length < least) return null;
+  const head = ["", ...(shown?.names ?? [])];
   const rows = shown?.cosine.map((row, i) => [
     shown.names[i],
     ...row.map((value, j) => (i === j ? null : scored(value))),
   ]);
   return (
-    <Panel label="Similarity">
-      <SimilarHead title="Similarity" first="Compare all vectors" again="Compare again" />
-      <p class="small muted">{hints.similarity}</p>
-      <SimilarNotes what="table" />
-      {shown && rows && <Table label="Table of similarities" look="matrix" head={["", ...shown.names]} rows={rows} />}
+    <Panel label={label}>
+      <div class="row between">
+        <h2>{title}</h2>
+        <Button label={shown ? again : first} disabled={similar.busy.value} onClick={() => similar.ask(all)} />
+      </div>
+      <p class="small muted">{hint}</p>
+      <ErrorNote error={similar.error.value} />
+      <Warnings of={shown?.warnings} />
+      {shown && shown.names.length < all.length && (
+        <p class="small muted">{`The ${as} has ${shown.names.length} of ${all.length} vectors.`}</p>
+      )}
+      {shown && as === "map" && <Places {...shown} />}
+      {rows && as === "table" && <Table label="Table of similarities" look="matrix" head={head} rows={rows} />}
     </Panel>
   );
 }
 
-/** The heading of what the cosines of all vectors are shown as, with the button that reads them. */
-function SimilarHead({ title, first, again }: { title: string; first: string; again: string }) {
-  const label = shownSimilar.value ? again : first;
-  return (
-    <div class="row between">
-      <h2>{title}</h2>
-      <Button label={label} disabled={similar.busy.value} onClick={() => similar.ask(vectors.value ?? [])} />
-    </div>
-  );
-}
-
-/** Why the cosines could not be read, and what is missing among them. */
-function SimilarNotes({ what }: { what: string }) {
-  const [shown, all] = [shownSimilar.value, vectors.value?.length ?? 0];
-  const left = shown !== null && shown.names.length < all;
-  return (
-    <>
-      <ErrorNote error={similar.error.value} />
-      <Warnings of={shown?.warnings} />
-      {left && <p class="small muted">{`The ${what} has ${shown.names.length} of ${all} vectors.`}</p>}
-    </>
-  );
-}
+export const Similarity = () => <Similar as="table" />;
+export const VectorMap = () => <Similar as="map" />;
 
 const WIDTH = 960;
 const HEIGHT = 340;
 const LONGEST = 20;
-
-/** All vectors of the library on one map: near means that their directions are alike or opposite. */
-export function VectorMap() {
-  if ((vectors.value ?? []).length < 3) return null;
-  return (
-    <Panel label="Map of vectors">
-      <SimilarHead title="Vectors by similarity" first="Draw the map of all vectors" again="Draw again" />
-      <p class="small muted">{hints.vectorMap}</p>
-      <SimilarNotes what="map" />
-      {shownSimilar.value && <Places {...shownSimilar.value} />}
-    </Panel>
-  );
-}
 
 function Places({ names, cosine }: Similarities) {
   const points = scaledMap(cosine.map((row) => row.map((value) => 1 - Math.abs(value ?? 0))));

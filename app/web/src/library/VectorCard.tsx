@@ -110,7 +110,7 @@ function DoseCharts({ vector: { quality, recommended } }: { vector: Vector }) {
   const points = quality?.dose_response;
   if (!points) return null;
   const x = points.map((point) => point.strength ?? 0);
-  const { strength, negative } = (recommended ?? {}) as { strength?: unknown; negative?: unknown };
+  const { strength, negative } = recommended ?? {};
   const isRange = (range: unknown): range is [number, number] => Array.isArray(range) && range.every((one) => typeof one === "number"); // biome-ignore format: one line
   const shared = { x, xLabel: "strength", ranges: [strength, negative].filter(isRange) };
   const strong = points.map((point) => point.concept_score);

@@ -9,19 +9,16 @@ const DOSE_BREAKS = 0.2;
 
 type Range = readonly (number | null)[] | null | undefined;
 
-type RangeFields = { strength?: Range; negative?: Range; strengths_to_try?: Range; basis?: string | null };
-
 /** Returns the zones on the side of `sign`, from the card, else from the vector's scale against the model's norms. */
 export function zonesOf(vector: Vector, sign: number, norms: readonly number[], bound = DOSE_BREAKS): StrengthZones {
-  const recommended = vector.recommended as RangeFields | null;
+  const { recommended } = vector;
   const measured = recommended?.basis ? recommended.basis === "measured" : Boolean(vector.quality?.dose_response);
   const [own, other] = sign < 0 ? ["negative" as const, "strength" as const] : ["strength" as const, "negative" as const]; // biome-ignore format: one line
   const side = pair(recommended?.[own] ?? recommended?.[other]);
   if (side) return { ...side, measured: measured && Boolean(recommended?.[own]) }; // a side may have the range of the other one
   const tried = pair(recommended?.strengths_to_try);
   if (tried) return { ...tried, measured: false };
-  const layers = vector.recommended?.layers ?? vector.layers;
-  const perUnit = doseOf(vector, 1, layers, norms);
+  const perUnit = doseOf(vector, 1, recommended?.layers ?? vector.layers, norms);
   if (!(perUnit > 0)) return { low: 0.5, high: 2, measured: false };
   return { low: DOSE_SHOWS / perUnit, high: bound / perUnit, measured: false };
 }
@@ -35,7 +32,7 @@ function pair(range: Range): { low: number; high: number } | null {
 /** Whether the card shows that a vector steers toward a side: of `sign`, or of either one without it. null: that was not measured. */
 export function isShown(vector: Vector, sign?: number): boolean | null {
   if (vector.quality?.warnings?.some((warning) => /^(not shown to|does not) steer(?! at)/.test(warning))) return false;
-  const { strength, negative, basis } = (vector.recommended ?? {}) as RangeFields;
+  const { strength, negative, basis } = vector.recommended ?? {};
   if (!vector.quality?.dose_response) return null;
   if (basis !== "measured") return strength || negative ? true : null;
   return sign === undefined ? Boolean(strength || negative) : Boolean(sign < 0 ? negative : strength);

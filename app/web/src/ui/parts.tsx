@@ -332,7 +332,7 @@ export function Progress({ message, done, total, left = null, onStop }: Progress
   );
 }
 
-export const ProgressBar = ({ label, done, total }: { label: string; done: number; total: number }) => (
+export const ProgressBar = ({ label, done = 0, total = 0 }: { label: string; done?: number; total?: number }) => (
   <progress aria-label={label} {...(total > 0 && { value: done, max: total })} />
 );
 

@@ -50,7 +50,7 @@ export function Jobs() {
 const LOOKS: Readonly<Record<string, string>> = { succeeded: "good", failed: "bad" };
 
 function JobRow({ job }: { job: Job }) {
-  const { done = 0, total = 0, message = "" } = job.progress;
+  const { total = 0, message = "" } = job.progress;
   const open = isOpen(job);
   return (
     <li class="row between">
@@ -60,7 +60,7 @@ function JobRow({ job }: { job: Job }) {
         {job.error && <span class="small"> {job.error.message}</span>}
       </span>
       <span class="row">
-        {open && total > 0 && <ProgressBar label={`Progress of ${jobName(job)}`} done={done} total={total} />}
+        {open && total > 0 && <ProgressBar label={`Progress of ${jobName(job)}`} {...job.progress} />}
         <span class={`badge ${LOOKS[job.status] ?? ""}`}>{job.status}</span>
         {open && <CancelJob job={job} />}
       </span>
