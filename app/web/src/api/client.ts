@@ -10,7 +10,7 @@ const MAX_ATTEMPTS = 4;
 const MAX_WAIT_SECONDS = 30;
 const STORAGE = "steering-server.key";
 
-/** An error answer of the server: `message` is for people, `code` is stable, `param` names the field. */
+/** An error answer of the server: `message` is for people, `code` is stable. */
 export class ApiError extends Error {
   override readonly name = "ApiError";
 
@@ -18,28 +18,26 @@ export class ApiError extends Error {
     readonly status: number,
     readonly code: string,
     message: string,
-    readonly param: string | null = null,
-    readonly requestId: string | null = null,
   ) {
     super(message);
   }
 }
 
-type ErrorBody = { error?: { message?: unknown; code?: unknown; param?: unknown } };
+type ErrorBody = { error?: { message?: unknown; code?: unknown } };
 /** An error as it stands in events and in the arms of a comparison. */
-export type ServerError = { error: { message: string; code: string; param?: string | null } };
+export type ServerError = { error: { message: string; code: string } };
 
 /** Reads the error body of a response; a body of another shape gives a message with the status alone. */
 export async function errorOf(response: Response): Promise<ApiError> {
   const body = (await response.json().catch(() => ({}))) as ErrorBody;
-  return errorFromBody(body, response.status, response.headers.get("X-Request-Id"));
+  return errorFromBody(body, response.status);
 }
 
 /** Builds an ApiError from a parsed error body, as it also stands in `error` events. */
-function errorFromBody({ error = {} }: ErrorBody, status: number, requestId: string | null = null): ApiError {
-  const text = <T>(value: unknown, otherwise: T) => (typeof value === "string" ? value : otherwise);
+function errorFromBody({ error = {} }: ErrorBody, status: number): ApiError {
+  const text = (value: unknown, otherwise: string) => (typeof value === "string" ? value : otherwise);
   const message = text(error.message, `The server answered with status ${status}.`);
-  return new ApiError(status, text(error.code, "unknown"), message, text(error.param, null), requestId);
+  return new ApiError(status, text(error.code, "unknown"), message);
 }
 
 /** Whether the server does not let the key of this tab see or do something. */

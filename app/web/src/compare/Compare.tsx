@@ -61,7 +61,9 @@ export function RunStrip() {
           <li key={run.id} class={run.pinned ? "pinned" : ""}>
             <Button kind="run" pressed={run.id === play.shownRun.value} onClick={() => play.restoreRun(run)}>
               <strong>{aboutPane(ARMS.steered, run.asked) || "plain"}</strong>
-              <span>{quoteOf(run)}</span>
+              <span>
+                {(run.panes.find(({ name }) => name === ARMS.steered) ?? run.panes[0])?.choices[0]?.text.slice(0, 60)}
+              </span>
             </Button>
             <Button kind="quiet pin" hidden={`Pin run ${run.id}`} pressed={run.pinned} onClick={() => play.pin(run.id)}>
               <span aria-hidden="true">{run.pinned ? "★" : "☆"}</span>
@@ -71,11 +73,6 @@ export function RunStrip() {
       </ol>
     </section>
   );
-}
-
-function quoteOf({ panes }: play.Run): string {
-  const pane = panes.find(({ name }) => name === ARMS.steered) ?? panes[0];
-  return pane?.choices[0]?.text.slice(0, 60) ?? "";
 }
 
 /** Does something on a single click only: the second click of a double click may hit another button that has moved under it. */

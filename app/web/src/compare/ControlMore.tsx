@@ -13,6 +13,9 @@ type Props = { control: Control; set: (part: Partial<Control>) => void };
 /** Operation, layers, tokens, schedule and condition of one vector, folded away until they are wanted. */
 export function ControlMore({ control, vector, set }: Props & { vector: Vector | undefined }) {
   const field = partsOf(control, set);
+  const { when } = control;
+  const begin: Condition = { vector: control.vector, side: "above", bound: 0, at: "prompt" };
+  const condition = partsOf(when ?? begin, (part) => set({ when: { ...(when ?? begin), ...part } }));
   const known = (capabilities.value?.operations ?? ["add"]) as Control["operation"][];
   const operations = known.map((name) => [name, words.operations[name] ?? name] as const);
   const some = control.role ?? control.tokenIds ?? control.phase;
@@ -55,7 +58,19 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
         </div>
       )}
       <OptionalNumber {...fading} {...field("endsAfter")} />
-      <ConditionFields control={control} set={set} />
+      <fieldset class="stack plain">
+        <Check value={when !== null} onChange={(on) => set({ when: on ? begin : null })}>
+          Only when a condition holds
+        </Check>
+        {when && (
+          <div class="row">
+            <ChoiceField label="Score of" options={named(vectors.value)} {...condition("vector")} />
+            <ChoiceField label="in" options={words.conditionAt} {...condition("at")} />
+            <ChoiceField label="is" options={words.sides} {...condition("side")} />
+            <NumberField label="bound" min={-1000} max={1000} step={0.1} {...condition("bound")} />
+          </div>
+        )}
+      </fieldset>
     </More>
   );
 }
@@ -107,24 +122,3 @@ function LayerField({ control: { layers }, set }: Props) {
 }
 
 const NUMBERS = { inputMode: "numeric", size: 10 } as const;
-
-/** The condition under which a vector acts: a score above or below a bound. */
-function ConditionFields({ control: { when, vector }, set }: Props) {
-  const begin: Condition = { vector, side: "above", bound: 0, at: "prompt" };
-  const field = partsOf(when ?? begin, (part) => set({ when: { ...(when ?? begin), ...part } }));
-  return (
-    <fieldset class="stack plain">
-      <Check value={when !== null} onChange={(on) => set({ when: on ? begin : null })}>
-        Only when a condition holds
-      </Check>
-      {when && (
-        <div class="row">
-          <ChoiceField label="Score of" options={named(vectors.value)} {...field("vector")} />
-          <ChoiceField label="in" options={words.conditionAt} {...field("at")} />
-          <ChoiceField label="is" options={words.sides} {...field("side")} />
-          <NumberField label="bound" min={-1000} max={1000} step={0.1} {...field("bound")} />
-        </div>
-      )}
-    </fieldset>
-  );
-}

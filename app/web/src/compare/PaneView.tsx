@@ -32,6 +32,12 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
   const details = { pane, choice: sample };
   const token = selected === null ? undefined : choice?.tokens[selected];
   const running = play.comparison.running.value;
+  const { history, turns } = play.askedDraft.value ?? draft.value;
+  const said = turns.flatMap(({ prompt, answers }) => [
+    { role: "user", content: prompt },
+    { role: "assistant", content: answers[pane.name] ?? answers[ARMS.normal] ?? "" },
+  ]);
+  const last = play.askedDraft.value ? [{ role: "user", content: play.askedDraft.value.prompt }] : [];
   const sentence = running ? null : sentenceOf(pane, base, play.reader.value);
   return (
     <article class={`panel pane ${play.stale.value ? "stale" : ""}`} data-name={pane.name} aria-label={title}>
@@ -40,7 +46,15 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
         {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
       </div>
       {about !== "" && <p class="small muted about">{about}</p>}
-      <Turns name={pane.name} />
+      {history.length + turns.length > 0 && (
+        <ol class="turns" aria-label="Earlier turns">
+          {[...history, ...said, ...last].map(({ role, content }, index) => (
+            <li key={index} class={role} dir="auto">
+              {content}
+            </li>
+          ))}
+        </ol>
+      )}
       {sentence && <p class="sentence">{sentence}</p>}
       <div class="answer">
         {choice && choice.text !== "" ? (
@@ -58,25 +72,6 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
       )}
       <PaneFacts pane={pane} />
     </article>
-  );
-}
-
-function Turns({ name }: { name: string }) {
-  const { history, turns } = play.askedDraft.value ?? draft.value;
-  if (history.length + turns.length === 0) return null;
-  const said = turns.flatMap(({ prompt, answers }) => [
-    { role: "user", content: prompt },
-    { role: "assistant", content: answers[name] ?? answers[ARMS.normal] ?? "" },
-  ]);
-  const last = play.askedDraft.value ? [{ role: "user", content: play.askedDraft.value.prompt }] : [];
-  return (
-    <ol class="turns" aria-label="Earlier turns">
-      {[...history, ...said, ...last].map(({ role, content }, index) => (
-        <li key={index} class={role} dir="auto">
-          {content}
-        </li>
-      ))}
-    </ol>
   );
 }
 

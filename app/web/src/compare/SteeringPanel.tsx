@@ -94,6 +94,9 @@ function ControlCard({ control }: { control: Control }) {
 function AddVector() {
   const used = new Set(draft.value.controls.map((control) => control.vector));
   const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
+  const making = openTasks.value.some(({ about }) => about.kind !== "measure");
+  const all = vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
+  const none = making ? "More vectors are being made" : all;
   const add = (select: HTMLSelectElement) => {
     const vector = vectorNamed(select.value);
     if (vector) play.addVector(vector);
@@ -107,18 +110,13 @@ function AddVector() {
   return (
     <div class="row">
       <select aria-label="Add a vector" value="" onChange={(event) => add(event.currentTarget)}>
-        <option value="">{vectors.value !== null && free.length === 0 ? noneWords() : "Add a vector"}</option>
+        <option value="">{vectors.value !== null && free.length === 0 ? none : "Add a vector"}</option>
         <Each of={free} row={({ name }) => <option key={name}>{name}</option>} />
       </select>
       <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
       <Button label="Saved answers" kind="quiet" title={title} onClick={back} />
     </div>
   );
-}
-
-function noneWords(): string {
-  if (openTasks.value.some(({ about }) => about.kind !== "measure")) return "More vectors are being made";
-  return vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
 }
 
 const WORDS = "A click sets the dial and runs";

@@ -74,7 +74,12 @@ export function defaultStrength(vector: Vector, norms: readonly number[], sign: 
 export function intervention(control: Control, overall: number): Intervention {
   const { vector, operation, hook, unit, strength, degrees, low, high, to, layers, when, endsAfter } = control;
   const head = headOf(control);
-  const scope = scopeOf(control);
+  const scope = given({
+    tokens: control.tokens === "all" ? null : control.tokens,
+    roles: control.role && [control.role],
+    phase: control.phase && [control.phase],
+    token_ids: control.tokenIds?.length ? control.tokenIds : null,
+  });
   const multiplied = operation === "add" ? strength * overall : operation === "apply" && overall !== 1 ? overall : null;
   return given({
     vector: head === null ? vector : null,
@@ -101,14 +106,6 @@ export const headOf = ({ operation, hook, head }: Control): number | null => (op
 /** Whether the layers of a control share the dose of the recommended layers. */
 const sharesDose = ({ operation, shareDose, layers }: Control): boolean =>
   shareDose && operation === "add" && layers !== "recommended";
-
-const scopeOf = ({ tokens, role, phase, tokenIds }: Control): object =>
-  given({
-    tokens: tokens === "all" ? null : tokens,
-    roles: role && [role],
-    phase: phase && [phase],
-    token_ids: tokenIds?.length ? tokenIds : null,
-  });
 
 export function shortly({ vector, operation, strength, head }: Intervention): string {
   if (vector === undefined) return `without head ${head}`;

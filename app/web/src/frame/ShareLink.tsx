@@ -95,12 +95,20 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
       if (turn !== newest) return;
       restored = id;
       restore(state);
-      if (settings) stopComparing = leaveAfterChange(view, id, settings);
+      const before = settings && JSON.stringify(settings());
+      stopComparing = effect(() => {
+        const changed = settings && JSON.stringify(settings()) !== before;
+        if (changed && addressLink.peek() === id) rememberState(view, "");
+      });
     };
     void readLink(view, id)
       .then(take)
       .catch((failure) => {
-        if (turn === newest) linkProblem.value = problemOf(failure);
+        const wanted = failure instanceof ApiError && failure.status === 401;
+        const words = wanted
+          ? "Opening this link needs an API key."
+          : `This link cannot be opened: ${messageOf(failure)}`;
+        if (turn === newest) linkProblem.value = words;
       });
   });
   return () => {
@@ -111,21 +119,8 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
   };
 }
 
-/** Takes a link out of the address as soon as the view differs from now. Returns what ends it. */
-function leaveAfterChange(view: View, id: string, settings: () => object): () => void {
-  const before = JSON.stringify(settings());
-  return effect(() => {
-    if (JSON.stringify(settings()) !== before && addressLink.peek() === id) rememberState(view, "");
-  });
-}
-
 async function readLink(view: View, link_id: string): Promise<unknown> {
   const link = await dataOf<Schemas["LinkState"]>(api.GET("/v1/links/{link_id}", { params: { path: { link_id } } }));
   if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
   return link.state;
-}
-
-function problemOf(failure: unknown): string {
-  const wanted = failure instanceof ApiError && failure.status === 401;
-  return wanted ? "Opening this link needs an API key." : `This link cannot be opened: ${messageOf(failure)}`;
 }

@@ -58,9 +58,6 @@ export const knownLayers = computed<number[]>(() =>
 
 const source = (): Source => (kind.value === "text" ? { texts: [text.value] } : { messages: [...messages.value] });
 
-const contentsOf = (given: Source): { role: string; content: string }[] =>
-  "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
-
 /** Whether the reading that runs is of a text; else it is of one more concept of the text that is shown. */
 let ofText = false;
 
@@ -87,7 +84,8 @@ async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> 
   const answer = await dataOf<Readout>(api.POST("/v1/readout", { body: { ...given, vectors: names }, signal }));
   const found = answer.texts[0];
   if (!found) return null;
-  const turns = turnsOf(found.tokens, contentsOf(given));
+  const messages = "messages" in given ? given.messages : given.texts.map((content) => ({ role: "text", content }));
+  const turns = turnsOf(found.tokens, messages);
   const shown = new Set(turns.flatMap((turn) => turn.tokens.map((token) => token.index)));
   return {
     source: given,

@@ -1,4 +1,4 @@
-import { batch, type Signal } from "@preact/signals";
+import { batch } from "@preact/signals";
 import { polygonContains } from "d3-polygon";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
@@ -31,6 +31,7 @@ export function Scatter() {
     repaint();
   });
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
+  const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   const onMove = (event: PointerEvent) => {
     const { offsetX: x, offsetY: y } = event;
     if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
@@ -61,13 +62,19 @@ export function Scatter() {
         <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
         <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
         <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
-        <Switch label="Outlines" of={space.outlined} />
-        <Switch label="Density" of={space.dense} />
+        {(
+          [
+            ["Outlines", space.outlined],
+            ["Density", space.dense],
+          ] as const
+        ).map(([label, of]) => (
+          <Button key={label} label={label} kind="quiet" pressed={of.value} onClick={() => (of.value = !of.value)} />
+        ))}
       </div>
       <canvas
         ref={canvas}
         role="img"
-        aria-label={aboutMap(flat)}
+        aria-label={`${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`}
         tabIndex={flat ? undefined : 0}
         onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
@@ -92,10 +99,6 @@ export function Scatter() {
     </div>
   );
 }
-
-const Switch = ({ label, of }: { label: string; of: Signal<boolean> }) => (
-  <Button label={label} kind="quiet" pressed={of.value} onClick={() => (of.value = !of.value)} />
-);
 
 /** How much closer a click on the button goes. */
 const STEP = 1.6;
@@ -144,11 +147,6 @@ function turnedBy(event: KeyboardEvent, view: View): boolean {
   event.preventDefault(); // the page does not scroll
   turn(view, ...by);
   return true;
-}
-
-function aboutMap(flat: boolean): string {
-  const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
-  return `${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`;
 }
 
 function turn(view: View, right: number, down: number): void {

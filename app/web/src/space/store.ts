@@ -83,9 +83,7 @@ export function select(index: number, on: boolean): void {
 
 /** Scores of every drawn text. */
 const scoring = new Query((signal) => scoresOf(drawn.value?.set.texts ?? [], vector.value ?? "", signal));
-export const scores = scoring.data;
-export const scoresBusy = scoring.busy;
-export const scoresError = scoring.error;
+export const { data: scores, busy: scoresBusy, error: scoresError } = scoring;
 /** The vector whose scores are shown, or will be: another one may have been chosen since. */
 export const scoredVector = computed(() => scores.value?.vector ?? vector.value);
 /** The maps of an answer in drawing order: input embeddings first, then the layers. */
@@ -179,7 +177,7 @@ export async function draw(): Promise<void> {
   if (found === null || found === before || drawn.value !== found) return;
   batch(() => {
     // not by what was drawn when this was asked for: two requests for the same texts may run at once
-    if (!sameTexts(placedFor, found.set.texts)) {
+    if (JSON.stringify(placedFor) !== JSON.stringify(found.set.texts)) {
       placedFor = found.set.texts;
       picked.value = null;
       lasso([]);
@@ -190,9 +188,6 @@ export async function draw(): Promise<void> {
   });
   if (colourBy.value === "score" || method.value === ALONG_VECTOR) await scoring.ask();
 }
-
-const sameTexts = (before: readonly string[] | undefined, texts: readonly string[]): boolean =>
-  before?.length === texts.length && texts.every((text, index) => text === before[index]);
 
 /** Chooses a vector. Without one no map is along it, and none is coloured by its scores. */
 export function chooseVector(name: string | null): void {

@@ -1,6 +1,6 @@
 import { useRef, useState } from "preact/hooks";
 import { apiKey } from "../../api/client";
-import type { Key, Schemas } from "../../api/types";
+import type { Key } from "../../api/types";
 import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
@@ -123,29 +123,20 @@ const EMPTY = {
   own: "any" as keyof typeof ownSteering,
 };
 
-const requestOf = ({
-  name,
-  namespace,
-  scopes,
-  days,
-  requests,
-  dose,
-  own,
-}: typeof EMPTY): Schemas["CreateKeyRequest"] => ({
-  name,
-  scopes: [...scopes],
-  namespace: namespace.trim() || "shared",
-  expires_at: admin.expiry(Number(days)),
-  limits: given({ own_steering: own, requests_per_minute: requests, max_relative_dose: dose }),
-});
-
 /** Makes a key. What was typed stays when the server refuses it. `known`: how many keys there are. */
 function KeyForm({ known }: { known: number }) {
   const first = known === 0 && apiKey.value === null;
   const [fields, setFields] = useState({ ...EMPTY, scopes: first ? (["admin"] as const) : EMPTY.scopes });
   const field = partsOf(fields, (part) => setFields((before) => ({ ...before, ...part })));
   const save = async () => {
-    const made = await admin.createKey(requestOf(fields));
+    const { name, namespace, scopes, days, requests, dose, own } = fields;
+    const made = await admin.createKey({
+      name,
+      scopes: [...scopes],
+      namespace: namespace.trim() || "shared",
+      expires_at: admin.expiry(Number(days)),
+      limits: given({ own_steering: own, requests_per_minute: requests, max_relative_dose: dose }),
+    });
     if (made) setFields((now) => (now === fields ? EMPTY : now)); // the next one may be typed already
   };
   const { value: chosen, onChange: choose } = field("scopes");
