@@ -82,7 +82,15 @@ export function run(): void {
   shownRun.value = null;
   const of = draft.value;
   draftOf.set(body, of);
-  void comparison.start(body).then((ended) => ended && keepRun(of, body, comparison.panes.value));
+  void comparison.start(body).then((ended) => {
+    if (!ended) return;
+    const id = nextId++;
+    const all = [...runs.value, { id, draft: of, asked: body, panes: comparison.panes.value, pinned: false }];
+    const loose = all.filter((run) => !run.pinned);
+    const gone = loose.length > MOST ? loose[0] : undefined; // the oldest that is not pinned, where there are too many
+    runs.value = all.filter((run) => run !== gone);
+    shownRun.value = id;
+  });
 }
 
 let asking: CompareBody | null = null;
@@ -246,16 +254,6 @@ export const runs = signal<readonly Run[]>([]);
 /** The run that is shown; null once something else was asked. */
 export const shownRun = signal<number | null>(null);
 let nextId = 1;
-
-/** Keeps a run. The oldest that is not pinned goes where there are too many. */
-export function keepRun(draft: Draft, asked: CompareBody, panes: readonly Pane[]): void {
-  const id = nextId++;
-  const all = [...runs.value, { id, draft, asked, panes, pinned: false }];
-  const loose = all.filter((run) => !run.pinned);
-  const gone = loose.length > MOST ? loose[0] : undefined;
-  runs.value = all.filter((run) => run !== gone);
-  shownRun.value = id;
-}
 
 export function pin(id: number): void {
   runs.value = runs.value.map((run) => (run.id === id ? { ...run, pinned: !run.pinned } : run));

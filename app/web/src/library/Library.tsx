@@ -72,6 +72,7 @@ export function Profiles() {
   const [name, setName] = useState("");
   const { profiles, profileActions } = store;
   const current = interventions(draft.value.controls, draft.value.overall);
+  const row = (profile: Profile) => <ProfileRow key={profile.name} profile={profile} />;
   const save = async () => {
     if (await store.saveProfile(name, current)) setName((now) => (now === name ? "" : now)); // the next one may be typed already
   };
@@ -80,11 +81,7 @@ export function Profiles() {
     <Panel title="Profiles">
       <LoadNote what="profiles" query={profiles} />
       <Warnings of={profiles.data.value?.warnings} />
-      <List
-        of={profiles.data.value?.data}
-        none={hints.noProfiles}
-        row={(profile) => <ProfileRow key={profile.name} profile={profile} />}
-      />
+      <List of={profiles.data.value?.data} none={hints.noProfiles} row={row} />
       <Form kind="row" onSend={save}>
         <input type="text" aria-label="Name of the profile" placeholder="name" value={name} {...typed(setName)} />
         <Button label="Save what Play uses" submit disabled={disabled} />

@@ -188,15 +188,11 @@ function comparedFacts(vectors: readonly [Vector, Vector]) {
     row("pairs, held out", ({ quality }) => (quality ? `${quality.pairs}, ${quality.holdout}` : "–")),
     row("recommended layers", (vector) => vector.recommended.layers.join(", ") || "–"),
     row("AUROC there", (vector) => plain(qualityOf(vector)?.auroc)),
-    row("strengths", ({ recommended }) => rangeOf(recommended.strength, recommended.strengths_to_try)),
+    row("strengths", ({ recommended: { strength, strengths_to_try: tried } }) => {
+      const words = (strength ?? tried)?.map((end) => plain(end)).join(" to ");
+      return words ? `${words}, ${strength ? "measured" : "to try"}` : "–";
+    }),
     row("SHA-256", (vector) => vector.sha256.slice(0, 12)),
     row("verdict", (vector) => <Badges vector={vector} />),
   ];
-}
-
-type Range = readonly (number | null)[] | null | undefined;
-
-function rangeOf(measured: Range, tried: Range): string {
-  const words = (range: Range) => range?.map((end) => plain(end)).join(" to ");
-  return measured ? `${words(measured)}, measured` : tried ? `${words(tried)}, to try` : "–";
 }

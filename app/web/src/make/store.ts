@@ -115,20 +115,16 @@ function textOf(text: unknown): string {
   return messages.map((message) => message.content).join("\n");
 }
 
-function extractBody(): object {
-  if (source.value === "pairs")
-    return { pairs: complete(rows.value), description: describePoles(sides.value.positive, sides.value.negative) };
-  const known = concepts.value.find((one) => one.name === concept.value);
-  const description = known && describePoles(known.positive, known.negative);
-  return { concept: concept.value, ...(description ? { description } : {}) };
-}
-
 /** Finds the vector in examples. Where they are enough to measure it well, its strengths are measured quickly by itself, to be stopped at will. */
 export function extract(): void {
   if (problem.value !== null) return;
-  const body = { name: name.value, method: method.value, ...extractBody() };
-  const own = concepts.value.find((one) => one.name === concept.value)?.pairs ?? 0;
-  const enough = (source.value === "pairs" ? complete(rows.value).length : own) >= ENOUGH;
+  const [typed, chosen] = [source.value === "pairs", concepts.value.find((one) => one.name === concept.value)];
+  const pairs = complete(rows.value);
+  const { positive = "", negative = "" } = (typed ? sides.value : chosen) ?? {};
+  const given = typed ? { pairs } : { concept: concept.value };
+  const description = describePoles(positive, negative);
+  const body = { name: name.value, method: method.value, ...given, ...(chosen || typed ? { description } : {}) };
+  const enough = (typed ? pairs.length : (chosen?.pairs ?? 0)) >= ENOUGH;
   const task = beginJob({ place: "make", kind: "extract", vector: body.name }, "/v1/vectors/extract", body);
   void task.end.then((made) => made && enough && measure(body.name, "quick"));
 }

@@ -107,6 +107,11 @@ export function ReadingPanel() {
   if (name === null) return null;
   const [poles, layers] = [polesOf(name), knownLayers.value];
   const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
+  const { scores, full, middle } = centred();
+  const markOf = (index: number) => {
+    const score = scores[index];
+    return lookOf({ score: typeof score === "number" && index > 0 ? score - middle : null, full });
+  };
   return (
     <div class="stack">
       <section class="panel stack" aria-label={`Reading of ${name}`}>
@@ -137,7 +142,18 @@ export function ReadingPanel() {
           </label>
         )}
         <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
-        <ColouredTurns />
+        {(reading.value?.turns ?? []).map((turn, index) => (
+          <div key={index}>
+            {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
+            <p class="tokens" dir="auto">
+              {turn.tokens.map((token) => (
+                <span key={token.index} {...markOf(token.index)} title={signed(scores[token.index])}>
+                  {token.text}
+                </span>
+              ))}
+            </p>
+          </div>
+        ))}
       </section>
       <Curves name={name} />
     </div>
@@ -154,30 +170,6 @@ function centred(): { scores: readonly (number | null)[]; full: number; middle: 
   const middle = vector?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
   const away = values.map((value) => value - middle);
   return { scores, full: fullScale(away, 0.5), middle };
-}
-
-function ColouredTurns() {
-  const { scores, full, middle } = centred();
-  const markOf = (index: number) => {
-    const score = scores[index];
-    return lookOf({ score: typeof score === "number" && index > 0 ? score - middle : null, full });
-  };
-  return (
-    <>
-      {(reading.value?.turns ?? []).map((turn, index) => (
-        <div key={index}>
-          {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
-          <p class="tokens" dir="auto">
-            {turn.tokens.map((token) => (
-              <span key={token.index} {...markOf(token.index)} title={signed(scores[token.index])}>
-                {token.text}
-              </span>
-            ))}
-          </p>
-        </div>
-      ))}
-    </>
-  );
 }
 
 function Curves({ name }: { name: string }) {

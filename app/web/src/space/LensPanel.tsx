@@ -18,6 +18,17 @@ export function LensPanel() {
   const steered =
     names.length > 0 ? `Steered as in Play: ${names.join(", ")}.` : "Add vectors in Play to see it steered.";
   const { value, onChange } = of(prompt);
+  const answer = data.value;
+  const { layers = [], tokens = [] } = answer ?? {};
+  const rows = layers.map(({ layer }, row) => {
+    const cells = tokens.map((_, token): Shaded => {
+      const { text, probability, changed, title } = cellOf(answer!, row, token, mode.value);
+      const dim = mode.value === "difference" && !changed;
+      return { text: dim ? "" : text, look: "amount", share: dim ? 0 : probability, title };
+    });
+    return [layer, ...cells];
+  });
+  const head = ["layer", ...tokens.map((token) => visible(token.text))];
   return (
     <section class="panel stack" aria-label="Logit lens" aria-busy={busy.value}>
       <h2>Logit lens</h2>
@@ -27,25 +38,13 @@ export function LensPanel() {
         <Button label={busy.value ? "Reading" : "Read"} submit disabled={value === "" || busy.value} />
       </Form>
       <ErrorNote error={error.value} />
-      {data.value?.layers[0]?.steered != null && <Segments label="Reading" options={MODES} {...of(mode)} />}
-      {data.value && <LensTable answer={data.value} />}
+      {layers[0]?.steered != null && <Segments label="Reading" options={MODES} {...of(mode)} />}
+      {answer && <Table label={LABEL} look="matrix" kind="lens" head={head} rows={rows.toReversed()} />}
     </section>
   );
 }
 
-function LensTable({ answer: { layers, tokens }, answer }: { answer: Schemas["LogitLensAnswer"] }) {
-  const rows = layers.map(({ layer }, row) => {
-    const cells = tokens.map((_, token): Shaded => {
-      const { text, probability, changed, title } = cellOf(answer, row, token, mode.value);
-      const dim = mode.value === "difference" && !changed;
-      return { text: dim ? "" : text, look: "amount", share: dim ? 0 : probability, title };
-    });
-    return [layer, ...cells];
-  });
-  const head = ["layer", ...tokens.map((token) => visible(token.text))];
-  const label = "Table of predictions by layer and word";
-  return <Table label={label} look="matrix" kind="lens" head={head} rows={rows.toReversed()} />;
-}
+const LABEL = "Table of predictions by layer and word";
 
 const prompt = signal("The capital of France is");
 const mode = signal<keyof typeof MODES>("plain");

@@ -39,35 +39,30 @@ const SHOWN = 8;
 /** The latest long pieces of work, with their progress. The tray of the top bar reads them again and again. */
 export function Jobs() {
   const shown = jobs.data.value?.slice(0, SHOWN);
+  const entry = (job: Job) => (
+    <li key={job.id} class="row between">
+      <span>
+        <strong>{jobName(job)}</strong> <span class="small muted">{shortTime(job.created_at)}</span>
+        {isOpen(job) && job.progress.message && <span class="small muted"> {job.progress.message}</span>}
+        {job.error && <span class="small"> {job.error.message}</span>}
+      </span>
+      <span class="row">
+        {isOpen(job) && !!job.progress.total && <ProgressBar label={`Progress of ${jobName(job)}`} {...job.progress} />}
+        <span class={`badge ${LOOKS[job.status] ?? ""}`}>{job.status}</span>
+        {isOpen(job) && <CancelJob job={job} />}
+      </span>
+      <ErrorNote error={cancelling.errorAt(`job ${job.id}`)} />
+    </li>
+  );
   return (
     <Panel title="Jobs">
       <LoadNote what="jobs" query={jobs} />
-      <List of={shown} kind="stack jobs" none={hints.noJobs} row={(job) => <JobRow key={job.id} job={job} />} />
+      <List of={shown} kind="stack jobs" none={hints.noJobs} row={entry} />
     </Panel>
   );
 }
 
 const LOOKS: Readonly<Record<string, string>> = { succeeded: "good", failed: "bad" };
-
-function JobRow({ job }: { job: Job }) {
-  const { total = 0, message = "" } = job.progress;
-  const open = isOpen(job);
-  return (
-    <li class="row between">
-      <span>
-        <strong>{jobName(job)}</strong> <span class="small muted">{shortTime(job.created_at)}</span>
-        {open && message && <span class="small muted"> {message}</span>}
-        {job.error && <span class="small"> {job.error.message}</span>}
-      </span>
-      <span class="row">
-        {open && total > 0 && <ProgressBar label={`Progress of ${jobName(job)}`} {...job.progress} />}
-        <span class={`badge ${LOOKS[job.status] ?? ""}`}>{job.status}</span>
-        {open && <CancelJob job={job} />}
-      </span>
-      <ErrorNote error={cancelling.errorAt(`job ${job.id}`)} />
-    </li>
-  );
-}
 
 function ServerState() {
   const known = capabilities.value;

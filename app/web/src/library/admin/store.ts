@@ -107,7 +107,7 @@ export const removePolicy = async (): Promise<boolean> =>
   });
 
 /** Makes a key. The first key of a server closes it to everybody without one, so this tab uses it from then on. */
-export const createKey = async (body: Schemas["CreateKeyRequest"]): Promise<boolean> =>
+export const createKey = (body: Schemas["CreateKeyRequest"]): Promise<boolean> =>
   keyActions.run("form", () => makeKey(body, null));
 
 /** Makes a key with the name, the scopes and the limits of another, which still works until it is revoked. */
