@@ -22,20 +22,7 @@ export type LatentSpace = Schemas["LatentSpaceAnswer"];
 export type Dictionary = Schemas["DictionaryAnswer"];
 export type View = Schemas["LinkRequest"]["view"];
 export type Estimate = Schemas["Estimate"];
-/** A score by vector name; null where it is not finite. */
-export type Scores = Record<string, number | null>;
 
 /** One generated token. `readout` is of the stream in which it was written, and contains what steering added. */
-export interface Token {
-  id: number | null;
-  text: string;
-  logprob?: number | null;
-  top_logprobs?: { id: number; text: string; logprob: number | null }[] | null;
-  readout?: Scores | null;
-}
-
-export interface TokenPiece extends Token {
-  arm?: string | null;
-  choice: number;
-  index: number;
-}
+export type Token = Omit<Schemas["Token"], "id"> & { id: number | null };
+export type TokenPiece = Token & { arm?: string | null; choice: number; index: number };

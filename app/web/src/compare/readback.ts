@@ -8,15 +8,6 @@ import { scoresOfParts } from "../read/turns";
 import type { CompareBody } from "./draft";
 import { type Pane, shiftOf } from "./run";
 
-/** What one finished answer says about a vector. */
-export interface AnswerReading {
-  mean: number | null;
-  /** By token of the answer. */
-  scores: readonly (number | null)[];
-}
-
-type ReadBack = { asked: CompareBody; vector: string; answers: ReadonlyMap<string, AnswerReading> };
-
 /** What the finished answers say about a vector: they are read again by the unsteered model. The scores that come with the tokens of
  * an answer are of the steered stream, and contain what was added. */
 export const readBack = new Query(read);
@@ -42,24 +33,20 @@ export async function readAnswers(asked: CompareBody, panes: readonly Pane[], ve
 
 type Parts = readonly { text: string }[];
 
-async function read(
-  signal: AbortSignal,
-  asked: CompareBody,
-  panes: readonly Pane[],
-  vector: string,
-): Promise<ReadBack> {
+async function read(signal: AbortSignal, asked: CompareBody, panes: readonly Pane[], vector: string) {
   const answers = panes.flatMap(({ name, choices }) =>
     choices.map(({ text, tokens }, choice) => ({ key: keyOf(name, choice), text, tokens })),
   );
   const written = answers.filter(({ text }) => text !== "");
-  if (written.length === 0) return { asked, vector, answers: new Map() };
   const body = { texts: written.map(({ text }) => text), vectors: [vector] };
-  const { texts } = await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
+  const { texts } =
+    written.length === 0 ? { texts: [] } : await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
   const found = written.map(({ key, tokens }, index) => [key, readingOf(texts[index], tokens, vector)] as const);
   return { asked, vector, answers: new Map(found) };
 }
 
-function readingOf(read: Readout["texts"][number] | undefined, parts: Parts, vector: string): AnswerReading {
+/** Returns what a finished answer says about a vector, and the scores of its tokens. */
+function readingOf(read: Readout["texts"][number] | undefined, parts: Parts, vector: string) {
   const layers = Object.values(read?.readout[vector] ?? {}); // those that the vector recommends, in order
   const found = layers[layers.length >> 1]; // the middle one, as the server reads the answers of a comparison
   if (!read || !found) return { mean: null, scores: [] };

@@ -12,16 +12,8 @@ export const capabilities = signal<Schemas["CapabilitiesAnswer"] | null>(null);
 /** Why the server cannot work now; null while it can. */
 export const serverTrouble = signal<string | null>(null);
 
-export interface Load {
-  running: number;
-  waiting: number;
-  tokensPerSecond: number | null;
-  /** The most tokens in a second that this browser has seen. */
-  fastest: number | null;
-}
-
 /** What the engine does at the moment; null where the key may not see it. */
-export const load = signal<Load | null>(null);
+export const load = signal<ReturnType<typeof loadOf> | null>(null);
 /** Median residual norms by layer, against which doses are planned. */
 export const typicalNorms = computed<readonly number[]>(() => capabilities.value?.model.typical_norms ?? []);
 export const layerCount = computed(() => capabilities.value?.layers ?? 0);
@@ -123,7 +115,8 @@ function found(lost: boolean): void {
   void connect().finally(() => (finding = false));
 }
 
-function loadOf(values: ReadonlyMap<string, number>): Load {
+/** Returns what the gauges say, with the most tokens in a second that this browser has seen. */
+function loadOf(values: ReadonlyMap<string, number>) {
   const tokens = values.get("steering_generated_tokens_total");
   const at = performance.now();
   let rate: number | null = null;

@@ -97,14 +97,6 @@ export const versions = new Queries((signal, name: string, _id: string) =>
   }),
 );
 
-export interface Similarities {
-  names: string[];
-  /** Mean cosine of every pair, in the order of the names. */
-  cosine: (number | null)[][];
-  /** What was not compared. */
-  warnings: string[];
-}
-
 const MAX_MATRIX = 24;
 /** The similarities of the vectors: the table of the library and the map of Space show the same. */
 export const similar = new Query((_, list: readonly Vector[]) => similarities(list));
@@ -115,15 +107,18 @@ export const shownSimilar = computed(() => {
   return found?.names.every((name) => vectorByName.value.has(name)) ? found : null;
 });
 
-/** Returns the mean cosine of every pair of vectors. Damaged vectors are left out; rejects where all are. */
-export async function similarities(list: readonly Vector[]): Promise<Similarities> {
+export type Similarities = Awaited<ReturnType<typeof similarities>>;
+
+/** Returns the mean cosine of every pair of vectors in the order of the names, and what was not compared. Damaged vectors are left out;
+ * rejects where all are. */
+export async function similarities(list: readonly Vector[]) {
   const asked = list.slice(0, MAX_MATRIX).map((vector) => vector.name);
   const answers = await Promise.all(asked.map(similarTo));
   const damaged = answers.filter((one) => one instanceof ApiError);
   const rows = answers.filter((one): one is Similar => !(one instanceof ApiError));
   if (rows.length === 0 && damaged[0]) throw damaged[0];
   const names = asked.filter((_, index) => !(answers[index] instanceof ApiError));
-  const cosine = rows.map((row, i) =>
+  const cosine: (number | null)[][] = rows.map((row, i) =>
     names.map((name, j) => (i === j ? 1 : (row.data.find((one) => plainName(one.id) === name)?.mean ?? null))),
   );
   const warnings = new Set([...rows.flatMap((row) => row.warnings ?? []), ...damaged.map((error) => error.message)]);

@@ -81,14 +81,7 @@ export function carryOver(): void {
 }
 
 /** A vector of another model, as this server or one like it exports it. */
-export interface VectorFile {
-  name: string;
-  model: string;
-  /** Its layers in order; the one to begin with is the middle recommended one. */
-  layers: number[];
-  begin: number;
-  directions: ReadonlyMap<number, readonly number[]>;
-}
+type VectorFile = ReturnType<typeof vectorOf>;
 
 type Facts = { name?: unknown; model?: unknown; recommended?: { layers?: unknown } | null };
 
@@ -137,7 +130,8 @@ function numbersOf(bytes: ArrayBuffer, start: number, tensor: string, about: unk
   return [...new Float32Array(bytes.slice(start + from, start + to))]; // every browser's numbers are little-endian, as the file's
 }
 
-function vectorOf(facts: Facts, given: readonly (readonly [string, readonly number[]])[]): VectorFile {
+/** Returns a vector with its layers in order; the one to begin with is the middle recommended one. */
+function vectorOf(facts: Facts, given: readonly (readonly [string, readonly number[]])[]) {
   const sorted = given.map(([layer, numbers]) => [Number(layer), numbers] as const).sort(([a], [b]) => a - b);
   const directions = new Map(sorted);
   const layers = [...directions.keys()];

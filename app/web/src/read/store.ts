@@ -5,7 +5,7 @@ import { Query } from "../core/query";
 import { limit, plainName, vectors } from "../core/server";
 import { isLike, remembered } from "../core/state";
 import * as words from "../words.json";
-import { type Texts, type Turn, turnsOf } from "./turns";
+import { type Texts, turnsOf } from "./turns";
 
 export type Kind = "text" | "conversation";
 
@@ -20,16 +20,7 @@ export const messages = remembered("conversation", EXAMPLE);
 /** What is sent to be read. */
 export type Source = { texts: string[] } | { messages: Message[] };
 
-interface Reading {
-  /** What the scores belong to; the fields may have changed since. */
-  source: Source;
-  standouts: Standout[];
-  turns: Turn[];
-  /** vector -> layer -> a score per token of the whole text. A concept that was not looked at yet may be absent. */
-  scores: Map<string, Map<number, readonly (number | null)[]>>;
-  /** What of the library was not read. */
-  warnings: readonly string[];
-}
+type Reading = NonNullable<Awaited<ReturnType<typeof ask>>>;
 
 /** What was read last: a text against all concepts, then one more concept or layer of it. */
 export const question = new Query((stop, read: (stop: AbortSignal) => Promise<Reading | null>) => read(stop));
@@ -75,7 +66,9 @@ export async function read(): Promise<void> {
   });
 }
 
-async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> {
+/** Returns the source, which may have changed since, its turns and concepts, and vector -> layer -> a score per token of the whole text. A
+ * concept that was not looked at yet may be absent. */
+async function ask(given: Source, signal: AbortSignal) {
   const body = { ...given, threshold: 0, top: MAX_CONCEPTS };
   const explained = await dataOf<Explanation>(api.POST("/v1/explain", { body, signal }));
   const standing = (explained.texts[0]?.concepts ?? []).map((one) => plainName(one.vector));
@@ -90,7 +83,7 @@ async function ask(given: Source, signal: AbortSignal): Promise<Reading | null> 
   return {
     source: given,
     turns,
-    scores: new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})])),
+    scores: new Map(names.map((name) => [name, byLayer(found.readout[name] ?? {})] as const)),
     standouts: standoutsOf(explained, found.tokens, shown),
     warnings: explained.warnings,
   };
@@ -148,21 +141,12 @@ function usualLayer(): number | null {
   return standout?.layer ?? knownLayers.value[0] ?? null;
 }
 
-/** A concept of the library as it stands in the text: `z` in standard deviations of neutral texts. */
-export interface Standout {
-  vector: string;
-  layer: number;
-  mean: number | null;
-  z: number | null;
-  /** The words that carry it most, as they stand in the text. */
-  carriers: string[];
-}
-
 const MAX_CARRIERS = 3;
 
-/** Returns the concepts of the first text in the order of the server: the largest deviation first. Words that the chat template adds, such
+/** Returns the concepts of the first text in the order of the server, the largest deviation first (`z` in standard deviations of neutral
+ * texts), each with the words that carry it most. Words that the chat template adds, such
  * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do. */
-export const standoutsOf = (answer: Explanation, tokens: Texts, shown: ReadonlySet<number>): Standout[] =>
+export const standoutsOf = (answer: Explanation, tokens: Texts, shown: ReadonlySet<number>) =>
   (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
     const carrying = found.map(({ index }) => index).filter((index) => shown.has(index));
     return { vector: plainName(vector), layer, mean: score, z, carriers: carriersOf(carrying, tokens) };

@@ -1,12 +1,8 @@
 export type Texts = readonly { text: string }[];
 type Scores = readonly (number | null)[];
 
-export interface TurnToken {
-  /** Position in the whole text that was read. */
-  index: number;
-  text: string;
-}
-
+/** A token with its position in the whole text that was read. */
+type TurnToken = { index: number; text: string };
 /** One message, or the whole of a plain text, with the tokens that show its words. */
 export type Turn = { role: string; tokens: TurnToken[] };
 

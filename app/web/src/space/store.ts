@@ -32,14 +32,6 @@ export const settings = () => ({
   colour: colourBy.value,
 });
 
-interface Drawn {
-  set: TextSet;
-  answer: LatentSpace;
-  vector: string | null;
-  /** The settings that were drawn. */
-  of: ReturnType<typeof settings>;
-}
-
 const drawing = new Query(ask);
 export const { busy, error } = drawing;
 export const drawn = drawing.data;
@@ -134,7 +126,8 @@ export const bestMaps = computed<number[]>(() => {
   return figures.flatMap((one, index) => (one !== null && shown(one) === shown(best) ? [index] : []));
 });
 
-async function ask(stop: AbortSignal): Promise<Drawn> {
+/** Returns the map of the chosen texts, and the settings that were drawn. */
+async function ask(stop: AbortSignal) {
   const of = settings();
   const set = await chosenTexts(stop);
   const most = limit("max_texts", 2000);
