@@ -130,10 +130,8 @@ export function showCard(vector: string): void {
   if (place.peek() !== "make") location.hash = "#/make";
 }
 
-interface Saved extends About {
-  /** Empty until the server has answered the request that starts it. */
-  id: string;
-}
+/** Its id is empty until the server has answered the request that starts it. */
+type Saved = About & { id: string };
 
 const isSaved = (one: unknown) => typeof (one as Saved).id === "string" && (one as Saved).kind in kinds;
 

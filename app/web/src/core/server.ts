@@ -196,13 +196,8 @@ export const conceptDetails = new Queries((signal, name: string) =>
   dataOf<ConceptDetail>(api.GET("/v1/concepts/{name}", { params: { path: { name } }, signal })),
 );
 
-/** What a vector means above and below zero, in words. */
-export interface Poles {
-  positive: string;
-  negative: string;
-  /** Whether somebody wrote these words; else they are made of the name. */
-  given: boolean;
-}
+/** What a vector means above and below zero, in words; `given`: somebody wrote them, else they are made of the name. */
+export type Poles = { positive: string; negative: string; given: boolean };
 
 const OPPOSITE = /^(.*?) \(opposite: (.*)\)$/s;
 

@@ -4,18 +4,16 @@ import { effect, type Signal, signal } from "@preact/signals";
  * of what was kept, perhaps by another version of this page; undefined where that is none. */
 export function remembered<T>(name: string, usual: T, restored = like(usual)): Signal<T> {
   const place = `steering-server.${name}`;
-  const found = signal(parsed(kept("sessionStorage", place), restored) ?? usual);
+  const text = kept("sessionStorage", place);
+  let before: T | undefined;
+  try {
+    before = text === null ? undefined : restored(JSON.parse(text));
+  } catch {
+    // it was cut off
+  }
+  const found = signal(before ?? usual);
   effect(() => keep("sessionStorage", place, found.value === usual ? null : JSON.stringify(found.value)));
   return found;
-}
-
-function parsed<T>(text: string | null, restored: (before: unknown) => T | undefined): T | undefined {
-  if (text === null) return undefined;
-  try {
-    return restored(JSON.parse(text));
-  } catch {
-    return undefined;
-  }
 }
 
 /** Whether something has the kind of an example: its parts, or a list of what is like its first entry. */

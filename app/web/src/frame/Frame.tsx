@@ -81,15 +81,9 @@ export function Frame() {
   );
 }
 
-interface LinkProps {
-  to: PlaceName;
-  /** Whether it is marked as the place that is shown. */
-  on?: boolean;
-  kind?: string;
-  title?: string;
-  children: ComponentChildren;
-}
+type LinkProps = { to: PlaceName; on?: boolean; kind?: string; title?: string; children: ComponentChildren };
 
+/** A link to a place, marked where it is the place that is shown. */
 const PlaceLink = ({ to, on = to === place.value, kind, title, children }: LinkProps) => (
   <a class={kind} href={placeHref(to)} title={title} aria-current={on ? "page" : undefined}>
     {children}

@@ -12,16 +12,9 @@ interface Props {
   fallback?: () => string;
 }
 
-interface Saved {
-  state: string;
-  address: string;
-  /** Why the address holds the whole view and nothing was saved. */
-  reason: string | null;
-}
-
 /** Saves the view on the server, and shows and copies the address that opens it. */
 export function ShareLink({ view, state, fallback }: Props) {
-  const [saved, setSaved] = useState<Saved | null>(null);
+  const [saved, setSaved] = useState<Awaited<ReturnType<typeof shared>> | null>(null);
   const [copied, setCopied] = useState(false);
   const [problem, setProblem] = useState<unknown>(null);
   const shown = saved !== null && saved.state === JSON.stringify(state()) ? saved : null; // not after a change
@@ -47,8 +40,8 @@ export function ShareLink({ view, state, fallback }: Props) {
   );
 }
 
-/** Saves the state of a view on the server, for the address that opens it; else the address holds it all. */
-async function shared(view: View, given: object, fallback?: () => string): Promise<Saved> {
+/** Saves the state of a view on the server, for the address that opens it; else the address holds it all, and the reason says why. */
+async function shared(view: View, given: object, fallback?: () => string) {
   const state = JSON.stringify(given);
   try {
     const body = { view, state: given as Record<string, unknown> };

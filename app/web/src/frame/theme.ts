@@ -1,18 +1,14 @@
 import { effect, signal } from "@preact/signals";
 import { keep, kept } from "../core/state";
 
-export type Theme = "system" | "light" | "dark";
+type Theme = "system" | "light" | "dark";
 
 const STORAGE = "steering-server.theme";
 const ORDER: readonly Theme[] = ["system", "light", "dark"];
-export const theme = signal<Theme>(stored());
+const before = kept("localStorage", STORAGE);
+export const theme = signal<Theme>(ORDER.find((known) => known === before) ?? "system");
 /** Changes whenever colours may have changed, so that canvases are drawn again. */
 export const coloursChanged = signal(0);
-
-function stored(): Theme {
-  const value = kept("localStorage", STORAGE);
-  return ORDER.find((known) => known === value) ?? "system";
-}
 
 /** Puts the chosen theme on the document, now and whenever it changes. */
 export function applyTheme(): void {

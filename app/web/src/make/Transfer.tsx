@@ -118,16 +118,13 @@ function fromSafetensors(bytes: ArrayBuffer): VectorFile {
   const facts = JSON.parse(steering_vector) as Facts & { labels?: { name?: unknown } };
   const directions = Object.entries(header).flatMap(([tensor, about]) => {
     const layer = /^layer\.(\d+)$/.exec(tensor)?.[1];
-    return layer === undefined ? [] : [[layer, numbersOf(bytes, start, tensor, about)] as const];
+    if (layer === undefined) return [];
+    const { dtype, data_offsets: [from, to] = [0, 0] } = about as { dtype?: string; data_offsets?: [number, number] };
+    if (dtype !== "F32") throw new Error(`${tensor} is ${dtype}; only F32 is read here.`);
+    if (start + to > bytes.byteLength) throw new Error("The file ends inside its numbers.");
+    return [[layer, [...new Float32Array(bytes.slice(start + from, start + to))]] as const]; // every browser's numbers are little-endian, as the file's
   });
   return vectorOf({ ...facts, name: facts.labels?.name }, directions);
-}
-
-function numbersOf(bytes: ArrayBuffer, start: number, tensor: string, about: unknown): number[] {
-  const { dtype, data_offsets: [from, to] = [0, 0] } = about as { dtype?: string; data_offsets?: [number, number] };
-  if (dtype !== "F32") throw new Error(`${tensor} is ${dtype}; only F32 is read here.`);
-  if (start + to > bytes.byteLength) throw new Error("The file ends inside its numbers.");
-  return [...new Float32Array(bytes.slice(start + from, start + to))]; // every browser's numbers are little-endian, as the file's
 }
 
 /** Returns a vector with its layers in order; the one to begin with is the middle recommended one. */

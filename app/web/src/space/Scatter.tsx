@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { clamp } from "../maths/scales";
 import { Button, useSize } from "../ui/parts";
-import { nearest, paint, project, type View, zoomed } from "./draw";
+import { nearest, paint, placeOf, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
 
@@ -12,7 +12,7 @@ type Drag = { x: number; y: number; line: [number, number][] };
 
 /** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns. */
 export function Scatter() {
-  const [box, canvas] = [useRef<HTMLDivElement>(null), useRef<HTMLCanvasElement>(null)];
+  const canvas = useRef<HTMLCanvasElement>(null);
   const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
   const drag = useRef<Drag | null>(null);
   const presses = useRef<(() => void)[]>([]);
@@ -24,12 +24,15 @@ export function Scatter() {
       paint(canvas.current, { ...base, hovered, lasso: drag.current?.line ?? [] }, view.current);
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
-  useSize(box, (width, height) => {
-    const ratio = devicePixelRatio;
-    view.current = { ...view.current, width, height, ratio };
-    Object.assign(canvas.current!, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
-    repaint();
-  });
+  useSize(
+    () => canvas.current?.parentElement,
+    (width, height) => {
+      const ratio = devicePixelRatio;
+      view.current = { ...view.current, width, height, ratio };
+      Object.assign(canvas.current!, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+      repaint();
+    },
+  );
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   const onMove = (event: PointerEvent) => {
@@ -43,7 +46,9 @@ export function Scatter() {
   const onUp = (event: PointerEvent) => {
     const line = drag.current?.line ?? [];
     drag.current = null;
-    if (line.length > 8 && flat && !moving && !event.shiftKey) space.lasso(indicesInside(line, view.current));
+    const points = scene.peek()?.points ?? [];
+    const inside = (index: number) => polygonContains(line, placeOf(points[index]!, view.current));
+    if (line.length > 8 && flat && !moving && !event.shiftKey) space.lasso([...points.keys()].filter(inside));
     else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
     repaint();
   };
@@ -57,7 +62,7 @@ export function Scatter() {
     zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
   };
   return (
-    <div class="scatter" ref={box}>
+    <div class="scatter">
       <div class="row zoom">
         <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
         <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
@@ -152,14 +157,6 @@ function turnedBy(event: KeyboardEvent, view: View): boolean {
 function turn(view: View, right: number, down: number): void {
   view.yaw += right / 120;
   view.pitch = clamp(view.pitch + down / 120, -1.4, 1.4);
-}
-
-function indicesInside(line: readonly [number, number][], view: View): number[] {
-  const points = scene.peek()?.points ?? [];
-  return points.flatMap((point, index) => {
-    const [x, y] = project(point, view);
-    return polygonContains([...line], [x, y]) ? [index] : [];
-  });
 }
 
 function Tip({ index, view }: { index: number; view: View }) {

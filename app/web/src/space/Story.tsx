@@ -190,7 +190,10 @@ export function Story() {
 function Picture({ found, at, share }: { found: Material; at: number; share: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [{ width, height }, setSize] = useState({ width: 0, height: 0 });
-  useSize(canvas, (width, height) => setSize({ width, height }));
+  useSize(
+    () => canvas.current,
+    (width, height) => setSize({ width, height }),
+  );
   useEffect(() => {
     const element = canvas.current;
     if (!element) return;

@@ -125,6 +125,7 @@ export function paint(canvas: HTMLCanvasElement, scene: Scene, view: View, radiu
   const labels = (view.camera?.zoom ?? 1) >= LABELLED ? labelsAt(scene.labels ?? [], order, view) : [];
   for (const { x, y, text } of labels) write(ctx, text, x, y, "12px", "text");
   for (const arrow of scene.arrows) drawArrow(ctx, arrow, view);
+  if (scene.lasso.length < 2) return;
   ctx.setLineDash([4, 3]);
   stroke(ctx, scene.lasso, accent, 1.5);
   ctx.setLineDash([]);

@@ -18,7 +18,7 @@ export const palette = computed<string[]>(() => {
   }
   if (space.colourBy.value === "none" || !space.drawn.value?.set.labels) return [colour("accent")];
   if (labelNames.value.length === 2) return [colour("above"), colour("below")];
-  return labelNames.value.map((_, index) => colour(`label-${colourOf(index)}`));
+  return labelNames.value.map((_, index) => colour(`label-${(index % COLOURS) + 1}`));
 });
 
 function mix(a: string, b: string, share: number): string {
@@ -97,7 +97,6 @@ const MARKS: readonly (readonly Corner[])[] = [
 ]; // biome-ignore format: a mark a line
 
 export const LOOKS = COLOURS * MARKS.length;
-const colourOf = (group: number): number => (group % COLOURS) + 1;
 /** The outline of a group: groups that share a colour have different ones. */
 export const markOf = (group: number): readonly Corner[] => MARKS[Math.floor(group / COLOURS) % MARKS.length] ?? [];
 

@@ -129,7 +129,11 @@ export const bestMaps = computed<number[]>(() => {
 /** Returns the map of the chosen texts, and the settings that were drawn. */
 async function ask(stop: AbortSignal) {
   const of = settings();
-  const set = await chosenTexts(stop);
+  const query = conceptDetails.of(of.set);
+  const detail = of.set === "own" ? null : (query.data.value ?? (await query.load()));
+  stop.throwIfAborted();
+  if (detail === null && of.set !== "own") throw query.error.value;
+  const set = detail === null ? parseTexts(ownText.value) : conceptTexts(detail);
   const most = limit("max_texts", 2000);
   if (set.texts.length < 3) throw new Error("Write at least three texts, one a line.");
   if (set.texts.length > most) throw new Error(`These are ${set.texts.length} texts; this server takes ${most}.`);
@@ -148,15 +152,6 @@ async function ask(stop: AbortSignal) {
   };
   const answer = await dataOf<LatentSpace>(api.POST("/v1/latent-space", { body, signal: stop }));
   return { set, answer, vector: of.vector, of };
-}
-
-async function chosenTexts(stop: AbortSignal): Promise<TextSet> {
-  if (setName.value === "own") return parseTexts(ownText.value);
-  const query = conceptDetails.of(setName.value);
-  const detail = query.data.value ?? (await query.load());
-  stop.throwIfAborted();
-  if (detail === null) throw query.error.value;
-  return conceptTexts(detail);
 }
 
 /** The texts for which the playhead was last placed. */

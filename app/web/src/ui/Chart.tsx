@@ -28,7 +28,10 @@ const [LEFT, RIGHT, TOP, BOTTOM] = [46, 10, 8, 36];
 export function Chart({ title, x, xLabel, series, describe, mark = null, ranges = [], yRange, onPick }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(320);
-  useSize(box, (wide) => setWidth(Math.max(wide, 160)));
+  useSize(
+    () => box.current,
+    (wide) => setWidth(Math.max(wide, 160)),
+  );
   const [hovered, setHovered] = useState<number | null>(null);
   const known = Object.values(series).flatMap((values) => values.filter((one): one is number => one !== null));
   const [xDomain, yDomain] = [domainOf(x, 0.02), yRange ?? domainOf(known)];

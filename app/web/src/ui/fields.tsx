@@ -1,5 +1,5 @@
 import type { Signal } from "@preact/signals";
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, JSX } from "preact";
 import { useId, useState } from "preact/hooks";
 
 interface TextProps extends Bound<string> {
@@ -7,16 +7,10 @@ interface TextProps extends Bound<string> {
   placeholder?: string;
 }
 
-interface LineProps extends TextProps {
-  pattern?: string;
-  title?: string;
-  inputMode?: "numeric";
-  size?: number;
-  "aria-invalid"?: boolean;
-  /** Whether the text is taken once the field is left, and not while it is typed. */
-  late?: boolean;
-}
+type Typed = Pick<Input, "pattern" | "title" | "inputMode" | "size" | "aria-invalid">;
+type LineProps = TextProps & Typed & { late?: boolean };
 
+/** A text of one line, which is taken while it is typed, or `late`: once the field is left. */
 export function TextField({ label, value, onChange, late, ...rest }: LineProps) {
   const { onInput } = typed(onChange);
   return (
@@ -48,21 +42,11 @@ export const SearchField = ({ label, placeholder = label, value, onChange }: Tex
   <input type="search" aria-label={label} placeholder={placeholder} value={value} {...typed(onChange)} />
 );
 
-export interface SliderProps {
-  kind?: string;
-  "aria-label"?: string;
-  "aria-valuetext"?: string;
-  min?: number;
-  max: number;
-  step?: number | "any";
-  value: number;
-  onMove: (value: number) => void;
-  /** Called once it is released. */
-  onChange?: () => void;
-  onDblClick?: () => void;
-  onKeyDown?: (event: KeyboardEvent) => void;
-}
+type Input = JSX.IntrinsicElements["input"];
+type Slid = Pick<Input, "aria-label" | "aria-valuetext" | "min" | "max" | "step" | "onDblClick" | "onKeyDown">;
+export type SliderProps = Slid & { kind?: string; value: number; onMove: (at: number) => void; onChange?: () => void };
 
+/** A slider that says where it is moved; `onChange` is called once it is released. */
 export function Slider({ kind, min = 0, onMove, ...rest }: SliderProps) {
   const move = (event: { currentTarget: HTMLInputElement }) => onMove(event.currentTarget.valueAsNumber);
   return <input type="range" class={kind} min={min} onInput={move} {...rest} />;

@@ -345,11 +345,11 @@ export function announce(text: string): void {
 }
 
 /** Hands on the size of an element in CSS pixels, at first and whenever it changes. */
-export function useSize(of: { current: HTMLElement | null }, take: (width: number, height: number) => void): void {
+export function useSize(of: () => HTMLElement | null | undefined, take: (width: number, height: number) => void) {
   const latest = useRef(take);
   latest.current = take;
   useEffect(() => {
-    const element = of.current;
+    const element = of();
     if (!element) return;
     const observer = new ResizeObserver(() => latest.current(element.clientWidth, element.clientHeight));
     observer.observe(element);
