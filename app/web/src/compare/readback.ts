@@ -31,8 +31,6 @@ export async function readAnswers(asked: CompareBody, panes: readonly Pane[], ve
   if (before?.asked !== asked || before.vector !== vector) await readBack.ask(asked, panes, vector);
 }
 
-type Parts = readonly { text: string }[];
-
 async function read(signal: AbortSignal, asked: CompareBody, panes: readonly Pane[], vector: string) {
   const answers = panes.flatMap(({ name, choices }) =>
     choices.map(({ text, tokens }, choice) => ({ key: keyOf(name, choice), text, tokens })),
@@ -41,17 +39,15 @@ async function read(signal: AbortSignal, asked: CompareBody, panes: readonly Pan
   const body = { texts: written.map(({ text }) => text), vectors: [vector] };
   const { texts } =
     written.length === 0 ? { texts: [] } : await dataOf<Readout>(api.POST("/v1/readout", { body, signal }));
-  const found = written.map(({ key, tokens }, index) => [key, readingOf(texts[index], tokens, vector)] as const);
+  const found = written.map(({ key, tokens }, index) => {
+    const read = texts[index];
+    const layers = Object.values(read?.readout[vector] ?? {}); // those that the vector recommends, in order
+    const middle = layers[layers.length >> 1]; // as the server reads the answers of a comparison
+    const parts = tokens.map(({ text }) => text);
+    const scores = read && middle ? scoresOfParts(parts, read.tokens, middle.scores) : [];
+    return [key, { mean: middle?.mean ?? null, scores }] as const;
+  });
   return { asked, vector, answers: new Map(found) };
-}
-
-/** Returns what a finished answer says about a vector, and the scores of its tokens. */
-function readingOf(read: Readout["texts"][number] | undefined, parts: Parts, vector: string) {
-  const layers = Object.values(read?.readout[vector] ?? {}); // those that the vector recommends, in order
-  const found = layers[layers.length >> 1]; // the middle one, as the server reads the answers of a comparison
-  if (!read || !found) return { mean: null, scores: [] };
-  const texts = parts.map(({ text }) => text);
-  return { mean: found.mean, scores: scoresOfParts(texts, read.tokens, found.scores) };
 }
 
 /** Returns what an answer says about a vector; undefined while that is not known. */

@@ -59,7 +59,14 @@ export class ComparisonRun {
       if (!ended) throw new Error(CUT);
     };
     try {
-      await Promise.all(requestsOf(body).map(ask));
+      const { threads, ...whole } = body;
+      const own = (arm: (typeof body.arms)[number]) => ({
+        messages: threads?.[arm.name],
+        arms: [arm],
+        baseline: arm.name,
+      });
+      // One request, until the arms have said different things.
+      await Promise.all(threads ? body.arms.map((arm) => ask({ ...whole, ...own(arm) })) : [ask(whole)]);
       keepBaseline(baseline, collector.current().find((pane) => pane.name === body.baseline)); // biome-ignore format: one line
     } catch (error) {
       const cut = error instanceof TypeError && !collector.isEmpty; // the server was reached, and lost since
@@ -108,12 +115,6 @@ export class ComparisonRun {
       this.asked.value = this.error.value = null;
     });
   }
-}
-
-/** The requests of a comparison: one, until its arms have said different things. */
-function requestsOf({ threads, ...body }: CompareBody): object[] {
-  if (!threads) return [body];
-  return body.arms.map((arm) => ({ ...body, messages: threads[arm.name], arms: [arm], baseline: arm.name }));
 }
 
 /** Keeps a plain answer that is complete, unless one is kept that was answered in the same way. */
@@ -197,17 +198,16 @@ export class PaneCollector {
     this.pending = [];
     this.panes = this.panes.map((pane) => {
       const pieces = grown.get(pane.name);
-      return pieces ? { ...pane, choices: pane.choices.map((one, index) => extended(one, pieces, index)) } : pane;
+      if (!pieces) return pane;
+      const choices = pane.choices.map((choice, index) => {
+        const own = pieces.filter((piece) => piece.choice === index);
+        const text = choice.text + own.map((piece) => piece.text).join("");
+        return own.length === 0 ? choice : { ...choice, text, tokens: [...choice.tokens, ...own] };
+      });
+      return { ...pane, choices };
     });
     return this.panes;
   }
-}
-
-function extended(choice: PaneChoice, pieces: readonly TokenPiece[], index: number): PaneChoice {
-  const own = pieces.filter((piece) => piece.choice === index);
-  if (own.length === 0) return choice;
-  const text = choice.text + own.map((piece) => piece.text).join("");
-  return { ...choice, text, tokens: [...choice.tokens, ...own] };
 }
 
 /** Returns a finished arm as a pane. */

@@ -29,12 +29,6 @@ const instructionOf = ({ instruction, controls }: Draft): string =>
 /** The instruction of the prompt-only arm: as written, else made from the vectors. */
 export const instruction = computed(() => instructionOf(draft.value));
 
-/** Whether the instruction cannot be made yet, because the words of the poles are still to come. */
-const wordsAwaited = computed(() => {
-  const { instruction, controls, raw } = draft.value;
-  return instruction === null && controls.length > 0 && !raw && polesAwaited.value;
-});
-
 /** The score at which a token has its full colour, over all panes, so that they can be compared. */
 export const fullReading = computed(() => fullScale(allScores.value, 0.5));
 
@@ -42,7 +36,8 @@ export const fullReading = computed(() => fullScale(allScores.value, 0.5));
 export const draftProblem = computed<string | null>(() => {
   const { controls, prompt } = draft.value;
   if (prompt === "") return "Write a prompt first.";
-  if (wordsAwaited.value) return "The concepts are still being read.";
+  const unwritten = draft.value.instruction === null && controls.length > 0 && !draft.value.raw; // the words of the poles are still to come
+  if (unwritten && polesAwaited.value) return "The concepts are still being read.";
   for (const control of controls) {
     if (!control.on) continue;
     const vector = vectorNamed(control.vector);

@@ -84,17 +84,18 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
     stopComparing(); // so that restoring what was changed does not take the link out of the address again
     restored = linkProblem.value = null;
     if (id === null || place.peek() !== view) return;
-    const take = (state: unknown) => {
+    const take = (link: Schemas["LinkState"]) => {
+      if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
       if (turn !== newest) return;
       restored = id;
-      restore(state);
+      restore(link.state);
       const before = settings && JSON.stringify(settings());
       stopComparing = effect(() => {
         const changed = settings && JSON.stringify(settings()) !== before;
         if (changed && addressLink.peek() === id) rememberState(view, "");
       });
     };
-    void readLink(view, id)
+    void dataOf<Schemas["LinkState"]>(api.GET("/v1/links/{link_id}", { params: { path: { link_id: id } } }))
       .then(take)
       .catch((failure) => {
         const wanted = failure instanceof ApiError && failure.status === 401;
@@ -110,10 +111,4 @@ export function followLink(view: View, restore: (state: unknown) => void, settin
     stop();
     stopComparing();
   };
-}
-
-async function readLink(view: View, link_id: string): Promise<unknown> {
-  const link = await dataOf<Schemas["LinkState"]>(api.GET("/v1/links/{link_id}", { params: { path: { link_id } } }));
-  if (link.view !== view) throw new Error(`it was saved in ${link.view}, whose address is ${link.url.slice(1)}`);
-  return link.state;
 }

@@ -165,7 +165,11 @@ const Result = ({ vectors, layers, cosine: cosines }: Compared) => (
         />
       </div>
     )}
-    <Table label="Facts of both versions" head={["", ...vectors.map(({ id }) => id)]} rows={comparedFacts(vectors)} />
+    <Table
+      label="Facts of both versions"
+      head={["", ...vectors.map(({ id }) => id)]}
+      rows={FACTS.map(([label, fact]) => [label, ...vectors.map(fact)])}
+    />
   </>
 );
 
@@ -180,19 +184,19 @@ function likeness(mean: number | null): string {
   return mean > -RELATED ? `Different directions (${number}).` : `Opposite directions (${number}).`;
 }
 
-function comparedFacts(vectors: readonly [Vector, Vector]) {
-  const row = (label: string, fact: (vector: Vector) => ComponentChildren) => [label, ...vectors.map(fact)];
-  return [
-    row("made", (vector) => factsOf(vector)[0]),
-    row("method", (vector) => factsOf(vector)[1]),
-    row("pairs, held out", ({ quality }) => (quality ? `${quality.pairs}, ${quality.holdout}` : "–")),
-    row("recommended layers", (vector) => vector.recommended.layers.join(", ") || "–"),
-    row("AUROC there", (vector) => plain(qualityOf(vector)?.auroc)),
-    row("strengths", ({ recommended: { strength, strengths_to_try: tried } }) => {
+const FACTS: readonly (readonly [string, (vector: Vector) => ComponentChildren])[] = [
+  ["made", (vector) => factsOf(vector)[0]],
+  ["method", (vector) => factsOf(vector)[1]],
+  ["pairs, held out", ({ quality }) => (quality ? `${quality.pairs}, ${quality.holdout}` : "–")],
+  ["recommended layers", (vector) => vector.recommended.layers.join(", ") || "–"],
+  ["AUROC there", (vector) => plain(qualityOf(vector)?.auroc)],
+  [
+    "strengths",
+    ({ recommended: { strength, strengths_to_try: tried } }) => {
       const words = (strength ?? tried)?.map((end) => plain(end)).join(" to ");
       return words ? `${words}, ${strength ? "measured" : "to try"}` : "–";
-    }),
-    row("SHA-256", (vector) => vector.sha256.slice(0, 12)),
-    row("verdict", (vector) => <Badges vector={vector} />),
-  ];
-}
+    },
+  ],
+  ["SHA-256", (vector) => vector.sha256.slice(0, 12)],
+  ["verdict", (vector) => <Badges vector={vector} />],
+];

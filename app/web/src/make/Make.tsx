@@ -97,13 +97,29 @@ export default function Make() {
 
 function Examples() {
   const [source, options] = [store.source.value, store.sources.value];
-  const { Fields } = SOURCES[source];
+  const { Fields, label, problem } = SOURCES[source];
+  const missing = problem?.value ?? null;
+  const known = capabilities.value?.methods ?? ["mean_difference"];
+  const methods = known.map((one) => [one, one.replaceAll("_", " ")] as const);
+  const given = (text: string) => (name.value = text.trim().toLowerCase());
+  const disabled = missing !== null || running.value || !mayDo("write");
   return (
     <Panel label="Examples">
       <Segments label="Where the vector comes from" options={options} value={source} onChange={store.chooseSource} />
       <Fields />
       <Warnings of={store.warnings.value} />
-      {source !== "dictionary" && <NameAndStart />}
+      {source !== "dictionary" && (
+        <>
+          <div class="fields">
+            <TextField label="Name" placeholder="my-concept" value={name.value} onChange={given} />
+            {problem === store.problem && <ChoiceField label="Method" options={methods} {...of(store.method)} />}
+          </div>
+          <div class="row">
+            <Button label={label} kind="primary" disabled={disabled} onClick={run} />
+            {missing && <span class="small muted">{missing}</span>}
+          </div>
+        </>
+      )}
     </Panel>
   );
 }
@@ -145,27 +161,6 @@ const IN_WORDS = "Search concepts in words";
 function Instruction() {
   const words = { label: "The instruction, as a system message", placeholder: "Talk like a pirate." };
   return <TextArea rows={3} {...words} {...of(instruction)} />;
-}
-
-function NameAndStart() {
-  const { label, problem } = SOURCES[store.source.value];
-  const missing = problem?.value ?? null;
-  const known = capabilities.value?.methods ?? ["mean_difference"];
-  const methods = known.map((one) => [one, one.replaceAll("_", " ")] as const);
-  const given = (text: string) => (name.value = text.trim().toLowerCase());
-  const disabled = missing !== null || running.value || !mayDo("write");
-  return (
-    <>
-      <div class="fields">
-        <TextField label="Name" placeholder="my-concept" value={name.value} onChange={given} />
-        {problem === store.problem && <ChoiceField label="Method" options={methods} {...of(store.method)} />}
-      </div>
-      <div class="row">
-        <Button label={label} kind="primary" disabled={disabled} onClick={run} />
-        {missing && <span class="small muted">{missing}</span>}
-      </div>
-    </>
-  );
 }
 
 /** The concepts that come with the server; their pairs can be edited. */

@@ -143,6 +143,15 @@ function vectorOf(facts: Facts, given: readonly (readonly [string, readonly numb
 
 /** A vector of the operator's second model, carried over to the loaded one. */
 export function TransferSource() {
+  const [trouble, setTrouble] = useState<unknown>(null);
+  const known = file.value;
+  const about = known && `${known.name || "a vector"} of ${known.model || "an unnamed model"}`;
+  const take = async (chosen: File) => takeFile(parseVectorFile(await chosen.arrayBuffer()));
+  const layer = {
+    value: String(fields.value.fromLayer ?? known?.begin),
+    onChange: (next: string) => setFields({ fromLayer: Number(next) }),
+  };
+  const layers = known?.layers.map((layer) => [String(layer), `layer ${layer}`] as const) ?? [];
   const field = partsIn(fields);
   const { origin, concept, effect } = fields.value;
   const from = (next: Origin) => setFields({ origin: next, fromLayer: next === "file" ? (file.value?.begin ?? null) : null }); // biome-ignore format: one line
@@ -155,7 +164,18 @@ export function TransferSource() {
   return (
     <div class="stack">
       <Segments<Origin> label="The direction" options={ORIGINS} value={origin} onChange={from} />
-      {origin === "file" && <FileField />}
+      {origin === "file" && (
+        <div class="stack">
+          <div class="row">
+            <FileButton accept=".json,.safetensors" take={take} onProblem={setTrouble}>
+              Open a vector file
+            </FileButton>
+            <span class="small muted">{about ?? "exported as JSON or safetensors"}</span>
+          </div>
+          <ErrorNote error={trouble} />
+          {known && <ChoiceField label="Its layer" options={layers} {...layer} />}
+        </div>
+      )}
       <ChoiceField label={label} options={[...pairs, [OWN_PAIRS, "my pairs"]]} {...field("concept")} />
       {concept === OWN_PAIRS && <PairTable />}
       <Check {...field("effect")}>Measure how far it steers, too</Check>
@@ -171,30 +191,6 @@ export function TransferSource() {
         </div>
         <TextArea label={anchors} rows={3} {...field("anchors")} />
       </More>
-    </div>
-  );
-}
-
-function FileField() {
-  const [trouble, setTrouble] = useState<unknown>(null);
-  const known = file.value;
-  const about = known && `${known.name || "a vector"} of ${known.model || "an unnamed model"}`;
-  const take = async (chosen: File) => takeFile(parseVectorFile(await chosen.arrayBuffer()));
-  const layer = {
-    value: String(fields.value.fromLayer ?? known?.begin),
-    onChange: (next: string) => setFields({ fromLayer: Number(next) }),
-  };
-  const layers = known?.layers.map((layer) => [String(layer), `layer ${layer}`] as const) ?? [];
-  return (
-    <div class="stack">
-      <div class="row">
-        <FileButton accept=".json,.safetensors" take={take} onProblem={setTrouble}>
-          Open a vector file
-        </FileButton>
-        <span class="small muted">{about ?? "exported as JSON or safetensors"}</span>
-      </div>
-      <ErrorNote error={trouble} />
-      {known && <ChoiceField label="Its layer" options={layers} {...layer} />}
     </div>
   );
 }

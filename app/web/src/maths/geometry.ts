@@ -10,21 +10,16 @@ const MEDIAN_STEPS = 60;
 /** Returns points around their geometric median with median distance one, so that layers of any norm fill the same picture
  * and one outlier cannot shrink the rest. Both commute with rotations. */
 export function normalised(points: readonly Point[]): { points: number[][]; centre: number[]; size: number } {
-  const centre = geometricMedian(points);
-  const centred = points.map((p) => p.map((x, d) => x - (centre[d] ?? 0)));
-  const distances = centred.map((p) => Math.hypot(...p)).sort((a, b) => a - b);
-  const size = distances[Math.floor(distances.length / 2)] || Math.max(...distances) || 1;
-  return { points: centred.map((p) => p.map((x) => x / size)), centre, size };
-}
-
-/** Weiszfeld's iteration from the mean; the point whose distances to all others sum to the least. */
-function geometricMedian(points: readonly Point[]): number[] {
+  // Weiszfeld's iteration from the mean; the point whose distances to all others sum to the least.
   let centre = (points[0] ?? []).map((_, d) => mean(points, (p) => p[d]) ?? 0);
   for (let step = 0; step < MEDIAN_STEPS; step++) {
     const weights = points.map((p) => 1 / Math.max(Math.hypot(...p.map((x, d) => x - (centre[d] ?? 0))), 1e-9));
     centre = centre.map((_, d) => sum(points, (p, i) => weights[i]! * (p[d] ?? 0)) / sum(weights));
   }
-  return centre;
+  const centred = points.map((p) => p.map((x, d) => x - (centre[d] ?? 0)));
+  const distances = centred.map((p) => Math.hypot(...p)).sort((a, b) => a - b);
+  const size = distances[Math.floor(distances.length / 2)] || Math.max(...distances) || 1;
+  return { points: centred.map((p) => p.map((x) => x / size)), centre, size };
 }
 
 /** Returns the orthogonal matrix R (a reflection is allowed) for which `from` R lies closest to `onto`.

@@ -96,6 +96,12 @@ function sentence(auroc: readonly (number | null)[], at: number): string {
     return input >= 0.9
       ? `Here only the words themselves count, and they already tell the labels apart (${plain(input)}).`
       : `Here only the words themselves count; they tell the labels apart with ${plain(input)}, where 0.5 is chance.`;
+  const best = bestMaps.value; // those that are equally good by the figure shown
+  const figure = plain(auroc[best[0] ?? 0]);
+  const more = best.length > 3 ? [`${best.length - 3} more`] : [];
+  const listed = [...best.slice(0, 3).map(layerName), ...more];
+  const all = `The best are ${listed.slice(0, -1).join(", ")} and ${listed.at(-1)} with ${figure} each.`;
+  const words = best.length < 2 ? `The best is ${layerName(best[0] ?? 0)} with ${figure}.` : all;
   const change = here - input;
   const trend =
     change > 0.05
@@ -103,18 +109,7 @@ function sentence(auroc: readonly (number | null)[], at: number): string {
       : change < -0.05
         ? "The model has moved away from what tells the labels apart"
         : "The labels are as far apart as in the words alone";
-  return `${trend}: ${plain(here)} here, ${plain(input)} at the input. ${bestWords(auroc)}`;
-}
-
-/** Names the best maps: those that are equally good by the figure shown. */
-function bestWords(auroc: readonly (number | null)[]): string {
-  const best = bestMaps.value;
-  const figure = plain(auroc[best[0] ?? 0]);
-  const [first = 0, ...rest] = best;
-  if (rest.length === 0) return `The best is ${layerName(first)} with ${figure}.`;
-  const listed =
-    best.length > 3 ? [...best.slice(0, 3).map(layerName), `${best.length - 3} more`] : best.map(layerName);
-  return `The best are ${listed.slice(0, -1).join(", ")} and ${listed.at(-1)} with ${figure} each.`;
+  return `${trend}: ${plain(here)} here, ${plain(input)} at the input. ${words}`;
 }
 
 const FRAMES = 8;

@@ -1,6 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { api, dataOf } from "../../api/client";
-import type { CompareAnswer, Monitor, MonitorDetail, Policy, Schemas } from "../../api/types";
+import type { CompareAnswer, MonitorDetail, Policy, Schemas } from "../../api/types";
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Query, repeat } from "../../core/query";
@@ -132,6 +132,23 @@ const HEAD = ["Monitor", "Raised when", "Then", "Scores", "Raised", "Answers", "
 export function Monitors() {
   const any = admin.monitors.value.length > 0;
   const broken = admin.isBroken(admin.counts.error.value); // the panel of the policy says so
+  const busy = admin.policyActions.busy.value;
+  const rows = admin.monitors.value.map((monitor) => {
+    const { name, action, scores, raised, answers, mean } = monitor;
+    const shown = admin.opened.value === name;
+    const remove = () => admin.setMonitors("monitor table", (all) => all.filter((one) => one.name !== name));
+    const open = () => admin.openMonitor(shown ? null : name);
+    return [
+      <Button key="open" label={name} kind="quiet" pressed={shown} onClick={open} />,
+      admin.raisedWhen(monitor),
+      action,
+      scores,
+      raised,
+      answers,
+      signed(mean),
+      <Button key="remove" label="Remove" hidden={` ${name}`} kind="quiet" disabled={busy} onClick={remove} />,
+    ];
+  });
   useEffect(() => (any ? repeat(REFRESH_SECONDS, () => admin.counts.load()) : undefined), [any]);
   return (
     <Panel title="Monitors">
@@ -139,30 +156,12 @@ export function Monitors() {
       {admin.refusal.value && <NoPermission />}
       {!broken && <LoadNote what="what the monitors counted" query={admin.counts} />}
       {admin.counts.data.value && !any && <p class="muted">None yet.</p>}
-      {any && <Table label="Table of monitors" head={HEAD} rows={admin.monitors.value.map(rowOf)} />}
+      {any && <Table label="Table of monitors" head={HEAD} rows={rows} />}
       <ErrorNote error={admin.policyActions.errorAt("monitor table")} />
       {admin.detail.value && <Scores monitor={admin.detail.value} />}
       {admin.policy.data.value && <MonitorForm />}
     </Panel>
   );
-}
-
-function rowOf(monitor: Monitor) {
-  const { name, action, scores, raised, answers, mean } = monitor;
-  const shown = admin.opened.value === name;
-  const busy = admin.policyActions.busy.value;
-  const remove = () => admin.setMonitors("monitor table", (all) => all.filter((one) => one.name !== name));
-  const open = () => admin.openMonitor(shown ? null : name);
-  return [
-    <Button key="open" label={name} kind="quiet" pressed={shown} onClick={open} />,
-    admin.raisedWhen(monitor),
-    action,
-    scores,
-    raised,
-    answers,
-    signed(mean),
-    <Button key="remove" label="Remove" hidden={` ${name}`} kind="quiet" disabled={busy} onClick={remove} />,
-  ];
 }
 
 const SHOWN = 5;
