@@ -216,6 +216,15 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
   if (!token) return null;
   const kl = pane.against?.kl_per_token[choice]?.[index];
   const found = branch.busy.value ? null : branch.data.value;
+  // What the text says at the token, and what the stream carried in which it was written. The two are never mixed.
+  const name = play.reader.value;
+  const reading = answerReading(play.comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
+  const carried = token.readout ?? {};
+  const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
+  const names = [...new Set([...(name !== null && reading !== null ? [name] : []), ...Object.keys(carried)])];
+  const head = ["", "text says", `while it was written${added ? ", with what steering added" : ""}`];
+  const dial = (score: number | null | undefined) => <ScoreDial score={score} full={play.fullReading.value} />;
+  const rows = names.map((vector) => [vector, vector === name ? dial(reading) : "–", dial(carried[vector])]);
   return (
     <div class="stack token-details">
       <div class="row between">
@@ -225,7 +234,7 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
         </span>
         <Button label="Close" kind="quiet" onClick={onClose} />
       </div>
-      <Readings pane={pane} choice={choice} index={index} />
+      {names.length > 0 && <Table label="Readings of this word" kind="small readings" head={head} rows={rows} />}
       {token.top_logprobs && (
         <ul class="alternatives" aria-label="Alternatives: continue with another word">
           {token.top_logprobs.map((one) => (
@@ -260,20 +269,6 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
       )}
     </div>
   );
-}
-
-/** What the text says at a token, and what the stream carried in which it was written, as small dials. The two are never mixed. */
-function Readings({ pane, choice, index }: Pick<DetailsProps, "pane" | "choice" | "index">) {
-  const name = play.reader.value;
-  const reading = answerReading(play.comparison.asked.value, name, pane.name, choice)?.scores[index] ?? null;
-  const carried = pane.choices[choice]?.tokens[index]?.readout ?? {};
-  const added = [...(pane.steering?.applied ?? []), ...(pane.steering?.mandatory ?? [])].length > 0;
-  const names = [...new Set([...(name !== null && reading !== null ? [name] : []), ...Object.keys(carried)])];
-  if (names.length === 0) return null;
-  const head = ["", "text says", `while it was written${added ? ", with what steering added" : ""}`];
-  const dial = (score: number | null | undefined) => <ScoreDial score={score} full={play.fullReading.value} />;
-  const rows = names.map((vector) => [vector, vector === name ? dial(reading) : "–", dial(carried[vector])]);
-  return <Table label="Readings of this word" kind="small readings" head={head} rows={rows} />;
 }
 
 function percent(logprob: number): string {

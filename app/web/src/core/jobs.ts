@@ -85,14 +85,19 @@ export class Task {
     readonly about: About,
     start: StartJob,
   ) {
-    this.end = runToEnd(start, (job) => (this.job.value = job), this.stopper.signal).then(
-      () => this.succeed(),
-      (failure) => this.fail(failure),
-    );
+    this.end = this.follow(start);
   }
 
-  private async succeed(): Promise<boolean> {
+  private async follow(start: StartJob): Promise<boolean> {
     const { kind, vector } = this.about;
+    try {
+      await runToEnd(start, (job) => (this.job.value = job), this.stopper.signal);
+    } catch (failure) {
+      if (isAbort(failure)) announce("Stopped.");
+      else this.error.value = failure;
+      this.ended.value = true;
+      return false;
+    }
     await library.load();
     const unread = library.error.peek();
     const why = `${vector} was stored, but the library could not be read again. ${messageOf(unread)}`;
@@ -101,13 +106,6 @@ export class Task {
     if (place.peek() === this.about.place && kind !== "starter") showCard(vector);
     notify(`${vector}: ${kinds[kind].ended}`);
     return true;
-  }
-
-  private fail(failure: unknown): boolean {
-    if (isAbort(failure)) announce("Stopped.");
-    else this.error.value = failure;
-    this.ended.value = true;
-    return false;
   }
 
   /** How far it is, in words and numbers, and how many seconds it still takes. */

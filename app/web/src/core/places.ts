@@ -21,10 +21,8 @@ export const place = computed<PlaceName>(() => parse(fragment.value).place);
 export const addressState = computed(() => parse(fragment.value).state);
 export const addressLink = computed(() => parse(fragment.value).link);
 
-type Address = { place: PlaceName; state: string | null; link: string | null };
-
 /** Splits a fragment into the place, its state and its link; an unknown place is Play. */
-export function parse(hash: string): Address {
+export function parse(hash: string) {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const found = new URLSearchParams(query);
   return { place: PLACES.find((known) => known === path) ?? "compare", state: found.get("s"), link: found.get("link") };
@@ -51,8 +49,7 @@ if (typeof addEventListener !== "undefined")
 /** Encodes a JSON value for an address. */
 export function encodeState(value: unknown): string {
   const bytes = new TextEncoder().encode(JSON.stringify(value));
-  let binary = "";
-  for (const byte of bytes) binary += String.fromCharCode(byte);
+  const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
   return btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
 }
 

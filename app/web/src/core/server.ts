@@ -137,14 +137,8 @@ function loadOf(values: ReadonlyMap<string, number>) {
 }
 
 /** Reads the values without labels from Prometheus text. */
-export function gauges(text: string): Map<string, number> {
-  const found = new Map<string, number>();
-  for (const line of text.split("\n")) {
-    const match = /^([a-z_]+) (\S+)$/.exec(line);
-    if (match?.[1] && match[2]) found.set(match[1], Number(match[2]));
-  }
-  return found;
-}
+export const gauges = (text: string): Map<string, number> =>
+  new Map([...text.matchAll(/^([a-z_]+) (\S+)$/gm)].map(([, name, value]) => [name!, Number(value)]));
 
 export const PAGE = 200;
 

@@ -91,7 +91,8 @@ export function onKey(event: KeyboardEvent): void {
     return;
   }
   if (event.key === "Escape") actions.stop?.();
-  if (event.ctrlKey || event.metaKey || event.altKey || writes(event.target)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target instanceof HTMLElement && event.target.matches(TEXT_FIELDS)) return;
   const index = Number(event.key) - 1;
   const target = PLACES[index];
   if (target && target !== place.value) open(target);
@@ -99,11 +100,7 @@ export function onKey(event: KeyboardEvent): void {
   else if (event.key === "?") helpShown.value = true;
 }
 
-function writes(target: EventTarget | null): boolean {
-  if (!(target instanceof HTMLElement)) return false;
-  if (target.matches("textarea, select, [contenteditable]")) return true;
-  return target.matches("input") && !target.matches('[type="range"], [type="checkbox"], [type="radio"]');
-}
+const TEXT_FIELDS = "textarea, select, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])";
 
 const PAGES = {
   latent_space: [latentSpace, "What latent space is, in pictures"],

@@ -69,7 +69,21 @@ const PROMPT = "How was your day?";
 /** The same prompt at both ends of the dial and without steering, asked as soon as there is a vector. */
 export function Quotes({ vector }: { vector: Vector }) {
   const [prompt, setPrompt] = useState(PROMPT);
-  const [asking] = useState(() => new Query((signal, asked: string) => quotesOf(vector, asked, signal)));
+  const [asking] = useState(
+    () =>
+      new Query(async (signal, prompt: string) => {
+        const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
+        const distilled = isDistilled(vector);
+        const arms = (distilled ? [0, 1] : [-1, 0, 1]).map((share) => {
+          const strength = distilled ? share : strengthAt(share, negative!, positive!);
+          const steering = { ...(distilled ? DISTILLED : {}), vector: vector.name, strength };
+          return { name: String(strength), steering: strength === 0 ? [] : [steering] };
+        });
+        const messages = [{ role: "user" as const, content: prompt }];
+        const body = { messages, arms, baseline: "0", seed: 7, max_tokens: 40 };
+        return (await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }))).arms;
+      }),
+  );
   useEffect(() => {
     void asking.ask(PROMPT);
     return () => asking.stop();
@@ -83,31 +97,18 @@ export function Quotes({ vector }: { vector: Vector }) {
       </Form>
       <ErrorNote error={asking.error.value} />
       <Scroll label="At three stops of its dial" kind="multiples">
-        {(asking.data.value ?? []).map(({ strength, text, problem }) => (
+        {(asking.data.value ?? []).map(({ name: strength, choices, error }) => (
           <article key={strength} class="multiple" aria-label={`Strength ${strength}`}>
             <p class="small">
-              <strong>{strength === 0 ? "plain" : `${poleAt(vector.name, strength)} (${signed(strength)})`}</strong>
+              <strong>
+                {strength === "0" ? "plain" : `${poleAt(vector.name, Number(strength))} (${signed(Number(strength))})`}
+              </strong>
             </p>
-            <p dir="auto">{text}</p>
-            {problem && <Note kind="error">{problem}</Note>}
+            <p dir="auto">{choices[0]?.text}</p>
+            {error && <Note kind="error">{error.message}</Note>}
           </article>
         ))}
       </Scroll>
     </section>
   );
-}
-
-async function quotesOf(vector: Vector, prompt: string, signal: AbortSignal) {
-  const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
-  const distilled = isDistilled(vector);
-  const arms = (distilled ? [0, 1] : [-1, 0, 1]).map((share) => {
-    const strength = distilled ? share : strengthAt(share, negative!, positive!);
-    const steering = { ...(distilled ? DISTILLED : {}), vector: vector.name, strength };
-    return { name: String(strength), steering: strength === 0 ? [] : [steering] };
-  });
-  const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "0", seed: 7, max_tokens: 40 };
-  const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
-  return answer.arms.map(({ name, choices, error }) => {
-    return { strength: Number(name), text: choices[0]?.text ?? "", problem: error?.message ?? null };
-  });
 }

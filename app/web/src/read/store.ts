@@ -154,15 +154,14 @@ export const standoutsOf = (answer: Explanation, tokens: Texts, shown: ReadonlyS
 
 /** Returns the words around tokens: a token inside a word says little alone. No word comes twice. */
 export function carriersOf(indices: readonly number[], tokens: Texts): string[] {
-  const words = indices.map((index) => wordAround(index, tokens)).filter((word) => /[\p{L}\p{N}]/u.test(word));
-  return [...new Set(words)].slice(0, MAX_CARRIERS);
-}
-
-function wordAround(index: number, tokens: Texts): string {
   const isInside = (at: number) =>
     /^[\p{L}\p{N}'’]/u.test(tokens[at]?.text ?? "") && /[\p{L}\p{N}'’]$/u.test(tokens[at - 1]?.text ?? "");
-  let [from, to] = [index, index + 1];
-  while (from > 0 && isInside(from)) from--;
-  while (to < tokens.length && isInside(to)) to++;
-  return tokens.slice(from, to).map(({ text }) => text).join("").trim(); // biome-ignore format: one line
+  const around = indices.map((index) => {
+    let [from, to] = [index, index + 1];
+    while (from > 0 && isInside(from)) from--;
+    while (to < tokens.length && isInside(to)) to++;
+    return tokens.slice(from, to).map(({ text }) => text).join("").trim(); // biome-ignore format: one line
+  });
+  const words = around.filter((word) => /[\p{L}\p{N}]/u.test(word));
+  return [...new Set(words)].slice(0, MAX_CARRIERS);
 }

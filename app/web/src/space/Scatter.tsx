@@ -56,6 +56,13 @@ export function Scatter() {
     view.current = { ...view.current, camera: zoomed(view.current, factor, x, y) };
     repaint();
   };
+  const onKeyDown = (event: KeyboardEvent) => {
+    const by = TURNS[event.key];
+    if (flat || by === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault(); // the page does not scroll
+    turn(view.current, ...by);
+    repaint();
+  };
   const onWheel = (event: WheelEvent) => {
     if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch has the key
     event.preventDefault();
@@ -81,7 +88,7 @@ export function Scatter() {
         role="img"
         aria-label={`${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`}
         tabIndex={flat ? undefined : 0}
-        onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
+        onKeyDown={onKeyDown}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           presses.current = [...presses.current.slice(-1), restoringSelection()];
@@ -145,14 +152,6 @@ const TURNS: Readonly<Record<string, readonly [number, number]>> = {
   ArrowDown: [0, 18],
   ArrowUp: [0, -18],
 };
-
-function turnedBy(event: KeyboardEvent, view: View): boolean {
-  const by = TURNS[event.key];
-  if (by === undefined || event.ctrlKey || event.metaKey || event.altKey) return false;
-  event.preventDefault(); // the page does not scroll
-  turn(view, ...by);
-  return true;
-}
 
 function turn(view: View, right: number, down: number): void {
   view.yaw += right / 120;

@@ -9,7 +9,7 @@ import { conceptDetails, library } from "../core/server";
 import { given, keep, kept } from "../core/state";
 import { DocLink } from "../frame/dialogs";
 import { colour, coloursChanged, reducedMotion } from "../frame/theme";
-import { type AlignedLayer, alongVector, between } from "../maths/geometry";
+import { alongVector, between } from "../maths/geometry";
 import { clamp, plain as figure, meanOf } from "../maths/scales";
 import { Button, ErrorNote, focusNext, useSize } from "../ui/parts";
 import { paint, type Scene } from "./draw";
@@ -27,27 +27,10 @@ function leave(): void {
   focusNext(".what");
 }
 
-interface Material {
-  layers: AlignedLayer[];
-  /** The index of the picture at which the labels stand apart best. */
-  best: number;
-  /** How well their words alone tell the two sides apart, and the best layer, as an AUROC over topics that were held out. */
-  input: number;
-  reached: number;
-  /** Whether the dots lie along the vector of the concept, which the library has. */
-  along: boolean;
-  /** For each text whether it is of the positive side; the last two are the plain and the steered answer. */
-  positive: readonly boolean[];
-  poles: { positive: string; negative: string };
-  plain: string;
-  steered: string;
-  /** Whether the steered answer goes toward the negative side. */
-  against: boolean;
-  prompt: string;
-}
+type Material = NonNullable<typeof material.data.value>;
 
 /** Reads the texts of a concept, and after them two saved answers, at every layer. */
-const material = new Query(async (signal): Promise<Material> => {
+const material = new Query(async (signal) => {
   const query = conceptDetails.of(CONCEPT);
   const detail = query.data.value ?? (await query.load());
   if (detail === null) throw query.error.value;
@@ -68,15 +51,15 @@ const material = new Query(async (signal): Promise<Material> => {
   const reached = Math.max(...figures);
   return {
     layers: alongVector(layers, lists).map((layer, index) => (lists[index] ? layer : layers[index]!)), // the input has no score
-    best: figures.indexOf(reached),
-    input: figures[0] ?? 0,
-    reached,
-    along: known,
-    positive: (labels ?? []).map((label) => label === detail.positive),
-    poles: detail,
+    best: figures.indexOf(reached), // the picture at which the labels stand apart best
+    input: figures[0] ?? 0, // how well the words alone tell the two sides apart, as an AUROC over topics that were held out
+    reached, // the same at the best layer
+    along: known, // whether the dots lie along the vector of the concept, which the library has
+    positive: (labels ?? []).map((label) => label === detail.positive), // the last two texts are the plain and the steered answer
+    poles: { positive: detail.positive, negative: detail.negative },
     plain,
     steered,
-    against,
+    against, // whether the steered answer goes toward the negative side
     prompt: saved?.prompt ?? "",
   };
 });
