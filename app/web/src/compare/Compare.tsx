@@ -5,7 +5,7 @@ import { limit, polesAwaited } from "../core/server";
 import { Term, useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
 import { NumberField, partsOf, Segments, TextArea, TextBox } from "../ui/fields";
-import { Button, ErrorNote, focusNext } from "../ui/parts";
+import { Button, ErrorNote, focusing } from "../ui/parts";
 import { CodeDialog } from "./CodeDialog";
 import { ARMS, change, draft, followAddress, linkedResults } from "./draft";
 import { onLanding } from "./gallery";
@@ -89,18 +89,11 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
   const save = () => offer(new Blob([play.answerTable()], { type: "text/csv" }), "answers.csv");
   const [problem, speed] = [play.draftProblem.value, play.comparison.tokensPerSecond.value];
   const disabled = problem !== null;
-  const anew = () => {
-    change({ history: [], turns: [] });
-    focusNext("#prompt");
-  };
+  const empty = raw ? "Text to continue" : "Ask something";
+  const anew = focusing("#prompt", () => change({ history: [], turns: [] }));
   return (
     <section class="panel stack prompt-box" aria-label="Prompt">
-      <TextBox
-        id="prompt"
-        label="Prompt"
-        placeholder={raw ? "Text to continue" : "Ask something"}
-        {...field("prompt")}
-      />
+      <TextBox id="prompt" label="Prompt" placeholder={empty} {...field("prompt")} />
       <div class="row">
         <Button label="Run" kind="primary" disabled={disabled} onClick={once(play.run)} />
         {/* Beside Run, not in its place: a click on Run also releases a dial, which runs already. */}

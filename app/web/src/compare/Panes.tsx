@@ -4,7 +4,7 @@ import { apiKey } from "../api/client";
 import { polesOf, vectors } from "../core/server";
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
-import { Button, ErrorNote, focusNext, Note, ScoreLegend } from "../ui/parts";
+import { Button, ErrorNote, focusing, Note, ScoreLegend } from "../ui/parts";
 import { Drift } from "./Drift";
 import { ARMS, change, compareBody, draft } from "./draft";
 import { aboutPane, PaneView } from "./PaneView";
@@ -37,11 +37,8 @@ export function Panes() {
   const chosen = tabs.some(([name]) => name === tab.value) ? tab.value : ARMS.normal;
   const busy = running.value || reading === "running";
   const about = aboutPane(ARMS.steered, body);
+  const back = focusing("#prompt", play.previousTurn);
   const ended = shown.value.some(({ choices }) => choices[0]?.finish) && !running.value && !draft.value.raw;
-  const go = (work: () => void) => () => {
-    work();
-    focusNext("#prompt");
-  };
   return (
     <section class="stack" aria-label="Answers" tabIndex={-1} aria-busy={busy}>
       <ShadeBar />
@@ -70,8 +67,8 @@ export function Panes() {
       {steered && !running.value && <WhyNothing steered={steered} />}
       <Drift titles={TITLES} />
       <div class="row">
-        {ended && <Button label="Next turn" title={NEXT} onClick={go(play.nextTurn)} />}
-        {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={go(play.previousTurn)} />}
+        {ended && <Button label="Next turn" title={NEXT} onClick={focusing("#prompt", play.nextTurn)} />}
+        {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={back} />}
       </div>
     </section>
   );

@@ -6,7 +6,7 @@ import { fullScale, magnitude, plain, signed } from "../maths/scales";
 import { atChance } from "../maths/strength";
 import { Dial } from "../ui/Dial";
 import { Slider } from "../ui/fields";
-import { Button, Each, ErrorNote, focusNext, Note, Remove } from "../ui/parts";
+import { Button, Each, ErrorNote, focusing, Note, Remove } from "../ui/parts";
 import { ControlMore } from "./ControlMore";
 import { type Control, dialFacts } from "./controls";
 import { change, changeControl, draft } from "./draft";
@@ -14,6 +14,7 @@ import * as play from "./store";
 
 export function SteeringPanel() {
   const { controls, overall } = draft.value;
+  const turn = (next: number) => change({ overall: next });
   return (
     <section class="panel stack steering" aria-label="Steering">
       <h2>Steering</h2>
@@ -25,13 +26,7 @@ export function SteeringPanel() {
           <span class="row between">
             Overall strength <output class="number">× {plain(overall, 2)}</output>
           </span>
-          <Slider
-            max={2}
-            step={0.05}
-            value={overall}
-            onMove={(next) => change({ overall: next })}
-            onChange={play.run}
-          />
+          <Slider max={2} step={0.05} value={overall} onMove={turn} onChange={play.run} />
         </label>
       )}
     </section>
@@ -47,10 +42,7 @@ function ControlCard({ control }: { control: Control }) {
   const set = (part: Partial<Control>) => changeControl(id, part);
   const sweep = () => play.runSweep(id);
   const turn = (next: number) => set({ strength: next });
-  const remove = () => {
-    play.removeVector(id);
-    focusNext('[aria-label="Add a vector"]');
-  };
+  const remove = focusing('[aria-label="Add a vector"]', () => play.removeVector(id));
   return (
     <fieldset class={`control ${on ? "" : "is-off"}`}>
       <legend class="visually-hidden">{name}</legend>
@@ -102,10 +94,7 @@ function AddVector() {
     if (vector) play.addVector(vector);
     select.value = "";
   };
-  const back = () => {
-    play.showLanding();
-    focusNext(".headline");
-  };
+  const back = focusing(".headline", play.showLanding);
   const title = "Shows the saved answers again, and clears what is set";
   return (
     <div class="row">
@@ -132,10 +121,7 @@ export function Sweep({ name, onPick }: { name: string; onPick: (strength: numbe
     onPick(strength);
     play.run();
   };
-  const close = () => {
-    play.closeSweep();
-    focusNext(`[aria-label="Dial of ${name}"]`);
-  };
+  const close = focusing(`[aria-label="Dial of ${name}"]`, play.closeSweep);
   return (
     <section class="sweep" aria-label={`Sweep of ${name}`} aria-busy={play.sweep.running.value}>
       <div class="row between small">

@@ -95,7 +95,12 @@ const KEY_WORDS = { wanted: "Key needed", limited: "Key: limited", set: "Key set
 /** Shows the place, the model and its device, what runs, the key and the theme. */
 export function TopBar() {
   const [keyShown, setKeyShown] = useState(false);
-  const help = () => (helpShown.value = true);
+  const model = capabilities.value?.model;
+  const now = load.value;
+  const busy = retrying.value > 0;
+  const state = serverTrouble.value ? "off" : !busy && (model || keyState.value === "limited") ? "" : "waiting";
+  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN[keyState.value]);
+  const help = { title: "Keys and documentation", onClick: () => (helpShown.value = true) };
   useEffect(() => {
     if (keyWanted.value) setKeyShown(true);
   }, [keyWanted.value]);
@@ -103,7 +108,20 @@ export function TopBar() {
     <header class="top-bar">
       <h1>{TITLES[place.value]}</h1>
       <JobTray />
-      <ServerFacts />
+      <p class="facts" role="status" aria-live="off">
+        <span class="row">
+          <span class={`dot ${state}`} aria-hidden="true" />
+          <strong>{busy ? "Busy, trying again" : known}</strong>
+        </span>
+        {model && <span class="wide-only">{model.device}</span>}
+        {now && (
+          <span class="wide-only number">
+            {workWords(openJobs.value, now.running)}
+            {now.waiting > 0 && `, ${now.waiting} waiting`}
+          </span>
+        )}
+        {now?.tokensPerSecond != null && <span class="wide-only number">{Math.round(now.tokensPerSecond)} tok/s</span>}
+      </p>
       {(["library", "admin"] as const).map((name) => (
         <PlaceLink key={name} to={name} kind="icon-link" title={TITLES[name]}>
           <Icon name={name} size={16} />
@@ -117,12 +135,7 @@ export function TopBar() {
       <Button kind="quiet" hidden={`Theme: ${theme.value}. Change`} title="Change the colours" onClick={nextTheme}>
         <Icon name="theme" size={16} />
       </Button>
-      <Button
-        kind="quiet wide-only"
-        hidden="Keyboard help and documentation"
-        title="Keys and documentation"
-        onClick={help}
-      >
+      <Button kind="quiet wide-only" hidden="Keyboard help and documentation" {...help}>
         <Icon name="help" size={16} />
       </Button>
       {keyShown && <KeyDialog onClose={() => setKeyShown(false)} />}
@@ -137,30 +150,6 @@ const UNKNOWN = {
   set: "Connecting",
   none: "Connecting",
 };
-
-function ServerFacts() {
-  const model = capabilities.value?.model;
-  const now = load.value;
-  const busy = retrying.value > 0;
-  const state = serverTrouble.value ? "off" : !busy && (model || keyState.value === "limited") ? "" : "waiting";
-  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN[keyState.value]);
-  return (
-    <p class="facts" role="status" aria-live="off">
-      <span class="row">
-        <span class={`dot ${state}`} aria-hidden="true" />
-        <strong>{busy ? "Busy, trying again" : known}</strong>
-      </span>
-      {model && <span class="wide-only">{model.device}</span>}
-      {now && (
-        <span class="wide-only number">
-          {workWords(openJobs.value, now.running)}
-          {now.waiting > 0 && `, ${now.waiting} waiting`}
-        </span>
-      )}
-      {now?.tokensPerSecond != null && <span class="wide-only number">{Math.round(now.tokensPerSecond)} tok/s</span>}
-    </p>
-  );
-}
 
 /** How much is being worked on: jobs, and requests that are in the batch. */
 export function workWords(jobs: number, requests: number): string {

@@ -58,8 +58,17 @@ export function steeringVerdict(vector: Vector): Verdict {
 
 /** The measured evidence a vector carries, as pictures with a sentence each. */
 export function QualityCard({ vector }: { vector: Vector }) {
-  const { quality } = vector;
+  const { quality, layers, recommended } = vector;
   if (!quality) return <p class="muted">Nothing was measured: this vector was not made from examples here.</p>;
+  const rows = layers.map((layer) => quality.layers[String(layer)]);
+  const strong = rows.map((row) => row?.auroc ?? null);
+  const faint = rows.map((row) => row?.random_auroc ?? null);
+  const points = quality.dose_response;
+  const scores = points?.map((point) => point.concept_score) ?? [];
+  const random = points?.map((point) => point.random_score ?? null) ?? [];
+  const isRange = (range: unknown): range is [number, number] => Array.isArray(range) && range.every((one) => typeof one === "number"); // biome-ignore format: one line
+  const ranges = [recommended?.strength, recommended?.negative].filter(isRange);
+  const dose = { x: points?.map((point) => point.strength ?? 0) ?? [], xLabel: "strength", ranges };
   return (
     <div class="stack">
       <div class="row">
@@ -74,8 +83,33 @@ export function QualityCard({ vector }: { vector: Vector }) {
       )}
       <Warnings of={quality.warnings} />
       <div class="charts">
-        <AurocChart vector={vector} />
-        <DoseCharts vector={vector} />
+        {strong.length > 1 && strong.some((value) => value !== null) && (
+          <Chart
+            title="How well each layer tells the two sides apart (AUROC, 95 % interval; grey: random directions)"
+            x={layers}
+            xLabel="layer"
+            yRange={[0.3, 1.02]}
+            mark={recommended?.layers[0] ?? null}
+            series={{ strong, faint, ...endsOf(rows.map((row) => row?.auroc_interval)) }}
+            describe={(index) => `layer ${layers[index]}: ${plain(strong[index])}, random ${plain(faint[index])}`}
+          />
+        )}
+        {points && (
+          <>
+            <Chart
+              {...dose}
+              title="What the texts say at each strength (shift of the score; shaded: recommended; grey: random directions)"
+              series={{ strong: scores, faint: random, ...endsOf(points.map((point) => point.concept_interval)) }}
+              describe={(index) => `strength ${signed(dose.x[index])}: ${signed(scores[index])}`}
+            />
+            <Chart
+              {...dose}
+              title="What it costs (perplexity against the unsteered text; 1 is no harm)"
+              series={{ strong: points.map((point) => point.perplexity_ratio) }}
+              describe={(index) => `strength ${signed(dose.x[index])}: ${plain(points[index]?.perplexity_ratio)} times`}
+            />
+          </>
+        )}
       </div>
     </div>
   );
@@ -86,49 +120,4 @@ function sentence(vector: Vector): string {
   if (auroc === null) return "How well it reads its concept could not be measured.";
   const bounds = interval ? ` [${plain(interval[0])}, ${plain(interval[1])}]` : "";
   return `At layer ${vector.recommended.layers[0]} it ranks a positive text above a negative one with probability ${plain(auroc)}${bounds}; 0.5 would be chance.`;
-}
-
-function AurocChart({ vector }: { vector: Vector }) {
-  const rows = vector.layers.map((layer) => vector.quality?.layers[String(layer)]);
-  const strong = rows.map((row) => row?.auroc ?? null);
-  const faint = rows.map((row) => row?.random_auroc ?? null);
-  if (strong.length < 2 || strong.every((value) => value === null)) return null;
-  return (
-    <Chart
-      title="How well each layer tells the two sides apart (AUROC, 95 % interval; grey: random directions)"
-      x={vector.layers}
-      xLabel="layer"
-      yRange={[0.3, 1.02]}
-      mark={vector.recommended?.layers?.[0] ?? null}
-      series={{ strong, faint, ...endsOf(rows.map((row) => row?.auroc_interval)) }}
-      describe={(index) => `layer ${vector.layers[index]}: ${plain(strong[index])}, random ${plain(faint[index])}`}
-    />
-  );
-}
-
-function DoseCharts({ vector: { quality, recommended } }: { vector: Vector }) {
-  const points = quality?.dose_response;
-  if (!points) return null;
-  const x = points.map((point) => point.strength ?? 0);
-  const { strength, negative } = recommended ?? {};
-  const isRange = (range: unknown): range is [number, number] => Array.isArray(range) && range.every((one) => typeof one === "number"); // biome-ignore format: one line
-  const shared = { x, xLabel: "strength", ranges: [strength, negative].filter(isRange) };
-  const strong = points.map((point) => point.concept_score);
-  const faint = points.map((point) => point.random_score ?? null);
-  return (
-    <>
-      <Chart
-        {...shared}
-        title="What the texts say at each strength (shift of the score; shaded: recommended; grey: random directions)"
-        series={{ strong, faint, ...endsOf(points.map((point) => point.concept_interval)) }}
-        describe={(index) => `strength ${signed(x[index])}: ${signed(strong[index])}`}
-      />
-      <Chart
-        {...shared}
-        title="What it costs (perplexity against the unsteered text; 1 is no harm)"
-        series={{ strong: points.map((point) => point.perplexity_ratio) }}
-        describe={(index) => `strength ${signed(x[index])}: ${plain(points[index]?.perplexity_ratio)} times`}
-      />
-    </>
-  );
 }

@@ -107,6 +107,8 @@ export function ReadingPanel() {
   if (name === null) return null;
   const [poles, layers] = [polesOf(name), knownLayers.value];
   const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
+  const readAll = () => readAllLayers(name);
+  const goTo = (to: number) => (layer.value = layers[to] ?? null);
   const { scores, full, middle } = centred();
   const markOf = (index: number) => {
     const score = scores[index];
@@ -122,22 +124,12 @@ export function ReadingPanel() {
         {layers.length < 2 ? (
           <div class="row">
             <span>layer {layer.value}</span>
-            <Button
-              label="Read at every layer"
-              kind="quiet"
-              disabled={busy.value}
-              onClick={() => readAllLayers(name)}
-            />
+            <Button label="Read at every layer" kind="quiet" disabled={busy.value} onClick={readAll} />
           </div>
         ) : (
           <label class="row">
             <span>Layer</span>
-            <Slider
-              kind="grow"
-              max={layers.length - 1}
-              value={at}
-              onMove={(to) => (layer.value = layers[to] ?? null)}
-            />
+            <Slider kind="grow" max={layers.length - 1} value={at} onMove={goTo} />
             <output class="number">{layer.value}</output>
           </label>
         )}

@@ -80,6 +80,12 @@ export function focusNext(selector: string): void {
   requestAnimationFrame(() => document.querySelector<HTMLElement>(selector)?.focus());
 }
 
+/** Returns what does something that takes the focused element away, and moves the focus. */
+export const focusing = (selector: string, work: () => void) => () => {
+  work();
+  focusNext(selector);
+};
+
 type PanelProps = { title?: string; label?: string | undefined; children: ComponentChildren };
 
 /** A part of a place, with the heading that names it unless it has another name. */
