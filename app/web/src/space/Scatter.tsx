@@ -1,10 +1,10 @@
-import { batch } from "@preact/signals";
+import { batch, type Signal } from "@preact/signals";
 import { polygonContains } from "d3-polygon";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { clamp } from "../maths/scales";
 import { Button, useSize } from "../ui/parts";
-import { nearest, paint, placeOf, project, type View, zoomed } from "./draw";
+import { fitted, nearest, paint, placeOf, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
 
@@ -24,15 +24,11 @@ export function Scatter() {
       paint(canvas.current, { ...base, hovered, lasso: drag.current?.line ?? [] }, view.current);
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
-  useSize(
-    () => canvas.current?.parentElement,
-    (width, height) => {
-      const ratio = devicePixelRatio;
-      view.current = { ...view.current, width, height, ratio };
-      Object.assign(canvas.current!, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
-      repaint();
-    },
-  );
+  const box = () => canvas.current?.parentElement;
+  useSize(box, (width, height) => {
+    view.current = fitted(canvas.current!, view.current, width, height);
+    repaint();
+  });
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   const onMove = (event: PointerEvent) => {
@@ -49,18 +45,11 @@ export function Scatter() {
     const points = scene.peek()?.points ?? [];
     const inside = (index: number) => polygonContains(line, placeOf(points[index]!, view.current));
     if (line.length > 8 && flat && !moving && !event.shiftKey) space.lasso([...points.keys()].filter(inside));
-    else if (line.length <= 2) pick(nearest(scene.peek()?.points ?? [], view.current, event.offsetX, event.offsetY));
+    else if (line.length <= 2) pick(nearest(points, view.current, event.offsetX, event.offsetY));
     repaint();
   };
   const zoom = (factor: number, x?: number, y?: number) => {
     view.current = { ...view.current, camera: zoomed(view.current, factor, x, y) };
-    repaint();
-  };
-  const onKeyDown = (event: KeyboardEvent) => {
-    const by = TURNS[event.key];
-    if (flat || by === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault(); // the page does not scroll
-    turn(view.current, ...by);
     repaint();
   };
   const onWheel = (event: WheelEvent) => {
@@ -74,21 +63,15 @@ export function Scatter() {
         <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
         <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
         <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
-        {(
-          [
-            ["Outlines", space.outlined],
-            ["Density", space.dense],
-          ] as const
-        ).map(([label, of]) => (
-          <Button key={label} label={label} kind="quiet" pressed={of.value} onClick={() => (of.value = !of.value)} />
-        ))}
+        <Button label="Outlines" kind="quiet" pressed={space.outlined.value} onClick={() => toggle(space.outlined)} />
+        <Button label="Density" kind="quiet" pressed={space.dense.value} onClick={() => toggle(space.dense)} />
       </div>
       <canvas
         ref={canvas}
         role="img"
         aria-label={`${place}; the list below has them as text${flat ? "" : "; the arrow keys turn it"}`}
         tabIndex={flat ? undefined : 0}
-        onKeyDown={onKeyDown}
+        onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           presses.current = [...presses.current.slice(-1), restoringSelection()];
@@ -110,6 +93,10 @@ export function Scatter() {
       {hovered !== null && <Tip index={hovered} view={view.current} />}
     </div>
   );
+}
+
+function toggle(of: Signal<boolean>): void {
+  of.value = !of.value;
 }
 
 /** How much closer a click on the button goes. */
@@ -152,6 +139,14 @@ const TURNS: Readonly<Record<string, readonly [number, number]>> = {
   ArrowDown: [0, 18],
   ArrowUp: [0, -18],
 };
+
+function turnedBy(event: KeyboardEvent, view: View): boolean {
+  const by = TURNS[event.key];
+  if (by === undefined || event.ctrlKey || event.metaKey || event.altKey) return false;
+  event.preventDefault(); // the page does not scroll
+  turn(view, ...by);
+  return true;
+}
 
 function turn(view: View, right: number, down: number): void {
   view.yaw += right / 120;

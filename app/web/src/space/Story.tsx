@@ -12,7 +12,7 @@ import { colour, coloursChanged, reducedMotion } from "../frame/theme";
 import { alongVector, between } from "../maths/geometry";
 import { clamp, plain as figure, meanOf } from "../maths/scales";
 import { Button, ErrorNote, focusNext, useSize } from "../ui/parts";
-import { paint, type Scene } from "./draw";
+import { fitted, paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
@@ -178,11 +178,8 @@ function Picture({ found, at, share }: { found: Material; at: number; share: num
     (width, height) => setSize({ width, height }),
   );
   useEffect(() => {
-    const element = canvas.current;
-    if (!element) return;
-    element.width = width * devicePixelRatio;
-    element.height = height * devicePixelRatio;
-    paint(element, sceneAt(found, at, share), { width, height, ratio: devicePixelRatio, yaw: 0, pitch: 0 }, 6);
+    const view = fitted(canvas.current!, { width, height, ratio: 1, yaw: 0, pitch: 0 }, width, height);
+    paint(canvas.current!, sceneAt(found, at, share), view, 6);
   }, [found, at, share, width, height, coloursChanged.value]);
   return (
     <div class="scatter">

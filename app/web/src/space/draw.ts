@@ -19,6 +19,13 @@ export interface View {
 
 export type Camera = { zoom: number; x: number; y: number };
 
+/** Gives a canvas a size at the resolution of the screen. Returns the view of it. */
+export function fitted(canvas: HTMLCanvasElement, view: View, width: number, height: number): View {
+  const ratio = devicePixelRatio;
+  Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+  return { ...view, width, height, ratio };
+}
+
 /** Makes the picture larger or smaller around a place that stays where it is; the whole picture is the smallest. */
 export function zoomed({ camera = WHOLE, width, height }: View, factor: number, x = width / 2, y = height / 2): Camera {
   const zoom = clamp(camera.zoom * factor, 1, MOST_ZOOM);
