@@ -26,10 +26,31 @@ export default function Library() {
     if (addressState.value) selected.value = addressState.value;
   }, [addressState.value]);
   useEffect(() => rememberState("library", selected.value ?? ""), [selected.value]);
+  const [all, found, text] = [vectors.value, store.found.value, store.search.value];
   return (
     <>
       {isRefusal(profiles.error.value) && <ErrorNote error={profiles.error.value} />}
-      <Vectors />
+      <section class="stack" aria-label="Vectors">
+        <div class="row between">
+          <h2>Vectors</h2>
+          <SearchField label="Search vectors" placeholder="Search by name, description or tag" {...of(store.search)} />
+        </div>
+        <LoadNote what="vectors" query={library} />
+        <Warnings of={library.data.value?.warnings} />
+        {all?.length === 0 && (
+          <div class="panel stack">
+            <p>{hints.empty}</p>
+            <div class="row">
+              <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
+              <Button label="Open Play" onClick={() => open("compare")} />
+            </div>
+          </div>
+        )}
+        {all && all.length > 0 && found.length === 0 && <p class="muted">No vector matches "{text}".</p>}
+        <div class="cards">
+          <Each of={found} row={(vector) => <VectorCard key={vector.name} vector={vector} />} />
+        </div>
+      </section>
       <Similarity />
       <div class="columns">
         <Profiles />
@@ -37,33 +58,6 @@ export default function Library() {
       </div>
       {selected.value && <VectorDetails key={selected.value} name={selected.value} />}
     </>
-  );
-}
-
-function Vectors() {
-  const [all, found, text] = [vectors.value, store.found.value, store.search.value];
-  return (
-    <section class="stack" aria-label="Vectors">
-      <div class="row between">
-        <h2>Vectors</h2>
-        <SearchField label="Search vectors" placeholder="Search by name, description or tag" {...of(store.search)} />
-      </div>
-      <LoadNote what="vectors" query={library} />
-      <Warnings of={library.data.value?.warnings} />
-      {all?.length === 0 && (
-        <div class="panel stack">
-          <p>{hints.empty}</p>
-          <div class="row">
-            <Button label="Make a vector" kind="primary" onClick={() => open("make")} />
-            <Button label="Open Play" onClick={() => open("compare")} />
-          </div>
-        </div>
-      )}
-      {all && all.length > 0 && found.length === 0 && <p class="muted">No vector matches "{text}".</p>}
-      <div class="cards">
-        <Each of={found} row={(vector) => <VectorCard key={vector.name} vector={vector} />} />
-      </div>
-    </section>
   );
 }
 

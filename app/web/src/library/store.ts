@@ -113,6 +113,11 @@ export type Similarities = Awaited<ReturnType<typeof similarities>>;
  * rejects where all are. */
 export async function similarities(list: readonly Vector[]) {
   const asked = list.slice(0, MAX_MATRIX).map((vector) => vector.name);
+  const similarTo = (name: string) =>
+    dataOf<Similar>(api.GET("/v1/vectors/{name}/similar", { params: { path: { name } } })).catch((error: unknown) => {
+      if (error instanceof ApiError && error.code === "store_corrupt") return error;
+      throw error;
+    });
   const answers = await Promise.all(asked.map(similarTo));
   const damaged = answers.filter((one) => one instanceof ApiError);
   const rows = answers.filter((one): one is Similar => !(one instanceof ApiError));
@@ -123,14 +128,4 @@ export async function similarities(list: readonly Vector[]) {
   );
   const warnings = new Set([...rows.flatMap((row) => row.warnings ?? []), ...damaged.map((error) => error.message)]);
   return { names, cosine, warnings: [...warnings] };
-}
-
-/** Returns the vectors similar to one, or the error that says that it is damaged. */
-async function similarTo(name: string): Promise<Similar | ApiError> {
-  try {
-    return await dataOf<Similar>(api.GET("/v1/vectors/{name}/similar", { params: { path: { name } } }));
-  } catch (error) {
-    if (error instanceof ApiError && error.code === "store_corrupt") return error;
-    throw error;
-  }
 }

@@ -66,7 +66,19 @@ function headOf(rows: readonly string[][]): { positive: number; negative: number
 
 /** Reads pairs from JSONL ({"positive", "negative"} a line) or from two columns, with or without a header. */
 export function parsePairs(text: string): PairRow[] {
-  if (text.trimStart().startsWith("{")) return linesOf(text).map(parsedLine);
+  if (text.trimStart().startsWith("{"))
+    return linesOf(text).map((line, index) => {
+      let value: Partial<PairRow>;
+      try {
+        value = JSON.parse(line);
+      } catch {
+        throw new Error(`Line ${index + 1} is not valid JSON.`);
+      }
+      const { positive, negative } = value;
+      if (typeof positive !== "string" || typeof negative !== "string")
+        throw new Error(`Line ${index + 1} needs the texts "positive" and "negative".`);
+      return { positive, negative };
+    });
   const rows = parseTable(text);
   const { positive, negative, named } = headOf(rows);
   const cell = (row: readonly string[], at: number) => row[at]?.trim() ?? "";
@@ -83,19 +95,6 @@ export function looksLikePairs(text: string): boolean {
     headOf(rows).named ||
     (rows.length > 1 && rows.every((row) => row.length === 2 && row.every((cell) => cell.trim() !== "")))
   );
-}
-
-function parsedLine(line: string, index: number): PairRow {
-  let value: Partial<PairRow>;
-  try {
-    value = JSON.parse(line);
-  } catch {
-    throw new Error(`Line ${index + 1} is not valid JSON.`);
-  }
-  const { positive, negative } = value;
-  if (typeof positive !== "string" || typeof negative !== "string")
-    throw new Error(`Line ${index + 1} needs the texts "positive" and "negative".`);
-  return { positive, negative };
 }
 
 export function linesOf(text: string): string[] {

@@ -43,6 +43,15 @@ export default function Read() {
 function WhatIsRead() {
   const noVectors = (vectors.value ?? []).length === 0;
   const missing = store.missing.value;
+  const { messages } = store;
+  const change = (index: number, part: Partial<Message>) =>
+    (messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message)));
+  const write = (index: number, content: string) => change(index, { content });
+  const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
+  const add = () => {
+    const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
+    messages.value = [...messages.value, { role, content: "" }];
+  };
   const words = { label: "Read it", waiting: "Reading", disabled: noVectors || missing !== null };
   return (
     <Panel label="What is read">
@@ -50,7 +59,22 @@ function WhatIsRead() {
       {store.kind.value === "text" ? (
         <TextBox label="Text to read" rows={4} {...of(store.text)} />
       ) : (
-        <ConversationFields />
+        <div class="stack">
+          {messages.value.map(({ role, content }, index) => (
+            <div key={index} class="message">
+              <select
+                aria-label={`Role of message ${index + 1}`}
+                value={role}
+                onChange={(event) => change(index, { role: event.currentTarget.value as (typeof ROLES)[number] })}
+              >
+                <Each of={ROLES} row={(one) => <option key={one}>{one}</option>} />
+              </select>
+              <TextBox label={`Message ${index + 1}`} value={content} onChange={(text) => write(index, text)} />
+              <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
+            </div>
+          ))}
+          <Button label="Add a message" onClick={add} />
+        </div>
       )}
       <div class="row">
         <Ask query={store.question} kind="primary" {...words} onAsk={store.read} />
@@ -70,36 +94,6 @@ function WhatIsRead() {
 const NEEDED = "The vectors of the library are needed. Give a key that may see them.";
 const NONE = "The library is empty, so there is nothing to read for.";
 const ROLES = ["user", "assistant", "system"] as const;
-
-function ConversationFields() {
-  const { messages } = store;
-  const change = (index: number, part: Partial<Message>) =>
-    (messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message)));
-  const write = (index: number, content: string) => change(index, { content });
-  const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
-  const add = () => {
-    const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
-    messages.value = [...messages.value, { role, content: "" }];
-  };
-  return (
-    <div class="stack">
-      {messages.value.map(({ role, content }, index) => (
-        <div key={index} class="message">
-          <select
-            aria-label={`Role of message ${index + 1}`}
-            value={role}
-            onChange={(event) => change(index, { role: event.currentTarget.value as (typeof ROLES)[number] })}
-          >
-            <Each of={ROLES} row={(one) => <option key={one}>{one}</option>} />
-          </select>
-          <TextBox label={`Message ${index + 1}`} value={content} onChange={(text) => write(index, text)} />
-          <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
-        </div>
-      ))}
-      <Button label="Add a message" onClick={add} />
-    </div>
-  );
-}
 
 /** The text coloured by one vector at one layer, the curve over it, and the way to steering against it. */
 export function ReadingPanel() {
@@ -169,6 +163,7 @@ function Curves({ name }: { name: string }) {
   const turns = reading.value?.turns ?? [];
   const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
   const values = tokens.map((token) => scores[token.index] ?? null);
+  const smooth = values.map((_, at) => medianOf(values.slice(Math.max(0, at - REACH), at + REACH + 1)));
   const means = turns.map((turn) => meanOf(turn.tokens.flatMap(({ index }) => (index > 0 ? [scores[index]] : []))));
   return (
     <section class="panel charts" aria-label="Curves">
@@ -177,7 +172,7 @@ function Curves({ name }: { name: string }) {
         x={tokens.map((_, index) => index)}
         xLabel="word"
         yRange={bulkOf(values)}
-        series={{ faint: values, strong: smoothed(values) }}
+        series={{ faint: values, strong: smooth }}
         describe={(index) => `${tokens[index]?.text.trim() ?? ""}: ${signed(values[index])}`}
       />
       {turns.length > 1 && (
@@ -194,9 +189,6 @@ function Curves({ name }: { name: string }) {
 }
 
 const REACH = 3;
-
-const smoothed = (values: readonly (number | null)[]): (number | null)[] =>
-  values.map((_, index) => medianOf(values.slice(Math.max(0, index - REACH), index + REACH + 1)));
 
 /** Opens Play with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
  * last question. */

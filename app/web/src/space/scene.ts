@@ -14,17 +14,19 @@ export const palette = computed<string[]>(() => {
   if (space.colourBy.value === "score") {
     const [below, above, middle] = [colour("below"), colour("above"), colour("middle")];
     const steps = Array.from({ length: SHADES }, (_, index) => (index + 1) / SHADES);
-    return [middle, ...[below, above].flatMap((end) => steps.map((step) => mix(middle, end, step)))];
+    const parts = (text: string) => (text.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number);
+    const mixed = (end: string, share: number) => {
+      const to = parts(end);
+      return `rgb(${parts(middle)
+        .map((value, at) => Math.round(value + ((to[at] ?? value) - value) * share))
+        .join(", ")})`;
+    };
+    return [middle, ...[below, above].flatMap((end) => steps.map((step) => mixed(end, step)))];
   }
   if (space.colourBy.value === "none" || !space.drawn.value?.set.labels) return [colour("accent")];
   if (labelNames.value.length === 2) return [colour("above"), colour("below")];
   return labelNames.value.map((_, index) => colour(`label-${(index % COLOURS) + 1}`));
 });
-
-function mix(a: string, b: string, share: number): string {
-  const [from = [], to = []] = [a, b].map((text) => (text.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number));
-  return `rgb(${from.map((value, index) => Math.round(value + ((to[index] ?? value) - value) * share)).join(", ")})`;
-}
 
 const colourIndices = computed<number[]>(() => {
   const set = space.drawn.value?.set;

@@ -42,6 +42,7 @@ export function Chart({ title, x, xLabel, series, describe, mark = null, ranges 
   const nearest = ({ offsetX }: { offsetX: number }) => leastIndex(x, (one, other) => Math.abs(right(one) - offsetX) - Math.abs(right(other) - offsetX))!; // biome-ignore format: one line
   const { low = [], high = [] } = series;
   const band = runsOf(low.map((one, index) => (high[index] == null ? null : one))).map((run) => `M${[...run.map(place(low)), ...run.toReversed().map(place(high))].join("L")}Z`); // biome-ignore format: one line
+  const spoken = range(0, x.length, Math.max(1, Math.ceil(x.length / SPOKEN)));
   const clip = `url(#${useId()})`;
   const shown = hovered !== null && hovered < x.length ? hovered : null; // the pointer may lie where points were before
   const vertical = (kind: string, at: number) => (
@@ -55,7 +56,7 @@ export function Chart({ title, x, xLabel, series, describe, mark = null, ranges 
           width={width}
           height={HEIGHT}
           role="img"
-          aria-label={`${title}. ${summary(x.length, describe)}`}
+          aria-label={`${title}. ${spoken.map(describe).join("; ")}`}
           onPointerMove={(event) => x.length > 0 && setHovered(nearest(event))}
           onPointerLeave={() => setHovered(null)}
           onPointerUp={(event) => x.length > 0 && onPick?.(nearest(event))}
@@ -117,10 +118,6 @@ function runsOf(values: Values): number[][] {
 }
 
 const SPOKEN = 8;
-
-function summary(points: number, describe: (index: number) => string): string {
-  return range(0, points, Math.max(1, Math.ceil(points / SPOKEN))).map(describe).join("; "); // biome-ignore format: one line
-}
 
 /** Returns round numbers within a domain, about as many as asked for; without fractions where the axis has none. */
 export const ticksOf = ([low, high]: readonly [number, number], count: number, whole = false): number[] =>
