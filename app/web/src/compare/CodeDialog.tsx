@@ -118,9 +118,7 @@ export function codeFor(kind: CodeKind, draft: Draft, comparison: CompareBody, {
   return lines("from openai import OpenAI", client, `${call}.create(${optionsOf({ model, ...rest })}${extra})`, field!);
 }
 
-function optionsOf(body: object): string {
-  return Object.entries(body).map(([name, value]) => `${name}=${literal(value)}`).join(", "); // biome-ignore format: one line
-}
+const optionsOf = (body: object) => Object.entries(body).map(([name, value]) => `${name}=${literal(value)}`).join(", "); // biome-ignore format: one line
 
 /** Writes a JSON value as a Python literal. */
 export function literal(value: unknown): string {

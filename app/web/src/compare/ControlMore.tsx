@@ -13,7 +13,15 @@ type Props = { control: Control; set: (part: Partial<Control>) => void };
 /** Operation, layers, tokens, schedule and condition of one vector, folded away until they are wanted. */
 export function ControlMore({ control, vector, set }: Props & { vector: Vector | undefined }) {
   const field = partsOf(control, set);
-  const { when } = control;
+  const { when, layers } = control;
+  const [text, setText] = useState(layerText(layers));
+  const own = layers !== "recommended" && layers !== "all";
+  const choose = (kind: keyof typeof LAYERS) => set({ layers: kind === "own" ? (parseLayers(text) ?? []) : kind });
+  const invalid = parseLayers(text) === null;
+  const type = (written: string) => {
+    setText(written);
+    set({ layers: parseLayers(written) ?? [] });
+  };
   const begin: Condition = { vector: control.vector, side: "above", bound: 0, at: "prompt" };
   const condition = partsOf(when ?? begin, (part) => set({ when: { ...(when ?? begin), ...part } }));
   const known = (capabilities.value?.operations ?? ["add"]) as Control["operation"][];
@@ -36,7 +44,10 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
     <More summary={summaryOf(control, vector)}>
       <ChoiceField label="Operation" options={operations} {...field("operation")} />
       <OperationFields control={control} set={set} />
-      <LayerField control={control} set={set} />
+      <div class="row">
+        <ChoiceField label="Layers" value={own ? "own" : layers} options={LAYERS} onChange={choose} />
+        {own && <TextField label="12, 14 or 10-15" {...NUMBERS} value={text} aria-invalid={invalid} onChange={type} />}
+      </div>
       {hooks.length > 1 && (
         <div class="row">
           <ChoiceField label="Where in the block" options={places} {...field("hook")} />
@@ -102,23 +113,6 @@ function OperationFields({ control, set }: Props) {
   if (control.operation !== "replace") return null;
   const others = named(vectors.value).filter(([name]) => name !== control.vector);
   return <ChoiceField label="Replaced by" options={[["", "Choose a vector"], ...others]} {...optional(field("to"))} />;
-}
-
-function LayerField({ control: { layers }, set }: Props) {
-  const [text, setText] = useState(layerText(layers));
-  const own = layers !== "recommended" && layers !== "all";
-  const choose = (kind: keyof typeof LAYERS) => set({ layers: kind === "own" ? (parseLayers(text) ?? []) : kind });
-  const type = (written: string) => {
-    setText(written);
-    set({ layers: parseLayers(written) ?? [] });
-  };
-  const invalid = parseLayers(text) === null;
-  return (
-    <div class="row">
-      <ChoiceField label="Layers" value={own ? "own" : layers} options={LAYERS} onChange={choose} />
-      {own && <TextField label="12, 14 or 10-15" {...NUMBERS} value={text} aria-invalid={invalid} onChange={type} />}
-    </div>
-  );
 }
 
 const NUMBERS = { inputMode: "numeric", size: 10 } as const;

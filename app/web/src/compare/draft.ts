@@ -163,9 +163,8 @@ export function readersOf(value: Draft): string[] {
   return [...new Set(names.filter((name): name is string => Boolean(name)))].slice(0, MAX_READOUTS);
 }
 
-function promptOf(value: Draft, arm: string): { prompt: string } | { messages: Message[] } {
-  return value.raw ? { prompt: value.prompt } : { messages: messagesOf(value, arm) };
-}
+const promptOf = (value: Draft, arm: string): { prompt: string } | { messages: Message[] } =>
+  value.raw ? { prompt: value.prompt } : { messages: messagesOf(value, arm) };
 
 /** What a thread is asked: the system prompt, what was said before, its own answers, and the new question. */
 function messagesOf(value: Draft, arm: string): Message[] {

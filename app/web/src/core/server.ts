@@ -19,10 +19,9 @@ export const typicalNorms = computed<readonly number[]>(() => capabilities.value
 export const layerCount = computed(() => capabilities.value?.layers ?? 0);
 
 /** Whether the key of this tab has a scope, as far as that is known. */
-export function mayDo(scope: string): boolean {
-  const scopes = capabilities.value?.key?.scopes;
-  return scopes === undefined || scopes.includes(scope) || scopes.includes("admin");
-}
+export const mayDo = (scope: string): boolean =>
+  (capabilities.value?.key?.scopes ?? [scope]).some((one) => one === scope || one === "admin");
+
 export const doseBound = computed(() => limit("dose_bound", 0.2));
 
 export function limit(name: string, otherwise: number): number {
@@ -214,7 +213,4 @@ export function polesOf(name: string, vector: Vector | undefined = vectorNamed(n
 }
 
 /** Returns the words of the pole that a score or a strength points to. */
-export function poleAt(name: string, value: number): string {
-  const poles = polesOf(name);
-  return value < 0 ? poles.negative : poles.positive;
-}
+export const poleAt = (name: string, value: number): string => polesOf(name)[value < 0 ? "negative" : "positive"];

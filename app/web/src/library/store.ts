@@ -79,10 +79,12 @@ export function saveProfile(name: string, interventions: readonly Intervention[]
   return changed(place, () => api.PUT("/v1/profiles/{name}", given), profiles);
 }
 
-export function setDefault({ name, interventions }: Profile): Promise<boolean> {
-  const body = { interventions: interventions as never };
-  return changed(`profile ${name}`, () => api.PUT("/v1/steering", { body }), defaultSteering);
-}
+export const setDefault = ({ name, interventions: list }: Profile): Promise<boolean> =>
+  changed(
+    `profile ${name}`,
+    () => api.PUT("/v1/steering", { body: { interventions: list as never } }),
+    defaultSteering,
+  );
 
 export const clearDefault = (): Promise<boolean> =>
   changed("default", () => api.DELETE("/v1/steering"), defaultSteering);

@@ -67,8 +67,7 @@ export function removeRow(index: number): void {
 
 /** Adds pairs from a spreadsheet or a file below what is there. Throws an error that names the line. */
 export function addText(text: string): void {
-  const added = parsePairs(text);
-  rows.value = [...written(), ...added, NO_ROW];
+  rows.value = [...written(), ...parsePairs(text), NO_ROW];
 }
 
 const same = (one: PairRow, other: PairRow) => one.positive === other.positive && one.negative === other.negative;

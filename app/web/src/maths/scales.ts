@@ -12,10 +12,8 @@ export function signed(value: number | null | undefined, digits = 2): string {
 }
 
 /** Formats a number without a sign for positive values. */
-export function plain(value: number | null | undefined, digits = 2): string {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  return value.toFixed(digits).replace("-", "−");
-}
+export const plain = (value: number | null | undefined, digits = 2): string =>
+  value == null || !Number.isFinite(value) ? "–" : value.toFixed(digits).replace("-", "−");
 
 /** Returns how far a score is from the middle, from 0 to 1, on a scale where `full` is full colour. */
 export const magnitude = (score: number, full: number): number => clamp(Math.abs(score) / full, 0, 1);

@@ -18,10 +18,8 @@ export function duration(seconds: number): string {
 }
 
 /** What a screen reader says for a token without words. */
-export function blankName(text: string): string {
-  if (text === "") return "part of a character";
-  return text.includes("\n") ? "line break" : "space";
-}
+export const blankName = (text: string): string =>
+  text === "" ? "part of a character" : text.includes("\n") ? "line break" : "space";
 
 /** Splits a text into words with the space before them; joined they are the text. */
 export const words = (text: string): string[] => text.match(/\s*\S+|\s+$/g) ?? [];
@@ -97,9 +95,7 @@ export function looksLikePairs(text: string): boolean {
   );
 }
 
-export function linesOf(text: string): string[] {
-  return text.split(/\r?\n/).map((line) => line.trim()).filter((line) => line !== ""); // biome-ignore format: one line
-}
+export const linesOf = (text: string): string[] => text.split(/\r?\n/).flatMap((line) => line.trim() || []);
 
 /** Returns a text for a table that a spreadsheet takes as a text: one that begins like a formula has an apostrophe in front. */
 export const guarded = (text: string): string => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);

@@ -136,10 +136,8 @@ export function choose(name: string): void {
 }
 
 /** The layer at which the chosen concept stands out, which it is read at in any case. */
-function usualLayer(): number | null {
-  const standout = reading.value?.standouts.find((one) => one.vector === chosen.value);
-  return standout?.layer ?? knownLayers.value[0] ?? null;
-}
+const usualLayer = (): number | null =>
+  reading.value?.standouts.find((one) => one.vector === chosen.value)?.layer ?? knownLayers.value[0] ?? null;
 
 const MAX_CARRIERS = 3;
 

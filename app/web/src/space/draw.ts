@@ -84,10 +84,7 @@ export function project(point: readonly number[], view: View): [number, number, 
 }
 
 /** Returns the place of a point on the canvas in CSS pixels. */
-export function placeOf(point: readonly number[], view: View): [number, number] {
-  const [x, y] = project(point, view);
-  return [x, y];
-}
+export const placeOf = (point: readonly number[], view: View) => project(point, view).slice(0, 2) as [number, number];
 
 /** Returns the index of the point under the pointer, or null. */
 export function nearest(points: readonly (readonly number[])[], view: View, x: number, y: number): number | null {

@@ -174,10 +174,8 @@ export const Warnings = ({ of = [] }: { of: readonly string[] | undefined }) =>
     </Note>
   ));
 
-export function ErrorNote({ error }: { error: unknown }) {
-  if (error === null || error === undefined || isAbort(error)) return null;
-  return <Note kind="error">{messageOf(error)}</Note>;
-}
+export const ErrorNote = ({ error }: { error: unknown }) =>
+  error == null || isAbort(error) ? null : <Note kind="error">{messageOf(error)}</Note>;
 
 interface LoadNoteProps {
   /** The name of what is read, for those who hear the buttons of the page one by one. */

@@ -125,10 +125,8 @@ async function makeKey(body: Schemas["CreateKeyRequest"], replaces: Key | null):
   await keys.load();
 }
 
-export function isOwnKey(id: string): boolean {
-  const made = fresh.value.find((one) => one.key.key === apiKey.value);
-  return id === (made?.key.id ?? capabilities.value?.key?.id);
-}
+export const isOwnKey = (id: string): boolean =>
+  id === (fresh.value.find((one) => one.key.key === apiKey.value)?.key.id ?? capabilities.value?.key?.id);
 
 /** Whether an error says that nobody could manage the server after the change; the change can be forced then. */
 export const isLastAdmin = (error: unknown): boolean => error instanceof ApiError && error.code === "last_admin_key";
