@@ -110,10 +110,8 @@ function Deletion({ vector }: { vector: Vector }) {
 /** Numbers of a vector's directions that are fetched for a comparison: a large model's would be many megabytes. */
 const MAX_NUMBERS = 50_000;
 
-type Compared = { vectors: readonly [Vector, Vector]; layers: number[]; cosine: (number | null)[] };
-
 /** Two versions of a vector: their cards, and how alike their directions are. */
-const comparisons = new Queries(async (signal, name: string, ...pair: [number, number]): Promise<Compared> => {
+const comparisons = new Queries(async (signal, name: string, ...pair: [number, number]) => {
   const path = { name };
   const card = (version: number) => api.GET("/v1/vectors/{name}", { params: { path, query: { version } }, signal });
   const vectors = (await Promise.all(pair.map((version) => dataOf<Vector>(card(version))))) as [Vector, Vector];
@@ -131,6 +129,9 @@ const comparisons = new Queries(async (signal, name: string, ...pair: [number, n
 function VersionComparison({ name, versions }: { name: string; versions: readonly Version[] }) {
   const [[left, right], setPair] = useState<[number, number]>([versions[1]?.version ?? 0, versions[0]?.version ?? 0]);
   const { data, error } = useQuery(comparisons.of(name, left, right));
+  const found = data.value;
+  const { vectors = [], layers = [], cosine: cosines = [] } = found ?? {};
+  const facts = FACTS.map(([label, fact]) => [label, ...vectors.map(fact)]);
   const options = versions.map(({ version }) => [`${version}`, `version ${version}`] as const);
   const side = (value: number, choose: (version: number) => [number, number]) => ({
     options,
@@ -145,33 +146,23 @@ function VersionComparison({ name, versions }: { name: string; versions: readonl
         <ChoiceField label="Version on the right" {...side(right, (version) => [left, version])} />
       </div>
       <ErrorNote error={error.value} />
-      {data.value && <Result {...data.value} />}
+      {found && <p>{likeness(meanOf(cosines))}</p>}
+      {layers.length > 1 && (
+        <div class="charts">
+          <Chart
+            title="Cosine of the two directions by layer"
+            x={layers}
+            xLabel="layer"
+            yRange={[Math.min(0, ...cosines.map((value) => value ?? 0)) - 0.02, 1.02]}
+            series={{ strong: cosines }}
+            describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
+          />
+        </div>
+      )}
+      {found && <Table label="Facts of both versions" head={["", ...vectors.map(({ id }) => id)]} rows={facts} />}
     </section>
   );
 }
-
-const Result = ({ vectors, layers, cosine: cosines }: Compared) => (
-  <>
-    <p>{likeness(meanOf(cosines))}</p>
-    {layers.length > 1 && (
-      <div class="charts">
-        <Chart
-          title="Cosine of the two directions by layer"
-          x={layers}
-          xLabel="layer"
-          yRange={[Math.min(0, ...cosines.map((value) => value ?? 0)) - 0.02, 1.02]}
-          series={{ strong: cosines }}
-          describe={(index) => `layer ${layers[index]}: ${signed(cosines[index])}`}
-        />
-      </div>
-    )}
-    <Table
-      label="Facts of both versions"
-      head={["", ...vectors.map(({ id }) => id)]}
-      rows={FACTS.map(([label, fact]) => [label, ...vectors.map(fact)])}
-    />
-  </>
-);
 
 const ALIKE = 0.98;
 const RELATED = 0.5;
