@@ -11,7 +11,6 @@ export type Version = Schemas["VectorVersionAnswer"];
 export type VersionPage = Schemas["VectorVersionsAnswer"];
 export type Similar = Schemas["SimilarAnswer"];
 export type CompareAnswer = Schemas["CompareAnswer"];
-export type ArmAnswer = Schemas["ArmAnswer"];
 export type Readout = Schemas["ReadoutAnswer"];
 export type Explanation = Schemas["ExplainAnswer"];
 export type Policy = Schemas["PolicyAnswer"];

@@ -9,7 +9,7 @@ export type LayerChoice = "recommended" | "all" | number[] | { from: number; to:
 export type Condition = { vector: string; side: "above" | "below"; bound: number; at: keyof typeof words.conditionAt };
 
 /** What a control has before a person sets it. */
-const BLANK = {
+export const BLANK = {
   on: true,
   strength: 1,
   /** What the strength counts: the vector's natural scale, or its calibration, where 1 changes neutral text by 1 nat. */
@@ -54,12 +54,6 @@ export const restoredControl = (part: Partial<Control> & { vector: string }): Co
   ...part,
   id: nextId++,
 });
-
-/** Returns what an address needs to know of a control. */
-export function compactControl(control: Control): Partial<Control> {
-  const usual = BLANK as Record<string, unknown>;
-  return Object.fromEntries(Object.entries(control).filter(([key, value]) => key !== "id" && usual[key] !== value));
-}
 
 /** The middle of the range that works, to one decimal where that is in the range. */
 export function defaultStrength(vector: Vector, norms: readonly number[], sign: number): number {

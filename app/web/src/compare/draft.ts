@@ -3,7 +3,7 @@ import type { Message } from "../api/types";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
 import { given, isLike, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
-import { type Control, compactControl, interventions, restoredControl } from "./controls";
+import { BLANK, type Control, interventions, restoredControl } from "./controls";
 
 /** An earlier turn of the threads: what was asked, and what each thread answered. */
 export type Turn = { prompt: string; answers: Readonly<Record<string, string>> };
@@ -53,7 +53,10 @@ export function isBegun(value: Draft): boolean {
 export function compactDraft(value: Draft): object {
   const usual = USUAL as unknown as Record<string, unknown>;
   const parts = Object.entries(value).filter(([key, one]) => JSON.stringify(usual[key]) !== JSON.stringify(one));
-  return { ...Object.fromEntries(parts), controls: value.controls.map(compactControl) };
+  const blank = BLANK as Record<string, unknown>;
+  const differs = ([key, one]: [string, unknown]) => key !== "id" && blank[key] !== one;
+  const controls = value.controls.map((control) => Object.fromEntries(Object.entries(control).filter(differs)));
+  return { ...Object.fromEntries(parts), controls };
 }
 
 /** Completes a draft from an address; anything that is no draft gives the usual one. */

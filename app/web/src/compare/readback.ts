@@ -6,7 +6,7 @@ import { poleAt } from "../core/server";
 import { plain, signed } from "../maths/scales";
 import { scoresOfParts } from "../read/turns";
 import type { CompareBody } from "./draft";
-import { type Pane, shiftOf } from "./run";
+import type { Pane } from "./run";
 
 /** What the finished answers say about a vector: they are read again by the unsteered model. The scores that come with the tokens of
  * an answer are of the steered stream, and contain what was added. */
@@ -71,8 +71,12 @@ const NOTICEABLE = 0.15;
 
 /** Says in one sentence what an answer is against the plain one; null where that was not measured. */
 export function sentenceOf(pane: Pane, base: Pane | undefined, vector: string | null): string | null {
-  const shift = shiftOf(pane, base, vector);
-  if (vector === null || shift?.mean == null) return null;
+  if (vector === null || base === undefined || pane.name === base.name) return null;
+  const [here, there] = [pane.metrics?.readout[vector]?.mean, base.metrics?.readout[vector]?.mean];
+  const difference = here == null || there == null ? null : here - there;
+  // Of a thread with a history of its own there is no interval.
+  const shift = pane.against?.readout_shift[vector] ?? { mean: difference, interval: null };
+  if (shift.mean === null) return null;
   const amount = `(${shiftWords(shift)})`;
   const [low, high] = shift.interval ?? [];
   const known = low != null && high != null;

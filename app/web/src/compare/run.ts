@@ -1,7 +1,7 @@
 import { batch, signal } from "@preact/signals";
 import { group } from "d3-array";
 import { apiKey, isAbort, type ServerError, stream } from "../api/client";
-import type { ArmAnswer, CompareAnswer, Estimate, Schemas, Token, TokenPiece } from "../api/types"; // biome-ignore format: one line
+import type { CompareAnswer, Schemas, Token, TokenPiece } from "../api/types";
 import { isLike } from "../core/state";
 import { changedTokens } from "../maths/text";
 import { announce } from "../ui/parts";
@@ -186,7 +186,15 @@ export class PaneCollector {
       const { arm, error } = data as ServerError & { arm: string };
       this.panes = this.panes.map((pane) => (pane.name === arm ? { ...pane, error: error.message } : pane));
     } else if (name === "done") {
-      const ended = new Map((data as CompareAnswer).arms.map((arm) => [arm.name, finishedPane(arm)]));
+      const ended = new Map(
+        (data as CompareAnswer).arms.map((arm): [string, Pane] => {
+          const { name, steering, metrics = null, against_baseline: against = null, error } = arm;
+          const choices = arm.choices.map(({ text, tokens, finish_reason: finish }) => {
+            return { text, tokens: (tokens ?? [{ id: null, text }]) as Token[], finish };
+          });
+          return [name, { name, choices, steering, metrics, against, error: error?.message ?? null }];
+        }),
+      );
       this.pending = this.pending.filter(({ arm }) => !ended.has(arm ?? ""));
       this.panes = this.panes.map((pane) => ended.get(pane.name) ?? pane);
     }
@@ -208,21 +216,6 @@ export class PaneCollector {
     });
     return this.panes;
   }
-}
-
-/** Returns a finished arm as a pane. */
-function finishedPane({
-  name,
-  steering,
-  metrics = null,
-  against_baseline: against = null,
-  error,
-  ...arm
-}: ArmAnswer): Pane {
-  const choices = arm.choices.map(({ text, tokens, finish_reason: finish }) => {
-    return { text, tokens: (tokens ?? [{ id: null, text }]) as Token[], finish };
-  });
-  return { name, choices, steering, metrics, against, error: error?.message ?? null };
 }
 
 /** Shows the plain answer that was shown before for the same prompt, seed and sampling: a server may round differently in other company, and
@@ -250,15 +243,6 @@ function against(pane: Pane, plain: Pane): Pane {
     return [vector, { ...shift, mean: own - other, interval }];
   });
   return { ...pane, against: { ...pane.against, readout_shift: Object.fromEntries(shifts) } };
-}
-
-/** How far an answer lies from the plain one; of a thread with a history of its own there is no interval. */
-export function shiftOf(pane: Pane, base: Pane | undefined, vector: string | null): Estimate | null {
-  if (vector === null || base === undefined || pane.name === base.name) return null;
-  const measured = pane.against?.readout_shift[vector];
-  if (measured) return measured;
-  const [own, plain] = [pane.metrics?.readout[vector]?.mean, base.metrics?.readout[vector]?.mean];
-  return own == null || plain == null ? null : ({ mean: own - plain, interval: null } as Estimate);
 }
 
 type Scores = readonly (number | null)[];

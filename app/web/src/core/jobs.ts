@@ -10,12 +10,10 @@ import { given, remembered } from "./state";
 
 const AGAIN_SECONDS = 1;
 
-class JobFailed extends Error {}
-
 /** The request that starts a job, sent with these options. */
 export type StartJob = (options: { fetch: (request: Request) => Promise<Response> }) => Promise<Job>;
 
-/** Starts a job, follows it until it ends and returns it. Throws JobFailed unless it succeeded.
+/** Starts a job, follows it until it ends and returns it. Throws an error unless it succeeded.
  * Stopping works at any time: before the request is sent, while it waits to be repeated, while the server accepts it (the job is
  * cancelled as soon as its id is known) and while it runs. It throws AbortError, the server's error where the job could not be
  * cancelled, or returns the job where that had succeeded before. */
@@ -32,7 +30,7 @@ export async function runToEnd(start: StartJob, onProgress: (job: Job) => void, 
     last = await cancelJob(job.id);
     if (last.status !== "succeeded") stop.throwIfAborted();
   }
-  if (last.status !== "succeeded") throw new JobFailed(last.error?.message ?? `The job was ${last.status}.`);
+  if (last.status !== "succeeded") throw new Error(last.error?.message ?? `The job was ${last.status}.`);
   return last;
 }
 
@@ -194,22 +192,19 @@ export function resumeJobs(): void {
     const task = begin(about, () => (id === "" ? startedJob(about) : readJob(id)), entry);
     void task.end.then(() => {
       const error = task.error.peek();
-      if (!(error instanceof NotStarted || (error instanceof ApiError && error.status === 404))) return;
+      if (!(error instanceof ApiError && error.status === 404)) return;
       saved.value = saved.value.filter((one) => one !== entry);
       dismiss(task);
     });
   }
 }
 
-/** The server runs no job for a request whose answer the page did not wait for. */
-class NotStarted extends Error {}
-
 /** Finds the open job of a request that was sent when the page was left, before the server had answered it. */
 async function startedJob({ kind, vector }: About): Promise<Job> {
   const own = new Set(saved.peek().map(({ id }) => id));
   const same = (job: Job) => job.kind === kinds[kind].server && job.subject === vector && isOpen(job);
   const job = (await latestJobs()).find((one) => same(one) && !own.has(one.id));
-  if (!job) throw new NotStarted();
+  if (!job) throw new ApiError(404, "not_found", "The server runs no job for the request.");
   return job;
 }
 

@@ -146,7 +146,7 @@ export function DictionarySource() {
     );
   return (
     <div class="stack">
-      <List of={known} kind="stack choices" label="Dictionaries" row={(one) => <Choice key={one.name} of={one} />} />
+      <List of={known} kind="stack choices" label="Dictionaries" row={choice} />
       <Segments label="What is searched for" options={KINDS} {...field("kind")} />
       {fields.value.kind === "vector" ? ofVector : ofTexts}
       <More summary="How many, and only those that steer">
@@ -164,11 +164,11 @@ export function DictionarySource() {
   );
 }
 
-function Choice({ of: { name, problem, features, layer, architecture, model } }: { of: Dictionary }) {
+function choice({ name, problem, features, layer, architecture, model }: Dictionary) {
   const about = [`${(features ?? 0).toLocaleString("en")} features`, architecture, model].filter(Boolean).join(" · ");
   const on = dictionary.value?.name === name;
   return (
-    <Radio group="dictionary" disabled={problem != null} on={on} onChoose={() => choose(name)}>
+    <Radio key={name} group="dictionary" disabled={problem != null} on={on} onChoose={() => choose(name)}>
       <strong>{name}</strong>
       {layer != null && <span class="small muted"> layer {layer}</span>}
       <br />

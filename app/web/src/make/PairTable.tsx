@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { looksLikePairs } from "../maths/text";
+import { looksLikePairs, type PairRow } from "../maths/text";
 import { FileButton, TextBox } from "../ui/fields";
 import { ErrorNote, Remove } from "../ui/parts";
 import { addText, removeRow, rows, setRow } from "./store";
@@ -37,8 +37,11 @@ export function PairTable() {
         <tbody>
           {rows.value.slice(0, MAX_ROWS).map((row, index) => (
             <tr key={index}>
-              <Cell index={index} side="positive" value={row.positive} />
-              <Cell index={index} side="negative" value={row.negative} />
+              {(["positive", "negative"] as const).map((side) => (
+                <td key={side}>
+                  <TextBox label={`${side} ${index + 1}`} {...sized(row[side])} onChange={change(index, side)} />
+                </td>
+              ))}
               <td>
                 <Remove label={`Remove pair ${index + 1}`} onClick={() => removeRow(index)} />
               </td>
@@ -60,12 +63,5 @@ export function PairTable() {
   );
 }
 
-function Cell({ index, side, value }: { index: number; side: "positive" | "negative"; value: string }) {
-  const rows = Math.min(4, Math.max(1, Math.ceil(value.length / 32)));
-  const change = (text: string) => setRow(index, { [side]: text });
-  return (
-    <td>
-      <TextBox label={`${side} ${index + 1}`} rows={rows} value={value} onChange={change} />
-    </td>
-  );
-}
+const sized = (value: string) => ({ value, rows: Math.min(4, Math.max(1, Math.ceil(value.length / 32))) });
+const change = (index: number, side: keyof PairRow) => (text: string) => setRow(index, { [side]: text });

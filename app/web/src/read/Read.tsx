@@ -104,6 +104,11 @@ export function ReadingPanel() {
   const readAll = () => readAllLayers(name);
   const goTo = (to: number) => (layer.value = layers[to] ?? null);
   const { scores, full, middle } = centred();
+  const turns = reading.value?.turns ?? [];
+  const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
+  const values = tokens.map((token) => scores[token.index] ?? null);
+  const smooth = values.map((_, at) => medianOf(values.slice(Math.max(0, at - REACH), at + REACH + 1)));
+  const means = turns.map((turn) => meanOf(turn.tokens.flatMap(({ index }) => (index > 0 ? [scores[index]] : []))));
   const markOf = (index: number) => {
     const score = scores[index];
     return lookOf({ score: typeof score === "number" && index > 0 ? score - middle : null, full });
@@ -128,7 +133,7 @@ export function ReadingPanel() {
           </label>
         )}
         <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
-        {(reading.value?.turns ?? []).map((turn, index) => (
+        {turns.map((turn, index) => (
           <div key={index}>
             {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
             <p class="tokens" dir="auto">
@@ -141,7 +146,25 @@ export function ReadingPanel() {
           </div>
         ))}
       </section>
-      <Curves name={name} />
+      <section class="panel charts" aria-label="Curves">
+        <Chart
+          title={`${name} over the words`}
+          x={tokens.map((_, index) => index)}
+          xLabel="word"
+          yRange={bulkOf(values)}
+          series={{ faint: values, strong: smooth }}
+          describe={(index) => `${tokens[index]?.text.trim() ?? ""}: ${signed(values[index])}`}
+        />
+        {turns.length > 1 && (
+          <Chart
+            title={`${name} over the turns`}
+            x={turns.map((_, index) => index + 1)}
+            xLabel="turn"
+            series={{ strong: means }}
+            describe={(index) => `turn ${index + 1}, ${turns[index]?.role}: ${plain(means[index])}`}
+          />
+        )}
+      </section>
     </div>
   );
 }
@@ -156,36 +179,6 @@ function centred(): { scores: readonly (number | null)[]; full: number; middle: 
   const middle = vector?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
   const away = values.map((value) => value - middle);
   return { scores, full: fullScale(away, 0.5), middle };
-}
-
-function Curves({ name }: { name: string }) {
-  const scores = shownScores.value;
-  const turns = reading.value?.turns ?? [];
-  const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
-  const values = tokens.map((token) => scores[token.index] ?? null);
-  const smooth = values.map((_, at) => medianOf(values.slice(Math.max(0, at - REACH), at + REACH + 1)));
-  const means = turns.map((turn) => meanOf(turn.tokens.flatMap(({ index }) => (index > 0 ? [scores[index]] : []))));
-  return (
-    <section class="panel charts" aria-label="Curves">
-      <Chart
-        title={`${name} over the words`}
-        x={tokens.map((_, index) => index)}
-        xLabel="word"
-        yRange={bulkOf(values)}
-        series={{ faint: values, strong: smooth }}
-        describe={(index) => `${tokens[index]?.text.trim() ?? ""}: ${signed(values[index])}`}
-      />
-      {turns.length > 1 && (
-        <Chart
-          title={`${name} over the turns`}
-          x={turns.map((_, index) => index + 1)}
-          xLabel="turn"
-          series={{ strong: means }}
-          describe={(index) => `turn ${index + 1}, ${turns[index]?.role}: ${plain(means[index])}`}
-        />
-      )}
-    </section>
-  );
 }
 
 const REACH = 3;

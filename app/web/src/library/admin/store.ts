@@ -189,12 +189,11 @@ export function barsOf(edges: readonly number[], counts: readonly number[]) {
   const first = counts.findIndex((count) => count > 0);
   const last = counts.findLastIndex((count) => count > 0);
   const most = Math.max(...counts);
-  const bars = counts.map((count, bucket) => ({ label: between(edges, bucket), count, share: count / most }));
+  const [low, high] = [edges[0], edges.at(-1)];
+  const bars = counts.map((count, bucket) => {
+    const inside = `${plain(edges[bucket - 1])} to ${plain(edges[bucket])}`;
+    const above = bucket >= edges.length ? `above ${plain(high)}` : inside;
+    return { label: bucket === 0 ? `up to ${plain(low)}` : above, count, share: count / most };
+  });
   return first < 0 ? [] : bars.slice(first, last + 1);
-}
-
-function between(edges: readonly number[], bucket: number): string {
-  if (bucket === 0) return `up to ${plain(edges[0])}`;
-  if (bucket >= edges.length) return `above ${plain(edges[edges.length - 1])}`;
-  return `${plain(edges[bucket - 1])} to ${plain(edges[bucket])}`;
 }
