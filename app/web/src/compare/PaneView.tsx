@@ -8,7 +8,7 @@ import { meanOf, plain, signed } from "../maths/scales";
 import { blankName, visible } from "../maths/text";
 import { Button, Each, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";
 import { type Intervention, shortly } from "./controls";
-import { ARMS, type CompareBody, draft } from "./draft";
+import { ARMS, type CompareBody, draft, saidIn } from "./draft";
 import { answerReading, sentenceOf, shiftWords } from "./readback";
 import { differences, type Pane, shadeValue } from "./run";
 import * as play from "./store";
@@ -32,11 +32,7 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
   const details = { pane, choice: sample };
   const token = selected === null ? undefined : choice?.tokens[selected];
   const running = play.comparison.running.value;
-  const { history, turns } = play.askedDraft.value ?? draft.value;
-  const said = turns.flatMap(({ prompt, answers }) => [
-    { role: "user", content: prompt },
-    { role: "assistant", content: answers[pane.name] ?? answers[ARMS.normal] ?? "" },
-  ]);
+  const said = saidIn(play.askedDraft.value ?? draft.value, pane.name);
   const last = play.askedDraft.value ? [{ role: "user", content: play.askedDraft.value.prompt }] : [];
   const sentence = running ? null : sentenceOf(pane, base, play.reader.value);
   return (
@@ -46,9 +42,9 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
         {choice?.finish === "length" && <span class="badge">cut at the token limit</span>}
       </div>
       {about !== "" && <p class="small muted about">{about}</p>}
-      {history.length + turns.length > 0 && (
+      {said.length > 0 && (
         <ol class="turns" aria-label="Earlier turns">
-          {[...history, ...said, ...last].map(({ role, content }, index) => (
+          {[...said, ...last].map(({ role, content }, index) => (
             <li key={index} class={role} dir="auto">
               {content}
             </li>

@@ -172,12 +172,17 @@ const promptOf = (value: Draft, arm: string): { prompt: string } | { messages: M
 /** What a thread is asked: the system prompt, what was said before, its own answers, and the new question. */
 function messagesOf(value: Draft, arm: string): Message[] {
   const system: Message[] = value.system.trim() === "" ? [] : [{ role: "system", content: value.system }];
-  const turns = value.turns.flatMap(({ prompt, answers }): Message[] => [
+  return [...system, ...saidIn(value, arm), { role: "user", content: value.prompt }];
+}
+
+/** What was said before in a thread, with its own answers. */
+export const saidIn = ({ history, turns }: Draft, arm: string): Message[] => [
+  ...history,
+  ...turns.flatMap(({ prompt, answers }): Message[] => [
     { role: "user", content: prompt },
     { role: "assistant", content: answers[arm] ?? answers[ARMS.normal] ?? "" },
-  ]);
-  return [...system, ...value.history, ...turns, { role: "user", content: value.prompt }];
-}
+  ]),
+];
 
 const shared = (value: Draft) => ({ ...value.sampling, seed: value.seed, readout: readersOf(value), logprobs: 5 });
 

@@ -58,14 +58,13 @@ const draftOf = new WeakMap<CompareBody, Draft>();
 export const askedDraft = computed(() => (comparison.asked.value && draftOf.get(comparison.asked.value)) ?? null);
 
 /** Whether the shown answers are of other settings than those of now. Which vector reads them does not matter. */
-export const stale = computed(() => {
-  const asked = comparison.asked.value;
-  if (asked === null || askedDraft.value === null || comparison.running.value) return false;
-  return differ(drafts.compareBody(draft.value, instruction.value), asked);
-});
+export const stale = computed(
+  () => askedDraft.value !== null && differs(comparison, () => drafts.compareBody(draft.value, instruction.value)),
+);
 
-const differ = (now: CompareBody, asked: CompareBody): boolean =>
-  JSON.stringify({ ...now, readout: [] }) !== JSON.stringify({ ...asked, readout: [] });
+const unread = (body: CompareBody): string => JSON.stringify({ ...body, readout: [] });
+const differs = ({ asked: { value: asked }, running }: ComparisonRun, now: () => CompareBody): boolean =>
+  asked !== null && !running.value && unread(now()) !== unread(asked);
 
 /** Answers what is set now. What is being answered already is not asked again: a dial that is released by a click on Run asks once. */
 export function run(): void {
@@ -183,9 +182,8 @@ export function runSweep(id: number): void {
 
 /** Whether the answers of the sweep are of other settings than those of now. */
 export const sweepStale = computed(() => {
-  const [id, asked] = [swept.value, sweep.asked.value];
-  if (id === null || asked === null || sweep.running.value) return false;
-  return differ(drafts.sweepBody(draft.value, id, sweepStrengths(id)), asked);
+  const id = swept.value;
+  return id !== null && differs(sweep, () => drafts.sweepBody(draft.value, id, sweepStrengths(id)));
 });
 
 export function closeSweep(): void {

@@ -41,10 +41,7 @@ export function rememberState(name: PlaceName, state: string): void {
   fragment.value = location.hash; // so that following the previous link again is a change
 }
 
-if (typeof addEventListener !== "undefined")
-  addEventListener("hashchange", () => {
-    fragment.value = location.hash;
-  });
+if (typeof addEventListener !== "undefined") addEventListener("hashchange", () => (fragment.value = location.hash));
 
 /** Encodes a JSON value for an address. */
 export function encodeState(value: unknown): string {

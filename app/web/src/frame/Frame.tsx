@@ -99,7 +99,7 @@ export function TopBar() {
   const now = load.value;
   const busy = retrying.value > 0;
   const state = serverTrouble.value ? "off" : !busy && (model || keyState.value === "limited") ? "" : "waiting";
-  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : UNKNOWN[keyState.value]);
+  const known = model?.name ?? (serverTrouble.value ? "Server not ready" : (UNKNOWN[keyState.value] ?? "Connecting"));
   const help = { title: "Keys and documentation", onClick: () => (helpShown.value = true) };
   useEffect(() => {
     if (keyWanted.value) setKeyShown(true);
@@ -144,12 +144,7 @@ export function TopBar() {
 }
 
 /** What stands for the model's name while it is not known. */
-const UNKNOWN = {
-  wanted: "Waiting for a key",
-  limited: "Not shown to this key",
-  set: "Connecting",
-  none: "Connecting",
-};
+const UNKNOWN: Readonly<Record<string, string>> = { wanted: "Waiting for a key", limited: "Not shown to this key" };
 
 /** How much is being worked on: jobs, and requests that are in the batch. */
 export function workWords(jobs: number, requests: number): string {

@@ -45,4 +45,13 @@ export function colour(name: string): string {
   return value;
 }
 
+/** Calls something with the seconds since now in each frame until it returns true. Returns what ends it. */
+export function inFrames(draw: (seconds: number) => boolean): () => void {
+  const begun = performance.now();
+  let frame = requestAnimationFrame(function next(now) {
+    if (!draw(Math.max(now - begun, 0) / 1000)) frame = requestAnimationFrame(next); // the frame may have begun before
+  });
+  return () => cancelAnimationFrame(frame);
+}
+
 export const reducedMotion = (): boolean => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -103,10 +103,16 @@ export function ReadingPanel() {
   const at = Math.max(layers.indexOf(layer.value ?? 0), 0);
   const readAll = () => readAllLayers(name);
   const goTo = (to: number) => (layer.value = layers[to] ?? null);
-  const { scores, full, middle } = centred();
+  const scores = shownScores.value;
   const turns = reading.value?.turns ?? [];
   const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
   const values = tokens.map((token) => scores[token.index] ?? null);
+  // The colours are around what is usual for this text: the middle of the scale is the mean of the text.
+  const known = values.filter((one) => one !== null);
+  const standout = reading.value?.standouts.find((one) => one.vector === name);
+  const middle = vectorNamed(name)?.centred ? 0 : (meanOf(known) ?? standout?.mean ?? 0);
+  const away = known.map((value) => value - middle);
+  const full = fullScale(away, 0.5);
   const smooth = values.map((_, at) => medianOf(values.slice(Math.max(0, at - REACH), at + REACH + 1)));
   const means = turns.map((turn) => meanOf(turn.tokens.flatMap(({ index }) => (index > 0 ? [scores[index]] : []))));
   const markOf = (index: number) => {
@@ -167,18 +173,6 @@ export function ReadingPanel() {
       </section>
     </div>
   );
-}
-
-/** Scores of the words, around what is usual for this text: the middle of the scale is the mean of the text. */
-function centred(): { scores: readonly (number | null)[]; full: number; middle: number } {
-  const scores = shownScores.value;
-  const shown = (reading.value?.turns ?? []).flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
-  const values = shown.map((token) => scores[token.index]).filter((one): one is number => typeof one === "number");
-  const standout = reading.value?.standouts.find((one) => one.vector === chosen.value);
-  const vector = chosen.value ? vectorNamed(chosen.value) : undefined;
-  const middle = vector?.centred ? 0 : (meanOf(values) ?? standout?.mean ?? 0);
-  const away = values.map((value) => value - middle);
-  return { scores, full: fullScale(away, 0.5), middle };
 }
 
 const REACH = 3;

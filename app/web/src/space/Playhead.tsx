@@ -1,5 +1,5 @@
 import { useEffect, useRef } from "preact/hooks";
-import { coloursChanged, reducedMotion } from "../frame/theme";
+import { coloursChanged, inFrames, reducedMotion } from "../frame/theme";
 import { spread } from "../maths/geometry";
 import { clamp, plain } from "../maths/scales";
 import { Chart, endsOf } from "../ui/Chart";
@@ -44,19 +44,13 @@ function goTo(at: number): void {
 
 /** Moves the playhead until the last layer; in whole steps for a reader who wants less motion. */
 function play(last: number): () => void {
-  const steps = reducedMotion();
-  let frame = 0;
-  let before = performance.now();
-  let exact = playhead.peek();
-  const tick = (now: number) => {
-    exact += ((now - before) / 1000) * LAYERS_PER_SECOND;
-    before = now;
+  const [steps, begin] = [reducedMotion(), playhead.peek()];
+  return inFrames((seconds) => {
+    const exact = begin + seconds * LAYERS_PER_SECOND;
     playhead.value = Math.min(steps ? Math.floor(exact) : exact, last);
     if (exact >= last) playing.value = false;
-    else frame = requestAnimationFrame(tick);
-  };
-  frame = requestAnimationFrame(tick);
-  return () => cancelAnimationFrame(frame);
+    return exact >= last;
+  });
 }
 
 /** How well the labels stand apart at each layer, with the playhead on the curve. */

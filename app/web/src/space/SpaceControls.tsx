@@ -46,9 +46,7 @@ export function SpaceControls() {
     onChange: redrawn((next: T) => (choice.value = next)),
   });
   const empty = space.ownText.value.trim() === "";
-  const take = async (file: File) => {
-    space.ownText.value = await file.text();
-  };
+  const take = async (file: File) => (space.ownText.value = await file.text());
   const dimensions: Bound<2 | 3> = {
     value: method.value === ALONG_VECTOR ? 2 : dims.value,
     onChange: redrawn((count) => {

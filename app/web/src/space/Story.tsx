@@ -8,9 +8,9 @@ import { Query } from "../core/query";
 import { conceptDetails, library } from "../core/server";
 import { given, keep, kept } from "../core/state";
 import { DocLink } from "../frame/dialogs";
-import { colour, coloursChanged, reducedMotion } from "../frame/theme";
+import { colour, coloursChanged, inFrames, reducedMotion } from "../frame/theme";
 import { alongVector, between } from "../maths/geometry";
-import { clamp, plain as figure, meanOf } from "../maths/scales";
+import { plain as figure, meanOf } from "../maths/scales";
 import { Button, ErrorNote, focusNext, useSize } from "../ui/parts";
 import { fitted, paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
@@ -116,13 +116,10 @@ export function Story() {
     if (found === null) return;
     if (reducedMotion()) return setShare(1);
     setShare(0);
-    const begun = performance.now();
-    let frame = requestAnimationFrame(function move(now) {
-      const next = clamp((now - begun) / 1000 / SECONDS, 0, 1); // the frame may have begun before the scene
-      setShare(next);
-      if (next < 1) frame = requestAnimationFrame(move);
+    return inFrames((seconds) => {
+      setShare(Math.min(seconds / SECONDS, 1));
+      return seconds >= SECONDS;
     });
-    return () => cancelAnimationFrame(frame);
   }, [at, found]);
   const reading = found === null && material.error.value === null; // also before it is asked for
   const last = at === scenes.length - 1;

@@ -202,7 +202,7 @@ interface FileProps {
   children: string;
   accept: string;
   /** Takes the file. What it throws goes to `onProblem`. */
-  take: (file: File) => Promise<void>;
+  take: (file: File) => Promise<unknown>;
   /** Hears why a file was not taken; null once another one is chosen. */
   onProblem: (problem: unknown) => void;
 }
@@ -232,9 +232,7 @@ export interface Bound<T> {
 
 export const of = <T,>(signal: Signal<T>): Bound<T> => ({
   value: signal.value,
-  onChange: (value) => {
-    signal.value = value;
-  },
+  onChange: (value) => (signal.value = value),
 });
 
 /** Binds a choice whose empty one stands for none. */
@@ -253,6 +251,4 @@ export const partsOf =
 
 /** Binds fields to the parts of an object in a signal. */
 export const partsIn = <T extends object>(whole: Signal<T>) =>
-  partsOf(whole.value, (part) => {
-    whole.value = { ...whole.value, ...part };
-  });
+  partsOf(whole.value, (part) => (whole.value = { ...whole.value, ...part }));
