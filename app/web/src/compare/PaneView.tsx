@@ -83,9 +83,8 @@ export function aboutPane(name: string, body: CompareBody): string {
 /** The numbers behind an answer: its title says what each is. An answer that nothing steers has neither a divergence nor a dose. */
 function PaneFacts({ pane: { name: arm, choices, metrics, against, steering } }: { pane: Pane }) {
   const name = play.reader.value;
-  const read = (vector: string) =>
-    choices.map((_, choice) => answerReading(play.comparison.asked.value, vector, arm, choice)?.mean);
-  const says = name === null ? null : (metrics?.readout[name]?.mean ?? meanOf(read(name)));
+  const read = choices.map((_, choice) => answerReading(play.comparison.asked.value, name, arm, choice)?.mean);
+  const says = name === null ? null : (metrics?.readout[name]?.mean ?? meanOf(read));
   const shift = name === null ? undefined : against?.readout_shift[name];
   const { applied = [] } = steering ?? {};
   const policy = steering?.mandatory ?? [];

@@ -62,10 +62,8 @@ export function nothingMoved(steered: Pane, reader: string | null): boolean {
   const against = steered.against;
   if (!against) return false;
   if (isUnchanged(steered)) return true;
-  const interval = reader === null ? undefined : against.readout_shift[reader]?.interval;
-  if (!interval) return false;
-  const [low, high] = interval;
-  return typeof low === "number" && typeof high === "number" && low <= 0 && high >= 0;
+  const [low, high] = (reader !== null && against.readout_shift[reader]?.interval) || [];
+  return low != null && high != null && low <= 0 && high >= 0;
 }
 
 /** Says why steering may not have shown, each reason with what to change. */

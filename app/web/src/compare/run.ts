@@ -226,11 +226,9 @@ function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefin
   if (own.steering !== null && own.steering.fingerprint !== kept.steering?.fingerprint) return panes; // the policy has changed
   const readout = { ...own.metrics?.readout, ...kept.metrics?.readout };
   const shown = { ...kept, name, metrics: kept.metrics && { ...kept.metrics, readout } };
-  const same = textsOf(own) === textsOf(kept);
-  return panes.map((pane) => (pane === own ? shown : same ? pane : against(pane, kept)));
+  const [mine, before] = [own, kept].map(({ choices }) => JSON.stringify(choices.map(({ text }) => text)));
+  return panes.map((pane) => (pane === own ? shown : mine === before ? pane : against(pane, kept)));
 }
-
-const textsOf = (pane: Pane): string => JSON.stringify(pane.choices.map(({ text }) => text));
 
 /** Takes the shifts of a pane from another plain answer. */
 function against(pane: Pane, plain: Pane): Pane {

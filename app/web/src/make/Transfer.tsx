@@ -91,13 +91,9 @@ const HEADER_AT = 8;
 export function parseVectorFile(bytes: ArrayBuffer): VectorFile {
   const first = new Uint8Array(bytes.slice(0, HEADER_AT + 1));
   if (first[HEADER_AT] === 0x7b && first[0] !== 0x7b) return fromSafetensors(bytes);
-  return fromJson(new TextDecoder().decode(bytes));
-}
-
-function fromJson(text: string): VectorFile {
   let value: (Facts & { directions?: unknown }) | null;
   try {
-    value = JSON.parse(text) as typeof value;
+    value = JSON.parse(new TextDecoder().decode(bytes)) as typeof value;
   } catch {
     throw new Error("The file is neither a vector exported as JSON nor one exported as safetensors.");
   }

@@ -14,14 +14,9 @@ export function Keys() {
   const { data } = admin.keys;
   const list = data.value?.data;
   const none = apiKey.value === null ? hints.openServer : hints.noKeys;
-  if (admin.refusal.value)
-    return (
-      <Panel title="API keys">
-        <NoPermission />
-      </Panel>
-    );
   return (
     <Panel title="API keys">
+      {admin.refusal.value && <NoPermission />}
       <LoadNote what="API keys" query={admin.keys} />
       <Warnings of={data.value?.warnings} />
       <Each of={admin.fresh.value} row={(one) => <NewKeyNote key={one.key.id} made={one} />} />

@@ -46,15 +46,13 @@ function Mandatory({ now }: { now: Policy }) {
   const none = current.length === 0;
   const set = (change: (list: readonly Intervention[]) => readonly Intervention[]) =>
     admin.editPolicy("mandatory", (policy) => ({ ...policy, mandatory: change(policy.mandatory as never) as never }));
-  const entry = (one: Intervention, index: number) => {
-    const remove = () => set((all) => admin.without(all, one));
-    return (
-      <li key={`${index} ${one.vector}`} class="row between">
-        <span>{shortly(one)}</span>
-        <Button label="Remove" hidden={` ${one.vector}`} kind="quiet" disabled={busy} onClick={remove} />
-      </li>
-    );
-  };
+  const remove = (one: Intervention) => () => set((all) => admin.without(all, one));
+  const entry = (one: Intervention, index: number) => (
+    <li key={`${index} ${one.vector}`} class="row between">
+      <span>{shortly(one)}</span>
+      <Button label="Remove" hidden={` ${one.vector}`} kind="quiet" disabled={busy} onClick={remove(one)} />
+    </li>
+  );
   return (
     <section class="stack" aria-label="Mandatory steering">
       <h3>Mandatory steering</h3>
@@ -85,18 +83,19 @@ const trying = new Query(async (signal) => {
   ];
   const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "now", seed, max_tokens, temperature }; // biome-ignore format: one line
   const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
-  const texts = answer.arms.map(({ choices, error }) => error?.message ?? choices[0]?.text ?? "");
-  return [
-    [`Now: ${prompt}`, texts[0]],
-    ["With what Play uses for everybody", texts[1]],
-  ] as const;
+  return answer.arms.map(({ name, choices, error }) => {
+    const words = name === "now" ? `Now: ${prompt}` : "With what Play uses for everybody";
+    return [words, error?.message ?? choices[0]?.text ?? ""] as const;
+  });
 });
 
 /** The limits to be set. What is typed counts until others hold; the form itself stays, and with it the place of the keyboard. */
 function Limits({ limits }: { limits: Policy["limits"] }) {
   const now = JSON.stringify(limits);
-  const [typed, setTyped] = useState<{ over: string; fields: LimitFields } | null>(null);
-  const fields = typed?.over === now ? typed.fields : fieldsOf(limits);
+  const { own_steering = "any", max_relative_dose: most = null } = limits;
+  const begin = { own: own_steering, dose: most, names: limits.vectors?.join(", ") ?? "" };
+  const [typed, setTyped] = useState<{ over: string; fields: typeof begin } | null>(null);
+  const fields = typed?.over === now ? typed.fields : begin;
   const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
   const { own, dose: max_relative_dose, names } = fields;
   const vectors = names.split(/[\s,]+/).filter(Boolean);
@@ -116,14 +115,6 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
     </Form>
   );
 }
-
-type LimitFields = ReturnType<typeof fieldsOf>;
-
-const fieldsOf = ({ own_steering: own = "any", max_relative_dose: dose = null, vectors }: Policy["limits"]) => ({
-  own,
-  dose,
-  names: vectors?.join(", ") ?? "",
-});
 
 const REFRESH_SECONDS = 2;
 const HEAD = ["Monitor", "Raised when", "Then", "Scores", "Raised", "Answers", "Mean", ""];
