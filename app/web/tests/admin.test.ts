@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { apiKey, setKey } from "../src/api/client";
-import type { Key, Policy } from "../src/api/types";
+import { apiKey, type Key, type Policy, setKey } from "../src/api/client";
 import { REST_MS } from "../src/core/query";
 import {
   counts,

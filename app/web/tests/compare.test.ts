@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from "vitest";
-import type { CompareAnswer, Vector } from "../src/api/types";
+import type { CompareAnswer, Vector } from "../src/api/client";
 import { type CodeKind, codeFor, literal } from "../src/compare/CodeDialog";
 import {
   type Control,

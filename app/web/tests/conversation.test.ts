@@ -1,7 +1,6 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { keyRefusal, setKey } from "../src/api/client";
-import type { Vector } from "../src/api/types";
+import { keyRefusal, setKey, type Vector } from "../src/api/client";
 import { change, draft, restoredDraft } from "../src/compare/draft";
 import { cards, firstDemonstration, gallery } from "../src/compare/gallery";
 import { savedSentence } from "../src/compare/Landing";

@@ -1,7 +1,6 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { setKey } from "../src/api/client";
-import type { Vector } from "../src/api/types";
+import { setKey, type Vector } from "../src/api/client";
 import { change, draft, followAddress, restoredDraft } from "../src/compare/draft";
 import { isLive } from "../src/compare/gallery";
 import { Panes } from "../src/compare/Panes";

@@ -1,7 +1,6 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { api, dataOf } from "../src/api/client";
-import type { Job } from "../src/api/types";
+import { api, dataOf, type Job } from "../src/api/client";
 import { begin, jobs, openJobs, otherJobs, runToEnd, type StartJob, stopTasks, taskOf, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
 import { card } from "../src/core/server";

@@ -1,6 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { ApiError, setKey } from "../src/api/client";
-import type { Profile, Vector } from "../src/api/types";
+import { ApiError, type Profile, setKey, type Vector } from "../src/api/client";
 import { Mutations, Query, REST_MS, repeat } from "../src/core/query";
 import { library } from "../src/core/server";
 import { counts, policy, policyActions } from "../src/library/admin/store";

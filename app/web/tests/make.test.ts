@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Vector } from "../src/api/types";
+import type { Vector } from "../src/api/client";
 import { chooseFeature, featureName, searchBody, setFields as setSearch } from "../src/make/Dictionary";
 import { rows } from "../src/make/store";
 import {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Vector } from "../src/api/types";
+import type { Vector } from "../src/api/client";
 import { decodeState, encodeState } from "../src/core/places";
 import { aligned, between, normalised, procrustes, rotate } from "../src/maths/geometry";
 import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../src/maths/scales";

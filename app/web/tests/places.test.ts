@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Schemas } from "../src/api/types";
+import type { Schemas } from "../src/api/client";
 import { parse, placeHref } from "../src/core/places";
 import { gauges } from "../src/core/server";
 import { warningsFor } from "../src/make/store";

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Explanation } from "../src/api/types";
+import type { Explanation } from "../src/api/client";
 import { carriersOf, standoutsOf } from "../src/read/store";
 
 const all = new Set(Array.from({ length: 10 }, (_, index) => index));

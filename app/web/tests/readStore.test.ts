@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import type { Vector } from "../src/api/types";
+import type { Vector } from "../src/api/client";
 import { library } from "../src/core/server";
 import { onKey, useActions } from "../src/frame/dialogs";
 import * as store from "../src/read/store";

@@ -2,7 +2,33 @@ import { computed, signal } from "@preact/signals";
 import { EventSourceParserStream } from "eventsource-parser/stream";
 import createClient from "openapi-fetch";
 import { keep, kept } from "../core/state";
-import type { paths } from "./schema";
+import type { components, paths } from "./schema";
+
+export type Schemas = components["schemas"];
+
+export type Vector = Schemas["VectorAnswer"];
+export type Job = Schemas["JobAnswer"];
+export type Profile = Schemas["ProfileAnswer"];
+export type Message = Schemas["Message"];
+export type AppliedIntervention = Schemas["AppliedIntervention"];
+export type Version = Schemas["VectorVersionAnswer"];
+export type VersionPage = Schemas["VectorVersionsAnswer"];
+export type Similar = Schemas["SimilarAnswer"];
+export type CompareAnswer = Schemas["CompareAnswer"];
+export type Readout = Schemas["ReadoutAnswer"];
+export type Explanation = Schemas["ExplainAnswer"];
+export type Policy = Schemas["PolicyAnswer"];
+export type Monitor = Schemas["MonitorAnswer"];
+export type MonitorDetail = Schemas["MonitorDetail"];
+export type Key = Schemas["KeyAnswer"];
+export type LatentSpace = Schemas["LatentSpaceAnswer"];
+export type Dictionary = Schemas["DictionaryAnswer"];
+export type View = Schemas["LinkRequest"]["view"];
+export type Estimate = Schemas["Estimate"];
+
+/** One generated token. `readout` is of the stream in which it was written, and contains what steering added. */
+export type Token = Omit<Schemas["Token"], "id"> & { id: number | null };
+export type TokenPiece = Token & { arm?: string | null; choice: number; index: number };
 
 const ORIGIN = typeof location === "undefined" ? "http://127.0.0.1" : location.origin;
 const RETRIED = new Set([429, 503]);
@@ -24,8 +50,6 @@ export class ApiError extends Error {
 }
 
 type ErrorBody = { error?: { message?: unknown; code?: unknown } };
-/** An error as it stands in events and in the arms of a comparison. */
-export type ServerError = { error: { message: string; code: string } };
 
 /** Reads the error body of a response; a body of another shape gives a message with the status alone. */
 export async function errorOf(response: Response): Promise<ApiError> {

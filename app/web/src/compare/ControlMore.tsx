@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import type { Vector } from "../api/types";
+import type { Vector } from "../api/client";
 import { capabilities, vectors } from "../core/server";
 import { Check, ChoiceField, NumberField, named, OptionalNumber, optional, partsOf, TextField } from "../ui/fields";
 import { More } from "../ui/parts";

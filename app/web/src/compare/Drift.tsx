@@ -1,5 +1,4 @@
-import { api, dataOf } from "../api/client";
-import type { Explanation } from "../api/types";
+import { api, dataOf, type Explanation } from "../api/client";
 import { Query } from "../core/query";
 import { Ask, ErrorNote, More, scored, Table, Warnings } from "../ui/parts";
 import { hints } from "../words.json";

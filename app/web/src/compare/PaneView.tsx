@@ -1,7 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { api, dataOf } from "../api/client";
-import type { AppliedIntervention, Schemas, Token } from "../api/types";
+import { type AppliedIntervention, api, dataOf, type Schemas, type Token } from "../api/client";
 import { Query } from "../core/query";
 import { Term } from "../frame/dialogs";
 import { meanOf, plain, signed } from "../maths/scales";

@@ -1,4 +1,4 @@
-import type { AppliedIntervention, Vector } from "../api/types";
+import type { AppliedIntervention, Vector } from "../api/client";
 import { plainName, vectorNamed } from "../core/server";
 import { atChance, isShown } from "../maths/strength";
 import { Button } from "../ui/parts";

@@ -1,4 +1,4 @@
-import type { Vector } from "../api/types";
+import type { Vector } from "../api/client";
 import { plainName, polesOf } from "../core/server";
 import { given } from "../core/state";
 import { doseOf, isShown, type StrengthZones, shownSides, wordFor, zonesOf } from "../maths/strength";

@@ -1,5 +1,5 @@
 import { effect, signal } from "@preact/signals";
-import type { Message } from "../api/types";
+import type { Message } from "../api/client";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
 import { given, isLike, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";

@@ -1,6 +1,5 @@
 import { computed } from "@preact/signals";
-import { api, dataOf } from "../api/client";
-import type { Readout } from "../api/types";
+import { api, dataOf, type Readout } from "../api/client";
 import { Query } from "../core/query";
 import { poleAt } from "../core/server";
 import { plain, signed } from "../maths/scales";

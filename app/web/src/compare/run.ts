@@ -1,7 +1,6 @@
 import { batch, signal } from "@preact/signals";
 import { group } from "d3-array";
-import { apiKey, isAbort, type ServerError, stream } from "../api/client";
-import type { CompareAnswer, Schemas, Token, TokenPiece } from "../api/types";
+import { apiKey, type CompareAnswer, isAbort, type Schemas, stream, type Token, type TokenPiece } from "../api/client";
 import { isLike } from "../core/state";
 import { changedTokens } from "../maths/text";
 import { announce } from "../ui/parts";
@@ -183,7 +182,7 @@ export class PaneCollector {
       this.pending.push(data as TokenPiece);
       if ((data as TokenPiece).id != null) this.tokens++;
     } else if (name === "error") {
-      const { arm, error } = data as ServerError & { arm: string };
+      const { arm, error } = data as { arm: string; error: { message: string } };
       this.panes = this.panes.map((pane) => (pane.name === arm ? { ...pane, error: error.message } : pane));
     } else if (name === "done") {
       const ended = new Map(

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { csvFormatRows } from "d3-dsv";
-import type { Vector } from "../api/types";
+import type { Vector } from "../api/client";
 import { doseBound, limit, polesAwaited, typicalNorms, vectorByName, vectorNamed } from "../core/server";
 import { fullScale } from "../maths/scales";
 import { isShown, STOPS, strengthAt } from "../maths/strength";

@@ -1,6 +1,5 @@
 import { computed, signal } from "@preact/signals";
-import { ApiError, api, dataOf, follow, isAbort, isLost, messageOf, pause, send } from "../api/client";
-import type { Job } from "../api/types";
+import { ApiError, api, dataOf, follow, isAbort, isLost, type Job, messageOf, pause, send } from "../api/client";
 import { announce, notify, type Step } from "../ui/parts";
 import { jobs as kinds } from "../words.json";
 import { type PlaceName, place } from "./places";

@@ -1,6 +1,6 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
+import type { Schemas, Vector } from "../api/client";
 import { api, apiKey, dataOf, isRefusal, keyState, keyWanted, lostConnections, messageOf } from "../api/client";
-import type { Schemas, Vector } from "../api/types";
 import { allPages, Queries, Query } from "./query";
 import { keep, kept, remembered } from "./state";
 

@@ -1,6 +1,5 @@
 import { useEffect } from "preact/hooks";
-import { apiKey, isRefusal } from "../api/client";
-import type { Job } from "../api/types";
+import { apiKey, isRefusal, type Job } from "../api/client";
 import * as core from "../core/jobs";
 import { repeat } from "../core/query";
 import { capabilities, vectorByName } from "../core/server";

@@ -1,7 +1,6 @@
 import { effect, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import { ApiError, api, apiKey, dataOf, messageOf } from "../api/client";
-import type { Schemas, View } from "../api/types";
+import { ApiError, api, apiKey, dataOf, messageOf, type Schemas, type View } from "../api/client";
 import { addressLink, place, rememberState } from "../core/places";
 import { Button, ErrorNote, Note } from "../ui/parts";
 

@@ -1,7 +1,6 @@
 import "../styles/library.css";
 import { useEffect, useState } from "preact/hooks";
-import { apiKey, isRefusal } from "../api/client";
-import type { Profile } from "../api/types";
+import { apiKey, isRefusal, type Profile } from "../api/client";
 import { type Intervention, interventions, shortly } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { addressState, open, rememberState } from "../core/places";

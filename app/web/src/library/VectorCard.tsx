@@ -1,4 +1,4 @@
-import type { Vector } from "../api/types";
+import type { Vector } from "../api/client";
 import { polesOf } from "../core/server";
 import { plain, signed } from "../maths/scales";
 import { atChance, isShown, qualityOf, shownSides } from "../maths/strength";

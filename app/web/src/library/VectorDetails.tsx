@@ -1,7 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { ApiError, api, dataOf, download } from "../api/client";
-import type { Vector, Version } from "../api/types";
+import { ApiError, api, dataOf, download, type Vector, type Version } from "../api/client";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";
 import { Queries, useQuery } from "../core/query";

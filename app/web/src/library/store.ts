@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
+import type { Profile, Similar, Vector, Version, VersionPage } from "../api/client";
 import { ApiError, api, dataOf } from "../api/client";
-import type { Profile, Similar, Vector, Version, VersionPage } from "../api/types";
 import type { Intervention } from "../compare/controls";
 import { allPages, Mutations, Queries, Query } from "../core/query";
 import { library, mayDo, PAGE, plainName, vectorByName, vectors } from "../core/server";

@@ -1,6 +1,5 @@
 import { computed, signal } from "@preact/signals";
-import { api, dataOf } from "../api/client";
-import type { Dictionary, Schemas } from "../api/types";
+import { api, type Dictionary, dataOf, type Schemas } from "../api/client";
 import { showCard } from "../core/jobs";
 import { Query } from "../core/query";
 import { card, library, vectors } from "../core/server";

@@ -1,6 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { api, dataOf } from "../api/client";
-import type { CompareAnswer, Vector } from "../api/types";
+import { api, type CompareAnswer, dataOf, type Vector } from "../api/client";
 import { DISTILLED, isDistilled } from "../compare/controls";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";

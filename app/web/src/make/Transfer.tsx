@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { useState } from "preact/hooks";
-import type { Schemas } from "../api/types";
+import type { Schemas } from "../api/client";
 import { beginJob } from "../core/jobs";
 import { concepts, layerCount, vectors } from "../core/server";
 import { given } from "../core/state";

@@ -1,5 +1,5 @@
 import "../styles/loss.css";
-import type { Estimate, Schemas, Vector } from "../api/types";
+import type { Estimate, Schemas, Vector } from "../api/client";
 import { Badge, steeringVerdict, type Verdict } from "../library/VectorCard";
 import { linear, plain, signed } from "../maths/scales";
 import { Warnings } from "../ui/parts";

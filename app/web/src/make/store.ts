@@ -1,7 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import { sum } from "d3-array";
-import { api, dataOf } from "../api/client";
-import type { CompareAnswer, Schemas } from "../api/types";
+import { api, type CompareAnswer, dataOf, type Schemas } from "../api/client";
 import { beginJob } from "../core/jobs";
 import { Query } from "../core/query";
 import { capabilities, conceptDetails, conceptList, concepts, describePoles } from "../core/server";

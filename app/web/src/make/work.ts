@@ -1,5 +1,5 @@
 import { computed, signal } from "@preact/signals";
-import type { Job } from "../api/types";
+import type { Job } from "../api/client";
 import { beginJob, jobs, taskOf } from "../core/jobs";
 import { load } from "../core/server";
 import { remembered } from "../core/state";

@@ -1,4 +1,4 @@
-import type { Vector } from "../api/types";
+import type { Vector } from "../api/client";
 
 export type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */

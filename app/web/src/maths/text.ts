@@ -26,17 +26,12 @@ export const words = (text: string): string[] => text.match(/\s*\S+|\s+$/g) ?? [
 /** Words that two texts may differ in; beyond it they differ everywhere, and finding where would take seconds. */
 const MAX_EDITS = 1500;
 
-/** Splits a text into runs of words that it shares with `base`, and of words that it does not. */
-function runsOf(base: string, other: string): { text: string; changed: boolean }[] {
-  const runs = diffArrays(words(base), words(other), { maxEditLength: MAX_EDITS }) ?? [
-    { value: [other], added: true, removed: false },
-  ];
-  return runs.flatMap(({ value, added, removed }) => (removed ? [] : [{ text: value.join(""), changed: added }]));
-}
-
 /** For every token of a text, whether some character of it is of a word that `base` does not have there. */
 export function changedTokens(base: string, tokens: readonly string[]): boolean[] {
-  const changed = runsOf(base, tokens.join("")).flatMap((run) => Array<boolean>(run.text.length).fill(run.changed));
+  const text = tokens.join("");
+  const runs = diffArrays(words(base), words(text), { maxEditLength: MAX_EDITS });
+  const own = runs?.filter(({ removed }) => !removed) ?? [{ value: [text], added: true }];
+  const changed = own.flatMap(({ value, added }) => Array<boolean>(value.join("").length).fill(added));
   let start = 0;
   return tokens.map((token) => {
     start += token.length;

@@ -1,6 +1,6 @@
 import "../styles/read.css";
 import { useEffect } from "preact/hooks";
-import type { Message } from "../api/types";
+import type { Message } from "../api/client";
 import { change as changeDraft } from "../compare/draft";
 import { addVector } from "../compare/store";
 import { open } from "../core/places";

@@ -1,6 +1,5 @@
 import { batch, computed, signal } from "@preact/signals";
-import { api, dataOf } from "../api/client";
-import type { Explanation, Message, Readout } from "../api/types";
+import { api, dataOf, type Explanation, type Message, type Readout } from "../api/client";
 import { Query } from "../core/query";
 import { limit, plainName, vectors } from "../core/server";
 import { isLike, remembered } from "../core/state";

@@ -12,7 +12,8 @@ export function turnsOf(tokens: Texts, contents: readonly { role: string; conten
   let from = 0;
   return contents.map(({ role, content }) => {
     const place = placeOf(content.trim(), whole, from);
-    if (place === null) return { role, tokens: contents.length === 1 ? all(tokens) : [] };
+    const all = tokens.map(({ text }, index) => ({ index, text }));
+    if (place === null) return { role, tokens: contents.length === 1 ? all : [] };
     const { begin, end } = place;
     from = end;
     const own = tokens.flatMap(({ text }, index) => {
@@ -52,8 +53,6 @@ function joined(tokens: Texts): { whole: string; starts: number[] } {
   }
   return { whole, starts };
 }
-
-const all = (tokens: Texts): TurnToken[] => tokens.map((token, index) => ({ index, text: token.text }));
 
 interface Place {
   begin: number;

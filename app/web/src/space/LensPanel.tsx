@@ -1,6 +1,5 @@
 import { signal } from "@preact/signals";
-import { api, dataOf } from "../api/client";
-import type { Schemas } from "../api/types";
+import { api, dataOf, type Schemas } from "../api/client";
 import { interventions } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Query } from "../core/query";

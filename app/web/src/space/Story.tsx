@@ -1,7 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { api, apiKey, dataOf } from "../api/client";
-import type { LatentSpace } from "../api/types";
+import { api, apiKey, dataOf, type LatentSpace } from "../api/client";
 import { gallery, type SavedItem, textOf } from "../compare/gallery";
 import { addressLink } from "../core/places";
 import { Query } from "../core/query";

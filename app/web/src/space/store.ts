@@ -1,12 +1,11 @@
 import { batch, computed, signal } from "@preact/signals";
 import { csvFormatRows } from "d3-dsv";
-import { api, dataOf } from "../api/client";
-import type { LatentSpace, Readout } from "../api/types";
+import { api, dataOf, type LatentSpace, type Readout } from "../api/client";
 import { Query } from "../core/query";
 import { type ConceptDetail, conceptDetails, limit } from "../core/server";
 import { given, remembered } from "../core/state";
 import { type AlignedLayer, aligned, alongVector } from "../maths/geometry";
-import { meanOf } from "../maths/scales";
+import { clamp, meanOf } from "../maths/scales";
 import { parseTable } from "../maths/text";
 
 const COLOURS = ["label", "score", "none"] as const;
@@ -202,7 +201,7 @@ export function restoreSpace(state: unknown): void {
   choose(given);
   void draw().then(() => {
     if (typeof given.playhead === "number")
-      playhead.value = Math.max(Math.min(given.playhead, maps.value.length - 1), 0);
+      playhead.value = clamp(given.playhead, 0, Math.max(maps.value.length - 1, 0));
   });
 }
 

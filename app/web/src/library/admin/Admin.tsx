@@ -1,7 +1,6 @@
 import "../../styles/library.css";
 import { useEffect } from "preact/hooks";
-import { apiKey } from "../../api/client";
-import type { Job } from "../../api/types";
+import { apiKey, type Job } from "../../api/client";
 import { cancelling, isOpen, jobs } from "../../core/jobs";
 import { capabilities, load, serverTrouble } from "../../core/server";
 import { CancelJob, jobName } from "../../frame/JobTray";

@@ -1,6 +1,5 @@
 import { useRef, useState } from "preact/hooks";
-import { apiKey } from "../../api/client";
-import type { Key } from "../../api/types";
+import { apiKey, type Key } from "../../api/client";
 import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";

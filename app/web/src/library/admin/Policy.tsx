@@ -1,6 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { api, dataOf } from "../../api/client";
-import type { CompareAnswer, MonitorDetail, Policy, Schemas } from "../../api/types";
+import { api, type CompareAnswer, dataOf, type MonitorDetail, type Policy, type Schemas } from "../../api/client";
 import { type Intervention, interventions, shortly } from "../../compare/controls";
 import { draft } from "../../compare/draft";
 import { Query, repeat } from "../../core/query";

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
+import type { Key, Monitor, MonitorDetail, Policy, Schemas } from "../../api/client";
 import { ApiError, api, apiKey, dataOf, isRefusal, setKey } from "../../api/client";
-import type { Key, Monitor, MonitorDetail, Policy, Schemas } from "../../api/types";
 import { Mutations, Query } from "../../core/query";
 import { capabilities } from "../../core/server";
 import { plain } from "../../maths/scales";
