@@ -15,12 +15,31 @@ import * as play from "./store";
 export function SteeringPanel() {
   const { controls, overall } = draft.value;
   const turn = (next: number) => change({ overall: next });
+  const used = new Set(draft.value.controls.map((control) => control.vector));
+  const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
+  const making = openTasks.value.some(({ about }) => about.kind !== "measure");
+  const all = vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
+  const none = making ? "More vectors are being made" : all;
+  const add = (select: HTMLSelectElement) => {
+    const vector = vectorNamed(select.value);
+    if (vector) play.addVector(vector);
+    select.value = "";
+  };
+  const back = focusing(".headline", play.showLanding);
+  const title = "Shows the saved answers again, and clears what is set";
   return (
     <section class="panel stack steering" aria-label="Steering">
       <h2>Steering</h2>
       {controls.length === 0 && <p class="muted">No vector yet. Add one to see what it changes.</p>}
       <Each of={controls} row={(control) => <ControlCard key={control.id} control={control} />} />
-      <AddVector />
+      <div class="row">
+        <select aria-label="Add a vector" value="" onChange={(event) => add(event.currentTarget)}>
+          <option value="">{vectors.value !== null && free.length === 0 ? none : "Add a vector"}</option>
+          <Each of={free} row={({ name }) => <option key={name}>{name}</option>} />
+        </select>
+        <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
+        <Button label="Saved answers" kind="quiet" title={title} onClick={back} />
+      </div>
       {controls.length > 0 && (
         <label class="field">
           <span class="row between">
@@ -80,31 +99,6 @@ function ControlCard({ control }: { control: Control }) {
       )}
       <ControlMore control={control} vector={vector} set={set} />
     </fieldset>
-  );
-}
-
-function AddVector() {
-  const used = new Set(draft.value.controls.map((control) => control.vector));
-  const free = (vectors.value ?? []).filter((vector) => !used.has(vector.name));
-  const making = openTasks.value.some(({ about }) => about.kind !== "measure");
-  const all = vectors.value?.length === 0 ? "No vector yet" : "Every vector is added";
-  const none = making ? "More vectors are being made" : all;
-  const add = (select: HTMLSelectElement) => {
-    const vector = vectorNamed(select.value);
-    if (vector) play.addVector(vector);
-    select.value = "";
-  };
-  const back = focusing(".headline", play.showLanding);
-  const title = "Shows the saved answers again, and clears what is set";
-  return (
-    <div class="row">
-      <select aria-label="Add a vector" value="" onChange={(event) => add(event.currentTarget)}>
-        <option value="">{vectors.value !== null && free.length === 0 ? none : "Add a vector"}</option>
-        <Each of={free} row={({ name }) => <option key={name}>{name}</option>} />
-      </select>
-      <Button label="Make a new one" kind="quiet" onClick={() => open("make")} />
-      <Button label="Saved answers" kind="quiet" title={title} onClick={back} />
-    </div>
   );
 }
 
