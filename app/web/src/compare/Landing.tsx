@@ -8,7 +8,7 @@ import { reducedMotion } from "../frame/theme";
 import { clamp, plain, signed } from "../maths/scales";
 import { DialFace } from "../ui/Dial";
 import { stepped } from "../ui/fields";
-import { announce, Button, ErrorNote, focusing, lookOf, Progress } from "../ui/parts";
+import { announce, Button, ErrorNote, focusNext, lookOf, Progress } from "../ui/parts";
 import * as saved from "./gallery";
 import { gallery, type SavedItem, type SavedStop, shownSaved } from "./gallery";
 import { fluencyWord } from "./readback";
@@ -44,8 +44,9 @@ export function Landing() {
   );
 }
 
-const seedWords = (samples: number): string =>
-  `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
+function seedWords(samples: number): string {
+  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
+}
 
 const touched = signal(false);
 
@@ -64,10 +65,7 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
     if (touched.value || reducedMotion()) return;
     return moving(index, item);
   }, [touched.value, item]);
-  const go = (share: number) => {
-    const away = item.stops.map((_, stop) => Math.abs(saved.shareOf(item, stop) - share));
-    show(index, away.indexOf(Math.min(...away)));
-  };
+  const go = (share: number) => show(index, nearestStop(item, share));
   const sides = { negative: item.stops[0]!.strength < 0, positive: item.stops.at(-1)!.strength > 0 };
   return (
     <figure class="hero panel">
@@ -100,6 +98,11 @@ function Hero({ item, index, stop: at }: { item: SavedItem; index: number; stop:
       </figcaption>
     </figure>
   );
+}
+
+function nearestStop(item: SavedItem, share: number): number {
+  const away = item.stops.map((_, stop) => Math.abs(saved.shareOf(item, stop) - share));
+  return away.indexOf(Math.min(...away));
 }
 
 /** Moves the dial stop by stop from the plain answer to its positive end. Returns what ends it. */
@@ -135,7 +138,10 @@ function Live({ item, stop }: { item: SavedItem; stop: number }) {
   const live = saved.isLive(item, stop);
   const known = vectors.value !== null && !polesAwaited.value;
   const title = live || !known ? "" : `This server has no vector “${item.vector}” that steers this way`;
-  const ask = focusing(ANSWERS, () => saved.goLive(item, stop));
+  const ask = () => {
+    saved.goLive(item, stop);
+    focusNext(ANSWERS);
+  };
   return <Button label="Ask it live" kind="primary" disabled={!live} title={title} onClick={ask} />;
 }
 
