@@ -169,13 +169,12 @@ export function layerText(layers: LayerChoice): string {
 export function instructionFor(controls: readonly Control[], vectors: ReadonlyMap<string, Vector>): string {
   const parts = controls
     .filter((control) => control.on && control.operation === "add" && control.strength !== 0)
-    .map((control) => manner(control, vectors.get(plainName(control.vector))));
+    .map(({ vector: name, strength }) => {
+      const vector = vectors.get(plainName(name));
+      const [poles, more] = [polesOf(name, vector), strength > 0];
+      if (poles.given) return more ? poles.positive : poles.negative;
+      const description = vector?.description || name;
+      return more ? description : `the opposite of "${description}"`;
+    });
   return parts.length === 0 ? "" : `Answer in this manner: ${parts.join("; ")}.`;
-}
-
-function manner({ vector: name, strength }: Control, vector: Vector | undefined): string {
-  const poles = polesOf(name, vector);
-  if (poles.given) return strength > 0 ? poles.positive : poles.negative;
-  const description = vector?.description || name;
-  return strength > 0 ? description : `the opposite of "${description}"`;
 }

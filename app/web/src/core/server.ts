@@ -86,16 +86,14 @@ async function poll(): Promise<void> {
   asking = key;
   try {
     const headers: Record<string, string> = key ? { Authorization: `Bearer ${key}` } : {};
-    const response = await (refused === key ? fetch("/health/ready") : fetch("/metrics", { headers }));
+    const blind = refused === key;
+    const response = await (blind ? fetch("/health/ready") : fetch("/metrics", { headers }));
     if (key !== apiKey.value) return;
-    if (refused === key) {
-      if (response.status < 500) found(lost);
-      else serverTrouble.value = "The server is not ready.";
-      return;
-    }
-    if (response.status === 401 || response.status === 403 || response.status === 404) refused = key;
-    if (response.status < 500) found(lost); // a refusal shows, too, that it can be reached
-    load.value = response.ok ? loadOf(gauges(await response.text())) : null;
+    if ([401, 403, 404].includes(response.status)) refused = key;
+    if (response.status < 500)
+      found(lost); // a refusal shows, too, that it can be reached
+    else if (blind) serverTrouble.value = "The server is not ready.";
+    if (!blind) load.value = response.ok ? loadOf(gauges(await response.text())) : null;
   } catch (error) {
     load.value = null;
     serverTrouble.value = messageOf(error);

@@ -5,26 +5,17 @@ import { Button, ErrorNote, Panel, scored, Table, Warnings } from "../ui/parts";
 import { hints } from "../words.json";
 import { type Similarities, shownSimilar, similar } from "./store";
 
-/** The ways of showing the cosines of all vectors: what each says, and how many vectors it takes. */
+/** The ways of showing the cosines of all vectors: how many vectors each takes, its name and its heading, and what it says. */
 const VIEWS = {
-  table: {
-    least: 2,
-    label: "Similarity",
-    words: ["Similarity", "Compare all vectors", "Compare again", hints.similarity],
-  },
-  map: {
-    least: 3,
-    label: "Map of vectors",
-    words: ["Vectors by similarity", "Draw the map of all vectors", "Draw again", hints.vectorMap],
-  },
+  table: [2, "Similarity", "Similarity", "Compare all vectors", "Compare again", hints.similarity],
+  map: [3, "Map of vectors", "Vectors by similarity", "Draw the map of all vectors", "Draw again", hints.vectorMap],
 } as const;
 
 /** How like the vectors of the library are: the cosine of every pair as a table of colours and numbers, or all on one map, where near
  * means that their directions are alike or opposite. Says why the cosines could not be read, and what is missing among them. */
 function Similar({ as }: { as: keyof typeof VIEWS }) {
   const [shown, all] = [shownSimilar.value, vectors.value ?? []];
-  const { least, label, words } = VIEWS[as];
-  const [title, first, again, hint] = words;
+  const [least, label, title, first, again, hint] = VIEWS[as];
   if (all.length < least) return null;
   const head = ["", ...(shown?.names ?? [])];
   const rows = shown?.cosine.map((row, i) => [
