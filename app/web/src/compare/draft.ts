@@ -1,7 +1,7 @@
 import { effect, signal } from "@preact/signals";
 import type { Message } from "../api/client";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
-import { given, isLike, remembered } from "../core/state";
+import { changing, given, isLike, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
 import { BLANK, type Control, interventions, restoredControl } from "./controls";
 
@@ -35,9 +35,7 @@ export type Draft = typeof USUAL;
 /** What is set now. The address has it while Play is open; it outlives a reload of another place, too. */
 export const draft = remembered<Draft>("draft", USUAL, restoredDraft);
 
-export function change(part: Partial<Draft>): void {
-  draft.value = { ...draft.value, ...part };
-}
+export const change = changing(draft);
 
 export function changeControl(id: number, part: Partial<Control>): void {
   change({ controls: draft.value.controls.map((one) => (one.id === id ? { ...one, ...part } : one)) });

@@ -52,6 +52,13 @@ export function keep(area: Area, name: string, text: string | null): void {
   }
 }
 
+/** Returns what changes parts of an object in a signal. */
+export const changing =
+  <T extends object>(whole: Signal<T>) =>
+  (part: Partial<T>): void => {
+    whole.value = { ...whole.value, ...part };
+  };
+
 type Given<T> = { [K in keyof T]?: NonNullable<T[K]> };
 
 /** Returns the parts that are there: those that are neither null nor undefined. */

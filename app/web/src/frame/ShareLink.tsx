@@ -53,14 +53,11 @@ async function shared(view: View, given: object, fallback?: () => string) {
 }
 
 /** Whether the browser let the page write to the clipboard; on an insecure origin it does not. */
-export async function copy(text: string): Promise<boolean> {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    return false;
-  }
-}
+export const copy = (text: string): Promise<boolean> =>
+  (navigator.clipboard?.writeText(text) ?? Promise.reject()).then(
+    () => true,
+    () => false,
+  );
 
 /** Says why the link in the address could not be opened. */
 export const LinkProblem = () => linkProblem.value && <Note kind="error">{linkProblem.value}</Note>;

@@ -3,7 +3,7 @@ import { api, type Dictionary, dataOf, type Schemas } from "../api/client";
 import { showCard } from "../core/jobs";
 import { Query } from "../core/query";
 import { card, library, vectors } from "../core/server";
-import { given } from "../core/state";
+import { changing, given } from "../core/state";
 import { plain, signed } from "../maths/scales";
 import { linesOf, visible } from "../maths/text";
 import {
@@ -39,9 +39,7 @@ export const fields = signal({
   leastScore: null as number | null,
 });
 
-export function setFields(part: Partial<typeof fields.value>): void {
-  fields.value = { ...fields.value, ...part };
-}
+export const setFields = changing(fields);
 
 /** The feature that is made a vector, and the name it gets. */
 export const feature = signal<number | null>(null);

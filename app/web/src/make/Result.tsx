@@ -36,7 +36,7 @@ export function Result({ name }: { name: string }) {
   const measurable = !vector.quality?.dose_response && mayDo("write");
   const [full, quick] = [measureEstimate("full"), measureEstimate("quick")];
   const time = full === null ? "How long it takes is shown once it runs" : `It takes ${duration(full)}`;
-  const sizes = { full: "Measure its strengths", quick: "Measure quickly" } as const;
+  const busy = running.value;
   return (
     <>
       <Quotes key={vector.id} vector={vector} />
@@ -45,10 +45,8 @@ export function Result({ name }: { name: string }) {
         <TransferLoss vector={vector} />
         <div class="row">
           <Button label="Steer with it" kind="primary" onClick={use} />
-          {measurable &&
-            (["full", "quick"] as const).map((size) => (
-              <Button key={size} label={sizes[size]} disabled={running.value} onClick={() => measure(name, size)} />
-            ))}
+          {measurable && <Button label="Measure its strengths" disabled={busy} onClick={() => measure(name)} />}
+          {measurable && <Button label="Measure quickly" disabled={busy} onClick={() => measure(name, "quick")} />}
           {another}
         </div>
         {measurable && (

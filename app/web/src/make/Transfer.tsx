@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import type { Schemas } from "../api/client";
 import { beginJob } from "../core/jobs";
 import { concepts, layerCount, vectors } from "../core/server";
-import { given } from "../core/state";
+import { changing, given } from "../core/state";
 import { linesOf } from "../maths/text";
 import { Check, ChoiceField, FileButton, NumberField, named, OptionalNumber, partsIn, Segments, TextArea } from "../ui/fields"; // biome-ignore format: one line
 import { ErrorNote, More } from "../ui/parts";
@@ -35,9 +35,7 @@ export const fields = signal({
 });
 export const file = signal<VectorFile | null>(null);
 
-export function setFields(part: Partial<typeof fields.value>): void {
-  fields.value = { ...fields.value, ...part };
-}
+export const setFields = changing(fields);
 
 /** Takes the vector of a file, at the layer to begin with. */
 export function takeFile(found: VectorFile): void {

@@ -2,13 +2,8 @@ import { dsvFormat } from "d3-dsv";
 import { diffArrays } from "diff";
 
 /** Shows the white space of a token, which would not be seen. A space before a word is left out. */
-export function visible(text: string): string {
-  const shown = text
-    .replaceAll("\n", "↵")
-    .replaceAll("\t", "⇥")
-    .replace(/^ (?=\S)/, "");
-  return shown.replaceAll(" ", "␣") || "∅";
-}
+export const visible = (text: string): string =>
+  text.replace(/^ (?=[\S\n\t])/, "").replace(/[\n\t ]/g, (space) => ({ "\n": "↵", "\t": "⇥" })[space] ?? "␣") || "∅";
 
 /** Says a number of seconds as a person says it: "about 14 min". */
 export function duration(seconds: number): string {

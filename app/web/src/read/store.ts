@@ -141,8 +141,7 @@ const usualLayer = (): number | null =>
 const MAX_CARRIERS = 3;
 
 /** Returns the concepts of the first text in the order of the server, the largest deviation first (`z` in standard deviations of neutral
- * texts), each with the words that carry it most. Words that the chat template adds, such
- * as a system prompt that is not shown, carry nothing: only the tokens at `shown` do. */
+ * texts), each with the words that carry it most. Words that the chat template adds carry nothing: only the tokens at `shown` do. */
 export const standoutsOf = (answer: Explanation, tokens: Texts, shown: ReadonlySet<number>) =>
   (answer.texts[0]?.concepts ?? []).map(({ vector, layer, score, z, tokens: found }) => {
     const carrying = found.map(({ index }) => index).filter((index) => shown.has(index));

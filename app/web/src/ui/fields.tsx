@@ -1,6 +1,7 @@
 import type { Signal } from "@preact/signals";
 import type { ComponentChildren, JSX } from "preact";
 import { useId, useState } from "preact/hooks";
+import { changing } from "../core/state";
 
 interface TextProps extends Bound<string> {
   label: string;
@@ -250,5 +251,4 @@ export const partsOf =
   });
 
 /** Binds fields to the parts of an object in a signal. */
-export const partsIn = <T extends object>(whole: Signal<T>) =>
-  partsOf(whole.value, (part) => (whole.value = { ...whole.value, ...part }));
+export const partsIn = <T extends object>(whole: Signal<T>) => partsOf(whole.value, changing(whole));

@@ -77,8 +77,7 @@ function ServerState() {
     ["engine", `${known.engine}, ${known.executor}`],
     ["weights", model.fingerprint.slice(0, 16)],
   ];
-  const { kernels } = known as { kernels?: unknown };
-  if (typeof kernels === "string") facts.push(["kernels", kernels]);
+  if (known.kernels) facts.push(["kernels", known.kernels]);
   if (load.value) facts.push(["requests", `${load.value.running} running, ${load.value.waiting} waiting`]);
   const words = ([name, value]: [string, number]) => [name.replaceAll("_", " "), value.toLocaleString("en")] as const;
   const bounds = Object.entries(limits).map(words);
