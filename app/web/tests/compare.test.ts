@@ -11,9 +11,9 @@ import {
   restoredControl,
 } from "../src/compare/controls";
 import { change, compactDraft, compareBody, draft, restoredDraft, sweepBody } from "../src/compare/draft";
+import { nothingMoved, reasonsFor } from "../src/compare/Panes";
 import { sentenceOf } from "../src/compare/readback";
 import { differences, emptyPane, PaneCollector } from "../src/compare/run";
-import { nothingMoved, reasonsFor } from "../src/compare/WhyNothing";
 import { decodeState, encodeState } from "../src/core/places";
 import { conceptList } from "../src/core/server";
 

@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { Drift } from "../src/compare/Drift";
 import { change, restoredDraft } from "../src/compare/draft";
-import { Panes } from "../src/compare/Panes";
+import { Drift, Panes } from "../src/compare/Panes";
 import { TokenDetails } from "../src/compare/PaneView";
 import { readBack } from "../src/compare/readback";
 import { emptyPane, type Pane } from "../src/compare/run";

@@ -1,17 +1,19 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { apiKey } from "../api/client";
-import { polesOf, vectors } from "../core/server";
+import { type AppliedIntervention, api, apiKey, dataOf, type Explanation, type Vector } from "../api/client";
+import { Query } from "../core/query";
+import { plainName, polesOf, vectorNamed, vectors } from "../core/server";
 import { domainOf, linear, meanOf, signed } from "../maths/scales";
+import { atChance, isShown } from "../maths/strength";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
-import { Button, ErrorNote, focusing, Note, ScoreLegend } from "../ui/parts";
-import { Drift } from "./Drift";
-import { ARMS, change, compareBody, draft } from "./draft";
+import { Ask, Button, ErrorNote, focusing, More, Note, ScoreLegend, scored, Table, Warnings } from "../ui/parts";
+import { hints } from "../words.json";
+import type { Control } from "./controls";
+import { ARMS, type CompareBody, change, changeControl, compareBody, draft } from "./draft";
 import { aboutPane, PaneView } from "./PaneView";
-import { answerReading, readAnswers, readBack, wasRead } from "./readback";
+import { answerReading, readAnswers, readBack, shiftWords, wasRead } from "./readback";
 import { emptyPane, type Pane, type Shade } from "./run";
 import * as play from "./store";
-import { WhyNothing } from "./WhyNothing";
 
 const TITLES: Readonly<Record<string, string>> = {
   [ARMS.normal]: "Plain",
@@ -168,4 +170,129 @@ function DotPlot({ panes, name }: { panes: readonly Pane[]; name: string }) {
       </svg>
     </figure>
   );
+}
+
+/** The scores of every answer of each thread against a vector, as z by turn; and what they are of. */
+const drift = new Query(async (signal, asked: CompareBody, panes: readonly Pane[], vector: string) => {
+  const texts = panes.map(({ name, choices }) => {
+    const answer = (choices[play.sampleIndex.peek()] ?? choices[0])?.text ?? "";
+    return [...(asked.threads?.[name] ?? []), { role: "assistant" as const, content: answer }];
+  });
+  const body = { texts, vectors: [vector], turns: true, threshold: 0 };
+  const found = await dataOf<Explanation>(api.POST("/v1/explain", { body: body as never, signal }));
+  const turns = found.texts.map(({ concepts }) => concepts[0]?.turns?.map(({ z }) => z) ?? []);
+  return { asked, vector, turns, warnings: found.warnings };
+});
+
+/** How far each answer of a conversation leans toward a concept, thread by thread: its drift by turn. */
+export function Drift({ titles }: { titles: Readonly<Record<string, string>> }) {
+  const { asked: signal, panes, running } = play.comparison;
+  const [asked, vector] = [signal.value, play.reader.value];
+  if (!asked?.threads || vector === null || running.value) return null;
+  const found = drift.data.value?.asked === asked && drift.data.value.vector === vector ? drift.data.value : null;
+  const rows = panes.value.map(({ name }, index) => [
+    titles[name] ?? name,
+    ...(found?.turns[index] ?? []).map((z) => scored(z, FULL, 1)),
+  ]);
+  const head = ["", ...(found?.turns[0] ?? []).map((_, turn) => `turn ${turn + 1}`)];
+  const ask = () => drift.ask(asked, panes.value, vector);
+  return (
+    <More summary="Drift by turn">
+      <p class="small muted">{hints.drift}</p>
+      <div class="row">
+        <Ask query={drift} label={`Read ${vector} in every answer`} waiting="Reading" onAsk={ask} />
+      </div>
+      <ErrorNote error={drift.error.value} />
+      <Warnings of={found?.warnings} />
+      {found && <Table label={`Drift of ${vector}`} look="matrix" head={head} rows={rows} />}
+    </More>
+  );
+}
+
+/** Deviations from neutral answers that have full colour. */
+const FULL = 8;
+
+/** Appears when steering did not show: what may be the reason, each with a button that changes it. */
+export function WhyNothing({ steered }: { steered: Pane }) {
+  const name = play.reader.value;
+  if (!nothingMoved(steered, name)) return null;
+  const { controls, overall } = draft.value;
+  const reasons = reasonsFor(steered, controls, overall);
+  const shift = name === null ? undefined : steered.against?.readout_shift[name];
+  const title = isUnchanged(steered)
+    ? "Steering changed nothing"
+    : `No sure effect on ${name}${shift ? ` (Δ ${shiftWords(shift)})` : ""}`;
+  return (
+    <section class="note notice why" aria-label="Why steering does not show">
+      <h3>{title}</h3>
+      {reasons.length === 0 && <p>Nothing is unusual. More samples, or another prompt, may tell.</p>}
+      <ul class="stack">
+        {reasons.map((reason) => (
+          <li key={reason.text} class="row">
+            <span>{reason.text}</span>
+            {reason.remedy && <Button label={REMEDIES[reason.remedy].label} onClick={() => apply(reason)} />}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** What a reason offers to change, and the words of its button. */
+const REMEDIES = {
+  "reset-overall": { label: "Set it to 1", part: () => change({ overall: 1 }) },
+  stronger: { label: "Double the strength", part: ({ strength }: Control) => ({ strength: strength * 2 }) },
+  "recommended-layers": { label: "Use the recommended layers", part: () => ({ layers: "recommended" as const }) },
+  "no-condition": { label: "Remove the condition", part: () => ({ when: null }) },
+  "switch-on": { label: "Switch it on", part: () => ({ on: true }) },
+};
+
+function apply({ remedy, control }: Reason): void {
+  const found = draft.value.controls.find((one) => one.id === control);
+  if (remedy === "reset-overall") REMEDIES[remedy].part();
+  else if (found && remedy) changeControl(found.id, REMEDIES[remedy].part(found));
+  play.run();
+}
+
+export type Reason = { text: string; remedy: keyof typeof REMEDIES | null; control: number | null };
+/** A relative dose below which steering seldom shows. */
+const SMALL_DOSE = 0.03;
+
+const isUnchanged = ({ against }: Pane): boolean =>
+  against?.first_divergence.every((position) => position === null) ?? false;
+
+/** Whether the steered text is the plain text, or reads no differently. */
+export function nothingMoved(steered: Pane, reader: string | null): boolean {
+  const against = steered.against;
+  if (!against) return false;
+  if (isUnchanged(steered)) return true;
+  const [low, high] = (reader !== null && against.readout_shift[reader]?.interval) || [];
+  return low != null && high != null && low <= 0 && high >= 0;
+}
+
+/** Says why steering may not have shown, each reason with what to change. */
+export function reasonsFor(steered: Pane, controls: readonly Control[], overall: number, find = vectorNamed): Reason[] {
+  const zero: Reason[] = overall === 0 ? [{ text: "The overall strength is 0.", remedy: "reset-overall", control: null }] : []; // biome-ignore format: one line
+  const own = controls.flatMap((control) => {
+    const applied = steered.steering?.applied.find((one) => plainName(one.vector) === plainName(control.vector));
+    return reasonsOf(control, applied, find(control.vector));
+  });
+  return [...zero, ...own];
+}
+
+function reasonsOf(control: Control, applied: AppliedIntervention | undefined, vector: Vector | undefined): Reason[] {
+  const { vector: name, on, operation, layers, strength, when, id } = control;
+  const reason = (text: string, remedy: Reason["remedy"] = null) => ({ text, remedy, control: id });
+  if (!on) return [reason(`${name} is switched off.`, "switch-on")];
+  const reasons: Reason[] = [];
+  if (applied && !applied.fired && when)
+    reasons.push(reason(`The condition of ${name} was never true.`, "no-condition"));
+  const dose = applied ? Math.max(0, ...Object.values(applied.relative_dose).map((value) => value ?? 0)) : SMALL_DOSE;
+  const small = `The dose of ${name} is small: it changes the residual stream by ${(100 * dose).toFixed(1)} %.`;
+  if (dose < SMALL_DOSE && applied?.fired && operation === "add") reasons.push(reason(small, "stronger"));
+  if (layers !== "recommended") reasons.push(reason(`${name} acts at layers of your choice.`, "recommended-layers"));
+  if (vector && isShown(vector, strength) === false)
+    reasons.push(reason(`The card of ${name} does not show that it steers this way.`));
+  if (vector && atChance(vector)) reasons.push(reason(`${name} is not shown to read its concept better than chance.`));
+  return reasons;
 }

@@ -78,8 +78,7 @@ export function sentenceOf(pane: Pane, base: Pane | undefined, vector: string | 
   if (shift.mean === null) return null;
   const amount = `(${shiftWords(shift)})`;
   const [low, high] = shift.interval ?? [];
-  const known = low != null && high != null;
-  const sure = known ? low > 0 || high < 0 : null;
+  const sure = low == null || high == null ? null : low > 0 || high < 0;
   const [own, before] = [pane.metrics?.perplexity, base?.metrics?.perplexity];
   const rest = own && before ? `, ${fluencyWord(own / before)}` : "";
   if (sure === false) return `No sure effect on ${vector} ${amount}${rest}`;

@@ -46,7 +46,6 @@ function WhatIsRead() {
   const { messages } = store;
   const change = (index: number, part: Partial<Message>) =>
     (messages.value = messages.value.map((message, at) => (at === index ? { ...message, ...part } : message)));
-  const write = (index: number, content: string) => change(index, { content });
   const remove = (index: number) => (messages.value = messages.value.filter((_, at) => at !== index));
   const add = () => {
     const role = messages.value.at(-1)?.role === "user" ? "assistant" : "user";
@@ -69,7 +68,11 @@ function WhatIsRead() {
               >
                 <Each of={ROLES} row={(one) => <option key={one}>{one}</option>} />
               </select>
-              <TextBox label={`Message ${index + 1}`} value={content} onChange={(text) => write(index, text)} />
+              <TextBox
+                label={`Message ${index + 1}`}
+                value={content}
+                onChange={(text) => change(index, { content: text })}
+              />
               <Remove label={`Remove message ${index + 1}`} onClick={() => remove(index)} />
             </div>
           ))}

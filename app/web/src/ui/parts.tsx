@@ -71,14 +71,11 @@ export function Ask({ query, label, waiting, disabled, onAsk, ...kind }: AskProp
 }
 
 /** The `ref` of a control that takes the focus when it appears, because it takes the place of the one that was pressed. */
-export function takeFocus(element: HTMLElement | null): void {
-  element?.focus();
-}
+export const takeFocus = (element: HTMLElement | null): void => element?.focus();
 
 /** Moves the focus once the page has changed: the element that has it is about to go. */
-export function focusNext(selector: string): void {
-  requestAnimationFrame(() => document.querySelector<HTMLElement>(selector)?.focus());
-}
+export const focusNext = (selector: string): void =>
+  void requestAnimationFrame(() => document.querySelector<HTMLElement>(selector)?.focus());
 
 /** Returns what does something that takes the focused element away, and moves the focus. */
 export const focusing = (selector: string, work: () => void) => () => {

@@ -80,12 +80,11 @@ function ServerState() {
   if (known.kernels) facts.push(["kernels", known.kernels]);
   if (load.value) facts.push(["requests", `${load.value.running} running, ${load.value.waiting} waiting`]);
   const words = ([name, value]: [string, number]) => [name.replaceAll("_", " "), value.toLocaleString("en")] as const;
-  const bounds = Object.entries(limits).map(words);
   return (
     <Panel title="Server">
       <Facts of={facts} />
       <More summary="Limits of one request">
-        <Facts of={bounds} />
+        <Facts of={Object.entries(limits).map(words)} />
       </More>
     </Panel>
   );
