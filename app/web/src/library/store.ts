@@ -30,10 +30,8 @@ export const deletion = new Mutations<`vector ${string}`>();
 /** The vectors whose name, description or tags contain the search. */
 export const found = computed<readonly Vector[]>(() => {
   const text = search.value.trim().toLowerCase();
-  const all = vectors.value ?? [];
-  if (text === "") return all;
   const words = ({ name, description, tags }: Vector) => [name, description, ...tags].join("\n").toLowerCase();
-  return all.filter((vector) => words(vector).includes(text));
+  return (vectors.value ?? []).filter((vector) => words(vector).includes(text));
 });
 
 /** Loads profiles, the default steering and, with a key that may see it, the policy. */
@@ -65,10 +63,8 @@ export const deleteVector = (name: string, force: boolean): Promise<boolean> =>
 
 type ProfilePlace = Parameters<typeof profileActions.errorAt>[0];
 
-type Reread = { load(): Promise<unknown> };
-
 /** Changes something, and reads again what it changes. */
-const changed = (place: ProfilePlace, work: () => Promise<unknown>, query: Reread): Promise<boolean> =>
+const changed = (place: ProfilePlace, work: () => Promise<unknown>, query: Pick<Query<unknown>, "load">) =>
   profileActions.run(place, () => work().then(() => query.load()));
 
 export const deleteProfile = (name: string): Promise<boolean> =>
@@ -79,12 +75,10 @@ export function saveProfile(name: string, interventions: readonly Intervention[]
   return changed(place, () => api.PUT("/v1/profiles/{name}", given), profiles);
 }
 
-export const setDefault = ({ name, interventions: list }: Profile): Promise<boolean> =>
-  changed(
-    `profile ${name}`,
-    () => api.PUT("/v1/steering", { body: { interventions: list as never } }),
-    defaultSteering,
-  );
+export function setDefault({ name, interventions }: Profile): Promise<boolean> {
+  const body = { interventions: interventions as never };
+  return changed(`profile ${name}`, () => api.PUT("/v1/steering", { body }), defaultSteering);
+}
 
 export const clearDefault = (): Promise<boolean> =>
   changed("default", () => api.DELETE("/v1/steering"), defaultSteering);
