@@ -25,7 +25,8 @@ export const addressLink = computed(() => parse(fragment.value).link);
 export function parse(hash: string) {
   const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const found = new URLSearchParams(query);
-  return { place: PLACES.find((known) => known === path) ?? "compare", state: found.get("s"), link: found.get("link") };
+  const known = PLACES.find((one) => one === path) ?? "compare";
+  return { place: known, state: found.get("s"), link: found.get("link") };
 }
 
 export const placeHref = (name: PlaceName, state?: string): string => `#/${name}${state ? `?s=${state}` : ""}`;

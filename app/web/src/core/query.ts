@@ -30,8 +30,8 @@ export class Query<T, A extends unknown[] = []> {
     const stopped = new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
     const answered = (async () => this.read(signal, ...given))();
     const turn: Promise<T | null> = Promise.race([answered, stopped]).then(
-      (data) => this.end(turn, key, () => this.take(data), data),
-      (error) => this.end(turn, key, () => this.fail(error), null),
+      (data) => this.end(turn, key, data),
+      (error) => this.end(turn, key, null, { error }),
     );
     this.newest = turn;
     return turn;
@@ -43,24 +43,15 @@ export class Query<T, A extends unknown[] = []> {
     return this.load(...given);
   }
 
-  private async end(turn: unknown, key: string | null, use: () => void, data: T | null): Promise<T | null> {
+  private async end(turn: unknown, key: string | null, data: T | null, failure?: { error: unknown }) {
     if (turn !== this.newest) return this.newest;
     const counts = key === apiKey.peek();
     batch(() => {
       this.busy.value = false;
-      if (counts) use();
+      if (counts && (!failure || this.voids(failure.error))) this.data.value = data;
+      if (counts) this.error.value = failure?.error ?? null;
     });
     return counts ? data : null;
-  }
-
-  private take(data: T): void {
-    this.data.value = data;
-    this.error.value = null;
-  }
-
-  private fail(error: unknown): void {
-    if (this.voids(error)) this.data.value = null;
-    this.error.value = error;
   }
 
   /** Gives up the question that is open. */
@@ -73,7 +64,10 @@ export class Query<T, A extends unknown[] = []> {
   /** Takes what the server has just answered to a change; a question that is open is dropped. */
   put(data: T): void {
     this.stop();
-    batch(() => this.take(data));
+    batch(() => {
+      this.data.value = data;
+      this.error.value = null;
+    });
   }
 
   forget(): void {

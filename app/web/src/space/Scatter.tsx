@@ -1,4 +1,4 @@
-import { batch, type Signal } from "@preact/signals";
+import { batch } from "@preact/signals";
 import { polygonContains } from "d3-polygon";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
@@ -7,6 +7,7 @@ import { Button, useSize } from "../ui/parts";
 import { fitted, nearest, paint, placeOf, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
+import { dense, outlined } from "./store";
 
 type Drag = { x: number; y: number; line: [number, number][] };
 
@@ -20,8 +21,8 @@ export function Scatter() {
   const [moving, setMoving] = useState(false);
   const repaint = () => {
     const base = scene.peek();
-    if (canvas.current && base)
-      paint(canvas.current, { ...base, hovered, lasso: drag.current?.line ?? [] }, view.current);
+    const lasso = drag.current?.line ?? [];
+    if (canvas.current && base) paint(canvas.current, { ...base, hovered, lasso }, view.current);
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
   const box = () => canvas.current?.parentElement;
@@ -59,13 +60,7 @@ export function Scatter() {
   };
   return (
     <div class="scatter">
-      <div class="row zoom">
-        <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
-        <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
-        <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
-        <Button label="Outlines" kind="quiet" pressed={space.outlined.value} onClick={() => toggle(space.outlined)} />
-        <Button label="Density" kind="quiet" pressed={space.dense.value} onClick={() => toggle(space.dense)} />
-      </div>
+      <Tools {...{ zoom, moving, setMoving }} />
       <canvas
         ref={canvas}
         role="img"
@@ -95,9 +90,17 @@ export function Scatter() {
   );
 }
 
-function toggle(of: Signal<boolean>): void {
-  of.value = !of.value;
-}
+type ToolsProps = { zoom: (factor: number) => void; moving: boolean; setMoving: (on: boolean) => void };
+
+const Tools = ({ zoom, moving, setMoving }: ToolsProps) => (
+  <div class="row zoom">
+    <Button label="Closer" kind="quiet" onClick={() => zoom(STEP)} />
+    <Button label="Farther" kind="quiet" onClick={() => zoom(1 / STEP)} />
+    <Button label="Move" kind="quiet" pressed={moving} onClick={() => setMoving(!moving)} />
+    <Button label="Outlines" kind="quiet" pressed={outlined.value} onClick={() => (outlined.value = !outlined.value)} />
+    <Button label="Density" kind="quiet" pressed={dense.value} onClick={() => (dense.value = !dense.value)} />
+  </div>
+);
 
 /** How much closer a click on the button goes. */
 const STEP = 1.6;
