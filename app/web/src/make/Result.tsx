@@ -66,29 +66,15 @@ const PROMPT = "How was your day?";
 /** The same prompt at both ends of the dial and without steering, asked as soon as there is a vector. */
 export function Quotes({ vector }: { vector: Vector }) {
   const [prompt, setPrompt] = useState(PROMPT);
-  const [asking] = useState(
-    () =>
-      new Query(async (signal, prompt: string) => {
-        const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
-        const distilled = isDistilled(vector);
-        const arms = (distilled ? [0, 1] : [-1, 0, 1]).map((share) => {
-          const strength = distilled ? share : strengthAt(share, negative!, positive!);
-          const steering = { ...(distilled ? DISTILLED : {}), vector: vector.name, strength };
-          return { name: String(strength), steering: strength === 0 ? [] : [steering] };
-        });
-        const messages = [{ role: "user" as const, content: prompt }];
-        const body = { messages, arms, baseline: "0", seed: 7, max_tokens: 40 };
-        return (await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }))).arms;
-      }),
-  );
+  const [asking] = useState(() => new Query(quotesOf));
   useEffect(() => {
-    void asking.ask(PROMPT);
+    void asking.ask(vector, PROMPT);
     return () => asking.stop();
   }, [asking]);
   const disabled = asking.busy.value || prompt.trim() === "";
   return (
     <section class="panel stack" aria-label="Quotes" aria-busy={asking.busy.value}>
-      <Form kind="row" onSend={() => asking.ask(prompt)}>
+      <Form kind="row" onSend={() => asking.ask(vector, prompt)}>
         <TextField label="Asked at three stops of its dial" value={prompt} onChange={setPrompt} />
         <Button label="Ask" submit disabled={disabled} />
       </Form>
@@ -108,4 +94,17 @@ export function Quotes({ vector }: { vector: Vector }) {
       </Scroll>
     </section>
   );
+}
+
+async function quotesOf(signal: AbortSignal, vector: Vector, prompt: string) {
+  const [negative, positive] = [-1, 1].map((sign) => zonesOf(vector, sign, typicalNorms.value, doseBound.value));
+  const distilled = isDistilled(vector);
+  const arms = (distilled ? [0, 1] : [-1, 0, 1]).map((share) => {
+    const strength = distilled ? share : strengthAt(share, negative!, positive!);
+    const steering = { ...(distilled ? DISTILLED : {}), vector: vector.name, strength };
+    return { name: String(strength), steering: strength === 0 ? [] : [steering] };
+  });
+  const messages = [{ role: "user" as const, content: prompt }];
+  const body = { messages, arms, baseline: "0", seed: 7, max_tokens: 40 };
+  return (await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }))).arms;
 }
