@@ -146,11 +146,10 @@ async def dose_response(
     # they are in the order of the plans: those of the vector by strength, then those of each control by strength
     rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
     by_strength = {strength: row for strength, row in rows.items() if row[0].broken is None}
-    bounds = trials.dose_bounds(unsteered, by_strength)
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
     damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage], bounds)
+    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
     answer = _answer(request, setup, unsteered, rows, points)
     if request.judging is None:
         return answer

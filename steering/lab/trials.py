@@ -490,15 +490,9 @@ def dose_point(
     return replace(point, advantage=advantage(strength, trial, unsteered, point.threshold))
 
 
-def dose_bounds(unsteered: Trial, rows: Mapping[float, Sequence[Trial]]) -> dict[float, float]:
-    """Returns `chance` by strength. rows: strength -> the vector's trial, then those of its random controls. All strengths
-    share the one case in twenty, as `independent_claims` counts them."""
-    return chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
-
-
 def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], places: int = 1) -> dict[float, float]:
-    """Returns `chance` by strength. controls: the trials of the random directions by strength. places: from how many places
-    that at which they act was chosen."""
+    """Returns `chance` by strength. controls: the trials of the random directions by strength. All strengths share the one case in
+    twenty, as `independent_claims` counts them. places: from how many places that at which they act was chosen."""
     moved = {strength: mean_shifts(unsteered, row) for strength, row in controls.items()}
     sound = {strength: [one for one in row if one.broken is None] for strength, row in controls.items()}
     rows = {strength: np.array([shifts(one, unsteered) for one in row]) for strength, row in sound.items()}
@@ -506,11 +500,12 @@ def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], place
 
 
 def dose_points(
-    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None], bounds: Mapping[float, float]
+    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None]
 ) -> dict[float, EvaluatedPoint]:
-    """Builds the points of a dose-response. rows: as in `dose_bounds`, whose result is `bounds`. kl: on neutral text, by
-    strength."""
+    """Builds the points of a dose-response. rows: strength -> the vector's trial, then those of its random controls. kl: on neutral
+    text, by strength."""
     points = dict[float, EvaluatedPoint]()
+    bounds = chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
     for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
         points[strength] = dose_point(strength, trial, unsteered, damage, controls, bounds.get(strength))
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)
