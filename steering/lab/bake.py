@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -428,18 +429,15 @@ def report(
 ) -> BakeReport:
     """Compares logits of the same texts: under served steering, without steering, and of the baked weights."""
     of_baked, of_unsteered = (
-        torch.tensor(
-            [kl for one, other in zip(served, logits, strict=True) for kl in divergences(one, other)],
-            dtype=torch.float64,
-        )
+        [kl for one, other in zip(served, logits, strict=True) for kl in divergences(one, other)]
         for logits in (baked, unsteered)
     )
     largest = max(float((one - other).abs().max()) for one, other in zip(served, baked, strict=True))
     return BakeReport(
         tuple(layer.name for layer in layers),
         len(of_baked),
-        float(of_baked.mean()),
-        float(of_baked.max()),
-        float(of_unsteered.mean()),
+        fmean(of_baked),
+        max(of_baked),
+        fmean(of_unsteered),
         largest,
     )
