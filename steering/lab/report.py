@@ -265,15 +265,6 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
     return tuple(direction * shift for shift in shifts(trial, unsteered))
 
 
-@dataclass(slots=True, eq=False)
-class Unsteered:
-    """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it
-    measures. answered: 1 for each question answered rightly, else 0. trials: by seed and variation."""
-
-    answered: tuple[float, ...] = ()
-    trials: dict[tuple[int, str], Trial] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged.
@@ -371,10 +362,8 @@ class SeedMeasures:
         return check(f"retained.{name}", kept, "at_least", threshold)
 
 
-async def report(
-    engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress = ignore_progress
-) -> ReportAnswer:
-    """Runs all gates for each seed. unsteered: of earlier reports that share it. Raises what `read_back` raises."""
+async def report(engine: Engine, request: ReportRequest, *, progress: Progress = ignore_progress) -> ReportAnswer:
+    """Runs all gates for each seed. Raises what `read_back` raises."""
     done, parts = 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
@@ -384,16 +373,14 @@ async def report(
 
     step("asking questions")
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
-    plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
-    if not unsteered.answered:
-        unsteered.answered = await answered_rightly(engine, questions, UNSTEERED)
-    answered = await answered_rightly(engine, questions, plan)
-    lost = estimate([one - other for one, other in zip(unsteered.answered, answered, strict=True)])
+    plan, questions = request.plan, load_questions()
+    unsteered, steered = [await answered_rightly(engine, questions, one) for one in (UNSTEERED, plan)]
+    lost = estimate([one - other for one, other in zip(unsteered, steered, strict=True)])
     step("making plans")
     fewer = None
     if request.pairs is not None:
         fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
-    work = _Work(engine, request, unsteered, reading, fewer, lost, step)
+    work = _Work(engine, request, reading, fewer, lost, step)
     measured = [await work.measured(seed) for seed in request.seeds]
     random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
     bound = trials.chance_at([shift for shifts in random.values() for shift in shifts])
@@ -437,7 +424,6 @@ class _Work:
 
     engine: Engine
     request: ReportRequest
-    unsteered: Unsteered
     reading: ReadBack
     fewer: SteeringPlan | None
     lost: Estimate
@@ -523,19 +509,11 @@ class _Work:
         sampling: SamplingParams,
         samples: Samples,
     ) -> tuple[Trial, tuple[Trial, ...]]:
-        """Runs the trials of one variation. The unsteered one is shared with other reports."""
-        shared, key = self.unsteered.trials, (sampling.seed, name)
-        samples = replace(samples, earlier=shared.get(key), perplexity=name == PLAIN)
-        shared[key], steered = await trials.run_trials(
-            self.engine,
-            prompts,
-            plans,
-            self.reading,
-            sampling,
-            samples=samples,
-            checkpoints=self.request.checkpoints,
+        """Runs the trials of one variation."""
+        samples, checkpoints = replace(samples, perplexity=name == PLAIN), self.request.checkpoints
+        return await trials.run_trials(
+            self.engine, prompts, plans, self.reading, sampling, samples=samples, checkpoints=checkpoints
         )
-        return shared[key], steered
 
     def _texts(self, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial) -> list[ReportTextAnswer]:
         asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in prompts]

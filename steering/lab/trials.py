@@ -176,19 +176,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers to each prompt: without steering, and under each plan. earlier: the unsteered trial of a call with the
-    same prompts, seed and reading, which then is not run again. perplexity: whether answers have a surprise; the logits it needs
+    """Answers to each prompt: without steering, and under each plan. perplexity: whether answers have a surprise; the logits it needs
     are a third of the work of reading."""
 
     unsteered: int = UNSTEERED_SAMPLES
     steered: int = 1
-    earlier: Trial | None = None
     perplexity: bool = True
-
-    @property
-    def written(self) -> int:
-        """Returns how many unsteered answers to each prompt are still to be written."""
-        return 0 if self.earlier else self.unsteered
 
 
 DEFAULT_SAMPLES = Samples()
@@ -227,7 +220,7 @@ async def run_trials(
     checkpoints: where parts that are done are kept, and found again.
     progress: twice `trial_answers` steps, since every answer is written and read.
     """
-    rows = [(UNSTEERED, j) for j in range(samples.written)]
+    rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
     size, total = max(1, ANSWERS_AT_ONCE // len(prompts)), 2 * len(rows) * len(prompts)
     trials: list[Trial] = []
@@ -246,10 +239,10 @@ async def run_trials(
             found = [Trial(broken=NonfiniteActivations(one)) if isinstance(one, str) else Trial(one) for one in kept]
             running(2 * len(found) * len(prompts), total, "read from the interrupted work")
         trials += found
-    unsteered = samples.earlier or _mean_trial(trials[: samples.written])
+    unsteered = _mean_trial(trials[: samples.unsteered])
     if unsteered.broken is not None:
         raise unsteered.broken
-    starts = range(samples.written, len(trials), samples.steered)
+    starts = range(samples.unsteered, len(trials), samples.steered)
     return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
 
 
@@ -306,7 +299,7 @@ class _Part:
 
 def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """Returns how many answers `run_trials` writes, the unsteered ones included."""
-    return (plans * samples.steered + samples.written) * prompts
+    return (plans * samples.steered + samples.unsteered) * prompts
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:

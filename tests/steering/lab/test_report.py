@@ -19,7 +19,6 @@ from steering.lab.report import (
     Question,
     ReportRequest,
     SeedMeasures,
-    Unsteered,
     agree,
     answered_rightly,
     check,
@@ -110,17 +109,6 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     assert again.seeds[0].chance == pytest.approx(chance({1.0: shifted})[1.0]), (
         "a seed named twice is no further evidence"
     )
-
-
-async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(engine: LinearEngine) -> None:
-    """The second one asks no unsteered question and writes no unsteered answer: a wrong accuracy that is planted in it shows."""
-    first, second = [await request_of(engine, {"strength": one}, seeds=(0, 1)) for one in (0.8, 0.4)]
-    shared = Unsteered()
-    found = [await report(engine, one, unsteered=shared) for one in (first, second)]
-    assert found == [await report(engine, one) for one in (first, second)]
-    assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
-    planted = await report(engine, second, unsteered=replace(shared, answered=(2.5,) * len(load_questions())))
-    assert present(check_of(planted, "utility", "accuracy_loss").value) >= 1.5
 
 
 async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
