@@ -27,7 +27,6 @@ from steering.workflows.generate import Progress, ignore_progress, progress_of_p
 DOSE_STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 DOSE_PROMPTS, NEUTRAL, FIRST_NEUTRAL = 16, 8, 64
 """How many of the package's neutral prompts are answered, and how many from which on show the damage."""
-MAX_CONTROLS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,7 @@ class DoseResponseRequest(StrengthsRequest):
     """One vector over a range of strengths at its layers.
 
     neutral: prompts on which side effects are measured; None takes the package's neutral prompts.
-    random_directions: controls of equal dose at each strength, 0 to MAX_CONTROLS.
+    random_directions: controls of equal dose at each strength, which chance is estimated from.
     judging: an additional judge.
     """
 
@@ -101,16 +100,12 @@ class Setup:
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
     """Resolves a request; draws the random controls. Raises InvalidRequest for invalid strengths, layers, prompts or
     scorer, VectorModelMismatch for another model's vector."""
-    vector, controls = request.vector, request.random_directions
-    if not 0 <= controls <= MAX_CONTROLS:
-        raise InvalidRequest(
-            f"random_directions must be 0 to {MAX_CONTROLS}, got {controls}", param="random_directions"
-        )
+    vector = request.vector
     reading = trials.read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
     prompts = trials.evaluation_prompts(engine, request.prompts, DOSE_PROMPTS)
     neutral = trials.evaluation_prompts(engine, request.neutral, NEUTRAL, FIRST_NEUTRAL)
-    arms = [vector, *random_arms(vector, request.sampling.seed, controls)]
+    arms = [vector, *random_arms(vector, request.sampling.seed, request.random_directions)]
     return Setup(reading, layers, prompts, neutral, strengths_of(request), arms)
 
 

@@ -13,7 +13,7 @@ from steering.concepts.loader import load_concept, load_neutral_texts
 from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
-from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
+from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, held_rows, layer_quality
 from steering.lab.controls import plan_at, random_like
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
@@ -203,9 +203,7 @@ class Side:
         """Projects what each fold holds out on the direction that is fitted without it."""
 
         def read(fold: Split) -> HeldOut:
-            positive, negative = list(fold.held_positive), list(fold.held_negative)
-            groups = division.positive_groups[positive], division.negative_groups[negative]
-            return held_out(fit(fold), self.positive[positive], self.negative[negative], *groups)
+            return held_out(fit(fold), *held_rows(self.positive, self.negative, fold), *division.groups_in(fold))
 
         return [[read(fold) for fold in split] for split in division.splits * repeats]
 

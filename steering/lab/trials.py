@@ -113,12 +113,8 @@ def reading_layer(vector: ConceptVector, layer_count: int) -> int:
 def evaluation_prompts(
     engine: Engine, given: tuple[Prompt, ...] | None, count: int, first: int = 0
 ) -> tuple[Prompt, ...]:
-    """Returns the given prompts, or `count` of the package's neutral ones from `first` on. Raises InvalidRequest for none."""
-    if given is None:
-        return as_prompts(engine, load_neutral()[first : first + count])
-    if not given:
-        raise InvalidRequest("an evaluation needs at least one prompt", param="prompts")
-    return given
+    """Returns the given prompts, or `count` of the package's neutral ones from `first` on."""
+    return as_prompts(engine, load_neutral()[first : first + count]) if given is None else given
 
 
 @dataclass(frozen=True, slots=True)
