@@ -28,7 +28,6 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 OWNER_LIMIT = 64
-"""Statuses of a job that has not ended."""
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """What the id of a job has to match in full."""
