@@ -44,17 +44,14 @@ class PhaseRules:
     """What decides the phases of one answer.
 
     thinking: its markers. anywhere: whether it may think later than at the beginning of the answer, and again.
-    call, end: the markers of calls; no end where the JSON ends a call. opening: the first character of that JSON.
-    starts: what else begins a call at the start of an answer or after a call, each with what ends it. bare: whether `;` separates calls. json: whether all of the answer is JSON.
+    form: how it calls tools; None where it may call none. tools: whether they are offered, so that JSON without a marker is a call.
+    json: whether all of the answer is JSON.
     start: the state at the prompt's end, which may have begun to think.
     """
 
     thinking: tuple[str, str] | None = None
-    call: str = ""
-    end: str = ""
-    opening: str = ""
-    starts: tuple[tuple[str, str], ...] = ()
-    bare: bool = False
+    form: ToolFormat | None = None
+    tools: bool = True
     json: bool = False
     start: PhaseState = PhaseState()
     anywhere: bool = False
@@ -63,14 +60,8 @@ class PhaseRules:
     def of(
         cls, thinking: tuple[str, str] | None, form: ToolFormat | None, *, tools: bool = True, json: bool = False
     ) -> "PhaseRules":
-        """Returns the rules of a model's answer. form: how it calls tools; None where it may call none. tools: whether they are offered,
-        so that JSON without a marker is a call."""
-        anywhere = thinking == GPT_OSS
-        if form is None:
-            return cls(thinking, json=json, anywhere=anywhere)
-        starts = {begin: end for begin, end in form.begins(starts=tools).items() if begin != form.begin}
-        bare = form.bare and tools
-        return cls(thinking, form.begin, form.end, form.opening, tuple(starts.items()), bare, json, anywhere=anywhere)
+        """Returns the rules of a model's answer. thinking: the markers of its chat template."""
+        return cls(thinking, form, tools, json, anywhere=thinking == GPT_OSS)
 
     def starting(self, *, opened: bool, may_begin: bool) -> "PhaseRules":
         """Returns the rules where the prompt has begun the thinking or not, and the answer may begin it or not."""
@@ -90,7 +81,7 @@ class PhaseRules:
     @property
     def markers(self) -> frozenset[str]:
         """What begins or ends a phase."""
-        return frozenset({*(self.thinking or ()), self.call, self.end} - {""})
+        return frozenset({*(self.thinking or ()), *([self.form.begin, self.form.end] if self.form else [])} - {""})
 
     @property
     def thinks(self) -> bool:
@@ -102,16 +93,21 @@ class PhaseRules:
         """The phases that tokens of the prompt and the answer can have."""
         if self.json:
             return frozenset[PhaseName]({"prompt", "json"})
-        others: dict[PhaseName, object] = {"thinking": self.thinks, "tool": self.call}
+        others: dict[PhaseName, object] = {"thinking": self.thinks, "tool": self.form}
         return frozenset[PhaseName]({"prompt", "answer", *(phase for phase, found in others.items() if found)})
 
     @cached_property
     def _beginnings(self) -> Mapping[tuple[bool, bool], dict[str, PhaseName]]:
         thinks: dict[str, PhaseName] = {self.thinking[0]: "thinking"} if self.thinking else {}
-        calls: dict[str, PhaseName] = {self.call: "tool"} if self.call else {}
-        starts = {begin: phase for begin, _ in self.starts for phase in calls.values()}
-        parts = {True: thinks, False: {}}, {True: starts, False: {}}
-        return {(t, s): {**calls, **parts[0][t], **parts[1][s]} for t in (True, False) for s in (True, False)}
+        found = dict[tuple[bool, bool], dict[str, PhaseName]]()
+        for starts in (True, False):
+            found[False, starts] = dict.fromkeys(self.calls(starts=starts), "tool")
+            found[True, starts] = found[False, starts] | thinks
+        return found
+
+    def calls(self, *, starts: bool) -> dict[str, str]:
+        """Returns what may begin a call, each with what ends it. starts: see `begins`."""
+        return {} if self.form is None else self.form.begins(starts=starts and self.tools)
 
     def begins(self, *, fresh: bool, starts: bool) -> dict[str, PhaseName]:
         """Returns the markers that may begin a phase. fresh: the answer has had nothing but white space so far. starts: its text has not
@@ -182,14 +178,16 @@ class PhaseTracker:
             elif begin == think:
                 place = yield from self._in_thinking(phase, end)
             else:
-                place = yield from self._in_call(begin)
+                assert self._rules.form is not None, "it has this marker"
+                place = yield from self._in_call(begin, self._rules.form)
 
     def _in_text(self, character: str) -> Place:
         rules, text = self._rules, self._held + character
         if text.strip(WHITE_SPACE) and not (rules.thinking and rules.thinking[0].startswith(text)):
             self._fresh = False
         cut = _cut(text, self._begins())
-        space = WHITE_SPACE + (";" if rules.bare and self._before == "tool" else "")
+        bare = rules.form is not None and rules.form.bare and rules.tools
+        space = WHITE_SPACE + (";" if bare and self._before == "tool" else "")
         if text[:cut].strip(space):
             self._begun, self._before = True, "answer"
             cut = _cut(text, self._begins())
@@ -209,13 +207,12 @@ class PhaseTracker:
         self._go_on("thinking", begun=False)
         return phase, ""
 
-    def _in_call(self, begin: str) -> Generator[PhaseName | None, str, Place]:
+    def _in_call(self, begin: str, form: ToolFormat) -> Generator[PhaseName | None, str, Place]:
         """Reads the JSON and the end marker of a call, each after white space. Where it turns out to be none, the answer goes on in text."""
-        rules = self._rules
-        if begin != rules.opening:
+        if begin != form.opening:
             while (character := (yield "tool")) in WHITE_SPACE:
                 pass
-            if character != rules.opening:
+            if character != form.opening:
                 self._go_on("answer", begun=True)
                 return self._in_text(character)
         json = JsonReader()
@@ -223,7 +220,7 @@ class PhaseTracker:
             if json.read((yield "tool")) > MAX_DEPTH:
                 self._go_on("answer", begun=True)
                 return "answer", ""
-        read, end = "", dict(rules.starts).get(begin, rules.end)
+        read, end = "", self._rules.calls(starts=True)[begin]
         while read != end:
             read = (read + (yield "tool")).lstrip(WHITE_SPACE)
             if not end.startswith(read):
