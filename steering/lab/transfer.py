@@ -24,7 +24,7 @@ from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name, random_directions
-from steering.workflows.extract import ExtractionRequest, assembled, check_position, extract, read_pairs, tried_layers
+from steering.workflows.extract import ExtractionRequest, assembled, extract, read_pairs, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.measures import estimate
 from steering.workflows.texts import capture_prompts
@@ -150,7 +150,6 @@ def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
 def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
     """Raises InvalidRequest for what cannot be carried over. source: None where it is not loaded yet."""
     check_name(request.name)
-    check_position(request.position)
     if not MIN_ANCHORS <= len(request.anchors) <= MAX_ANCHORS:
         raise InvalidRequest(
             f"{len(request.anchors)} anchor texts; a map needs {MIN_ANCHORS} to {MAX_ANCHORS}", param="anchors"

@@ -64,11 +64,9 @@ def _projection(activations: Residual, entry: LayerDirection) -> float:
 
 
 def _probe(activations: Residual, entry: LayerDirection) -> float:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Raises InvalidRequest without a probe."""
-    if entry.weight is None or entry.bias is None:
-        raise InvalidRequest(
-            "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
-        )
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens."""
+    assert entry.weight is not None, "see read_back"
+    assert entry.bias is not None, "see read_back"
     return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
 
 
