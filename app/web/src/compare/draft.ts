@@ -30,6 +30,10 @@ export const USUAL = {
   reader: null as string | null,
 };
 
+/** Examples of what is restored. */
+const MESSAGE: Message = { role: "user", content: "" };
+const TURN: Turn = { prompt: "", answers: {} };
+
 /** Everything a person has set in Play. It is also what the address holds. */
 export type Draft = typeof USUAL;
 /** What is set now. The address has it while Play is open; it outlives a reload of another place, too. */
@@ -74,9 +78,6 @@ export function restoredDraft(state: unknown): Draft {
       : [],
   };
 }
-
-const MESSAGE: Message = { role: "user", content: "" };
-const TURN: Turn = { prompt: "", answers: {} };
 
 /** Returns the entries that are of the kind of an example. An address may have been written by hand, or by another version. */
 function sameKinds(given: object, examples: object): object {
