@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from app.api.answer_parts import AnswerParts, Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts
-from app.api.conversation import Offer, ThinkingSwitch, check_arguments
+from app.api.conversation import Offer, ThinkingSwitch, check_arguments, offered
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import (
     ChatFields,
@@ -27,7 +27,6 @@ from app.api.openai_schemas import (
     inputs_of,
 )
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
-from app.api.tool_use import offered
 from app.core.admission import check_limit
 from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, event_stream, json_in_thread
 from app.core.errors import body_of

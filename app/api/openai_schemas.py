@@ -97,6 +97,21 @@ def shared_fields(body: Request, *kinds: type[Request]) -> dict[str, Any]:
     return {name: getattr(body, name) for name in type(body).model_fields if name in names}
 
 
+def only(kinds: tuple[str, ...], what: str, param: str) -> BeforeValidator:
+    """Refuses objects of another API whose `type` is another one, by its name."""
+
+    def check(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            listed = ", ".join(map(repr, kinds))
+            raise UnsupportedParameter(
+                f"{what} of type {kind[:40]!r} are not supported by this server, only {listed}", param=param
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
 class TextPart(Request):
     """A text part of a message. Other parts (images, audio, files) are refused."""
 

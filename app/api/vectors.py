@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -401,44 +400,39 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
-    if (description := _description(body)) is not None:
-        description.check(context.engine)
-        await context.charge_answers(None, description.answers, WRITING.max_tokens)
-        return partial(_run_extraction, context, body, training, description)
-    if body.positive is None or body.negative is None:
-        pairs = await run_in_thread(pair_set, body.concept, body.pairs)
+    source: ExtractionRequest | Description | None = _description(body)
+    if source is not None:
+        source.check(context.engine)
+        await context.charge_answers(None, source.answers, WRITING.max_tokens)
     else:
-        pairs = await run_in_thread(
-            PairSet,
-            tuple(map(pair_text, body.positive)),
-            tuple(map(pair_text, body.negative)),
-            body.positive_topics or (),
-            paired=False,
-            negative_topics=body.negative_topics or (),
-        )
-    request = _workflow_request(context, body, pairs)
-    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
-    return partial(_run_extraction, context, body, training, request)
+        if body.positive is None or body.negative is None:
+            pairs = await run_in_thread(pair_set, body.concept, body.pairs)
+        else:
+            pairs = await run_in_thread(
+                PairSet,
+                tuple(map(pair_text, body.positive)),
+                tuple(map(pair_text, body.negative)),
+                body.positive_topics or (),
+                paired=False,
+                negative_topics=body.negative_topics or (),
+            )
+        source = _workflow_request(context, body, pairs)
+        await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
 
+    async def run(progress: Progress) -> dict[str, Any]:
+        """Extracts and stores the vector. The texts of a description are generated first. Cancelling stores nothing."""
+        asked = source
+        if isinstance(asked, Description):
+            written = await written_pairs(context.engine, asked, progress=progress)
+            asked = _workflow_request(context, body, written.pairs, written.warnings)
+        vector = await make_vector(context.engine, asked, training=training, progress=progress)
+        if body.concept is not None and body.concept in CONCEPTS:
+            vector = with_shipped_evidence(vector, body.concept)
+        elif body.concept is not None:
+            vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
+        return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
 
-async def _run_extraction(
-    context: Context,
-    body: ExtractRequest,
-    training: TrainingSettings | None,
-    source: ExtractionRequest | Description,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Extracts and stores the vector. Cancelling stops the work and stores nothing. The texts of a description are generated first."""
-    engine = context.engine
-    if isinstance(source, Description):
-        written = await written_pairs(engine, source, progress=progress)
-        source = _workflow_request(context, body, written.pairs, written.warnings)
-    vector = await make_vector(engine, source, training=training, progress=progress)
-    if body.concept is not None and body.concept in CONCEPTS:
-        vector = with_shipped_evidence(vector, body.concept)
-    elif body.concept is not None:
-        vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
-    return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
+    return run
 
 
 def _description(body: ExtractRequest) -> Description | None:
