@@ -385,7 +385,7 @@ class MessageWork(TranslatedWork):
         return [*empty, *self._end_block(), ended, _event("message_stop")]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure."""
+        """See GenerationWork.failure."""
         return (Event(error_form(body_of(error), outcome_of(error).status), "error"),)
 
     def _message(self, content: list[dict[str, Any]], usage: dict[str, int], stop: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from app.api.openai_schemas import (
     Steered,
     Tool,
     functions_of,
+    may_only_call,
     shared_fields,
 )
 from app.api.translated import NOTHING, TopK, TranslatedRequest, TranslatedWork
@@ -166,11 +167,7 @@ class OllamaMessage(RefusingRequest):
     tool_name: Annotated[str, Field(max_length=64)] | None = None
     thinking: native.Content | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _may_only_call(cls, message: Any) -> Any:
-        calls = isinstance(message, dict) and message.get("tool_calls")
-        return {"content": None, **message} if calls else message
+    _may_only_call = model_validator(mode="before")(may_only_call)
 
     @model_validator(mode="after")
     def _fits_role(self) -> "OllamaMessage":
@@ -413,7 +410,7 @@ class OllamaWork(TranslatedWork):
         return [Event(self._last(answer, self._line("")))]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure."""
+        """See GenerationWork.failure."""
         return (Event(error_form(body_of(error), outcome_of(error).status)),)
 
     async def _events(self) -> AsyncGenerator[tuple[int, TokenEvent], None]:

@@ -171,6 +171,12 @@ def _without(name: str) -> BeforeValidator:
     )
 
 
+def may_only_call(message: Any) -> Any:
+    """Returns a message, which may leave `content` out where it has calls."""
+    calls = isinstance(message, dict) and message.get("tool_calls")
+    return {"content": None, **message} if calls else message
+
+
 class CalledFunction(Request):
     """A function that an earlier answer called. arguments: a JSON object, as text."""
 
@@ -203,11 +209,7 @@ class ChatMessage(Request):
     tool_call_id: CallId | None = None
     reasoning_content: native.Content | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _may_only_call(cls, message: Any) -> Any:
-        calls = isinstance(message, dict) and message.get("tool_calls")
-        return {"content": None, **message} if calls else message
+    _may_only_call = model_validator(mode="before")(may_only_call)
 
     @model_validator(mode="after")
     def _fits_role(self) -> "ChatMessage":

@@ -365,7 +365,7 @@ class ResponseWork(TranslatedWork):
         return [*(() if self.output else self._text_events("")), *self._closing_events(_status(answer))]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure. By its `error` the `openai` package knows that it has to raise."""
+        """See GenerationWork.failure. By its `error` the `openai` package knows that it has to raise."""
         detail = body_of(error)["error"]
         said = {name: detail[name] for name in ("code", "message", "param")}
         return (self._event("error", **said, error=detail),)
