@@ -134,11 +134,7 @@ class InputMessage(Request):
 class ToolDefinition(RefusingRequest):
     """A function that the model may call. strict: as in chat completions. eager_input_streaming: changes nothing."""
 
-    refused: ClassVar[dict[str, Any]] = {
-        "allowed_callers": ["direct"],
-        "defer_loading": False,
-        "input_examples": [],
-    }
+    refused: ClassVar[dict[str, Any]] = {"allowed_callers": ["direct"], "defer_loading": False, "input_examples": []}
     place = "tools."
 
     name: ToolName

@@ -49,10 +49,7 @@ from steering.vectors import ConceptVector, VectorId, VectorSource
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, means, stream_events
 
 _GENERATE = needs("generate")
-STREAMED: dict[str, Any] = {
-    "openapi_extra": _GENERATE,
-    "responses": {200: {"content": {"text/event-stream": {}}}},
-}
+STREAMED: dict[str, Any] = {"openapi_extra": _GENERATE, "responses": {200: {"content": {"text/event-stream": {}}}}}
 """Options of a route that answers as a stream if asked."""
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])

@@ -442,11 +442,4 @@ class OllamaWork(TranslatedWork):
         seconds = {"total": now - self.arrived, "load": 0.0, "prompt_eval": first - scheduled, "eval": now - first}
         durations = {f"{name}_duration": max(0, round(1e9 * value)) for name, value in seconds.items()}
         counts = {"prompt_eval_count": finish.prompt_tokens, "eval_count": finish.completion_tokens}
-        return {
-            **line,
-            "done": True,
-            "done_reason": finish.reason,
-            **durations,
-            **counts,
-            **self.facts(answer),
-        }
+        return {**line, "done": True, "done_reason": finish.reason, **durations, **counts, **self.facts(answer)}

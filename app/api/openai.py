@@ -19,13 +19,7 @@ from app.api.answer_parts import AnswerParts, Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts
 from app.api.conversation import Offer, ThinkingSwitch, check_arguments, offered
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
-from app.api.openai_schemas import (
-    ChatFields,
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    inputs_of,
-)
+from app.api.openai_schemas import ChatFields, ChatRequest, CompletionRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
 from app.core.admission import check_limit
 from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, EventStream, event_stream, json_in_thread

@@ -6,15 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from app.api.conversation import (
-    MAX_TOOLS,
-    Conversation,
-    Offer,
-    OfferedTool,
-    ThinkingSwitch,
-    call_of_text,
-    check_tools,
-)
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, OfferedTool, ThinkingSwitch, call_of_text, check_tools
 from steering.errors import UnsupportedParameter
 from steering.pairs import ChatMessage as ModelMessage
 from steering.pairs import continued

@@ -13,14 +13,7 @@ from starlette.responses import Response
 
 from app.api.answer_parts import Call, Part, joined
 from app.api.context import AdmittedDep
-from app.api.conversation import (
-    MAX_TOOLS,
-    Conversation,
-    Offer,
-    ThinkingSwitch,
-    call_of_text,
-    check_tools,
-)
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, ThinkingSwitch, call_of_text, check_tools
 from app.api.openai import conversation_of
 from app.api.openai_schemas import (
     CallId,
