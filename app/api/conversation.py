@@ -161,7 +161,12 @@ class ToolUse:
         """Checks the schemas of an offer, which takes long for large ones: to be called in a thread. form: how the model writes
         calls. Raises InvalidRequest for a schema that is too large or not of an object, LimitExceeded for a grammar that is too long."""
         schemas = {tool.name: _schema(tool) for tool in offer.tools}
-        definitions = tuple(_definition(tool, schemas[tool.name]) for tool in offer.tools)
+        # templates read the description, and the properties, without asking whether there are any
+        functions = (
+            {"name": one.name, "description": one.description or "", "parameters": schemas[one.name]}
+            for one in offer.tools
+        )
+        definitions = tuple({"type": "function", "function": one} for one in functions)
         held = {offer.named: schemas[offer.named]} if offer.named is not None else schemas if offer.required else {}
         grammar = form.grammar(held, several=not offer.single) if held else None
         if grammar is not None and len(grammar) > MAX_GRAMMAR:
@@ -190,12 +195,6 @@ class ToolUse:
         """Returns an id for a call that the templates of the model's family accept."""
         length = self.form.id_length
         return secrets.token_hex(length)[:length] if length else f"call_{secrets.token_hex(12)}"
-
-
-def _definition(tool: OfferedTool, schema: dict[str, Any]) -> dict[str, Any]:
-    # templates read the description, and the properties, without asking whether there are any
-    function = {"name": tool.name, "description": tool.description or "", "parameters": schema}
-    return {"type": "function", "function": function}
 
 
 def _schema(tool: OfferedTool) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from steering.store.blob import decode, encode
 from steering.store.records import VectorFilter, VectorPage
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerNumbers, VectorId, VectorSummary, check_name, cosine
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
 from steering.workflows.describe import INSTRUCTION, Description
 from steering.workflows.describe import describe as written_pairs
 from steering.workflows.extract import (
@@ -238,19 +238,14 @@ def vector_answer(vector: VectorSummary) -> VectorAnswer:
 def _fields(vector: VectorSummary) -> dict[str, Any]:
     layers = vector.layers
     means = {at: (one.positive_mean, one.negative_mean) for at, one in layers.items() if one.centred}
+    kl = {at: (one.kl_negative, one.kl_positive) for at, one in layers.items()}
     return {
         **{name: getattr(vector, name) for name in _COPIED},
         "tags": list(vector.tags),
         "layers": sorted(layers),
         "scale": by_layer({at: one.scale for at, one in layers.items()}),
         "means": by_layer(means),
-        "kl": by_layer(
-            {
-                at: (one.kl_negative and -one.kl_negative, one.kl_positive)
-                for at, one in layers.items()
-                if _calibrated(one)
-            }
-        ),
+        "kl": by_layer({at: (low and -low, high) for at, (low, high) in kl.items() if (low, high) != (None, None)}),
         "centred": len(means) == len(layers),
         "maps": {
             str(at): MapForm(rank=one.map.rank, activation=one.map.activation)
@@ -261,10 +256,6 @@ def _fields(vector: VectorSummary) -> dict[str, Any]:
         "quality": vector.quality,
         "provenance": dict(vector.provenance),
     }
-
-
-def _calibrated(entry: LayerNumbers) -> bool:
-    return entry.kl_negative is not None or entry.kl_positive is not None
 
 
 def _version(vector: VectorSummary) -> schemas.VectorVersionAnswer:

@@ -313,13 +313,7 @@ def activations(
     steer: Steer = None,
 ) -> None:
     """Write the activations of texts, by layer, to a safetensors file."""
-    options: dict[str, Any] = {
-        "layers": layers_of(layers),
-        "position": position_of(place.position),
-        "dtype": dtype,
-        "hook": place.hook,
-    }
-    options |= {} if place.head is None else {"head": place.head}
+    options = {**asdict(place), "position": position_of(place.position), "layers": layers_of(layers), "dtype": dtype}
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))
@@ -341,9 +335,7 @@ def explain(
     """List the concepts of the library that stand out in texts against neutral text."""
     read = given_texts(texts, file)
     chosen = None if layers == "recommended" else layers_of(layers)
-    answer = client.explain(
-        read, layers=chosen, position=position, threshold=threshold, vectors=vector, turns=turns or None
-    )
+    answer = client.explain(read, layers=chosen, position=position, threshold=threshold, vectors=vector, turns=turns)
     rows = []
     for text, explained in zip(read, answer.texts, strict=True):
         for one in explained.concepts:
