@@ -73,7 +73,10 @@ class Types:
         elif origin is tuple and arguments[-1] is not Ellipsis:
             found = f"tuple[{', '.join(map(self.written, arguments))}]"
         elif origin in (tuple, list, Sequence):
-            found = f"Sequence[{self.written(arguments[0])}]"
+            inner = self.written(arguments[0])
+            found = (
+                "Sequence[str]" if inner.startswith("Literal[") else f"Sequence[{inner}]"
+            )  # lists of texts are built elsewhere
         elif origin in (dict, Mapping):
             key, value = map(self.written, arguments)
             found = "JsonObject" if value == "Any" else f"Mapping[{key}, {value}]"

@@ -360,8 +360,8 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Annotated[int, "The same seed gives the same clusters."] = 0,
 ) -> Output:
     """Group texts by their activations, with the vector nearest to each difference of groups."""
-    options: dict[str, Any] = {"layer": layer, "clusters": count, "min_size": min_size, "seed": seed}
-    answer = client.clusters(given_texts(texts, file), method=method, position=position_of(position), **options)
+    options: dict[str, Any] = {"layer": layer, "method": method, "clusters": count, "min_size": min_size, "seed": seed}
+    answer = client.clusters(given_texts(texts, file), position=position_of(position), **options)
     rows = [
         [f"{one.index}", f"{one.size}", "\n".join(_short(example.text) for example in one.examples)]
         for one in answer.clusters

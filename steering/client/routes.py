@@ -146,7 +146,7 @@ class Route:
             return self
         send: Callable[[Call[Any]], Any] = client.events if self.events else client.send
         if self.part is not None:
-            waiting = _result_of if isinstance(client, Connection) else _awaited_result_of
+            waiting: Callable[..., Any] = _result_of if isinstance(client, Connection) else _awaited_result_of
             send = partial(waiting, client, self)
         arguments = self.signature
 
