@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerFast
 
-from app.api.responses import ResponsesRequest
+from app.api.responses_schemas import ResponsesRequest
 from steering.engine.transformers.engine import TransformersEngine
 from steering.errors import InvalidRequest
 from steering.model.loading import opened
