@@ -163,15 +163,14 @@ class Route:
 
 @cache
 def _documentation(owner: type) -> Mapping[str, str]:
-    """Returns the strings below the attributes of a class; none where its source is not there."""
+    """Returns the strings below the attributes of a class; none where its source is not there any more."""
     try:
         (tree,) = ast.parse(getsource(owner)).body
-    except OSError:
+    except (OSError, SyntaxError, ValueError):
         return {}
-    assert isinstance(tree, ast.ClassDef)
     return {
         before.targets[0].id: cleandoc(after.value.value)
-        for before, after in pairwise(tree.body)
+        for before, after in pairwise(getattr(tree, "body", ()))
         if isinstance(before, ast.Assign) and isinstance(before.targets[0], ast.Name)
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
     }
