@@ -391,10 +391,11 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
-    source: ExtractionRequest | Description | None = _description(body)
-    if source is not None:
-        source.check(context.engine)
-        await context.charge_answers(None, source.answers, WRITING.max_tokens)
+    source: ExtractionRequest | Description
+    if (description := _description(body)) is not None:
+        source = description
+        description.check(context.engine)
+        await context.charge_answers(None, description.answers, WRITING.max_tokens)
     else:
         if body.positive is None or body.negative is None:
             pairs = await run_in_thread(pair_set, body.concept, body.pairs)

@@ -238,11 +238,11 @@ def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
     table.add_column("token", footer="mean")
     for layer, scores in layers.items():
         table.add_column(f"layer {layer}", justify="right", footer=f"{scores.mean:+.2f}")
-    for token, *scores in zip(text.tokens, *(one.scores for one in layers.values()), strict=True):
-        colours = ["green" if score > 0.25 else "red" if score < -0.25 else "" for score in scores]  # toward + and -
+    for token, *row in zip(text.tokens, *(one.scores for one in layers.values()), strict=True):
+        colours = ["green" if score > 0.25 else "red" if score < -0.25 else "" for score in row]  # toward + and -
         table.add_row(
             _token(token.text),
-            *(Text(f"{score:+.2f}", style=style) for score, style in zip(scores, colours, strict=True)),
+            *(Text(f"{score:+.2f}", style=style) for score, style in zip(row, colours, strict=True)),
         )
     return table
 

@@ -153,7 +153,7 @@ class Route:
         def method(*args: Any, **kwargs: Any) -> Any:
             fields = arguments.bind(*args, **kwargs).arguments
             if not self.models and callable(self.request):
-                fields = self.request(*args, **kwargs)
+                fields = dict(self.request(*args, **kwargs))
             return send(Call(self.arguments({**fields, **self.fixed}), self.read, self.events))
 
         method.__name__, method.__doc__ = self.__name__, self.doc
