@@ -1,7 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { stopTasks } from "../core/jobs";
-import { useQuery } from "../core/query";
 import { capabilities, mayDo, polesAwaited, vectors } from "../core/server";
 import { DocLink } from "../frame/dialogs";
 import { reducedMotion } from "../frame/theme";
@@ -16,9 +15,11 @@ import { leaveStarters, makeStarters, starterError, starterProgress, startersLef
 
 /** What is seen first: a saved answer that changes along a dial, and more of them below. Nothing is computed for it. */
 export function Landing() {
-  const { data, error } = useQuery(gallery);
+  const { data, error } = gallery;
+  useEffect(() => void gallery.load(), [saved.address.value]);
   const items = data.value?.items ?? [];
-  const chosen = shownSaved.value ?? { item: 0, stop: Math.max((items[0]?.stops.length ?? 0) - 2, 0) };
+  const shown = shownSaved.value; // maybe of another model
+  const chosen = shown && items[shown.item]?.stops[shown.stop] ? shown : { item: 0, stop: (items[0]?.stops.length ?? 2) - 2 }; // biome-ignore format: one line
   const item = items[chosen.item];
   return (
     <section class="landing stack" aria-label="Saved answers">
@@ -36,16 +37,16 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        The saved answers are of {data.value?.model || "the demonstration model"}, a small model that comes with the
-        server. {data.value && seedWords(data.value.samples)} A larger model writes better: start the server with{" "}
+        {data.value && sourceWords(data.value)} A larger model writes better: start the server with{" "}
         <code>--model</code> and the name of a supported model. <DocLink page="playground" />
       </p>
     </section>
   );
 }
 
-function seedWords(samples: number): string {
-  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
+function sourceWords({ model, samples }: saved.Gallery): string {
+  const what = model === saved.servedModel.value ? "which this server runs" : "a small model that comes with the server";
+  return `The saved answers are of ${model}, ${what}. All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
 }
 
 const touched = signal(false);

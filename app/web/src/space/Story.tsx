@@ -16,6 +16,7 @@ import { paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
+/** What the story tells of, unless there is a saved answer: then of its concept. */
 const CONCEPT = "sentiment";
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
@@ -48,21 +49,22 @@ interface Material {
 
 /** Reads the texts of a concept, and after them two saved answers, at every layer. */
 const material = new Query(async (signal): Promise<Material> => {
-  const query = conceptDetails.of(CONCEPT);
+  const saved = (gallery.data.value ?? (await gallery.load()))?.items[0];
+  const concept = saved?.vector ?? CONCEPT;
+  const query = conceptDetails.of(concept);
   const detail = query.data.value ?? (await query.load());
   if (detail === null) throw query.error.value;
-  const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
   const { texts, labels, groups } = conceptTexts(detail);
   const [plain, steered, against] = saved ? answersOf(saved) : ["", "", false];
   const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
   const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
   const apart = { ...shared, texts, labels: labels ?? [], ...given({ groups }) };
-  const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === CONCEPT) ?? false;
+  const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === concept) ?? false;
   const map = (one: object) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }));
   const [all, judged] = await Promise.all([map(body), map(apart)]);
   const maps = mapsOf(all);
   const layers = alignedMaps(maps);
-  const scores = known ? (await scoresOf(body.texts, CONCEPT, signal)).byLayer : new Map();
+  const scores = known ? (await scoresOf(body.texts, concept, signal)).byLayer : new Map();
   const lists = maps.map(({ layer }) => scores.get(layer ?? -1)?.map((one: number | null) => (one ?? 0) * POLES_APART));
   const figures = mapsOf(judged).map(({ separability }) => separability?.auroc ?? 0);
   const reached = Math.max(...figures);
