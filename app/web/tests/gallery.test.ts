@@ -1,9 +1,9 @@
 import "./fakeAddress";
 import { afterEach, describe, expect, it } from "vitest";
+import { gallery, shownSaved } from "../src/compare/gallery";
 import own from "../src/compare/gallery/qwen2.5-coder-0.5b.json?url";
 import embedded from "../src/compare/gallery/smollm2-135m-instruct.json?url";
 import { Landing } from "../src/compare/Landing";
-import { gallery, shownSaved } from "../src/compare/gallery";
 import { capabilities, serverTrouble } from "../src/core/server";
 import { settle } from "./fakeServer";
 import { onScreen, root, server, show } from "./onScreen";

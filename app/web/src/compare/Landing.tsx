@@ -37,15 +37,16 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger model writes better: start the server with{" "}
-        <code>--model</code> and the name of a supported model. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger model writes better: start the server with <code>--model</code>{" "}
+        and the name of a supported model. <DocLink page="playground" />
       </p>
     </section>
   );
 }
 
 function sourceWords({ model, samples }: saved.Gallery): string {
-  const what = model === saved.servedModel.value ? "which this server runs" : "a small model that comes with the server";
+  const what =
+    model === saved.servedModel.value ? "which this server runs" : "a small model that comes with the server";
   return `The saved answers are of ${model}, ${what}. All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
 }
 

@@ -34,7 +34,7 @@ export const servedModel = computed(() => capabilities.value?.model?.name);
 export const address = computed(() => fileOf(servedModel.value) ?? fileOf("smollm2-135m-instruct")!);
 const awaited = computed(() => !servedModel.value && serverTrouble.value === null && vectorsAwaited.value);
 /** Ends once the server has said which model it serves, or does not say it. */
-const answered = new Promise<void>((done) => effect(() => awaited.value || done()));
+const answered = new Promise<void>((done) => effect(() => void (awaited.value || done())));
 /** The saved answers, which come with the page: nothing is computed for them. */
 export const gallery = new Query(async (signal): Promise<Gallery> => {
   await answered;
