@@ -254,7 +254,7 @@ def stop_of(strength: float, concept: str, runs: Runs) -> Json:
 def passes(stop: Json) -> bool:
     """Whether an end of the dial moves the answers its way beyond its interval, and leaves them readable."""
     mean, half = stop["shift"]
-    readable = stop["perplexity_ratio"] <= READABLE and stop["looping"] <= LOOPING
+    readable = stop["perplexity_ratio"] <= READABLE and stop.get("looping", 0.0) <= LOOPING  # older items have none
     return bool(mean * stop["strength"] / abs(stop["strength"]) > half and readable)
 
 

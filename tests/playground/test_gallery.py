@@ -7,7 +7,7 @@ import pytest
 
 from steering.concepts.measured import DISTINGUISHED, measurements
 from steering.model.embedded import EMBEDDED_MODEL
-from tools.gallery import GALLERY, MORE, PAIRS, PASSED, PROMPTS, SAMPLES, SHARES, passes
+from tools.gallery import GALLERY, MORE, PAIRS, PASSED, PROMPTS, SAMPLES, SHARES, is_whole, passes
 
 PAGES: dict[str, dict[str, Any]] = {
     file.stem: json.loads(file.read_text(encoding="utf-8")) for file in GALLERY.glob("*.json")
@@ -33,6 +33,7 @@ def test_a_saved_dial_lies_in_the_measured_range_and_passed_twice_and_a_second_m
     ends = [stop for stop in (stops[0], stops[-1]) if stop["strength"]]
     assert [stop["strength"] for stop in item["again"]] == [stop["strength"] for stop in ends]
     assert all(map(passes, [*ends, *item["again"]]))
+    assert all(is_whole("".join(text for text, _ in stop["words"])) for stop in stops)
     assert item["apart"]["pairs"] == PAIRS
     assert item["apart"]["second"] >= DISTINGUISHED * PAIRS
 

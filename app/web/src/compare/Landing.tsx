@@ -110,9 +110,8 @@ function nearestStop(item: SavedItem, share: number): number {
 /** Moves the dial stop by stop from the plain answer to its positive end. Returns what ends it. */
 function moving(index: number, { stops }: SavedItem): () => void {
   const zero = stops.findIndex(({ strength }) => strength === 0);
-  const way = [...stops.keys()].slice(zero);
   const go = (stop: number) => () => (shownSaved.value = { item: index, stop });
-  const timers = way.map((stop, step) => setTimeout(go(stop), step * STEP_MS));
+  const timers = [...stops.keys()].slice(zero).map((stop, step) => setTimeout(go(stop), step * STEP_MS));
   return () => timers.forEach(clearTimeout);
 }
 
@@ -131,9 +130,6 @@ export function savedSentence(item: SavedItem, stop: SavedStop): string {
   return `${effect} (${signed(mean)} ± ${plain(half)} over ${samples} answers), ${fluencyWord(stop.perplexity_ratio)}.`;
 }
 
-/** The answers of Play, to which the focus goes. */
-const ANSWERS = '[aria-label="Answers"]';
-
 /** Asks the same live, or makes the vectors that it takes. */
 function Live({ item, stop }: { item: SavedItem; stop: number }) {
   if (wantsStarters()) return <FirstStart />;
@@ -142,7 +138,7 @@ function Live({ item, stop }: { item: SavedItem; stop: number }) {
   const title = live || !known ? "" : `This server has no vector “${item.vector}” that steers this way`;
   const ask = () => {
     saved.goLive(item, stop);
-    focusNext(ANSWERS);
+    focusNext('[aria-label="Answers"]');
   };
   return <Button label="Ask it live" kind="primary" disabled={!live} title={title} onClick={ask} />;
 }
@@ -170,8 +166,6 @@ export function FirstStart() {
   );
 }
 
-const QUOTE = 110;
-
 /** An end of a dial with a quote. */
 function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow: () => void }) {
   const text = saved.textOf(stop);
@@ -185,7 +179,7 @@ function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow
       <span class="small muted" dir="auto">
         {item.prompt}
       </span>
-      <q dir="auto">{text.length > QUOTE ? `${text.slice(0, QUOTE)}…` : text}</q>
+      <q dir="auto">{text.length > 110 ? `${text.slice(0, 110)}…` : text}</q>
     </button>
   );
 }

@@ -51,9 +51,7 @@ export function shareOf({ stops }: SavedItem, index: number): number {
   return index < zero ? -share : share;
 }
 
-export function textOf({ words }: SavedStop): string {
-  return words.map(([text]) => text).join("").trim(); // biome-ignore format: one line
-}
+export const textOf = ({ words }: SavedStop): string => words.map(([text]) => text).join("").trim(); // biome-ignore format: one line
 
 /** The ends of all dials, at most six: each item first with its most positive answer, then with its most negative one. */
 export const cards = computed(() => {

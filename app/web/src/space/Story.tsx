@@ -16,8 +16,7 @@ import { paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
-/** What the story tells of, unless there is a saved answer: then of its concept. */
-const CONCEPT = "sentiment";
+const CONCEPT = "sentiment"; // without a saved answer, whose concept it tells of
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
 export const storyShown = () => !storyOver.value && addressLink.value === null;
