@@ -19,7 +19,7 @@ export function Landing() {
   useEffect(() => void gallery.load(), [saved.address.value]);
   const items = data.value?.items ?? [];
   const shown = shownSaved.value; // maybe of another model
-  const chosen = shown && items[shown.item]?.stops[shown.stop] ? shown : { item: 0, stop: (items[0]?.stops.length ?? 2) - 2 }; // biome-ignore format: one line
+  const chosen = shown && items[shown.item]?.stops[shown.stop] ? shown : { item: 0, stop: (items[0]?.stops.length ?? 1) - 1 }; // biome-ignore format: one line
   const item = items[chosen.item];
   return (
     <section class="landing stack" aria-label="Saved answers">
@@ -44,10 +44,10 @@ export function Landing() {
   );
 }
 
-function sourceWords({ model, samples }: saved.Gallery): string {
+export function sourceWords({ model, samples }: saved.Gallery): string {
   const what =
     model === saved.servedModel.value ? "which this server runs" : "a small model that comes with the server";
-  return `The saved answers are of ${model}, ${what}. All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
+  return `The saved answers are of ${model}, ${what}. Those of a dial are of one seed: of the ${samples} measured, the one whose readings follow the dial best. Other seeds gave the same, and a second model tells the ends apart.`;
 }
 
 const touched = signal(false);
