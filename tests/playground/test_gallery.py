@@ -48,7 +48,7 @@ def test_a_page_has_what_passed_of_its_candidates(model: str, page: dict[str, An
     assert set(items) <= set(candidates)
     if "tried" in page:
         results = {(one["vector"], one["prompt"]): one["result"] for one in page["tried"]}
-        assert list(results) == candidates
+        assert list(results) == candidates[: len(results)]
         assert {one for one, result in results.items() if result == PASSED} == set(items)
 
 
