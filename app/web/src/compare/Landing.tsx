@@ -37,8 +37,8 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger model writes better: start the server with <code>--model</code>{" "}
-        and the name of a supported model. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger model writes better: start the server with{" "}
+        <code>--model NAME</code>. <DocLink page="playground" />
       </p>
     </section>
   );

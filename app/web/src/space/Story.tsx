@@ -16,7 +16,8 @@ import { paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
-const CONCEPT = "sentiment"; // without a saved answer, whose concept it tells of
+/** The concepts of which the story may tell: the pairs of others are conversations. */
+const TOLD = ["sentiment", "formality", "truthfulness"];
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
 export const storyShown = () => !storyOver.value && addressLink.value === null;
@@ -48,8 +49,9 @@ interface Material {
 
 /** Reads the texts of a concept, and after them two saved answers, at every layer. */
 const material = new Query(async (signal): Promise<Material> => {
-  const saved = (gallery.data.value ?? (await gallery.load()))?.items[0];
-  const concept = saved?.vector ?? CONCEPT;
+  const items = (gallery.data.value ?? (await gallery.load()))?.items ?? [];
+  const saved = items.find(({ vector }) => TOLD.includes(vector));
+  const concept = saved?.vector ?? TOLD[0]!;
   const query = conceptDetails.of(concept);
   const detail = query.data.value ?? (await query.load());
   if (detail === null) throw query.error.value;
