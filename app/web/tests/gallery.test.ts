@@ -35,7 +35,7 @@ describe("the saved answers", () => {
   it.each([
     ["qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b, which this server runs"],
     ["smollm2-135m-instruct", "smollm2-135m-instruct, which this server runs"],
-    ["another", "smollm2-135m-instruct, a small model that comes with the server"],
+    ["another", "smollm2-135m-instruct, which comes with the server"],
   ])("of a server with %s are those of %s", async (model, words) => {
     serving(model);
     expect(sourceWords((await gallery.load())!)).toContain(`The saved answers are of ${words}.`);

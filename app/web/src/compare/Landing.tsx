@@ -37,17 +37,16 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger model writes better: start the server with{" "}
-        <code>--model NAME</code>. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger one writes better: start{" "}
+        <code>steer serve --model NAME</code>. <DocLink page="playground" />
       </p>
     </section>
   );
 }
 
 export function sourceWords({ model, samples }: saved.Gallery): string {
-  const what =
-    model === saved.servedModel.value ? "which this server runs" : "a small model that comes with the server";
-  return `The saved answers are of ${model}, ${what}. Those of a dial are of one seed: of the ${samples} measured, the one whose readings follow the dial best. Other seeds gave the same, and a second model tells the ends apart.`;
+  const what = model === saved.servedModel.value ? "this server runs" : "comes with the server";
+  return `The saved answers are of ${model}, which ${what}. A dial shows the one of ${samples} seeds that follows it best. Others gave the same, and a second model tells the ends apart.`;
 }
 
 const touched = signal(false);

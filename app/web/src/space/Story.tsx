@@ -17,7 +17,7 @@ import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
 /** The concepts of which the story may tell: the pairs of others are conversations. */
-const TOLD = ["sentiment", "formality", "truthfulness"];
+const TOLD = ["sentiment", "formality"];
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
 export const storyShown = () => !storyOver.value && addressLink.value === null;
