@@ -37,8 +37,8 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger one writes better: start{" "}
-        <code>steer serve --model NAME</code>. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger one writes better: start <code>steer serve --model NAME</code>.{" "}
+        <DocLink page="playground" />
       </p>
     </section>
   );
