@@ -37,8 +37,7 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger one writes better: start <code>steer serve --model NAME</code>.{" "}
-        <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger one writes better. <DocLink page="playground" />
       </p>
     </section>
   );
@@ -46,7 +45,7 @@ export function Landing() {
 
 export function sourceWords({ model, samples }: saved.Gallery): string {
   const what = model === saved.servedModel.value ? "this server runs" : "comes with the server";
-  return `The saved answers are of ${model}, which ${what}. A dial shows the one of ${samples} seeds that follows it best. Others gave the same, and a second model tells the ends apart.`;
+  return `The saved answers are of ${model}, which ${what}. A dial shows the one of ${samples} seeds that follows it best. Others gave the same, and a second model tells them apart.`;
 }
 
 const touched = signal(false);
