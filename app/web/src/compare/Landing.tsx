@@ -37,7 +37,8 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        {data.value && sourceWords(data.value)} A larger one writes better. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger one writes better: <code>--model</code>.{" "}
+        <DocLink page="playground" />
       </p>
     </section>
   );
