@@ -19,6 +19,7 @@ from playwright.sync_api import Page, sync_playwright
 from app.cli.local import local_client
 from steering.client import Client
 from steering.client.display import aligned
+from steering.model.embedded import EMBEDDED_MODEL
 from tools.gallery import GALLERY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ def take_pages(address: str) -> None:
 
 def play() -> dict[str, Any]:
     """Returns what the picture of the README shows: the first saved answer of the gallery, asked again at the end of its dial that moves it most."""
-    item = json.loads(GALLERY.read_text(encoding="utf-8"))["items"][0]
+    item = json.loads((GALLERY / f"{EMBEDDED_MODEL}.json").read_text(encoding="utf-8"))["items"][0]
     end = max(item["stops"], key=lambda stop: abs(stop["shift"][0]))
     return {
         "prompt": item["prompt"],

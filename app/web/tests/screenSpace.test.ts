@@ -1,7 +1,8 @@
 import { render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/client";
-import address from "../src/compare/gallery.json?url";
+import address from "../src/compare/gallery/smollm2-135m-instruct.json?url";
+import { capabilities } from "../src/core/server";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
 import { Story } from "../src/space/Story";
@@ -68,6 +69,7 @@ describe("the story of the space", () => {
   };
 
   beforeEach(() => {
+    capabilities.value = { model: { name: "smollm2-135m-instruct" }, limits: {} } as never;
     vi.stubGlobal("ResizeObserver", class { observe = () => {}; disconnect = () => {}; }); // biome-ignore format: one line
     vi.stubGlobal("getComputedStyle", () => ({ color: "" }));
     vi.stubGlobal("matchMedia", () => ({ matches: true }));
@@ -76,17 +78,21 @@ describe("the story of the space", () => {
     Object.assign(page, { createElement: (name: string) => new FakeElement(name), body: { append: () => {} } });
   });
 
-  afterEach(() => setKey(null));
+  afterEach(() => {
+    setKey(null);
+    capabilities.value = null;
+  });
 
   it("says why it cannot be told, is told with another key, and then asks no more", async () => {
-    server.on(CONCEPT, () => refusal(404, "not_found"));
+    server
+      .on(CONCEPT, () => refusal(404, "not_found"))
+      .on(`GET ${address}`, () => ({ model: "", date: "", samples: 0, items: [] }));
     await begin();
     expect(root.textContent).toContain("refused: not_found");
     expect(root.textContent).not.toContain("Reading the sentences");
     const pairs = [1, 2].map((at) => ({ positive: `good ${at}`, negative: `bad ${at}` }));
     server
       .on(CONCEPT, () => ({ positive: "warm", negative: "gloomy", data: pairs }))
-      .on(`GET ${address}`, () => ({ model: "", date: "", samples: 0, items: [] }))
       .on(SPACE, () => ({ embedding: map(0.8), layers: [map(0.9)] }));
     setKey("another");
     await begin();

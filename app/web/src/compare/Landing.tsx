@@ -1,7 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { stopTasks } from "../core/jobs";
-import { useQuery } from "../core/query";
 import { capabilities, mayDo, polesAwaited, vectors } from "../core/server";
 import { DocLink } from "../frame/dialogs";
 import { reducedMotion } from "../frame/theme";
@@ -16,9 +15,11 @@ import { leaveStarters, makeStarters, starterError, starterProgress, startersLef
 
 /** What is seen first: a saved answer that changes along a dial, and more of them below. Nothing is computed for it. */
 export function Landing() {
-  const { data, error } = useQuery(gallery);
+  const { data, error } = gallery;
+  useEffect(() => void gallery.load(), [saved.address.value]);
   const items = data.value?.items ?? [];
-  const chosen = shownSaved.value ?? { item: 0, stop: Math.max((items[0]?.stops.length ?? 0) - 2, 0) };
+  const shown = shownSaved.value; // maybe of another model
+  const chosen = shown && items[shown.item]?.stops[shown.stop] ? shown : { item: 0, stop: (items[0]?.stops.length ?? 1) - 1 }; // biome-ignore format: one line
   const item = items[chosen.item];
   return (
     <section class="landing stack" aria-label="Saved answers">
@@ -36,16 +37,16 @@ export function Landing() {
         ))}
       </ul>
       <p class="small muted">
-        The saved answers are of {data.value?.model || "the demonstration model"}, a small model that comes with the
-        server. {data.value && seedWords(data.value.samples)} A larger model writes better: start the server with{" "}
-        <code>--model</code> and the name of a supported model. <DocLink page="playground" />
+        {data.value && sourceWords(data.value)} A larger one writes better: <code>--model</code>.{" "}
+        <DocLink page="playground" />
       </p>
     </section>
   );
 }
 
-function seedWords(samples: number): string {
-  return `All answers of a dial are of one seed: of the ${samples} that were measured, the one whose readings follow the dial best. Other seeds gave the same again, and a second model tells the ends apart.`;
+export function sourceWords({ model, samples }: saved.Gallery): string {
+  const what = model === saved.servedModel.value ? "this server runs" : "comes with the server";
+  return `The saved answers are of ${model}, which ${what}. A dial shows the one of ${samples} seeds that follows it best. Others gave the same, and a second model tells them apart.`;
 }
 
 const touched = signal(false);
@@ -108,9 +109,8 @@ function nearestStop(item: SavedItem, share: number): number {
 /** Moves the dial stop by stop from the plain answer to its positive end. Returns what ends it. */
 function moving(index: number, { stops }: SavedItem): () => void {
   const zero = stops.findIndex(({ strength }) => strength === 0);
-  const way = [...stops.keys()].slice(zero);
   const go = (stop: number) => () => (shownSaved.value = { item: index, stop });
-  const timers = way.map((stop, step) => setTimeout(go(stop), step * STEP_MS));
+  const timers = [...stops.keys()].slice(zero).map((stop, step) => setTimeout(go(stop), step * STEP_MS));
   return () => timers.forEach(clearTimeout);
 }
 
@@ -129,9 +129,6 @@ export function savedSentence(item: SavedItem, stop: SavedStop): string {
   return `${effect} (${signed(mean)} ± ${plain(half)} over ${samples} answers), ${fluencyWord(stop.perplexity_ratio)}.`;
 }
 
-/** The answers of Play, to which the focus goes. */
-const ANSWERS = '[aria-label="Answers"]';
-
 /** Asks the same live, or makes the vectors that it takes. */
 function Live({ item, stop }: { item: SavedItem; stop: number }) {
   if (wantsStarters()) return <FirstStart />;
@@ -140,7 +137,7 @@ function Live({ item, stop }: { item: SavedItem; stop: number }) {
   const title = live || !known ? "" : `This server has no vector “${item.vector}” that steers this way`;
   const ask = () => {
     saved.goLive(item, stop);
-    focusNext(ANSWERS);
+    focusNext('[aria-label="Answers"]');
   };
   return <Button label="Ask it live" kind="primary" disabled={!live} title={title} onClick={ask} />;
 }
@@ -168,8 +165,6 @@ export function FirstStart() {
   );
 }
 
-const QUOTE = 110;
-
 /** An end of a dial with a quote. */
 function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow: () => void }) {
   const text = saved.textOf(stop);
@@ -183,7 +178,7 @@ function Card({ item, stop, onShow }: { item: SavedItem; stop: SavedStop; onShow
       <span class="small muted" dir="auto">
         {item.prompt}
       </span>
-      <q dir="auto">{text.length > QUOTE ? `${text.slice(0, QUOTE)}…` : text}</q>
+      <q dir="auto">{text.length > 110 ? `${text.slice(0, 110)}…` : text}</q>
     </button>
   );
 }

@@ -1,11 +1,10 @@
-import { computed, signal } from "@preact/signals";
+import { computed, effect, signal } from "@preact/signals";
 import { place } from "../core/places";
 import { Query } from "../core/query";
-import { doseBound, polesAwaited, typicalNorms, vectorByName } from "../core/server";
+import { capabilities, doseBound, polesAwaited, serverTrouble, typicalNorms, vectorByName, vectorsAwaited } from "../core/server"; // biome-ignore format: one line
 import { isShown, STOPS, strengthAt, zonesOf } from "../maths/strength";
 import { controlFor } from "./controls";
 import { change, draft, isBegun } from "./draft";
-import address from "./gallery.json?url";
 import { comparison, run } from "./store";
 
 /** The answers at one stop of a dial. The numbers are of all seeds, the words of the one that is shown. */
@@ -27,9 +26,21 @@ export interface SavedItem {
   stops: readonly SavedStop[];
 }
 
-type Gallery = { model: string; date: string; samples: number; items: readonly SavedItem[] };
+export type Gallery = { model: string; date: string; samples: number; items: readonly SavedItem[] };
+const FILES = import.meta.glob<string>("./gallery/*.json", { query: "?url", import: "default", eager: true });
+const fileOf = (model = "") => FILES[`./gallery/${model}.json`];
+export const servedModel = computed(() => capabilities.value?.model?.name);
+/** Where the saved answers of the served model are, or else those of the embedded one. */
+export const address = computed(() => fileOf(servedModel.value) ?? fileOf("smollm2-135m-instruct")!);
+const awaited = computed(() => !servedModel.value && serverTrouble.value === null && vectorsAwaited.value);
+/** Ends once the server has said which model it serves, or does not say it. */
+const answered = new Promise<void>((done) => effect(() => void (awaited.value || done())));
 /** The saved answers, which come with the page: nothing is computed for them. */
-export const gallery = new Query(async (signal): Promise<Gallery> => (await fetch(address, { signal })).json() as Promise<Gallery>); // biome-ignore format: one line
+export const gallery = new Query(async (signal): Promise<Gallery> => {
+  await answered;
+  return (await fetch(address.value, { signal })).json() as Promise<Gallery>;
+});
+
 /** What the large dial shows: an item, and the index of its stop. */
 export const shownSaved = signal<{ item: number; stop: number } | null>(null);
 
@@ -40,13 +51,9 @@ export function shareOf({ stops }: SavedItem, index: number): number {
   return index < zero ? -share : share;
 }
 
-export function textOf({ words }: SavedStop): string {
-  return words.map(([text]) => text).join("").trim(); // biome-ignore format: one line
-}
+export const textOf = ({ words }: SavedStop): string => words.map(([text]) => text).join("").trim(); // biome-ignore format: one line
 
-const MOST_CARDS = 6;
-
-/** The ends of all dials: each item first with its most positive answer, then with its most negative one. */
+/** The ends of all dials, at most six: each item first with its most positive answer, then with its most negative one. */
 export const cards = computed(() => {
   const ends = (gallery.data.value?.items ?? []).map(({ stops }, item) =>
     [1, -1].flatMap((sign) => {
@@ -55,7 +62,7 @@ export const cards = computed(() => {
       return stop === undefined ? [] : [{ item, stop }];
     }),
   );
-  return [...ends.flatMap((one) => one.slice(0, 1)), ...ends.flatMap((one) => one.slice(1))].slice(0, MOST_CARDS);
+  return [...ends.flatMap((one) => one.slice(0, 1)), ...ends.flatMap((one) => one.slice(1))].slice(0, 6);
 });
 
 /** Whether a text has no parts of characters, which a small model writes now and then. */

@@ -15,7 +15,8 @@ import { fitted, paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
 const SEEN = "steering-server.story";
-const CONCEPT = "sentiment";
+/** The concepts of which the story may tell: the pairs of others are conversations. */
+const TOLD = ["sentiment", "formality"];
 /** Whether the story gives way to the tool: once it was seen or skipped, and where a link names a picture. */
 export const storyOver = signal(kept("localStorage", SEEN) === "seen");
 export const storyShown = () => !storyOver.value && addressLink.value === null;
@@ -30,21 +31,23 @@ type Material = NonNullable<typeof material.data.value>;
 
 /** Reads the texts of a concept, and after them two saved answers, at every layer. */
 const material = new Query(async (signal) => {
-  const query = conceptDetails.of(CONCEPT);
+  const items = (gallery.data.value ?? (await gallery.load()))?.items ?? [];
+  const saved = items.find(({ vector }) => TOLD.includes(vector));
+  const concept = saved?.vector ?? TOLD[0]!;
+  const query = conceptDetails.of(concept);
   const detail = query.data.value ?? (await query.load());
   if (detail === null) throw query.error.value;
-  const saved = (gallery.data.value ?? (await gallery.load()))?.items.find(({ vector }) => vector === CONCEPT);
   const { texts, labels, groups } = conceptTexts(detail);
   const [plain, steered, against] = saved ? answersOf(saved) : ["", "", false];
   const shared = { method: "pca", dims: 2, position: "mean", embeddings: true };
   const body = { ...shared, texts: [...texts, ...(saved ? [plain, steered] : [])] };
   const apart = { ...shared, texts, labels: labels ?? [], ...given({ groups }) };
-  const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === CONCEPT) ?? false;
+  const known = (library.data.value ?? (await library.load()))?.data.some(({ name }) => name === concept) ?? false;
   const map = (one: object) => dataOf<LatentSpace>(api.POST("/v1/latent-space", { body: one as never, signal }));
   const [all, judged] = await Promise.all([map(body), map(apart)]);
   const maps = mapsOf(all);
   const layers = alignedMaps(maps);
-  const scores = known ? (await scoresOf(body.texts, CONCEPT, signal)).byLayer : new Map();
+  const scores = known ? (await scoresOf(body.texts, concept, signal)).byLayer : new Map();
   const lists = maps.map(({ layer }) => scores.get(layer ?? -1)?.map((one: number | null) => (one ?? 0) * POLES_APART));
   const figures = mapsOf(judged).map(({ separability }) => separability?.auroc ?? 0);
   const reached = Math.max(...figures);
