@@ -1,18 +1,20 @@
 """`python -m benchmarks.quality.distilling`: the effect of a distilled vector beside that of its own instruction, read by another model.
 
 For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place. The
-reader is another model: how much likelier it finds an answer under the instruction than without. A run leaves out what the file has.
+strength of the vector is chosen on prompts of their own, then used once on those that are reported. The reader is another model: how much
+likelier it finds an answer under the instruction than without. A run leaves out what the file has.
 """
 
 import argparse
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,17 +23,17 @@ from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
 from steering.concepts.described import described
-from steering.concepts.loader import load_evaluation_prompts, load_neutral
+from steering.concepts.loader import load_evaluation_prompts, load_report_prompts
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.distil import DistilRequest, distil
+from steering.lab.distil import PROMPTS, DistilRequest, distil
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.spec import SteeringSpec
+from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
 from steering.workflows.generate import Answer, background, seeded
-from steering.workflows.measures import estimate, measure_tokens, ratio, repetition
+from steering.workflows.measures import estimate, measure_tokens, repetition
 from steering.workflows.texts import as_prompts
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilling.json"
@@ -40,99 +42,141 @@ CHOSEN = (
     "storytelling", "quantitative", "emphatic", "archaic", "legal", "optimistic", "hedging", "asks-back", "sea", "wizard",
 )  # fmt: skip
 """Concepts whose positive poles are the instructions."""
-FITTED = 32
-"""Neutral prompts that the vector is distilled on."""
 EVALUATED = 16
-"""Prompts whose answers are compared."""
+"""Prompts whose answers are reported."""
+CHOOSING = 8
+"""Prompts whose answers choose the strength."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
-STRENGTHS = (1.0, 2.0)
+STRENGTHS = (1.5, 2.0, 2.5, 3.0)
+SURPRISE = 1.25
+"""How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
+CHOSEN_SURPRISE = 1.15
+"""The same on the prompts that choose the strength: less, because either is measured on few answers."""
+REPETITION = 0.05
+"""How much more repetitive they may be, as a difference."""
+Arms: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""What is measured of the answers of each arm; `told` are those under the instruction."""
+
+
+def within(arm: Mapping[str, Any], told: Mapping[str, Any], surprise: float = SURPRISE) -> bool:
+    """Whether the answers of an arm are about as fluent as those under the instruction: so much more surprising at most, and hardly more
+    repetitive. Broken text must not count as an effect."""
+    return bool(arm["surprise"] <= surprise * told["surprise"] and arm["repetition"] <= told["repetition"] + REPETITION)
+
+
+def reaches(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Whether an arm has at least the effect of the instruction, with text as fluent."""
+    return bool(arm["effect"]["mean"] >= told["effect"]["mean"]) and within(arm, told)
+
+
+def chosen_strength(arms: Arms) -> float:
+    """Returns the strength of the largest effect among those whose answers are fluent; the lowest where none are."""
+    fluent = [one for one in STRENGTHS if within(arms[_apply(one)], arms["told"], CHOSEN_SURPRISE)]
+    return max(fluent or STRENGTHS[:1], key=lambda one: arms[_apply(one)]["effect"]["mean"])
+
+
+def _apply(strength: float) -> str:
+    return f"apply {strength:g}"
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
-    """The answers without an instruction, which all instructions are compared with. tokens: see `_tokens`."""
+class Asked:
+    """Prompts, and their answers without an instruction, which all instructions are compared with."""
 
-    answers: Sequence[Answer]
-    tokens: Mapping[str, float]
-
-
-async def plain_answers(engine: Engine) -> Plain:
-    """Returns the answers without an instruction."""
-    written = await background(engine, seeded(as_prompts(engine, asked()), SAMPLING))
-    return Plain(written, await _tokens(engine, written))
+    prompts: Sequence[str]
+    plain: Sequence[Answer]
 
 
-def asked() -> tuple[str, ...]:
-    """Returns the prompts whose answers are compared."""
-    return (*load_evaluation_prompts("sentiment"), *load_evaluation_prompts("formality"))[:EVALUATED]
+async def asked(engine: Engine, prompts: Sequence[str]) -> Asked:
+    """Answers prompts without an instruction."""
+    return Asked(prompts, await background(engine, seeded(as_prompts(engine, prompts), SAMPLING)))
 
 
-async def compared(engine: Engine, reader: Engine, name: str, plain: Plain) -> dict[str, Any]:
-    """Returns the effects of one instruction, of its vector at STRENGTHS, and of adding its mean change, as the reader scores them."""
+def evaluated() -> tuple[str, ...]:
+    """Returns the prompts whose answers are reported."""
+    return _mixed(load_report_prompts)[:EVALUATED]
+
+
+def choosing() -> tuple[str, ...]:
+    """Returns the prompts whose answers choose the strength."""
+    return _mixed(load_evaluation_prompts)[:CHOOSING]
+
+
+def _mixed(load: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(zip(load("sentiment"), load("formality"), strict=True)))
+
+
+async def compared(engine: Engine, reader: Engine, name: str, choose: Asked, report: Asked) -> dict[str, Any]:
+    """Returns the effects of one instruction and of its vector at the chosen strength, as the reader scores them."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
-    prompts: Sequence[Prompt] = as_prompts(engine, asked())
-    told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked()]
-    request = DistilRequest(name, instruction, load_neutral()[:FITTED], max_tokens=SAMPLING.max_tokens)
+    request = DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0)
     vector = await distil(engine, request)
-    arms: dict[str, tuple[Sequence[Prompt], SteeringPlan]] = {
-        "told": (told, UNSTEERED),
-        **{f"apply {strength:g}": (prompts, await _plan(engine, vector, "apply", strength)) for strength in STRENGTHS},
-        "add": (prompts, await _plan(engine, vector, "add", 1 / len(vector.layers))),
-    }
-    requests = [replace(one, plan=plan) for asked_so, plan in arms.values() for one in seeded(asked_so, SAMPLING)]
-    answers = await background(engine, requests)  # of all arms in one batch
-    written = {"plain": plain.answers} | {
-        arm: answers[number * EVALUATED : (number + 1) * EVALUATED] for number, arm in enumerate(arms)
-    }
-    scores = {arm: await _scores(reader, instruction, of_arm) for arm, of_arm in written.items()}
-    rows: dict[str, dict[str, Any]] = {
-        arm: dict(plain.tokens) if arm == "plain" else await _tokens(engine, of_arm) for arm, of_arm in written.items()
-    }
-    effects = {
-        arm: [after - before for after, before in zip(values, scores["plain"], strict=True)]
-        for arm, values in scores.items()
-        if arm != "plain"
-    }
-    for arm, values in effects.items():
-        missing = [value - base for value, base in zip(values, effects["told"], strict=True)]
-        rows[arm] |= {"effect": asdict(estimate(values)), "against_told": asdict(estimate(missing))}
-        rows[arm] |= {"share": asdict(ratio(values, effects["told"]))} if arm != "told" else {}
-    encode = engine.tokenizer.encode
+    plans = {one: await _plan(engine, vector, one) for one in STRENGTHS}
+    trial = await _arms(engine, reader, instruction, choose, plans)
+    strength = chosen_strength(trial)
+    arms = await _arms(engine, reader, instruction, report, {strength: plans[strength]})
+    encode, prompt = engine.tokenizer.encode, report.prompts[0]
+    told = len(encode(under(engine, instruction, prompt)))
     return {
         "instruction": instruction,
-        "reader_auroc": float(auroc(*(np.array(scores[arm]) for arm in ("told", "plain")))),
-        "tokens_saved": len(encode(told[0])) - len(encode(prompts[0])),
-        "arms": rows,
+        "strength": strength,
+        "tokens_saved": told - len(encode(as_prompts(engine, [prompt])[0])),
+        "arms": {"vector" if arm == _apply(strength) else arm: row for arm, row in arms.items()},
+        "choosing": trial,
     }
 
 
-async def _plan(engine: Engine, vector: ConceptVector, operation: str, strength: float) -> SteeringPlan:
-    item = {"vector": vector.name, "operation": operation, "strength": strength, "layers": list(vector.layers)}
-    spec = SteeringSpec.model_validate({"interventions": [{**item, "scope": {"tokens": "generated"}}]})
+async def _arms(
+    engine: Engine, reader: Engine, instruction: str, asked: Asked, plans: Mapping[float, SteeringPlan]
+) -> dict[str, dict[str, Any]]:
+    """Returns what is measured of the answers without the instruction, under it, and with the vector at each strength."""
+    prompts: Sequence[Prompt] = as_prompts(engine, asked.prompts)
+    told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked.prompts]
+    planned = {"told": (told, UNSTEERED)} | {_apply(one): (prompts, plan) for one, plan in plans.items()}
+    requests = [replace(one, plan=plan) for asked_so, plan in planned.values() for one in seeded(asked_so, SAMPLING)]
+    answers = await background(engine, requests)  # of all arms in one batch
+    count = len(asked.prompts)
+    written = {"plain": asked.plain} | {
+        arm: answers[number * count : (number + 1) * count] for number, arm in enumerate(planned)
+    }
+    scores = {arm: await _scores(reader, instruction, asked.prompts, of_arm) for arm, of_arm in written.items()}
+    rows: dict[str, dict[str, Any]] = {arm: await _tokens(engine, prompts, of_arm) for arm, of_arm in written.items()}
+    for arm, values in scores.items():
+        effects = [after - before for after, before in zip(values, scores["plain"], strict=True)]
+        missing = [value - base for value, base in zip(values, scores["told"], strict=True)]
+        rows[arm] |= {"effect": asdict(estimate(effects)), "against_told": asdict(estimate(missing))}
+        rows[arm] |= {"auroc": float(auroc(np.array(values), np.array(scores["plain"])))}
+    return rows
+
+
+async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> SteeringPlan:
+    item = InterventionSpec(vector=vector.name, operation="apply", strength=strength)
+    spec = SteeringSpec(interventions=(item,))
     return await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
 
 
-async def _scores(reader: Engine, instruction: str, written: Sequence[Answer]) -> list[float]:
+async def _scores(reader: Engine, instruction: str, prompts: Sequence[str], written: Sequence[Answer]) -> list[float]:
     """Returns how much likelier the reader finds each answer under the instruction than without it, in nats a token."""
     answers = [reader.tokenizer.encode(one.text.strip() or ".") for one in written]
-    told = await _likelihoods(reader, [under(reader, instruction, one) for one in asked()], answers)
-    plain = await _likelihoods(reader, as_prompts(reader, asked()), answers)
+    told = await _likelihoods(reader, [under(reader, instruction, one) for one in prompts], answers)
+    plain = await _likelihoods(reader, as_prompts(reader, prompts), answers)
     return [one - other for one, other in zip(told, plain, strict=True)]
 
 
 async def _likelihoods(engine: Engine, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> list[float]:
     """Returns the mean log-likelihood of the tokens of each answer, which has some."""
-    found: list[float] = []
-    for prompt, answer in zip(prompts, answers, strict=True):
+
+    async def likelihood(prompt: Prompt, answer: tuple[int, ...]) -> float:
         measured = await measure_tokens(engine, engine.tokenizer.encode(prompt), answer, UNSTEERED)
         assert measured is not None, "answers are short"
-        found.append(-fmean(measured.surprise))
-    return found
+        return -fmean(measured.surprise)
+
+    return list(await asyncio.gather(*map(likelihood, prompts, answers)))
 
 
-async def _tokens(engine: Engine, written: Sequence[Answer]) -> dict[str, float]:
+async def _tokens(engine: Engine, prompts: Sequence[Prompt], written: Sequence[Answer]) -> dict[str, float]:
     """Returns how surprising answers are to the model without instruction and vector, in nats a token, and how repetitive."""
-    kept = [(prompt, one) for prompt, one in zip(as_prompts(engine, asked()), written, strict=True) if one.tokens]
+    kept = [(prompt, one) for prompt, one in zip(prompts, written, strict=True) if one.tokens]
     likely = await _likelihoods(engine, [prompt for prompt, _ in kept], [one.tokens for _, one in kept])
     return {"surprise": -fmean(likely), "repetition": fmean(repetition(one.tokens) for one in written)}
 
@@ -141,14 +185,14 @@ async def measure(path: Path, names: Sequence[str], model: str, second: str, sec
     """Measures until the time is over, and adds each result to the file as it comes."""
     began = time.monotonic()
     async with opened(model, second) as (engine, reader):
-        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": FITTED}
-        about |= {"max_tokens": SAMPLING.max_tokens}
-        plain = await plain_answers(engine)
+        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "choosing": CHOOSING}
+        about |= {"fitted": PROMPTS, "max_tokens": SAMPLING.max_tokens}
+        choose, report = await asked(engine, choosing()), await asked(engine, evaluated())
         for name in names:
             if name in _measured(path, engine.info.name) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            _add(path, engine.info.name, about, name, await compared(engine, reader, name, plain))
+            _add(path, engine.info.name, about, name, await compared(engine, reader, name, choose, report))
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
 
 

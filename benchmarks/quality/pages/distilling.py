@@ -16,33 +16,33 @@ def compared_table() -> str:
 
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
     instructions: Mapping[str, Any] = found["instructions"]
-    shown = {name: one for name, one in instructions.items() if one["arms"]["told"]["effect"]["interval"][0] > 0}
-    counts = [
-        f"`{arm}` {sum(one['arms'][arm]['against_told']['mean'] >= 0 for one in shown.values())}"
-        for arm in ("apply 1", "apply 2", "add")
-    ]
-    text = (
-        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: {len(instructions)} of {len(distilling.CHOSEN)} instructions, answers of "
-        f"{found['max_tokens']} tokens to {found['prompts']} prompts that were not fitted. Of the {len(shown)} whose own effect has its whole interval above 0, the vector "
-        f"reaches at least the effect of the instruction for: {', '.join(counts)}.\n\n"
-    )
-    rows = []
+    rows, reached, effective = [], [], []
     for name, one in instructions.items():
-        arms = one["arms"]
-        auroc = "" if one["reader_auroc"] is None else f"{one['reader_auroc']:.2f}"
-        effects = [_estimate(arms[arm]["effect"]) for arm in ("told", "apply 1", "apply 2", "add")]
-        surprise = ", ".join(f"{arms[arm]['surprise']:.2f}" for arm in ("plain", "told", "apply 1", "apply 2", "add"))
-        rows.append((name, auroc, *effects, surprise, str(one["tokens_saved"])))
+        told, vector = one["arms"]["told"], one["arms"]["vector"]
+        reached += [name] if distilling.reaches(vector, told) else []
+        effective += [name] if told["effect"]["interval"][0] > 0.0 else []
+        numbers = (_estimate(told), f"{one['strength']:g}", _estimate(vector), _estimate(vector, "against_told"))
+        arms = [one["arms"][arm] for arm in ("plain", "told", "vector")]
+        texts = (", ".join(f"{arm[of]:.2f}" for arm in arms) for of in ("surprise", "repetition"))
+        yes = "yes" if name in reached else "no"
+        rows.append((name, f"{told['auroc']:.2f}", *numbers, yes, *texts, str(one["tokens_saved"])))
+    both = [name for name in effective if name in reached]
+    text = (
+        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: distilled on {found['fitted']} prompts; the strength is the best of "
+        f"{', '.join(f'{one:g}' for one in distilling.STRENGTHS)} on {found['choosing']} others; answers of {found['max_tokens']} tokens to {found['prompts']} prompts of neither "
+        f"kind. The vector reaches its instruction for **{len(reached)} of {len(instructions)}** instructions, among them {len(both)} of the {len(effective)} "
+        "whose own effect has its whole interval above 0.\n\n"
+    )
     columns = (
-        "concept", "reader's AUROC", "instruction", "`apply` 1", "`apply` 2", "`add`", "surprise: plain, instruction, `apply` 1, 2, `add`",
-        "tokens saved",
+        "concept", "reader's AUROC", "effect of the instruction", "strength", "effect of the vector", "difference", "reached",
+        "surprise: plain, instruction, vector", "repetition", "tokens saved",
     )  # fmt: skip
     return text + table(columns, rows)
 
 
-def _estimate(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['mean']:+.2f} [{low:.2f}, {high:.2f}]"
+def _estimate(arm: Mapping[str, Any], name: str = "effect") -> str:
+    mean, (low, high) = arm[name]["mean"], arm[name]["interval"]
+    return f"{mean:+.2f} [{low:.2f}, {high:.2f}]"
 
 
 def sparing_table() -> str:
