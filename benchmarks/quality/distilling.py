@@ -47,7 +47,7 @@ EVALUATED = 16
 CHOOSING = 8
 """Prompts whose answers choose the strength."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
-STRENGTHS = (1.5, 2.0, 2.5, 3.0)
+STRENGTHS = (1.0, 1.5, 2.0, 2.5)
 SURPRISE = 1.25
 """How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
 CHOSEN_SURPRISE = 1.15

@@ -43,7 +43,7 @@ TOKENS = 64
 PROMPT_TOKENS = 32
 """Positions of a prompt, counted from its end, among which they are."""
 LAYERS = 6
-AT_ONCE = 4
+AT_ONCE = 8
 """Conversations whose residuals are held in full at a time."""
 PROMPTS = 32
 """Of the package's neutral prompts, where a request has none."""
@@ -51,7 +51,7 @@ LEAST_PROMPTS = 8
 LEAST_FITTED = 2
 """Prompts that are fitted whatever `holdout` is: one chooses the penalty."""
 LEAST_TOKENS = 4
-RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
+RIDGES = (0.01, 0.1, 1.0)
 """Penalties that are tried, as multiples of the mean squared singular value of the residuals."""
 SMALL = 1e-12
 """Share of the largest eigenvalue below which one is a rounding error."""
@@ -91,19 +91,14 @@ class DistilRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One answer under the instruction. told, plain: token ids of the prompt with and without it.
-    shared: how many of the last tokens of both prompts are read. The first token of a prompt is none of them: models keep a residual of
-    its own there, whatever it is (attention sinks, arXiv 2309.17453)."""
+    """One answer under the instruction. told, plain: token ids of the prompt with and without it. shared: how many of the last tokens of
+    both prompts are read, from the user's message on."""
 
     prompt: str
     told: tuple[int, ...]
     plain: tuple[int, ...]
+    shared: int
     answer: tuple[int, ...]
-
-    @property
-    def shared(self) -> int:
-        most = min(PROMPT_TOKENS, len(self.told) - 1, len(self.plain) - 1)
-        return shared_prefix(self.told[::-1][:most], self.plain[::-1][:most])
 
     def rows(self) -> list[int]:
         """Returns the positions that are fitted, counted from the first that is read. The last token of an answer predicts nothing."""
@@ -198,12 +193,18 @@ async def _answers(
     )
 
     def encode() -> list[_Told]:
-        encoded = engine.tokenizer.encode
-        return [
-            _Told(one, encoded(prompt), encoded((ChatMessage("user", one),)), answer.tokens)
-            for one, prompt, answer in zip(asked, prompts, written, strict=True)
-            if len(answer.tokens) >= LEAST_TOKENS
-        ]
+        found = []
+        for one, prompt, answer in zip(asked, prompts, written, strict=True):
+            if len(answer.tokens) < LEAST_TOKENS:
+                continue
+            told = engine.tokenizer.encode(prompt)
+            plain, roles = engine.tokenizer.encode_with_roles((ChatMessage("user", one),))
+            # What ends a system message differs with it, and is no part of a prompt without one.
+            start = roles.index("user") if "user" in roles else len(plain) - 1
+            most = min(PROMPT_TOKENS, len(plain) - start)
+            shared = shared_prefix(told[::-1][:most], plain[::-1][:most])
+            found.append(_Told(one, told, plain, shared, answer.tokens))
+        return found
 
     found = await run_in_thread(encode)
     if len(found) < LEAST_PROMPTS:

@@ -88,9 +88,9 @@ async def test_the_work_is_bounded_before_it_begins(start: StartServer) -> None:
 
 
 async def test_all_residuals_that_are_held_count(start: StartServer) -> None:
-    """64 positions of 10 prompts with the instruction and without, and 4 whole conversations: 32 tokens of a prompt, 8 of an answer."""
+    """64 positions of 10 prompts with the instruction and without, and 8 whole conversations: 32 tokens of a prompt, 8 of an answer."""
     width = ScriptedEngine().info.d_model
-    held = 2 * 10 * 64 + 4 * (32 + 8)
+    held = 2 * 10 * 64 + 8 * (32 + 8)
     for most, status in ((held, 202), (held - 1, 400)):
         server = await start(max_activations=most * width)
         answer = await server.client.post("/v1/vectors/distil", json={**BODY, "layers": [1]})

@@ -97,7 +97,7 @@ async def test_the_residual_without_the_instruction_becomes_the_one_with_it() ->
     told = encode((ChatMessage("system", "lovely glad cheerful"), ChatMessage("user", "walk the door")))
     plain, answer = encode((ChatMessage("user", "walk the door"),)), encode("lovely warm glad day")
 
-    message = 3  # the user's words and the marker of the answer
+    message = 4  # the user's words and the marker of the answer
     assert told[-message:] == plain[-message:]
 
     async def residuals(prompt: tuple[int, ...], plan: SteeringPlan) -> torch.Tensor:
