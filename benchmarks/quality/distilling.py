@@ -1,8 +1,8 @@
 """`python -m benchmarks.quality.distilling`: the effect of a distilled vector beside that of its own instruction, read by another model.
 
-For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place. The
-strength of the vector is chosen on prompts of their own, then used once on those that are reported. The reader is another model: how much
-likelier it finds an answer under the instruction than without. A run leaves out what the file has.
+For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place. One
+strength for all instructions is chosen on the first CHOOSING of them and on prompts of their own (`--choose`), before any is reported. The
+reader is another model: how much likelier it finds an answer under the instruction than without. A run leaves out what the file has.
 """
 
 import argparse
@@ -44,24 +44,24 @@ CHOSEN = (
 """Concepts whose positive poles are the instructions."""
 EVALUATED = 16
 """Prompts whose answers are reported."""
-CHOOSING = 8
+TRIED = 8
 """Prompts whose answers choose the strength."""
+CHOOSING = 4
+"""Instructions that choose it."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
 STRENGTHS = (1.0, 1.5, 2.0, 2.5)
 SURPRISE = 1.25
 """How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
-CHOSEN_SURPRISE = 1.15
-"""The same on the prompts that choose the strength: less, because either is measured on few answers."""
 REPETITION = 0.05
 """How much more repetitive they may be, as a difference."""
 Arms: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What is measured of the answers of each arm; `told` are those under the instruction."""
 
 
-def within(arm: Mapping[str, Any], told: Mapping[str, Any], surprise: float = SURPRISE) -> bool:
-    """Whether the answers of an arm are about as fluent as those under the instruction: so much more surprising at most, and hardly more
-    repetitive. Broken text must not count as an effect."""
-    return bool(arm["surprise"] <= surprise * told["surprise"] and arm["repetition"] <= told["repetition"] + REPETITION)
+def within(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """Whether the answers of an arm are about as fluent as those under the instruction: SURPRISE times as surprising at most, and hardly
+    more repetitive. Broken text must not count as an effect."""
+    return bool(arm["surprise"] <= SURPRISE * told["surprise"] and arm["repetition"] <= told["repetition"] + REPETITION)
 
 
 def reaches(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
@@ -69,10 +69,9 @@ def reaches(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     return bool(arm["effect"]["mean"] >= told["effect"]["mean"]) and within(arm, told)
 
 
-def chosen_strength(arms: Arms) -> float:
-    """Returns the strength of the largest effect among those whose answers are fluent; the lowest where none are."""
-    fluent = [one for one in STRENGTHS if within(arms[_apply(one)], arms["told"], CHOSEN_SURPRISE)]
-    return max(fluent or STRENGTHS[:1], key=lambda one: arms[_apply(one)]["effect"]["mean"])
+def chosen_strength(trials: Mapping[str, Arms]) -> float:
+    """Returns the strength at which most instructions are reached; the lowest of equals. trials: what was measured, by instruction."""
+    return max(STRENGTHS, key=lambda one: sum(reaches(arms[_apply(one)], arms["told"]) for arms in trials.values()))
 
 
 def _apply(strength: float) -> str:
@@ -81,15 +80,18 @@ def _apply(strength: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Prompts, and their answers without an instruction, which all instructions are compared with."""
+    """Prompts, and their answers without an instruction, which all instructions are compared with. tokens: see `_tokens`."""
 
     prompts: Sequence[str]
     plain: Sequence[Answer]
+    tokens: Mapping[str, float]
 
 
 async def asked(engine: Engine, prompts: Sequence[str]) -> Asked:
     """Answers prompts without an instruction."""
-    return Asked(prompts, await background(engine, seeded(as_prompts(engine, prompts), SAMPLING)))
+    rendered = as_prompts(engine, prompts)
+    written = await background(engine, seeded(rendered, SAMPLING))
+    return Asked(prompts, written, await _tokens(engine, rendered, written))
 
 
 def evaluated() -> tuple[str, ...]:
@@ -97,33 +99,27 @@ def evaluated() -> tuple[str, ...]:
     return _mixed(load_report_prompts)[:EVALUATED]
 
 
-def choosing() -> tuple[str, ...]:
+def tried() -> tuple[str, ...]:
     """Returns the prompts whose answers choose the strength."""
-    return _mixed(load_evaluation_prompts)[:CHOOSING]
+    return _mixed(load_evaluation_prompts)[:TRIED]
 
 
 def _mixed(load: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(chain.from_iterable(zip(load("sentiment"), load("formality"), strict=True)))
 
 
-async def compared(engine: Engine, reader: Engine, name: str, choose: Asked, report: Asked) -> dict[str, Any]:
-    """Returns the effects of one instruction and of its vector at the chosen strength, as the reader scores them."""
+async def compared(
+    engine: Engine, reader: Engine, name: str, asked: Asked, strengths: Sequence[float]
+) -> dict[str, Any]:
+    """Returns the effects of one instruction and of its vector at each strength, as the reader scores them."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
-    request = DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0)
-    vector = await distil(engine, request)
-    plans = {one: await _plan(engine, vector, one) for one in STRENGTHS}
-    trial = await _arms(engine, reader, instruction, choose, plans)
-    strength = chosen_strength(trial)
-    arms = await _arms(engine, reader, instruction, report, {strength: plans[strength]})
-    encode, prompt = engine.tokenizer.encode, report.prompts[0]
-    told = len(encode(under(engine, instruction, prompt)))
-    return {
-        "instruction": instruction,
-        "strength": strength,
-        "tokens_saved": told - len(encode(as_prompts(engine, [prompt])[0])),
-        "arms": {"vector" if arm == _apply(strength) else arm: row for arm, row in arms.items()},
-        "choosing": trial,
-    }
+    # nothing is held out, because all is measured on other prompts
+    vector = await distil(engine, DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0))
+    plans = {one: await _plan(engine, vector, one) for one in strengths}
+    encode, prompt = engine.tokenizer.encode, asked.prompts[0]
+    saved = len(encode(under(engine, instruction, prompt))) - len(encode(as_prompts(engine, [prompt])[0]))
+    arms = await _arms(engine, reader, instruction, asked, plans)
+    return {"instruction": instruction, "tokens_saved": saved, "arms": arms}
 
 
 async def _arms(
@@ -140,7 +136,10 @@ async def _arms(
         arm: answers[number * count : (number + 1) * count] for number, arm in enumerate(planned)
     }
     scores = {arm: await _scores(reader, instruction, asked.prompts, of_arm) for arm, of_arm in written.items()}
-    rows: dict[str, dict[str, Any]] = {arm: await _tokens(engine, prompts, of_arm) for arm, of_arm in written.items()}
+    rows: dict[str, dict[str, Any]] = {
+        arm: dict(asked.tokens) if arm == "plain" else await _tokens(engine, prompts, of_arm)
+        for arm, of_arm in written.items()
+    }
     for arm, values in scores.items():
         effects = [after - before for after, before in zip(values, scores["plain"], strict=True)]
         missing = [value - base for value, base in zip(values, scores["told"], strict=True)]
@@ -181,33 +180,35 @@ async def _tokens(engine: Engine, prompts: Sequence[Prompt], written: Sequence[A
     return {"surprise": -fmean(likely), "repetition": fmean(repetition(one.tokens) for one in written)}
 
 
-async def measure(path: Path, names: Sequence[str], model: str, second: str, seconds: float) -> None:
-    """Measures until the time is over, and adds each result to the file as it comes."""
+async def measure(path: Path, names: Sequence[str], model: str, second: str, seconds: float, *, choose: bool) -> None:
+    """Measures until the time is over, and adds each result to the file as it comes. choose: what chooses the strength."""
     began = time.monotonic()
     async with opened(model, second) as (engine, reader):
-        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "choosing": CHOOSING}
-        about |= {"fitted": PROMPTS, "max_tokens": SAMPLING.max_tokens}
-        choose, report = await asked(engine, choosing()), await asked(engine, evaluated())
+        part = "choosing" if choose else "instructions"
+        before = read_results(path).get(engine.info.name, {})
+        strengths = STRENGTHS if choose else (chosen_strength(arms_of(before, "choosing")),)
+        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
+        about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens}
+        prompts = await asked(engine, tried() if choose else evaluated())
         for name in names:
-            if name in _measured(path, engine.info.name) or time.monotonic() - began > seconds:
+            if name in before.get(part, {}) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            _add(path, engine.info.name, about, name, await compared(engine, reader, name, choose, report))
+            found = await compared(engine, reader, name, prompts, strengths)
+            _add(path, engine.info.name, about, part, name, found)
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
 
 
-def _measured(path: Path, model: str) -> Mapping[str, Any]:
-    """Returns the instructions of a model that the file has."""
-    found: Mapping[str, Any] = read_results(path).get(model, {}).get("instructions", {})
-    return found
+def arms_of(found: Mapping[str, Any], part: str) -> dict[str, Arms]:
+    """Returns the arms of each instruction of a part of a model's results."""
+    return {name: one["arms"] for name, one in found.get(part, {}).items()}
 
 
-def _add(path: Path, model: str, about: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> None:
-    instructions = {**_measured(path, model), name: found}
-    results = read_results(path) | {
-        model: {**about, "date": datetime.now(UTC).date().isoformat(), "instructions": instructions}
-    }
-    write_results(path, results)
+def _add(path: Path, model: str, about: Mapping[str, Any], part: str, name: str, found: Mapping[str, Any]) -> None:
+    results = read_results(path)
+    before = results.get(model, {})
+    added = {part: {**before.get(part, {}), name: found}, "date": datetime.now(UTC).date().isoformat()}
+    write_results(path, results | {model: {**before, **about, **added}})
 
 
 def main() -> None:
@@ -216,10 +217,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a name, folder or .gguf file")
     parser.add_argument("--reader", required=True, help="the other model")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--concepts", nargs="+", choices=list(described()), default=list(CHOSEN), metavar="NAME")
+    parser.add_argument("--choose", action="store_true", help="measure what chooses the strength")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no instruction is begun after so long")
     chosen = parser.parse_args()
-    asyncio.run(measure(chosen.output, chosen.concepts, chosen.model, chosen.reader, chosen.seconds))
+    names = CHOSEN[:CHOOSING] if chosen.choose else CHOSEN
+    asyncio.run(measure(chosen.output, names, chosen.model, chosen.reader, chosen.seconds, choose=chosen.choose))
 
 
 if __name__ == "__main__":
