@@ -15,27 +15,33 @@ def compared_table() -> str:
 
 
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
+    trials = distilling.arms_of(found, "choosing")
+    strength = distilling.chosen_strength(trials)
     instructions: Mapping[str, Any] = found["instructions"]
     rows, reached, effective = [], [], []
     for name, one in instructions.items():
-        told, vector = one["arms"]["told"], one["arms"]["vector"]
+        told, vector = one["arms"]["told"], one["arms"][f"apply {strength:g}"]
         reached += [name] if distilling.reaches(vector, told) else []
         effective += [name] if told["effect"]["interval"][0] > 0.0 else []
-        numbers = (_estimate(told), f"{one['strength']:g}", _estimate(vector), _estimate(vector, "against_told"))
-        arms = [one["arms"][arm] for arm in ("plain", "told", "vector")]
+        effects = (_estimate(told), _estimate(vector), _estimate(vector, "against_told"))
+        arms = (one["arms"]["plain"], told, vector)
         texts = (", ".join(f"{arm[of]:.2f}" for arm in arms) for of in ("surprise", "repetition"))
         yes = "yes" if name in reached else "no"
-        rows.append((name, f"{told['auroc']:.2f}", *numbers, yes, *texts, str(one["tokens_saved"])))
+        rows.append((name, f"{told['auroc']:.2f}", *effects, *texts, yes, str(one["tokens_saved"])))
     both = [name for name in effective if name in reached]
+    held = [
+        f"{sum(distilling.reaches(arms[f'apply {one:g}'], arms['told']) for arms in trials.values())} at {one:g}"
+        for one in distilling.STRENGTHS
+    ]
     text = (
-        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: distilled on {found['fitted']} prompts; the strength is the best of "
-        f"{', '.join(f'{one:g}' for one in distilling.STRENGTHS)} on {found['choosing']} others; answers of {found['max_tokens']} tokens to {found['prompts']} prompts of neither "
-        f"kind. The vector reaches its instruction for **{len(reached)} of {len(instructions)}** instructions, among them {len(both)} of the {len(effective)} "
-        "whose own effect has its whole interval above 0.\n\n"
+        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens. On "
+        f"{found['tried']} prompts that are not reported, {', '.join(held)} of the {len(trials)} instructions {', '.join(trials)} are reached, so the strength is {strength:g}. On "
+        f"{found['prompts']} other prompts the vector reaches its instruction for **{len(reached)} of {len(instructions)}** instructions, among them {len(both)} of the "
+        f"{len(effective)} whose own effect has its whole interval above 0.\n\n"
     )
     columns = (
-        "concept", "reader's AUROC", "effect of the instruction", "strength", "effect of the vector", "difference", "reached",
-        "surprise: plain, instruction, vector", "repetition", "tokens saved",
+        "concept", "reader's AUROC", "effect of the instruction", "of the vector", "difference", "surprise: plain, instruction, vector", "repetition",
+        "reached", "tokens saved",
     )  # fmt: skip
     return text + table(columns, rows)
 
