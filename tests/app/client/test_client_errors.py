@@ -100,7 +100,7 @@ def test_a_name_never_becomes_another_path() -> None:
 
     with transported(answer) as client:
         client.delete_vector("../steering?x=1#y")
-    assert asked == [b"/v1/vectors/..%2Fsteering%3Fx%3D1%23y?force=false"]
+    assert asked == [b"/v1/vectors/..%2Fsteering%3Fx%3D1%23y"]
 
 
 def events(*named: tuple[str, object]) -> httpx2.Response:
