@@ -1,13 +1,14 @@
 """Distils an instruction into a vector with a map, fitted so that the residual without the instruction becomes the one with it.
 
-The model answers prompts under the instruction; the same answers are read with and without it. The map is a reduced-rank ridge
-regression of the difference on the residual without, in closed form: no labels, no judge, no gradient. After PSR (arXiv
-2605.03907), which trains probes on the same target; the rank follows Izenman (1975).
+The model answers prompts under the instruction; the same conversations are read with and without it, at the tokens after the
+instruction: the user's message, the header of the answer and the answer. The map is a reduced-rank ridge regression of the difference on
+the residual without, in closed form: no labels, no judge, no gradient. After PSR (arXiv 2605.03907), which trains probes on the same
+target; the rank follows Izenman (1975).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TypeAlias
 
 import torch
@@ -26,26 +27,34 @@ from steering.pairs import ChatMessage, ContrastivePair, PairSet, dataset_digest
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import MAX_RANK, InterventionSpec, SteeringSpec, TokenScope
+from steering.spec import MAX_RANK, InterventionSpec, SteeringSpec
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.describe import under
 from steering.workflows.extract import ExtractionRequest, assembled, registered
 from steering.workflows.generate import Progress, background, ignore_progress, seeded
+from steering.workflows.measures import shared_prefix
 from steering.workflows.texts import conversation
 
 DISTILLED = "distil"
 """The method of distilled vectors."""
-TOKENS = 16
-"""Positions of an answer that are fitted, evenly spaced."""
+TOKENS = 64
+"""Positions of a conversation that are fitted, evenly spaced."""
+PROMPT_TOKENS = 32
+"""Positions of a prompt, counted from its end, among which they are."""
+LAYERS = 6
 AT_ONCE = 8
-"""Answers whose residuals are held in full at a time."""
+"""Conversations whose residuals are held in full at a time."""
+PROMPTS = 32
+"""Of the package's neutral prompts, where a request has none."""
 LEAST_PROMPTS = 8
 LEAST_FITTED = 2
 """Prompts that are fitted whatever `holdout` is: one chooses the penalty."""
 LEAST_TOKENS = 4
-RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
+RIDGES = (0.01, 0.1, 1.0)
 """Penalties that are tried, as multiples of the mean squared singular value of the residuals."""
+SMALL = 1e-12
+"""Share of the largest eigenvalue below which one is a rounding error."""
 WEAK = 0.1
 """Share of the change below which a card warns."""
 Residuals: TypeAlias = Float[Tensor, "layer row d_model"]
@@ -56,9 +65,10 @@ class DistilRequest:
     """What to distil and how.
 
     instruction: a system message, such as "Answer as a cheerful pirate."
-    prompts: what the model is asked; None: the package's neutral prompts.
+    prompts: what the model is asked; None: PROMPTS of the package's neutral prompts.
     layers: block indices, negative from the top; None: `default_layers`.
     rank: directions of the map at each layer, at most. The first is the mean change.
+    max_tokens: of each answer.
     holdout: share of the prompts that the maps are not fitted on and measured by, at least 0 and below 1; LEAST_FITTED are fitted.
     """
 
@@ -66,7 +76,7 @@ class DistilRequest:
     instruction: str
     prompts: tuple[str, ...] | None = None
     layers: tuple[int, ...] | None = None
-    rank: int = 4
+    rank: int = MAX_RANK
     max_tokens: int = 64
     holdout: float = 0.25
     seed: int = 0
@@ -76,33 +86,35 @@ class DistilRequest:
     @property
     def asked(self) -> tuple[str, ...]:
         """The prompts."""
-        return tuple(load_neutral()) if self.prompts is None else self.prompts
+        return tuple(load_neutral()[:PROMPTS]) if self.prompts is None else self.prompts
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One answer under the instruction. told, plain: token ids of the prompt with and without it."""
+    """One answer under the instruction. told, plain: token ids of the prompt with and without it. shared: how many of the last tokens of
+    both prompts are read, from the user's message on."""
 
     prompt: str
     told: tuple[int, ...]
     plain: tuple[int, ...]
+    shared: int
     answer: tuple[int, ...]
 
     def rows(self) -> list[int]:
-        """Returns the positions that are fitted, counted from the one that predicts the first token."""
-        count = min(TOKENS, len(self.answer))
-        return torch.linspace(0, len(self.answer) - 1, count).round().long().tolist()
+        """Returns the positions that are fitted, counted from the first that is read. The last token of an answer predicts nothing."""
+        last = self.shared + len(self.answer) - 2
+        return torch.linspace(0, last, min(TOKENS, last + 1)).round().long().tolist()
 
 
 def residuals_held(prompts: int, max_tokens: int) -> int:
-    """Returns how many residuals a layer takes at most: of the fitted positions with the instruction and without, and of the answers
-    that are being read."""
-    return 2 * prompts * TOKENS + min(prompts, AT_ONCE) * (max_tokens + 1)
+    """Returns how many residuals a layer takes at most: of the fitted positions with the instruction and without, and of the
+    conversations that are being read."""
+    return 2 * prompts * TOKENS + min(prompts, AT_ONCE) * (PROMPT_TOKENS + max_tokens)
 
 
 def default_layers(layer_count: int) -> tuple[int, ...]:
-    """Returns three layers of the middle of the model."""
-    return tuple(sorted({int(share * layer_count) for share in (0.35, 0.5, 0.65)}))
+    """Returns layers from a third of the model to its end, evenly spaced, LAYERS at most."""
+    return tuple(sorted({int(layer_count * (1 / 3 + 2 / 3 * number / LAYERS)) for number in range(LAYERS)}))
 
 
 def check_distil(engine: Engine, request: DistilRequest) -> tuple[int, ...]:
@@ -181,12 +193,18 @@ async def _answers(
     )
 
     def encode() -> list[_Told]:
-        encoded = engine.tokenizer.encode
-        return [
-            _Told(one, encoded(prompt), encoded((ChatMessage("user", one),)), answer.tokens)
-            for one, prompt, answer in zip(asked, prompts, written, strict=True)
-            if len(answer.tokens) >= LEAST_TOKENS
-        ]
+        found = []
+        for one, prompt, answer in zip(asked, prompts, written, strict=True):
+            if len(answer.tokens) < LEAST_TOKENS:
+                continue
+            told = engine.tokenizer.encode(prompt)
+            plain, roles = engine.tokenizer.encode_with_roles((ChatMessage("user", one),))
+            # What ends a system message differs with it, and is no part of a prompt without one.
+            start = roles.index("user") if "user" in roles else len(plain) - 1
+            most = min(PROMPT_TOKENS, len(plain) - start)
+            shared = shared_prefix(told[::-1][:most], plain[::-1][:most])
+            found.append(_Told(one, told, plain, shared, answer.tokens))
+        return found
 
     found = await run_in_thread(encode)
     if len(found) < LEAST_PROMPTS:
@@ -207,30 +225,28 @@ async def _read(
     *,
     told: bool,
 ) -> Residuals:
-    """Returns the residuals at the fitted positions of all answers, one after the other, with or without the instruction."""
+    """Returns the residuals at the fitted positions of all conversations, one after the other, with or without the instruction."""
     pieces = []
     for start in range(0, len(answers), AT_ONCE):
         chunk = answers[start : start + AT_ONCE]
         prompts = []
         for one in chunk:
             ids = one.told if told else one.plain
-            prompts.append(CapturePrompt(ids + one.answer, plan, prompt_length=len(ids), first=len(ids) - 1))
+            prompts.append(CapturePrompt(ids + one.answer, plan, prompt_length=len(ids), first=len(ids) - one.shared))
         captures = await engine.capture(prompts, CaptureSpec(layers, "all"))
         pieces += [capture.activations[:, one.rows()].float() for one, capture in zip(chunk, captures, strict=True)]
-        del captures  # whole answers, which must not be held together with the next ones
+        del captures  # whole conversations, which must not be held together with the next ones
         report(start + len(chunk))
     return torch.cat(pieces, dim=1)
 
 
 async def _plan(engine: Engine, maps: Mapping[int, LowRankMap]) -> SteeringPlan:
-    """Returns the plan that applies the maps at the positions where they are fitted."""
+    """Returns the plan that applies the maps."""
     if not maps:
         return UNSTEERED
     info = engine.info
     vector = registered(info, "distilled", {}, maps={str(layer): found for layer, found in maps.items()})
-    item = InterventionSpec(
-        vector="distilled", operation="apply", layers=tuple(maps), scope=TokenScope(tokens="generated")
-    )
+    item = InterventionSpec(vector="distilled", operation="apply", layers=tuple(maps))
     return await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
 
 
@@ -249,43 +265,57 @@ def _fit_layer(plain: Rows, met: Rows, told: Rows, fitted: Sequence[bool], tuned
     fitted, tuned: which rows are of prompts that are fitted, and which of these choose the penalty."""
     inside, inner = torch.tensor(fitted), torch.tensor(tuned)
     plain, met, told = plain.double(), met.double(), told.double()
-    wanted = told - met
+    # What a layer makes of a residual depends on the change relative to its norm, which differs much between tokens.
+    weights = 1.0 / plain.norm(dim=1).clamp_min(torch.finfo(plain.dtype).tiny)
+    change, wanted = told - plain, told - met
 
-    def left(found: LowRankMap, rows: Tensor) -> float:
-        return float((wanted[rows] - found.change(met[rows])).square().sum())
+    def size(rows: Rows, of: Tensor) -> float:
+        return float((rows * weights[of, None]).square().sum())
 
-    trained = reduced_rank(met[inside & ~inner], wanted[inside & ~inner], rank, RIDGES)
-    best = min(range(len(RIDGES)), key=lambda index: left(trained[index], inner))
-    (made,) = reduced_rank(met[inside], wanted[inside], rank, RIDGES[best : best + 1])
-    change = told - plain
-    whole = float(change[~inside].square().sum())
+    def trained(of: Tensor, ridges: Sequence[float]) -> list[LowRankMap]:
+        return reduced_rank(met[of], wanted[of], rank, ridges, weights[of])
+
+    def left(found: LowRankMap, of: Tensor) -> float:
+        return size(wanted[of] - found.change(met[of]), of)
+
+    maps = trained(inside & ~inner, RIDGES)
+    best = min(range(len(RIDGES)), key=lambda index: left(maps[index], inner))
+    (made,) = trained(inside, RIDGES[best : best + 1])
+    whole = size(change[~inside], ~inside)
     if not whole:
         return _Fit(made, None, None)
-    constant = float((change[~inside] - change[inside].mean(0)).square().sum())
+    shares = weights[inside].square() / weights[inside].square().sum()
+    constant = size(change[~inside] - shares @ change[inside], ~inside)
     return _Fit(made, 1.0 - left(made, ~inside) / whole, 1.0 - constant / whole)
 
 
-def reduced_rank(rows: Rows, wanted: Rows, rank: int, ridges: Sequence[float]) -> list[LowRankMap]:
+def reduced_rank(
+    rows: Rows, wanted: Rows, rank: int, ridges: Sequence[float], weights: Float[Tensor, "row"]
+) -> list[LowRankMap]:
     """Returns for each ridge the linear map of a rank that adds nearly `wanted` to `rows`, both (row, d_model) in float64.
 
-    B = (X^T X + l I)^-1 X^T Y on centred rows, l = ridge times the mean squared singular value of X, which is decomposed once. What is written are orthonormal
-    directions: the mean of `wanted`, and the singular vectors of X B across it. Raises InvalidRequest where nothing is wanted.
+    B = (X^T X + l I)^-1 X^T Y on centred rows times their weights, l = ridge times the mean eigenvalue of X^T X. What is written are
+    orthonormal directions: the mean of `wanted`, and the right singular vectors of X B across it. Raises InvalidRequest where nothing
+    is wanted.
     """
-    middle, mean = rows.mean(0), wanted.mean(0)
-    left, sizes, right = torch.linalg.svd(rows - middle, full_matrices=False)
-    inside = left.T @ (wanted - mean)  # (k, d_model)
+    shares = weights.square() / weights.square().sum()
+    middle, mean = shares @ rows, shares @ wanted
+    x, y = weights[:, None] * (rows - middle), weights[:, None] * (wanted - mean)
+    sizes, basis = torch.linalg.eigh(x.T @ x)
+    inside = basis.T @ (x.T @ y)
     length = float(mean.norm())
     first = mean[None] / length if length > 0.0 else mean[None, :][:0]
-    across = inside - inside @ first.T @ first
     found = []
     for ridge in ridges:
-        gains = sizes / (sizes.square() + ridge * float(sizes.square().mean())).clamp_min(1e-300)
-        _, strengths, basis = torch.linalg.svd((sizes * gains)[:, None] * across, full_matrices=False)
-        basis = basis[strengths > 1e-9 * max(float(strengths[0]), length)]
-        write = torch.cat([first, basis])[:rank]
+        gains = 1.0 / (sizes.clamp_min(0.0) + ridge * float(sizes.mean())).clamp_min(1e-300)
+        moved = basis @ (gains[:, None] * inside)
+        across = x @ (moved - moved @ first.T @ first)
+        squares, directions = torch.linalg.eigh(across.T @ across)
+        kept = directions.T.flip(0)[squares.flip(0) > SMALL * max(float(squares[-1]), length**2)]
+        write = torch.cat([first, kept])[:rank]
         if not len(write):
             raise InvalidRequest("the instruction changes nothing that the model computes", param="instruction")
-        read = write @ inside.T * gains @ right
+        read = write @ moved.T
         found.append(LowRankMap.of(read, write, write @ mean - read @ middle))
     return found
 
@@ -302,10 +332,15 @@ def _assembled(
     pairs = _pairs(engine, request, answers)
     division = folding(pairs, request.holdout, request.seed)
     ends = [0, *accumulate(len(one.rows()) for one in answers)]
+    # of the answer alone, which the direction is for: what an instruction changes in the prompt is another change
+    starts = [
+        end - sum(row >= one.shared - 1 for row in one.rows()) for one, end in zip(answers, ends[1:], strict=True)
+    ]
     fits: dict[int, LayerFit] = {}
     for number, (layer, one) in enumerate(found.items()):
         positive, negative = (
-            torch.stack([rows[number, start:end].mean(0) for start, end in pairwise(ends)]) for rows in (told, plain)
+            torch.stack([rows[number, start:end].mean(0) for start, end in zip(starts, ends[1:], strict=True)])
+            for rows in (told, plain)
         )
         fit = fit_layer(MeanDifference.fit, positive, negative, True, division, request.seed)
         quality = replace(fit.quality, explained=one.explained)

@@ -95,14 +95,14 @@ class ExtractRequest(NamedVector):
 
 class DistilRequest(NamedVector):
     """An instruction in words, as a system message would have it, or a concept in words, and how its effect is fitted.
-    prompts: what the model answers under it; null: the bundled neutral prompts. layers: null: three of the middle.
+    prompts: what the model answers under it; null: 32 bundled neutral prompts. layers: null: six, from a third of the model on.
     rank: directions of the map at each layer. max_tokens: of each answer. holdout: share of the prompts that measure the maps."""
 
     instruction: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
     prompts: Annotated[tuple[PlainText, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)] | None = None
     layers: LayerList | None = None
-    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_RANK)] = 4
+    rank: Annotated[int, Field(strict=True, ge=1, le=MAX_RANK)] = MAX_RANK
     max_tokens: Annotated[int, Field(strict=True, ge=4, le=512)] = 64
     holdout: Annotated[Number, Field(ge=0, lt=1)] = 0.25
     seed: Seed = 0

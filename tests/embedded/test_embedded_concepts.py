@@ -96,13 +96,13 @@ def test_500_pairs_are_read_with_progress_while_others_are_answered(client: Clie
 
 
 def test_a_distilled_instruction_makes_the_answers_under_it_likelier_without_it(client: Client) -> None:
-    """On prompts that were not fitted: docs/distilling.md has 0.37 of the gain at one layer."""
+    """On prompts that were not fitted, at one layer."""
     instruction = "Answer as a cheerful pirate."
     fitted, others = load_neutral()[:12], load_evaluation_prompts("sentiment")[:4]
     vector = client.distil_vector("pirate", instruction, prompts=fitted, layers=[15], max_tokens=16)
     (explained,) = (card.explained for card in present(vector.quality).layers.values())
     assert present(explained) > 0.05
-    apply = {"vector": "pirate", "operation": "apply", "scope": {"tokens": "generated"}}
+    apply = {"vector": "pirate", "operation": "apply"}
     plain, steered, told = 0.0, 0.0, 0.0
     for one in others:
         asked = [{"role": "user", "content": one}]

@@ -15,34 +15,40 @@ def compared_table() -> str:
 
 
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
+    trials = distilling.arms_of(found, "choosing")
+    strength = distilling.chosen_strength(trials)
     instructions: Mapping[str, Any] = found["instructions"]
-    shown = {name: one for name, one in instructions.items() if one["arms"]["told"]["effect"]["interval"][0] > 0}
-    counts = [
-        f"`{arm}` {sum(one['arms'][arm]['against_told']['mean'] >= 0 for one in shown.values())}"
-        for arm in ("apply 1", "apply 2", "add")
+    rows, reached, effective = [], [], []
+    for name, one in instructions.items():
+        told, vector = one["arms"]["told"], one["arms"][f"apply {strength:g}"]
+        reached += [name] if distilling.reaches(vector, told) else []
+        effective += [name] if told["effect"]["interval"][0] > 0.0 else []
+        effects = (_estimate(told), _estimate(vector), _estimate(vector, "against_told"))
+        arms = (one["arms"]["plain"], told, vector)
+        texts = (", ".join(f"{arm[of]:.2f}" for arm in arms) for of in ("surprise", "repetition"))
+        yes = "yes" if name in reached else "no"
+        rows.append((name, f"{told['auroc']:.2f}", *effects, *texts, yes, str(one["tokens_saved"])))
+    both = [name for name in effective if name in reached]
+    held = [
+        f"{sum(distilling.reaches(arms[f'apply {one:g}'], arms['told']) for arms in trials.values())} at {one:g}"
+        for one in distilling.STRENGTHS
     ]
     text = (
-        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: {len(instructions)} of {len(distilling.CHOSEN)} instructions, answers of "
-        f"{found['max_tokens']} tokens to {found['prompts']} prompts that were not fitted. Of the {len(shown)} whose own effect has its whole interval above 0, the vector "
-        f"reaches at least the effect of the instruction for: {', '.join(counts)}.\n\n"
+        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens. On "
+        f"{found['tried']} prompts that are not reported, {', '.join(held)} of the {len(trials)} instructions {', '.join(trials)} are reached, so the strength is {strength:g}. On "
+        f"{found['prompts']} other prompts the vector reaches its instruction for **{len(reached)} of {len(instructions)}** instructions, among them {len(both)} of the "
+        f"{len(effective)} whose own effect has its whole interval above 0.\n\n"
     )
-    rows = []
-    for name, one in instructions.items():
-        arms = one["arms"]
-        auroc = "" if one["reader_auroc"] is None else f"{one['reader_auroc']:.2f}"
-        effects = [_estimate(arms[arm]["effect"]) for arm in ("told", "apply 1", "apply 2", "add")]
-        surprise = ", ".join(f"{arms[arm]['surprise']:.2f}" for arm in ("plain", "told", "apply 1", "apply 2", "add"))
-        rows.append((name, auroc, *effects, surprise, str(one["tokens_saved"])))
     columns = (
-        "concept", "reader's AUROC", "instruction", "`apply` 1", "`apply` 2", "`add`", "surprise: plain, instruction, `apply` 1, 2, `add`",
-        "tokens saved",
+        "concept", "reader's AUROC", "effect of the instruction", "of the vector", "difference", "surprise: plain, instruction, vector", "repetition",
+        "reached", "tokens saved",
     )  # fmt: skip
     return text + table(columns, rows)
 
 
-def _estimate(found: Mapping[str, Any]) -> str:
-    low, high = found["interval"]
-    return f"{found['mean']:+.2f} [{low:.2f}, {high:.2f}]"
+def _estimate(arm: Mapping[str, Any], name: str = "effect") -> str:
+    mean, (low, high) = arm[name]["mean"], arm[name]["interval"]
+    return f"{mean:+.2f} [{low:.2f}, {high:.2f}]"
 
 
 def sparing_table() -> str:

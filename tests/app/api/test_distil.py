@@ -25,7 +25,7 @@ async def test_the_vector_has_a_map_at_each_layer_and_is_stored(server: Server) 
     assert set(vector["provenance"]["constant"]) == {"1", "2"}
     assert vector["quality"]["layers"]["1"]["explained"] is not None
     assert (await server.client.get("/v1/vectors/pirate")).json() == vector
-    item = {"vector": "pirate", "operation": "apply", "scope": {"tokens": "generated"}}
+    item = {"vector": "pirate", "operation": "apply"}
     applied = await server.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 1, "steering": [item]})
     assert applied.json()["steering"]["applied"][0]["layers"] == [1, 2]
 
@@ -88,9 +88,9 @@ async def test_the_work_is_bounded_before_it_begins(start: StartServer) -> None:
 
 
 async def test_all_residuals_that_are_held_count(start: StartServer) -> None:
-    """16 positions of 10 prompts with the instruction and without, and 8 whole answers of 8 tokens with the position before them."""
+    """64 positions of 10 prompts with the instruction and without, and 8 whole conversations: 32 tokens of a prompt, 8 of an answer."""
     width = ScriptedEngine().info.d_model
-    held = 2 * 10 * 16 + 8 * 9
+    held = 2 * 10 * 64 + 8 * (32 + 8)
     for most, status in ((held, 202), (held - 1, 400)):
         server = await start(max_activations=most * width)
         answer = await server.client.post("/v1/vectors/distil", json={**BODY, "layers": [1]})

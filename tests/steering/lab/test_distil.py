@@ -9,7 +9,16 @@ import torch
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.errors import InvalidRequest
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.distil import AT_ONCE, RIDGES, TOKENS, DistilRequest, distil, reduced_rank, residuals_held
+from steering.lab.distil import (
+    AT_ONCE,
+    PROMPT_TOKENS,
+    RIDGES,
+    TOKENS,
+    DistilRequest,
+    distil,
+    reduced_rank,
+    residuals_held,
+)
 from steering.maps import LowRankMap
 from steering.pairs import ChatMessage
 from steering.plan.resolve import resolve
@@ -28,7 +37,7 @@ def request(**fields: Any) -> DistilRequest:
 
 
 def one_map(rows: torch.Tensor, wanted: torch.Tensor, rank: int, ridge: float) -> LowRankMap:
-    (found,) = reduced_rank(rows, wanted, rank, (ridge,))
+    (found,) = reduced_rank(rows, wanted, rank, (ridge,), torch.ones(len(rows), dtype=rows.dtype))
     return found
 
 
@@ -54,38 +63,47 @@ def test_a_planted_map_is_recovered_at_its_rank() -> None:
 
 
 def test_several_ridges_give_what_each_gives_alone() -> None:
+    """Rows of weight 2 count as four rows of weight 1."""
     rows, wanted = torch.randn(2, 40, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for found, ridge in zip(reduced_rank(rows, wanted, 4, RIDGES), RIDGES, strict=True):
+    weights = torch.tensor([2.0, 1.0] * 20, dtype=torch.float64)
+    often = weights.square().long()
+    counted, counted_wanted = rows.repeat_interleave(often, 0), wanted.repeat_interleave(often, 0)
+    middle, level = counted.mean(0), counted_wanted.mean(0)
+    for found, ridge in zip(reduced_rank(rows, wanted, 4, RIDGES, weights), RIDGES, strict=True):
         # B = (X^T X + l I)^-1 X^T Y on centred rows, all of whose changes are kept at full rank along what is written
-        centred, level = rows - rows.mean(0), wanted.mean(0)
+        centred, target = counted - middle, counted_wanted - level
         penalty = ridge * float(torch.linalg.svdvals(centred).square().mean())
-        moved = torch.linalg.solve(centred.T @ centred + penalty * torch.eye(12).double(), centred.T @ (wanted - level))
+        moved = torch.linalg.solve(centred.T @ centred + penalty * torch.eye(12).double(), centred.T @ target)
         write = found.write.double()
-        expected = (centred @ moved + level) @ write.T @ write
+        expected = ((rows - middle) @ moved + level) @ write.T @ write
         torch.testing.assert_close(found.change(rows), expected, rtol=1e-4, atol=1e-4)
 
 
 async def _applied(engine: LinearEngine, found: Any, strength: float = 1.0) -> SteeringPlan:
-    item = {"vector": "cheer", "operation": "apply", "strength": strength, "scope": {"tokens": "generated"}}
+    item = {"vector": "cheer", "operation": "apply", "strength": strength}
     spec = SteeringSpec.model_validate({"interventions": [item]})
     return await resolve(spec, GivenVectors((found,)), engine.info, guard=UNGUARDED)
 
 
 async def test_the_residual_without_the_instruction_becomes_the_one_with_it() -> None:
-    """On a prompt that was not fitted, at the tokens of an answer, at both layers together. The change lies along the concept."""
+    """On a prompt that was not fitted, at the tokens of its message and of an answer, at both layers together. The change lies along
+    the concept."""
     engine, steps = LinearEngine(replies=REPLIES), []
     found = await distil(engine, request(layers=(1, 2)), progress=lambda *step: steps.append(step))
     assert (found.method, found.recommended_layers()) == ("distil", (1, 2))
-    assert all(entry.map is not None and entry.map.rank <= 4 for entry in found.layers.values())
+    assert all(entry.map is not None and entry.map.rank <= 16 for entry in found.layers.values())
     assert float(found.layers[1].direction @ engine.concept) > 0.99
     encode = engine.tokenizer.encode
     told = encode((ChatMessage("system", "lovely glad cheerful"), ChatMessage("user", "walk the door")))
     plain, answer = encode((ChatMessage("user", "walk the door"),)), encode("lovely warm glad day")
 
+    message = 4  # the user's words and the marker of the answer
+    assert told[-message:] == plain[-message:]
+
     async def residuals(prompt: tuple[int, ...], plan: SteeringPlan) -> torch.Tensor:
-        read = CapturePrompt(prompt + answer, plan, prompt_length=len(prompt), first=len(prompt) - 1)
+        read = CapturePrompt(prompt + answer, plan, prompt_length=len(prompt), first=len(prompt) - message)
         (capture,) = await engine.capture([read], CaptureSpec((1, 2), "all"))
-        return capture.activations[:, : len(answer)]
+        return capture.activations[:, :-1]
 
     wanted, without = await residuals(told, UNSTEERED), await residuals(plain, UNSTEERED)
     steered = await residuals(plain, await _applied(engine, found))
@@ -124,13 +142,13 @@ async def test_two_prompts_are_fitted_whatever_is_held_out() -> None:
 
 
 async def test_as_many_residuals_are_held_as_are_counted() -> None:
-    """The largest capture is of AT_ONCE answers, from the position that predicts the first token."""
+    """The largest capture is of AT_ONCE conversations, from the last PROMPT_TOKENS of a prompt on."""
     engine = LinearEngine(replies=REPLIES)
     await distil(engine, request(layers=(1,), max_tokens=4))
     fitted = 2 * len(PROMPTS) * TOKENS
-    assert residuals_held(len(PROMPTS), 4) == fitted + AT_ONCE * 5
+    assert residuals_held(len(PROMPTS), 4) == fitted + AT_ONCE * (PROMPT_TOKENS + 4)
     assert max(count for count, _ in engine.capture_calls) == AT_ONCE
-    assert residuals_held(3, 7) == 2 * 3 * TOKENS + 3 * 8
+    assert residuals_held(3, 7) == 2 * 3 * TOKENS + 3 * (PROMPT_TOKENS + 7)
 
 
 @pytest.mark.parametrize("chance", [False, True])

@@ -38,13 +38,13 @@ export type Control = typeof BLANK & { id: number; vector: string };
 export type Intervention = Record<string, unknown> & { vector?: string };
 
 let nextId = 1;
-/** Whether a vector is the effect of an instruction, which its map adds to the tokens of an answer. */
+/** Whether a vector is the effect of an instruction, which its map adds. */
 export const isDistilled = ({ method }: Vector) => method === "distil";
-export const DISTILLED = { operation: "apply", scope: { tokens: "generated" } } as const;
+export const DISTILLED = { operation: "apply" } as const;
 
 /** Returns a control for a vector: at a strength that is clear and does not break the text, or of the map of a distilled instruction. */
 export function controlFor(vector: Vector, norms: readonly number[], sign = 1): Control {
-  const distilled = isDistilled(vector) ? ({ operation: "apply", tokens: "generated" } as const) : {};
+  const distilled = isDistilled(vector) ? DISTILLED : {};
   return { ...BLANK, ...distilled, id: nextId++, vector: vector.name, strength: defaultStrength(vector, norms, sign) };
 }
 
