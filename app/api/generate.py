@@ -361,7 +361,7 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
     return Record(
         format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),
-        tools=True if phases is not None and phases.call else None,
+        tools=True if phases is not None and phases.form else None,
         thinking=_thinking_in(phases),
         prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
         sampling=schemas.RecordedSampling(**fields),

@@ -335,7 +335,7 @@ class NamespaceJobs:
     async def find(self, limit: int, cursor: str | None) -> JobPage:
         """Lists jobs, newest first, running ones with their progress."""
         page = await self._store.find(limit, cursor)
-        jobs = [live.record if (live := self._visible(record.id)) else record for record in page.jobs]
+        jobs = [live.record if (live := self._visible(record.id)) else record for record in page.items]
         return JobPage(data=jobs, next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
 
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:

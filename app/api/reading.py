@@ -454,7 +454,7 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
     async for page in vector_pages(context.store):
         damaged += page.damaged
         fitting = (info.fingerprint, info.d_model)
-        listed += [one for one in page.vectors if (one.model_fingerprint, one.d_model) == fitting]
+        listed += [one for one in page.items if (one.model_fingerprint, one.d_model) == fitting]
         if len(listed) > MAX_VECTORS:
             warnings.append(f"the library has more than {MAX_VECTORS} vectors; only the first by name are read")
             break

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.api.answer_parts import Call, Part, joined
+from app.api.answer_parts import Call, Part
 from app.api.context import AdmittedDep
 from app.api.openai import conversation_of
 from app.api.openai_schemas import OpenAIRequest, Steered, shared_fields
@@ -22,7 +22,7 @@ from app.core.errors import body_of
 from app.core.requests import ApiRoute, needs
 from steering.engine.api import Finish
 from steering.errors import SteeringError
-from steering.model.thinking import Thought
+from steering.model.thinking import Thought, joined
 from steering.workflows.generate import Answer
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}

@@ -40,7 +40,7 @@ from steering.schemas.extraction import DistilRequest, ExtractRequest
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
 from steering.store.blob import decode, encode
-from steering.store.records import VectorFilter, VectorPage
+from steering.store.records import Page, VectorFilter
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerNumbers, VectorId, VectorSummary, check_name, cosine
@@ -119,7 +119,7 @@ async def find(query: Annotated[schemas.VectorQuery, Query()], context: ContextD
     page = await context.store.vectors.find(where, query.limit, query.cursor)
 
     def build() -> VectorPageAnswer:
-        found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
+        found, warnings = [vector_answer(vector) for vector in page.items], damage_warnings(page.damaged)
         return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
 
     return await json_in_thread(build)
@@ -355,7 +355,7 @@ class Cosines:
         return found
 
 
-async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
+async def vector_pages(store: NamespaceStore) -> AsyncIterator[Page[VectorSummary]]:
     """Yields the newest version of each visible name, by name, a page at a time."""
     cursor: str | None = None
     while True:
@@ -373,7 +373,7 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
     found, damaged = list[SimilarVector](), list[str]()
     async for page in vector_pages(store):
         damaged += [one for one in page.damaged if VectorId.parse(one).name != vector.name]
-        for other in page.vectors:
+        for other in page.items:
             if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
                 continue
             try:
