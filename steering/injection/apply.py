@@ -55,8 +55,8 @@ def summed_in_turn(
     vectors: Float[Tensor, "row d_model"], rows: Int[Tensor, "token edit"], coefficients: Float[Tensor, "token edit"]
 ) -> Residual:
     """Does what `summed` does, for few tokens: that starts all threads on a CPU, which takes longer than one needs for them."""
+    first, *others = coefficients[:, :, None].unbind(1)
     total, *more = (vectors.index_select(0, one) for one in rows.unbind(1))
-    first, *others = coefficients.split(1, dim=1)
     total *= first
     for part, factors in zip(more, others, strict=True):
         total.addcmul_(part, factors)
