@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from app.api.tool_use import ToolUse
+from app.api.conversation import ToolUse
 from steering.engine.api import TokenEvent
 from steering.model.thinking import ThinkingParser, Thought, joined
 from steering.model.tool_calls import FoundCall

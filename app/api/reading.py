@@ -334,13 +334,9 @@ async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Respons
     listed = len(ids) * body.top * measuring.CARRYING_TOKENS + turns * top
     context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
-    options: dict[str, Any] = {
-        "position": body.position,
-        "threshold": body.threshold,
-        "most": body.top,
-        "phases": phases,
-    }
-    found = await measuring.explain(engine, texts, axes, neutral, **options)
+    found = await measuring.explain(
+        engine, texts, axes, neutral, position=body.position, threshold=body.threshold, most=body.top, phases=phases
+    )
     used, count = measuring.used_vectors({axis.vector.id: axis.vector for axis in axes}), len(load_neutral_texts())
     return await json_in_thread(
         lambda: schemas.ExplainAnswer(

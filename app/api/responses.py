@@ -13,7 +13,11 @@ from starlette.responses import Response
 from app.api.answer_parts import Call, Part
 from app.api.context import AdmittedDep
 from app.api.openai import conversation_of
-from app.api.openai_schemas import OpenAIRequest, Steered, shared_fields
+from app.api.openai_schemas import (
+    OpenAIRequest,
+    Steered,
+    shared_fields,
+)
 from app.api.responses_schemas import ResponsesRequest
 from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.admission import check_limit
@@ -93,7 +97,7 @@ class ResponseWork(TranslatedWork):
         return [*(() if self.output else self._text_events("")), *self._closing_events(_status(answer))]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure. By its `error` the `openai` package knows that it has to raise."""
+        """See GenerationWork.failure. By its `error` the `openai` package knows that it has to raise."""
         detail = body_of(error)["error"]
         said = {name: detail[name] for name in ("code", "message", "param")}
         return (self._event("error", **said, error=detail),)

@@ -64,7 +64,9 @@ def _rows(values: Tensor, rows: list[int]) -> Tensor:
     """Returns some rows of a matrix, in the order given; the matrix itself for all of them in theirs."""
     if rows == list(range(len(values))):
         return values
-    if values.device.type == "cpu":  # torch would wake OpenMP's threads for it, which then take a processor from the kernels' own
+    if (
+        values.device.type == "cpu"
+    ):  # torch would wake OpenMP's threads for it, which then take a processor from the kernels' own
         return torch.from_numpy(values.view(torch.uint8).numpy()[rows]).view(values.dtype)
     return values.index_select(0, uploaded(rows, values.device))
 
