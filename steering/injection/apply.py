@@ -44,6 +44,25 @@ def norms_of(residual: Residual) -> PerToken:
     return norms.clamp_min_(TINY)
 
 
+def summed(
+    vectors: Float[Tensor, "row d_model"], rows: Int[Tensor, "token edit"], coefficients: Float[Tensor, "token edit"]
+) -> Residual:
+    """Returns the sum of each token's rows times its coefficients, in the same bits whatever the other tokens are."""
+    return torch.nn.functional.embedding_bag(rows, vectors, mode="sum", per_sample_weights=coefficients)
+
+
+def summed_in_turn(
+    vectors: Float[Tensor, "row d_model"], rows: Int[Tensor, "token edit"], coefficients: Float[Tensor, "token edit"]
+) -> Residual:
+    """Does what `summed` does, for few tokens: that starts all threads on a CPU, which takes longer than one needs for them."""
+    first, *others = coefficients[:, :, None].unbind(1)
+    total, *more = (vectors.index_select(0, one) for one in rows.unbind(1))
+    total *= first
+    for part, factors in zip(more, others, strict=True):
+        total.addcmul_(part, factors)
+    return total
+
+
 class Edited(NamedTuple):
     """What edits did.
 
@@ -130,12 +149,6 @@ class LayerEdits:
             heads=None if self.heads is None or not form.heads else self.heads[here],
             head_count=self.head_count,
         )
-
-    @property
-    def fixed(self) -> bool:
-        """Whether what the edits add is the same for every residual."""
-        varies = self.read is not None or self.relative is not None or self.rotations or self.heads is not None
-        return not varies and self.mandatory is None
 
     def to(self, device: torch.device) -> "LayerEdits":
         """Returns the edits on the device of their layer."""

@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 import torch
 
-from steering.injection.apply import TINY, Index, LayerEdits, PerToken, index_of, norms_of, take
+from steering.injection.apply import TINY, Index, LayerEdits, index_of, summed, summed_in_turn, take
 from steering.injection.conditions import Conditions, Controllers, held_readouts
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
-from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, Slots
+from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, WEIGHT, Slots, rows_of
 from steering.model.hook_points import in_order
 from steering.plan.scope import is_constant_from, weights
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -32,8 +32,6 @@ _DOSE_NUMBERS = 1 << 20
 
 _Group: TypeAlias = tuple[Index, LayerEdits, Float[Tensor, "token edit"] | None]
 """Edits with their tokens, and their weights where these are the same in every pass."""
-_Fixed: TypeAlias = tuple[Index, Float[Tensor, "token edit"], PerToken]
-"""What edits that read nothing do in every pass: their tokens, coefficients, and the norm of what they add."""
 
 
 def _runs(segment: Segment[SteeredRow]) -> Iterator[tuple[int | None, int]]:
@@ -60,6 +58,7 @@ class PassDoses:
     changes (pass, layer, token): |r' - r| / |r|.
     scaled (pass, layer, token): 1 where the guard scaled the change down.
     acting (pass, layer, token, column): whether a weight was not 0.
+    norms (pass, layer, token): |r| where what is added is `fixed`, the same in every pass; -1 elsewhere.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class PassDoses:
         self._firsts = torch.zeros(self._most, tokens, dtype=torch.int64, device=device)
         self.passes = 0
         self.norms = torch.full((self._most, count, tokens), -1.0, device=device)
-        self.fixed: dict[int, list[_Fixed]] = {}
+        self._fixed: tuple[Tensor, Tensor] | None = None
 
     def begin(self, generated: Int[Tensor, "token"]) -> None:
         """Before each pass. generated: the index of each token among the generated ones, -1 in front of them."""
@@ -119,14 +118,13 @@ class PassDoses:
         if not self.passes:
             return
         here = slice(self.passes)
-        self._measure_fixed(here)
-        squares = self.edits[here].square()
+        edits, changes = self._measured(here)
+        squares = edits.square()
         by_column = torch.zeros_like(self.acting[here], dtype=torch.float32)
         by_column.scatter_add_(3, self._owners.expand_as(squares), squares)
         acted = self.acting[here] & self._present
         first = torch.where(acted.any(1), self._firsts[here, :, None], NEVER).amin(0)
         doses = torch.stack([by_column.sqrt_().sum(0), acted.sum(0, dtype=torch.float32)], dim=-1)
-        changes = self.changes[here]
         changed = (changes > CHANGED).any(1).sum(0, dtype=torch.float32)
         totals = torch.stack([changes.sum((0, 1)), changed, self.scaled[here].sum((0, 1))], dim=-1)
         self.passes = 0
@@ -146,22 +144,37 @@ class PassDoses:
                 rows = [self.layers.index(layer) for layer in own.layers]
                 own.add_block(block, doses[rows, run], totals[run])
 
+    def note(
+        self, number: int, coefficients: Float[Tensor, "token edit"], change: Residual, residual: Residual
+    ) -> None:
+        """Notes what the edits of a layer added. number: of the layer. coefficients: of their unit vectors."""
+        at = self.passes - 1, number
+        norms = torch.linalg.vector_norm(residual, dim=-1, dtype=torch.float32).clamp_min_(TINY)
+        torch.div(coefficients, norms[:, None], out=self.edits[at])
+        torch.linalg.vector_norm(change, dim=-1, out=self.changes[at]).div_(norms)
+
     def note_norms(self, number: int, residual: Residual) -> None:
-        """Notes what the doses of a layer with fixed edits depend on. number: of the layer."""
+        """Notes what the doses of a layer with fixed edits depend on."""
         torch.linalg.vector_norm(residual, dim=-1, dtype=torch.float32, out=self.norms[self.passes - 1, number])
 
-    def _measure_fixed(self, here: slice) -> None:
-        """Writes the doses of fixed edits, for all passes at once."""
-        for number, groups in self.fixed.items():
-            for tokens, coefficients, size in groups:
-                norms = self.norms[here, number][:, tokens]
-                noted, norms = norms != -1.0, norms.clamp_min(TINY)  # other passes have written theirs
-                edits = self.edits[here, number][..., : coefficients.shape[1]]
-                edits[:, tokens] = torch.where(noted[..., None], coefficients / norms[..., None], edits[:, tokens])
-                changes = self.changes[here, number]
-                changes[:, tokens] = torch.where(noted, size / norms, changes[:, tokens])
-        if self.fixed:
+    def fix(self, number: int, coefficients: Float[Tensor, "token edit"], change: Residual) -> None:
+        """Notes what the edits of a layer add in each pass of which `norms` has the norms of its residuals."""
+        if self._fixed is None:
+            self._fixed = torch.zeros_like(self.edits[0]), torch.zeros_like(self.changes[0])
+        self._fixed[0][number] = coefficients
+        self._fixed[1][number] = torch.linalg.vector_norm(change, dim=-1)
+
+    def _measured(
+        self, here: slice
+    ) -> tuple[Float[Tensor, "pass layer token edit"], Float[Tensor, "pass layer token"]]:
+        """Returns the doses of edits, and of everything at a layer: fixed ones from the norms of all passes at once."""
+        edits, changes, norms = self.edits[here], self.changes[here], self.norms[here]
+        if self._fixed is not None:
+            noted, sizes = norms != -1.0, norms.clamp_min(TINY)
+            edits = torch.where(noted[..., None], self._fixed[0] / sizes[..., None], edits)
+            changes = torch.where(noted, self._fixed[1] / sizes, changes)
             self.norms.fill_(-1.0)
+        return edits, changes
 
 
 class Injection:
@@ -174,6 +187,7 @@ class Injection:
     left (token,): what is left of each token's dose bound.
     rows (layer, token, edit): of the edits at `edited`.
     constant: whether the weights are the same in all passes that follow, and at all layers.
+    additive: the layers at which `addition` says what edits do, which there does not depend on the residual.
     """
 
     def __init__(self, segments: Sequence[Segment[SteeredRow]], tokens: int, slots: Slots) -> None:
@@ -187,7 +201,7 @@ class Injection:
         self.layers = self.conditions.layers.union(self.edited)
         self.decodes = all(segment.decodes for segment in segments)
         self._number_of = {layer: number for number, layer in enumerate(self.edited)}
-        self.constant = self._is_constant()
+        self.constant, self.additive = self._is_constant(), frozenset[int]()
         if not self._steered:
             self.slots_of_tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
             self.weights, self.left = torch.zeros(tokens, 1, device=device), torch.zeros(tokens, device=device)
@@ -206,18 +220,34 @@ class Injection:
         self._interventions = max(len(plan.interventions) for plan in plans)
         self.weights = torch.zeros(tokens, max(plan.columns for plan in plans), device=device)
         self._timings = slots.timings[self.slots_of_tokens, : self.weights.shape[1]]
+        self._naming = [one for one in self._steered if any(of.spec.scope.selects for of in one.row.plan.interventions)]
         self._begun = False
         self._base = self._acting = self.weights
-        most = max(sum(len(one.kinds) for one in edits) for plan in plans for edits in plan.layers.values())
+        self._widths = dict.fromkeys(self.edited, 0)
+        for plan in plans:
+            for layer, edits in plan.layers.items():
+                self._widths[layer] = max(self._widths[layer], sum(len(one.kinds) for one in edits))
         places = uploaded([slots.place_of(layer) for layer in self.edited], device, torch.int64)
-        by_layer = slots.rows[:, places, :most].transpose(0, 1)
+        by_layer = slots.rows[:, places, : max(self._widths.values())].transpose(0, 1)
         self.rows: Int[Tensor, "layer token edit"] = by_layer[:, self.slots_of_tokens]
         passes = PASSES if self.decodes else 1
         self.doses = PassDoses(self._steered, tokens, self.edited, slots, self.rows, self._interventions, passes)
         keeps = self.decodes and 2 * self.rows.numel() * slots.vectors.shape[1] <= KEPT_NUMBERS
         self._kept: dict[int, list[_Group]] | None = {} if keeps else None
-        keeps = self.decodes and len(self.edited) * tokens * slots.vectors.shape[1] <= KEPT_NUMBERS
-        self._fixed: dict[int, Residual | None] = {} if keeps else dict.fromkeys(self.edited)
+        if not self.guarded:
+            depends = self.conditions.layers.union(
+                self.controllers.layers, *(slots.depending(one.row.slot) for one in self._steered)
+            )
+            # the tables of doses and the indices are on one device: layers on others take `apply`
+            self.additive = frozenset(
+                one for one in self.edited if one not in depends and slots.device_of(one) == device
+            )
+        if self.additive:
+            numbers, codes = rows_of(slots.numbers, self.rows), rows_of(slots.codes, self.rows)
+            self._biases, self._scales, self._columns = numbers[..., 0], numbers[..., 2], codes[..., WEIGHT]
+        self._coefficients: Float[Tensor, "layer token edit"] | None = None
+        keeps = self.constant and len(self.edited) * tokens * slots.vectors.shape[1] <= KEPT_NUMBERS
+        self._fixed: dict[int, Residual] | None = {} if keeps else None
 
     def _is_constant(self) -> bool:
         """Whether the weights are the same in all passes that follow, and at all layers."""
@@ -245,12 +275,11 @@ class Injection:
 
     def _named(self) -> Float[Tensor, "token column"] | float:
         """Returns 0 where a scope with token ids, roles or phases does not name the token, 1 elsewhere."""
-        naming = [one for one in self._steered if any(of.spec.scope.selects for of in one.row.plan.interventions)]
-        if not naming:
+        if not self._naming:
             return 1.0
         tokens, columns = self.weights.shape
         named = [[1.0] * columns for _ in range(tokens)]
-        for segment in naming:
+        for segment in self._naming:
             # what steers decode tokens is kept between passes
             found = segment.row.named(segment.row.decoded if segment.decodes else segment.first, segment.length)
             for token, values in enumerate(zip(*found, strict=True), segment.start):
@@ -259,6 +288,7 @@ class Injection:
 
     def _weigh(self, layer: int) -> None:
         """Sets the weights for the edited layers from one on, by what conditions and controllers say now."""
+        self._coefficients = None
         held = self.conditions.applied(self._base)
         self._acting = held
         self.doses.note_acting(layer, held[:, : self._interventions] != 0.0, every=self.constant)
@@ -279,35 +309,28 @@ class Injection:
         self.control(layer, residual)
         return residual
 
-    def fixed_change(self, layer: int, residual: Residual) -> Residual | None:
-        """Returns what is added at a layer in every pass alike, and notes the doses; None where that differs: then see `apply`.
+    def addition(self, layer: int, residual: Residual) -> Residual:
+        """Returns what is added at an additive layer, float32, and notes the doses, for which alone the residual is needed.
 
-        residual (token, d_model), of any dtype, as it arrives. Two operations of the device, with the addition, in place of
-        fourteen.
+        residual (token, d_model), of any dtype, as it arrives. Decode tokens with the same weights in every pass take two operations
+        of the device, with the addition.
         """
-        # the tables of doses and the indices are on one device: layers on others take `apply`
-        elsewhere = residual.device != self._device
-        if elsewhere or not self.constant or self.guarded or layer in self.conditions.layers:
-            return None
-        if layer not in self._fixed:
-            self._fixed[layer] = self._built_change(layer, residual)
-        change = self._fixed[layer]
-        if change is not None:
-            self.doses.note_norms(self._number_of[layer], residual)
-        return change
-
-    def _built_change(self, layer: int, residual: Residual) -> Residual | None:
-        # -0.0 leaves every number as it is, 0.0 too
-        change = residual.new_full(residual.shape, -0.0, dtype=torch.float32)
-        fixed: list[_Fixed] = []
-        for tokens, edits in self._built(layer):
-            if not edits.fixed:
-                return None
-            here = take(change, tokens)
-            change[tokens], coefficients = edits.change(here, norms_of(here), edits.weights(take(self.weights, tokens)))
-            fixed.append((tokens, coefficients, torch.linalg.vector_norm(take(change, tokens), dim=-1)))
-        self.doses.fixed[self._number_of[layer]] = fixed
-        return change
+        number, doses = self._number_of[layer], self.doses
+        if self._fixed is None or layer not in self._fixed:
+            if self._coefficients is None:
+                weights = self.weights.expand(len(self.edited), -1, -1).gather(2, self._columns) * self._scales
+                # 0 where the weight is 0, even if the numbers overflow
+                self._coefficients = (self._biases * weights).masked_fill_(weights == 0.0, 0.0)
+            coefficients, width = self._coefficients[number], self._widths[layer]
+            add_up = summed_in_turn if self.decodes else summed
+            change = add_up(self._slots.vectors, self.rows[number, :, :width], coefficients[:, :width])
+            if self._fixed is None:
+                doses.note(number, coefficients, change, residual)
+                return change
+            self._fixed[layer] = change
+            doses.fix(number, coefficients, change)
+        doses.note_norms(number, residual)
+        return self._fixed[layer]
 
     def control(self, layer: int, residual: Residual) -> None:
         """residual (token, d_model) float32, as it leaves: the controllers of a layer set the strengths of the next token."""

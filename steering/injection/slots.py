@@ -1,7 +1,8 @@
 """Slots: the tables of the device, in which each running request with steering has one slot.
 
-The vectors of edits take the memory, so they lie in one table of rows that grows as needed, and requests with one plan share
-their rows. What is dense, by (slot, layer, number of the edit), is the index of these rows, which is small.
+The vectors of edits take the memory, so they lie in one table of rows that grows as needed. Requests with one plan share their
+rows, which stay in place until other plans need the room. What is dense, by (slot, layer, number of the edit), is the index of these
+rows, which is small.
 """
 
 from collections.abc import Sequence
@@ -66,6 +67,11 @@ class LayerForm:
     rotations: tuple[int, ...]
     heads: bool = False
 
+    @property
+    def depends(self) -> bool:
+        """Whether what the edits change, or the dose of it, depends on the residual's direction, its length, or on other edits."""
+        return self.reads or self.relative or self.relu or self.mandatory or bool(self.rotations) or self.heads
+
     @classmethod
     def of(cls, edits: Sequence[Edits], reads: Sequence[bool], relative: Sequence[float]) -> "LayerForm":
         """Describes the edits of one point, in their order. reads, relative: whether each reads, and its share of |r|."""
@@ -83,10 +89,12 @@ class LayerForm:
 
 @dataclass(slots=True, eq=False)
 class _Placed:
-    """The rows of one plan. index (place, edit): its rows by `Slots.place_of`; users: slots that have it."""
+    """The rows of one plan. index (place, edit): its rows by `Slots.place_of`; users: slots that have it; depending: points where
+    a form `depends`."""
 
     plan: SteeringPlan
     forms: dict[int, LayerForm]
+    depending: frozenset[int]
     taken: list[int]
     index: Int[Tensor, "place edit"]
     users: int = 0
@@ -159,20 +167,16 @@ class Slots:
         edits = max(sum(len(one.kinds) for one in at_layer) for at_layer in plan.layers.values())
         self._reserve(edits, columns)
         placed = self._placed.get(id(plan.layers)) or self._place(plan)
-        try:
-            timings = torch.tensor([timing(one, plan, prompt_length) for one in plan.interventions])
-            owners = [owner for _, owner in plan.held]
-            timings = uploaded(torch.cat([timings, timings[owners]]), self.device)
-            slot = self._free[-1]
-            for name, value in _STATE.items():
-                getattr(self, name)[slot].fill_(value)
-            self.rows[slot].zero_()
-            self.rows[slot, :, : placed.index.shape[1]].copy_(placed.index)
-            self.timings[slot].zero_()
-            self.timings[slot, :columns].copy_(timings)
-        except BaseException:
-            self._forget_unused(placed)
-            raise
+        timings = torch.tensor([timing(one, plan, prompt_length) for one in plan.interventions])
+        owners = [owner for _, owner in plan.held]
+        timings = uploaded(torch.cat([timings, timings[owners]]), self.device)
+        slot = self._free[-1]
+        for name, value in _STATE.items():
+            getattr(self, name)[slot].fill_(value)
+        self.rows[slot].zero_()
+        self.rows[slot, :, : placed.index.shape[1]].copy_(placed.index)
+        self.timings[slot].zero_()
+        self.timings[slot, :columns].copy_(timings)
         self._free.pop()
         placed.users += 1
         self._plans[slot] = placed
@@ -181,14 +185,16 @@ class Slots:
     def release(self, slot: int) -> None:
         """Frees a slot. Harmless for that of unsteered requests. Needs no memory, which may be short now."""
         if slot != UNSTEERED_SLOT:
-            placed = self._plans.pop(slot)
-            placed.users -= 1
-            self._forget_unused(placed)
+            self._plans.pop(slot).users -= 1
             self._free.append(slot)
 
     def form(self, slot: int, layer: int) -> LayerForm | None:
         """Returns the form of a request's edits at a layer; None where it has none."""
         return None if slot == UNSTEERED_SLOT else self._plans[slot].forms.get(layer)
+
+    def depending(self, slot: int) -> frozenset[int]:
+        """Returns the points where what a steered request's edits do depends on the residual."""
+        return self._plans[slot].depending
 
     def _place(self, plan: SteeringPlan) -> _Placed:
         """Writes the edits of a plan to free rows. Raises ValueError for edits of another width."""
@@ -222,6 +228,7 @@ class Slots:
         placed = _Placed(
             plan=plan,
             forms=forms,
+            depending=frozenset(layer for layer, form in forms.items() if form.depends),
             taken=taken,
             index=uploaded([[*at, *[NO_EDIT] * (widest - len(at))] for at in index], self.device),
         )
@@ -233,13 +240,11 @@ class Slots:
         self._placed[id(plan.layers)] = placed
         return placed
 
-    def _forget_unused(self, placed: _Placed) -> None:
-        if not placed.users:
-            self._free_rows += placed.taken
-            del self._placed[id(placed.plan.layers)]
-
     def _reserve_rows(self, count: int) -> None:
         rows = len(self.vectors)
+        for key in [key for key, placed in self._placed.items() if not placed.users]:
+            if count > len(self._free_rows):
+                self._free_rows += self._placed.pop(key).taken
         if count > len(self._free_rows):
             wanted = power_of_two(rows - len(self._free_rows) + count)
             self._resize({"vectors": (wanted,), "numbers": (wanted,), "codes": (wanted,)})

@@ -106,7 +106,7 @@ class PreparedPass:
         steers, reads = layer in self.injection.layers, layer in self.readers.layers
         if not (steers or reads or layer == self.stop_after):
             return None
-        change = self.injection.fixed_change(layer, residual) if steers else None
+        change = self.injection.addition(layer, residual) if layer in self.injection.additive else None
         if change is not None and not reads:
             return torch.add(residual, change, out=torch.empty_like(residual))
         before = residual.float()

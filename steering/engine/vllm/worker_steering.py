@@ -253,13 +253,11 @@ class Step:
             self._held = [(history, used) for (history, _), used in zip(held, strengths, strict=True)]
 
     def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
-        """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`. What is added in every pass
-        alike is added at once; its doses need the norm of the stream alone."""
-        if self._injection.constant and layer not in self.readers.layers:
-            change = self._injection.fixed_change(layer, hidden if residual is None else hidden + residual)
-            if change is not None:
-                hidden += change
-                return
+        """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`. What does not depend on the
+        stream is added at once."""
+        if layer in self._injection.additive and layer not in self.readers.layers:
+            hidden += self._injection.addition(layer, hidden if residual is None else hidden + residual)
+            return
         stream = hidden.float() if residual is None else hidden.to(torch.float32, copy=True).add_(residual)
         after = self.apply(layer, stream)
         if after is not stream:

@@ -83,9 +83,27 @@ async def test_memory_that_ends_while_tables_grow_leaves_them_usable(
     assert len(taken) in {25, 26}
     for slot in taken:
         slots.release(slot)
-    assert not slots._placed
+    assert not any(placed.users for placed in slots._placed.values())
     assert len(slots._free) == len(slots.rows) - 1
-    assert sorted(slots._free_rows) == list(range(1, len(slots.vectors)))
+    kept = [row for placed in slots._placed.values() for row in placed.taken]
+    assert sorted([*slots._free_rows, *kept]) == list(range(1, len(slots.vectors)))
+
+
+async def test_rows_of_plans_that_nobody_uses_are_given_to_others(
+    tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    info = opened(tiny_model, hf_byte_tokenizer, name="tiny").info
+    slots = Slots(info.layer_count, info.d_model, torch.device("cpu"))
+    plans = [await plan_for([{"vector": "alpha", "strength": n + 1.0}] * 2, vectors_for(info), info) for n in range(9)]
+    running = slots.allocate(plans[0], 5)
+    rows = slots.vectors[slots.rows[running]].clone()
+    for plan in plans[1:] * 2:
+        slots.release(slots.allocate(plan, 5))
+    size, taken = len(slots.vectors), len(slots._placed[id(plans[0].layers)].taken)
+    assert size <= 4 * (1 + taken)
+    assert torch.equal(slots.vectors[slots.rows[running]], rows)
+    slots.release(slots.allocate(plans[1], 5))
+    assert len(slots.vectors) == size
 
 
 async def test_requests_with_one_plan_share_its_edits(
