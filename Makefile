@@ -101,7 +101,7 @@ fuzz: setup
 	EXTRACTIONS=$(EXTRACTIONS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/extraction/test_coverage.py
 	SCHEMA_CASES=$(SCHEMA_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_grammars.py -k every_layer
 
-# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (60 seconds in `make test`); 50 stops of a server under load.
+# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (20 seconds in `make test`); 50 stops of a server under load.
 SOAK_SECONDS ?= 900
 KILLS ?= 50
 
