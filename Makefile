@@ -125,8 +125,8 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
 
 setup-vllm: $(VLLM_VENV)/.installed
 
-# Two processes of one thread: one has the engine over the embedded model, the other those over tiny models. What needs no vLLM is
-# left to `make test`.
+# Two processes of one thread that take about as long: one has the engine over the embedded model, and then the one that the contract
+# tests share; the other those over tiny models. What needs no vLLM is left to `make test`.
 VLLM_PYTEST := OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM_BIN)/python -m pytest -W default
 
 test-vllm: setup-vllm
@@ -134,9 +134,10 @@ test-vllm: setup-vllm
 
 test-vllm-embedded: setup-vllm
 	$(VLLM_PYTEST) -m embedded tests/vllm
+	$(VLLM_PYTEST) -k vllm tests/app/openai tests/contracts/test_engines.py
 
 test-vllm-tiny: setup-vllm
-	$(VLLM_PYTEST) -m 'not embedded' -k vllm tests/vllm tests/app/openai tests/contracts/test_engines.py
+	$(VLLM_PYTEST) -m 'not embedded' tests/vllm
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium
