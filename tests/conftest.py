@@ -115,13 +115,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)  # of xdist, which vLLM's environment has not
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distributes the tests by file, but has one worker run all of tests/embedded, whose model, vectors and server are for a worker."""
-    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - see above
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # noqa: PLC0415 - see above
 
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return EMBEDDED if nodeid.startswith(EMBEDDED) else super()._split_scope(nodeid)
-
-    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduling = LoadFileScheduling(config, log)
+    by_file = scheduling._split_scope
+    scheduling._split_scope = lambda nodeid: EMBEDDED if nodeid.startswith(EMBEDDED) else by_file(nodeid)
+    return scheduling
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
