@@ -88,7 +88,7 @@ test-web: setup web
 
 # One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
 # in processes of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse. The order
-# is that of tests/conftest.py, which begins with the longest.
+# is that of tests/conftest.py, which begins with the longest. With PICTURES=1 they write a picture of every page to .cache/screenshots.
 test-python: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
