@@ -49,9 +49,10 @@ app/static/.built: $(WEB_SOURCES) docs/openapi.json tools/build_playground.py
 
 web: app/static/.built
 
-# The API's document, from which the playground's types are generated.
+# The API's document, from which the playground's types are generated, and the types of the client.
 openapi: setup
 	$(BIN)/python -m tools.write_openapi
+	$(BIN)/python -m tools.write_client
 
 # The browser of the playground's tests is Debian's; as root it is installed where there is none.
 chromium:

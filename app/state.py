@@ -1,31 +1,27 @@
-"""AppState: everything that lives as long as the server; opened and closed in the application's lifespan.
-Also the watchdog, which finds out that an engine has died or hangs."""
+"""AppState: everything that lives as long as the server; opened and closed in the application's lifespan."""
 
 import asyncio
 import gc
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from time import monotonic
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import structlog
-from starlette.requests import Request
 
 from app.api.jobs import Jobs
 from app.api.keys import ApiKeys, record_change
 from app.api.policy import DefaultSteering, GovernedEngine, Policy
 from app.api.vectors import Cosines
-from app.core.admission import Key
 from app.core.answers import ended
 from app.core.errors import Draining, public_error
 from app.core.settings import Settings
 from app.core.state import ServerState
 from app.core.synchronization import Synchronization, new_server_id, prune
 from app.core.telemetry import Metrics
-from steering.engine.api import Engine, EngineStats
-from steering.errors import EngineDead, NotReady, SteeringError, StoreUnavailable
+from steering.engine.api import Engine
+from steering.errors import NotReady, SteeringError, StoreUnavailable
 from steering.namespaces import SHARED
 from steering.store.store import Store
 from steering.threads import run_in_thread
@@ -50,19 +46,18 @@ class AppState(ServerState):
     def __init__(self, settings: Settings, engine_factory: EngineFactory, store_factory: StoreFactory) -> None:
         super().__init__(settings)
         self.keys = self.add(ApiKeys(settings))
+        self.identify = self.keys.identify
+        self.record = lambda *change: record_change(self.store, *change)
         self.policy = self.add(Policy(self.plans))
         self.default_steering = self.add(DefaultSteering(settings, self.plans))
         self.add(Cosines())
         self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy)
         self.stopping = False
-        self.load_failure: SteeringError | None = None
         self.loaded = asyncio.Event()
         self.engine_failed = asyncio.Event()
         self.on_drained: Callable[[], None] = lambda: None
         self.open_connections: Callable[[], int] = lambda: 0
         self._engine_factory, self._store_factory = engine_factory, store_factory
-        self._engine: Engine | None = None
-        self._watchdog = Watchdog(settings.watchdog_seconds)
         self._jobs: Jobs | None = None
         self._pinging, self._pinged, self._not_reached = asyncio.Lock(), -math.inf, cast(SteeringError | None, None)
 
@@ -128,7 +123,7 @@ class AppState(ServerState):
         """Loads the model, then checks the engine until the server stops."""
         try:
             loaded = await run_in_thread(self._engine_factory, self.settings)
-            engine = self._engine = GovernedEngine(loaded, self.policy)
+            engine = self._engine = cast(Engine, GovernedEngine(loaded, self.policy))
             await _read_first(self.policy.refresh(store, engine))
             await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s
@@ -157,14 +152,6 @@ class AppState(ServerState):
                 log.info("executor_changed", executor=executor)
 
     @property
-    def engine(self) -> Engine:
-        """The engine, under the policy. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
-        if self._engine is None:
-            raise self.load_failure or NotReady("the model is still loading")
-        self.check_alive()
-        return self._engine
-
-    @property
     def store(self) -> Store:
         """The store. Raises NotReady outside the lifespan."""
         return self.jobs.store
@@ -175,27 +162,6 @@ class AppState(ServerState):
         if self._jobs is None:
             raise NotReady("the store is not open yet")
         return self._jobs
-
-    async def identify(self, request: Request) -> Key:
-        """See ServerState.identify."""
-        return await self.keys.identify(request)
-
-    async def record(
-        self, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
-    ) -> None:
-        """See ServerState.record."""
-        await record_change(self.store, key, method, route, path, body, request_id, status)
-
-    def stats(self) -> EngineStats | None:
-        """Returns the engine's statistics; None before it is loaded."""
-        return None if self._engine is None else self._engine.stats()
-
-    def check_alive(self) -> None:
-        """Raises EngineDead once the engine has died or hangs: only a restart helps."""
-        stats = self.stats()
-        failure = None if stats is None else self._watchdog.failure(stats)
-        if failure is not None:
-            raise failure
 
     async def check_ready(self) -> None:
         """Raises the reason why the server is not ready: draining, loading, a dead engine, keys, policy or default
@@ -260,35 +226,3 @@ async def _read_first(reading: Awaitable[None]) -> None:
         await reading
     except SteeringError as error:
         log.warning("not_read_at_start", code=error.code, reason=error.message)
-
-
-MOST_SECONDS = 1.0  # the longest pause between two checks
-
-
-class Watchdog:
-    """An engine hangs when a turn takes longer than `seconds`, of which only those count in which the watcher ran as well.
-
-    A process that was stopped (SIGSTOP, a frozen container) finds its last turn as old as the stop was long, although the engine
-    had no processor to end it. pause: between two checks. It is called by one thread.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
-        self.pause = min(MOST_SECONDS, seconds / 4)
-        self._seconds, self._clock = seconds, clock
-        self._checked = clock()
-        self._hung = 0.0
-
-    def check(self, stats: EngineStats) -> None:
-        """Counts the time since the last check, at most twice the pause that was to be between them."""
-        now = self._clock()
-        elapsed, self._checked = now - self._checked, now
-        before = self._hung if stats.last_turn_age >= elapsed else 0.0  # another turn has begun since
-        self._hung = min(stats.last_turn_age, before + min(elapsed, 2 * self.pause))
-
-    def failure(self, stats: EngineStats) -> EngineDead | None:
-        """Returns why the engine will not answer any more; None while it works."""
-        if not stats.alive:
-            return EngineDead("the engine has stopped; the server restarts")
-        if self._hung > self._seconds:
-            return EngineDead(f"a forward pass has not returned for {self._seconds:g} s")
-        return None

@@ -41,6 +41,7 @@ Interval: TypeAlias = tuple[Measured, Measured]
 """Both ends of a range, or of a 95 % interval."""
 Label: TypeAlias = Annotated[str, Field(max_length=64)]
 T = TypeVar("T")
+S = TypeVar("S", bound="Spec")
 
 
 def at_most(entries: int) -> BeforeValidator:
@@ -200,10 +201,10 @@ class Threshold(Spec):
     score: Label = "projection"
     until: Number | None = None
 
+    _one_bound = exactly_one("above", "below", start="a condition needs")
+
     @model_validator(mode="after")
-    def _one_bound(self) -> "Threshold":
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a condition needs exactly one of 'above' and 'below'")
+    def _hysteresis(self) -> "Threshold":
         if self.until is not None:
             if self.at != "token":
                 raise ValueError("'until' is hysteresis over tokens and needs at: 'token'")
@@ -276,19 +277,6 @@ def condition_nodes(condition: Any) -> Iterator[Any]:
 def count_nodes(condition: Any) -> int:
     """Counts the nodes of a condition, which may be as written, up to one more than is allowed."""
     return sum(1 for _ in islice(condition_nodes(condition), MAX_CONDITION_NODES + 1))
-
-
-def renamed_condition(condition: ConditionSpec, names: Mapping[str, str]) -> ConditionSpec:
-    """Returns the condition with every vector name replaced by its entry in `names`."""
-    match condition:
-        case Threshold():
-            return condition.model_copy(update={"vector": names[condition.vector]})
-        case AllOf():
-            return AllOf(all=tuple(renamed_condition(child, names) for child in condition.all))
-        case AnyOf():
-            return AnyOf(any=tuple(renamed_condition(child, names) for child in condition.any))
-        case Not():
-            return Not(not_=renamed_condition(condition.not_, names))
 
 
 for _combination in _COMBINATIONS:
@@ -497,15 +485,14 @@ def in_answers(spec: SteeringSpec) -> SteeringSpec:
 
 def vector_names(spec: SteeringSpec) -> Iterator[str]:
     """Every vector a spec names, as written, also inside conditions; a name may come twice."""
-    for item in spec.interventions:
-        if item.vector:
-            yield item.vector
-        if item.to is not None:
-            yield item.to
-        if item.strength_from is not None:
-            yield item.strength_from.vector
-        if item.when is not None:
-            yield from (node.vector for node in condition_nodes(item.when) if isinstance(node, Threshold))
+    names: list[str] = []
+
+    def noted(name: str) -> str:
+        names.append(name)
+        return name
+
+    _with_names(spec, noted)
+    yield from names
 
 
 def pinned(spec: SteeringSpec, names: Mapping[str, str]) -> SteeringSpec:
@@ -515,12 +502,19 @@ def pinned(spec: SteeringSpec, names: Mapping[str, str]) -> SteeringSpec:
 
 def renamed(item: InterventionSpec, names: Mapping[str, str], **changes: Any) -> InterventionSpec:
     """Returns the intervention with other names for its vectors, and with changes of other fields."""
-    if item.vector:
-        changes["vector"] = names[item.vector]
-    if item.to is not None:
-        changes["to"] = names[item.to]
-    if item.strength_from is not None:
-        changes["strength_from"] = item.strength_from.model_copy(update={"vector": names[item.strength_from.vector]})
-    if item.when is not None:
-        changes["when"] = renamed_condition(item.when, names)
-    return item.model_copy(update=changes)
+    found = _with_names(item, names.__getitem__)
+    return found.model_copy(update=changes) if changes else found
+
+
+def _with_names(spec: S, change: Callable[[str], str]) -> S:
+    """Returns a spec with other names in its fields `vector` and `to`, and in the specs inside it."""
+
+    def changed(name: str, value: Any) -> Any:
+        if isinstance(value, Spec):
+            return _with_names(value, change)
+        if isinstance(value, tuple):
+            return tuple(changed(name, one) for one in value)
+        return change(value) if value and isinstance(value, str) and name in ("vector", "to") else value
+
+    given = [name for name in type(spec).model_fields if name in spec.model_fields_set]
+    return spec.model_copy(update={name: changed(name, getattr(spec, name)) for name in given})

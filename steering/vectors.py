@@ -200,8 +200,6 @@ def combine(
     The natural scale of the result is the norm of the sum: strength 1 adds exactly the weighted sum of what strength 1 of
     each term adds. It has no class means, no card and no recommendation: those of its terms do not hold for it. Maps are summed
     too, see `_sum_of_maps`. Raises InvalidRequest when no layer is shared or the sum vanishes."""
-    if not terms:
-        raise InvalidRequest("combine needs at least one term", param="terms")
     first = terms[0][0]
     others = [vector for vector, _ in terms] + list(orthogonal_to)
     for vector in others:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from app.api.tool_use import ToolUse
+from app.api.conversation import ToolUse
 from steering.engine.api import TokenEvent
-from steering.model.thinking import ThinkingParser, Thought
+from steering.model.thinking import ThinkingParser, Thought, joined
 from steering.model.tool_calls import FoundCall
 from steering.workflows.generate import Answer
 
@@ -111,30 +111,6 @@ class AnswerParts:
     def warnings(self) -> list[str]:
         """What is wrong with calls of the answers."""
         return [warning for reader in self.readers.values() for warning in reader.warnings]
-
-
-def joined(parts: Iterable[Part]) -> list[Part]:
-    """Joins neighbouring texts, and neighbouring thoughts."""
-    found: list[Part] = []
-    pending: list[str] = []
-    kind: type[Part] | None = None
-
-    def close() -> None:
-        if pending:
-            text = "".join(pending)
-            found.append(Thought(text) if kind is Thought else text)
-            pending.clear()
-
-    for part in parts:
-        if type(part) is not kind or isinstance(part, Call):
-            close()
-        kind = type(part)
-        if isinstance(part, Call):
-            found.append(part)
-        else:
-            pending.append(part.text if isinstance(part, Thought) else part)
-    close()
-    return found
 
 
 def said(parts: Iterable[Part]) -> str:

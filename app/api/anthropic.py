@@ -14,8 +14,8 @@ from app.api import openai
 from app.api.answer_parts import Call, Part
 from app.api.anthropic_schemas import CountTokensRequest, MessagesRequest
 from app.api.context import AdmittedDep
+from app.api.conversation import offered
 from app.api.openai_schemas import shared_fields
-from app.api.tool_use import offered
 from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.answers import Event
 from app.core.errors import body_of, outcome_of
@@ -153,7 +153,7 @@ class MessageWork(TranslatedWork):
         return [*empty, *self._end_block(), ended, _event("message_stop")]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure."""
+        """See GenerationWork.failure."""
         return (Event(error_form(body_of(error), outcome_of(error).status), "error"),)
 
     def _message(self, content: list[dict[str, Any]], usage: dict[str, int], stop: dict[str, Any]) -> dict[str, Any]:

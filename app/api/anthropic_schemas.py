@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.api.conversation import MAX_TOOLS, Conversation, Offer, OfferedTool, ThinkingSwitch, check_tools
-from app.api.openai_schemas import CallId, Label, ModelName, RefusingRequest, Steered
+from app.api.openai_schemas import CallId, Label, ModelName, RefusingRequest, Steered, only
 from app.api.translated import TopK
-from steering.errors import UnsupportedParameter
 from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
@@ -32,18 +31,9 @@ class TextBlock(Request):
     cache_control: CacheControl | None = None
     citations: Annotated[tuple[None, ...], Field(max_length=0)] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_text(cls, block: Any) -> Any:
-        kind = block.get("type") if isinstance(block, dict) else None
-        if isinstance(kind, str) and kind != "text":
-            raise UnsupportedParameter(
-                f"content blocks of type {kind[:40]!r} are not supported by this server, only 'text'", param="content"
-            )
-        return block
 
-
-TextBlocks = Annotated[tuple[TextBlock, ...], Field(min_length=1, max_length=MAX_BLOCKS, fail_fast=True)]
+OnlyText = Annotated[TextBlock, only(("text",), "content blocks", "content")]
+TextBlocks = Annotated[tuple[OnlyText, ...], Field(min_length=1, max_length=MAX_BLOCKS, fail_fast=True)]
 
 
 class ThinkingBlock(Request):
@@ -69,7 +59,7 @@ class ToolResultBlock(Request):
 
     type: Literal["tool_result"]
     tool_use_id: CallId
-    content: native.Content | Annotated[tuple[TextBlock, ...], Field(max_length=MAX_BLOCKS, fail_fast=True)] = ""
+    content: native.Content | Annotated[tuple[OnlyText, ...], Field(max_length=MAX_BLOCKS, fail_fast=True)] = ""
     is_error: Flag | None = None
     cache_control: CacheControl | None = None
 
@@ -79,20 +69,9 @@ class ToolResultBlock(Request):
         return ("Error: " if self.is_error else "") + text_of(self.content)
 
 
-def _known_block(block: Any) -> Any:
-    kind = block.get("type") if isinstance(block, dict) else None
-    if isinstance(kind, str) and kind not in BLOCKS:
-        raise UnsupportedParameter(
-            f"content blocks of type {kind[:40]!r} are not supported by this server, only {', '.join(BLOCKS)}",
-            param="content",
-        )
-    return block
-
-
-BLOCKS = {"text": TextBlock, "thinking": ThinkingBlock, "tool_use": ToolUseBlock, "tool_result": ToolResultBlock}
 Block = Annotated[
     Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")],
-    BeforeValidator(_known_block),
+    only(("text", "thinking", "tool_use", "tool_result"), "content blocks", "content"),
 ]
 Blocks = Annotated[tuple[Block, ...], Field(min_length=1, max_length=MAX_BLOCKS, fail_fast=True)]
 
@@ -137,11 +116,7 @@ class InputMessage(Request):
 class ToolDefinition(RefusingRequest):
     """A function that the model may call. strict: as in chat completions. eager_input_streaming: changes nothing."""
 
-    refused: ClassVar[dict[str, Any]] = {
-        "allowed_callers": ["direct"],
-        "defer_loading": False,
-        "input_examples": [],
-    }
+    refused: ClassVar[dict[str, Any]] = {"allowed_callers": ["direct"], "defer_loading": False, "input_examples": []}
     place = "tools."
 
     name: ToolName
@@ -151,17 +126,6 @@ class ToolDefinition(RefusingRequest):
     strict: Flag | None = None
     eager_input_streaming: Flag | None = None
     cache_control: CacheControl | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_functions(cls, tool: Any) -> Any:
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind != "custom":
-            raise UnsupportedParameter(
-                f"tools of type {kind[:40]!r} are not supported by this server, only functions of the caller",
-                param="tools",
-            )
-        return tool
 
 
 class ToolChoice(Request):
@@ -204,7 +168,13 @@ class ConversationRequest(RefusingRequest):
     model: ModelName
     messages: Annotated[tuple[InputMessage, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
     system: native.Content | TextBlocks | None = None
-    tools: Annotated[tuple[ToolDefinition, ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: (
+        Annotated[
+            tuple[Annotated[ToolDefinition, only(("custom",), "tools", "tools")], ...],
+            Field(max_length=MAX_TOOLS, fail_fast=True),
+        ]
+        | None
+    ) = None
     tool_choice: ToolChoice | None = None
     thinking: ThinkingChoice | None = None
     cache_control: CacheControl | None = None

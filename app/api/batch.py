@@ -3,22 +3,22 @@
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from app.api.context import Context, ContextDep, chat_messages
-from app.api.generate import Generation, check_generation, prepare_generation
+from app.api.generate import check_generation, prepare_generation
 from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
 from app.api.policy import ActivePolicy, Policy
-from app.api.reading import Scoring, check_score, prepare_score
+from app.api.reading import check_score, prepare_score
 from app.core.admission import check_limit
 from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
@@ -46,19 +46,8 @@ RETRY_SECONDS = 0.5
 """Pause before a request that found the queue full is tried again."""
 L = TypeVar("L", bound=BatchFields)
 A = TypeVar("A", bound=BaseModel)
-A_co = TypeVar("A_co", bound=BaseModel, covariant=True)
-
-
-class Prepared(Protocol[A_co]):
-    """A request that is resolved. cost: the tokens that count against the limit of the key."""
-
-    @property
-    def cost(self) -> int:
-        """The tokens that it counts for the key's limit."""
-
-    async def run(self) -> Callable[[], A_co]:
-        """Returns what builds the response, in a thread."""
-
+Run: TypeAlias = Callable[[], Awaitable[Callable[[], A]]]
+"""Returns, when the work has ended, what builds the response in a thread."""
 
 router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 
@@ -159,8 +148,8 @@ class Batch(ABC, Generic[L, A]):
         """Raises LimitExceeded for what is beyond the operator's limits."""
 
     @abstractmethod
-    async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> Prepared[A]:
-        """Resolves a line."""
+    async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> tuple[int, Run[A]]:
+        """Resolves a line. Returns the tokens that it counts for the key's limit, and what runs it."""
 
     def response(self, line: L, answer: A) -> A:
         """Returns what the line of output has of an answer: all of it."""
@@ -238,11 +227,11 @@ class Batch(ABC, Generic[L, A]):
                 key = self.context.state[ApiKeys].current(self.context.key)
                 with closing(self.context.admission.apart()) as admission:
                     context = replace(self.context, key=key, admission=admission)
-                    work = await self.prepared(context, line, await self.plan_of(line))
+                    cost, run = await self.prepared(context, line, await self.plan_of(line))
                     if charge:
-                        context.charge(work.cost)
+                        context.charge(cost)
                     charge = False
-                    return await run_in_thread(await work.run())
+                    return await run_in_thread(await run())
             except RateLimited as error:
                 if error.never:
                     raise
@@ -280,11 +269,11 @@ class GenerationBatch(Batch[BatchLine, GenerateAnswer]):
         """See Batch.answered."""
         return line.prompt if line.messages is None else chat_messages(line.messages)
 
-    async def prepared(self, context: Context, line: BatchLine, plan: SteeringPlan) -> Generation:
+    async def prepared(self, context: Context, line: BatchLine, plan: SteeringPlan) -> tuple[int, Run[GenerateAnswer]]:
         """See Batch.prepared."""
         work = await prepare_generation(context, line, plan)
         work.request = replace(work.request, priority=1)
-        return work
+        return work.cost, work.run
 
     def response(self, line: BatchLine, answer: GenerateAnswer) -> GenerateAnswer:
         """See Batch.response. The answer has a record only where the line asks for it."""
@@ -307,6 +296,7 @@ class ScoreBatch(Batch[ScoreLine, ScoreAnswer]):
         """See Batch.check."""
         check_score(context, line)
 
-    async def prepared(self, context: Context, line: ScoreLine, plan: SteeringPlan) -> Scoring:
+    async def prepared(self, context: Context, line: ScoreLine, plan: SteeringPlan) -> tuple[int, Run[ScoreAnswer]]:
         """See Batch.prepared."""
-        return await prepare_score(context, line, plan, priority=1)
+        work = await prepare_score(context, line, plan, priority=1)
+        return work.cost, work.run

@@ -1,7 +1,6 @@
 """The evaluation `choices` of POST /v1/evaluations: its checks, and its work."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -32,7 +31,12 @@ async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:
     check_limit(prompts, context.settings.max_evaluation_answers, what, "items")
     tokens, memory = await run_in_thread(_cost, context, body.items, plans)
     context.charge(tokens, memory)
-    return partial(_run, context, body.items, plans)
+
+    async def run(progress: Progress) -> dict[str, Any]:
+        found = await choices.measure(context.engine, body.items, plans, cache_salt=context.key.name, progress=progress)
+        return found.model_dump(mode="json")
+
+    return run
 
 
 def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan]) -> tuple[int, int]:
@@ -49,10 +53,3 @@ def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[Steerin
         check_limit(tokens, SCORED_REQUESTS * context.settings.max_scored_tokens, "tokens", "items")
     held = [list(chain.from_iterable(part)) for part in grouped(lengths, len, choices.PROMPTS_AT_ONCE)]
     return tokens, max(score_bytes(engine.info.vocab_size, part, [1] * len(part)) for part in held)
-
-
-async def _run(
-    context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan], progress: Progress
-) -> dict[str, Any]:
-    found = await choices.measure(context.engine, items, plans, cache_salt=context.key.name, progress=progress)
-    return found.model_dump(mode="json")

@@ -157,11 +157,7 @@ class Context:
         return tools or getattr(self.engine.tokenizer, "thinking_markers", None) is not None
 
     async def resolve(
-        self,
-        interventions: Sequence[InterventionSpec],
-        vectors: VectorSource | None = None,
-        *,
-        answers: bool = False,
+        self, interventions: Sequence[InterventionSpec], vectors: VectorSource | None = None, *, answers: bool = False
     ) -> SteeringPlan:
         """Checks interventions against all limits and resolves them for the loaded model, under the dose guard. Every
         route that takes steering calls this. The plan ends with the mandatory interventions of the policy.

@@ -15,10 +15,9 @@ from fastapi import APIRouter, Query
 from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
-from app.api.checkpoints import checkpoints_of
 from app.api.choices import prepare_choices
 from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
-from app.api.jobs import Work, job_options, respond
+from app.api.jobs import Work, checkpoints_of, job_options, respond
 from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
@@ -197,22 +196,15 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
     check_limit(reads, context.settings.max_evaluation_answers, "answers to read", "layers")
     await context.charge_answers(prompts, reads, body.max_tokens)
     sampling = SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed)
-    return partial(_run_calibration, context, vector, layers, prompts, sampling, body.save)
 
+    async def run(progress: Progress) -> dict[str, Any]:
+        """Cancelling stops it at once and stores nothing."""
+        answer, made = await calibrating.calibration(engine, vector, layers, prompts, sampling, progress)
+        saved, unsaved = await _save(context, vector, made) if body.save else (None, ())
+        changes = {"saved": saved, "warnings": (*answer.warnings, *unsaved)}
+        return answer.model_copy(update=changes).model_dump(mode="json")
 
-async def _run_calibration(
-    context: Context,
-    vector: ConceptVector,
-    layers: Sequence[int],
-    prompts: Sequence[Prompt],
-    sampling: SamplingParams,
-    save: bool,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Runs a calibration. Cancelling stops it at once and stores nothing."""
-    answer, made = await calibrating.calibration(context.engine, vector, layers, prompts, sampling, progress)
-    saved, unsaved = await _save(context, vector, made) if save else (None, ())
-    return answer.model_copy(update={"saved": saved, "warnings": (*answer.warnings, *unsaved)}).model_dump(mode="json")
+    return run
 
 
 async def _check_newest(context: Context, vector: ConceptVector) -> None:
@@ -399,7 +391,31 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
     else:
         answers = carrying.effect_answers(len(measured.prompts))
         await context.charge_answers(measured.prompts, answers, measured.sampling.max_tokens, reads=texts)
-    return partial(_run_transfer, context, request, measured)
+
+    async def run(progress: Progress) -> dict[str, Any]:
+        async with opened_second_model(context.settings) as second:
+            await _check_numbers(second, context.settings, request, request.from_layer)
+            found = await carrying.transfer(context.engine, second, request, progress=progress)
+        loss: dict[str, Any] = {
+            "explained": found.explained,
+            "cosine": found.cosine,
+            "auroc": dict(found.auroc),
+            "warnings": list(found.warnings),
+        }
+        if measured is not None:
+            loss["effect"] = await carrying.effect(context.engine, found, measured, progress=progress)
+        provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
+        stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
+        return TransferAnswer(
+            vector=vector_answer(stored),
+            from_model=found.source_model,
+            from_layer=found.from_layer,
+            to_layer=found.to_layer,
+            anchors=found.anchors,
+            **loss,
+        ).model_dump(mode="json")
+
+    return run
 
 
 def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:
@@ -414,32 +430,6 @@ def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:
         position=body.position or default_position(pairs),
         **body.model_dump(include=given),
     )
-
-
-async def _run_transfer(
-    context: Context, request: carrying.TransferRequest, asked: carrying.EffectRequest | None, progress: Progress
-) -> dict[str, Any]:
-    async with opened_second_model(context.settings) as second:
-        await _check_numbers(second, context.settings, request, request.from_layer)
-        found = await carrying.transfer(context.engine, second, request, progress=progress)
-    loss: dict[str, Any] = {
-        "explained": found.explained,
-        "cosine": found.cosine,
-        "auroc": dict(found.auroc),
-        "warnings": list(found.warnings),
-    }
-    if asked is not None:
-        loss["effect"] = await carrying.effect(context.engine, found, asked, progress=progress)
-    provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
-    stored = await context.store.vectors.put(replace(found.vector, provenance=provenance))
-    return TransferAnswer(
-        vector=vector_answer(stored),
-        from_model=found.source_model,
-        from_layer=found.from_layer,
-        to_layer=found.to_layer,
-        anchors=found.anchors,
-        **loss,
-    ).model_dump(mode="json")
 
 
 async def _effect_request(context: Context, body: TransferRequest) -> carrying.EffectRequest | None:

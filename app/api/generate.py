@@ -38,9 +38,7 @@ from steering.spec import (
     InterventionSpec,
     PhaseName,
     Role,
-    Schedule,
     SteeringSpec,
-    TokenScope,
     is_inline,
     pinned,
     vector_names,
@@ -49,10 +47,7 @@ from steering.vectors import ConceptVector, VectorId, VectorSource
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, means, stream_events
 
 _GENERATE = needs("generate")
-STREAMED: dict[str, Any] = {
-    "openapi_extra": _GENERATE,
-    "responses": {200: {"content": {"text/event-stream": {}}}},
-}
+STREAMED: dict[str, Any] = {"openapi_extra": _GENERATE, "responses": {200: {"content": {"text/event-stream": {}}}}}
 """Options of a route that answers as a stream if asked."""
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
@@ -361,7 +356,7 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
     return Record(
         format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),
-        tools=True if phases is not None and phases.call else None,
+        tools=True if phases is not None and phases.form else None,
         thinking=_thinking_in(phases),
         prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
         sampling=schemas.RecordedSampling(**fields),
@@ -418,15 +413,9 @@ def _applied(one: Intervention, index: int, reports: Sequence[SteeringReport]) -
         fields["strength"] = spec.strength
     if operation.has_unit:
         fields["unit"] = spec.unit
-    for name in ("low", "high", "degrees", "to", "target", "share_dose", "when", "hold", "strength_from", "head"):
-        if getattr(spec, name) is not None:
-            fields[name] = getattr(spec, name)
-    if spec.hook != "residual":
-        fields["hook"] = spec.hook
-    if spec.scope != TokenScope():
-        fields["scope"] = spec.scope
-    if spec.schedule != Schedule():
-        fields["schedule"] = spec.schedule
+    known = InterventionSpec.model_fields
+    others = ((name, getattr(spec, name)) for name in known.keys() - {*fields, "strength", "unit"})
+    fields |= {name: value for name, value in others if value != known[name].default}
     return schemas.AppliedIntervention(
         namespace=one.namespace or None,
         sha256=one.sha256,

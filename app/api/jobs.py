@@ -8,6 +8,7 @@ The task of a job stores all its records, the first included, and is never cance
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import secrets
 import time
@@ -21,6 +22,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.context import Context, ContextDep
+from app.api.policy import Policy
 from app.core.admission import Admission, Key, check_limit, foreign, share
 from app.core.answers import Event, FileStream, damage_warnings, event_stream, json_in_thread
 from app.core.errors import JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
@@ -335,7 +337,7 @@ class NamespaceJobs:
     async def find(self, limit: int, cursor: str | None) -> JobPage:
         """Lists jobs, newest first, running ones with their progress."""
         page = await self._store.find(limit, cursor)
-        jobs = [live.record if (live := self._visible(record.id)) else record for record in page.jobs]
+        jobs = [live.record if (live := self._visible(record.id)) else record for record in page.items]
         return JobPage(data=jobs, next_cursor=page.next_cursor, warnings=damage_warnings(page.damaged))
 
     async def watch(self, job_id: str) -> AsyncIterator[JobRecord]:
@@ -455,3 +457,44 @@ async def output(job_id: str, context: ContextDep) -> Response:
             part += 1
 
     return FileStream(pieces(), f"{job_id}.jsonl", context.state, media_type="application/jsonl")
+
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class StoredCheckpoints:
+    """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace and
+    one policy: what the policy makes mandatory acts on every answer, and no plan of a request names it."""
+
+    store: Store
+    namespace: str
+    writer: Writer
+    policy: Policy
+    _sought: dict[str, str] = field(default_factory=dict)
+
+    async def load(self, key: str) -> str | None:
+        """See Checkpoints.load."""
+        self._sought[key] = self._id(key)
+        return await self.store.outputs.read(self._sought[key], 0)
+
+    async def save(self, key: str, content: str) -> None:
+        """See Checkpoints.save. A part that cannot be stored is computed again, and so is one during which the policy changed."""
+        found = self._id(key)
+        if self._sought.pop(key, None) != found:
+            return
+        try:
+            if await self.store.outputs.read(found, 0) is None:  # an equal job may have been faster
+                await self.store.outputs.append(found, 0, content, self.namespace, self.writer)
+        except SteeringError as error:
+            log.warning("part_not_stored", code=error.code)
+
+    def _id(self, key: str) -> str:
+        active = self.policy.active
+        return hashlib.sha256(repr((self.namespace, key, active.mandatory.key, active.spec)).encode()).hexdigest()
+
+
+def checkpoints_of(context: Context) -> StoredCheckpoints:
+    """Returns where the parts of a job of this request are kept."""
+    writer = Writer(context.key.name, context.key.limits.storage_bytes)
+    return StoredCheckpoints(context.state.store, context.namespace, writer, context.state[Policy])

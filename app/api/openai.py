@@ -17,25 +17,18 @@ from starlette.responses import Response
 
 from app.api.answer_parts import AnswerParts, Call, Part, said, thoughts
 from app.api.context import AdmittedDep, Context, ContextDep, encode_prompts
-from app.api.conversation import Offer, ThinkingSwitch, check_arguments
+from app.api.conversation import Offer, ThinkingSwitch, check_arguments, offered
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
-from app.api.openai_schemas import (
-    ChatFields,
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    inputs_of,
-)
+from app.api.openai_schemas import ChatFields, ChatRequest, CompletionRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
-from app.api.tool_use import offered
 from app.core.admission import check_limit
-from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, event_stream, json_in_thread
+from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, EventStream, event_stream, json_in_thread
 from app.core.errors import body_of
 from app.core.requests import ApiRoute, needs
 from app.core.telemetry import TokenClock
 from steering.engine.api import Finish, Prompt, TokenEvent
 from steering.engine.capabilities import thinking_format, tool_format_of
-from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound
+from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound, SteeringError
 from steering.injection.rows import SteeringReport
 from steering.layer_indices import layer_index
 from steering.model.thinking import TAIL, Thought
@@ -169,7 +162,10 @@ class GenerationWork(ABC):
     """The generations of one request, one for each prompt; each has `n` choices, which are numbered over all prompts.
     logprobs: the alternatives listed with the log-probability of each token; None without log-probabilities.
     warnings: what is reported in addition to the warnings of the plans and of the parts.
+    form: how streams are written.
     parts: reads what the answers to a conversation think, say and call."""
+
+    form: ClassVar[type[EventStream]] = EventStream
 
     context: Context
     body: OpenAIGeneration
@@ -242,13 +238,25 @@ class GenerationWork(ABC):
         fields, tools = self.body.sampling(), self.parts.tools
         return fields if tools is None else tools.held(fields)
 
-    @abstractmethod
     async def respond(self) -> Response:
         """Admits the request with the rows and tokens of all prompts, and answers it as a stream or as a whole."""
-
-    def admit(self) -> None:
-        """Raises Overloaded or RateLimited where the rows and tokens of all prompts are too many now."""
         self.context.admit(sum(one.n for one in self.generations), sum(one.cost for one in self.generations))
+        if self.body.stream:
+            return await event_stream(self.context.state, self.stream(), self.failure, self.form)
+        answers = await self.run()
+        return await json_in_thread(lambda: self.whole(answers))
+
+    @abstractmethod
+    def stream(self) -> AsyncGenerator[Event, None]:
+        """Yields the events of a stream."""
+
+    @abstractmethod
+    def failure(self, error: SteeringError) -> tuple[Event, ...]:
+        """Returns the events for a failure in a stream."""
+
+    @abstractmethod
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Describes the answers as a whole response."""
 
     async def run(self) -> list[Answer]:
         """Returns the answers of all choices when the last one has ended."""
@@ -307,25 +315,18 @@ class OpenAIWork(GenerationWork):
         """Returns what `finish_reason` says of a choice that ended by itself, when all of it was read."""
         return "stop"
 
-    async def respond(self) -> Response:
-        """See GenerationWork.respond."""
-        self.admit()
-        if self.body.stream:
-            return await event_stream(
-                self.context.state, self._stream(), lambda error: (Event(body_of(error)), Event("[DONE]"))
-            )
-        answers = await self.run()
+    def failure(self, error: SteeringError) -> tuple[Event, ...]:
+        """See GenerationWork.failure."""
+        return Event(body_of(error)), Event("[DONE]")
 
-        def build() -> dict[str, Any]:
-            described = [
-                {**self.choice(index, one), **_ending(one, self.stop_reason(index))}
-                for index, one in enumerate(answers)
-            ]
-            return self._response(self._head(self.kind), described, answers)
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """See GenerationWork.whole."""
+        described = [
+            {**self.choice(index, one), **_ending(one, self.stop_reason(index))} for index, one in enumerate(answers)
+        ]
+        return self._response(self._head(self.kind), described, answers)
 
-        return await json_in_thread(build)
-
-    async def _stream(self) -> AsyncGenerator[Event, None]:
+    async def stream(self) -> AsyncGenerator[Event, None]:
         """Yields a chunk for each delta, the usage if requested, and [DONE]. The last delta of a choice says why it
         ended. The last chunk before [DONE] has what `_extension` returns."""
         head, with_usage = self._head(self.chunk_kind), self.body.include_usage

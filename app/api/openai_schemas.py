@@ -6,15 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from app.api.conversation import (
-    MAX_TOOLS,
-    Conversation,
-    Offer,
-    OfferedTool,
-    ThinkingSwitch,
-    call_of_text,
-    check_tools,
-)
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, OfferedTool, ThinkingSwitch, call_of_text, check_tools
 from steering.errors import UnsupportedParameter
 from steering.pairs import ChatMessage as ModelMessage
 from steering.pairs import continued
@@ -97,6 +89,21 @@ def shared_fields(body: Request, *kinds: type[Request]) -> dict[str, Any]:
     return {name: getattr(body, name) for name in type(body).model_fields if name in names}
 
 
+def only(kinds: tuple[str, ...], what: str, param: str) -> BeforeValidator:
+    """Refuses objects of another API whose `type` is another one, by its name."""
+
+    def check(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in kinds:
+            listed = ", ".join(map(repr, kinds))
+            raise UnsupportedParameter(
+                f"{what} of type {kind[:40]!r} are not supported by this server, only {listed}", param=param
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
 class TextPart(Request):
     """A text part of a message. Other parts (images, audio, files) are refused."""
 
@@ -156,6 +163,12 @@ def _without(name: str) -> BeforeValidator:
     )
 
 
+def may_only_call(message: Any) -> Any:
+    """Returns a message, which may leave `content` out where it has calls."""
+    calls = isinstance(message, dict) and message.get("tool_calls")
+    return {"content": None, **message} if calls else message
+
+
 class CalledFunction(Request):
     """A function that an earlier answer called. arguments: a JSON object, as text."""
 
@@ -188,11 +201,7 @@ class ChatMessage(Request):
     tool_call_id: CallId | None = None
     reasoning_content: native.Content | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _may_only_call(cls, message: Any) -> Any:
-        calls = isinstance(message, dict) and message.get("tool_calls")
-        return {"content": None, **message} if calls else message
+    _may_only_call = model_validator(mode="before")(may_only_call)
 
     @model_validator(mode="after")
     def _fits_role(self) -> "ChatMessage":

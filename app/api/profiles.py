@@ -47,7 +47,7 @@ async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDe
     """Lists profiles, by name."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
     page = await context.store.profiles.find(query.limit, query.cursor)
-    data, warnings = list(page.profiles), damage_warnings(page.damaged)
+    data, warnings = list(page.items), damage_warnings(page.damaged)
     return await json_in_thread(
         lambda: resources.ProfileList(data=data, next_cursor=page.next_cursor, warnings=warnings), exclude_unset=True
     )

@@ -334,13 +334,9 @@ async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Respons
     listed = len(ids) * body.top * measuring.CARRYING_TOKENS + turns * top
     context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral
-    options: dict[str, Any] = {
-        "position": body.position,
-        "threshold": body.threshold,
-        "most": body.top,
-        "phases": phases,
-    }
-    found = await measuring.explain(engine, texts, axes, neutral, **options)
+    found = await measuring.explain(
+        engine, texts, axes, neutral, position=body.position, threshold=body.threshold, most=body.top, phases=phases
+    )
     used, count = measuring.used_vectors({axis.vector.id: axis.vector for axis in axes}), len(load_neutral_texts())
     return await json_in_thread(
         lambda: schemas.ExplainAnswer(
@@ -454,7 +450,7 @@ async def library_vectors(context: Context) -> tuple[list[ConceptVector], list[s
     async for page in vector_pages(context.store):
         damaged += page.damaged
         fitting = (info.fingerprint, info.d_model)
-        listed += [one for one in page.vectors if (one.model_fingerprint, one.d_model) == fitting]
+        listed += [one for one in page.items if (one.model_fingerprint, one.d_model) == fitting]
         if len(listed) > MAX_VECTORS:
             warnings.append(f"the library has more than {MAX_VECTORS} vectors; only the first by name are read")
             break

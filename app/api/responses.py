@@ -10,10 +10,14 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from app.api.answer_parts import Call, Part, joined
+from app.api.answer_parts import Call, Part
 from app.api.context import AdmittedDep
 from app.api.openai import conversation_of
-from app.api.openai_schemas import OpenAIRequest, Steered, shared_fields
+from app.api.openai_schemas import (
+    OpenAIRequest,
+    Steered,
+    shared_fields,
+)
 from app.api.responses_schemas import ResponsesRequest
 from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.admission import check_limit
@@ -22,7 +26,7 @@ from app.core.errors import body_of
 from app.core.requests import ApiRoute, needs
 from steering.engine.api import Finish
 from steering.errors import SteeringError
-from steering.model.thinking import Thought
+from steering.model.thinking import Thought, joined
 from steering.workflows.generate import Answer
 
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}, "application/json": {}}}}
@@ -93,7 +97,7 @@ class ResponseWork(TranslatedWork):
         return [*(() if self.output else self._text_events("")), *self._closing_events(_status(answer))]
 
     def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """See TranslatedWork.failure. By its `error` the `openai` package knows that it has to raise."""
+        """See GenerationWork.failure. By its `error` the `openai` package knows that it has to raise."""
         detail = body_of(error)["error"]
         said = {name: detail[name] for name in ("code", "message", "param")}
         return (self._event("error", **said, error=detail),)

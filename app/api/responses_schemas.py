@@ -2,16 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from app.api.conversation import (
-    MAX_TOOLS,
-    Conversation,
-    Offer,
-    ThinkingSwitch,
-    call_of_text,
-    check_tools,
-)
+from app.api.conversation import MAX_TOOLS, Conversation, Offer, ThinkingSwitch, call_of_text, check_tools
 from app.api.openai_schemas import (
     CallId,
     ChatFields,
@@ -24,29 +17,15 @@ from app.api.openai_schemas import (
     RefusingRequest,
     Steered,
     functions_of,
+    only,
 )
-from steering.errors import InvalidRequest, UnsupportedParameter
+from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ToolCall
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
 from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, TextFormat
 
 Empty: TypeAlias = Annotated[tuple[None, ...], Field(max_length=0)] | None
-
-
-def _only(kinds: tuple[str, ...], what: str, param: str) -> BeforeValidator:
-    """Refuses objects whose `type` is another one, by its name."""
-
-    def check(value: Any) -> Any:
-        kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind not in kinds:
-            listed = ", ".join(map(repr, kinds))
-            raise UnsupportedParameter(
-                f"{what} of type {kind[:40]!r} are not supported by this server, only {listed}", param=param
-            )
-        return value
-
-    return BeforeValidator(check)
 
 
 class TextPart(Request):
@@ -61,7 +40,7 @@ class TextPart(Request):
 
 
 Parts: TypeAlias = Annotated[
-    tuple[Annotated[TextPart, _only(("input_text", "output_text"), "content parts", "input")], ...],
+    tuple[Annotated[TextPart, only(("input_text", "output_text"), "content parts", "input")], ...],
     Field(min_length=1, max_length=1024, fail_fast=True),
 ]
 Content: TypeAlias = native.Content | Parts
@@ -137,7 +116,7 @@ Item: TypeAlias = Annotated[
     | Annotated[FunctionCall, Tag("<function_call>")]
     | Annotated[FunctionCallOutput, Tag("<function_call_output>")],
     Discriminator(_tag, custom_error_type="item_form", custom_error_message=f"expected an object of type {', '.join(_ITEMS)}"),
-    _only(_ITEMS, "items", "input"),
+    only(_ITEMS, "items", "input"),
 ]  # fmt: skip
 Items: TypeAlias = Annotated[tuple[Item, ...], Field(min_length=1, max_length=native.MAX_MESSAGES, fail_fast=True)]
 
@@ -209,7 +188,7 @@ class ResponsesRequest(OpenAIRequest, ChatFields, Steered):
     input: native.PlainText | Items
     instructions: native.Content | None = None
     max_output_tokens: native.MaxTokens | None = None
-    tools: Annotated[tuple[Annotated[FunctionTool, _only(("function",), "tools", "tools")], ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None  # fmt: skip
+    tools: Annotated[tuple[Annotated[FunctionTool, only(("function",), "tools", "tools")], ...], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None  # fmt: skip
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
     text: TextConfig | None = None
     stream: Flag | None = None

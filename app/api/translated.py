@@ -1,10 +1,10 @@
 """Chat completions in the form of another API: what the routes of Anthropic's and Ollama's API share."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from app.api.conversation import Offer, ThinkingSwitch
 from app.api.generate import Generation
 from app.api.openai import GenerationWork, flags_of
 from app.api.openai_schemas import GenerationRequest
-from app.core.answers import Event, EventStream, event_stream, json_in_thread
+from app.core.answers import Event
 from steering.engine.api import Prompt, TokenEvent
 from steering.errors import SteeringError
 from steering.pairs import ChatMessage
@@ -37,12 +37,7 @@ class TranslatedRequest(GenerationRequest):
 
 @dataclass(eq=False)
 class TranslatedWork(GenerationWork):
-    """A chat completion with one answer.
-
-    form: how its streams are written.
-    """
-
-    form: ClassVar[type[EventStream]] = EventStream
+    """A chat completion with one answer."""
 
     @abstractmethod
     def param(self, name: str) -> str:
@@ -69,10 +64,6 @@ class TranslatedWork(GenerationWork):
     def ending(self, answer: Answer) -> list[Event]:
         """Returns the events of a stream after its last text."""
 
-    @abstractmethod
-    def failure(self, error: SteeringError) -> tuple[Event, ...]:
-        """Returns the events for a failure in a stream."""
-
     async def answer(
         self, prompt: Prompt, max_tokens: int | None, offer: Offer = NOTHING, thinking: ThinkingSwitch | None = None
     ) -> Response:
@@ -95,15 +86,12 @@ class TranslatedWork(GenerationWork):
             error.param = error.param and self.param(error.param)
             raise
 
-    async def respond(self) -> Response:
-        """See GenerationWork.respond."""
-        self.admit()
-        if self.body.stream:
-            return await event_stream(self.context.state, self._stream(), self.failure, self.form)
-        (answer,) = await self.run()
-        return await json_in_thread(lambda: self.described(answer))
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """See GenerationWork.whole."""
+        return self.described(answers[0])
 
-    async def _stream(self) -> AsyncGenerator[Event, None]:
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """See GenerationWork.stream."""
         observed: list[TokenEvent] = []
         async with aclosing(self._events()) as arriving:
             async for _, event in arriving:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -40,10 +39,10 @@ from steering.schemas.extraction import DistilRequest, ExtractRequest
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
 from steering.store.blob import decode, encode
-from steering.store.records import VectorFilter, VectorPage
+from steering.store.records import Page, VectorFilter
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerNumbers, VectorId, VectorSummary, check_name, cosine
+from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
 from steering.workflows.describe import INSTRUCTION, Description
 from steering.workflows.describe import describe as written_pairs
 from steering.workflows.extract import (
@@ -119,7 +118,7 @@ async def find(query: Annotated[schemas.VectorQuery, Query()], context: ContextD
     page = await context.store.vectors.find(where, query.limit, query.cursor)
 
     def build() -> VectorPageAnswer:
-        found, warnings = [vector_answer(vector) for vector in page.vectors], damage_warnings(page.damaged)
+        found, warnings = [vector_answer(vector) for vector in page.items], damage_warnings(page.damaged)
         return VectorPageAnswer(data=found, next_cursor=page.next_cursor, warnings=warnings)
 
     return await json_in_thread(build)
@@ -239,19 +238,14 @@ def vector_answer(vector: VectorSummary) -> VectorAnswer:
 def _fields(vector: VectorSummary) -> dict[str, Any]:
     layers = vector.layers
     means = {at: (one.positive_mean, one.negative_mean) for at, one in layers.items() if one.centred}
+    kl = {at: (one.kl_negative, one.kl_positive) for at, one in layers.items()}
     return {
         **{name: getattr(vector, name) for name in _COPIED},
         "tags": list(vector.tags),
         "layers": sorted(layers),
         "scale": by_layer({at: one.scale for at, one in layers.items()}),
         "means": by_layer(means),
-        "kl": by_layer(
-            {
-                at: (one.kl_negative and -one.kl_negative, one.kl_positive)
-                for at, one in layers.items()
-                if _calibrated(one)
-            }
-        ),
+        "kl": by_layer({at: (low and -low, high) for at, (low, high) in kl.items() if (low, high) != (None, None)}),
         "centred": len(means) == len(layers),
         "maps": {
             str(at): MapForm(rank=one.map.rank, activation=one.map.activation)
@@ -262,10 +256,6 @@ def _fields(vector: VectorSummary) -> dict[str, Any]:
         "quality": vector.quality,
         "provenance": dict(vector.provenance),
     }
-
-
-def _calibrated(entry: LayerNumbers) -> bool:
-    return entry.kl_negative is not None or entry.kl_positive is not None
 
 
 def _version(vector: VectorSummary) -> schemas.VectorVersionAnswer:
@@ -355,7 +345,7 @@ class Cosines:
         return found
 
 
-async def vector_pages(store: NamespaceStore) -> AsyncIterator[VectorPage]:
+async def vector_pages(store: NamespaceStore) -> AsyncIterator[Page[VectorSummary]]:
     """Yields the newest version of each visible name, by name, a page at a time."""
     cursor: str | None = None
     while True:
@@ -373,7 +363,7 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
     found, damaged = list[SimilarVector](), list[str]()
     async for page in vector_pages(store):
         damaged += [one for one in page.damaged if VectorId.parse(one).name != vector.name]
-        for other in page.vectors:
+        for other in page.items:
             if other.name == vector.name or other.model_fingerprint != vector.model_fingerprint:
                 continue
             try:
@@ -401,44 +391,40 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)
+    source: ExtractionRequest | Description
     if (description := _description(body)) is not None:
+        source = description
         description.check(context.engine)
         await context.charge_answers(None, description.answers, WRITING.max_tokens)
-        return partial(_run_extraction, context, body, training, description)
-    if body.positive is None or body.negative is None:
-        pairs = await run_in_thread(pair_set, body.concept, body.pairs)
     else:
-        pairs = await run_in_thread(
-            PairSet,
-            tuple(map(pair_text, body.positive)),
-            tuple(map(pair_text, body.negative)),
-            body.positive_topics or (),
-            paired=False,
-            negative_topics=body.negative_topics or (),
-        )
-    request = _workflow_request(context, body, pairs)
-    await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
-    return partial(_run_extraction, context, body, training, request)
+        if body.positive is None or body.negative is None:
+            pairs = await run_in_thread(pair_set, body.concept, body.pairs)
+        else:
+            pairs = await run_in_thread(
+                PairSet,
+                tuple(map(pair_text, body.positive)),
+                tuple(map(pair_text, body.negative)),
+                body.positive_topics or (),
+                paired=False,
+                negative_topics=body.negative_topics or (),
+            )
+        source = _workflow_request(context, body, pairs)
+        await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
 
+    async def run(progress: Progress) -> dict[str, Any]:
+        """Extracts and stores the vector. The texts of a description are generated first. Cancelling stores nothing."""
+        asked = source
+        if isinstance(asked, Description):
+            written = await written_pairs(context.engine, asked, progress=progress)
+            asked = _workflow_request(context, body, written.pairs, written.warnings)
+        vector = await make_vector(context.engine, asked, training=training, progress=progress)
+        if body.concept is not None and body.concept in CONCEPTS:
+            vector = with_shipped_evidence(vector, body.concept)
+        elif body.concept is not None:
+            vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
+        return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
 
-async def _run_extraction(
-    context: Context,
-    body: ExtractRequest,
-    training: TrainingSettings | None,
-    source: ExtractionRequest | Description,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Extracts and stores the vector. Cancelling stops the work and stores nothing. The texts of a description are generated first."""
-    engine = context.engine
-    if isinstance(source, Description):
-        written = await written_pairs(engine, source, progress=progress)
-        source = _workflow_request(context, body, written.pairs, written.warnings)
-    vector = await make_vector(engine, source, training=training, progress=progress)
-    if body.concept is not None and body.concept in CONCEPTS:
-        vector = with_shipped_evidence(vector, body.concept)
-    elif body.concept is not None:
-        vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
-    return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
+    return run
 
 
 def _description(body: ExtractRequest) -> Description | None:

@@ -234,8 +234,8 @@ def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
     return texts
 
 
-def position_of(text: str) -> str | int:
-    """Converts a position to the API's form."""
+def position_of(text: str) -> Any:
+    """Converts a position to the API's form, whose model says which words it may be."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import typer
 
-from app.cli import bake, evaluation, library, mcp_server, model, packs, screen, serve, study, vectors
+from app.cli import bake, evaluation, library, mcp_server, model, screen, serve, study, vectors
 from app.cli.terminal import shown, stderr
 from steering.client import ApiError
 from steering.errors import SteeringError
@@ -30,7 +30,7 @@ for name, group in {
     "vectors": vectors.vectors, "concepts": library.concepts, "profiles": library.profiles,
     "default": library.default, "jobs": library.jobs, "links": library.links, "db": serve.database,
     "keys": library.keys, "policy": library.policy, "dictionaries": vectors.dictionaries,
-    "packs": packs.packs,
+    "packs": library.packs,
 }.items():  # fmt: skip
     cli.add_typer(group, name=name)
 

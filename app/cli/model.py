@@ -313,13 +313,7 @@ def activations(
     steer: Steer = None,
 ) -> None:
     """Write the activations of texts, by layer, to a safetensors file."""
-    options: dict[str, Any] = {
-        "layers": layers_of(layers),
-        "position": position_of(place.position),
-        "dtype": dtype,
-        "hook": place.hook,
-    }
-    options |= {} if place.head is None else {"head": place.head}
+    options = {**asdict(place), "position": position_of(place.position), "layers": layers_of(layers), "dtype": dtype}
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))
@@ -341,9 +335,7 @@ def explain(
     """List the concepts of the library that stand out in texts against neutral text."""
     read = given_texts(texts, file)
     chosen = None if layers == "recommended" else layers_of(layers)
-    answer = client.explain(
-        read, layers=chosen, position=position, threshold=threshold, vectors=vector, turns=turns or None
-    )
+    answer = client.explain(read, layers=chosen, position=position, threshold=threshold, vectors=vector, turns=turns)
     rows = []
     for text, explained in zip(read, answer.texts, strict=True):
         for one in explained.concepts:
@@ -368,8 +360,8 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
     seed: Annotated[int, "The same seed gives the same clusters."] = 0,
 ) -> Output:
     """Group texts by their activations, with the vector nearest to each difference of groups."""
-    options: dict[str, Any] = {"layer": layer, "clusters": count, "min_size": min_size, "seed": seed}
-    answer = client.clusters(given_texts(texts, file), method=method, position=position_of(position), **options)
+    options: dict[str, Any] = {"layer": layer, "method": method, "clusters": count, "min_size": min_size, "seed": seed}
+    answer = client.clusters(given_texts(texts, file), position=position_of(position), **options)
     rows = [
         [f"{one.index}", f"{one.size}", "\n".join(_short(example.text) for example in one.examples)]
         for one in answer.clusters

@@ -238,14 +238,13 @@ def readout_table(answer: ReadoutAnswer, vector: str) -> Table:
     table.add_column("token", footer="mean")
     for layer, scores in layers.items():
         table.add_column(f"layer {layer}", justify="right", footer=f"{scores.mean:+.2f}")
-    for index, token in enumerate(text.tokens):
-        table.add_row(_token(token.text), *(_coloured(scores.scores[index]) for scores in layers.values()))
+    for token, *row in zip(text.tokens, *(one.scores for one in layers.values()), strict=True):
+        colours = ["green" if score > 0.25 else "red" if score < -0.25 else "" for score in row]  # toward + and -
+        table.add_row(
+            _token(token.text),
+            *(Text(f"{score:+.2f}", style=style) for score, style in zip(row, colours, strict=True)),
+        )
     return table
-
-
-def _coloured(score: float) -> Text:
-    """Colours a score green toward the positive pole, red toward the negative one."""
-    return Text(f"{score:+.2f}", style="green" if score > 0.25 else "red" if score < -0.25 else "")
 
 
 def _token(text: str) -> Text:

@@ -1,10 +1,12 @@
-"""ServerState: what every request finds of its server, without a noun of the API."""
+"""ServerState: what every request finds of its server, without a noun of the API; and the watchdog, which finds out that an engine has
+died or hangs."""
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from time import monotonic
+from typing import TypeVar, cast
 
 from starlette.requests import Request
 
@@ -13,7 +15,7 @@ from app.core.errors import Draining
 from app.core.settings import Settings
 from app.core.telemetry import Metrics
 from steering.engine.api import Engine, EngineStats
-from steering.errors import NotReady, SteeringError
+from steering.errors import EngineDead, NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.store import Store
 
@@ -21,12 +23,16 @@ Part = TypeVar("Part")
 
 
 class ServerState(ABC):
-    """One server's settings, limits and metrics, and whether it drains. `state[ApiKeys]` is its part of that class.
+    """One server's settings, limits and metrics, its engine and store, and whether it drains. `state[ApiKeys]` is its part of that class.
 
-    `app.state` adds the engine, the store and the parts, so that nothing here knows which nouns the API has.
+    `app.state` adds the parts and opens everything, so that nothing here knows which nouns the API has.
+    identify: returns the caller of a request. Raises InvalidApiKey, NotReady.
+    record: records a request that changed something, or may have; see `app.api.keys.record_change`.
     """
 
     metrics: Metrics
+    identify: Callable[[Request], Awaitable[Key]]
+    record: Callable[..., Awaitable[None]]
     interrupted: "asyncio.Future[SteeringError]"  # resolves to the error that ends every running request
 
     def __init__(self, settings: Settings) -> None:
@@ -41,6 +47,9 @@ class ServerState(ABC):
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
+        self.load_failure: SteeringError | None = None
+        self._engine: Engine | None = None
+        self._watchdog = Watchdog(settings.watchdog_seconds)
         self._parts: dict[type, object] = {}
 
     def __getitem__(self, kind: type[Part]) -> Part:
@@ -55,22 +64,28 @@ class ServerState(ABC):
         return part
 
     @property
-    @abstractmethod
     def engine(self) -> Engine:
         """The engine, under the policy. Raises NotReady while it loads, the reason when loading failed, EngineDead when it died or hangs."""
+        if self._engine is None:
+            raise self.load_failure or NotReady("the model is still loading")
+        self.check_alive()
+        return self._engine
 
     @property
     @abstractmethod
     def store(self) -> Store:
         """The store. Raises NotReady outside the lifespan."""
 
-    @abstractmethod
     def stats(self) -> EngineStats | None:
         """Returns the engine's statistics; None before it is loaded."""
+        return None if self._engine is None else self._engine.stats()
 
-    @abstractmethod
     def check_alive(self) -> None:
         """Raises EngineDead once the engine has died or hangs: only a restart helps."""
+        stats = self.stats()
+        failure = None if stats is None else self._watchdog.failure(stats)
+        if failure is not None:
+            raise failure
 
     @abstractmethod
     async def check_ready(self) -> None:
@@ -79,16 +94,6 @@ class ServerState(ABC):
     @abstractmethod
     async def scraped(self) -> bytes:
         """Returns the metrics as of now."""
-
-    @abstractmethod
-    async def identify(self, request: Request) -> Key:
-        """Returns the caller of a request. Raises InvalidApiKey, NotReady."""
-
-    @abstractmethod
-    async def record(
-        self, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
-    ) -> None:
-        """Records a request that changed something, or may have."""
 
     def check_open(self) -> None:
         """Raises Draining once the server has been asked to stop."""
@@ -110,6 +115,38 @@ class ServerState(ABC):
             if not self.in_flight:
                 self.idle.set()
             self.metrics.in_flight.dec()
+
+
+MOST_SECONDS = 1.0  # the longest pause between two checks
+
+
+class Watchdog:
+    """An engine hangs when a turn takes longer than `seconds`, of which only those count in which the watcher ran as well.
+
+    A process that was stopped (SIGSTOP, a frozen container) finds its last turn as old as the stop was long, although the engine
+    had no processor to end it. pause: between two checks. It is called by one thread.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
+        self.pause = min(MOST_SECONDS, seconds / 4)
+        self._seconds, self._clock = seconds, clock
+        self._checked = clock()
+        self._hung = 0.0
+
+    def check(self, stats: EngineStats) -> None:
+        """Counts the time since the last check, at most twice the pause that was to be between them."""
+        now = self._clock()
+        elapsed, self._checked = now - self._checked, now
+        before = self._hung if stats.last_turn_age >= elapsed else 0.0  # another turn has begun since
+        self._hung = min(stats.last_turn_age, before + min(elapsed, 2 * self.pause))
+
+    def failure(self, stats: EngineStats) -> EngineDead | None:
+        """Returns why the engine will not answer any more; None while it works."""
+        if not stats.alive:
+            return EngineDead("the engine has stopped; the server restarts")
+        if self._hung > self._seconds:
+            return EngineDead(f"a forward pass has not returned for {self._seconds:g} s")
+        return None
 
 
 def state_of(request: Request) -> ServerState:

@@ -23,7 +23,7 @@ from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, SamplingParams
 from steering.lab.controls import plan_at, random_like
 from steering.lab.report import share
-from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, dose_bounds, dose_points, read_back, run_trials
+from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, dose_points, read_back, run_trials
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.schemas.evaluation import ScoresAnswer
 
@@ -95,7 +95,7 @@ def trial_of(scores: ScoresAnswer) -> Trial:
 def passes(unsteered: Trial, own: dict[float, Trial], controls: Sequence[dict[float, Trial]]) -> bool:
     """Returns whether a direction is said to steer at any strength of either sign."""
     rows = {strength: [trial, *(one[strength] for one in controls)] for strength, trial in own.items()}
-    points = dose_points(unsteered, rows, [None] * len(rows), dose_bounds(unsteered, rows))
+    points = dose_points(unsteered, rows, [None] * len(rows))
     return any(point.margin is not None for point in points.values())
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Generic, Self, TypeVar
 
 import httpx2
@@ -176,14 +177,7 @@ class Call(Generic[T]):
 
 
 def _job_call(method: str, job: JobAnswer) -> Call[JobAnswer]:
-    arguments: dict[str, Any] = {
-        "method": method,
-        "url": f"/v1/jobs/{job.id}",
-        "params": {},
-        "headers": {},
-        "json": None,
-        "content": None,
-    }
+    arguments = {"method": method, "url": f"/v1/jobs/{job.id}", "params": {}, "headers": {}}
     return Call(arguments, JobAnswer.model_validate_json, {})
 
 
@@ -367,3 +361,22 @@ class AsyncConnection(_Connection[httpx2.AsyncClient]):
                             return
                     raise _truncated(response)
             await asyncio.sleep(attempts.wait)
+
+
+class ProgressBar:
+    """Draws a bar for each job that a client waits for: `Client(on_progress=ProgressBar())`. Needs tqdm."""
+
+    def __init__(self) -> None:
+        """Raises ModuleNotFoundError without tqdm."""
+        self._new = import_module("tqdm.auto").tqdm
+        self._bars = dict[str, Any]()
+
+    def __call__(self, job: JobAnswer) -> None:
+        """Draws one state of a job; the bar of a job that has ended stays."""
+        bar = self._bars.get(job.id)
+        if bar is None:
+            bar = self._bars[job.id] = self._new(total=job.progress.total or None)
+        bar.total, bar.n = job.progress.total or None, job.progress.done
+        bar.set_description_str(f"{job.kind}: {job.progress.message or job.status}")
+        if job.status not in UNFINISHED:
+            self._bars.pop(job.id).close()

@@ -5,19 +5,7 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from steering.client.display import (
-    card_html,
-    comparison_html,
-    figures,
-    fragment,
-    layers_of_map,
-    map_page,
-    page,
-    readout_html,
-    readouts_of,
-    table,
-    warnings_list,
-)
+from steering.client import display
 from steering.schemas.base import Answer
 from steering.schemas.choices import ChoicesAnswer
 from steering.schemas.comparison import CompareAnswer
@@ -67,17 +55,17 @@ class Comparison(Tabular, CompareAnswer):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns arm, sample, text, KL, perplexity and the readouts that were measured."""
-        names = readouts_of(self)
+        names = display.readouts_of(self)
         found: list[dict[str, Any]] = []
         for arm in self.arms:
-            *means, kl, perplexity = figures(arm, names)
+            *means, kl, perplexity = display.figures(arm, names)
             readouts = {f"readout_{n}": mean for n, mean in zip(names, means, strict=True) if mean is not None}
             shared = {"kl": kl, "perplexity": perplexity, **readouts}
             found += [{"arm": arm.name, "sample": one.index, "text": one.text, **shared} for one in arm.choices]
         return found
 
     def _repr_html_(self) -> str:
-        return fragment(comparison_html(self))
+        return display.fragment(display.comparison_html(self))
 
 
 class Vector(Tabular, VectorAnswer):
@@ -91,7 +79,7 @@ class Vector(Tabular, VectorAnswer):
         ]
 
     def _repr_html_(self) -> str:
-        return fragment(card_html(self))
+        return display.fragment(display.card_html(self))
 
 
 class Readout(Tabular, ReadoutAnswer):
@@ -108,7 +96,7 @@ class Readout(Tabular, ReadoutAnswer):
         ]
 
     def _repr_html_(self) -> str:
-        return fragment(readout_html(self))
+        return display.fragment(display.readout_html(self))
 
 
 class LatentMap(Tabular, LatentSpaceAnswer):
@@ -118,13 +106,13 @@ class LatentMap(Tabular, LatentSpaceAnswer):
         """Returns layer (None: input embeddings), text and coordinates."""
         return [
             {"layer": layer.layer, "text": index, **dict(zip("xyz", point, strict=False))}
-            for _, layer, _ in layers_of_map(self)
+            for _, layer, _ in display.layers_of_map(self)
             for index, point in enumerate(layer.points)
         ]
 
     def page(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> str:
         """Returns a self-contained HTML page with a slider over the layers. Only for two dimensions."""
-        return map_page(self, texts, labels)
+        return display.map_page(self, texts, labels)
 
     def _repr_html_(self) -> str:
         numbered = [f"text {index}" for index in range(len(self.layers[0].points))]
@@ -242,13 +230,13 @@ class Report(Tabular, ReportAnswer):
         body = [
             f"<h1>Deployment report: {escape(self.vector)}</h1>",
             f"<p><strong>{self.verdict()}</strong>, {escape(self._circumstances())}</p>",
-            warnings_list([*self._notes(), *(f"warning: {warning}" for warning in self.warnings)]),
+            display.warnings_list([*self._notes(), *(f"warning: {warning}" for warning in self.warnings)]),
         ]
         for seed in self.seeds:
             body.append(f"<h2>Seed {seed.seed}: {seed_verdict(seed)}</h2>")
             for columns, rows in _tables(seed):
-                body.append(table(columns, [list(map(escape, row)) for row in rows], range(len(columns))))
-        return page(f"Deployment report: {self.vector}", "\n".join(body))
+                body.append(display.table(columns, [list(map(escape, row)) for row in rows], range(len(columns))))
+        return display.page(f"Deployment report: {self.vector}", "\n".join(body))
 
 
 def check_verdict(check: CheckAnswer) -> str:

@@ -1,80 +1,138 @@
-"""Route and Method: how a function that declares arguments becomes a method of both clients."""
+"""Route: one route of the API as a method of both clients."""
 
+import ast
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from functools import partial
-from inspect import signature
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cache, cached_property, partial
+from inspect import Parameter, Signature, cleandoc, getsource, signature
+from itertools import pairwise
 from string import Formatter
 from types import NoneType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter
 
 from steering.client.connection import AsyncConnection, Call, Connection
+from steering.schemas.base import NamespaceQuery
 from steering.schemas.resources import JobAnswer
 
-P = ParamSpec("P")
-T = TypeVar("T")
-S = TypeVar("S")
-A = TypeVar("A")
 JsonObject: TypeAlias = Mapping[str, Any]
-Builder: TypeAlias = Callable[Concatenate[Any, P], JsonObject | None]
+OF_THE_CLIENT = frozenset({"stream", "wait"})
+"""Fields of requests that no method takes: which method is called says so."""
 
 
-class Route(Generic[T]):
-    """One route of the API. Called with a function of `Api`, it returns the method that sends the function's arguments.
+@dataclass(eq=False)
+class Route:
+    """One route of the API, as an attribute of `Api` the method that sends its arguments.
 
     An argument that the path names goes into the path, one of `query` and `headers` (name: header) there, and `content` is
-    the raw body. The others are the fields of the JSON body, or the query without one. None is not sent. A function that
-    returns a mapping sends that in place of its arguments.
+    the raw body. The others are the fields of the JSON body, or the query without one. None is not sent.
+
+    What a method does stands in the string below it, as for the fields of a class.
 
     line: method and path.
     answer: the type of the response.
-    read: parses the response where JSON of `answer` does not.
+    request: the models whose fields the method takes, besides what the path names; or a function that returns the fields.
+    order: fields that may be given by position, after what the path names. All others are given by name.
+    fixed: fields that every call sends.
     part: of the result of the job that the route starts, and that the method waits for; "" for all of it.
+    events: the type of each event of a stream by its name.
     """
 
-    def __init__(
-        self,
-        line: str,
-        answer: type[T],
-        *,
-        query: Sequence[str] = (),
-        headers: Mapping[str, str] | None = None,
-        read: Callable[[bytes], T] | None = None,
-        part: str | None = None,
-        accept: str | None = None,
-        content_type: str = "application/octet-stream",
-    ) -> None:
-        self.method, self.path = line.split(" ")
-        self.read = read or (lambda content: _parsed(JobAnswer if part is not None else answer, content))
-        self.answer, self.part = answer, part
-        self._names = [name for _, name, _, _ in Formatter().parse(self.path) if name]
-        self._query, self._headers, self._content_type = query, headers or {}, content_type
-        self._fixed_headers = {} if accept is None else {"Accept": accept}
+    line: str
+    answer: Any
+    request: type[BaseModel] | Sequence[type[BaseModel]] | Callable[..., JsonObject] = ()
+    _: KW_ONLY
+    order: Sequence[str] = ()
+    fixed: JsonObject = field(default_factory=dict)
+    query: Sequence[str] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    lines: type[BaseModel] | None = None
+    part: str | None = None
+    accept: str | None = None
+    content_type: str = "application/octet-stream"
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
 
-    def __call__(self, build: Builder[P]) -> "Method[P, T, Awaitable[T]]":
-        """Makes a function of `Api` the method of this route."""
-        return Method(build, self, build.__doc__)
+    def __post_init__(self) -> None:
+        self.method, self.path = self.line.split(" ")
+        self.names = [name for _, name, _, _ in Formatter().parse(self.path) if name]
 
-    def of_job(self, result: JsonObject) -> T:
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.__name__, self._owner = name, owner
+
+    @property
+    def doc(self) -> str:
+        """What the method does."""
+        return _documentation(self._owner).get(self.__name__, "")
+
+    def started(self) -> "Route":
+        """Returns the method that starts the job and does not wait for it."""
+        return replace(self, answer=JobAnswer, part=None)
+
+    def streamed(self, events: Mapping[str, type[BaseModel]], line: str | None = None) -> "Route":
+        """Returns a method with the same arguments that streams events. line: of another route."""
+        fixed = {**self.fixed, "stream": True} if self.method == "POST" else self.fixed
+        return replace(self, line=line or self.line, events=events, fixed=fixed)
+
+    @property
+    def models(self) -> Sequence[type[BaseModel]]:
+        """The models whose fields the method takes; none where a function returns them."""
+        if isinstance(self.request, Sequence):
+            return self.request
+        return (self.request,) if isinstance(self.request, type) else ()
+
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[Sequence[Any], bool]]:
+        """The types of each field that the method takes, in order, and whether it is required."""
+        found: dict[str, tuple[Sequence[Any], bool]] = dict.fromkeys(self.names, ((str,), True))
+        found |= dict.fromkeys(self.order, ((), True))
+        for model in self.models:
+            left_out = {*OF_THE_CLIENT, *self.names, *self.fixed}
+            left_out |= {"namespace"} if issubclass(model, NamespaceQuery) else set()
+            for name, one in model.model_fields.items():
+                if name not in left_out:
+                    found[name] = (*found.get(name, ((), True))[0], one.annotation), one.is_required()
+        return found | dict.fromkeys(self.query, ((bool,), False)) | dict.fromkeys(self.headers, ((str,), False))
+
+    @cached_property
+    def signature(self) -> Signature:
+        """The arguments, without their types."""
+        if not self.models and callable(self.request):
+            return signature(self.request)
+        return Signature([self._parameter(name, required) for name, (_, required) in self.parameters.items()])
+
+    def _parameter(self, name: str, required: bool) -> Parameter:
+        by_position = name in self.names or name in self.order
+        kind = Parameter.POSITIONAL_OR_KEYWORD if by_position else Parameter.KEYWORD_ONLY
+        return Parameter(name, kind, default=Parameter.empty if required else None)
+
+    def read(self, content: bytes) -> Any:
+        """Parses the body of a response."""
+        if self.lines is not None:
+            return [self.lines.model_validate_json(line) for line in content.splitlines() if line]
+        answer = JobAnswer if self.part is not None else self.answer
+        if answer is bytes:
+            return content
+        return None if answer is NoneType else TypeAdapter(answer).validate_json(content)
+
+    def of_job(self, result: JsonObject) -> Any:
         """Returns the answer from the result of a job."""
-        part = result[self.part] if self.part else result
-        return TypeAdapter(self.answer).validate_json(json.dumps(part))
+        return TypeAdapter(self.answer).validate_json(json.dumps(result[self.part] if self.part else result))
 
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` for these fields."""
         rest = {name: to_json(value) for name, value in fields.items() if value is not None}
-        names = {name: quote(str(rest.pop(name)), safe="@") for name in self._names}  # a slash selects no other route
-        given = {header: rest.pop(name) for name, header in self._headers.items() if name in rest}
-        headers = given | self._fixed_headers
-        query = {name: rest.pop(name) for name in self._query if name in rest}
+        names = {name: quote(str(rest.pop(name)), safe="@") for name in self.names}  # a slash selects no other route
+        headers = {header: rest.pop(name) for name, header in self.headers.items() if name in rest}
+        headers |= {} if self.accept is None else {"Accept": self.accept}
+        query = {name: rest.pop(name) for name in self.query if name in rest}
         content, body = rest.pop("content", None), None
         if content is not None:
-            headers["Content-Type"] = self._content_type
+            headers["Content-Type"] = self.content_type
         if content is not None or self.method in ("GET", "DELETE"):
-            query |= rest
+            query |= {name: ",".join(map(str, one)) if isinstance(one, list) else one for name, one in rest.items()}
         else:
             body = rest
         url = self.path.format_map(names)
@@ -82,18 +140,47 @@ class Route(Generic[T]):
             "method": self.method, "url": url, "params": query, "headers": headers, "json": body, "content": content
         }  # fmt: skip
 
+    def __get__(self, client: Connection | AsyncConnection | None, owner: type) -> Any:
+        if client is None:
+            self.__doc__ = self.doc
+            return self
+        send: Callable[[Call[Any]], Any] = client.events if self.events else client.send
+        if self.part is not None:
+            waiting: Callable[..., Any] = _result_of if isinstance(client, Connection) else _awaited_result_of
+            send = partial(waiting, client, self)
+        arguments = self.signature
 
-def _parsed(answer: type[T], content: bytes) -> Any:
-    if answer is bytes:
-        return content
-    return None if answer is NoneType else TypeAdapter(answer).validate_json(content)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            fields = arguments.bind(*args, **kwargs).arguments
+            if not self.models and callable(self.request):
+                fields = dict(self.request(*args, **kwargs))
+            return send(Call(self.arguments({**fields, **self.fixed}), self.read, self.events))
+
+        method.__name__, method.__doc__ = self.__name__, self.doc
+        method.__signature__ = arguments  # type: ignore[attr-defined] # read by inspect
+        return method
 
 
-def _result_of(client: Connection, route: Route[T], call: Call[JobAnswer]) -> T:
+@cache
+def _documentation(owner: type) -> Mapping[str, str]:
+    """Returns the strings below the attributes of a class; none where its source is not there any more."""
+    try:
+        (tree,) = ast.parse(getsource(owner)).body
+    except (OSError, SyntaxError, ValueError):
+        return {}
+    return {
+        before.targets[0].id: cleandoc(after.value.value)
+        for before, after in pairwise(getattr(tree, "body", ()))
+        if isinstance(before, ast.Assign) and isinstance(before.targets[0], ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+    }
+
+
+def _result_of(client: Connection, route: Route, call: Call[JobAnswer]) -> Any:
     return route.of_job(client.wait_for_job(client.send(call)))
 
 
-async def _awaited_result_of(client: AsyncConnection, route: Route[T], call: Call[JobAnswer]) -> T:
+async def _awaited_result_of(client: AsyncConnection, route: Route, call: Call[JobAnswer]) -> Any:
     return route.of_job(await client.wait_for_job(await client.send(call)))
 
 
@@ -104,64 +191,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-class Method(Generic[P, S, A]):
-    """A route as a method of both clients: its arguments as a function declares them, and the call that they make.
-
-    The synchronous client gets S, AsyncClient A: the response and an awaitable of it, or with `events` a generator of them, whose
-    closing cancels the request.
-    """
-
-    def __init__(
-        self, build: Builder[P], route: Route[Any], doc: str | None, events: Mapping[str, type[Any]] | None = None
-    ) -> None:
-        self._build, self.route, self.__doc__, self.__name__ = build, route, doc, ""
-        self.events = events or {}
-        own = signature(build)
-        self.signature = own.replace(parameters=list(own.parameters.values())[1:])
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.__name__ = name
-
-    def variant(self, line: str, answer: type[T], doc: str, **options: Any) -> "Method[P, T, Awaitable[T]]":
-        """Returns a method with the same arguments and another route; `options` are those of `Route`."""
-        return Method(self._build, Route(line, answer, **options), doc)
-
-    def streamed(
-        self, doc: str, events: Mapping[str, type[T]], line: str | None = None
-    ) -> "Method[P, Generator[T], AsyncGenerator[T]]":
-        """Returns a method with the same arguments that streams events. line: of another route."""
-        return Method(self._build, self.route if line is None else Route(line, NoneType), doc, events)
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, client: Connection, owner: type) -> Callable[P, S]: ...
-    @overload
-    def __get__(self, client: AsyncConnection, owner: type) -> Callable[P, A]: ...
-    def __get__(self, client: Connection | AsyncConnection | None, owner: type) -> Any:
-        if client is None:
-            return self
-        send: Callable[[Call[Any]], Any] = client.events if self.events else client.send
-        if self.route.part is not None and isinstance(client, Connection):
-            send = partial(_result_of, client, self.route)
-        elif self.route.part is not None and isinstance(client, AsyncConnection):
-            send = partial(_awaited_result_of, client, self.route)
-
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return send(self._call(*args, **kwargs))
-
-        method.__name__, method.__doc__ = self.__name__, self.__doc__
-        method.__signature__ = self.signature  # type: ignore[attr-defined] # read by inspect
-        return method
-
-    def _call(self, *args: P.args, **kwargs: P.kwargs) -> Call[Any]:
-        fields = self._build(None, *args, **kwargs)
-        if fields is None:
-            bound = self.signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            fields = bound.arguments | bound.arguments.pop("options", {})
-        if self.events and self.route.method == "POST":
-            fields = {**fields, "stream": True}
-        return Call(self.route.arguments(fields), self.route.read, self.events)

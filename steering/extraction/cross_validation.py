@@ -98,7 +98,7 @@ def fit_layer(
     def read(held: Split, found: Direction | None) -> HeldOut | None:
         if found is None:
             return None
-        return held_out(found, *_held_rows(positive, negative, held), *division.groups_in(held))
+        return held_out(found, *held_rows(positive, negative, held), *division.groups_in(held))
 
     def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
@@ -113,7 +113,7 @@ def fit_layer(
     for one in chain(*division.splits):
         if one.held_positive and one.held_negative:
             shift = mean_shift(positive[list(one.fit_positive)], negative[list(one.fit_negative)]).float()
-            controls.append(random_auroc(shift, *_held_rows(positive, negative, one), seed))
+            controls.append(random_auroc(shift, *held_rows(positive, negative, one), seed))
     agreement = pair_agreement(positive - negative) if paired else None
     known = [[fold for fold in split if fold is not None] for split in outer]
     return LayerFit(direction, layer_quality(known, agreement, controls), directions, outer, inner)
@@ -128,9 +128,10 @@ def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
     return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
 
-def _held_rows(
+def held_rows(
     positive: Positives, negative: Negatives, one: Split
 ) -> tuple[Float[Tensor, "held_pos d_model"], Float[Tensor, "held_neg d_model"]]:
+    """Returns what a split holds out."""
     return positive[list(one.held_positive)], negative[list(one.held_negative)]
 
 
@@ -188,13 +189,7 @@ def chosen_layers(fits: Mapping[int, LayerFit], layer_count: int) -> list[list[i
 def held_out(
     direction: Direction, positive: Positives, negative: Negatives, positive_groups: Indices, negative_groups: Indices
 ) -> HeldOut:
-    """Projects held-out examples on a direction (d_model,). Raises InvalidRequest unless every example has a group."""
-    if len(positive_groups) != len(positive) or len(negative_groups) != len(negative):
-        raise InvalidRequest(
-            f"every held-out example needs a group: got {len(positive_groups)} and {len(negative_groups)} groups for "
-            f"{len(positive)} positives and {len(negative)} negatives",
-            param="topics",
-        )
+    """Projects held-out examples on a direction (d_model,)."""
     above, below = (_project(rows, direction[None])[0] for rows in (positive, negative))
     return HeldOut(above, below, positive_groups, negative_groups)
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from steering.shapes import Float, Logits, Tensor
 from steering.spec import Schedule, SteeringSpec, TokenScope
 from steering.threads import run_in_thread
 from steering.vectors import VectorSource
+from steering.workflows.measures import divergences
 
 PROBE = [[0, 1, 2]]
 """Token ids of the pass that finds the last linear layers."""
@@ -426,19 +428,16 @@ def report(
     layers: Sequence[BakedLayer], served: Sequence[Logits], unsteered: Sequence[Logits], baked: Sequence[Logits]
 ) -> BakeReport:
     """Compares logits of the same texts: under served steering, without steering, and of the baked weights."""
-    of_baked = torch.cat([_kl(one, other) for one, other in zip(served, baked, strict=True)])
-    of_unsteered = torch.cat([_kl(one, other) for one, other in zip(served, unsteered, strict=True)])
+    of_baked, of_unsteered = (
+        [kl for one, other in zip(served, logits, strict=True) for kl in divergences(one, other)]
+        for logits in (baked, unsteered)
+    )
     largest = max(float((one - other).abs().max()) for one, other in zip(served, baked, strict=True))
     return BakeReport(
         tuple(layer.name for layer in layers),
         len(of_baked),
-        float(of_baked.mean()),
-        float(of_baked.max()),
-        float(of_unsteered.mean()),
+        fmean(of_baked),
+        max(of_baked),
+        fmean(of_unsteered),
         largest,
     )
-
-
-def _kl(one: Logits, other: Logits) -> Float[Tensor, "token"]:
-    first, second = one.double().log_softmax(-1), other.double().log_softmax(-1)
-    return (first.exp() * (first - second)).sum(-1)

@@ -267,7 +267,7 @@ async def search(
     """Returns features, best first, at most `top`. Raises VectorModelMismatch, UnsupportedParameter for an engine that
     cannot unembed.
 
-    vector: a direction that decoder rows are compared with (score: the cosine). texts: where features are to be more
+    vector: a direction that decoder rows are compared with (score: the cosine). texts, without it: where features are to be more
     active than in `against`, by default neutral texts (score: the difference of the means over tokens).
     min_output_score: features below it are left out; None: the output score is not measured.
     """
@@ -276,12 +276,10 @@ async def search(
     if vector is not None:
         direction = vector[None]
         scores = await run_in_thread(lambda: torch.nn.functional.cosine_similarity(dictionary.decoder(), direction))
-    elif texts:
+    else:
         encoder = await run_in_thread(dictionary.encoder)
         scores = await _activity(engine, dictionary.layer, encoder, texts)
         scores = scores - await _activity(engine, dictionary.layer, encoder, compared_texts(against))
-    else:
-        raise InvalidRequest("give 'vector' or 'texts' to search for", param="texts")
     limit = top if min_output_score is None else MAX_SCORED
     values, features = await run_in_thread(_largest, scores, limit)
     rows = await run_in_thread(dictionary.rows, features)

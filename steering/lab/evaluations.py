@@ -27,7 +27,6 @@ from steering.workflows.generate import Progress, ignore_progress, progress_of_p
 DOSE_STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 DOSE_PROMPTS, NEUTRAL, FIRST_NEUTRAL = 16, 8, 64
 """How many of the package's neutral prompts are answered, and how many from which on show the damage."""
-MAX_CONTROLS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,7 @@ class DoseResponseRequest(StrengthsRequest):
     """One vector over a range of strengths at its layers.
 
     neutral: prompts on which side effects are measured; None takes the package's neutral prompts.
-    random_directions: controls of equal dose at each strength, 0 to MAX_CONTROLS.
+    random_directions: controls of equal dose at each strength, which chance is estimated from.
     judging: an additional judge.
     """
 
@@ -101,16 +100,12 @@ class Setup:
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
     """Resolves a request; draws the random controls. Raises InvalidRequest for invalid strengths, layers, prompts or
     scorer, VectorModelMismatch for another model's vector."""
-    vector, controls = request.vector, request.random_directions
-    if not 0 <= controls <= MAX_CONTROLS:
-        raise InvalidRequest(
-            f"random_directions must be 0 to {MAX_CONTROLS}, got {controls}", param="random_directions"
-        )
+    vector = request.vector
     reading = trials.read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
     prompts = trials.evaluation_prompts(engine, request.prompts, DOSE_PROMPTS)
     neutral = trials.evaluation_prompts(engine, request.neutral, NEUTRAL, FIRST_NEUTRAL)
-    arms = [vector, *random_arms(vector, request.sampling.seed, controls)]
+    arms = [vector, *random_arms(vector, request.sampling.seed, request.random_directions)]
     return Setup(reading, layers, prompts, neutral, strengths_of(request), arms)
 
 
@@ -146,11 +141,10 @@ async def dose_response(
     # they are in the order of the plans: those of the vector by strength, then those of each control by strength
     rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
     by_strength = {strength: row for strength, row in rows.items() if row[0].broken is None}
-    bounds = trials.dose_bounds(unsteered, by_strength)
     kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
     reading = progress_of_part(progress, work, total)
     damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage], bounds)
+    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
     answer = _answer(request, setup, unsteered, rows, points)
     if request.judging is None:
         return answer

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from math import ceil
 from statistics import fmean
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from scipy.special import ndtri
 from scipy.stats import binomtest
@@ -21,7 +21,7 @@ from steering.engine.prompts import encode_steered
 from steering.lab import calibration, trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
-from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, reading_layer, shifts
+from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, mean_shifts, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.evaluation import (
@@ -29,7 +29,6 @@ from steering.schemas.evaluation import (
     GateAnswer,
     ReportAnswer,
     ReportTextAnswer,
-    ScoresAnswer,
     SeedReportAnswer,
     SideEffectAnswer,
     ThresholdsFields,
@@ -265,15 +264,6 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
     return tuple(direction * shift for shift in shifts(trial, unsteered))
 
 
-@dataclass(slots=True, eq=False)
-class Unsteered:
-    """What the unsteered model does, for reports with the same prompts, seeds, sampling and reader: each adds what it
-    measures. answered: 1 for each question answered rightly, else 0. trials: by seed and variation."""
-
-    answered: tuple[float, ...] = ()
-    trials: dict[tuple[int, str], Trial] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged.
@@ -310,71 +300,38 @@ class ReportRequest:
     thresholds: ThresholdsFields = field(default_factory=ThresholdsFields)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SeedMeasures:
-    """What the answers of one seed showed. controls: how many random steerings were tried. random: mean shift of each, fewer
-    where some broke. moved: shift of each prompt along the direction, none where activations became non-finite.
-    independent: checks of the second model. varied: the same of the first prompts, under each variation."""
+class PlainTrials(NamedTuple):
+    """The trials of one seed over the prompts as they are. controls: under random steerings of the same dose. fewer: under the vector from
+    half of the pairs."""
 
-    seed: int
-    controls: int
-    random: tuple[float, ...]
-    moved: tuple[float, ...] = ()
-    independent: tuple[CheckAnswer, ...] = ()
-    utility: Sequence[CheckAnswer] | None = None
-    varied: Sequence[tuple[str, tuple[float, ...]]] = ()
-    side_effects: Sequence[SideEffectAnswer] = ()
-    texts: Sequence[ReportTextAnswer] = ()
-    scores: Sequence[ScoresAnswer] = ()
-
-    def judged(self, bound: float | None, limits: ThresholdsFields) -> SeedReportAnswer:
-        """Builds the verdict. bound: what one random steering in twenty reaches. None: not known where there were controls,
-        and then the shift is not shown; without controls it is compared with 0."""
-        gates: list[GateAnswer] = []
-        if self.utility is not None:
-            moved = estimate(self.moved)
-            if bound is None and self.controls:
-                moved = Estimate(moved.mean)
-            checks: dict[Literal["control", "utility", "robustness"], list[CheckAnswer]] = {
-                "control": [
-                    check("shift", moved, "above", bound or 0.0),
-                    check("anti_steered", self._anti_steered(), "at_most", limits.anti_steered),
-                    *self.independent,
-                ],
-                "utility": list(self.utility),
-                "robustness": [self._retained(name, moved, limits.retained) for name, moved in self.varied],
-            }
-            gates = [
-                GateAnswer(name=name, passed=all(one.passed for one in each), checks=each)
-                for name, each in checks.items()
-            ]
-        return SeedReportAnswer(
-            seed=self.seed,
-            passed=bool(gates) and all(gate.passed for gate in gates),
-            broken=self.utility is None,
-            moved=estimate(self.moved or (0.0,)),
-            chance=bound,
-            gates=gates,
-            side_effects=list(self.side_effects),
-            texts=list(self.texts),
-            scores=tuple(self.scores),
-        )
-
-    def _anti_steered(self) -> Estimate:
-        return share(sum(shift < 0.0 for shift in self.moved), len(self.moved))
-
-    def _retained(self, name: str, moved: Sequence[float], threshold: float) -> CheckAnswer:
-        """Checks the share of the plain shift of the same prompts that a variation keeps; 0 where they do not move along the
-        direction on average."""
-        plain = self.moved[: len(moved)]
-        kept = ratio(moved, plain) if fmean(plain) > 0.0 else Estimate(0.0)
-        return check(f"retained.{name}", kept, "at_least", threshold)
+    unsteered: Trial
+    steered: Trial
+    controls: Sequence[Trial]
+    fewer: Trial | None
 
 
-async def report(
-    engine: Engine, request: ReportRequest, *, unsteered: Unsteered | None = None, progress: Progress = ignore_progress
-) -> ReportAnswer:
-    """Runs all gates for each seed. unsteered: of earlier reports that share it. Raises what `read_back` raises."""
+def control_checks(
+    moved: Sequence[float], bound: float | None, controlled: bool, limits: ThresholdsFields
+) -> list[CheckAnswer]:
+    """Checks the shifts of the prompts along the direction. bound: what one random steering in twenty reaches. None: not known where it
+    was `controlled`, and then the shift is not shown; without controls it is compared with 0."""
+    shift = estimate(moved)
+    return [
+        check("shift", Estimate(shift.mean) if bound is None and controlled else shift, "above", bound or 0.0),
+        check("anti_steered", share(sum(one < 0.0 for one in moved), len(moved)), "at_most", limits.anti_steered),
+    ]
+
+
+def retained(name: str, varied: Sequence[float], moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
+    """Checks the share of the plain shift of the same prompts, the first of `moved`, that a variation keeps; 0 where they do not move
+    along the direction on average."""
+    plain = moved[: len(varied)]
+    kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
+    return check(f"retained.{name}", kept, "at_least", limits.retained)
+
+
+async def report(engine: Engine, request: ReportRequest, *, progress: Progress = ignore_progress) -> ReportAnswer:
+    """Runs all gates for each seed. Raises what `read_back` raises."""
     done, parts = 0, 2 + len(request.seeds) * STEPS
 
     def step(message: str) -> None:
@@ -384,20 +341,17 @@ async def report(
 
     step("asking questions")
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
-    plan, questions, unsteered = request.plan, load_questions(), unsteered or Unsteered()
-    if not unsteered.answered:
-        unsteered.answered = await answered_rightly(engine, questions, UNSTEERED)
-    answered = await answered_rightly(engine, questions, plan)
-    lost = estimate([one - other for one, other in zip(unsteered.answered, answered, strict=True)])
+    plan, questions = request.plan, load_questions()
+    unsteered, steered = [await answered_rightly(engine, questions, one) for one in (UNSTEERED, plan)]
+    lost = estimate([one - other for one, other in zip(unsteered, steered, strict=True)])
     step("making plans")
     fewer = None
     if request.pairs is not None:
         fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
-    work = _Work(engine, request, unsteered, reading, fewer, lost, step)
-    measured = [await work.measured(seed) for seed in request.seeds]
-    random = {one.seed: one.random for one in measured}  # a seed that is named twice has the same directions
-    bound = trials.chance_at([shift for shifts in random.values() for shift in shifts])
-    seeds = [one.judged(bound, request.thresholds) for one in measured]
+    work = _Work(engine, request, reading, fewer, lost, step)
+    plain = {seed: await work.plain(seed) for seed in dict.fromkeys(request.seeds)}
+    bound = trials.chance_at([shift for one in plain.values() for shift in mean_shifts(one.unsteered, one.controls)])
+    seeds = [await work.judged(seed, plain[seed], bound) for seed in request.seeds]
     progress(parts, parts, "done")
     return ReportAnswer(
         vector=request.vector.id,
@@ -410,7 +364,7 @@ async def report(
         seeds_agree=agree(seeds),
         seeds=seeds,
         thresholds=request.thresholds,
-        warnings=work.warnings(bound, any(one.controls for one in measured)),
+        warnings=work.warnings(bound, any(one.controls for one in plain.values())),
     )
 
 
@@ -437,7 +391,6 @@ class _Work:
 
     engine: Engine
     request: ReportRequest
-    unsteered: Unsteered
     reading: ReadBack
     fewer: SteeringPlan | None
     lost: Estimate
@@ -468,74 +421,81 @@ class _Work:
             warnings.append(self.request.independent.evidence)
         return warnings
 
-    async def measured(self, seed: int) -> SeedMeasures:
-        """Runs the trials of one seed."""
-        request, engine, direction = self.request, self.engine, self.request.direction
+    async def plain(self, seed: int) -> PlainTrials:
+        """Runs the trials of one seed over the prompts as they are."""
+        request, fewer = self.request, () if self.fewer is None else (self.fewer,)
         self.step(f"seed {seed}: control")
         first = seed * trials.CONTROLS + 1  # a seed has its own directions, whichever others are judged
         numbers = range(first, first + controls_of(request.seeds))
-        controls = await random_plans(engine.info, request.plan, request.vectors, numbers)
-        plans = (request.plan, *controls, *(() if self.fewer is None else (self.fewer,)))
-        sampling = replace(request.sampling, seed=seed)
-        samples = plain_samples(request.samples)
-        unsteered, (trial, *others) = await self._trials(PLAIN, request.prompts, plans, sampling, samples)
-        random = trials.mean_shifts(unsteered, others[: len(controls)])
+        controls = await random_plans(self.engine.info, request.plan, request.vectors, numbers)
+        plans, samples = (request.plan, *controls, *fewer), plain_samples(request.samples)
+        unsteered, (steered, *others) = await self._trials(seed, PLAIN, request.prompts, plans, samples)
+        return PlainTrials(unsteered, steered, others[: len(controls)], others[-1] if fewer else None)
+
+    async def judged(self, seed: int, plain: PlainTrials, bound: float | None) -> SeedReportAnswer:
+        """Judges one seed by all gates. bound: see `control_checks`."""
+        request, limits, direction = self.request, self.request.thresholds, self.request.direction
+        unsteered, trial, controls, fewer = plain
         scores = [unsteered.answer("unsteered", variation=PLAIN), trial.answer("steered", variation=PLAIN)]
-        scores += [one.answer("random", direction=n, variation=PLAIN) for n, one in enumerate(others[: len(controls)])]
-        if trial.broken is not None:
-            return SeedMeasures(seed, len(controls), random, scores=scores)
-        self.step(f"seed {seed}: utility")
-        (kl,) = await calibration.neutral_divergence(engine, request.neutral, [request.plan], sampling)
-        limits, both = request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
+        scores += [one.answer("random", direction=n, variation=PLAIN) for n, one in enumerate(controls)]
+        moved: tuple[float, ...] = ()
+        gates, texts, effects = list[GateAnswer](), list[ReportTextAnswer](), list[SideEffectAnswer]()
+        if trial.broken is None:
+            moved = along(trial, unsteered, direction)
+            self.step(f"seed {seed}: utility")
+            utility = await self._utility(seed, unsteered, trial)
+            texts += self._texts(PLAIN, request.prompts, unsteered, trial)
+            robustness: list[CheckAnswer] = []
+            if fewer is not None and fewer.broken is None:
+                scores.append(fewer.answer(FEWER, variation=PLAIN))
+                robustness.append(retained(FEWER, along(fewer, unsteered, direction), moved, limits))
+            for name, change in VARIATIONS.items():
+                self.step(f"seed {seed}: {name}")
+                prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
+                samples = Samples(request.samples, request.samples)
+                before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
+                scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
+                if steered.broken is None:
+                    robustness.append(retained(name, along(steered, before, direction), moved, limits))
+                    texts += self._texts(name, prompts, before, steered)
+            self.step(f"seed {seed}: side effects")
+            effects = await side_effects(self.engine, request.readers, request.prompts, unsteered, trial)
+            control = control_checks(moved, bound, bool(controls), limits) + await self._independent(unsteered, trial)
+            self.step(f"seed {seed}: done")
+            gates = [_gate("control", control), _gate("utility", utility), _gate("robustness", robustness)]
+        return SeedReportAnswer(
+            seed=seed,
+            passed=bool(gates) and all(gate.passed for gate in gates),
+            broken=trial.broken is not None,
+            moved=estimate(moved or (0.0,)),
+            chance=bound,
+            gates=gates,
+            side_effects=effects,
+            texts=texts,
+            scores=tuple(scores),
+        )
+
+    async def _utility(self, seed: int, unsteered: Trial, trial: Trial) -> list[CheckAnswer]:
+        limits, both = self.request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
+        sampling = replace(self.request.sampling, seed=seed)
+        (kl,) = await calibration.neutral_divergence(self.engine, self.request.neutral, [self.request.plan], sampling)
         repeated = estimate([one.repetition - other.repetition for one, other in both])
-        utility = [
+        return [
             check("perplexity_ratio", trials.perplexity_ratio(trial, unsteered), "at_most", limits.perplexity),
             check("repetition_increase", repeated, "at_most", limits.repetition),
             check("kl_neutral", kl, "at_most", limits.kl_neutral),
             check("accuracy_loss", self.lost, "at_most", limits.accuracy_loss),
         ]
-        texts = self._texts(PLAIN, request.prompts, unsteered, trial)
-        varied: list[tuple[str, tuple[float, ...]]] = []
-        if self.fewer is not None and others[-1].broken is None:
-            scores.append(others[-1].answer(FEWER, variation=PLAIN))
-            varied.append((FEWER, along(others[-1], unsteered, direction)))
-        for name, change in VARIATIONS.items():
-            self.step(f"seed {seed}: {name}")
-            prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
-            samples = Samples(request.samples, request.samples)
-            plain, (steered,) = await self._trials(name, prompts, (request.plan,), sampling, samples)
-            scores += [plain.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
-            if steered.broken is None:
-                varied.append((name, along(steered, plain, direction)))
-                texts += self._texts(name, prompts, plain, steered)
-        self.step(f"seed {seed}: side effects")
-        effects = await side_effects(engine, request.readers, request.prompts, unsteered, trial)
-        independent = await self._independent(unsteered, trial)
-        self.step(f"seed {seed}: done")
-        moved = along(trial, unsteered, direction)
-        return SeedMeasures(seed, len(controls), random, moved, independent, utility, varied, effects, texts, scores)
 
     async def _trials(
-        self,
-        name: str,
-        prompts: Sequence[Prompt],
-        plans: Sequence[SteeringPlan],
-        sampling: SamplingParams,
-        samples: Samples,
+        self, seed: int, name: str, prompts: Sequence[Prompt], plans: Sequence[SteeringPlan], samples: Samples
     ) -> tuple[Trial, tuple[Trial, ...]]:
-        """Runs the trials of one variation. The unsteered one is shared with other reports."""
-        shared, key = self.unsteered.trials, (sampling.seed, name)
-        samples = replace(samples, earlier=shared.get(key), perplexity=name == PLAIN)
-        shared[key], steered = await trials.run_trials(
-            self.engine,
-            prompts,
-            plans,
-            self.reading,
-            sampling,
-            samples=samples,
-            checkpoints=self.request.checkpoints,
+        """Runs the trials of one variation."""
+        sampling, checkpoints = replace(self.request.sampling, seed=seed), self.request.checkpoints
+        samples = replace(samples, perplexity=name == PLAIN)
+        return await trials.run_trials(
+            self.engine, prompts, plans, self.reading, sampling, samples=samples, checkpoints=checkpoints
         )
-        return shared[key], steered
 
     def _texts(self, name: str, prompts: Sequence[Prompt], unsteered: Trial, steered: Trial) -> list[ReportTextAnswer]:
         asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in prompts]
@@ -545,11 +505,11 @@ class _Work:
             for prompt, before, after, shift in zip(asked, unsteered.texts, steered.texts, moved, strict=True)
         ]
 
-    async def _independent(self, unsteered: Trial, steered: Trial) -> tuple[CheckAnswer, ...]:
+    async def _independent(self, unsteered: Trial, steered: Trial) -> list[CheckAnswer]:
         """Checks with another model that the answers moved, and that its scores rank them as ours do."""
         scorer, limits = self.request.independent, self.request.thresholds
         if scorer is None:
-            return ()
+            return []
         asked = [instruction_of(prompt, self.engine.tokenizer) for prompt in self.request.prompts]
         means, both = list[list[float]](), [[list[float]() for _ in asked] for _ in ("ours", "theirs")]
         for trial in (unsteered, steered):
@@ -560,7 +520,11 @@ class _Work:
             means.append(trial.by_prompt(found))
         moved = [self.request.direction * (after - before) for before, after in zip(*means, strict=True)]
         agreement = await run_in_thread(rank_correlation, *both)
-        return (
+        return [
             check(f"shift.{scorer.name}", estimate(moved), "above", 0.0),
             check(f"agreement.{scorer.name}", agreement, "at_least", limits.agreement),
-        )
+        ]
+
+
+def _gate(name: Literal["control", "utility", "robustness"], checks: list[CheckAnswer]) -> GateAnswer:
+    return GateAnswer(name=name, passed=all(one.passed for one in checks), checks=checks)

@@ -13,7 +13,7 @@ from steering.concepts.loader import load_concept, load_neutral_texts
 from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
-from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, layer_quality
+from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, held_rows, layer_quality
 from steering.lab.controls import plan_at, random_like
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
@@ -24,7 +24,7 @@ from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection, check_name, random_directions
-from steering.workflows.extract import ExtractionRequest, assembled, check_position, extract, read_pairs, tried_layers
+from steering.workflows.extract import ExtractionRequest, assembled, extract, read_pairs, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.measures import estimate
 from steering.workflows.texts import capture_prompts
@@ -150,7 +150,6 @@ def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
 def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
     """Raises InvalidRequest for what cannot be carried over. source: None where it is not loaded yet."""
     check_name(request.name)
-    check_position(request.position)
     if not MIN_ANCHORS <= len(request.anchors) <= MAX_ANCHORS:
         raise InvalidRequest(
             f"{len(request.anchors)} anchor texts; a map needs {MIN_ANCHORS} to {MAX_ANCHORS}", param="anchors"
@@ -203,9 +202,7 @@ class Side:
         """Projects what each fold holds out on the direction that is fitted without it."""
 
         def read(fold: Split) -> HeldOut:
-            positive, negative = list(fold.held_positive), list(fold.held_negative)
-            groups = division.positive_groups[positive], division.negative_groups[negative]
-            return held_out(fit(fold), self.positive[positive], self.negative[negative], *groups)
+            return held_out(fit(fold), *held_rows(self.positive, self.negative, fold), *division.groups_in(fold))
 
         return [[read(fold) for fold in split] for split in division.splits * repeats]
 

@@ -64,11 +64,9 @@ def _projection(activations: Residual, entry: LayerDirection) -> float:
 
 
 def _probe(activations: Residual, entry: LayerDirection) -> float:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Raises InvalidRequest without a probe."""
-    if entry.weight is None or entry.bias is None:
-        raise InvalidRequest(
-            "scorer 'probe' needs a direction with a calibrated probe, as method 'probe' makes", param="scorer"
-        )
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens."""
+    assert entry.weight is not None, "see read_back"
+    assert entry.bias is not None, "see read_back"
     return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
 
 
@@ -113,12 +111,8 @@ def reading_layer(vector: ConceptVector, layer_count: int) -> int:
 def evaluation_prompts(
     engine: Engine, given: tuple[Prompt, ...] | None, count: int, first: int = 0
 ) -> tuple[Prompt, ...]:
-    """Returns the given prompts, or `count` of the package's neutral ones from `first` on. Raises InvalidRequest for none."""
-    if given is None:
-        return as_prompts(engine, load_neutral()[first : first + count])
-    if not given:
-        raise InvalidRequest("an evaluation needs at least one prompt", param="prompts")
-    return given
+    """Returns the given prompts, or `count` of the package's neutral ones from `first` on."""
+    return as_prompts(engine, load_neutral()[first : first + count]) if given is None else given
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,19 +170,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers to each prompt: without steering, and under each plan. earlier: the unsteered trial of a call with the
-    same prompts, seed and reading, which then is not run again. perplexity: whether answers have a surprise; the logits it needs
+    """Answers to each prompt: without steering, and under each plan. perplexity: whether answers have a surprise; the logits it needs
     are a third of the work of reading."""
 
     unsteered: int = UNSTEERED_SAMPLES
     steered: int = 1
-    earlier: Trial | None = None
     perplexity: bool = True
-
-    @property
-    def written(self) -> int:
-        """Returns how many unsteered answers to each prompt are still to be written."""
-        return 0 if self.earlier else self.unsteered
 
 
 DEFAULT_SAMPLES = Samples()
@@ -227,7 +214,7 @@ async def run_trials(
     checkpoints: where parts that are done are kept, and found again.
     progress: twice `trial_answers` steps, since every answer is written and read.
     """
-    rows = [(UNSTEERED, j) for j in range(samples.written)]
+    rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
     size, total = max(1, ANSWERS_AT_ONCE // len(prompts)), 2 * len(rows) * len(prompts)
     trials: list[Trial] = []
@@ -246,10 +233,10 @@ async def run_trials(
             found = [Trial(broken=NonfiniteActivations(one)) if isinstance(one, str) else Trial(one) for one in kept]
             running(2 * len(found) * len(prompts), total, "read from the interrupted work")
         trials += found
-    unsteered = samples.earlier or _mean_trial(trials[: samples.written])
+    unsteered = _mean_trial(trials[: samples.unsteered])
     if unsteered.broken is not None:
         raise unsteered.broken
-    starts = range(samples.written, len(trials), samples.steered)
+    starts = range(samples.unsteered, len(trials), samples.steered)
     return unsteered, tuple(_mean_trial(trials[start : start + samples.steered]) for start in starts)
 
 
@@ -306,7 +293,7 @@ class _Part:
 
 def trial_answers(plans: int, prompts: int, samples: Samples = DEFAULT_SAMPLES) -> int:
     """Returns how many answers `run_trials` writes, the unsteered ones included."""
-    return (plans * samples.steered + samples.written) * prompts
+    return (plans * samples.steered + samples.unsteered) * prompts
 
 
 def _mean_trial(trials: Sequence[Trial]) -> Trial:
@@ -490,15 +477,9 @@ def dose_point(
     return replace(point, advantage=advantage(strength, trial, unsteered, point.threshold))
 
 
-def dose_bounds(unsteered: Trial, rows: Mapping[float, Sequence[Trial]]) -> dict[float, float]:
-    """Returns `chance` by strength. rows: strength -> the vector's trial, then those of its random controls. All strengths
-    share the one case in twenty, as `independent_claims` counts them."""
-    return chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
-
-
 def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], places: int = 1) -> dict[float, float]:
-    """Returns `chance` by strength. controls: the trials of the random directions by strength. places: from how many places
-    that at which they act was chosen."""
+    """Returns `chance` by strength. controls: the trials of the random directions by strength. All strengths share the one case in
+    twenty, as `independent_claims` counts them. places: from how many places that at which they act was chosen."""
     moved = {strength: mean_shifts(unsteered, row) for strength, row in controls.items()}
     sound = {strength: [one for one in row if one.broken is None] for strength, row in controls.items()}
     rows = {strength: np.array([shifts(one, unsteered) for one in row]) for strength, row in sound.items()}
@@ -506,11 +487,12 @@ def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], place
 
 
 def dose_points(
-    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None], bounds: Mapping[float, float]
+    unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None]
 ) -> dict[float, EvaluatedPoint]:
-    """Builds the points of a dose-response. rows: as in `dose_bounds`, whose result is `bounds`. kl: on neutral text, by
-    strength."""
+    """Builds the points of a dose-response. rows: strength -> the vector's trial, then those of its random controls. kl: on neutral
+    text, by strength."""
     points = dict[float, EvaluatedPoint]()
+    bounds = chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
     for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
         points[strength] = dose_point(strength, trial, unsteered, damage, controls, bounds.get(strength))
     points[0.0] = replace(dose_point(0.0, unsteered, unsteered, 0.0), random_score=0.0)

@@ -118,9 +118,8 @@ def page_out(weight: torch.Tensor) -> None:
         return
     begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
     begin, end = -(-begin // PAGESIZE) * PAGESIZE, end // PAGESIZE * PAGESIZE
-    if (
-        end > begin
-    ):  # the pages that it has for itself; a kernel that does not know the advice refuses it, which changes nothing
+    # the pages that it has for itself; a kernel that does not know the advice refuses it, which changes nothing
+    if end > begin:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_PAGEOUT)
 
 

@@ -111,9 +111,8 @@ def load(  # noqa: PLR0913 - what an operator chooses
         plan = plan_memory(config, found.folder, chosen_dtype, chosen_device, serving or Serving(0, 0, 0), quantization)
         plain = quantization is None and method_of(config) is None
         if kernels and plain and packs_weights(chosen_dtype, chosen_device):
-            plan = replace(
-                plan, weights=packed_bytes(found.folder, weights, plan.weights)
-            )  # at most: embeddings are not packed
+            # at most: embeddings are not packed
+            plan = replace(plan, weights=packed_bytes(found.folder, weights, plan.weights))
         more = chosen_device.type == "cuda" and torch.cuda.device_count() > len(free)
         check_memory(found.name, plan, {str(place): size for place, size in free.items()}, more_devices=more)
         report(

@@ -8,13 +8,13 @@ answer's first other character: what is predicted at it may still be a call. The
 where it turns out to be none of the tools.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from steering.model.thinking import beginning, in_template
-from steering.model.tool_calls import MAX_DEPTH, WHITE_SPACE, JsonReader, ToolFormat
+from steering.model.thinking import WHITE_SPACE, beginning, in_template
+from steering.model.tool_calls import MAX_DEPTH, JsonReader, ToolFormat
 from steering.pairs import ChatMessage
 from steering.spec import PhaseName
 
@@ -31,24 +31,12 @@ def thinking_of(template: str) -> tuple[str, str] | None:
     return GPT_OSS if GPT_OSS[0] in template else None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PhaseState:
-    """Where a text stands after some of its characters.
+    """Where an answer begins. mode: whether in its thinking, which the prompt has begun. fresh: whether it may begin to think."""
 
-    mode: in text; in thinking; in a call, between its marker and its JSON, in that, or between it and the end marker.
-    before: the phase of white space that follows now. begun: whether the answer's text has.
-    fresh: whether the answer may begin to think: it has had nothing but white space so far.
-    held: the last characters, where they may begin a marker.
-    json: where the JSON of a call stands. end: what ends the call after it; empty where the JSON does.
-    """
-
-    mode: Literal["text", "thinking", "opening", "json", "closing"] = "text"
-    before: PhaseName = "prompt"
-    begun: bool = False
+    mode: Literal["text", "thinking"] = "text"
     fresh: bool = True
-    held: str = ""
-    json: JsonReader | None = None
-    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,33 +44,24 @@ class PhaseRules:
     """What decides the phases of one answer.
 
     thinking: its markers. anywhere: whether it may think later than at the beginning of the answer, and again.
-    call, end: the markers of calls; no end where the JSON ends a call. opening: the first character of that JSON.
-    starts: what else begins a call at the start of an answer or after a call, each with what ends it. bare: whether `;` separates calls. json: whether all of the answer is JSON.
+    form: how it calls tools; None where it may call none. tools: whether they are offered, so that JSON without a marker is a call.
+    json: whether all of the answer is JSON.
     start: the state at the prompt's end, which may have begun to think.
     """
 
     thinking: tuple[str, str] | None = None
-    call: str = ""
-    end: str = ""
-    opening: str = ""
-    starts: tuple[tuple[str, str], ...] = ()
-    bare: bool = False
+    form: ToolFormat | None = None
+    tools: bool = True
     json: bool = False
-    start: PhaseState = field(default_factory=PhaseState)
+    start: PhaseState = PhaseState()
     anywhere: bool = False
 
     @classmethod
     def of(
         cls, thinking: tuple[str, str] | None, form: ToolFormat | None, *, tools: bool = True, json: bool = False
     ) -> "PhaseRules":
-        """Returns the rules of a model's answer. form: how it calls tools; None where it may call none. tools: whether they are offered,
-        so that JSON without a marker is a call."""
-        anywhere = thinking == GPT_OSS
-        if form is None:
-            return cls(thinking, json=json, anywhere=anywhere)
-        starts = {begin: end for begin, end in form.begins(starts=tools).items() if begin != form.begin}
-        bare = form.bare and tools
-        return cls(thinking, form.begin, form.end, form.opening, tuple(starts.items()), bare, json, anywhere=anywhere)
+        """Returns the rules of a model's answer. thinking: the markers of its chat template."""
+        return cls(thinking, form, tools, json, anywhere=thinking == GPT_OSS)
 
     def starting(self, *, opened: bool, may_begin: bool) -> "PhaseRules":
         """Returns the rules where the prompt has begun the thinking or not, and the answer may begin it or not."""
@@ -102,7 +81,7 @@ class PhaseRules:
     @property
     def markers(self) -> frozenset[str]:
         """What begins or ends a phase."""
-        return frozenset({*(self.thinking or ()), self.call, self.end} - {""})
+        return frozenset({*(self.thinking or ()), *([self.form.begin, self.form.end] if self.form else [])} - {""})
 
     @property
     def thinks(self) -> bool:
@@ -114,106 +93,26 @@ class PhaseRules:
         """The phases that tokens of the prompt and the answer can have."""
         if self.json:
             return frozenset[PhaseName]({"prompt", "json"})
-        others: dict[PhaseName, object] = {"thinking": self.thinks, "tool": self.call}
+        others: dict[PhaseName, object] = {"thinking": self.thinks, "tool": self.form}
         return frozenset[PhaseName]({"prompt", "answer", *(phase for phase, found in others.items() if found)})
 
     @cached_property
     def _beginnings(self) -> Mapping[tuple[bool, bool], dict[str, PhaseName]]:
         thinks: dict[str, PhaseName] = {self.thinking[0]: "thinking"} if self.thinking else {}
-        calls: dict[str, PhaseName] = {self.call: "tool"} if self.call else {}
-        starts = {begin: phase for begin, _ in self.starts for phase in calls.values()}
-        parts = {True: thinks, False: {}}, {True: starts, False: {}}
-        return {(t, s): {**calls, **parts[0][t], **parts[1][s]} for t in (True, False) for s in (True, False)}
+        found = dict[tuple[bool, bool], dict[str, PhaseName]]()
+        for starts in (True, False):
+            found[False, starts] = dict.fromkeys(self.calls(starts=starts), "tool")
+            found[True, starts] = found[False, starts] | thinks
+        return found
 
-    def _begins(self, state: PhaseState) -> dict[str, PhaseName]:
-        """Returns the markers that may begin a phase now."""
-        return self._beginnings[state.fresh or self.anywhere, not state.begun]
+    def calls(self, *, starts: bool) -> dict[str, str]:
+        """Returns what may begin a call, each with what ends it. starts: see `begins`."""
+        return {} if self.form is None else self.form.begins(starts=starts and self.tools)
 
-    def of_token(self, state: PhaseState, text: str) -> PhaseName | None:
-        """Reads the next token, and returns its phase; None where it has no text."""
-        found = {phase for character in text if (phase := self.read(state, character)) is not None}
-        if state.mode == "text" and state.held and text:
-            begins = self._begins(state)
-            found.add(next(phase for begin, phase in begins.items() if begin.startswith(state.held)))
-        return min(found, key=_FIRST.__getitem__, default=None)
-
-    def read(self, state: PhaseState, character: str) -> PhaseName | None:
-        """Reads the next character. Returns its phase, or that of what was held until it; None where it is held."""
-        if state.mode == "thinking" and self.thinking:
-            return self._in_thinking(state, character, self.thinking[1])
-        if state.mode == "json":
-            return self._in_json(state, character)
-        if state.mode == "closing":
-            return self._after_json(state, character)
-        opening = character == self.opening
-        if state.mode == "opening":
-            if opening or character in WHITE_SPACE:
-                return self._open(state) if opening else "tool"
-            self._say(state)
-        return self._in_text(state, character)
-
-    def _in_text(self, state: PhaseState, character: str) -> PhaseName | None:
-        text = state.held + character
-        if text.strip(WHITE_SPACE) and not (self.thinking and self.thinking[0].startswith(text)):
-            state.fresh = False
-        begins = self._begins(state)
-        cut = _cut(text, begins)
-        space = WHITE_SPACE + (";" if self.bare and state.before == "tool" else "")
-        if text[:cut].strip(space):
-            state.begun, state.before = True, "answer"
-            begins = self._begins(state)
-            cut = _cut(text, begins)
-        dropped, state.held = text[:cut], text[cut:]
-        phase = begins.get(state.held)
-        if phase is None and state.held:
-            return "answer" if dropped else None
-        if phase is None:
-            return "answer" if state.begun else state.before
-        begin, state.held = state.held, ""
-        if phase == "thinking":
-            state.mode = "thinking"
-            return phase
-        state.mode, state.end = "opening", dict(self.starts).get(begin, self.end)
-        return self._open(state) if begin == self.opening else phase
-
-    def _in_thinking(self, state: PhaseState, character: str, end: str) -> PhaseName:
-        text = state.held + character
-        state.held = next(text[at:] for at in range(len(text) + 1) if end.startswith(text[at:]))
-        if state.held == end:
-            self._leave(state, "thinking")
-        return "thinking"
-
-    def _open(self, state: PhaseState) -> PhaseName:
-        state.mode, state.json, state.fresh = "json", JsonReader(), False
-        return "tool"
-
-    def _in_json(self, state: PhaseState, character: str) -> PhaseName:
-        depth = 0 if state.json is None else state.json.read(character)
-        if depth > MAX_DEPTH:
-            self._say(state)
-            return "answer"
-        if not depth and state.end:
-            state.mode = "closing"
-        elif not depth:
-            self._leave(state, "tool")
-        return "tool"
-
-    def _after_json(self, state: PhaseState, character: str) -> PhaseName | None:
-        text = state.held + character
-        if not state.end.startswith(text) and text not in WHITE_SPACE:
-            self._say(state)
-            return [self._in_text(state, one) for one in text][-1]  # it may begin another call
-        state.held = text if state.end.startswith(text) else ""
-        if text == state.end:
-            self._leave(state, "tool")
-        return "tool"
-
-    def _say(self, state: PhaseState) -> None:
-        """What began as a call is none: the answer goes on in text."""
-        state.mode, state.before, state.begun, state.fresh, state.held = "text", "answer", True, False, ""
-
-    def _leave(self, state: PhaseState, phase: PhaseName) -> None:
-        state.mode, state.before, state.begun, state.fresh, state.held = "text", phase, False, False, ""
+    def begins(self, *, fresh: bool, starts: bool) -> dict[str, PhaseName]:
+        """Returns the markers that may begin a phase. fresh: the answer has had nothing but white space so far. starts: its text has not
+        begun, or not since a call."""
+        return self._beginnings[fresh or self.anywhere, starts]
 
 
 def _cut(text: str, begins: Iterable[str]) -> int:
@@ -221,6 +120,10 @@ def _cut(text: str, begins: Iterable[str]) -> int:
     return next(
         at for at in range(len(text) + 1) if at == len(text) or any(one.startswith(text[at:]) for one in begins)
     )
+
+
+Place: TypeAlias = tuple[PhaseName | None, str]
+"""The phase of the last character that was read, or of what was held until it; None where it is held. And the marker that it ends."""
 
 
 class PhaseTracker:
@@ -232,16 +135,19 @@ class PhaseTracker:
 
     def reset(self) -> None:
         """Forgets the answer."""
-        self._state = replace(self._rules.start)
         self._phases: list[PhaseName] = []
         self._last: PhaseName = "prompt"
+        self._go_on("prompt", begun=False, fresh=self._rules.start.fresh)
+        self._reading = self._read()
+        next(self._reading)
 
     def add(self, token_id: int) -> PhaseName:
         """Adds the next token of the answer, and returns its phase. A token without text has that of the one before it."""
-        if self._rules.json:
-            self._last = "json"
-        else:
-            self._last = self._rules.of_token(self._state, self._text_of(token_id)) or self._last
+        text = "" if self._rules.json else self._text_of(token_id)
+        found = {phase for character in text if (phase := self._reading.send(character)) is not None}
+        if self._held and text:
+            found.add(next(phase for begin, phase in self._begins().items() if begin.startswith(self._held)))
+        self._last = "json" if self._rules.json else min(found, key=_FIRST.__getitem__, default=self._last)
         self._phases.append(self._last)
         return self._last
 
@@ -252,3 +158,73 @@ class PhaseTracker:
             self.add(ids[position])
         in_prompt: list[PhaseName] = ["prompt"] * (min(end, prompt_length) - first)
         return in_prompt + self._phases[max(first - prompt_length, 0) : max(end - prompt_length, 0)]
+
+    def _go_on(self, before: PhaseName, *, begun: bool, fresh: bool = False) -> None:
+        """Goes on in text. before: the phase of white space until the text begins, if it has not begun. fresh: see `begins`."""
+        self._before, self._begun, self._fresh = before, begun, fresh
+        self._held = ""  # the last characters of text, where they may begin a marker
+
+    def _begins(self) -> dict[str, PhaseName]:
+        return self._rules.begins(fresh=self._fresh, starts=not self._begun)
+
+    def _read(self) -> Generator[PhaseName | None, str, None]:
+        """Receives the characters of the answer; yields the phase of each, see `Place`."""
+        think, end = self._rules.thinking or ("", "")
+        place: Place = None, think if self._rules.start.mode == "thinking" else ""
+        while True:
+            phase, begin = place
+            if not begin:
+                place = self._in_text((yield phase))
+            elif begin == think:
+                place = yield from self._in_thinking(phase, end)
+            else:
+                assert self._rules.form is not None, "it has this marker"
+                place = yield from self._in_call(begin, self._rules.form)
+
+    def _in_text(self, character: str) -> Place:
+        rules, text = self._rules, self._held + character
+        if text.strip(WHITE_SPACE) and not (rules.thinking and rules.thinking[0].startswith(text)):
+            self._fresh = False
+        cut = _cut(text, self._begins())
+        bare = rules.form is not None and rules.form.bare and rules.tools
+        space = WHITE_SPACE + (";" if bare and self._before == "tool" else "")
+        if text[:cut].strip(space):
+            self._begun, self._before = True, "answer"
+            cut = _cut(text, self._begins())
+        self._held = text[cut:]
+        if phase := self._begins().get(self._held):
+            begin, self._held = self._held, ""
+            return phase, begin
+        if self._held:
+            return "answer" if cut else None, ""
+        return "answer" if self._begun else self._before, ""
+
+    def _in_thinking(self, phase: PhaseName | None, end: str) -> Generator[PhaseName | None, str, Place]:
+        held = ""
+        while held != end:
+            held, phase = held + (yield phase), "thinking"
+            held = next(held[at:] for at in range(len(held) + 1) if end.startswith(held[at:]))
+        self._go_on("thinking", begun=False)
+        return phase, ""
+
+    def _in_call(self, begin: str, form: ToolFormat) -> Generator[PhaseName | None, str, Place]:
+        """Reads the JSON and the end marker of a call, each after white space. Where it turns out to be none, the answer goes on in text."""
+        if begin != form.opening:
+            while (character := (yield "tool")) in WHITE_SPACE:
+                pass
+            if character != form.opening:
+                self._go_on("answer", begun=True)
+                return self._in_text(character)
+        json = JsonReader()
+        while json.depth:
+            if json.read((yield "tool")) > MAX_DEPTH:
+                self._go_on("answer", begun=True)
+                return "answer", ""
+        read, end = "", self._rules.calls(starts=True)[begin]
+        while read != end:
+            read = (read + (yield "tool")).lstrip(WHITE_SPACE)
+            if not end.startswith(read):
+                self._go_on("answer", begun=True)
+                return [self._in_text(one) for one in read][-1]  # it may begin another call
+        self._go_on("tool", begun=False)
+        return "tool", ""

@@ -65,9 +65,8 @@ class TextStream:
         before it."""
         if self.separates(token_id):
             piece = self.flush()
-            self._ids = (
-                [token_id] if piece else [*self._ids, token_id]
-            )  # bytes before it and after it make no character
+            # bytes before it and after it make no character
+            self._ids = [token_id] if piece else [*self._ids, token_id]
             self._mark_returned()
             return piece
         self._ids.append(token_id)

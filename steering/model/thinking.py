@@ -1,13 +1,18 @@
 """How models mark what they think before they answer: a table of formats, and a parser that separates it from a growing answer."""
 
 import re
-from collections.abc import Collection, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Generic, TypeVar
 
 from jinja2 import Environment, TemplateSyntaxError, meta
 
 from steering.pairs import ChatMessage, ContinuedMessage
 
+T = TypeVar("T")
 WHITE_SPACE = " \t\r\n"
 TAIL = 32
 """Last tokens of a prompt in which its template may begin the thinking of the answer."""
@@ -86,7 +91,55 @@ class Thought:
     text: str
 
 
-class ThinkingParser:
+def joined(parts: Iterable[Any]) -> list[Any]:
+    """Joins neighbouring texts, and neighbouring thoughts, and leaves out empty texts."""
+    found = list[Any]()
+    for kind, group in groupby(parts, type):
+        if kind is str:
+            found += filter(None, ["".join(group)])
+        elif kind is Thought:
+            found.append(Thought("".join(one.text for one in group)))
+        else:
+            found += group
+    return found
+
+
+class StreamParser(ABC, Generic[T]):
+    """Separates an answer into its text and other parts as it grows. `_read` takes its characters from `_next`, and adds to `_found` what
+    has become certain."""
+
+    def __init__(self) -> None:
+        self._found: list[str | T] = []
+        self._again: list[str] = []  # characters that are read again, the first one last
+        self._ended = False
+        self._reading = self._read()
+        next(self._reading)
+
+    @abstractmethod
+    def _read(self) -> Generator[None, str, None]: ...
+
+    def _next(self) -> Generator[None, str, str]:
+        """Returns the next character; an empty string at the end of the answer."""
+        if self._again:
+            return self._again.pop()
+        return "" if self._ended else (yield)
+
+    def feed(self, text: str) -> list[str | T]:
+        """Returns the parts that became certain with the next characters."""
+        for character in text:
+            self._reading.send(character)
+        found, self._found = self._found, []
+        return joined(found)
+
+    def finish(self) -> list[str | T]:
+        """Returns what was held, as the answer has ended."""
+        self._ended = True
+        with suppress(StopIteration):
+            self._reading.send("")
+        return self.feed("")
+
+
+class ThinkingParser(StreamParser[Thought]):
     """Separates what an answer thinks from what it says as it grows. However the answer is cut into pieces, the joined thoughts and
     texts are the same. White space around both markers is left out. An answer thinks at its beginning only.
 
@@ -94,81 +147,49 @@ class ThinkingParser:
     """
 
     def __init__(self, form: ThinkingFormat, *, opened: bool, may_begin: bool) -> None:
-        self._form, self._opened = form, opened
-        after = self._inside if opened else self._text
-        self._state = self._start if may_begin else after
-        self._blank: list[str] = []  # white space that is left out if a marker follows
-        self._held = ""  # the start of a marker
+        self._form, self._opened, self._may_begin = form, opened, may_begin
+        self._blank: list[str] = []  # white space that is left out if the thought ends there
         self._thought = False  # whether there was any thought
+        super().__init__()
 
-    def feed(self, text: str) -> list[str | Thought]:
-        """Returns the thoughts and texts that became certain with the next characters."""
-        found: list[str | Thought] = []
-        while text:
-            text = self._state(text, found)
-        return found
+    def _read(self) -> Generator[None, str, None]:
+        begun = self._may_begin and (yield from self._read_begin())
+        if begun or self._opened:
+            yield from self._read_thought()
+        while character := (yield from self._next()):
+            self._found.append(character)
 
-    def finish(self) -> list[str | Thought]:
-        """Returns what was held, as the answer has ended."""
-        found: list[str | Thought] = []
-        if self._state == self._start and not self._opened:
-            found += ["".join([*self._blank, self._held])]
-        elif self._held:
-            self._think(self._held, found)
-        self._held, self._blank = "", []
-        return [one for one in found if one]
+    def _read_begin(self) -> Generator[None, str, bool]:
+        """Reads the marker that begins the thinking, after white space. What is none is read again."""
+        begin, blank, held = self._form.begin, list[str](), ""
+        while held != begin and begin.startswith(held) and (character := (yield from self._next())):
+            if held or character not in WHITE_SPACE:
+                held += character
+            else:
+                blank.append(character)
+        if held != begin:
+            self._again += reversed("".join([*blank, held]))
+        return held == begin
 
-    def _start(self, text: str, found: list[str | Thought]) -> str:
-        """Looks for the marker that begins the thinking. Returns what is not read yet."""
-        text = self._held + text
-        if not self._held:
-            stripped = text.lstrip(WHITE_SPACE)
-            self._blank.append(text[: len(text) - len(stripped)])
-            text = stripped
-        begin, self._held = self._form.begin, ""
-        if text.startswith(begin):
-            self._state, self._blank = self._inside, []
-            return text[len(begin) :]
-        if begin.startswith(text):
-            self._held = text
-            return ""
-        if self._opened:
-            self._state, self._blank = self._inside, []
-            return text
-        found.append("".join(self._blank))
-        self._state, self._blank = self._text, []
-        return text
+    def _read_thought(self) -> Generator[None, str, None]:
+        """Reads a thought, the marker that ends it, and the white space before the answer."""
+        end, held = self._form.end, ""
+        while held != end and (character := (yield from self._next())):
+            held += character
+            cut = next(at for at in range(len(held) + 1) if end.startswith(held[at:]))
+            self._think(held[:cut])
+            held = held[cut:]
+        self._think(held if held != end else "")
+        while (character := (yield from self._next())) and character in WHITE_SPACE:
+            pass
+        self._found.append(character)
 
-    def _inside(self, text: str, found: list[str | Thought]) -> str:
-        """Looks for the marker that ends the thinking."""
-        text, end = self._held + text, self._form.end
-        at = text.find(end)
-        if at >= 0:
-            self._think(text[:at], found)
-            self._state, self._held, self._blank = self._after, "", []
-            return text[at + len(end) :]
-        kept = next((n for n in range(min(len(text), len(end) - 1), 0, -1) if text.endswith(end[:n])), 0)
-        self._think(text[: len(text) - kept], found)
-        self._held = text[len(text) - kept :]
-        return ""
-
-    def _think(self, text: str, found: list[str | Thought]) -> None:
+    def _think(self, text: str) -> None:
         """Adds a thought, without the white space at its end, which is held, and that at the beginning."""
         stripped = text.rstrip(WHITE_SPACE)
         if not stripped:
             self._blank.append(text)
             return
         thought = "".join([*self._blank, stripped])
-        found.append(Thought(thought if self._thought else thought.lstrip(WHITE_SPACE)))
+        self._found.append(Thought(thought if self._thought else thought.lstrip(WHITE_SPACE)))
         self._thought, self._blank = True, [text[len(stripped) :]]
-
-    def _after(self, text: str, found: list[str | Thought]) -> str:  # noqa: ARG002
-        """Leaves out the white space before the answer."""
-        text = text.lstrip(WHITE_SPACE)
-        if text:
-            self._state = self._text
-        return text
-
-    def _text(self, text: str, found: list[str | Thought]) -> str:
-        found.append(text)
-        return ""

@@ -2,19 +2,18 @@
 the grammar of answers that must call."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 from steering.errors import InvalidRequest
+from steering.model.thinking import WHITE_SPACE, StreamParser
 from steering.strict_json import load_json
 
 MAX_DEPTH = 64
 """Levels of lists and objects in a call."""
 ARGUMENT_KEYS = ("arguments", "parameters")
 """Names under which a call has its arguments."""
-WHITE_SPACE = " \t\r\n"
 MAX_WARNINGS = 8
 """Of one answer."""
 FENCE = ("```json", "```")
@@ -157,9 +156,10 @@ class JsonReader:
         return self.depth
 
 
-class CallParser:
+class CallParser(StreamParser[FoundCall]):
     """Separates the text of an answer from its calls as it grows. However the answer is cut into pieces, the joined texts and the
-    calls are the same. A call is returned when it is whole; until then none of it is.
+    calls are the same. A call is returned when it is whole; until then none of it is. At the end of the answer a call without its end
+    marker counts; one without the end of its JSON is text.
 
     names: the functions that may be called. What begins a call and is none of them is text, with a warning.
     """
@@ -167,134 +167,73 @@ class CallParser:
     def __init__(self, form: ToolFormat, names: Collection[str]) -> None:
         self.warnings: list[str] = []
         self._form, self._names = form, names
-        self._space = WHITE_SPACE  # what may stand around calls and is left out there
-        self._begins = form.begins(starts=True)
-        self._after_call = False
-        # white space, and then the start of a marker: the next characters decide whether they are text
-        self._blank: list[str] = []
-        self._held = ""
-        self._call: list[str] = []  # the characters of the call that has begun, with what was held before it
-        self._json_at = -1  # where its JSON begins and ends in it
-        self._json_end = -1
-        self._ends = self._end = ""  # its end marker, and what was read of it
-        self._json = JsonReader()
-        self._calls: list[FoundCall] = []
-
-    def feed(self, text: str) -> list[str | FoundCall]:
-        """Returns the texts and calls that became certain with the next characters."""
-        found: list[str | FoundCall] = []
-        coming = list(reversed(text))
-        while coming:
-            character = coming.pop()
-            coming.extend(reversed(self._step(character, found)))
-        return _joined(found)
-
-    def finish(self) -> list[str | FoundCall]:
-        """Returns what was held, as the answer has ended. A call without its end marker counts; one without the end of its JSON is text."""
-        found: list[str | FoundCall] = []
-        if self._json_end >= 0:
-            self._end_call(found)
-        elif self._call:
-            again = self._refuse("the answer ends within a call of a tool; it is returned as text", found)
-            found.extend(self.feed(again))
-        if self._held or not self._after_call:
-            found += [*self._blank, self._held]
-        self._blank, self._held = [], ""
-        return _joined(found)
+        super().__init__()
 
     def warn(self, warning: str) -> None:
         """Adds a warning about the answer, unless it has this one, or MAX_WARNINGS already."""
         if warning not in self.warnings and len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(warning)
 
-    def _step(self, character: str, found: list[str | FoundCall]) -> str:
-        """Reads a character. Returns what must be read again, as it turned out not to be part of a call."""
-        if not self._call:
-            self._read_text(character, found)
-            return ""
-        self._call.append(character)
-        if self._json_end >= 0:
-            return self._read_end(character, found)
-        if self._json_at >= 0:
-            return self._read_json(character, found)
-        if character in WHITE_SPACE:
-            return ""
-        if character != self._form.opening:
-            return self._refuse("a call of a tool is not JSON; it is returned as text", found)
-        self._json_at, self._json = len(self._call) - 1, JsonReader()
-        return ""
+    def _read(self) -> Generator[None, str, None]:
+        # white space, and then the start of a marker: the next characters decide whether they are text
+        blank, held, after_call = list[str](), "", False
+        space, begins = WHITE_SPACE, self._form.begins(starts=True)
+        while character := (yield from self._next()):
+            if not held and character in space:
+                blank.append(character)
+                continue
+            held += character
+            if held in begins:
+                after_call = yield from self._read_call([*blank, *held], begins[held])
+                blank, held = [], ""
+            elif any(one.startswith(held) for one in begins):
+                continue
+            else:  # the longest end of it that may be the start of a marker is held
+                begin = self._form.begin
+                cut = next(at for at in range(1, len(held) + 1) if begin.startswith(held[at:].lstrip(WHITE_SPACE)))
+                self._found += [*blank, held[:cut]]
+                rest, after_call = held[cut:], False
+                held = rest.lstrip(WHITE_SPACE)
+                blank = list(rest[: len(rest) - len(held)])
+            begins = self._form.begins(starts=after_call)
+            space = WHITE_SPACE + ";" * (after_call and self._form.bare)  # between calls, where it is left out
+        if held or not after_call:
+            self._found += [*blank, held]
 
-    def _read_text(self, character: str, found: list[str | FoundCall]) -> None:
-        if not self._held and character in self._space:
-            self._blank.append(character)
-            return
-        start = self._held + character
-        if start in self._begins:
-            self._ends, self._call = self._begins[start], [*self._blank, *start]
-            self._blank, self._held = [], ""
-            self._json_at, self._json = len(self._call) - 1 if start == self._form.opening else -1, JsonReader()
-            return
-        if any(one.startswith(start) for one in self._begins):
-            self._held = start
-            return
-        # The longest end of it that may be the start of a marker is held.
-        cut = next(at for at in range(1, len(start) + 1) if self._form.begin.startswith(start[at:].lstrip(WHITE_SPACE)))
-        found += [*self._blank, start[:cut]]
-        self._held = start[cut:].lstrip(WHITE_SPACE)
-        self._blank = list(start[cut : len(start) - len(self._held)])
-        self._go_on_in_text()
-
-    def _go_on_in_text(self) -> None:
-        self._begins, self._after_call, self._space = self._form.begins(starts=False), False, WHITE_SPACE
-
-    def _read_json(self, character: str, found: list[str | FoundCall]) -> str:
-        depth = self._json.read(character)
-        if depth > MAX_DEPTH:
-            return self._refuse(
-                f"a call of a tool is nested deeper than {MAX_DEPTH} levels; it is returned as text", found
-            )
-        if depth:
-            return ""
-        self._json_end = len(self._call)
+    def _read_call(self, call: list[str], end: str) -> Generator[None, str, bool]:
+        """Reads the rest of a call, whose characters up to its marker are given. Returns False for what is no call. Then its text is
+        that up to the marker, or with the JSON after it, and what follows is read again: it may begin another call."""
+        opening, unended = self._form.opening, "the answer ends within a call of a tool"
+        while call[-1] != opening:
+            character = yield from self._next()
+            if not character or character not in WHITE_SPACE + opening:
+                return self._refuse(call, "a call of a tool is not JSON" if character else unended, character)
+            call.append(character)
+        begin, json = len(call) - 1, JsonReader()
+        while json.depth:
+            if not (character := (yield from self._next())):
+                return self._refuse(call, unended)
+            call.append(character)
+            if json.read(character) > MAX_DEPTH:
+                return self._refuse(call, f"a call of a tool is nested deeper than {MAX_DEPTH} levels")
         try:
-            self._calls = self._parsed("".join(self._call[self._json_at :]))
+            calls = self._parsed("".join(call[begin:]))
         except InvalidRequest as error:
-            return self._refuse(f"{error.message}; it is returned as text", found)
-        if not self._ends:
-            self._end_call(found)
-        return ""
+            return self._refuse(call, error.message)
+        marker, after = "", list[str]()
+        while marker != end and (character := (yield from self._next())):
+            after.append(character)
+            marker = (marker + character).lstrip(WHITE_SPACE)
+            if not end.startswith(marker):
+                return self._refuse(call, f"a call of a tool lacks {end!r}", after)
+        self._found += calls
+        return True
 
-    def _read_end(self, character: str, found: list[str | FoundCall]) -> str:
-        if not self._end and character in WHITE_SPACE:
-            return ""
-        self._end += character
-        if self._end == self._ends:
-            self._end_call(found)
-        elif not self._ends.startswith(self._end):
-            return self._refuse(f"a call of a tool lacks {self._ends!r}; it is returned as text", found)
-        return ""
-
-    def _end_call(self, found: list[str | FoundCall]) -> None:
-        found.extend(self._calls)
-        self._reset()
-        self._after_call, self._begins = True, self._form.begins(starts=True)
-        self._space = WHITE_SPACE + ";" if self._form.bare else WHITE_SPACE
-
-    def _refuse(self, warning: str, found: list[str | FoundCall]) -> str:
-        """Returns the text of a call that is none, after its first characters, to be read again."""
-        self.warn(warning)
-        # up to its JSON, or with it: what follows may begin another call
-        end = self._json_end if self._json_end >= 0 else len(self._call)
-        if self._json_at < 0:
-            end -= 1
-        text, again = "".join(self._call[:end]), "".join(self._call[end:])
-        self._reset()
-        self._go_on_in_text()
-        found.append(text)
-        return again
-
-    def _reset(self) -> None:
-        self._call, self._json_at, self._json_end, self._end, self._calls = [], -1, -1, "", []
+    def _refuse(self, call: Iterable[str], warning: str, again: Sequence[str] = ()) -> bool:
+        self.warn(f"{warning}; it is returned as text")
+        self._found.append("".join(call))
+        self._again += reversed(again)
+        return False
 
     def _parsed(self, text: str) -> list[FoundCall]:
         """Reads the JSON of a call, or of several. Raises InvalidRequest where it is none of a function that may be called."""
@@ -319,15 +258,3 @@ class CallParser:
 def _literal(text: str) -> str:
     """Returns a string of Lark's notation."""
     return json.dumps(text)
-
-
-def _joined(found: list[str | FoundCall]) -> list[str | FoundCall]:
-    """Joins neighbouring texts and leaves out empty ones."""
-    joined: list[str | FoundCall] = []
-    for is_text, group in groupby(found, lambda one: isinstance(one, str)):
-        items = list(group)
-        if not is_text:
-            joined += items
-        elif text := "".join(cast("list[str]", items)):
-            joined.append(text)
-    return joined

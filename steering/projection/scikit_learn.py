@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from steering.auroc import HeldOut, Numbers, jackknife_interval, leave_one_group_out
 from steering.cards import Estimate
-from steering.errors import InvalidRequest
 from steering.projection import Points, check_activations
 from steering.schemas.latent_space import SeparabilityAnswer
 
@@ -73,15 +72,9 @@ def separability(
     activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0, groups: Sequence[str] | None = None
 ) -> SeparabilityAnswer:
     """Measures how well the labels of activations (example, d_model) separate in the full space. groups: examples that
-    stay in one fold, such as the two texts of a pair; None: every example by itself. Raises InvalidRequest below two
-    labels."""
-    if len(labels) != len(activations):
-        raise InvalidRequest(f"one label per text is needed: got {len(labels)} for {len(activations)}", param="labels")
-    if groups is not None and len(groups) != len(activations):
-        raise InvalidRequest(f"one group per text is needed: got {len(groups)} for {len(activations)}", param="groups")
+    stay in one fold, such as the two texts of a pair; None: every example by itself. labels: one for each, two different ones at
+    least."""
     names, codes, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise InvalidRequest("separability needs at least two different labels", param="labels")
     rows = activations.astype(np.float64)
     silhouette = float(silhouette_score(rows, codes)) if len(names) < len(rows) else None
     members = np.arange(len(rows))

@@ -285,9 +285,8 @@ def _read_tensors(content: bytes, header: Mapping[str, Any]) -> Layers:
             raise InvalidRequest(
                 f"layer {layer} is {values.dtype}; float32, float16 and bfloat16 are read", param="directions"
             )
-        if (
-            values.ndim != _PARTS[part]
-        ):  # the checks of vectors and maps find other sizes, and numbers that are not finite
+        # the checks of vectors and maps find other sizes, and numbers that are not finite
+        if values.ndim != _PARTS[part]:
             wanted = "(rank, d_model)" if part in ("read", "write") else "(rank,)" if part else "(d_model,)"
             raise VectorModelMismatch(f"{name} has shape {tuple(values.shape)}, expected {wanted}", param="directions")
         layers.setdefault(int(layer), {})[part] = values

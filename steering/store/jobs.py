@@ -18,8 +18,8 @@ from steering.store.database import UNLIMITED, AnyRow, Database, Namespaced, Wri
 from steering.store.records import (
     INTERRUPTED,
     RECORD_ID,
-    JobPage,
     JobRecord,
+    Page,
     Renewal,
     now,
     read_record,
@@ -75,12 +75,12 @@ class Jobs(Namespaced):
         (row,) = rows
         return _from_row(row) if len(row.result or "") <= SMALL else await run_in_thread(_from_row, row)
 
-    async def find(self, limit: int = 50, cursor: str | None = None) -> JobPage:
-        """Lists jobs, newest first. Reads neither requests nor results."""
+    async def find(self, limit: int = 50, cursor: str | None = None) -> Page[JobRecord]:
+        """Lists jobs without requests and results, newest first."""
         query = select(*_LISTED).where(self._visible())
         rows, following = await self.database.newest(query, JobRow.position, "job", limit, cursor)
         jobs, damaged = read_valid(_from_row, rows)
-        return JobPage(jobs, following, tuple(row.id for row in damaged))
+        return Page(jobs, following, tuple(row.id for row in damaged))
 
     def _visible(self) -> ColumnElement[bool]:
         """Jobs of `shared` are seen by the key that submitted them, and where the writer has no name."""

@@ -9,8 +9,8 @@ from steering.spec import SteeringSpec, vector_names
 from steering.store.database import AnyRow, Namespaced, check_storage, exchange, seen_from, upsert
 from steering.store.records import (
     DESCRIPTION_LIMIT,
+    Page,
     ProfileName,
-    ProfilePage,
     check_text,
     now,
     read_steering,
@@ -60,7 +60,7 @@ class Profiles(Namespaced):
             raise _not_found(name)
         return _from_row(rows[0])
 
-    async def find(self, limit: int = 50, cursor: str | None = None) -> ProfilePage:
+    async def find(self, limit: int = 50, cursor: str | None = None) -> Page[ProfileAnswer]:
         """Lists visible profiles, by name. A page has fewer than `limit` where they are large."""
         seen = seen_from(ProfileRow, self.namespace)
         sizes = select(ProfileRow.name, ProfileRow.size.label("bytes")).where(seen)
@@ -68,7 +68,7 @@ class Profiles(Namespaced):
         chosen = ProfileRow.name.in_([row.name for row in page])
         query = select(*_LABELS, ProfileRow.steering).where(seen, chosen).order_by(ProfileRow.name)
         profiles, damaged = await run_in_thread(read_valid, _from_row, await self.database.rows(query))
-        return ProfilePage(profiles, following, tuple(row.name for row in damaged))
+        return Page(profiles, following, tuple(row.name for row in damaged))
 
     async def names(self, limit: int | None = None) -> tuple[ProfileName, ...]:
         """Returns the names of visible profiles, damaged ones included, the first `limit` of them. Reads no steering."""

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from steering.errors import InvalidRequest, LimitExceeded, StoreCorrupt
 from steering.namespaces import SHARED
-from steering.schemas.resources import JobAnswer, JobError, JobProgress, ProfileAnswer
+from steering.schemas.resources import JobAnswer, JobError, JobProgress
 from steering.spec import SteeringSpec
 from steering.strict_json import dump_json, load_json
 from steering.vectors import VectorSummary, check_name
@@ -28,7 +28,6 @@ DESCRIPTION_LIMIT = 4096
 SEARCH_LIMIT = 256
 TAG_LIMIT = 32
 OWNER_LIMIT = 64
-"""Statuses of a job that has not ended."""
 INTERRUPTED = {"code": "interrupted", "message": "the server stopped before this job ended; start it again"}
 RECORD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """What the id of a job has to match in full."""
@@ -54,11 +53,11 @@ class VectorFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorPage:
-    """The newest version of each name, by name. damaged: the ids of vectors that are left out because they cannot be read."""
+class Page(Generic[T]):
+    """Entries of a listing. damaged: the ids or names of entries that are left out because they cannot be read."""
 
-    vectors: tuple[VectorSummary, ...]
-    next_cursor: str | None
+    items: tuple[T, ...]
+    next_cursor: str | None = None
     damaged: tuple[str, ...] = ()
 
 
@@ -79,15 +78,6 @@ class ProfileName:
     namespace: str
     name: str
     description: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProfilePage:
-    """Profiles by name. damaged: the names of profiles whose steering cannot be read."""
-
-    profiles: tuple[ProfileAnswer, ...]
-    next_cursor: str | None = None
-    damaged: tuple[str, ...] = ()
 
 
 class JobRecord(JobAnswer):
@@ -117,15 +107,6 @@ class JobRecord(JobAnswer):
             raise InvalidRequest(f"{self.id[:80]!r} is not a job id: 1 to 64 letters, digits, '_', '-'", param="id")
         check_name(self.kind, "kind")
         check_text(self.owner, "owner", OWNER_LIMIT)
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """Jobs without requests and results, newest first. damaged: the ids of jobs that cannot be read."""
-
-    jobs: tuple[JobRecord, ...]
-    next_cursor: str | None = None
-    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased
 from steering.errors import InvalidRequest, LimitExceeded, NotNewest, StoreCorrupt, UnsupportedFormat
 from steering.store.blob import OWN, decode, digest, encode, read_stored_metadata, write_metadata
 from steering.store.database import AnyRow, Namespaced, check_page, check_storage, entries_that_fit, seen_from, upsert
-from steering.store.records import VectorFilter, VectorPage, VersionPage, check_labels, now, read_valid
+from steering.store.records import Page, VectorFilter, VersionPage, check_labels, now, read_valid
 from steering.store.references import refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow
 from steering.threads import run_in_thread
@@ -126,13 +126,13 @@ class Vectors(Namespaced):
             self.reads.decoded[tuple(labels.values())] = vector
         return vector
 
-    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> Page[VectorSummary]:
         """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large."""
         where.check()
         query = select(*IDENTITY, SIZE).where(NEWEST, seen_from(VectorRow, self.namespace), *_conditions_of(where))
         page, following = await self.database.by_name(query, VectorRow.name, "vector", limit, cursor)
         vectors, damaged = await self._summaries(page, VectorRow.name)
-        return VectorPage(vectors, following, damaged)
+        return Page(vectors, following, damaged)
 
     async def names(self, limit: int | None = None) -> tuple[str, ...]:
         """Returns the visible names in their order, the first `limit` of them. Reads nothing else."""

@@ -65,8 +65,6 @@ class ArmResult:
 
 def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> list[ArmFields]:
     """Returns the unsteered arm "base", then one arm per strength other than 0, named by it ("-0.5", "+1")."""
-    if not strengths:
-        raise InvalidRequest("a sweep needs at least one strength", param="strengths")
     fields = intervention.model_dump(exclude_unset=True)
     arms = [ArmFields(name="base", steering=())]
     for strength in filter(None, strengths):
@@ -110,15 +108,11 @@ async def stream(
 
 def _check(comparison: Comparison) -> None:
     names = [arm.name for arm in comparison.arms]
-    if not names:
-        raise InvalidRequest("a comparison needs at least one arm", param="arms")
     _check_names(names)
     if comparison.baseline not in names:
         raise InvalidRequest(
             f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(names)}", param="baseline"
         )
-    if comparison.n < 1:
-        raise InvalidRequest(f"n must be at least 1, got {comparison.n}", param="n")
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -96,8 +96,6 @@ async def describe(
     """
     asked = tuple(load_neutral() if prompts is None else prompts)
     description.check(engine)
-    if not asked or description.per_prompt < 1:
-        raise InvalidRequest("a description needs at least one prompt and one answer to each", param="prompts")
     questions, trait = asked * description.per_prompt, description.trait
     sides = [
         [(ChatMessage("user", one),) if trait is None else instructed(engine, trait, one) for one in questions],

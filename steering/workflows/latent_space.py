@@ -184,14 +184,16 @@ async def clusters(
     spec = CaptureSpec(layers=(layer,), position=request.position)
     captures = await engine.capture([CapturePrompt(text) for text in texts], spec, priority=0)
     rows = torch.cat([capture.activations[0].float() for capture in captures]).numpy(force=True)
-    found = await run_in_worker(cluster, rows, request.method, request.clusters, request.min_size, request.seed)
+    labels, centres, silhouette = await run_in_worker(
+        cluster, rows, request.method, request.clusters, request.min_size, request.seed
+    )
     warnings, listed = [], []
-    if not len(found.centres):
+    if not len(centres):
         warnings.append("no cluster was found; try method 'kmeans', or a smaller min_size")
-    if len(found.centres) > MAX_PAIRED:
-        warnings.append(f"{len(found.centres)} clusters were found; pairs are listed for the {MAX_PAIRED} largest")
-    for index, centre in enumerate(found.centres):
-        members = np.flatnonzero(found.labels == index)
+    if len(centres) > MAX_PAIRED:
+        warnings.append(f"{len(centres)} clusters were found; pairs are listed for the {MAX_PAIRED} largest")
+    for index, centre in enumerate(centres):
+        members = np.flatnonzero(labels == index)
         distances = np.linalg.norm(rows[members] - centre, axis=1)
         nearest = members[np.argsort(distances, kind="stable")][: request.examples].tolist()
         ends = [text if isinstance(text, str) else text[-1].content for text in (texts[place] for place in nearest)]
@@ -203,10 +205,10 @@ async def clusters(
         model=engine.info.name,
         layer=layer,
         method=request.method,
-        labels=found.labels.tolist(),
-        silhouette=found.silhouette,
+        labels=labels.tolist(),
+        silhouette=silhouette,
         clusters=listed,
-        pairs=_pairs(found.centres[:MAX_PAIRED], layer, vectors),
+        pairs=_pairs(centres[:MAX_PAIRED], layer, vectors),
         warnings=warnings,
     )
 

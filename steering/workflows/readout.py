@@ -132,15 +132,12 @@ async def readout(
     hook: Hook = "residual",
 ) -> list[TextReadoutAnswer]:
     """Reads texts (strings, conversations or token ids) in order. vectors: by the name used in the result. phases: of each text, by
-    which its scores are summarized. Raises InvalidRequest for no texts, no vectors, or layers that do not exist,
+    which its scores are summarized. Raises InvalidRequest for layers that do not exist,
     VectorModelMismatch for another model's vector, UnsupportedParameter for a hook point that the model does not have.
 
     Scores are (r . direction - m) / kappa per token: natural scales, centred on the poles; without class means m is 0, and
     at other hook points than the residual: there the score is what the module adds to the projection. mean and max leave out the first position, where models keep a very large residual that belongs to no word.
     """
-    for what, given in (("text", texts), ("vector", vectors)):
-        if not given:
-            raise InvalidRequest(f"a readout needs at least one {what}", param=f"{what}s")
     axes: list[tuple[Reading, bool]] = []
     for name, vector in vectors.items():
         check_model(vector, engine.info)

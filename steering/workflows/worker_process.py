@@ -3,7 +3,6 @@ or a clustering of activations, is here too. Imports no torch, so that a worker 
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -58,22 +57,15 @@ def draw(
     return points, separability(activations, labels, seed, groups)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Clustering:
-    """labels (text,): cluster of each text, -1 for none; clusters are numbered by size. centres (cluster, d_model):
-    means in the full space. silhouette: None with fewer than two clusters."""
-
-    labels: NDArray[np.intp]
-    centres: NDArray[np.float64]
-    silhouette: float | None
-
-
 def cluster(
     activations: NDArray[np.float32], method: str, clusters: int | None, min_size: int | None, seed: int
-) -> Clustering:
+) -> tuple[NDArray[np.intp], NDArray[np.float64], float | None]:
     """Clusters activations (text, d_model) by their first principal axes: kmeans with ten starts, and the number of
     clusters with the best silhouette where none is given; or hdbscan (Campello, Moulavi, Sander 2013), where by default
-    a cluster has a twentieth of the texts, and at least three. Raises InvalidRequest where they cannot be clustered."""
+    a cluster has a twentieth of the texts, and at least three. Raises InvalidRequest where they cannot be clustered.
+
+    Returns the cluster of each text (text,), -1 for none, clusters numbered by size; their means in the full space (cluster, d_model);
+    and the silhouette, None with fewer than two clusters."""
     from sklearn.cluster import HDBSCAN, KMeans  # noqa: PLC0415 - see `draw`
     from sklearn.decomposition import PCA  # noqa: PLC0415
 
@@ -98,7 +90,7 @@ def cluster(
         found = [model.fit_predict(axes) for model in models]
         labels = _by_size(max(found, key=lambda labels: _silhouette(axes, labels) or -1.0))
     centres = [rows[labels == index].mean(axis=0) for index in range(int(labels.max()) + 1)]
-    return Clustering(labels, np.array(centres).reshape(-1, rows.shape[1]), _silhouette(axes, labels))
+    return labels, np.array(centres).reshape(-1, rows.shape[1]), _silhouette(axes, labels)
 
 
 def _by_size(labels: NDArray[Any]) -> NDArray[np.intp]:

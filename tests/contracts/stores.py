@@ -37,4 +37,4 @@ async def put_vectors(place: NamespaceStore, *of: str) -> None:
 
 
 async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:
-    return [vector.name for vector in (await store.shared.vectors.find(where)).vectors]
+    return [vector.name for vector in (await store.shared.vectors.find(where)).items]

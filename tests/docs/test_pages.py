@@ -10,7 +10,7 @@ from app.core.errors import OUTCOMES
 from app.core.settings import Settings
 from app.main import create_app
 from steering.client.api import Api
-from steering.client.routes import Method
+from steering.client.routes import Route
 from steering.concepts import CONCEPTS
 from steering.conditions import CONDITIONS
 from steering.errors import SteeringError
@@ -94,7 +94,7 @@ def test_every_query_parameter_is_in_the_api_page() -> None:
 def test_every_method_of_the_client_is_in_the_api_page() -> None:
     table = API[API.index("| methods |") :]
     for name, member in vars(Api).items():
-        assert not isinstance(member, Method) or f"`{name}`" in table, name
+        assert not isinstance(member, Route) or f"`{name}`" in table, name
 
 
 def test_the_first_page_names_every_page() -> None:

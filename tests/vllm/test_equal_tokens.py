@@ -10,6 +10,7 @@ from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRe
 from steering.engine.vllm.engine import VllmEngine
 from steering.injection.readings import Reading
 from steering.model.phases import PhaseRules
+from steering.model.tool_calls import ToolFormat
 from steering.pairs import ChatMessage
 from steering.plan.types import DoseGuard
 from tests.engines import Outcome, run, run_all, run_alone
@@ -121,7 +122,8 @@ async def test_phases_of_generated_tokens_are_known_when_they_are_steered(
     engine: VllmEngine, reference: Engine
 ) -> None:
     """Words of the answers stand for markers, so that this model changes its phase in every answer."""
-    rules = PhaseRules(thinking=(" a", "."), call=" the", opening="{", anywhere=True)
+    form = ToolFormat("words", (), " the")
+    rules = PhaseRules((" a", "."), form, tools=False, anywhere=True)
     asked, seen = list[GenerationRequest](), set[str]()
     for phase in ("answer", "tool", "thinking"):
         items = [{"vector": "alpha", "strength": 1.0, "layers": [10, 15], "scope": {"phase": [phase]}}]

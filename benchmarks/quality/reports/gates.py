@@ -11,10 +11,10 @@ from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
 from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.lab.report import PLAIN, ReportRequest, Unsteered, answered_rightly, load_questions, report
+from steering.lab.report import PLAIN, ReportRequest, report
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import SteeringPlan
 from steering.schemas.evaluation import ReportAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
@@ -41,7 +41,7 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
     async def judge(samples: int) -> dict[str, Any]:
         request = replace(request_for(engine, concept, vector, plan, profile), readers=readers, samples=samples)
         progress = progress_printer(f"{concept}, report")
-        found = await report(engine, request, unsteered=await unsteered_of(engine), progress=progress)
+        found = await report(engine, request, progress=progress)
         keep_items(engine, "gates", concept, found)
         return {"strength": strength, "layers": list(layers), **numbers(request, found)}
 
@@ -52,18 +52,6 @@ def keep_items(engine: Engine, part: str, concept: str, found: ReportAnswer) -> 
     """Writes the scores of every answer of a report, a file for each seed."""
     for one in found.seeds:
         write_items(f"{part}.seed{one.seed}", concept, one.scores, items_of(engine))
-
-
-_KNOWN: dict[str, tuple[float, ...]] = {}
-"""Which questions are answered rightly without steering, by the model's fingerprint."""
-
-
-async def unsteered_of(engine: Engine) -> Unsteered:
-    """Returns what all reports of a run share: the questions are asked once."""
-    model = engine.info.fingerprint
-    if model not in _KNOWN:
-        _KNOWN[model] = await answered_rightly(engine, load_questions(), UNSTEERED)
-    return Unsteered(_KNOWN[model])
 
 
 async def until_agreed(judge: Callable[[int], Awaitable[dict[str, Any]]], samples: Sequence[int]) -> dict[str, Any]:

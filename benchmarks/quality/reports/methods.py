@@ -13,7 +13,6 @@ from benchmarks.quality.reports.gates import (
     operating_strength,
     planned,
     request_for,
-    unsteered_of,
 )
 from benchmarks.quality.training import SETTINGS, TRAINED_AT
 from steering.engine.api import Engine
@@ -38,14 +37,14 @@ SAMPLES = 1
 
 
 async def compared(engine: Engine, concept: str, profile: Profile) -> dict[str, Any]:
-    """Returns the report of each method. All answer the same prompts with the same noise, and share the unsteered answers.
+    """Returns the report of each method. All answer the same prompts with the same noise.
 
     The dose is that of the mean difference at its operating strength, and so is its sign.
     """
     base = await vector_of(engine, concept)
     reader = await vector_of(engine, concept, method=READER)
     at = reading_layer(reader, engine.info.layer_count)
-    unsteered, found = await unsteered_of(engine), dict[str, Any]()
+    found = dict[str, Any]()
     for method in METHODS:
         vector, plan = await _steering(engine, concept, base, method)
         request = replace(
@@ -58,7 +57,7 @@ async def compared(engine: Engine, concept: str, profile: Profile) -> dict[str, 
         )
         if method == TRAINED:  # fewer pairs would make a mean difference
             request = replace(request, pairs=None)
-        made = await report(engine, request, unsteered=unsteered, progress=progress_printer(f"{concept}, {method}"))
+        made = await report(engine, request, progress=progress_printer(f"{concept}, {method}"))
         keep_items(engine, f"methods.{method}", concept, made)
         layers = sorted(plan.interventions[0].layers)
         found[method] = {"strength": level_of(plan), "layers": layers, **numbers(request, made)}

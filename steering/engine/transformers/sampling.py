@@ -55,15 +55,19 @@ def sample(logits: Logits, rows: Sequence[Request], kernel: SamplingKernel | Non
     # best token that the grammar allows is mostly the best of all, or one of the first.
     masked = [row for row, request in enumerate(rows) if _filters_in_grammar(request) and not _takes(kernel, request)]
     chosen = _sampled_rows(logits, rows, sorted(set(range(len(rows))) - set(masked)), kernel)
-    masked += [row for row, one in chosen.items() if one.token_id == NONE]
-    chosen |= _sampled_rows(logits, rows, masked, kernel, masked=True)
+    if masked := [*masked, *(row for row, one in chosen.items() if one.token_id == NONE)]:
+        chosen |= _sampled_rows(logits, rows, masked, kernel, masked=True)
     return [chosen[row] for row in range(len(rows))]
 
 
 def _rows(values: Tensor, rows: list[int]) -> Tensor:
-    """Returns some rows, in the order given; the tensor itself for all of them in theirs."""
+    """Returns some rows of a matrix, in the order given; the matrix itself for all of them in theirs."""
     if rows == list(range(len(values))):
         return values
+    if (
+        values.device.type == "cpu"
+    ):  # torch would wake OpenMP's threads for it, which then take a processor from the kernels' own
+        return torch.from_numpy(values.view(torch.uint8).numpy()[rows]).view(values.dtype)
     return values.index_select(0, uploaded(rows, values.device))
 
 
@@ -79,7 +83,7 @@ def _first_allowed(request: Request, ranked: Sequence[int]) -> int:
     """Returns the first token that the grammar of a request allows; NONE where only the mask tells, as it does of ~token."""
     if request.matcher is None:
         return ranked[0]
-    place = request.matcher.first_allowed(max(token, ~token) for token in ranked)
+    place = request.matcher.first_allowed([max(token, ~token) for token in ranked])
     return NONE if place is None else max(ranked[place], NONE)
 
 
@@ -255,7 +259,7 @@ def _logprobs(raw: Logits, chosen: Int[Tensor, "row"], rows: Sequence[Request]) 
     if not members:
         return results
     values = torch.log_softmax(_rows(raw, members), dim=1)
-    own = values.gather(1, _rows(chosen, members)[:, None])
+    own = values.gather(1, _rows(chosen[:, None], members))
     counts = [rows[row].sampling.logprobs or 0 for row in members]
     best = values.topk(max(counts), dim=1)
     numbers = torch.cat([own, best.values], dim=1).tolist()

@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
-from app.cli.vector_sources import decoder_row, json_directions
+from app.cli.vectors import decoder_row, json_directions
 from steering.client import ApiError, Client
 from steering.errors import InvalidRequest
 from tests.app.cli.conftest import Steer

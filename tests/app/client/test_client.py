@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,14 @@ from app.core.settings import Settings
 from app.main import create_app
 from steering.client import ApiError, AsyncClient, Client
 from steering.client.api import Api
-from steering.client.routes import Method
+from steering.client.routes import Route
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.vectors import VectorAnswer
 from steering.spec import InterventionSpec, LayerRange
 from tests.app.conftest import D_MODEL, StartServer
 from tests.app.running import running
+from tools.write_client import PATH, stub
 
 DIRECTIONS = {"1": [1.0] * D_MODEL, "2": [2.0] * D_MODEL}
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}", "topic": f"t{i % 5}"} for i in range(10)]
@@ -43,27 +45,35 @@ def client(address: str) -> Iterator[Client]:
         yield found
 
 
-METHODS = {name: member for name, member in vars(Api).items() if isinstance(member, Method)}
+METHODS = {name: member for name, member in vars(Api).items() if isinstance(member, Route)}
 
 
 def test_every_method_is_one_of_both_clients_under_the_same_name_and_words() -> None:
     assert len(METHODS) > 70
     for name, method in METHODS.items():
-        assert getattr(Client, name).__doc__ == method.__doc__ != "", name
-        assert getattr(AsyncClient, name).__doc__ == method.__doc__
+        assert method.doc, name
+        assert getattr(Client, name).__doc__ == getattr(AsyncClient, name).__doc__ == method.doc
+
+
+def test_the_types_of_the_methods_are_those_of_the_request_models() -> None:
+    assert PATH.read_text(encoding="utf-8") == stub(), "run `python -m tools.write_client`"
 
 
 def test_a_bound_method_shows_its_name_arguments_and_words(client: Client) -> None:
     assert client.get_profile.__name__ == "get_profile"
     assert client.get_profile.__doc__ == "Returns one profile."
     assert list(inspect.signature(client.get_profile).parameters) == ["name"]
-    assert list(inspect.signature(client.generate_stream).parameters) == ["prompt", "messages", "options"]
+    parameters = list(inspect.signature(client.generate_stream).parameters)
+    assert parameters[0] == "prompt"
+    assert {"messages", "steering", "temperature", "flag"} < set(parameters)
+    assert "stream" not in parameters
+    generate: Any = client.generate
+    with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
+        generate("x", temprature=1.0)
 
 
 def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() -> None:
-    reached = {
-        (method.route.method, method.route.path.replace("{dictionary}", "{name}")) for method in METHODS.values()
-    }
+    reached = {(route.method, route.path.replace("{dictionary}", "{name}")) for route in METHODS.values()}
     paths = create_app(Settings(database="memory://")).openapi()["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     openai = {

@@ -36,7 +36,7 @@ class SlowStore(ChangedStore):
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
 
     async def records(self) -> list[JobRecord]:
-        return list((await self.inner.shared.jobs.find()).jobs)
+        return list((await self.inner.shared.jobs.find()).items)
 
 
 class SlowJobs(StoredJobs):

@@ -168,6 +168,6 @@ async def _nothing_is_lost(url: str, *loads: Clients) -> None:
         for name in load.vectors:
             assert (await store.shared.vectors.get(name)).version == 1
         assert set(load.profiles) <= profiles
-    unfinished = [job.id for job in (await store.shared.jobs.find(200)).jobs if job.status in ("queued", "running")]
+    unfinished = [job.id for job in (await store.shared.jobs.find(200)).items if job.status in ("queued", "running")]
     assert unfinished == []
     await store.close()

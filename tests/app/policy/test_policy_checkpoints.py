@@ -1,6 +1,6 @@
 """Finished parts of a job are found under the policy under which they were made, and under no other."""
 
-from app.api.checkpoints import StoredCheckpoints
+from app.api.jobs import StoredCheckpoints
 from app.api.policy import ActivePolicy, Policy
 from steering.plan.resolve import RecentPlans
 from steering.schemas.governance import PolicySpec

@@ -62,19 +62,19 @@ def test_examples_that_belong_nowhere_have_no_cluster() -> None:
     rng = np.random.default_rng(0)
     tight = [rng.normal(size=(20, 6)) * 0.05 + centre for centre in (np.zeros(6), np.full(6, 5.0))]
     rows = np.concatenate([*tight, np.full((1, 6), 60.0)]).astype(np.float32)
-    found = cluster(rows, "hdbscan", None, 5, 0)
-    assert found.labels[-1] == -1
-    assert sorted(set(found.labels.tolist())) == [-1, 0, 1]
-    np.testing.assert_allclose(found.centres[found.labels[0]], rows[:20].mean(0), atol=1e-6)
+    labels, middles, _ = cluster(rows, "hdbscan", None, 5, 0)
+    assert labels[-1] == -1
+    assert sorted(set(labels.tolist())) == [-1, 0, 1]
+    np.testing.assert_allclose(middles[labels[0]], rows[:20].mean(0), atol=1e-6)
 
 
 def test_the_number_of_clusters_is_found_by_silhouette() -> None:
     rng = np.random.default_rng(1)
     centres = np.eye(5, 12) * 8
     rows = (np.repeat(centres, 15, axis=0) + rng.normal(size=(75, 12)) * 0.2).astype(np.float32)
-    found = cluster(rows, "kmeans", None, None, 0)
-    assert len(found.centres) == 5
-    assert all(len(set(found.labels[start : start + 15].tolist())) == 1 for start in range(0, 75, 15))
+    labels, middles, _ = cluster(rows, "kmeans", None, None, 0)
+    assert len(middles) == 5
+    assert all(len(set(labels[start : start + 15].tolist())) == 1 for start in range(0, 75, 15))
 
 
 @pytest.mark.parametrize("rows", [np.ones((3, 4)), np.ones((8, 4))])

@@ -15,11 +15,11 @@ from steering.engine.api import Prompt
 from steering.errors import StoreCorrupt
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
-from steering.store.records import VectorFilter, VectorPage
+from steering.store.records import Page, VectorFilter
 from steering.store.store import Store
 from steering.store.tables import VectorRow
 from steering.store.vectors import Vectors
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, VectorSummary
 from steering.workflows.readout import chosen_turns
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
@@ -221,7 +221,7 @@ class Vanishing(Vectors):
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors.database, vectors.namespace, vectors.writer, vectors.reads)
 
-    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> VectorPage:
+    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> Page[VectorSummary]:
         """See Vectors.find."""
         page = await super().find(where, limit, cursor)
         await self.delete("first")

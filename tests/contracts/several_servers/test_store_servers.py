@@ -17,7 +17,7 @@ async def job(store: Store, name: str, owner: str, status: JobStatus = "running"
 
 
 async def statuses(store: Store) -> dict[str, str]:
-    return {record.id: record.status for record in (await store.shared.jobs.find()).jobs}
+    return {record.id: record.status for record in (await store.shared.jobs.find()).items}
 
 
 async def test_the_jobs_of_a_server_without_a_lease_are_reported_and_no_others(store: Store) -> None:

@@ -23,7 +23,7 @@ class TestFinding:
 
     async def test_the_newest_of_each_name_ordered_by_name(self, filled: Store) -> None:
         page = await filled.shared.vectors.find(EVERYTHING)
-        assert [vector.id for vector in page.vectors] == ["a-1@2", "a.1@1", "b_2@1", "bx2@1"]
+        assert [vector.id for vector in page.items] == ["a-1@2", "a.1@1", "b_2@1", "bx2@1"]
         assert page.next_cursor is None
 
     @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ class TestFinding:
         cursor = None
         for size in (1, 2, 1):
             page = await filled.shared.vectors.find(EVERYTHING, size, cursor)
-            seen += [vector.name for vector in page.vectors]
+            seen += [vector.name for vector in page.items]
             cursor = page.next_cursor
         assert seen == ["a-1", "a.1", "b_2", "bx2"]
         assert cursor is None
@@ -88,7 +88,7 @@ class TestFinding:
         page = await filled.shared.vectors.find(EVERYTHING, 2)
         await filled.shared.vectors.delete("a.1")
         assert [
-            vector.name for vector in (await filled.shared.vectors.find(EVERYTHING, 2, page.next_cursor)).vectors
+            vector.name for vector in (await filled.shared.vectors.find(EVERYTHING, 2, page.next_cursor)).items
         ] == [
             "b_2",
             "bx2",

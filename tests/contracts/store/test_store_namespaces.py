@@ -17,7 +17,7 @@ def len_of(vector: ConceptVector) -> int:
 
 
 async def listed(store: NamespaceStore) -> list[tuple[str, str]]:
-    return [(one.namespace, one.id) for one in (await store.vectors.find(EVERYTHING)).vectors]
+    return [(one.namespace, one.id) for one in (await store.vectors.find(EVERYTHING)).items]
 
 
 async def test_vectors_are_seen_from_their_namespace_and_shared_ones_from_everywhere(store: Store) -> None:
@@ -79,11 +79,11 @@ async def test_profiles_and_defaults_of_a_namespace(store: Store) -> None:
     await store.shared.profiles.put("calm", steering({"vector": "a"}))
     put = await one.profiles.put("cheerful", steering({"vector": "b"}))
     assert put.namespace == "one"
-    assert [(p.namespace, p.name) for p in (await one.profiles.find()).profiles] == [
+    assert [(p.namespace, p.name) for p in (await one.profiles.find()).items] == [
         ("shared", "calm"),
         ("one", "cheerful"),
     ]
-    assert {p.namespace for p in (await other.profiles.find()).profiles} == {"shared"}
+    assert {p.namespace for p in (await other.profiles.find()).items} == {"shared"}
     assert (await one.profiles.get("cheerful")).steering == steering({"vector": "b"})
     assert (await other.profiles.get("cheerful")).steering == steering({"vector": "a"})
     await one.profiles.delete("cheerful")
@@ -101,9 +101,9 @@ async def test_jobs_of_a_namespace(store: Store) -> None:
     for name, place in (("job-s", store.shared), ("job-1", one), ("job-2", other), ("job-3", one)):
         await place.jobs.put(JobRecord(id=name, kind="extract", status="running"))
     page = await one.jobs.find(2)
-    records, cursor = page.jobs, page.next_cursor
+    records, cursor = page.items, page.next_cursor
     page = await one.jobs.find(2, cursor)
-    rest, end = page.jobs, page.next_cursor
+    rest, end = page.items, page.next_cursor
     assert ([job.id for job in records + rest], end) == (["job-3", "job-1", "job-s"], None)
     assert (await one.jobs.get("job-1")).namespace == "one"
     assert (await one.jobs.get("job-s")).namespace == "shared"

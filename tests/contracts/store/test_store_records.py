@@ -72,9 +72,9 @@ class TestProfiles:
         await store.in_namespace("team").profiles.put("b", SteeringSpec())
         team = store.in_namespace("team").profiles
         first = await team.find(2)
-        assert [(one.namespace, one.name) for one in first.profiles] == [("shared", "a"), ("team", "b")]
+        assert [(one.namespace, one.name) for one in first.items] == [("shared", "a"), ("team", "b")]
         rest = await team.find(2, first.next_cursor)
-        assert ([one.name for one in rest.profiles], rest.next_cursor) == (["c"], None)
+        assert ([one.name for one in rest.items], rest.next_cursor) == (["c"], None)
         assert await team.names(2) == (ProfileName("shared", "a", "about a"), ProfileName("team", "b", ""))
         with pytest.raises(InvalidRequest):
             await store.shared.jobs.find(2, first.next_cursor)
@@ -87,16 +87,16 @@ class TestProfiles:
         for number in range(count):
             await store.shared.profiles.put(f"p{number:03}", large)
         first = await store.shared.profiles.find(200)
-        assert 0 < len(first.profiles) < count
+        assert 0 < len(first.items) < count
         rest = await store.shared.profiles.find(200, first.next_cursor)
-        assert len(first.profiles) + len(rest.profiles) == count
+        assert len(first.items) + len(rest.items) == count
 
     async def test_all_are_ordered_by_name(self, store: Store) -> None:
         for name in ("b_1", "a", "b-1", "b.1"):
             await store.shared.profiles.put(name, SteeringSpec())
-        assert [profile.name for profile in (await store.shared.profiles.find()).profiles] == ["a", "b-1", "b.1", "b_1"]
+        assert [profile.name for profile in (await store.shared.profiles.find()).items] == ["a", "b-1", "b.1", "b_1"]
         await store.shared.profiles.delete("a")
-        assert len((await store.shared.profiles.find()).profiles) == 3
+        assert len((await store.shared.profiles.find()).items) == 3
 
     async def test_a_missing_record_is_reported(self, store: Store) -> None:
         with pytest.raises(ProfileNotFound):
@@ -144,7 +144,7 @@ class TestJobs:
         first = await store.shared.jobs.find(2)
         await store.shared.jobs.put(JobRecord(id="job-5", kind="extract", status="queued"))
         rest = await store.shared.jobs.find(3, first.next_cursor)
-        assert [job.id for job in first.jobs + rest.jobs] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
+        assert [job.id for job in first.items + rest.items] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
         assert rest.next_cursor is None
 
     async def test_a_record_that_has_ended_stays_as_it_is(self, store: Store) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from steering.errors import InvalidRequest, NotNewest, VectorInUse, VectorNotFound
-from steering.store.records import ProfilePage
+from steering.store.records import Page
 from steering.store.store import Store
 from tests.contracts.stores import a_vector, names, put_vectors, steering
 
@@ -30,7 +30,7 @@ async def test_a_user_of_a_missing_vector_is_not_stored(store: Store, put: Put) 
     for missing in ("warmth@1", "warmth@3", "cold@1"):
         with pytest.raises(VectorNotFound, match=f"'{missing}'"):
             await put(store, missing)
-    assert await store.shared.profiles.find() == ProfilePage(())
+    assert await store.shared.profiles.find() == Page(())
     assert await store.shared.profiles.default() is None
     assert await store.documents.get("policy") is None
     await put(store, "warmth@2")

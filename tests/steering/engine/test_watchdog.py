@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.state import Watchdog
+from app.core.state import Watchdog
 from steering.engine.api import EngineStats
 
 SECONDS = 10.0

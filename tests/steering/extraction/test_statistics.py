@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.auroc import HeldOut, auroc, estimate_auroc, leave_one_group_out
-from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.cross_validation import (
     fit_layer,
     folding,
-    held_out,
     layer_quality,
     nested_auroc,
     pair_agreement,
@@ -159,8 +157,3 @@ def test_random_directions_are_at_chance_where_classes_are_alike_and_above_it_wh
     alike = [random_auroc(torch.randn(32, generator=generator), positive, negative, seed) for seed in range(10)]
     assert np.mean(alike) == pytest.approx(0.5, abs=0.04)
     assert random_auroc(torch.ones(32), positive + 3.0, negative, 0) > 0.8
-
-
-def test_every_held_out_example_has_a_group() -> None:
-    with pytest.raises(InvalidRequest, match="every held-out example needs a group"):
-        held_out(torch.tensor([1.0, 0.0]), torch.ones(3, 2), torch.zeros(3, 2), np.arange(2), np.arange(3))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from app.api.answer_parts import AnswerParts, Call
-from app.api.tool_use import ToolUse
+from app.api.conversation import ToolUse
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import NO_ANSWER, encode_steered, encode_with_plans

@@ -17,7 +17,7 @@ from steering.cards import DosePoint, Estimate
 from steering.lab.evaluations import DOSE_STRENGTHS
 from steering.lab.layer_sweep import STRENGTHS as BY_UNIT
 from steering.lab.layer_sweep import best_point, point_to_test, with_chance
-from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, chance, dose_bounds, independent_claims
+from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, chance, chance_of, independent_claims
 from steering.schemas.evaluation import LayerPointAnswer
 from tests.narrowing import present
 
@@ -163,9 +163,9 @@ def trial(score: float) -> Trial:
 
 def test_strengths_share_the_one_case_in_twenty_as_often_as_they_are_independent() -> None:
     controls = [0.2, -0.1, 0.3]
-    rows = {strength: [trial(9.0), *map(trial, controls)] for strength in (-1.0, 1.0)}
-    assert dose_bounds(trial(0.0), rows) == pytest.approx(chance(dict.fromkeys((-1.0, 1.0), controls), tests=2))
-    assert dose_bounds(trial(0.0), {1.0: rows[1.0]}) == pytest.approx(chance({1.0: controls}))
+    rows = {strength: [*map(trial, controls)] for strength in (-1.0, 1.0)}
+    assert chance_of(trial(0.0), rows) == pytest.approx(chance(dict.fromkeys((-1.0, 1.0), controls), tests=2))
+    assert chance_of(trial(0.0), {1.0: rows[1.0]}) == pytest.approx(chance({1.0: controls}))
     sizes: Numbers = np.array(controls)[:, None]
     steady = {s: s * sizes for s in (-2.0, -1.0, 0.5, 1.0, 2.0)}
     assert independent_claims(steady) == pytest.approx(2.0)

@@ -225,12 +225,10 @@ async def test_cancelling_leaves_no_row(engine: LinearEngine, moment: int) -> No
     ("change", "message"),
     [
         ({"strengths": (0.0,)}, "other than 0"),
-        ({"prompts": ()}, "at least one prompt"),
         ({"layers": (0,)}, "no direction at layers"),
         ({"reading_layer": 0}, "no direction at layer 0"),
         ({"scorer": "judge"}, "unknown scorer 'judge'"),
         ({"scorer": "probe"}, "has no probe at layer 2"),
-        ({"random_directions": 33}, "must be 0 to 32"),
     ],
 )
 async def test_evaluations_that_cannot_be(engine: LinearEngine, change: dict[str, Any], message: str) -> None:

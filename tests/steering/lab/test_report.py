@@ -18,19 +18,19 @@ from steering.lab.report import (
     OtherModelScorer,
     Question,
     ReportRequest,
-    SeedMeasures,
-    Unsteered,
     agree,
     answered_rightly,
     check,
+    control_checks,
     load_questions,
     prompts_for_share,
     report,
+    retained,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard
-from steering.schemas.evaluation import CheckAnswer, ReportAnswer, SeedReportAnswer, ThresholdsFields
+from steering.schemas.evaluation import CheckAnswer, ReportAnswer, ThresholdsFields
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
 from tests.narrowing import messages_of, present
@@ -110,17 +110,6 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     assert again.seeds[0].chance == pytest.approx(chance({1.0: shifted})[1.0]), (
         "a seed named twice is no further evidence"
     )
-
-
-async def test_reports_that_share_the_unsteered_answers_equal_those_that_do_not(engine: LinearEngine) -> None:
-    """The second one asks no unsteered question and writes no unsteered answer: a wrong accuracy that is planted in it shows."""
-    first, second = [await request_of(engine, {"strength": one}, seeds=(0, 1)) for one in (0.8, 0.4)]
-    shared = Unsteered()
-    found = [await report(engine, one, unsteered=shared) for one in (first, second)]
-    assert found == [await report(engine, one) for one in (first, second)]
-    assert set(shared.trials) == {(seed, name) for seed in (0, 1) for name in (PLAIN, *VARIATIONS)}
-    planted = await report(engine, second, unsteered=replace(shared, answered=(2.5,) * len(load_questions())))
-    assert present(check_of(planted, "utility", "accuracy_loss").value) >= 1.5
 
 
 async def test_its_texts_can_be_read(engine: LinearEngine) -> None:
@@ -358,38 +347,36 @@ def test_what_was_not_measured_does_not_pass_and_is_not_said_to_fail() -> None:
     assert check_row(found)[1] == "not measured"
 
 
-def seed_of(moved: Sequence[float], varied: Sequence[float] = ()) -> SeedReportAnswer:
-    """The verdict on planted shifts. varied: of the first prompts, under a variation."""
-    measured = SeedMeasures(0, 0, (), tuple(moved), utility=(), varied=[("typos", tuple(varied))] if varied else [])
-    return measured.judged(None, ThresholdsFields())
+LIMITS = ThresholdsFields()
 
 
-def planted(seed: SeedReportAnswer, name: str) -> CheckAnswer:
-    return next(one for gate in seed.gates for one in gate.checks if one.name == name)
+def anti_steered(moved: Sequence[float]) -> CheckAnswer:
+    """The check of planted shifts."""
+    return next(one for one in control_checks(moved, None, False, LIMITS) if one.name == "anti_steered")
 
 
 def test_prompts_are_anti_steered_by_the_sign_of_their_shift() -> None:
     """A shift counts however small it is, and an answer that does not move does not."""
-    found = planted(seed_of((-1e-14, -0.5, 0.0, 1e-14, *(1.0,) * 16)), "anti_steered")
+    found = anti_steered((-1e-14, -0.5, 0.0, 1e-14, *(1.0,) * 16))
     assert found.value == 0.1
     assert present(found.interval)[1] == pytest.approx(0.301, abs=1e-3)
     assert not found.passed
-    assert planted(seed_of((1.0,) * 12), "anti_steered").passed
-    assert not planted(seed_of((1.0,) * 11), "anti_steered").passed
+    assert anti_steered((1.0,) * 12).passed
+    assert not anti_steered((1.0,) * 11).passed
     assert [prompts_for_share(limit) for limit in (0.25, 0.1, 1.0, 0.0)] == [12, 35, 0, None]
 
 
 def test_what_is_retained_counts_the_noise_of_both_shifts() -> None:
     """Without the noise of the plain shift the interval would reach from 0.7 to 0.7; with it 0.5 is inside."""
     plain = (0.2, 1.8, 0.2, 1.8, 0.2, 1.8)
-    noisy = planted(seed_of(plain, (0.7,) * 6), "retained.typos")
+    noisy = retained("typos", (0.7,) * 6, plain, LIMITS)
     assert noisy.value == pytest.approx(0.7)
     assert present(noisy.interval)[0] < 0.5
     assert not noisy.passed
-    along = planted(seed_of(plain, [0.7 * shift for shift in plain]), "retained.typos")
+    along = retained("typos", [0.7 * shift for shift in plain], plain, LIMITS)
     assert present(along.interval) == pytest.approx((0.7, 0.7)), "prompt by prompt nothing differs"
     assert along.passed
-    unknown = planted(seed_of((2.0, -1.9) * 3, (0.7,) * 6), "retained.typos")
+    unknown = retained("typos", (0.7,) * 6, (2.0, -1.9) * 3, LIMITS)
     assert (unknown.interval, unknown.passed) == (None, False), "the plain shift may be 0"
 
 

@@ -69,24 +69,6 @@ async def test_the_samples_of_a_prompt_have_the_same_seeds_under_every_plan() ->
         assert sorted(seed or 0 for empty, asked, seed in seen if not empty and asked == prompt) == sorted(seeds[:2])
 
 
-async def test_an_unsteered_trial_of_an_earlier_call_is_not_written_again() -> None:
-    seen: list[bool] = []
-
-    def record(request: GenerationRequest, index: int) -> SteeringError | None:
-        if index == 0:
-            seen.append(request.plan.empty)
-        return None
-
-    engine = LinearEngine(fails=record)
-    plan, reading = await planned(engine, 0.8)
-    unsteered, trials = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(3, 2))
-    seen.clear()
-    again = await run_trials(engine, PROMPTS, [plan], reading, SAMPLING, samples=Samples(3, 2, unsteered))
-    assert again == (unsteered, trials)
-    assert seen == [False] * 2 * len(PROMPTS)
-    assert trial_answers(1, len(PROMPTS), Samples(3, 2, unsteered)) == len(seen)
-
-
 async def test_a_trial_is_the_mean_of_its_samples_and_keeps_the_text_of_the_first(engine: LinearEngine) -> None:
     plan, reading = await planned(engine, 0.8)
     found = {

@@ -53,7 +53,7 @@ async def test_a_listing_reads_a_small_share_of_the_file(tmp_path: Path) -> None
     stored = len(NAMES) * 2 * BYTES
     store = await open_sql_store(url)
     before = bytes_read()
-    assert len((await store.in_namespace("team").vectors.find(VectorFilter(search="vector"))).vectors) == len(NAMES)
+    assert len((await store.in_namespace("team").vectors.find(VectorFilter(search="vector"))).items) == len(NAMES)
     for name in NAMES:
         assert [one.version for one in (await store.shared.vectors.versions(name)).versions] == [2, 1]
     listed = bytes_read() - before

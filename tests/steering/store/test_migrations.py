@@ -86,11 +86,11 @@ async def test_what_was_there_before_namespaces_belongs_to_shared(url: str) -> N
 
 async def check_listing(store: Store) -> None:
     """Listings have the metadata of what was there; damaged content is left out of them and reported by name."""
-    page = (await store.in_namespace("team").vectors.find(VectorFilter(search="WÄRME"))).vectors
+    page = (await store.in_namespace("team").vectors.find(VectorFilter(search="WÄRME"))).items
     assert [(one.id, one.quality, one.recommended, one.created_at) for one in page] == [
         ("warmth@7", VECTOR.quality, VECTOR.recommended, DATE)
     ]
-    assert [one.id for one in (await store.shared.vectors.find(VectorFilter())).vectors] == ["large@1", "warmth@7"]
+    assert [one.id for one in (await store.shared.vectors.find(VectorFilter())).items] == ["large@1", "warmth@7"]
     with pytest.raises(StoreCorrupt):
         await store.shared.vectors.get("damaged")
 

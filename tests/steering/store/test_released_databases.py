@@ -73,7 +73,7 @@ async def test_every_vector_and_profile_can_be_read(released: Path) -> None:
                     assert torch.equal(vector.layers[int(key.removeprefix("layer."))].direction, direction)
         page = await place.profiles.find()
         assert page.damaged == ()
-        read += [one.steering.model_dump_json(exclude_unset=True, by_alias=True) for one in page.profiles]
+        read += [one.steering.model_dump_json(exclude_unset=True, by_alias=True) for one in page.items]
     assert texts <= set(read)
     await store.close()
 
@@ -91,8 +91,8 @@ def steering(*interventions: dict[str, object]) -> SteeringSpec:
 async def test_the_first_release_has_the_things_that_its_server_was_given(tmp_path: Path) -> None:
     store = await opened("0001-deccf21.sqlite3", tmp_path)
     page = await store.shared.vectors.find(VectorFilter())
-    assert [one.id for one in page.vectors] == ["mood@2", "plain@1", "probed@1", "sent@2"]
-    assert [one.id for one in (await store.shared.vectors.find(VectorFilter(search="grösse ✓"))).vectors] == ["mood@2"]
+    assert [one.id for one in page.items] == ["mood@2", "plain@1", "probed@1", "sent@2"]
+    assert [one.id for one in (await store.shared.vectors.find(VectorFilter(search="grösse ✓"))).items] == ["mood@2"]
     assert (await store.shared.vectors.get("sent", 2)).quality is not None
     assert [one.name for one in await store.shared.profiles.names()] == ["p1", "p2", "p3"]
     assert await store.shared.profiles.default() == steering({"vector": "mood", "strength": 0.2, "layers": [10]})
@@ -105,7 +105,7 @@ async def test_the_first_release_has_the_things_that_its_server_was_given(tmp_pa
 async def test_the_release_before_sizes_of_profiles_has_namespaces_keys_jobs_and_links(tmp_path: Path) -> None:
     store = await opened("0006-9ed3b8d9.sqlite3", tmp_path)
     team = store.in_namespace("team")
-    assert [(one.namespace, one.id) for one in (await team.vectors.find(VectorFilter())).vectors] == [
+    assert [(one.namespace, one.id) for one in (await team.vectors.find(VectorFilter())).items] == [
         ("shared", "plain@1"), ("team", "warmth@1"),
     ]  # fmt: skip
     assert await store.defaults() == {
@@ -118,7 +118,7 @@ async def test_the_release_before_sizes_of_profiles_has_namespaces_keys_jobs_and
         {"jobs": 3, "vectors": ["warmth"]},
         "team",
     )
-    assert {one.id: one.status for one in (await team.jobs.find()).jobs} == {"job-1": "succeeded", "job-2": "failed"}
+    assert {one.id: one.status for one in (await team.jobs.find()).items} == {"job-1": "succeeded", "job-2": "failed"}
     assert (await store.shared.jobs.get("job-1")).result == {"vector": "mood@1"}
     assert (await store.shared.links.get("abcdefghijklmnop")).state == {"prompt": "a"}
     assert await store.documents.get("policy") == {"mandatory": [{"vector": "plain@1", "strength": -0.5}]}

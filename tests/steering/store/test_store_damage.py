@@ -25,7 +25,7 @@ class TestDamage:
         with pytest.raises(StoreCorrupt, match="b@1"):
             await store.shared.vectors.get("b")
         page = await store.shared.vectors.find(VectorFilter())
-        assert [vector.name for vector in page.vectors] == ["a", "b", "c"], "a listing reads no blob"
+        assert [vector.name for vector in page.items] == ["a", "b", "c"], "a listing reads no blob"
         await store.shared.vectors.delete("b")
         with pytest.raises(VectorNotFound):
             await store.shared.vectors.get("b")
@@ -38,9 +38,9 @@ class TestDamage:
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE vectors SET metadata_json = substr(metadata_json, 2) WHERE name = 'b'")
         page = await store.shared.vectors.find(VectorFilter(), 2)
-        assert ([vector.name for vector in page.vectors], page.damaged) == (["a"], ("b@1",))
+        assert ([vector.name for vector in page.items], page.damaged) == (["a"], ("b@1",))
         page = await store.shared.vectors.find(VectorFilter(), 2, page.next_cursor)
-        assert [vector.name for vector in page.vectors] == ["c"]
+        assert [vector.name for vector in page.items] == ["c"]
         assert await store.shared.vectors.versions("b") == VersionPage("shared", (), None, ("b@1",))
         assert (await store.shared.vectors.get("b")).version == 1
 
@@ -71,9 +71,9 @@ class TestDamage:
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE profiles SET steering = '{' WHERE namespace = 'team'")
         page = await team.find()
-        assert ([one.name for one in page.profiles], page.damaged) == (["calm", "curt"], ("cheerful",))
+        assert ([one.name for one in page.items], page.damaged) == (["calm", "curt"], ("cheerful",))
         page = await store.shared.profiles.find()
-        assert ([one.name for one in page.profiles], page.damaged) == (["calm", "cheerful", "curt"], ())
+        assert ([one.name for one in page.items], page.damaged) == (["calm", "cheerful", "curt"], ())
 
     async def test_a_key_whose_limits_are_damaged_stays_a_key_that_may_do_nothing(
         self, store: Store, file: Path
@@ -125,7 +125,7 @@ async def test_a_full_store_reports_it_writes_nothing_partially_and_works_again_
     assert newest.sha256 in {outcome.sha256 for outcome in outcomes if isinstance(outcome, ConceptVector)}
     with pytest.raises(StorageFull):
         await store.shared.vectors.put(planted("other", 1, layers=4, d_model=4096))
-    assert [vector.name for vector in (await store.shared.vectors.find(VectorFilter())).vectors] == ["warmth"]
+    assert [vector.name for vector in (await store.shared.vectors.find(VectorFilter())).items] == ["warmth"]
     await store.shared.vectors.delete("warmth")
     assert (await store.shared.vectors.put(planted("warmth", 1))).version == kept + 1
     await store.close()

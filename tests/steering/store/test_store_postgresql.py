@@ -74,7 +74,7 @@ async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: Store, pos
     await holds.wait()
     writing = asyncio.create_task(store.shared.vectors.put(planted("warmth", 1)))
     for _ in range(20):
-        assert (await store.shared.vectors.find(VectorFilter())).vectors == ()
+        assert (await store.shared.vectors.find(VectorFilter())).items == ()
     assert not writing.done()
     go.set()
     await holding

@@ -98,7 +98,7 @@ class StoreMachine(RuleBasedStateMachine):
             if limit == 0:
                 assert page is InvalidRequest
                 return
-            found += [one.id for one in page.vectors]
+            found += [one.id for one in page.items]
             if (cursor := page.next_cursor) is None:
                 break
         assert found == [

@@ -32,7 +32,7 @@ async def test_it_is_deleted_when_it_is_closed(tmp_path: Path) -> None:
 async def test_two_stores_share_nothing(tmp_path: Path) -> None:
     one, other = await open_temporary_store(tmp_path), await open_temporary_store(tmp_path)
     await one.shared.vectors.put(planted("warmth", 0))
-    assert (await other.shared.vectors.find(VectorFilter())).vectors == ()
+    assert (await other.shared.vectors.find(VectorFilter())).items == ()
     await one.close()
     await other.close()
     assert empty(tmp_path)

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -100,7 +101,8 @@ struct Ranking {
   }
 };
 
-// Ranks tokens by logits + temperature * noise, at temperature 0 by logits.
+// Ranks tokens by logits + temperature * noise, at temperature 0 by logits. Tokens that a grammar excludes have -infinity, which never
+// reaches the bound, also while no token was found.
 void rank(const Row& row, float temperature, Generator generator, Ranking& best) {
   for (int64_t start = 0; start < row.count; start += LANES) {
     const Floats values = row.at(start);
@@ -113,7 +115,7 @@ void rank(const Row& row, float temperature, Generator generator, Ranking& best)
       bound = fma(noise_bound(words), broadcast(temperature), values);
       store_words(word, words);
     }
-    Mask possible = at_least(bound, broadcast(best.sums.back()));
+    Mask possible = at_least(bound, broadcast(std::max(best.sums.back(), std::numeric_limits<float>::lowest())));
     if (!possible) continue;
     alignas(64) float value[LANES];
     store(value, values);

@@ -32,7 +32,7 @@ async def test_a_copy_has_every_row_and_goes_on_where_the_source_was(source: str
     assert (await store.shared.vectors.put(planted("cold", 5))).version == 2
     await store.shared.jobs.put(JobRecord(id="job-new", kind="extract", status="queued"))
     await store.audit.append(key="key-a", action="PUT", target="new", request_id="r", status=200)
-    assert [job.id for job in (await store.shared.jobs.find()).jobs] == ["job-new", "job-2", "job-1", "job-0"]
+    assert [job.id for job in (await store.shared.jobs.find()).items] == ["job-new", "job-2", "job-1", "job-0"]
     assert (await store.audit.find(1))[0][0].target == "new"
     await store.close()
 

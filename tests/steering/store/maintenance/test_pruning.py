@@ -38,5 +38,5 @@ async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     assert dry == {"jobs": 3, "audit": 0, "links": 1}
     done = prune_records(address, jobs_before=future, audit_before=future, links_before=future)
     assert done == {"jobs": 3, "audit": 3, "links": 1}
-    assert [job.id for job in (await store.shared.jobs.find()).jobs] == ["job-running"]
+    assert [job.id for job in (await store.shared.jobs.find()).items] == ["job-running"]
     await store.close()
