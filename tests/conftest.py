@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 
@@ -38,6 +39,7 @@ SHAPED = (
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
 collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test-vllm` has an environment of its own
 TRACED = ("model/hook_points.py", "model/hooks.py", "model/layout.py")
+EMBEDDED = "tests/embedded/"
 LONGEST = (
     "load/test_soak.py",
     "steering/engine/cpu/test_compiled.py",
@@ -108,6 +110,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if gpu:
         config.hook.pytest_deselected(items=gpu)
         items[:] = [item for item in items if item not in gpu]
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, which vLLM's environment has not
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distributes the tests by file, but has one worker run all of tests/embedded, whose model, vectors and server are for a worker."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # noqa: PLC0415 - see above
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    scheduling = LoadFileScheduling(config, log)
+    by_file = scheduling._split_scope
+    scheduling._split_scope = lambda nodeid: EMBEDDED if nodeid.startswith(EMBEDDED) else by_file(nodeid)
+    return scheduling
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,7 +1,8 @@
 """Fixtures of the tests on the embedded model: an engine in float32, a plain twin of its model, vectors, and a server."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.model.conversion import converted
 from steering.model.embedded import embedded_gguf
 from steering.model.loading import load
+from steering.schemas.vectors import VectorAnswer
 from steering.vectors import ConceptVector
 from tests.embedded.material import small_vectors
 from tests.embedded.server_process import ServerProcess
@@ -46,3 +48,9 @@ def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """
     with ServerProcess(tmp_path_factory.mktemp("server"), model_cache, compiled="false") as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def starter(server: ServerProcess) -> Callable[[str], VectorAnswer]:
+    """Returns the vector of a starter concept on the shared server, under the concept's name; it is extracted once."""
+    return cache(lambda concept: server.client.extract_vector(concept, concept=concept))

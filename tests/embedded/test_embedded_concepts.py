@@ -1,6 +1,6 @@
 """Vectors worth trusting, made over HTTP: every starter concept, statements about cities, and 500 pairs as a job."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from steering.auroc import auroc
 from steering.client import Client
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
+from steering.schemas.vectors import VectorAnswer
 from tests.embedded.material import asked, pair_words, pairs_of
 from tests.embedded.server_process import ServerProcess
 from tests.narrowing import present
@@ -30,8 +31,8 @@ def test_every_starter_concept_is_here() -> None:
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
-def test_a_starter_concept_reads_text_it_has_not_seen(client: Client, concept: str) -> None:
-    vector = client.extract_vector(f"starter-{concept}", concept=concept)
+def test_a_starter_concept_reads_text_it_has_not_seen(starter: Callable[[str], VectorAnswer], concept: str) -> None:
+    vector = starter(concept)
     assert vector.quality is not None
     (layer,) = vector.recommended.layers
     found = vector.quality.layers[layer]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from steering.client import Client
+from steering.schemas.vectors import VectorAnswer
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
@@ -36,11 +38,10 @@ CASUAL = (
 
 
 @pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Client:
-    found = server.client
-    found.extract_vector("sentiment", concept="sentiment")
-    found.extract_vector("formality", concept="formality")
-    return found
+def client(server: ServerProcess, starter: Callable[[str], VectorAnswer]) -> Client:
+    for concept in ("sentiment", "formality"):
+        starter(concept)
+    return server.client
 
 
 def repeats_itself(text: str) -> bool:

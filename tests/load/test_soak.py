@@ -2,7 +2,8 @@
 
 The embedded model is served as `steer serve` configures it, compiled, but for a cache of 11,600 positions, and in float32 on CPUs
 without AVX2, where it is the default, and on those with AMX, where an answer in bfloat16 depends on the batch. `make test`
-runs it for 60 seconds; `make soak` for 15 minutes, where bounds of times and of memory hold too.
+runs it for 20 seconds, in which each client sends at least five requests; `make soak` for 15 minutes, where bounds of times and
+of memory hold too.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from steering.model.device import has_avx2
 from tests.embedded.server_process import ServerProcess
 from tests.engines import COMPILE_SECONDS
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 LONG = SECONDS >= 600
 """Whether bounds are asserted that hold on an idle machine, and once caches and the allocator have grown."""
 CLIENTS = 8
@@ -35,8 +37,9 @@ ANSWER_SECONDS = 600
 ROWS_WITH_OWN_KERNELS = 320
 """In float32, linear layers run in oneDNN, which generates kernels for each number of rows up to about this one and keeps them, up
 to 0.6 MB for each shape of weights. The long form has all of them generated before it measures memory."""
-FIRST_SEED = 2040
-"""Of the clients: their first five requests are of every kind, prompts of 5,000 tokens included, so a slow machine sees all."""
+FIRST_SEED, FIRST_REQUESTS = 2040, 5
+"""Of the clients: so many first requests of each are of every kind, prompts of 5,000 tokens included, and each sends them however
+slow the machine is."""
 CACHE_MEGABYTES = {"bfloat16": 256, "float32": 512}
 WIDTH = 576
 WORD, LONGEST = " sea", 7000
@@ -75,10 +78,12 @@ class Load:
     choices: dict[int, random.Random] = field(default_factory=dict)
     """Of each client: one that asks again goes on where it ended."""
 
-    async def ask(self, number: int) -> None:
-        """One client: 10 % of its requests are invalid, of 30 % it hangs up, the others are answered."""
+    async def ask(self, number: int, least: int = 1) -> None:
+        """One client: 10 % of its requests are invalid, of 30 % it hangs up, the others are answered. It sends so many at least."""
         choose = self.choices.setdefault(number, random.Random(number))
-        while time.monotonic() < self.until:
+        for sent in count():
+            if sent >= least and time.monotonic() >= self.until:
+                return
             share = choose.random()
             if share < 0.1:
                 answer = await self.client.post("/v1/generate", json=choose.choice(INVALID))
@@ -124,8 +129,8 @@ class Load:
         self.counts["hung up"] += 1
 
     async def write(self) -> None:
-        """Makes versions of a vector, and deletes old ones."""
-        while time.monotonic() < self.until:
+        """Makes versions of a vector, and deletes old ones: one at least."""
+        while time.monotonic() < self.until or not self.counts["deleted"]:
             self.versions = version = self.versions + 1
             numbers = [float(version % 7 + 1), *[1.0] * (WIDTH - 1)]
             answer = await self.client.post("/v1/vectors", json={"name": "mood", "directions": {"1": numbers}})
@@ -173,10 +178,10 @@ async def _at_rest(client: httpx2.AsyncClient) -> dict[str, float]:
     return gauges
 
 
-async def _driven(load: Load, process: psutil.Process, seconds: float) -> list[tuple[float, int]]:
+async def _driven(load: Load, process: psutil.Process, seconds: float, least: int = 1) -> list[tuple[float, int]]:
     """Lets clients ask, and vectors be written, for some seconds; returns the memory of the process meanwhile."""
     load.until = until = time.monotonic() + seconds
-    clients = (load.ask(FIRST_SEED + number) for number in range(CLIENTS))
+    clients = (load.ask(FIRST_SEED + number, least) for number in range(CLIENTS))
     measuring = asyncio.create_task(_measured(process, until))
     await asyncio.gather(*clients, load.write(), measuring)
     return measuring.result()
@@ -202,7 +207,7 @@ async def _soaked(url: str, process: psutil.Process, dtype: str) -> dict[str, An
         load = Load(client, baselines, time.monotonic() + min(3.0, SECONDS))
         await asyncio.gather(*(load.ask(number) for number in range(CLIENTS)))  # opens every connection
         before = process.num_fds(), process.num_threads()
-        first = await _driven(load, process, SECONDS * 2 / 3)
+        first = await _driven(load, process, SECONDS * 2 / 3, FIRST_REQUESTS)
         between, requests = await _at_rest(client), load.counts.total()
         samples = await _driven(load, process, SECONDS / 3)
         gauges, requests = await _at_rest(client), load.counts.total() - requests

@@ -25,6 +25,8 @@ WIDE, NARROW, LARGE = (1280, 900), (390, 844), (1440, 900)
 Theme: TypeAlias = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
+PICTURES = "PICTURES" in os.environ
+"""Whether a picture of every page is written to the artifacts, for people to look at: no test reads them."""
 SECONDS = 120
 expect.set_options(timeout=SECONDS * 1000)  # a busy machine answers slowly
 JOB = 600 * 1000
@@ -151,14 +153,16 @@ class Visit:
         return [f"{one['id']}: {node['target']}" for one in found["violations"] for node in one["nodes"]]
 
     def screenshot(self, name: str) -> None:
-        """Writes a picture of the whole page to the artifacts; with a window before it, of what is seen."""
-        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        """Writes a picture of the whole page to the artifacts; with a window before it, of what is seen. Only for PICTURES."""
         self.page.evaluate("window.scrollTo(0, 0)")  # bars that stay in the window belong at the top
+        if not PICTURES:
+            return
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
         whole = self.page.locator("dialog[open]").count() == 0
         self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=whole)
 
     def inspect(self, name: str) -> None:
-        """Checks the page as it stands in both themes and three widths, and writes a picture of each to the artifacts."""
+        """Checks the page as it stands in both themes and three widths, with a picture of each."""
         for theme, (width, height) in product(THEMES, (NARROW, LARGE, WIDE)):
             self.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             self.page.set_viewport_size({"width": width, "height": height})

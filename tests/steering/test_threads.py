@@ -113,7 +113,7 @@ if sys.argv[1] == "disabled":
 def native():
     looks = []
     while len(looks) < 5 or len(set(looks[-5:])) > 1:  # what was started while importing may still be ending
-        time.sleep(0.2)
+        time.sleep(0.1)
         looks.append(len(os.listdir("/proc/self/task")))
     return looks[-1]
 torch.ones(8)
@@ -152,7 +152,7 @@ torch.set_num_threads(2)
 def native():
     looks = []
     while len(looks) < 5 or len(set(looks[-5:])) > 1:  # what was started while loading may still be ending
-        time.sleep(0.2)
+        time.sleep(0.1)
         looks.append(len(os.listdir("/proc/self/task")))
     return looks[-1]
 options = EngineOptions(sys.argv[1], Path(sys.argv[1]), device="cpu", compiled=False, limits=EngineLimits(cache_bytes=1 << 24))
@@ -191,7 +191,7 @@ def serve():
 def native():
     looks = []
     while len(looks) < 5 or len(set(looks[-5:])) > 1:
-        time.sleep(0.2)
+        time.sleep(0.1)
         looks.append(len(os.listdir("/proc/self/task")))
     return looks[-1]
 thread = threading.Thread(target=serve)

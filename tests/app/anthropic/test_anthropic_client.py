@@ -116,17 +116,17 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "code", "param", "words"), REFUSED)
 async def test_what_would_change_an_answer_is_refused_in_the_form_of_the_api(
-    client: AsyncAnthropic, model: str, changes: dict[str, Any], code: str, param: str, words: str
+    client: AsyncAnthropic, model: str
 ) -> None:
-    with pytest.raises(anthropic.BadRequestError) as refused:
-        await client.messages.create(**{"model": model, "max_tokens": 4, "messages": ASK, **changes})
-    body: Any = refused.value.body
-    assert set(body) == {"type", "error"}
-    assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
-    assert (body["error"]["code"], body["error"]["param"]) == (code, param)
-    assert words in body["error"]["message"]
+    for changes, code, param, words in REFUSED:
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            await client.messages.create(**{"model": model, "max_tokens": 4, "messages": ASK, **changes})
+        body: Any = refused.value.body
+        assert set(body) == {"type", "error"}
+        assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
+        assert (body["error"]["code"], body["error"]["param"]) == (code, param)
+        assert words in body["error"]["message"]
 
 
 async def test_neutral_values_of_unsupported_fields_are_accepted(client: AsyncAnthropic, model: str) -> None:

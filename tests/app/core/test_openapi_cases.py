@@ -23,12 +23,13 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture
 def address(tiny_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """A server in its default configuration but for its model, with a key: without one every key is accepted."""
+    """A server in its default configuration but for its model, with a key: without one every key is accepted. It compiles nothing,
+    which takes longer than the test."""
     command = [sys.executable, "-m", "app.cli.main", "serve", "--model", str(tiny_folder), "--port", "0"]
     command += ["--database", f"sqlite:///{tmp_path / 'store.sqlite3'}", "--device", "cpu"]
-    log = tmp_path / "log"
+    log, settings = tmp_path / "log", {"STEERING_API_KEYS": KEY, "STEERING_COMPILED": "false"}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stderr=output, env={**os.environ, "STEERING_API_KEYS": KEY})
+        process = subprocess.Popen(command, stderr=output, env={**os.environ, **settings})
     try:
         until = time.monotonic() + 120
         while (found := announced(log.read_text())) is None or not _ready(found):

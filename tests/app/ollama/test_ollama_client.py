@@ -154,17 +154,15 @@ REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "code", "param", "words"), REFUSED)
-async def test_what_would_change_an_answer_is_refused_with_a_text(
-    server: Server, changes: dict[str, Any], code: str, param: str, words: str
-) -> None:
-    for stream in (False, True):
-        body = {"model": "scripted", "messages": ASK, "stream": stream, **changes}
-        answer = await server.client.post("/api/chat", json=body)
-        error = answer.json()
-        assert set(error) == {"error", "type", "param", "code"}
-        assert (answer.status_code, error["code"], error["param"] or "") == (400, code, param)
-        assert words in error["error"]
+async def test_what_would_change_an_answer_is_refused_with_a_text(server: Server) -> None:
+    for changes, code, param, words in REFUSED:
+        for stream in (False, True):
+            body = {"model": "scripted", "messages": ASK, "stream": stream, **changes}
+            answer = await server.client.post("/api/chat", json=body)
+            error = answer.json()
+            assert set(error) == {"error", "type", "param", "code"}
+            assert (answer.status_code, error["code"], error["param"] or "") == (400, code, param)
+            assert words in error["error"]
 
 
 @pytest.mark.parametrize(

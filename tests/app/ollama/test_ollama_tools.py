@@ -86,32 +86,32 @@ CALLS = {"role": "assistant", "tool_calls": [{"function": {"name": "clock", "arg
 RESULT = {"role": "tool", "content": "12"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"tools": [CLOCK, CLOCK]}, "two functions of one name"),
-        (with_parameters(nested(34)), "tools.0.function.parameters"),
-        ({"tools": [{"type": "web"}]}, "tools.0.type"),
-        ({"tools": [CLOCK], "format": "json"}, "cannot call tools (format)"),
-        ({"messages": [*ASK, RESULT]}, "messages.1.tool_name"),
-        ({"messages": [*ASK, CALLS, RESULT, RESULT]}, "messages.3.tool_name"),
-        ({"messages": [*ASK, CALLS, {**RESULT, "tool_name": "weather"}]}, "messages.2.tool_name"),
-        ({"messages": [*ASK, CALLS]}, "only a text is continued"),
-        ({"messages": [{**ASK[0], "tool_calls": CALLS["tool_calls"]}]}, "'tool_calls' belongs to messages of role"),
-        ({"messages": [{"role": "user"}]}, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": None}]}, "'content' is null only"),
-        ({"messages": [{**ASK[0], "tool_name": "clock"}]}, "'tool_name' belongs to messages of role 'tool'"),
-        ({"think": True}, "model 'tiny' does not think"),
-    ],
-)
-async def test_what_cannot_be_used_is_refused_by_name(start: StartServer, fields: dict[str, Any], says: str) -> None:
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"tools": [CLOCK, CLOCK]}, "two functions of one name"),
+    (with_parameters(nested(34)), "tools.0.function.parameters"),
+    ({"tools": [{"type": "web"}]}, "tools.0.type"),
+    ({"tools": [CLOCK], "format": "json"}, "cannot call tools (format)"),
+    ({"messages": [*ASK, RESULT]}, "messages.1.tool_name"),
+    ({"messages": [*ASK, CALLS, RESULT, RESULT]}, "messages.3.tool_name"),
+    ({"messages": [*ASK, CALLS, {**RESULT, "tool_name": "weather"}]}, "messages.2.tool_name"),
+    ({"messages": [*ASK, CALLS]}, "only a text is continued"),
+    ({"messages": [{**ASK[0], "tool_calls": CALLS["tool_calls"]}]}, "'tool_calls' belongs to messages of role"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": None}]}, "'content' is null only"),
+    ({"messages": [{**ASK[0], "tool_name": "clock"}]}, "'tool_name' belongs to messages of role 'tool'"),
+    ({"think": True}, "model 'tiny' does not think"),
+]
+
+
+async def test_what_cannot_be_used_is_refused_by_name(start: StartServer) -> None:
     engine = Speaker("hermes")
     server = await start(engine)
-    answer = await server.client.post("/api/chat", json={"model": "tiny", "messages": ASK, **fields})
-    error = answer.json()
-    assert answer.status_code == 400, answer.text
-    assert says in f"{error['error']} ({error['param']})"
-    assert engine.requests == []
+    for fields, says in UNUSABLE:
+        answer = await server.client.post("/api/chat", json={"model": "tiny", "messages": ASK, **fields})
+        error = answer.json()
+        assert answer.status_code == 400, answer.text
+        assert says in f"{error['error']} ({error['param']})"
+        assert engine.requests == []
 
 
 async def test_a_model_without_tools_is_named(server: Server) -> None:

@@ -160,16 +160,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "code", "param"), REFUSED)
-async def test_what_would_change_an_answer_is_refused_by_name(
-    client: AsyncOpenAI, model: str, changes: dict[str, Any], code: str, param: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        await client.chat.completions.create(**{"model": model, "messages": ASK, **changes})
-    assert refused.value.code == code
-    if param:
-        assert refused.value.param == param
-    assert refused.value.response.headers["x-request-id"]
+async def test_what_would_change_an_answer_is_refused_by_name(client: AsyncOpenAI, model: str) -> None:
+    for changes, code, param in REFUSED:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(**{"model": model, "messages": ASK, **changes})
+        assert refused.value.code == code
+        if param:
+            assert refused.value.param == param
+        assert refused.value.response.headers["x-request-id"]
 
 
 async def test_neutral_values_of_unsupported_fields_are_accepted(client: AsyncOpenAI, model: str) -> None:

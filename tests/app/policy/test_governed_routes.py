@@ -41,24 +41,30 @@ def test_every_route_has_a_case() -> None:
     assert routes - known == set(), "say in governed_routes.py what a caller gets there under mandatory steering"
 
 
-@pytest.mark.parametrize("case", GOVERNED, ids=lambda one: f"{one.route} {' '.join(one.outputs)}")
 async def test_nothing_that_a_route_returns_is_what_the_model_does_without_the_policy(
-    pair: tuple[Server, Server], case: Governed
+    pair: tuple[Server, Server],
 ) -> None:
-    free, governed = [await answered(server, case) for server in pair]
-    for name in case.outputs:
-        before, after = list(values(free, name)), list(values(governed, name))
-        assert before, f"the answer has no {name}: {free}"
-        texts = [one for one in before if isinstance(one, str)]
-        if texts:
-            assert after
-            assert not set(texts) & set(after), name
-        else:
-            same = [one for one, other in zip(before, after, strict=False) if one == other]
-            assert not same, (name, before, after)
-    if case.written:
-        seen = (await pair[1].client.get("/v1/monitors/watch")).json()["scores"]
-        assert seen > 0, "no monitor has read the answer"
+    for case in GOVERNED:
+        seen = await scores_seen(pair[1])
+        free, governed = [await answered(server, case) for server in pair]
+        for name in case.outputs:
+            before, after = list(values(free, name)), list(values(governed, name))
+            assert before, f"the answer of {case.route} has no {name}: {free}"
+            texts = [one for one in before if isinstance(one, str)]
+            if texts:
+                assert after, (case.route, name)
+                assert not set(texts) & set(after), (case.route, name)
+            else:
+                same = [one for one, other in zip(before, after, strict=False) if one == other]
+                assert not same, (case.route, name, before, after)
+        if case.written:
+            assert await scores_seen(pair[1]) > seen, f"no monitor has read the answer of {case.route}"
+
+
+async def scores_seen(server: Server) -> int:
+    """Returns how many scores the monitor has read."""
+    found: int = (await server.client.get("/v1/monitors/watch")).json()["scores"]
+    return found
 
 
 async def answered(server: Server, case: Governed) -> Any:

@@ -38,6 +38,22 @@ from tests.polling import until
 pytestmark = pytest.mark.timeout(900)  # the worker runs on idle processors only
 
 
+COMPILER = """#!/bin/sh
+[ "$1" = --version ] && echo "g++ 13" && exit
+while [ $# -gt 1 ]; do [ "$1" = -o ] && target=$2; shift; done
+cp {library} "$target"
+"""
+
+
+@pytest.fixture
+def ready_compiler(tmp_path: Path, built_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that gives what it compiled before, in place of half a minute."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(COMPILER.format(library=built_library))
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+
+
 async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The log's events of an engine that cannot be compiled, answers all the same, and closes."""
     loaded = opened(FAMILIES["llama"](), tokenizer, name="tiny")
@@ -49,7 +65,7 @@ async def events_of_serving(cache: Path, tokenizer: PreTrainedTokenizerFast) -> 
         assert isinstance(executor, CompiledExecutor)
         await until(
             lambda: not executor.compilation.is_alive(), 800
-        )  # the worker builds the library before it loads a model
+        )  # the worker builds a library before it loads a model
         assert engine.stats().executor == "eager"
         await engine.close()
     return [line["event"] for line in logs]
@@ -62,6 +78,7 @@ async def test_a_cache_folder_that_cannot_be_created_is_logged(
     assert "compilation_failed" in await events_of_serving(tmp_path / "file" / "cache", hf_byte_tokenizer)
 
 
+@pytest.mark.usefixtures("ready_compiler")
 async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
     tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -99,25 +116,9 @@ async def test_a_model_that_is_not_compiled_has_the_kernels(saved: Path, tmp_pat
     await engine.close()
 
 
-COMPILER = """#!/bin/sh
-[ "$1" = --version ] && echo "g++ 13" && exit
-while [ $# -gt 1 ]; do [ "$1" = -o ] && target=$2; shift; done
-cp {library} "$target"
-"""
-
-
-@pytest.mark.usefixtures("kernels")
-async def test_the_worker_builds_the_library_alone(
-    tmp_path: Path,
-    built_library: Path,
-    hf_byte_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """For a model too large for a graph: it loads no model, which it would not find. The compiler gives what it compiled before."""
-    compiler = tmp_path / "compiler"
-    compiler.write_text(COMPILER.format(library=built_library))
-    compiler.chmod(0o700)
-    monkeypatch.setenv("CXX", str(compiler))
+@pytest.mark.usefixtures("kernels", "ready_compiler")
+async def test_the_worker_builds_the_library_alone(tmp_path: Path, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """For a model too large for a graph: it loads no model, which it would not find."""
     loaded = opened(FAMILIES["llama"]().to(torch.bfloat16), hf_byte_tokenizer, name="tiny")
     request = CompileRequest(loaded.info, "", "no such model", None, tmp_path / "cache", graph=False)
     with capture_logs() as logs:
