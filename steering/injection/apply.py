@@ -47,14 +47,10 @@ def norms_of(residual: Residual) -> PerToken:
 def summed(
     vectors: Float[Tensor, "row d_model"], rows: Int[Tensor, "token edit"], coefficients: Float[Tensor, "token edit"]
 ) -> Residual:
-    """Returns the sum of each token's rows times its coefficients, in the same bits whatever the other tokens are."""
-    return torch.nn.functional.embedding_bag(rows, vectors, mode="sum", per_sample_weights=coefficients)
+    """Returns the sum of each token's rows times its coefficients, in the same bits whatever the other tokens are.
 
-
-def summed_in_turn(
-    vectors: Float[Tensor, "row d_model"], rows: Int[Tensor, "token edit"], coefficients: Float[Tensor, "token edit"]
-) -> Residual:
-    """Does what `summed` does, for few tokens: that starts all threads on a CPU, which takes longer than one needs for them."""
+    Not by embedding_bag: it starts all threads of a CPU for a few tokens, too, and rounds otherwise than torch's products.
+    """
     first, *others = coefficients[:, :, None].unbind(1)
     total, *more = (vectors.index_select(0, one) for one in rows.unbind(1))
     total *= first

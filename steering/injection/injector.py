@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import torch
 
-from steering.injection.apply import TINY, Index, LayerEdits, index_of, summed, summed_in_turn, take
+from steering.injection.apply import TINY, Index, LayerEdits, index_of, summed, take
 from steering.injection.conditions import Conditions, Controllers, held_readouts
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
 from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, WEIGHT, Slots, rows_of
@@ -322,8 +322,7 @@ class Injection:
                 # 0 where the weight is 0, even if the numbers overflow
                 self._coefficients = (self._biases * weights).masked_fill_(weights == 0.0, 0.0)
             coefficients, width = self._coefficients[number], self._widths[layer]
-            add_up = summed_in_turn if self.decodes else summed
-            change = add_up(self._slots.vectors, self.rows[number, :, :width], coefficients[:, :width])
+            change = summed(self._slots.vectors, self.rows[number, :, :width], coefficients[:, :width])
             if self._fixed is None:
                 doses.note(number, coefficients, change, residual)
                 return change
