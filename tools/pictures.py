@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from app.cli.local import local_client
 from steering.client import Client
@@ -58,7 +58,7 @@ def take_pages(address: str) -> None:
         page.locator(".poles").get_by_text("gloomy").wait_for()
         page.get_by_role("button", name="Run", exact=True).click()
         page.locator(".pane .sentence").first.wait_for()
-        page.wait_for_function("document.querySelectorAll('[aria-busy=true]').length === 0")
+        expect(page.locator("[aria-busy=true]")).to_have_count(0, timeout=300_000)
         page.screenshot(path=PICTURES / "playground.png")
         _take_story(page, address)
         browser.close()
