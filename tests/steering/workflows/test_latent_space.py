@@ -21,8 +21,6 @@ from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import planted_pairs
 from tests.steering.workflows.vectors import planted_vector
 
-one_loop = pytest.mark.asyncio(loop_scope="module")
-"""A worker process serves one loop and takes seconds to start."""
 PAIRS = planted_pairs(16, 4)
 TEXTS = PAIRS.positive + PAIRS.negative
 LABELS = ("good",) * 16 + ("bad",) * 16
@@ -48,7 +46,6 @@ def silhouette(layer: LayerMapAnswer) -> float:
     return present(present(layer.separability).silhouette)
 
 
-@one_loop
 async def test_what_was_planted_apart_is_drawn_apart(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     found = await drawn(engine, mapped)
     surface, meaning = found.layers
@@ -61,7 +58,6 @@ async def test_what_was_planted_apart_is_drawn_apart(engine: LinearEngine, mappe
     assert 0.0 < sum(present(meaning.explained_variance)) <= 1.0
 
 
-@one_loop
 async def test_the_vector_lies_between_the_clouds_and_fills_the_page(
     engine: LinearEngine, mapped: LatentSpaceRequest
 ) -> None:
@@ -75,7 +71,6 @@ async def test_the_vector_lies_between_the_clouds_and_fills_the_page(
     assert (await drawn(engine, mapped)).layers[0].segments == [], "the vector has no layer 0"
 
 
-@one_loop
 async def test_a_path_follows_one_text(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     path = present((await drawn(engine, changed(mapped, layers="all"))).path)
     assert path.layers == [0, 1, 2, 3]
@@ -84,7 +79,6 @@ async def test_a_path_follows_one_text(engine: LinearEngine, mapped: LatentSpace
     assert np.linalg.norm(np.subtract(path.text[0], path.text[1])) > 0.1
 
 
-@one_loop
 async def test_same_seed_same_map_in_three_dimensions(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     request = changed(mapped, method="tsne", dims=3, layers=(1,), path=None)
     first, second = [await drawn(engine, request) for _ in range(2)]
@@ -93,13 +87,11 @@ async def test_same_seed_same_map_in_three_dimensions(engine: LinearEngine, mapp
     assert (first.layers[0].explained_variance, first.layers[0].segments) == (None, [])
 
 
-@one_loop
 async def test_labels_are_not_needed(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     assert (await drawn(engine, changed(mapped, labels=None, path=None))).layers[0].separability is None
     assert (await drawn(engine, changed(mapped, labels=("x",) * 32, path=None))).layers[0].separability is None
 
 
-@one_loop
 async def test_a_layer_that_cannot_be_drawn_is_named(engine: LinearEngine) -> None:
     """All texts end in one word, so block 0 has them all in one place."""
     texts = tuple(f"{text} day" for text in TEXTS)
@@ -108,7 +100,6 @@ async def test_a_layer_that_cannot_be_drawn_is_named(engine: LinearEngine) -> No
     assert "layer 0 is left out" in found.warnings[0]
 
 
-@one_loop
 async def test_input_embeddings_are_drawn_next_to_the_layers(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     """A word's own embedding knows no polarity: only block 1 pulls the labels apart."""
     found = await drawn(engine, changed(mapped, layers=(0, 1), embeddings=True))
@@ -123,7 +114,6 @@ async def test_input_embeddings_are_drawn_next_to_the_layers(engine: LinearEngin
     assert [len(found.path.layers), (await drawn(engine, mapped)).embedding] == [2, None]
 
 
-@one_loop
 async def test_embeddings_that_are_all_alike_are_named(engine: LinearEngine) -> None:
     """All texts end in one word: one embedding for all of them, and for block 0 as well."""
     texts = tuple(f"{text} day" for text in TEXTS)
@@ -134,13 +124,11 @@ async def test_embeddings_that_are_all_alike_are_named(engine: LinearEngine) -> 
         await drawn(engine, LatentSpaceRequest(texts=texts, layers=(0,), embeddings=True))
 
 
-@one_loop
 async def test_too_few_texts_for_any_layer_are_refused(engine: LinearEngine) -> None:
     with pytest.raises(InvalidRequest, match="at least 4 texts"):
         await drawn(engine, LatentSpaceRequest(texts=TEXTS[:3]))
 
 
-@one_loop
 async def test_the_loop_goes_on_while_a_worker_draws(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     task = asyncio.ensure_future(drawn(engine, mapped))
     turns = 0
@@ -151,7 +139,6 @@ async def test_the_loop_goes_on_while_a_worker_draws(engine: LinearEngine, mappe
     assert len(task.result().layers) == 2
 
 
-@one_loop
 async def test_a_caller_who_leaves_kills_the_worker(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     drawing = asyncio.Event()
     request = changed(mapped, method="tsne", texts=TEXTS * 30, labels=None, path=None)
@@ -170,7 +157,6 @@ async def test_a_caller_who_leaves_kills_the_worker(engine: LinearEngine, mapped
     assert len(found.layers) == 2, "the next caller gets a fresh worker"
 
 
-@one_loop
 async def test_progress_runs_to_its_total(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     seen = []
     await drawn(engine, mapped, progress=lambda *message: seen.append(message))
@@ -188,7 +174,6 @@ async def test_progress_runs_to_its_total(engine: LinearEngine, mapped: LatentSp
         ({"layers": (9,)}, "layer 9 does not exist"),
     ],
 )
-@one_loop
 async def test_maps_that_cannot_be(
     engine: LinearEngine, mapped: LatentSpaceRequest, change: dict[str, Any], message: str
 ) -> None:
@@ -220,7 +205,6 @@ def test_a_worker_needs_no_torch() -> None:
     assert run.stdout.strip() == "[]"
 
 
-@one_loop
 async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     draw(np.eye(4, dtype=np.float32), "pca", 2, 0, None)
@@ -228,7 +212,6 @@ async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own() -> Non
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-@one_loop
 async def test_errors_come_back_from_a_worker_whole() -> None:
     """The field they are about must not be lost on the way."""
     with pytest.raises(InvalidRequest) as refusal:
