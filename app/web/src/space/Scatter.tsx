@@ -27,7 +27,8 @@ export function Scatter() {
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
   const box = () => canvas.current?.parentElement;
   useSize(box, (width, height) => {
-    view.current = fitted(canvas.current!, view.current, width, height);
+    if (!canvas.current) return; // the tab was left
+    view.current = fitted(canvas.current, view.current, width, height);
     repaint();
   });
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
