@@ -6,6 +6,7 @@ The map is synthetic (no model is needed to measure drawing); everything else co
 """
 
 import argparse
+import base64
 import gzip
 import json
 import random
@@ -166,13 +167,11 @@ def answer_map(route: Route, dims: int) -> None:
 def input_while_streaming(browser: Browser, url: str) -> dict[str, Any]:
     """Types into the prompt and moves a slider while three answers stream; the time from each input to the next paint."""
     page = new_page(browser)
-    page.goto(url)
-    page.get_by_role("button", name="A gloomy new apartment").click()
-    page.get_by_role("button", name="Stop").wait_for(state="hidden")
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Tokens", exact=True).fill("400")
+    asked = {"prompt": "How is your new apartment?", "controls": [{"vector": "sentiment", "strength": -1}]}
+    state = json.dumps({**asked, "sampling": {"max_tokens": 400, "n": 1}, "reader": "sentiment"})
+    page.goto(f"{url}/#/compare?s={base64.urlsafe_b64encode(state.encode()).decode().rstrip('=')}")
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_role("article", name="Prompt only").locator(".token").nth(5).wait_for()
+    page.get_by_role("article", name="Told in words").locator(".token").nth(5).wait_for(state="attached")
     page.evaluate(RECORD_INPUT)
     page.evaluate(RECORD_FRAMES)
     page.get_by_role("textbox", name="Prompt", exact=True).press_sequentially(
