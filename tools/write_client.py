@@ -74,9 +74,8 @@ class Types:
             found = f"tuple[{', '.join(map(self.written, arguments))}]"
         elif origin in (tuple, list, Sequence):
             inner = self.written(arguments[0])
-            found = (
-                "Sequence[str]" if inner.startswith("Literal[") else f"Sequence[{inner}]"
-            )  # lists of texts are built elsewhere
+            # A list of words that a caller builds has the type list[str], which is no list of literals.
+            found = "Sequence[str]" if inner.startswith("Literal[") else f"Sequence[{inner}]"
         elif origin in (dict, Mapping):
             key, value = map(self.written, arguments)
             found = "JsonObject" if value == "Any" else f"Mapping[{key}, {value}]"
