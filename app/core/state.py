@@ -1,11 +1,9 @@
-"""ServerState: what every request finds of its server, without a noun of the API; and the watchdog, which finds out that an engine has
-died or hangs."""
+"""ServerState: what every request finds of its server, without a noun of the API."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import TypeVar, cast
 
 from starlette.requests import Request
@@ -14,8 +12,9 @@ from app.core.admission import Admission, Budget, Key, RateLimits
 from app.core.errors import Draining
 from app.core.settings import Settings
 from app.core.telemetry import Metrics
+from app.core.watchdog import Watchdog
 from steering.engine.api import Engine, EngineStats
-from steering.errors import EngineDead, NotReady, SteeringError
+from steering.errors import NotReady, SteeringError
 from steering.plan.resolve import RecentPlans
 from steering.store.store import Store
 
@@ -115,38 +114,6 @@ class ServerState(ABC):
             if not self.in_flight:
                 self.idle.set()
             self.metrics.in_flight.dec()
-
-
-MOST_SECONDS = 1.0  # the longest pause between two checks
-
-
-class Watchdog:
-    """An engine hangs when a turn takes longer than `seconds`, of which only those count in which the watcher ran as well.
-
-    A process that was stopped (SIGSTOP, a frozen container) finds its last turn as old as the stop was long, although the engine
-    had no processor to end it. pause: between two checks. It is called by one thread.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
-        self.pause = min(MOST_SECONDS, seconds / 4)
-        self._seconds, self._clock = seconds, clock
-        self._checked = clock()
-        self._hung = 0.0
-
-    def check(self, stats: EngineStats) -> None:
-        """Counts the time since the last check, at most twice the pause that was to be between them."""
-        now = self._clock()
-        elapsed, self._checked = now - self._checked, now
-        before = self._hung if stats.last_turn_age >= elapsed else 0.0  # another turn has begun since
-        self._hung = min(stats.last_turn_age, before + min(elapsed, 2 * self.pause))
-
-    def failure(self, stats: EngineStats) -> EngineDead | None:
-        """Returns why the engine will not answer any more; None while it works."""
-        if not stats.alive:
-            return EngineDead("the engine has stopped; the server restarts")
-        if self._hung > self._seconds:
-            return EngineDead(f"a forward pass has not returned for {self._seconds:g} s")
-        return None
 
 
 def state_of(request: Request) -> ServerState:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.state import Watchdog
+from app.core.watchdog import Watchdog
 from steering.engine.api import EngineStats
 
 SECONDS = 10.0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from app.core.state import Watchdog
+from app.core.watchdog import Watchdog
 from steering.engine.api import CaptureSpec, GenerationRequest
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.loop import MOST_FAILED
