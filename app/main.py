@@ -66,7 +66,8 @@ def create_app(
     )
     methods: defaultdict[str, set[str]] = defaultdict(set)
     for router in ROUTERS:
-        app.include_router(router)
+        # `include_router` would build every route again, at the first request of each app
+        app.router.routes += router.routes
         for route in router.routes:
             if isinstance(route, APIRoute):
                 methods[route.path] |= route.methods or set()
