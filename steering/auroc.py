@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import rankdata, t
+from scipy.special import expit, logit, stdtrit
 
 from steering.cards import Estimate
 
@@ -32,6 +31,8 @@ class HeldOut:
 
 def auroc(positive: Numbers, negative: Numbers) -> Numbers:
     """Returns the share of ordered (positive, negative) pairs over the last axis, ties counting half (Mann-Whitney U)."""
+    from scipy.stats import rankdata  # noqa: PLC0415 - takes half a second to import
+
     count = positive.shape[-1]
     ranks: Numbers = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)[..., :count]
     return np.asarray((ranks.sum(-1) - count * (count + 1) / 2) / (count * negative.shape[-1]))
@@ -75,7 +76,7 @@ def jackknife_interval(mean: float, without: Numbers, extra_variance: float = 0.
     pseudo_values = np.append(groups * mean - (groups - 1) * without, (mean + 0.5) / 2)
     smoothed = float(np.clip(pseudo_values.mean(), 1e-3, 1.0 - 1e-3))
     variance = pseudo_values.var(ddof=1) / len(pseudo_values) + extra_variance
-    reach = t.ppf(0.975, len(pseudo_values) - 1) * np.sqrt(variance) / (smoothed * (1.0 - smoothed))
+    reach = stdtrit(len(pseudo_values) - 1, 0.975) * np.sqrt(variance) / (smoothed * (1.0 - smoothed))
     low, high = expit(logit(smoothed) + np.array([-reach, reach]))
     return Estimate(mean, (min(float(low), mean), max(float(high), mean)))
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from steering.pairs import PairSet, Text
 
@@ -37,6 +35,10 @@ def with_subjects(pairs: PairSet) -> PairSet:
 def subjects_of(texts: Sequence[Text]) -> list[int]:
     """Returns the number of the group of each text. Groups are joined while their texts are near each other on average, so that a
     chain of texts, each near the next, does not become one group."""
+    # scikit-learn takes a second to import
+    from sklearn.cluster import AgglomerativeClustering  # noqa: PLC0415
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
+
     words = [text if isinstance(text, str) else " ".join(message.content for message in text) for text in texts]
     words = [text.lower() for text in words]
     weights = TfidfVectorizer(analyzer=re.compile(r"\w+").findall, max_df=COMMON if len(texts) > FEW else 1.0)

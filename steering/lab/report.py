@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Literal, NamedTuple, TypeAlias
 
 from scipy.special import ndtri
-from scipy.stats import binomtest
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
@@ -248,6 +247,8 @@ def check(
 
 def share(count: int, of: int) -> Estimate:
     """Estimates a share with its Wilson interval."""
+    from scipy.stats import binomtest  # noqa: PLC0415 - takes half a second to import
+
     interval = binomtest(count, of).proportion_ci(method="wilson")
     return Estimate(count / of, (float(interval.low), float(interval.high)))
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from scipy.optimize import isotonic_regression
 from scipy.special import stdtrit
 
 from steering import __version__
@@ -381,6 +380,8 @@ def chance(moved: Mapping[float, Sequence[float]], tests: float = 1.0) -> dict[f
     count once, and the bound is its quantile 1 - 0.05 / tests times that root. K is that of the next dose with shifts.
     A strength beyond the largest of those doses has no bound.
     """
+    from scipy.optimize import isotonic_regression  # noqa: PLC0415 - takes a third of a second to import
+
     by_dose: dict[float, list[Sequence[float]]] = {}
     for strength, found in moved.items():
         if found:

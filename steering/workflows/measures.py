@@ -9,7 +9,6 @@ from math import exp, isnan, nan, sqrt, tanh
 import numpy as np
 import torch
 from scipy.special import stdtrit
-from scipy.stats import spearmanr
 
 from steering.cards import Estimate
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
@@ -93,6 +92,7 @@ def rank_correlation(one: Sequence[Sequence[float]], other: Sequence[Sequence[fl
     """Returns Spearman's rank correlation of two scores of the same texts and its 95 % interval; None where it is not defined,
     as for equal scores. one, other: for each prompt the scores of its texts, which are alike, so the interval is that of a
     jackknife over prompts (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982) of Fisher's z."""
+    from scipy.stats import spearmanr  # noqa: PLC0415 - takes half a second to import
 
     def found(left_out: int | None) -> float:
         rows = [[x for i, each in enumerate(scores) if i != left_out for x in each] for scores in (one, other)]
