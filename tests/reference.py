@@ -6,6 +6,7 @@ It reads SteeringSpec and ConceptVectors directly, and shares no code with the r
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -55,6 +56,7 @@ class Reference:
     last_scores: dict[Threshold, float] = field(default_factory=dict)
     acted: set[int] = field(default_factory=set)
     controllers: Controllers = field(default_factory=Controllers)
+    groups: dict[tuple[int, range], list[tuple[int, ...]]] = field(default_factory=dict)
 
     def generate(self, prompt: Sequence[int], count: int, *, temperature: float = 0.0, seed: int = 0) -> list[int]:
         """`count` token ids after the prompt."""
@@ -89,14 +91,16 @@ class Reference:
         return hook
 
     def _position(self, layer: int, position: int, residual: torch.Tensor) -> torch.Tensor:
-        for threshold in self._thresholds():
+        for threshold in self._thresholds:
             if self._condition_layer(threshold) == layer:
                 self._decide(threshold, position, residual)
         own = len(self.spec.interventions) - self.mandatory
         leaving, held = residual, list[InterventionSpec]()
         for stage in (range(own), range(own, len(self.spec.interventions))):
             arriving, changes = leaving, dict[tuple[int, ...], torch.Tensor]()
-            for group in self._groups(layer, stage):
+            if (layer, stage) not in self.groups:
+                self.groups[layer, stage] = self._groups(layer, stage)
+            for group in self.groups[layer, stage]:
                 item = self.spec.interventions[group[0]]
                 weight = self._weight(item, layer, position)
                 if weight:
@@ -104,13 +108,17 @@ class Reference:
                     held += [item] if item.hold is not None else []
                     members = [self.spec.interventions[index] for index in group]
                     changes[group] = self._apply(members, layer, arriving, weight) - arriving
+            if not changes:
+                continue
             change = sum(changes.values(), torch.zeros_like(residual))
             share = 1.0 if stage.start else self._bounded(position, change, arriving)
             leaving = arriving + share * change
             for group, part in changes.items():
                 for index in group:
                     self.doses.setdefault((index, layer), []).append(share * float(part.norm() / arriving.norm()))
-        self.spent[position] = self.spent.get(position, 0.0) + float((leaving - residual).norm() / residual.norm())
+        self.spent.setdefault(position, 0.0)
+        if leaving is not residual:
+            self.spent[position] += float((leaving - residual).norm() / residual.norm())
         for item in held:
             self.controllers.step(item, layer, self.vectors[item.vector].layers[layer], leaving)
         return leaving
@@ -166,6 +174,7 @@ class Reference:
         assert self.phase_of is not None
         return self.phase_of(self.ids[self.prompt_length :], position - self.prompt_length)
 
+    @cached_property
     def _thresholds(self) -> list[Threshold]:
         found: list[Threshold] = []
 
