@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny random model, a byte tokenizer, and the embedded model for tests marked `embedded`."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -86,6 +87,7 @@ from hypothesis import settings  # noqa: E402
 from transformers import PreTrainedModel, PreTrainedTokenizerFast  # noqa: E402
 
 from steering.engine.cpu import kernel_choice  # noqa: E402
+from steering.engine.cpu.kernels import library  # noqa: E402
 from steering.model.loading import LoadedModel, load, opened  # noqa: E402
 from steering.model.prompt import ModelTokenizer  # noqa: E402
 from tests.byte_tokenizer import build_byte_tokenizer  # noqa: E402
@@ -200,3 +202,17 @@ def model_cache() -> Path:
 def embedded_model(model_cache: Path) -> LoadedModel:
     """SmolLM2-135M-Instruct in float32 on the CPU, loaded once. Tests that use it are marked `embedded`."""
     return load(None, cache_dir=model_cache, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def built_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library of our own C++, one for all workers of a test run: the first builds it, the others wait for that."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    path = library.library_path(folder / "native")
+    with (folder / "native.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            library.build(path, folder)
+    return path

@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.cpu.compilation import artifact_folder
+from steering.engine.cpu.compilation import private_folder
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
@@ -99,6 +99,16 @@ async def random_requests(
     ]
 
 
+def give_library(library: Path, cache: Path) -> None:
+    """Copies an existing library to where a compilation with this cache folder looks for it, so that the worker builds none."""
+    private_folder(cache)
+    private_folder(cache / "compiled")
+    if not (target := library_path(cache / "compiled")).exists():
+        copied = Path(shutil.copy(library, target.with_suffix(".copy")))
+        copied.chmod(0o600)
+        copied.rename(target)
+
+
 @contextmanager
 def eager_and_compiled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str, library: Path
@@ -111,10 +121,7 @@ def eager_and_compiled(
     loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
     eager = TransformersEngine(loaded[0])
     request = compile_request(loaded[1], EngineOptions(source, folder))
-    target = library_path(artifact_folder(request), kernels=True)
-    target.parent.mkdir(mode=0o700)
-    shutil.copy(library, target)
-    target.chmod(0o600)
+    give_library(library, folder)
     compiled = TransformersEngine(loaded[1], compile_request=request)
     asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
     yield eager, compiled

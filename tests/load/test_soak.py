@@ -25,7 +25,7 @@ import pytest
 
 from steering.model.device import has_avx2
 from tests.embedded.server_process import ServerProcess
-from tests.engines import COMPILE_SECONDS
+from tests.engines import COMPILE_SECONDS, give_library
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 LONG = SECONDS >= 600
@@ -234,8 +234,11 @@ async def _soaked(url: str, process: psutil.Process, dtype: str) -> dict[str, An
 
 @pytest.mark.embedded
 @pytest.mark.timeout(COMPILE_SECONDS + 2 * SECONDS + 600)
-async def test_nothing_is_left_of_the_load_and_memory_is_flat(model_cache: Path, tmp_path: Path) -> None:
+async def test_nothing_is_left_of_the_load_and_memory_is_flat(
+    model_cache: Path, tmp_path: Path, built_library: Path
+) -> None:
     dtype = "bfloat16" if has_avx2() else "float32"
+    give_library(built_library, model_cache)
     server = ServerProcess(tmp_path, model_cache, cache_megabytes=str(CACHE_MEGABYTES[dtype]), dtype=dtype)
     await asyncio.to_thread(server.start)
     try:

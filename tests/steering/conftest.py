@@ -1,7 +1,5 @@
-"""The library of our own C++, built and loaded once for the tests that use it."""
+"""The library of our own C++, loaded once for the tests that use it."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +9,6 @@ import torch
 import steering.engine.cpu.graphs  # noqa: F401 - defines `hook_callback`, which the library calls
 from steering.engine.cpu.kernels import library
 from steering.model.device import has_avx2
-
-
-@pytest.fixture(scope="session")
-def built_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all workers of a test run: the first builds it, the others wait for that."""
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    path = library.library_path(folder / "native")
-    with (folder / "native.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            library.build(path, folder)
-    return path
 
 
 @pytest.fixture(scope="session")

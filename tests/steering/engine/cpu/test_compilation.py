@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.factory import compile_request
 from steering.model.loading import load, opened
-from tests.engines import run, sampling
+from tests.engines import give_library, run, sampling
 from tests.families import FAMILIES
 from tests.polling import until
 
@@ -95,10 +94,7 @@ async def test_a_model_that_is_not_compiled_has_the_kernels(saved: Path, tmp_pat
     """As large ones in bfloat16 on CPUs without instructions for it. A row then has nearly the log probabilities that it has without."""
     loaded = load(str(saved), cache_dir=tmp_path, device="cpu", dtype="bfloat16")
     request = compile_request(loaded, EngineOptions(str(saved), tmp_path), graph=False)
-    target = library_path(artifact_folder(request))
-    target.parent.mkdir(mode=0o700)
-    shutil.copy(built_library, target)
-    target.chmod(0o600)
+    give_library(built_library, tmp_path)
     asked = GenerationRequest((65, 66), sampling(4, logprobs=0))
     plain = TransformersEngine(loaded)
     before = [event.logprob for event in (await run(plain, asked)).events]
