@@ -12,7 +12,8 @@ from steering.store.store import Store, open_sql_store
 
 
 @cache
-def _migrated() -> bytes:
+def migrated_file() -> bytes:
+    """The content of an empty database of the newest schema."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "store.sqlite3"
         migrate(read_address(f"sqlite:///{file}"))
@@ -25,5 +26,5 @@ async def memory_store(_: object = None) -> Store:
     """Opens an empty store that is deleted when it is closed, as `memory://` is, without running every migration again."""
     folder = TemporaryDirectory(prefix="steering-store-")
     file = Path(folder.name) / "store.sqlite3"
-    file.write_bytes(_migrated())
+    file.write_bytes(migrated_file())
     return await open_sql_store(f"sqlite:///{file}", folder)

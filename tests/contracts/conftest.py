@@ -9,23 +9,26 @@ from steering.engine.api import Engine
 from steering.store import open_store
 from steering.store.store import Store
 from tests.contracts.engines import CONTRACT_ENGINES, ContractEngines
-from tests.contracts.stores import PLACES
+from tests.memory_store import memory_store, migrated_file
+from tests.postgresql_server.server import PostgreSQL
 
 
-@pytest.fixture(params=sorted(PLACES))
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that nobody has opened yet."""
-    return _url(request, tmp_path)
-
-
-def _url(request: pytest.FixtureRequest, folder: Path) -> str:
-    database = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else ""
-    return PLACES[request.param].format(folder=folder, postgresql=database)
-
-
-@pytest.fixture(params=sorted(PLACES))
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(_url(request, tmp_path))
+    """An empty store, whose database was migrated once for all tests; tests/steering/store/test_migrations.py has the rest."""
+    if request.param == "postgresql":
+        server: PostgreSQL = request.getfixturevalue("postgresql")
+        opened = await open_store(server.migrated)
+        yield opened
+        await opened.close()
+        server.empty(server.migrated)
+        return
+    if request.param == "sqlite":
+        file = tmp_path / "store.sqlite3"
+        file.write_bytes(migrated_file())
+        opened = await open_store(f"sqlite:///{file}")
+    else:
+        opened = await memory_store()
     yield opened
     await opened.close()
 

@@ -1,4 +1,4 @@
-"""Where each store of the table is opened for the contract, and the things that are put into it."""
+"""The things that the contract of stores puts into one."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,6 @@ from steering.store.records import VectorFilter
 from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector, LayerDirection
 
-PLACES = {"memory": "memory://", "sqlite": "sqlite:///{folder}/store.sqlite3", "postgresql": "{postgresql}"}
 EVERYTHING = VectorFilter()
 
 

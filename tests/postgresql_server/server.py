@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import sql
+
+from steering.store.address import read_address
+from steering.store.migrate import migrate
 
 START_SECONDS = 60.0
 UNPRIVILEGED = "nobody"
@@ -101,8 +105,8 @@ class PostgreSQL:
             self._process.send_signal(how)
             self._process.wait(30)
 
-    def _connect(self) -> "psycopg.Connection[Any]":
-        return psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres", autocommit=True)
+    def _connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
+        return psycopg.connect(host=str(self.folder), user="postgres", dbname=database, autocommit=True)
 
     def url(self, database: str) -> str:
         """The URL of a database, as the settings take it."""
@@ -115,8 +119,26 @@ class PostgreSQL:
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         return self.url(name)
 
+    @cached_property
+    def migrated(self) -> str:
+        """The URL of a database of the newest schema, which its tests share one after the other: each empties it."""
+        url = self.create()
+        migrate(read_address(url))
+        return url
+
+    def empty(self, url: str) -> None:
+        """Deletes every row of a migrated database, which takes a tenth of creating one."""
+        with self._connect(_name(url)) as connection:
+            query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            tables = [sql.Identifier(name) for (name,) in connection.execute(query)]
+            connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(sql.SQL(", ").join(tables)))
+
     def drop(self, url: str) -> None:
         """Drops a database and ends its connections."""
-        name = url.partition("@/")[2].partition("?")[0]
         with self._connect() as connection:
+            name = _name(url)
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _name(url: str) -> str:
+    return url.partition("@/")[2].partition("?")[0]
