@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import httpx2
 import pytest
@@ -22,8 +22,7 @@ from tests.embedded.server_process import ServerProcess
 from tests.families import FAMILIES
 
 WIDE, NARROW, LARGE = (1280, 900), (390, 844), (1440, 900)
-Theme: TypeAlias = Literal["light", "dark"]
-THEMES: tuple[Theme, ...] = ("light", "dark")
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ARTIFACTS = REPOSITORY / ".cache" / "screenshots"
 PICTURES = "PICTURES" in os.environ
 """Whether a picture of every page is written to the artifacts, for people to look at: no test reads them."""
@@ -147,8 +146,9 @@ class Visit:
 
     def violations(self) -> list[str]:
         """Returns what axe-core finds on the page as it stands."""
-        axe = REPOSITORY / "app" / "web" / "node_modules" / "axe-core" / "axe.min.js"
-        self.page.evaluate(axe.read_text(encoding="utf-8"))
+        if not self.page.evaluate("'axe' in window"):
+            axe = REPOSITORY / "app" / "web" / "node_modules" / "axe-core" / "axe.min.js"
+            self.page.evaluate(axe.read_text(encoding="utf-8"))
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         return [f"{one['id']}: {node['target']}" for one in found["violations"] for node in one["nodes"]]
 
@@ -192,11 +192,11 @@ class Visit:
         self.page.get_by_role("button", name="Run", exact=True).click()
 
 
-def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: Theme = "light") -> Visit:
+def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE) -> Visit:
     """Opens an empty page whose problems are collected."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
-        color_scheme=theme,
+        color_scheme="light",
         reduced_motion="reduce",
         permissions=["clipboard-read", "clipboard-write"],
     )
@@ -218,13 +218,6 @@ def visit(browser: Browser, url: str, size: tuple[int, int] = WIDE, theme: Theme
     page.on("pageerror", lambda error: found.problems.append(f"exception: {error}"))
     page.on("request", on_request)
     return found
-
-
-@pytest.fixture(params=[(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")], ids=str)
-def look(request: pytest.FixtureRequest) -> tuple[tuple[int, int], Theme]:
-    """A size of the window and a theme."""
-    size, theme = request.param
-    return size, theme
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 
 from app.api.system import STATIC
 from tests.embedded.server_process import ServerProcess
-from tests.playground.conftest import NARROW, SECONDS, Theme, Visit, serving, visit
+from tests.playground.conftest import NARROW, SECONDS, THEMES, WIDE, Visit, serving, visit
 
 pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 
@@ -38,17 +38,19 @@ def test_the_scripts_are_small_and_no_file_names_another_host() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
 def test_every_place_is_accessible_in_both_themes_and_widths(
-    browser: Browser, server: ServerProcess, look: tuple[tuple[int, int], Theme], place: str
+    browser: Browser, server: ServerProcess, size: tuple[int, int], place: str
 ) -> None:
-    size, theme = look
-    page = visit(browser, server.url, size, theme)
+    page = visit(browser, server.url, size)
     page.open(f"#/{place}")
     expect(page.page.get_by_role("heading", level=1)).to_have_text(TITLES[place])
     page.page.wait_for_load_state("networkidle")
-    assert page.violations() == []
-    page.screenshot(f"{place}-{size[0]}-{theme}")
-    assert page.overflow() <= 0, "the page scrolls sideways"
+    for theme in THEMES:
+        page.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        assert page.violations() == [], theme
+        page.screenshot(f"{place}-{size[0]}-{theme}")
+        assert page.overflow() <= 0, f"the page scrolls sideways, {theme}"
     page.page.context.close()
     assert page.problems == []
 
