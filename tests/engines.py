@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.cpu.compilation import private_folder
+from steering.engine.cpu.cache_folder import artifact_folder, private_folder
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
@@ -102,8 +102,8 @@ async def random_requests(
 def give_library(library: Path, cache: Path) -> None:
     """Copies an existing library to where a compilation with this cache folder looks for it, so that the worker builds none."""
     private_folder(cache)
-    private_folder(cache / "compiled")
-    if not (target := library_path(cache / "compiled")).exists():
+    private_folder(folder := artifact_folder(cache))
+    if not (target := library_path(folder)).exists():
         copied = Path(shutil.copy(library, target.with_suffix(".copy")))
         copied.chmod(0o600)
         copied.rename(target)
