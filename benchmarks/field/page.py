@@ -105,7 +105,7 @@ def peers_table() -> str:
             one = others[method]
             compared[method][name] = one["ours_minus_it"]
             where = "" if "layer" not in one else f" (layer {one['layer']}, cosine {one['cosine']:+.2f})"
-            cells.append(f"{_spread(one)}{where}; ours is {_estimate(one['ours_minus_it'])} ahead")
+            cells.append(f"{_spread(one)}{where}; ours less it {_estimate(one['ours_minus_it'])}")
         rows.append((name, f"{_spread(own)} (layer {own['layer']})", *cells))
     if not rows:
         return NONE

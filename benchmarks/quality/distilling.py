@@ -267,9 +267,12 @@ def _items(path: Path, model: str, part: str) -> Path:
 
 
 def _add_items(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the rows of an instruction, in place of those of a run that was stopped before its result was written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(f"{json.dumps({'concept': name, **row})}\n" for row in rows)
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in before if json.loads(line)["concept"] != name]
+    added = [json.dumps({"concept": name, **row}) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in (*kept, *added)), encoding="utf-8")
 
 
 def _today() -> str:
