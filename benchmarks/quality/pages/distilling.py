@@ -17,9 +17,15 @@ def compared_table() -> str:
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
     readers = list(found["readings"])
     first, best = readers[0], max(readers, key=lambda one: distilling.told_apart(found, one))
+    whole = [
+        one
+        for one in readers
+        if len(found["readings"][one].get(distilling.REPORT, ())) == len(found[distilling.REPORT])
+    ]
+    shown = best if best in whole else whole[-1]
     trials, strength = distilling.arms_of(found, distilling.CHOICE, first), distilling.strength_of(found)
     instructions: Mapping[str, Any] = found[distilling.REPORT]
-    reported = distilling.arms_of(found, distilling.REPORT, best)
+    reported = distilling.arms_of(found, distilling.REPORT, shown)
     rows = []
     for name, arms in reported.items():
         told, vector = arms["told"], arms[f"apply {strength:g}"]
@@ -43,7 +49,7 @@ def _of_model(model: str, found: Mapping[str, Any]) -> str:
         "concept", "reader's AUROC", "effect of the instruction", "of the vector", "difference", "surprise: plain, instruction, vector", "repetition",
         "reached", "tokens saved",
     )  # fmt: skip
-    return f"{text}{_readers(found, strength)}\nAs {best} reads them:\n\n{table(columns, rows)}"
+    return f"{text}{_readers(found, strength)}\nAs {shown} reads them:\n\n{table(columns, rows)}"
 
 
 def _readers(found: Mapping[str, Any], strength: float) -> str:
