@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.cpu.compilation import artifact_folder
+from steering.engine.cpu.cache_folder import artifact_folder
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
@@ -111,7 +111,7 @@ def eager_and_compiled(
     loaded = [load(source, cache_dir=folder, device="cpu", dtype=dtype) for _ in range(2)]
     eager = TransformersEngine(loaded[0])
     request = compile_request(loaded[1], EngineOptions(source, folder))
-    target = library_path(artifact_folder(request), kernels=True)
+    target = library_path(artifact_folder(request.cache_dir), kernels=True)
     target.parent.mkdir(mode=0o700)
     shutil.copy(library, target)
     target.chmod(0o600)

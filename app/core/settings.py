@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     share_prefixes: bool = Field(True, description="share keys and values of prompts of one key that begin alike")
     compiled: bool | Literal["auto"] = "auto"
     """compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`"""
-    kernels: bool = Field(True, description="use our C++ kernels on CPUs with AVX2 or AVX512_BF16")
+    kernels: bool = True
+    """use our C++ kernels on CPUs with AVX2 or AVX512_BF16; engine `vllm`: steer behind its layers in C++ (CPU)"""
     cuda_graphs: bool = True
     """on a GPU, replay decode passes from CUDA graphs; engine `vllm`: edits are part of its graphs"""
     self_test: bool = True

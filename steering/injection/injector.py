@@ -140,8 +140,9 @@ class PassDoses:
         if self._blocks:  # waits for the device once
             numbers = torch.cat([doses.flatten(), totals.flatten()]).cpu()
             doses, totals = numbers[: doses.numel()].view(doses.shape), numbers[doses.numel() :].view(totals.shape)
+            numbers_of = {layer: number for number, layer in enumerate(self.layers)}
             for run, block, own in self._blocks:
-                rows = [self.layers.index(layer) for layer in own.layers]
+                rows = [numbers_of[layer] for layer in own.layers]
                 own.add_block(block, doses[rows, run], totals[run])
 
     def note(
@@ -201,7 +202,8 @@ class Injection:
         self.layers = self.conditions.layers.union(self.edited)
         self.decodes = all(segment.decodes for segment in segments)
         self._number_of = {layer: number for number, layer in enumerate(self.edited)}
-        self.constant, self.additive = self._is_constant(), frozenset[int]()
+        self._steady = self._is_steady()
+        self.constant, self.additive = self._steady and not self._decides(), frozenset[int]()
         if not self._steered:
             self.slots_of_tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
             self.weights, self.left = torch.zeros(tokens, 1, device=device), torch.zeros(tokens, device=device)
@@ -249,15 +251,17 @@ class Injection:
         keeps = self.constant and len(self.edited) * tokens * slots.vectors.shape[1] <= KEPT_NUMBERS
         self._fixed: dict[int, Residual] | None = {} if keeps else None
 
-    def _is_constant(self) -> bool:
-        """Whether the weights are the same in all passes that follow, and at all layers."""
+    def _is_steady(self) -> bool:
+        """Whether scopes and schedules give the same weights in all passes that follow."""
         return self.decodes and all(
-            one.condition is None
-            and not one.holds
-            and is_constant_from(one, segment.row.plan, segment.row.prompt_length, segment.first)
+            is_constant_from(one, segment.row.plan, segment.row.prompt_length, segment.first)
             for segment in self._steered
             for one in segment.row.plan.interventions
         )
+
+    def _decides(self) -> bool:
+        """Whether conditions or controllers set weights between layers."""
+        return any(one.condition or one.holds for segment in self._steered for one in segment.row.plan.interventions)
 
     def begin(self, positions: Int[Tensor, "token"]) -> None:
         """Before each pass, on the host. positions: of its tokens."""
@@ -268,7 +272,8 @@ class Injection:
         self.doses.begin((positions - self._last).clamp_min_(-1))
         if self.constant and self._begun:
             return
-        self._base, self._begun = weights(self._timings, positions) * self._named(), True
+        if not (self._steady and self._begun):
+            self._base, self._begun = weights(self._timings, positions) * self._named(), True
         self.weights.copy_(self._base)
         self.conditions.begin()
         self._weigh(0)
@@ -397,6 +402,12 @@ class Injection:
         doses = self.doses
         tables = doses.edits.flatten(0, 1), doses.changes.flatten(0, 1), doses.scaled.flatten(0, 1)
         return tables, (doses.passes - 1) * len(self.edited)
+
+    def tables(self) -> tuple[tuple[Tensor, ...], int]:
+        """Returns what the C++ operations steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the first."""
+        slots, (noted, first) = self._slots, self.noted()
+        edits = slots.vectors, slots.numbers, slots.codes, slots.rows
+        return (*edits, self.slots_of_tokens, self.weights, self.left, *noted), first
 
     def finish(self) -> None:
         """After each pass: keeps decisions, and sums the doses of prompts, since block sharing needs them."""

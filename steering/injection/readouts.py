@@ -133,7 +133,7 @@ class ReadoutCollector:
         self._whole: list[tuple[Segment[SteeredRow], CaptureState]] = []
         for segment in segments:
             capture = segment.row.capture
-            for reading in segment.row.readings if segment.predicts else ():
+            for reading in segment.row.readings if segment.row.readings and segment.predicts else ():
                 readings.setdefault(reading.layer, []).append((segment.end - 1, segment.row, reading))
             if capture is not None and not capture.reduce:
                 self._whole.append((segment, capture))

@@ -9,6 +9,7 @@ so that a report does not depend on who computed a prompt.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, isnan
 from typing import Generic, TypeVar
 
@@ -93,20 +94,21 @@ class Doses:
 
     def add_block(self, block: int, doses: Float[Tensor, "layer column 2"], totals: Float[Tensor, "3"]) -> None:
         """Keeps the sums over positions of a block, which are among those of the request."""
-        numbers = torch.cat([totals, doses[self._on_prompt()].flatten()]).to("cpu", torch.float64)
+        numbers = torch.cat([totals, doses[self._on_prompt].flatten()]).to("cpu", torch.float64)
         before = self._blocks.get(block)
         self._blocks[block] = numbers if before is None else before + numbers
 
     def block_measures(self, block: int) -> Float[Tensor, "number"]:
         """Returns the sums of one block, for whoever reuses its keys and values. Plans with one prompt fingerprint have equally
         many, in one order, however they number their interventions."""
-        return self._blocks.get(block, torch.zeros(3 + 2 * len(self._on_prompt()[0]), dtype=torch.float64))
+        found = self._blocks.get(block)
+        return torch.zeros(3 + 2 * len(self._on_prompt[0]), dtype=torch.float64) if found is None else found
 
     def restore_block(self, block: int, measures: Float[Tensor, "number"] | None) -> None:
         """Adds the measures of a block as if this request had computed it. None: nothing steers that block."""
         if measures is None:
             return
-        rows, owners = self._on_prompt()
+        rows, owners = self._on_prompt
         doses = measures[3:].view(-1, 2)
         self.doses[rows, owners] += doses
         self.totals += measures[:3]
@@ -114,6 +116,7 @@ class Doses:
             self.fired[owner] = -1 if tokens else self.fired[owner]
         self._blocks[block] = measures
 
+    @cached_property
     def _on_prompt(self) -> tuple[list[int], list[int]]:
         """Returns what acts on prompt positions before the last: numbers of layers, and of interventions."""
         acting = [

@@ -20,8 +20,9 @@ LIMITS = EngineLimits(max_running=16, max_background=8, cache_bytes=768 << 20)
 
 
 def opened(model: str, cache: Path, **options: Any) -> VllmEngine:
-    """Opens the engine in float32, without compilation unless asked for."""
-    values: dict[str, Any] = {"device": "cpu", "dtype": "float32", "compiled": False, "limits": LIMITS, **options}
+    """Opens the engine in float32, without compilation and our kernels unless asked for."""
+    values: dict[str, Any] = {"device": "cpu", "dtype": "float32", "compiled": False, "kernels": False, **options}
+    values.setdefault("limits", LIMITS)
     engine = open_engine("vllm", EngineOptions(model, cache, **values))
     assert isinstance(engine, VllmEngine)
     return engine
@@ -35,8 +36,8 @@ def tiny_vllm_folder(tmp_path_factory: pytest.TempPathFactory, hf_byte_tokenizer
 
 @pytest.fixture(scope="session")
 def engine(model_cache: Path) -> Iterator[VllmEngine]:
-    """The embedded model in vLLM."""
-    engine = opened("smollm2-135m-instruct", model_cache)
+    """The embedded model in vLLM, steered by our kernels."""
+    engine = opened("smollm2-135m-instruct", model_cache, kernels=True)
     yield engine
     asyncio.run(engine.close())
 

@@ -19,7 +19,8 @@ START_SECONDS = 480.0
 def served(tiny_vllm_folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     command = [sys.executable, "-m", "app.cli.main", "serve", "--engine", "vllm", "--model", str(tiny_vllm_folder)]
     command += ["--port", "0", "--dtype", "float32", "--database", "memory://", "--cache-dir", str(tmp_path)]
-    command += ["--set", "compiled=false", "--set", "cache_megabytes=64", "--max-running", "8"]
+    for setting in ("compiled=false", "kernels=false", "cache_megabytes=64", "max_running=8"):
+        command += ["--set", setting]
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)

@@ -1,28 +1,29 @@
-"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder.
+"""Compilation: compiles an engine's graphs in a worker process while the engine serves, or loads them from the cache folder."""
 
-Loading a compiled artefact runs its code, so nobody else may be able to write that folder.
-"""
-
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 import torch
 import transformers
 
+from steering.engine.cpu.cache_folder import (
+    UntrustedArtifact,
+    artifact_folder,
+    check_trusted,
+    private_folder,
+    remove_abandoned,
+    scratch_folder,
+)
 from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
 from steering.engine.transformers.executor import CompileRequest
 
@@ -46,75 +47,6 @@ TRACED = (
 START_DELAY = 3.0
 """Seconds before the worker starts: a server measures its model's norms first, which a compiler would slow down."""
 POLL = 0.5  # seconds between two looks at the worker
-SCRATCH = "compiling-"
-ABANDONED = 3600.0
-"""Seconds after which an unlocked scratch folder is removed. A younger one may be between its creation and its lock, and on
-some shared volumes locks of other machines are not visible."""
-
-
-class UntrustedArtifact(PermissionError):
-    """A file or folder of the cache could have been written by another user."""
-
-
-def check_trusted(path: Path) -> None:
-    """Raises UntrustedArtifact for a path, or anything in it, that is a link, belongs to another user than us or root, or is
-    writable by others."""
-    for each in (path, *path.rglob("*")) if path.is_dir() and not path.is_symlink() else (path,):
-        status = each.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            raise UntrustedArtifact(f"{each} is a symbolic link; compiled artefacts must be regular files")
-        if status.st_uid not in {0, os.geteuid()}:
-            raise UntrustedArtifact(f"{each} belongs to user {status.st_uid}, expected {os.geteuid()} or root")
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            mode = stat.S_IMODE(status.st_mode)
-            raise UntrustedArtifact(f"{each} is writable by other users (mode {mode:04o}); run chmod go-w on it")
-
-
-def private_folder(path: Path) -> None:
-    """Creates a folder for this user alone. Raises UntrustedArtifact when it exists and others can write it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.stat()
-    if status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        mode = stat.S_IMODE(status.st_mode)
-        raise UntrustedArtifact(
-            f"cache folder {path} must belong to user {os.geteuid()} or root and be writable by its owner alone, "
-            f"got user {status.st_uid} and mode {mode:04o}"
-        )
-
-
-@contextmanager
-def scratch_folder(cache_dir: Path) -> Iterator[Path]:
-    """Yields a scratch folder of this process in the cache folder, locked while it is used, and removes it.
-
-    It lies there since /tmp may be small, in memory, or mounted noexec, and so that results can be renamed into place.
-    """
-    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def remove_abandoned(cache_dir: Path) -> None:
-    """Removes old scratch folders whose process has ended."""
-    for path in cache_dir.glob(f"{SCRATCH}*"):
-        if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < ABANDONED:
-            continue
-        with suppress(OSError):  # locked: still in use; or of another user
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def artifact_folder(request: CompileRequest) -> Path:
-    """Where compiled artefacts of all models are kept."""
-    return request.cache_dir / "compiled"
 
 
 def graph_path(request: CompileRequest) -> Path:
@@ -128,11 +60,11 @@ def graph_path(request: CompileRequest) -> Path:
         torch.__version__,
         transformers.__version__,
         cpu_features(),
-        library_path(artifact_folder(request), kernels=request.kernels).name,
+        library_path(artifact_folder(request.cache_dir), kernels=request.kernels).name,
         *(source.read_text() for source in sources),
     ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-    return artifact_folder(request) / f"{key}-pass"
+    return artifact_folder(request.cache_dir) / f"{key}-pass"
 
 
 class Compilation(threading.Thread):
@@ -147,7 +79,7 @@ class Compilation(threading.Thread):
         super().__init__(name="compilation", daemon=True)
         self.request, self._report_loaded, self._ready = request, loaded, ready
         self._library_loaded = False
-        self.library = library_path(artifact_folder(request), kernels=request.kernels)
+        self.library = library_path(artifact_folder(request.cache_dir), kernels=request.kernels)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -167,7 +99,7 @@ class Compilation(threading.Thread):
 
     def _attempt(self) -> None:
         private_folder(self.request.cache_dir)
-        private_folder(artifact_folder(self.request))
+        private_folder(artifact_folder(self.request.cache_dir))
         remove_abandoned(self.request.cache_dir)
         path = graph_path(self.request) if self.request.graph else None
         if not self._complete(path):

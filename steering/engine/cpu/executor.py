@@ -96,15 +96,14 @@ class CompiledExecutor(PassExecutor):
 
     def _compiled(self, run: CompiledGraph, prepared: PreparedPass) -> Logits:
         batch, injection, parts = prepared.batch, prepared.injection, self._parts
-        cache, slots, attention = parts.cache, parts.slots, self.attention
+        cache, attention = parts.cache, self.attention
         assert attention is not None
         read = injection.controllers.layers | prepared.readers.layers
-        noted, note = injection.noted()
+        tables, first = injection.tables()
         inputs = [
             *(batch.token_ids, batch.positions, prepared.keep, batch.segment_table, batch.block_table),
-            *(slots.vectors, slots.numbers, slots.codes, slots.rows),
-            *(injection.slots_of_tokens, injection.weights, injection.left, *noted),
-            tasks(parts.layout.layer_count, injection.conditions.layers, injection.edited, read, note),
+            *tables,
+            tasks(parts.layout.layer_count, injection.conditions.layers, injection.edited, read, first),
             *(*cache.keys, *cache.values, *self._weights),
         ]
         cache.batch = batch

@@ -62,7 +62,7 @@ class Trial:
 class ThreadCount:
     """Finds the number of threads with which decode passes are fastest: tries one more or less than now, then two, then four.
 
-    The threads of a pass wait for each other at every operation, so one that shares its processor with another process delays
+    The threads of a decode pass wait for each other at every operation, so one that shares its processor with another process delays
     all (benchmarks/README.md, busy processor). Low utilization starts a trial with fewer threads; from time to time a trial with
     more finds out whether the processors are free again. Only the engine's thread uses it.
 
@@ -82,7 +82,8 @@ class ThreadCount:
         self._began, self._decoded = Clock(0.0, 0.0), 0.0
 
     def begin(self, rows: int) -> None:
-        """Sets the threads of the next pass. rows: that decode; 0: it has prompt tokens, and takes part in no trial."""
+        """Sets the threads of the next pass. rows: that decode; 0: it has prompt tokens, and takes part in no trial. Those have every thread:
+        next to a busy process they take as long as with fewer, and a number that decode passes found before may be wrong by now."""
         if self._maximum == 1:
             return
         self._began = self._clock()
@@ -90,7 +91,7 @@ class ThreadCount:
         if now > self._decoded + FORGET:
             self.current, self._utilization, self._trial, self._decoded = self._maximum, 1.0, None, now
         if not rows:
-            self.settle()
+            self._use(self._maximum)
             return
         self._decoded = now
         if self._trial is not None and now > self._trial.expires:

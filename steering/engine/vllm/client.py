@@ -49,10 +49,13 @@ will not come: that is longer than the server's watchdog lets a step take."""
 
 
 class Mailbox:
-    """The messages about one request, from every pipeline stage."""
+    """The messages about one request, from every pipeline stage.
 
-    def __init__(self, stages: int) -> None:
-        self._stages = stages
+    reads: whether every token has one; otherwise there is one only of a token that means nothing.
+    """
+
+    def __init__(self, stages: int, *, reads: bool) -> None:
+        self._stages, self._reads = stages, reads
         self._tokens: dict[int, TokenReadings] = {}
         self._reports: list[ReportMessage] = []
         self._failed = False
@@ -69,22 +72,27 @@ class Mailbox:
         self._arrived.set()
 
     async def token(self, index: int) -> TokenReadings:
-        """Waits for what every stage says of a token, and returns it.
+        """Waits for what every stage says of a token, where there is anything to say, and returns it.
 
         Raises NonfiniteActivations, InternalError where steering failed in a worker, EngineDead where nothing comes.
         """
-        await self._until(lambda: index in self._tokens and self._tokens[index].stages >= self._stages)
-        found = self._tokens.pop(index)
-        if not found.finite:
+        await self._until(
+            lambda: not self._reads or (index in self._tokens and self._tokens[index].stages >= self._stages)
+        )
+        self._check(index + 1)
+        return self._tokens.pop(index, TokenReadings())
+
+    async def reports(self, tokens: int) -> list[ReportMessage]:
+        """Waits for the report of every stage on a request with so many generated tokens. Raises as `token` does."""
+        await self._until(lambda: len(self._reports) >= self._stages)
+        self._check(tokens)
+        return self._reports
+
+    def _check(self, tokens: int) -> None:
+        if not all(found.finite for index, found in self._tokens.items() if index < tokens):
             raise NonfiniteActivations(
                 "steering drove the activations out of range: they are not finite; lower the strength"
             )
-        return found
-
-    async def reports(self) -> list[ReportMessage]:
-        """Waits for the report of every stage. Raises as `token` does."""
-        await self._until(lambda: len(self._reports) >= self._stages)
-        return self._reports
 
     async def _until(self, complete: Callable[[], bool]) -> None:
         """Waits until all messages are there. A failure may have come with them, too."""
@@ -149,10 +157,14 @@ class Task:
     capture: CaptureWindow | None = None
 
     @property
+    def reads(self) -> bool:
+        """Whether the workers have something to say of every token."""
+        return bool(self.request.readings or self.request.monitors.ordered)
+
+    @property
     def reported(self) -> bool:
         """Whether the workers have anything to report about it."""
-        request = self.request
-        return not request.plan.empty or bool(request.readings or request.monitors.ordered) or self.capture is not None
+        return self.reads or not self.request.plan.empty or self.capture is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -254,7 +266,7 @@ class VllmClient:
         key, request, sampling = str(next(self._numbers)), task.request, task.sampling
         self.active += 1
         self.progressed = monotonic()
-        mailbox = Mailbox(self._channel.stages) if task.reported else None
+        mailbox = Mailbox(self._channel.stages, reads=task.reads) if task.reported else None
         if mailbox is not None:
             self._channel.boxes[key] = mailbox
         try:

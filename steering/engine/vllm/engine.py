@@ -255,7 +255,9 @@ class VllmEngine:
                 if ending is None:
                     raise InternalError("the engine ended the request without a reason")
                 await run.close()
-                answer.doses = doses_of(answer.plan, [] if run.mailbox is None else await run.mailbox.reports())
+                answer.doses = doses_of(
+                    answer.plan, [] if run.mailbox is None else await run.mailbox.reports(answer.generated)
+                )
                 _send(stream, finish_event(answer, ending))
 
     async def _add(
@@ -322,7 +324,7 @@ class VllmEngine:
             assert run.mailbox is not None
             async for _ in run.outputs:
                 pass
-            reports = await run.mailbox.reports()
+            reports = await run.mailbox.reports(0)
         state = row.capture
         assert state is not None
         for report in reports:  # of the pipeline stages

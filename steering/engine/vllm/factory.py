@@ -6,6 +6,8 @@ An engine that does not steer must not serve.
 import asyncio
 import os
 from dataclasses import replace
+from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import psutil
@@ -16,6 +18,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 
 from steering.concepts.loader import load_neutral
 from steering.engine.api import GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.cpu.kernels.library import built, load
 from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.vllm.client import VllmClient
@@ -28,7 +31,7 @@ from steering.engine.vllm.description import (
     describe,
 )
 from steering.engine.vllm.engine import LoopThread, VllmEngine
-from steering.engine.vllm.messages import EDITS_IN_GRAPHS, HOOK_POINTS, SPLITTING_OP
+from steering.engine.vllm.messages import EDITS_IN_GRAPHS, HOOK_POINTS, KERNELS, SPLITTING_OP
 from steering.errors import ModelLoadFailed, SteeringError
 from steering.model.hook_points import HEADS, HOOKS, KINDS, point_of
 from steering.model.info import ModelInfo
@@ -102,6 +105,7 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
     in_graphs = options.edits_in_graphs
     if in_graphs is None:  # on a CPU they cost more than the operation, which is skipped where nothing acts
         in_graphs = info.device != "cpu" and limits.cuda_graphs and options.compiled is not False
+    kernels = None if in_graphs else _kernels(options, info)
     splits = info.device != "cpu" and not in_graphs  # graphs are split at our operation, whose Python no replay runs
     if splits:
         from vllm.config.compilation import CompilationConfig  # noqa: PLC0415 - not needed on a CPU
@@ -126,12 +130,26 @@ def engine_arguments(options: EngineOptions, described: DescribedModel) -> Async
             "steering": PLUGIN_VERSION,
             EDITS_IN_GRAPHS: in_graphs,
             HOOK_POINTS: _hook_points(options, info, splits=splits),
+            **({KERNELS: str(kernels)} if kernels is not None else {}),
         },
         enforce_eager=options.compiled is False,
         tensor_parallel_size=options.tensor_parallel_size,
         pipeline_parallel_size=options.pipeline_parallel_size,
         **more,
     )
+
+
+def _kernels(options: EngineOptions, info: ModelInfo) -> Path | None:
+    """Returns the library of our kernels, which steers on a CPU. Without it operations of torch do."""
+    if not options.kernels or info.device != "cpu":
+        return None
+    try:
+        library = built(options.cache_dir)
+        load(library)  # in this process it shows whether the workers can
+    except (OSError, CalledProcessError) as error:
+        log.warning("kernels_not_built", reason=str(error)[:300])
+        return None
+    return library
 
 
 def _hook_points(options: EngineOptions, info: ModelInfo, *, splits: bool) -> tuple[list[int], int]:

@@ -35,6 +35,8 @@ EDITS_IN_GRAPHS = "steering_edits_in_graphs"
 """The key of vLLM's additional configuration that says whether edits are operations of its graphs."""
 HOOK_POINTS = "steering_hook_points"
 """The key of vLLM's additional configuration with the kinds of points inside layers that are hooked, and the number of heads."""
+KERNELS = "steering_kernels"
+"""The key of vLLM's additional configuration with the path of our library for CPUs, if there is one."""
 KEPT = 64
 """Plans, readouts and monitors that stay with the workers without a request that uses them; the same are often sent again."""
 

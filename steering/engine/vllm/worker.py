@@ -8,6 +8,7 @@ V1 is wrapped to tell steering what a pass computes.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.forward_context import get_forward_context
 from vllm.platforms import current_platform
 
+from steering.engine.cpu.kernels.library import load
 from steering.engine.vllm.messages import (
     EDITS_IN_GRAPHS,
     EXTRA_ARGS,
     HOOK_POINTS,
-    SPLITTING_OP,
+    KERNELS,
     MonitorReading,
     RequestSteering,
     as_bytes,
@@ -30,6 +32,7 @@ from steering.engine.vllm.messages import (
     encode,
     from_bytes,
 )
+from steering.engine.vllm.operation import Attached
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
 from steering.errors import UnsupportedModel
 from steering.injection.readings import Reading
@@ -45,26 +48,6 @@ else:
 
 LOGIT_ROWS = 256
 """Positions whose logits a capture computes at once."""
-
-
-class _Attached:
-    """The steering of this worker process; vLLM has one model in each."""
-
-    steering: WorkerSteering | None = None
-
-
-def act(hidden: torch.Tensor, residual: torch.Tensor | None, point: int) -> None:
-    """Steers the stream hidden (+ residual) at a point by changing `hidden` in place."""
-    if _Attached.steering is not None:
-        _Attached.steering.act(point, hidden, residual)
-
-
-# a call of torch.library.custom_op takes five times as long (benchmarks/README.md)
-_untyped: Any = torch.library
-LIBRARY = _untyped.Library(SPLITTING_OP.split("::", maxsplit=1)[0], "FRAGMENT")
-LIBRARY.define("act(Tensor(a!) hidden, Tensor? residual, int point) -> ()")
-LIBRARY.impl("act", act, dispatch_key="CompositeExplicitAutograd")
-LIBRARY._register_fake("act", lambda *_: None)
 
 
 class SteeringWorker(Worker):  # type: ignore[misc]
@@ -87,7 +70,10 @@ class SteeringWorker(Worker):  # type: ignore[misc]
         d_model = int(config.get_hidden_size())
         self._steering = WorkerSteering(frozenset(layers), count, d_model, self.device, static, head_count)
         self._socket: zmq.Socket[bytes] | None = None
-        _Attached.steering = self._steering
+        Attached.act = self._steering.act
+        self._library = self.vllm_config.additional_config.get(KERNELS)
+        if self._library:
+            load(Path(self._library))
         for index, layer in layers.items():
             if self._steering.static is not None:
                 layer.add_module("steering_edits", self._steering.static.edits)
@@ -174,7 +160,8 @@ class SteeringWorker(Worker):  # type: ignore[misc]
         return None if logits is None else as_bytes(logits)
 
     def steering_calls(self) -> dict[str, int]:
-        """Returns how often the hook of each point ran."""
+        """Returns how often the hook of each point ran. From then on they need not run where nothing acts."""
+        self._steering.uses_kernel = bool(self._library)
         return {str(point): calls for point, calls in self._steering.calls.items()}
 
     def steering_in_graphs(self) -> int:
@@ -248,8 +235,8 @@ def _wrap_runner(runner: Any, model: Any, steering: WorkerSteering) -> None:
         steering.begin(
             StepView(
                 request_ids=batch.req_ids[:count],
-                starts=runner.query_start_loc.np[: count + 1],
-                first=batch.num_computed_tokens_cpu[:count],
+                starts=runner.query_start_loc.np[: count + 1].tolist(),
+                first=batch.num_computed_tokens_cpu[:count].tolist(),
                 positions=positions if positions.dim() == 1 else positions[0],
                 token_ids=token_ids,
             )

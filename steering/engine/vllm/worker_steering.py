@@ -24,6 +24,7 @@ from steering.engine.vllm.messages import (
     RequestSteering,
     TokenMessage,
 )
+from steering.engine.vllm.operation import begin_pass, end_pass
 from steering.errors import InternalError
 from steering.injection.injector import Injection, Injector
 from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
@@ -52,12 +53,14 @@ class WorkerRow(SteeredRow):
     cached: positions that were found in the prefix cache.
     stored: prompt blocks whose measures are kept.
     needs_ids: whether a scope asks for the ids of its tokens.
+    reads: whether anything is read at every generated token, here or in another pipeline stage.
     injector: which steers it.
     """
 
     key: str
     injector: Injector
     needs_ids: bool = False
+    reads: bool = False
     failed: bool = False
     cached: int = 0
     stored: int = 0
@@ -92,8 +95,8 @@ class WorkerRow(SteeredRow):
             own.incomplete,
         )
 
-    def segments(self, first: int, start: int, end: int) -> Iterator[Segment["WorkerRow"]]:
-        """Yields the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
+    def segments(self, first: int, start: int, end: int) -> list[Segment["WorkerRow"]]:
+        """Returns the segments of flat tokens [start, end), whose positions begin at `first`; positions that were
         measured before are in a segment of their own. Raises InternalError where the result could not be exact."""
         stop = first + end - start
         several = stop - max(first, self.computed, self.prompt_length - 1) > 1
@@ -102,13 +105,11 @@ class WorkerRow(SteeredRow):
                 "steering that follows the tokens one at a time cannot be computed for several of them together"
             )
         self.ids.extend([UNKNOWN_TOKEN] * (stop - len(self.ids)))  # those that scopes need are known by now
-        again = min(self.computed, stop) - first
-        if again > 0:
-            yield Segment(self, first, start, start + again, again=True)
-            first, start = first + again, start + again
-        if start < end:
-            yield Segment(self, first, start, end)
+        again = max(min(self.computed, stop) - first, 0)
         self.computed = max(self.computed, stop)
+        new = start + again
+        before = [Segment(self, first, start, new, again=True)] if again else []
+        return [*before, Segment(self, first + again, new, end)] if new < end else before
 
 
 def _joined(pieces: list[Tensor], *, sums: bool) -> Tensor:
@@ -217,12 +218,12 @@ class Step:
     def add(self, row: WorkerRow, number: int, first: int, start: int, end: int) -> None:
         """Adds a request's flat tokens [start, end), whose positions begin at `first`."""
         before = row.computed
-        segments = list(row.segments(first, start, end))
+        segments = row.segments(first, start, end)
         self._computed_before.append(before)
         self.rows.append(row)
         self._segments += segments
-        if (last := segments[-1]).predicts:
-            self.predictions.append((row, number, last.last_position - (row.prompt_length - 1)))
+        if segments[-1].predicts:
+            self.predictions.append((row, number, first + end - start - row.prompt_length))
 
     def undo(self) -> None:
         """Has the rows forget this step, which is not run."""
@@ -251,6 +252,11 @@ class Step:
             slots = torch.tensor([slot for _, slot in held], device=self._positions.device)
             strengths = self._injector.slots.strengths[slots]
             self._held = [(history, used) for (history, _), used in zip(held, strengths, strict=True)]
+
+    @property
+    def work(self) -> tuple[Injection, frozenset[int]]:
+        """Returns what steers the pass, and the points that are read."""
+        return self._injection, self.readers.layers
 
     def act(self, layer: int, hidden: Residual, residual: Residual | None) -> None:
         """Applies `apply` to the stream hidden (+ residual), in float32, and adds the difference to `hidden`. What does not depend on the
@@ -311,6 +317,7 @@ class WorkerSteering:
 
     layers: the decoder layers of this pipeline stage, by their index in the whole model.
     calls: how often the hook of each point ran; the engine refuses to serve where that of a layer never did.
+    uses_kernel: whether act.cpp steers where it can, and Python is called for the rest.
     resumed: how often a request computed positions again.
     static: where edits are operations of the graphs. in_graphs: how many requests were steered by these alone.
     outbox: messages that are to be sent.
@@ -328,7 +335,7 @@ class WorkerSteering:
         """head_count: of the attention heads that can be read and ablated."""
         self.layers, self.d_model, self._head_count = layers, d_model, head_count
         self.static = None if static is None else StaticInjector(layers, layer_count, d_model, device, static)
-        self.calls = Counter[int]()
+        self.calls, self.uses_kernel = Counter[int](), False
         self.resumed = self.in_graphs = 0
         self.outbox: list[Message] = []
         self.step: Step | None = None
@@ -411,7 +418,7 @@ class WorkerSteering:
         try:
             row = self._row(prompt, steering, self._plans[steering.plan])
             row.readings, row.monitors = self._readings[steering.readings], self._monitors[steering.monitors]
-            row.cached = cached
+            row.cached, row.reads = cached, bool(steering.readings or steering.monitors)
             self._admit(row)
             self._rows[request_id] = row
         except Exception as error:
@@ -437,39 +444,45 @@ class WorkerSteering:
 
     def begin(self, view: StepView) -> None:
         """Prepares the steering of a pass. A request whose steering cannot be prepared ends alone."""
-        self.step = None
         if self.static is not None:
             self.static.edits.clear(len(view.positions))
-        step = self._collected(view)
-        if not step.rows:
-            return
-        if not self._guarded([], step.prepare):
+        self.step = self._prepared(view)
+        if self.uses_kernel:
+            step, count = self.step, self._injector.slots.layer_count
+            if step is None:
+                begin_pass(None, frozenset(), count)
+            elif not self._guarded(step.rows, partial(begin_pass, *step.work, count)):
+                self.step = None
+
+    def _prepared(self, view: StepView) -> Step | None:
+        step = self._step(view)
+        if not self._guarded([], partial(self._collect, step, self._running(view), view)):
             step.undo()
             for number, row in self._running(view):  # each by itself, to find those that fail
-                alone = Step(self._injector, self._tables, view.positions, self.static)
-                self._add(alone, row, number, view)
-                self._guarded([row], alone.prepare)
+                alone = self._step(view)
+                self._guarded([row], partial(self._collect, alone, [(number, row)], view))
                 alone.undo()
-            step = self._collected(view)
-            if not step.rows or not self._guarded(step.rows, step.prepare):
-                return
-        self.step = step
+            step, running = self._step(view), self._running(view)
+            if not self._guarded([row for _, row in running], partial(self._collect, step, running, view)):
+                return None
+        return step if step.rows else None
 
-    def _collected(self, view: StepView) -> Step:
-        step = Step(self._injector, self._tables, view.positions, self.static)
-        for number, row in self._running(view):
-            self._guarded([row], partial(self._add, step, row, number, view))
-        return step
+    def _step(self, view: StepView) -> Step:
+        return Step(self._injector, self._tables, view.positions, self.static)
 
-    def _running(self, view: StepView) -> Iterator[tuple[int, WorkerRow]]:
-        """Yields the requests of a pass that have not failed, with their numbers in it."""
-        for number, request_id in enumerate(view.request_ids):
-            row = self._rows.get(request_id)
-            if row is not None and not row.failed:
-                yield number, row
+    def _collect(self, step: Step, running: Sequence[tuple[int, WorkerRow]], view: StepView) -> None:
+        for number, row in running:
+            self._add(step, row, number, view)
+        if step.rows:
+            step.prepare()
+
+    def _running(self, view: StepView) -> list[tuple[int, WorkerRow]]:
+        """Returns the requests of a pass that have not failed, with their numbers in it."""
+        found = [(number, self._rows.get(request_id)) for number, request_id in enumerate(view.request_ids)]
+        return [(number, row) for number, row in found if row is not None and not row.failed]
 
     def _add(self, step: Step, row: WorkerRow, number: int, view: StepView) -> None:
-        start, end, first = int(view.starts[number]), int(view.starts[number + 1]), int(view.first[number])
+        start, end, first = view.starts[number], view.starts[number + 1], view.first[number]
         self.resumed += first < row.computed
         again = 0 == first < row.computed  # it was preempted
         if again and (row.capture is not None or (computes_whole(row.plan) and row.history is None)):
@@ -499,8 +512,11 @@ class WorkerSteering:
             self.step = None
 
     def end(self) -> None:
-        """After a pass: keeps decisions, and sends what was read at the tokens that were predicted."""
+        """After a pass: keeps decisions, and sends what was read at the tokens that were predicted, and which of them mean nothing. Most
+        requests read nothing: a message costs them more than their steering."""
         step, self.step = self.step, None
+        if self.uses_kernel:
+            end_pass()
         if step is not None:
             self._guarded(step.rows, lambda: self._deliver(step))
 
@@ -511,9 +527,11 @@ class WorkerSteering:
         readouts, scores = step.readers.readouts(), step.readers.monitors.by_row()
         finite = None if step.finite is None else step.finite.tolist()
         for row, number, index in step.predictions:
+            fine = finite is None or finite[number]
+            if fine and not row.reads:
+                continue
             read = row.monitors.read_at(first=index == 0)
             known = {n: score for n, score in enumerate(scores.get(row, ())) if read[n].reading.layer in self.layers}
-            fine = finite is None or finite[number]
             self.outbox.append(TokenMessage(row.key, index, fine, readouts.get(row, {}), known))
 
     def _guarded(self, rows: Sequence[WorkerRow], work: Callable[[], None]) -> bool:

@@ -16,11 +16,12 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from steering.engine.cpu.cache_folder import artifact_folder, check_trusted, private_folder, scratch_folder
 from steering.model.device import has_amx_bf16, has_avx2, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
-BASE = ("compiled_model", "steer")  # sources that every compiled pass needs, on any CPU
+BASE = ("act", "compiled_model", "steer")  # sources that every compiled pass needs, on any CPU
 KERNELS = ("attention", "linear", "norm", "sample")
 MOST_COMPILERS = 2
 """Compilers at once. Each takes 0.7 GB, next to the model."""
@@ -90,6 +91,18 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
     link = [*compiler, *parts, "-o", str(unfinished), *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run(link, check=True)  # noqa: S603 - our own source
     unfinished.rename(target)
+
+
+def built(cache_dir: Path) -> Path:
+    """Returns the library of a cache folder, which is built where it is not there yet. Raises OSError, or CalledProcessError."""
+    private_folder(cache_dir)
+    private_folder(artifact_folder(cache_dir))
+    library = library_path(artifact_folder(cache_dir))
+    if not library.exists():
+        with scratch_folder(cache_dir) as scratch:
+            build(library, scratch)
+    check_trusted(library)
+    return library
 
 
 def load(library: Path) -> None:

@@ -14,16 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 import steering
 from steering.engine.api import GenerationRequest
-from steering.engine.cpu.compilation import (
-    ABANDONED,
-    SCRATCH,
-    TRACED,
-    artifact_folder,
-    compile_process,
-    graph_path,
-    remove_abandoned,
-    scratch_folder,
-)
+from steering.engine.cpu.cache_folder import ABANDONED, SCRATCH, artifact_folder, remove_abandoned, scratch_folder
+from steering.engine.cpu.compilation import TRACED, compile_process, graph_path
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineOptions
@@ -95,7 +87,7 @@ async def test_a_model_that_is_not_compiled_has_the_kernels(saved: Path, tmp_pat
     """As large ones in bfloat16 on CPUs without instructions for it. A row then has nearly the log probabilities that it has without."""
     loaded = load(str(saved), cache_dir=tmp_path, device="cpu", dtype="bfloat16")
     request = compile_request(loaded, EngineOptions(str(saved), tmp_path), graph=False)
-    target = library_path(artifact_folder(request))
+    target = library_path(artifact_folder(request.cache_dir))
     target.parent.mkdir(mode=0o700)
     shutil.copy(built_library, target)
     target.chmod(0o600)
@@ -112,7 +104,7 @@ async def test_a_model_that_is_not_compiled_has_the_kernels(saved: Path, tmp_pat
     assert engine.stats().executor == "eager+kernels"
     assert before[0] is not None
     assert after[0] == pytest.approx(before[0], abs=0.05)
-    assert not list(artifact_folder(request).glob("*-pass"))
+    assert not list(artifact_folder(request.cache_dir).glob("*-pass"))
     await engine.close()
 
 
@@ -130,7 +122,9 @@ async def test_the_worker_builds_the_library_alone(tmp_path: Path, hf_byte_token
         assert engine.stats().executor == "eager+kernels"
         await engine.close()
     assert not {"compilation_failed", "compiled_artifacts_refused"} & {line["event"] for line in logs}
-    assert [path.name for path in artifact_folder(request).iterdir()] == [library_path(artifact_folder(request)).name]
+    assert [path.name for path in artifact_folder(request.cache_dir).iterdir()] == [
+        library_path(artifact_folder(request.cache_dir)).name
+    ]
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
@@ -152,7 +146,7 @@ async def test_artifacts_that_others_could_have_written_are_refused(
     """They stand where complete artefacts are expected, and none of them is loaded. A graph that is refused costs no kernels."""
     loaded = opened(FAMILIES["llama"]().to(torch.bfloat16), hf_byte_tokenizer, name="tiny")
     request = CompileRequest(loaded.info, "content", "no such model", None, tmp_path)
-    artifact_folder(request).mkdir(mode=0o700)
+    artifact_folder(request.cache_dir).mkdir(mode=0o700)
     plant(request, planted)
     with capture_logs() as logs:
         engine = TransformersEngine(loaded, compile_request=request)
@@ -167,7 +161,7 @@ async def test_artifacts_that_others_could_have_written_are_refused(
 
 def plant(request: CompileRequest, planted: str) -> None:
     """Puts artefacts in place, one of them untrusted."""
-    library, target = library_path(artifact_folder(request)), graph_path(request) / "graph.so"
+    library, target = library_path(artifact_folder(request.cache_dir)), graph_path(request) / "graph.so"
     library.touch(0o600)
     target.parent.mkdir(mode=0o700)
     target.touch(0o600)

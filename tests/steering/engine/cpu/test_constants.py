@@ -56,6 +56,7 @@ REASONS = {
             "SCALE",
             "NUMBERS",
         ),
+        *("LEFT_TO_PYTHON", "NOTHING", "STRIDE"),
         *("RELU", "ROTATE", "PREFETCH", "SCORED", "END", "ROW_DIMENSIONS", "OPTIONS", "OPEN", "ACTIVE", "EPOCH"),
         *("M_TRIM_THRESHOLD", "M_MMAP_MAX", "M_ARENA_MAX", "LARGEST"),
     ),

@@ -131,7 +131,7 @@ def test_without_decode_passes_the_count_is_forgotten() -> None:
     assert machine.count.current == 1
     while machine.clock.seconds < 80:
         machine.run(prompt_tokens=500)
-    assert machine.threads == 2
+    assert machine.count.current == 2
 
 
 def test_a_failed_pass_decides_nothing_and_work_between_passes_uses_the_count_that_was_found() -> None:
@@ -142,9 +142,9 @@ def test_a_failed_pass_decides_nothing_and_work_between_passes_uses_the_count_th
         assert machine.threads == machine.count.current == 2
 
 
-def test_passes_with_prompts_use_the_count_that_was_found() -> None:
+def test_passes_with_prompts_use_every_thread_and_decode_passes_the_count_that_was_found() -> None:
     machine = Machine(2, occupied=1)
     machine.run_for(2)
     for _ in range(20):
         machine.run(prompt_tokens=500)
-        assert machine.threads == 1
+        assert (machine.threads, machine.count.current) == (2, 1)

@@ -6,6 +6,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from steering.engine.vllm.messages import CaptureWindow, FailureMessage, ReportMessage, RequestSteering, TokenMessage
+from steering.engine.vllm.operation import Attached
 from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
 from steering.model.hook_points import HEADS, BlockOutput, kind_of, residual_of
 from steering.model.layout import find_layout
@@ -41,10 +42,17 @@ class DrivenModel:
         if self._halves and kind_of(index) == 0:
             half = hidden[0] / 2
             hidden[0].sub_(half)
-            self.steering.act(index, hidden[0], half)
+            self._steer(hidden[0], half, index)
             hidden[0].add_(half)
         else:
-            self.steering.act(index, hidden[0], None)
+            self._steer(hidden[0], None, index)
+
+    def _steer(self, hidden: torch.Tensor, residual: torch.Tensor | None, point: int) -> None:
+        if self.steering.uses_kernel:
+            Attached.act = self.steering.act
+            torch.ops.steering.act(hidden, residual, point)
+        else:
+            self.steering.act(point, hidden, residual)
 
     @torch.inference_mode()
     def run(

@@ -67,6 +67,7 @@ def assert_reports_equal(driven: DrivenModel, plan: SteeringPlan, outcome: Outco
             assert astuple(one) == pytest.approx(astuple(its_held[layer]), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.usefixtures("loaded_library")
 @pytest.mark.parametrize("seed", range(24))
 async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transformers_engine(
     seed: int, hf_byte_tokenizer: PreTrainedTokenizerFast
@@ -80,7 +81,8 @@ async def test_random_plans_in_pieces_and_after_a_preemption_equal_the_transform
         driven.steering.put_plan("plan", plan)
     kept = 0 if computes_whole(plan) else 7 * (seed % 4)
     ways: list[dict[str, Any]] = [{}, {"piece": 7}, {"piece": 7, "preempt_after": 6, "kept": kept}]
-    for way in ways:
+    for kernel, way in (*((False, way) for way in ways), (True, ways[-1])):
+        driven.steering.uses_kernel = kernel
         assert driven.run(steering_of(plan), PROMPT, COUNT, **way) == outcome.tokens
         assert driven.failures() == []
         assert_reports_equal(driven, plan, outcome)

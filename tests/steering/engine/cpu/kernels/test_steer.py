@@ -41,17 +41,15 @@ def no_callback(layer: int, residual: Residual) -> None:
 
 def kernel(parts: list[Tensor], injection: Injection, layer: int, task: Task, **callbacks: Any) -> Tensor:
     """Runs the operation over the tables of an injection."""
-    slots, (noted, note) = injection._slots, injection.noted()
-    tables = slots.vectors, slots.numbers, slots.codes, slots.rows
-    numbers = injection.slots_of_tokens, injection.weights, injection.left
+    tables, first = injection.tables()
     edited = injection.edited if task & Task.EDIT else ()
     chosen = (
         frozenset({layer}) if task & Task.DECIDE else frozenset[int](),
         frozenset({layer}) if task & Task.READ else frozenset[int](),
     )
     with CallbackScope(callbacks.get("decide", no_callback), callbacks.get("read", no_callback)):
-        todo = tasks(slots.layer_count, chosen[0], edited, chosen[1], note)
-        found: Tensor = steer(parts, *tables, *numbers, *noted, todo, layer)
+        todo = tasks(injection._slots.layer_count, chosen[0], edited, chosen[1], first)
+        found: Tensor = steer(parts, *tables, todo, layer)
     return found
 
 
