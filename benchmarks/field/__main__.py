@@ -84,15 +84,15 @@ def own_work(run: Run, chosen: argparse.Namespace) -> dict[str, Work]:
     return {name: work for part, found in parts.items() if part in chosen.parts for name, work in found.items()}
 
 
-def peers_work(run: Run, results: Results) -> dict[str, Work]:
-    """Returns what is measured of the peers: for each result of our own that stands beside them."""
+def peers_work(run: Run, chosen: argparse.Namespace, results: Results) -> dict[str, Work]:
+    """Returns what is measured of the peers: for each chosen result of our own that stands beside them."""
     found = read_results(results.path)
     work: dict[str, Work] = {}
-    for name in data.BEHAVIOURS:
-        if own := found.get(f"caa.{name}"):
-            spreads = results.spreads(f"caa.{name}")
-            work[f"peers.{name}"] = partial(behaviours.compared, run, name, own["result"]["layer"], spreads)
-    if own := found.get("refusal"):
+    for name in chosen.behaviours if "caa" in chosen.parts else ():
+        own, spreads = found[f"caa.{name}"], results.spreads(f"caa.{name}")
+        work[f"peers.{name}"] = partial(behaviours.compared, run, name, own["result"]["layer"], spreads)
+    if "refusal" in chosen.parts:
+        own = found["refusal"]
         work["peers.refusing"] = partial(refusal.compared, run, own["result"]["layer"])
     return work
 
@@ -116,7 +116,7 @@ def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextMa
         with peers as process:
             if process is not None:
                 facts = {**about, "peers": process.facts}
-                for name, work in peers_work(replace(run, peers=process), results).items():
+                for name, work in peers_work(replace(run, peers=process), chosen, results).items():
                     results.add(name, facts, work)
 
 

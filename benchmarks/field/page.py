@@ -95,6 +95,7 @@ def behaviours_table() -> str:
 def peers_table() -> str:
     """Compares the spreads of the peers' vectors, and of a prompt, with ours."""
     rows = []
+    compared: dict[str, dict[str, Mapping[str, Any]]] = {method: {} for method in METHODS}
     for name in BEHAVIOURS:
         own, others = _result(f"caa.{name}"), _result(f"peers.{name}")
         if own is None or others is None:
@@ -102,10 +103,21 @@ def peers_table() -> str:
         cells = []
         for method in METHODS:
             one = others[method]
+            compared[method][name] = one["ours_minus_it"]
             where = "" if "layer" not in one else f" (layer {one['layer']}, cosine {one['cosine']:+.2f})"
-            cells.append(f"{_spread(one)}{where}; ours is {_estimate(one['ours_minus_it'])} ahead")
+            cells.append(f"{_spread(one)}{where}; ours less it {_estimate(one['ours_minus_it'])}")
         rows.append((name, f"{_spread(own)} (layer {own['layer']})", *cells))
-    return table(("behaviour", "ours", *METHODS), rows) if rows else NONE
+    if not rows:
+        return NONE
+    return table(("behaviour", "ours", *METHODS), rows) + "".join(f"\n{_ahead(*one)}\n" for one in compared.items())
+
+
+def _ahead(method: str, differences: Mapping[str, Mapping[str, Any]]) -> str:
+    """Says where our spread is larger than another method's, and where it is not."""
+    behind = [f"{name} ({_estimate(one, 3)})" for name, one in differences.items() if one["mean"] < 0.0]
+    shown = [name for name, one in differences.items() if one["interval"][0] > 0.0]
+    text = f"Beside {method}: our spread is at least as large in {len(differences) - len(behind)} of {len(differences)} behaviours, in {len(shown)} with the whole interval"
+    return text + (f"; it is smaller in {', '.join(behind)}." if behind else ".")
 
 
 def concepts_table() -> str:

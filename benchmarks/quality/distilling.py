@@ -1,17 +1,19 @@
 """`python -m benchmarks.quality.distilling`: the effect of a distilled vector beside that of its own instruction, read by another model.
 
-For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place. One
-strength for all instructions is chosen on the first CHOOSING of them and on prompts of their own (`--choose`), before any is reported. The
-reader is another model: how much likelier it finds an answer under the instruction than without. A run leaves out what the file has.
+For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place
+(`--model`). The answers are stored, and another model reads them (`--reader`): how much likelier it finds an answer under the instruction
+than without. One strength for all instructions is chosen on the first CHOOSING of them and on prompts of their own (`--choose`), by the
+first reader; the reader that reports is the one that tells the answers of the same prompts apart best. A run leaves out what the file has.
 """
 
 import argparse
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -27,14 +29,15 @@ from steering.concepts.loader import load_evaluation_prompts, load_report_prompt
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.distil import PROMPTS, DistilRequest, distil
+from steering.pairs import ChatMessage
 from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
 from steering.workflows.generate import Answer, background, seeded
-from steering.workflows.measures import estimate, measure_tokens, repetition
-from steering.workflows.texts import as_prompts
+from steering.workflows.measures import estimate, measure_tokens, repetition, shared_prefix
+from steering.workflows.texts import as_prompts, transcript
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilling.json"
 CHOSEN = (
@@ -54,6 +57,8 @@ SURPRISE = 1.25
 """How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
 REPETITION = 0.05
 """How much more repetitive they may be, as a difference."""
+CHOICE, REPORT = "choosing", "instructions"
+"""Parts: what chooses strength and reader, and what is reported."""
 Arms: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What is measured of the answers of each arm; `told` are those under the instruction."""
 
@@ -72,6 +77,26 @@ def reaches(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
 def chosen_strength(trials: Mapping[str, Arms]) -> float:
     """Returns the strength at which most instructions are reached; the lowest of equals. trials: what was measured, by instruction."""
     return max(STRENGTHS, key=lambda one: sum(reaches(arms[_apply(one)], arms["told"]) for arms in trials.values()))
+
+
+def strength_of(found: Mapping[str, Any]) -> float:
+    """Returns the strength for a model's reported prompts, chosen by its first reader."""
+    return chosen_strength(arms_of(found, CHOICE, next(iter(found["readings"]))))
+
+
+def told_apart(found: Mapping[str, Any], reader: str) -> float:
+    """Returns how well a reader tells answers under the instruction from answers without, on the prompts that are not reported: the mean
+    AUROC over the instructions that choose."""
+    return fmean(arms["told"]["auroc"] for arms in found["readings"][reader][CHOICE].values())
+
+
+def arms_of(found: Mapping[str, Any], part: str, reader: str) -> dict[str, Arms]:
+    """Returns what is measured of the arms of each instruction of a part, as a reader reads them."""
+    read: Mapping[str, Arms] = found["readings"][reader].get(part, {})
+    return {
+        name: {arm: {**found[part][name]["arms"][arm], **values} for arm, values in arms.items()}
+        for name, arms in read.items()
+    }
 
 
 def _apply(strength: float) -> str:
@@ -108,44 +133,25 @@ def _mixed(load: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(chain.from_iterable(zip(load("sentiment"), load("formality"), strict=True)))
 
 
-async def compared(
-    engine: Engine, reader: Engine, name: str, asked: Asked, strengths: Sequence[float]
-) -> dict[str, Any]:
-    """Returns the effects of one instruction and of its vector at each strength, as the reader scores them."""
+async def answered(
+    engine: Engine, name: str, asked: Asked, strengths: Sequence[float]
+) -> tuple[dict[str, Any], dict[str, Sequence[Answer]]]:
+    """Returns what is measured of the answers without the instruction, under it, and with its vector at each strength; and the answers."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
     # nothing is held out, because all is measured on other prompts
     vector = await distil(engine, DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0))
     plans = {one: await _plan(engine, vector, one) for one in strengths}
-    encode, prompt = engine.tokenizer.encode, asked.prompts[0]
-    saved = len(encode(under(engine, instruction, prompt))) - len(encode(as_prompts(engine, [prompt])[0]))
-    arms = await _arms(engine, reader, instruction, asked, plans)
-    return {"instruction": instruction, "tokens_saved": saved, "arms": arms}
-
-
-async def _arms(
-    engine: Engine, reader: Engine, instruction: str, asked: Asked, plans: Mapping[float, SteeringPlan]
-) -> dict[str, dict[str, Any]]:
-    """Returns what is measured of the answers without the instruction, under it, and with the vector at each strength."""
     prompts: Sequence[Prompt] = as_prompts(engine, asked.prompts)
     told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked.prompts]
     planned = {"told": (told, UNSTEERED)} | {_apply(one): (prompts, plan) for one, plan in plans.items()}
     requests = [replace(one, plan=plan) for asked_so, plan in planned.values() for one in seeded(asked_so, SAMPLING)]
     answers = await background(engine, requests)  # of all arms in one batch
-    count = len(asked.prompts)
-    written = {"plain": asked.plain} | {
-        arm: answers[number * count : (number + 1) * count] for number, arm in enumerate(planned)
-    }
-    scores = {arm: await _scores(reader, instruction, asked.prompts, of_arm) for arm, of_arm in written.items()}
-    rows: dict[str, dict[str, Any]] = {
-        arm: dict(asked.tokens) if arm == "plain" else await _tokens(engine, prompts, of_arm)
-        for arm, of_arm in written.items()
-    }
-    for arm, values in scores.items():
-        effects = [after - before for after, before in zip(values, scores["plain"], strict=True)]
-        missing = [value - base for value, base in zip(values, scores["told"], strict=True)]
-        rows[arm] |= {"effect": asdict(estimate(effects)), "against_told": asdict(estimate(missing))}
-        rows[arm] |= {"auroc": float(auroc(np.array(values), np.array(scores["plain"])))}
-    return rows
+    count = len(prompts)
+    written = {arm: answers[number * count : (number + 1) * count] for number, arm in enumerate(planned)}
+    arms = {"plain": asked.tokens} | {arm: await _tokens(engine, prompts, one) for arm, one in written.items()}
+    encode = engine.tokenizer.encode
+    saved = len(encode(told[0])) - len(encode(prompts[0]))
+    return {"instruction": instruction, "tokens_saved": saved, "arms": arms}, {"plain": asked.plain, **written}
 
 
 async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> SteeringPlan:
@@ -154,74 +160,142 @@ async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> Steer
     return await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
 
 
-async def _scores(reader: Engine, instruction: str, prompts: Sequence[str], written: Sequence[Answer]) -> list[float]:
-    """Returns how much likelier the reader finds each answer under the instruction than without it, in nats a token."""
-    answers = [reader.tokenizer.encode(one.text.strip() or ".") for one in written]
-    told = await _likelihoods(reader, [under(reader, instruction, one) for one in prompts], answers)
-    plain = await _likelihoods(reader, as_prompts(reader, prompts), answers)
-    return [one - other for one, other in zip(told, plain, strict=True)]
+async def read(
+    reader: Engine, instruction: str, rows: Sequence[Mapping[str, Any]], known: dict[tuple[str, str], float]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, float]]]:
+    """Returns the effect of each arm as a reader finds it, and the score of every answer: how much likelier the reader finds it under
+    the instruction than without, in nats a token. rows: prompt, and answer of each arm. known: likelihoods without an instruction."""
+    arms = [arm for arm in rows[0] if arm not in {"concept", "prompt"}]
+    pairs = {arm: [(row["prompt"], row[arm].strip() or ".") for row in rows] for arm in arms}
+    different = list(dict.fromkeys(chain.from_iterable(pairs.values())))
+    told = dict(zip(different, await _read(reader, instruction, different), strict=True))
+    missing = [pair for pair in different if pair not in known]
+    known.update(zip(missing, await _read(reader, None, missing), strict=True))
+    scores = {arm: [told[pair] - known[pair] for pair in of] for arm, of in pairs.items()}
+    found = {
+        arm: {
+            "effect": asdict(estimate([after - before for after, before in zip(of, scores["plain"], strict=True)])),
+            "against_told": asdict(estimate([one - base for one, base in zip(of, scores["told"], strict=True)])),
+            "auroc": float(auroc(np.array(of), np.array(scores["plain"]))),
+        }
+        for arm, of in scores.items()
+    }
+    return found, [dict(zip(arms, values, strict=True)) for values in zip(*scores.values(), strict=True)]
 
 
-async def _likelihoods(engine: Engine, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> list[float]:
-    """Returns the mean log-likelihood of the tokens of each answer, which has some."""
+async def _read(reader: Engine, instruction: str | None, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Returns the mean log-likelihood of the tokens of answers to prompts; in a transcript for a reader without a chat template."""
+    encode, texts = reader.tokenizer.encode, [text for _, text in pairs]
+    if reader.info.chat_template:
+        prompts = [prompt for prompt, _ in pairs]
+        asked: Sequence[Prompt] = as_prompts(reader, prompts)
+        if instruction is not None:
+            asked = [under(reader, instruction, one) for one in prompts]
+        split = [(encode(one), encode(text)) for one, text in zip(asked, texts, strict=True)]
+    else:
+        first = [] if instruction is None else [ChatMessage("system", instruction)]
+        begins = [transcript([*first, ChatMessage("user", prompt)]) for prompt, _ in pairs]
+        whole = [encode(f"{one} {text}") for one, text in zip(begins, texts, strict=True)]
+        lengths = [shared_prefix(encode(one), ids) for one, ids in zip(begins, whole, strict=True)]
+        split = [(ids[:length], ids[length:]) for ids, length in zip(whole, lengths, strict=True)]
+    return list(await asyncio.gather(*(_likelihood(reader, *one) for one in split)))
 
-    async def likelihood(prompt: Prompt, answer: tuple[int, ...]) -> float:
-        measured = await measure_tokens(engine, engine.tokenizer.encode(prompt), answer, UNSTEERED)
-        assert measured is not None, "answers are short"
-        return -fmean(measured.surprise)
 
-    return list(await asyncio.gather(*map(likelihood, prompts, answers)))
+async def _likelihood(engine: Engine, prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
+    """Returns the mean log-likelihood of the tokens of an answer, which has some."""
+    measured = await measure_tokens(engine, prompt, answer, UNSTEERED)
+    assert measured is not None, "answers are short"
+    return -fmean(measured.surprise)
 
 
 async def _tokens(engine: Engine, prompts: Sequence[Prompt], written: Sequence[Answer]) -> dict[str, float]:
     """Returns how surprising answers are to the model without instruction and vector, in nats a token, and how repetitive."""
-    kept = [(prompt, one) for prompt, one in zip(prompts, written, strict=True) if one.tokens]
-    likely = await _likelihoods(engine, [prompt for prompt, _ in kept], [one.tokens for _, one in kept])
+    kept = [(engine.tokenizer.encode(prompt), one.tokens) for prompt, one in zip(prompts, written, strict=True)]
+    likely = await asyncio.gather(*(_likelihood(engine, *one) for one in kept if one[1]))
     return {"surprise": -fmean(likely), "repetition": fmean(repetition(one.tokens) for one in written)}
 
 
-async def measure(path: Path, names: Sequence[str], model: str, second: str, seconds: float, *, choose: bool) -> None:
-    """Measures until the time is over, and adds each result to the file as it comes. choose: what chooses the strength."""
+async def write(path: Path, model: str, part: str, seconds: float) -> None:
+    """Answers until the time is over, and adds each instruction to the file as it comes, and its answers to those of the part."""
     began = time.monotonic()
-    async with opened(model, second) as (engine, reader):
-        part = "choosing" if choose else "instructions"
+    async with opened(model) as (engine,):
         before = read_results(path).get(engine.info.name, {})
-        strengths = STRENGTHS if choose else (chosen_strength(arms_of(before, "choosing")),)
-        about = {"reader": reader.info.name, "dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
+        choose = part == CHOICE
+        strengths = STRENGTHS if choose else (strength_of(before),)
+        about = {"dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
         about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens}
         prompts = await asked(engine, tried() if choose else evaluated())
-        for name in names:
+        for name in CHOSEN[:CHOOSING] if choose else CHOSEN:
             if name in before.get(part, {}) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            found = await compared(engine, reader, name, prompts, strengths)
-            _add(path, engine.info.name, about, part, name, found)
+            found, answers = await answered(engine, name, prompts, strengths)
+            texts = [{arm: one[number].text for arm, one in answers.items()} for number in range(len(prompts.prompts))]
+            rows = [{"prompt": prompt, **row} for prompt, row in zip(prompts.prompts, texts, strict=True)]
+            _add_items(_items(path, engine.info.name, part), name, rows)
+            results = read_results(path)
+            mine = results.get(engine.info.name, {})
+            added = {part: {**mine.get(part, {}), name: found}, "date": _today()}
+            write_results(path, results | {engine.info.name: {**mine, **about, **added}})
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
 
 
-def arms_of(found: Mapping[str, Any], part: str) -> dict[str, Arms]:
-    """Returns the arms of each instruction of a part of a model's results."""
-    return {name: one["arms"] for name, one in found.get(part, {}).items()}
+async def read_all(path: Path, second: str, part: str, seconds: float) -> None:
+    """Reads the stored answers of a part until the time is over, and adds the effects of each instruction to the file as they come."""
+    began = time.monotonic()
+    async with opened(second) as (reader,):
+        for model in read_results(path):
+            known: dict[tuple[str, str], float] = {}
+            lines = _items(path, model, part).read_text(encoding="utf-8").splitlines()
+            for name, rows in groupby(map(json.loads, lines), key=lambda row: str(row["concept"])):
+                results = read_results(path)
+                mine, of = results[model], reader.info.name
+                before = mine.get("readings", {}).get(of, {})
+                if name in before.get(part, {}) or time.monotonic() - began > seconds:
+                    continue
+                at = time.monotonic()
+                found, scores = await read(reader, mine[part][name]["instruction"], list(rows), known)
+                _add_items(_items(path, model, f"{part}.{of}"), name, scores)
+                added = {**before, part: {**before.get(part, {}), name: found}, "date": _today()}
+                readings = {**mine.get("readings", {}), of: added}
+                write_results(path, results | {model: {**mine, "readings": readings}})
+                print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
 
 
-def _add(path: Path, model: str, about: Mapping[str, Any], part: str, name: str, found: Mapping[str, Any]) -> None:
-    results = read_results(path)
-    before = results.get(model, {})
-    added = {part: {**before.get(part, {}), name: found}, "date": datetime.now(UTC).date().isoformat()}
-    write_results(path, results | {model: {**before, **about, **added}})
+def _items(path: Path, model: str, part: str) -> Path:
+    return path.parent / "items" / model / f"distilling.{part}.jsonl"
+
+
+def _add_items(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the rows of an instruction, in place of those of a run that was stopped before its result was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in before if json.loads(line)["concept"] != name]
+    added = [json.dumps({"concept": name, **row}) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in (*kept, *added)), encoding="utf-8")
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.distilling", description=__doc__)
-    parser.add_argument("--model", required=True, help="a name, folder or .gguf file")
-    parser.add_argument("--reader", required=True, help="the other model")
+    work = parser.add_mutually_exclusive_group(required=True)
+    work.add_argument("--model", help="distils and answers: a name, folder or .gguf file")
+    work.add_argument("--reader", help="reads the answers: another model")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--choose", action="store_true", help="measure what chooses the strength")
+    parser.add_argument(
+        "--choose", action="store_true", help="what chooses strength and reader, in place of what is reported"
+    )
     parser.add_argument("--seconds", type=float, default=3600.0, help="no instruction is begun after so long")
     chosen = parser.parse_args()
-    names = CHOSEN[:CHOOSING] if chosen.choose else CHOSEN
-    asyncio.run(measure(chosen.output, names, chosen.model, chosen.reader, chosen.seconds, choose=chosen.choose))
+    part = CHOICE if chosen.choose else REPORT
+    if chosen.model:
+        asyncio.run(write(chosen.output, chosen.model, part, chosen.seconds))
+    else:
+        asyncio.run(read_all(chosen.output, chosen.reader, part, chosen.seconds))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality.distilling import STRENGTHS, chosen_strength, evaluated, reaches, tried
+from benchmarks.quality.distilling import (
+    STRENGTHS,
+    arms_of,
+    chosen_strength,
+    evaluated,
+    reaches,
+    strength_of,
+    told_apart,
+    tried,
+)
 from steering.concepts.loader import load_neutral
 
 
@@ -36,6 +45,23 @@ def test_the_strength_reaches_most_instructions_and_is_the_lowest_of_equals() ->
     assert chosen_strength({"one": arms(1.5, 9.0), "other": arms(2.0, 2.5)}) == 2.0
     assert chosen_strength({"one": arms(1.5, 2.0), "other": arms(2.0, 2.5)}) == 1.5
     assert chosen_strength({"one": arms(9.0, 9.0)}) == STRENGTHS[0]
+
+
+def test_the_first_reader_chooses_the_strength_whoever_reads_best() -> None:
+    names = ["told", *(f"apply {one:g}" for one in STRENGTHS)]
+
+    def reading(needed: float, auroc: float) -> dict[str, Any]:
+        effects = {arm: {"effect": {"mean": float(arm != f"apply {needed:g}")}, "auroc": auroc} for arm in names}
+        return {"choosing": {"one": effects, "other": effects}}
+
+    fluent = {arm: {"surprise": 1.0, "repetition": 0.0} for arm in names}
+    broken = {**fluent, "apply 1": {"surprise": 2.0, "repetition": 0.0}}
+    parts = {"choosing": {"one": {"arms": fluent}, "other": {"arms": broken}}}
+    found = parts | {"readings": {"first": reading(2.5, 0.6), "second": reading(1.5, 0.8)}}
+    assert strength_of(found) == 1.5, "at 1 the text of one is too surprising, and 2 reaches no more"
+    assert told_apart(found, "second") == 0.8
+    assert arms_of(found, "choosing", "second")["other"]["apply 1"]["surprise"] == 2.0
+    assert not arms_of(found, "instructions", "second")
 
 
 def test_no_prompt_is_fitted_chosen_by_and_reported() -> None:

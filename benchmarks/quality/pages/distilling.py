@@ -15,35 +15,64 @@ def compared_table() -> str:
 
 
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
-    trials = distilling.arms_of(found, "choosing")
-    strength = distilling.chosen_strength(trials)
-    instructions: Mapping[str, Any] = found["instructions"]
-    rows, reached, effective = [], [], []
-    for name, one in instructions.items():
-        told, vector = one["arms"]["told"], one["arms"][f"apply {strength:g}"]
-        reached += [name] if distilling.reaches(vector, told) else []
-        effective += [name] if told["effect"]["interval"][0] > 0.0 else []
+    readers = list(found["readings"])
+    first, best = readers[0], max(readers, key=lambda one: distilling.told_apart(found, one))
+    whole = [
+        one
+        for one in readers
+        if len(found["readings"][one].get(distilling.REPORT, ())) == len(found[distilling.REPORT])
+    ]
+    shown = best if best in whole else whole[-1]
+    trials, strength = distilling.arms_of(found, distilling.CHOICE, first), distilling.strength_of(found)
+    instructions: Mapping[str, Any] = found[distilling.REPORT]
+    reported = distilling.arms_of(found, distilling.REPORT, shown)
+    rows = []
+    for name, arms in reported.items():
+        told, vector = arms["told"], arms[f"apply {strength:g}"]
         effects = (_estimate(told), _estimate(vector), _estimate(vector, "against_told"))
-        arms = (one["arms"]["plain"], told, vector)
-        texts = (", ".join(f"{arm[of]:.2f}" for arm in arms) for of in ("surprise", "repetition"))
-        yes = "yes" if name in reached else "no"
-        rows.append((name, f"{told['auroc']:.2f}", *effects, *texts, yes, str(one["tokens_saved"])))
-    both = [name for name in effective if name in reached]
+        texts = (
+            ", ".join(f"{arm[of]:.2f}" for arm in (arms["plain"], told, vector)) for of in ("surprise", "repetition")
+        )
+        yes = "yes" if distilling.reaches(vector, told) else "no"
+        saved = str(instructions[name]["tokens_saved"])
+        rows.append((name, f"{told['auroc']:.2f}", *effects, *texts, yes, saved))
     held = [
         f"{sum(distilling.reaches(arms[f'apply {one:g}'], arms['told']) for arms in trials.values())} at {one:g}"
         for one in distilling.STRENGTHS
     ]
     text = (
-        f"**{model}**, {found['dtype']}, read by {found['reader']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens. On "
-        f"{found['tried']} prompts that are not reported, {', '.join(held)} of the {len(trials)} instructions {', '.join(trials)} are reached, so the strength is {strength:g}. On "
-        f"{found['prompts']} other prompts the vector reaches its instruction for **{len(reached)} of {len(instructions)}** instructions, among them {len(both)} of the "
-        f"{len(effective)} whose own effect has its whole interval above 0.\n\n"
+        f"**{model}**, {found['dtype']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens. On {found['tried']} prompts that are "
+        f"not reported, as {first} reads them, {', '.join(held)} of the {len(trials)} instructions {', '.join(trials)} are reached, so the strength is {strength:g}. Of the readers, "
+        f"{best} tells the answers of these prompts apart best. On {found['prompts']} other prompts:\n\n"
     )
     columns = (
         "concept", "reader's AUROC", "effect of the instruction", "of the vector", "difference", "surprise: plain, instruction, vector", "repetition",
         "reached", "tokens saved",
     )  # fmt: skip
-    return text + table(columns, rows)
+    return f"{text}{_readers(found, strength)}\nAs {shown} reads them:\n\n{table(columns, rows)}"
+
+
+def _readers(found: Mapping[str, Any], strength: float) -> str:
+    """Shows how well each reader tells answers apart, and how many instructions are reached as it reads them."""
+    rows = []
+    for reader in found["readings"]:
+        reported = distilling.arms_of(found, distilling.REPORT, reader).values()
+        counts = ["not read"] * 4
+        if reported:
+            vectors = [(arms[f"apply {strength:g}"], arms["told"]) for arms in reported]
+            effective = [distilling.reaches(*one) for one in vectors if one[1]["effect"]["interval"][0] > 0.0]
+            counts = [
+                f"{sum(distilling.reaches(*one) for one in vectors)} of {len(vectors)}",
+                f"{sum(effective)} of {len(effective)}",
+                f"{sum(one['effect']['mean'] >= told['effect']['mean'] for one, told in vectors)}",
+                f"{sum(one['against_told']['interval'][1] < 0.0 for one, _ in vectors)}",
+            ]
+        rows.append((reader, f"{distilling.told_apart(found, reader):.2f}", *counts))
+    columns = (
+        "reader", "AUROC on prompts that are not reported", "reached", "of instructions with an effect", "effect at least the instruction's, however fluent",
+        "whole interval below it",
+    )  # fmt: skip
+    return table(columns, rows)
 
 
 def _estimate(arm: Mapping[str, Any], name: str = "effect") -> str:
