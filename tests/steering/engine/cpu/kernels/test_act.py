@@ -1,5 +1,7 @@
 """The operation behind vLLM's layers changes a stream as Python does, and calls Python only where more is to be done than edits."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -28,10 +30,12 @@ class Called:
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+def called() -> Iterator[Called]:
+    """Attaches itself as a worker of vLLM does."""
     found = Called()
-    monkeypatch.setattr(Attached, "act", found.act)
-    return found
+    Attached.act = found.act
+    yield found
+    Attached.act = None
 
 
 def act(hidden: Tensor, residual: Tensor | None, point: int) -> None:
