@@ -87,12 +87,10 @@ test: test-web test-python
 test-web: setup web
 	$(BIN)/python -m tools.build_playground check test
 
-# One thread per worker: the models of the tests are small, and more threads slow each other down. The browser's tests run
-# in processes of their own: Playwright's synchronous interface leaves an event loop running, which asyncio's tests refuse. The order
-# is that of tests/conftest.py, which begins with the longest. With PICTURES=1 they write a picture of every page to .cache/screenshots.
+# One thread per worker: the models of the tests are small, and more threads slow each other down. The order is that of
+# tests/conftest.py, which begins with the longest. With PICTURES=1 the browser's tests write a picture of every page to .cache/screenshots.
 test-python: setup web chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) --ignore=tests/playground
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) tests/playground
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT)
 
 # schemathesis over the whole OpenAPI document: more than 2,000 generated requests; answers under random JSON schemas; random plans
 # against the slow reference; simulated extractions. `make test` has small forms.
@@ -107,7 +105,7 @@ fuzz: setup
 	EXTRACTIONS=$(EXTRACTIONS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/extraction/test_coverage.py
 	SCHEMA_CASES=$(SCHEMA_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/steering/engine/test_grammars.py -k every_layer
 
-# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (20 seconds in `make test`); 50 stops of a server under load.
+# The long forms of two tests: 15 minutes of clients that disconnect and send invalid requests (10 seconds in `make test`); 50 stops of a server under load.
 SOAK_SECONDS ?= 900
 KILLS ?= 50
 

@@ -48,6 +48,7 @@ LONGEST = (
     "app/core/test_openapi_cases.py",
     "load",
     "embedded",
+    "playground",
 )
 """What is run first, so that `make test` does not end with one worker in a long file and another without work."""
 

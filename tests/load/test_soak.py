@@ -2,7 +2,7 @@
 
 The embedded model is served as `steer serve` configures it, compiled, but for a cache of 11,600 positions, and in float32 on CPUs
 without AVX2, where it is the default, and on those with AMX, where an answer in bfloat16 depends on the batch. `make test`
-runs it for 20 seconds, in which each client sends at least five requests; `make soak` for 15 minutes, where bounds of times and
+runs it for 10 seconds, in which each client sends at least five requests; `make soak` for 15 minutes, where bounds of times and
 of memory hold too.
 """
 
@@ -27,7 +27,7 @@ from steering.model.device import has_avx2
 from tests.embedded.server_process import ServerProcess
 from tests.engines import COMPILE_SECONDS, give_library
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
 LONG = SECONDS >= 600
 """Whether bounds are asserted that hold on an idle machine, and once caches and the allocator have grown."""
 CLIENTS = 8

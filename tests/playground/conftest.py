@@ -60,14 +60,15 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    """Playwright without any browser of its own."""
+    """Playwright without any browser of its own. Its synchronous interface leaves an event loop running, which asyncio's tests of the
+    same process refuse, so it ends with its file."""
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """Debian's chromium."""
     program = shutil.which("chromium")

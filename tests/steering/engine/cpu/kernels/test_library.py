@@ -12,7 +12,7 @@ from steering.engine.cpu.kernels.library import CompiledGraph, library_path, loa
 
 # torch's own, while it compiles in this process; the server leaves that to a process of its own
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
-ROUNDS, SIZE = 40, 512
+ROUNDS, SIZE = 6, 1024
 
 
 class Products(torch.nn.Module):
