@@ -17,7 +17,7 @@ from tests.plans import plan_for
 
 pytestmark = pytest.mark.embedded
 TOLERANCE = 0.5
-TOKENS = 16
+TOKENS = 8
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_500_pairs_are_read_with_progress_while_others_are_answered(client: Clie
         for pair in pair_words("cities")
     ]
     assert len(pairs) == 500
-    job = client.start_extraction("many-cities", pairs=pairs)
+    job = client.start_extraction("many-cities", pairs=pairs, layers=[14])
     assert job.status in ("queued", "running")
     events = []
     for event in client.job_events(job.id):
@@ -87,7 +87,7 @@ def test_500_pairs_are_read_with_progress_while_others_are_answered(client: Clie
     totals = {event.progress.total for event in events if event.progress.total}
     assert done == sorted(done)
     assert len(set(done)) > 10
-    assert totals == {2 * 500 + 30}
+    assert totals == {2 * 500 + 1}
     assert events[-1].status == client.get_job(job.id).status == "succeeded"
     assert events[-1].result is not None
     assert events[-1].result["vector"]["id"] == "many-cities@1"

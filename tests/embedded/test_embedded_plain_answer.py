@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from steering.client import Client
+from tests.embedded.material import pair_words
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
@@ -75,7 +76,8 @@ def test_a_plain_answer_is_the_same_in_fifty_runs_at_any_dial_cold_and_cached_id
     model_cache: Path, tmp_path: Path
 ) -> None:
     with ServerProcess(tmp_path, model_cache, api_keys=",".join(KEYS)) as server:
-        post(server.url, KEYS[0], "/v1/vectors/extract?wait=true", {"name": "sentiment", "concept": "sentiment"})
+        few = {"name": "sentiment", "pairs": pair_words("sentiment")[:8], "layers": [14], "holdout": 0}
+        post(server.url, KEYS[0], "/v1/vectors/extract?wait=true", few)
         client = Client(server.url, api_key=KEYS[0])
         found = []
         for key in KEYS[1:4]:

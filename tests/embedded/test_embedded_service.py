@@ -1,9 +1,8 @@
-"""The main job over HTTP, on a server of its own: make a vector, read its card, steer both ways, compare, keep strengths."""
+"""The main job over HTTP: make a vector, read its card, steer both ways, compare, keep strengths."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -35,16 +34,14 @@ QUESTIONS = (
 
 
 @pytest.fixture(scope="module")
-def client(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a server of its own: these tests name versions and neighbours, which other files would change."""
-    with ServerProcess(tmp_path_factory.mktemp("service"), model_cache, compiled="false") as started:
-        yield started.client
+def client(server: ServerProcess) -> Client:
+    return server.client
 
 
 @pytest.fixture(scope="module")
-def sentiment(client: Client) -> VectorAnswer:
-    """Extracts the vector of the starter concept with default options."""
-    return client.extract_vector("sentiment", concept="sentiment", description="pleased against displeased")
+def sentiment(starter: Callable[[str], VectorAnswer]) -> VectorAnswer:
+    """The vector of the starter concept with default options; no other test makes a version of it."""
+    return starter("sentiment")
 
 
 def read_back(client: Client, texts: Sequence[str], vector: str = "sentiment") -> float:

@@ -1,11 +1,14 @@
 """Fixtures of the playground's tests: chromium, a server with the embedded model, and a page that reports what is wrong."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -94,9 +97,21 @@ def server(
     FAMILIES["llama"]().save_pretrained(folder / SECOND)
     hf_byte_tokenizer.save_pretrained(folder / SECOND)
     settings = {"dictionaries": f"{folder / DICTIONARY},{folder / 'absent'}", "scorer_model": str(folder / SECOND)}
-    with serving(folder, model_cache, **settings) as started:
-        for name in STARTERS:
-            post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
+    base = tmp_path_factory.getbasetemp()
+    extracted = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "starters.sqlite3"
+    database = folder / "steering.sqlite3"
+    with ExitStack() as stack:
+        # The first worker extracts the vectors, the others begin with its database.
+        with extracted.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if known := extracted.exists():
+                shutil.copy(extracted, database)
+            started = stack.enter_context(serving(folder, model_cache, **settings))
+            for name in () if known else STARTERS:
+                post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
+            if not known:
+                with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(extracted)) as target:
+                    source.backup(target)
         yield started
 
 
