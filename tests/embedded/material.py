@@ -48,14 +48,18 @@ def asked(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-async def small_vectors(engine: Engine, pairs: int = 4) -> Mapping[str, ConceptVector]:
+def few_pairs(name: str, count: int) -> PairSet:
+    """The first pairs of a data file: what a test needs that does not judge the vector."""
+    whole = pairs_of(name)
+    return PairSet(whole.positive[:count], whole.negative[:count], whole.topics[:count])
+
+
+async def small_vectors(engine: Engine) -> Mapping[str, ConceptVector]:
     """Every data file by every one of METHODS at LAYERS: `sentiment`, `sentiment.probe`, and so on. Made to differ."""
     found = {}
     for name in (*CONCEPTS, CITIES):
-        whole = pairs_of(name)
-        few = PairSet(whole.positive[:pairs], whole.negative[:pairs], whole.topics[:pairs])
         for method in METHODS:
             vector = name if method == METHODS[0] else f"{name}.{method}"
-            request = ExtractionRequest(vector, few, method=method, layers=LAYERS, holdout=0.0)
+            request = ExtractionRequest(vector, few_pairs(name, 4), method=method, layers=LAYERS, holdout=0.0)
             found[vector] = await extract(engine, request)
     return found

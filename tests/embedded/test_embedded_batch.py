@@ -19,7 +19,7 @@ from tests.reference import Reference
 
 pytestmark = pytest.mark.embedded
 
-TOKENS = 16
+TOKENS = 12
 REFERENCE_TOKENS = 4
 
 

@@ -4,11 +4,12 @@ from statistics import fmean
 
 import pytest
 
-from steering.concepts.loader import load_concept, load_evaluation_prompts
+from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import GenerationRequest
 from steering.engine.transformers.engine import TransformersEngine
 from steering.workflows.extract import ExtractionRequest, extract
 from steering.workflows.texts import as_prompts
+from tests.embedded.material import few_pairs
 from tests.engines import run_all, sampling
 from tests.plans import plan_for
 
@@ -19,7 +20,7 @@ LAYER, PROMPTS = 18, 4
 
 async def test_the_mean_readout_stays_at_the_set_point(engine: TransformersEngine) -> None:
     """On average over the prompts within 0.15; benchmarks/quality/holding.py measures it over twenty."""
-    request = ExtractionRequest("sentiment", load_concept("sentiment"), position="mean", layers=(LAYER,), holdout=0.0)
+    request = ExtractionRequest("sentiment", few_pairs("sentiment", 16), position="mean", layers=(LAYER,), holdout=0.0)
     vector = await extract(engine, request)
     prompts = as_prompts(engine, load_evaluation_prompts("sentiment")[:PROMPTS])
     deviations = []

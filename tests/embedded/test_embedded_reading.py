@@ -7,7 +7,7 @@ import pytest
 from steering.client import Client
 from steering.concepts.loader import load_concept
 from steering.schemas.reading import PredictionAnswer
-from tests.embedded.material import words
+from tests.embedded.material import pair_words, words
 from tests.embedded.server_process import ServerProcess
 from tests.narrowing import present
 
@@ -20,7 +20,8 @@ LAYER = 16
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Client:
     found = server.client
-    found.extract_vector("reading", concept="sentiment", layers=[8, LAYER], position="mean")
+    pairs = pair_words("sentiment")[:16]
+    found.extract_vector("reading", pairs=pairs, layers=[8, LAYER], position="mean", holdout=0)
     return found
 
 

@@ -8,6 +8,7 @@ from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
 from steering.workflows.activations import activations
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
+from tests.embedded.material import pair_words
 from tests.embedded.server_process import ServerProcess
 
 pytestmark = pytest.mark.embedded
@@ -21,7 +22,8 @@ PLAIN = ["The parcel weighs two kilograms and is tied with string."]
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Client:
     found = server.client
-    found.extract_vector("explaining", concept="sentiment", layers=[16], position="mean")
+    pairs = pair_words("sentiment")[:16]
+    found.extract_vector("explaining", pairs=pairs, layers=[16], position="mean", holdout=0)
     return found
 
 

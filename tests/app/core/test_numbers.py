@@ -97,10 +97,13 @@ def test_the_walk_finds_the_fields() -> None:
 
 
 async def test_no_numeric_field_takes_what_is_no_number(server: Server) -> None:
-    wrong = []
-    for method, path, body in CASES:
-        text = str(body).replace("'", '"')
-        for value in NOT_A_NUMBER:
+    """A field gets every value where its name is met first, and two of them wherever it is met again."""
+    wrong, met = [], set[str]()
+    for number, (method, path, body) in enumerate(CASES):
+        text, name = str(body).replace("'", '"'), place(body).rpartition(".0")[0] or place(body)
+        values = [NOT_A_NUMBER[(number + step) % len(NOT_A_NUMBER)] for step in (0, 5)] if name in met else NOT_A_NUMBER
+        met.add(name)
+        for value in values:
             if (value == "true" and takes_a_flag(body)) or (value[0] in '"[' and takes_a_text(path, body)):
                 continue
             answer = await server.client.request(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from steering.concepts.loader import load_concept, load_evaluation_prompts
+from steering.concepts.loader import load_evaluation_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.lab.controls import plan_at
@@ -15,6 +15,7 @@ from steering.pairs import ChatMessage, PairSet
 from steering.workflows.comparison import Arm, Comparison, compare
 from steering.workflows.describe import Description, describe
 from steering.workflows.extract import ExtractionRequest, extract
+from tests.embedded.material import few_pairs
 from tests.families import FAMILIES
 from tests.narrowing import present
 
@@ -111,7 +112,6 @@ async def test_the_model_describes_a_concept_itself(embedded: TransformersEngine
     assert all(isinstance(text[-1], ChatMessage) and text[-1].role == "assistant" for text in found.pairs.positive)
     request = ExtractionRequest("cheer", found.pairs, layers=(16,), position="response_mean", holdout=0.0)
     described = await extract(embedded, request)
-    ours = await extract(
-        embedded, ExtractionRequest("sentiment", load_concept("sentiment"), layers=(16,), position="mean")
-    )
+    mood = ExtractionRequest("sentiment", few_pairs("sentiment", 16), layers=(16,), position="mean", holdout=0.0)
+    ours = await extract(embedded, mood)
     assert float(described.at(16).direction @ ours.at(16).direction) > 0.1
