@@ -19,7 +19,7 @@ from tests.reference import Reference
 
 pytestmark = pytest.mark.embedded
 
-TOKENS = 12
+TOKENS = 16
 REFERENCE_TOKENS = 4
 
 

@@ -133,13 +133,13 @@ def test_arms_share_their_text_up_to_where_they_part(client: Client, sentiment: 
 
 
 def test_dose_moves_the_text_step_by_step(client: Client, sentiment: VectorAnswer) -> None:
-    """48 answers a strength, sampled with the same noise at every strength, read back by the unsteered model."""
+    """36 answers a strength, sampled with the same noise at every strength, read back by the unsteered model."""
 
     def written(strength: float) -> list[str]:
         def answered(question: str) -> list[str]:
             answer = client.generate(
                 messages=asked(question), steering=[{"vector": sentiment.id, "strength": strength}],
-                max_tokens=32, temperature=0.7, top_k=50, n=4, seed=1,
+                max_tokens=32, temperature=0.7, top_k=50, n=3, seed=1,
             )  # fmt: skip
             return [choice.text for choice in answer.choices]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.embedded.server_process import ServerProcess
 from tests.families import D_MODEL
@@ -83,6 +83,15 @@ def test_a_feature_of_a_dictionary_is_found_and_becomes_a_vector(wide: Visit, la
     expect(wide.page.get_by_label(f"Strength of {made}")).to_be_visible()
 
 
+def shorten(route: Route) -> None:
+    """Sends a transfer on, whose effect is measured on a few short answers: the page shows what the server finds, however much that is."""
+    body = route.request.post_data_json
+    assert isinstance(body, dict)
+    if body.get("effect") is not None:
+        body["effect"] |= {"prompts": 2, "max_tokens": 4}
+    route.continue_(post_data=body)
+
+
 def carry_over(wide: Visit, made: str) -> Locator:
     """Starts the transfer, and returns its loss as it is shown."""
     wide.page.get_by_label("Name", exact=True).fill(made)
@@ -96,6 +105,7 @@ def test_a_vector_is_carried_over_from_another_model_and_its_loss_is_shown(
     pairs = tmp_path / "pairs.csv"
     with pairs.open("w", encoding="utf-8", newline="") as output:
         csv.writer(output).writerows(PAIRS)
+    wide.page.route("**/v1/vectors/transfer*", shorten)
     source(wide, "Another model")
     wide.page.get_by_label("Pairs of the concept").select_option(label="my pairs")
     wide.page.get_by_label("Add a CSV or JSONL file").set_input_files(pairs)
