@@ -80,11 +80,22 @@ def test_a_model_in_memory_is_opened_as_a_loaded_one(
     assert loaded.info == tiny_loaded.info
 
 
-def test_a_gguf_file_is_converted_once_and_exactly(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
-    gguf, cache, lines = tmp_path / "Tiny.gguf", tmp_path / "cache", list[str]()
-    write_tiny_gguf(tiny_model, gguf)
-    for _ in range(2):
-        loaded = load(str(gguf), cache_dir=cache, device="cpu", dtype="float32", report=lines.append)
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoadedModel, list[str]]:
+    """A GGUF file of the tiny model with a folder `cache` beside it, the model that was loaded from it, and what was reported."""
+    gguf, lines = tmp_path_factory.mktemp("gguf") / "Tiny.gguf", list[str]()
+    write_tiny_gguf(FAMILIES["llama"](), gguf)
+    loaded = load(str(gguf), cache_dir=gguf.parent / "cache", device="cpu", dtype="float32", report=lines.append)
+    return gguf, loaded, lines
+
+
+def test_a_gguf_file_is_converted_once_and_exactly(
+    converted: tuple[Path, LoadedModel, list[str]], tiny_model: PreTrainedModel
+) -> None:
+    gguf, first, lines = converted
+    cache = gguf.parent / "cache"
+    again = load(str(gguf), cache_dir=cache, device="cpu", dtype="float32", report=lines.append)
+    for loaded in (first, again):
         assert torch.equal(loaded.model(IDS).logits, tiny_model(IDS).logits)
         assert loaded.info.fingerprint == fingerprint_of(tiny_model)
         assert loaded.info.chat_template
@@ -93,22 +104,21 @@ def test_a_gguf_file_is_converted_once_and_exactly(tiny_model: PreTrainedModel, 
     assert not list(cache.glob(".*"))
 
 
-def test_smollm_splits_digits_off_first(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
+def test_smollm_splits_digits_off_first(converted: tuple[Path, LoadedModel, list[str]]) -> None:
     """Two line ends before a digit are the one token that two line ends are."""
-    write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf")
-    loaded = load_here(tmp_path / "tiny.gguf", tmp_path / "cache")
+    loaded = converted[1]
     line_ends = loaded.tokenizer.encode("a\n\n2")[2:-1]
     assert line_ends == (263,)
     assert loaded.tokenizer.decode(line_ends) == "\n\n"
 
 
-def test_a_changed_gguf_file_is_converted_again(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
-    gguf = tmp_path / "tiny.gguf"
-    write_tiny_gguf(tiny_model, gguf)
-    first = load_here(gguf, tmp_path / "cache").info.fingerprint
+def test_a_changed_gguf_file_is_converted_again(converted: tuple[Path, LoadedModel, list[str]], tmp_path: Path) -> None:
+    folder = shutil.copytree(converted[0].parent, tmp_path / "copy")
+    gguf = folder / "Tiny.gguf"
+    first = load_here(gguf, folder / "cache").info.fingerprint
     write_tiny_gguf(build("LlamaForCausalLM", seed=1, **LLAMA_LIKE), gguf)
     os.utime(gguf, ns=(0, 0))
-    assert load_here(gguf, tmp_path / "cache").info.fingerprint != first
+    assert load_here(gguf, folder / "cache").info.fingerprint != first
 
 
 def test_a_gguf_file_with_a_bias_that_no_module_has_is_refused(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
