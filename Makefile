@@ -82,7 +82,8 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports
 
-test: test-web test-python
+test: setup web chromium
+	@$(MAKE) --no-print-directory --jobs=2 test-web test-python
 
 # The types, the style and the tests of the playground's TypeScript.
 test-web: setup web
