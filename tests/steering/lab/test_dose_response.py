@@ -151,9 +151,8 @@ async def test_recommended_ranges_of_other_seeds_overlap(engine: LinearEngine) -
     raise AssertionError(f"no strength is in 5 of the 6 ranges {ranges}")
 
 
-async def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine) -> None:
+def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine, found: DoseResponseAnswer) -> None:
     vector = planted_vector(engine)
-    found = await dose_response(engine, asked_of(engine, vector=vector))
     proved = with_evidence(vector, found)
     assert proved.recommended == found.recommended
     stored = present(present(proved.quality).dose_response)
@@ -202,7 +201,8 @@ async def test_answers_replay(engine: LinearEngine, found: DoseResponseAnswer) -
 
 async def test_progress_runs_to_its_total(engine: LinearEngine) -> None:
     seen = []
-    await dose_response(engine, asked_of(engine), progress=lambda *message: seen.append(message))
+    request = asked_of(engine, sampling=SamplingParams(max_tokens=4, temperature=1.0))
+    await dose_response(engine, request, progress=lambda *message: seen.append(message))
     done = [one[0] for one in seen]
     assert done == sorted(done)
     assert len({one[1] for one in seen}) == 1

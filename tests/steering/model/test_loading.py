@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from accelerate import infer_auto_device_map, init_empty_weights
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.errors import ModelLoadFailed, OutOfMemory, UnsupportedModel
+from steering.model.conversion import converted as convert
 from steering.model.fingerprint import fingerprint_of
 from steering.model.loading import LoadedModel, cast_parameters, load, opened, placement, refuse_offloading
 from steering.model.memory_plan import MemoryPlan
@@ -153,12 +155,13 @@ def start(source: str, cache: Path, **environment: str) -> subprocess.Popen[str]
 
 
 def test_two_processes_may_convert_at_once(tiny_model: PreTrainedModel, tmp_path: Path) -> None:
-    write_tiny_gguf(tiny_model, tmp_path / "tiny.gguf")
-    processes = [start(str(tmp_path / "tiny.gguf"), tmp_path / "cache") for _ in range(2)]
-    outputs = [process.communicate(timeout=280) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert {output.split()[0] for output, _ in outputs} == {fingerprint_of(tiny_model)}
-    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+    gguf, cache, lines = tmp_path / "tiny.gguf", tmp_path / "cache", list[str]()
+    write_tiny_gguf(tiny_model, gguf)
+    with ThreadPoolExecutor(2) as threads:  # each conversion is a process of its own
+        folders = list(threads.map(lambda _: convert(gguf, torch.float32, cache, lines.append), range(2)))
+    assert len(lines) == 2, "one had ended when the other began"
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folders[0]] == [folders[1]]
+    assert load_here(gguf, cache).info.fingerprint == fingerprint_of(tiny_model)
 
 
 def test_a_hub_id_is_found_offline_and_pinned(tiny_folder: Path, tiny_model: PreTrainedModel, tmp_path: Path) -> None:
