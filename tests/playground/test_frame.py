@@ -37,20 +37,20 @@ def test_the_scripts_are_small_and_no_file_names_another_host() -> None:
             assert "https://" not in text
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=str)
 def test_every_place_is_accessible_in_both_themes_and_widths(
-    browser: Browser, server: ServerProcess, size: tuple[int, int], place: str
+    browser: Browser, server: ServerProcess, size: tuple[int, int]
 ) -> None:
     page = visit(browser, server.url, size)
-    page.open(f"#/{place}")
-    expect(page.page.get_by_role("heading", level=1)).to_have_text(TITLES[place])
-    page.page.wait_for_load_state("networkidle")
-    for theme in THEMES:
-        page.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
-        assert page.violations() == [], theme
-        page.screenshot(f"{place}-{size[0]}-{theme}")
-        assert page.overflow() <= 0, f"the page scrolls sideways, {theme}"
+    for place in PLACES:
+        page.open(f"#/{place}")
+        expect(page.page.get_by_role("heading", level=1)).to_have_text(TITLES[place])
+        page.page.wait_for_load_state("networkidle")
+        for theme in THEMES:
+            page.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            assert page.violations() == [], (place, theme)
+            page.screenshot(f"{place}-{size[0]}-{theme}")
+            assert page.overflow() <= 0, f"{place} scrolls sideways, {theme}"
     page.page.context.close()
     assert page.problems == []
 
