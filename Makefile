@@ -57,8 +57,9 @@ openapi: setup
 
 # The browser of the playground's tests is Debian's; as root it is installed where there is none.
 chromium:
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
-	  || { echo "The tests need chromium: install it with the package manager"; exit 1; }
+	@command -v chromium-headless-shell >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null; } \
+	  || command -v chromium >/dev/null || { echo "The tests need chromium: install it with the package manager"; exit 1; }
 
 serve: install web
 	$(BIN)/steer serve --host $(HOST) --port $(PORT)
