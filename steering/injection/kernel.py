@@ -63,13 +63,13 @@ def _stage(
         others = tl.where(mine, others, 1)
         weight = tl.where(mine, tl.load(weights + tl.load(code + WEIGHT)) * tl.load(given + SCALE), 0.0)
         kind, read = tl.load(code + KIND), tl.load(code + READ)
-        acts = (at < width) & (weight != 0.0)  # the vectors of others are not read
-        vector = tl.load(vectors + row * width + at, mask=acts, other=0.0)
+        end = tl.where(weight == 0.0, 0, width)  # vectors that do nothing are not read
+        vector = tl.load(vectors + row * width + at, mask=at < end, other=0.0)
         if kind == ROTATE:
             turned, coefficient = _rotated(residual, length, vector, weight)
             change += turned
         else:
-            other = tl.load(vectors + read * width + at, mask=acts & (read > 0), other=0.0)
+            other = tl.load(vectors + read * width + at, mask=at < tl.where(read > 0, end, 0), other=0.0)
             inner = tl.load(given + BIAS) + tl.load(given + RELATIVE) * length + tl.sum(residual * other)
             inner = tl.where(kind == RELU, tl.maximum(inner, 0.0), inner)
             coefficient = tl.where(weight == 0.0, 0.0, inner * weight)  # even if the numbers overflow
@@ -129,5 +129,6 @@ def launch(residual: Residual, tables: Sequence[Tensor], place: int, note: int) 
     after, block = torch.empty_like(residual), triton.next_power_of_2(width)
     sizes = rows.shape[1], rows.shape[2], weights.shape[1], count
     shape = {"width": width, "block": block, "wide": triton.next_power_of_2(count)}
-    _edit[(len(residual),)](residual, *tables, after, place, note, *sizes, **shape, num_warps=warps_of(block))
+    with torch.cuda.device_of(residual):  # Triton launches on the current device
+        _edit[(len(residual),)](residual, *tables, after, place, note, *sizes, **shape, num_warps=warps_of(block))
     return after

@@ -19,9 +19,15 @@ def test_it_differs_by_rounding_in_every_width_and_dtype(d_model: int, dtype: to
 
 
 def test_a_captured_launch_reads_what_the_tables_hold_at_a_replay() -> None:
-    vectors, numbers = torch.zeros(2, 96, device=DEVICE), torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0]], device=DEVICE)
+    vectors, numbers = (
+        torch.zeros(2, 96, device=DEVICE),
+        torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0]], device=DEVICE),
+    )
     vectors[1, 0] = 1.0
-    codes, rows = torch.zeros(2, 5, dtype=torch.int64, device=DEVICE), torch.ones(1, 1, 1, dtype=torch.int64, device=DEVICE)
+    codes, rows = (
+        torch.zeros(2, 5, dtype=torch.int64, device=DEVICE),
+        torch.ones(1, 1, 1, dtype=torch.int64, device=DEVICE),
+    )
     noted = torch.zeros(1, 4, 1, device=DEVICE), torch.zeros(1, 4, device=DEVICE), torch.zeros(1, 4, device=DEVICE)
     weights, left = torch.zeros(4, 1, device=DEVICE), torch.full((4,), torch.inf, device=DEVICE)
     slots = torch.zeros(4, dtype=torch.int64, device=DEVICE)

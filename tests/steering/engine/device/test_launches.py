@@ -154,16 +154,15 @@ def test_32_rows_of_adds_take_at_most_three_more_launches_a_layer(
 
 
 @pytest.mark.parametrize(
-    "plans", [[ADDS, MIXED[:2], OTHERS], [ADDS, MIXED, OTHERS]], ids=["", "a condition at one layer"]
+    "plans", [[ADDS, MIXED[:2], OTHERS], [ADDS, MIXED, OTHERS]], ids=["operations", "and a condition at one layer"]
 )
 def test_32_rows_of_every_operation_take_one_more_launch_a_layer_with_the_kernel(
     plans: list[list[dict[str, Any]]], plain: PerStep, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """And the sums of doses, once in some passes. The condition is read at the first layer, which both models have."""
+    """The condition is read at the first layer, which both models have."""
     steered = per_step(plans, hf_byte_tokenizer, fused=True)
-    assert steered.launches <= plain.launches + 1.5
-    assert steered.waits == plain.waits
-    print("FUSED", plain, steered)
+    assert steered.launches <= plain.launches + 1
+    assert (steered.uploads, steered.waits) == (plain.uploads, plain.waits)
 
 
 def test_operations_that_read_are_bounded_without_the_kernel(
