@@ -92,17 +92,9 @@ def differs(device: torch.device, d_model: int, dtype: torch.dtype) -> float:
     vectors = torch.nn.functional.normalize(random(7, d_model), dim=1)
     vectors[0] = 0.0
     numbers = torch.tensor(
-        [
-            [0.0, 0.0, 0.0],
-            [2.0, 0.0, 1.0],
-            [0.1, 0.2, 1.0],
-            [-0.3, 0.0, 1.0],
-            [0.0, 0.0, 0.5],
-            [0.4, 0.1, 1.0],
-            [0, 0, 0],
-        ]
+        [[0.0, 0.0, 0.0], [2.0, 0.0, 1.0], [0.1, 0.2, 1.0], [-0.3, 0.0, 1.0], [0.0, 0.0, 0.5], [0.4, 0.1, 1.0]]
     )
-    kinds = [LINEAR, LINEAR, LINEAR, RELU, ROTATE, LINEAR, LINEAR]
+    kinds = [LINEAR, LINEAR, LINEAR, RELU, ROTATE, LINEAR]
     codes = torch.tensor([[kind, 6 if row in (2, 3, 5) else 0, row % 2, 0, row == 5] for row, kind in enumerate(kinds)])
     rows = torch.tensor([[[0, 0, 0, 0]], [[1, 2, 3, 5]], [[4, 3, 5, 0]], [[2, 1, 0, 0]]])
     slots, left = torch.tensor([0, 1, 2, 3, 1, 2]), torch.tensor([torch.inf, torch.inf, 0.05, 0.5, 0.1, torch.inf])

@@ -417,7 +417,8 @@ class Injection:
         return tables, (doses.passes - 1) * len(self.edited)
 
     def tables(self) -> tuple[tuple[Tensor, ...], int]:
-        """Returns what operations that take all tokens steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the first."""
+        """Returns what operations over all tokens steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the
+        first."""
         slots, (noted, first) = self._slots, self.noted()
         edits = slots.vectors, slots.numbers, slots.codes, slots.rows
         return (*edits, self.slots_of_tokens, self.weights, self.left, *noted), first

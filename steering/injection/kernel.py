@@ -1,6 +1,6 @@
 """The edits of one layer as one Triton kernel: `LayerEdits.apply` in apply.py, one program a token, with what gathers the rows of its tables.
 
-It is compiled for CUDA devices, without one, in the tests, and runs there in Triton's interpreter. It has not run on a GPU yet.
+It has not run on a GPU yet: the tests run it in Triton's interpreter, and compile it for some GPUs.
 """
 
 from collections.abc import Sequence

@@ -75,7 +75,7 @@ class ModelRunner:
         compile_request: CompileRequest | None = None,
         capture_graph: CaptureGraph | None = None,
         *,
-        kernels: bool = True,
+        kernels: bool = False,
     ) -> None:
         self._layout, self._device, devices = layout, device, layout.devices
         self.same_pass = layout.attention != "own"
