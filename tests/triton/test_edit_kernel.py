@@ -31,7 +31,7 @@ def _kernel_on_a_cpu() -> Iterator[None]:
 
 
 @given(seed=st.integers(0, 1 << 30), bounded=st.booleans(), mandatory=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_residuals_and_doses_of_random_plans_are_those_of_the_reference(
     seed: int, bounded: bool, mandatory: bool
 ) -> None:
