@@ -4,8 +4,9 @@ On CUDA devices it is a Triton kernel (kernel.py), and on a CPU, where only test
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 import torch
@@ -29,7 +30,8 @@ WIDEST = 1 << 15
 """The widest residual that a program holds."""
 
 
-class _Tables(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Tables:
     vectors: Tensor
     numbers: Tensor
     codes: Tensor
