@@ -42,7 +42,7 @@ def _rotated(residual, length, direction, angle):
     cosine = tl.where(sine < 0.0, tl.where(turn > 0.0, 1.0, -1.0), cosine)
     along = length * cosine - projection
     rest = length * tl.maximum(sine, 0.0) / tl.maximum(height, TINY) - 1.0
-    acts = (height > PARALLEL * length) & (angle != 0.0)
+    acts = (height > length * PARALLEL) & (angle != 0.0)
     size = tl.sqrt_rn(along * along + rest * rest * height * height)
     return tl.where(acts, along * direction + rest * across, 0.0), tl.where(acts, size, 0.0)
 
