@@ -1,7 +1,7 @@
 """How steering is attached to vLLM's model runners V1 and V2: before the forward of a pass it is told what the pass computes, and which
 passes may be replayed from CUDA graphs; after it, it is given the last residuals."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -93,7 +93,7 @@ def _attach_v2(runner: Any, steering: WorkerSteering) -> None:
     runner.gather_batch_req_state, runner.prepare_inputs = gathered, prepared
 
 
-def choose_graph(manager: Any, request_ids: Sequence[str], steering: WorkerSteering) -> None:
+def choose_graph(manager: Any, request_ids: Iterable[str], steering: WorkerSteering) -> None:
     """Has V2's CudaGraphManager choose no graph for the next pass where the operation's Python must run for a request in it."""
     vars(manager).pop("dispatch", None)
     if steering.leaves_graphs(request_ids):
