@@ -96,10 +96,13 @@ def test_an_infinite_plan_leaves_nothing_to_the_next_request() -> None:
     assert driven.run(RequestSteering("plain", prompt_length=len(PROMPT)), PROMPT, 2) == plain
 
 
-async def test_a_request_that_graphs_cannot_steer_leaves_them_or_fails_alone() -> None:
-    steering, length = DrivenModel(FAMILIES["llama"](), SIZE).steering, 4
+async def test_a_request_that_graphs_cannot_steer_leaves_them_or_fails_alone(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model, length = FAMILIES["llama"](), 4
+    info, steering = info_of(model, hf_byte_tokenizer), DrivenModel(model, SIZE).steering
     for name, items in (("in", PLANS["ablate"]), ("out", OTHERS[:1])):
-        steering.put_plan(name, await plan_for(items, vectors_for(INFO), INFO))
+        steering.put_plan(name, await plan_for(items, vectors_for(info), info))
         steering.admit(name, [1] * length, RequestSteering(name, name, "", length))
     steering.admit("plain", [1] * length, RequestSteering("plain", prompt_length=length))
     assert not steering.leaves_graphs(["in", "plain", "unknown"])

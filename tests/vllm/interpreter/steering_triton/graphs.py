@@ -49,6 +49,8 @@ def install() -> None:
 
     def initialized(runner: Any, *arguments: Any, **keywords: Any) -> None:
         initialize(runner, *arguments, **keywords)
+        if runner.use_pp:  # a stage gets residuals of the one before, which these graphs do not copy
+            return
         config = runner.compilation_config
         config.cudagraph_capture_sizes, config.max_cudagraph_capture_size = SIZES, SIZES[-1]
         graphs = HostGraphs(runner.vllm_config, runner.device, CUDAGraphMode.NONE, runner.decode_query_len)
