@@ -22,6 +22,7 @@ def install() -> None:
     from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager  # noqa: PLC0415
     from vllm.v1.worker.gpu_worker import Worker  # noqa: PLC0415
 
+    from steering.engine.vllm.messages import EDITS_IN_GRAPHS  # noqa: PLC0415
     from steering.engine.vllm.operation import Attached  # noqa: PLC0415
 
     class HostGraphs(ModelCudaGraphManager):  # type: ignore[misc]
@@ -49,7 +50,10 @@ def install() -> None:
 
     def initialized(runner: Any, *arguments: Any, **keywords: Any) -> None:
         initialize(runner, *arguments, **keywords)
-        if runner.use_pp:  # a stage gets residuals of the one before, which these graphs do not copy
+        in_graphs = runner.vllm_config.additional_config.get(
+            EDITS_IN_GRAPHS
+        )  # otherwise graphs are split at the operation
+        if runner.use_pp or not in_graphs:  # a later stage gets residuals, which these graphs do not copy
             return
         config = runner.compilation_config
         config.cudagraph_capture_sizes, config.max_cudagraph_capture_size = SIZES, SIZES[-1]
