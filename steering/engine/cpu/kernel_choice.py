@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
@@ -24,12 +25,17 @@ TIMED_ROWS = (1, 8)  # the rows of decode passes, which are the shortest
 BLOCK_ROWS = (1, 2, 4, 8)
 """Up to which rows blocks may be read faster than the same weights in bfloat16: from a tile's rows on, widening them takes as long."""
 THREAD_ROWS = (1, 8, 32)  # with more rows the threads wait for each other less, and share less out
-REPEATS = 7
+REPEATS, MOST_REPEATS = 7, 40
+ALIKE, WITHIN = 3, 1.05
+"""Passes are timed until the fastest ALIKE of each kind are WITHIN a factor of the fastest: else other work made them slow, and the choice
+holds for one start. A choice that was kept from such times read weights at half the speed for one request."""
 MOST_BYTES = 256 << 20  # of the weights that are read: more than caches hold, in some tens of milliseconds
 OTHER_ORDER = 0.8
 """The order of sums is that of VDPBF16PS unless FMA takes at most this share of its time: bits depend on it, and the choice must not be one of
 noise. With AMX it is always that of tiles."""
-TEAM_GAIN = 0.97  # the share of OpenMP's time that the team may take at most
+TEAM_LIMIT = 1.03
+"""The share of OpenMP's time that the team may take at most. Alone, both take the same; next to other work, and in a pass with its small
+operations, OpenMP's threads wait for each other."""
 PROCESS = "process"
 _lock = threading.Lock()
 
@@ -58,15 +64,21 @@ CHOSEN: dict[str, KernelChoice] = {}
 """The choice of this process, once it is made."""
 Timer: TypeAlias = Callable[[Sequence[KernelChoice], Sequence[int]], Sequence[Mapping[int, float]]]
 """Returns the seconds of each choice by number of rows."""
+Measure: TypeAlias = Callable[[Sequence[KernelChoice], Sequence[int]], tuple[Sequence[Mapping[int, float]], bool]]
+"""Returns them, and whether passes of one kind took the same time."""
 
 
 def kernel_choice(
-    library: Path, weights: Sequence[Tensor], widths: Sequence[int], made: dict[str, KernelChoice] = CHOSEN
+    library: Path,
+    weights: Sequence[Tensor],
+    widths: Sequence[int],
+    made: dict[str, KernelChoice] = CHOSEN,
+    measure: Measure | None = None,
 ) -> KernelChoice:
     """Returns the choice of this process: that of an earlier start, kept next to the library, or by timing products with packed weights.
 
     It is made once, before any pass uses the kernels. The file is that of all models: what the weights of this one add is measured and kept.
-    widths: how many inputs each weight has.
+    widths: how many inputs each weight has. measure: `timed`, with these weights.
     """
     with _lock:
         if PROCESS not in made:
@@ -74,7 +86,7 @@ def kernel_choice(
             found = _read(path)
             blocks = any(one.dtype == torch.uint8 and one.stride(0) > one[0].numel() for one in weights)
             if weights and (found is None or (blocks and found.block_rows is None)):
-                found = _measured(path, weights, widths, found, blocks=blocks)
+                found = _measured(path, measure or partial(timed, weights, widths), found, blocks=blocks)
             made[PROCESS] = found or default_choice()
         made[PROCESS].use()
         return made[PROCESS]
@@ -82,22 +94,25 @@ def kernel_choice(
 
 def _read(path: Path) -> KernelChoice | None:
     try:
-        found = KernelChoice(**json.loads(path.read_text())["choice"])
+        content = json.loads(path.read_text())
+        if not content["settled"]:
+            return None
+        found = KernelChoice(**content["choice"])
         found.use()
     except (OSError, ValueError, TypeError, KeyError, RuntimeError):
         return None
     return found
 
 
-def _measured(
-    path: Path, weights: Sequence[Tensor], widths: Sequence[int], known: KernelChoice | None, *, blocks: bool
-) -> KernelChoice:
+def _measured(path: Path, measure: Measure, known: KernelChoice | None, *, blocks: bool) -> KernelChoice:
     seconds: dict[str, Mapping[int, float]] = {}
+    settled: list[bool] = []
 
     def time(choices: Sequence[KernelChoice], counts: Sequence[int]) -> Sequence[Mapping[int, float]]:
         # in a thread that ends, whose OpenMP threads end with it
-        found = call_in_thread(lambda: timed(weights, widths, choices, counts))
+        found, alike = call_in_thread(lambda: measure(choices, counts))
         seconds.update(zip(map(str, choices), found, strict=True))
+        settled.append(alike)
         return found
 
     choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), torch.get_num_threads())
@@ -106,12 +121,13 @@ def _measured(
     log.info(
         "kernels_chosen",
         kernels=str(choice),
+        settled=all(settled),
         milliseconds={
             name: {rows: round(1e3 * one, 2) for rows, one in times.items()} for name, times in seconds.items()
         },
     )
     try:
-        path.write_text(json.dumps({"choice": asdict(choice), "seconds": seconds}))
+        path.write_text(json.dumps({"choice": asdict(choice), "settled": all(settled), "seconds": seconds}))
     except OSError as error:  # a folder that may only be read: the next start measures again
         log.warning("kernel_choice_not_kept", path=str(path), reason=str(error))
     return choice
@@ -136,7 +152,7 @@ def chosen(time: Timer, amx: bool, avx512_bf16: bool, threads: int) -> KernelCho
         return choice
     team = replace(choice, team=True)
     openmp, ours = time([choice, team], THREAD_ROWS)
-    return team if all(ours[rows] <= TEAM_GAIN * openmp[rows] for rows in THREAD_ROWS) else choice
+    return team if all(ours[rows] <= TEAM_LIMIT * openmp[rows] for rows in THREAD_ROWS) else choice
 
 
 def with_block_rows(choice: KernelChoice, time: Timer) -> KernelChoice:
@@ -156,10 +172,15 @@ def _rows_faster(one: Mapping[int, float], other: Mapping[int, float]) -> int:
 
 
 def timed(
-    weights: Sequence[Tensor], widths: Sequence[int], choices: Sequence[KernelChoice], counts: Sequence[int]
-) -> list[Mapping[int, float]]:
+    weights: Sequence[Tensor],
+    widths: Sequence[int],
+    choices: Sequence[KernelChoice],
+    counts: Sequence[int],
+    clock: Callable[[], float] = perf_counter,
+) -> tuple[list[Mapping[int, float]], bool]:
     """Returns the seconds of products with all weights, by number of rows, for each choice: the fastest of passes in turns, which other
-    work on the machine disturbed least. Each comes after an untimed one, since threads that the other choice left asleep wake in it."""
+    work on the machine disturbed least; and whether the fastest took the same time. Each comes after an untimed one, since threads that the
+    other choice left asleep wake in it."""
     most, layers = MOST_BYTES, list[tuple[Tensor, int]]()
     for weight, width in zip(weights, widths, strict=True):
         layers.append((weight, width))
@@ -169,12 +190,20 @@ def timed(
     found: list[dict[int, list[float]]] = [{count: [] for count in counts} for _ in choices]
     for count in counts:
         rows = {width: torch.ones(count, width, dtype=torch.bfloat16) for _, width in layers}
-        for _ in range(REPEATS):
+        for repeat in range(MOST_REPEATS):
             for choice, times in zip(choices, found, strict=True):
                 choice.use()
                 for _ in range(2):
-                    began = perf_counter()
+                    began = clock()
                     for (weight, width), (following, _) in zip(layers, (*layers[1:], layers[0]), strict=True):
                         packed_linear(rows[width], [weight], [zeros], [len(weight) * PANEL], [following])
-                times[count].append(perf_counter() - began)
-    return [{count: min(own) for count, own in times.items()} for times in found]
+                times[count].append(clock() - began)
+            if repeat >= REPEATS - 1 and all(_alike(times[count]) for times in found):
+                break
+    settled = all(_alike(own) for times in found for own in times.values())
+    return [{count: min(own) for count, own in times.items()} for times in found], settled
+
+
+def _alike(times: Sequence[float]) -> bool:
+    fastest = sorted(times)[:ALIKE]
+    return fastest[-1] <= WITHIN * fastest[0]
