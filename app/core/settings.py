@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     compiled: bool | Literal["auto"] = "auto"
     """compile passes in the background (CPU): `auto` (models up to a billion parameters), `true` or `false`"""
     kernels: bool = True
-    """use our C++ kernels on CPUs with AVX2 or AVX512_BF16; engine `vllm`: steer behind its layers in C++ (CPU)"""
+    """use our C++ kernels on CPUs with AVX2 or AVX512_BF16; engine `vllm`: steer behind its layers in C++ (CPU); engine `transformers` on a GPU: edits by our Triton kernel"""
     cuda_graphs: bool = True
     """on a GPU, replay decode passes from CUDA graphs; engine `vllm`: edits are part of its graphs"""
     self_test: bool = True

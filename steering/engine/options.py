@@ -47,7 +47,8 @@ class EngineOptions:
     files are kept. device, dtype: "auto" or a name. device_map: "auto" spreads the blocks over all GPUs, by accelerate.
     quantization: how plain weights are quantized while they are loaded. weights: how our kernels keep those of linear layers, "auto":
     as a GGUF file has them, and in the compute dtype for calls of many rows where memory allows. compiled: whether passes are compiled in the
-    background, "auto": if the model is small. kernels: whether passes use our C++ kernels where the CPU supports them.
+    background, "auto": if the model is small. kernels: whether passes use our C++ kernels where the CPU supports them,
+    and our Triton kernel on a CUDA device.
     vllm_untested: whether the vllm engine starts with a version of vLLM that it was not tested with. edits_in_graphs: whether its edits are
     operations of vLLM's compiled graphs; None: on a GPU, where `cuda_graphs` of the limits says so. tensor_parallel_size,
     pipeline_parallel_size: how many processes share each layer, and the layers; engines that run in one process refuse more than 1. self_test: whether the engine compares its passes with

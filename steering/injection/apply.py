@@ -179,7 +179,7 @@ class LayerEdits:
         change = coefficients @ self.write if shared else torch.bmm(coefficients[:, None], self.write)[:, 0]
         for number in self.rotations:
             turned = _rotated(residual, norms, self.write[..., number, :], weights[:, number])
-            turned = turned * self.rotates[..., number, None]
+            turned = torch.where(self.rotates[..., number, None], turned, 0.0)  # that of a vector that overflows is NaN
             coefficients[:, number] += torch.linalg.vector_norm(turned, dim=-1)
             change = change + turned
         return change, coefficients

@@ -12,6 +12,7 @@ import torch
 
 from steering.injection.apply import TINY, Index, LayerEdits, index_of, summed, take
 from steering.injection.conditions import Conditions, Controllers, held_readouts
+from steering.injection.fused import edit
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
 from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, WEIGHT, Slots, rows_of
 from steering.model.hook_points import in_order
@@ -188,7 +189,8 @@ class Injection:
     left (token,): what is left of each token's dose bound.
     rows (layer, token, edit): of the edits at `edited`.
     constant: whether the weights are the same in all passes that follow, and at all layers.
-    additive: the layers at which `addition` says what edits do, which there does not depend on the residual.
+    fused: the layers at which one kernel does what edits do. alone: those of them where nothing decides or controls, so that `edit` is all.
+    additive: other layers, at which `addition` says what edits do, which there does not depend on the residual.
     """
 
     def __init__(self, segments: Sequence[Segment[SteeredRow]], tokens: int, slots: Slots) -> None:
@@ -204,6 +206,8 @@ class Injection:
         self._number_of = {layer: number for number, layer in enumerate(self.edited)}
         self._steady = self._is_steady()
         self.constant, self.additive = self._steady and not self._decides(), frozenset[int]()
+        self.fused = frozenset(one for one in self.edited if slots.fuses(one))
+        self.alone = self.fused - self.conditions.layers - self.controllers.layers
         if not self._steered:
             self.slots_of_tokens = torch.zeros(tokens, dtype=torch.int64, device=device)
             self.weights, self.left = torch.zeros(tokens, 1, device=device), torch.zeros(tokens, device=device)
@@ -237,8 +241,10 @@ class Injection:
         keeps = self.decodes and 2 * self.rows.numel() * slots.vectors.shape[1] <= KEPT_NUMBERS
         self._kept: dict[int, list[_Group]] | None = {} if keeps else None
         if not self.guarded:
-            depends = self.conditions.layers.union(
-                self.controllers.layers, *(slots.depending(one.row.slot) for one in self._steered)
+            depends = self.fused.union(
+                self.conditions.layers,
+                self.controllers.layers,
+                *(slots.depending(one.row.slot) for one in self._steered),
             )
             # the tables of doses and the indices are on one device: layers on others take `apply`
             self.additive = frozenset(
@@ -341,7 +347,14 @@ class Injection:
         if layer in self.controllers.layers:
             self.controllers.step(layer, residual, self._acting)
 
+    def edit(self, layer: int, residual: Residual) -> Residual:
+        """Returns what leaves a fused layer, of the dtype of the residual (token, d_model) that arrives; one launch of the device."""
+        tables, first = self.tables()
+        return edit(residual, *tables, self._slots.place_of(layer), first + self._number_of[layer])
+
     def _edited(self, layer: int, residual: Residual) -> Residual:
+        if layer in self.fused:
+            return self.edit(layer, residual)
         after, home = None, self._device
         for tokens, edits, known in self._groups(layer):
             left = take(self.left, tokens).to(residual.device) if self.guarded else None
@@ -404,7 +417,8 @@ class Injection:
         return tables, (doses.passes - 1) * len(self.edited)
 
     def tables(self) -> tuple[tuple[Tensor, ...], int]:
-        """Returns what the C++ operations steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the first."""
+        """Returns what operations over all tokens steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the
+        first."""
         slots, (noted, first) = self._slots, self.noted()
         edits = slots.vectors, slots.numbers, slots.codes, slots.rows
         return (*edits, self.slots_of_tokens, self.weights, self.left, *noted), first

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import torch
 
-from steering.model.hook_points import KINDS, kind_of, layer_of
+from steering.model.hook_points import HEADS, KINDS, kind_of, layer_of
 from steering.plan.scope import TIMING, timing
 from steering.plan.types import HEAD, MAX_HOLDS, RELU, ROTATE, Edits, SteeringPlan
 from steering.shapes import Int, Shaped, Tensor
@@ -114,7 +114,10 @@ class Slots:
     strengths, errors (slot, hold), readout_sums (slot, hold, 3): see Controllers there.
     layout: changes when the tables are given other memory.
     head_count: of the attention heads that edits may remove.
+    fused: whether the operator of fused.py applies edits where these tables are.
     """
+
+    fused = False
 
     def __init__(
         self,
@@ -155,6 +158,10 @@ class Slots:
     def device_of(self, point: int) -> torch.device:
         """Returns the device of the layer of a point."""
         return self._devices[layer_of(point)]
+
+    def fuses(self, point: int) -> bool:
+        """Whether one kernel does what all edits of a point do."""
+        return self.fused and kind_of(point) != HEADS and self.device_of(point) == self.device
 
     def allocate(self, plan: SteeringPlan, prompt_length: int) -> int:
         """Returns the slot of a new request, with its edits in place and nothing decided or measured.

@@ -31,8 +31,8 @@ def read(text: str, folder: Path, **given: str) -> dict[str, Stage]:
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_a_target_needs_the_stages_that_it_is_made_from_and_no_other(target: str) -> None:
     names = [stage.name for stage in stages_of(STAGES, target)]
-    compiler = ["runtime-compiler"] * (target == "cpu")
-    assert names == ["base", "web", "wheel", "libraries", f"libraries-{target}", "runtime", *compiler, target]
+    built = ["base", "web", "wheel", "libraries", f"libraries-{target}"]
+    assert names == [*built, "runtime", "runtime-compiler", target]
 
 
 def test_an_unknown_target_is_refused_with_those_that_exist() -> None:

@@ -19,6 +19,7 @@ from steering.engine.transformers.block_pool import BLOCK
 from steering.engine.transformers.executor import ModelParts, PassExecutor, PreparedPass
 from steering.engine.transformers.paged_cache import PagedLayer
 from steering.injection.apply import LayerEdits
+from steering.injection.fused import edit
 from steering.injection.injector import Injection
 from steering.injection.slots import LayerForm, power_of_two
 from steering.model.hooks import ResidualHooks
@@ -152,10 +153,11 @@ class DecodeGraph:
             return found[:, :, 0].transpose(0, 1)[None]
 
         def on_layer(layer: int, residual: Residual) -> Residual | None:
-            before = after = residual.float()
+            reads = layer in self.shape.read
+            before = after = residual if self._parts.slots.fuses(layer) and not reads else residual.float()
             if layer in edits:
                 after = self._edited(layer, *edits[layer], before, slots, left)
-            if layer in self.shape.read:
+            if reads:
                 self._read[self.shape.read.index(layer)].copy_(after)
             return None if after is before else after
 
@@ -175,8 +177,13 @@ class DecodeGraph:
         slots: Int[Tensor, "row"],
         left: Tensor | None,
     ) -> Residual:
-        tables = self._parts.slots
-        rows = tables.rows[:, tables.place_of(layer), : form.count].index_select(0, slots)
+        tables, notes = self._parts.slots, (self._edits, self._changes, self._scaled)
+        place = tables.place_of(layer)
+        if tables.fuses(layer):
+            of_plans = tables.vectors, tables.numbers, tables.codes, tables.rows
+            bounds = self._left if left is None else left  # which has no bounds then
+            return edit(residual, *of_plans, slots, self._weights, bounds, *notes, place, number)
+        rows = tables.rows[:, place, : form.count].index_select(0, slots)
         edits = LayerEdits.of(tables, rows, [form])
         found = edits.apply(residual, edits.weights(self._weights), left)
         self._edits[number, :, : form.count].copy_(found.doses)

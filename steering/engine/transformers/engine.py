@@ -68,13 +68,15 @@ class TransformersEngine:
         limits: EngineLimits | None = None,
         compile_request: CompileRequest | None = None,
         capture_graph: CaptureGraph | None = None,
+        *,
+        kernels: bool = True,
     ) -> None:
-        """compile_request: how to compile passes on a CPU; None: passes are eager. capture_graph: see ModelRunner."""
+        """compile_request: how to compile passes on a CPU; None: passes are eager. capture_graph, kernels: see ModelRunner."""
         self.info, self.tokenizer = loaded.info, loaded.tokenizer
         self._limits = limits or EngineLimits()
         device = loaded.layout.device
         self._runner = runner = ModelRunner(
-            loaded.model, loaded.layout, device, self._limits, compile_request, capture_graph
+            loaded.model, loaded.layout, device, self._limits, compile_request, capture_graph, kernels=kernels
         )
         pool = BlockPool(runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)

@@ -106,6 +106,8 @@ class PreparedPass:
         steers, reads = layer in self.injection.layers, layer in self.readers.layers
         if not (steers or reads or layer == self.stop_after):
             return None
+        if layer in self.injection.alone and not reads and layer != self.stop_after:
+            return self.injection.edit(layer, residual)
         change = self.injection.addition(layer, residual) if layer in self.injection.additive else None
         if change is not None and not reads:
             return torch.add(residual, change, out=torch.empty_like(residual))

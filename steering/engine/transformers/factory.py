@@ -88,7 +88,8 @@ def _opened(options: EngineOptions, largest: int = MAX_COMPILED_PARAMETERS) -> T
         gc.collect()
         loaded, kernels = _load(options, kernels=False), False
         loaded = self_tested(loaded) if options.self_test else loaded
-    return TransformersEngine(loaded, options.limits, _request(loaded, options, largest, kernels=kernels))
+    request = _request(loaded, options, largest, kernels=kernels)
+    return TransformersEngine(loaded, options.limits, request, kernels=options.kernels)
 
 
 def _load(options: EngineOptions, *, kernels: bool) -> LoadedModel:

@@ -65,9 +65,14 @@ def computed(
     return leaving
 
 
-@given(seed=st.integers(0, 1 << 30), bounded=st.booleans(), mandatory=st.booleans())
+@given(seed=st.integers(0, 1 << 30), bounded=st.booleans(), mandatory=st.booleans(), fused=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_residuals_and_doses_are_those_of_the_reference(seed: int, bounded: bool, mandatory: bool) -> None:
+def test_residuals_and_doses_are_those_of_the_reference(seed: int, bounded: bool, mandatory: bool, fused: bool) -> None:
+    assert_as_the_reference(seed, bounded=bounded, mandatory=mandatory, fused=fused)
+
+
+def assert_as_the_reference(seed: int, *, bounded: bool, mandatory: bool, fused: bool) -> None:
+    """fused: by the operator `steering::edit`."""
     rng, vectors = random.Random(seed), vectors_for(INFO, means=True)
     generator = torch.Generator().manual_seed(seed)
     guard = DoseGuard(BOUND, "clamp" if bounded else "off")
@@ -87,6 +92,7 @@ def test_residuals_and_doses_are_those_of_the_reference(seed: int, bounded: bool
         references.append(reference)
         arriving.append(3.0 * torch.randn(INFO.layer_count, prompt + ANSWER, INFO.d_model, generator=generator))
     injector = Injector(Slots(INFO.layer_count, INFO.d_model, CPU))
+    injector.slots.fused = fused
     for row in rows:
         injector.admit(row)
     leaving = computed(injector, rows, arriving, rng)

@@ -1,4 +1,7 @@
-"""What a decode step gives the device: kernels launched per layer, uploads and waits, with and without steering."""
+"""What a decode step gives the device: kernels launched per layer, uploads and waits, with and without steering.
+
+fused: with the operator `steering::edit`, which on GPUs is one Triton kernel and counts as one here, where its body is that for a CPU.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,9 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.options import EngineLimits
 from steering.injection.injector import PASSES
 from steering.model.loading import opened
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
+from steering.spec import SteeringSpec
 from tests.families import LLAMA_LIKE, build
-from tests.plans import plan_for, vectors_for
+from tests.plans import Vectors, plan_for, vectors_for
 from tests.steering.engine.device import mps_operators
 from tests.steering.engine.device.pretended import Work, device, measured
 from tests.steering.engine.loop.driven import DrivenLoop, runner_of, sequence_of
@@ -34,6 +39,14 @@ MIXED: list[dict[str, Any]] = [
         "when": {"vector": "beta", "above": 0.1, "layer": 0, "score": "projection", "at": "token"},
     },
 ]
+OTHERS: list[dict[str, Any]] = [
+    {"vector": "alpha", "operation": "rotate", "degrees": 20.0, "layers": "all"},
+    {"vector": "beta", "operation": "replace", "to": "gamma", "layers": "all"},
+    {"vector": "gamma", "operation": "apply", "layers": "all"},
+    {"vector": "alpha", "layers": "all", "strength_from": {"vector": "beta", "activation": "relu"}},
+]
+"""With MIXED, all operations of the residual."""
+GUARD = DoseGuard(bound=0.3, action="clamp")
 
 
 @dataclass(frozen=True)
@@ -46,18 +59,31 @@ class PerStep:
 
 
 def decoded(
-    layers: int, plans: Sequence[Sequence[dict[str, Any]]], tokenizer: PreTrainedTokenizerFast, count: int, steps: int
+    layers: int,
+    plans: Sequence[Sequence[dict[str, Any]]],
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    steps: int,
+    *,
+    fused: bool = False,
 ) -> Work:
-    """Measures decode steps of that many rows, each with strengths of its own."""
+    """Measures decode steps of that many rows, each with strengths of its own. fused: every second one has a dose bound and ends with a
+    mandatory ablation, too."""
     model = build("LlamaForCausalLM", **{**LLAMA_LIKE, "num_hidden_layers": layers}).to(torch.bfloat16)
     loaded = opened(model.to(device()), tokenizer, name="tiny")
     driven = DrivenLoop(runner_of(loaded, 4 * count), loaded, EngineLimits(max_running=count))
+    driven.runner.injector.slots.fused = fused
     vectors = vectors_for(loaded.info)
+    last = SteeringSpec.model_validate({"interventions": MIXED[:1]})
 
     async def plan_of(number: int) -> SteeringPlan:
         items = plans[number % len(plans)] if plans else []
-        scaled = [{**one, "strength": 0.5 + number / 32} for one in items]
-        return await plan_for(scaled, vectors, loaded.info) if items else UNSTEERED
+        scaled = [{**one, "strength": 0.5 + number / 64} for one in items]
+        if not (items and fused and number // len(plans) % 2):
+            return await plan_for(scaled, vectors, loaded.info) if items else UNSTEERED
+        own = SteeringSpec.model_validate({"interventions": scaled})
+        mandatory = Mandatory(last, vectors)
+        return await RecentPlans().resolve(own, Vectors(vectors), loaded.info, GUARD, mandatory)
 
     rows = [sequence_of(loaded, PROMPT, 60, plan=asyncio.run(plan_of(n)), temperature=0.0) for n in range(count)]
     driven.turn(rows)
@@ -91,10 +117,15 @@ def prompt_launches(plan: Sequence[dict[str, Any]], tokenizer: PreTrainedTokeniz
 
 
 def per_step(
-    plans: Sequence[Sequence[dict[str, Any]]], tokenizer: PreTrainedTokenizerFast, count: int = 32, steps: int = PASSES
+    plans: Sequence[Sequence[dict[str, Any]]],
+    tokenizer: PreTrainedTokenizerFast,
+    count: int = 32,
+    steps: int = PASSES,
+    *,
+    fused: bool = False,
 ) -> PerStep:
     """Compares models of two depths, so that what a step takes once is not counted for a layer."""
-    few, many = (decoded(layers, plans, tokenizer, count, steps) for layers in SIZES)
+    few, many = (decoded(layers, plans, tokenizer, count, steps, fused=fused) for layers in SIZES)
     assert few.uploads.total() == many.uploads.total(), "uploads grow with the layers"
     assert few.waits.total() == many.waits.total(), "waits grow with the layers"
     grown = many.launches.total() - few.launches.total()
@@ -122,7 +153,21 @@ def test_32_rows_of_adds_take_at_most_three_more_launches_a_layer(
     assert steered.uploads == plain.uploads
 
 
-def test_operations_that_read_are_bounded(plain: PerStep, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize(
+    "plans", [[ADDS, MIXED[:2], OTHERS], [ADDS, MIXED, OTHERS]], ids=["operations", "and a condition at one layer"]
+)
+def test_32_rows_of_every_operation_take_one_more_launch_a_layer_with_the_kernel(
+    plans: list[list[dict[str, Any]]], plain: PerStep, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The condition is read at the first layer, which both models have."""
+    steered = per_step(plans, hf_byte_tokenizer, fused=True)
+    assert steered.launches <= plain.launches + 1
+    assert (steered.uploads, steered.waits) == (plain.uploads, plain.waits)
+
+
+def test_operations_that_read_are_bounded_without_the_kernel(
+    plain: PerStep, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
     mixed = per_step([ADDS, MIXED], hf_byte_tokenizer, count=6, steps=4)
     assert mixed.launches <= plain.launches + 20
     assert mixed.waits == plain.waits

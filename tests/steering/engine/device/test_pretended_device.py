@@ -151,13 +151,24 @@ def assert_no_waits(work: Work, allowed: dict[str, str] = ALLOWED_WAITS) -> None
     assert not unexpected
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2", "bloom", "mixtral"])
-def test_the_whole_eager_path_stays_on_the_device(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize(
+    ("family", "fused"),
+    [
+        ("llama", False),
+        ("llama", True),
+        *((family, False) for family in ("gemma2", "gemma3", "gpt2", "bloom", "mixtral")),
+    ],
+)
+def test_the_whole_eager_path_stays_on_the_device(
+    family: str, fused: bool, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """fused: edits are the operator `steering::edit` there, as on a GPU with Triton."""
     found = []
     for on_device in (False, True):
         loaded = loaded_on(family, hf_byte_tokenizer, on_device=on_device)
         requests = requests_of(loaded, asyncio.run(plans_of(loaded, KINDS_BY_FAMILY.get(family, ALL_FAMILIES))))
         driven = DrivenLoop(runner_of(loaded, FEW_BLOCKS), loaded, LIMITS)
+        driven.runner.injector.slots.fused = fused and on_device
         with measured() as work:
             answer(driven, loaded, requests)
         assert driven.scheduler.preemptions
@@ -167,7 +178,8 @@ def test_the_whole_eager_path_stays_on_the_device(family: str, hf_byte_tokenizer
         found.append([(request.ids, end) for request, end in zip(requests, ends, strict=True)])
     assert driven.runner.cache.keys[0].device == device()
     assert_no_waits(work)
-    assert not work.operators - mps_operators.listed(), "Apple's GPUs lack these"
+    assert ("edit.default" in work.operators) == fused
+    assert fused or not work.operators - mps_operators.listed(), "Apple's GPUs lack these"
     for request, (ids, here), (ids_there, there) in zip(requests, *found, strict=True):
         if isinstance(here, Capture):
             assert isinstance(there, Capture)

@@ -136,11 +136,13 @@ async def unconditional(info: ModelInfo, count: int, tokens: int = 8) -> list[Ge
     ]
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-async def test_random_plans_of_every_kind(family: str, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    """gemma2 has windows and a bound on scores. Passes with a condition that is tested at each token stay eager."""
+@pytest.mark.parametrize(("family", "fused"), [("llama", False), ("gemma2", True)])
+async def test_random_plans_of_every_kind(family: str, fused: bool, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """gemma2 has windows and a bound on scores. Passes with a condition that is tested at each token stay eager. fused: edits are one
+    operation of the graph."""
     recorder = GraphRecorder()
     with runners(family, hf_byte_tokenizer, recorder) as both:
+        both.graphs.injector.slots.fused = fused
         requests = await random_requests(both.info, PROMPTS, 6, 40)
         tested = [request for request in requests if any(one.at == "token" for one in request.plan.thresholds)]
         others = [request for request in requests if request not in tested]
@@ -170,9 +172,11 @@ async def test_numbers_of_rows_around_those_of_graphs(hf_byte_tokenizer: PreTrai
         assert not any(states[:, :BLOCK].any() for states in (*cache.keys, *cache.values))
 
 
-async def test_a_dose_bound_holds_in_every_replay(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+async def test_a_dose_bound_holds_in_every_replay(fused: bool, hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     recorder = GraphRecorder()
     with runners("llama", hf_byte_tokenizer, recorder) as both:
+        both.graphs.injector.slots.fused = fused
         vectors = vectors_for(both.info, scale=20.0)
         items = [[{"vector": name, "layers": "all"}] for name in ("alpha", "beta")]
         plans = [await plan_for(one, vectors, both.info, DoseGuard(0.3, "clamp")) for one in items]
