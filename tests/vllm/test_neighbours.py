@@ -55,6 +55,16 @@ async def test_pieces_of_prompts_and_preemption_change_nothing(cramped: VllmEngi
         assert one.finish.steering.fired_at == its.finish.steering.fired_at
 
 
+async def test_blocks_that_held_what_is_not_finite_harm_no_other_request(cramped: VllmEngine) -> None:
+    plain = GenerationRequest(PROMPTS[1], sampling(60))
+    expected = await run(cramped, plain)
+    change = torch.full((cramped.info.d_model,), torch.inf)
+    with pytest.raises(NonfiniteActivations):
+        await run(cramped, replace(plain, plan=plan_adding(1, change, "inf", prompt_fingerprint="inf")))
+    for salt in ("one", "two", "three"):  # together they have every block
+        assert (await run(cramped, replace(plain, cache_salt=salt))).tokens == expected.tokens
+
+
 async def test_numbers_of_the_scheduler_reach_the_metrics(cramped: VllmEngine) -> None:
     before = cramped.stats()
     long = GenerationRequest(PROMPTS[0], sampling(150))

@@ -1,6 +1,5 @@
 """What is known before vLLM starts: whether its version was tested, and the model, which is described without loading it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ PLUGIN_VERSION = "3"
 """Part of the key of vLLM's compiled graphs, which do not know of hooks otherwise: a graph compiled without them, or with
 other ones, would be loaded and nothing steered. To be raised with every change of what the hooks call."""
 
-KNOWN: dict[str, str] = {"0.32": "model runner V1, run on the CPU build"}
+KNOWN: dict[str, str] = {"0.32": "model runners V1 and V2, run on the CPU build, V2 with Triton's interpreter"}
 """Release of vLLM -> what was run with it. This engine reads what vLLM calls internal, which a release may change."""
 
 
@@ -32,19 +31,6 @@ def check_version(version: str, *, untested: bool) -> None:
         raise ModelLoadFailed(
             f"vLLM {version} is not among the versions that this engine was tested with ({', '.join(KNOWN)}); "
             "install one of them, or start with --vllm-untested"
-        )
-
-
-RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
-"""Unset, vLLM chooses V2 where Triton has a backend for the device: on GPUs, and not on the CPU build, whose Triton has none."""
-
-
-def check_runner(environment: Mapping[str, str]) -> None:
-    """Raises ModelLoadFailed where the operator asks vLLM for its model runner V2."""
-    if environment.get(RUNNER, "0").strip().lower() not in ("0", "false", ""):
-        raise ModelLoadFailed(
-            f"{RUNNER} asks for vLLM's model runner V2, which the engine 'vllm' does not steer: V2 chooses the CUDA graph of a pass "
-            "before it says which requests are in it, so steering could not keep the pass out of a graph. Unset it, and V1 is used"
         )
 
 

@@ -22,14 +22,7 @@ from steering.engine.cpu.kernels.library import built, load
 from steering.engine.norms import complete
 from steering.engine.options import EngineOptions
 from steering.engine.vllm.client import VllmClient
-from steering.engine.vllm.description import (
-    PLUGIN_VERSION,
-    RUNNER,
-    DescribedModel,
-    check_runner,
-    check_version,
-    describe,
-)
+from steering.engine.vllm.description import PLUGIN_VERSION, DescribedModel, check_version, describe
 from steering.engine.vllm.engine import LoopThread, VllmEngine
 from steering.engine.vllm.messages import EDITS_IN_GRAPHS, HOOK_POINTS, KERNELS, SPLITTING_OP
 from steering.errors import ModelLoadFailed, SteeringError
@@ -46,7 +39,6 @@ SHARE_OF_MEMORY = 4
 
 ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a server has threads, whose locks a forked child would inherit
-    RUNNER: "0",  # the worker adapts V1
     "VLLM_NO_USAGE_STATS": "1",
 }
 DEFAULTS = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
@@ -66,7 +58,6 @@ def open_engine(options: EngineOptions) -> VllmEngine:
     Raises ModelLoadFailed, UnsupportedModel, OutOfMemory, InvalidRequest.
     """
     check_version(vllm.__version__, untested=options.vllm_untested)
-    check_runner(os.environ)
     described = call_in_thread(lambda: describe(options))
     options.report(f"Starting vLLM {vllm.__version__} with {described.info.name}")
     os.environ.update(ENVIRONMENT)

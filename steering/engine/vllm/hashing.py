@@ -5,7 +5,10 @@ values that were computed under the steering. Positions before the last prompt p
 fingerprint; from there on, on all of the plan. Hashes are chained, so each fingerprint enters once, and requests that
 steer generated tokens only share the blocks of the prompt with plain ones.
 
-Runs in vLLM's scheduler process: an entry point of the group `vllm.general_plugins` (pyproject.toml).
+On a CPU it also has vLLM clear the blocks that a request gets: attention there multiplies what a block holds behind a sequence by 0, and
+NaN that a request with activations out of range left in it would remain.
+
+Runs in vLLM's scheduler process and in its workers: an entry point of the group `vllm.general_plugins` (pyproject.toml).
 """
 
 from collections.abc import Callable
@@ -21,9 +24,13 @@ def install() -> None:
     """Wraps vLLM's function for the extra keys of a block hash. May be called again. Does nothing where it is missing:
     the engine notices in its self-test."""
     try:
-        from vllm.v1.core import block_pool, kv_cache_utils  # noqa: PLC0415 - vLLM calls this while it is imported itself
+        from vllm.platforms import current_platform  # noqa: PLC0415 - vLLM calls this while it is imported itself
+        from vllm.v1 import kv_cache_interface  # noqa: PLC0415
+        from vllm.v1.core import block_pool, kv_cache_utils  # noqa: PLC0415
     except ImportError:
         return
+    if current_platform.is_cpu():
+        kv_cache_interface.KVCacheConfig.needs_kv_cache_zeroing = True  # see above
     inner = getattr(kv_cache_utils, _NAME, None)
     if inner is None or hasattr(inner, _PATCHED):
         return

@@ -2,21 +2,17 @@
 
 Behind each decoder layer, and at hook points inside it, one opaque operation steers and reads; its body stays Python. The edits of most
 requests behind a layer are tensor operations of fixed shape instead, which become part of vLLM's compiled graphs and of its CUDA graphs
-(`StaticEdits`). CUDA graphs do not run Python when they are replayed, so a pass in which the operation acts runs without them. Model runner
-V1 is wrapped to tell steering what a pass computes.
+(`StaticEdits`). CUDA graphs do not run Python when they are replayed, so a pass in which the operation acts runs without them.
+`worker_runner.py` tells steering what a pass computes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import zmq
 from torch import nn
-from vllm.config import CUDAGraphMode
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-from vllm.forward_context import get_forward_context
 from vllm.platforms import current_platform
 
 from steering.engine.cpu.kernels.library import load
@@ -33,7 +29,8 @@ from steering.engine.vllm.messages import (
     from_bytes,
 )
 from steering.engine.vllm.operation import Attached
-from steering.engine.vllm.worker_steering import StaticSize, StepView, WorkerSteering
+from steering.engine.vllm.worker_runner import attach, read_last
+from steering.engine.vllm.worker_steering import StaticSize, WorkerSteering
 from steering.errors import UnsupportedModel
 from steering.injection.readings import Reading
 from steering.model.hook_points import HEADS, kind_of, residual_of
@@ -46,17 +43,16 @@ if current_platform.is_cpu():
 else:
     from vllm.v1.worker.gpu_worker import Worker
 
-LOGIT_ROWS = 256
-"""Positions whose logits a capture computes at once."""
-
 
 class SteeringWorker(Worker):  # type: ignore[misc]
     """vLLM's worker, with steering attached between loading and compiling. `steering_*` are called by the engine."""
 
     def load_model(self, **options: Any) -> None:
         """Loads the model, then attaches steering to it: hooks registered later are ignored by a compiled model."""
-        if self.use_v2_model_runner:  # some features of vLLM ask for it whatever the environment says
-            raise UnsupportedModel("the engine 'vllm' steers vLLM's model runner V1, and this configuration needs V2")
+        if self.vllm_config.num_speculative_tokens:
+            raise UnsupportedModel(
+                "the engine 'vllm' does not steer drafted tokens: those of speculative decoding and of diffusion models"
+            )
         super().load_model(**options)
         config = self.vllm_config.model_config
         count = int(config.hf_text_config.num_hidden_layers)
@@ -81,7 +77,7 @@ class SteeringWorker(Worker):  # type: ignore[misc]
             for point, module in hook_modules(index, layer).items():
                 if kind_of(point) in kinds:
                     _hook_inside(module, point, d_model, head_count)
-        _wrap_runner(self.model_runner, model, self._steering)
+        attach(self.model_runner, self._steering, is_v2=self.use_v2_model_runner)
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
@@ -95,14 +91,10 @@ class SteeringWorker(Worker):  # type: ignore[misc]
                 request = RequestSteering.unpacked(arguments[EXTRA_ARGS])
                 steering.admit(new.req_id, new.prompt_token_ids, request, new.num_computed_tokens)
         output = super().execute_model(scheduler_output)
+        read_last(self.model_runner, self.model_runner.get_model().compute_logits, steering)
         steering.end()
         self._send()
         return output
-
-    def sample_tokens(self, grammar_output: Any) -> Any:
-        """Samples the tokens of the step."""
-        with _without_discarded_draws(self.model_runner):
-            return super().sample_tokens(grammar_output)
 
     def _send(self) -> None:
         """Sends the messages of this stage; all tensor-parallel ranks have the same."""
@@ -220,68 +212,3 @@ def _hook_inside(module: nn.Module, point: int, d_model: int, head_count: int) -
         module.register_forward_pre_hook(lambda _module, arguments: act_on(arguments[0] if arguments else None))
     else:
         module.register_forward_hook(lambda _module, _arguments, output: act_on(residual_of(output)))
-
-
-def _wrap_runner(runner: Any, model: Any, steering: WorkerSteering) -> None:
-    """Wraps `_model_forward` of this runner, which vLLM has for subclasses to override, and `compute_logits` of its
-    model. Runs that only profile, warm up or record graphs do not go through `_model_forward`, so they are not steered."""
-    forward, compute_logits = runner._model_forward, model.compute_logits
-
-    def steered_forward(*arguments: Any, **keywords: Any) -> Any:
-        batch, positions = runner.input_batch, keywords["positions"]
-        count, token_ids = batch.num_reqs, keywords.get("input_ids")
-        if token_ids is None:  # models that read images are given embeddings, made of these
-            token_ids = runner.input_ids.gpu
-        steering.begin(
-            StepView(
-                request_ids=batch.req_ids[:count],
-                starts=runner.query_start_loc.np[: count + 1].tolist(),
-                first=batch.num_computed_tokens_cpu[:count].tolist(),
-                positions=positions if positions.dim() == 1 else positions[0],
-                token_ids=token_ids,
-            )
-        )
-        if steering.static is not None and steering.step is not None and steering.step.layers:
-            get_forward_context().cudagraph_runtime_mode = CUDAGraphMode.NONE  # the operation's Python must run
-        output = forward(*arguments, **keywords)
-        _capture_logits(output, compute_logits, steering)
-        return output
-
-    def observed_logits(hidden: Tensor, *arguments: Any, **keywords: Any) -> Any:
-        if steering.step is not None:
-            steering.step.note_last(hidden)
-        return compute_logits(hidden, *arguments, **keywords)
-
-    runner._model_forward = steered_forward
-    model.compute_logits = observed_logits
-
-
-@contextmanager
-def _without_discarded_draws(runner: Any) -> Iterator[None]:
-    """Keeps the generators of requests whose prompt is not complete out of sampling, whose result is discarded for them.
-
-    vLLM 0.32 lets them draw and takes the draw back with `Generator.set_offset`, which does not exist on a CPU: the
-    first seeded request with a prompt of several pieces would end the worker.
-    """
-    generators = runner.input_batch.generators
-    count = runner.input_batch.num_reqs
-    discarded = runner.discard_request_mask.np[:count].nonzero()[0].tolist()
-    held = {number: generators.pop(number) for number in discarded if number in generators}
-    try:
-        yield
-    finally:
-        generators.update(held)
-
-
-def _capture_logits(output: Any, compute_logits: Any, steering: WorkerSteering) -> None:
-    """Keeps the logits of captures that want them, on the host. output: of the last stage, a tensor."""
-    step = steering.step
-    if step is None or not isinstance(output, Tensor):
-        return
-    for segment in step.logit_rows():
-        capture = segment.row.capture
-        assert capture is not None
-        for start in range(segment.logit_tokens.start, segment.end, LOGIT_ROWS):
-            logits = compute_logits(output[start : min(start + LOGIT_ROWS, segment.end)])
-            if logits is not None:  # only one of the processes that share the head gets them
-                capture.logits.append(logits.float().cpu())

@@ -6,7 +6,7 @@ come out the same. Positions that are computed again are steered again and measu
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan, nan
@@ -30,7 +30,7 @@ from steering.injection.injector import Injection, Injector
 from steering.injection.readings import NO_MONITORS, Monitor, MonitorSet, Reading
 from steering.injection.readouts import MonitorTables, ReadoutCollector
 from steering.injection.rows import BLOCK, CaptureState, Segment, SteeredRow, SteeringHistory
-from steering.injection.slots import MAX_THRESHOLDS, NoRoom, Room, Slots
+from steering.injection.slots import MAX_THRESHOLDS, UNSTEERED_SLOT, NoRoom, Room, Slots
 from steering.injection.static import COLUMNS, EDITS, StaticEdits, is_static
 from steering.model.hook_points import HEADS, in_order, kind_of, layer_of
 from steering.model.phases import PhaseTracker
@@ -69,6 +69,11 @@ class WorkerRow(SteeredRow):
     def decoded(self) -> int:
         """See SteeredRow.decoded. `computed` counts the pass that is being prepared."""
         return self.computed - 1
+
+    def needs_python(self, in_graphs: Injector) -> bool:
+        """Whether anything of it is left to the operation behind the layers. in_graphs: steers in graphs."""
+        edited = self.slot != UNSTEERED_SLOT and self.injector is not in_graphs
+        return edited or bool(self.readings or self.monitors.ordered) or self.capture is not None
 
     def know(self, first: int, ids: Sequence[int]) -> None:
         """Notes the ids of neighbouring tokens that a pass computes. After a preemption vLLM may have chosen another last one."""
@@ -303,6 +308,7 @@ class StepView:
     first: position of each request's first token.
     positions: of every token of the pass, padded ones included.
     token_ids: of every token of the pass; None where the model is given embeddings.
+    in_graph: whether the pass is replayed from a CUDA graph whatever acts in it.
     """
 
     request_ids: Sequence[str]
@@ -310,6 +316,7 @@ class StepView:
     first: Sequence[int]
     positions: Int[Tensor, "token"]
     token_ids: Int[Tensor, "token"] | None = None
+    in_graph: bool = False
 
 
 class WorkerSteering:
@@ -414,7 +421,9 @@ class WorkerSteering:
 
     def admit(self, request_id: str, prompt: list[int], steering: RequestSteering, cached: int = 0) -> None:
         """Gives a new request its row; `cached` positions of it are in the prefix cache. A failure ends the request, not
-        the worker."""
+        the worker. A request that has one continues: model runner V2 is told of resumed requests as of new ones."""
+        if request_id in self._rows:
+            return
         try:
             row = self._row(prompt, steering, self._plans[steering.plan])
             row.readings, row.monitors = self._readings[steering.readings], self._monitors[steering.monitors]
@@ -441,6 +450,14 @@ class WorkerSteering:
             except Exception as error:  # one request's report must not end the worker
                 row.injector.abandon(row)
                 self._report_failure(row.key, error)
+
+    def leaves_graphs(self, request_ids: Iterable[str]) -> bool:
+        """Whether a pass over these requests needs Python that the graphs with our edits do not run. A request that is read at some of its
+        passes leaves them at all."""
+        if self.static is None:
+            return False
+        rows, in_graphs = map(self._rows.get, request_ids), self.static.injector
+        return any(row is not None and row.needs_python(in_graphs) for row in rows)
 
     def begin(self, view: StepView) -> None:
         """Prepares the steering of a pass. A request whose steering cannot be prepared ends alone."""
@@ -475,6 +492,10 @@ class WorkerSteering:
             self._add(step, row, number, view)
         if step.rows:
             step.prepare()
+        if view.in_graph and self.static is not None and step.layers:
+            raise InternalError(
+                "vLLM replays a pass from a CUDA graph, where steering that runs in Python has no effect"
+            )
 
     def _running(self, view: StepView) -> list[tuple[int, WorkerRow]]:
         """Returns the requests of a pass that have not failed, with their numbers in it."""

@@ -96,13 +96,15 @@ class DrivenModel:
                 else:
                     self._last = cache = DynamicCache()
                 computed = kept
+                self.steering.admit("request", list(prompt), request, kept)  # model runner V2 is told of it again
         self.steering.release(["request"])
         return probable
 
     def _step(self, ids: Sequence[int], first: int, stop: int, cache: DynamicCache) -> torch.Tensor:
         positions = torch.arange(first, stop)
         token_ids = torch.tensor(ids[first:stop])
-        self.steering.begin(StepView(["request"], [0, stop - first], [first], positions, token_ids))
+        in_graph = not self.steering.leaves_graphs(["request"])  # as V2 decides before the pass
+        self.steering.begin(StepView(["request"], [0, stop - first], [first], positions, token_ids, in_graph))
         output = self.model(torch.tensor([ids[first:stop]]), use_cache=True, **{self._argument: cache})
         if self.steering.step is not None:
             self.steering.step.note_last(output.logits[0, -1:])

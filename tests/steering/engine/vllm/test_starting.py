@@ -7,7 +7,7 @@ import pytest
 
 from steering.engine import ENGINES, installed_engines, open_engine
 from steering.engine.options import EngineOptions
-from steering.engine.vllm.description import KNOWN, RUNNER, check_runner, check_version
+from steering.engine.vllm.description import KNOWN, check_version
 from steering.errors import InvalidRequest, ModelLoadFailed
 
 
@@ -18,14 +18,6 @@ def test_known_versions_start_and_others_only_when_the_operator_says_so() -> Non
         with pytest.raises(ModelLoadFailed, match="--vllm-untested"):
             check_version(version, untested=False)
         check_version(version, untested=True)
-
-
-def test_the_model_runner_that_is_not_steered_is_refused_by_name() -> None:
-    for value in ("1", "true", "True"):
-        with pytest.raises(ModelLoadFailed, match="VLLM_USE_V2_MODEL_RUNNER asks for vLLM's model runner V2"):
-            check_runner({RUNNER: value})
-    for environment in ({}, {RUNNER: "0"}, {RUNNER: "false"}):
-        check_runner(environment)
 
 
 def test_without_vllm_its_engine_is_refused_by_name(tmp_path: Path) -> None:

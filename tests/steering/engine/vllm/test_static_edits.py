@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from steering.engine.vllm.messages import RequestSteering
-from steering.engine.vllm.worker_steering import StaticSize
+from steering.engine.vllm.messages import FailureMessage, RequestSteering
+from steering.engine.vllm.worker_steering import StaticSize, StepView
 from steering.injection.injector import Injector
 from steering.injection.slots import NoRoom, Room, Slots
 from steering.injection.static import COLUMNS, EDITS, is_static
@@ -94,6 +94,26 @@ def test_an_infinite_plan_leaves_nothing_to_the_next_request() -> None:
     assert driven.steering.in_graphs == 1
     assert [one.finite for one in driven.tokens() if one.key == "infinite"] == [False, False]
     assert driven.run(RequestSteering("plain", prompt_length=len(PROMPT)), PROMPT, 2) == plain
+
+
+async def test_a_request_that_graphs_cannot_steer_leaves_them_or_fails_alone(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model, length = FAMILIES["llama"](), 4
+    info, steering = info_of(model, hf_byte_tokenizer), DrivenModel(model, SIZE).steering
+    for name, items in (("in", PLANS["ablate"]), ("out", OTHERS[:1])):
+        steering.put_plan(name, await plan_for(items, vectors_for(info), info))
+        steering.admit(name, [1] * length, RequestSteering(name, name, "", length))
+    steering.admit("plain", [1] * length, RequestSteering("plain", prompt_length=length))
+    assert not steering.leaves_graphs(["in", "plain", "unknown"])
+    assert steering.leaves_graphs(["in", "out"])
+    view = StepView(["in", "out"], [0, length, 2 * length], [0, 0], torch.arange(length).repeat(2), in_graph=True)
+    steering.begin(view)
+    assert steering.step is not None
+    assert [row.key for row in steering.step.rows] == ["in"]
+    (failure,) = steering.outbox
+    assert isinstance(failure, FailureMessage)
+    assert (failure.key, "CUDA graph" in failure.reason) == ("out", True)
 
 
 async def test_what_graphs_have_no_operations_for_is_left_out() -> None:
