@@ -235,7 +235,9 @@ async def write(path: Path, model: str, part: str, seconds: float) -> None:
             _add_items(_items(path, engine.info.name, part), name, rows)
             results = read_results(path)
             mine = results.get(engine.info.name, {})
-            added = {part: {**mine.get(part, {}), name: found}, "date": _today()}
+            added = {part: {**mine.get(part, {}), name: found}, "date": _today(), "readings": mine.get("readings", {})}
+            for read in added["readings"].values():  # of other answers
+                read.get(part, {}).pop(name, None)
             write_results(path, results | {engine.info.name: {**mine, **about, **added}})
             print(f"{name}: {time.monotonic() - at:.0f} s", flush=True)
 
