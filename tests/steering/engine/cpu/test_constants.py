@@ -77,7 +77,8 @@ REASONS = {
         "MAX_THREADS",
     ),
     "how and how long a choice is measured, and what it must gain": (
-        *("FEW_ROWS", "TIMED_ROWS", "THREAD_ROWS", "BLOCK_ROWS", "REPEATS", "MOST_BYTES", "OTHER_ORDER", "TEAM_GAIN"),
+        *("FEW_ROWS", "TIMED_ROWS", "THREAD_ROWS", "BLOCK_ROWS", "REPEATS", "MOST_BYTES", "OTHER_ORDER", "TEAM_LIMIT"),
+        *("MOST_REPEATS", "ALIKE", "WITHIN"),
         *(
             "LOW_UTILIZATION",
             "SMOOTHING",
