@@ -25,8 +25,8 @@ TIMED_ROWS = (1, 8)  # the rows of decode passes, which are the shortest
 BLOCK_ROWS = (1, 2, 4, 8)
 """Up to which rows blocks may be read faster than the same weights in bfloat16: from a tile's rows on, widening them takes as long."""
 THREAD_ROWS = (1, 8, 32)  # with more rows the threads wait for each other less, and share less out
-REPEATS, MOST_REPEATS = 7, 40
-ALIKE, WITHIN = 3, 1.05
+REPEATS, MOST_REPEATS = 7, 16
+ALIKE, WITHIN = 3, 1.1
 """Passes are timed until the fastest ALIKE of each kind are WITHIN a factor of the fastest: else other work made them slow, and the choice
 holds for one start. A choice that was kept from such times read weights at half the speed for one request."""
 MOST_BYTES = 256 << 20  # of the weights that are read: more than caches hold, in some tens of milliseconds

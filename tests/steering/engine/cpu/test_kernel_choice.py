@@ -124,7 +124,7 @@ def test_it_is_measured_once_and_kept_and_blocks_when_a_model_has_them(tmp_path:
     ("seconds", "expected"),
     [
         (lambda _turn: 2, (2, True, REPEATS)),
-        (lambda turn: 2 if turn in (0, 20, 21) else 3 + turn, (2, True, 22)),
+        (lambda turn: 2 if turn in (0, 10, 11) else 3 + turn, (2, True, 12)),
         (lambda turn: 2 + turn, (2, False, MOST_REPEATS)),
     ],
 )
