@@ -6,7 +6,7 @@ fingerprint; from there on, on all of the plan. Hashes are chained, so each fing
 steer generated tokens only share the blocks of the prompt with plain ones.
 
 On a CPU it also has vLLM clear the blocks that a request gets: attention there multiplies what a block holds behind a sequence by 0, and
-NaN that a request with activations out of range left in it would remain.
+NaN that a request with activations out of range left in it would remain. The worker does so once there has been such a request.
 
 Runs in vLLM's scheduler process and in its workers: an entry point of the group `vllm.general_plugins` (pyproject.toml).
 """

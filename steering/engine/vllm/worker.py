@@ -90,11 +90,20 @@ class SteeringWorker(Worker):  # type: ignore[misc]
             if EXTRA_ARGS in arguments:
                 request = RequestSteering.unpacked(arguments[EXTRA_ARGS])
                 steering.admit(new.req_id, new.prompt_token_ids, request, new.num_computed_tokens)
+        if not (steering.met_nonfinite or self._must_clear()):
+            scheduler_output.new_block_ids_to_zero = None  # to clear every block takes 2 % of the tokens/s
         output = super().execute_model(scheduler_output)
         read_last(self.model_runner, self.model_runner.get_model().compute_logits, steering)
         steering.end()
         self._send()
         return output
+
+    def _must_clear(self) -> bool:
+        """Whether the blocks that vLLM names are to be cleared whatever was computed: for the model's sake, or where the last pipeline stage
+        alone knows what was not finite. Otherwise they are named for hashing.py, on a CPU."""
+        cache = self.model_runner.kv_cache_config
+        needed = cache.has_mamba_layers or cache.has_mixed_precision_kv_cache
+        return needed or not current_platform.is_cpu() or get_pp_group().world_size > 1
 
     def _send(self) -> None:
         """Sends the messages of this stage; all tensor-parallel ranks have the same."""

@@ -346,6 +346,8 @@ class WorkerSteering:
         self.resumed = self.in_graphs = 0
         self.outbox: list[Message] = []
         self.step: Step | None = None
+        self.met_nonfinite = False
+        """Whether a pass had residuals that are not finite, so that blocks of the cache may hold such numbers."""
         self._device = device
         self._injector = Injector(Slots(layer_count, d_model, device, head_count=head_count))
         self._measures = BlockMeasures()
@@ -547,6 +549,7 @@ class WorkerSteering:
             self._measures.store(row)
         readouts, scores = step.readers.readouts(), step.readers.monitors.by_row()
         finite = None if step.finite is None else step.finite.tolist()
+        self.met_nonfinite |= finite is not None and not all(finite)
         for row, number, index in step.predictions:
             fine = finite is None or finite[number]
             if fine and not row.reads:
