@@ -27,8 +27,8 @@ BLOCK_ROWS = (1, 2, 4, 8)
 THREAD_ROWS = (1, 8, 32)  # with more rows the threads wait for each other less, and share less out
 REPEATS, MOST_REPEATS = 7, 16
 ALIKE, WITHIN = 3, 1.1
-"""Passes are timed until the fastest ALIKE of each kind are WITHIN a factor of the fastest: else other work made them slow, and the choice
-holds for one start. A choice that was kept from such times read weights at half the speed for one request."""
+"""Passes are timed until the fastest ALIKE of each kind are WITHIN a factor of the fastest: else other work made them slow, and the
+next start measures again. A choice that was kept from such times read weights at half the speed for one request."""
 MOST_BYTES = 256 << 20  # of the weights that are read: more than caches hold, in some tens of milliseconds
 OTHER_ORDER = 0.8
 """The order of sums is that of VDPBF16PS unless FMA takes at most this share of its time: bits depend on it, and the choice must not be one of
@@ -83,28 +83,31 @@ def kernel_choice(
     with _lock:
         if PROCESS not in made:
             path = library.with_name(f"{library.stem}-{len(os.sched_getaffinity(0))}-choice.json")
-            found = _read(path)
+            kept, settled = _read(path)
+            found = kept if settled else None
             blocks = any(one.dtype == torch.uint8 and one.stride(0) > one[0].numel() for one in weights)
             if weights and (found is None or (blocks and found.block_rows is None)):
-                found = _measured(path, measure or partial(timed, weights, widths), found, blocks=blocks)
+                found = _measured(path, measure or partial(timed, weights, widths), found, kept, blocks=blocks)
             made[PROCESS] = found or default_choice()
         made[PROCESS].use()
         return made[PROCESS]
 
 
-def _read(path: Path) -> KernelChoice | None:
+def _read(path: Path) -> tuple[KernelChoice | None, bool]:
+    """Returns the choice that is kept, if it can be used, and whether it is settled."""
     try:
         content = json.loads(path.read_text())
-        if not content["settled"]:
-            return None
-        found = KernelChoice(**content["choice"])
+        found, settled = KernelChoice(**content["choice"]), bool(content["settled"])
         found.use()
     except (OSError, ValueError, TypeError, KeyError, RuntimeError):
-        return None
-    return found
+        return None, False
+    return found, settled
 
 
-def _measured(path: Path, measure: Measure, known: KernelChoice | None, *, blocks: bool) -> KernelChoice:
+def _measured(
+    path: Path, measure: Measure, known: KernelChoice | None, earlier: KernelChoice | None, *, blocks: bool
+) -> KernelChoice:
+    """earlier: the choice of the last start. The same again is settled however much the times differ."""
     seconds: dict[str, Mapping[int, float]] = {}
     settled: list[bool] = []
 
@@ -118,16 +121,17 @@ def _measured(path: Path, measure: Measure, known: KernelChoice | None, *, block
     choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), torch.get_num_threads())
     if blocks:
         choice = with_block_rows(choice, time)
+    is_settled = all(settled) or choice == earlier
     log.info(
         "kernels_chosen",
         kernels=str(choice),
-        settled=all(settled),
+        settled=is_settled,
         milliseconds={
             name: {rows: round(1e3 * one, 2) for rows, one in times.items()} for name, times in seconds.items()
         },
     )
     try:
-        path.write_text(json.dumps({"choice": asdict(choice), "settled": all(settled), "seconds": seconds}))
+        path.write_text(json.dumps({"choice": asdict(choice), "settled": is_settled, "seconds": seconds}))
     except OSError as error:  # a folder that may only be read: the next start measures again
         log.warning("kernel_choice_not_kept", path=str(path), reason=str(error))
     return choice

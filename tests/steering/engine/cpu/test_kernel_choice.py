@@ -85,7 +85,8 @@ def test_it_is_measured_once_and_kept_and_blocks_when_a_model_has_them(tmp_path:
 
     def choice(weights: Sequence[Tensor], made: dict[str, KernelChoice], *, settled: bool = True) -> KernelChoice:
         def measure(choices: Sequence[KernelChoice], counts: Sequence[int]) -> tuple[list[Mapping[int, float]], bool]:
-            return timed(weights, [64] * len(weights), choices, counts)[0], settled
+            found, _ = timed(weights, [64] * len(weights), choices, counts)
+            return found if settled else [dict.fromkeys(counts, 1.0) for _ in choices], settled
 
         return kernel_choice(tmp_path / "library.so", weights, [64] * len(weights), made, measure)
 
@@ -107,6 +108,11 @@ def test_it_is_measured_once_and_kept_and_blocks_when_a_model_has_them(tmp_path:
     path.unlink()
     choice(DENSE, {}, settled=False)
     assert not json.loads(path.read_text())["settled"]
+    choice(DENSE, {}, settled=False)
+    assert json.loads(path.read_text())["settled"], "the same choice twice"
+    path.write_text('{"choice": {"linear": "fma"}, "settled": false}')
+    choice(DENSE, {}, settled=False)
+    assert not json.loads(path.read_text())["settled"], "another choice"
     choice(DENSE, {})
     assert json.loads(path.read_text())["settled"], "a start after one that was disturbed measures again"
     path.write_text('{"choice": {"linear": "fma", "team": true}, "settled": true}')
