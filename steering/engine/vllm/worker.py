@@ -90,7 +90,7 @@ class SteeringWorker(Worker):  # type: ignore[misc]
             if EXTRA_ARGS in arguments:
                 request = RequestSteering.unpacked(arguments[EXTRA_ARGS])
                 steering.admit(new.req_id, new.prompt_token_ids, request, new.num_computed_tokens)
-        if not (steering.met_nonfinite or self._must_clear()):
+        if scheduler_output.new_block_ids_to_zero and not (steering.met_nonfinite or self._must_clear()):
             scheduler_output.new_block_ids_to_zero = None  # to clear every block takes 2 % of the tokens/s
         output = super().execute_model(scheduler_output)
         read_last(self.model_runner, self.model_runner.get_model().compute_logits, steering)

@@ -25,6 +25,7 @@ from steering.engine.cpu.kernel_choice import (
     with_block_rows,
 )
 from steering.engine.cpu.kernels.operations import pack_weight
+from steering.model.device import has_amx_bf16, has_avx512_bf16
 from steering.shapes import Tensor
 
 
@@ -123,6 +124,17 @@ def test_it_is_measured_once_and_kept_and_blocks_when_a_model_has_them(tmp_path:
     written = path.read_text()
     assert choice(DENSE, {}) == choice(blocks, {}) == found
     assert path.read_text() == written
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("settled", [True, False])
+def test_the_order_of_sums_is_never_that_of_a_disturbed_measurement(tmp_path: Path, settled: bool) -> None:
+    def measure(choices: Sequence[KernelChoice], counts: Sequence[int]) -> tuple[list[Mapping[int, float]], bool]:
+        return [dict.fromkeys(counts, 0.1 if one.linear == "fma" else 1.0) for one in choices], settled
+
+    found = kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure)
+    by_time = settled and has_avx512_bf16() and not has_amx_bf16()
+    assert found.linear == ("fma" if by_time else default_choice().linear)
 
 
 @pytest.mark.usefixtures("measured")
