@@ -67,7 +67,7 @@ std::vector<Tile> make_tiles(const std::vector<Segment>& segments, int64_t kv_he
   const auto cost = [](const Tile& tile) { return (tile.part.position + tile.part.tokens) * tile.part.tokens; };
   int64_t total = 0, largest = 0;
   for (const Tile& tile : tiles) total += cost(tile), largest = std::max(largest, cost(tile));
-  if (SMALL_TILES * at::get_num_threads() * largest <= total) return tiles;
+  if (SMALL_TILES * thread_count() * largest <= total) return tiles;
   std::sort(tiles.begin(), tiles.end(), [&](const Tile& a, const Tile& b) { return cost(a) > cost(b); });
   return tiles;
 }
@@ -183,7 +183,7 @@ at::Tensor paged_attention(
   const HeadRows queries(new_query);
   const ScoreOptions options{static_cast<float>(scaling), window, softcap};
   const auto tiles = make_tiles(parts, kv_heads, tile_tokens);
-  const int64_t count = tiles.size(), threads = std::min<int64_t>(at::get_num_threads(), count);
+  const int64_t count = tiles.size(), threads = std::min<int64_t>(thread_count(), count);
   std::atomic<int64_t> counter{0};
   steering::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t index = counter++; index < count; index = counter++)

@@ -73,6 +73,14 @@ struct LayerEdits {
     return rows + slot * row_stride;
   }
 
+  // Prefetches the first edit of a token: its vector was last read a pass ago, and the weights of the model since.
+  void prefetch(int64_t token) const {
+    const int64_t* indices = rows_of(token);
+    const auto* lines = reinterpret_cast<const char*>(vectors + indices[0] * width);
+    if (edit_count && indices[0])
+      for (int64_t byte = 0; byte < width * int64_t{sizeof(float)}; byte += 64) __builtin_prefetch(lines + byte);
+  }
+
   // Adds what the edits of one stage change to `change`; notes the dose of each. scratch: (width,).
   void stage(int64_t token, bool mandatory, const float* residual, float length, float* change, float* scratch) const {
     const int64_t* indices = rows_of(token);

@@ -59,7 +59,7 @@ struct Layer {
 // Layers applied to the same rows of `width` values, of which packed weights have a multiple of STEP, padded with zeros; output rows are `stride` values apart. swiglu: two layers, of which
 // SiLU(first) * second is written in the place of the first.
 struct Call {
-  std::vector<Layer> layers;
+  c10::SmallVector<Layer, 3> layers;  // at most query, key and value
   const bf16* left;
   int64_t rows, width, stride;
   bool swiglu = false;
@@ -326,7 +326,7 @@ int64_t piece_of(const Call& call, int64_t panels, int64_t threads) {
 }
 
 void run(const Call& call, at::TensorList prefetch) {
-  const int64_t panels = call.panel_count(), threads = std::min<int64_t>(at::get_num_threads(), panels);
+  const int64_t panels = call.panel_count(), threads = std::min<int64_t>(thread_count(), panels);
   const Products own = products;
   share(panels, threads, piece_of(call, panels, threads), [&](int64_t begin, int64_t end, int64_t thread, bool last) {
     // what is read next, by this thread as a rule: the piece behind, or its part of the next call
@@ -369,14 +369,14 @@ Call make_call(
         " bytes, or ", width, " inputs are not a multiple of its blocks");
     const Layer layer{
         weights_for(weight, call.rows), biases[index].const_data_ptr<float>(), to, columns[index]};
-    const std::vector<int64_t> expected = quantized
-        ? std::vector<int64_t>{layer.panel_count(), width / format->inputs, format->bytes}
-        : std::vector<int64_t>{layer.panel_count(), call.padded_width() / 2, PANEL, 2};
+    const std::array<int64_t, 4> expected = quantized
+        ? std::array<int64_t, 4>{layer.panel_count(), width / format->inputs, format->bytes}
+        : std::array<int64_t, 4>{layer.panel_count(), call.padded_width() / 2, PANEL, 2};
     const int64_t dense = width * PANEL * int64_t{sizeof(bf16)}, behind =
         quantized ? weight.stride(0) - weight.stride(1) * weight.size(1) : 0;
     TORCH_CHECK(
         rows.scalar_type() == at::kBFloat16 && (quantized || weight.scalar_type() == at::kBFloat16) && width % 2 == 0 &&
-            weight.sizes() == at::IntArrayRef(expected) && (behind == 0 || behind == dense) &&
+            weight.sizes() == at::IntArrayRef(expected.data(), quantized ? 3 : 4) && (behind == 0 || behind == dense) &&
             (quantized ? weight.stride(1) == weight.size(2) && weight.stride(2) == 1 : weight.is_contiguous()) && biases[index].numel() >= layer.panel_count() * PANEL,
         "packed_linear: the packed weight does not match the rows or its number of columns");
     call.layers.push_back(layer);
@@ -386,7 +386,7 @@ Call make_call(
 }
 
 at::Tensor empty_with_columns(const at::Tensor& rows, int64_t columns) {
-  auto shape = rows.sizes().vec();
+  at::DimVector shape(rows.sizes());
   shape.back() = columns;
   return at::empty(shape, rows.options());
 }

@@ -3,11 +3,11 @@
 // What the operations compute: see operations.py.
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 #include <torch/csrc/inductor/aoti_torch/utils.h>
 
 #include <optional>
 #include <utility>
-#include <vector>
 
 namespace steering {
 
@@ -15,9 +15,12 @@ inline at::Tensor& tensor(AtenTensorHandle handle) { return *torch::aot_inductor
 
 inline AtenTensorHandle handle(at::Tensor&& result) { return torch::aot_inductor::new_tensor_handle(std::move(result)); }
 
-inline std::vector<at::Tensor> tensors(const AtenTensorHandle* handles, int64_t count) {
-  std::vector<at::Tensor> result;
-  result.reserve(count);
+// Few tensors, in memory of their own only where there are more: a pass makes hundreds of such lists, and an allocation waits for memory
+// that its weights have left no cache for.
+using Tensors = c10::SmallVector<at::Tensor, 4>;
+
+inline Tensors tensors(const AtenTensorHandle* handles, int64_t count) {
+  Tensors result;
   for (int64_t index = 0; index < count; ++index) result.push_back(tensor(handles[index]));
   return result;
 }

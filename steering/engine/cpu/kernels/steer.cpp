@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace {
@@ -25,7 +26,7 @@ constexpr int64_t DECIDE = 1, EDIT = 2, READ = 4;  // graphs.Task
 
 // out = the sum of the parts, rounded as the model rounds it, then edited in float32 where there are edits. exact: where the
 // result is kept in float32 too.
-void combine(const std::vector<at::Tensor>& parts, const LayerEdits* layer, at::Tensor& out, float* exact) {
+void combine(at::TensorList parts, const LayerEdits* layer, at::Tensor& out, float* exact) {
   const int64_t count = out.size(0), width = out.size(1);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, out.scalar_type(), "steer", [&] {
     const auto* first = parts[0].const_data_ptr<scalar_t>();
@@ -37,6 +38,7 @@ void combine(const std::vector<at::Tensor>& parts, const LayerEdits* layer, at::
       float* values = memory.data();
       for (int64_t token = begin; token < end; ++token) {
         scalar_t* to = result + token * width;
+        if (layer && token + 1 < end) layer->prefetch(token + 1);
         at::vec::convert(first + token * width, values, width);
         if (second) {
           at::vec::convert(second + token * width, values + width, width);
@@ -68,7 +70,7 @@ at::Tensor steer(
     const at::Tensor& slots, const at::Tensor& weights, at::Tensor& left, at::Tensor& edits, at::Tensor& changes,
     at::Tensor& scaled, const at::Tensor& tasks, int64_t layer) {
   TORCH_CHECK(parts.size() == 1 || parts.size() == 2, "steer: expected one or two parts, got ", parts.size());
-  std::vector<at::Tensor> contiguous;
+  Tensors contiguous;
   for (const at::Tensor& part : parts) {
     TORCH_CHECK(
         part.dim() == 2 && part.sizes() == parts[0].sizes() && part.dtype() == parts[0].dtype(),
@@ -80,11 +82,11 @@ at::Tensor steer(
   if (*task & DECIDE) {
     combine(contiguous, nullptr, out, nullptr);
     call_back(out, layer, false);
-    contiguous = {out};
+    contiguous.assign(1, out);
   }
   at::Tensor left_layer = out;  // what callbacks read
   if (*task & EDIT) {
-    const std::vector<at::Tensor> tables{vectors, numbers, codes, rows, slots, weights, left, edits, changes, scaled};
+    const std::array<at::Tensor, 10> tables{vectors, numbers, codes, rows, slots, weights, left, edits, changes, scaled};
     LayerEdits::check(tables);
     TORCH_CHECK(vectors.size(1) == out.size(1), "steer: edits must be as wide as the residual");
     TORCH_CHECK(slots.size(0) == out.size(0) && task[1] < edits.size(0), "steer: expected one slot per token, and a note");

@@ -30,6 +30,10 @@
 namespace steering {
 
 inline std::atomic<bool> use_team{false};
+inline thread_local int64_t team_threads = 0;  // 0: as many as OpenMP has
+
+// How many threads an operation may have.
+inline int64_t thread_count() { return team_threads ? team_threads : at::get_num_threads(); }
 
 class Team {
  public:
@@ -179,7 +183,7 @@ inline void parallel_for(int64_t begin, int64_t end, int64_t grain, const Call& 
   const int64_t count = end - begin;
   if (!use_team.load(std::memory_order_relaxed)) return at::parallel_for(begin, end, grain, call);
   if (count <= 0) return;
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), (count + grain - 1) / grain);
+  const int64_t threads = std::min<int64_t>(thread_count(), (count + grain - 1) / grain);
   if (threads <= 1) return call(begin, end);
   share(count, threads, std::max(grain, count / (threads * 4)), [&](int64_t from, int64_t to, int64_t, bool) {
     call(begin + from, begin + to);
