@@ -77,11 +77,13 @@ template <class Multiply>
 void attend_by(QueryTile& tile, const BlockTable& keys, const BlockTable& values, const ScoreOptions& options) {
   const int64_t last = tile.first_position + tile.tokens;
   for (int64_t start = options.first_visible(tile.first_position) / POSITIONS * POSITIONS; start < last; start += POSITIONS) {
-    const int64_t first = start / BLOCK, count = (std::min(POSITIONS, last - start) + BLOCK - 1) / BLOCK;
+    const int64_t first = start / BLOCK;
     for (int64_t from = 0; from < tile.rows(); from += PART_ROWS) {
       QueryRows rows = tile.part(from);
+      const int64_t seen = std::min(POSITIONS, rows.position(rows.count - 1) + 1 - start), count = (seen + BLOCK - 1) / BLOCK;
+      if (seen <= 0) continue;
       Multiply::compute_scores(rows, keys, values, first, count);
-      for (int64_t row = 0; row < rows.count; ++row) rows.softmax_row(row, start, count * BLOCK, options);
+      rows.softmax(start, count * BLOCK, options);
       Multiply::accumulate_values(rows, values, first, count);
     }
   }

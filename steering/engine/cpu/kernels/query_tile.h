@@ -13,6 +13,7 @@
 #include "gemm_tile.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -91,23 +92,29 @@ struct QueryRows {
   int64_t row_blocks() const { return (count + row_block() - 1) / row_block(); }  // memory has whole blocks; nothing reads the rows at the end
   int64_t position(int64_t row) const { return first_position + (first + row) / group; }
 
-  // Turns the scores of one row into weights, and rescales its accumulator if there is a new maximum. `start`: position of
-  // the first score; `count`: scores, a multiple of BLOCK.
-  void softmax_row(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) {
-    Left* out = weights + row * POSITIONS;
+  // The scores of a row that it sees, of `count` from position `start` on.
+  std::pair<int64_t, int64_t> visible(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) const {
+    return {
+        std::clamp<int64_t>(options.first_visible(position(row)) - start, 0, count),
+        std::clamp<int64_t>(position(row) + 1 - start, 0, count)};
+  }
+
+  // Turns scores into weights, and rescales the accumulators of rows with a new maximum. `start`: position of the first score; `count`:
+  // scores, a multiple of BLOCK. All maxima come first, so that no row waits for its own.
+  void softmax(int64_t start, int64_t count, const ScoreOptions& options) {
+    std::array<float, PART_ROWS> maxima;
+    for (int64_t row = 0; row < this->count; ++row) maxima[row] = row_maximum(row, start, count, options);
+    for (int64_t row = 0; row < this->count; ++row) softmax_row(row, start, count, maxima[row], options);
+  }
+
+  // The largest score of a row; with softcap the scores become the capped ones.
+  float row_maximum(int64_t row, int64_t start, int64_t count, const ScoreOptions& options) {
+    const auto [begin, end] = visible(row, start, count, options);
+    if (begin >= end) return -INFINITY;
     float* values = scores + row * POSITIONS;
-    const int64_t begin = std::clamp<int64_t>(options.first_visible(position(row)) - start, 0, count);
-    const int64_t end = std::clamp<int64_t>(position(row) + 1 - start, 0, count);
-    if (begin >= end) {
-      std::fill_n(out, count, Left{0});
-      return;
-    }
-    std::fill_n(out, begin / LANES * LANES, Left{0});
-    const int64_t zeros = (end + LANES - 1) / LANES * LANES;
-    std::fill_n(out + zeros, count - zeros, Left{0});
     const Floats lowest = broadcast(-INFINITY);
     Floats maxima = lowest;
-    for_visible(begin, end, [&](int64_t at, Mask mask) {
+    for_visible(begin, end, [&](int64_t at, Mask mask) __attribute__((always_inline)) {
       Floats block = load(values + at);
       if (options.softcap) {
         block = options.capped(block);
@@ -115,11 +122,25 @@ struct QueryRows {
       }
       maxima = maximum(maxima, select(mask, block, lowest));
     });
-    const float before = row_max[row], now = std::max(before, maximum_of(maxima));
+    return maximum_of(maxima);
+  }
+
+  void softmax_row(int64_t row, int64_t start, int64_t count, float largest, const ScoreOptions& options) {
+    const auto [begin, end] = visible(row, start, count, options);
+    Left* out = weights + row * POSITIONS;
+    if (begin >= end) {
+      std::fill_n(out, count, Left{0});
+      return;
+    }
+    const float* values = scores + row * POSITIONS;
+    std::fill_n(out, begin / LANES * LANES, Left{0});
+    const int64_t zeros = (end + LANES - 1) / LANES * LANES;
+    std::fill_n(out + zeros, count - zeros, Left{0});
+    const float before = row_max[row], now = std::max(before, largest);
     const float factor = options.exponent_factor();
     const Floats factors = broadcast(factor), shift = broadcast(-now * factor);
     Floats total = zero();
-    for_visible(begin, end, [&](int64_t at, Mask mask) {
+    for_visible(begin, end, [&](int64_t at, Mask mask) __attribute__((always_inline)) {
       const Floats exponent = fma(load(values + at), factors, shift);
       const Floats weight = select(mask, power_of_two(exponent), zero());
       total = total + weight;
