@@ -22,13 +22,22 @@ constexpr float TINY = 1e-12f, PARALLEL = 1e-6f;
 
 Vector sum(Vector a, Vector b) { return a + b; }
 
-float norm(const float* values, int64_t width) {
-  return std::sqrt(at::vec::map_reduce_all<float>([](Vector x) { return x * x; }, sum, values, width));
+// The sum of a[i] * b[i], in four sums that do not wait for each other.
+float dot(const float* a, const float* b, int64_t width) {
+  constexpr int64_t SUMS = 4, LANES = Vector::size();
+  Vector sums[SUMS] = {Vector(0.0f), Vector(0.0f), Vector(0.0f), Vector(0.0f)};
+  int64_t at = 0;
+  for (; at + SUMS * LANES <= width; at += SUMS * LANES)
+    for (int64_t i = 0; i < SUMS; ++i)
+      sums[i] = at::vec::fmadd(Vector::loadu(a + at + i * LANES), Vector::loadu(b + at + i * LANES), sums[i]);
+  for (; at < width; at += LANES) {
+    const int64_t count = std::min(LANES, width - at);
+    sums[0] = at::vec::fmadd(Vector::loadu(a + at, count), Vector::loadu(b + at, count), sums[0]);
+  }
+  return at::vec::vec_reduce_all<float>(sum, (sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-float dot(const float* a, const float* b, int64_t width) {
-  return at::vec::map2_reduce_all<float>([](Vector x, Vector y) { return x * y; }, sum, a, b, width);
-}
+float norm(const float* values, int64_t width) { return std::sqrt(dot(values, values, width)); }
 
 // to = to + scale * values
 void add_scaled(float* to, float scale, const float* values, int64_t width) {
