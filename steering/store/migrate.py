@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreCorrupt
 from steering.store.address import DatabaseAddress, transaction, translated
+from steering.store.tables import Base
 
 OWNER_ONLY = 0o600
 """A database has prompts of links, results of jobs and digests of keys."""
@@ -66,15 +67,18 @@ def _config() -> Config:
 
 def _upgrade(connection: Connection) -> None:
     newest = schema_known()
-    found = MigrationContext.configure(connection).get_current_heads()
-    if found == (newest,):
-        return
-    strange = set(found) - {script.revision for script in _known().walk_revisions()}
-    if strange:
-        raise StoreCorrupt(
-            f"the database has schema {', '.join(sorted(strange))}, this version knows up to {newest}: "
-            "it was written by a newer version; run that one, or give this one another database"
-        )
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    context = MigrationContext.configure(connection)
+    found = context.get_current_revision()
+    if found is None:
+        Base.metadata.create_all(connection, checkfirst=False)
+        context.stamp(_known(), "head")
+    elif found != newest:
+        known = [script.revision for script in _known().walk_revisions()]
+        if found not in known:
+            raise StoreCorrupt(
+                f"the database has schema {found}, this version knows {known[-1]} to {newest}: "
+                "it was written by another version; run that one, or give this one another database"
+            )
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
