@@ -68,10 +68,8 @@ class BakedLayer:
 
 
 def bake(model: PreTrainedModel, layout: Layout, plan: SteeringPlan) -> list[BakedLayer]:
-    """Returns the linear layers that carry a plan, in float32; the model is not changed.
-
-    Raises UnsupportedParameter, naming the intervention, for what no weights can do.
-    """
+    """Returns the linear layers that carry a plan, in float32, of an unchanged model. Raises UnsupportedParameter
+    naming the intervention."""
     _check_plan(plan)
     names = {module: name for name, module in model.named_modules()}
     layers: dict[int, BakedLayer] = {}
@@ -229,10 +227,8 @@ def _adds_to_residual(model: PreTrainedModel, layout: Layout, layer: int) -> boo
 
 
 def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
-    """Writes baked layers into a model, whose configuration gets the biases that they need, the other new ones zeros.
-
-    Raises UnsupportedParameter where the architecture has no bias there.
-    """
+    """Writes baked layers into a model; other biases that its configuration then needs are zeros. Raises
+    UnsupportedParameter where the architecture has no bias there."""
     missing = [layer.name for layer in layers if layer.constant and layer.module.bias is None]
     if missing and not give_biases(model, missing):
         raise UnsupportedParameter(
@@ -312,10 +308,8 @@ def write_gguf(model: PreTrainedModel, layers: Sequence[BakedLayer], source: Pat
 @dataclass(frozen=True, slots=True)
 class BakeReport:
     """How baked weights differ from the served steering, over tokens of neutral texts.
-
-    kl: mean KL(served || baked) per token, in nats; largest_kl: of one token. unsteered_kl: mean KL(served || unsteered), for comparison.
-    largest_logit: the largest absolute difference of a logit.
-    """
+    kl, largest_kl: mean and largest KL(served || baked) of a token, in nats; unsteered_kl: mean KL(served ||
+    unsteered)."""
 
     layers: tuple[str, ...]
     tokens: int
@@ -354,11 +348,8 @@ class BakeRequest:
 
 
 async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable[[str], None]) -> BakeReport:
-    """Writes a model with its steering in its weights, as a folder or GGUF file, or a LoRA, and compares it with the steering as an engine
-    serves it.
-
-    Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step.
-    """
+    """Writes a model with its steering as a folder, GGUF file or LoRA, and compares it with the served steering.
+    Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step."""
     request.source_file()
     source = request.source or EMBEDDED_MODEL
     options = EngineOptions(

@@ -192,9 +192,8 @@ async def neutral_divergence(
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[Estimate | None, ...]:
-    """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
-    what a plan changes where nobody asked for the concept. An answer without tokens does not count, and without any that has
-    some nothing is measured (None)."""
+    """Estimates KL(plan || unsteered) per token along the unsteered model's answers to neutral prompts; None without
+    any token."""
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
     values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
     return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
@@ -207,9 +206,8 @@ async def token_divergences(
     *,
     progress: Progress = ignore_progress,
 ) -> list[list[tuple[float, ...]]]:
-    """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
-    tokens. The plans of one prompt are read together, as many as have their logits in LOGITS_AT_ONCE beside those of no plan.
-    Raises what `Engine.capture` raises."""
+    """Returns KL(plan || unsteered) of every token in nats: for each plan a tuple for each answer that has tokens.
+    Plans of a prompt are read together, as many as LOGITS_AT_ONCE allows. Raises what `Engine.capture` raises."""
     values = [list[tuple[float, ...]]() for _ in plans]
     for done, (prompt, answer) in enumerate(answered, start=1):
         if answer.tokens:

@@ -52,8 +52,7 @@ def rotations(item: ChoiceItem) -> tuple[tuple[int, ...], ...]:
 
 
 def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
-    """Returns the first token of each letter after the beginning of an answer. Raises InvalidRequest where two letters have the
-    same one."""
+    """Returns the first token of each letter after BEGUN. Raises InvalidRequest where two letters have the same one."""
     before = tokenizer.encode(BEGUN)
     found = tuple(continuation_ids(tokenizer, BEGUN, letter, before)[0] for letter in ascii_uppercase[:count])
     if len(set(found)) < count:

@@ -40,8 +40,7 @@ class GivenVectors:
 async def plan_at(
     info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int], guard: DoseGuard = UNGUARDED
 ) -> SteeringPlan:
-    """Resolves an add of the vector at `strength` natural scales at each of the layers; the empty plan for 0. Raises
-    DoseExceeded where the guard refuses the strength."""
+    """Resolves an add of `strength` natural scales at each of the layers; the empty plan for 0. Raises DoseExceeded."""
     intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
     try:
         return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
@@ -55,11 +54,9 @@ def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
 
 
 def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, ConceptVector]:
-    """Rotates vectors at random as a whole, keeping their scales: a control of equal dose.
-
-    The same strengths add the same norm at every layer, and any two directions keep their cosine, so that what they add
-    accumulates alike. V (d_model, direction) = Q R; the control is Q' R, Q' (d_model, k) a random orthonormal basis.
-    """
+    """Rotates vectors at random as a whole, keeping scales and cosines: a control that adds the same norm at every
+    layer.
+    V (d_model, direction) = Q R; the control is Q' R, with Q' (d_model, k) a random orthonormal basis."""
     places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
     directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
     mixing = torch.linalg.qr(directions)[1]

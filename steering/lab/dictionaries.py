@@ -264,12 +264,11 @@ async def search(
     top: int = 20,
     min_output_score: float | None = None,
 ) -> list[FeatureAnswer]:
-    """Returns features, best first, at most `top`. Raises VectorModelMismatch, UnsupportedParameter for an engine that
-    cannot unembed.
+    """Returns at most `top` features, best first. Raises VectorModelMismatch, and UnsupportedParameter for an engine
+    that cannot unembed.
 
-    vector: a direction that decoder rows are compared with (score: the cosine). texts, without it: where features are to be more
-    active than in `against`, by default neutral texts (score: the difference of the means over tokens).
-    min_output_score: features below it are left out; None: the output score is not measured.
+    vector: compared with decoder rows (score: cosine). texts, without it: compared in mean activation with `against`,
+    by default neutral texts. min_output_score: lowest output score of a feature; None: not measured.
     """
     check_dictionary(dictionary, engine.info)
     unembedding = unembedding_of(engine)

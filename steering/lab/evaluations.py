@@ -31,14 +31,10 @@ DOSE_PROMPTS, NEUTRAL, FIRST_NEUTRAL = 16, 8, 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrengthsRequest:
-    """What evaluations of a vector over many strengths take.
-
-    prompts: what the model answers; None takes the package's neutral prompts.
-    strengths: in natural scales of each layer.
-    reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
-    guard: a dose that the caller may not exceed; it refuses strengths beyond it.
-    checkpoints: where finished parts are kept.
-    """
+    """What evaluations of a vector over strengths (in natural scales) take.
+    prompts: None takes neutral prompts of the package.
+    reader: scores the text (None: this vector), at reading_layer (None: where it reads best).
+    guard: refuses strengths beyond a dose. checkpoints: keeps finished parts."""
 
     vector: ConceptVector
     prompts: tuple[Prompt, ...] | None = None
@@ -54,12 +50,8 @@ class StrengthsRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoseResponseRequest(StrengthsRequest):
-    """One vector over a range of strengths at its layers.
-
-    neutral: prompts on which side effects are measured; None takes the package's neutral prompts.
-    random_directions: controls of equal dose at each strength, which chance is estimated from.
-    judging: an additional judge.
-    """
+    """One vector over strengths at its layers. neutral: prompts for side effects; None takes those of the package.
+    random_directions: controls of equal dose at each strength. judging: an additional judge."""
 
     strengths: tuple[float, ...] = DOSE_STRENGTHS
     layers: Layers = "recommended"
@@ -70,11 +62,8 @@ class DoseResponseRequest(StrengthsRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """A request with names and defaults resolved.
-
-    strengths: ascending, each once, without 0, which every evaluation includes.
-    arms: the vector, then the random controls.
-    """
+    """A request resolved. strengths: ascending, without 0, which is always measured. arms: the vector, then random
+    controls."""
 
     reading: ReadBack
     layers: tuple[int, ...]
@@ -125,9 +114,8 @@ def random_arms(vector: ConceptVector, seed: int, count: int) -> list[ConceptVec
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponseAnswer:
-    """Runs the evaluation. A strength is left out where the vector makes activations non-finite. Where random directions
-    were drawn and all of them do so, there and at larger strengths, chance is not known and the strength is not recommended.
-    Raises what `resolved` raises."""
+    """Runs the evaluation. A strength with non-finite activations is left out; one at which all random directions had
+    them is not recommended. Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
     plans = await setup.plans(engine, request.guard)
@@ -253,9 +241,8 @@ def _proved(
 
 
 def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
-    """Returns a vector of a starter concept with the dose-response that ships with the package, if it is the same
-    vector: the same model, pairs, method and position, with the measured layers, which become the recommended ones.
-    Where too few prompts were measured to tell, the card's own recommendation stays."""
+    """Returns the vector of a starter concept with the shipped dose-response, if model, pairs, method, position and
+    layers are the same. Where too few prompts were measured, the card's recommendation stays."""
     found, made = measurement_of(concept, vector.model_fingerprint), vector.provenance
     if found is None or vector.quality is None or not set(found.layers) <= set(vector.layers):
         return vector

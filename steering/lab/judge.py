@@ -1,5 +1,4 @@
-"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language
-sound? Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv
+"""A judge rates answers for concept, instruction and fluency, 0 to 2 each, and their harmonic mean (AxBench, arXiv
 2501.17148)."""
 
 import re

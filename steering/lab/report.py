@@ -268,18 +268,10 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged.
-
-    vector: whose concept is to move, and which reads the answers unless `reader` is given.
-    plan: the operating point, any steering.
-    vectors: those it names, by `name@version`.
-    direction: 1 or -1, how the concept is meant to move.
-    seeds: each is judged on its own.
-    varied: prompts under each variation, the first ones.
-    samples: answers to each prompt under each steering, averaged.
-    pairs: what the vector was extracted from, for the check with fewer of them; None: not checked.
-    readers: for the side effects.
-    checkpoints: where finished parts are kept.
-    """
+    vector: its concept is to move along `direction` (1 or -1); it reads the answers unless `reader` does.
+    plan, vectors: the operating point, and the vectors that it names, by `name@version`.
+    varied: prompts under each variation. samples: answers to each prompt, averaged.
+    pairs: of the vector, for the check with fewer of them. readers: for side effects."""
 
     vector: ConceptVector
     plan: SteeringPlan
@@ -387,8 +379,7 @@ def plain_samples(count: int) -> Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs.
-    lost: share of the questions that steering loses, estimated over them."""
+    """A request with what all seeds share. fewer: see PlainTrials. lost: share of the questions that steering loses."""
 
     engine: Engine
     request: ReportRequest

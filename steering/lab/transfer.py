@@ -77,9 +77,8 @@ def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to
 
 
 def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
-    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time,
-    with all their rows. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left out
-    its errors are (I - H_gg)^-1 (y - H y)_g."""
+    """Returns weight, bias and the penalty with the smallest error at left-out texts: (I - H_gg)^-1 (y - H y)_g for the
+    rows g of a text, with the hat matrix H = U S U^T + 1/n."""
     unit = max(float(x.var(0).mean()) * len(x), 1e-12)
     left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
     centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
@@ -98,12 +97,8 @@ def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransferRequest(ExtractionRequest):
-    """What is carried over.
-
-    pairs: of the concept; they give the source its direction, unless `direction` is given, and measure the result.
-    anchors: texts that both models read; none of the pairs.
-    from_layer, to_layer: None for those that read the pairs best.
-    """
+    """What is carried over. pairs: fit the source's direction, unless `direction` is given, and measure the result.
+    anchors: texts that both models read. from_layer, to_layer: None for those that read the pairs best."""
 
     method: str = METHOD
     anchors: tuple[Text, ...] = ()
@@ -114,14 +109,9 @@ class TransferRequest(ExtractionRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transfer:
-    """The vector in the target model, not yet stored, and what was measured.
-
-    fitted: the native direction, from all pairs.
-    explained: the share of the variance of held-out anchors that the map explains.
-    cosine: of the carried direction with the native one.
-    auroc: on held-out pairs, of the second model's direction there (`source`), and in the target of one fitted there
-    (`native`), of the carried one (`transferred`) and of random ones (`random`).
-    """
+    """The vector in the target model, and its measurements. fitted: the native direction. explained: share of the
+    variance of held-out anchors. cosine: of the carried with the native direction.
+    auroc: on held-out pairs, of the `source`, the `native`, the `transferred` and `random` directions."""
 
     vector: ConceptVector
     fitted: LayerDirection
@@ -307,9 +297,8 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EffectRequest:
-    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers
-    together. native: a vector of the target, steered at its recommended layers; None: the direction fitted to the
-    pairs."""
+    """What is measured. relative_dose: planned for each vector over its layers. native: a vector of the target; None:
+    the fitted one."""
 
     prompts: Sequence[Prompt]
     sampling: SamplingParams
@@ -325,9 +314,8 @@ def effect_answers(prompts: int) -> int:
 async def effect(
     target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
 ) -> EffectAnswer:
-    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at
-    the layer of the transfer, along the direction fitted to the pairs. Chance is that of CONTROLS random directions at
-    that layer and dose. Raises InvalidRequest where the typical norms of the target are not known."""
+    """Answers the prompts unsteered, with each vector and with CONTROLS random directions at one relative dose, read
+    along the fitted direction. Raises InvalidRequest where typical norms are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
     random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
     vectors = [request.native or fitted, found.vector, *random]

@@ -86,9 +86,8 @@ class ReadBack:
 def read_back(
     engine: Engine, vector: ConceptVector, reader: ConceptVector | None, layer: int | None, scorer: str
 ) -> ReadBack:
-    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best). Raises
-    VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown scorer, or a
-    probe that was never fitted."""
+    """Resolves the reader (None: the vector) and its layer (None: where it reads best). Raises VectorModelMismatch, and
+    InvalidRequest for a layer or scorer that does not exist or a probe that was not fitted."""
     reading = reader or vector
     for one in (vector, reading):
         check_model(one, engine.info)
@@ -205,13 +204,10 @@ async def run_trials(
     checkpoints: Checkpoints | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Trial, tuple[Trial, ...]]:
-    """Returns the unsteered trial, and one trial a plan in order.
+    """Returns the unsteered trial, and one trial a plan in order. Progress has two steps an answer: written and read.
 
-    Prompt i has seed s_i = mix(seed, i) under every plan, so plans share their noise; sample j has seed mix(s_i, j).
-    About ANSWERS_AT_ONCE answers are generated as one background batch, then read; cancelling stops either at once.
-
-    checkpoints: where parts that are done are kept, and found again.
-    progress: twice `trial_answers` steps, since every answer is written and read.
+    Prompt i has seed s_i = mix(seed, i) under every plan, so plans share their noise; sample j has mix(s_i, j). Answers
+    are written in background batches of ANSWERS_AT_ONCE, then read. checkpoints: keep finished parts.
     """
     rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
@@ -368,17 +364,13 @@ def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...
 
 
 def chance(moved: Mapping[float, Sequence[float]], tests: float = 1.0) -> dict[float, float]:
-    """Returns by strength how far the next random direction moves the score in one case of twenty.
+    """Returns by strength how far the next random direction moves the score in one case of twenty, shared by `tests`
+    claims.
 
-    moved: strength -> mean shifts of the K random directions tried, fewer where some broke. tests: how many independent
-    claims the direction could pass, see `independent_claims`; the one case is shared among them.
-
-    A random direction is as likely as its opposite, so strengths s and -s estimate one mean square of the shift. It is
-    taken to grow with |s| in any way: isotonic regression (Barlow, Bartholomew, Bremner and Brunk, Statistical Inference
-    under Order Restrictions, 1972) over the doses that have shifts, weighted by their number, and linear between doses.
-    (Next shift) / root of it is compared with Student's t with K degrees of freedom, since the shifts of one direction
-    count once, and the bound is its quantile 1 - 0.05 / tests times that root. K is that of the next dose with shifts.
-    A strength beyond the largest of those doses has no bound.
+    moved: strength -> mean shifts of K random directions. Strengths s and -s estimate one mean square, which is taken
+    to grow with |s|: isotonic regression (Barlow et al., Statistical Inference under Order Restrictions, 1972),
+    weighted by K. The bound is Student's quantile 1 - 0.05 / tests with K degrees of freedom times its root; none
+    beyond the largest strength that has shifts.
     """
     from scipy.optimize import isotonic_regression  # noqa: PLC0415 - takes a third of a second to import
 
@@ -400,14 +392,13 @@ def chance(moved: Mapping[float, Sequence[float]], tests: float = 1.0) -> dict[f
 
 
 def independent_claims(moved: Mapping[float, Numbers]) -> float:
-    """Returns as how many independent claims the strengths count, summed over the sides of 0.
+    """Returns as how many independent claims the strengths count, summed over the sides of 0. moved: strength -> shifts
+    (direction, prompt).
 
-    moved: strength -> shifts (direction, prompt) under the same K random directions. The S strengths of a side count as
-    1 + (S - 1)(1 - mean of r_ij^2) claims (Nyholt, American Journal of Human Genetics 74, 2004): as one where the shift of a
-    direction at one strength tells that at the others, as S where it tells nothing. r_ij is the correlation over the
-    directions of their mean shifts at two strengths, not centred, since their mean is 0, and without what the noise of the
-    prompts adds to it, against which the intervals protect; (K r^2 - 1) / (K - 1) estimates its square without bias. Where
-    directions do not differ beyond that noise, r is 1. A strength at which some directions broke counts as a claim of its own.
+    S strengths of a side count as 1 + (S - 1)(1 - mean r_ij^2) (Nyholt, American Journal of Human Genetics 74, 2004),
+    with r_ij the correlation over K directions of their mean shifts, uncentred and without the noise of the prompts; (K
+    r^2 - 1) / (K - 1) estimates its square without bias. A strength at which some directions broke counts as a claim of
+    its own.
     """
     most, total = max(map(len, moved.values()), default=0), 0.0
     for side in (1.0, -1.0):
@@ -501,9 +492,8 @@ def dose_points(
 
 
 def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
-    """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0 (Tan et al.,
-    arXiv 2407.12404); with one strength besides 0, whose score moves against its sign. moved: strength -> shift of every
-    prompt, 0 included. None below two strengths."""
+    """Returns the share of prompts with a least-squares slope of the score below 0 (Tan et al., arXiv 2407.12404); None
+    below two strengths. moved: strength -> shift of every prompt, 0 included."""
     if len(moved) < 2:
         return None
     strengths = np.array(list(moved))
@@ -513,8 +503,7 @@ def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
 
 
 def measured_ranges(layers: tuple[int, ...], margins: Mapping[float, float | None]) -> Recommended:
-    """Recommends the strengths of either sign that hold at the layers. margins: strength -> its margin beyond chance, None
-    where it does not hold."""
+    """Recommends the strengths of either sign that hold. margins: beyond chance, None where a strength does not hold."""
     sound = {strength: found is not None for strength, found in margins.items()}
     up, down = range_that_holds(sound, 1), range_that_holds(sound, -1)
     return Recommended(layers, up, down, basis="measured", margin=closest_margin(margins, up, down))

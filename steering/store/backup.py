@@ -31,9 +31,8 @@ Report: TypeAlias = Callable[[str, int], None]
 def copy_database(
     source: DatabaseAddress, target: DatabaseAddress, *, replace: bool = False, report: Report = lambda _, __: None
 ) -> None:
-    """Copies one snapshot of the source in one transaction of the target; a failure leaves the target as it was.
-    replace: deletes what the target has. What is written to the source meanwhile is not copied. Raises InvalidRequest for a
-    source without our tables or with an older schema, and a target that is the source or not empty; StoreUnavailable,
+    """Copies one snapshot in one transaction of the target. replace: deletes what the target has. Raises InvalidRequest
+    for a source without our newest tables and a target that is the source or not empty; StoreUnavailable,
     StorageFull, StoreCorrupt."""
     schema, newest = current(source)
     if schema is None:

@@ -186,10 +186,9 @@ def decode(
     model_fingerprint: str = "",
     limits: FileLimits = UPLOAD,
 ) -> ConceptVector:
-    """Reads the vector in an untrusted file. `name` overrides the one inside.
-    A bare file (tensors without our metadata) is read only when `model` names the model; each direction's length becomes its
-    natural scale, a map is linear, and a layer with a map alone takes its direction from it. Half-precision directions are made unit length again in float32. Raises UnsupportedFormat for
-    other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest."""
+    """Reads the vector in an untrusted file; `name` overrides the one inside. A bare file, without our metadata, needs
+    `model`; lengths become natural scales, maps are linear and give missing directions. Raises UnsupportedFormat,
+    LimitExceeded, VectorModelMismatch, InvalidRequest."""
     header = _read_header(content, limits)
     text = _read_metadata_entry(header, limits)
     stored = _read_tensors(content, header)

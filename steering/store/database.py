@@ -100,9 +100,8 @@ class Reserve:
 
 
 class Database:
-    """Runs transactions; each ends in a commit, or in a rollback when its work raises.
-    A cancelled caller returns at once while its transaction runs to its end: a statement that is cancelled keeps its lock
-    until the connection is garbage-collected."""
+    """Runs transactions; each ends in a commit or rollback. A cancelled caller returns at once while its transaction
+    runs to its end: a cancelled statement would keep its lock until the connection is garbage-collected."""
 
     def __init__(self, address: DatabaseAddress, reserve: Reserve | None = None) -> None:
         """reserve: of a SQLite file that is kept."""
@@ -167,9 +166,8 @@ class Database:
         return await self._to_completion(self._transaction(work, writes=False))
 
     async def write(self, work: Work[T], *, when_full: bool = False) -> T:
-        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns.
-        when_full: for a delete, or what takes no space, which has to work on a full disk. Raises StoreUnavailable where a newer
-        server has upgraded the database: its tables may have other rules."""
+        """Runs `work` in a write transaction; returns its result once committed. Writers of all processes take turns.
+        when_full: works on a full disk. Raises StoreUnavailable where a newer server has upgraded the database."""
         await self._writer.acquire()
 
         async def exclusive() -> T:
@@ -261,8 +259,7 @@ def note_change(connection: Connection, topic: Topic) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who stores something in a namespace, by the name of a key, and how much of it. None: no limit.
-    max_bytes: of all that the key has stored. max_links: of the key. max_profiles: of the namespace, whoever stored them."""
+    """Who stores something, by the name of a key, and how much; None: no limit. max_profiles: of the namespace."""
 
     key: str = ""
     max_bytes: int | None = None

@@ -51,9 +51,8 @@ def decoded_numbers(vector: ConceptVector) -> int:
 
 
 class VectorReads:
-    """What the readers of one store share. decoded: decoded vectors, by their LABELS.
-    waiting: reads that have not begun. Whoever asks for the same key takes part, and nobody gets what was read before they asked.
-    locks: at most one read of a key runs, so that a thousand requests that name one vector cost two reads, not a thousand."""
+    """What the readers of one store share. decoded: by LABELS. waiting: reads that have not begun, joined by who asks
+    for the same. locks: of running reads, so that a thousand requests for one vector cost two reads."""
 
     def __init__(self) -> None:
         self.decoded: LRUCache[tuple[Any, ...], ConceptVector] = LRUCache(DECODED_NUMBERS, getsizeof=decoded_numbers)

@@ -1,6 +1,5 @@
-"""A concept from its description: the loaded model answers neutral prompts under opposite instructions, and what it
-wrote becomes contrasting pairs (persona vectors, arXiv 2507.21509). Answers without an instruction against answers in many roles give
-the assistant axis (arXiv 2601.10387)."""
+"""A concept from its description: the model answers neutral prompts under opposite instructions, and contrasting pairs
+are made of the answers (persona vectors, arXiv 2507.21509), or the assistant axis (arXiv 2601.10387)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -89,11 +88,8 @@ async def describe(
     sampling: SamplingParams = WRITING,
     progress: Progress = ignore_progress,
 ) -> Described:
-    """Writes pairs of answers under opposite instructions, with the same seed for both poles. Raises what `Description.check` raises,
-    and InvalidRequest when fewer than LEAST_PAIRS pairs are usable.
-
-    prompts: what the model is asked; None takes the package's neutral ones.
-    """
+    """Writes pairs of answers under opposite instructions, with one seed for both poles, to `prompts`, by default
+    neutral ones. Raises what `Description.check` raises, and InvalidRequest for fewer than LEAST_PAIRS usable pairs."""
     asked = tuple(load_neutral() if prompts is None else prompts)
     description.check(engine)
     questions, trait = asked * description.per_prompt, description.trait

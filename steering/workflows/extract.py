@@ -63,15 +63,11 @@ START = MeanDifference.name
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRequest:
-    """What to extract and how.
-
-    layers: block indices, negative from the top.
-    position: which activation of each text is read; "all" is not allowed.
-    phase: the mean over the tokens in these phases is read instead; each text is then a conversation that ends with an answer.
-    holdout: share of the topics that each fold of the cross-validation holds out.
-    notes: warnings of the card about how the pairs were made.
-    card_max: whether the card also has the AUROC of the largest score over the tokens of each text, see QualityCard.
-    """
+    """What to extract and how. layers: block indices, negative from the top. position: the activation of each text, not
+    "all".
+    phase: the mean over tokens in these phases is read instead, of conversations that end with an answer.
+    holdout: share of the topics that each fold holds out. notes: warnings of the card about the pairs.
+    card_max: whether the card has the AUROC of the largest score over the tokens, see QualityCard."""
 
     name: str
     pairs: PairSet
@@ -168,12 +164,11 @@ async def make_vector(
 
 
 async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
-    """Returns a vector with its card, not yet stored; the directions are fitted on all pairs, the card is
-    cross-validated. Layers where the method finds no direction are left out. Cancelling stops the reading at once, the
-    fitting at the next layer.
+    """Returns a vector with its cross-validated card, not yet stored; directions are fitted on all pairs. Layers
+    without a direction are left out.
 
-    Raises InvalidRequest for an invalid name, method, layer, position or holdout, and the method's own error when it
-    finds nothing at any layer.
+    Raises InvalidRequest, and the method's own error when it finds nothing at any layer. Cancelling stops fitting at
+    the next layer.
     """
     check_name(request.name)
     check_position(request.position)
@@ -245,11 +240,10 @@ async def train(
     progress: Progress = ignore_progress,
 ) -> ConceptVector:
     """Returns a vector with its card, not yet stored, trained on the pairs that are not held out. layers "all": the
-    layer where the mean difference reads best; explicit layers are trained one after the other. Cancelling stops within
-    one piece of the fit.
+    layer where the mean difference reads best. Cancelling stops within one piece of the fit.
 
-    Raises InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction
-    against its poles; also what `SupportsFitting.fit` raises.
+    Raises InvalidRequest for what `extract` refuses, unpaired texts and a direction that training reverses; what
+    `SupportsFitting.fit` raises.
     """
     chosen, pairs = settings or TrainingSettings(), request.pairs
     request = replace(request, method=TRAINED)
@@ -362,9 +356,8 @@ async def _fit_layers(
     part: Sequence[int] | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
-    """Fits and cross-validates each layer; also returns why the method found no direction at the others. Raises the
-    last of these errors where it found none at all. part: indices of the pairs that are used and that `division`
-    divides; None: all."""
+    """Fits and cross-validates each layer; also returns why others have no direction, or raises the last reason. part:
+    the pairs that are used; None: all."""
     rows = slice(None) if part is None else list(part)
 
     def fit_at(layer: int) -> LayerFit:

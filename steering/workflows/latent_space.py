@@ -50,12 +50,10 @@ async def latent_space(
     *,
     progress: Progress = ignore_progress,
 ) -> LatentSpaceAnswer:
-    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named
-    in the warnings, as input embeddings are where texts end in one word. Raises what `check_request` and
-    `layer_indices` raise, and the projection's own error where no layer could be drawn. Cancelling kills the worker
-    process that draws.
+    """Reads the texts of a request and returns maps by layer, ascending; warnings name layers that cannot be drawn.
+    vectors: drawn where the projection is linear, by the name given. Cancelling kills the worker process that draws.
 
-    vectors: of this model, drawn where the projection is linear, by the name given.
+    Raises what `check_request` and `layer_indices` raise, and the projection's own error where no layer could be drawn.
     """
     check_request(request)
     layers = layer_indices(request.layers, engine.info.layer_count)
@@ -178,9 +176,8 @@ async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> Pa
 async def clusters(
     engine: Engine, request: ClustersRequest, texts: Sequence[Text], layer: int, vectors: Sequence[ConceptVector]
 ) -> ClustersAnswer:
-    """Reads the texts of a request and clusters them in a worker process, which cancelling kills. vectors: those
-    compared with differences of centres. Raises InvalidRequest for texts that are too few or all alike, and what
-    `Engine.capture` raises."""
+    """Reads the texts of a request and clusters them in a worker process, which cancelling kills. vectors: compared
+    with differences of centres. Raises InvalidRequest, and what `Engine.capture` raises."""
     spec = CaptureSpec(layers=(layer,), position=request.position)
     captures = await engine.capture([CapturePrompt(text) for text in texts], spec, priority=0)
     rows = torch.cat([capture.activations[0].float() for capture in captures]).numpy(force=True)

@@ -31,9 +31,8 @@ ROWS = 64
 def continuation_ids(
     tokenizer: Tokenizer, prompt: Prompt, text: str, before: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
-    Where the tokenizer would merge across the boundary, and after a conversation, the text is tokenized as it would be
-    after a line break. before: the tokens of the prompt, where they are known."""
+    """Returns the tokens of a text after a prompt. Where the tokenizer would merge across the boundary, and after a
+    conversation, it is tokenized as after a line break. before: the tokens of the prompt, where known."""
     if isinstance(prompt, str):
         before = tokenizer.encode(prompt) if before is None else before
         whole = tokenizer.encode(prompt + text)
@@ -210,10 +209,9 @@ async def logit_lens(
     layers: Literal["all"] | tuple[int, ...] = "all",
     top_k: int = 5,
 ) -> list[LensLayerAnswer]:
-    """Returns log softmax(unembed(final_norm(r))) of the `top_k` most likely tokens, r the residual after each layer at
-    each token, plain and steered: what the model would say if it stopped there (nostalgebraist, 2020). All of the
-    prompt is read as prompt: a plan for generated positions acts at its last position only. Raises InvalidRequest for
-    layers or a top_k that cannot be."""
+    """Returns log softmax(unembed(final_norm(r))) of the `top_k` likeliest tokens, r the residual after each layer,
+    plain and steered (nostalgebraist, 2020). All is read as prompt. Raises InvalidRequest for layers or a top_k that
+    cannot be."""
     indices = layer_indices(layers, engine.info.layer_count)
     if not 1 <= top_k <= engine.info.vocab_size:
         raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {top_k}", param="top_k")

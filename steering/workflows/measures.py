@@ -70,10 +70,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical Society
-    B 16, 1954), which covers the uncertainty of both means and their correlation. It holds the ratios x for which the
-    interval of the mean of value - x * reference holds 0. No interval where the mean of `reference` is not shown to differ
-    from 0. Raises ZeroDivisionError for a reference whose mean is 0."""
+    """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical
+    Society B 16, 1954): the ratios x for which the interval of the mean of value - x * reference holds 0. None where
+    the mean of `reference` is not shown to differ from 0. Raises ZeroDivisionError for a mean of 0."""
     pairs = np.array([values, reference], dtype=np.float64)
     mean, base = pairs.mean(axis=1).tolist()
     if pairs.shape[1] < 2:

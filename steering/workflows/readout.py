@@ -184,8 +184,7 @@ def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
 
 
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
-    """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers
-    as `readout`. Empty for an empty text, or without readings."""
+    """Returns, per text, the mean score of each reading as the unsteered model reads it alone; empty for an empty text."""
     layers = tuple(sorted({reading.layer for reading in readings}))
     written = [text for text in texts if text and readings]
 
@@ -257,14 +256,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeutralStatistics:
-    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens.
-
-    within: variance of the tokens of one text around its mean.
-    inverse_length: mean over the texts of 1 / tokens.
-    maxima: mean and standard deviation of the largest score of the first n tokens, n = 1, 2, ..., over the texts that have
-    as many; up to the n that half of them have.
-    growth: by how much the mean of that largest score grows for each factor e of n beyond.
-    """
+    """Mean and standard deviation of a score over neutral texts (means over tokens), and over all their tokens.
+    within: variance of a text's tokens. inverse_length: mean of 1 / tokens. maxima: mean and deviation of the largest
+    score of the first n tokens, up to the n that half of the texts have. growth: of that mean for each factor e of n
+    beyond."""
 
     mean: float
     deviation: float
@@ -373,9 +368,8 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
 
 
 def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor, "tokens axis 2"], list[float]]:
-    """Returns `maxima` and `growth` of each axis. The largest of n independent scores follows about a Gumbel distribution whose
-    mean grows as b log n at one deviation (Gumbel, Statistics of Extremes, 1958). b is the growth between half of the largest
-    n and that n, in the same texts, since the deviation also holds the level of a text, which does not grow."""
+    """Returns `maxima` and `growth` of each axis. The largest of n scores grows about as b log n (Gumbel, Statistics of
+    Extremes, 1958); b is measured between half of the largest n and that n, in the same texts."""
     lengths = sorted(map(len, texts), reverse=True)
     most = lengths[max(ceil(len(texts) / 2), min(2, len(texts))) - 1]
     running = [scores[:most].cummax(dim=0).values for scores in texts]
