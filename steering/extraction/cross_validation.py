@@ -52,6 +52,11 @@ class Folding:
         """Returns the groups of the held-out positives and negatives of a fold."""
         return self.positive_groups[list(held.held_positive)], self.negative_groups[list(held.held_negative)]
 
+    def read(self, direction: Direction, positive: Positives, negative: Negatives, held: Split) -> HeldOut:
+        """Projects what a fold holds out on a direction (d_model,)."""
+        above, below = (_project(rows, direction[None])[0] for rows in held_rows(positive, negative, held))
+        return HeldOut(above, below, *self.groups_in(held))
+
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
@@ -98,7 +103,7 @@ def fit_layer(
     def read(held: Split, found: Direction | None) -> HeldOut | None:
         if found is None:
             return None
-        return held_out(found, *held_rows(positive, negative, held), *division.groups_in(held))
+        return division.read(found, positive, negative, held)
 
     def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
@@ -184,14 +189,6 @@ def chosen_layers(fits: Mapping[int, LayerFit], layer_count: int) -> list[list[i
         ]
         for repeat, split in enumerate(next(iter(fits.values())).splits)
     ]
-
-
-def held_out(
-    direction: Direction, positive: Positives, negative: Negatives, positive_groups: Indices, negative_groups: Indices
-) -> HeldOut:
-    """Projects held-out examples on a direction (d_model,)."""
-    above, below = (_project(rows, direction[None])[0] for rows in (positive, negative))
-    return HeldOut(above, below, positive_groups, negative_groups)
 
 
 def separation(positive: Numbers, negative: Numbers) -> float | None:

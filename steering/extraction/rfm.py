@@ -37,12 +37,11 @@ class Rfm(ExtractionMethod):
     def fit(positive: Positives, negative: Negatives, paired: bool) -> LayerDirection:
         """positive (pos, d_model), negative (neg, d_model) -> LayerDirection. Pairing changes nothing."""
         check_activations(Rfm.name, Rfm.min_examples, positive, negative, paired)
-        sides = [_spaced(side.double()) for side in (positive, negative)]
-        rows, labels = (
-            torch.cat(sides),
-            torch.cat([torch.full((len(side),), 1.0 / len(side)) for side in sides]).double(),
-        )
+        chosen = [torch.linspace(0, n - 1, min(n, MOST)).round().long() for n in (len(positive), len(negative))]
+        sides = [side.double()[at] for side, at in zip((positive, negative), chosen, strict=True)]
+        labels = torch.cat([torch.full((len(side),), 1.0 / len(side)) for side in sides]).double()
         labels[len(sides[0]) :] *= -1.0
+        rows = torch.cat(sides)
         rows = rows - rows.mean(0)
         gradients = None
         for _ in range(ROUNDS):
@@ -50,12 +49,6 @@ class Rfm(ExtractionMethod):
         assert gradients is not None, "there is a round"
         direction: Direction = torch.linalg.svd(gradients, full_matrices=False).Vh[0]
         return orient(direction, positive, negative)
-
-
-def _spaced(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "chosen d_model"]:
-    if len(rows) <= MOST:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, MOST).round().long()]
 
 
 def _gradients(

@@ -14,12 +14,8 @@ from steering.lab.controls import UNGUARDED, plan_at, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Trial, shifts
 from steering.plan.resolve import resolve_layers
-from steering.plan.types import DoseGuard, SteeringPlan
-from steering.schemas.evaluation import (
-    DoseResponseAnswer,
-    EvaluatedPoint,
-    ScoresAnswer,
-)
+from steering.plan.types import DoseGuard
+from steering.schemas.evaluation import DoseResponseAnswer, EvaluatedPoint, ScoresAnswer
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
@@ -77,14 +73,6 @@ class Setup:
         """Returns how many answers the evaluation generates."""
         return trials.trial_answers(len(self.arms) * len(self.strengths), len(self.prompts)) + len(self.neutral)
 
-    async def plans(self, engine: Engine, guard: DoseGuard) -> list[SteeringPlan]:
-        """Returns the plans of every arm in turn, each in the order of the strengths."""
-        return [
-            await plan_at(engine.info, arm, strength, self.layers, guard)
-            for arm in self.arms
-            for strength in self.strengths
-        ]
-
 
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
     """Resolves a request; draws the random controls. Raises InvalidRequest for invalid strengths, layers, prompts or
@@ -118,7 +106,8 @@ async def dose_response(
     them is not recommended. Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
-    plans = await setup.plans(engine, request.guard)
+    arms = [(arm, strength) for arm in setup.arms for strength in strengths]
+    plans = [await plan_at(engine.info, *one, setup.layers, request.guard) for one in arms]
     work = 2 * trials.trial_answers(len(plans), len(prompts))
     total = work + len(setup.neutral)
     total += len(ASPECTS) * len(prompts) * (len(strengths) + 1) if request.judging else 0

@@ -1,10 +1,12 @@
 """A judge rates answers for concept, instruction and fluency, 0 to 2 each, and their harmonic mean (AxBench, arXiv
 2501.17148)."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from statistics import harmonic_mean
 from typing import Literal, Protocol
 
@@ -30,27 +32,7 @@ REPLY = 64
 _RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
-_FORM = "Answer with one digit and nothing else: 0, 1 or 2."
-ASPECTS: Mapping[str, str] = {
-    "concept": (
-        "You judge whether a text shows a given concept.\n"
-        "0: the concept does not appear in the text. 1: it appears a little, or only on the surface. "
-        "2: it clearly runs through the text. Whether the text is good or correct does not matter here.\n\n"
-        "Concept: {concept}\n\nText:\n<text>\n{answer}\n</text>\n\n"
-    ),
-    "instruction": (
-        "You judge whether a text responds to an instruction.\n"
-        "0: it has nothing to do with the instruction. 1: it touches the instruction but does not carry it out. "
-        "2: it carries it out. Its mood, style and language do not matter here.\n\n"
-        "Instruction:\n<instruction>\n{instruction}\n</instruction>\n\nText:\n<text>\n{answer}\n</text>\n\n"
-    ),
-    "fluency": (
-        "You judge the language of a text, whatever it is about.\n"
-        "0: broken, or it repeats itself without end. 1: understandable, with errors or odd repetitions. "
-        "2: it reads as a person would write it. A text that merely stops early is not broken.\n\n"
-        "Text:\n<text>\n{answer}\n</text>\n\n"
-    ),
-}
+ASPECTS: Mapping[str, str] = json.loads((files("steering.lab") / "judge.json").read_text(encoding="utf-8"))
 """What is asked about an answer, one rating each."""
 
 
@@ -122,7 +104,7 @@ def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
 def questions_about(concept: str, instruction: str, answer: str) -> tuple[str, ...]:
     """Returns the three questions, in the order of ASPECTS."""
     words = {"concept": concept, "instruction": instruction[:LONGEST], "answer": answer[:LONGEST]}
-    return tuple(text.format(**words) + _FORM for text in ASPECTS.values())
+    return tuple(text.format(**words) for text in ASPECTS.values())
 
 
 async def judge_answers(

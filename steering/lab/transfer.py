@@ -13,7 +13,7 @@ from steering.concepts.loader import load_concept, load_neutral_texts
 from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
-from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, held_rows, layer_quality
+from steering.extraction.cross_validation import Folding, LayerFit, folding, layer_quality
 from steering.lab.controls import plan_at, random_like
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
@@ -190,11 +190,11 @@ class Side:
 
     def measured(self, division: Folding, fit: Callable[[Split], Direction], repeats: int = 1) -> list[list[HeldOut]]:
         """Projects what each fold holds out on the direction that is fitted without it."""
-
-        def read(fold: Split) -> HeldOut:
-            return held_out(fit(fold), *held_rows(self.positive, self.negative, fold), *division.groups_in(fold))
-
-        return [[read(fold) for fold in split] for split in division.splits * repeats]
+        positive, negative = self.positive, self.negative
+        return [
+            [division.read(fit(fold), positive, negative, fold) for fold in split]
+            for split in division.splits * repeats
+        ]
 
 
 async def transfer(
@@ -228,7 +228,7 @@ async def _layer(engine: Engine, request: TransferRequest, given: int | None) ->
 
 async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
     read = await read_pairs(engine, request, (layer,), 0, ignore_progress)
-    return Side(engine.info, layer, *read.at(layer), request.pairs.paired)
+    return Side(engine.info, layer, *read[layer], request.pairs.paired)
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
@@ -250,13 +250,10 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
     def source_fold(fold: Split | None = None) -> Direction:
         return source.fit(fold).direction if request.direction is None else request.direction
 
-    def carried_fold(fold: Split) -> Direction:
-        return target.signed(carried.carry(source_fold(fold)), fold)
-
     def random_fold(fold: Split) -> Direction:
         return target.signed(next(drawn).float(), fold)
 
-    transferred = target.measured(division, carried_fold)
+    transferred = target.measured(division, lambda fold: target.signed(carried.carry(source_fold(fold)), fold))
     values = carried.carry(source_fold())
     entry, native = orient(values, target.positive, target.negative), target.fit()
     warnings = []

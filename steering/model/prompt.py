@@ -194,13 +194,17 @@ class SafeEncoder:
         base = 0
         marked = f"{marks[0]}({self._markers}){marks[1]}"
         for number, part in enumerate(re.split(marked, text)):
-            piece = _without(marks, part)  # a template that cuts a message in two may leave one mark of a pair
+            piece = part.translate(
+                dict.fromkeys(map(ord, marks))
+            )  # a template that cuts a message in two may leave one mark of a pair
             encoded = (
                 self.literal(piece, most, markers=True) if number % 2 else self._encode(self._backend, piece, most)
             )
             pieces.append((base, encoded))
             base += len(piece)
-        return _checked(_joined(pieces), most)
+        parts = _joined(pieces)
+        _check_length(len(parts), most)
+        return parts
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Returns the ids that the tokenizer adds before and after a text."""
@@ -212,7 +216,8 @@ class SafeEncoder:
     def _encode(backend: Tokenizer, text: str, most: int | None = None) -> Encoded:
         """Encodes a text while other threads run: `Tokenizer.encode` would hold the interpreter's lock."""
         (encoding,) = backend.encode_batch([text], add_special_tokens=False)
-        return _checked(Encoded(((0, encoding),)), most)
+        _check_length(len(encoding), most)
+        return Encoded(((0, encoding),))
 
 
 def _any_of(strings: Sequence[str]) -> str:
@@ -229,19 +234,8 @@ def _unused_characters(texts: Sequence[str], count: int) -> list[str]:
     return unused
 
 
-def _without(characters: str, text: str) -> str:
-    for character in characters:
-        text = text.replace(character, "")
-    return text
-
-
 def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
     return Encoded(tuple((base + inner, piece) for base, part in pieces for inner, piece in part.pieces))
-
-
-def _checked(encoded: Encoded, most: int | None) -> Encoded:
-    _check_length(len(encoded), most)
-    return encoded
 
 
 def _check_length(tokens: int, most: int | None) -> None:
@@ -507,7 +501,7 @@ class ModelTokenizer:
         # without its mark, what the template escapes would be read as a control token
         if tools and any(json.dumps(mark)[1:-1] in text for mark in marks):
             raise InvalidRequest("the chat template escapes what the tools contain of control strings", param="tools")
-        shown = _without(marks, text)
+        shown = text.translate(dict.fromkeys(map(ord, marks)))
         self._check_characters(len(shown), most)  # tools take more characters than the caller wrote
         return shown, self._encoder.rendered(text, marks, most)
 

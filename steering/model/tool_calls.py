@@ -48,21 +48,21 @@ class ToolFormat:
     control: Mapping[int, str] = field(default_factory=dict)
 
     def grammar(self, parameters: Mapping[str, dict[str, Any]], several: bool) -> str:
-        """Returns the grammar, in Lark's notation, of answers that call functions and say nothing else.
+        """Returns the grammar, in Lark's notation, whose strings are those of JSON, of answers that call functions and say nothing else.
         parameters: the schema of the arguments of each function. several: whether an answer may have more than one call."""
         rules = []
         for index, (name, schema) in enumerate(parameters.items()):
-            begin = _literal(f'{{"name": "{name}", "{self.key}": ')
-            rules.append(f"call_{index}: {begin} args_{index} {_literal('}')}")
+            begin = json.dumps(f'{{"name": "{name}", "{self.key}": ')
+            rules.append(f"call_{index}: {begin} args_{index} {json.dumps('}')}")
             rules.append(f"args_{index}: %json {json.dumps({'type': 'object'} | schema)}")
         call = f"({' | '.join(f'call_{index}' for index in range(len(parameters)))})"
         if self.many:
-            more = f" ({_literal(', ')} {call})*" if several else ""
-            start = f"{self._marker(self.begin)} {_literal('[')} {call}{more} {_literal(']')}"
+            more = f" ({json.dumps(', ')} {call})*" if several else ""
+            start = f"{self._marker(self.begin)} {json.dumps('[')} {call}{more} {json.dumps(']')}"
         elif self.bare:
-            start = call + (f" ({_literal('; ')} {call})*" if several else "")
+            start = call + (f" ({json.dumps('; ')} {call})*" if several else "")
         else:
-            space = f" {_literal(self.space)} " if self.space else " "
+            space = f" {json.dumps(self.space)} " if self.space else " "
             one = f"{self._marker(self.begin)}{space}{call}{space}{self._marker(self.end)}"
             start = one + (f" ({space}{one})*" if several else "")
         return "\n".join([f"start: {start}", *rules])
@@ -84,7 +84,7 @@ class ToolFormat:
 
     def _marker(self, marker: str) -> str:
         # llguidance reads a token of the tokenizer's own by its id only, never as the characters of its name
-        return f"<[{self.tokens[marker]}]>" if marker in self.tokens else _literal(marker)
+        return f"<[{self.tokens[marker]}]>" if marker in self.tokens else json.dumps(marker)
 
 
 FORMATS = (
@@ -253,8 +253,3 @@ class CallParser(StreamParser[FoundCall]):
         if not isinstance(arguments, dict):
             raise InvalidRequest(f"the arguments of a call of {name!r} are no JSON object")
         return FoundCall(name, json.dumps(arguments, ensure_ascii=False))
-
-
-def _literal(text: str) -> str:
-    """Returns a string of Lark's notation."""
-    return json.dumps(text)

@@ -230,8 +230,13 @@ class Database:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it retrieved, because a cancelled caller never reads it
+        retrieved(task)
+
+
+def retrieved(task: asyncio.Task[Any]) -> None:
+    """Marks the error of a task as retrieved, because callers that were cancelled never read it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def upsert(
@@ -266,27 +271,6 @@ class Writer:
     max_links: int | None = None
     max_profiles: int | None = None
 
-    def check_bytes(self, used: int, size: int) -> None:
-        """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
-        if self.max_bytes is not None and used + size > self.max_bytes:
-            raise StorageFull(
-                f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
-                f"{self.max_bytes}: delete some first",
-                param="storage_bytes",
-            )
-
-    def check_links(self, count: int) -> None:
-        """Raises StorageFull when a key that has `count` links may not have one more."""
-        if self.max_links is not None and count >= self.max_links:
-            message = f"this key has {count} links; it may have {self.max_links}: delete some first"
-            raise StorageFull(message, param="max_links")
-
-    def check_profiles(self, count: int) -> None:
-        """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
-        if self.max_profiles is not None and count >= self.max_profiles:
-            message = f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first"
-            raise StorageFull(message, param="max_profiles")
-
 
 UNLIMITED = Writer()
 """Nobody in particular, without a limit."""
@@ -318,8 +302,24 @@ async def check_storage(connection: AsyncConnection, namespace: str, writer: Wri
     used = 0
     for row in (VectorRow, ProfileRow, LinkRow, JobRow, JobOutputRow):
         own = (row.namespace == namespace, row.created_by == writer.key)
-        used += await connection.scalar(select(func.sum(row.size)).where(*own)) or 0
-    writer.check_bytes(int(used), size)
+        used += int(await connection.scalar(select(func.sum(row.size)).where(*own)) or 0)
+    if used + size > writer.max_bytes:
+        raise StorageFull(
+            f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
+            f"{writer.max_bytes}: delete some first",
+            param="storage_bytes",
+        )
+
+
+async def check_count(
+    connection: AsyncConnection, row: type[Base], own: Iterable[ColumnElement[bool]], limit: int | None, owner: str
+) -> None:
+    """Raises StorageFull when an owner, a key or a namespace, has as many rows as it may have."""
+    count = 0 if limit is None else await connection.scalar(select(func.count()).select_from(row).where(*own)) or 0
+    if limit is not None and count >= limit:
+        table = row.__tablename__
+        message = f"this {owner} has {count} {table}; it may have {limit}: delete some first"
+        raise StorageFull(message, param=f"max_{table}")
 
 
 def make_cursor(listing: Listing, last: str) -> str:

@@ -1,12 +1,12 @@
 """Profiles: named steerings, and the default steering of requests that name none."""
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import ProfileNotFound
 from steering.schemas.resources import ProfileAnswer
 from steering.spec import SteeringSpec, vector_names
-from steering.store.database import AnyRow, Namespaced, check_storage, exchange, seen_from, upsert
+from steering.store.database import AnyRow, Namespaced, check_count, check_storage, exchange, seen_from, upsert
 from steering.store.records import (
     DESCRIPTION_LIMIT,
     Page,
@@ -41,9 +41,8 @@ class Profiles(Namespaced):
             columns = select(ProfileRow.created_at, ProfileRow.created_by, ProfileRow.size)
             before = (await connection.execute(columns.filter_by(**key))).first()
             if before is None:
-                own = ProfileRow.namespace == self.namespace
-                count = await connection.scalar(select(func.count()).select_from(ProfileRow).where(own))
-                self.writer.check_profiles(count or 0)
+                own = [ProfileRow.namespace == self.namespace]
+                await check_count(connection, ProfileRow, own, self.writer.max_profiles, "namespace")
             replaced = before.size if before is not None and before.created_by == self.writer.key else 0
             await check_storage(connection, self.namespace, self.writer, len(text) - replaced)
             dates = {"created_at": now() if before is None else before.created_at, "updated_at": now()}

@@ -13,7 +13,16 @@ from sqlalchemy.orm import aliased
 
 from steering.errors import InvalidRequest, LimitExceeded, NotNewest, StoreCorrupt, UnsupportedFormat
 from steering.store.blob import OWN, decode, digest, encode, read_stored_metadata, write_metadata
-from steering.store.database import AnyRow, Namespaced, check_page, check_storage, entries_that_fit, seen_from, upsert
+from steering.store.database import (
+    AnyRow,
+    Namespaced,
+    check_page,
+    check_storage,
+    entries_that_fit,
+    retrieved,
+    seen_from,
+    upsert,
+)
 from steering.store.records import Page, VectorFilter, VersionPage, check_labels, now, read_valid
 from steering.store.references import refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow
@@ -90,7 +99,7 @@ class Vectors(Namespaced):
         task = self.reads.waiting.get(key)
         if task is None:
             task = self.reads.waiting[key] = asyncio.create_task(self._get(key))
-            task.add_done_callback(_retrieved)
+            task.add_done_callback(retrieved)
         return await asyncio.shield(task)
 
     async def _get(self, key: Key) -> ConceptVector:
@@ -234,12 +243,6 @@ def _check_newest(newest: AnyRow | None, after: VectorSummary) -> None:
         raise NotNewest(
             f"the newest version is {there}, not {after.id} of namespace {after.namespace!r}", param="version"
         )
-
-
-def _retrieved(task: "asyncio.Task[ConceptVector]") -> None:
-    """Marks the error of a read as retrieved, because callers that were cancelled never read it."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _labels_of(row: AnyRow) -> dict[str, Any]:

@@ -6,7 +6,7 @@ texts more likely, with a negative one less, as in BiPO (arXiv 2406.00045), RePS
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -63,8 +63,7 @@ START = MeanDifference.name
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRequest:
-    """What to extract and how. layers: block indices, negative from the top. position: the activation of each text, not
-    "all".
+    """What to extract and how. layers: block indices, negative from the top. position: of each text, not "all".
     phase: the mean over tokens in these phases is read instead, of conversations that end with an answer.
     holdout: share of the topics that each fold holds out. notes: warnings of the card about the pairs.
     card_max: whether the card has the AUROC of the largest score over the tokens, see QualityCard."""
@@ -83,18 +82,8 @@ class ExtractionRequest:
     card_max: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadPairs:
-    """Activations of both poles at the layers read, each (layer, example, d_model) float32."""
-
-    layers: tuple[int, ...]
-    positive: Float[Tensor, "layer pos d_model"]
-    negative: Float[Tensor, "layer neg d_model"]
-
-    def at(self, layer: int) -> tuple[Positives, Negatives]:
-        """Returns the activations of both poles at one layer, each (example, d_model)."""
-        index = self.layers.index(layer)
-        return self.positive[index], self.negative[index]
+ReadPairs: TypeAlias = Mapping[int, tuple[Positives, Negatives]]
+"""The activations of both poles by layer, each (example, d_model) float32."""
 
 
 def methods_of(engine: Engine) -> tuple[str, ...]:
@@ -336,7 +325,7 @@ def _measured(
 ) -> LayerFit:
     """Adds the class means of the fitted pairs to a trained direction and measures it on the held-out pairs. The
     trained sign is kept: flipping it would reverse the effect."""
-    positive, negative = read.at(layer)
+    positive, negative = read[layer]
     direction = orient(found.direction, positive[list(division.fit_positive)], negative[list(division.fit_negative)])
     if float(direction.direction @ found.direction) < 0.0:
         raise InvalidRequest(
@@ -361,19 +350,19 @@ async def _fit_layers(
     rows = slice(None) if part is None else list(part)
 
     def fit_at(layer: int) -> LayerFit:
-        positive, negative = read.at(layer)
+        positive, negative = read[layer]
         return fit_layer(fit, positive[rows], negative[rows], request.pairs.paired, division, request.seed)
 
     fits: dict[int, LayerFit] = {}
     left_out: dict[int, InvalidRequest] = {}
-    for done, layer in enumerate(read.layers):
-        progress(done, len(read.layers), f"fitting layer {layer}")
+    for done, layer in enumerate(read):
+        progress(done, len(read), f"fitting layer {layer}")
         try:
             fits[layer] = await run_in_thread(fit_at, layer)
         except InvalidRequest as error:
             left_out[layer] = error
     if not fits:
-        raise left_out[read.layers[-1]]
+        raise left_out[max(read)]
     return fits, left_out
 
 
@@ -390,7 +379,7 @@ async def _with_maps(
     kept: dict[str, float] = {}
     for layer, fit in fits.items():
         try:
-            made = await run_in_thread(fit_map, *read.at(layer), paired, fit.direction)
+            made = await run_in_thread(fit_map, *read[layer], paired, fit.direction)
         except InvalidRequest as error:
             left_out[layer] = error
             continue
@@ -427,8 +416,8 @@ async def read_pairs(
 
         found = await read_each(engine, tuple(rows), layers, mean, priority=1, done=report)
     activations = torch.cat(found, dim=1)
-    sides = [activations[:, [rows[text] for text in side]] for side in (positive, negative)]
-    return ReadPairs(layers, *sides)
+    upper, lower = (activations[:, [rows[text] for text in side]] for side in (positive, negative))
+    return {layer: (upper[index], lower[index]) for index, layer in enumerate(layers)}
 
 
 def assembled(

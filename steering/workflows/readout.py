@@ -386,15 +386,9 @@ def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor,
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
     """Returns the centred score of each axis at each token, without the first token where there are others."""
-    start = 1 if capture.activations.shape[1] > 1 else 0
-    found = torch.empty(capture.activations.shape[1] - start, len(axes))
-    for row, layer in enumerate(_layers(axes)):
-        indices = [index for index, axis in enumerate(axes) if axis.layer == layer]
-        entries = [axes[index].vector.at(layer) for index in indices]
-        projections = capture.activations[row, start:] @ torch.stack([entry.direction for entry in entries]).T
-        middles = torch.tensor([entry.middle for entry in entries])
-        found[:, indices] = (projections - middles) / torch.tensor([entry.scale for entry in entries])
-    return found
+    residuals = dict(zip(_layers(axes), capture.activations, strict=True))
+    readings = (reading_at("", axis.vector, (axis.layer,)) for axis in axes)
+    return torch.stack([spoken(one.scores(residuals[one.layer])) for one in readings], dim=1)
 
 
 def _explained(
