@@ -69,15 +69,13 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
             raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
         _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
         _refuse_repeat(("id", line.get("id")), seen, number, source)
-        positive, negative = (_answered(prompt, line[side]) for side in SIDES)
-        pairs.append(ContrastivePair(positive, negative, line.get("topic")))
+        sides: list[Text] = [line[side] for side in SIDES]
+        if prompt is not None:
+            sides = [(ChatMessage("user", prompt), ChatMessage("assistant", line[side])) for side in SIDES]
+        pairs.append(ContrastivePair(*sides, line.get("topic")))
     if not pairs:
         raise InvalidRequest(f"{source}: no pairs found", param="pairs")
     return PairSet.of(pairs)
-
-
-def _answered(prompt: str | None, text: str) -> Text:
-    return text if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", text))
 
 
 def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ...]:

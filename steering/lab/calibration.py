@@ -126,7 +126,9 @@ async def calibrate(
 ) -> list[tuple[float, float] | None]:
     """Returns for each place the strength above 0 whose KL is nearest to KL_LIMIT, in natural scales, with its KL; None where none
     within STEPS steps comes near it. All places are tried together, so that each text is read once without steering."""
-    searches = [_Search(_start(engine, place)) for place in places]
+    norms = engine.info.typical_norms
+    starts = [START_DOSE * norms[one.layer] / one.vector.at(one.layer).scale if norms else 1.0 for one in places]
+    searches = list(map(_Search, starts))
     for step in range(STEPS):
         open_places = [index for index, one in enumerate(searches) if not one.done]
         if not open_places:
@@ -137,11 +139,6 @@ async def calibrate(
         progress(step + 1, STEPS, "calibrating")
     progress(STEPS, STEPS, "calibrating")
     return [one.best if one.best and abs(log(one.best[1] / KL_LIMIT)) <= NEAR else None for one in searches]
-
-
-def _start(engine: Engine, place: Place) -> float:
-    norms, scale = engine.info.typical_norms, place.vector.at(place.layer).scale
-    return START_DOSE * norms[place.layer] / scale if norms else 1.0
 
 
 async def calibration(

@@ -140,7 +140,8 @@ async def judge_answers(
     ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
     by_strength = sorted(zip(answers, ratings, strict=True), key=lambda row: row[0])
     warnings = []
-    if alike := [aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i])]:
+    had = [column[~np.isnan(column)] for column in ratings.reshape(-1, len(ASPECTS)).T]
+    if alike := [name for name, one in zip(ASPECTS, had, strict=True) if len(one) >= SEVERAL and len(set(one)) == 1]:
         warnings.append(
             f"the judge gave every answer the same rating for {', '.join(alike)}, so it does not distinguish them"
         )
@@ -157,11 +158,6 @@ async def judge_answers(
         failures=dict(failures),
         warnings=tuple(warnings),
     )
-
-
-def _alike(ratings: NDArray[np.float64]) -> bool:
-    had = ratings[~np.isnan(ratings)]
-    return len(had) >= SEVERAL and len(np.unique(had)) == 1
 
 
 def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPointAnswer:

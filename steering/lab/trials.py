@@ -57,20 +57,19 @@ class Scorer:
     score: Callable[[Residual, LayerDirection], float]
 
 
-def _projection(activations: Residual, entry: LayerDirection) -> float:
-    """Averages (r . d - m) / kappa over the tokens: the poles lie at +0.5 and -0.5."""
-    return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
-
-
-def _probe(activations: Residual, entry: LayerDirection) -> float:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens."""
-    assert entry.weight is not None, "see read_back"
-    assert entry.bias is not None, "see read_back"
-    return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
+def _probability(activations: Residual, entry: LayerDirection) -> float:
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Both numbers are there, see `read_back`."""
+    weight, bias = entry.weight or 0.0, entry.bias or 0.0
+    return float(torch.sigmoid(weight * (activations @ entry.direction) + bias).mean())
 
 
 SCORERS: Registry[Scorer] = Registry(
-    "scorer", {"projection": Scorer("natural scales", _projection), "probe": Scorer("probability", _probe)}
+    "scorer",
+    {
+        # (r . d - m) / kappa: the poles lie at +0.5 and -0.5
+        "projection": Scorer("natural scales", lambda r, d: (float((r @ d.direction).mean()) - d.middle) / d.scale),
+        "probe": Scorer("probability", _probability),
+    },
 )
 
 
@@ -296,14 +295,12 @@ def _mean_trial(trials: Sequence[Trial]) -> Trial:
     broken = next((trial.broken for trial in trials if trial.broken is not None), None)
     if broken is not None:
         return Trial(broken=broken)
-    means = tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True))
-    return Trial(means, tuple(place for trial in trials for place in enumerate(trial.measures)))
-
-
-def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
-    trial, surprise = Trial(tuple(samples)), [one.surprise for one in samples if one.surprise is not None]
-    means = trial.mean("score"), fmean(surprise) if surprise else None, trial.mean("repetition"), trial.mean("dose")
-    return AnswerMeasures(*means, text=samples[0].text)
+    means = []
+    for samples in zip(*(trial.measures for trial in trials), strict=True):
+        one, surprise = Trial(samples), [answer.surprise for answer in samples if answer.surprise is not None]
+        found = one.mean("score"), fmean(surprise) if surprise else None, one.mean("repetition"), one.mean("dose")
+        means.append(AnswerMeasures(*found, text=samples[0].text))
+    return Trial(tuple(means), tuple(place for trial in trials for place in enumerate(trial.measures)))
 
 
 async def _measure(

@@ -48,7 +48,10 @@ def copy_database(
             for table in reversed(copied_tables()):
                 writing.execute(delete(table))
         else:
-            _check_empty(writing)
+            counts = {one.name: writing.scalar(select(func.count()).select_from(one)) for one in copied_tables()}
+            if found := [f"{count} rows in {name}" for name, count in counts.items() if count]:
+                message = f"the target is not empty: {', '.join(found)}; replace it or name another"
+                raise InvalidRequest(message, param="target")
         for table in copied_tables():
             report(table.name, _copy(table, reading, writing))
         for topic in get_args(Topic):  # servers on the target read again what they hold in memory
@@ -126,13 +129,6 @@ def _flush(path: Path) -> None:
 def _identity(address: DatabaseAddress) -> str:
     file = address.file
     return address.url.render_as_string(hide_password=False) if file is None else str(file.resolve())
-
-
-def _check_empty(connection: Connection) -> None:
-    counts = {table.name: connection.scalar(select(func.count()).select_from(table)) for table in copied_tables()}
-    found = [f"{count} rows in {name}" for name, count in counts.items() if count]
-    if found:
-        raise InvalidRequest(f"the target is not empty: {', '.join(found)}; replace it or name another", param="target")
 
 
 def _copy(table: Table, source: Connection, target: Connection) -> int:
