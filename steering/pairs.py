@@ -215,8 +215,7 @@ def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[s
 def _partition(
     groups: tuple[Sequence[str], Sequence[str]], parts: int, rng: random.Random
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Deals whole groups to `parts` parts with about equally many positives and negatives, each part as indices of both sides.
-    Groups of the positives are dealt first."""
+    """Deals groups to parts of about equal sizes, as indices of both sides; groups of the positives first."""
     members: dict[str, tuple[list[int], list[int]]] = {}
     for side, of_side in enumerate(groups):
         for index, name in enumerate(of_side):

@@ -109,8 +109,7 @@ def release_thread_pool() -> None:
 
 
 def openmp_thread_setter() -> Callable[[int], None] | None:
-    """Returns a function that sets how many OpenMP threads the calling thread uses, and no other, unlike
-    `torch.set_num_threads`. None where torch has no OpenMP library of its own."""
+    """Returns what sets the calling thread's number of OpenMP threads alone; None without OpenMP of torch's own."""
     library = _openmp()
     return library.omp_set_num_threads if library else None
 

@@ -188,8 +188,7 @@ def unit(values: Direction, layer: int) -> tuple[Direction, float]:
 
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
-    """Draws the directions of all random controls: standard normal numbers in float64, so that every direction is as
-    likely as any other. Not of unit length."""
+    """Draws directions of random controls: standard normal in float64, all equally likely, not of unit length."""
     return torch.randn(count, d_model, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
 
 

@@ -36,8 +36,7 @@ def load_evaluation_prompts(name: str) -> tuple[str, ...]:
 
 @cache
 def load_report_prompts(name: str) -> tuple[str, ...]:
-    """Returns prompts on which a deployment report of the concept is made: none of its pairs, and none of the prompts on which a
-    strength is chosen. Raises ConceptNotFound."""
+    """Returns the prompts of a deployment report, on which nothing was chosen. Raises ConceptNotFound."""
     _check_known(name)
     return read_prompts(_lines(f"{name}.report.jsonl"), source=f"{name}.report.jsonl")
 

@@ -33,8 +33,7 @@ def with_subjects(pairs: PairSet) -> PairSet:
 
 
 def subjects_of(texts: Sequence[Text]) -> list[int]:
-    """Returns the number of the group of each text. Groups are joined while their texts are near each other on average, so that a
-    chain of texts, each near the next, does not become one group."""
+    """Returns the group of each text; groups are joined while their texts are near on average, so no chains arise."""
     # scikit-learn takes a second to import
     from sklearn.cluster import AgglomerativeClustering  # noqa: PLC0415
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415

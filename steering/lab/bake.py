@@ -68,8 +68,7 @@ class BakedLayer:
 
 
 def bake(model: PreTrainedModel, layout: Layout, plan: SteeringPlan) -> list[BakedLayer]:
-    """Returns the linear layers that carry a plan, in float32, of an unchanged model. Raises UnsupportedParameter
-    naming the intervention."""
+    """Returns the linear layers that carry a plan, in float32. Raises UnsupportedParameter naming the intervention."""
     _check_plan(plan)
     names = {module: name for name, module in model.named_modules()}
     layers: dict[int, BakedLayer] = {}
@@ -227,8 +226,7 @@ def _adds_to_residual(model: PreTrainedModel, layout: Layout, layer: int) -> boo
 
 
 def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
-    """Writes baked layers into a model; other biases that its configuration then needs are zeros. Raises
-    UnsupportedParameter where the architecture has no bias there."""
+    """Writes baked layers, with the biases that they need, into a model. Raises UnsupportedParameter without biases."""
     missing = [layer.name for layer in layers if layer.constant and layer.module.bias is None]
     if missing and not give_biases(model, missing):
         raise UnsupportedParameter(

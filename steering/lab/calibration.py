@@ -64,8 +64,7 @@ class Place:
 
 @dataclass(slots=True)
 class _Search:
-    """The search for one strength: KL grows with its square where it is small, which gives the next guess between the strengths
-    that are known to be too small and too large. best: the strength whose KL is nearest to the limit, with its KL."""
+    """The search for one strength: small KL grows with its square. best: the strength with the nearest KL, and that KL."""
 
     next: float
     low: float = 0.0
@@ -189,8 +188,7 @@ async def neutral_divergence(
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[Estimate | None, ...]:
-    """Estimates KL(plan || unsteered) per token along the unsteered model's answers to neutral prompts; None without
-    any token."""
+    """Estimates KL(plan || unsteered) per token along unsteered answers to neutral prompts; None without tokens."""
     answers = await generate.background(engine, generate.seeded(prompts, sampling))
     values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
     return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)

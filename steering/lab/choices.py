@@ -84,8 +84,7 @@ async def measure(
     cache_salt: str,
     progress: Progress = ignore_progress,
 ) -> ChoicesAnswer:
-    """Measures the items under each plan. plans: without steering and, where there is any, with it. cache_salt: see
-    `next_logprobs`. Raises what `Engine.capture` raises."""
+    """Measures the items under plans: unsteered, then steered, if any. Raises what `Engine.capture` raises."""
     found: list[list[Picked]] = [[] for _ in plans]
     warnings = dict.fromkeys(plans[-1].warnings)
     letters = letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))

@@ -46,8 +46,7 @@ MAX_SCORED = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """The weights of an encoder, in float32, read once for many texts. centre: what is subtracted from a residual
-    first. threshold: of a jumprelu autoencoder. k: active features of a topk autoencoder; 0 for the others."""
+    """An encoder in float32. centre: subtracted from a residual first. threshold: of jumprelu. k: of topk, otherwise 0."""
 
     weight: Float[Tensor, "d_model feature"]
     bias: Float[Tensor, "feature"]
@@ -126,8 +125,7 @@ class Dictionary:
 
 
 def open_dictionary(folder: Path) -> Dictionary:
-    """Reads the configuration and checks the shapes of the weights, again when a file has changed. Raises
-    InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed."""
+    """Reads the configuration and checks the shapes of weights, again after a change. Raises InvalidRequest."""
     with _readable(folder):
         return _opened(folder, tuple(_version(folder / name) for name in (CONFIG, WEIGHTS)))
 

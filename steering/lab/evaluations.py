@@ -58,8 +58,7 @@ class DoseResponseRequest(StrengthsRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """A request resolved. strengths: ascending, without 0, which is always measured. arms: the vector, then random
-    controls."""
+    """A request resolved. strengths: ascending, without 0, which is always measured. arms: the vector, then controls."""
 
     reading: ReadBack
     layers: tuple[int, ...]
@@ -75,8 +74,7 @@ class Setup:
 
 
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
-    """Resolves a request; draws the random controls. Raises InvalidRequest for invalid strengths, layers, prompts or
-    scorer, VectorModelMismatch for another model's vector."""
+    """Resolves a request and draws its controls. Raises InvalidRequest, VectorModelMismatch."""
     vector = request.vector
     reading = trials.read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
@@ -176,8 +174,7 @@ def _answer(
 
 
 def _broken(rows: Mapping[float, Sequence[Trial]], points: Mapping[float, EvaluatedPoint]) -> list[str]:
-    """Names strengths at which activations became non-finite. rows: strength -> the vector's trial, then those of its random
-    controls. points: those that are not left out."""
+    """Names strengths with non-finite activations. rows: the vector's trial, then its controls. points: those kept."""
     own = [strength for strength in rows if strength not in points]
     unbounded = [strength for strength in rows if strength in points and points[strength].threshold is None]
     some = [

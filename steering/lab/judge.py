@@ -51,8 +51,7 @@ class Judge(Protocol):
 
 
 class EngineJudge:
-    """The loaded model, unsteered and greedy, behind live traffic. Generates the most probable of the digits 0, 1 and
-    2, since a small model seldom writes one by itself; a free reply where the digits are no tokens of this model."""
+    """The loaded model, unsteered and greedy, held to the digits 0 to 2; a free reply where these are no tokens."""
 
     at_once = 16
 
@@ -76,8 +75,7 @@ class EngineJudge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judging:
-    """What a judge is asked about. concept: in words. by: who judges, as the answer says it. instructions: the prompts
-    as people read them; None: taken from the prompts."""
+    """What a judge is asked. by: who judges. instructions: the prompts in words; None: taken from the prompts."""
 
     judge: Judge
     concept: str
@@ -114,8 +112,7 @@ async def judge_answers(
     *,
     progress: Progress = ignore_progress,
 ) -> JudgementAnswer:
-    """Returns the ratings, with warnings to read before they are believed. Cancelling stops every question. answers:
-    strength -> one text for each instruction, in order."""
+    """Returns ratings with warnings. answers: strength -> a text for each instruction. Cancelling stops all questions."""
     failures = Counter[str]()
     questions = [
         question

@@ -227,8 +227,7 @@ RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
 def check(
     name: str, found: Estimate | None, relation: Literal["above", "at_most", "at_least"], threshold: float
 ) -> CheckAnswer:
-    """Compares the whole interval of a value with its threshold. found: None where nothing was measured. A value without an
-    interval does not pass, since one number does not show on which side of the threshold it lies."""
+    """Compares the whole interval of a value, if measured, with its threshold. Without an interval it does not pass."""
     holds, end, margin = RELATIONS[relation], None, None
     if found is not None and found.interval is not None:
         end = found.interval[1] if relation == "at_most" else found.interval[0]
@@ -254,8 +253,7 @@ def share(count: int, of: int) -> Estimate:
 
 
 def prompts_for_share(limit: float) -> int | None:
-    """Returns how many prompts are needed to show that a share is at most `limit` where none of them counts: the upper end of
-    the Wilson interval of 0 of n is z^2 / (n + z^2). None for a limit of 0, which no number shows."""
+    """Returns how many prompts show a share of at most `limit` if none counts, by Wilson: z^2 / (n + z^2). None for 0."""
     square = float(ndtri(0.975)) ** 2
     return ceil(square * (1.0 - limit) / limit) if limit > 0.0 else None
 
@@ -306,8 +304,7 @@ class PlainTrials(NamedTuple):
 def control_checks(
     moved: Sequence[float], bound: float | None, controlled: bool, limits: ThresholdsFields
 ) -> list[CheckAnswer]:
-    """Checks the shifts of the prompts along the direction. bound: what one random steering in twenty reaches. None: not known where it
-    was `controlled`, and then the shift is not shown; without controls it is compared with 0."""
+    """Checks the shifts along the direction. bound: of chance; None: unknown where `controlled`, otherwise 0."""
     shift = estimate(moved)
     return [
         check("shift", Estimate(shift.mean) if bound is None and controlled else shift, "above", bound or 0.0),
@@ -316,8 +313,7 @@ def control_checks(
 
 
 def retained(name: str, varied: Sequence[float], moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
-    """Checks the share of the plain shift of the same prompts, the first of `moved`, that a variation keeps; 0 where they do not move
-    along the direction on average."""
+    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average."""
     plain = moved[: len(varied)]
     kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
     return check(f"retained.{name}", kept, "at_least", limits.retained)
@@ -372,8 +368,7 @@ def controls_of(seeds: Sequence[int]) -> int:
 
 
 def plain_samples(count: int) -> Samples:
-    """Returns the answers to each prompt as it is, where `count` are asked for. Many plans are compared with the
-    unsteered ones, so these are no fewer than elsewhere."""
+    """Returns the samples of plain prompts. Many plans are compared with the unsteered ones, so these are not few."""
     return Samples(max(trials.UNSTEERED_SAMPLES, count), count)
 
 

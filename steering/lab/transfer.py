@@ -64,8 +64,7 @@ class AffineMap:
 
 
 def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
-    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on
-    held-out texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
+    """Fits by ridge regression, measured on held-out texts, then on all. rows: neighbouring rows of one text."""
     x, y = source.double().numpy(), target.double().numpy()
     held = np.arange(len(x)) // rows % HELD == HELD - 1
     weight, bias, _ = _ridge(x[~held], y[~held], rows)

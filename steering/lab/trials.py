@@ -114,8 +114,7 @@ def evaluation_prompts(
 
 @dataclass(frozen=True, slots=True)
 class AnswerMeasures:
-    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens; None where it has none. dose:
-    measured relative dose, mean over the steered layers; 0 where none was."""
+    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens. dose: mean over steered layers."""
 
     score: float
     surprise: float | None
@@ -408,8 +407,7 @@ def independent_claims(moved: Mapping[float, Numbers]) -> float:
 
 
 def _mean_square_correlation(shifted: Numbers) -> float:
-    """Returns the mean of r_ij^2 over pairs of strengths, see `independent_claims`; 1 for one strength. shifted: (strength,
-    direction, prompt)."""
+    """Returns the mean r_ij^2 of `independent_claims`, 1 for one strength. shifted: (strength, direction, prompt)."""
     strengths, directions, prompts = shifted.shape
     if strengths == 1:
         return 1.0
@@ -478,8 +476,7 @@ def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], place
 def dose_points(
     unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None]
 ) -> dict[float, EvaluatedPoint]:
-    """Builds the points of a dose-response. rows: strength -> the vector's trial, then those of its random controls. kl: on neutral
-    text, by strength."""
+    """Builds the points of a dose-response. rows: by strength the vector's trial, then its controls. kl: by strength."""
     points = dict[float, EvaluatedPoint]()
     bounds = chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
     for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
@@ -518,8 +515,7 @@ def closest_margin(margins: Mapping[float, float | None], *ranges: Interval | No
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:
-    """Returns (low, high) of the widest run of measured strengths of one sign that all hold, of equal ones that nearest
-    to 0; None where no strength does. sound: strength -> whether it holds."""
+    """Returns (low, high) of the widest run of strengths of a sign that hold, the nearest to 0 of equal ones, if any."""
     ordered = sorted((one for one in sound if one * sign > 0.0), key=abs)
     runs = [list(run) for holding, run in groupby(ordered, sound.__getitem__) if holding]
     return max([(min(run), max(run)) for run in runs], key=lambda run: run[1] - run[0], default=None)

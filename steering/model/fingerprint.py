@@ -30,8 +30,7 @@ def fingerprint_of(model: PreTrainedModel) -> str:
 
 
 def fingerprint_of_files(model: PreTrainedModel, folder: Path) -> str | None:
-    """Returns the same fingerprint from safetensors files, one tensor in memory at a time; None where a weight is not
-    in the files under the name that the model, on the meta device, gives it."""
+    """Returns the same fingerprint from safetensors files; None where a weight is missing under its name."""
     weights = _weights(model)
     where: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):

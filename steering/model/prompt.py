@@ -61,8 +61,7 @@ class TextStream:
         self._mark_returned()
 
     def step(self, token_id: int) -> str:
-        """Returns the characters that this token completes; empty while a character is incomplete. A separator completes what came
-        before it."""
+        """Returns the characters that this token completes; a separator completes what came before it."""
         if self.separates(token_id):
             piece = self.flush()
             # bytes before it and after it make no character
@@ -393,8 +392,7 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation by the chat template, to be answered unless the last message is an answer; up to the end of a
-        ContinuedMessage."""
+        """Renders a conversation, to be answered unless the last message is an answer or a ContinuedMessage."""
         for message in messages:
             _checked_text(message.written)
         return self._rendered(messages)

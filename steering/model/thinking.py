@@ -43,8 +43,7 @@ class ThinkingFormat:
 
 
 def beginning(markers: tuple[str, str], last: ChatMessage, tail: str) -> tuple[bool, bool]:
-    """Returns whether a conversation has begun the thinking of its answer, and whether the answer may begin it.
-    last, tail: see ThinkingFormat.parser."""
+    """Returns whether a conversation has begun to think, and whether its answer may; see ThinkingFormat.parser."""
     begin, end = markers
     if isinstance(last, ContinuedMessage):
         return last.content.rfind(begin) > last.content.rfind(end), False
@@ -62,8 +61,7 @@ MARKERS = tuple(marker for one in FORMATS for marker in (one.begin, one.end))
 
 
 def format_of(template: str, added: Mapping[str, int], special: Collection[str]) -> ThinkingFormat | None:
-    """Returns the format of a chat template, None where it has none or an unknown one.
-    added: the tokens that the tokenizer has beside its vocabulary. special: those that decoding leaves out."""
+    """Returns the format of a template, if known. added: tokens beside the vocabulary. special: not decoded ones."""
     if (known := in_template(template)) is None:
         return None
     markers = [one for one in (known.begin, known.end) if one in added and one in special]

@@ -73,8 +73,7 @@ class ToolFormat:
         return "[" if self.many else "{"
 
     def begins(self, *, starts: bool) -> dict[str, str]:
-        """Returns what may begin a call, each with what ends it; "" where the JSON does. starts: at the start of an answer, or after a
-        call, where markers may be left out."""
+        """Returns what may begin a call, each with its end; "" for JSON. starts: where markers may be left out."""
         found = {self.begin: self.end}
         if starts and (self.bare or self.loose):
             found[self.opening] = ""

@@ -72,8 +72,7 @@ def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str |
 
 
 def _with_hook_points(model: PreTrainedModel, layout: Layout, token_ids: Int[Tensor, "row seq"]) -> Layout:
-    """Returns the layout with its hook points confirmed by a pass: each module runs once, and returns, or for heads takes, [row, seq,
-    width]."""
+    """Returns the layout with hook points confirmed by a pass: each runs once, with [row, seq, width]."""
     layout = with_named_hook_points(model, layout)
     shapes: dict[int, list[tuple[int, ...]]] = {point: [] for point in layout.inner}
 

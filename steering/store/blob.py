@@ -130,8 +130,7 @@ def read_metadata(text: str) -> VectorMetadata:
 
 
 def read_stored_metadata(text: str) -> VectorMetadata:
-    """Reads metadata that `read_metadata` has accepted before: only its fields are checked again, in compiled code.
-    Raises InvalidRequest naming the field that does not fit."""
+    """Reads metadata that `read_metadata` has accepted before: only its fields are checked. Raises InvalidRequest."""
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:

@@ -143,8 +143,7 @@ class Database:
         limit: int,
         cursor: str | None,
     ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows by name, and the cursor of the next page.
-        The rows have a column `bytes`; the page ends before its limit where they sum up to more than PAGE_BYTES."""
+        """Returns a page of rows by name, up to PAGE_BYTES of their column `bytes`, and the cursor of the next."""
         page = query.order_by(name).limit(check_page(limit) + 1)
         if cursor is not None:
             page = page.where(name > read_cursor(listing, cursor))

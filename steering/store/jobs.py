@@ -151,8 +151,7 @@ def _postgresql_time(_: object, __: SQLCompiler, **___: object) -> str:
 
 @dataclass(eq=False)
 class Servers:
-    """The servers of one database, their leases, and the cancellation of jobs that run on another one.
-    Lease times are compared with the clock of the database, never with a server's."""
+    """The servers of a database, their leases by the database's clock, and the cancellation of jobs on another one."""
 
     database: Database
 

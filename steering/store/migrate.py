@@ -31,8 +31,7 @@ def schema_known() -> str | None:
 
 
 def migrate(address: DatabaseAddress) -> None:
-    """Creates the file, for its owner only, and its folder if need be. Of two processes that start together, one waits.
-    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached."""
+    """Creates or upgrades a database; of two processes, one waits. Raises StoreCorrupt, StoreUnavailable."""
     with translated():
         if address.file is not None:
             address.file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +47,7 @@ def create_private(file: Path) -> None:
 
 
 def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
-    """Returns the schema of the database, None if it is empty or not there, and that of this code. Changes nothing.
-    Raises StoreUnavailable when the database cannot be reached."""
+    """Returns the schema of a database, None without one, and that of this code. Raises StoreUnavailable."""
     newest = schema_known()
     if address.file is not None and not address.file.exists():
         return None, newest

@@ -26,8 +26,7 @@ _LABELS = (ProfileRow.namespace, ProfileRow.name, ProfileRow.description, Profil
 
 
 class Profiles(Namespaced):
-    """The profiles that a namespace sees, and its default steering.
-    Both name vectors that their namespace sees, checked in the transaction that stores them."""
+    """The profiles that a namespace sees, and its default steering. Vectors that they name exist when they are stored."""
 
     async def put(self, name: str, steering: SteeringSpec, description: str = "") -> ProfileAnswer:
         """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest, StorageFull."""

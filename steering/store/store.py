@@ -26,8 +26,7 @@ from steering.vectors import check_name
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStore:
-    """What a store shows in one namespace: names are looked up there, then in `shared`; a vector hides every version of
-    a shared one. Writing goes to the namespace."""
+    """What a store shows in one namespace: its own names, then those of `shared`. Writing goes to the namespace."""
 
     namespace: str
     vectors: Vectors

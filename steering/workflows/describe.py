@@ -28,8 +28,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Conversations (prompt, answer) without the instruction, for position "response_mean"; the topic is the prompt.
-    dropped: how many pairs of answers were set aside, by reason."""
+    """Conversations without the instruction; topics are prompts. dropped: pairs of answers set aside, by reason."""
 
     pairs: PairSet
     dropped: Mapping[str, int]
@@ -44,8 +43,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the model is to be in its answers. trait: None for answers without an instruction. opposites: one for each answer, in turn.
-    per_prompt: answers a pole to each prompt."""
+    """What the model is to be. trait: None: no instruction. opposites: in turn. per_prompt: answers a pole to each."""
 
     trait: str | None
     opposites: tuple[str, ...]
@@ -53,8 +51,7 @@ class Description:
 
     @classmethod
     def of(cls, name: str, entry: ConceptEntry) -> "Description":
-        """Describes a concept in words. The assistant's answers are compared with those in two roles each, so that every role has as
-        many."""
+        """Describes a concept in words; of the assistant two roles a prompt, so that every role has as many."""
         return cls(None, roles(), 2) if name == ASSISTANT else cls(entry.positive, (entry.negative,))
 
     @property

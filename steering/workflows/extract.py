@@ -323,8 +323,7 @@ def _trained_vector(
 def _measured(
     found: FittedDirection, layer: int, read: ReadPairs, division: Split, held: Folding, seed: int
 ) -> LayerFit:
-    """Adds the class means of the fitted pairs to a trained direction and measures it on the held-out pairs. The
-    trained sign is kept: flipping it would reverse the effect."""
+    """Adds class means to a trained direction, whose sign is kept, and measures it on the held-out pairs."""
     positive, negative = read[layer]
     direction = orient(found.direction, positive[list(division.fit_positive)], negative[list(division.fit_negative)])
     if float(direction.direction @ found.direction) < 0.0:
@@ -345,8 +344,7 @@ async def _fit_layers(
     part: Sequence[int] | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
-    """Fits and cross-validates each layer; also returns why others have no direction, or raises the last reason. part:
-    the pairs that are used; None: all."""
+    """Fits and cross-validates layers, at `part` of the pairs; also returns, or raises, why there is no direction."""
     rows = slice(None) if part is None else list(part)
 
     def fit_at(layer: int) -> LayerFit:
@@ -373,8 +371,7 @@ async def _with_maps(
     fits: Mapping[int, LayerFit],
     left_out: dict[int, InvalidRequest],
 ) -> tuple[dict[int, LayerFit], dict[str, float]]:
-    """Adds the maps of a method that has them, fitted on all examples; also returns the share that the rank of each keeps. A layer
-    without a map is left out. Raises the error of the last where no layer has one."""
+    """Adds the maps of a method that has them; also returns the share that the rank of each keeps. Raises without any."""
     found: dict[int, LayerFit] = {}
     kept: dict[str, float] = {}
     for layer, fit in fits.items():
@@ -393,8 +390,7 @@ async def _with_maps(
 async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, progress: Progress
 ) -> ReadPairs:
-    """Reads each different text once, all layers in one pass; plain texts as replies for position "response_mean". Raises what
-    `chosen_phases` raises."""
+    """Reads each different text once, plain ones as replies for "response_mean". Raises what `chosen_phases` raises."""
     positive, negative = request.pairs.positive, request.pairs.negative
     if request.position == "response_mean":
         positive, negative = as_answers(positive), as_answers(negative)

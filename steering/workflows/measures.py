@@ -126,8 +126,7 @@ class TokenMeasures:
 async def measure_tokens(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
 ) -> TokenMeasures | None:
-    """Measures `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter. None
-    where there are too many tokens to hold their logits."""
+    """Measures `tokens` after `prompt` by unfiltered logits at temperature 1; None where these are too many to hold."""
     if (len(tokens) + 1) * engine.info.vocab_size > LOGITS_BOUND:
         return None
     if not tokens:

@@ -111,8 +111,7 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
 
 
 def _turn(ids: Sequence[int], part: Sequence[int], phases: Sequence[PhaseName | None]) -> range | None:
-    """Returns the positions in `ids` of the answer that ends `part`, whose phases are given; None where they are not there. Templates
-    drop the thinking of earlier answers."""
+    """Returns where `ids` have the answer that ends `part`, perhaps without its thinking; None where they do not."""
     said = [at for at, phase in enumerate(phases) if phase not in (None, "prompt")]
     start = said[0] if said else 0
     if tuple(ids[:start]) != tuple(part[:start]):
@@ -205,8 +204,7 @@ async def read_each(
     priority: int = 0,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[T]:
-    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread.
-    done: receives how many have been read."""
+    """Reads texts at all positions, as many as fit, and returns what `work` makes of each. done: how many are read."""
     found: list[T] = []
     for part in await run_in_thread(parts, engine, texts, len(layers)):
         prompts = [CapturePrompt(text) for text in part]

@@ -44,8 +44,7 @@ def draw(
     labels: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
 ) -> tuple[Points, SeparabilityAnswer | None]:
-    """Projects activations (example, d_model), and measures their separability; None without two labels. Raises
-    InvalidRequest where they cannot be drawn."""
+    """Projects activations (example, d_model); their separability is None without two labels. Raises InvalidRequest."""
     points = PROJECTIONS[method].fit(activations, dims, seed)
     if labels is None or len(set(labels)) < 2:
         return points, None
