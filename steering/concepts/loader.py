@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from steering.concepts import CONCEPTS, RENAMED
 from steering.concepts.described import all_concepts, described
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
-from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
+from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.registry import unknown_name
 from steering.strict_json import load_json
 
@@ -68,10 +68,11 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
             raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
         _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
         _refuse_repeat(("id", line.get("id")), seen, number, source)
-        sides: list[Text] = [line[side] for side in SIDES]
-        if prompt is not None:
-            sides = [(ChatMessage("user", prompt), ChatMessage("assistant", line[side])) for side in SIDES]
-        pairs.append(ContrastivePair(*sides, line.get("topic")))
+        positive, negative = (
+            line[side] if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", line[side]))
+            for side in SIDES
+        )
+        pairs.append(ContrastivePair(positive, negative, line.get("topic")))
     if not pairs:
         raise InvalidRequest(f"{source}: no pairs found", param="pairs")
     return PairSet.of(pairs)

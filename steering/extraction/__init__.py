@@ -1,8 +1,7 @@
 """Lists the extraction methods in METHODS. Methods that need scikit-learn are imported on first use."""
 
-from steering.extraction.base import ExtractionMethod, MeanDifference, Pca
+from steering.extraction.base import ExtractionMethod, MeanDifference, Pca, Rfm
 from steering.extraction.maps import Affine, Clas, Conceptor, NullSpace
-from steering.extraction.rfm import Rfm
 from steering.registry import Registry
 
 METHODS: Registry[type[ExtractionMethod]] = Registry(

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from math import ceil
 from statistics import fmean
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 from scipy.special import ndtri
 
@@ -42,6 +42,7 @@ from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
+ROLE = "You are a librarian who answers the readers of a small town library."
 _LOOKALIKES = str.maketrans({"e": "3", "o": "0", "i": "1", "a": "4"})
 FEWER: Literal["fewer_pairs"] = "fewer_pairs"
 PLAIN = "plain"
@@ -168,26 +169,6 @@ async def other_model_scorer(engine: Engine, concept: str, pairs: PairSet) -> Ot
     return OtherModelScorer(engine, await extract(engine, request))
 
 
-Change: TypeAlias = Callable[[Prompt, int], Prompt]
-"""(prompt, seed) -> the varied prompt."""
-
-
-def _in_words(change: Callable[[str, int], str]) -> Change:
-    """Applies a change of text to a plain prompt, or to the last message of the user."""
-
-    def changed(prompt: Prompt, seed: int) -> Prompt:
-        if isinstance(prompt, str):
-            return change(prompt, seed)
-        messages = _messages(prompt)
-        last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
-        if last is None:
-            return prompt
-        messages[last] = ChatMessage("user", change(messages[last].content, seed))
-        return tuple(messages)
-
-    return changed
-
-
 def _typos(text: str, seed: int) -> str:
     rng, letters = random.Random(seed), list(text)  # noqa: S311 - reproducible typos
     for index in range(len(letters) - 1):
@@ -196,23 +177,32 @@ def _typos(text: str, seed: int) -> str:
     return "".join(letters)
 
 
-def _as_librarian(prompt: Prompt, _seed: int) -> Prompt:
-    """Puts a system message before a conversation, or the same words before a plain prompt."""
-    role = "You are a librarian who answers the readers of a small town library."
-    if isinstance(prompt, str):
-        return f"{role}\n\n{prompt}"
-    return (ChatMessage("system", role), *(one for one in _messages(prompt) if one.role != "system"))
-
-
-VARIATIONS: Mapping[str, Change] = {
-    "paraphrase_before": _in_words(lambda text, _: f"I have a request. {text}"),
-    "paraphrase_after": _in_words(lambda text, _: f"{text} Please answer in two or three sentences."),
-    "role": _as_librarian,
-    "typos": _in_words(_typos),
-    "lookalikes": _in_words(lambda text, _: text.translate(_LOOKALIKES)),
-    "upper_case": _in_words(lambda text, _: text.upper()),
+VARIATIONS: Mapping[str, Callable[[str, int], str]] = {
+    "paraphrase_before": lambda text, _: f"I have a request. {text}",
+    "paraphrase_after": lambda text, _: f"{text} Please answer in two or three sentences.",
+    "role": lambda text, _: f"{ROLE}\n\n{text}",
+    "typos": _typos,
+    "lookalikes": lambda text, _: text.translate(_LOOKALIKES),
+    "upper_case": lambda text, _: text.upper(),
 }
-"""Name -> how prompts are changed. `lookalikes` writes digits for letters."""
+"""Name -> (text, seed) -> the varied text. `lookalikes` writes digits for letters."""
+
+
+def varied(prompt: Prompt, variation: str, seed: int) -> Prompt:
+    """Varies a plain prompt, or the last message of the user in a conversation, which gets a role as system message."""
+    change = VARIATIONS[variation]
+    if isinstance(prompt, str):
+        return change(prompt, seed)
+    messages = _messages(prompt)
+    if variation == "role":
+        return (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+    last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
+    if last is None:
+        return prompt
+    messages[last] = ChatMessage("user", change(messages[last].content, seed))
+    return tuple(messages)
+
+
 STEPS = 4 + len(VARIATIONS)
 """Of progress, for each seed."""
 
@@ -436,9 +426,11 @@ class _Work:
             if fewer is not None and fewer.broken is None:
                 scores.append(fewer.answer(FEWER, variation=PLAIN))
                 robustness.append(retained(FEWER, along(fewer, unsteered, direction), moved, limits))
-            for name, change in VARIATIONS.items():
+            for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
-                prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
+                prompts = [
+                    varied(prompt, name, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])
+                ]
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
