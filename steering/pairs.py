@@ -119,9 +119,7 @@ class ContrastivePair:
 @dataclass(frozen=True, slots=True)
 class PairSet:
     """The texts of one concept. When `paired` is False, positives and negatives are separate lists of any sizes.
-
-    topics: of each pair, or of each positive text of a list. negative_topics: of each negative text of a list.
-    """
+    topics: of each pair, or of each positive text of a list. negative_topics: of each negative text of a list."""
 
     positive: tuple[Text, ...]
     negative: tuple[Text, ...]

@@ -40,10 +40,8 @@ def recommend(
 
 
 def strengths_to_try(layers: Sequence[int], scales: Mapping[int, float], norms: Sequence[float]) -> Interval | None:
-    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known.
-
-    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units.
-    """
+    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known. scales:
+    natural scale by layer; norms: typical residual norm of every layer, both in residual units."""
     if not norms:
         return None
     dose_of_one = sum(scales[layer] / norms[layer] for layer in layers)
@@ -61,10 +59,8 @@ def build_card(
     topics: int,
     auroc: Estimate | None,
 ) -> QualityCard:
-    """Builds the card of a new vector. For unpaired texts, pairs and holdout count the smaller class.
-
-    holdout: pairs held out by a fold. auroc: of the whole procedure, the choice of the layer included.
-    """
+    """Builds the card of a new vector. For unpaired texts, pairs and holdout count the smaller class. holdout: pairs
+    held out by a fold. auroc: of the whole procedure, the choice of the layer included."""
     layer = best_layer(layers, layer_count)
     data = _about_data(pairs, folds, topics)
     warnings = (*data, *_about_measurements(auroc, holdout, layer, layers[layer]))

@@ -45,10 +45,8 @@ def choose_device(device: str, driver: Any = torch) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, *, kernels: bool = False, driver: Any = torch) -> torch.dtype:
-    """Returns the dtype of that name; "auto" is bfloat16 where it is multiplied fast, else float32.
-
-    kernels: whether the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32.
-    """
+    """Returns the dtype of that name; "auto" is bfloat16 where it is multiplied fast, else float32. kernels: whether
+    the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32."""
     if dtype == "auto":
         fast = has_native_bfloat16(device, driver) or (kernels and needs_kernels(torch.bfloat16, device))
         return torch.bfloat16 if fast else torch.float32

@@ -21,10 +21,8 @@ EditsByLayer: TypeAlias = Mapping[int, tuple[Edit, ...]]
 
 
 def planned_dose(edits: tuple[Edit, ...], norm: float | None) -> float | None:
-    """Returns |r' - r| / |r| of the edits of one intervention at a layer, as far as it is known before r.
-
-    norm: the typical |r| of the layer, None if not measured. None for edits that read r.
-    """
+    """Returns |r' - r| / |r| of the edits of one intervention at a layer, as far as it is known before r. norm: the
+    typical |r| of the layer, None if not measured. None for edits that read r."""
     total = 0.0
     for edit in edits:
         if edit.kind == "head":

@@ -176,10 +176,8 @@ async def resolve(
 
 
 class RecentPlans:
-    """Caches the `most` latest plans, because traffic repeats the same few steerings.
-
-    Names are looked up every time: the key has the namespaces, versions and digests that they stand for now.
-    """
+    """Caches the `most` latest plans, because traffic repeats the same few steerings. Names are looked up every time:
+    the key has the namespaces, versions and digests that they stand for now."""
 
     def __init__(self, most: int = 64) -> None:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
@@ -402,11 +400,8 @@ class _Resolver:
         )
 
     def _check_order(self, item: InterventionSpec, first: int, condition: ConditionTree | None) -> None:
-        """Refuses a condition that is read too late for the scope.
-
-        A condition read at a later layer than the action takes effect one token later. Prompt positions are computed
-        together, so they cannot wait for it.
-        """
+        """Refuses a condition that is read too late for the scope. A condition read at a later layer than the action
+        takes effect one token later. Prompt positions are computed together, so they cannot wait for it."""
         phases = SCOPE_PHASES[item.scope.tokens]
         for leaf in () if condition is None else condition.leaves():
             threshold = self._thresholds[leaf]
