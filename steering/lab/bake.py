@@ -369,40 +369,34 @@ async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable
     finally:
         await engine.close()
     served = [one.logits for one in captures if one.logits is not None]
-    return await run_in_thread(_bake_loaded, request, plan, texts, served, step)
 
+    def write() -> BakeReport:
+        loaded = load(
+            request.source,
+            cache_dir=request.cache_dir,
+            device="cpu",
+            dtype=request.dtype,
+            revision=request.revision,
+            report=step,
+        )
+        model, folder = loaded.model, loaded.folder
+        unsteered = list(plain_logits(model, texts))
+        layers = bake(model, loaded.layout, plan)
+        if request.lora:
+            write_lora(layers, request.output, loaded.info.name)
+        put(model, layers)
+        found = report(layers, served, unsteered, list(plain_logits(model, texts)))
+        if not request.lora:
+            step(f"Writing {request.output}")
+        if (file := request.source_file()) is not None:
+            write_gguf(model, layers, file, request.output)
+        elif not request.lora:
+            model.config.pad_token_id = AutoConfig.from_pretrained(folder).pad_token_id  # the engine goes without
+            model.save_pretrained(request.output)
+            AutoTokenizer.from_pretrained(folder).save_pretrained(request.output)
+        return found
 
-def _bake_loaded(
-    request: BakeRequest,
-    plan: SteeringPlan,
-    texts: Sequence[Sequence[int]],
-    served: Sequence[Logits],
-    step: Callable[[str], None],
-) -> BakeReport:
-    loaded = load(
-        request.source,
-        cache_dir=request.cache_dir,
-        device="cpu",
-        dtype=request.dtype,
-        revision=request.revision,
-        report=step,
-    )
-    model, folder = loaded.model, loaded.folder
-    unsteered = list(plain_logits(model, texts))
-    layers = bake(model, loaded.layout, plan)
-    if request.lora:
-        write_lora(layers, request.output, loaded.info.name)
-    put(model, layers)
-    found = report(layers, served, unsteered, list(plain_logits(model, texts)))
-    if not request.lora:
-        step(f"Writing {request.output}")
-    if (file := request.source_file()) is not None:
-        write_gguf(model, layers, file, request.output)
-    elif not request.lora:
-        model.config.pad_token_id = AutoConfig.from_pretrained(folder).pad_token_id  # the engine goes without
-        model.save_pretrained(request.output)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(request.output)
-    return found
+    return await run_in_thread(write)
 
 
 def plain_logits(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Iterator[Logits]:

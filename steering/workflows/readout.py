@@ -147,29 +147,23 @@ async def readout(
             axes.append((reading, centred) if hook == "residual" else (inside, False))
     read = tuple(sorted({reading.layer for reading, _ in axes}))
     remaining = iter([None] * len(texts) if phases is None else phases)
-    return await read_each(engine, texts, read, lambda _, capture: _read(engine, capture, read, axes, next(remaining)))
 
+    def summarized(_: Prompt, capture: Capture) -> TextReadoutAnswer:
+        found, chosen = dict[str, dict[str, LayerScores]](), next(remaining)
+        for reading, centred in axes:
+            scores = reading.scores(capture.activations[read.index(reading.layer)])
+            part = spoken(scores) if chosen is None else scores[list(chosen.positions)]
+            found.setdefault(reading.name, {})[str(layer_of(reading.layer))] = LayerScores(
+                scores=scores.tolist(),
+                mean=float(part.mean()),
+                max=float(part.max()),
+                last=float(part[-1]),
+                centred=centred,
+            )
+        listed = None if chosen is None else list(chosen.phases)
+        return TextReadoutAnswer(tokens=read_tokens(engine.tokenizer, capture.token_ids), phases=listed, readout=found)
 
-def _read(
-    engine: Engine,
-    capture: Capture,
-    layers: tuple[int, ...],
-    axes: Sequence[tuple[Reading, bool]],
-    phases: ReadPhases | None,
-) -> TextReadoutAnswer:
-    found: dict[str, dict[str, LayerScores]] = {}
-    for reading, centred in axes:
-        scores = reading.scores(capture.activations[layers.index(reading.layer)])
-        chosen = spoken(scores) if phases is None else scores[list(phases.positions)]
-        found.setdefault(reading.name, {})[str(layer_of(reading.layer))] = LayerScores(
-            scores=scores.tolist(),
-            mean=float(chosen.mean()),
-            max=float(chosen.max()),
-            last=float(chosen[-1]),
-            centred=centred,
-        )
-    listed = None if phases is None else list(phases.phases)
-    return TextReadoutAnswer(tokens=read_tokens(engine.tokenizer, capture.token_ids), phases=listed, readout=found)
+    return await read_each(engine, texts, read, summarized)
 
 
 def used_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
@@ -324,8 +318,44 @@ async def explain(
     remaining = iter([None] * len(texts) if phases is None else phases)
 
     def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
-        chosen, known = next(remaining), statistics[_is_conversation(text)]
-        return _explained(engine, capture, axes, known, position, threshold, most, chosen)
+        known, phases = statistics[_is_conversation(text)], next(remaining)
+        scores, count = _scores(capture, axes), len(capture.token_ids)
+        positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
+        if phases is not None:
+            scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
+
+        def read(part: slice) -> list[tuple[float, float]]:
+            """Returns score and z of each axis over some of the tokens."""
+            values = scores[part].amax(dim=0) if position == "max" else scores[part].mean(dim=0)
+            found = zip(values.tolist(), known, strict=True)
+            return [(score, one.z(score, len(scores[part]), position)) for score, one in found]
+
+        whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
+        best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or a turn, stands out most
+        for index, axis in enumerate(axes):
+            most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
+            if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
+                best[axis.vector.id] = (index, most_z)
+        standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
+        concepts = []
+        for index, _ in standing[:most]:
+            score, z = whole[index]
+            by_turn = [
+                TurnAnswer(message=at, tokens=len(scores[phases.turns[at]]), score=one[index][0], z=one[index][1])
+                for at, one in turns.items()
+                if phases is not None
+            ]
+            concepts.append(
+                StandingConceptAnswer(
+                    vector=axes[index].vector.id,
+                    layer=axes[index].layer,
+                    score=score,
+                    z=z,
+                    tokens=_carrying(engine.tokenizer, capture.token_ids, positions, scores[:, index], known[index], z),
+                    turns=by_turn or None,
+                )
+            )
+        return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
 
     return await read_each(engine, texts, _layers(axes), explained)
 
@@ -387,57 +417,6 @@ def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis
     residuals = dict(zip(_layers(axes), capture.activations, strict=True))
     readings = (reading_at("", axis.vector, (axis.layer,)) for axis in axes)
     return torch.stack([spoken(one.scores(residuals[one.layer])) for one in readings], dim=1)
-
-
-def _explained(
-    engine: Engine,
-    capture: Capture,
-    axes: Sequence[Axis],
-    statistics: Sequence[NeutralStatistics],
-    position: ScorePosition,
-    threshold: float,
-    most: int,
-    phases: ReadPhases | None,
-) -> ExplainedTextAnswer:
-    scores, count = _scores(capture, axes), len(capture.token_ids)
-    positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
-    if phases is not None:
-        scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
-
-    def read(part: slice) -> list[tuple[float, float]]:
-        """Returns score and z of each axis over some of the tokens."""
-        values = scores[part].amax(dim=0) if position == "max" else scores[part].mean(dim=0)
-        found = zip(values.tolist(), statistics, strict=True)
-        return [(score, neutral.z(score, len(scores[part]), position)) for score, neutral in found]
-
-    whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
-    best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or one of its turns, stands out most
-    for index, axis in enumerate(axes):
-        most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
-        if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
-            best[axis.vector.id] = (index, most_z)
-    standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
-    concepts = []
-    for index, _ in standing[:most]:
-        score, z = whole[index]
-        by_turn = [
-            TurnAnswer(message=at, tokens=len(scores[phases.turns[at]]), score=one[index][0], z=one[index][1])
-            for at, one in turns.items()
-            if phases is not None
-        ]
-        concepts.append(
-            StandingConceptAnswer(
-                vector=axes[index].vector.id,
-                layer=axes[index].layer,
-                score=score,
-                z=z,
-                tokens=_carrying(
-                    engine.tokenizer, capture.token_ids, positions, scores[:, index], statistics[index], z
-                ),
-                turns=by_turn or None,
-            )
-        )
-    return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
 
 
 def _carrying(
