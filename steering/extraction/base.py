@@ -2,7 +2,6 @@
 independent of any model. Here are those that fit a direction alone, and what all share: checks of the activations, and the
 orientation of what is found."""
 
-from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeAlias
 
 import torch
@@ -17,10 +16,6 @@ Negatives: TypeAlias = Float[Tensor, "neg d_model"]
 NOISE_FLOOR = 1e-5
 """Share of the typical activation norm below which a natural scale is rounding error. A float32 forward pass gives equal
 texts activations that agree to about 1e-6 of their norm, whatever the batch around them."""
-
-
-FitMap: TypeAlias = Callable[[Positives, Negatives, bool, LayerDirection], tuple[LowRankMap, float] | None]
-"""`ExtractionMethod.fit_map`."""
 
 
 class ExtractionMethod(Protocol):

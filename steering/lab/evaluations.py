@@ -120,25 +120,6 @@ async def dose_response(
     reading = progress_of_part(progress, work, total)
     damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
     points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
-    answer = _answer(request, setup, unsteered, rows, points)
-    if request.judging is None:
-        return answer
-    texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
-    instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
-    rating = progress_of_part(progress, total - len(ASPECTS) * len(prompts) * len(texts), total)
-    judgement = await judge_answers(request.judging, instructions, texts, progress=rating)
-    return answer.model_copy(update={"judgement": judgement})
-
-
-def _answer(
-    request: DoseResponseRequest,
-    setup: Setup,
-    unsteered: Trial,
-    rows: Mapping[float, Sequence[Trial]],
-    points: Mapping[float, EvaluatedPoint],
-) -> DoseResponseAnswer:
-    """rows: strength -> the vector's trial, then those of its random controls. points: those that are not left out."""
-    by_strength = {strength: row for strength, row in rows.items() if strength in points}
     recommended = trials.measured_ranges(setup.layers, {s: one.margin for s, one in points.items()})
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
@@ -156,7 +137,7 @@ def _answer(
             warnings.append(unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
         warnings.append(f"the score falls as the strength grows for {against:.0%} of the prompts")
-    return DoseResponseAnswer(
+    answer = DoseResponseAnswer(
         vector=request.vector.id if request.vector.version else request.vector.name,
         layers=setup.layers,
         reading_layer=setup.reading.layer,
@@ -171,6 +152,13 @@ def _answer(
             *(scores for strength, row in by_strength.items() for scores in scores_of(row, strength=strength)),
         ),
     )
+    if request.judging is None:
+        return answer
+    texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
+    instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
+    rating = progress_of_part(progress, total - len(ASPECTS) * len(prompts) * len(texts), total)
+    judgement = await judge_answers(request.judging, instructions, texts, progress=rating)
+    return answer.model_copy(update={"judgement": judgement})
 
 
 def _broken(rows: Mapping[float, Sequence[Trial]], points: Mapping[float, EvaluatedPoint]) -> list[str]:

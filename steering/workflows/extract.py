@@ -26,7 +26,7 @@ from steering.engine.api import (
 from steering.engine.capabilities import can_fit, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import FitMap, MeanDifference, Negatives, Positives, orient
+from steering.extraction.base import MeanDifference, Negatives, Positives, orient
 from steering.extraction.card import best_layer, build_card, recommend, strengths_to_try
 from steering.extraction.cross_validation import (
     Fit,
@@ -174,7 +174,19 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     fitting = progress_of_part(progress, texts, total)
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
-    fits, kept = await _with_maps(method.fit_map, read, request.pairs.paired, fits, left_out)
+    kept: dict[str, float] = {}
+    for layer, fit in list(fits.items()):
+        try:
+            made = await run_in_thread(method.fit_map, *read[layer], request.pairs.paired, fit.direction)
+        except InvalidRequest as error:
+            left_out[layer] = error
+            del fits[layer]
+            continue
+        if made is not None:
+            fits[layer] = replace(fit, direction=replace(fit.direction, map=made[0]))
+            kept[str(layer)] = made[1]
+    if not fits:
+        raise left_out[max(left_out)]
     provenance |= {"map": {"kept": kept}} if kept else {}
     notes += _about_layers(left_out)
     vector = assembled(engine.info, request, fits, auroc, division, notes, provenance)
@@ -362,29 +374,6 @@ async def _fit_layers(
     if not fits:
         raise left_out[max(read)]
     return fits, left_out
-
-
-async def _with_maps(
-    fit_map: FitMap,
-    read: ReadPairs,
-    paired: bool,
-    fits: Mapping[int, LayerFit],
-    left_out: dict[int, InvalidRequest],
-) -> tuple[dict[int, LayerFit], dict[str, float]]:
-    """Adds the maps of a method that has them; also returns the share that the rank of each keeps. Raises without any."""
-    found: dict[int, LayerFit] = {}
-    kept: dict[str, float] = {}
-    for layer, fit in fits.items():
-        try:
-            made = await run_in_thread(fit_map, *read[layer], paired, fit.direction)
-        except InvalidRequest as error:
-            left_out[layer] = error
-            continue
-        found[layer] = fit if made is None else replace(fit, direction=replace(fit.direction, map=made[0]))
-        kept |= {} if made is None else {str(layer): made[1]}
-    if not found:
-        raise left_out[max(left_out)]
-    return found, kept
 
 
 async def read_pairs(
