@@ -308,8 +308,13 @@ class _Resolver:
         _check_calibrated_unit(item, layers)
         condition = None if item.when is None else self._tree(item.when)
         self._check_order(item, points[0], condition)
-        if vector is None:
-            return self._without_head(item, layers, points, condition)
+        names = {name: found.id for name, found in self._found.items()}
+        if vector is None:  # the ablation of an attention head
+            mark = torch.zeros(self._info.d_model)
+            mark[item.head] = 1.0
+            removal = Edit(mark, weight=item.strength, kind="head")
+            spec = renamed(item, names, layers=layers)
+            return Intervention(spec, "", "", layers, condition), dict.fromkeys(points, (removal,))
         if item.share_dose and item.hook != "residual":
             raise InvalidRequest(f"'share_dose' is of hook 'residual', got hook {item.hook!r}", param="share_dose")
         strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
@@ -323,7 +328,7 @@ class _Resolver:
         planned = {
             layer: planned_dose(edits[point], norms.get(point)) for point, layer in zip(points, layers, strict=True)
         }
-        spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
+        spec = renamed(item, names, layers=layers)
         self._warnings += operation.warnings(spec, entries, others)
         hold = item.hold
         intervention = Intervention(
@@ -352,16 +357,6 @@ class _Resolver:
             return None, _range_of(layers, count)
         assert layers != "recommended", "an InterventionSpec with a head names its layers"
         return None, layer_indices(layers, count)
-
-    def _without_head(
-        self, item: InterventionSpec, layers: tuple[int, ...], points: tuple[int, ...], condition: ConditionTree | None
-    ) -> tuple[Intervention, dict[int, tuple[Edit, ...]]]:
-        """Returns the ablation of an attention head, and its edits by point."""
-        mark = torch.zeros(self._info.d_model)
-        mark[item.head] = 1.0
-        names = {name: found.id for name, found in self._found.items()}
-        intervention = Intervention(renamed(item, names, layers=layers), "", "", layers, condition)
-        return intervention, dict.fromkeys(points, (Edit(mark, weight=item.strength, kind="head"),))
 
     def _tree(self, condition: ConditionSpec) -> ConditionTree:
         """Returns the tree of a condition; equal thresholds are tested once."""

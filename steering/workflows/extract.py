@@ -282,7 +282,30 @@ async def train(
     if len(encoded) < len(part):
         reason = "left out of the training, because the two texts are equal to the model or one token long"
         notes.append(f"{reason}: {len(part) - len(encoded)} of {len(part)} pairs")
-    vector = await run_in_thread(_trained_vector, engine, request, chosen, read, division, starts, fitted, notes)
+
+    def built() -> ConceptVector:
+        held = folding_of(request.pairs, ((division,),) if division.held_positive else ())
+        fits = {layer: _measured(found, layer, read, division, held, request.seed) for layer, found in fitted.items()}
+        layer = _best(engine, {at: starts[at] for at in fitted})
+        quality = fits[layer].quality
+        auroc = None if quality.auroc is None else Estimate(quality.auroc, quality.auroc_interval)
+        initial = {at: starts[at].direction for at in fitted}
+        training = {
+            **asdict(chosen),
+            "strengths": list(chosen.strengths),
+            "amount": {str(at): start.scale for at, start in initial.items()},
+            "cosine_to_start": {str(at): float(one.direction @ initial[at].direction) for at, one in fitted.items()},
+            "loss": {str(at): [one.losses[0], one.losses[-1]] for at, one in fitted.items()},
+        }
+        provenance = {**_provenance(engine, request), "training": training}
+        vector = assembled(engine.info, request, fits, auroc, held, notes, provenance)
+        assert vector.quality is not None, "assembled with a card"
+        ratio = initial[layer].scale / fits[layer].direction.scale
+        low, high = chosen.strengths
+        strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
+        return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
+
+    vector = await run_in_thread(built)
     progress(total, total, "done")
     return vector
 
@@ -295,41 +318,6 @@ async def _trained(engine: Engine, task: FitTask, progress: Progress) -> FittedD
 
 def _best(engine: Engine, fits: Mapping[int, LayerFit]) -> int:
     return best_layer({layer: fit.quality for layer, fit in fits.items()}, engine.info.layer_count)
-
-
-def _trained_vector(
-    engine: Engine,
-    request: ExtractionRequest,
-    settings: TrainingSettings,
-    read: ReadPairs,
-    division: Split,
-    starts: Mapping[int, LayerFit],
-    fitted: Mapping[int, FittedDirection],
-    notes: list[str],
-) -> ConceptVector:
-    """Builds the vector. Scales and card come from the class means, as for every method; strengths to try from the
-    training. starts, fitted: the initial direction of each layer, and the fitted one of those that were trained."""
-    starts = {layer: starts[layer] for layer in fitted}
-    held = folding_of(request.pairs, ((division,),) if division.held_positive else ())
-    fits = {layer: _measured(found, layer, read, division, held, request.seed) for layer, found in fitted.items()}
-    layer = _best(engine, starts)
-    quality = fits[layer].quality
-    auroc = None if quality.auroc is None else Estimate(quality.auroc, quality.auroc_interval)
-    initial = {at: start.direction for at, start in starts.items()}
-    training = {
-        **asdict(settings),
-        "strengths": list(settings.strengths),
-        "amount": {str(at): start.scale for at, start in initial.items()},
-        "cosine_to_start": {str(at): float(one.direction @ initial[at].direction) for at, one in fitted.items()},
-        "loss": {str(at): [one.losses[0], one.losses[-1]] for at, one in fitted.items()},
-    }
-    provenance = {**_provenance(engine, request), "training": training}
-    vector = assembled(engine.info, request, fits, auroc, held, notes, provenance)
-    assert vector.quality is not None, "assembled with a card"
-    ratio = initial[layer].scale / fits[layer].direction.scale
-    low, high = settings.strengths
-    strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
-    return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
 
 
 def _measured(
