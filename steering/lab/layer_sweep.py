@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from steering.cards import COHERENT, Estimate, margin_of
 from steering.engine.api import Engine, Prompt
 from steering.errors import DoseExceeded, InvalidRequest
@@ -116,7 +118,11 @@ async def layer_sweep(
     total, warnings = 2 * setup.answers, sweep.warnings
     tried = await sweep.tried(setup.places, warnings)
     unsteered, ours = await sweep.run(setup.validation, tried, progress_of_part(progress, 0, total))
-    points = with_front(await sweep.points(tried, ours, unsteered, "validation"))
+    points = await sweep.points(tried, ours, unsteered, "validation")
+    # no other point exceeds those of the Pareto front in shift at no more KL on neutral text
+    places = np.array([(point.moved.mean, -point.kl) for point in points]).reshape(-1, 1, 2)
+    beaten = ((places >= places.swapaxes(0, 1)).all(2) & (places > places.swapaxes(0, 1)).any(2)).any(0)
+    points = [point.model_copy(update={"pareto": not bad}) for point, bad in zip(points, beaten.tolist(), strict=True)]
     scores = [unsteered.answer("unsteered", split="validation")]
     scores += [
         trial.answer("steered", split="validation", **_where(one)) for one, trial in zip(tried, ours, strict=True)
@@ -262,20 +268,6 @@ def with_chance(points: Sequence[LayerPointAnswer], bounds: Mapping[float, float
         return point.model_copy(update={"chance": bound, "advantage": Estimate(found.mean - bound, interval)})
 
     return [compared(point) for point in points]
-
-
-def with_front(points: Sequence[LayerPointAnswer]) -> list[LayerPointAnswer]:
-    """Returns the points, with those marked that no other point exceeds in shift at no more KL on neutral text (Pareto front)."""
-
-    def beaten(point: LayerPointAnswer) -> bool:
-        return any(
-            other.moved.mean >= point.moved.mean
-            and other.kl <= point.kl
-            and (other.moved.mean > point.moved.mean or other.kl < point.kl)
-            for other in points
-        )
-
-    return [point.model_copy(update={"pareto": not beaten(point)}) for point in points]
 
 
 def _point(

@@ -19,7 +19,6 @@ from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shi
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest
-from steering.plan.types import SteeringPlan
 from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
@@ -315,7 +314,15 @@ async def effect(
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
     random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
     vectors = [request.native or fitted, found.vector, *random]
-    plans = [await _dosed_plan(target.info, vector, request.relative_dose) for vector in vectors]
+    if not (norms := target.info.typical_norms):
+        raise InvalidRequest(
+            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
+        )
+    plans = []
+    for vector in vectors:  # each at one strength, over all its recommended layers
+        layers = vector.recommended_layers()
+        planned = sum(vector.at(layer).scale / norms[layer] for layer in layers)
+        plans.append(await plan_at(target.info, vector, request.relative_dose / planned, layers))
     reading = ReadBack(found.to_layer, found.fitted)
     unsteered, (native, transferred, *controls) = await run_trials(
         target, request.prompts, plans, reading, request.sampling, samples=Samples(perplexity=False), progress=progress
@@ -330,14 +337,3 @@ async def effect(
         shift=shift,
         chance=chance_at(mean_shifts(unsteered, controls)),
     )
-
-
-async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> SteeringPlan:
-    """An add at the vector's recommended layers, at one strength, that plans the dose over all of them."""
-    if not info.typical_norms:
-        raise InvalidRequest(
-            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
-        )
-    layers = vector.recommended_layers()
-    planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
-    return await plan_at(info, vector, dose / planned, layers)

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, pairwise, takewhile
 from typing import Any, TypeAlias, cast
 
@@ -492,8 +492,10 @@ class ModelTokenizer:
         self._check_characters(sum(len(message.content) for message in messages), most)
         written = [_checked_text(message.written) for message in messages]
         marks = self._encoder.marks(written)
-        if marks:
-            messages = [self._marked(message, marks) for message in messages]
+        if marks:  # markers of calls and results too, except in what the application and the model say
+            control, every = (partial(self._encoder.marked, marks=marks, markers=markers) for markers in (False, True))
+            said = ("system", "assistant")
+            messages = [one.changed(control if one.role in said else every, every) for one in messages]
         text = self._rendered(messages)
         tools = any(isinstance(message, ToolMessage) for message in messages)
         # without its mark, what the template escapes would be read as a control token
@@ -502,17 +504,6 @@ class ModelTokenizer:
         shown = text.translate(dict.fromkeys(map(ord, marks)))
         self._check_characters(len(shown), most)  # tools take more characters than the caller wrote
         return shown, self._encoder.rendered(text, marks, most)
-
-    def _marked(self, message: ChatMessage, marks: str) -> ChatMessage:
-        """Marks the control strings of a message, and markers of calls and results except in what the application and the model say."""
-
-        def control(text: str) -> str:
-            return self._encoder.marked(text, marks, markers=False)
-
-        def every(text: str) -> str:
-            return self._encoder.marked(text, marks, markers=True)
-
-        return message.changed(control if message.role in ("system", "assistant") else every, every)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         ids = tuple(token_ids)

@@ -92,8 +92,10 @@ class Reserve:
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._database)) as connection:
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
-    def room_inside(self) -> bool:
-        """Returns whether the database has as many free pages as the reserve, so that an insert does not need the disk."""
+    def has_space(self) -> bool:
+        """Returns whether the file is there or can be allocated, or the database has as many free pages for an insert."""
+        if self.take():
+            return True
         with contextlib.closing(sqlite3.connect(self._database)) as connection:
             free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free * SQLITE_PAGE_BYTES >= RESERVE_BYTES
@@ -120,36 +122,26 @@ class Database:
 
         return await self.read(read)
 
-    async def newest(
+    async def page(
         self,
         query: Select[*tuple[Any, ...]],
-        position: InstrumentedAttribute[int],
+        by: InstrumentedAttribute[Any],
         listing: Listing,
         limit: int,
         cursor: str | None,
     ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows, newest first, and the cursor of the next page. position: counts the rows of the table."""
-        page = query.add_columns(position).order_by(position.desc()).limit(check_page(limit) + 1)
+        """Returns a page of rows and the cursor of the next: by name, up to PAGE_BYTES of their column `bytes`, or the newest first by
+        their position."""
+        newest = by.key == "position"
+        page = query.add_columns(by.label("cursor")).order_by(by.desc() if newest else by).limit(check_page(limit) + 1)
         if cursor is not None:
-            page = page.where(position < read_position(listing, cursor))
+            last = read_cursor(listing, cursor)
+            if newest and not (last.isascii() and last.isdigit() and len(last) <= 18):
+                raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
+            page = page.where(by < int(last) if newest else by > last)
         rows = await self.rows(page)
-        return rows[:limit], make_cursor(listing, str(rows[limit - 1].position)) if len(rows) > limit else None
-
-    async def by_name(
-        self,
-        query: Select[*tuple[Any, ...]],
-        name: InstrumentedAttribute[str],
-        listing: Listing,
-        limit: int,
-        cursor: str | None,
-    ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows by name, up to PAGE_BYTES of their column `bytes`, and the cursor of the next."""
-        page = query.order_by(name).limit(check_page(limit) + 1)
-        if cursor is not None:
-            page = page.where(name > read_cursor(listing, cursor))
-        rows = await self.rows(page)
-        kept = rows[: entries_that_fit(row.bytes for row in rows[:limit])]
-        return kept, make_cursor(listing, kept[-1].name) if len(rows) > len(kept) else None
+        kept = rows[: limit if newest else entries_that_fit(row.bytes for row in rows[:limit])]
+        return kept, make_cursor(listing, str(kept[-1].cursor)) if len(rows) > len(kept) else None
 
     async def check_schema(self, connection: AsyncConnection) -> None:
         """Raises StoreUnavailable where a newer server has upgraded the database."""
@@ -171,9 +163,18 @@ class Database:
 
         async def exclusive() -> T:
             try:
-                if when_full:
-                    return await self._write_when_full(work)
-                await self._require_space()
+                reserve = self._reserve
+                if reserve is not None and not (when_full or reserve.there or await run_in_thread(reserve.has_space)):
+                    raise StorageFull(
+                        "the disk of the database is full: only deleting and changing keys works until it has space again"
+                    )
+                try:
+                    return await self._transaction(work, writes=True)
+                except StorageFull:
+                    if not when_full or reserve is None or not reserve.there:
+                        raise
+                log.warning("reserve_given_up")
+                await run_in_thread(reserve.give_up)
                 return await self._transaction(work, writes=True)
             finally:
                 self._writer.release()
@@ -192,25 +193,6 @@ class Database:
         """Waits for the transactions that still run."""
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.engine.dispose()
-
-    async def _write_when_full(self, work: Work[T]) -> T:
-        try:
-            return await self._transaction(work, writes=True)
-        except StorageFull:
-            if self._reserve is None or not self._reserve.there:
-                raise
-            log.warning("reserve_given_up")
-            await run_in_thread(self._reserve.give_up)
-            return await self._transaction(work, writes=True)
-
-    async def _require_space(self) -> None:
-        """Raises StorageFull while the disk has no space for the reserve, unless the database has free pages."""
-        if self._reserve is None or self._reserve.there or await run_in_thread(self._reserve.take):
-            return
-        if not await run_in_thread(self._reserve.room_inside):
-            raise StorageFull(
-                "the disk of the database is full: only deleting and changing keys works until it has space again"
-            )
 
     async def _transaction(self, work: Work[T], writes: bool) -> T:
         with translated():
@@ -338,14 +320,6 @@ def read_cursor(listing: Listing, cursor: str) -> str:
     if kind != listing or make_cursor(listing, last) != cursor:
         raise refusal
     return last
-
-
-def read_position(listing: Listing, cursor: str) -> int:
-    """Reads a cursor of a listing that is ordered by an increasing number."""
-    last = read_cursor(listing, cursor)
-    if not (last.isascii() and last.isdigit() and len(last) <= 18):
-        raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
-    return int(last)
 
 
 def check_page(limit: int) -> int:

@@ -78,7 +78,7 @@ class Jobs(Namespaced):
     async def find(self, limit: int = 50, cursor: str | None = None) -> Page[JobRecord]:
         """Lists jobs without requests and results, newest first."""
         query = select(*_LISTED).where(self._visible())
-        rows, following = await self.database.newest(query, JobRow.position, "job", limit, cursor)
+        rows, following = await self.database.page(query, JobRow.position, "job", limit, cursor)
         jobs, damaged = read_valid(_from_row, rows)
         return Page(jobs, following, tuple(row.id for row in damaged))
 

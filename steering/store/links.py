@@ -56,7 +56,7 @@ class Links(Namespaced):
         """Lists links of this namespace without their states, newest first. owner: the name of a key, None for every key."""
         columns = (LinkRow.id, LinkRow.view, LinkRow.size.label("bytes"), LinkRow.created_at, LinkRow.namespace)
         query = select(*columns).where(*self._owned(owner))
-        rows, following = await self.database.newest(query, LinkRow.position, "link", limit, cursor)
+        rows, following = await self.database.page(query, LinkRow.position, "link", limit, cursor)
         links = ({**row._mapping, "url": link_url(row.view, row.id)} for row in rows)
         return list(map(LinkAnswer.model_validate, links)), following
 

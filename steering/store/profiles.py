@@ -62,7 +62,7 @@ class Profiles(Namespaced):
         """Lists visible profiles, by name. A page has fewer than `limit` where they are large."""
         seen = seen_from(ProfileRow, self.namespace)
         sizes = select(ProfileRow.name, ProfileRow.size.label("bytes")).where(seen)
-        page, following = await self.database.by_name(sizes, ProfileRow.name, "profile", limit, cursor)
+        page, following = await self.database.page(sizes, ProfileRow.name, "profile", limit, cursor)
         chosen = ProfileRow.name.in_([row.name for row in page])
         query = select(*_LABELS, ProfileRow.steering).where(seen, chosen).order_by(ProfileRow.name)
         profiles, damaged = await run_in_thread(read_valid, _from_row, await self.database.rows(query))

@@ -84,7 +84,10 @@ class Vectors(Namespaced):
             if after is not None:
                 _check_newest(await self._labels(connection, after.name, None), after)
             await check_storage(connection, self.namespace, self.writer, columns["size"])
-            version = await self._next_version(connection, vector.name)
+            key = {"namespace": self.namespace, "name": vector.name}
+            # writers are serialized, so no other reads the same number
+            version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
+            await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
             place = {"namespace": self.namespace, "version": version, "created_at": now()}
             await connection.execute(insert(VectorRow).values({**columns, **place, "created_by": self.writer.key}))
             return place
@@ -138,7 +141,7 @@ class Vectors(Namespaced):
         """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large."""
         where.check()
         query = select(*IDENTITY, SIZE).where(NEWEST, seen_from(VectorRow, self.namespace), *_conditions_of(where))
-        page, following = await self.database.by_name(query, VectorRow.name, "vector", limit, cursor)
+        page, following = await self.database.page(query, VectorRow.name, "vector", limit, cursor)
         vectors, damaged = await self._summaries(page, VectorRow.name)
         return Page(vectors, following, damaged)
 
@@ -219,13 +222,6 @@ class Vectors(Namespaced):
         rows = await self.database.rows(select(*LABELS, VectorRow.metadata_json).where(chosen).order_by(order))
         vectors, damaged = await run_in_thread(read_valid, _summary, rows)
         return vectors, tuple(str(VectorId(row.name, row.version)) for row in damaged)
-
-    async def _next_version(self, connection: AsyncConnection, name: str) -> int:
-        """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
-        key = {"namespace": self.namespace, "name": name}
-        version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
-        await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
-        return version
 
 
 def _check_version(name: str, version: int | None) -> None:

@@ -1,6 +1,6 @@
 """Maps texts in the residual stream to points, layer by layer, and groups them by their activations at one layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.pairs import Text
@@ -66,7 +66,11 @@ async def latent_space(
     read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
     maps: dict[int | None, LayerMapAnswer] = {}
     left_out: dict[int | None, InvalidRequest] = {}
-    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(texts)):
+    spaces: list[tuple[int | None, Read]] = list(zip(layers, read, strict=True))
+    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
+    if embeddings:  # before the first layer
+        spaces.insert(0, (None, torch.cat(embeddings).numpy(force=True)))
+    for done, (layer, activations) in enumerate(spaces, start=len(texts)):
         progress(done, total, f"drawing {_named(layer)}")
         try:
             maps[layer] = await _map(request, vectors, layer, activations)
@@ -102,14 +106,6 @@ def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, L
     ]
     advice = "" if request.groups else "; give `groups` if texts come in pairs"
     return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"] if worse else []
-
-
-def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
-    """Yields (layer, activations (text, d_model)) of all that is drawn; layer None for the input embeddings."""
-    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
-    if embeddings:
-        yield None, torch.cat(embeddings).numpy(force=True)
-    yield from zip(layers, read, strict=True)
 
 
 def _named(layer: int | None) -> str:
