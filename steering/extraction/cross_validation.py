@@ -108,7 +108,12 @@ def fit_layer(
     def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
         others = [one for one in split if one is not left] if len(split) > 2 else []
-        return _mean_quality([found for one in others if (found := read(one, fit_without(one, left))) is not None])
+        parts = [found for one in others if (found := read(one, fit_without(one, left))) is not None]
+        usable = [part for part in parts if len(part.positive) and len(part.negative)]
+        if not usable:
+            return LayerQuality()
+        mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
+        return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
     direction = fit(positive, negative, paired)
     directions = tuple(tuple(map(fit_without, split)) for split in division.splits)
@@ -122,15 +127,6 @@ def fit_layer(
     agreement = pair_agreement(positive - negative) if paired else None
     known = [[fold for fold in split if fold is not None] for split in outer]
     return LayerFit(direction, layer_quality(known, agreement, controls), directions, outer, inner)
-
-
-def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
-    """Averages the AUROC of folds, without an interval; unmeasured without folds."""
-    usable = [part for part in parts if len(part.positive) and len(part.negative)]
-    if not usable:
-        return LayerQuality()
-    mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
-    return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
 
 def held_rows(
