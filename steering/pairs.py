@@ -138,16 +138,13 @@ class PairSet:
         if self.paired and self.topics and len(self.topics) != len(self.positive):
             raise InvalidRequest("topics must name one topic for each pair", param="topics")
         if not self.paired and (self.topics or self.negative_topics):
-            self._check_topics("positive", self.positive, self.topics)
-            self._check_topics("negative", self.negative, self.negative_topics)
-
-    @staticmethod
-    def _check_topics(side: str, texts: Sequence[Text], topics: Sequence[str]) -> None:
-        if len(topics) != len(texts):
-            raise InvalidRequest(
-                f"lists with topics need one for each text of both: got {len(topics)} for {len(texts)} {side} texts",
-                param=f"{side}_topics",
-            )
+            sides = ("positive", self.positive, self.topics), ("negative", self.negative, self.negative_topics)
+            for side, texts, topics in sides:
+                if len(topics) != len(texts):
+                    raise InvalidRequest(
+                        f"lists with topics need one for each text of both: got {len(topics)} for {len(texts)} {side} texts",
+                        param=f"{side}_topics",
+                    )
 
     @classmethod
     def of(cls, pairs: Sequence[ContrastivePair]) -> "PairSet":
