@@ -16,7 +16,6 @@ from scipy.special import ndtri
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
-from steering.engine.prompts import encode_steered
 from steering.lab import calibration, trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -36,8 +35,8 @@ from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress, mix
-from steering.workflows.logprobs import continuation_ids
-from steering.workflows.measures import estimate, predicting, rank_correlation, ratio, shared_prefix, surprises
+from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
+from steering.workflows.measures import estimate, rank_correlation, ratio
 from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
@@ -70,25 +69,14 @@ def load_questions() -> tuple[Question, ...]:
 
 async def answered_rightly(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> tuple[float, ...]:
     """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0."""
-    # the tokens that begin every text are what two different letters have in common; an answer has none of them
-    one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
-    begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
-    space = "" if engine.info.chat_template else " "
-    right = []
+    right, space = [], "" if engine.info.chat_template else " "
     prompts = as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
     for question, prompt in zip(questions, prompts, strict=True):
-        before, known = await encode_steered(engine.tokenizer, prompt, plan)
+        (before,) = await run_in_thread(encode_continued, engine, prompt, (plan,))
         texts = [f"{space}{option[:1].upper()}{option[1:]}" for option in question.options]
-        answers = [engine.tokenizer.encode(text)[begins:] for text in texts]
-        captures = await engine.capture(
-            [CapturePrompt(before + ids, known, len(before), first=len(before) - 1) for ids in answers],
-            CaptureSpec(layers=(), logits=True),
-        )
-        values = [
-            fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids))
-            for ids, capture in zip(answers, captures, strict=True)
-        ]
-        right.append(float(values[0] < min(values[1:])))
+        scored = await score(engine, list(continuation_rows(engine, before, texts)), priority=1)
+        first, *others = [one.sum / len(one.token_ids) for one in scored]
+        right.append(float(first > max(others)))
     return tuple(right)
 
 
