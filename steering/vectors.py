@@ -195,10 +195,9 @@ def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "cou
 def combine(
     name: str, terms: Sequence[tuple[ConceptVector, float]], orthogonal_to: Sequence[ConceptVector] = ()
 ) -> ConceptVector:
-    """Sums weight_i kappa_i d_i at the layers all terms share, then removes the part in the span of `orthogonal_to`.
-    The natural scale of the result is the norm of the sum: strength 1 adds exactly the weighted sum of what strength 1 of
-    each term adds. It has no class means, no card and no recommendation: those of its terms do not hold for it. Maps are summed
-    too, see `_sum_of_maps`. Raises InvalidRequest when no layer is shared or the sum vanishes."""
+    """Sums weight_i kappa_i d_i at the layers all terms share, without the part in the span of `orthogonal_to`; maps
+    too. The norm of the sum is its natural scale. It has no class means, card or recommendation. Raises
+    InvalidRequest when no layer is shared or the sum vanishes."""
     first = terms[0][0]
     others = [vector for vector, _ in terms] + list(orthogonal_to)
     for vector in others:

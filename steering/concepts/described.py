@@ -39,11 +39,8 @@ def all_concepts() -> Mapping[str, ConceptEntry]:
 
 
 def search(text: str) -> list[str]:
-    """Returns the names of the concepts that share words, or parts of words, with a text, the best first.
-
-    Names and texts are compared by the cosine of tf-idf weights of character n-grams inside words, which also finds other forms of a
-    word and misspelled ones.
-    """
+    """Returns the names of the concepts that share words, or parts of words, with a text, the best first: by the cosine
+    of tf-idf weights of character n-grams inside words, which also finds other and misspelled forms."""
     weights, rows = _index()
     scores = (rows @ weights.transform([text.lower()]).T).toarray().ravel().tolist()
     found = sorted(zip(scores, all_concepts(), strict=True), key=lambda one: -one[0])

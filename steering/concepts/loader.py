@@ -54,12 +54,9 @@ def load_neutral_texts() -> tuple[str, ...]:
 
 
 def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
-    """Reads JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}`; blank lines are passed over.
-
-    With a prompt a text is a conversation: the user's prompt, the assistant's positive or negative answer. A pair
-    without a topic is a topic of its own. Raises InvalidRequest with the number of the line for anything else, for two
-    equal sides, and for an id or a pair seen before.
-    """
+    """Reads JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}`; blank lines are passed over. With a
+    prompt a text is a conversation. A pair without a topic is a topic of its own. Raises InvalidRequest with the
+    number of the line for anything else, for two equal sides, and for an id or a pair seen before."""
     pairs: list[ContrastivePair] = []
     seen: dict[_Key, int] = {}
     for number, line in _records(lines, PAIR_KEYS, source):

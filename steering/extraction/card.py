@@ -16,9 +16,8 @@ TYPICAL_DOSES = (0.05, 0.12)
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
-    """Returns the layer in WINDOW of the depth that reads best (any layer where the vector has none there): AUROC to
-    two decimals, then the lower end of its interval, then separation; without measurements the layer nearest the middle
-    of the window."""
+    """Returns the layer in WINDOW of the depth, if any, that reads best: AUROC to two decimals, then the lower end of
+    its interval, then separation; without measurements the one nearest the middle of the window."""
     inside = [layer for layer in sorted(layers) if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]]
     middle = sum(WINDOW) / 2 * layer_count - 1
 

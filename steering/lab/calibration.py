@@ -189,8 +189,7 @@ async def neutral_divergence(
     progress: Progress = ignore_progress,
 ) -> tuple[Estimate | None, ...]:
     """Estimates KL(plan || unsteered) per token along unsteered answers to neutral prompts; None without tokens."""
-    answers = await generate.background(engine, generate.seeded(prompts, sampling))
-    values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
+    values = await token_divergences(engine, await neutral_answers(engine, prompts, sampling), plans, progress=progress)
     return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
 
 

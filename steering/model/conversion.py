@@ -149,10 +149,8 @@ def gguf_names(reader: Any, model: Any) -> dict[str, str]:
 
 
 def _add_biases(reader: Any, model: Any) -> None:
-    """Gives a model the biases of the outputs of attention and MLP that llama.cpp reads in files of Llama, and transformers does not.
-
-    Raises ModelLoadFailed for others that no module of the model has: it would answer otherwise without them.
-    """
+    """Gives a model the biases of attention's and the MLP's output that llama.cpp reads in files of Llama, and
+    transformers does not. Raises ModelLoadFailed for others that no module of the model has."""
     stored = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.endswith(".bias")}
     missing = {
         ours: f"{theirs}.bias"

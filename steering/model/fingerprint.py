@@ -22,9 +22,8 @@ SAMPLES = 64
 
 
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """Returns a SHA-256, in hex, over the architecture and every parameter's and persistent buffer's name, shape and
-    sampled values, rounded to bfloat16. Call it before float32 weights are cast to float16, which would be a second
-    rounding."""
+    """Returns a SHA-256, in hex, over the architecture and each weight's name, shape and samples rounded to bfloat16.
+    Call it before float32 weights are cast to float16, which would be a second rounding."""
     weights = _weights(model)
     return _digest(model, weights, (weight.detach() for _, weight in weights))
 

@@ -313,12 +313,9 @@ def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: 
 
 
 def freeze_rope(model: torch.nn.Module, context_length: int) -> None:
-    """Makes the frequencies of `longrope` and `dynamic` RoPE constant.
-
-    transformers chooses them by the longest position of a pass, so one long request would change all others in its
-    batch. As in vLLM, longrope takes its long set if the served context exceeds the original one; dynamic RoPE keeps
-    its first set, which is right up to max_position_embeddings.
-    """
+    """Makes the frequencies of `longrope` and `dynamic` RoPE constant, which transformers chooses by the longest
+    position of a pass. As in vLLM, longrope takes its long set if the served context exceeds the original one;
+    dynamic RoPE keeps its first set, which is right up to max_position_embeddings."""
     modules: Iterator[Any] = model.modules()
     for module in modules:
         kinds = getattr(module, "rope_type", None)

@@ -23,11 +23,8 @@ GIGABYTE = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a server keeps beside the weights.
-
-    cache_bytes: for keys and values; None: a share of what is free after loading, which must hold `positions` at least.
-    steered: requests that may be steered at once.
-    """
+    """What a server keeps beside the weights. cache_bytes: for keys and values; None: a share of what is free after
+    loading, which must hold `positions`. steered: requests that may be steered at once."""
 
     cache_bytes: int | None = None
     positions: int = 2048

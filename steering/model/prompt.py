@@ -30,9 +30,8 @@ MAX_HELD = 64
 
 
 class TextDecoder:
-    """Decodes token ids without control tokens. Caches the length of a single token's text, which every token needs.
-    separators: control tokens between the parts of an answer, its text and calls of tools: no character or stop string has a part
-    on both sides of one."""
+    """Decodes token ids without control tokens. separators: control tokens between the parts of an answer, its text and
+    calls of tools; no character or stop string crosses one."""
 
     def __init__(self, backend: Tokenizer, separators: Collection[int] = ()) -> None:
         self._backend = backend
@@ -114,9 +113,8 @@ _IDS: dict[int, int] = {}
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A text in tokens. pieces: its parts in order, each with the number of characters before it. Ids and spans become
-    Python objects only when they are asked for, since that holds the interpreter and a text may be refused for its
-    length."""
+    """A text in tokens. pieces: its parts, each with the number of characters before it. Ids and spans are made on
+    demand, since that holds the interpreter and a text may be refused for its length."""
 
     pieces: tuple[tuple[int, Encoding], ...]
 
@@ -319,12 +317,9 @@ class ModelTokenizer:
     def phase_rules(
         self, prompt: Sequence[int], last: ChatMessage | None = None, *, tools: bool = False, json: bool = False
     ) -> PhaseRules:
-        """Returns what decides the phases of an answer to a prompt. last: its last message; None where it is no conversation.
-        tools: whether the answer may call some. json: whether it must be JSON.
-
-        A conversation has begun the thinking where the answer's parts say so too. Of other prompts the text from the last control token
-        on counts that is no marker: templates write one before an answer.
-        """
+        """Returns what decides the phases of an answer to a prompt. last: its last message; None: no conversation,
+        where the text counts from the last control token on that is no marker. tools: whether it may call some.
+        json: whether it must be JSON."""
         form = self.tool_format if tools else None
         return self._begun(PhaseRules.of(self.thinking_markers, form, json=json), prompt, last)
 
@@ -338,10 +333,9 @@ class ModelTokenizer:
         return sum(1 for _ in takewhile(lambda one: one not in control or special[one] in markers, ids))
 
     def conversation_phases(self, messages: tuple[ChatMessage, ...]) -> tuple[PhaseName | None, ...]:
-        """Returns the phase of each token of encode(messages), which ends with an answer; None for the template's own behind it.
-
-        Raises InvalidRequest without an answer, and where the template writes the prompt otherwise once it is answered.
-        """
+        """Returns the phase of each token of encode(messages), which ends with an answer; None for the template's own
+        behind it. Raises InvalidRequest without an answer, and where the template rewrites the prompt once it is
+        answered."""
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise InvalidRequest(
                 "phases need a conversation that ends with an answer to another message", param="phase"
@@ -366,12 +360,8 @@ class ModelTokenizer:
 
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or
-        checked ids.
-
-        most: tokens; by default those of the model's context. Raises ContextLengthExceeded for more, InvalidRequest: no
-        chat template, a conversation the template refuses, ids out of the vocabulary, text that is not Unicode, nothing
-        to encode.
-        """
+        checked ids. most: tokens; by default the context's. Raises ContextLengthExceeded, and InvalidRequest: no
+        chat template, a refused conversation, unknown ids, text that is not Unicode, nothing to encode."""
         most = self._context_length if most is None else most
         if isinstance(prompt, str):
             self._check_characters(len(prompt), most)
@@ -551,9 +541,8 @@ def _checked_text(text: str) -> str:
 
 
 def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str) -> list[Span]:
-    """Returns the half-open range of characters in `text` with the content of each message, which a template may trim.
-    marked: the same conversation, rendered with markers as contents. Raises InvalidRequest where it does not show every
-    content as one text."""
+    """Returns the half-open range of characters in `text` of each message, which a template may trim. marked: rendered
+    with markers as contents. Raises InvalidRequest where contents are not shown as one text."""
     refusal = InvalidRequest("the chat template does not show each message as one text", param="messages")
     pieces = marked.split(marker * MARK)
     if len(pieces) != len(contents) + 1 or not text.startswith(pieces[0]):

@@ -24,11 +24,8 @@ _GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 @dataclass(frozen=True, slots=True)
 class ThinkingFormat:
-    """How a family of models marks what it thinks: `begin`, text, `end`, before the answer.
-
-    control: the markers that are tokens which decoding leaves out.
-    switch: the variable that tells the chat template whether to think; empty where it has none.
-    """
+    """How a family of models marks its thinking: `begin`, text, `end`, before the answer. control: markers that
+    decoding leaves out. switch: the template's variable for whether to think, if any."""
 
     name: str
     begin: str
@@ -138,11 +135,8 @@ class StreamParser(ABC, Generic[T]):
 
 
 class ThinkingParser(StreamParser[Thought]):
-    """Separates what an answer thinks from what it says as it grows. However the answer is cut into pieces, the joined thoughts and
-    texts are the same. White space around both markers is left out. An answer thinks at its beginning only.
-
-    opened: the prompt has begun the thinking. may_begin: the answer may begin it.
-    """
+    """Separates what an answer thinks, at its beginning, from what it says as it grows, however it is cut into pieces.
+    White space around markers is left out. opened: the prompt has begun the thinking. may_begin: the answer may."""
 
     def __init__(self, form: ThinkingFormat, *, opened: bool, may_begin: bool) -> None:
         self._form, self._opened, self._may_begin = form, opened, may_begin

@@ -156,12 +156,9 @@ class JsonReader:
 
 
 class CallParser(StreamParser[FoundCall]):
-    """Separates the text of an answer from its calls as it grows. However the answer is cut into pieces, the joined texts and the
-    calls are the same. A call is returned when it is whole; until then none of it is. At the end of the answer a call without its end
-    marker counts; one without the end of its JSON is text.
-
-    names: the functions that may be called. What begins a call and is none of them is text, with a warning.
-    """
+    """Separates the text of an answer from its calls as it grows, however it is cut into pieces. At the end of the
+    answer a call without its end marker counts; one without the end of its JSON is text, as is what is none of the
+    `names`, with a warning."""
 
     def __init__(self, form: ToolFormat, names: Collection[str]) -> None:
         self.warnings: list[str] = []

@@ -134,9 +134,8 @@ def _adds_residual(module: nn.Module) -> bool:
 
 
 def _uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
-    """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
-    values of one width, the window that the configuration gives its layer, and no further tensors; a window that only
-    transformers' masks contain would be lost, since masks of ours take their place."""
+    """Returns whether each block calls transformers' attention interface once, in order, with queries, keys and values
+    of one width, its configured window and no more tensors, since masks of ours take the place of transformers'."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layer_count

@@ -94,11 +94,9 @@ def given_layers(
     scale: Mapping[str, float] | None,
     maps: Mapping[str, LowRankMap] | None = None,
 ) -> dict[int, LayerDirection]:
-    """Returns unit directions by layer from numbers by layer (d_model each). maps: by layer; one whose layer has no direction gives it.
-
-    Without a scale the norm of the given numbers is the natural scale: strength 1 adds exactly these numbers. Raises
-    VectorModelMismatch for another d_model or a layer the model does not have, InvalidRequest for zero or infinity.
-    """
+    """Returns unit directions by layer from numbers by layer (d_model each). maps: one whose layer has no direction
+    gives it. Without a scale the norm is the natural scale. Raises VectorModelMismatch for another d_model or a
+    layer the model does not have, InvalidRequest for zero or infinity."""
     maps = maps or {}
     for key, given in maps.items():
         given.check(layer_index(int(key), info.layer_count, param="maps", error=VectorModelMismatch), info.d_model)

@@ -76,9 +76,8 @@ class Tsne:
 def separability(
     activations: NDArray[np.float32], labels: Sequence[str], seed: int = 0, groups: Sequence[str] | None = None
 ) -> SeparabilityAnswer:
-    """Measures how well the labels of activations (example, d_model) separate in the full space. groups: examples that
-    stay in one fold, such as the two texts of a pair; None: every example by itself. labels: one for each, two different ones at
-    least."""
+    """Measures how well labels of activations (example, d_model) separate in the full space. groups: examples that stay
+    in one fold, such as the texts of a pair. labels: at least two different ones."""
     names, codes, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
     rows = activations.astype(np.float64)
     silhouette = float(silhouette_score(rows, codes)) if len(names) < len(rows) else None

@@ -153,12 +153,9 @@ async def make_vector(
 
 
 async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
-    """Returns a vector with its cross-validated card, not yet stored; directions are fitted on all pairs. Layers
-    without a direction are left out.
-
-    Raises InvalidRequest, and the method's own error when it finds nothing at any layer. Cancelling stops fitting at
-    the next layer.
-    """
+    """Returns a vector with its cross-validated card, not yet stored. Layers where the method finds no direction are
+    left out. Cancelling stops the reading at once, the fitting at the next layer. Raises InvalidRequest for an
+    invalid name, method, layer, position or holdout, and the method's own error when it finds nothing at any layer."""
     check_name(request.name)
     check_position(request.position)
     method = METHODS[request.method]
@@ -240,12 +237,9 @@ async def train(
     *,
     progress: Progress = ignore_progress,
 ) -> ConceptVector:
-    """Returns a vector with its card, not yet stored, trained on the pairs that are not held out. layers "all": the
-    layer where the mean difference reads best. Cancelling stops within one piece of the fit.
-
-    Raises InvalidRequest for what `extract` refuses, unpaired texts and a direction that training reverses; what
-    `SupportsFitting.fit` raises.
-    """
+    """Returns a vector with its card, not yet stored, trained on the pairs that are not held out; layers "all": where
+    the mean difference reads best. Cancelling stops within one piece of the fit. Raises InvalidRequest for what
+    `extract` refuses, unpaired texts and a direction that training reverses; also what `SupportsFitting.fit` raises."""
     chosen, pairs = settings or TrainingSettings(), request.pairs
     request = replace(request, method=TRAINED)
     check_name(request.name)

@@ -50,11 +50,9 @@ async def latent_space(
     *,
     progress: Progress = ignore_progress,
 ) -> LatentSpaceAnswer:
-    """Reads the texts of a request and returns maps by layer, ascending; warnings name layers that cannot be drawn.
-    vectors: drawn where the projection is linear, by the name given. Cancelling kills the worker process that draws.
-
-    Raises what `check_request` and `layer_indices` raise, and the projection's own error where no layer could be drawn.
-    """
+    """Reads the texts of a request and returns maps by layer; warnings name layers that cannot be drawn. vectors: drawn
+    where the projection is linear. Cancelling kills the worker process. Raises what `check_request` and
+    `layer_indices` raise, and the projection's own error where no layer could be drawn."""
     check_request(request)
     layers = layer_indices(request.layers, engine.info.layer_count)
     total = len(texts) + len(layers) + request.embeddings

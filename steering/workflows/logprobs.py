@@ -84,9 +84,8 @@ def continuation_rows(
 
 
 async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0) -> list[ScoredText]:
-    """Reads every row (token ids, the prompt's first) under its plan and returns the scores in order, without the
-    prompt. Raises what `Engine.capture` raises. Rows without a prompt_length are whole texts, which count as prompt for
-    the plan and are scored from their second token on."""
+    """Scores every row (token ids, the prompt's first) under its plan, in order, without the prompt. Rows without a
+    prompt_length count as prompt and are scored from their second token on. Raises what `Engine.capture` raises."""
     return await _read_each(engine, rows, lambda row, read: _scored(engine, read, row.prompt_length or 0), priority)
 
 

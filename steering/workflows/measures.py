@@ -71,8 +71,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> Estimate:
     """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical
-    Society B 16, 1954): the ratios x for which the interval of the mean of value - x * reference holds 0. None where
-    the mean of `reference` is not shown to differ from 0. Raises ZeroDivisionError for a mean of 0."""
+    Society B 16, 1954), None where the mean of `reference` is not shown to differ from 0. Raises ZeroDivisionError."""
     pairs = np.array([values, reference], dtype=np.float64)
     mean, base = pairs.mean(axis=1).tolist()
     if pairs.shape[1] < 2:

@@ -57,12 +57,10 @@ def draw(
 def cluster(
     activations: NDArray[np.float32], method: str, clusters: int | None, min_size: int | None, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], float | None]:
-    """Clusters activations (text, d_model) by their first principal axes: kmeans with ten starts, and the number of
-    clusters with the best silhouette where none is given; or hdbscan (Campello, Moulavi, Sander 2013), where by default
-    a cluster has a twentieth of the texts, and at least three. Raises InvalidRequest where they cannot be clustered.
-
-    Returns the cluster of each text (text,), -1 for none, clusters numbered by size; their means in the full space (cluster, d_model);
-    and the silhouette, None with fewer than two clusters."""
+    """Clusters activations (text, d_model) by principal axes: kmeans, by default with the best silhouette, or hdbscan
+    (Campello, Moulavi, Sander 2013), by default with a twentieth of the texts, at least three. Raises
+    InvalidRequest. Returns the cluster of each text, -1 for none, numbered by size; their means (cluster, d_model);
+    the silhouette, if there are two."""
     from sklearn.cluster import HDBSCAN, KMeans  # noqa: PLC0415 - see `draw`
 
     from steering.projection.scikit_learn import principal_axes  # noqa: PLC0415
