@@ -71,19 +71,12 @@ class ToolMessage(ChatMessage):
                 return other(value)
             if isinstance(value, dict):
                 return {each(key): each(item) for key, item in value.items()}
-            return list(map(each, value)) if isinstance(value, list) else value
+            if isinstance(value, ToolCall):
+                return ToolCall(each(value.id), each(value.name), each(value.arguments))
+            return type(value)(map(each, value)) if isinstance(value, list | tuple) else value
 
-        calls = tuple(ToolCall(each(call.id), each(call.name), each(call.arguments)) for call in self.calls)
-        tools = tuple(map(each, self.tools))
-        return replace(
-            self,
-            content=content(self.content),
-            tools=tools,
-            calls=calls,
-            call_id=each(self.call_id),
-            name=each(self.name),
-            reasoning=each(self.reasoning),
-        )
+        others = {name: each(getattr(self, name)) for name in ("tools", "calls", "call_id", "name", "reasoning")}
+        return replace(self, content=content(self.content), **others)
 
 
 @dataclass(frozen=True, slots=True)
