@@ -219,19 +219,10 @@ def combine(
         direction, norm = unit(total, layer)
         summed = _sum_of_maps(layer, terms, [v.layers[layer].direction for v in orthogonal_to])
         layers[layer] = LayerDirection(direction, scale=norm, map=summed)
-    return ConceptVector(
-        name=name,
-        model=first.model,
-        model_fingerprint=first.model_fingerprint,
-        d_model=first.d_model,
-        method="combine",
-        layers=layers,
-        tags=first.tags,
-        provenance={
-            "terms": [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms],
-            "orthogonal_to": [v.id for v in orthogonal_to],
-        },
-    )
+    made = [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms]
+    provenance = {"terms": made, "orthogonal_to": [v.id for v in orthogonal_to]}
+    of = first.model, first.model_fingerprint, first.d_model
+    return ConceptVector(name, *of, "combine", layers, tags=first.tags, provenance=provenance)
 
 
 def _sum_of_maps(

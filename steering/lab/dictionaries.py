@@ -322,10 +322,8 @@ async def output_scores(
     (plain,) = await engine.capture([CapturePrompt(ids)], spec)
     found = []
     for row, tokens in zip(rows, promoted, strict=True):
-        vector = ConceptVector(
-            "feature", info.name, info.fingerprint, info.d_model, "given",
-            {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}, version=1,
-        )  # fmt: skip
+        at = {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}
+        vector = ConceptVector("feature", info.name, info.fingerprint, info.d_model, "given", at, version=1)
         item = InterventionSpec(
             vector="feature", strength=DOSE, unit="relative", layers=(layer,), scope=TokenScope(tokens="last")
         )

@@ -118,16 +118,9 @@ def given_layers(
 
 def inline_vector(name: InlineVector, info: ModelInfo) -> ConceptVector:
     """Builds the vector of a direction given in a request. Raises what `given_layers` raises."""
-    return ConceptVector(
-        name="inline",
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method="given",
-        layers=given_layers(info, name.directions, name.scale),
-        sha256=name.sha256,
-        inline=True,
-    )
+    layers = given_layers(info, name.directions, name.scale)
+    of = info.name, info.fingerprint, info.d_model
+    return ConceptVector("inline", *of, "given", layers, sha256=name.sha256, inline=True)
 
 
 MAX_LAYER_ACTIONS = 2048

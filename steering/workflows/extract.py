@@ -409,13 +409,13 @@ def assembled(
     )
     card = replace(card, warnings=(*card.warnings, *notes))
     scales = {layer: fit.direction.scale for layer, fit in fits.items()}
+    layers = {layer: fit.direction for layer, fit in fits.items()}
+    of = info.name, info.fingerprint, info.d_model
     return ConceptVector(
-        name=request.name,
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method=request.method,
-        layers={layer: fit.direction for layer, fit in fits.items()},
+        request.name,
+        *of,
+        request.method,
+        layers,
         description=request.description,
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),
@@ -494,15 +494,9 @@ def registered(
     maps: Mapping[str, LowRankMap] | None = None,
 ) -> ConceptVector:
     """Builds a vector of the loaded model from numbers by layer. Raises what `given_layers` raises."""
+    layers = given_layers(info, directions, scale, maps)
     vector = ConceptVector(
-        name=name,
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method="given",
-        layers=given_layers(info, directions, scale, maps),
-        description=description,
-        tags=tags,
+        name, info.name, info.fingerprint, info.d_model, "given", layers, description=description, tags=tags
     )
     return with_recommendation(vector, info)
 
