@@ -6,15 +6,7 @@ from steering.registry import Registry
 
 METHODS: Registry[type[ExtractionMethod]] = Registry(
     "method",
-    {
-        "mean_difference": MeanDifference,
-        "pca": Pca,
-        "rfm": Rfm,
-        "affine": Affine,
-        "null_space": NullSpace,
-        "conceptor": Conceptor,
-        "clas": Clas,
-    },
+    {one.name: one for one in (MeanDifference, Pca, Rfm, Affine, NullSpace, Conceptor, Clas)},
     # scikit-learn takes a second to import
     loaders={"probe": "steering.extraction.classifiers:Probe", "whitened": "steering.extraction.classifiers:Whitened"},
 )

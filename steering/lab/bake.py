@@ -350,17 +350,9 @@ async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable
     Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step."""
     request.source_file()
     source = request.source or EMBEDDED_MODEL
-    options = EngineOptions(
-        source,
-        request.cache_dir,
-        revision=request.revision,
-        device="cpu",
-        dtype=request.dtype,
-        compiled=False,
-        kernels=False,
-        weights="dtype",
-        report=step,
-    )
+    files: dict[str, Any] = {"cache_dir": request.cache_dir, "revision": request.revision}
+    files |= {"device": "cpu", "dtype": request.dtype, "report": step}
+    options = EngineOptions(source, compiled=False, kernels=False, weights="dtype", **files)
     engine = await run_in_thread(open_engine, "transformers", options)
     try:
         plan = await resolve(request.steering, vectors, engine.info, guard=DoseGuard(action="off"))
@@ -371,14 +363,7 @@ async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable
     served = [one.logits for one in captures if one.logits is not None]
 
     def write() -> BakeReport:
-        loaded = load(
-            request.source,
-            cache_dir=request.cache_dir,
-            device="cpu",
-            dtype=request.dtype,
-            revision=request.revision,
-            report=step,
-        )
+        loaded = load(request.source, **files)
         model, folder = loaded.model, loaded.folder
         unsteered = list(plain_logits(model, texts))
         layers = bake(model, loaded.layout, plan)
