@@ -22,8 +22,7 @@ FEW = 10
 
 
 def with_subjects(pairs: PairSet) -> PairSet:
-    """Returns lists with topics: texts that share rare words get one, in both lists together. Pairs, lists with topics and more
-    than MOST_TEXTS texts are returned as they are."""
+    """Returns lists with topics of texts that share rare words. Pairs, topics and too many texts stay as they are."""
     texts = (*pairs.positive, *pairs.negative)
     if pairs.paired or pairs.topics or len(texts) > MOST_TEXTS:
         return pairs

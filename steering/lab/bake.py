@@ -319,8 +319,7 @@ class BakeReport:
 
 @dataclass(frozen=True, slots=True)
 class BakeRequest:
-    """What to bake. source, revision, dtype, cache_dir: see `load`. output: the folder, or .gguf file, that is written. lora: whether that
-    is an adapter."""
+    """What to bake. source, revision, dtype, cache_dir: see `load`. output: a folder or .gguf file. lora: an adapter."""
 
     source: str | None
     steering: SteeringSpec

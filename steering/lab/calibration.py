@@ -105,8 +105,7 @@ def neutral_prompts(engine: Engine, given: tuple[Prompt, ...] | None) -> tuple[P
 async def kl_of(
     engine: Engine, answered: Sequence[tuple[Prompt, Answer]], plans: Sequence[SteeringPlan]
 ) -> list[float]:
-    """Returns the 95th percentile over all tokens of KL(plan || unsteered); inf where activations became non-finite, 0 without
-    tokens."""
+    """Returns the 95th percentile over tokens of KL(plan || unsteered); inf where not finite, 0 without tokens."""
     try:
         found = await token_divergences(engine, answered, plans)
     except NonfiniteActivations:

@@ -270,8 +270,7 @@ class ReportRequest:
 
 
 class PlainTrials(NamedTuple):
-    """The trials of one seed over the prompts as they are. controls: under random steerings of the same dose. fewer: under the vector from
-    half of the pairs."""
+    """The trials of one seed over the prompts. controls: random steerings. fewer: the vector from half of the pairs."""
 
     unsteered: Trial
     steered: Trial

@@ -292,8 +292,7 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EffectRequest:
-    """What is measured. relative_dose: planned for each vector over its layers. native: a vector of the target; None:
-    the fitted one."""
+    """What is measured. relative_dose: of each vector over its layers. native: of the target; None: the fitted one."""
 
     prompts: Sequence[Prompt]
     sampling: SamplingParams

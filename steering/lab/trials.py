@@ -166,8 +166,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers to each prompt: without steering, and under each plan. perplexity: whether answers have a surprise; the logits it needs
-    are a third of the work of reading."""
+    """Answers to each prompt, unsteered and under each plan. perplexity: measures surprise, a third of the work."""
 
     unsteered: int = UNSTEERED_SAMPLES
     steered: int = 1

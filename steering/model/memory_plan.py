@@ -33,8 +33,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a model will take, in bytes. cache: keys and values. steering: the tables of edits at every layer. remedies:
-    what makes it smaller."""
+    """What a model will take, in bytes. cache: keys and values. steering: tables of edits. remedies: what reduces it."""
 
     weights: int
     cache: int
@@ -60,8 +59,7 @@ def plan_memory(
     serving: Serving,
     quantization: Quantization | None = None,
 ) -> MemoryPlan:
-    """Plans a model in a folder. dtype: that floating weights are loaded in. quantization: see BITS. Raises
-    ModelLoadFailed where a file of weights is missing."""
+    """Plans a model in a folder. quantization: see BITS. Raises ModelLoadFailed where a file of weights is missing."""
     text = config.get_text_config()
     weights = sum(
         _held_bytes(config, dtype, device.type == "cpu", quantization, tensor)
@@ -84,8 +82,7 @@ def plan_memory(
 
 
 def check_memory(name: str, plan: MemoryPlan, free: Mapping[str, int], *, more_devices: bool = False) -> None:
-    """Raises OutOfMemory in one sentence where a plan does not fit. free: bytes by the name of each device.
-    more_devices: whether a device map would find others."""
+    """Raises OutOfMemory where a plan does not fit. free: bytes by device. more_devices: a device map would find some."""
     if plan.total > sum(free.values()):
         there = " and ".join(f"{device} has {shown(size)}" for device, size in free.items())
         remedies = (*plan.remedies, *(("STEERING_DEVICE_MAP=auto",) if more_devices else ()))

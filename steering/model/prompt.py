@@ -153,8 +153,7 @@ class SafeEncoder:
         self._control = _any_of([one for one in self._contents if one not in others.values()])
 
     def literal(self, text: str, most: int | None = None, *, markers: bool = False) -> Encoded:
-        """Encodes a caller's text. markers: as plain text too. Raises InvalidRequest if that is impossible without a control token,
-        ContextLengthExceeded for more than `most` tokens."""
+        """Encodes a caller's text, and markers, as plain text. Raises InvalidRequest, ContextLengthExceeded."""
         avoided = self._marker_ids if markers else self.control_ids
         encoded = self._encode(self._plain, text, most)
         if avoided.isdisjoint(encoded.ids):
@@ -173,8 +172,7 @@ class SafeEncoder:
         return tuple(one for one in self._control_strings if one in text)
 
     def marks(self, texts: Sequence[str]) -> str:
-        """Returns two characters that no text contains, to stand around what must stay plain text while a template is rendered;
-        none when no text contains the string of a special token or a marker."""
+        """Returns two unused characters to stand around plain text in a template; none without special tokens."""
         special = any(content in text for text in texts for content in self._contents)
         return "".join(_unused_characters(texts, 2)) if special else ""
 

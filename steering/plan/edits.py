@@ -161,8 +161,7 @@ def _is_removal(edit: Edit) -> bool:
 
 
 def joint_basis(directions: Sequence[Direction]) -> Float[Tensor, "rank d_model"]:
-    """Returns an orthonormal basis of the span, the same for any order of the directions. Directions that are (nearly)
-    dependent do not add a row: QR would make one out of rounding noise."""
+    """Returns an orthonormal basis of the span, alike in any order; (nearly) dependent directions add no row."""
     rows = torch.stack(sorted(directions, key=digest))
     _, values, basis = torch.linalg.svd(rows.double(), full_matrices=False)
     found: Tensor = basis[values > RANK_TOLERANCE * values[0]]

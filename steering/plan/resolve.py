@@ -167,8 +167,7 @@ async def resolve(
 
 
 class RecentPlans:
-    """Caches the `most` latest plans, because traffic repeats the same few steerings. Names are looked up every time:
-    the key has the namespaces, versions and digests that they stand for now."""
+    """Caches the latest plans. Names are looked up every time: the key has the versions that they stand for now."""
 
     def __init__(self, most: int = 64) -> None:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)

@@ -130,8 +130,7 @@ class Database:
         limit: int,
         cursor: str | None,
     ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows and the cursor of the next: by name, up to PAGE_BYTES of their column `bytes`, or the newest first by
-        their position."""
+        """Returns a page, by name up to PAGE_BYTES of column `bytes` or by position, newest first, and the next cursor."""
         newest = by.key == "position"
         page = query.add_columns(by.label("cursor")).order_by(by.desc() if newest else by).limit(check_page(limit) + 1)
         if cursor is not None:

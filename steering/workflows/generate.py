@@ -53,8 +53,7 @@ def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One finished answer. tokens: the ids of `events`, one each. raised: the monitors that flagged or stopped it, each
-    with the index of the token, None for the prompt."""
+    """One finished answer. tokens: ids of `events`. raised: monitors, each with its token; None for the prompt."""
 
     text: str
     tokens: tuple[int, ...]

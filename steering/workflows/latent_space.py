@@ -152,8 +152,7 @@ def segment(name: str, entry: LayerDirection, points: Points) -> SegmentAnswer:
 
 
 async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> PathAnswer:
-    """Draws a text, and the mean of all, in one PCA of residuals scaled to length 1: what turns on the way, without the
-    growth in length that every text shares. read (layer, text, d_model)."""
+    """Draws a text and the mean of all in one PCA of residuals scaled to length 1. read (layer, text, d_model)."""
     others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
     shown = read[:, [text, *others]]
     unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)

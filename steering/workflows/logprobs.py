@@ -54,8 +54,7 @@ class EncodedPrompt:
 def encode_continued(
     engine: Engine, prompt: Prompt, plans: Sequence[SteeringPlan] = (UNSTEERED,)
 ) -> tuple[EncodedPrompt, ...]:
-    """Tokenizes once a prompt that at least one token will follow; returns it for each plan. Raises InvalidRequest,
-    ContextLengthExceeded."""
+    """Tokenizes a prompt that a token will follow, for each plan. Raises InvalidRequest, ContextLengthExceeded."""
     try:
         ids, plans = encode_with_plans(engine.tokenizer, prompt, plans)
         check_context(len(ids) + 1, 0, engine.info)
@@ -158,8 +157,7 @@ class ScoredToken:
 async def prompt_logprobs(
     engine: Engine, token_ids: Sequence[tuple[int, ...]], plan: SteeringPlan, top: int
 ) -> tuple[tuple[ScoredToken, ...], ...]:
-    """Scores every token of each text under a plan, with the `top` most probable tokens at its position; as many texts
-    at a time as have their logits in LOGITS_BOUND, or one that is longer."""
+    """Scores every token of each text under a plan, with the `top` likeliest at its position; see LOGITS_BOUND."""
     rows = [CapturePrompt(ids, plan) for ids in token_ids]
     return tuple(await _read_each(engine, rows, lambda _, read: _with_top(read, top)))
 
