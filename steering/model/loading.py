@@ -284,21 +284,17 @@ def info_of(
 ) -> ModelInfo:
     """Returns the facts of a model, which may have no weights yet. dtype, device: of its weights."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    shared = ("architecture", "d_model", "layer_count", "vocab_size", "hooks", "head_count")
     return ModelInfo(
+        **{name: getattr(layout, name) for name in shared},
         name=source.name,
-        architecture=layout.architecture,
         fingerprint=fingerprint,
-        d_model=layout.d_model,
-        layer_count=layout.layer_count,
-        vocab_size=layout.vocab_size,
         context_length=int(stated or UNLIMITED_CONTEXT),
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         parameter_count=model.num_parameters(),
         chat_template=bool(tokenizer.chat_template),
         revision=source.revision,
-        hooks=layout.hooks,
-        head_count=layout.head_count,
     )
 
 

@@ -4,6 +4,7 @@ the grammar of answers that must call."""
 import json
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from typing import Any
 
 from steering.errors import InvalidRequest
@@ -34,11 +35,11 @@ class ToolFormat:
     """
 
     name: str
-    contains: tuple[str, ...]
+    contains: Sequence[str]
     begin: str
     end: str = ""
     key: str = "arguments"
-    lacks: tuple[str, ...] = ()
+    lacks: Sequence[str] = ()
     many: bool = False
     bare: bool = False
     loose: bool = False
@@ -86,26 +87,8 @@ class ToolFormat:
         return f"<[{self.tokens[marker]}]>" if marker in self.tokens else json.dumps(marker)
 
 
-FORMATS = (
-    ToolFormat(
-        "hermes",
-        ("<tool_call>", '"arguments"'),
-        "<tool_call>",
-        "</tool_call>",
-        lacks=("<function=", "<arg_key>"),
-        loose=True,
-        space="\n",
-    ),
-    ToolFormat("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", lacks=("[ARGS]",), many=True, id_length=9),
-    ToolFormat(
-        "llama3_json",
-        ('{"name": ', '"parameters": '),
-        "<|python_tag|>",
-        key="parameters",
-        lacks=("<tool_call>", '"tool_name"'),
-        bare=True,
-    ),
-)
+_LINES = (files("steering.model") / "tool_formats.jsonl").read_text(encoding="utf-8").splitlines()
+FORMATS = tuple(ToolFormat(**json.loads(line)) for line in _LINES)
 """Hermes and Qwen 2.5 and 3; Mistral up to tokenizer v3; Llama 3.1 to 3.3. The first that fits a template is its format."""
 MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 """Around calls and results: tokens of some tokenizers that decoding does not leave out."""
