@@ -58,9 +58,10 @@ class Scorer:
 
 
 def _probability(activations: Residual, entry: LayerDirection) -> float:
-    """Averages sigmoid(weight * (r . d) + bias) over the tokens. Both numbers are there, see `read_back`."""
-    weight, bias = entry.weight or 0.0, entry.bias or 0.0
-    return float(torch.sigmoid(weight * (activations @ entry.direction) + bias).mean())
+    """Averages sigmoid(weight * (r . d) + bias) over the tokens."""
+    assert entry.weight is not None, "see read_back"
+    assert entry.bias is not None, "see read_back"
+    return float(torch.sigmoid(entry.weight * (activations @ entry.direction) + entry.bias).mean())
 
 
 SCORERS: Registry[Scorer] = Registry(
