@@ -153,7 +153,7 @@ class SafeEncoder:
         self._control = _any_of([one for one in self._contents if one not in others.values()])
 
     def literal(self, text: str, most: int | None = None, *, markers: bool = False) -> Encoded:
-        """Encodes a caller's text, and markers, as plain text. Raises InvalidRequest, ContextLengthExceeded."""
+        """Encodes a text as plain text, with `markers` these too. Raises InvalidRequest, ContextLengthExceeded."""
         avoided = self._marker_ids if markers else self.control_ids
         encoded = self._encode(self._plain, text, most)
         if avoided.isdisjoint(encoded.ids):
@@ -189,9 +189,8 @@ class SafeEncoder:
         base = 0
         marked = f"{marks[0]}({self._markers}){marks[1]}"
         for number, part in enumerate(re.split(marked, text)):
-            piece = part.translate(
-                dict.fromkeys(map(ord, marks))
-            )  # a template that cuts a message in two may leave one mark of a pair
+            # a template that cuts a message in two may leave one mark of a pair
+            piece = part.translate(dict.fromkeys(map(ord, marks)))
             encoded = (
                 self.literal(piece, most, markers=True) if number % 2 else self._encode(self._backend, piece, most)
             )
