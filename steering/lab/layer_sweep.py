@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steering.cards import COHERENT, Estimate, margin_of
 from steering.engine.api import Engine, Prompt
@@ -122,9 +121,8 @@ async def layer_sweep(
     points = await sweep.points(tried, ours, unsteered, "validation")
     # no other point exceeds those of the Pareto front in shift at no more KL on neutral text
     places = np.array([(point.moved.mean, -point.kl) for point in points]).reshape(-1, 1, 2)
-    beaten: NDArray[np.bool_] = (
-        (places >= places.swapaxes(0, 1)).all(2) & (places > places.swapaxes(0, 1)).any(2)
-    ).any(0)
+    exceeds = (places >= places.swapaxes(0, 1)).all(2) & (places > places.swapaxes(0, 1)).any(2)
+    beaten: list[bool] = np.logical_or.reduce(exceeds, axis=0).tolist()
     points = [point.model_copy(update={"pareto": not bad}) for point, bad in zip(points, beaten, strict=True)]
     scores = [unsteered.answer("unsteered", split="validation")]
     scores += [
