@@ -20,8 +20,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """Projections of held-out examples on one direction, and the group (topic) of each example.
-    Examples of one group are not independent, so intervals treat a group as one observation."""
+    """Projections of held-out examples on a direction. Examples of a group (topic) count as one observation."""
 
     positive: Numbers
     negative: Numbers

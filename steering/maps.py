@@ -36,8 +36,7 @@ class LowRankMap(MapForm):
         return cls(rank=len(read), activation=activation, read=read, write=write, bias=bias)
 
     def check(self, layer: int, d_model: int) -> None:
-        """Raises InvalidRequest for a rank that is not allowed, numbers that are not finite and a map that writes nothing,
-        VectorModelMismatch for other shapes."""
+        """Raises InvalidRequest for a wrong rank, numbers or no writing, VectorModelMismatch for other shapes."""
         if not 1 <= self.rank <= MAX_RANK:
             raise InvalidRequest(f"layer {layer}: the rank of a map is 1 to {MAX_RANK}, got {self.rank}", param="maps")
         wanted = {"read": (self.rank, d_model), "write": (self.rank, d_model), "bias": (self.rank,)}

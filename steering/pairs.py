@@ -71,19 +71,12 @@ class ToolMessage(ChatMessage):
                 return other(value)
             if isinstance(value, dict):
                 return {each(key): each(item) for key, item in value.items()}
-            return list(map(each, value)) if isinstance(value, list) else value
+            if isinstance(value, ToolCall):
+                return ToolCall(each(value.id), each(value.name), each(value.arguments))
+            return type(value)(map(each, value)) if isinstance(value, list | tuple) else value
 
-        calls = tuple(ToolCall(each(call.id), each(call.name), each(call.arguments)) for call in self.calls)
-        tools = tuple(map(each, self.tools))
-        return replace(
-            self,
-            content=content(self.content),
-            tools=tools,
-            calls=calls,
-            call_id=each(self.call_id),
-            name=each(self.name),
-            reasoning=each(self.reasoning),
-        )
+        others = {name: each(getattr(self, name)) for name in ("tools", "calls", "call_id", "name", "reasoning")}
+        return replace(self, content=content(self.content), **others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +112,7 @@ class ContrastivePair:
 @dataclass(frozen=True, slots=True)
 class PairSet:
     """The texts of one concept. When `paired` is False, positives and negatives are separate lists of any sizes.
-
-    topics: of each pair, or of each positive text of a list. negative_topics: of each negative text of a list.
-    """
+    topics: of each pair, or of each positive text of a list. negative_topics: of each negative text of a list."""
 
     positive: tuple[Text, ...]
     negative: tuple[Text, ...]
@@ -140,16 +131,13 @@ class PairSet:
         if self.paired and self.topics and len(self.topics) != len(self.positive):
             raise InvalidRequest("topics must name one topic for each pair", param="topics")
         if not self.paired and (self.topics or self.negative_topics):
-            self._check_topics("positive", self.positive, self.topics)
-            self._check_topics("negative", self.negative, self.negative_topics)
-
-    @staticmethod
-    def _check_topics(side: str, texts: Sequence[Text], topics: Sequence[str]) -> None:
-        if len(topics) != len(texts):
-            raise InvalidRequest(
-                f"lists with topics need one for each text of both: got {len(topics)} for {len(texts)} {side} texts",
-                param=f"{side}_topics",
-            )
+            sides = ("positive", self.positive, self.topics), ("negative", self.negative, self.negative_topics)
+            for side, texts, topics in sides:
+                if len(topics) != len(texts):
+                    raise InvalidRequest(
+                        f"lists with topics need one for each text of both: got {len(topics)} for {len(texts)} {side} texts",
+                        param=f"{side}_topics",
+                    )
 
     @classmethod
     def of(cls, pairs: Sequence[ContrastivePair]) -> "PairSet":
@@ -215,8 +203,7 @@ def _joined(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> tuple[s
 def _partition(
     groups: tuple[Sequence[str], Sequence[str]], parts: int, rng: random.Random
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Deals whole groups to `parts` parts with about equally many positives and negatives, each part as indices of both sides.
-    Groups of the positives are dealt first."""
+    """Deals groups to parts of about equal sizes, as indices of both sides; groups of the positives first."""
     members: dict[str, tuple[list[int], list[int]]] = {}
     for side, of_side in enumerate(groups):
         for index, name in enumerate(of_side):

@@ -60,9 +60,8 @@ def size_of(text: bytes, piece_bytes: int = PIECE_BYTES) -> Size:
 
 
 def load_json(text: str | bytes, what: str, *, param: str | None = None, depth: int = DEPTH_LIMIT) -> Any:
-    """Parses untrusted text. `what` names the text in messages. Its size is bounded by its caller, see `size_of`.
-    Raises InvalidRequest without repeating the input. The hooks are Python functions, so parsing in a thread releases the
-    interpreter lock between numbers and between objects."""
+    """Parses untrusted text, named `what` in messages. Raises InvalidRequest without repeating the input. The hooks are
+    Python functions, so that parsing in a thread releases the interpreter lock between numbers and objects."""
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
         value = json.loads(

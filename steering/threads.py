@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -59,23 +60,18 @@ class ThreadPerTaskExecutor(Executor):
     def _start(self, run: Callable[[], None]) -> None:
         threading.Thread(target=self._work, args=(run,), name="task", daemon=True).start()
 
-    def _work(self, run: Callable[[], None] | None) -> None:
-        while run is not None:
+    def _work(self, run: Callable[[], None]) -> None:
+        """Runs a task, and passes its place to the one that waits longest; runs that too if no thread can be started."""
+        while True:
             run()
-            run = self._start_next()
-
-    def _start_next(self) -> Callable[[], None] | None:
-        """Passes the place of a thread that ends to the task that waits longest; returns it if no thread can be started."""
-        with self._lock:
-            if not self._waiting:
-                self._running -= 1
-                return None
-            run = self._waiting.popleft()
-        try:
-            self._start(run)
-        except (RuntimeError, MemoryError):
-            return run
-        return None
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                run = self._waiting.popleft()
+            with suppress(RuntimeError, MemoryError):
+                self._start(run)
+                return
 
 
 _executor = ThreadPerTaskExecutor()
@@ -109,8 +105,7 @@ def release_thread_pool() -> None:
 
 
 def openmp_thread_setter() -> Callable[[int], None] | None:
-    """Returns a function that sets how many OpenMP threads the calling thread uses, and no other, unlike
-    `torch.set_num_threads`. None where torch has no OpenMP library of its own."""
+    """Returns what sets the calling thread's number of OpenMP threads alone; None without OpenMP of torch's own."""
     library = _openmp()
     return library.omp_set_num_threads if library else None
 

@@ -188,18 +188,16 @@ def unit(values: Direction, layer: int) -> tuple[Direction, float]:
 
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
-    """Draws the directions of all random controls: standard normal numbers in float64, so that every direction is as
-    likely as any other. Not of unit length."""
+    """Draws directions of random controls: standard normal in float64, all equally likely, not of unit length."""
     return torch.randn(count, d_model, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
 
 
 def combine(
     name: str, terms: Sequence[tuple[ConceptVector, float]], orthogonal_to: Sequence[ConceptVector] = ()
 ) -> ConceptVector:
-    """Sums weight_i kappa_i d_i at the layers all terms share, then removes the part in the span of `orthogonal_to`.
-    The natural scale of the result is the norm of the sum: strength 1 adds exactly the weighted sum of what strength 1 of
-    each term adds. It has no class means, no card and no recommendation: those of its terms do not hold for it. Maps are summed
-    too, see `_sum_of_maps`. Raises InvalidRequest when no layer is shared or the sum vanishes."""
+    """Sums weight_i kappa_i d_i at the layers all terms share, without the part in the span of `orthogonal_to`; maps
+    too. The norm of the sum is its natural scale. It has no class means, card or recommendation. Raises
+    InvalidRequest when no layer is shared or the sum vanishes."""
     first = terms[0][0]
     others = [vector for vector, _ in terms] + list(orthogonal_to)
     for vector in others:
@@ -221,19 +219,10 @@ def combine(
         direction, norm = unit(total, layer)
         summed = _sum_of_maps(layer, terms, [v.layers[layer].direction for v in orthogonal_to])
         layers[layer] = LayerDirection(direction, scale=norm, map=summed)
-    return ConceptVector(
-        name=name,
-        model=first.model,
-        model_fingerprint=first.model_fingerprint,
-        d_model=first.d_model,
-        method="combine",
-        layers=layers,
-        tags=first.tags,
-        provenance={
-            "terms": [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms],
-            "orthogonal_to": [v.id for v in orthogonal_to],
-        },
-    )
+    made = [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms]
+    provenance = {"terms": made, "orthogonal_to": [v.id for v in orthogonal_to]}
+    of = first.model, first.model_fingerprint, first.d_model
+    return ConceptVector(name, *of, "combine", layers, tags=first.tags, provenance=provenance)
 
 
 def _sum_of_maps(

@@ -1,8 +1,10 @@
 """CONCEPTS, the table of starter concepts: contrastive pairs that come with the package, each with two named poles. `described.py` has
 those whose pairs the loaded model writes."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,46 +15,16 @@ class ConceptEntry:
     positive: str
     negative: str
     description: str
-    kind: str = "starter"
+    kind: str
 
 
-CONCEPTS: Mapping[str, ConceptEntry] = {
-    "sentiment": ConceptEntry(
-        positive="warm, pleased",
-        negative="gloomy, displeased",
-        description="The same event told twice, by someone pleased with it and by someone who is not.",
-    ),
-    "truthfulness": ConceptEntry(
-        positive="true statement",
-        negative="false statement",
-        description="Statements of equal length and form, one true and one false.",
-    ),
-    "toxicity": ConceptEntry(
-        positive="rude, dismissive",
-        negative="courteous",
-        description="The same answer given rudely and politely; mild wording, without slurs or threats.",
-    ),
-    "specificity": ConceptEntry(
-        positive="specific, checkable claim",
-        negative="vague, hedged claim",
-        description="A definite statement that could be looked up, and a hedged one about the same thing.",
-    ),
-    "formality": ConceptEntry(
-        positive="formal register",
-        negative="casual register",
-        description="The same content in formal and in casual words.",
-    ),
-    "refusal": ConceptEntry(
-        positive="declines",
-        negative="helps",
-        description="A harmless request, declined and taken up.",
-    ),
-    "sycophancy": ConceptEntry(
-        positive="agrees to please",
-        negative="answers on the merits",
-        description="A user states an opinion; the answer flatters it or weighs it.",
-    ),
-}
+def read_entries(file: str) -> dict[str, ConceptEntry]:
+    """Reads concepts by name from a file of `data`."""
+    lines = (files("steering.concepts") / "data" / file).read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return {entry.pop("name"): ConceptEntry(**entry) for entry in entries}
 
+
+CONCEPTS: Mapping[str, ConceptEntry] = read_entries("starter.jsonl")
 RENAMED: Mapping[str, str] = {"factuality": "specificity"}
 """Earlier names of concepts, for the message of an error. The pairs are about definite claims, true or not."""

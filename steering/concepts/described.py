@@ -4,13 +4,11 @@
 ASSISTANT is the axis from all roles to the model's answers without an instruction (assistant axis, arXiv 2601.10387).
 """
 
-import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from steering.concepts import CONCEPTS, ConceptEntry
+from steering.concepts import CONCEPTS, ConceptEntry, read_entries
 
 ASSISTANT = "assistant"
 ROLE = "role"
@@ -27,9 +25,7 @@ _AXIS = ConceptEntry(
 @cache
 def described() -> Mapping[str, ConceptEntry]:
     """Returns the concepts in words by name."""
-    lines = (files("steering.concepts") / "data" / "described.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    return {ASSISTANT: _AXIS} | {entry.pop("name"): ConceptEntry(**entry) for entry in entries}
+    return {ASSISTANT: _AXIS} | read_entries("described.jsonl")
 
 
 def roles() -> tuple[str, ...]:
@@ -43,11 +39,8 @@ def all_concepts() -> Mapping[str, ConceptEntry]:
 
 
 def search(text: str) -> list[str]:
-    """Returns the names of the concepts that share words, or parts of words, with a text, the best first.
-
-    Names and texts are compared by the cosine of tf-idf weights of character n-grams inside words, which also finds other forms of a
-    word and misspelled ones.
-    """
+    """Returns the names of the concepts that share words, or parts of words, with a text, the best first: by the cosine
+    of tf-idf weights of character n-grams inside words, which also finds other and misspelled forms."""
     weights, rows = _index()
     scores = (rows @ weights.transform([text.lower()]).T).toarray().ravel().tolist()
     found = sorted(zip(scores, all_concepts(), strict=True), key=lambda one: -one[0])

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from steering.concepts import CONCEPTS, RENAMED
 from steering.concepts.described import all_concepts, described
 from steering.errors import ConceptNotFound, InternalError, InvalidRequest
-from steering.pairs import ChatMessage, ContrastivePair, PairSet, Text
+from steering.pairs import ChatMessage, ContrastivePair, PairSet
 from steering.registry import unknown_name
 from steering.strict_json import load_json
 
@@ -36,8 +36,7 @@ def load_evaluation_prompts(name: str) -> tuple[str, ...]:
 
 @cache
 def load_report_prompts(name: str) -> tuple[str, ...]:
-    """Returns prompts on which a deployment report of the concept is made: none of its pairs, and none of the prompts on which a
-    strength is chosen. Raises ConceptNotFound."""
+    """Returns the prompts of a deployment report, on which nothing was chosen. Raises ConceptNotFound."""
     _check_known(name)
     return read_prompts(_lines(f"{name}.report.jsonl"), source=f"{name}.report.jsonl")
 
@@ -55,12 +54,9 @@ def load_neutral_texts() -> tuple[str, ...]:
 
 
 def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
-    """Reads JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}`; blank lines are passed over.
-
-    With a prompt a text is a conversation: the user's prompt, the assistant's positive or negative answer. A pair
-    without a topic is a topic of its own. Raises InvalidRequest with the number of the line for anything else, for two
-    equal sides, and for an id or a pair seen before.
-    """
+    """Reads JSON lines `{"positive", "negative", "prompt"?, "topic"?, "id"?}`; blank lines are passed over. With a
+    prompt a text is a conversation. A pair without a topic is a topic of its own. Raises InvalidRequest with the
+    number of the line for anything else, for two equal sides, and for an id or a pair seen before."""
     pairs: list[ContrastivePair] = []
     seen: dict[_Key, int] = {}
     for number, line in _records(lines, PAIR_KEYS, source):
@@ -69,15 +65,14 @@ def read_pairs(lines: Iterable[str], source: str = "pairs") -> PairSet:
             raise InvalidRequest(f"{source}, line {number}: positive and negative are the same text", param="pairs")
         _refuse_repeat(("pair", prompt or "", line["positive"], line["negative"]), seen, number, source)
         _refuse_repeat(("id", line.get("id")), seen, number, source)
-        positive, negative = (_answered(prompt, line[side]) for side in SIDES)
+        positive, negative = (
+            line[side] if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", line[side]))
+            for side in SIDES
+        )
         pairs.append(ContrastivePair(positive, negative, line.get("topic")))
     if not pairs:
         raise InvalidRequest(f"{source}: no pairs found", param="pairs")
     return PairSet.of(pairs)
-
-
-def _answered(prompt: str | None, text: str) -> Text:
-    return text if prompt is None else (ChatMessage("user", prompt), ChatMessage("assistant", text))
 
 
 def read_prompts(lines: Iterable[str], source: str = "prompts") -> tuple[str, ...]:

@@ -1,24 +1,12 @@
 """Lists the extraction methods in METHODS. Methods that need scikit-learn are imported on first use."""
 
-from steering.extraction.affine import Affine
-from steering.extraction.base import ExtractionMethod, MeanDifference, Pca
-from steering.extraction.clas import Clas
-from steering.extraction.conceptor import Conceptor
-from steering.extraction.null_space import NullSpace
-from steering.extraction.rfm import Rfm
+from steering.extraction.base import ExtractionMethod, MeanDifference, Pca, Rfm
+from steering.extraction.maps import Affine, Clas, Conceptor, NullSpace
 from steering.registry import Registry
 
 METHODS: Registry[type[ExtractionMethod]] = Registry(
     "method",
-    {
-        "mean_difference": MeanDifference,
-        "pca": Pca,
-        "rfm": Rfm,
-        "affine": Affine,
-        "null_space": NullSpace,
-        "conceptor": Conceptor,
-        "clas": Clas,
-    },
+    {one.name: one for one in (MeanDifference, Pca, Rfm, Affine, NullSpace, Conceptor, Clas)},
     # scikit-learn takes a second to import
     loaders={"probe": "steering.extraction.classifiers:Probe", "whitened": "steering.extraction.classifiers:Whitened"},
 )

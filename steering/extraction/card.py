@@ -16,9 +16,8 @@ TYPICAL_DOSES = (0.05, 0.12)
 
 
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
-    """Returns the layer in WINDOW of the depth that reads best (any layer where the vector has none there): AUROC to
-    two decimals, then the lower end of its interval, then separation; without measurements the layer nearest the middle
-    of the window."""
+    """Returns the layer in WINDOW of the depth, if any, that reads best: AUROC to two decimals, then the lower end of
+    its interval, then separation; without measurements the one nearest the middle of the window."""
     inside = [layer for layer in sorted(layers) if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]]
     middle = sum(WINDOW) / 2 * layer_count - 1
 
@@ -40,10 +39,8 @@ def recommend(
 
 
 def strengths_to_try(layers: Sequence[int], scales: Mapping[int, float], norms: Sequence[float]) -> Interval | None:
-    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known.
-
-    scales: natural scale by layer; norms: typical residual norm of every layer, both in residual units.
-    """
+    """Returns the strengths that make TYPICAL_DOSES over the layers together; None where norms are not known. scales:
+    natural scale by layer; norms: typical residual norm of every layer, both in residual units."""
     if not norms:
         return None
     dose_of_one = sum(scales[layer] / norms[layer] for layer in layers)
@@ -61,10 +58,8 @@ def build_card(
     topics: int,
     auroc: Estimate | None,
 ) -> QualityCard:
-    """Builds the card of a new vector. For unpaired texts, pairs and holdout count the smaller class.
-
-    holdout: pairs held out by a fold. auroc: of the whole procedure, the choice of the layer included.
-    """
+    """Builds the card of a new vector. For unpaired texts, pairs and holdout count the smaller class. holdout: pairs
+    held out by a fold. auroc: of the whole procedure, the choice of the layer included."""
     layer = best_layer(layers, layer_count)
     data = _about_data(pairs, folds, topics)
     warnings = (*data, *_about_measurements(auroc, holdout, layer, layers[layer]))

@@ -51,10 +51,8 @@ class Probe(ExtractionMethod):
 
 
 class Whitened(ExtractionMethod):
-    """Computes w = S^-1 delta, S = (1 - l) S_within + l (tr S_within / d_model) I, l by Ledoit-Wolf; d = w / |w|.
-
-    The two rows of a pair are not independent, so l is the mean of the estimates for each class.
-    """
+    """Computes w = S^-1 delta, S = (1 - l) S_within + l (tr S_within / d_model) I, l by Ledoit-Wolf; d = w / |w|. The
+    two rows of a pair are not independent, so l is the mean of the estimates for each class."""
 
     name: ClassVar[str] = "whitened"
     min_examples: ClassVar[int] = 4

@@ -52,6 +52,11 @@ class Folding:
         """Returns the groups of the held-out positives and negatives of a fold."""
         return self.positive_groups[list(held.held_positive)], self.negative_groups[list(held.held_negative)]
 
+    def read(self, direction: Direction, positive: Positives, negative: Negatives, held: Split) -> HeldOut:
+        """Projects what a fold holds out on a direction (d_model,)."""
+        above, below = (_project(rows, direction[None])[0] for rows in held_rows(positive, negative, held))
+        return HeldOut(above, below, *self.groups_in(held))
+
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
@@ -98,12 +103,17 @@ def fit_layer(
     def read(held: Split, found: Direction | None) -> HeldOut | None:
         if found is None:
             return None
-        return held_out(found, *held_rows(positive, negative, held), *division.groups_in(held))
+        return division.read(found, positive, negative, held)
 
     def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
         others = [one for one in split if one is not left] if len(split) > 2 else []
-        return _mean_quality([found for one in others if (found := read(one, fit_without(one, left))) is not None])
+        parts = [found for one in others if (found := read(one, fit_without(one, left))) is not None]
+        usable = [part for part in parts if len(part.positive) and len(part.negative)]
+        if not usable:
+            return LayerQuality()
+        mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
+        return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
     direction = fit(positive, negative, paired)
     directions = tuple(tuple(map(fit_without, split)) for split in division.splits)
@@ -117,15 +127,6 @@ def fit_layer(
     agreement = pair_agreement(positive - negative) if paired else None
     known = [[fold for fold in split if fold is not None] for split in outer]
     return LayerFit(direction, layer_quality(known, agreement, controls), directions, outer, inner)
-
-
-def _mean_quality(parts: Sequence[HeldOut]) -> LayerQuality:
-    """Averages the AUROC of folds, without an interval; unmeasured without folds."""
-    usable = [part for part in parts if len(part.positive) and len(part.negative)]
-    if not usable:
-        return LayerQuality()
-    mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
-    return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
 
 def held_rows(
@@ -184,14 +185,6 @@ def chosen_layers(fits: Mapping[int, LayerFit], layer_count: int) -> list[list[i
         ]
         for repeat, split in enumerate(next(iter(fits.values())).splits)
     ]
-
-
-def held_out(
-    direction: Direction, positive: Positives, negative: Negatives, positive_groups: Indices, negative_groups: Indices
-) -> HeldOut:
-    """Projects held-out examples on a direction (d_model,)."""
-    above, below = (_project(rows, direction[None])[0] for rows in (positive, negative))
-    return HeldOut(above, below, positive_groups, negative_groups)
 
 
 def separation(positive: Numbers, negative: Numbers) -> float | None:

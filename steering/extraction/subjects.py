@@ -22,8 +22,7 @@ FEW = 10
 
 
 def with_subjects(pairs: PairSet) -> PairSet:
-    """Returns lists with topics: texts that share rare words get one, in both lists together. Pairs, lists with topics and more
-    than MOST_TEXTS texts are returned as they are."""
+    """Returns lists with topics of texts that share rare words. Pairs, topics and too many texts stay as they are."""
     texts = (*pairs.positive, *pairs.negative)
     if pairs.paired or pairs.topics or len(texts) > MOST_TEXTS:
         return pairs
@@ -33,8 +32,7 @@ def with_subjects(pairs: PairSet) -> PairSet:
 
 
 def subjects_of(texts: Sequence[Text]) -> list[int]:
-    """Returns the number of the group of each text. Groups are joined while their texts are near each other on average, so that a
-    chain of texts, each near the next, does not become one group."""
+    """Returns the group of each text; groups are joined while their texts are near on average, so no chains arise."""
     # scikit-learn takes a second to import
     from sklearn.cluster import AgglomerativeClustering  # noqa: PLC0415
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415

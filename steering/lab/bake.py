@@ -68,10 +68,7 @@ class BakedLayer:
 
 
 def bake(model: PreTrainedModel, layout: Layout, plan: SteeringPlan) -> list[BakedLayer]:
-    """Returns the linear layers that carry a plan, in float32; the model is not changed.
-
-    Raises UnsupportedParameter, naming the intervention, for what no weights can do.
-    """
+    """Returns the linear layers that carry a plan, in float32. Raises UnsupportedParameter naming the intervention."""
     _check_plan(plan)
     names = {module: name for name, module in model.named_modules()}
     layers: dict[int, BakedLayer] = {}
@@ -229,10 +226,7 @@ def _adds_to_residual(model: PreTrainedModel, layout: Layout, layer: int) -> boo
 
 
 def put(model: PreTrainedModel, layers: Sequence[BakedLayer]) -> None:
-    """Writes baked layers into a model, whose configuration gets the biases that they need, the other new ones zeros.
-
-    Raises UnsupportedParameter where the architecture has no bias there.
-    """
+    """Writes baked layers, with the biases that they need, into a model. Raises UnsupportedParameter without biases."""
     missing = [layer.name for layer in layers if layer.constant and layer.module.bias is None]
     if missing and not give_biases(model, missing):
         raise UnsupportedParameter(
@@ -312,10 +306,8 @@ def write_gguf(model: PreTrainedModel, layers: Sequence[BakedLayer], source: Pat
 @dataclass(frozen=True, slots=True)
 class BakeReport:
     """How baked weights differ from the served steering, over tokens of neutral texts.
-
-    kl: mean KL(served || baked) per token, in nats; largest_kl: of one token. unsteered_kl: mean KL(served || unsteered), for comparison.
-    largest_logit: the largest absolute difference of a logit.
-    """
+    kl, largest_kl: mean and largest KL(served || baked) of a token, in nats; unsteered_kl: mean KL(served ||
+    unsteered)."""
 
     layers: tuple[str, ...]
     tokens: int
@@ -327,8 +319,7 @@ class BakeReport:
 
 @dataclass(frozen=True, slots=True)
 class BakeRequest:
-    """What to bake. source, revision, dtype, cache_dir: see `load`. output: the folder, or .gguf file, that is written. lora: whether that
-    is an adapter."""
+    """What to bake. source, revision, dtype, cache_dir: see `load`. output: a folder or .gguf file. lora: an adapter."""
 
     source: str | None
     steering: SteeringSpec
@@ -354,24 +345,13 @@ class BakeRequest:
 
 
 async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable[[str], None]) -> BakeReport:
-    """Writes a model with its steering in its weights, as a folder or GGUF file, or a LoRA, and compares it with the steering as an engine
-    serves it.
-
-    Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step.
-    """
+    """Writes a model with its steering as a folder, GGUF file or LoRA, and compares it with the served steering.
+    Raises UnsupportedParameter for what cannot be baked, and what `load` and `resolve` raise. step: receives each step."""
     request.source_file()
     source = request.source or EMBEDDED_MODEL
-    options = EngineOptions(
-        source,
-        request.cache_dir,
-        revision=request.revision,
-        device="cpu",
-        dtype=request.dtype,
-        compiled=False,
-        kernels=False,
-        weights="dtype",
-        report=step,
-    )
+    files: dict[str, Any] = {"cache_dir": request.cache_dir, "revision": request.revision}
+    files |= {"device": "cpu", "dtype": request.dtype, "report": step}
+    options = EngineOptions(source, compiled=False, kernels=False, weights="dtype", **files)
     engine = await run_in_thread(open_engine, "transformers", options)
     try:
         plan = await resolve(request.steering, vectors, engine.info, guard=DoseGuard(action="off"))
@@ -380,40 +360,27 @@ async def bake_model(request: BakeRequest, vectors: VectorSource, step: Callable
     finally:
         await engine.close()
     served = [one.logits for one in captures if one.logits is not None]
-    return await run_in_thread(_bake_loaded, request, plan, texts, served, step)
 
+    def write() -> BakeReport:
+        loaded = load(request.source, **files)
+        model, folder = loaded.model, loaded.folder
+        unsteered = list(plain_logits(model, texts))
+        layers = bake(model, loaded.layout, plan)
+        if request.lora:
+            write_lora(layers, request.output, loaded.info.name)
+        put(model, layers)
+        found = report(layers, served, unsteered, list(plain_logits(model, texts)))
+        if not request.lora:
+            step(f"Writing {request.output}")
+        if (file := request.source_file()) is not None:
+            write_gguf(model, layers, file, request.output)
+        elif not request.lora:
+            model.config.pad_token_id = AutoConfig.from_pretrained(folder).pad_token_id  # the engine goes without
+            model.save_pretrained(request.output)
+            AutoTokenizer.from_pretrained(folder).save_pretrained(request.output)
+        return found
 
-def _bake_loaded(
-    request: BakeRequest,
-    plan: SteeringPlan,
-    texts: Sequence[Sequence[int]],
-    served: Sequence[Logits],
-    step: Callable[[str], None],
-) -> BakeReport:
-    loaded = load(
-        request.source,
-        cache_dir=request.cache_dir,
-        device="cpu",
-        dtype=request.dtype,
-        revision=request.revision,
-        report=step,
-    )
-    model, folder = loaded.model, loaded.folder
-    unsteered = list(plain_logits(model, texts))
-    layers = bake(model, loaded.layout, plan)
-    if request.lora:
-        write_lora(layers, request.output, loaded.info.name)
-    put(model, layers)
-    found = report(layers, served, unsteered, list(plain_logits(model, texts)))
-    if not request.lora:
-        step(f"Writing {request.output}")
-    if (file := request.source_file()) is not None:
-        write_gguf(model, layers, file, request.output)
-    elif not request.lora:
-        model.config.pad_token_id = AutoConfig.from_pretrained(folder).pad_token_id  # the engine goes without
-        model.save_pretrained(request.output)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(request.output)
-    return found
+    return await run_in_thread(write)
 
 
 def plain_logits(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Iterator[Logits]:

@@ -64,8 +64,7 @@ class Place:
 
 @dataclass(slots=True)
 class _Search:
-    """The search for one strength: KL grows with its square where it is small, which gives the next guess between the strengths
-    that are known to be too small and too large. best: the strength whose KL is nearest to the limit, with its KL."""
+    """The search for one strength: small KL grows with its square. best: the strength with the nearest KL, and that KL."""
 
     next: float
     low: float = 0.0
@@ -106,8 +105,7 @@ def neutral_prompts(engine: Engine, given: tuple[Prompt, ...] | None) -> tuple[P
 async def kl_of(
     engine: Engine, answered: Sequence[tuple[Prompt, Answer]], plans: Sequence[SteeringPlan]
 ) -> list[float]:
-    """Returns the 95th percentile over all tokens of KL(plan || unsteered); inf where activations became non-finite, 0 without
-    tokens."""
+    """Returns the 95th percentile over tokens of KL(plan || unsteered); inf where not finite, 0 without tokens."""
     try:
         found = await token_divergences(engine, answered, plans)
     except NonfiniteActivations:
@@ -126,7 +124,9 @@ async def calibrate(
 ) -> list[tuple[float, float] | None]:
     """Returns for each place the strength above 0 whose KL is nearest to KL_LIMIT, in natural scales, with its KL; None where none
     within STEPS steps comes near it. All places are tried together, so that each text is read once without steering."""
-    searches = [_Search(_start(engine, place)) for place in places]
+    norms = engine.info.typical_norms
+    starts = [START_DOSE * norms[one.layer] / one.vector.at(one.layer).scale if norms else 1.0 for one in places]
+    searches = list(map(_Search, starts))
     for step in range(STEPS):
         open_places = [index for index, one in enumerate(searches) if not one.done]
         if not open_places:
@@ -137,11 +137,6 @@ async def calibrate(
         progress(step + 1, STEPS, "calibrating")
     progress(STEPS, STEPS, "calibrating")
     return [one.best if one.best and abs(log(one.best[1] / KL_LIMIT)) <= NEAR else None for one in searches]
-
-
-def _start(engine: Engine, place: Place) -> float:
-    norms, scale = engine.info.typical_norms, place.vector.at(place.layer).scale
-    return START_DOSE * norms[place.layer] / scale if norms else 1.0
 
 
 async def calibration(
@@ -192,11 +187,8 @@ async def neutral_divergence(
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[Estimate | None, ...]:
-    """Estimates KL(plan || unsteered) per token over prompts, along the unsteered model's own answers to neutral ones:
-    what a plan changes where nobody asked for the concept. An answer without tokens does not count, and without any that has
-    some nothing is measured (None)."""
-    answers = await generate.background(engine, generate.seeded(prompts, sampling))
-    values = await token_divergences(engine, list(zip(prompts, answers, strict=True)), plans, progress=progress)
+    """Estimates KL(plan || unsteered) per token along unsteered answers to neutral prompts; None without tokens."""
+    values = await token_divergences(engine, await neutral_answers(engine, prompts, sampling), plans, progress=progress)
     return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
 
 
@@ -207,9 +199,8 @@ async def token_divergences(
     *,
     progress: Progress = ignore_progress,
 ) -> list[list[tuple[float, ...]]]:
-    """Returns KL(plan || unsteered) of every token of the answers, in nats: for each plan a tuple for each answer that has
-    tokens. The plans of one prompt are read together, as many as have their logits in LOGITS_AT_ONCE beside those of no plan.
-    Raises what `Engine.capture` raises."""
+    """Returns KL(plan || unsteered) of every token in nats: for each plan a tuple for each answer that has tokens.
+    Plans of a prompt are read together, as many as LOGITS_AT_ONCE allows. Raises what `Engine.capture` raises."""
     values = [list[tuple[float, ...]]() for _ in plans]
     for done, (prompt, answer) in enumerate(answered, start=1):
         if answer.tokens:

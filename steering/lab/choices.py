@@ -5,14 +5,16 @@ asked in every rotation of its choices, so that each choice stands once under ea
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import exp
 from string import ascii_uppercase
 
 import numpy as np
+from numpy.typing import NDArray
 
+from steering.cards import Estimate
 from steering.engine.api import Engine, Prompt, Tokenizer
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, continued
@@ -52,8 +54,7 @@ def rotations(item: ChoiceItem) -> tuple[tuple[int, ...], ...]:
 
 
 def letter_tokens(tokenizer: Tokenizer, count: int) -> tuple[int, ...]:
-    """Returns the first token of each letter after the beginning of an answer. Raises InvalidRequest where two letters have the
-    same one."""
+    """Returns the first token of each letter after BEGUN. Raises InvalidRequest where two letters have the same one."""
     before = tokenizer.encode(BEGUN)
     found = tuple(continuation_ids(tokenizer, BEGUN, letter, before)[0] for letter in ascii_uppercase[:count])
     if len(set(found)) < count:
@@ -83,8 +84,7 @@ async def measure(
     cache_salt: str,
     progress: Progress = ignore_progress,
 ) -> ChoicesAnswer:
-    """Measures the items under each plan. plans: without steering and, where there is any, with it. cache_salt: see
-    `next_logprobs`. Raises what `Engine.capture` raises."""
+    """Measures the items under plans: unsteered, then steered, if any. Raises what `Engine.capture` raises."""
     found: list[list[Picked]] = [[] for _ in plans]
     warnings = dict.fromkeys(plans[-1].warnings)
     letters = letter_tokens(engine.tokenizer, max(len(item.choices) for item in items))
@@ -100,13 +100,16 @@ async def measure(
         done += len(part)
         progress(done, len(items), "reading choices")
     unsteered, steered = found[0], found[1] if len(found) > 1 else None
+    tables = [
+        np.array([[getattr(one.scores, name) for name in ChoiceScores.model_fields] for one in each]) for each in found
+    ]
     return ChoicesAnswer(
         model=engine.info.name,
         interventions=list(plans[-1].spec.interventions[: plans[-1].own]),
         fingerprint=plans[-1].fingerprint,
-        unsteered=_summary(unsteered),
-        steered=None if steered is None else _summary(steered),
-        change=None if steered is None else _estimates(_difference(_columns(steered), _columns(unsteered))),
+        unsteered=_summary(unsteered, tables[0]),
+        steered=None if steered is None else _summary(steered, tables[1]),
+        change=None if steered is None else ChoiceEstimates(**_estimates(tables[1] - tables[0])),
         items=[
             ChoiceItemAnswer(unsteered=one.scores, steered=None if steered is None else steered[index].scores)
             for index, one in enumerate(unsteered)
@@ -132,23 +135,13 @@ def _picked(item: ChoiceItem, logprobs: Sequence[Sequence[float]]) -> Picked:
     return Picked(scores, tuple(ascii_uppercase[place] for place in places))
 
 
-def _columns(found: Sequence[Picked]) -> dict[str, list[float]]:
-    """Returns the scores of all items, by name."""
-    return {name: [getattr(one.scores, name) for one in found] for name in ChoiceScores.model_fields}
+def _estimates(table: NDArray[np.float64]) -> dict[str, Estimate]:
+    """Estimates the means over the items of a table (item, score), by the name of the score."""
+    return dict(zip(ChoiceScores.model_fields, map(estimate, table.T), strict=True))
 
 
-def _difference(after: Mapping[str, Sequence[float]], before: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    """Returns the differences, item by item."""
-    return {name: [one - other for one, other in zip(after[name], before[name], strict=True)] for name in after}
-
-
-def _estimates(columns: Mapping[str, Sequence[float]]) -> ChoiceEstimates:
-    """Estimates the means over the items."""
-    return ChoiceEstimates(**{name: estimate(values) for name, values in columns.items()})
-
-
-def _summary(found: Sequence[Picked]) -> ChoicesSummary:
+def _summary(found: Sequence[Picked], table: NDArray[np.float64]) -> ChoicesSummary:
     counts = Counter(chain.from_iterable(one.letters for one in found))
     offered = ascii_uppercase[: max(len(one.letters) for one in found)]
     letters = {letter: counts[letter] / counts.total() for letter in offered}
-    return ChoicesSummary(**dict(_estimates(_columns(found))), letters=letters)
+    return ChoicesSummary(**_estimates(table), letters=letters)

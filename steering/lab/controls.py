@@ -13,7 +13,6 @@ from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
-from steering.shapes import Direction
 from steering.spec import InterventionSpec, SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection, random_directions
 from steering.workflows.extract import START, ExtractionRequest, extract
@@ -40,8 +39,7 @@ class GivenVectors:
 async def plan_at(
     info: ModelInfo, vector: ConceptVector, strength: float, layers: Sequence[int], guard: DoseGuard = UNGUARDED
 ) -> SteeringPlan:
-    """Resolves an add of the vector at `strength` natural scales at each of the layers; the empty plan for 0. Raises
-    DoseExceeded where the guard refuses the strength."""
+    """Resolves an add of `strength` natural scales at each of the layers; the empty plan for 0. Raises DoseExceeded."""
     intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
     try:
         return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
@@ -55,11 +53,9 @@ def random_like(vector: ConceptVector, seed: int) -> ConceptVector:
 
 
 def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, ConceptVector]:
-    """Rotates vectors at random as a whole, keeping their scales: a control of equal dose.
-
-    The same strengths add the same norm at every layer, and any two directions keep their cosine, so that what they add
-    accumulates alike. V (d_model, direction) = Q R; the control is Q' R, Q' (d_model, k) a random orthonormal basis.
-    """
+    """Rotates vectors at random as a whole, keeping scales and cosines: a control that adds the same norm at every
+    layer.
+    V (d_model, direction) = Q R; the control is Q' R, with Q' (d_model, k) a random orthonormal basis."""
     places = [(name, layer) for name, vector in vectors.items() for layer in sorted(vector.layers)]
     directions = torch.stack([vectors[name].layers[layer].direction for name, layer in places], dim=1).double()
     mixing = torch.linalg.qr(directions)[1]
@@ -67,24 +63,18 @@ def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, C
     # the decomposition chooses signs by the first coordinate, which would leave out the opposite of every direction
     rotated = (basis * triangle.diagonal().sign() @ mixing).float()
     columns = dict(zip(places, (rotated / rotated.norm(dim=0)).T, strict=True))
-    return {
-        name: _with_directions(vector, {at: columns[name, at] for at in vector.layers})
-        for name, vector in vectors.items()
-    }
+    controls = {}
+    for name, vector in vectors.items():
+        entries = vector.layers.items()
+        layers = {at: _calibrated_as(LayerDirection(columns[name, at], scale=one.scale), one) for at, one in entries}
+        # what was measured of its own directions does not hold for these
+        controls[name] = replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
+    return controls
 
 
 def _calibrated_as(entry: LayerDirection, other: LayerDirection) -> LayerDirection:
     """Returns an entry for which unit `kl` is as many natural scales as for another one."""
     return replace(entry, kl_positive=other.kl_positive, kl_negative=other.kl_negative)
-
-
-def _with_directions(vector: ConceptVector, directions: Mapping[int, Direction]) -> ConceptVector:
-    """Replaces the directions of a vector; what was measured of its own does not hold for them."""
-    layers = {
-        layer: _calibrated_as(LayerDirection(one, scale=vector.layers[layer].scale), vector.layers[layer])
-        for layer, one in directions.items()
-    }
-    return replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
 
 
 async def random_plans(

@@ -46,8 +46,7 @@ MAX_SCORED = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """The weights of an encoder, in float32, read once for many texts. centre: what is subtracted from a residual
-    first. threshold: of a jumprelu autoencoder. k: active features of a topk autoencoder; 0 for the others."""
+    """An encoder in float32. centre: subtracted from a residual first. threshold: of jumprelu. k: of topk, otherwise 0."""
 
     weight: Float[Tensor, "d_model feature"]
     bias: Float[Tensor, "feature"]
@@ -126,8 +125,7 @@ class Dictionary:
 
 
 def open_dictionary(folder: Path) -> Dictionary:
-    """Reads the configuration and checks the shapes of the weights, again when a file has changed. Raises
-    InvalidRequest for what is not a sparse autoencoder of the residual stream in a form that can be computed."""
+    """Reads the configuration and checks the shapes of weights, again after a change. Raises InvalidRequest."""
     with _readable(folder):
         return _opened(folder, tuple(_version(folder / name) for name in (CONFIG, WEIGHTS)))
 
@@ -264,12 +262,11 @@ async def search(
     top: int = 20,
     min_output_score: float | None = None,
 ) -> list[FeatureAnswer]:
-    """Returns features, best first, at most `top`. Raises VectorModelMismatch, UnsupportedParameter for an engine that
-    cannot unembed.
+    """Returns at most `top` features, best first. Raises VectorModelMismatch, and UnsupportedParameter for an engine
+    that cannot unembed.
 
-    vector: a direction that decoder rows are compared with (score: the cosine). texts, without it: where features are to be more
-    active than in `against`, by default neutral texts (score: the difference of the means over tokens).
-    min_output_score: features below it are left out; None: the output score is not measured.
+    vector: compared with decoder rows (score: cosine). texts, without it: compared in mean activation with `against`,
+    by default neutral texts. min_output_score: lowest output score of a feature; None: not measured.
     """
     check_dictionary(dictionary, engine.info)
     unembedding = unembedding_of(engine)
@@ -325,10 +322,8 @@ async def output_scores(
     (plain,) = await engine.capture([CapturePrompt(ids)], spec)
     found = []
     for row, tokens in zip(rows, promoted, strict=True):
-        vector = ConceptVector(
-            "feature", info.name, info.fingerprint, info.d_model, "given",
-            {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}, version=1,
-        )  # fmt: skip
+        at = {layer: LayerDirection(torch.nn.functional.normalize(row, dim=0), scale=1.0)}
+        vector = ConceptVector("feature", info.name, info.fingerprint, info.d_model, "given", at, version=1)
         item = InterventionSpec(
             vector="feature", strength=DOSE, unit="relative", layers=(layer,), scope=TokenScope(tokens="last")
         )

@@ -14,12 +14,8 @@ from steering.lab.controls import UNGUARDED, plan_at, random_like
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Trial, shifts
 from steering.plan.resolve import resolve_layers
-from steering.plan.types import DoseGuard, SteeringPlan
-from steering.schemas.evaluation import (
-    DoseResponseAnswer,
-    EvaluatedPoint,
-    ScoresAnswer,
-)
+from steering.plan.types import DoseGuard
+from steering.schemas.evaluation import DoseResponseAnswer, EvaluatedPoint, ScoresAnswer
 from steering.spec import Layers
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Progress, ignore_progress, progress_of_part
@@ -31,14 +27,10 @@ DOSE_PROMPTS, NEUTRAL, FIRST_NEUTRAL = 16, 8, 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrengthsRequest:
-    """What evaluations of a vector over many strengths take.
-
-    prompts: what the model answers; None takes the package's neutral prompts.
-    strengths: in natural scales of each layer.
-    reader: the vector that scores the text (this one if None), at reading_layer (where it reads best if None).
-    guard: a dose that the caller may not exceed; it refuses strengths beyond it.
-    checkpoints: where finished parts are kept.
-    """
+    """What evaluations of a vector over strengths (in natural scales) take.
+    prompts: None takes neutral prompts of the package.
+    reader: scores the text (None: this vector), at reading_layer (None: where it reads best).
+    guard: refuses strengths beyond a dose. checkpoints: keeps finished parts."""
 
     vector: ConceptVector
     prompts: tuple[Prompt, ...] | None = None
@@ -54,12 +46,8 @@ class StrengthsRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoseResponseRequest(StrengthsRequest):
-    """One vector over a range of strengths at its layers.
-
-    neutral: prompts on which side effects are measured; None takes the package's neutral prompts.
-    random_directions: controls of equal dose at each strength, which chance is estimated from.
-    judging: an additional judge.
-    """
+    """One vector over strengths at its layers. neutral: prompts for side effects; None takes those of the package.
+    random_directions: controls of equal dose at each strength. judging: an additional judge."""
 
     strengths: tuple[float, ...] = DOSE_STRENGTHS
     layers: Layers = "recommended"
@@ -70,11 +58,7 @@ class DoseResponseRequest(StrengthsRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """A request with names and defaults resolved.
-
-    strengths: ascending, each once, without 0, which every evaluation includes.
-    arms: the vector, then the random controls.
-    """
+    """A request resolved. strengths: ascending, without 0, which is always measured. arms: the vector, then controls."""
 
     reading: ReadBack
     layers: tuple[int, ...]
@@ -88,18 +72,9 @@ class Setup:
         """Returns how many answers the evaluation generates."""
         return trials.trial_answers(len(self.arms) * len(self.strengths), len(self.prompts)) + len(self.neutral)
 
-    async def plans(self, engine: Engine, guard: DoseGuard) -> list[SteeringPlan]:
-        """Returns the plans of every arm in turn, each in the order of the strengths."""
-        return [
-            await plan_at(engine.info, arm, strength, self.layers, guard)
-            for arm in self.arms
-            for strength in self.strengths
-        ]
-
 
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
-    """Resolves a request; draws the random controls. Raises InvalidRequest for invalid strengths, layers, prompts or
-    scorer, VectorModelMismatch for another model's vector."""
+    """Resolves a request and draws its controls. Raises InvalidRequest, VectorModelMismatch."""
     vector = request.vector
     reading = trials.read_back(engine, vector, request.reader, request.reading_layer, request.scorer)
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
@@ -125,12 +100,12 @@ def random_arms(vector: ConceptVector, seed: int, count: int) -> list[ConceptVec
 async def dose_response(
     engine: Engine, request: DoseResponseRequest, *, progress: Progress = ignore_progress
 ) -> DoseResponseAnswer:
-    """Runs the evaluation. A strength is left out where the vector makes activations non-finite. Where random directions
-    were drawn and all of them do so, there and at larger strengths, chance is not known and the strength is not recommended.
-    Raises what `resolved` raises."""
+    """Runs the evaluation. A strength with non-finite activations is left out; one at which all random directions had
+    them is not recommended. Raises what `resolved` raises."""
     setup = resolved(engine, request)
     strengths, prompts, sampling = setup.strengths, setup.prompts, request.sampling
-    plans = await setup.plans(engine, request.guard)
+    arms = [(arm, strength) for arm in setup.arms for strength in strengths]
+    plans = [await plan_at(engine.info, *one, setup.layers, request.guard) for one in arms]
     work = 2 * trials.trial_answers(len(plans), len(prompts))
     total = work + len(setup.neutral)
     total += len(ASPECTS) * len(prompts) * (len(strengths) + 1) if request.judging else 0
@@ -145,25 +120,6 @@ async def dose_response(
     reading = progress_of_part(progress, work, total)
     damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
     points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
-    answer = _answer(request, setup, unsteered, rows, points)
-    if request.judging is None:
-        return answer
-    texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
-    instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
-    rating = progress_of_part(progress, total - len(ASPECTS) * len(prompts) * len(texts), total)
-    judgement = await judge_answers(request.judging, instructions, texts, progress=rating)
-    return answer.model_copy(update={"judgement": judgement})
-
-
-def _answer(
-    request: DoseResponseRequest,
-    setup: Setup,
-    unsteered: Trial,
-    rows: Mapping[float, Sequence[Trial]],
-    points: Mapping[float, EvaluatedPoint],
-) -> DoseResponseAnswer:
-    """rows: strength -> the vector's trial, then those of its random controls. points: those that are not left out."""
-    by_strength = {strength: row for strength, row in rows.items() if strength in points}
     recommended = trials.measured_ranges(setup.layers, {s: one.margin for s, one in points.items()})
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
@@ -181,7 +137,7 @@ def _answer(
             warnings.append(unproved(f"at {name} strengths", side))
     if against is not None and against > 0.25:
         warnings.append(f"the score falls as the strength grows for {against:.0%} of the prompts")
-    return DoseResponseAnswer(
+    answer = DoseResponseAnswer(
         vector=request.vector.id if request.vector.version else request.vector.name,
         layers=setup.layers,
         reading_layer=setup.reading.layer,
@@ -196,11 +152,17 @@ def _answer(
             *(scores for strength, row in by_strength.items() for scores in scores_of(row, strength=strength)),
         ),
     )
+    if request.judging is None:
+        return answer
+    texts = {0.0: unsteered.texts, **{strength: row[0].texts for strength, row in by_strength.items()}}
+    instructions = request.judging.instructions or [instruction_of(prompt, engine.tokenizer) for prompt in prompts]
+    rating = progress_of_part(progress, total - len(ASPECTS) * len(prompts) * len(texts), total)
+    judgement = await judge_answers(request.judging, instructions, texts, progress=rating)
+    return answer.model_copy(update={"judgement": judgement})
 
 
 def _broken(rows: Mapping[float, Sequence[Trial]], points: Mapping[float, EvaluatedPoint]) -> list[str]:
-    """Names strengths at which activations became non-finite. rows: strength -> the vector's trial, then those of its random
-    controls. points: those that are not left out."""
+    """Names strengths with non-finite activations. rows: the vector's trial, then its controls. points: those kept."""
     own = [strength for strength in rows if strength not in points]
     unbounded = [strength for strength in rows if strength in points and points[strength].threshold is None]
     some = [
@@ -253,9 +215,8 @@ def _proved(
 
 
 def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
-    """Returns a vector of a starter concept with the dose-response that ships with the package, if it is the same
-    vector: the same model, pairs, method and position, with the measured layers, which become the recommended ones.
-    Where too few prompts were measured to tell, the card's own recommendation stays."""
+    """Returns the vector of a starter concept with the shipped dose-response, if model, pairs, method, position and
+    layers are the same. Where too few prompts were measured, the card's recommendation stays."""
     found, made = measurement_of(concept, vector.model_fingerprint), vector.provenance
     if found is None or vector.quality is None or not set(found.layers) <= set(vector.layers):
         return vector

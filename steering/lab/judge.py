@@ -1,11 +1,12 @@
-"""A judge reads the answers of an evaluation: is the concept in them, is the instruction followed, is the language
-sound? Three ratings of 0, 1 or 2 for each answer and their harmonic mean, in the manner of AxBench (Wu et al., arXiv
+"""A judge rates answers for concept, instruction and fluency, 0 to 2 each, and their harmonic mean (AxBench, arXiv
 2501.17148)."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from statistics import harmonic_mean
 from typing import Literal, Protocol
 
@@ -31,27 +32,7 @@ REPLY = 64
 _RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
-_FORM = "Answer with one digit and nothing else: 0, 1 or 2."
-ASPECTS: Mapping[str, str] = {
-    "concept": (
-        "You judge whether a text shows a given concept.\n"
-        "0: the concept does not appear in the text. 1: it appears a little, or only on the surface. "
-        "2: it clearly runs through the text. Whether the text is good or correct does not matter here.\n\n"
-        "Concept: {concept}\n\nText:\n<text>\n{answer}\n</text>\n\n"
-    ),
-    "instruction": (
-        "You judge whether a text responds to an instruction.\n"
-        "0: it has nothing to do with the instruction. 1: it touches the instruction but does not carry it out. "
-        "2: it carries it out. Its mood, style and language do not matter here.\n\n"
-        "Instruction:\n<instruction>\n{instruction}\n</instruction>\n\nText:\n<text>\n{answer}\n</text>\n\n"
-    ),
-    "fluency": (
-        "You judge the language of a text, whatever it is about.\n"
-        "0: broken, or it repeats itself without end. 1: understandable, with errors or odd repetitions. "
-        "2: it reads as a person would write it. A text that merely stops early is not broken.\n\n"
-        "Text:\n<text>\n{answer}\n</text>\n\n"
-    ),
-}
+ASPECTS: Mapping[str, str] = json.loads((files("steering.lab") / "judge.json").read_text(encoding="utf-8"))
 """What is asked about an answer, one rating each."""
 
 
@@ -70,8 +51,7 @@ class Judge(Protocol):
 
 
 class EngineJudge:
-    """The loaded model, unsteered and greedy, behind live traffic. Generates the most probable of the digits 0, 1 and
-    2, since a small model seldom writes one by itself; a free reply where the digits are no tokens of this model."""
+    """The loaded model, unsteered and greedy, held to the digits 0 to 2; a free reply where these are no tokens."""
 
     at_once = 16
 
@@ -95,8 +75,7 @@ class EngineJudge:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judging:
-    """What a judge is asked about. concept: in words. by: who judges, as the answer says it. instructions: the prompts
-    as people read them; None: taken from the prompts."""
+    """What a judge is asked. by: who judges. instructions: the prompts in words; None: taken from the prompts."""
 
     judge: Judge
     concept: str
@@ -123,7 +102,7 @@ def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
 def questions_about(concept: str, instruction: str, answer: str) -> tuple[str, ...]:
     """Returns the three questions, in the order of ASPECTS."""
     words = {"concept": concept, "instruction": instruction[:LONGEST], "answer": answer[:LONGEST]}
-    return tuple(text.format(**words) + _FORM for text in ASPECTS.values())
+    return tuple(text.format(**words) for text in ASPECTS.values())
 
 
 async def judge_answers(
@@ -133,8 +112,7 @@ async def judge_answers(
     *,
     progress: Progress = ignore_progress,
 ) -> JudgementAnswer:
-    """Returns the ratings, with warnings to read before they are believed. Cancelling stops every question. answers:
-    strength -> one text for each instruction, in order."""
+    """Returns ratings with warnings. answers: strength -> a text for each instruction. Cancelling stops all questions."""
     failures = Counter[str]()
     questions = [
         question
@@ -159,7 +137,8 @@ async def judge_answers(
     ratings = np.array(flat, dtype=np.float64).reshape(len(answers), len(instructions), len(ASPECTS))
     by_strength = sorted(zip(answers, ratings, strict=True), key=lambda row: row[0])
     warnings = []
-    if alike := [aspect for i, aspect in enumerate(ASPECTS) if _alike(ratings[:, :, i])]:
+    had = [column[~np.isnan(column)] for column in ratings.reshape(-1, len(ASPECTS)).T]
+    if alike := [name for name, one in zip(ASPECTS, had, strict=True) if len(one) >= SEVERAL and len(set(one)) == 1]:
         warnings.append(
             f"the judge gave every answer the same rating for {', '.join(alike)}, so it does not distinguish them"
         )
@@ -176,11 +155,6 @@ async def judge_answers(
         failures=dict(failures),
         warnings=tuple(warnings),
     )
-
-
-def _alike(ratings: NDArray[np.float64]) -> bool:
-    had = ratings[~np.isnan(ratings)]
-    return len(had) >= SEVERAL and len(np.unique(had)) == 1
 
 
 def _point(strength: float, ratings: NDArray[np.float64]) -> JudgedPointAnswer:

@@ -5,8 +5,10 @@ random directions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from steering.cards import COHERENT, Estimate, margin_of
 from steering.engine.api import Engine, Prompt
@@ -30,14 +32,10 @@ LARGEST_SHARE = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSweepRequest(StrengthsRequest):
-    """Vectors at one layer at a time, at strengths of one sign, read at the same layer throughout.
-
-    strengths: empty takes those of STRENGTHS for the unit.
-    vectors: others that are compared with `vector`, such as those of other methods.
-    operations: ways of applying them; others than `add` need unit `kl`.
-    unit: `scale`, or `kl`: shares of the strength at which each vector, layer and operation changes neutral text by 1 nat.
-    neutral: prompts on which KL is measured; None takes the package's.
-    """
+    """Vectors at one layer at a time, at strengths of one sign (by default STRENGTHS), read at one layer.
+    vectors: compared with `vector`. operations: others than `add` need unit `kl`.
+    unit: `scale`, or `kl`: shares of the strength that changes neutral text by 1 nat. neutral: None takes the
+    package's."""
 
     vectors: tuple[ConceptVector, ...] = ()
     operations: tuple[Moving, ...] = ("add",)
@@ -72,8 +70,7 @@ class Setup:
 
 
 def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
-    """Resolves a request. Raises InvalidRequest for invalid strengths, layers, prompts, operations or scorer,
-    VectorModelMismatch for another model's vector."""
+    """Resolves a request. Raises InvalidRequest, and VectorModelMismatch for another model's vector."""
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     strengths = strengths_of(replace(request, strengths=request.strengths or STRENGTHS[request.unit]))
     if strengths[0] < 0.0 < strengths[-1]:
@@ -117,36 +114,26 @@ async def layer_sweep(
     directions there, and is recommended with the strengths that hold. A point that makes activations non-finite is left out,
     and a warning says so. Raises what `resolved` raises."""
     setup = resolved(engine, request)
-    total, warnings = 2 * setup.answers, list[str]()
-    answered = await neutral_answers(engine, setup.neutral, request.sampling)
-    tried = await _tried(engine, request, setup, setup.places, answered, warnings)
-    unsteered, ours = await run_trials(
-        engine,
-        setup.validation,
-        [one.plan for one in tried],
-        setup.reading,
-        request.sampling,
-        checkpoints=request.checkpoints,
-        progress=progress_of_part(progress, 0, total),
-    )
-    kls = await kl_of(engine, answered, [one.plan for one in tried])
-    every = list(zip(tried, ours, kls, strict=True))
-    if broken := [
-        f"layer {one.place.layer} at {one.strength:g}" for one, trial, _ in every if trial.broken is not None
-    ]:
-        warnings.append(f"left out, because activations became non-finite: {', '.join(broken)}")
-    points = with_front(
-        [_point(one, trial, unsteered, kl, "validation") for one, trial, kl in every if trial.broken is None]
-    )
+    sweep = _Sweep(engine, request, setup, await neutral_answers(engine, setup.neutral, request.sampling))
+    total, warnings = 2 * setup.answers, sweep.warnings
+    tried = await sweep.tried(setup.places, warnings)
+    unsteered, ours = await sweep.run(setup.validation, tried, progress_of_part(progress, 0, total))
+    points = await sweep.points(tried, ours, unsteered, "validation")
+    # no other point exceeds those of the Pareto front in shift at no more KL on neutral text
+    places = np.array([(point.moved.mean, -point.kl) for point in points]).reshape(-1, 1, 2)
+    exceeds = (places >= places.swapaxes(0, 1)).all(2) & (places > places.swapaxes(0, 1)).any(2)
+    beaten: list[bool] = np.logical_or.reduce(exceeds, axis=0).tolist()
+    points = [point.model_copy(update={"pareto": not bad}) for point, bad in zip(points, beaten, strict=True)]
     scores = [unsteered.answer("unsteered", split="validation")]
-    scores += [trial.answer("steered", split="validation", **_where(one)) for one, trial, _ in every]
+    scores += [
+        trial.answer("steered", split="validation", **_where(one)) for one, trial in zip(tried, ours, strict=True)
+    ]
     chosen = point_to_test(points)
     tested: list[LayerPointAnswer] = []
     if chosen is not None:
         place = next(one.place for one in tried if _key(one.place) == (chosen.vector, chosen.operation, chosen.layer))
-        there = [one for one in tried if one.place is place]
         running = progress_of_part(progress, 2 * len(setup.validation) * (len(tried) + trials.UNSTEERED_SAMPLES), total)
-        tested, found = await _tested(engine, request, setup, there, answered, running, warnings)
+        tested, found = await sweep.tested([one for one in tried if one.place is place], running)
         scores += found
     progress(total, total, "done")
     best = best_point(tested)
@@ -167,83 +154,89 @@ async def layer_sweep(
     )
 
 
-async def _tried(
-    engine: Engine,
-    request: LayerSweepRequest,
-    setup: Setup,
-    places: Sequence[Place],
-    answered: Sequence[tuple[Prompt, Answer]],
-    warnings: list[str],
-) -> list[_Tried]:
-    """Returns every place at every strength; in unit `kl` those that can be calibrated and keep the caller's bound of the dose."""
-    if request.unit == "scale":
-        sizes = [1.0] * len(places)
-    else:
-        found = await calibrate(engine, places, answered)
-        sizes = [0.0 if one is None else one[0] for one in found]
-    tried = []
-    for place, size in zip(places, sizes, strict=True):
-        for strength in setup.strengths if size else ():
-            try:
-                plan = await place.plan(engine, strength * size, request.guard)
-            except DoseExceeded as error:
-                if request.unit == "scale":
-                    raise
-                warnings.append(f"layer {place.layer} at {strength:g} left out: {error.message}")
-            else:
-                tried.append(_Tried(place, strength * size, plan))
-        if not size:
-            warnings.append(f"layer {place.layer} left out: no strength tried changes neutral text by {KL_LIMIT:g} nat")
-    return tried
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sweep:
+    """One run. answered: the neutral prompts with the unsteered model's answers."""
 
+    engine: Engine
+    request: LayerSweepRequest
+    setup: Setup
+    answered: Sequence[tuple[Prompt, Answer]]
+    warnings: list[str] = field(default_factory=list)
 
-async def _tested(
-    engine: Engine,
-    request: LayerSweepRequest,
-    setup: Setup,
-    there: Sequence[_Tried],
-    answered: Sequence[tuple[Prompt, Answer]],
-    progress: Progress,
-    warnings: list[str],
-) -> tuple[list[LayerPointAnswer], list[ScoresAnswer]]:
-    """Runs one place and random directions at its layer on the prompts that report: of the same dose, in unit `kl` of the same
-    KL. Returns its points, compared with chance, and the scores of all answers."""
-    place = there[0].place
-    alone = replace(place.vector, layers={place.layer: place.vector.at(place.layer)})
-    arms = [Place(arm, place.layer, place.sign) for arm in random_arms(alone, request.sampling.seed, trials.CONTROLS)]
-    controls = await _tried(engine, request, setup, arms, answered, [])
-    names = list(dict.fromkeys(one.place for one in controls))
-    plans = [one.plan for one in there] + [one.plan for one in controls]
-    unsteered, found = await run_trials(
-        engine,
-        setup.test,
-        plans,
-        setup.reading,
-        request.sampling,
-        checkpoints=request.checkpoints,
-        progress=progress,
-    )
-    ours, others = found[: len(there)], found[len(there) :]
-    by_place = {name: [t for c, t in zip(controls, others, strict=True) if c.place is name] for name in names}
-    rows = [list(row) for row in zip(*(row for row in by_place.values() if len(row) == len(there)), strict=True)]
-    rows = rows or [[] for _ in there]
-    kls = await kl_of(engine, answered, [one.plan for one in there])
-    points, sound = [], dict[float, list[Trial]]()
-    scores = [unsteered.answer("unsteered", split="test")]
-    for one, trial, kl, row in zip(there, ours, kls, rows, strict=True):
-        scores += scores_of([trial, *row], split="test", **_where(one))
-        if trial.broken is not None:
-            warnings.append(f"left out, because activations became non-finite: layer {place.layer} at {one.strength:g}")
-            continue
-        count = sum(control.broken is not None for control in row)
-        if count:
-            warnings.append(
-                f"{count} of {len(row)} random directions made activations non-finite at layer {place.layer}, strength "
-                f"{one.strength:g}, and do not count for chance"
-            )
-        sound[one.strength] = row
-        points.append(_point(one, trial, unsteered, kl, "test"))
-    return with_chance(points, trials.chance_of(unsteered, sound, len(setup.places))), scores
+    async def tried(self, places: Sequence[Place], warnings: list[str]) -> list[_Tried]:
+        """Returns places at every strength; in unit `kl` those that can be calibrated and keep the caller's bound of the dose."""
+        sizes, scaled = [1.0] * len(places), self.request.unit == "scale"
+        if not scaled:
+            sizes = [0.0 if one is None else one[0] for one in await calibrate(self.engine, places, self.answered)]
+        tried = []
+        for place, size in zip(places, sizes, strict=True):
+            for strength in self.setup.strengths if size else ():
+                try:
+                    plan = await place.plan(self.engine, strength * size, self.request.guard)
+                except DoseExceeded as error:
+                    if scaled:
+                        raise
+                    warnings.append(f"layer {place.layer} at {strength:g} left out: {error.message}")
+                else:
+                    tried.append(_Tried(place, strength * size, plan))
+            if not size:
+                warnings.append(
+                    f"layer {place.layer} left out: no strength tried changes neutral text by {KL_LIMIT:g} nat"
+                )
+        return tried
+
+    async def run(
+        self, prompts: Sequence[Prompt], tried: Sequence[_Tried], progress: Progress
+    ) -> tuple[Trial, tuple[Trial, ...]]:
+        """Returns the unsteered trial, and one of each that is tried."""
+        return await run_trials(
+            self.engine,
+            prompts,
+            [one.plan for one in tried],
+            self.setup.reading,
+            self.request.sampling,
+            checkpoints=self.request.checkpoints,
+            progress=progress,
+        )
+
+    async def points(
+        self, tried: Sequence[_Tried], found: Sequence[Trial], unsteered: Trial, split: Literal["validation", "test"]
+    ) -> list[LayerPointAnswer]:
+        """Returns the points that made no activations non-finite; a warning names the others."""
+        kls = await kl_of(self.engine, self.answered, [one.plan for one in tried])
+        every = list(zip(tried, found, kls, strict=True))
+        if broken := [f"layer {one.place.layer} at {one.strength:g}" for one, trial, _ in every if trial.broken]:
+            self.warnings.append(f"left out, because activations became non-finite: {', '.join(broken)}")
+        return [_point(one, trial, unsteered, kl, split) for one, trial, kl in every if trial.broken is None]
+
+    async def tested(
+        self, there: Sequence[_Tried], progress: Progress
+    ) -> tuple[list[LayerPointAnswer], list[ScoresAnswer]]:
+        """Runs one place and random directions at its layer on the prompts that report: of the same dose, in unit `kl` of the
+        same KL. Returns its points, compared with chance, and the scores of all answers."""
+        place, setup = there[0].place, self.setup
+        alone = replace(place.vector, layers={place.layer: place.vector.at(place.layer)})
+        arms = random_arms(alone, self.request.sampling.seed, trials.CONTROLS)
+        controls = await self.tried([Place(arm, place.layer, place.sign) for arm in arms], [])
+        unsteered, found = await self.run(setup.test, [*there, *controls], progress)
+        ours, by_place = found[: len(there)], dict[Place, list[Trial]]()
+        for control, trial in zip(controls, found[len(there) :], strict=True):
+            by_place.setdefault(control.place, []).append(trial)
+        rows = list(zip(*(row for row in by_place.values() if len(row) == len(there)), strict=True))
+        points, sound = await self.points(there, ours, unsteered, "test"), dict[float, Sequence[Trial]]()
+        scores = [unsteered.answer("unsteered", split="test")]
+        for one, trial, row in zip(there, ours, rows or [()] * len(there), strict=True):
+            scores += scores_of([trial, *row], split="test", **_where(one))
+            if trial.broken is not None:
+                continue
+            sound[one.strength] = row
+            if count := sum(control.broken is not None for control in row):
+                self.warnings.append(
+                    f"{count} of {len(row)} random directions made activations non-finite at layer {place.layer}, strength "
+                    f"{one.strength:g}, and do not count for chance"
+                )
+        return with_chance(points, trials.chance_of(unsteered, sound, len(setup.places))), scores
 
 
 def point_to_test(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
@@ -265,9 +258,8 @@ def best_point(points: Sequence[LayerPointAnswer]) -> LayerPointAnswer | None:
 
 
 def with_chance(points: Sequence[LayerPointAnswer], bounds: Mapping[float, float]) -> list[LayerPointAnswer]:
-    """Returns the points of one place compared with `chance` there. bounds: by strength, of random directions at its layer, with
-    the number of places from which it was chosen. Any of them could have been, and each alone would pass in 0.05 / places of
-    cases, so a random vector passes in at most 0.05 whatever the spreads at the layers."""
+    """Returns the points of one place compared with `chance` there. bounds: by strength, over the number of places from
+    which it was chosen, so that a random vector passes in at most 0.05 of cases."""
 
     def compared(point: LayerPointAnswer) -> LayerPointAnswer:
         bound, found = bounds.get(point.strength), point.moved
@@ -277,20 +269,6 @@ def with_chance(points: Sequence[LayerPointAnswer], bounds: Mapping[float, float
         return point.model_copy(update={"chance": bound, "advantage": Estimate(found.mean - bound, interval)})
 
     return [compared(point) for point in points]
-
-
-def with_front(points: Sequence[LayerPointAnswer]) -> list[LayerPointAnswer]:
-    """Returns the points, with those marked that no other point exceeds in shift at no more KL on neutral text (Pareto front)."""
-
-    def beaten(point: LayerPointAnswer) -> bool:
-        return any(
-            other.moved.mean >= point.moved.mean
-            and other.kl <= point.kl
-            and (other.moved.mean > point.moved.mean or other.kl < point.kl)
-            for other in points
-        )
-
-    return [point.model_copy(update={"pareto": not beaten(point)}) for point in points]
 
 
 def _point(

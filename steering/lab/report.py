@@ -10,13 +10,12 @@ from functools import cache
 from importlib.resources import files
 from math import ceil
 from statistics import fmean
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 from scipy.special import ndtri
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
-from steering.engine.prompts import encode_steered
 from steering.lab import calibration, trials
 from steering.lab.controls import fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -36,12 +35,13 @@ from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress, mix
-from steering.workflows.logprobs import continuation_ids
-from steering.workflows.measures import estimate, predicting, rank_correlation, ratio, shared_prefix, surprises
+from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
+from steering.workflows.measures import estimate, rank_correlation, ratio
 from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
+ROLE = "You are a librarian who answers the readers of a small town library."
 _LOOKALIKES = str.maketrans({"e": "3", "o": "0", "i": "1", "a": "4"})
 FEWER: Literal["fewer_pairs"] = "fewer_pairs"
 PLAIN = "plain"
@@ -69,25 +69,14 @@ def load_questions() -> tuple[Question, ...]:
 
 async def answered_rightly(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> tuple[float, ...]:
     """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0."""
-    # the tokens that begin every text are what two different letters have in common; an answer has none of them
-    one, other = engine.tokenizer.encode("a"), engine.tokenizer.encode("b")
-    begins = max(min(shared_prefix(one, other), len(one) - 1, len(other) - 1), 0)
-    space = "" if engine.info.chat_template else " "
-    right = []
+    right, space = [], "" if engine.info.chat_template else " "
     prompts = as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
     for question, prompt in zip(questions, prompts, strict=True):
-        before, known = await encode_steered(engine.tokenizer, prompt, plan)
+        (before,) = await run_in_thread(encode_continued, engine, prompt, (plan,))
         texts = [f"{space}{option[:1].upper()}{option[1:]}" for option in question.options]
-        answers = [engine.tokenizer.encode(text)[begins:] for text in texts]
-        captures = await engine.capture(
-            [CapturePrompt(before + ids, known, len(before), first=len(before) - 1) for ids in answers],
-            CaptureSpec(layers=(), logits=True),
-        )
-        values = [
-            fmean(await run_in_thread(surprises, predicting(capture, len(ids)), ids))
-            for ids, capture in zip(answers, captures, strict=True)
-        ]
-        right.append(float(values[0] < min(values[1:])))
+        scored = await score(engine, list(continuation_rows(engine, before, texts)), priority=1)
+        first, *others = [one.sum / len(one.token_ids) for one in scored]
+        right.append(float(first > max(others)))
     return tuple(right)
 
 
@@ -168,26 +157,6 @@ async def other_model_scorer(engine: Engine, concept: str, pairs: PairSet) -> Ot
     return OtherModelScorer(engine, await extract(engine, request))
 
 
-Change: TypeAlias = Callable[[Prompt, int], Prompt]
-"""(prompt, seed) -> the varied prompt."""
-
-
-def _in_words(change: Callable[[str, int], str]) -> Change:
-    """Applies a change of text to a plain prompt, or to the last message of the user."""
-
-    def changed(prompt: Prompt, seed: int) -> Prompt:
-        if isinstance(prompt, str):
-            return change(prompt, seed)
-        messages = _messages(prompt)
-        last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
-        if last is None:
-            return prompt
-        messages[last] = ChatMessage("user", change(messages[last].content, seed))
-        return tuple(messages)
-
-    return changed
-
-
 def _typos(text: str, seed: int) -> str:
     rng, letters = random.Random(seed), list(text)  # noqa: S311 - reproducible typos
     for index in range(len(letters) - 1):
@@ -196,23 +165,32 @@ def _typos(text: str, seed: int) -> str:
     return "".join(letters)
 
 
-def _as_librarian(prompt: Prompt, _seed: int) -> Prompt:
-    """Puts a system message before a conversation, or the same words before a plain prompt."""
-    role = "You are a librarian who answers the readers of a small town library."
-    if isinstance(prompt, str):
-        return f"{role}\n\n{prompt}"
-    return (ChatMessage("system", role), *(one for one in _messages(prompt) if one.role != "system"))
-
-
-VARIATIONS: Mapping[str, Change] = {
-    "paraphrase_before": _in_words(lambda text, _: f"I have a request. {text}"),
-    "paraphrase_after": _in_words(lambda text, _: f"{text} Please answer in two or three sentences."),
-    "role": _as_librarian,
-    "typos": _in_words(_typos),
-    "lookalikes": _in_words(lambda text, _: text.translate(_LOOKALIKES)),
-    "upper_case": _in_words(lambda text, _: text.upper()),
+VARIATIONS: Mapping[str, Callable[[str, int], str]] = {
+    "paraphrase_before": lambda text, _: f"I have a request. {text}",
+    "paraphrase_after": lambda text, _: f"{text} Please answer in two or three sentences.",
+    "role": lambda text, _: f"{ROLE}\n\n{text}",
+    "typos": _typos,
+    "lookalikes": lambda text, _: text.translate(_LOOKALIKES),
+    "upper_case": lambda text, _: text.upper(),
 }
-"""Name -> how prompts are changed. `lookalikes` writes digits for letters."""
+"""Name -> (text, seed) -> the varied text. `lookalikes` writes digits for letters."""
+
+
+def varied(prompt: Prompt, variation: str, seed: int) -> Prompt:
+    """Varies a plain prompt, or the last message of the user in a conversation, which gets a role as system message."""
+    change = VARIATIONS[variation]
+    if isinstance(prompt, str):
+        return change(prompt, seed)
+    messages = _messages(prompt)
+    if variation == "role":
+        return (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+    last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
+    if last is None:
+        return prompt
+    messages[last] = ChatMessage("user", change(messages[last].content, seed))
+    return tuple(messages)
+
+
 STEPS = 4 + len(VARIATIONS)
 """Of progress, for each seed."""
 
@@ -227,8 +205,7 @@ RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
 def check(
     name: str, found: Estimate | None, relation: Literal["above", "at_most", "at_least"], threshold: float
 ) -> CheckAnswer:
-    """Compares the whole interval of a value with its threshold. found: None where nothing was measured. A value without an
-    interval does not pass, since one number does not show on which side of the threshold it lies."""
+    """Compares the whole interval of a value, if measured, with its threshold. Without an interval it does not pass."""
     holds, end, margin = RELATIONS[relation], None, None
     if found is not None and found.interval is not None:
         end = found.interval[1] if relation == "at_most" else found.interval[0]
@@ -254,8 +231,7 @@ def share(count: int, of: int) -> Estimate:
 
 
 def prompts_for_share(limit: float) -> int | None:
-    """Returns how many prompts are needed to show that a share is at most `limit` where none of them counts: the upper end of
-    the Wilson interval of 0 of n is z^2 / (n + z^2). None for a limit of 0, which no number shows."""
+    """Returns how many prompts show a share of at most `limit` if none counts, by Wilson: z^2 / (n + z^2). None for 0."""
     square = float(ndtri(0.975)) ** 2
     return ceil(square * (1.0 - limit) / limit) if limit > 0.0 else None
 
@@ -268,18 +244,10 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged.
-
-    vector: whose concept is to move, and which reads the answers unless `reader` is given.
-    plan: the operating point, any steering.
-    vectors: those it names, by `name@version`.
-    direction: 1 or -1, how the concept is meant to move.
-    seeds: each is judged on its own.
-    varied: prompts under each variation, the first ones.
-    samples: answers to each prompt under each steering, averaged.
-    pairs: what the vector was extracted from, for the check with fewer of them; None: not checked.
-    readers: for the side effects.
-    checkpoints: where finished parts are kept.
-    """
+    vector: its concept is to move along `direction` (1 or -1); it reads the answers unless `reader` does.
+    plan, vectors: the operating point, and the vectors that it names, by `name@version`.
+    varied: prompts under each variation. samples: answers to each prompt, averaged.
+    pairs: of the vector, for the check with fewer of them. readers: for side effects."""
 
     vector: ConceptVector
     plan: SteeringPlan
@@ -302,8 +270,7 @@ class ReportRequest:
 
 
 class PlainTrials(NamedTuple):
-    """The trials of one seed over the prompts as they are. controls: under random steerings of the same dose. fewer: under the vector from
-    half of the pairs."""
+    """The trials of one seed over the prompts. controls: random steerings. fewer: the vector from half of the pairs."""
 
     unsteered: Trial
     steered: Trial
@@ -314,8 +281,7 @@ class PlainTrials(NamedTuple):
 def control_checks(
     moved: Sequence[float], bound: float | None, controlled: bool, limits: ThresholdsFields
 ) -> list[CheckAnswer]:
-    """Checks the shifts of the prompts along the direction. bound: what one random steering in twenty reaches. None: not known where it
-    was `controlled`, and then the shift is not shown; without controls it is compared with 0."""
+    """Checks the shifts along the direction. bound: of chance; None: unknown where `controlled`, otherwise 0."""
     shift = estimate(moved)
     return [
         check("shift", Estimate(shift.mean) if bound is None and controlled else shift, "above", bound or 0.0),
@@ -324,8 +290,7 @@ def control_checks(
 
 
 def retained(name: str, varied: Sequence[float], moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
-    """Checks the share of the plain shift of the same prompts, the first of `moved`, that a variation keeps; 0 where they do not move
-    along the direction on average."""
+    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average."""
     plain = moved[: len(varied)]
     kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
     return check(f"retained.{name}", kept, "at_least", limits.retained)
@@ -380,15 +345,13 @@ def controls_of(seeds: Sequence[int]) -> int:
 
 
 def plain_samples(count: int) -> Samples:
-    """Returns the answers to each prompt as it is, where `count` are asked for. Many plans are compared with the
-    unsteered ones, so these are no fewer than elsewhere."""
+    """Returns the samples of plain prompts. Many plans are compared with the unsteered ones, so these are not few."""
     return Samples(max(trials.UNSTEERED_SAMPLES, count), count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. fewer: the plan of a vector from half of the pairs.
-    lost: share of the questions that steering loses, estimated over them."""
+    """A request with what all seeds share. fewer: see PlainTrials. lost: share of the questions that steering loses."""
 
     engine: Engine
     request: ReportRequest
@@ -450,9 +413,11 @@ class _Work:
             if fewer is not None and fewer.broken is None:
                 scores.append(fewer.answer(FEWER, variation=PLAIN))
                 robustness.append(retained(FEWER, along(fewer, unsteered, direction), moved, limits))
-            for name, change in VARIATIONS.items():
+            for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
-                prompts = [change(prompt, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])]
+                prompts = [
+                    varied(prompt, name, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])
+                ]
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]

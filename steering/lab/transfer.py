@@ -13,13 +13,12 @@ from steering.concepts.loader import load_concept, load_neutral_texts
 from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
-from steering.extraction.cross_validation import Folding, LayerFit, folding, held_out, held_rows, layer_quality
+from steering.extraction.cross_validation import Folding, LayerFit, folding, layer_quality
 from steering.lab.controls import plan_at, random_like
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest
-from steering.plan.types import SteeringPlan
 from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
@@ -64,8 +63,7 @@ class AffineMap:
 
 
 def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
-    """Fits by least squares with a ridge penalty, which the errors at texts left out one at a time choose; measured on
-    held-out texts, then fitted on all of them. rows: neighbouring rows that are of one text."""
+    """Fits by ridge regression, measured on held-out texts, then on all. rows: neighbouring rows of one text."""
     x, y = source.double().numpy(), target.double().numpy()
     held = np.arange(len(x)) // rows % HELD == HELD - 1
     weight, bias, _ = _ridge(x[~held], y[~held], rows)
@@ -77,9 +75,8 @@ def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to
 
 
 def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
-    """Returns weight, bias and the one of PENALTIES with the smallest error at texts that are left out one at a time,
-    with all their rows. H = U S U^T + 1/n is the hat matrix of the regression, and with the rows g of a text left out
-    its errors are (I - H_gg)^-1 (y - H y)_g."""
+    """Returns weight, bias and the penalty with the smallest error at left-out texts: (I - H_gg)^-1 (y - H y)_g for the
+    rows g of a text, with the hat matrix H = U S U^T + 1/n."""
     unit = max(float(x.var(0).mean()) * len(x), 1e-12)
     left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
     centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
@@ -98,12 +95,8 @@ def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransferRequest(ExtractionRequest):
-    """What is carried over.
-
-    pairs: of the concept; they give the source its direction, unless `direction` is given, and measure the result.
-    anchors: texts that both models read; none of the pairs.
-    from_layer, to_layer: None for those that read the pairs best.
-    """
+    """What is carried over. pairs: fit the source's direction, unless `direction` is given, and measure the result.
+    anchors: texts that both models read. from_layer, to_layer: None for those that read the pairs best."""
 
     method: str = METHOD
     anchors: tuple[Text, ...] = ()
@@ -114,14 +107,9 @@ class TransferRequest(ExtractionRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transfer:
-    """The vector in the target model, not yet stored, and what was measured.
-
-    fitted: the native direction, from all pairs.
-    explained: the share of the variance of held-out anchors that the map explains.
-    cosine: of the carried direction with the native one.
-    auroc: on held-out pairs, of the second model's direction there (`source`), and in the target of one fitted there
-    (`native`), of the carried one (`transferred`) and of random ones (`random`).
-    """
+    """The vector in the target model, and its measurements. fitted: the native direction. explained: share of the
+    variance of held-out anchors. cosine: of the carried with the native direction.
+    auroc: on held-out pairs, of the `source`, the `native`, the `transferred` and `random` directions."""
 
     vector: ConceptVector
     fitted: LayerDirection
@@ -200,11 +188,11 @@ class Side:
 
     def measured(self, division: Folding, fit: Callable[[Split], Direction], repeats: int = 1) -> list[list[HeldOut]]:
         """Projects what each fold holds out on the direction that is fitted without it."""
-
-        def read(fold: Split) -> HeldOut:
-            return held_out(fit(fold), *held_rows(self.positive, self.negative, fold), *division.groups_in(fold))
-
-        return [[read(fold) for fold in split] for split in division.splits * repeats]
+        positive, negative = self.positive, self.negative
+        return [
+            [division.read(fit(fold), positive, negative, fold) for fold in split]
+            for split in division.splits * repeats
+        ]
 
 
 async def transfer(
@@ -238,7 +226,7 @@ async def _layer(engine: Engine, request: TransferRequest, given: int | None) ->
 
 async def _side(engine: Engine, request: TransferRequest, layer: int) -> Side:
     read = await read_pairs(engine, request, (layer,), 0, ignore_progress)
-    return Side(engine.info, layer, *read.at(layer), request.pairs.paired)
+    return Side(engine.info, layer, *read[layer], request.pairs.paired)
 
 
 async def _anchors(engine: Engine, layer: int, texts: Sequence[Text]) -> Float[Tensor, "row d_model"]:
@@ -260,13 +248,10 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
     def source_fold(fold: Split | None = None) -> Direction:
         return source.fit(fold).direction if request.direction is None else request.direction
 
-    def carried_fold(fold: Split) -> Direction:
-        return target.signed(carried.carry(source_fold(fold)), fold)
-
     def random_fold(fold: Split) -> Direction:
         return target.signed(next(drawn).float(), fold)
 
-    transferred = target.measured(division, carried_fold)
+    transferred = target.measured(division, lambda fold: target.signed(carried.carry(source_fold(fold)), fold))
     values = carried.carry(source_fold())
     entry, native = orient(values, target.positive, target.negative), target.fit()
     warnings = []
@@ -307,9 +292,7 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EffectRequest:
-    """What is measured. prompts: answered once with each vector. relative_dose: planned, of each vector over its layers
-    together. native: a vector of the target, steered at its recommended layers; None: the direction fitted to the
-    pairs."""
+    """What is measured. relative_dose: of each vector over its layers. native: of the target; None: the fitted one."""
 
     prompts: Sequence[Prompt]
     sampling: SamplingParams
@@ -325,13 +308,20 @@ def effect_answers(prompts: int) -> int:
 async def effect(
     target: Engine, found: Transfer, request: EffectRequest, *, progress: Progress = ignore_progress
 ) -> EffectAnswer:
-    """Answers the prompts unsteered and with each vector at one relative dose. The unsteered model reads all answers at
-    the layer of the transfer, along the direction fitted to the pairs. Chance is that of CONTROLS random directions at
-    that layer and dose. Raises InvalidRequest where the typical norms of the target are not known."""
+    """Answers the prompts unsteered, with each vector and with CONTROLS random directions at one relative dose, read
+    along the fitted direction. Raises InvalidRequest where typical norms are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
     random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
     vectors = [request.native or fitted, found.vector, *random]
-    plans = [await _dosed_plan(target.info, vector, request.relative_dose) for vector in vectors]
+    if not (norms := target.info.typical_norms):
+        raise InvalidRequest(
+            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
+        )
+    plans = []
+    for vector in vectors:  # each at one strength, over all its recommended layers
+        layers = vector.recommended_layers()
+        planned = sum(vector.at(layer).scale / norms[layer] for layer in layers)
+        plans.append(await plan_at(target.info, vector, request.relative_dose / planned, layers))
     reading = ReadBack(found.to_layer, found.fitted)
     unsteered, (native, transferred, *controls) = await run_trials(
         target, request.prompts, plans, reading, request.sampling, samples=Samples(perplexity=False), progress=progress
@@ -346,14 +336,3 @@ async def effect(
         shift=shift,
         chance=chance_at(mean_shifts(unsteered, controls)),
     )
-
-
-async def _dosed_plan(info: ModelInfo, vector: ConceptVector, dose: float) -> SteeringPlan:
-    """An add at the vector's recommended layers, at one strength, that plans the dose over all of them."""
-    if not info.typical_norms:
-        raise InvalidRequest(
-            "a relative dose needs the typical norms of the model, which were not measured", param="effect"
-        )
-    layers = vector.recommended_layers()
-    planned = sum(vector.at(layer).scale / info.typical_norms[layer] for layer in layers)
-    return await plan_at(info, vector, dose / planned, layers)

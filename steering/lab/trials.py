@@ -57,12 +57,7 @@ class Scorer:
     score: Callable[[Residual, LayerDirection], float]
 
 
-def _projection(activations: Residual, entry: LayerDirection) -> float:
-    """Averages (r . d - m) / kappa over the tokens: the poles lie at +0.5 and -0.5."""
-    return (float((activations @ entry.direction).mean()) - entry.middle) / entry.scale
-
-
-def _probe(activations: Residual, entry: LayerDirection) -> float:
+def _probability(activations: Residual, entry: LayerDirection) -> float:
     """Averages sigmoid(weight * (r . d) + bias) over the tokens."""
     assert entry.weight is not None, "see read_back"
     assert entry.bias is not None, "see read_back"
@@ -70,7 +65,12 @@ def _probe(activations: Residual, entry: LayerDirection) -> float:
 
 
 SCORERS: Registry[Scorer] = Registry(
-    "scorer", {"projection": Scorer("natural scales", _projection), "probe": Scorer("probability", _probe)}
+    "scorer",
+    {
+        # (r . d - m) / kappa: the poles lie at +0.5 and -0.5
+        "projection": Scorer("natural scales", lambda r, d: (float((r @ d.direction).mean()) - d.middle) / d.scale),
+        "probe": Scorer("probability", _probability),
+    },
 )
 
 
@@ -86,9 +86,8 @@ class ReadBack:
 def read_back(
     engine: Engine, vector: ConceptVector, reader: ConceptVector | None, layer: int | None, scorer: str
 ) -> ReadBack:
-    """Resolves the reader (None: the vector itself) and its layer (None: where its card reads best). Raises
-    VectorModelMismatch for another model's vector, InvalidRequest for a layer it does not have, an unknown scorer, or a
-    probe that was never fitted."""
+    """Resolves the reader (None: the vector) and its layer (None: where it reads best). Raises VectorModelMismatch, and
+    InvalidRequest for a layer or scorer that does not exist or a probe that was not fitted."""
     reading = reader or vector
     for one in (vector, reading):
         check_model(one, engine.info)
@@ -116,8 +115,7 @@ def evaluation_prompts(
 
 @dataclass(frozen=True, slots=True)
 class AnswerMeasures:
-    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens; None where it has none. dose:
-    measured relative dose, mean over the steered layers; 0 where none was."""
+    """One answer as the unsteered model reads it. surprise: mean -log p of its tokens. dose: mean over steered layers."""
 
     score: float
     surprise: float | None
@@ -169,8 +167,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Answers to each prompt: without steering, and under each plan. perplexity: whether answers have a surprise; the logits it needs
-    are a third of the work of reading."""
+    """Answers to each prompt, unsteered and under each plan. perplexity: measures surprise, a third of the work."""
 
     unsteered: int = UNSTEERED_SAMPLES
     steered: int = 1
@@ -205,13 +202,10 @@ async def run_trials(
     checkpoints: Checkpoints | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Trial, tuple[Trial, ...]]:
-    """Returns the unsteered trial, and one trial a plan in order.
+    """Returns the unsteered trial, and one trial a plan in order. Progress has two steps an answer: written and read.
 
-    Prompt i has seed s_i = mix(seed, i) under every plan, so plans share their noise; sample j has seed mix(s_i, j).
-    About ANSWERS_AT_ONCE answers are generated as one background batch, then read; cancelling stops either at once.
-
-    checkpoints: where parts that are done are kept, and found again.
-    progress: twice `trial_answers` steps, since every answer is written and read.
+    Prompt i has seed s_i = mix(seed, i) under every plan, so plans share their noise; sample j has mix(s_i, j). Answers
+    are written in background batches of ANSWERS_AT_ONCE, then read. checkpoints: keep finished parts.
     """
     rows = [(UNSTEERED, j) for j in range(samples.unsteered)]
     rows += [(plan, j) for plan in plans for j in range(samples.steered)]
@@ -300,14 +294,12 @@ def _mean_trial(trials: Sequence[Trial]) -> Trial:
     broken = next((trial.broken for trial in trials if trial.broken is not None), None)
     if broken is not None:
         return Trial(broken=broken)
-    means = tuple(_mean(samples) for samples in zip(*(trial.measures for trial in trials), strict=True))
-    return Trial(means, tuple(place for trial in trials for place in enumerate(trial.measures)))
-
-
-def _mean(samples: Sequence[AnswerMeasures]) -> AnswerMeasures:
-    trial, surprise = Trial(tuple(samples)), [one.surprise for one in samples if one.surprise is not None]
-    means = trial.mean("score"), fmean(surprise) if surprise else None, trial.mean("repetition"), trial.mean("dose")
-    return AnswerMeasures(*means, text=samples[0].text)
+    means = []
+    for samples in zip(*(trial.measures for trial in trials), strict=True):
+        one, surprise = Trial(samples), [answer.surprise for answer in samples if answer.surprise is not None]
+        found = one.mean("score"), fmean(surprise) if surprise else None, one.mean("repetition"), one.mean("dose")
+        means.append(AnswerMeasures(*found, text=samples[0].text))
+    return Trial(tuple(means), tuple(place for trial in trials for place in enumerate(trial.measures)))
 
 
 async def _measure(
@@ -368,17 +360,13 @@ def mean_shifts(unsteered: Trial, controls: Sequence[Trial]) -> tuple[float, ...
 
 
 def chance(moved: Mapping[float, Sequence[float]], tests: float = 1.0) -> dict[float, float]:
-    """Returns by strength how far the next random direction moves the score in one case of twenty.
+    """Returns by strength how far the next random direction moves the score in one case of twenty, shared by `tests`
+    claims.
 
-    moved: strength -> mean shifts of the K random directions tried, fewer where some broke. tests: how many independent
-    claims the direction could pass, see `independent_claims`; the one case is shared among them.
-
-    A random direction is as likely as its opposite, so strengths s and -s estimate one mean square of the shift. It is
-    taken to grow with |s| in any way: isotonic regression (Barlow, Bartholomew, Bremner and Brunk, Statistical Inference
-    under Order Restrictions, 1972) over the doses that have shifts, weighted by their number, and linear between doses.
-    (Next shift) / root of it is compared with Student's t with K degrees of freedom, since the shifts of one direction
-    count once, and the bound is its quantile 1 - 0.05 / tests times that root. K is that of the next dose with shifts.
-    A strength beyond the largest of those doses has no bound.
+    moved: strength -> mean shifts of K random directions. Strengths s and -s estimate one mean square, which is taken
+    to grow with |s|: isotonic regression (Barlow et al., Statistical Inference under Order Restrictions, 1972),
+    weighted by K. The bound is Student's quantile 1 - 0.05 / tests with K degrees of freedom times its root; none
+    beyond the largest strength that has shifts.
     """
     from scipy.optimize import isotonic_regression  # noqa: PLC0415 - takes a third of a second to import
 
@@ -400,14 +388,13 @@ def chance(moved: Mapping[float, Sequence[float]], tests: float = 1.0) -> dict[f
 
 
 def independent_claims(moved: Mapping[float, Numbers]) -> float:
-    """Returns as how many independent claims the strengths count, summed over the sides of 0.
+    """Returns as how many independent claims the strengths count, summed over the sides of 0. moved: strength -> shifts
+    (direction, prompt).
 
-    moved: strength -> shifts (direction, prompt) under the same K random directions. The S strengths of a side count as
-    1 + (S - 1)(1 - mean of r_ij^2) claims (Nyholt, American Journal of Human Genetics 74, 2004): as one where the shift of a
-    direction at one strength tells that at the others, as S where it tells nothing. r_ij is the correlation over the
-    directions of their mean shifts at two strengths, not centred, since their mean is 0, and without what the noise of the
-    prompts adds to it, against which the intervals protect; (K r^2 - 1) / (K - 1) estimates its square without bias. Where
-    directions do not differ beyond that noise, r is 1. A strength at which some directions broke counts as a claim of its own.
+    S strengths of a side count as 1 + (S - 1)(1 - mean r_ij^2) (Nyholt, American Journal of Human Genetics 74, 2004),
+    with r_ij the correlation over K directions of their mean shifts, uncentred and without the noise of the prompts; (K
+    r^2 - 1) / (K - 1) estimates its square without bias. A strength at which some directions broke counts as a claim of
+    its own.
     """
     most, total = max(map(len, moved.values()), default=0), 0.0
     for side in (1.0, -1.0):
@@ -420,8 +407,7 @@ def independent_claims(moved: Mapping[float, Numbers]) -> float:
 
 
 def _mean_square_correlation(shifted: Numbers) -> float:
-    """Returns the mean of r_ij^2 over pairs of strengths, see `independent_claims`; 1 for one strength. shifted: (strength,
-    direction, prompt)."""
+    """Returns the mean r_ij^2 of `independent_claims`, 1 for one strength. shifted: (strength, direction, prompt)."""
     strengths, directions, prompts = shifted.shape
     if strengths == 1:
         return 1.0
@@ -490,8 +476,7 @@ def chance_of(unsteered: Trial, controls: Mapping[float, Sequence[Trial]], place
 def dose_points(
     unsteered: Trial, rows: Mapping[float, Sequence[Trial]], kl: Sequence[float | None]
 ) -> dict[float, EvaluatedPoint]:
-    """Builds the points of a dose-response. rows: strength -> the vector's trial, then those of its random controls. kl: on neutral
-    text, by strength."""
+    """Builds the points of a dose-response. rows: by strength the vector's trial, then its controls. kl: by strength."""
     points = dict[float, EvaluatedPoint]()
     bounds = chance_of(unsteered, {strength: controls for strength, (_, *controls) in rows.items()})
     for (strength, (trial, *controls)), damage in zip(rows.items(), kl, strict=True):
@@ -501,9 +486,8 @@ def dose_points(
 
 
 def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
-    """Returns the share of prompts whose score falls as the strength grows: a least-squares slope below 0 (Tan et al.,
-    arXiv 2407.12404); with one strength besides 0, whose score moves against its sign. moved: strength -> shift of every
-    prompt, 0 included. None below two strengths."""
+    """Returns the share of prompts with a least-squares slope of the score below 0 (Tan et al., arXiv 2407.12404); None
+    below two strengths. moved: strength -> shift of every prompt, 0 included."""
     if len(moved) < 2:
         return None
     strengths = np.array(list(moved))
@@ -513,8 +497,7 @@ def anti_steered(moved: Mapping[float, Sequence[float]]) -> float | None:
 
 
 def measured_ranges(layers: tuple[int, ...], margins: Mapping[float, float | None]) -> Recommended:
-    """Recommends the strengths of either sign that hold at the layers. margins: strength -> its margin beyond chance, None
-    where it does not hold."""
+    """Recommends the strengths of either sign that hold. margins: beyond chance, None where a strength does not hold."""
     sound = {strength: found is not None for strength, found in margins.items()}
     up, down = range_that_holds(sound, 1), range_that_holds(sound, -1)
     return Recommended(layers, up, down, basis="measured", margin=closest_margin(margins, up, down))
@@ -532,8 +515,7 @@ def closest_margin(margins: Mapping[float, float | None], *ranges: Interval | No
 
 
 def range_that_holds(sound: Mapping[float, bool], sign: int) -> Interval | None:
-    """Returns (low, high) of the widest run of measured strengths of one sign that all hold, of equal ones that nearest
-    to 0; None where no strength does. sound: strength -> whether it holds."""
+    """Returns (low, high) of the widest run of strengths of a sign that hold, the nearest to 0 of equal ones, if any."""
     ordered = sorted((one for one in sound if one * sign > 0.0), key=abs)
     runs = [list(run) for holding, run in groupby(ordered, sound.__getitem__) if holding]
     return max([(min(run), max(run)) for run in runs], key=lambda run: run[1] - run[0], default=None)

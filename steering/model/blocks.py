@@ -46,11 +46,9 @@ def blocks_path(folder: Path) -> Path:
 
 
 def write_blocks(reader: Any, model: nn.Module, folder: Path) -> None:
-    """Writes the blocks of the linear layers of a model that was dequantized to bfloat16. reader: of the GGUF file.
-
-    Rows are found by their dequantized values, whatever names, orders and splits of weights an architecture has in both formats. A
-    layer of which a row is not found, or whose rows have several formats, has no blocks.
-    """
+    """Writes the blocks of linear layers of a model that was dequantized to bfloat16. reader: of the GGUF file. Rows
+    are found by their values, whatever names and orders an architecture has; layers with missing rows or several
+    formats have no blocks."""
     from gguf.quants import dequantize  # noqa: PLC0415 - in the child that reads GGUF only
 
     tensors = [tensor for tensor in reader.tensors if tensor.tensor_type.name in INPUTS and len(tensor.shape) == 2]
@@ -93,10 +91,8 @@ def read_blocks(folder: Path) -> dict[str, Blocks]:
 
 
 def packed_bytes(folder: Path, weights: Weights, dense: int) -> int:
-    """Returns the most memory of a model whose linear layers our kernels pack. dense: of all its weights in bfloat16.
-
-    The model's own weights of layers that are read from blocks are mapped from its file, and need not stay in memory.
-    """
+    """Returns the most memory of a model whose linear layers our kernels pack. dense: of all its weights in bfloat16,
+    of which those that are read from blocks are mapped from the file."""
     if weights == "int8":
         return dense + dense * BYTES[INT8] // (2 * INPUTS[INT8])
     blocks = read_blocks(folder) if weights != "dtype" else {}

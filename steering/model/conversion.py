@@ -114,8 +114,7 @@ def main(gguf: Path, dtype: str, folder: Path, seconds: int) -> int:
 
 
 def _convert(gguf: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Writes the tokenizer and the weights, dequantized to float32 and rounded as each tensor is read; in bfloat16, which our kernels
-    multiply, also the blocks of linear layers."""
+    """Writes the tokenizer and the weights, dequantized and rounded as read; in bfloat16 also blocks for our kernels."""
     import transformers  # noqa: PLC0415 - in the child only
     from gguf import GGUFReader  # noqa: PLC0415
     from tokenizers import pre_tokenizers  # noqa: PLC0415
@@ -150,10 +149,8 @@ def gguf_names(reader: Any, model: Any) -> dict[str, str]:
 
 
 def _add_biases(reader: Any, model: Any) -> None:
-    """Gives a model the biases of the outputs of attention and MLP that llama.cpp reads in files of Llama, and transformers does not.
-
-    Raises ModelLoadFailed for others that no module of the model has: it would answer otherwise without them.
-    """
+    """Gives a model the biases of attention's and the MLP's output that llama.cpp reads in files of Llama, and
+    transformers does not. Raises ModelLoadFailed for others that no module of the model has."""
     stored = {tensor.name: tensor.data for tensor in reader.tensors if tensor.name.endswith(".bias")}
     missing = {
         ours: f"{theirs}.bias"
@@ -168,8 +165,7 @@ def _add_biases(reader: Any, model: Any) -> None:
 
 
 def give_biases(model: Any, names: Sequence[str]) -> bool:
-    """Sets fields of the configuration until all of the linear layers have a bias, and gives every layer that then has one zeros. Returns
-    False where the architecture has no bias there."""
+    """Sets fields of the configuration until the layers have biases, zeros at first. Returns False where none does."""
     config = model.config.get_text_config()
     for setting in BIAS_SETTINGS:
         if getattr(config, setting, None) is not False:

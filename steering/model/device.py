@@ -24,8 +24,7 @@ MADV_PAGEOUT = 21
 
 
 def choose_device(device: str, driver: Any = torch) -> torch.device:
-    """Returns the device of that name; "auto" is CUDA where there is one, else Apple's GPU where there is one, else the CPU.
-    Raises InvalidRequest for a device that does not exist or is not supported."""
+    """Returns the device of a name; "auto": CUDA, else a GPU of Apple, else the CPU. Raises InvalidRequest."""
     if device == "auto":
         if driver.cuda.is_available():
             return torch.device("cuda")
@@ -46,10 +45,8 @@ def choose_device(device: str, driver: Any = torch) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, *, kernels: bool = False, driver: Any = torch) -> torch.dtype:
-    """Returns the dtype of that name; "auto" is bfloat16 where it is multiplied fast, else float32.
-
-    kernels: whether the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32.
-    """
+    """Returns the dtype of that name; "auto" is bfloat16 where it is multiplied fast, else float32. kernels: whether
+    the engine's own kernels run, which multiply bfloat16 on every CPU with AVX2 and read half the bytes of float32."""
     if dtype == "auto":
         fast = has_native_bfloat16(device, driver) or (kernels and needs_kernels(torch.bfloat16, device))
         return torch.bfloat16 if fast else torch.float32
@@ -112,8 +109,7 @@ def free_memory(device: torch.device, driver: Any = torch) -> int:
 
 
 def page_out(weight: torch.Tensor) -> None:
-    """Lets go of the memory of a weight that is mapped from a file, which is read again when it is needed. Other memory is left as it
-    is, and so is everything on systems other than Linux."""
+    """Lets go of a weight's memory that is mapped from a file, on Linux; it is read again when needed."""
     if sys.platform != "linux" or weight.device.type != "cpu":
         return
     begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes

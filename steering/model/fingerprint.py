@@ -22,16 +22,14 @@ SAMPLES = 64
 
 
 def fingerprint_of(model: PreTrainedModel) -> str:
-    """Returns a SHA-256, in hex, over the architecture and every parameter's and persistent buffer's name, shape and
-    sampled values, rounded to bfloat16. Call it before float32 weights are cast to float16, which would be a second
-    rounding."""
+    """Returns a SHA-256, in hex, over the architecture and each weight's name, shape and samples rounded to bfloat16.
+    Call it before float32 weights are cast to float16, which would be a second rounding."""
     weights = _weights(model)
     return _digest(model, weights, (weight.detach() for _, weight in weights))
 
 
 def fingerprint_of_files(model: PreTrainedModel, folder: Path) -> str | None:
-    """Returns the same fingerprint from safetensors files, one tensor in memory at a time; None where a weight is not
-    in the files under the name that the model, on the meta device, gives it."""
+    """Returns the same fingerprint from safetensors files; None where a weight is missing under its name."""
     weights = _weights(model)
     where: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):

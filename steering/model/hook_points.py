@@ -49,9 +49,7 @@ def only_residual(points: Iterable[int]) -> bool:
 
 def points_of(layers: Iterable[int], info: ModelInfo, hook: Hook, head: int | None = None) -> tuple[int, ...]:
     """Returns the points of layers, in their order. head: one of the heads, before attention's output projection.
-
-    Raises UnsupportedParameter for a hook point, or a head, that the loaded model does not have.
-    """
+    Raises UnsupportedParameter for a hook point, or a head, that the loaded model does not have."""
     if hook not in info.hooks:
         raise UnsupportedParameter(
             f"{info.architecture} has no hook point {hook!r} on this engine; it has {', '.join(map(repr, info.hooks))}",

@@ -39,11 +39,9 @@ class ResidualHooks:
 
     @contextmanager
     def step(self, apply: ResidualFunction, points: Collection[int] | None = None) -> Iterator[None]:
-        """Calls `apply` at these points (None: after every block) during one forward pass.
-
-        A [row, seq, width] output is passed as [row * seq, width]; the result is cast to the dtype of the output.
-        Raises InternalError when a step is already running, or for points the model does not have.
-        """
+        """Calls `apply` at these points (None: after every block) during one forward pass, with outputs [row, seq,
+        width] as [row * seq, width]; results are cast back. Raises InternalError for a second step, or unknown
+        points."""
         if self._in_step:
             raise InternalError("a steering step is already running on this model: steps cannot be nested")
         chosen = self._layers if points is None else points

@@ -284,21 +284,17 @@ def info_of(
 ) -> ModelInfo:
     """Returns the facts of a model, which may have no weights yet. dtype, device: of its weights."""
     stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    shared = ("architecture", "d_model", "layer_count", "vocab_size", "hooks", "head_count")
     return ModelInfo(
+        **{name: getattr(layout, name) for name in shared},
         name=source.name,
-        architecture=layout.architecture,
         fingerprint=fingerprint,
-        d_model=layout.d_model,
-        layer_count=layout.layer_count,
-        vocab_size=layout.vocab_size,
         context_length=int(stated or UNLIMITED_CONTEXT),
         dtype=str(dtype).removeprefix("torch."),
         device=device,
         parameter_count=model.num_parameters(),
         chat_template=bool(tokenizer.chat_template),
         revision=source.revision,
-        hooks=layout.hooks,
-        head_count=layout.head_count,
     )
 
 
@@ -313,12 +309,9 @@ def opened_tokenizer(tokenizer: PreTrainedTokenizerFast, generation: Any, info: 
 
 
 def freeze_rope(model: torch.nn.Module, context_length: int) -> None:
-    """Makes the frequencies of `longrope` and `dynamic` RoPE constant.
-
-    transformers chooses them by the longest position of a pass, so one long request would change all others in its
-    batch. As in vLLM, longrope takes its long set if the served context exceeds the original one; dynamic RoPE keeps
-    its first set, which is right up to max_position_embeddings.
-    """
+    """Makes the frequencies of `longrope` and `dynamic` RoPE constant, which transformers chooses by the longest
+    position of a pass. As in vLLM, longrope takes its long set if the served context exceeds the original one;
+    dynamic RoPE keeps its first set, which is right up to max_position_embeddings."""
     modules: Iterator[Any] = model.modules()
     for module in modules:
         kinds = getattr(module, "rope_type", None)

@@ -23,11 +23,8 @@ GIGABYTE = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a server keeps beside the weights.
-
-    cache_bytes: for keys and values; None: a share of what is free after loading, which must hold `positions` at least.
-    steered: requests that may be steered at once.
-    """
+    """What a server keeps beside the weights. cache_bytes: for keys and values; None: a share of what is free after
+    loading, which must hold `positions`. steered: requests that may be steered at once."""
 
     cache_bytes: int | None = None
     positions: int = 2048
@@ -36,10 +33,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a model will take, in bytes. cache: keys and values. steering: the tables of edits at every layer.
-
-    remedies: what makes it smaller.
-    """
+    """What a model will take, in bytes. cache: keys and values. steering: tables of edits. remedies: what reduces it."""
 
     weights: int
     cache: int
@@ -65,16 +59,12 @@ def plan_memory(
     serving: Serving,
     quantization: Quantization | None = None,
 ) -> MemoryPlan:
-    """Plans a model in a folder. dtype: that floating weights are loaded in. quantization: see BITS.
-
-    Raises ModelLoadFailed where a file of weights is missing.
-    """
+    """Plans a model in a folder. quantization: see BITS. Raises ModelLoadFailed where a file of weights is missing."""
     text = config.get_text_config()
-    held = _Held(text.vocab_size, dtype, device.type == "cpu", method_of(config), quantization)
     weights = sum(
-        held.size(name, kind, shape)
-        for name, kind, shape in _stored(folder)
-        if not (text.tie_word_embeddings and name.endswith("lm_head.weight"))
+        _held_bytes(config, dtype, device.type == "cpu", quantization, tensor)
+        for tensor in _stored(folder)
+        if not (text.tie_word_embeddings and tensor[0].endswith("lm_head.weight"))
     )
     context = _number(text, "max_position_embeddings")
     positions = serving.positions if context is None else min(serving.positions, context)
@@ -83,7 +73,7 @@ def plan_memory(
     steering = 3 * 4 * text.num_hidden_layers * rows * text.hidden_size
     remedies = {
         "STEERING_DTYPE=bfloat16": dtype == torch.float32,
-        "STEERING_QUANTIZATION": held.method is None and quantization is None,
+        "STEERING_QUANTIZATION": method_of(config) is None and quantization is None,
         "a lower STEERING_CACHE_MEGABYTES": serving.cache_bytes is not None,
         "a lower STEERING_MAX_RUNNING": steering > cache,
         "a smaller model": True,
@@ -92,10 +82,7 @@ def plan_memory(
 
 
 def check_memory(name: str, plan: MemoryPlan, free: Mapping[str, int], *, more_devices: bool = False) -> None:
-    """Raises OutOfMemory in one sentence where a plan does not fit.
-
-    free: bytes by the name of each device. more_devices: whether a device map would find others.
-    """
+    """Raises OutOfMemory where a plan does not fit. free: bytes by device. more_devices: a device map would find some."""
     if plan.total > sum(free.values()):
         there = " and ".join(f"{device} has {shown(size)}" for device, size in free.items())
         remedies = (*plan.remedies, *(("STEERING_DEVICE_MAP=auto",) if more_devices else ()))
@@ -153,31 +140,24 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in named]
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """How stored tensors are held once they are loaded. on_cpu: without a GPU, transformers dequantizes some kinds."""
-
-    vocab_size: int
-    dtype: torch.dtype
-    on_cpu: bool
-    method: str | None
-    quantization: Quantization | None
-
-    def size(self, name: str, kind: str, shape: list[int]) -> int:
-        """Returns the bytes of a tensor."""
-        count, stored = torch.Size(shape).numel(), STORED_BYTES.get(kind, 1)
-        if kind in FLOATS:
-            if self.method is not None:
-                return count * min(stored, self.dtype.itemsize)
-            if self.quantization is not None and len(shape) > 1 and self.vocab_size not in shape:
-                return count * BITS[self.quantization] // 8
-            # float16 is cast after loading, see `cast_parameters`
-            return count * (max(stored, 2) if self.dtype == torch.float16 else self.dtype.itemsize)
-        if self.on_cpu and kind.startswith("F8"):
-            return count * self.dtype.itemsize
-        if self.on_cpu and self.method == "mxfp4" and name.endswith("_blocks"):  # two numbers in a byte
-            return 2 * count * self.dtype.itemsize
-        return count * stored
+def _held_bytes(
+    config: Any, dtype: torch.dtype, on_cpu: bool, quantization: Quantization | None, tensor: tuple[str, str, list[int]]
+) -> int:
+    """Returns the bytes of a stored tensor once it is loaded. on_cpu: without a GPU, transformers dequantizes some kinds."""
+    name, kind, shape = tensor
+    count, stored, method = torch.Size(shape).numel(), STORED_BYTES.get(kind, 1), method_of(config)
+    if kind in FLOATS:
+        if method is not None:
+            return count * min(stored, dtype.itemsize)
+        if quantization is not None and len(shape) > 1 and config.get_text_config().vocab_size not in shape:
+            return count * BITS[quantization] // 8
+        # float16 is cast after loading, see `cast_parameters`
+        return count * (max(stored, 2) if dtype == torch.float16 else dtype.itemsize)
+    if on_cpu and kind.startswith("F8"):
+        return count * dtype.itemsize
+    if on_cpu and method == "mxfp4" and name.endswith("_blocks"):  # two numbers in a byte
+        return 2 * count * dtype.itemsize
+    return count * stored
 
 
 def shown(size: int) -> str:

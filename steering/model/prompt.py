@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, pairwise, takewhile
 from typing import Any, TypeAlias, cast
 
@@ -30,9 +30,8 @@ MAX_HELD = 64
 
 
 class TextDecoder:
-    """Decodes token ids without control tokens. Caches the length of a single token's text, which every token needs.
-    separators: control tokens between the parts of an answer, its text and calls of tools: no character or stop string has a part
-    on both sides of one."""
+    """Decodes token ids without control tokens. separators: control tokens between the parts of an answer, its text and
+    calls of tools; no character or stop string crosses one."""
 
     def __init__(self, backend: Tokenizer, separators: Collection[int] = ()) -> None:
         self._backend = backend
@@ -61,8 +60,7 @@ class TextStream:
         self._mark_returned()
 
     def step(self, token_id: int) -> str:
-        """Returns the characters that this token completes; empty while a character is incomplete. A separator completes what came
-        before it."""
+        """Returns the characters that this token completes; a separator completes what came before it."""
         if self.separates(token_id):
             piece = self.flush()
             # bytes before it and after it make no character
@@ -115,9 +113,8 @@ _IDS: dict[int, int] = {}
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A text in tokens. pieces: its parts in order, each with the number of characters before it. Ids and spans become
-    Python objects only when they are asked for, since that holds the interpreter and a text may be refused for its
-    length."""
+    """A text in tokens. pieces: its parts, each with the number of characters before it. Ids and spans are made on
+    demand, since that holds the interpreter and a text may be refused for its length."""
 
     pieces: tuple[tuple[int, Encoding], ...]
 
@@ -156,8 +153,7 @@ class SafeEncoder:
         self._control = _any_of([one for one in self._contents if one not in others.values()])
 
     def literal(self, text: str, most: int | None = None, *, markers: bool = False) -> Encoded:
-        """Encodes a caller's text. markers: as plain text too. Raises InvalidRequest if that is impossible without a control token,
-        ContextLengthExceeded for more than `most` tokens."""
+        """Encodes a text as plain text, with `markers` these too. Raises InvalidRequest, ContextLengthExceeded."""
         avoided = self._marker_ids if markers else self.control_ids
         encoded = self._encode(self._plain, text, most)
         if avoided.isdisjoint(encoded.ids):
@@ -176,8 +172,7 @@ class SafeEncoder:
         return tuple(one for one in self._control_strings if one in text)
 
     def marks(self, texts: Sequence[str]) -> str:
-        """Returns two characters that no text contains, to stand around what must stay plain text while a template is rendered;
-        none when no text contains the string of a special token or a marker."""
+        """Returns two unused characters to stand around plain text in a template; none without special tokens."""
         special = any(content in text for text in texts for content in self._contents)
         return "".join(_unused_characters(texts, 2)) if special else ""
 
@@ -194,13 +189,16 @@ class SafeEncoder:
         base = 0
         marked = f"{marks[0]}({self._markers}){marks[1]}"
         for number, part in enumerate(re.split(marked, text)):
-            piece = _without(marks, part)  # a template that cuts a message in two may leave one mark of a pair
+            # a template that cuts a message in two may leave one mark of a pair
+            piece = part.translate(dict.fromkeys(map(ord, marks)))
             encoded = (
                 self.literal(piece, most, markers=True) if number % 2 else self._encode(self._backend, piece, most)
             )
             pieces.append((base, encoded))
             base += len(piece)
-        return _checked(_joined(pieces), most)
+        parts = _joined(pieces)
+        _check_length(len(parts), most)
+        return parts
 
     def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Returns the ids that the tokenizer adds before and after a text."""
@@ -212,7 +210,8 @@ class SafeEncoder:
     def _encode(backend: Tokenizer, text: str, most: int | None = None) -> Encoded:
         """Encodes a text while other threads run: `Tokenizer.encode` would hold the interpreter's lock."""
         (encoding,) = backend.encode_batch([text], add_special_tokens=False)
-        return _checked(Encoded(((0, encoding),)), most)
+        _check_length(len(encoding), most)
+        return Encoded(((0, encoding),))
 
 
 def _any_of(strings: Sequence[str]) -> str:
@@ -229,19 +228,8 @@ def _unused_characters(texts: Sequence[str], count: int) -> list[str]:
     return unused
 
 
-def _without(characters: str, text: str) -> str:
-    for character in characters:
-        text = text.replace(character, "")
-    return text
-
-
 def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
     return Encoded(tuple((base + inner, piece) for base, part in pieces for inner, piece in part.pieces))
-
-
-def _checked(encoded: Encoded, most: int | None) -> Encoded:
-    _check_length(len(encoded), most)
-    return encoded
 
 
 def _check_length(tokens: int, most: int | None) -> None:
@@ -326,12 +314,9 @@ class ModelTokenizer:
     def phase_rules(
         self, prompt: Sequence[int], last: ChatMessage | None = None, *, tools: bool = False, json: bool = False
     ) -> PhaseRules:
-        """Returns what decides the phases of an answer to a prompt. last: its last message; None where it is no conversation.
-        tools: whether the answer may call some. json: whether it must be JSON.
-
-        A conversation has begun the thinking where the answer's parts say so too. Of other prompts the text from the last control token
-        on counts that is no marker: templates write one before an answer.
-        """
+        """Returns what decides the phases of an answer to a prompt. last: its last message; None: no conversation,
+        where the text counts from the last control token on that is no marker. tools: whether it may call some.
+        json: whether it must be JSON."""
         form = self.tool_format if tools else None
         return self._begun(PhaseRules.of(self.thinking_markers, form, json=json), prompt, last)
 
@@ -345,10 +330,9 @@ class ModelTokenizer:
         return sum(1 for _ in takewhile(lambda one: one not in control or special[one] in markers, ids))
 
     def conversation_phases(self, messages: tuple[ChatMessage, ...]) -> tuple[PhaseName | None, ...]:
-        """Returns the phase of each token of encode(messages), which ends with an answer; None for the template's own behind it.
-
-        Raises InvalidRequest without an answer, and where the template writes the prompt otherwise once it is answered.
-        """
+        """Returns the phase of each token of encode(messages), which ends with an answer; None for the template's own
+        behind it. Raises InvalidRequest without an answer, and where the template rewrites the prompt once it is
+        answered."""
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise InvalidRequest(
                 "phases need a conversation that ends with an answer to another message", param="phase"
@@ -373,12 +357,8 @@ class ModelTokenizer:
 
     def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
         """Returns the ids of a text (with the tokens that the tokenizer adds), of messages by the chat template, or
-        checked ids.
-
-        most: tokens; by default those of the model's context. Raises ContextLengthExceeded for more, InvalidRequest: no
-        chat template, a conversation the template refuses, ids out of the vocabulary, text that is not Unicode, nothing
-        to encode.
-        """
+        checked ids. most: tokens; by default the context's. Raises ContextLengthExceeded, and InvalidRequest: no
+        chat template, a refused conversation, unknown ids, text that is not Unicode, nothing to encode."""
         most = self._context_length if most is None else most
         if isinstance(prompt, str):
             self._check_characters(len(prompt), most)
@@ -399,8 +379,7 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation by the chat template, to be answered unless the last message is an answer; up to the end of a
-        ContinuedMessage."""
+        """Renders a conversation, to be answered unless the last message is an answer or a ContinuedMessage."""
         for message in messages:
             _checked_text(message.written)
         return self._rendered(messages)
@@ -500,27 +479,18 @@ class ModelTokenizer:
         self._check_characters(sum(len(message.content) for message in messages), most)
         written = [_checked_text(message.written) for message in messages]
         marks = self._encoder.marks(written)
-        if marks:
-            messages = [self._marked(message, marks) for message in messages]
+        if marks:  # markers of calls and results too, except in what the application and the model say
+            control, every = (partial(self._encoder.marked, marks=marks, markers=markers) for markers in (False, True))
+            said = ("system", "assistant")
+            messages = [one.changed(control if one.role in said else every, every) for one in messages]
         text = self._rendered(messages)
         tools = any(isinstance(message, ToolMessage) for message in messages)
         # without its mark, what the template escapes would be read as a control token
         if tools and any(json.dumps(mark)[1:-1] in text for mark in marks):
             raise InvalidRequest("the chat template escapes what the tools contain of control strings", param="tools")
-        shown = _without(marks, text)
+        shown = text.translate(dict.fromkeys(map(ord, marks)))
         self._check_characters(len(shown), most)  # tools take more characters than the caller wrote
         return shown, self._encoder.rendered(text, marks, most)
-
-    def _marked(self, message: ChatMessage, marks: str) -> ChatMessage:
-        """Marks the control strings of a message, and markers of calls and results except in what the application and the model say."""
-
-        def control(text: str) -> str:
-            return self._encoder.marked(text, marks, markers=False)
-
-        def every(text: str) -> str:
-            return self._encoder.marked(text, marks, markers=True)
-
-        return message.changed(control if message.role in ("system", "assistant") else every, every)
 
     def _checked_ids(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         ids = tuple(token_ids)
@@ -568,9 +538,8 @@ def _checked_text(text: str) -> str:
 
 
 def _message_spans(text: str, contents: Sequence[str], marked: str, marker: str) -> list[Span]:
-    """Returns the half-open range of characters in `text` with the content of each message, which a template may trim.
-    marked: the same conversation, rendered with markers as contents. Raises InvalidRequest where it does not show every
-    content as one text."""
+    """Returns the half-open range of characters in `text` of each message, which a template may trim. marked: rendered
+    with markers as contents. Raises InvalidRequest where contents are not shown as one text."""
     refusal = InvalidRequest("the chat template does not show each message as one text", param="messages")
     pieces = marked.split(marker * MARK)
     if len(pieces) != len(contents) + 1 or not text.startswith(pieces[0]):

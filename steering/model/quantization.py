@@ -24,8 +24,7 @@ def method_of(config: Any) -> str | None:
 def check_quantization(
     config: Any, quantization: Quantization | None, find: Callable[[str], object] = find_spec
 ) -> None:
-    """Raises InvalidRequest for weights that are quantized in the files, and where the package of the method is not installed. find:
-    returns None for a package that is not."""
+    """Raises InvalidRequest for weights that are quantized in the files, and without the package (`find`)."""
     if quantization is None:
         return
     method, package = method_of(config), quantization.partition("-")[0]

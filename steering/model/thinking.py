@@ -24,11 +24,8 @@ _GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 @dataclass(frozen=True, slots=True)
 class ThinkingFormat:
-    """How a family of models marks what it thinks: `begin`, text, `end`, before the answer.
-
-    control: the markers that are tokens which decoding leaves out.
-    switch: the variable that tells the chat template whether to think; empty where it has none.
-    """
+    """How a family of models marks its thinking: `begin`, text, `end`, before the answer. control: markers that
+    decoding leaves out. switch: the template's variable for whether to think, if any."""
 
     name: str
     begin: str
@@ -43,8 +40,7 @@ class ThinkingFormat:
 
 
 def beginning(markers: tuple[str, str], last: ChatMessage, tail: str) -> tuple[bool, bool]:
-    """Returns whether a conversation has begun the thinking of its answer, and whether the answer may begin it.
-    last, tail: see ThinkingFormat.parser."""
+    """Returns whether a conversation has begun to think, and whether its answer may; see ThinkingFormat.parser."""
     begin, end = markers
     if isinstance(last, ContinuedMessage):
         return last.content.rfind(begin) > last.content.rfind(end), False
@@ -62,8 +58,7 @@ MARKERS = tuple(marker for one in FORMATS for marker in (one.begin, one.end))
 
 
 def format_of(template: str, added: Mapping[str, int], special: Collection[str]) -> ThinkingFormat | None:
-    """Returns the format of a chat template, None where it has none or an unknown one.
-    added: the tokens that the tokenizer has beside its vocabulary. special: those that decoding leaves out."""
+    """Returns the format of a template, if known. added: tokens beside the vocabulary. special: not decoded ones."""
     if (known := in_template(template)) is None:
         return None
     markers = [one for one in (known.begin, known.end) if one in added and one in special]
@@ -140,11 +135,8 @@ class StreamParser(ABC, Generic[T]):
 
 
 class ThinkingParser(StreamParser[Thought]):
-    """Separates what an answer thinks from what it says as it grows. However the answer is cut into pieces, the joined thoughts and
-    texts are the same. White space around both markers is left out. An answer thinks at its beginning only.
-
-    opened: the prompt has begun the thinking. may_begin: the answer may begin it.
-    """
+    """Separates what an answer thinks, at its beginning, from what it says as it grows, however it is cut into pieces.
+    White space around markers is left out. opened: the prompt has begun the thinking. may_begin: the answer may."""
 
     def __init__(self, form: ThinkingFormat, *, opened: bool, may_begin: bool) -> None:
         self._form, self._opened, self._may_begin = form, opened, may_begin

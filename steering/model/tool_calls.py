@@ -4,6 +4,7 @@ the grammar of answers that must call."""
 import json
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from typing import Any
 
 from steering.errors import InvalidRequest
@@ -34,11 +35,11 @@ class ToolFormat:
     """
 
     name: str
-    contains: tuple[str, ...]
+    contains: Sequence[str]
     begin: str
     end: str = ""
     key: str = "arguments"
-    lacks: tuple[str, ...] = ()
+    lacks: Sequence[str] = ()
     many: bool = False
     bare: bool = False
     loose: bool = False
@@ -48,21 +49,21 @@ class ToolFormat:
     control: Mapping[int, str] = field(default_factory=dict)
 
     def grammar(self, parameters: Mapping[str, dict[str, Any]], several: bool) -> str:
-        """Returns the grammar, in Lark's notation, of answers that call functions and say nothing else.
+        """Returns the grammar, in Lark's notation, whose strings are those of JSON, of answers that call functions and say nothing else.
         parameters: the schema of the arguments of each function. several: whether an answer may have more than one call."""
         rules = []
         for index, (name, schema) in enumerate(parameters.items()):
-            begin = _literal(f'{{"name": "{name}", "{self.key}": ')
-            rules.append(f"call_{index}: {begin} args_{index} {_literal('}')}")
+            begin = json.dumps(f'{{"name": "{name}", "{self.key}": ')
+            rules.append(f"call_{index}: {begin} args_{index} {json.dumps('}')}")
             rules.append(f"args_{index}: %json {json.dumps({'type': 'object'} | schema)}")
         call = f"({' | '.join(f'call_{index}' for index in range(len(parameters)))})"
         if self.many:
-            more = f" ({_literal(', ')} {call})*" if several else ""
-            start = f"{self._marker(self.begin)} {_literal('[')} {call}{more} {_literal(']')}"
+            more = f" ({json.dumps(', ')} {call})*" if several else ""
+            start = f"{self._marker(self.begin)} {json.dumps('[')} {call}{more} {json.dumps(']')}"
         elif self.bare:
-            start = call + (f" ({_literal('; ')} {call})*" if several else "")
+            start = call + (f" ({json.dumps('; ')} {call})*" if several else "")
         else:
-            space = f" {_literal(self.space)} " if self.space else " "
+            space = f" {json.dumps(self.space)} " if self.space else " "
             one = f"{self._marker(self.begin)}{space}{call}{space}{self._marker(self.end)}"
             start = one + (f" ({space}{one})*" if several else "")
         return "\n".join([f"start: {start}", *rules])
@@ -73,8 +74,7 @@ class ToolFormat:
         return "[" if self.many else "{"
 
     def begins(self, *, starts: bool) -> dict[str, str]:
-        """Returns what may begin a call, each with what ends it; "" where the JSON does. starts: at the start of an answer, or after a
-        call, where markers may be left out."""
+        """Returns what may begin a call, each with its end; "" for JSON. starts: where markers may be left out."""
         found = {self.begin: self.end}
         if starts and (self.bare or self.loose):
             found[self.opening] = ""
@@ -84,29 +84,11 @@ class ToolFormat:
 
     def _marker(self, marker: str) -> str:
         # llguidance reads a token of the tokenizer's own by its id only, never as the characters of its name
-        return f"<[{self.tokens[marker]}]>" if marker in self.tokens else _literal(marker)
+        return f"<[{self.tokens[marker]}]>" if marker in self.tokens else json.dumps(marker)
 
 
-FORMATS = (
-    ToolFormat(
-        "hermes",
-        ("<tool_call>", '"arguments"'),
-        "<tool_call>",
-        "</tool_call>",
-        lacks=("<function=", "<arg_key>"),
-        loose=True,
-        space="\n",
-    ),
-    ToolFormat("mistral", ("[TOOL_CALLS]",), "[TOOL_CALLS]", lacks=("[ARGS]",), many=True, id_length=9),
-    ToolFormat(
-        "llama3_json",
-        ('{"name": ', '"parameters": '),
-        "<|python_tag|>",
-        key="parameters",
-        lacks=("<tool_call>", '"tool_name"'),
-        bare=True,
-    ),
-)
+_LINES = (files("steering.model") / "tool_formats.jsonl").read_text(encoding="utf-8").splitlines()
+FORMATS = tuple(ToolFormat(**json.loads(line)) for line in _LINES)
 """Hermes and Qwen 2.5 and 3; Mistral up to tokenizer v3; Llama 3.1 to 3.3. The first that fits a template is its format."""
 MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 """Around calls and results: tokens of some tokenizers that decoding does not leave out."""
@@ -157,12 +139,9 @@ class JsonReader:
 
 
 class CallParser(StreamParser[FoundCall]):
-    """Separates the text of an answer from its calls as it grows. However the answer is cut into pieces, the joined texts and the
-    calls are the same. A call is returned when it is whole; until then none of it is. At the end of the answer a call without its end
-    marker counts; one without the end of its JSON is text.
-
-    names: the functions that may be called. What begins a call and is none of them is text, with a warning.
-    """
+    """Separates the text of an answer from its calls as it grows, however it is cut into pieces. At the end of the
+    answer a call without its end marker counts; one without the end of its JSON is text, as is what is none of the
+    `names`, with a warning."""
 
     def __init__(self, form: ToolFormat, names: Collection[str]) -> None:
         self.warnings: list[str] = []
@@ -253,8 +232,3 @@ class CallParser(StreamParser[FoundCall]):
         if not isinstance(arguments, dict):
             raise InvalidRequest(f"the arguments of a call of {name!r} are no JSON object")
         return FoundCall(name, json.dumps(arguments, ensure_ascii=False))
-
-
-def _literal(text: str) -> str:
-    """Returns a string of Lark's notation."""
-    return json.dumps(text)

@@ -72,8 +72,7 @@ def _reason_against(recorded: list[tuple[int, Tensor]], layout: Layout) -> str |
 
 
 def _with_hook_points(model: PreTrainedModel, layout: Layout, token_ids: Int[Tensor, "row seq"]) -> Layout:
-    """Returns the layout with its hook points confirmed by a pass: each module runs once, and returns, or for heads takes, [row, seq,
-    width]."""
+    """Returns the layout with hook points confirmed by a pass: each runs once, with [row, seq, width]."""
     layout = with_named_hook_points(model, layout)
     shapes: dict[int, list[tuple[int, ...]]] = {point: [] for point in layout.inner}
 
@@ -135,9 +134,8 @@ def _adds_residual(module: nn.Module) -> bool:
 
 
 def _uses_attention_interface(model: PreTrainedModel, token_ids: Int[Tensor, "row seq"], layer_count: int) -> bool:
-    """Returns whether each block makes one call of transformers' attention interface, in order, with queries, keys and
-    values of one width, the window that the configuration gives its layer, and no further tensors; a window that only
-    transformers' masks contain would be lost, since masks of ours take their place."""
+    """Returns whether each block calls transformers' attention interface once, in order, with queries, keys and values
+    of one width, its configured window and no more tensors, since masks of ours take the place of transformers'."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layer_count

@@ -65,8 +65,7 @@ class Operation(Protocol):
     def warnings(
         spec: InterventionSpec, entries: Mapping[int, LayerDirection], others: Mapping[int, LayerDirection]
     ) -> tuple[str, ...]:
-        """Returns what a caller should know of an intervention that is carried out anyway. entries: the vector by layer; others:
-        that of `to` or `strength_from`, if given."""
+        """Returns what a caller should know. entries: the vector by layer. others: that of `to` or `strength_from`."""
         return ()
 
 

@@ -21,10 +21,8 @@ EditsByLayer: TypeAlias = Mapping[int, tuple[Edit, ...]]
 
 
 def planned_dose(edits: tuple[Edit, ...], norm: float | None) -> float | None:
-    """Returns |r' - r| / |r| of the edits of one intervention at a layer, as far as it is known before r.
-
-    norm: the typical |r| of the layer, None if not measured. None for edits that read r.
-    """
+    """Returns |r' - r| / |r| of the edits of one intervention at a layer, as far as it is known before r. norm: the
+    typical |r| of the layer, None if not measured. None for edits that read r."""
     total = 0.0
     for edit in edits:
         if edit.kind == "head":
@@ -68,11 +66,8 @@ def check_planned_dose(
 
 
 def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, phase: Phase, info: ModelInfo) -> float:
-    """The dose that is known beforehand at a layer in a phase, as if every window covered the whole phase.
-
-    Constant changes are summed as vectors. Of conditional ones only the largest counts, since it is not known which of
-    their conditions hold together.
-    """
+    """Returns the dose known beforehand at a layer in a phase, as if windows covered it. Constant changes are summed as
+    vectors; of conditional ones the largest counts, since it is not known which hold together."""
     acting = [
         (one, by_layer[layer], all(is_constant(edit, one.spec) for edit in by_layer[layer]))
         for one, by_layer in written
@@ -91,11 +86,9 @@ def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, p
 def shared_strengths(
     item: InterventionSpec, vector: ConceptVector, layers: Sequence[int], norms: Sequence[float]
 ) -> dict[int, float]:
-    """Returns the strength at each of the layers, in the unit of the item.
-
-    Each layer plans the same relative dose; together they plan what `item.strength` does at the recommended layers.
-    norms: the typical |r| of every layer. Raises InvalidRequest where they were not measured, unless the unit is `relative`.
-    """
+    """Returns the strength at each layer, in the unit of the item, so that all plan the same relative dose, together
+    that of `item.strength` at the recommended layers. norms: typical |r|. Raises InvalidRequest where they are
+    needed and not known."""
     if item.unit != "relative" and not norms:
         raise InvalidRequest(
             f"'share_dose' in unit {item.unit!r} needs the typical norms of the model, which were not measured; use unit "

@@ -60,8 +60,7 @@ class EditBuilder:
         return tuple(sorted(built, key=lambda one: (one.mandatory, one.prompt_key, one.key)))
 
     def _joins(self, index: int, written: tuple[Edit, ...]) -> object:
-        """Removals with an equal key are carried out together, over a basis of their span; others have a key of their own. A map or
-        a score that happens to have the numbers of a removal is added like any other."""
+        """Returns a key that removals share which are carried out together over a basis; others have one of their own."""
         owner = self._interventions[index]
         other = owner.holds or owner.spec.strength_from is not None or owner.spec.operation == "apply"
         if len(written) > 1 or not _is_removal(written[0]) or other:
@@ -162,10 +161,7 @@ def _is_removal(edit: Edit) -> bool:
 
 
 def joint_basis(directions: Sequence[Direction]) -> Float[Tensor, "rank d_model"]:
-    """Returns an orthonormal basis of the span, the same for any order of the directions.
-
-    Directions that are (nearly) dependent do not add a row: QR would make one out of rounding noise.
-    """
+    """Returns an orthonormal basis of the span, alike in any order; (nearly) dependent directions add no row."""
     rows = torch.stack(sorted(directions, key=digest))
     _, values, basis = torch.linalg.svd(rows.double(), full_matrices=False)
     found: Tensor = basis[values > RANK_TOLERANCE * values[0]]

@@ -94,11 +94,9 @@ def given_layers(
     scale: Mapping[str, float] | None,
     maps: Mapping[str, LowRankMap] | None = None,
 ) -> dict[int, LayerDirection]:
-    """Returns unit directions by layer from numbers by layer (d_model each). maps: by layer; one whose layer has no direction gives it.
-
-    Without a scale the norm of the given numbers is the natural scale: strength 1 adds exactly these numbers. Raises
-    VectorModelMismatch for another d_model or a layer the model does not have, InvalidRequest for zero or infinity.
-    """
+    """Returns unit directions by layer from numbers by layer (d_model each). maps: one whose layer has no direction
+    gives it. Without a scale the norm is the natural scale. Raises VectorModelMismatch for another d_model or a
+    layer the model does not have, InvalidRequest for zero or infinity."""
     maps = maps or {}
     for key, given in maps.items():
         given.check(layer_index(int(key), info.layer_count, param="maps", error=VectorModelMismatch), info.d_model)
@@ -120,16 +118,9 @@ def given_layers(
 
 def inline_vector(name: InlineVector, info: ModelInfo) -> ConceptVector:
     """Builds the vector of a direction given in a request. Raises what `given_layers` raises."""
-    return ConceptVector(
-        name="inline",
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method="given",
-        layers=given_layers(info, name.directions, name.scale),
-        sha256=name.sha256,
-        inline=True,
-    )
+    layers = given_layers(info, name.directions, name.scale)
+    of = info.name, info.fingerprint, info.d_model
+    return ConceptVector("inline", *of, "given", layers, sha256=name.sha256, inline=True)
 
 
 MAX_LAYER_ACTIONS = 2048
@@ -176,10 +167,7 @@ async def resolve(
 
 
 class RecentPlans:
-    """Caches the `most` latest plans, because traffic repeats the same few steerings.
-
-    Names are looked up every time: the key has the namespaces, versions and digests that they stand for now.
-    """
+    """Caches the latest plans. Names are looked up every time: the key has the versions that they stand for now."""
 
     def __init__(self, most: int = 64) -> None:
         self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
@@ -310,8 +298,13 @@ class _Resolver:
         _check_calibrated_unit(item, layers)
         condition = None if item.when is None else self._tree(item.when)
         self._check_order(item, points[0], condition)
-        if vector is None:
-            return self._without_head(item, layers, points, condition)
+        names = {name: found.id for name, found in self._found.items()}
+        if vector is None:  # the ablation of an attention head
+            mark = torch.zeros(self._info.d_model)
+            mark[item.head] = 1.0
+            removal = Edit(mark, weight=item.strength, kind="head")
+            spec = renamed(item, names, layers=layers)
+            return Intervention(spec, "", "", layers, condition), dict.fromkeys(points, (removal,))
         if item.share_dose and item.hook != "residual":
             raise InvalidRequest(f"'share_dose' is of hook 'residual', got hook {item.hook!r}", param="share_dose")
         strengths = shared_strengths(item, vector, layers, self._info.typical_norms) if item.share_dose else {}
@@ -325,7 +318,7 @@ class _Resolver:
         planned = {
             layer: planned_dose(edits[point], norms.get(point)) for point, layer in zip(points, layers, strict=True)
         }
-        spec = renamed(item, {name: found.id for name, found in self._found.items()}, layers=layers)
+        spec = renamed(item, names, layers=layers)
         self._warnings += operation.warnings(spec, entries, others)
         hold = item.hold
         intervention = Intervention(
@@ -354,16 +347,6 @@ class _Resolver:
             return None, _range_of(layers, count)
         assert layers != "recommended", "an InterventionSpec with a head names its layers"
         return None, layer_indices(layers, count)
-
-    def _without_head(
-        self, item: InterventionSpec, layers: tuple[int, ...], points: tuple[int, ...], condition: ConditionTree | None
-    ) -> tuple[Intervention, dict[int, tuple[Edit, ...]]]:
-        """Returns the ablation of an attention head, and its edits by point."""
-        mark = torch.zeros(self._info.d_model)
-        mark[item.head] = 1.0
-        names = {name: found.id for name, found in self._found.items()}
-        intervention = Intervention(renamed(item, names, layers=layers), "", "", layers, condition)
-        return intervention, dict.fromkeys(points, (Edit(mark, weight=item.strength, kind="head"),))
 
     def _tree(self, condition: ConditionSpec) -> ConditionTree:
         """Returns the tree of a condition; equal thresholds are tested once."""
@@ -402,11 +385,8 @@ class _Resolver:
         )
 
     def _check_order(self, item: InterventionSpec, first: int, condition: ConditionTree | None) -> None:
-        """Refuses a condition that is read too late for the scope.
-
-        A condition read at a later layer than the action takes effect one token later. Prompt positions are computed
-        together, so they cannot wait for it.
-        """
+        """Refuses a condition that is read too late for the scope. A condition read at a later layer than the action
+        takes effect one token later. Prompt positions are computed together, so they cannot wait for it."""
         phases = SCOPE_PHASES[item.scope.tokens]
         for leaf in () if condition is None else condition.leaves():
             threshold = self._thresholds[leaf]

@@ -137,10 +137,8 @@ def computes_whole(plan: SteeringPlan) -> bool:
 
 
 def follows_single_tokens(plan: SteeringPlan) -> bool:
-    """Whether a generated token's steering depends on the token before it, so that a pass computes one of them at a time.
-
-    That is so for held readouts, and for conditions that are read at a later layer than one where they act.
-    """
+    """Whether a generated token's steering depends on the token before it, so that a pass computes one of them at a
+    time. That is so for held readouts, and for conditions that are read at a later layer than one where they act."""
     if any(one.holds for one in plan.interventions):
         return True
     return any(

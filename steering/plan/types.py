@@ -77,10 +77,7 @@ class ConditionTree:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedHold:
-    """A controller of the strength at one layer, see `Hold`. The readout is (r . d - middle) / scale.
-
-    limit: the largest strength in either direction.
-    """
+    """A controller at one layer, see `Hold`, of (r . d - middle) / scale. limit: the largest strength either way."""
 
     score: float
     integral_gain: float

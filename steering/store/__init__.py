@@ -9,9 +9,8 @@ if TYPE_CHECKING:
 
 
 async def open_store(url: str) -> "Store":
-    """Opens a migrated store: `sqlite:///path/to/file` (with `?max_mb=` if wanted), `postgresql://...`, or `memory://`.
-    A memory store is deleted when it is closed. Raises InvalidRequest for a URL that cannot be right, without repeating it,
-    StoreUnavailable when the database cannot be reached, StoreCorrupt when it is damaged or newer than this code."""
+    """Opens a migrated store: `sqlite:///path/to/file` (`?max_mb=`), `postgresql://...`, or `memory://`, deleted when
+    closed. Raises InvalidRequest, StoreUnavailable, StoreCorrupt."""
     # SQLAlchemy and Alembic take most of a second to import, which commands without a store need not wait for.
     from steering.store.store import open_sql_store, open_temporary_store  # noqa: PLC0415
 

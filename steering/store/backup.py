@@ -31,9 +31,8 @@ Report: TypeAlias = Callable[[str, int], None]
 def copy_database(
     source: DatabaseAddress, target: DatabaseAddress, *, replace: bool = False, report: Report = lambda _, __: None
 ) -> None:
-    """Copies one snapshot of the source in one transaction of the target; a failure leaves the target as it was.
-    replace: deletes what the target has. What is written to the source meanwhile is not copied. Raises InvalidRequest for a
-    source without our tables or with an older schema, and a target that is the source or not empty; StoreUnavailable,
+    """Copies one snapshot in one transaction of the target. replace: deletes what the target has. Raises InvalidRequest
+    for a source without our newest tables and a target that is the source or not empty; StoreUnavailable,
     StorageFull, StoreCorrupt."""
     schema, newest = current(source)
     if schema is None:
@@ -49,7 +48,10 @@ def copy_database(
             for table in reversed(copied_tables()):
                 writing.execute(delete(table))
         else:
-            _check_empty(writing)
+            counts = {one.name: writing.scalar(select(func.count()).select_from(one)) for one in copied_tables()}
+            if found := [f"{count} rows in {name}" for name, count in counts.items() if count]:
+                message = f"the target is not empty: {', '.join(found)}; replace it or name another"
+                raise InvalidRequest(message, param="target")
         for table in copied_tables():
             report(table.name, _copy(table, reading, writing))
         for topic in get_args(Topic):  # servers on the target read again what they hold in memory
@@ -127,13 +129,6 @@ def _flush(path: Path) -> None:
 def _identity(address: DatabaseAddress) -> str:
     file = address.file
     return address.url.render_as_string(hide_password=False) if file is None else str(file.resolve())
-
-
-def _check_empty(connection: Connection) -> None:
-    counts = {table.name: connection.scalar(select(func.count()).select_from(table)) for table in copied_tables()}
-    found = [f"{count} rows in {name}" for name, count in counts.items() if count]
-    if found:
-        raise InvalidRequest(f"the target is not empty: {', '.join(found)}; replace it or name another", param="target")
 
 
 def _copy(table: Table, source: Connection, target: Connection) -> int:

@@ -90,13 +90,20 @@ _ADAPTER = TypeAdapter(VectorMetadata)
 
 def write_metadata(vector: ConceptVector, labels: bool) -> str:
     """Writes canonical JSON: equal content gives equal text. Without `labels` it leaves out name, description and tags."""
+    layers = dict[str, dict[str, Any]]()
+    for layer, entry in vector.layers.items():
+        values = values_of(entry, LayerNumbers)
+        found = values.pop("map")
+        layers[str(layer)] = {name: float(number) for name, number in values.items() if number is not None}
+        if found is not None:  # so that files without maps stay the same
+            layers[str(layer)]["map"] = {"rank": found.rank, "activation": found.activation}
     fields: dict[str, Any] = {
         "format": FORMAT,
         "model": vector.model,
         "model_fingerprint": vector.model_fingerprint,
         "d_model": vector.d_model,
         "method": vector.method,
-        "layers": {str(layer): _numbers_of(entry) for layer, entry in vector.layers.items()},
+        "layers": layers,
         "recommended": None if vector.recommended is None else asdict(vector.recommended),
         "quality": None if vector.quality is None else vector.quality.to_dict(),
         "provenance": dict(vector.provenance),
@@ -104,14 +111,6 @@ def write_metadata(vector: ConceptVector, labels: bool) -> str:
     if labels:
         fields["labels"] = {"name": vector.name, "description": vector.description, "tags": list(vector.tags)}
     return dump_json(fields, "metadata")
-
-
-def _numbers_of(entry: LayerNumbers) -> dict[str, Any]:
-    """Returns what the metadata has of a layer; the form of its map only where it has one, so that other files stay the same."""
-    values = values_of(entry, LayerNumbers)
-    found = values.pop("map")
-    numbers: dict[str, Any] = {name: float(number) for name, number in values.items() if number is not None}
-    return numbers if found is None else {**numbers, "map": {"rank": found.rank, "activation": found.activation}}
 
 
 def read_metadata(text: str) -> VectorMetadata:
@@ -130,8 +129,7 @@ def read_metadata(text: str) -> VectorMetadata:
 
 
 def read_stored_metadata(text: str) -> VectorMetadata:
-    """Reads metadata that `read_metadata` has accepted before: only its fields are checked again, in compiled code.
-    Raises InvalidRequest naming the field that does not fit."""
+    """Reads metadata that `read_metadata` has accepted before: only its fields are checked. Raises InvalidRequest."""
     try:
         return _ADAPTER.validate_json(text)
     except ValidationError as error:
@@ -186,10 +184,9 @@ def decode(
     model_fingerprint: str = "",
     limits: FileLimits = UPLOAD,
 ) -> ConceptVector:
-    """Reads the vector in an untrusted file. `name` overrides the one inside.
-    A bare file (tensors without our metadata) is read only when `model` names the model; each direction's length becomes its
-    natural scale, a map is linear, and a layer with a map alone takes its direction from it. Half-precision directions are made unit length again in float32. Raises UnsupportedFormat for
-    other formats, LimitExceeded, VectorModelMismatch for shapes, else InvalidRequest."""
+    """Reads the vector in an untrusted file; `name` overrides the one inside. A bare file, without our metadata, needs
+    `model`; lengths become natural scales, maps are linear and give missing directions. Raises UnsupportedFormat,
+    LimitExceeded, VectorModelMismatch, InvalidRequest."""
     header = _read_header(content, limits)
     text = _read_metadata_entry(header, limits)
     stored = _read_tensors(content, header)

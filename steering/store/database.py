@@ -92,17 +92,18 @@ class Reserve:
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(self._database)) as connection:
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
-    def room_inside(self) -> bool:
-        """Returns whether the database has as many free pages as the reserve, so that an insert does not need the disk."""
+    def has_space(self) -> bool:
+        """Returns whether the file is there or can be allocated, or the database has as many free pages for an insert."""
+        if self.take():
+            return True
         with contextlib.closing(sqlite3.connect(self._database)) as connection:
             free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
         return free * SQLITE_PAGE_BYTES >= RESERVE_BYTES
 
 
 class Database:
-    """Runs transactions; each ends in a commit, or in a rollback when its work raises.
-    A cancelled caller returns at once while its transaction runs to its end: a statement that is cancelled keeps its lock
-    until the connection is garbage-collected."""
+    """Runs transactions; each ends in a commit or rollback. A cancelled caller returns at once while its transaction
+    runs to its end: a cancelled statement would keep its lock until the connection is garbage-collected."""
 
     def __init__(self, address: DatabaseAddress, reserve: Reserve | None = None) -> None:
         """reserve: of a SQLite file that is kept."""
@@ -121,37 +122,25 @@ class Database:
 
         return await self.read(read)
 
-    async def newest(
+    async def page(
         self,
         query: Select[*tuple[Any, ...]],
-        position: InstrumentedAttribute[int],
+        by: InstrumentedAttribute[Any],
         listing: Listing,
         limit: int,
         cursor: str | None,
     ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows, newest first, and the cursor of the next page. position: counts the rows of the table."""
-        page = query.add_columns(position).order_by(position.desc()).limit(check_page(limit) + 1)
+        """Returns a page, by name up to PAGE_BYTES of column `bytes` or by position, newest first, and the next cursor."""
+        newest = by.key == "position"
+        page = query.add_columns(by.label("cursor")).order_by(by.desc() if newest else by).limit(check_page(limit) + 1)
         if cursor is not None:
-            page = page.where(position < read_position(listing, cursor))
+            last = read_cursor(listing, cursor)
+            if newest and not (last.isascii() and last.isdigit() and len(last) <= 18):
+                raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
+            page = page.where(by < int(last) if newest else by > last)
         rows = await self.rows(page)
-        return rows[:limit], make_cursor(listing, str(rows[limit - 1].position)) if len(rows) > limit else None
-
-    async def by_name(
-        self,
-        query: Select[*tuple[Any, ...]],
-        name: InstrumentedAttribute[str],
-        listing: Listing,
-        limit: int,
-        cursor: str | None,
-    ) -> tuple[Sequence[AnyRow], str | None]:
-        """Returns a page of rows by name, and the cursor of the next page.
-        The rows have a column `bytes`; the page ends before its limit where they sum up to more than PAGE_BYTES."""
-        page = query.order_by(name).limit(check_page(limit) + 1)
-        if cursor is not None:
-            page = page.where(name > read_cursor(listing, cursor))
-        rows = await self.rows(page)
-        kept = rows[: entries_that_fit(row.bytes for row in rows[:limit])]
-        return kept, make_cursor(listing, kept[-1].name) if len(rows) > len(kept) else None
+        kept = rows[: limit if newest else entries_that_fit(row.bytes for row in rows[:limit])]
+        return kept, make_cursor(listing, str(kept[-1].cursor)) if len(rows) > len(kept) else None
 
     async def check_schema(self, connection: AsyncConnection) -> None:
         """Raises StoreUnavailable where a newer server has upgraded the database."""
@@ -167,16 +156,24 @@ class Database:
         return await self._to_completion(self._transaction(work, writes=False))
 
     async def write(self, work: Work[T], *, when_full: bool = False) -> T:
-        """Runs `work` in a write transaction and returns its result once committed. Writers of all processes take turns.
-        when_full: for a delete, or what takes no space, which has to work on a full disk. Raises StoreUnavailable where a newer
-        server has upgraded the database: its tables may have other rules."""
+        """Runs `work` in a write transaction; returns its result once committed. Writers of all processes take turns.
+        when_full: works on a full disk. Raises StoreUnavailable where a newer server has upgraded the database."""
         await self._writer.acquire()
 
         async def exclusive() -> T:
             try:
-                if when_full:
-                    return await self._write_when_full(work)
-                await self._require_space()
+                reserve = self._reserve
+                if reserve is not None and not (when_full or reserve.there or await run_in_thread(reserve.has_space)):
+                    raise StorageFull(
+                        "the disk of the database is full: only deleting and changing keys works until it has space again"
+                    )
+                try:
+                    return await self._transaction(work, writes=True)
+                except StorageFull:
+                    if not when_full or reserve is None or not reserve.there:
+                        raise
+                log.warning("reserve_given_up")
+                await run_in_thread(reserve.give_up)
                 return await self._transaction(work, writes=True)
             finally:
                 self._writer.release()
@@ -196,25 +193,6 @@ class Database:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.engine.dispose()
 
-    async def _write_when_full(self, work: Work[T]) -> T:
-        try:
-            return await self._transaction(work, writes=True)
-        except StorageFull:
-            if self._reserve is None or not self._reserve.there:
-                raise
-            log.warning("reserve_given_up")
-            await run_in_thread(self._reserve.give_up)
-            return await self._transaction(work, writes=True)
-
-    async def _require_space(self) -> None:
-        """Raises StorageFull while the disk has no space for the reserve, unless the database has free pages."""
-        if self._reserve is None or self._reserve.there or await run_in_thread(self._reserve.take):
-            return
-        if not await run_in_thread(self._reserve.room_inside):
-            raise StorageFull(
-                "the disk of the database is full: only deleting and changing keys works until it has space again"
-            )
-
     async def _transaction(self, work: Work[T], writes: bool) -> T:
         with translated():
             async with self.engine.connect() as connection:
@@ -232,8 +210,13 @@ class Database:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # marks it retrieved, because a cancelled caller never reads it
+        retrieved(task)
+
+
+def retrieved(task: asyncio.Task[Any]) -> None:
+    """Marks the error of a task as retrieved, because callers that were cancelled never read it."""
+    if not task.cancelled():
+        task.exception()
 
 
 def upsert(
@@ -261,34 +244,12 @@ def note_change(connection: Connection, topic: Topic) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who stores something in a namespace, by the name of a key, and how much of it. None: no limit.
-    max_bytes: of all that the key has stored. max_links: of the key. max_profiles: of the namespace, whoever stored them."""
+    """Who stores something, by the name of a key, and how much; None: no limit. max_profiles: of the namespace."""
 
     key: str = ""
     max_bytes: int | None = None
     max_links: int | None = None
     max_profiles: int | None = None
-
-    def check_bytes(self, used: int, size: int) -> None:
-        """Raises StorageFull when what the key has stored would take too much with `size` bytes more."""
-        if self.max_bytes is not None and used + size > self.max_bytes:
-            raise StorageFull(
-                f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
-                f"{self.max_bytes}: delete some first",
-                param="storage_bytes",
-            )
-
-    def check_links(self, count: int) -> None:
-        """Raises StorageFull when a key that has `count` links may not have one more."""
-        if self.max_links is not None and count >= self.max_links:
-            message = f"this key has {count} links; it may have {self.max_links}: delete some first"
-            raise StorageFull(message, param="max_links")
-
-    def check_profiles(self, count: int) -> None:
-        """Raises StorageFull when a namespace that has `count` profiles may not have one more."""
-        if self.max_profiles is not None and count >= self.max_profiles:
-            message = f"this namespace has {count} profiles; it may have {self.max_profiles}: delete some first"
-            raise StorageFull(message, param="max_profiles")
 
 
 UNLIMITED = Writer()
@@ -321,8 +282,24 @@ async def check_storage(connection: AsyncConnection, namespace: str, writer: Wri
     used = 0
     for row in (VectorRow, ProfileRow, LinkRow, JobRow, JobOutputRow):
         own = (row.namespace == namespace, row.created_by == writer.key)
-        used += await connection.scalar(select(func.sum(row.size)).where(*own)) or 0
-    writer.check_bytes(int(used), size)
+        used += int(await connection.scalar(select(func.sum(row.size)).where(*own)) or 0)
+    if used + size > writer.max_bytes:
+        raise StorageFull(
+            f"what this key has stored takes {used} bytes and this one takes {size}; the key may store "
+            f"{writer.max_bytes}: delete some first",
+            param="storage_bytes",
+        )
+
+
+async def check_count(
+    connection: AsyncConnection, row: type[Base], own: Iterable[ColumnElement[bool]], limit: int | None, owner: str
+) -> None:
+    """Raises StorageFull when an owner, a key or a namespace, has as many rows as it may have."""
+    count = 0 if limit is None else await connection.scalar(select(func.count()).select_from(row).where(*own)) or 0
+    if limit is not None and count >= limit:
+        table = row.__tablename__
+        message = f"this {owner} has {count} {table}; it may have {limit}: delete some first"
+        raise StorageFull(message, param=f"max_{table}")
 
 
 def make_cursor(listing: Listing, last: str) -> str:
@@ -342,14 +319,6 @@ def read_cursor(listing: Listing, cursor: str) -> str:
     if kind != listing or make_cursor(listing, last) != cursor:
         raise refusal
     return last
-
-
-def read_position(listing: Listing, cursor: str) -> int:
-    """Reads a cursor of a listing that is ordered by an increasing number."""
-    last = read_cursor(listing, cursor)
-    if not (last.isascii() and last.isdigit() and len(last) <= 18):
-        raise InvalidRequest("the cursor was not returned by this listing", param="cursor")
-    return int(last)
 
 
 def check_page(limit: int) -> int:

@@ -103,7 +103,7 @@ class Audit:
     async def find(self, limit: int = 50, cursor: str | None = None) -> tuple[list[AuditEntryAnswer], str | None]:
         """Lists entries, newest first."""
         query = select(*_AUDIT_COLUMNS)
-        rows, following = await self.database.newest(query, AuditRow.position, "audit", limit, cursor)
+        rows, following = await self.database.page(query, AuditRow.position, "audit", limit, cursor)
         return [AuditEntryAnswer.model_validate(row, from_attributes=True) for row in rows], following
 
     async def prune(self, before: str) -> int:

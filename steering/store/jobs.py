@@ -78,7 +78,7 @@ class Jobs(Namespaced):
     async def find(self, limit: int = 50, cursor: str | None = None) -> Page[JobRecord]:
         """Lists jobs without requests and results, newest first."""
         query = select(*_LISTED).where(self._visible())
-        rows, following = await self.database.newest(query, JobRow.position, "job", limit, cursor)
+        rows, following = await self.database.page(query, JobRow.position, "job", limit, cursor)
         jobs, damaged = read_valid(_from_row, rows)
         return Page(jobs, following, tuple(row.id for row in damaged))
 
@@ -151,8 +151,7 @@ def _postgresql_time(_: object, __: SQLCompiler, **___: object) -> str:
 
 @dataclass(eq=False)
 class Servers:
-    """The servers of one database, their leases, and the cancellation of jobs that run on another one.
-    Lease times are compared with the clock of the database, never with a server's."""
+    """The servers of a database, their leases by the database's clock, and the cancellation of jobs on another one."""
 
     database: Database
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import InvalidRequest, LinkNotFound
 from steering.schemas.resources import LinkAnswer, LinkState, link_url
-from steering.store.database import Namespaced, check_storage
+from steering.store.database import Namespaced, check_count, check_storage
 from steering.store.records import now, read_record
 from steering.store.tables import LinkRow
 from steering.strict_json import dump_json
@@ -34,8 +34,7 @@ class Links(Namespaced):
 
         async def add(connection: AsyncConnection) -> LinkAnswer:
             await check_storage(connection, self.namespace, self.writer, len(text))
-            own = select(func.count(LinkRow.id)).where(*self._owned(self.writer.key))
-            self.writer.check_links(await connection.scalar(own) or 0)
+            await check_count(connection, LinkRow, self._owned(self.writer.key), self.writer.max_links, "key")
             await connection.execute(insert(LinkRow).values(row))
             return LinkAnswer(**labels, bytes=len(text), url=link_url(view, link_id))
 
@@ -57,7 +56,7 @@ class Links(Namespaced):
         """Lists links of this namespace without their states, newest first. owner: the name of a key, None for every key."""
         columns = (LinkRow.id, LinkRow.view, LinkRow.size.label("bytes"), LinkRow.created_at, LinkRow.namespace)
         query = select(*columns).where(*self._owned(owner))
-        rows, following = await self.database.newest(query, LinkRow.position, "link", limit, cursor)
+        rows, following = await self.database.page(query, LinkRow.position, "link", limit, cursor)
         links = ({**row._mapping, "url": link_url(row.view, row.id)} for row in rows)
         return list(map(LinkAnswer.model_validate, links)), following
 

@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from steering.errors import StoreCorrupt
 from steering.store.address import DatabaseAddress, transaction, translated
+from steering.store.tables import Base
 
 OWNER_ONLY = 0o600
 """A database has prompts of links, results of jobs and digests of keys."""
@@ -30,8 +31,7 @@ def schema_known() -> str | None:
 
 
 def migrate(address: DatabaseAddress) -> None:
-    """Creates the file, for its owner only, and its folder if need be. Of two processes that start together, one waits.
-    Raises StoreCorrupt for a schema this code does not know, StoreUnavailable when the database cannot be reached."""
+    """Creates or upgrades a database; of two processes, one waits. Raises StoreCorrupt, StoreUnavailable."""
     with translated():
         if address.file is not None:
             address.file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,7 @@ def create_private(file: Path) -> None:
 
 
 def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
-    """Returns the schema of the database, None if it is empty or not there, and that of this code. Changes nothing.
-    Raises StoreUnavailable when the database cannot be reached."""
+    """Returns the schema of a database, None without one, and that of this code. Raises StoreUnavailable."""
     newest = schema_known()
     if address.file is not None and not address.file.exists():
         return None, newest
@@ -66,15 +65,18 @@ def _config() -> Config:
 
 def _upgrade(connection: Connection) -> None:
     newest = schema_known()
-    found = MigrationContext.configure(connection).get_current_heads()
-    if found == (newest,):
-        return
-    strange = set(found) - {script.revision for script in _known().walk_revisions()}
-    if strange:
-        raise StoreCorrupt(
-            f"the database has schema {', '.join(sorted(strange))}, this version knows up to {newest}: "
-            "it was written by a newer version; run that one, or give this one another database"
-        )
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    context = MigrationContext.configure(connection)
+    found = context.get_current_revision()
+    if found is None:
+        Base.metadata.create_all(connection, checkfirst=False)
+        context.stamp(_known(), "head")
+    elif found != newest:
+        known = [script.revision for script in _known().walk_revisions()]
+        if found not in known:
+            raise StoreCorrupt(
+                f"the database has schema {found}, this version knows {known[-1]} to {newest}: "
+                "it was written by another version; run that one, or give this one another database"
+            )
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,12 +1,12 @@
 """Profiles: named steerings, and the default steering of requests that name none."""
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from steering.errors import ProfileNotFound
 from steering.schemas.resources import ProfileAnswer
 from steering.spec import SteeringSpec, vector_names
-from steering.store.database import AnyRow, Namespaced, check_storage, exchange, seen_from, upsert
+from steering.store.database import AnyRow, Namespaced, check_count, check_storage, exchange, seen_from, upsert
 from steering.store.records import (
     DESCRIPTION_LIMIT,
     Page,
@@ -26,8 +26,7 @@ _LABELS = (ProfileRow.namespace, ProfileRow.name, ProfileRow.description, Profil
 
 
 class Profiles(Namespaced):
-    """The profiles that a namespace sees, and its default steering.
-    Both name vectors that their namespace sees, checked in the transaction that stores them."""
+    """The profiles that a namespace sees, and its default steering. Vectors that they name exist when they are stored."""
 
     async def put(self, name: str, steering: SteeringSpec, description: str = "") -> ProfileAnswer:
         """Creates or replaces the profile of that name. Raises VectorNotFound, InvalidRequest, StorageFull."""
@@ -41,9 +40,8 @@ class Profiles(Namespaced):
             columns = select(ProfileRow.created_at, ProfileRow.created_by, ProfileRow.size)
             before = (await connection.execute(columns.filter_by(**key))).first()
             if before is None:
-                own = ProfileRow.namespace == self.namespace
-                count = await connection.scalar(select(func.count()).select_from(ProfileRow).where(own))
-                self.writer.check_profiles(count or 0)
+                own = [ProfileRow.namespace == self.namespace]
+                await check_count(connection, ProfileRow, own, self.writer.max_profiles, "namespace")
             replaced = before.size if before is not None and before.created_by == self.writer.key else 0
             await check_storage(connection, self.namespace, self.writer, len(text) - replaced)
             dates = {"created_at": now() if before is None else before.created_at, "updated_at": now()}
@@ -64,7 +62,7 @@ class Profiles(Namespaced):
         """Lists visible profiles, by name. A page has fewer than `limit` where they are large."""
         seen = seen_from(ProfileRow, self.namespace)
         sizes = select(ProfileRow.name, ProfileRow.size.label("bytes")).where(seen)
-        page, following = await self.database.by_name(sizes, ProfileRow.name, "profile", limit, cursor)
+        page, following = await self.database.page(sizes, ProfileRow.name, "profile", limit, cursor)
         chosen = ProfileRow.name.in_([row.name for row in page])
         query = select(*_LABELS, ProfileRow.steering).where(seen, chosen).order_by(ProfileRow.name)
         profiles, damaged = await run_in_thread(read_valid, _from_row, await self.database.rows(query))

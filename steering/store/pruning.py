@@ -30,9 +30,8 @@ def prune_records(
 
 
 def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False) -> tuple[str, ...]:
-    """Deletes the versions of each vector but the newest `keep`, and returns them as `name@version`, the oldest first.
-    Versions that a profile, a default steering or a document such as the policy names with their number are kept. Records for
-    replay that clients hold are not known here: they can no longer be replayed. Raises StoreUnavailable, StoreCorrupt."""
+    """Deletes all but the newest `keep` versions of each vector that no stored steering or document names, and returns
+    them as `name@version`, the oldest first. Raises StoreUnavailable, StoreCorrupt."""
     migrate(address)
     identity = (VectorRow.namespace, VectorRow.name, VectorRow.version)
     by_version = func.row_number().over(partition_by=identity[:2], order_by=VectorRow.version.desc())

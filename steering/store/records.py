@@ -163,8 +163,7 @@ def check_text(text: str, param: str, limit: int) -> None:
 
 
 def check_labels(description: str | None, tags: tuple[str, ...] | None) -> None:
-    """Checks the description and the tags of a vector; None is not checked. Raises LimitExceeded for too much of them,
-    InvalidRequest for what no database stores, and for a tag that breaks the rule of names or is repeated."""
+    """Checks a description and tags where given. Raises LimitExceeded, InvalidRequest."""
     check_text(description or "", "description", DESCRIPTION_LIMIT)
     tags = tags or ()
     if len(tags) > TAG_LIMIT:

@@ -84,8 +84,7 @@ async def refuse_if_used(
 def _may_use(
     row: type[ProfileRow] | type[DefaultSteeringRow], namespace: str, name: str, texts: Sequence[str]
 ) -> ColumnElement[bool]:
-    """Selects steerings that contain one of the texts and see the name as a vector of this namespace.
-    Other namespaces see the vector of `shared` unless they have one of the same name."""
+    """Selects steerings with one of the texts that see the name as this vector: not those with an own one of that name."""
     written = or_(*(row.steering.contains(text, autoescape=True) for text in texts))
     if namespace != SHARED:
         return and_(row.namespace == namespace, written)

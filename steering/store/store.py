@@ -26,9 +26,7 @@ from steering.vectors import check_name
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStore:
-    """What a store shows in one namespace. The only access to vectors, profiles, jobs and links, so no query lacks one.
-    Names are looked up in the namespace, then in `shared`; a vector of the namespace hides every version of the shared one
-    of that name. Writing goes to the namespace."""
+    """What a store shows in one namespace: its own names, then those of `shared`. Writing goes to the namespace."""
 
     namespace: str
     vectors: Vectors
@@ -87,8 +85,7 @@ class Store:
 
 
 async def open_temporary_store(parent: Path | None = None) -> Store:
-    """Opens an empty SQLite database in a new folder, in `parent` or where the system has its temporary files.
-    A killed process leaves the folder to the system's cleaning. Raises StoreUnavailable where no folder can be made."""
+    """Opens an empty SQLite database in a new folder, in `parent` or the system's. Raises StoreUnavailable."""
     opening = asyncio.ensure_future(_open_in_new_folder(parent))
     try:
         return await asyncio.shield(opening)

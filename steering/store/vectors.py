@@ -13,7 +13,16 @@ from sqlalchemy.orm import aliased
 
 from steering.errors import InvalidRequest, LimitExceeded, NotNewest, StoreCorrupt, UnsupportedFormat
 from steering.store.blob import OWN, decode, digest, encode, read_stored_metadata, write_metadata
-from steering.store.database import AnyRow, Namespaced, check_page, check_storage, entries_that_fit, seen_from, upsert
+from steering.store.database import (
+    AnyRow,
+    Namespaced,
+    check_page,
+    check_storage,
+    entries_that_fit,
+    retrieved,
+    seen_from,
+    upsert,
+)
 from steering.store.records import Page, VectorFilter, VersionPage, check_labels, now, read_valid
 from steering.store.references import refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow
@@ -51,9 +60,8 @@ def decoded_numbers(vector: ConceptVector) -> int:
 
 
 class VectorReads:
-    """What the readers of one store share. decoded: decoded vectors, by their LABELS.
-    waiting: reads that have not begun. Whoever asks for the same key takes part, and nobody gets what was read before they asked.
-    locks: at most one read of a key runs, so that a thousand requests that name one vector cost two reads, not a thousand."""
+    """What the readers of one store share. decoded: by LABELS. waiting: reads that have not begun, joined by who asks
+    for the same. locks: of running reads, so that a thousand requests for one vector cost two reads."""
 
     def __init__(self) -> None:
         self.decoded: LRUCache[tuple[Any, ...], ConceptVector] = LRUCache(DECODED_NUMBERS, getsizeof=decoded_numbers)
@@ -76,7 +84,10 @@ class Vectors(Namespaced):
             if after is not None:
                 _check_newest(await self._labels(connection, after.name, None), after)
             await check_storage(connection, self.namespace, self.writer, columns["size"])
-            version = await self._next_version(connection, vector.name)
+            key = {"namespace": self.namespace, "name": vector.name}
+            # writers are serialized, so no other reads the same number
+            version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
+            await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
             place = {"namespace": self.namespace, "version": version, "created_at": now()}
             await connection.execute(insert(VectorRow).values({**columns, **place, "created_by": self.writer.key}))
             return place
@@ -91,7 +102,7 @@ class Vectors(Namespaced):
         task = self.reads.waiting.get(key)
         if task is None:
             task = self.reads.waiting[key] = asyncio.create_task(self._get(key))
-            task.add_done_callback(_retrieved)
+            task.add_done_callback(retrieved)
         return await asyncio.shield(task)
 
     async def _get(self, key: Key) -> ConceptVector:
@@ -130,7 +141,7 @@ class Vectors(Namespaced):
         """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large."""
         where.check()
         query = select(*IDENTITY, SIZE).where(NEWEST, seen_from(VectorRow, self.namespace), *_conditions_of(where))
-        page, following = await self.database.by_name(query, VectorRow.name, "vector", limit, cursor)
+        page, following = await self.database.page(query, VectorRow.name, "vector", limit, cursor)
         vectors, damaged = await self._summaries(page, VectorRow.name)
         return Page(vectors, following, damaged)
 
@@ -212,13 +223,6 @@ class Vectors(Namespaced):
         vectors, damaged = await run_in_thread(read_valid, _summary, rows)
         return vectors, tuple(str(VectorId(row.name, row.version)) for row in damaged)
 
-    async def _next_version(self, connection: AsyncConnection, name: str) -> int:
-        """Records and returns the next version number. Writers are serialized, so no other reads the same number."""
-        key = {"namespace": self.namespace, "name": name}
-        version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
-        await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
-        return version
-
 
 def _check_version(name: str, version: int | None) -> None:
     """Raises InvalidRequest for what is no name, VectorNotFound for a number that no version has."""
@@ -235,12 +239,6 @@ def _check_newest(newest: AnyRow | None, after: VectorSummary) -> None:
         raise NotNewest(
             f"the newest version is {there}, not {after.id} of namespace {after.namespace!r}", param="version"
         )
-
-
-def _retrieved(task: "asyncio.Task[ConceptVector]") -> None:
-    """Marks the error of a read as retrieved, because callers that were cancelled never read it."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _labels_of(row: AnyRow) -> dict[str, Any]:

@@ -62,8 +62,7 @@ async def activations(
     head: int | None = None,
 ) -> Activations:
     """Reads texts, conversations or token ids once, all as prompt: a plan for generated positions acts at the last
-    position, where the first generated token would be predicted. hook, head: see `points_of`. Raises what it and `Engine.capture`
-    raise."""
+    position. hook, head: see `points_of`, whose errors it raises, and those of `Engine.capture`."""
     spec = CaptureSpec(layers=points_of(layers, engine.info, hook, head), position=position)
     captures = await engine.capture([CapturePrompt(prompt, plan) for prompt in prompts], spec, priority=0)
     if head is not None:
@@ -88,9 +87,8 @@ def check_range(found: Activations, dtype: Dtype) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SafetensorsFile:
-    """A safetensors file that is produced in pieces, because the library writes only from one copy of all tensors:
-    `layer.<n>` (row, d_model); with every token also `offsets` (text + 1) and `token_ids` (token), int64, before
-    them."""
+    """A safetensors file produced in pieces, since the library writes from a copy of all tensors: `layer.<n>` (row,
+    d_model), before them with every token `offsets` (text + 1) and `token_ids` (token), int64."""
 
     activations: Activations
     dtype: Dtype

@@ -87,10 +87,13 @@ async def stream(
     engine: Engine, comparison: Comparison
 ) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
     """Yields the tokens of all arms, the result of an arm that fails, and last all results. Closing frees every row."""
-    _check(comparison)
-    received: dict[str, list[list[TokenEvent]]] = {
-        arm.name: [[] for _ in range(comparison.n)] for arm in comparison.arms
-    }
+    names = [arm.name for arm in comparison.arms]
+    _check_names(names)
+    if comparison.baseline not in names:
+        raise InvalidRequest(
+            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(names)}", param="baseline"
+        )
+    received: dict[str, list[list[TokenEvent]]] = {name: [[] for _ in range(comparison.n)] for name in names}
     failed: dict[str, ArmResult] = {}
     async with aclosing(interleaved([_arm_events(engine, comparison, arm) for arm in comparison.arms])) as events:
         async for _, event in events:
@@ -104,15 +107,6 @@ async def stream(
     done = {name: tuple(map(assemble, each)) for name, each in received.items() if name not in failed}
     measured = await _measured(engine, comparison, done)
     yield tuple((measured | failed)[arm.name] for arm in comparison.arms)
-
-
-def _check(comparison: Comparison) -> None:
-    names = [arm.name for arm in comparison.arms]
-    _check_names(names)
-    if comparison.baseline not in names:
-        raise InvalidRequest(
-            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(names)}", param="baseline"
-        )
 
 
 def _check_names(names: Sequence[str]) -> None:

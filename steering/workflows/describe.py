@@ -1,6 +1,5 @@
-"""A concept from its description: the loaded model answers neutral prompts under opposite instructions, and what it
-wrote becomes contrasting pairs (persona vectors, arXiv 2507.21509). Answers without an instruction against answers in many roles give
-the assistant axis (arXiv 2601.10387)."""
+"""A concept from its description: the model answers neutral prompts under opposite instructions, and contrasting pairs
+are made of the answers (persona vectors, arXiv 2507.21509), or the assistant axis (arXiv 2601.10387)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,7 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Conversations (prompt, answer) without the instruction, for position "response_mean"; the topic is the prompt.
-    dropped: how many pairs of answers were set aside, by reason."""
+    """Conversations without the instruction; topics are prompts. dropped: pairs of answers set aside, by reason."""
 
     pairs: PairSet
     dropped: Mapping[str, int]
@@ -45,8 +43,7 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the model is to be in its answers. trait: None for answers without an instruction. opposites: one for each answer, in turn.
-    per_prompt: answers a pole to each prompt."""
+    """What the model is to be. trait: None: no instruction. opposites: in turn. per_prompt: answers a pole to each."""
 
     trait: str | None
     opposites: tuple[str, ...]
@@ -54,8 +51,7 @@ class Description:
 
     @classmethod
     def of(cls, name: str, entry: ConceptEntry) -> "Description":
-        """Describes a concept in words. The assistant's answers are compared with those in two roles each, so that every role has as
-        many."""
+        """Describes a concept in words; of the assistant two roles a prompt, so that every role has as many."""
         return cls(None, roles(), 2) if name == ASSISTANT else cls(entry.positive, (entry.negative,))
 
     @property
@@ -89,11 +85,8 @@ async def describe(
     sampling: SamplingParams = WRITING,
     progress: Progress = ignore_progress,
 ) -> Described:
-    """Writes pairs of answers under opposite instructions, with the same seed for both poles. Raises what `Description.check` raises,
-    and InvalidRequest when fewer than LEAST_PAIRS pairs are usable.
-
-    prompts: what the model is asked; None takes the package's neutral ones.
-    """
+    """Writes pairs of answers under opposite instructions, with one seed for both poles, to `prompts`, by default
+    neutral ones. Raises what `Description.check` raises, and InvalidRequest for fewer than LEAST_PAIRS usable pairs."""
     asked = tuple(load_neutral() if prompts is None else prompts)
     description.check(engine)
     questions, trait = asked * description.per_prompt, description.trait

@@ -6,7 +6,7 @@ texts more likely, with a negative one less, as in BiPO (arXiv 2406.00045), RePS
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from steering.engine.api import (
 from steering.engine.capabilities import can_fit, fitting_of
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import FitMap, MeanDifference, Negatives, Positives, orient
+from steering.extraction.base import MeanDifference, Negatives, Positives, orient
 from steering.extraction.card import best_layer, build_card, recommend, strengths_to_try
 from steering.extraction.cross_validation import (
     Fit,
@@ -63,15 +63,10 @@ START = MeanDifference.name
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRequest:
-    """What to extract and how.
-
-    layers: block indices, negative from the top.
-    position: which activation of each text is read; "all" is not allowed.
-    phase: the mean over the tokens in these phases is read instead; each text is then a conversation that ends with an answer.
-    holdout: share of the topics that each fold of the cross-validation holds out.
-    notes: warnings of the card about how the pairs were made.
-    card_max: whether the card also has the AUROC of the largest score over the tokens of each text, see QualityCard.
-    """
+    """What to extract and how. layers: block indices, negative from the top. position: of each text, not "all".
+    phase: the mean over tokens in these phases is read instead, of conversations that end with an answer.
+    holdout: share of the topics that each fold holds out. notes: warnings of the card about the pairs.
+    card_max: whether the card has the AUROC of the largest score over the tokens, see QualityCard."""
 
     name: str
     pairs: PairSet
@@ -87,18 +82,8 @@ class ExtractionRequest:
     card_max: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReadPairs:
-    """Activations of both poles at the layers read, each (layer, example, d_model) float32."""
-
-    layers: tuple[int, ...]
-    positive: Float[Tensor, "layer pos d_model"]
-    negative: Float[Tensor, "layer neg d_model"]
-
-    def at(self, layer: int) -> tuple[Positives, Negatives]:
-        """Returns the activations of both poles at one layer, each (example, d_model)."""
-        index = self.layers.index(layer)
-        return self.positive[index], self.negative[index]
+ReadPairs: TypeAlias = Mapping[int, tuple[Positives, Negatives]]
+"""The activations of both poles by layer, each (example, d_model) float32."""
 
 
 def methods_of(engine: Engine) -> tuple[str, ...]:
@@ -168,13 +153,9 @@ async def make_vector(
 
 
 async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progress = ignore_progress) -> ConceptVector:
-    """Returns a vector with its card, not yet stored; the directions are fitted on all pairs, the card is
-    cross-validated. Layers where the method finds no direction are left out. Cancelling stops the reading at once, the
-    fitting at the next layer.
-
-    Raises InvalidRequest for an invalid name, method, layer, position or holdout, and the method's own error when it
-    finds nothing at any layer.
-    """
+    """Returns a vector with its cross-validated card, not yet stored. Layers where the method finds no direction are
+    left out. Cancelling stops the reading at once, the fitting at the next layer. Raises InvalidRequest for an
+    invalid name, method, layer, position or holdout, and the method's own error when it finds nothing at any layer."""
     check_name(request.name)
     check_position(request.position)
     method = METHODS[request.method]
@@ -190,7 +171,19 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     fitting = progress_of_part(progress, texts, total)
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
     auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
-    fits, kept = await _with_maps(method.fit_map, read, request.pairs.paired, fits, left_out)
+    kept: dict[str, float] = {}
+    for layer, fit in list(fits.items()):
+        try:
+            made = await run_in_thread(method.fit_map, *read[layer], request.pairs.paired, fit.direction)
+        except InvalidRequest as error:
+            left_out[layer] = error
+            del fits[layer]
+            continue
+        if made is not None:
+            fits[layer] = replace(fit, direction=replace(fit.direction, map=made[0]))
+            kept[str(layer)] = made[1]
+    if not fits:
+        raise left_out[max(left_out)]
     provenance |= {"map": {"kept": kept}} if kept else {}
     notes += _about_layers(left_out)
     vector = assembled(engine.info, request, fits, auroc, division, notes, provenance)
@@ -244,13 +237,9 @@ async def train(
     *,
     progress: Progress = ignore_progress,
 ) -> ConceptVector:
-    """Returns a vector with its card, not yet stored, trained on the pairs that are not held out. layers "all": the
-    layer where the mean difference reads best; explicit layers are trained one after the other. Cancelling stops within
-    one piece of the fit.
-
-    Raises InvalidRequest for what `extract` refuses, for unpaired texts, and where training reverses the direction
-    against its poles; also what `SupportsFitting.fit` raises.
-    """
+    """Returns a vector with its card, not yet stored, trained on the pairs that are not held out; layers "all": where
+    the mean difference reads best. Cancelling stops within one piece of the fit. Raises InvalidRequest for what
+    `extract` refuses, unpaired texts and a direction that training reverses; also what `SupportsFitting.fit` raises."""
     chosen, pairs = settings or TrainingSettings(), request.pairs
     request = replace(request, method=TRAINED)
     check_name(request.name)
@@ -287,7 +276,30 @@ async def train(
     if len(encoded) < len(part):
         reason = "left out of the training, because the two texts are equal to the model or one token long"
         notes.append(f"{reason}: {len(part) - len(encoded)} of {len(part)} pairs")
-    vector = await run_in_thread(_trained_vector, engine, request, chosen, read, division, starts, fitted, notes)
+
+    def built() -> ConceptVector:
+        held = folding_of(request.pairs, ((division,),) if division.held_positive else ())
+        fits = {layer: _measured(found, layer, read, division, held, request.seed) for layer, found in fitted.items()}
+        layer = _best(engine, {at: starts[at] for at in fitted})
+        quality = fits[layer].quality
+        auroc = None if quality.auroc is None else Estimate(quality.auroc, quality.auroc_interval)
+        initial = {at: starts[at].direction for at in fitted}
+        training = {
+            **asdict(chosen),
+            "strengths": list(chosen.strengths),
+            "amount": {str(at): start.scale for at, start in initial.items()},
+            "cosine_to_start": {str(at): float(one.direction @ initial[at].direction) for at, one in fitted.items()},
+            "loss": {str(at): [one.losses[0], one.losses[-1]] for at, one in fitted.items()},
+        }
+        provenance = {**_provenance(engine, request), "training": training}
+        vector = assembled(engine.info, request, fits, auroc, held, notes, provenance)
+        assert vector.quality is not None, "assembled with a card"
+        ratio = initial[layer].scale / fits[layer].direction.scale
+        low, high = chosen.strengths
+        strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
+        return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
+
+    vector = await run_in_thread(built)
     progress(total, total, "done")
     return vector
 
@@ -302,47 +314,11 @@ def _best(engine: Engine, fits: Mapping[int, LayerFit]) -> int:
     return best_layer({layer: fit.quality for layer, fit in fits.items()}, engine.info.layer_count)
 
 
-def _trained_vector(
-    engine: Engine,
-    request: ExtractionRequest,
-    settings: TrainingSettings,
-    read: ReadPairs,
-    division: Split,
-    starts: Mapping[int, LayerFit],
-    fitted: Mapping[int, FittedDirection],
-    notes: list[str],
-) -> ConceptVector:
-    """Builds the vector. Scales and card come from the class means, as for every method; strengths to try from the
-    training. starts, fitted: the initial direction of each layer, and the fitted one of those that were trained."""
-    starts = {layer: starts[layer] for layer in fitted}
-    held = folding_of(request.pairs, ((division,),) if division.held_positive else ())
-    fits = {layer: _measured(found, layer, read, division, held, request.seed) for layer, found in fitted.items()}
-    layer = _best(engine, starts)
-    quality = fits[layer].quality
-    auroc = None if quality.auroc is None else Estimate(quality.auroc, quality.auroc_interval)
-    initial = {at: start.direction for at, start in starts.items()}
-    training = {
-        **asdict(settings),
-        "strengths": list(settings.strengths),
-        "amount": {str(at): start.scale for at, start in initial.items()},
-        "cosine_to_start": {str(at): float(one.direction @ initial[at].direction) for at, one in fitted.items()},
-        "loss": {str(at): [one.losses[0], one.losses[-1]] for at, one in fitted.items()},
-    }
-    provenance = {**_provenance(engine, request), "training": training}
-    vector = assembled(engine.info, request, fits, auroc, held, notes, provenance)
-    assert vector.quality is not None, "assembled with a card"
-    ratio = initial[layer].scale / fits[layer].direction.scale
-    low, high = settings.strengths
-    strengths = None if vector.quality.at_chance else (low * ratio, high * ratio)
-    return replace(vector, recommended=Recommended((layer,), strengths_to_try=strengths, basis="card"))
-
-
 def _measured(
     found: FittedDirection, layer: int, read: ReadPairs, division: Split, held: Folding, seed: int
 ) -> LayerFit:
-    """Adds the class means of the fitted pairs to a trained direction and measures it on the held-out pairs. The
-    trained sign is kept: flipping it would reverse the effect."""
-    positive, negative = read.at(layer)
+    """Adds class means to a trained direction, whose sign is kept, and measures it on the held-out pairs."""
+    positive, negative = read[layer]
     direction = orient(found.direction, positive[list(division.fit_positive)], negative[list(division.fit_negative)])
     if float(direction.direction @ found.direction) < 0.0:
         raise InvalidRequest(
@@ -362,57 +338,30 @@ async def _fit_layers(
     part: Sequence[int] | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[dict[int, LayerFit], dict[int, InvalidRequest]]:
-    """Fits and cross-validates each layer; also returns why the method found no direction at the others. Raises the
-    last of these errors where it found none at all. part: indices of the pairs that are used and that `division`
-    divides; None: all."""
+    """Fits and cross-validates layers, at `part` of the pairs; also returns, or raises, why there is no direction."""
     rows = slice(None) if part is None else list(part)
 
     def fit_at(layer: int) -> LayerFit:
-        positive, negative = read.at(layer)
+        positive, negative = read[layer]
         return fit_layer(fit, positive[rows], negative[rows], request.pairs.paired, division, request.seed)
 
     fits: dict[int, LayerFit] = {}
     left_out: dict[int, InvalidRequest] = {}
-    for done, layer in enumerate(read.layers):
-        progress(done, len(read.layers), f"fitting layer {layer}")
+    for done, layer in enumerate(read):
+        progress(done, len(read), f"fitting layer {layer}")
         try:
             fits[layer] = await run_in_thread(fit_at, layer)
         except InvalidRequest as error:
             left_out[layer] = error
     if not fits:
-        raise left_out[read.layers[-1]]
+        raise left_out[max(read)]
     return fits, left_out
-
-
-async def _with_maps(
-    fit_map: FitMap,
-    read: ReadPairs,
-    paired: bool,
-    fits: Mapping[int, LayerFit],
-    left_out: dict[int, InvalidRequest],
-) -> tuple[dict[int, LayerFit], dict[str, float]]:
-    """Adds the maps of a method that has them, fitted on all examples; also returns the share that the rank of each keeps. A layer
-    without a map is left out. Raises the error of the last where no layer has one."""
-    found: dict[int, LayerFit] = {}
-    kept: dict[str, float] = {}
-    for layer, fit in fits.items():
-        try:
-            made = await run_in_thread(fit_map, *read.at(layer), paired, fit.direction)
-        except InvalidRequest as error:
-            left_out[layer] = error
-            continue
-        found[layer] = fit if made is None else replace(fit, direction=replace(fit.direction, map=made[0]))
-        kept |= {} if made is None else {str(layer): made[1]}
-    if not found:
-        raise left_out[max(left_out)]
-    return found, kept
 
 
 async def read_pairs(
     engine: Engine, request: ExtractionRequest, layers: tuple[int, ...], total: int, progress: Progress
 ) -> ReadPairs:
-    """Reads each different text once, all layers in one pass; plain texts as replies for position "response_mean". Raises what
-    `chosen_phases` raises."""
+    """Reads each different text once, plain ones as replies for "response_mean". Raises what `chosen_phases` raises."""
     positive, negative = request.pairs.positive, request.pairs.negative
     if request.position == "response_mean":
         positive, negative = as_answers(positive), as_answers(negative)
@@ -434,8 +383,8 @@ async def read_pairs(
 
         found = await read_each(engine, tuple(rows), layers, mean, priority=1, done=report)
     activations = torch.cat(found, dim=1)
-    sides = [activations[:, [rows[text] for text in side]] for side in (positive, negative)]
-    return ReadPairs(layers, *sides)
+    upper, lower = (activations[:, [rows[text] for text in side]] for side in (positive, negative))
+    return {layer: (upper[index], lower[index]) for index, layer in enumerate(layers)}
 
 
 def assembled(
@@ -460,13 +409,13 @@ def assembled(
     )
     card = replace(card, warnings=(*card.warnings, *notes))
     scales = {layer: fit.direction.scale for layer, fit in fits.items()}
+    layers = {layer: fit.direction for layer, fit in fits.items()}
+    of = info.name, info.fingerprint, info.d_model
     return ConceptVector(
-        name=request.name,
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method=request.method,
-        layers={layer: fit.direction for layer, fit in fits.items()},
+        request.name,
+        *of,
+        request.method,
+        layers,
         description=request.description,
         tags=request.tags,
         recommended=recommend(card, info.layer_count, scales, info.typical_norms),
@@ -545,15 +494,9 @@ def registered(
     maps: Mapping[str, LowRankMap] | None = None,
 ) -> ConceptVector:
     """Builds a vector of the loaded model from numbers by layer. Raises what `given_layers` raises."""
+    layers = given_layers(info, directions, scale, maps)
     vector = ConceptVector(
-        name=name,
-        model=info.name,
-        model_fingerprint=info.fingerprint,
-        d_model=info.d_model,
-        method="given",
-        layers=given_layers(info, directions, scale, maps),
-        description=description,
-        tags=tags,
+        name, info.name, info.fingerprint, info.d_model, "given", layers, description=description, tags=tags
     )
     return with_recommendation(vector, info)
 

@@ -33,9 +33,8 @@ def progress_of_part(progress: Progress, start: int, total: int) -> Progress:
 
 
 def mix(seed: int, choice: int) -> int:
-    """Derives the seed of choice `choice` of a request: seed_0 = seed, seed_j = f(seed + j * 0x9E3779B97F4A7C15 mod
-    2^64), f the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection, so no two of the later choices share
-    their noise."""
+    """Derives the seed of choice j: seed for 0, else the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a
+    bijection, of seed + j * 0x9E3779B97F4A7C15 mod 2^64, so that no two later choices share their noise."""
     if choice == 0:
         return seed
     value = (seed + choice * 0x9E3779B97F4A7C15) & _MASK
@@ -54,12 +53,7 @@ def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One finished answer.
-
-    text: with the last characters, which became certain only when the answer ended.
-    tokens: the ids of `events`, one event per token.
-    raised: the monitors that flagged or stopped it, each with the index of the token, None for the prompt.
-    """
+    """One finished answer. tokens: ids of `events`. raised: monitors, each with its token; None for the prompt."""
 
     text: str
     tokens: tuple[int, ...]

@@ -1,6 +1,6 @@
 """Maps texts in the residual stream to points, layer by layer, and groups them by their activations at one layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine
 from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.pairs import Text
@@ -50,13 +50,9 @@ async def latent_space(
     *,
     progress: Progress = ignore_progress,
 ) -> LatentSpaceAnswer:
-    """Reads the texts of a request and returns maps by layer, in ascending order. A layer that cannot be drawn is named
-    in the warnings, as input embeddings are where texts end in one word. Raises what `check_request` and
-    `layer_indices` raise, and the projection's own error where no layer could be drawn. Cancelling kills the worker
-    process that draws.
-
-    vectors: of this model, drawn where the projection is linear, by the name given.
-    """
+    """Reads the texts of a request and returns maps by layer; warnings name layers that cannot be drawn. vectors: drawn
+    where the projection is linear. Cancelling kills the worker process. Raises what `check_request` and
+    `layer_indices` raise, and the projection's own error where no layer could be drawn."""
     check_request(request)
     layers = layer_indices(request.layers, engine.info.layer_count)
     total = len(texts) + len(layers) + request.embeddings
@@ -68,7 +64,11 @@ async def latent_space(
     read = torch.cat([capture.activations.float() for capture in captures], dim=1).numpy(force=True)
     maps: dict[int | None, LayerMapAnswer] = {}
     left_out: dict[int | None, InvalidRequest] = {}
-    for done, (layer, activations) in enumerate(_spaces(captures, layers, read), start=len(texts)):
+    spaces: list[tuple[int | None, Read]] = list(zip(layers, read, strict=True))
+    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
+    if embeddings:  # before the first layer
+        spaces.insert(0, (None, torch.cat(embeddings).numpy(force=True)))
+    for done, (layer, activations) in enumerate(spaces, start=len(texts)):
         progress(done, total, f"drawing {_named(layer)}")
         try:
             maps[layer] = await _map(request, vectors, layer, activations)
@@ -104,14 +104,6 @@ def _about_separability(request: LatentSpaceRequest, maps: Mapping[int | None, L
     ]
     advice = "" if request.groups else "; give `groups` if texts come in pairs"
     return [f"labels are separated worse than chance at {', '.join(worse)}{advice}"] if worse else []
-
-
-def _spaces(captures: Sequence[Capture], layers: tuple[int, ...], read: Read) -> Iterator[tuple[int | None, Read]]:
-    """Yields (layer, activations (text, d_model)) of all that is drawn; layer None for the input embeddings."""
-    embeddings = [capture.embeddings for capture in captures if capture.embeddings is not None]
-    if embeddings:
-        yield None, torch.cat(embeddings).numpy(force=True)
-    yield from zip(layers, read, strict=True)
 
 
 def _named(layer: int | None) -> str:
@@ -160,8 +152,7 @@ def segment(name: str, entry: LayerDirection, points: Points) -> SegmentAnswer:
 
 
 async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> PathAnswer:
-    """Draws a text, and the mean of all, in one PCA of residuals scaled to length 1: what turns on the way, without the
-    growth in length that every text shares. read (layer, text, d_model)."""
+    """Draws a text and the mean of all in one PCA of residuals scaled to length 1. read (layer, text, d_model)."""
     others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
     shown = read[:, [text, *others]]
     unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)
@@ -178,9 +169,8 @@ async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> Pa
 async def clusters(
     engine: Engine, request: ClustersRequest, texts: Sequence[Text], layer: int, vectors: Sequence[ConceptVector]
 ) -> ClustersAnswer:
-    """Reads the texts of a request and clusters them in a worker process, which cancelling kills. vectors: those
-    compared with differences of centres. Raises InvalidRequest for texts that are too few or all alike, and what
-    `Engine.capture` raises."""
+    """Reads the texts of a request and clusters them in a worker process, which cancelling kills. vectors: compared
+    with differences of centres. Raises InvalidRequest, and what `Engine.capture` raises."""
     spec = CaptureSpec(layers=(layer,), position=request.position)
     captures = await engine.capture([CapturePrompt(text) for text in texts], spec, priority=0)
     rows = torch.cat([capture.activations[0].float() for capture in captures]).numpy(force=True)

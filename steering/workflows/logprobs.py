@@ -31,9 +31,8 @@ ROWS = 64
 def continuation_ids(
     tokenizer: Tokenizer, prompt: Prompt, text: str, before: tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
-    """Returns the tokens of a text after a prompt, without those that the tokenizer puts at the beginning of a text.
-    Where the tokenizer would merge across the boundary, and after a conversation, the text is tokenized as it would be
-    after a line break. before: the tokens of the prompt, where they are known."""
+    """Returns the tokens of a text after a prompt. Where the tokenizer would merge across the boundary, and after a
+    conversation, it is tokenized as after a line break. before: the tokens of the prompt, where known."""
     if isinstance(prompt, str):
         before = tokenizer.encode(prompt) if before is None else before
         whole = tokenizer.encode(prompt + text)
@@ -55,8 +54,7 @@ class EncodedPrompt:
 def encode_continued(
     engine: Engine, prompt: Prompt, plans: Sequence[SteeringPlan] = (UNSTEERED,)
 ) -> tuple[EncodedPrompt, ...]:
-    """Tokenizes once a prompt that at least one token will follow; returns it for each plan. Raises InvalidRequest,
-    ContextLengthExceeded."""
+    """Tokenizes a prompt that a token will follow, for each plan. Raises InvalidRequest, ContextLengthExceeded."""
     try:
         ids, plans = encode_with_plans(engine.tokenizer, prompt, plans)
         check_context(len(ids) + 1, 0, engine.info)
@@ -85,9 +83,8 @@ def continuation_rows(
 
 
 async def score(engine: Engine, rows: Sequence[CapturePrompt], priority: int = 0) -> list[ScoredText]:
-    """Reads every row (token ids, the prompt's first) under its plan and returns the scores in order, without the
-    prompt. Raises what `Engine.capture` raises. Rows without a prompt_length are whole texts, which count as prompt for
-    the plan and are scored from their second token on."""
+    """Scores every row (token ids, the prompt's first) under its plan, in order, without the prompt. Rows without a
+    prompt_length count as prompt and are scored from their second token on. Raises what `Engine.capture` raises."""
     return await _read_each(engine, rows, lambda row, read: _scored(engine, read, row.prompt_length or 0), priority)
 
 
@@ -160,8 +157,7 @@ class ScoredToken:
 async def prompt_logprobs(
     engine: Engine, token_ids: Sequence[tuple[int, ...]], plan: SteeringPlan, top: int
 ) -> tuple[tuple[ScoredToken, ...], ...]:
-    """Scores every token of each text under a plan, with the `top` most probable tokens at its position; as many texts
-    at a time as have their logits in LOGITS_BOUND, or one that is longer."""
+    """Scores every token of each text under a plan, with the `top` likeliest at its position; see LOGITS_BOUND."""
     rows = [CapturePrompt(ids, plan) for ids in token_ids]
     return tuple(await _read_each(engine, rows, lambda _, read: _with_top(read, top)))
 
@@ -210,10 +206,9 @@ async def logit_lens(
     layers: Literal["all"] | tuple[int, ...] = "all",
     top_k: int = 5,
 ) -> list[LensLayerAnswer]:
-    """Returns log softmax(unembed(final_norm(r))) of the `top_k` most likely tokens, r the residual after each layer at
-    each token, plain and steered: what the model would say if it stopped there (nostalgebraist, 2020). All of the
-    prompt is read as prompt: a plan for generated positions acts at its last position only. Raises InvalidRequest for
-    layers or a top_k that cannot be."""
+    """Returns log softmax(unembed(final_norm(r))) of the `top_k` likeliest tokens, r the residual after each layer,
+    plain and steered (nostalgebraist, 2020). All is read as prompt. Raises InvalidRequest for layers or a top_k that
+    cannot be."""
     indices = layer_indices(layers, engine.info.layer_count)
     if not 1 <= top_k <= engine.info.vocab_size:
         raise InvalidRequest(f"top_k must be 1 to {engine.info.vocab_size}, got {top_k}", param="top_k")

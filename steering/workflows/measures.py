@@ -70,10 +70,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical Society
-    B 16, 1954), which covers the uncertainty of both means and their correlation. It holds the ratios x for which the
-    interval of the mean of value - x * reference holds 0. No interval where the mean of `reference` is not shown to differ
-    from 0. Raises ZeroDivisionError for a reference whose mean is 0."""
+    """Returns the ratio of the means of paired values and its 95 % interval (Fieller, Journal of the Royal Statistical
+    Society B 16, 1954), None where the mean of `reference` is not shown to differ from 0. Raises ZeroDivisionError."""
     pairs = np.array([values, reference], dtype=np.float64)
     mean, base = pairs.mean(axis=1).tolist()
     if pairs.shape[1] < 2:
@@ -127,8 +125,7 @@ class TokenMeasures:
 async def measure_tokens(
     engine: Engine, prompt: tuple[int, ...], tokens: tuple[int, ...], plan: SteeringPlan
 ) -> TokenMeasures | None:
-    """Measures `tokens` after `prompt`, both models on that prompt. Logits as they are: temperature 1, no filter. None
-    where there are too many tokens to hold their logits."""
+    """Measures `tokens` after `prompt` by unfiltered logits at temperature 1; None where these are too many to hold."""
     if (len(tokens) + 1) * engine.info.vocab_size > LOGITS_BOUND:
         return None
     if not tokens:

@@ -111,8 +111,7 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
 
 
 def _turn(ids: Sequence[int], part: Sequence[int], phases: Sequence[PhaseName | None]) -> range | None:
-    """Returns the positions in `ids` of the answer that ends `part`, whose phases are given; None where they are not there. Templates
-    drop the thinking of earlier answers."""
+    """Returns where `ids` have the answer that ends `part`, perhaps without its thinking; None where they do not."""
     said = [at for at, phase in enumerate(phases) if phase not in (None, "prompt")]
     start = said[0] if said else 0
     if tuple(ids[:start]) != tuple(part[:start]):
@@ -148,29 +147,23 @@ async def readout(
             axes.append((reading, centred) if hook == "residual" else (inside, False))
     read = tuple(sorted({reading.layer for reading, _ in axes}))
     remaining = iter([None] * len(texts) if phases is None else phases)
-    return await read_each(engine, texts, read, lambda _, capture: _read(engine, capture, read, axes, next(remaining)))
 
+    def summarized(_: Prompt, capture: Capture) -> TextReadoutAnswer:
+        found, chosen = dict[str, dict[str, LayerScores]](), next(remaining)
+        for reading, centred in axes:
+            scores = reading.scores(capture.activations[read.index(reading.layer)])
+            part = spoken(scores) if chosen is None else scores[list(chosen.positions)]
+            found.setdefault(reading.name, {})[str(layer_of(reading.layer))] = LayerScores(
+                scores=scores.tolist(),
+                mean=float(part.mean()),
+                max=float(part.max()),
+                last=float(part[-1]),
+                centred=centred,
+            )
+        listed = None if chosen is None else list(chosen.phases)
+        return TextReadoutAnswer(tokens=read_tokens(engine.tokenizer, capture.token_ids), phases=listed, readout=found)
 
-def _read(
-    engine: Engine,
-    capture: Capture,
-    layers: tuple[int, ...],
-    axes: Sequence[tuple[Reading, bool]],
-    phases: ReadPhases | None,
-) -> TextReadoutAnswer:
-    found: dict[str, dict[str, LayerScores]] = {}
-    for reading, centred in axes:
-        scores = reading.scores(capture.activations[layers.index(reading.layer)])
-        chosen = spoken(scores) if phases is None else scores[list(phases.positions)]
-        found.setdefault(reading.name, {})[str(layer_of(reading.layer))] = LayerScores(
-            scores=scores.tolist(),
-            mean=float(chosen.mean()),
-            max=float(chosen.max()),
-            last=float(chosen[-1]),
-            centred=centred,
-        )
-    listed = None if phases is None else list(phases.phases)
-    return TextReadoutAnswer(tokens=read_tokens(engine.tokenizer, capture.token_ids), phases=listed, readout=found)
+    return await read_each(engine, texts, read, summarized)
 
 
 def used_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
@@ -184,8 +177,7 @@ def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
 
 
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
-    """Returns, per text, the mean score of each reading as the unsteered model reads the text alone; the same numbers
-    as `readout`. Empty for an empty text, or without readings."""
+    """Returns, per text, the mean score of each reading as the unsteered model reads it alone; empty for an empty text."""
     layers = tuple(sorted({reading.layer for reading in readings}))
     written = [text for text in texts if text and readings]
 
@@ -206,8 +198,7 @@ async def read_each(
     priority: int = 0,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[T]:
-    """Reads texts at all their positions, as many at a time as may be held, and returns what `work` makes of each in a thread.
-    done: receives how many have been read."""
+    """Reads texts at all positions, as many as fit, and returns what `work` makes of each. done: how many are read."""
     found: list[T] = []
     for part in await run_in_thread(parts, engine, texts, len(layers)):
         prompts = [CapturePrompt(text) for text in part]
@@ -257,14 +248,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NeutralStatistics:
-    """Mean and standard deviation of a score over neutral texts (their means over tokens), and over all their tokens.
-
-    within: variance of the tokens of one text around its mean.
-    inverse_length: mean over the texts of 1 / tokens.
-    maxima: mean and standard deviation of the largest score of the first n tokens, n = 1, 2, ..., over the texts that have
-    as many; up to the n that half of them have.
-    growth: by how much the mean of that largest score grows for each factor e of n beyond.
-    """
+    """Mean and standard deviation of a score over neutral texts (means over tokens), and over all their tokens.
+    within: variance of a text's tokens. inverse_length: mean of 1 / tokens. maxima: mean and deviation of the largest
+    score of the first n tokens, up to the n that half of the texts have. growth: of that mean for each factor e of n
+    beyond."""
 
     mean: float
     deviation: float
@@ -331,8 +318,44 @@ async def explain(
     remaining = iter([None] * len(texts) if phases is None else phases)
 
     def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
-        chosen, known = next(remaining), statistics[_is_conversation(text)]
-        return _explained(engine, capture, axes, known, position, threshold, most, chosen)
+        known, phases = statistics[_is_conversation(text)], next(remaining)
+        scores, count = _scores(capture, axes), len(capture.token_ids)
+        positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
+        if phases is not None:
+            scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
+
+        def read(part: slice) -> list[tuple[float, float]]:
+            """Returns score and z of each axis over some of the tokens."""
+            values = scores[part].amax(dim=0) if position == "max" else scores[part].mean(dim=0)
+            found = zip(values.tolist(), known, strict=True)
+            return [(score, one.z(score, len(scores[part]), position)) for score, one in found]
+
+        whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
+        best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or a turn, stands out most
+        for index, axis in enumerate(axes):
+            most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
+            if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
+                best[axis.vector.id] = (index, most_z)
+        standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
+        concepts = []
+        for index, _ in standing[:most]:
+            score, z = whole[index]
+            by_turn = [
+                TurnAnswer(message=at, tokens=len(scores[phases.turns[at]]), score=one[index][0], z=one[index][1])
+                for at, one in turns.items()
+                if phases is not None
+            ]
+            concepts.append(
+                StandingConceptAnswer(
+                    vector=axes[index].vector.id,
+                    layer=axes[index].layer,
+                    score=score,
+                    z=z,
+                    tokens=_carrying(engine.tokenizer, capture.token_ids, positions, scores[:, index], known[index], z),
+                    turns=by_turn or None,
+                )
+            )
+        return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
 
     return await read_each(engine, texts, _layers(axes), explained)
 
@@ -373,9 +396,8 @@ def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[Neu
 
 
 def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor, "tokens axis 2"], list[float]]:
-    """Returns `maxima` and `growth` of each axis. The largest of n independent scores follows about a Gumbel distribution whose
-    mean grows as b log n at one deviation (Gumbel, Statistics of Extremes, 1958). b is the growth between half of the largest
-    n and that n, in the same texts, since the deviation also holds the level of a text, which does not grow."""
+    """Returns `maxima` and `growth` of each axis. The largest of n scores grows about as b log n (Gumbel, Statistics of
+    Extremes, 1958); b is measured between half of the largest n and that n, in the same texts."""
     lengths = sorted(map(len, texts), reverse=True)
     most = lengths[max(ceil(len(texts) / 2), min(2, len(texts))) - 1]
     running = [scores[:most].cummax(dim=0).values for scores in texts]
@@ -392,66 +414,9 @@ def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor,
 
 def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
     """Returns the centred score of each axis at each token, without the first token where there are others."""
-    start = 1 if capture.activations.shape[1] > 1 else 0
-    found = torch.empty(capture.activations.shape[1] - start, len(axes))
-    for row, layer in enumerate(_layers(axes)):
-        indices = [index for index, axis in enumerate(axes) if axis.layer == layer]
-        entries = [axes[index].vector.at(layer) for index in indices]
-        projections = capture.activations[row, start:] @ torch.stack([entry.direction for entry in entries]).T
-        middles = torch.tensor([entry.middle for entry in entries])
-        found[:, indices] = (projections - middles) / torch.tensor([entry.scale for entry in entries])
-    return found
-
-
-def _explained(
-    engine: Engine,
-    capture: Capture,
-    axes: Sequence[Axis],
-    statistics: Sequence[NeutralStatistics],
-    position: ScorePosition,
-    threshold: float,
-    most: int,
-    phases: ReadPhases | None,
-) -> ExplainedTextAnswer:
-    scores, count = _scores(capture, axes), len(capture.token_ids)
-    positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
-    if phases is not None:
-        scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
-
-    def read(part: slice) -> list[tuple[float, float]]:
-        """Returns score and z of each axis over some of the tokens."""
-        values = scores[part].amax(dim=0) if position == "max" else scores[part].mean(dim=0)
-        found = zip(values.tolist(), statistics, strict=True)
-        return [(score, neutral.z(score, len(scores[part]), position)) for score, neutral in found]
-
-    whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
-    best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or one of its turns, stands out most
-    for index, axis in enumerate(axes):
-        most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
-        if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
-            best[axis.vector.id] = (index, most_z)
-    standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
-    concepts = []
-    for index, _ in standing[:most]:
-        score, z = whole[index]
-        by_turn = [
-            TurnAnswer(message=at, tokens=len(scores[phases.turns[at]]), score=one[index][0], z=one[index][1])
-            for at, one in turns.items()
-            if phases is not None
-        ]
-        concepts.append(
-            StandingConceptAnswer(
-                vector=axes[index].vector.id,
-                layer=axes[index].layer,
-                score=score,
-                z=z,
-                tokens=_carrying(
-                    engine.tokenizer, capture.token_ids, positions, scores[:, index], statistics[index], z
-                ),
-                turns=by_turn or None,
-            )
-        )
-    return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
+    residuals = dict(zip(_layers(axes), capture.activations, strict=True))
+    readings = (reading_at("", axis.vector, (axis.layer,)) for axis in axes)
+    return torch.stack([spoken(one.scores(residuals[one.layer])) for one in readings], dim=1)
 
 
 def _carrying(

@@ -29,8 +29,7 @@ def transcript(messages: Sequence[ChatMessage]) -> str:
 
 
 def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
-    """Wraps plain text i as the assistant's reply to neutral prompt i, since steering changes replies; conversations
-    stay as they are. The two texts of a pair have the same index, hence the same prompt."""
+    """Wraps plain text i as the reply to neutral prompt i, alike for both texts of a pair; conversations stay."""
     prompts = cycle(load_neutral())
     return tuple(
         conversation(prompt, text) if isinstance(text, str) else text
@@ -67,8 +66,7 @@ def subset(pairs: PairSet, chosen: Sequence[int]) -> PairSet:
 
 
 def default_position(pairs: PairSet) -> Position:
-    """Chooses where pairs are read when the caller does not say (measured in docs/dose_response_results.md):
-    "response_mean" where all are replies, "last" where all are plain texts, "mean" where both occur."""
+    """Chooses where pairs are read: replies at "response_mean", plain texts at "last", both at "mean"."""
     plain = {isinstance(text, str) for text in (*pairs.positive, *pairs.negative)}
     if plain == {True}:
         return "last"
@@ -88,8 +86,7 @@ async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
 
 
 def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:
-    """Encodes the chosen pairs. The common prefix of both texts is context; the tokens after it are scored. Raises
-    InvalidRequest where no pair is left whose texts differ and have two tokens."""
+    """Encodes pairs, their common prefix as context. Raises InvalidRequest where none differs and has two tokens."""
     sides = [capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative)]
     found = []
     for index in chosen:

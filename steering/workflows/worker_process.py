@@ -17,8 +17,6 @@ from steering.schemas.latent_space import SeparabilityAnswer
 T = TypeVar("T")
 P = ParamSpec("P")
 NICENESS = 10
-AXES = 50
-"""Principal axes kept before clustering: distances in fewer dimensions, with less noise, and fifty times less to compute."""
 MOST_CHOSEN = 10
 """Largest number of clusters that is chosen by silhouette."""
 MIN_TEXTS = 4
@@ -46,8 +44,7 @@ def draw(
     labels: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
 ) -> tuple[Points, SeparabilityAnswer | None]:
-    """Projects activations (example, d_model), and measures their separability; None without two labels. Raises
-    InvalidRequest where they cannot be drawn."""
+    """Projects activations (example, d_model); their separability is None without two labels. Raises InvalidRequest."""
     points = PROJECTIONS[method].fit(activations, dims, seed)
     if labels is None or len(set(labels)) < 2:
         return points, None
@@ -60,14 +57,13 @@ def draw(
 def cluster(
     activations: NDArray[np.float32], method: str, clusters: int | None, min_size: int | None, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], float | None]:
-    """Clusters activations (text, d_model) by their first principal axes: kmeans with ten starts, and the number of
-    clusters with the best silhouette where none is given; or hdbscan (Campello, Moulavi, Sander 2013), where by default
-    a cluster has a twentieth of the texts, and at least three. Raises InvalidRequest where they cannot be clustered.
-
-    Returns the cluster of each text (text,), -1 for none, clusters numbered by size; their means in the full space (cluster, d_model);
-    and the silhouette, None with fewer than two clusters."""
+    """Clusters activations (text, d_model) by principal axes: kmeans, by default with the best silhouette, or hdbscan
+    (Campello, Moulavi, Sander 2013), by default with a twentieth of the texts, at least three. Raises
+    InvalidRequest. Returns the cluster of each text, -1 for none, numbered by size; their means (cluster, d_model);
+    the silhouette, if there are two."""
     from sklearn.cluster import HDBSCAN, KMeans  # noqa: PLC0415 - see `draw`
-    from sklearn.decomposition import PCA  # noqa: PLC0415
+
+    from steering.projection.scikit_learn import principal_axes  # noqa: PLC0415
 
     count = len(activations)
     if count < max(MIN_TEXTS, (clusters or 0) + 1):
@@ -78,8 +74,7 @@ def cluster(
         raise NonfiniteActivations("the activations contain NaN or infinity, so they cannot be clustered")
     if (activations == activations[0]).all():
         raise InvalidRequest("the activations are all alike at this layer", param="texts")
-    rows = activations.astype(np.float64)
-    axes = PCA(n_components=min(AXES, *rows.shape), svd_solver="full").fit_transform(rows)
+    rows, axes = activations.astype(np.float64), principal_axes(activations)
     if method == "hdbscan":
         size = min(min_size or max(3, count // 20), count)
         labels = _by_size(HDBSCAN(min_cluster_size=size, copy=True).fit_predict(axes))

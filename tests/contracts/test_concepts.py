@@ -35,7 +35,7 @@ PAIR_FILES = sorted(
         name
         for name in NAMES
         if name.endswith(".jsonl")
-        and not name.endswith((".prompts.jsonl", ".report.jsonl", "neutral.jsonl", "described.jsonl"))
+        and not name.endswith((".prompts.jsonl", ".report.jsonl", "neutral.jsonl", "described.jsonl", "starter.jsonl"))
     }
 )
 every_concept = pytest.mark.parametrize("concept", CONCEPTS)

@@ -26,6 +26,7 @@ from steering.lab.report import (
     prompts_for_share,
     report,
     retained,
+    varied,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
 from steering.plan.resolve import resolve
@@ -393,11 +394,11 @@ async def test_what_a_variation_retains_is_a_share_of_the_shift_of_the_same_prom
 
 def test_typos_and_roles_change_what_they_should() -> None:
     prompt = conversation("what is the river like in spring")
-    (typed,) = messages_of(VARIATIONS["typos"](prompt, 3))
+    (typed,) = messages_of(varied(prompt, "typos", 3))
     assert typed.content != prompt[0].content
     assert sorted(typed.content) == sorted(prompt[0].content)
-    assert VARIATIONS["typos"](prompt, 3) == (typed,)
-    system, user = messages_of(VARIATIONS["role"](prompt, 0))
+    assert varied(prompt, "typos", 3) == (typed,)
+    system, user = messages_of(varied(prompt, "role", 0))
     assert (system.role, user) == ("system", prompt[0])
     assert VARIATIONS["lookalikes"]("area one", 0) == "4r34 0n3"
 

@@ -88,20 +88,6 @@ def steering(*interventions: dict[str, object]) -> SteeringSpec:
     return SteeringSpec.model_validate({"interventions": list(interventions)})
 
 
-async def test_the_first_release_has_the_things_that_its_server_was_given(tmp_path: Path) -> None:
-    store = await opened("0001-deccf21.sqlite3", tmp_path)
-    page = await store.shared.vectors.find(VectorFilter())
-    assert [one.id for one in page.items] == ["mood@2", "plain@1", "probed@1", "sent@2"]
-    assert [one.id for one in (await store.shared.vectors.find(VectorFilter(search="grösse ✓"))).items] == ["mood@2"]
-    assert (await store.shared.vectors.get("sent", 2)).quality is not None
-    assert [one.name for one in await store.shared.profiles.names()] == ["p1", "p2", "p3"]
-    assert await store.shared.profiles.default() == steering({"vector": "mood", "strength": 0.2, "layers": [10]})
-    mood = await store.shared.vectors.get("mood")
-    assert (await store.shared.vectors.put(mood)).version == 3
-    assert (await store.shared.vectors.get("mood", 3)).sha256 == mood.sha256, "the same bytes are stored today"
-    await store.close()
-
-
 async def test_the_release_before_sizes_of_profiles_has_namespaces_keys_jobs_and_links(tmp_path: Path) -> None:
     store = await opened("0006-9ed3b8d9.sqlite3", tmp_path)
     team = store.in_namespace("team")

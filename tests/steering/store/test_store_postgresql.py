@@ -22,7 +22,7 @@ from steering.store.store import Store, open_sql_store
 from steering.store.tables import Base
 from tests.postgresql_server.server import PostgreSQL
 from tests.postgresql_server.transaction_pooler import TransactionPooler
-from tests.steering.store.old_schema import database_at, fill
+from tests.steering.store.old_schema import fill, oldest_database
 from tests.steering.store.planted import planted, same_numbers
 from tests.steering.store.test_store_sqlite import in_processes
 
@@ -208,11 +208,11 @@ async def test_a_database_that_does_not_exist_is_unavailable_without_its_name(po
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_a_job_of_a_version_without_owners_is_reported_as_interrupted(
+async def test_a_job_without_an_owner_is_reported_as_interrupted(
     kind: str, tmp_path: Path, postgresql_url: str
 ) -> None:
     url = postgresql_url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.sqlite3"
-    with database_at(url, "0002") as old:
+    with oldest_database(url) as old:
         dates = {"created_at": "a", "updated_at": "b"}
         job = {"id": "job-1", "kind": "extract", "status": "running", "request": "{}", "progress": "{}", **dates}
         fill(old, "jobs", [job])

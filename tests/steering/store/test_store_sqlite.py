@@ -143,7 +143,7 @@ async def test_everything_is_there_after_a_restart_in_one_file_and_a_reserve(sto
 
 
 class TestSchema:
-    async def test_the_migrations_make_the_tables_of_the_code(self, store: Store, file: Path) -> None:
+    async def test_a_new_database_has_the_tables_of_the_code(self, store: Store, file: Path) -> None:
         await store.ping()
         engine = create_engine(f"sqlite:///{file}")
         with engine.connect() as connection:
@@ -155,7 +155,7 @@ class TestSchema:
         await store.close()
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows up to 0008.*newer version"):
+        with pytest.raises(StoreCorrupt, match=r"schema 9999, this version knows 0006 to 0008.*another version"):
             await open_sql_store(f"sqlite:///{file}")
         with opened_behind_its_back(file) as other:
             assert other.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]

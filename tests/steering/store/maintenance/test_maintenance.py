@@ -16,7 +16,7 @@ from steering.store.records import JobRecord
 from steering.store.store import open_sql_store
 from tests.polling import until
 from tests.steering.store.maintenance.conftest import MakeUrl, content
-from tests.steering.store.old_schema import database_at, fill
+from tests.steering.store.old_schema import fill, oldest_database
 from tests.steering.store.planted import planted, same_numbers
 
 
@@ -67,7 +67,7 @@ async def test_what_cannot_be_copied_is_refused(source: str, make: MakeUrl, tmp_
         copy_database(missing, read_address(make("sqlite")))
     assert not (tmp_path / "missing.sqlite3").exists()
     old = make("sqlite")
-    with database_at(old, "0001"):
+    with oldest_database(old):
         pass
     with pytest.raises(InvalidRequest, match="steer db upgrade"):
         copy_database(read_address(old), read_address(make("sqlite")))
@@ -157,8 +157,8 @@ async def test_a_file_that_is_no_backup_or_damaged_changes_nothing(source: str, 
 
 
 async def test_a_backup_of_an_earlier_schema_is_restored(make: MakeUrl, tmp_path: Path) -> None:
-    with database_at(f"sqlite:///{tmp_path}/old.sqlite3", "0001") as old:
-        dates = {"created_at": "a", "updated_at": "b"}
+    with oldest_database(f"sqlite:///{tmp_path}/old.sqlite3") as old:
+        dates = {"created_at": "a", "updated_at": "b", "namespace": "shared"}
         fill(old, "profiles", [{"name": "cheerful", "description": "d", "steering": '{"interventions": []}', **dates}])
     target = make("postgresql")
     restore(tmp_path / "old.sqlite3", read_address(target))
