@@ -74,7 +74,7 @@ class ApiRoute(APIRoute):
             self._check_query(request)
             admission: Admission = request.state.admission
             admission.closing.callback(state.rate_limits.admit(key))
-            admission.of_key = state.rate_limits.rows_of(key)
+            admission.key = key
             try:
                 parsed = await self._read(request, state.settings)
             except ClientDisconnect:  # a body that is cut off changed nothing, and is no fault of the server
