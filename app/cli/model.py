@@ -5,7 +5,7 @@ import csv
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
@@ -35,7 +35,7 @@ from app.cli.commands import (
 )
 from app.cli.terminal import console, print_warnings, safe, shown, stderr
 from steering.client import Client
-from steering.client.display import card_html, page
+from steering.client.display import aligned, card_html, layers_of_map, page
 from steering.errors import InvalidRequest
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.messages import ScorePosition
@@ -43,7 +43,11 @@ from steering.schemas.steering import AppliedSteering
 from steering.spec import Hook
 from steering.strict_json import load_json
 
+if TYPE_CHECKING:
+    from steering.client.results import LatentMap
+
 SHOWN_CHARACTERS = 60  # of a text in a table
+PANELS = 6  # layers in a picture; a page shows all of them
 HOLD = "Hold the mean readout of a vector at a score, by a strength of at most 1; repeatable."
 
 ShareDose = Annotated[
@@ -379,7 +383,7 @@ def _short(text: Any) -> str:
 def draw_map(
     connect: Connect,
     file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
-    out: Annotated[Path, "File to write, .html: a slider over the layers."] = Path("map.html"),
+    out: Annotated[Path, "File to write: .html (slider over the layers) or .png."] = Path("map.html"),
     layers: ListedLayers = "all",
     method: Annotated[str, "pca, tsne or umap."] = "pca",
     position: Annotated[str, "last, mean, or an offset from the end."] = "mean",
@@ -387,12 +391,15 @@ def draw_map(
     """Draw texts in the latent space, layer by layer."""
     texts, labels = texts_and_labels(file)
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
-    if out.suffix != ".html":
-        raise BadParameter(f"expected a file ending in .html, got {out.name}", param_hint="--out")
+    if out.suffix not in (".html", ".png"):
+        raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
     drawn = connect().latent_space(texts, method=method, embeddings=True, **options)
 
     def printed() -> None:
-        out.write_text(drawn.page(texts, labels), encoding="utf-8")
+        if out.suffix == ".html":
+            out.write_text(drawn.page(texts, labels), encoding="utf-8")
+        else:
+            _write_png(out, drawn, labels)
         for line in (*(shown(warning, "yellow") for warning in drawn.warnings), shown(f"wrote {out}")):
             console.print(line)
 
@@ -409,6 +416,31 @@ def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:
         raise InvalidRequest(f"{file.name} has no column 'text'; its first line names the columns", param="file")
     texts = [row["text"] or "" for row in rows]
     return texts, [row["label"] or "" for row in rows] if "label" in rows[0] else None
+
+
+def _write_png(out: Path, drawn: "LatentMap", labels: list[str] | None) -> None:
+    """Draws evenly spaced layers next to each other. Raises InvalidRequest when matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - optional
+    except ImportError:
+        raise InvalidRequest("--out FILE.png needs matplotlib: pip install matplotlib", param="out") from None
+    layers = layers_of_map(drawn)
+    points = aligned([layer for _, layer, _ in layers])
+    count = min(PANELS, len(layers))
+    chosen = [round(index * (len(layers) - 1) / max(count - 1, 1)) for index in range(count)]
+    figure = Figure(figsize=(3.0 * count, 3.3), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    names = labels or [""] * len(points[0])
+    for axis, index in zip(axes, chosen, strict=True):
+        for name in sorted(set(names)):
+            members = [point for point, label in zip(points[index], names, strict=True) if label == name]
+            axis.scatter([x for x, _ in members], [y for _, y in members], s=12, alpha=0.75, label=name)
+        title, _, auroc = layers[index]
+        axis.set_title(title + ("" if auroc is None else f", AUROC {auroc:.2f}"), fontsize=9)
+        axis.set(xticks=[], yticks=[])
+    if labels:
+        axes[0].legend(fontsize=8)
+    figure.savefig(out, dpi=150)
 
 
 @command

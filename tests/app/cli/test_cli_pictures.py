@@ -32,12 +32,14 @@ def address() -> Iterator[str]:
         yield found
 
 
-def test_a_map_is_written_as_a_page(steer: Steer, tmp_path: Path) -> None:
+def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text(TEXTS, encoding="utf-8-sig")  # as a spreadsheet writes it
-    output, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / "map.html"))
-    assert f"wrote {tmp_path / 'map.html'}" in output.replace("\n", "")
+    for name, start in (("map.html", b"<!doctype html>"), ("map.png", b"\x89PNG")):
+        output, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / name))
+        assert f"wrote {tmp_path / name}" in output.replace("\n", "")
+        assert (tmp_path / name).read_bytes().startswith(start)
     assert "input embeddings" in (tmp_path / "map.html").read_text()
-    assert "ending in .html" in steer("map", str(tmp_path / "texts.csv"), "--out", "map.gif", code=2)[1]
+    assert ".html or .png" in steer("map", str(tmp_path / "texts.csv"), "--out", "map.gif", code=2)[1]
 
 
 def test_texts_are_read_from_csv_and_from_lines(tmp_path: Path) -> None:
