@@ -399,10 +399,8 @@ async def delete(state: StateDep) -> None:
 async def monitors(state: StateDep) -> schemas.MonitorList:
     """Lists the monitors of the policy with their counts."""
     policy = state[Policy].active
-    by_name = {one.name: one for one in policy.monitors.ordered}
-    return schemas.MonitorList(
-        data=[schemas.MonitorAnswer(**_monitor_fields(by_name[one.name])) for one in policy.spec.monitors]
-    )
+    by_name = {one.name: schemas.MonitorAnswer(**_monitor_fields(one)) for one in policy.monitors.ordered}
+    return schemas.MonitorList(data=[by_name[one.name] for one in policy.spec.monitors])
 
 
 @router.get("/v1/monitors/{name}", openapi_extra=ADMIN)
