@@ -190,8 +190,8 @@ def _measured(monitor: Monitor) -> tuple[object, ...]:
 
 
 class GovernedEngine:
-    """An Engine that puts every pass under the policy that holds when it begins, whoever asks for it and with whatever plan. A plan
-    that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
+    """Puts every pass of an Engine under the policy that holds when it begins, whoever asks for it and with whatever plan. A
+    plan that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
     and a plan that was resolved under an earlier policy loses what was mandatory then. Every answer is read by the
     monitors. Both raise PolicyInvalid while the policy cannot be applied. A report is then of the plan's own
     interventions alone. Everything else is the engine's own (`unembed`, `fit`, its limits): it returns nothing that the

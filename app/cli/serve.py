@@ -1,9 +1,7 @@
 """`steer serve`, `demo` and `db`: runs a server; schema, copies, backups and pruning of its database, while servers may be running."""
 
-from collections.abc import Callable
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Exit, Option, Typer
 
@@ -28,43 +26,40 @@ DatabaseUrl = Annotated[
 Replace = Annotated[bool, Option("--replace", help="Delete what the target contains.")]
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a function an option for each of these settings, of its type, with its description as help."""
-
-    def option(name: str) -> Parameter:
-        field = Settings.model_fields[name]
-        kind: Any = field.annotation if field.annotation in (bool, int, Path) else str
-        text = str(field.description)
-        declaration = Option(f"--{name.replace('_', '-')}", help=f"{text[0].upper()}{text[1:]}.")
-        return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declaration])
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = [one for one in signature(function).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        parameters = [*map(option, names), *(one.replace(kind=Parameter.KEYWORD_ONLY) for one in own)]
-        function.__signature__ = Signature(parameters, return_annotation=None)  # type: ignore[attr-defined] # read by `command`
-        return function
-
-    return decorate
-
-
 @command
-@with_settings(
-    "model", "model_revision", "host", "port", "engine", "vllm_untested", "device", "device_map", "dtype", "quantization",
-    "database", "cache_dir", "max_running", "max_waiting", "log_level",
-)  # fmt: skip
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - one option a setting
+    model: Annotated[str | None, "The embedded model, a Hugging Face id, a folder, a GGUF path."] = None,
+    model_revision: Annotated[str | None, "Pinned revision of a Hugging Face id."] = None,
+    host: Annotated[str | None, "Address to listen on; other than loopback needs a key."] = None,
+    port: Annotated[int | None, "Port to listen on."] = None,
+    engine: Annotated[str | None, "transformers, or vllm where vLLM is installed."] = None,
+    vllm_untested: Annotated[
+        bool | None, Option("--vllm-untested", help="Start with a version of vLLM that the engine was not tested with.")
+    ] = None,
+    device: Annotated[str | None, "auto, cpu, cuda, cuda:1, mps, ..."] = None,
+    device_map: Annotated[str | None, "auto spreads a model over all GPUs."] = None,
+    dtype: Annotated[str | None, "auto, float32, bfloat16 or float16."] = None,
+    quantization: Annotated[str | None, "bitsandbytes-8bit, bitsandbytes-4bit or torchao-int8."] = None,
+    database: Annotated[str | None, "sqlite:///file, postgresql://... or memory://"] = None,
+    cache_dir: Annotated[Path | None, "Folder of converted models."] = None,
     api_key: Annotated[
         list[str] | None, "A key that clients need; repeatable. STEERING_API_KEYS hides it from the process list."
     ] = None,
     allowed_host: Annotated[list[str] | None, "A name accepted in Host; repeatable."] = None,
+    max_running: Annotated[int | None, "Sequences in one batch."] = None,
+    max_waiting: Annotated[int | None, "Requests that may wait for the batch."] = None,
+    log_level: Annotated[str | None, "debug, info, warning or error."] = None,
     other: Annotated[
         list[str] | None, Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
     ] = None,
-    **settings_given: Any,
 ) -> None:
     """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
-    lists = {"api_keys": api_key, "allowed_hosts": allowed_host}
-    options = given(**settings_given, **{name: ",".join(one) for name, one in lists.items() if one})
+    options = given(
+        model=model, model_revision=model_revision, host=host, port=port, engine=engine, vllm_untested=vllm_untested,
+        device=device, device_map=device_map, dtype=dtype, quantization=quantization, database=database, cache_dir=cache_dir,
+        max_running=max_running, max_waiting=max_waiting, log_level=log_level,
+        api_keys=",".join(api_key) if api_key else None, allowed_hosts=",".join(allowed_host) if allowed_host else None,
+    )  # fmt: skip
     prepare_for_torch()
     settings = settings_of(options | _assignments(other or []))
     if settings.model == EMBEDDED_MODEL:

@@ -207,7 +207,7 @@ class Admission:
         return part
 
     def take(self, rows: int) -> None:
-        """Raises the number of rows of this request to `rows`. Raises Overloaded, or what RateLimits.take_rows raises, and changes nothing."""
+        """Raises the number of rows of this request to `rows`. Raises Overloaded, or as `take_rows`, and changes nothing."""
         wanted = max(rows - self._rows, 0)
         if self.key is not None:
             self._rates.take_rows(self.key, wanted, rows)
