@@ -86,7 +86,7 @@ async def _submitted(
         if checked % PART_LINES == 0:
             await asyncio.sleep(0)  # other requests are served between lines
     stored = {"requests": len(lines), "output": batch.output}  # nothing of the prompts
-    return (await jobs_of(context).submit(batch.kind, stored, batch.run)).record
+    return await jobs_of(context).submit(batch.kind, stored, batch.run)
 
 
 def parse_lines(content: bytes, settings: Settings, kind: type[L]) -> dict[int, L]:

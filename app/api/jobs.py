@@ -305,11 +305,9 @@ class NamespaceJobs:
     def _sees_all(self) -> bool:
         return "admin" in self.key.scopes
 
-    async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
-        """Queues a job. Raises Overloaded, RateLimited."""
-        job_id = f"job-{secrets.token_hex(8)}"
-        record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
-        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
+    async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
+        """Queues a job and returns its record. Raises Overloaded, RateLimited."""
+        return (await self._submit(kind, request, work)).record
 
     async def complete(
         self, kind: str, request: Mapping[str, Any], work: Work, request_seconds: float = math.inf
@@ -317,7 +315,7 @@ class NamespaceJobs:
         """Runs a job within the same limits and returns its result. A cancelled caller cancels the job; one that has waited for
         nearly as long as a request may last gets RequestTimedOut, and the job goes on. Raises also Overloaded, RateLimited, and
         the error that ended the job: JobCancelled where another caller cancelled it."""
-        live = await self.submit(kind, request, work)
+        live = await self._submit(kind, request, work)
         try:
             await asyncio.wait({live.task}, timeout=request_seconds - min(LEFT_SECONDS, request_seconds / 2))
         except asyncio.CancelledError:
@@ -372,6 +370,11 @@ class NamespaceJobs:
                         record = newest
         return record
 
+    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
+        job_id = f"job-{secrets.token_hex(8)}"
+        record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
+        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
+
     def _visible(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)
         if live is None or live.record.namespace not in visible_from(self.namespace):
@@ -402,7 +405,7 @@ async def respond(
     if wait:
         result = await jobs.complete(kind, request, work, context.settings.request_seconds)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
-    queued = (await jobs.submit(kind, request, work)).record
+    queued = await jobs.submit(kind, request, work)
     return json_response(queued.model_dump(mode="json"), 202)
 
 
