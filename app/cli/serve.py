@@ -1,5 +1,6 @@
 """`steer serve`, `demo` and `db`: runs a server; schema, copies, backups and pruning of its database, while servers may be running."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,15 +154,14 @@ def prune(
 
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
-    from app.core.synchronization import days_ago  # noqa: PLC0415
     from steering.store import pruning  # noqa: PLC0415
 
     settings, address = settings_of({}), _address(url)
     counts = pruning.prune_records(
         address,
-        jobs_before=days_ago(jobs or settings.job_days),
-        audit_before=days_ago(audit or settings.audit_days),
-        links_before=days_ago(links or settings.link_days),
+        jobs_before=_days_ago(jobs or settings.job_days),
+        audit_before=_days_ago(audit or settings.audit_days),
+        links_before=_days_ago(links or settings.link_days),
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"
@@ -174,6 +174,10 @@ def prune(
 
 def _report(table: str, rows: int) -> None:
     console.print(f"copied {rows} rows of {table}")
+
+
+def _days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _address(url: str | None) -> "DatabaseAddress":

@@ -148,14 +148,13 @@ class Synchronization:
 async def prune(store: Store, settings: Settings) -> None:
     """Deletes old entries of the audit log, old jobs, old results of batches and old links."""
     try:
-        await store.audit.prune(days_ago(settings.audit_days))
-        await store.servers.prune_jobs(days_ago(settings.job_days))
-        await store.outputs.prune(days_ago(settings.output_days))
-        await store.prune_links(days_ago(settings.link_days))
+        await store.audit.prune(_days_ago(settings.audit_days))
+        await store.servers.prune_jobs(_days_ago(settings.job_days))
+        await store.outputs.prune(_days_ago(settings.output_days))
+        await store.prune_links(_days_ago(settings.link_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)
 
 
-def days_ago(days: int) -> str:
-    """Returns a time in the past as the store writes it."""
+def _days_ago(days: int) -> str:
     return utc_text(datetime.now(UTC) - timedelta(days=days))
