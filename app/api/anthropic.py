@@ -52,9 +52,7 @@ class AnthropicRoute(ApiRoute):
 
         async def handle(request: Request) -> Response:
             keys = [
-                (b"authorization", b"Bearer " + value)
-                for name, value in request.scope["headers"]
-                if name == b"x-api-key"
+                (b"authorization", f"Bearer {key}".encode("latin-1")) for key in request.headers.getlist("x-api-key")
             ]
             if keys:  # beside an Authorization header it is one too many, and refused as such
                 request = Request({**request.scope, "headers": [*request.scope["headers"], *keys]}, request.receive)
@@ -115,7 +113,7 @@ class MessageWork(TranslatedWork):
 
     def beginning(self) -> list[Event]:
         """See TranslatedWork.beginning. How much of the prompt was cached is known at the end."""
-        usage = {"input_tokens": len(self.generation.request.prompt), "output_tokens": 0}
+        usage = {"input_tokens": len(self.generations[0].request.prompt), "output_tokens": 0}
         message = self._message([], usage, {"stop_reason": None, "stop_sequence": None})
         return [_event("message_start", message=message)]
 
@@ -123,12 +121,11 @@ class MessageWork(TranslatedWork):
         """See TranslatedWork.pieces."""
         block = _block(part)
         events = [] if self.open == block["type"] else [*self._end_block(), self._begin_block(part)]
-        if isinstance(part, str):
-            delta = {"type": "text_delta", "text": part}
-        elif isinstance(part, Thought):
-            delta = {"type": "thinking_delta", "thinking": part.text}
-        else:
+        if isinstance(part, Call):
             delta = {"type": "input_json_delta", "partial_json": part.arguments}
+        else:
+            name = block["type"]
+            delta = {"type": f"{name}_delta", name: block[name]}
         events.append(_event("content_block_delta", index=self.blocks - 1, delta=delta))
         return [*events, *self._end_block()] if isinstance(part, Call) else events
 

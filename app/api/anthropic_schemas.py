@@ -205,10 +205,8 @@ class ConversationRequest(RefusingRequest):
         if choice.type == "none":
             return Offer()
         tools = tuple(
-            OfferedTool(
-                tool.name, tool.description, tool.input_schema, f"tools.{index}.input_schema", bool(tool.strict)
-            )
-            for index, tool in enumerate(self.tools or ())
+            OfferedTool(one.name, one.description, one.input_schema, f"tools.{index}.input_schema", bool(one.strict))
+            for index, one in enumerate(self.tools or ())
         )
         return Offer(tools, choice.type == "any", choice.name, bool(choice.disable_parallel_tool_use))
 

@@ -52,21 +52,19 @@ Run: TypeAlias = Callable[[], Awaitable[Callable[[], A]]]
 router = APIRouter(route_class=JsonLinesRoute, tags=["generation"])
 
 
-@router.post(
-    "/v1/generate/batch",
-    status_code=202,
-    openapi_extra={**needs("generate"), "requestBody": {"required": True, "content": JSON_LINES}},
-)
+LINES: dict[str, Any] = {
+    "status_code": 202,
+    "openapi_extra": {**needs("generate"), "requestBody": {"required": True, "content": JSON_LINES}},
+}
+
+
+@router.post("/v1/generate/batch", **LINES)
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
     return await _submitted(request, context, GenerationBatch, BatchLine)
 
 
-@router.post(
-    "/v1/score/batch",
-    status_code=202,
-    openapi_extra={**needs("generate"), "requestBody": {"required": True, "content": JSON_LINES}},
-)
+@router.post("/v1/score/batch", **LINES)
 async def score_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Scores many requests in the background: one request of /v1/score per line, one line of output for each."""
     return await _submitted(request, context, ScoreBatch, ScoreLine)

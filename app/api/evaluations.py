@@ -5,7 +5,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -396,12 +396,8 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
         async with opened_second_model(context.settings) as second:
             await _check_numbers(second, context.settings, request, request.from_layer)
             found = await carrying.transfer(context.engine, second, request, progress=progress)
-        loss: dict[str, Any] = {
-            "explained": found.explained,
-            "cosine": found.cosine,
-            "auroc": dict(found.auroc),
-            "warnings": list(found.warnings),
-        }
+        loss: dict[str, Any] = {"explained": found.explained, "cosine": found.cosine}
+        loss |= {"auroc": dict(found.auroc), "warnings": list(found.warnings)}
         if measured is not None:
             loss["effect"] = await carrying.effect(context.engine, found, measured, progress=progress)
         provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
@@ -488,25 +484,24 @@ async def _check_numbers(
 # Judges, and the operator's second model
 
 
+@dataclass(frozen=True, slots=True)
 class EndpointJudge:
-    """Asks `POST {base_url}/chat/completions`. Redirects are not followed: they could lead to an address that the operator did not configure."""
+    """Asks `chat/completions` of an address. Redirects are not followed: they could lead to one that the operator did not configure."""
 
+    http: httpx2.AsyncClient
+    model: str
+    seconds: float
     at_once = 8
-
-    def __init__(self, http: httpx2.AsyncClient, url: str, model: str, api_key: str | None, seconds: float) -> None:
-        self._http, self._url, self._model = http, f"{url.rstrip('/')}/chat/completions", model
-        self._seconds = seconds
-        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     async def ask(self, question: str) -> str:
         """See Judge.ask. Tries once; failures are counted in the result."""
         messages = [{"role": "user", "content": question}]
-        body = {"model": self._model, "messages": messages, "temperature": 0, "max_tokens": REPLY}
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": REPLY}
         try:
             # the client's timeouts are per read, so a reply of single bytes would never end
             async with (
-                asyncio.timeout(self._seconds),
-                self._http.stream("POST", self._url, json=body, headers=self._headers) as response,
+                asyncio.timeout(self.seconds),
+                self.http.stream("POST", "chat/completions", json=body) as response,
             ):
                 if response.status_code != 200:
                     raise Unanswered(f"the judge answered {response.status_code}")
@@ -533,11 +528,14 @@ async def _opened_judge(settings: Settings, engine: Engine, by: Literal["self", 
     if by == "self" or settings.judge_base_url is None or settings.judge_model is None:
         yield EngineJudge(engine)
         return
-    timeout = httpx2.Timeout(settings.judge_seconds, connect=min(settings.judge_seconds, 10.0))
-    async with httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as http:
-        yield EndpointJudge(
-            http, settings.judge_base_url, settings.judge_model, settings.judge_api_key, settings.judge_seconds
-        )
+    seconds, key = settings.judge_seconds, settings.judge_api_key
+    async with httpx2.AsyncClient(
+        base_url=settings.judge_base_url.rstrip("/") + "/",
+        headers={} if key is None else {"Authorization": f"Bearer {key}"},
+        timeout=httpx2.Timeout(seconds, connect=min(seconds, 10.0)),
+        follow_redirects=False,
+    ) as http:
+        yield EndpointJudge(http, settings.judge_model, seconds)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from steering.engine.prompts import phase_rules
 from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.injection.readings import RaisedMonitor
 from steering.injection.rows import SteeringReport
-from steering.model.phases import PhaseRules, PhaseTracker
+from steering.model.phases import PhaseTracker
 from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.plan.types import HeldReadout, Intervention, SteeringPlan
@@ -353,11 +353,14 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
     fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.grammar is not None:
         fields |= sampling.grammar.fields
+    thinking: schemas.RecordedThinking | None = None
+    if phases is not None and phases.thinking is not None:
+        thinking = "begun" if phases.start.mode == "thinking" else "possible" if phases.thinks else "none"
     return Record(
         format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),
         tools=True if phases is not None and phases.form else None,
-        thinking=_thinking_in(phases),
+        thinking=thinking,
         prompt_roles=cast("tuple[Role | None, ...] | None", plan.prompt_roles),
         sampling=schemas.RecordedSampling(**fields),
         n=n,
@@ -366,19 +369,11 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
         vectors=dict(plan.vectors),
         fingerprint=plan.fingerprint,
         model=schemas.RecordedModel(
-            name=info.name,
-            fingerprint=info.fingerprint,
-            dtype=info.dtype,
+            **{name: getattr(info, name) for name in ("name", "fingerprint", "dtype")},
             engine=context.settings.engine,
             executor=engine.stats().executor,
         ),
     )
-
-
-def _thinking_in(phases: PhaseRules | None) -> schemas.RecordedThinking | None:
-    if phases is None or phases.thinking is None:
-        return None
-    return "begun" if phases.start.mode == "thinking" else "possible" if phases.thinks else "none"
 
 
 def applied_steering(

@@ -459,9 +459,6 @@ async def output(job_id: str, context: ContextDep) -> Response:
     return FileStream(pieces(), f"{job_id}.jsonl", context.state, media_type="application/jsonl")
 
 
-log = structlog.get_logger(__name__)
-
-
 @dataclass(eq=False, slots=True)
 class StoredCheckpoints:
     """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace and

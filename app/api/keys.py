@@ -254,7 +254,7 @@ async def create(body: CreateKeyRequest, state: StateDep, response: Response) ->
     """Creates a key. The response is the only place where it is shown."""
     if not state[ApiKeys].required and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
-    secret = _new_secret()
+    secret = f"sk-{secrets.token_urlsafe(32)}"
     record = KeyRecord(id=f"key_{secrets.token_hex(8)}", digest=digest_of(secret), **_fields(body))
     answer = _answer(state, await state[ApiKeys].create(record, state.store), response)
     return NewKeyAnswer(**dict(answer), key=secret)
@@ -301,7 +301,7 @@ async def rotate(
     key_id: str, body: schemas.RotateKeyRequest, state: StateDep, response: Response, if_match: IfMatch = None
 ) -> NewKeyAnswer:
     """Gives a key a new secret, shown here only. Its id, limits, links, jobs and counts stay."""
-    secret = _new_secret()
+    secret = f"sk-{secrets.token_urlsafe(32)}"
 
     def edit(record: KeyRecord, _: Sequence[KeyRecord]) -> dict[str, Any]:
         _check_match(record, if_match)
@@ -326,10 +326,6 @@ async def delete(
     await state[ApiKeys].edit(key_id, lambda record, _: _check_match(record, if_match), state.store, force=force)
     if jobs == "cancel":
         await state[Jobs].cancel_of(key_id)
-
-
-def _new_secret() -> str:
-    return f"sk-{secrets.token_urlsafe(32)}"
 
 
 def _check_match(record: KeyRecord, if_match: str | None) -> None:

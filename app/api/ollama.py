@@ -395,10 +395,6 @@ class OllamaWork(TranslatedWork):
         calls = [part for part in parts if isinstance(part, Call)]
         return self._last(answer, self._line(said(parts), thoughts(parts), calls))
 
-    def beginning(self) -> list[Event]:
-        """See TranslatedWork.beginning."""
-        return []
-
     def pieces(self, part: Part) -> list[Event]:
         """See TranslatedWork.pieces."""
         one = [part]

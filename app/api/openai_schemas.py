@@ -365,14 +365,10 @@ class ChatRequest(GenerationRequest, ChatFields):
             if one.tool_call_id is not None:
                 found.answer_call(one.tool_call_id, one.text, f"{place}.tool_call_id")
                 continue
+            called = ((index, call.id, call.function) for index, call in enumerate(one.tool_calls or ()))
             calls = (
-                call_of_text(
-                    call.id,
-                    call.function.name,
-                    call.function.arguments,
-                    f"{place}.tool_calls.{index}.function.arguments",
-                )
-                for index, call in enumerate(one.tool_calls or ())
+                call_of_text(name, asked.name, asked.arguments, f"{place}.tool_calls.{index}.function.arguments")
+                for index, name, asked in called
             )
             found.say(one.role, one.text, calls, one.reasoning_content or "")
         messages = tuple(found.messages)

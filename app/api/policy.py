@@ -189,13 +189,13 @@ def _measured(monitor: Monitor) -> tuple[object, ...]:
     return monitor.name, monitor.vector, monitor.sha256, monitor.reading.layer, monitor.at, monitor.phase
 
 
-class GovernedEngine(Engine):
-    """Puts every pass under the policy that holds when it begins, whoever asks for it and with whatever plan. A plan
-    that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
+class GovernedEngine:
+    """Puts every pass of an Engine under the policy that holds when it begins, whoever asks for it and with whatever plan. A
+    plan that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
     and a plan that was resolved under an earlier policy loses what was mandatory then. Every answer is read by the
     monitors. Both raise PolicyInvalid while the policy cannot be applied. A report is then of the plan's own
-    interventions alone. What only some engines have (`unembed`, `fit`, their limits) is the engine's own: it returns
-    nothing that the model predicts from a text that was not read by `capture`."""
+    interventions alone. Everything else is the engine's own (`unembed`, `fit`, its limits): it returns nothing that the
+    model predicts from a text that was not read by `capture`."""
 
     def __init__(self, engine: Engine, policy: Policy) -> None:
         self._engine, self._policy = engine, policy
@@ -203,29 +203,6 @@ class GovernedEngine(Engine):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
-
-    @property
-    def name(self) -> str:
-        """See Engine.name."""
-        return self._engine.name
-
-    @property
-    def info(self) -> ModelInfo:
-        """See Engine.info."""
-        return self._engine.info
-
-    @property
-    def tokenizer(self) -> api.Tokenizer:
-        """See Engine.tokenizer."""
-        return self._engine.tokenizer
-
-    def stats(self) -> api.EngineStats:
-        """See Engine.stats."""
-        return self._engine.stats()
-
-    async def close(self) -> None:
-        """See Engine.close."""
-        await self._engine.close()
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
@@ -262,7 +239,7 @@ class GovernedEngine(Engine):
         key = (plan, policy.unsteered)
         known = self._plans.get(key)
         if known is None:  # hashes every direction, which takes longer than the event loop may stand still
-            known = self._plans[key] = await run_in_thread(under, plan, policy.unsteered, self.info.fingerprint)
+            known = self._plans[key] = await run_in_thread(under, plan, policy.unsteered, self._engine.info.fingerprint)
         return known
 
 
@@ -422,10 +399,8 @@ async def delete(state: StateDep) -> None:
 async def monitors(state: StateDep) -> schemas.MonitorList:
     """Lists the monitors of the policy with their counts."""
     policy = state[Policy].active
-    by_name = {one.name: one for one in policy.monitors.ordered}
-    return schemas.MonitorList(
-        data=[schemas.MonitorAnswer(**_monitor_fields(by_name[one.name])) for one in policy.spec.monitors]
-    )
+    by_name = {one.name: schemas.MonitorAnswer(**_monitor_fields(one)) for one in policy.monitors.ordered}
+    return schemas.MonitorList(data=[by_name[one.name] for one in policy.spec.monitors])
 
 
 @router.get("/v1/monitors/{name}", openapi_extra=ADMIN)

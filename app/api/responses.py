@@ -13,11 +13,7 @@ from starlette.responses import Response
 from app.api.answer_parts import Call, Part
 from app.api.context import AdmittedDep
 from app.api.openai import conversation_of
-from app.api.openai_schemas import (
-    OpenAIRequest,
-    Steered,
-    shared_fields,
-)
+from app.api.openai_schemas import OpenAIRequest, Steered, shared_fields
 from app.api.responses_schemas import ResponsesRequest
 from app.api.translated import TranslatedRequest, TranslatedWork
 from app.core.admission import check_limit
@@ -109,7 +105,9 @@ class ResponseWork(TranslatedWork):
         if not self.open:
             self.output.append({**_item(part), "status": "in_progress", "content": []})
             yield self._item_event("added")
-            yield self._part_event("response.content_part.added", part=_part(_empty(part)))
+            yield self._part_event(
+                "response.content_part.added", part=_part(Thought("") if isinstance(part, Thought) else "")
+            )
         self.open.append(part)
         if isinstance(part, Thought):
             yield self._part_event("response.reasoning_text.delta", delta=part.text)
@@ -154,9 +152,8 @@ class ResponseWork(TranslatedWork):
 
     def _state_event(self, name: str, response: dict[str, Any]) -> Event:
         event = self._event(f"response.{name}", response=response)
-        return event._replace(
-            data=json.dumps(event.data)
-        )  # in a thread: the response repeats the request, which may be large
+        # encoded here, in a thread: the response repeats the request, which may be large
+        return event._replace(data=json.dumps(event.data))
 
     def _event(self, name: str, **fields: Any) -> Event:
         self.sent += 1
@@ -212,10 +209,6 @@ def _part(part: str | Thought) -> dict[str, Any]:
     if isinstance(part, Thought):
         return {"type": "reasoning_text", "text": part.text}
     return {"type": "output_text", "text": part, "annotations": [], "logprobs": []}
-
-
-def _empty(part: str | Thought) -> str | Thought:
-    return Thought("") if isinstance(part, Thought) else ""
 
 
 def _usage(finish: Finish, reasoning: int) -> dict[str, Any]:

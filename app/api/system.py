@@ -21,14 +21,7 @@ from steering.concepts.described import all_concepts, described, search
 from steering.concepts.loader import load_concept
 from steering.concepts.measured import measurement_of, summaries_of
 from steering.conditions import CONDITIONS
-from steering.engine.capabilities import (
-    limits_of,
-    phases,
-    steers_token_scopes,
-    takes_grammars,
-    thinking_format,
-    tool_format,
-)
+from steering.engine import capabilities as engines
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded, NotFound
 from steering.operations import OPERATIONS
 from steering.pairs import Text as PairText
@@ -96,13 +89,13 @@ async def capabilities(request: Request, state: StateDep) -> schemas.Capabilitie
         concept_steering=measured,
         judges=judges(settings),
         second_model=settings.scorer_model is not None,
-        token_scopes=steers_token_scopes(engine),
-        grammars=takes_grammars(engine),
-        tools=None if (tools := tool_format(engine)) is None else tools.name,
-        thinking=None if (thinking := thinking_format(engine)) is None else thinking.name,
+        token_scopes=engines.steers_token_scopes(engine),
+        grammars=engines.takes_grammars(engine),
+        tools=None if (tools := engines.tool_format(engine)) is None else tools.name,
+        thinking=None if (thinking := engines.thinking_format(engine)) is None else thinking.name,
         thinking_is_optional=thinking is not None and bool(thinking.switch),
-        phases=sorted(phases(engine)),
-        limits=settings.limits() | limits_of(engine),
+        phases=sorted(engines.phases(engine)),
+        limits=settings.limits() | engines.limits_of(engine),
         scopes=list(SCOPES),
         key=schemas.CallerAnswer(id=key.id, name=key.name, scopes=sorted(key.scopes)),
         playground=is_built(),

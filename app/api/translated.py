@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from app.api.answer_parts import Part
 from app.api.conversation import Offer, ThinkingSwitch
-from app.api.generate import Generation
 from app.api.openai import GenerationWork, flags_of
 from app.api.openai_schemas import GenerationRequest
 from app.core.answers import Event
@@ -43,18 +42,13 @@ class TranslatedWork(GenerationWork):
     def param(self, name: str) -> str:
         """Returns what a field of chat completions is called in the other API, for errors."""
 
-    @property
-    def generation(self) -> Generation:
-        """The generation of the answer."""
-        return self.generations[0]
-
     @abstractmethod
     def described(self, answer: Answer) -> dict[str, Any]:
         """Describes a whole answer."""
 
-    @abstractmethod
     def beginning(self) -> list[Event]:
         """Returns the events of a stream before its first text."""
+        return []
 
     @abstractmethod
     def pieces(self, part: Part) -> list[Event]:

@@ -213,12 +213,10 @@ def _map_of(layer: str, given: schemas.MapNumbers) -> LowRankMap:
 
 def _map_numbers(vector: ConceptVector) -> dict[str, schemas.MapNumbers]:
     found = {layer: entry.map for layer, entry in vector.layers.items() if entry.map is not None}
-    numbers = {
-        layer: {"read": one.read.tolist(), "write": one.write.tolist(), "bias": one.bias.tolist()}
-        for layer, one in found.items()
-    }
     return {
-        str(layer): schemas.MapNumbers.model_validate({**numbers[layer], "activation": one.activation})
+        str(layer): schemas.MapNumbers.model_validate(
+            {name: getattr(one, name).tolist() for name in ("read", "write", "bias")} | {"activation": one.activation}
+        )
         for layer, one in found.items()
     }
 

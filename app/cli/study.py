@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,9 +38,8 @@ def run_study(
     folder.mkdir(exist_ok=True)
     results = {}
     for number, (kind, body) in enumerate(steps_of(text_of(study), study.name), start=1):
-        name = f"{number:02}-{body.get('kind', kind)}-{body.get('vector') or body.get('name') or 'step'}".replace(
-            "/", "-"
-        )
+        subject = str(body.get("vector") or body.get("name") or "step").replace("/", "-")
+        name = f"{number:02}-{body.get('kind', kind)}-{subject}"
         results[name] = _result(client, kind, body, folder / name)
     return results, [shown(f"{name}: {folder / name}.json") for name in results] or [Text("no steps")]
 
@@ -52,13 +51,12 @@ def steps_of(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
     except yaml.YAMLError as error:
         raise BadParameter(f"{source} is not YAML: {error}") from error
     steps = found.get("steps") if isinstance(found, Mapping) and set(found) == {"steps"} else None
-    if not isinstance(steps, Sequence) or isinstance(steps, str):
+    if not isinstance(steps, list):
         raise BadParameter(f"{source}: expected one key, 'steps', with a list")
     for number, step in enumerate(steps, start=1):
         if not (isinstance(step, dict) and len(step) == 1 and set(step) <= set(STEPS)):
             raise BadParameter(f"{source}, step {number}: expected one of {', '.join(STEPS)} with its body")
-        (body,) = step.values()
-        if not isinstance(body, dict):
+        if not isinstance(body := next(iter(step.values())), dict):
             raise BadParameter(f"{source}, step {number}: expected the fields of the request, got {body!r}")
     return [next(iter(step.items())) for step in steps]
 

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
 from typer import Argument, BadParameter, Option, Typer
 
 from app.cli import tables
@@ -38,6 +35,7 @@ from app.cli.commands import (
 )
 from app.cli.terminal import console, print_warnings, shown, stderr
 from app.core.gguf_format import read_control_vector
+from app.core.process_settings import prepare_for_torch
 from steering.cards import Estimate
 from steering.client import Client
 from steering.concepts.loader import read_pairs
@@ -45,7 +43,6 @@ from steering.errors import InvalidRequest
 from steering.pairs import Text as PairText
 from steering.schemas.extraction import TransferAnswer
 from steering.schemas.vectors import RegisterRequest, VectorAnswer, VectorExport
-from steering.spec import LayerKey, Number
 from steering.strict_json import load_json
 
 ONE_SOURCE = "expected one source: --concept, --pairs, --positive with --negative, or --trait with --opposite"
@@ -297,20 +294,19 @@ def import_file(
     client: Client,
     file: Annotated[Path, file_argument("A .safetensors, .gguf or .json file.")],
     name: Annotated[str | None, "Name of the vector; default: the name in the file."] = None,
-    feature: Annotated[int | None, "Row of W_dec of a SAELens dictionary."] = None,
-    config: Annotated[Path | None, "SAELens configuration; default: cfg.json in the folder of the file."] = None,
-    layer: Annotated[int | None, "Zero-based block, if the file does not name it."] = None,
+    feature: Annotated[
+        int | None, "Row of W_dec of a SAELens dictionary, with cfg.json in the folder of its sae_weights.safetensors."
+    ] = None,
+    layer: Annotated[int | None, "Zero-based block, if a .json file does not name it."] = None,
 ) -> Output:
     """Import a vector. The server reads only its own safetensors files; other formats are read by this command."""
     fields: dict[str, Any] | None = None  # of a file of another tool
+    if layer is not None and file.suffix != ".json":
+        raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
     if feature is not None:
-        fields = decoder_row(file, config or file.with_name("cfg.json"), feature, layer)
-    elif config is not None:
-        raise BadParameter("needs --feature", param_hint="--config")
+        fields = decoder_row(file, feature)
     elif file.suffix == ".json":
         fields = json_directions(file, layer)
-    elif layer is not None:
-        raise BadParameter("not allowed: the file names its layers", param_hint="--layer")
     elif file.suffix == ".gguf":
         fields = {"directions": read_control_vector(file), "tags": ("gguf",)}
     if fields is None:
@@ -406,59 +402,22 @@ def store_feature(
 
 
 MAX_JSON_BYTES = 256 << 20
-_HOOK = re.compile(r"blocks\.(\d{1,4})\.hook_resid_(pre|post)")
-_WIDE = ("F16", "F32", "F64")
-_NUMBERS: TypeAdapter[list[float]] = TypeAdapter(Annotated[list[Number], Field(min_length=1)])
-_LAYERS: TypeAdapter[dict[str, list[float]]] = TypeAdapter(dict[LayerKey, list[Number]])
-
 Registration: TypeAlias = dict[str, Any]  # of `Client.register_vector`; without `scale` it is each direction's length
 
 
-def decoder_row(weights: Path, config: Path, feature: int, layer: int | None) -> Registration:
-    """Reads row `feature` of `W_dec` (feature, d_model). The layer is `layer`, or that of the hook in SAELens's configuration.
+def decoder_row(weights: Path, feature: int) -> Registration:
+    """Reads row `feature` of `W_dec` of a SAELens dictionary. Raises InvalidRequest where the folder of its weights is none."""
+    prepare_for_torch()
+    from steering.lab.dictionaries import open_dictionary  # noqa: PLC0415 - imports torch
 
-    A hook before block L reads the output of block L - 1, so `hook_resid_pre` of L is our layer L - 1. Raises InvalidRequest
-    for a missing feature or tensor, and without `layer` for a hook that is not on the residual stream.
-    """
-    written = _json(config) if config.exists() or layer is None else {}
-    if not isinstance(written, dict):
-        raise InvalidRequest(f"{config.name} is not a SAELens configuration: expected an object", param="config")
-    metadata = written["metadata"] if isinstance(written.get("metadata"), dict) else written
-    hook = str(metadata.get("hook_name", metadata.get("hook_point", "")))
-    try:
-        with safe_open(weights, framework="numpy") as tensors:
-            if "W_dec" not in tensors.keys():  # noqa: SIM118 - not a mapping
-                raise InvalidRequest(f"{weights.name} has no tensor W_dec", param="file")
-            rows = tensors.get_slice("W_dec")
-            shape, kind = rows.get_shape(), rows.get_dtype()
-            if len(shape) != 2 or kind not in _WIDE:
-                needed = f"W_dec must be (feature, d_model) in {', '.join(_WIDE)}"
-                raise InvalidRequest(f"{needed}; it is {shape} in {kind}", param="file")
-            if not 0 <= feature < shape[0]:
-                raise InvalidRequest(
-                    f"feature {feature} is out of range: expected 0 to {shape[0] - 1}", param="feature"
-                )
-            row: list[float] = np.asarray(rows[feature], dtype=np.float64).reshape(-1).tolist()
-    except SafetensorError as error:
-        raise InvalidRequest(f"{weights.name} is not a safetensors file: {error}", param="file") from None
-    at = _layer_of(hook, config) if layer is None else layer
-    source = ", ".join(part for part in (hook, str(metadata.get("model_name", ""))) if part)
-    description = f"SAE feature {feature}" + (f" of {source}" if source else "")
-    return {"directions": {str(at): row}, "description": description[:4096], "tags": ("saelens",)}
-
-
-def _layer_of(hook: str, config: Path) -> int:
-    found = _HOOK.fullmatch(hook)
-    if found is None:
-        raise InvalidRequest(
-            f"{config.name} names the hook {hook[:80]!r}, which is not the residual stream of a block "
-            "(blocks.<n>.hook_resid_pre or hook_resid_post); give the layer with --layer",
-            param="layer",
-        )
-    block = int(found[1]) - (found[2] == "pre")
-    if block < 0:
-        raise InvalidRequest(f"{hook} is the input of the first block, before layer 0", param="layer")
-    return block
+    found = open_dictionary(weights.parent)
+    source = ", ".join(filter(None, (found.hook, found.model)))
+    description = f"SAE feature {feature} of {source}"
+    return {
+        "directions": {str(found.layer): found.rows((feature,))[0].tolist()},
+        "description": description,
+        "tags": ("saelens",),
+    }
 
 
 def json_directions(file: Path, layer: int | None) -> Registration:
@@ -468,32 +427,23 @@ def json_directions(file: Path, layer: int | None) -> Registration:
 
     Raises InvalidRequest naming the invalid field.
     """
-    value = _json(file)
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise InvalidRequest(f"{file.name} is larger than {MAX_JSON_BYTES >> 20} MB", param="file")
+    value = load_json(file.read_bytes(), file.name, param="file")
+    if isinstance(value, list) and layer is None:
+        raise InvalidRequest(f"{file.name} is one list of numbers; give its layer with --layer", param="layer")
+    if not isinstance(value, list) and layer is not None:
+        raise InvalidRequest(f"{file.name} names its layers; --layer is not allowed", param="layer")
+    fields = {"directions": {str(layer): value} if isinstance(value, list) else value}
+    if isinstance(value, dict) and "directions" in value:
+        if unknown := set(value) - set(VectorExport.model_fields):
+            raise InvalidRequest(f"unknown keys {sorted(unknown)[:5]} next to 'directions'", param="file")
+        fields = {key: value[key] for key in RegisterRequest.model_fields if key in value and key != "maps"}
+        fields |= {"maps": value["map_numbers"]} if value.get("map_numbers") else {}
     try:
-        if isinstance(value, list):
-            if layer is None:
-                raise InvalidRequest(f"{file.name} is one list of numbers; give its layer with --layer", param="layer")
-            return {"directions": {str(layer): _NUMBERS.validate_python(value)}}
-        if layer is not None:
-            raise InvalidRequest(f"{file.name} names its layers; --layer is not allowed", param="layer")
-        if isinstance(value, dict) and "directions" in value:
-            unknown = set(value) - set(VectorExport.model_fields)
-            if unknown:
-                raise InvalidRequest(f"unknown keys {sorted(unknown)[:5]} next to 'directions'", param="file")
-            fields = {key: value[key] for key in RegisterRequest.model_fields if key in value and key != "maps"}
-            fields |= {"maps": value["map_numbers"]} if value.get("map_numbers") else {}
-            RegisterRequest.model_validate({"name": "unnamed", **fields})
-            return fields
-        return {"directions": _LAYERS.validate_python(value)}
+        RegisterRequest.model_validate({"name": "unnamed", **fields})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise InvalidRequest(f"{file.name}: {place[:80]}: {first['msg']}", param="file") from None
-
-
-def _json(file: Path) -> Any:
-    if not file.exists():
-        raise InvalidRequest(f"{file.name} does not exist; give --config or --layer", param="config")
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise InvalidRequest(f"{file.name} is larger than {MAX_JSON_BYTES >> 20} MB", param="file")
-    return load_json(file.read_bytes(), file.name, param="file")
+    return fields

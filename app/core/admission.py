@@ -111,10 +111,23 @@ class RateLimits:
         self._rows: Counter[str] = Counter()
         self.servers = 1
 
-    def rows_of(self, key: Key) -> "KeyRows":
-        """Returns what counts the rows of a key."""
-        limit = key.limits.rows
-        return KeyRows(self._rows, key, None if limit is None else share(limit, self.servers), self._where())
+    def take_rows(self, key: Key, rows: int, total: int) -> None:
+        """Counts rows of the batch for a request that will have `total`.
+
+        Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
+        """
+        if key.limits.rows is not None:
+            limit, where = share(key.limits.rows, self.servers), self._where()
+            if total > limit:
+                use = f"this key may use {limit}{where}"
+                raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
+            if self._rows[key.name] + rows > limit:
+                raise RateLimited(f"this key may use {limit} rows at once{where}", limit="rows", retry_after=1.0)
+        self._rows[key.name] += rows
+
+    def release_rows(self, key: Key, rows: int) -> None:
+        """Returns rows."""
+        _give_back(self._rows, key, rows)
 
     def admit(self, key: Key) -> Callable[[], None]:
         """Counts one request; returns what ends it. Raises RateLimited."""
@@ -147,30 +160,6 @@ class RateLimits:
         return "" if self.servers == 1 else f" on each of {self.servers} servers"
 
 
-class KeyRows:
-    """Rows of the batch that the running requests of one key have taken."""
-
-    def __init__(self, counts: Counter[str], key: Key, limit: int | None, where: str) -> None:
-        self._counts, self._key, self._limit, self._where = counts, key, limit, where
-
-    def take(self, rows: int, total: int) -> None:
-        """Counts rows of a request that will have `total`.
-
-        Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
-        """
-        limit = self._limit
-        if limit is not None and total > limit:
-            use = f"this key may use {limit}{self._where}"
-            raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
-        if limit is not None and self._counts[self._key.name] + rows > limit:
-            raise RateLimited(f"this key may use {limit} rows at once{self._where}", limit="rows", retry_after=1.0)
-        self._counts[self._key.name] += rows
-
-    def release(self, rows: int) -> None:
-        """Returns rows."""
-        _give_back(self._counts, self._key, rows)
-
-
 def _give_back(counts: Counter[str], key: Key, count: int) -> None:
     """Lowers the count of a key, and forgets a key that uses nothing: keys come and go."""
     counts[key.name] -= count
@@ -199,34 +188,34 @@ class Budget:
 class Admission:
     """The rows and the memory that one request has taken from its server.
 
-    of_key: counts its rows for its key too. None until the key is known.
+    key: whose rows `rates` counts, too. None until the key is known.
     closing: what is called when the response has been sent.
     """
 
-    def __init__(self, rows: Budget, memory: Budget, job_memory: Budget) -> None:
-        self._budget, self._memory, self._job_memory = rows, memory, job_memory
+    def __init__(self, rows: Budget, memory: Budget, job_memory: Budget, rates: RateLimits) -> None:
+        self._budget, self._memory, self._job_memory, self._rates = rows, memory, job_memory, rates
         self._most = memory.limit
         self._rows = self._bytes = 0
-        self.of_key: KeyRows | None = None
+        self.key: Key | None = None
         self.closing = ExitStack()
 
     def apart(self) -> "Admission":
         """Returns a new one, of a part of a job: the request that began the job has been answered by then. It may have the memory that
         jobs cannot keep, so that waiting for it ends."""
-        part = Admission(self._budget, self._memory, self._job_memory)
+        part = Admission(self._budget, self._memory, self._job_memory, self._rates)
         part._most -= self._job_memory.limit
         return part
 
     def take(self, rows: int) -> None:
-        """Raises the number of rows of this request to `rows`. Raises Overloaded, or what KeyRows.take raises, and changes nothing."""
+        """Raises the number of rows of this request to `rows`. Raises Overloaded, or as `take_rows`, and changes nothing."""
         wanted = max(rows - self._rows, 0)
-        if self.of_key is not None:
-            self.of_key.take(wanted, rows)
+        if self.key is not None:
+            self._rates.take_rows(self.key, wanted, rows)
         try:
             self._budget.reserve(wanted)
         except Overloaded:
-            if self.of_key is not None:
-                self.of_key.release(wanted)
+            if self.key is not None:
+                self._rates.release_rows(self.key, wanted)
             raise
         self._rows += wanted
 
@@ -261,8 +250,8 @@ class Admission:
 
     def release_rows(self) -> None:
         """Returns every row, and keeps the memory."""
-        if self.of_key is not None:
-            self.of_key.release(self._rows)
+        if self.key is not None:
+            self._rates.release_rows(self.key, self._rows)
         self._budget.release(self._rows)
         self._rows = 0
 

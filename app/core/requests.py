@@ -74,14 +74,14 @@ class ApiRoute(APIRoute):
             self._check_query(request)
             admission: Admission = request.state.admission
             admission.closing.callback(state.rate_limits.admit(key))
-            admission.of_key = state.rate_limits.rows_of(key)
+            admission.key = key
             try:
                 parsed = await self._read(request, state.settings)
             except ClientDisconnect:  # a body that is cut off changed nothing, and is no fault of the server
                 return Response(status_code=CLIENT_DISCONNECTED)
             status, refused = CLIENT_DISCONNECTED, False
             try:  # a streaming response is only started here; it watches for disconnects itself
-                response = await while_connected(state, request.receive, handler(parsed))
+                response = await while_connected(state.settings, state.interrupted, request.receive, handler(parsed))
                 status = response.status_code
             except ClientDisconnect:
                 response = Response(status_code=CLIENT_DISCONNECTED)

@@ -102,7 +102,7 @@ class ServerState(ABC):
     @contextmanager
     def count_request(self) -> Iterator[Admission]:
         """Counts a request while it is being answered, and returns its rows and memory afterwards."""
-        admission = Admission(self.rows, self.memory, self.job_memory)
+        admission = Admission(self.rows, self.memory, self.job_memory, self.rate_limits)
         self.in_flight += 1
         self.idle.clear()
         self.metrics.in_flight.inc()

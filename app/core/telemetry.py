@@ -282,36 +282,36 @@ class Metrics(Collector):
         registry = self._registry = CollectorRegistry()
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
         gauge = partial(Gauge, registry=registry)
-        requests = "Answered requests.", ("method", "route", "status")
-        seconds = "From the first byte of the request to the last of the answer.", ("route",)
-        flagged = "Generated tokens at which a flag of the request held, by the side of its bound.", ("bound",)
-        until_first = "From admission to the first token of a streamed answer."
-        dose = "Measured relative dose of steered answers, summed over interventions and layers."
-        tokens = "Tokens of prompts and answers that were admitted, by key.", ("key",)
-        refusals = "Requests that were answered 429, by key and by the limit that was reached.", ("key", "reason")
-        lag = "How much later than due the event loop continued: while it is late, nothing is answered."
-        failures = "Background accesses to the database that failed, by what they were for; `renew` is the lease of this server."
-        lease = "When this server last renewed its lease, which other servers take it for dead without."
-        self.requests = counter("steering_http_requests", *requests)
-        self.seconds = histogram("steering_http_request_seconds", *seconds, buckets=_SECONDS)
+        about = "Answered requests."
+        self.requests = counter("steering_http_requests", about, ("method", "route", "status"))
+        about = "From the first byte of the request to the last of the answer."
+        self.seconds = histogram("steering_http_request_seconds", about, ("route",), buckets=_SECONDS)
         self.in_flight = gauge("steering_http_requests_in_flight", "Requests being answered.")
-        self.first_token_seconds = histogram("steering_first_token_seconds", until_first, buckets=_SECONDS)
-        self.flagged_tokens = counter("steering_flagged_tokens", *flagged)
-        gap = "Between two tokens of one streamed answer."
-        self.token_gap_seconds = histogram("steering_token_gap_seconds", gap, buckets=_GAPS)
-        self.relative_dose = histogram("steering_relative_dose", dose, buckets=_DOSES)
+        about = "From admission to the first token of a streamed answer."
+        self.first_token_seconds = histogram("steering_first_token_seconds", about, buckets=_SECONDS)
+        about = "Generated tokens at which a flag of the request held, by the side of its bound."
+        self.flagged_tokens = counter("steering_flagged_tokens", about, ("bound",))
+        about = "Between two tokens of one streamed answer."
+        self.token_gap_seconds = histogram("steering_token_gap_seconds", about, buckets=_GAPS)
+        about = "Measured relative dose of steered answers, summed over interventions and layers."
+        self.relative_dose = histogram("steering_relative_dose", about, buckets=_DOSES)
         self.errors = counter("steering_errors", "Error responses, by code.", ("code",))
         for code in ALERTED_CODES:
             self.errors.labels(code)
         self.key_requests = counter("steering_key_requests", "Requests, by key.", ("key",))
-        self.key_tokens = counter("steering_key_tokens", *tokens)
-        self.key_refusals = counter("steering_key_refusals", *refusals)
+        about = "Tokens of prompts and answers that were admitted, by key."
+        self.key_tokens = counter("steering_key_tokens", about, ("key",))
+        about = "Requests that were answered 429, by key and by the limit that was reached."
+        self.key_refusals = counter("steering_key_refusals", about, ("key", "reason"))
         self.connections = gauge("steering_connections", "Open connections.")
-        self.loop_lag_seconds = histogram("steering_event_loop_lag_seconds", lag, buckets=_LAGS)
-        read = "One small read of the database, twice a second."
-        self.database_seconds = histogram("steering_database_read_seconds", read, buckets=_SECONDS)
-        self.database_failures = counter("steering_database_failures", failures, ("work",))
-        self.lease_renewed = gauge("steering_lease_renewed_timestamp_seconds", lease)
+        about = "How much later than due the event loop continued: while it is late, nothing is answered."
+        self.loop_lag_seconds = histogram("steering_event_loop_lag_seconds", about, buckets=_LAGS)
+        about = "One small read of the database, twice a second."
+        self.database_seconds = histogram("steering_database_read_seconds", about, buckets=_SECONDS)
+        about = "Background accesses to the database that failed, by what they were for; `renew` is the lease of this server."
+        self.database_failures = counter("steering_database_failures", about, ("work",))
+        about = "When this server last renewed its lease, which other servers take it for dead without."
+        self.lease_renewed = gauge("steering_lease_renewed_timestamp_seconds", about)
         libraries = {name: version(name) for name in ("torch", "transformers")}
         build = Info("steering_build", "Versions of the server and of what it computes with.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version(), **libraries})
@@ -422,13 +422,9 @@ def _engine_metrics(stats: EngineStats) -> Iterator[Metric]:
     gauge, counter = GaugeMetricFamily, CounterMetricFamily
     yield gauge("steering_engine_alive", "1 while the engine's loop runs.", float(stats.alive))
     yield _labelled("steering_engine_executor", "1 for the active executor.", "executor", {stats.executor: 1.0})
+    sizes = {form: float(size) for form, size in stats.weight_bytes.items()}
     about = "Weights of linear layers by their format."
-    yield _labelled(
-        "steering_engine_weight_bytes",
-        about,
-        "format",
-        {form: float(size) for form, size in stats.weight_bytes.items()},
-    )
+    yield _labelled("steering_engine_weight_bytes", about, "format", sizes)
     yield gauge("steering_engine_running", "Rows in the batch.", stats.running)
     yield gauge("steering_engine_waiting", "Rows waiting for the batch.", stats.waiting)
     about = "Time that requests waited for a row of the batch."

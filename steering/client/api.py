@@ -5,8 +5,11 @@ The types of arguments and answers are in api.pyi, which `python -m tools.write_
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
 
 from steering.client.connection import AsyncConnection, Connection
 from steering.client.results import Choices, Comparison, DoseResponse, LatentMap, LayerSweep, Readout, Report, Vector
@@ -47,6 +50,11 @@ def _file(content: bytes, *, name: str | None = None) -> JsonObject:
 
 def _deleted(key_id: str, *, force: bool = False, cancel_jobs: bool = False) -> JsonObject:
     return {"key_id": key_id, "force": force, "jobs": "cancel" if cancel_jobs else None}
+
+
+def _evaluation(answer: type[BaseModel], request: type[BaseModel], order: str = "vector") -> Route:
+    (kind,) = get_args(request.model_fields["kind"].annotation)
+    return Route("POST /v1/evaluations", answer, request, order=(order,), fixed={"kind": kind}, part="")
 
 
 class Api:
@@ -136,13 +144,7 @@ class Api:
         "POST /v1/activations", bytes, reading.ActivationsRequest, order=("texts",), accept="application/octet-stream"
     )
     """Returns the residual stream of texts, or what another `hook` gives, as a safetensors file; read it with `safetensors.numpy.load`."""
-    activations_json = Route(
-        "POST /v1/activations",
-        reading.ActivationsAnswer,
-        reading.ActivationsRequest,
-        order=("texts",),
-        accept="application/json",
-    )
+    activations_json = replace(activations, answer=reading.ActivationsAnswer, accept="application/json")
     """Returns the residual stream of a few texts as lists of numbers."""
     score = Route("POST /v1/score", reading.ScoreAnswer, reading.ScoreRequest, order=("prompt", "continuations"))
     """Returns log-probabilities of continuations of a prompt or conversation, of whole texts, or of the choices of many items."""
@@ -163,42 +165,17 @@ class Api:
 
     # evaluations
 
-    layer_sweep = Route(
-        "POST /v1/evaluations",
-        LayerSweep,
-        evaluation.LayerSweepRequest,
-        order=("vector",),
-        fixed={"kind": "layer_sweep"},
-        part="",
-    )
+    layer_sweep = _evaluation(LayerSweep, evaluation.LayerSweepRequest)
     """Finds the layer at which a vector changes text most before it breaks; with `unit="kl"` also which of several vectors and operations, at equal KL. Waits for the result."""
-    calibrate = Route(
-        "POST /v1/evaluations",
-        evaluation.CalibrationAnswer,
-        evaluation.CalibrationRequest,
-        order=("vector",),
-        fixed={"kind": "calibration"},
-        part="",
-    )
+    calibrate = _evaluation(evaluation.CalibrationAnswer, evaluation.CalibrationRequest)
     """Finds the strengths that change the predictions on neutral text by 1 nat; with `save` unit `kl` can be used. Waits for the result."""
-    dose_response = Route(
-        "POST /v1/evaluations",
-        DoseResponse,
-        evaluation.DoseResponseRequest,
-        order=("vector",),
-        fixed={"kind": "dose_response"},
-        part="",
-    )
+    dose_response = _evaluation(DoseResponse, evaluation.DoseResponseRequest)
     """Measures effect and damage by strength. Waits for the result; `save` stores it on the vector's card."""
-    report = Route(
-        "POST /v1/evaluations", Report, evaluation.ReportRequest, order=("vector",), fixed={"kind": "report"}, part=""
-    )
+    report = _evaluation(Report, evaluation.ReportRequest)
     """Judges steering at a fixed operating point by three gates. Waits for the result, which takes minutes."""
     start_report = report.started()
     """Starts a deployment report as a job; follow it with `job_events`."""
-    choices = Route(
-        "POST /v1/evaluations", Choices, ChoicesRequest, order=("items",), fixed={"kind": "choices"}, part=""
-    )
+    choices = _evaluation(Choices, ChoicesRequest, order="items")
     """Measures multiple choice on own items, {"question", "choices", "answer"}, without and with steering. Waits for the result."""
     start_choices = choices.started()
     """Starts an evaluation of multiple choice as a job."""

@@ -172,20 +172,11 @@ def card_html(vector: VectorAnswer) -> str:
     )
     if card is None:
         return title + "<p>No quality card: not extracted from examples.</p>"
-    return (
-        title
-        + _by_layer(card, recommended.layers)
-        + _maximum(card)
-        + _dose_response(card)
-        + warnings_list(card.warnings)
-    )
-
-
-def _maximum(card: QualityCard) -> str:
-    if card.max_auroc is None:
-        return ""
-    between = " (95 % interval {:.2f} to {:.2f})".format(*card.max_auroc_interval) if card.max_auroc_interval else ""
-    return f"<p>By the largest score over the tokens of a text: AUROC {card.max_auroc:.2f}{between}</p>"
+    maximum = ""
+    if card.max_auroc is not None:
+        ends = " (95 % interval {:.2f} to {:.2f})".format(*card.max_auroc_interval) if card.max_auroc_interval else ""
+        maximum = f"<p>By the largest score over the tokens of a text: AUROC {card.max_auroc:.2f}{ends}</p>"
+    return title + _by_layer(card, recommended.layers) + maximum + _dose_response(card) + warnings_list(card.warnings)
 
 
 def _by_layer(card: QualityCard, recommended: Sequence[int]) -> str:

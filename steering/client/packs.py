@@ -137,7 +137,7 @@ def read_pack(path: Path, public_key: Path | None = None) -> Pack:
         for name in manifest.files:
             _check_digest(name, read(name, MAX_FILE_BYTES), manifest)
     if public_key is not None:
-        expected = _public_key(public_key)
+        expected = _key(public_key, "public").public_bytes_raw().hex()
         if signer != expected:
             by = "is not signed" if signer is None else f"is signed by {signer}"
             raise InvalidRequest(f"{path.name} {by}; expected a signature by {expected}", param="public_key")
@@ -338,13 +338,7 @@ def _writing(path: Path) -> Iterator[Write]:
 
 def _signing(file: Path) -> Callable[[bytes], Signature]:
     """Returns what signs. Raises InvalidRequest for a file that is not an Ed25519 private key in PEM, without a password."""
-    ed25519, serialization = _cryptography()
-    try:
-        key = serialization.load_pem_private_key(file.read_bytes(), password=None)
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(f"{file.name} is not a private key in PEM without a password: {error}", param="key") from None  # fmt: skip
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise InvalidRequest(f"{file.name} is a key of another kind; expected Ed25519", param="key")
+    key = _key(file, "private")
     public = key.public_key().public_bytes_raw().hex()
     return lambda content: Signature(algorithm="ed25519", public_key=public, signature=key.sign(content).hex())
 
@@ -362,16 +356,20 @@ def _signer(content: bytes, signature: Signature) -> str:
     return signature.public_key
 
 
-def _public_key(file: Path) -> str:
+def _key(file: Path, kind: Literal["private", "public"]) -> Any:
+    """Reads a key in PEM. Raises InvalidRequest for another kind of key, or one with a password."""
     ed25519, serialization = _cryptography()
+    param, content = "key" if kind == "private" else "public_key", file.read_bytes()
     try:
-        key = serialization.load_pem_public_key(file.read_bytes())
-    except ValueError as error:
-        raise InvalidRequest(f"{file.name} is not a public key in PEM: {error}", param="public_key") from None
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise InvalidRequest(f"{file.name} is a key of another kind; expected Ed25519", param="public_key")
-    expected: str = key.public_bytes_raw().hex()
-    return expected
+        if kind == "private":
+            key, expected = serialization.load_pem_private_key(content, password=None), ed25519.Ed25519PrivateKey
+        else:
+            key, expected = serialization.load_pem_public_key(content), ed25519.Ed25519PublicKey
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"{file.name} is not a {kind} key in PEM without a password: {error}", param=param) from None  # fmt: skip
+    if not isinstance(key, expected):
+        raise InvalidRequest(f"{file.name} is a key of another kind; expected Ed25519", param=param)
+    return key
 
 
 def _cryptography() -> Any:

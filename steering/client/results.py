@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from html import escape
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from steering.client import display
 from steering.schemas.base import Answer
@@ -140,12 +140,14 @@ def item_rows(found: DoseResponseAnswer | LayerSweepAnswer | ReportAnswer) -> li
     return rows
 
 
-class DoseResponse(Tabular, DoseResponseAnswer):
-    """A dose-response: one row per strength."""
-
+class _WithItems(Answer):
     def items(self) -> list[dict[str, Any]]:
         """Returns one row per answer, see `item_rows`."""
-        return item_rows(self)
+        return item_rows(cast("Report", self))
+
+
+class DoseResponse(Tabular, _WithItems, DoseResponseAnswer):
+    """A dose-response: one row per strength."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each strength."""
@@ -153,12 +155,8 @@ class DoseResponse(Tabular, DoseResponseAnswer):
         return rows
 
 
-class LayerSweep(Tabular, LayerSweepAnswer):
+class LayerSweep(Tabular, _WithItems, LayerSweepAnswer):
     """A layer sweep: one row per layer and strength."""
-
-    def items(self) -> list[dict[str, Any]]:
-        """Returns one row per answer, see `item_rows`."""
-        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the measurements of each layer and strength."""
@@ -175,12 +173,8 @@ class Choices(Tabular, ChoicesAnswer):
         ]
 
 
-class Report(Tabular, ReportAnswer):
+class Report(Tabular, _WithItems, ReportAnswer):
     """A deployment report: one row per seed and check."""
-
-    def items(self) -> list[dict[str, Any]]:
-        """Returns one row per answer, see `item_rows`."""
-        return item_rows(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns every check with its gate and seed."""

@@ -34,19 +34,10 @@ class ThresholdsFields(Request):
     agreement: Annotated[Number, Field(ge=-1, le=1)] = 0.3
 
 
-class ReportRequest(Request):
-    """Judges steering at a fixed operating point by three gates.
-    steering: the operating point; absent, an add of the vector at `strength`, or at its largest recommended one.
-    direction: how the concept is meant to move; absent, taken from the first intervention with the vector.
-    prompts, concept: absent, the report's own prompts of the concept that the vector was extracted from, or neutral ones.
-    side_effects: starter concepts and vectors along which texts are read too; absent, all. seeds: each is judged on its own.
-    samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones."""
+class AnsweredFields(Request):
+    """Which prompts are answered, how, and how the answers are read back."""
 
-    kind: Literal["report"]
     vector: Name
-    steering: Steering | None = None
-    strength: Number | None = None
-    direction: Literal["up", "down"] | None = None
     prompts: Texts | None = None
     concept: Annotated[str, Field(max_length=64)] | None = None
     neutral: Texts | None = None
@@ -55,13 +46,28 @@ class ReportRequest(Request):
     scorer: Annotated[str, Field(max_length=64)] = "projection"
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
     temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
+
+    _one_source = at_most_one("prompts", "concept")
+
+
+class ReportRequest(AnsweredFields):
+    """Judges steering at a fixed operating point by three gates.
+    steering: the operating point; absent, an add of the vector at `strength`, or at its largest recommended one.
+    direction: how the concept is meant to move; absent, taken from the first intervention with the vector.
+    prompts, concept: absent, the report's own prompts of the concept that the vector was extracted from, or neutral ones.
+    side_effects: starter concepts and vectors along which texts are read too; absent, all. seeds: each is judged on its own.
+    samples: answers to each prompt under each steering, averaged. varied: how many prompts are varied, the first ones."""
+
+    kind: Literal["report"]
+    steering: Steering | None = None
+    strength: Number | None = None
+    direction: Literal["up", "down"] | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=4, fail_fast=True)] = (0, 1)
     samples: Annotated[int, Field(strict=True, ge=1, le=8)] = 1
     varied: Annotated[int, Field(strict=True, ge=1, le=1000)] = 12
     side_effects: Annotated[tuple[Name, ...], Field(max_length=32, fail_fast=True)] | None = None
     thresholds: ThresholdsFields = ThresholdsFields()
 
-    _one_source = at_most_one("prompts", "concept")
     _one_point = at_most_one("steering", "strength")
 
 
@@ -162,24 +168,14 @@ class ReportAnswer(Answer):
 Strengths: TypeAlias = Annotated[tuple[Number, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
-class EvaluationFields(Request):
+class EvaluationFields(AnsweredFields):
     """What every evaluation takes.
     prompts, concept: a text is continued, messages are answered; absent, the package's neutral prompts.
     reader: the answers are read back by the unsteered model along it; absent, along the vector itself.
     reading_layer: absent, where the reader's card reads best."""
 
-    vector: Name
-    prompts: Texts | None = None
-    concept: Annotated[str, Field(max_length=64)] | None = None
     strengths: Strengths | None = None
-    reader: Name | None = None
-    reading_layer: Annotated[Whole, Field(ge=0, le=1000)] | None = None
-    scorer: Annotated[str, Field(max_length=64)] = "projection"
-    max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 48
-    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.7
     seed: Seed = 0
-
-    _one_source = at_most_one("prompts", "concept")
 
 
 class LayerSweepRequest(EvaluationFields):
@@ -194,7 +190,6 @@ class LayerSweepRequest(EvaluationFields):
     vectors: Annotated[tuple[Name, ...], Field(max_length=16, fail_fast=True)] = ()
     operations: Annotated[tuple[Literal["add", "clamp"], ...], Field(min_length=1, max_length=2)] = ("add",)
     unit: Literal["scale", "kl"] = "scale"
-    neutral: Texts | None = None
 
 
 class JudgeRequest(Request):
@@ -211,7 +206,6 @@ class DoseResponseRequest(EvaluationFields):
 
     kind: Literal["dose_response"]
     layers: Layers = "recommended"
-    neutral: Texts | None = None
     random_directions: Annotated[Whole, Field(ge=0, le=32)] = 8
     judge: JudgeRequest | None = None
     save: Flag = False

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.core.admission import Admission, Budget
+from app.core.admission import Admission, Budget, RateLimits
 from app.core.settings import Settings
 from steering.errors import Overloaded
 from tests.app.conftest import Server, StartServer
@@ -115,12 +115,12 @@ async def test_an_engine_that_is_full_is_429_too(start: StartServer) -> None:
 
 async def test_admission_counts_rows_and_returns_them() -> None:
     budget, memory = Budget(3, "full"), Budget(1, "full")
-    rows = Admission(budget, memory, memory)
+    rows = Admission(budget, memory, memory, RateLimits())
     rows.take(1)
     rows.take(3)
     rows.take(2)
     assert budget.reserved == 3
-    other = Admission(budget, memory, memory)
+    other = Admission(budget, memory, memory, RateLimits())
     with pytest.raises(Overloaded):
         other.take(1)
     rows.close()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.api.jobs import Jobs, NamespaceJobs
-from app.core.admission import ANONYMOUS, Admission, Budget
+from app.core.admission import ANONYMOUS, Admission, Budget, RateLimits
 from app.core.settings import Settings
 from steering.errors import StoreUnavailable
 from steering.namespaces import SHARED
@@ -40,7 +40,7 @@ class UnreliableJobs(StoredJobs):
 
 def jobs_of(jobs: Jobs) -> NamespaceJobs:
     """The jobs of the namespace `shared`."""
-    return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3))))
+    return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3)), RateLimits()))
 
 
 async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards(memory: Store) -> None:

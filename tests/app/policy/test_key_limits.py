@@ -116,9 +116,8 @@ def test_what_a_key_has_used_still_counts_when_the_number_of_servers_changes() -
 def test_a_share_of_rows_is_named_as_one() -> None:
     limits, key = RateLimits(), Key("key-a", frozenset({"generate"}), KeyLimitsFields(rows=4))
     limits.servers = 2
-    rows = limits.rows_of(key)
     with pytest.raises(LimitExceeded, match="this key may use 2 on each of 2 servers"):
-        rows.take(4, 4)
-    rows.take(2, 2)
+        limits.take_rows(key, 4, 4)
+    limits.take_rows(key, 2, 2)
     with pytest.raises(RateLimited, match="2 rows at once on each of 2 servers"):
-        rows.take(1, 1)
+        limits.take_rows(key, 1, 1)
