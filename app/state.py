@@ -123,7 +123,7 @@ class AppState(ServerState):
         """Loads the model, then checks the engine until the server stops."""
         try:
             loaded = await run_in_thread(self._engine_factory, self.settings)
-            engine = self._engine = cast(Engine, GovernedEngine(loaded, self.policy))
+            engine = self._engine = GovernedEngine(loaded, self.policy)
             await _read_first(self.policy.refresh(store, engine))
             await _read_first(self.default_steering.refresh(store, engine))
             gc.freeze()  # loaded objects live until the end; to traverse them would stop the loop for 0.25 s

@@ -189,13 +189,13 @@ def _measured(monitor: Monitor) -> tuple[object, ...]:
     return monitor.name, monitor.vector, monitor.sha256, monitor.reading.layer, monitor.at, monitor.phase
 
 
-class GovernedEngine:
-    """Puts every pass of an Engine under the policy that holds when it begins, whoever asks for it and with whatever plan. A
-    plan that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
+class GovernedEngine(Engine):
+    """Puts every pass under the policy that holds when it begins, whoever asks for it and with whatever plan. A plan
+    that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
     and a plan that was resolved under an earlier policy loses what was mandatory then. Every answer is read by the
     monitors. Both raise PolicyInvalid while the policy cannot be applied. A report is then of the plan's own
-    interventions alone. Everything else is the engine's own (`unembed`, `fit`, its limits): it returns nothing that the
-    model predicts from a text that was not read by `capture`."""
+    interventions alone. What only some engines have (`unembed`, `fit`, their limits) is the engine's own: it returns
+    nothing that the model predicts from a text that was not read by `capture`."""
 
     def __init__(self, engine: Engine, policy: Policy) -> None:
         self._engine, self._policy = engine, policy
@@ -203,6 +203,29 @@ class GovernedEngine:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    @property
+    def name(self) -> str:
+        """See Engine.name."""
+        return self._engine.name
+
+    @property
+    def info(self) -> ModelInfo:
+        """See Engine.info."""
+        return self._engine.info
+
+    @property
+    def tokenizer(self) -> api.Tokenizer:
+        """See Engine.tokenizer."""
+        return self._engine.tokenizer
+
+    def stats(self) -> api.EngineStats:
+        """See Engine.stats."""
+        return self._engine.stats()
+
+    async def close(self) -> None:
+        """See Engine.close."""
+        await self._engine.close()
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
@@ -239,7 +262,7 @@ class GovernedEngine:
         key = (plan, policy.unsteered)
         known = self._plans.get(key)
         if known is None:  # hashes every direction, which takes longer than the event loop may stand still
-            known = self._plans[key] = await run_in_thread(under, plan, policy.unsteered, self._engine.info.fingerprint)
+            known = self._plans[key] = await run_in_thread(under, plan, policy.unsteered, self.info.fingerprint)
         return known
 
 

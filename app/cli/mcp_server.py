@@ -6,7 +6,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
-from pydantic import Field
+from pydantic import BaseModel, Field
 from typer import Option
 
 from app.cli.commands import given
@@ -14,7 +14,7 @@ from steering import __version__
 from steering.client import ApiError, AsyncClient
 from steering.client.connection import DEFAULT_URL
 from steering.errors import InvalidRequest, SteeringError
-from steering.schemas.reading import TextReadoutAnswer
+from steering.schemas.reading import LayerScores, TextReadoutAnswer
 from steering.schemas.vectors import VectorAnswer
 
 if TYPE_CHECKING:
@@ -36,8 +36,74 @@ Temperature = Annotated[float, Field(description="0 is greedy decoding.", ge=0)]
 Seed = Annotated[int | None, Field(description="The same seed gives the same answer.")]
 
 
+class FoundVector(BaseModel):
+    """A concept vector. strengths: a range to steer with. measured: whether an evaluation found it, or it is where to start."""
+
+    id: str
+    description: str
+    tags: list[str]
+    layers: list[int]
+    strengths: tuple[float, float] | None
+    measured: bool
+
+
+class FoundVectors(BaseModel):
+    """Vectors of the loaded model. more: there are others; search for them."""
+
+    model: str
+    vectors: list[FoundVector]
+    more: bool
+
+
+class SteeredText(BaseModel):
+    """An answer. relative_dose: how much the steering changed the residual stream, relative to its length, summed over layers;
+    0 means that nothing acted."""
+
+    text: str
+    finish_reason: str
+    seed: int
+    relative_dose: float | None
+    warnings: list[str]
+
+
+class ComparedTexts(BaseModel):
+    """Answers to one prompt with one seed. kl_mean: nats per token from the unsteered model. perplexity: of the steered text
+    under the unsteered model. scores: of the vectors in both texts."""
+
+    unsteered: str
+    steered: str
+    seed: int
+    kl_mean: float | None
+    perplexity: float | None
+    relative_dose: float | None
+    scores: dict[str, dict[str, float | None]]
+    warnings: list[str]
+
+
+class TokenScore(BaseModel):
+    """A token with its score."""
+
+    token: str
+    score: float | None
+
+
+class VectorScores(BaseModel):
+    """Scores of a text on a vector at a layer, whose poles are at +0.5 and -0.5."""
+
+    layer: int
+    mean: float | None
+    max: float | None
+    tokens: list[TokenScore] | None = None
+
+
+class ReadTexts(BaseModel):
+    """For each text, in the order given, the scores by the name of the vector."""
+
+    texts: list[dict[str, VectorScores]]
+
+
 class SteeringTools:
-    """The tools. Each is an async method whose signature and docstring tell a model how to call it, and what it returns."""
+    """The tools. Each is an async method whose signature and docstring tell a model how to call it."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -47,14 +113,14 @@ class SteeringTools:
         search: Annotated[str | None, Field(description="Part of a name or description.")] = None,
         tag: Annotated[str | None, Field(description="Only vectors with this tag.")] = None,
         limit: Annotated[int, Field(description="How many to list.", ge=1, le=100)] = 50,
-    ) -> dict[str, Any]:
-        """Lists the concept vectors of the loaded `model`, with the layers and the range of strengths to steer at.
-
-        measured: whether an evaluation found these strengths, or they are where to start. more: there are others; search for them.
-        """
-        page = await self._client.list_vectors(**given(search=search, tag=tag), limit=limit)
+    ) -> FoundVectors:
+        """Lists the concept vectors of the server, with the layers and strengths to steer at."""
+        filters: dict[str, Any] = given(search=search, tag=tag)
+        page = await self._client.list_vectors(**filters, limit=limit)
         model = (await self._client.capabilities()).model.name
-        return {"model": model, "vectors": list(map(_described, page.data)), "more": page.next_cursor is not None}
+        return FoundVectors(
+            model=model, vectors=[_described(one) for one in page.data], more=page.next_cursor is not None
+        )
 
     async def generate(
         self,
@@ -64,20 +130,22 @@ class SteeringTools:
         max_tokens: MaxTokens = 128,
         temperature: Temperature = 0.7,
         seed: Seed = None,
-    ) -> dict[str, Any]:
-        """Answers a prompt with the steering given; without any, with the server's default.
-
-        relative_dose: how much the steering changed the residual stream, relative to its length, summed over layers; 0: nothing acted.
-        """
+    ) -> SteeredText:
+        """Answers a prompt with the steering given; without any, with the server's default."""
         answer = await self._client.generate(
             messages=[{"role": "user", "content": prompt}],
             **given(steering=_steering(strengths, profile), seed=seed),
             max_tokens=max_tokens,
             temperature=temperature,
         )
-        (choice,), steering = answer.choices, answer.steering
-        found = {"text": choice.text, "finish_reason": choice.finish_reason, "seed": answer.seed}
-        return {**found, "relative_dose": steering.relative_dose_total, "warnings": list(steering.warnings)}
+        (choice,) = answer.choices
+        return SteeredText(
+            text=choice.text,
+            finish_reason=choice.finish_reason,
+            seed=answer.seed,
+            relative_dose=answer.steering.relative_dose_total,
+            warnings=answer.steering.warnings,
+        )
 
     async def compare(
         self,
@@ -87,12 +155,8 @@ class SteeringTools:
         max_tokens: MaxTokens = 64,
         temperature: Temperature = 0.7,
         seed: Seed = None,
-    ) -> dict[str, Any]:
-        """Answers a prompt without and with steering, with one seed, and measures what the steering changed.
-
-        kl_mean: nats per token from the unsteered model. perplexity: of the steered text under the unsteered model. scores: of the
-        vectors in both texts. relative_dose: as of `generate`.
-        """
+    ) -> ComparedTexts:
+        """Answers a prompt without and with steering, with one seed, and measures what the steering changed."""
         steering = _steering(strengths, profile)
         if steering is None:
             raise InvalidRequest("give 'strengths', 'profile' or both: there is nothing to compare")
@@ -110,15 +174,20 @@ class SteeringTools:
                 raise InvalidRequest(f"the arm {arm.name!r} failed: {arm.error.message}")
         metrics, against = steered.metrics, steered.against_baseline
         arms = {"unsteered": plain.metrics, "steered": metrics}
-        return {
-            **{name: arm.choices[0].text for name, arm in zip(arms, found.arms, strict=True)},
-            "seed": found.seed,
-            "kl_mean": against and against.kl_mean,
-            "perplexity": metrics and metrics.perplexity,
-            "relative_dose": steered.steering.relative_dose_total,
-            "scores": {name: {v: score.mean for v, score in one.readout.items()} for name, one in arms.items() if one},
-            "warnings": [*steered.steering.warnings, *(metrics.warnings if metrics else ())],
-        }
+        return ComparedTexts(
+            unsteered=plain.choices[0].text,
+            steered=steered.choices[0].text,
+            seed=found.seed,
+            kl_mean=None if against is None else against.kl_mean,
+            perplexity=None if metrics is None else metrics.perplexity,
+            relative_dose=steered.steering.relative_dose_total,
+            scores={
+                name: {vector: score.mean for vector, score in one.readout.items()}
+                for name, one in arms.items()
+                if one is not None
+            },
+            warnings=[*steered.steering.warnings, *(metrics.warnings if metrics is not None else ())],
+        )
 
     async def read(
         self,
@@ -126,30 +195,36 @@ class SteeringTools:
         vectors: Annotated[list[str], Field(description="Names of vectors.", min_length=1)],
         layer: Annotated[int | None, Field(description="Absent: the middle one of the recommended layers.")] = None,
         tokens: Annotated[bool, Field(description="Also the score of every token.")] = False,
-    ) -> dict[str, Any]:
-        """Measures how far the model's activations in texts point along vectors, without generating anything.
-
-        texts: for each text, in the order given, the scores at a layer by the name of the vector, whose poles are at +0.5 and -0.5.
-        """
+    ) -> ReadTexts:
+        """Measures how far the model's activations in texts point along vectors, without generating anything."""
         answer = await self._client.readout(texts, vectors=vectors, layers=None if layer is None else [layer])
-        return {"texts": [{name: _scores(one, name, tokens) for name in one.readout} for one in answer.texts]}
+        return ReadTexts(
+            texts=[
+                {name: _scores(text, layers, tokens) for name, layers in text.readout.items()} for text in answer.texts
+            ]
+        )
 
 
-def _described(vector: VectorAnswer) -> dict[str, Any]:
-    known = vector.recommended
-    measured = known.strength or known.negative
-    found: dict[str, Any] = {"id": vector.id, "description": vector.description, "tags": list(vector.tags)}
-    found |= {"layers": list(known.layers), "strengths": measured or known.strengths_to_try}
-    return {**found, "measured": measured is not None}
+def _described(vector: VectorAnswer) -> FoundVector:
+    recommended = vector.recommended
+    measured = recommended.strength or recommended.negative
+    strengths = measured or recommended.strengths_to_try
+    return FoundVector(
+        id=vector.id,
+        description=vector.description,
+        tags=list(vector.tags),
+        layers=list(recommended.layers),
+        strengths=strengths,
+        measured=measured is not None,
+    )
 
 
-def _scores(text: TextReadoutAnswer, vector: str, tokens: bool) -> dict[str, Any]:
-    layers = sorted(text.readout[vector], key=int)
-    layer = layers[len(layers) // 2]
-    scores = text.readout[vector][layer]
-    listed = zip(text.tokens, scores.scores, strict=True)
-    each = [{"token": token.text, "score": score} for token, score in listed] if tokens else None
-    return {"layer": int(layer), "mean": scores.mean, "max": scores.max, "tokens": each}
+def _scores(text: TextReadoutAnswer, layers: dict[str, LayerScores], tokens: bool) -> VectorScores:
+    found = sorted(layers, key=int)
+    layer = found[len(found) // 2]
+    scores = layers[layer]
+    listed = [TokenScore(token=one.text, score=score) for one, score in zip(text.tokens, scores.scores, strict=True)]
+    return VectorScores(layer=int(layer), mean=scores.mean, max=scores.max, tokens=listed if tokens else None)
 
 
 def _steering(strengths: dict[str, float] | None, profile: str | None) -> Any:

@@ -7,6 +7,7 @@ The only module that frames events; it does not know what they mean.
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 KEEPALIVE = b": keep-alive\n\n"
 WRITE_BYTES = 1 << 14  # events that are there together are written in pieces of about this size
+WATCH_SECONDS = 1.0  # longest pause between two checks of a busy stream
 FIRST_EVENT_SECONDS = 0.1  # how long the status of a response waits for the first event
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
 _EVENT_NAME = re.compile(r"[a-z_.]{1,48}")
@@ -106,51 +108,80 @@ class EventStream(Response):
         self._interrupted, self._on_failure = interrupted, on_failure
         self._held: list[bytes] = []  # added, and not written yet
         self._held_bytes = 0
+        self._writing = False  # the last write still waits for the reader
+        self._since = 0.0  # when it began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Sends the stream as the response, once."""
-        self._send = send
+        self._send, self._since = send, time.monotonic()
+        leaving = asyncio.ensure_future(disconnected(receive))
+        pumping: asyncio.Future[None] | None = None
         failure: SteeringError | None = None
         try:
-            await self._write({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await while_connected(self._settings, self._interrupted, receive, self._pump())
-        except (ClientDisconnect, _ReaderLost):
+            start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            await self._write(start)
+            pumping = asyncio.ensure_future(self._pump())
+            await self._watch(pumping, leaving)
+        except _ReaderLost:
             return
         except Exception as error:
             failure = public_error(error)
         finally:
-            if self._first is not None:
-                await ended(self._first)
+            for task in (leaving, pumping, self._first):
+                if task is not None:
+                    await ended(task)
             await self._events.aclose()
+        with suppress(_ReaderLost):
+            await self._within_stall(self._end(failure))
+
+    async def _end(self, failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
             self._add(self.framed(event))
-        with suppress(_ReaderLost):
-            await self._flush()
-            await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._flush()
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pump(self) -> None:
         """Writes the events; those that are there together are one write."""
-        event = await self._arrived(self._first or asyncio.ensure_future(next_event(self._events)))
+        event = await (self._first or next_event(self._events))
         while event is not None:
             self._add(self.framed(event))
             if self._held_bytes >= WRITE_BYTES:
                 await self._flush()
-            event = await self._arrived(asyncio.ensure_future(next_event(self._events)))
+            event = await self._following()
         await self._flush()
 
-    async def _arrived(self, following: "asyncio.Future[Event | None]") -> Event | None:
+    async def _following(self) -> Event | None:
         """Returns the next event. What was added is written once it is clear that this event is not there yet."""
-        pause = None if self.keepalive is None else self._settings.keepalive_seconds
+        following = asyncio.ensure_future(next_event(self._events))
         try:
             await asyncio.sleep(0)
-            while not following.done():
+            if not following.done():
                 await self._flush()
-                await asyncio.wait({following}, timeout=pause)
-                if not following.done() and self.keepalive is not None:
-                    self._add(self.keepalive)
-            return following.result()
+            return await following
         finally:
             await ended(following)
+
+    async def _watch(self, pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]") -> None:
+        """Returns when all has been sent. Raises what ends the stream early."""
+        keepalive, stall = self._settings.keepalive_seconds, self._settings.stall_seconds
+        until = time.monotonic() + self._settings.request_seconds
+        awaited: set[asyncio.Future[Any]] = {pumping, leaving, self._interrupted}
+        while True:
+            pause = min(WATCH_SECONDS, keepalive, stall, until - time.monotonic())
+            await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
+            now = time.monotonic()
+            age = now - self._since
+            if pumping.done():
+                return pumping.result()
+            if leaving.done() or (self._writing and age >= stall):
+                raise _ReaderLost
+            if self._interrupted.done():
+                raise self._interrupted.result()
+            if now >= until:
+                raise RequestTimedOut(f"the request took longer than {self._settings.request_seconds:g} s")
+            if not self._writing and age >= keepalive and self.keepalive is not None:
+                self._add(self.keepalive)
+                await self._within_stall(self._flush())
 
     def _add(self, chunk: bytes) -> None:
         self._held.append(chunk)
@@ -158,18 +189,27 @@ class EventStream(Response):
 
     async def _flush(self) -> None:
         """Writes what was added."""
-        if self._held:
-            body = b"".join(self._held)
-            self._held.clear()
-            self._held_bytes = 0
-            await self._write({"type": "http.response.body", "body": body, "more_body": True})
+        if not self._held:
+            return
+        body = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        self._writing, self._since = True, time.monotonic()
+        await self._write({"type": "http.response.body", "body": body, "more_body": True})
+        self._writing = False
 
     async def _write(self, message: Message) -> None:
-        """Raises _ReaderLost where the client has disconnected, or takes nothing for `stall_seconds`."""
+        try:
+            await self._send(message)
+        except OSError:
+            raise _ReaderLost from None
+
+    async def _within_stall(self, work: Coroutine[Any, Any, None]) -> None:
+        """Awaits work that waits for the reader. Raises _ReaderLost when it takes longer than `stall_seconds`."""
         try:
             async with asyncio.timeout(self._settings.stall_seconds):
-                await self._send(message)
-        except OSError:  # TimeoutError is one
+                await work
+        except TimeoutError:
             raise _ReaderLost from None
 
 
@@ -204,24 +244,23 @@ async def ended(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-async def while_connected(
-    settings: Settings, interrupted: "asyncio.Future[SteeringError]", receive: Receive, work: Coroutine[Any, Any, T]
-) -> T:
+async def while_connected(state: ServerState, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Awaits work until its client disconnects, the server must stop, or the time limit passes.
 
     Raises ClientDisconnect, the reason of the stop, RequestTimedOut.
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
+    seconds = state.settings.request_seconds
     try:
-        awaited: set[asyncio.Future[Any]] = {working, leaving, interrupted}
-        await asyncio.wait(awaited, timeout=settings.request_seconds, return_when=asyncio.FIRST_COMPLETED)
+        awaited: set[asyncio.Future[Any]] = {working, leaving, state.interrupted}
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         if leaving.done():
             raise ClientDisconnect
-        if interrupted.done():
-            raise interrupted.result()
-        raise RequestTimedOut(f"the request took longer than {settings.request_seconds:g} s")
+        if state.interrupted.done():
+            raise state.interrupted.result()
+        raise RequestTimedOut(f"the request took longer than {seconds:g} s")
     finally:
         await ended(leaving)
         await ended(working)
@@ -276,7 +315,7 @@ class FileStream(Response):
         """Sends the file as the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with suppress(*_ENDED_EARLY):
-            await while_connected(self._state.settings, self._state.interrupted, receive, self._send(send))
+            await while_connected(self._state, receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         """Raises TimeoutError when the client takes nothing for too long."""

@@ -81,7 +81,7 @@ class ApiRoute(APIRoute):
                 return Response(status_code=CLIENT_DISCONNECTED)
             status, refused = CLIENT_DISCONNECTED, False
             try:  # a streaming response is only started here; it watches for disconnects itself
-                response = await while_connected(state.settings, state.interrupted, request.receive, handler(parsed))
+                response = await while_connected(state, request.receive, handler(parsed))
                 status = response.status_code
             except ClientDisconnect:
                 response = Response(status_code=CLIENT_DISCONNECTED)

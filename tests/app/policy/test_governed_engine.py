@@ -2,12 +2,11 @@
 
 import ast
 from pathlib import Path
-from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
 from app.api.policy import GovernedEngine, Policy
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, GenerationRequest, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.capabilities import fitting_of, unembedding_of
 from steering.lab.controls import UNGUARDED, plan_at
 from steering.plan.resolve import RecentPlans
@@ -26,7 +25,7 @@ PROMPT = tuple(b"the road")
 
 async def test_a_plan_of_a_workflow_ends_with_what_is_mandatory_now(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     inner, store, policy = tiny_engine(hf_byte_tokenizer), await open_store("memory://"), Policy(RecentPlans())
-    engine = cast(Engine, GovernedEngine(inner, policy))
+    engine = GovernedEngine(inner, policy)
     try:
         vectors, logits = list[ConceptVector](), list[Tensor]()
         for seed, name in enumerate(("mood", "other")):
