@@ -40,7 +40,7 @@ class UnreliableJobs(StoredJobs):
 
 def jobs_of(jobs: Jobs) -> NamespaceJobs:
     """The jobs of the namespace `shared`."""
-    return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(*(Budget(1, "") for _ in range(3)), RateLimits()))
+    return NamespaceJobs(jobs, SHARED, ANONYMOUS, Admission(Budget(1, ""), Budget(1, ""), Budget(1, ""), RateLimits()))
 
 
 async def test_what_a_job_found_while_the_database_was_away_is_stored_afterwards(memory: Store) -> None:
