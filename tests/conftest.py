@@ -11,6 +11,7 @@ import jaxtyping
 import pytest
 
 import tests.shape_checks
+from app.core.process_settings import SPIN_COUNT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TYPED = ("cards.py", "conditions", "extraction", "operations", "projection", "rowwise.py", "vectors.py")
@@ -90,6 +91,8 @@ os.environ.pop("FORCE_COLOR", None)
 # Bytecode is kept: otherwise every worker, and every server that a test starts, compiles all modules.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# As in a server, whose thread that waits for another does not keep it off a processor: three workers share two.
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 # A full collection passes over everything that is imported, in 0.3 s, and by default follows a server that stops: what
 # `gc.freeze` hid from it has become young again.
 gc.set_threshold(5_000, 10, 20)
