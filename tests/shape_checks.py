@@ -1,8 +1,8 @@
 """A type checker for jaxtyping's import hook that checks tensors: their dtype, and their shape across one call.
 
 The engine's functions also take protocols and fakes, which a general type checker could not check. A check costs more than most
-functions of a pass, so only functions that take or return tensors are wrapped, and of their calls the first ones and then every
-tenth are checked.
+functions of a pass, so only functions that take or return tensors are wrapped, and of their calls the first ones and then one
+in fifty are checked.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 import jaxtyping
 from jaxtyping import AbstractArray
 
-ALWAYS, EVERY = 200, 10
+ALWAYS, EVERY = 200, 50
 """Calls of each function that are all checked, and of the later ones each that is."""
 jaxtyped_always = jaxtyping.jaxtyped
 

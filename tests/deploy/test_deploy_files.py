@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from app.core.settings import Settings
-from app.main import create_app
 from steering import __version__
+from tests.app.document import DOCUMENT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -63,7 +63,7 @@ def test_the_settings_of_the_manifests_exist_and_are_accepted() -> None:
 
 
 def test_the_probes_ask_routes_that_exist_on_the_port_of_the_image() -> None:
-    paths = create_app().openapi()["paths"]
+    paths = DOCUMENT["paths"]
     ports = {one["name"]: one["containerPort"] for one in container()["ports"]}
     assert ports == {"http": PORT}
     for probe, path in (
@@ -93,7 +93,7 @@ def test_prometheus_finds_the_service_with_a_key_and_names_the_job_as_the_alerts
     assert service["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "steering"
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in [one["name"] for one in service["spec"]["ports"]]
-    assert endpoint["path"] in create_app().openapi()["paths"]
+    assert endpoint["path"] in DOCUMENT["paths"]
     assert endpoint["authorization"]["credentials"] == {"name": "steering-metrics", "key": "key"}
     annotations = resources()["Deployment"]["spec"]["template"]["metadata"].get("annotations", {})
     assert not any(name.startswith("prometheus.io") for name in annotations), "they cannot carry the key"

@@ -8,7 +8,6 @@ import pytest
 
 from app.core.errors import OUTCOMES
 from app.core.settings import Settings
-from app.main import create_app
 from steering.client.api import Api
 from steering.client.routes import Route
 from steering.concepts import CONCEPTS
@@ -18,6 +17,7 @@ from steering.extraction import METHODS
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
 from steering.spec import InterventionSpec, Schedule, SteeringSpec, TokenScope
+from tests.app.document import DOCUMENT
 from tests.docs.pages import DOCS, PARTS, commands, refreshed
 
 REPOSITORY = DOCS.parent
@@ -70,7 +70,7 @@ def test_every_field_of_an_intervention_is_in_the_api_page() -> None:
 
 
 def test_every_route_is_in_the_api_page_with_the_scope_it_needs() -> None:
-    for path, methods in create_app(Settings(database="memory://")).openapi()["paths"].items():
+    for path, methods in DOCUMENT["paths"].items():
         for method, operation in methods.items():
             scope = operation.get("x-scope", "")
             assert re.search(rf"^\| `{method.upper()} {re.escape(path)}` \| {scope} ?\|", API, re.MULTILINE), (
@@ -81,7 +81,7 @@ def test_every_route_is_in_the_api_page_with_the_scope_it_needs() -> None:
 def test_every_query_parameter_is_in_the_api_page() -> None:
     found = {
         parameter["name"]
-        for methods in create_app(Settings(database="memory://")).openapi()["paths"].values()
+        for methods in DOCUMENT["paths"].values()
         for operation in methods.values()
         for parameter in operation.get("parameters", [])
         if parameter["in"] == "query"

@@ -31,6 +31,8 @@ OPTIONS = {
     # fused or not, values are rounded where the model rounds them, so a row's bits do not depend on the graph
     "emulate_precision_casts": True,
     "aot_inductor.custom_ops_to_c_shims": AOTI_SHIMS,
+    # a header that is compiled in advance pays for itself from the second graph on, and the worker compiles one
+    "aot_inductor.precompile_headers": False,
 }
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from app.core.settings import Settings
-from app.main import create_app
 from steering.client import ApiError, AsyncClient, Client
 from steering.client.api import Api
 from steering.client.routes import Route
@@ -20,6 +18,7 @@ from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.vectors import VectorAnswer
 from steering.spec import InterventionSpec, LayerRange
 from tests.app.conftest import D_MODEL, StartServer
+from tests.app.document import DOCUMENT
 from tests.app.running import running
 from tools.write_client import PATH, stub
 
@@ -74,7 +73,7 @@ def test_a_bound_method_shows_its_name_arguments_and_words(client: Client) -> No
 
 def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() -> None:
     reached = {(route.method, route.path.replace("{dictionary}", "{name}")) for route in METHODS.values()}
-    paths = create_app(Settings(database="memory://")).openapi()["paths"]
+    paths = DOCUMENT["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     openai = {
         ("GET", "/v1/models"), ("GET", "/v1/models/{model}"), ("POST", "/v1/chat/completions"),

@@ -6,13 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from app.core.settings import Settings
-from app.main import create_app
 from tests.app.conftest import Server, refusal
-from tests.fakes import ScriptedEngine
-from tests.memory_store import memory_store
+from tests.app.document import DOCUMENT
 
-DOCUMENT: dict[str, Any] = create_app(Settings(), lambda _: ScriptedEngine(), memory_store).openapi()
 NOT_A_NUMBER = ("NaN", "Infinity", "-Infinity", "1e400", '"nan"', '"1"', "true", "9" * 5000, "[1]", "{}", '"\\ud800"')
 MARK = 123454321
 

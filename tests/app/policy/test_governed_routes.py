@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from app.core.settings import Settings
-from app.main import create_app
 from tests.app.conftest import Server, StartServer, events_of
+from tests.app.document import DOCUMENT
 from tests.app.policy.conftest import directions, put_policy, tiny_engine
 from tests.app.policy.governed_routes import ELSEWHERE, GOVERNED, NOTHING_COMPUTED, STORED, Governed
 
@@ -35,8 +34,7 @@ async def pair(start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast) -
 
 
 def test_every_route_has_a_case() -> None:
-    document = create_app(Settings()).openapi()
-    routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    routes = {f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods}
     known = {one.route for one in GOVERNED} | NOTHING_COMPUTED | STORED | set(ELSEWHERE)
     assert routes - known == set(), "say in governed_routes.py what a caller gets there under mandatory steering"
 

@@ -10,11 +10,10 @@ import httpx2
 import pytest
 
 from app.api.keys import digest_of
-from app.core.settings import Settings
-from app.main import create_app
 from steering.store.database import Writer
 from steering.store.records import JobRecord
 from tests.app.conftest import Server, StartServer
+from tests.app.document import DOCUMENT
 from tests.app.policy.namespaced_routes import (
     ADMINS,
     ELSEWHERE,
@@ -95,8 +94,7 @@ async def snapshot(server: Server, key: str) -> list[Any]:
 @cache
 def routes() -> frozenset[str]:
     """Returns every route of the OpenAPI document."""
-    document = create_app(Settings()).openapi()
-    return frozenset(f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods)
+    return frozenset(f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods)
 
 
 def test_every_route_has_a_case() -> None:
@@ -105,10 +103,9 @@ def test_every_route_has_a_case() -> None:
 
 
 def test_every_route_that_looks_up_names_takes_a_namespace() -> None:
-    document = create_app(Settings()).openapi()
     for case in (*NAMED, *WRITTEN):
         method, path = case.route.split()
-        parameters = document["paths"][path][method.lower()].get("parameters", ())
+        parameters = DOCUMENT["paths"][path][method.lower()].get("parameters", ())
         assert "namespace" in {one["name"] for one in parameters}, case.route
 
 

@@ -18,11 +18,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from app.core.admission import Key
-from app.core.settings import Settings
-from app.main import create_app
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.test_extract import PAIRS
 from tests.app.conftest import Server, StartServer, refusal
+from tests.app.document import DOCUMENT
 from tests.app.policy import test_governed_routes, test_namespaces
 from tests.app.policy.conftest import directions, tiny_engine
 from tests.app.policy.governed_routes import GOVERNED, MESSAGES, Governed
@@ -35,10 +34,9 @@ REQUESTS = int(os.environ.get("SWEEP_REQUESTS", "2"))
 WORDS = ("road", "river", "bread", "door", "night", "apple", "stone", "letter", "window", "winter")
 
 SCOPES = ["generate", "read", "write"]
-DOCUMENT = create_app(Settings(database="memory://")).openapi()["paths"]
 ROUTES = {
     f"{method.upper()} {path}": operation.get("x-scope", "")
-    for path, methods in DOCUMENT.items()
+    for path, methods in DOCUMENT["paths"].items()
     for method, operation in methods.items()
 }
 """Every route with the scope that it needs; empty for a route without a key."""

@@ -9,8 +9,10 @@ either way, the model can only babble.
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from steering.engine.api import (
@@ -35,9 +37,9 @@ from tests.steering.workflows.linear_tokenizer import (
     BABBLE,
     IDS,
     MARKERS,
+    POLARITY,
     WORDS,
     LinearTokenizer,
-    polarity,
 )
 
 D_MODEL, LAYERS, GAIN, NOISE, BREAKS = 96, 4, 4.0, 6.0, 1.6
@@ -72,6 +74,7 @@ class LinearEngine:
         across = torch.eye(D_MODEL) - torch.outer(self.concept, self.concept)
         self.embedding = torch.randn(len(WORDS), D_MODEL, generator=numbers) @ across / D_MODEL**0.5
         self.late_noise = NOISE * torch.randn(len(WORDS), generator=numbers)
+        self._planted, self._late = GAIN * self.concept, torch.outer(self.late_noise, self.concept)
         self.follows = torch.randn(len(WORDS), len(WORDS), generator=numbers)
         self.follows[:, : len(MARKERS)] = -1e4
         self.follows[:, IDS[BABBLE]] = -9.0
@@ -83,16 +86,11 @@ class LinearEngine:
     ) -> tuple[list[torch.Tensor], dict[int, float]]:
         """Residuals (token, d_model) after each block, and the measured dose by layer."""
         index = torch.tensor(ids)
-        level = torch.cumsum(polarity()[index], 0) / torch.arange(1, len(ids) + 1)
-        written = [
-            self.embedding[index],
-            GAIN * level[:, None] * self.concept,
-            torch.zeros(len(ids), D_MODEL),
-            self.late_noise[index][:, None] * self.concept,
-        ]
-        residual, after, doses = torch.zeros(len(ids), D_MODEL), [], {}
+        level = torch.cumsum(POLARITY[index], 0) / torch.arange(1, len(ids) + 1)
+        written = {1: level[:, None] * self._planted, 3: self._late[index]}
+        residual, after, doses = self.embedding[index], [], {}
         for layer in range(LAYERS):
-            residual = residual + written[layer]
+            residual = residual + written[layer] if layer in written else residual
             steered = _steer(residual, plan, layer, prompt_length)
             if steered is not residual:
                 doses[layer] = float(((steered - residual).norm(dim=1) / residual.norm(dim=1)).mean())
@@ -104,7 +102,7 @@ class LinearEngine:
         """(token, vocab) from the last residual and the word read; the block-3 noise is not part of what is message."""
         index = torch.tensor(ids)
         strength = last @ self.concept - self.late_noise[index]
-        logits = self.follows[index] + strength[:, None] * polarity()
+        logits = self.follows[index] + strength[:, None] * POLARITY
         logits[:, IDS[BABBLE]] += 40.0 * (strength.abs() / GAIN - BREAKS).clamp(min=0.0)
         return logits
 
@@ -193,7 +191,7 @@ class LinearEngine:
         """Only what a residual itself says: the words of its pole. (`logits` adds what follows the word read.)"""
         await asyncio.sleep(0)
         self.unembedded.append(len(residual))
-        return (residual @ self.concept)[:, None] * polarity()
+        return (residual @ self.concept)[:, None] * POLARITY
 
     def stats(self) -> EngineStats:
         return EngineStats(self.running, 0, self.generated, self.generated, 0, 0, True)
@@ -239,6 +237,10 @@ def _sample(logits: torch.Tensor, sampling: SamplingParams, index: int) -> int:
     """Argmax of logits / T plus Gumbel noise from (seed, index, token)."""
     if sampling.temperature == 0.0:
         return int(logits.argmax())
-    key = np.array([sampling.seed & ((1 << 64) - 1), index], dtype=np.uint64)
-    noise = np.random.Generator(np.random.Philox(key=key)).gumbel(size=len(WORDS))
-    return int((logits.numpy() / sampling.temperature + noise).argmax())
+    return int((logits.numpy() / sampling.temperature + _noise(sampling.seed & ((1 << 64) - 1), index)).argmax())
+
+
+@lru_cache(maxsize=10_000)
+def _noise(seed: int, index: int) -> npt.NDArray[np.float64]:
+    key = np.array([seed, index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).gumbel(size=len(WORDS))

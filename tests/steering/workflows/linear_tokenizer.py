@@ -56,9 +56,8 @@ IDS = {word: i for i, word in enumerate(WORDS)}
 BEGIN, END, UNKNOWN = IDS["<s>"], IDS["</s>"], IDS["<?>"]
 
 
-def polarity() -> torch.Tensor:
-    """(vocab,): +1, -1 or 0."""
-    return torch.tensor([float(word in POSITIVE) - float(word in NEGATIVE) for word in WORDS])
+POLARITY = torch.tensor([float(word in POSITIVE) - float(word in NEGATIVE) for word in WORDS])
+"""(vocab,): +1, -1 or 0."""
 
 
 class LinearTokenizer:

@@ -17,7 +17,7 @@ from steering.workflows.comparison import Arm, ArmEvent, ArmResult, Comparison, 
 from tests.narrowing import present
 from tests.plans import change_at
 from tests.steering.workflows.linear import GAIN, LinearEngine
-from tests.steering.workflows.linear_tokenizer import polarity
+from tests.steering.workflows.linear_tokenizer import POLARITY
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
 
@@ -77,7 +77,7 @@ async def test_kl_and_perplexity_follow_their_definitions(engine: LinearEngine) 
     prompt, tokens = engine.tokenizer.encode(PROMPT), up.answers[0].tokens
     after, _ = engine.residuals(prompt + tokens, (await arms(engine))[0].plan, len(prompt))
     plain = engine.logits(prompt + tokens, after[-1])[len(prompt) - 1 : -1].double()
-    log_p, log_q = (plain + 0.5 * GAIN * polarity()).log_softmax(1), plain.log_softmax(1)
+    log_p, log_q = (plain + 0.5 * GAIN * POLARITY).log_softmax(1), plain.log_softmax(1)
     expected = (log_p.exp() * (log_p - log_q)).sum(1)
     against = present(up.against_baseline)
     assert against.kl_per_token[0] == pytest.approx(expected.tolist(), rel=1e-4)

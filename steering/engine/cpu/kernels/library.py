@@ -21,8 +21,9 @@ from steering.model.device import has_amx_bf16, has_avx2, has_avx512_bf16
 from steering.shapes import Tensor
 
 HERE = Path(__file__).parent
-BASE = ("act", "compiled_model", "steer")  # sources that every compiled pass needs, on any CPU
-KERNELS = ("attention", "linear", "norm", "sample")
+BASE = (("act", "compiled_model", "steer"),)  # sources that every compiled pass needs, on any CPU
+KERNELS = (("linear",), ("attention",), ("norm", "sample"))
+"""Small sources are compiled as one: torch's headers take most of the time of each."""
 MOST_COMPILERS = 2
 """Compilers at once. Each takes 0.7 GB, next to the model."""
 CompiledGraph = Callable[[list[Tensor]], list[Tensor]]
@@ -81,9 +82,10 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
     includes = [part for path in include_paths() for part in ("-isystem", path)]
     libraries = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
 
-    def compiled(name: str) -> str:
-        part = f"{unfinished}-{name}.o"
-        subprocess.run([*compiler, "-c", str(HERE / f"{name}.cpp"), "-o", part, *includes], check=True)  # noqa: S603 - our own source
+    def compiled(names: tuple[str, ...]) -> str:
+        part, source = f"{unfinished}-{names[0]}.o", "".join(f'#include "{name}.cpp"\n' for name in names)
+        command = [*compiler, "-x", "c++", "-c", "-", "-o", part, "-iquote", str(HERE), *includes]
+        subprocess.run(command, input=source, text=True, check=True)  # noqa: S603 - our own source
         return part
 
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_COMPILERS)) as pool:

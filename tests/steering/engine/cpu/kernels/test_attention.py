@@ -76,16 +76,17 @@ def table(pieces: list[tuple[int, int]]) -> Tensor:
 def seen(
     query: Tensor, states: Sequences, number: int, position: int, window: int | None, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """query (head, width) of the token at `position` -> (what it gets, the same of the values' sizes), in float64."""
-    first = 0 if window is None else max(0, position - window + 1)
-    keys = states.keys[number, :, first : position + 1].double()
-    values = states.values[number, :, first : position + 1].double()
-    by_key = query.double().view(len(keys), -1, query.shape[1])
-    scores = SCALING * by_key @ keys.transpose(1, 2)
+    """query (head, token, width) from `position` on -> (what they get, the same of the values' sizes), in float64."""
+    tokens = query.shape[1]
+    keys, values = (part[number, :, None, : position + tokens].double() for part in (states.keys, states.values))
+    by_key = query.double().view(len(keys), -1, tokens, query.shape[2])
+    scores = SCALING * by_key @ keys.transpose(2, 3)
     if softcap is not None:
         scores = softcap * (scores / softcap).tanh()
-    weights = scores.softmax(-1)
-    return (weights @ values).view(query.shape), (weights @ values.abs()).view(query.shape)
+    distance = torch.arange(position, position + tokens)[:, None] - torch.arange(position + tokens)
+    unseen = (distance < 0) | (distance >= (window or LENGTH))
+    weights = scores.masked_fill(unseen, -torch.inf).softmax(-1)
+    return (weights @ values).flatten(0, 1), (weights @ values.abs()).flatten(0, 1)
 
 
 @of_any_shape
@@ -99,9 +100,9 @@ def test_tokens_see_their_own_sequence(shape: Shape, window: int | None, softcap
     found = paged_attention(query, *new, keys, values, table(PIECES), states.blocks, SCALING, window, softcap)
     assert found.shape == (1, query.shape[2], shape[0], shape[2])
     for number, (first, tokens, position) in enumerate(table(PIECES).tolist()):
-        for offset in range(tokens):
-            exact, size = seen(query[0, :, first + offset], states, number, position + offset, window, softcap)
-            assert ((found[0, first + offset] - exact).abs() <= (exact.abs() + size) * 2**-8).all()
+        part = slice(first, first + tokens)
+        exact, size = seen(query[0, :, part], states, number, position, window, softcap)
+        assert ((found[0, part].transpose(0, 1) - exact).abs() <= (exact.abs() + size) * 2**-8).all()
     expected = states.cached([at + tokens for tokens, at in PIECES])
     assert torch.equal(keys, expected[0])
     assert torch.equal(values, expected[1])
@@ -114,8 +115,8 @@ def test_a_score_below_the_range_of_float32_has_no_weight() -> None:
     states.keys[0, :, 5] = -3e38 * query[0, :, 0].sign()
     new, ways = states.arriving(pieces), (SCALING, None, None)
     found = paged_attention(query, *new, *states.cached([20]), table(pieces), states.blocks, *ways)
-    exact, size = seen(query[0, :, 0], states, 0, 20, None, None)
-    assert ((found[0, 0] - exact).abs() <= (exact.abs() + size) * 2**-8).all()
+    exact, size = seen(query[0], states, 0, 20, None, None)
+    assert ((found[0].transpose(0, 1) - exact).abs() <= (exact.abs() + size) * 2**-8).all()
 
 
 @of_any_shape

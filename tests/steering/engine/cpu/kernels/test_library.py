@@ -33,7 +33,8 @@ def products(loaded_library: None, tmp_path_factory: pytest.TempPathFactory) -> 
     package = folder / "products.pt2"
     with torch.no_grad():
         program = torch.export.export(Products(), (torch.zeros(SIZE, SIZE),))
-        aoti_compile_and_package(program, package_path=str(package))
+        once = {"aot_inductor.precompile_headers": False}  # as compile_worker.py
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=once)
     with ZipFile(package) as packed:
         packed.extractall(folder / "products")
     return load_graph(folder / "products")

@@ -1,6 +1,7 @@
 """The sampling kernel returns the first of the highest logits, with noise what torch chooses, and reports rows that are not finite."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from steering.shapes import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernels")
 VOCABULARIES = [1, 7, 15, 16, 17, 264, 1003, 49152]
+SEEDS, INDICES = list(range(40)), [row % 5 for row in range(40)]
 
 
 def argmax(logits: Tensor) -> Tensor:
@@ -135,18 +137,23 @@ def test_masks_are_never_chosen(vocabulary: int) -> None:
         assert found.tolist() == [[place, 1], [0, 0]]
 
 
+@lru_cache(maxsize=1)
+def drawn(vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Of 40 rows: logits between -1 and 1, and the Gumbel noise that torch computes."""
+    return noise(40, vocabulary).float(), gumbel(uniform(SEEDS, INDICES, vocabulary, torch.device("cpu"))).double()
+
+
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("temperature", [1e-30, 1e-3, 0.7, 1.0, 30.0, 1e30])
 @pytest.mark.parametrize("spread", [0.01, 3.0, 300.0])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_noise_chooses_what_torch_chooses(vocabulary: int, spread: float, temperature: float) -> None:
     """The bound that spares the logarithms excludes no token that wins: not where all are likely, nor where one is."""
-    seeds, indices = list(range(40)), [row % 5 for row in range(40)]
-    logits = (noise(40, vocabulary).float() * spread).to(torch.bfloat16)
-    tokens, finite = sample(logits, settings(torch.full((40,), temperature)), states(seeds, indices)).T
+    unscaled, gumbels = drawn(vocabulary)
+    logits = (unscaled * spread).to(torch.bfloat16)
+    tokens, finite = sample(logits, settings(torch.full((40,), temperature)), states(SEEDS, INDICES)).T
     assert finite.tolist() == [1] * 40
-    drawn = gumbel(uniform(seeds, indices, vocabulary, torch.device("cpu")))
-    sums = drawn.double() * temperature + logits.double()
+    sums = gumbels * temperature + logits.double()
     highest = sums.amax(dim=1)
     behind = highest - sums.gather(1, tokens[:, None])[:, 0]
     assert behind.amax() <= 1e-6 * (highest.abs() + 20 * temperature).amax()
