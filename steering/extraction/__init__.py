@@ -1,7 +1,11 @@
 """Lists the extraction methods in METHODS. Methods that need scikit-learn are imported on first use."""
 
-from steering.extraction.base import ExtractionMethod, MeanDifference, Pca, Rfm
-from steering.extraction.maps import Affine, Clas, Conceptor, NullSpace
+from steering.extraction.affine import Affine
+from steering.extraction.base import ExtractionMethod, MeanDifference, Pca
+from steering.extraction.clas import Clas
+from steering.extraction.conceptor import Conceptor
+from steering.extraction.null_space import NullSpace
+from steering.extraction.rfm import Rfm
 from steering.registry import Registry
 
 METHODS: Registry[type[ExtractionMethod]] = Registry(

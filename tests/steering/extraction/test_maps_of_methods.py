@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.base import ridge
-from steering.extraction.maps import conceptor, conjunction, negation
+from steering.extraction.conceptor import conceptor, conjunction, negation
 from steering.maps import LowRankMap
 
 WIDTH = 32
