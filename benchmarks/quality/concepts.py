@@ -43,7 +43,7 @@ RANGES = Profile(neutral=4, tokens=40, doses=(-0.25, -0.2, -0.16, -0.1, -0.06, 0
 """Both directions of every concept. Of refusal on the embedded model, text breaks at 0.25 in both directions."""
 LARGER = replace(RANGES, tokens=32, reporting=48, doses=())
 """Ranges of a larger model, on which an answer takes several times as long: one dose a side, chosen on other prompts, and more
-prompts, because the noise of 24 made half of what random directions seemed to reach."""
+prompts, since their noise is a part of what random directions seem to reach."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
 
