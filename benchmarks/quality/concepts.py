@@ -1,7 +1,9 @@
 """Defines what is measured: concepts, prompts for choosing settings and for reporting, and strengths."""
 
+import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, load_report_prompts
 from steering.engine.api import Engine, Position, Prompt, SamplingParams, TrainingSettings
@@ -19,7 +21,7 @@ MEAN_DIFFERENCE = "mean_difference"
 @dataclass(frozen=True, slots=True)
 class Profile:
     """States how much is measured. choosing, reporting: prompts; judged: prompts of a deployment report.
-    controls: random directions of equal dose. anchors: texts of a transfer."""
+    controls: random directions of equal dose. doses: planned relative ones; none are chosen. anchors: texts of a transfer."""
 
     choosing: int = 10
     reporting: int = 24
@@ -39,8 +41,9 @@ EVIDENCE = Profile()
 """The parts of `make evidence`, within an hour on two cores."""
 RANGES = Profile(neutral=4, tokens=40, doses=(-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25))
 """Both directions of every concept. Of refusal on the embedded model, text breaks at 0.25 in both directions."""
-LARGER = replace(RANGES, tokens=32, doses=(-0.2, -0.13, -0.08, 0.08, 0.13, 0.2))
-"""Ranges of a larger model, on which an answer takes several times as long."""
+LARGER = replace(RANGES, tokens=32, reporting=48, doses=())
+"""Ranges of a larger model, on which an answer takes several times as long: one dose a side, chosen on other prompts, and more
+prompts, since their noise is a part of what random directions seem to reach."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
 """Shows that everything runs; measures nothing."""
 
@@ -59,6 +62,18 @@ def reporting_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt,
 def judging_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
     """Returns the concept's report prompts, on which no layer and no strength was chosen."""
     return as_prompts(engine, load_report_prompts(concept)[:count])
+
+
+def further_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
+    """Returns the concept's report prompts and those of prompts.json, on which other models than the embedded one are measured: no
+    layer and no strength was chosen on them."""
+    return as_prompts(engine, [*load_report_prompts(concept), *written_prompts(concept)][:count])
+
+
+def written_prompts(concept: str) -> tuple[str, ...]:
+    """Returns the concept's prompts of prompts.json, of which some concepts have none."""
+    found: dict[str, list[str]] = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
+    return tuple(found.get(concept, ()))
 
 
 def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:

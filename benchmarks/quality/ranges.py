@@ -1,6 +1,7 @@
 """Measures at which strengths the shipped concepts steer a model, in both directions, with intervals.
 
-The layer is chosen first, on other prompts: where a card reads best is not always where a vector steers best.
+The layer is chosen first, on other prompts: where a card reads best is not always where a vector steers best. So are the doses of
+another model than the embedded one, which is then measured on further prompts.
 
 Written to steering/concepts/data/measured.json, from where a vector extracted from a starter concept with default settings
 gets its evidence.
@@ -11,10 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.concepts import Profile, neutral_prompts, reporting_prompts, strengths_of, vector_of
+from benchmarks.quality.concepts import (
+    Profile,
+    further_prompts,
+    neutral_prompts,
+    reporting_prompts,
+    strengths_of,
+    vector_of,
+)
 from benchmarks.quality.progress import progress_printer
 from benchmarks.quality.recording import PARTS, items_of, read_results, write_items, write_results
-from benchmarks.quality.steering_layer import steering_layer
+from benchmarks.quality.steering_layer import steering_doses, steering_layer
 from steering.cards import Recommended
 from steering.concepts.measured import MEASURED_FILE
 from steering.engine.api import Engine
@@ -28,11 +36,13 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
     vector = await vector_of(engine, concept)
     layer = await steering_layer(engine, concept, vector, profile)
     vector = replace(vector, recommended=Recommended((layer,), None, None, basis="measured"))
+    doses = profile.doses or await steering_doses(engine, concept, vector, layer, profile, items_of(engine))
+    reported = reporting_prompts if profile.doses else further_prompts
     request = DoseResponseRequest(
         vector,
-        prompts=reporting_prompts(engine, concept, profile.reporting),
+        prompts=reported(engine, concept, profile.reporting),
         neutral=neutral_prompts(engine, profile.neutral),
-        strengths=strengths_of(engine, vector, profile.doses),
+        strengths=strengths_of(engine, vector, doses),
         random_directions=profile.controls,
         sampling=profile.sampling,
         checkpoints=PARTS,

@@ -1,10 +1,11 @@
-"""Chooses the layer at which a concept's vector steers furthest, on prompts that no reported result uses."""
+"""Chooses the layer at which a concept's vector steers furthest, and doses there, on prompts that no reported result uses."""
 
 from math import copysign
+from pathlib import Path
 
 from benchmarks.quality.concepts import Profile, choosing_prompts, neutral_prompts
 from benchmarks.quality.progress import progress_printer
-from benchmarks.quality.recording import PARTS
+from benchmarks.quality.recording import PARTS, write_items
 from steering.cards import COHERENT
 from steering.engine.api import Engine
 from steering.lab.controls import plan_at
@@ -18,6 +19,9 @@ DOSES = (0.08, 0.13, 0.2)
 """Planned relative doses, tried above and below zero. Of refusal, no shift at 0.08 exceeds chance with its interval at
 any layer, and at 0.2 text stays coherent in both directions at three of six."""
 SIGNS = (1.0, -1.0)
+STRONGER = (0.13, 0.2, 0.26, 0.32)
+"""Doses among which those of a chosen layer are chosen, on as many prompts as DOSE_PROMPTS."""
+DOSE_PROMPTS = 24
 BROKEN = -1.0
 """What a point counts whose text breaks, in natural scales: less than one that moves nothing."""
 
@@ -56,9 +60,41 @@ async def steering_layer(
     return max(layers, key=lambda layer: sum(reached[layer, sign] for sign in SIGNS))
 
 
-def _lower_end(dose: float, trial: Trial, unsteered: Trial) -> float:
-    """Returns the lower end of the interval of the shift along the sign of the dose; BROKEN where text breaks."""
-    if trial.broken is not None or perplexity_ratio(trial, unsteered).mean > COHERENT:
+async def steering_doses(
+    engine: Engine,
+    concept: str,
+    vector: ConceptVector,
+    layer: int,
+    profile: Profile,
+    items: Path,
+    checkpoints: Checkpoints | None = PARTS,
+) -> tuple[float, float]:
+    """Returns the dose below and above 0 with the highest lower end of the shift at a layer, of those at which the whole interval of
+    perplexity stays coherent; the smallest where none does. Writes the scores behind it to the folder `items`."""
+    prompts = choosing_prompts(engine, concept, DOSE_PROMPTS) or neutral_prompts(engine, DOSE_PROMPTS)
+    unit = engine.info.typical_norms[layer] / vector.at(layer).scale
+    doses = [sign * dose for sign in SIGNS for dose in STRONGER]
+    plans = [await plan_at(engine.info, vector, dose * unit, (layer,)) for dose in doses]
+    reading = read_back(engine, vector, None, None, "projection")
+    report = progress_printer(f"{concept}, doses")
+    unsteered, trials = await run_trials(
+        engine, prompts, plans, reading, profile.sampling, checkpoints=checkpoints, progress=report
+    )
+    scores = [one.answer("steered", strength=round(dose * unit, 2)) for dose, one in zip(doses, trials, strict=True)]
+    write_items("doses", concept, [unsteered.answer("unsteered"), *scores], items)
+    ends = {dose: _lower_end(dose, one, unsteered, whole=True) for dose, one in zip(doses, trials, strict=True)}
+    print(f"{concept}, layer {layer}: lower ends by dose {ends}", flush=True)
+    up, down = (max((sign * dose for dose in STRONGER), key=lambda dose: ends[dose]) for sign in SIGNS)
+    return down, up
+
+
+def _lower_end(dose: float, trial: Trial, unsteered: Trial, *, whole: bool = False) -> float:
+    """Returns the lower end of the interval of the shift along the sign of the dose; BROKEN where text breaks. whole: the interval of
+    perplexity must be coherent as a whole."""
+    if trial.broken is not None:
+        return BROKEN
+    perplexity = perplexity_ratio(trial, unsteered)
+    if (perplexity.interval[1] if whole and perplexity.interval else perplexity.mean) > COHERENT:
         return BROKEN
     found = advantage(dose, trial, unsteered, 0.0)
     return found.mean if found.interval is None else found.interval[0]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality.blind.answers import PAIRS, blind_prompts
+from benchmarks.quality.concepts import written_prompts
 from steering.auroc import auroc
 from steering.concepts import CONCEPTS, RENAMED
 from steering.concepts.described import ASSISTANT, ROLE, described, search
@@ -163,6 +164,7 @@ def test_prompts_that_choose_report_or_are_read_blind_are_different_and_not_amon
     for prompts, count in (
         (load_evaluation_prompts(concept), 20),
         (load_report_prompts(concept), 20),
+        (written_prompts(concept), 0),
         (blind_prompts(concept), PAIRS),
     ):
         assert len(prompts) >= count

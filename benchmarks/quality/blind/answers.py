@@ -18,6 +18,7 @@ from steering.engine.api import Engine, GenerationRequest, SamplingParams
 from steering.lab.controls import plan_at, random_like
 from steering.lab.judge import instruction_of
 from steering.lab.report import other_model_scorer
+from steering.model.embedded import EMBEDDED_MODEL
 from steering.workflows.generate import background
 from steering.workflows.texts import as_prompts
 
@@ -29,7 +30,7 @@ SEED = 100
 
 @cache
 def blind_prompts(concept: str) -> tuple[str, ...]:
-    """Returns the prompts of the pairs of a concept, which nothing else takes."""
+    """Returns the prompts of the pairs of a concept, which nothing else takes. The embedded model has the first PAIRS, another one the last."""
     found: dict[str, list[str]] = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
     return tuple(found[concept])
 
@@ -52,7 +53,8 @@ async def blind(engine: Engine, second: Engine, concept: str) -> dict[str, Any]:
     if up == down:
         return {"strengths": None, "pairs": [], "random": []}
     vector = await vector_of(engine, concept)
-    prompts = as_prompts(engine, blind_prompts(concept)[:PAIRS])
+    read = slice(PAIRS) if engine.info.name == EMBEDDED_MODEL else slice(-PAIRS, None)
+    prompts = as_prompts(engine, blind_prompts(concept)[read])
     plans = [
         await plan_at(engine.info, one, strength, layers)
         for one in (vector, random_like(vector, SEED))

@@ -74,11 +74,13 @@ def other_models_table() -> str:
                 "" if read is None else ", ".join(str(one) for one in (read.other, read.random) if one is not None)
             )
             steers = "yes" if measured.claims else "not shown"
-            rows.append((model, concept, str(measured.layers[0]), *_held(measured), counts, controls, steers))
+            about = model, concept, str(measured.layers[0]), str(measured.prompts)
+            rows.append((*about, *_held(measured), counts, controls, steers))
     columns = (
         "model",
         "concept",
         "layer",
+        "prompts",
         "strengths that hold",
         "shift",
         "perplexity",
