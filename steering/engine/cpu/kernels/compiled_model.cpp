@@ -2,6 +2,7 @@
 // pass (github.com/pytorch/pytorch/issues/197516), which would stop every other thread of the server.
 #include "team.h"
 
+#include <ATen/TensorIterator.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/custom_class.h>
 
@@ -11,14 +12,15 @@
 
 namespace {
 
-constexpr int64_t FEW_TOKENS = 64;  // of a decode pass: a loop over them takes about as long as starting another thread
+constexpr size_t TOKENS = 0, VECTORS = 5;  // of the inputs of graphs.PassGraph: token ids, and the first table of edits (row, d_model)
 
-// While it lives, loops of the compiler run in the calling thread, and operations of ours in the team. OpenMP's threads spin after each
-// of the few loops between our operations, on processors that the team and the event loop need.
+// While it lives, loops of the compiler run in the calling thread, and operations of ours in the team, where the residuals of a pass are
+// no more numbers than ATen gives to one thread. OpenMP's threads spin after each of the few loops between our operations, on
+// processors that the team and the event loop need.
 struct LoopsInOneThread {
 #if defined(_OPENMP) && defined(__x86_64__) && defined(__linux__)
-  explicit LoopsInOneThread(int64_t tokens) {
-    if (!steering::use_team || tokens > FEW_TOKENS) return;
+  explicit LoopsInOneThread(int64_t numbers) {
+    if (!steering::use_team || numbers > at::internal::GRAIN_SIZE) return;
     steering::team_threads = threads = at::get_num_threads();
     omp_set_num_threads(1);
   }
@@ -38,7 +40,8 @@ struct CompiledModel : torch::CustomClassHolder {
 
   // torch releases the lock while it calls a method of a custom class
   std::vector<at::Tensor> run(std::vector<at::Tensor> inputs) {
-    const LoopsInOneThread loops(inputs.at(0).numel());
+    const bool pass = inputs.size() > VECTORS;  // and no other graph
+    const LoopsInOneThread loops(pass ? inputs[TOKENS].numel() * inputs[VECTORS].size(-1) : INT64_MAX);
     return loader.boxed_run(std::move(inputs));
   }
 

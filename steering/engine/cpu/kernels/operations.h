@@ -15,8 +15,8 @@ inline at::Tensor& tensor(AtenTensorHandle handle) { return *torch::aot_inductor
 
 inline AtenTensorHandle handle(at::Tensor&& result) { return torch::aot_inductor::new_tensor_handle(std::move(result)); }
 
-// Few tensors, in memory of their own only where there are more: a pass makes hundreds of such lists, and an allocation waits for memory
-// that its weights have left no cache for.
+// A list of a few tensors that needs no allocation. A pass makes hundreds of them, and allocations wait for memory, since the weights of
+// the model have displaced the allocator's data from the caches.
 using Tensors = c10::SmallVector<at::Tensor, 4>;
 
 inline Tensors tensors(const AtenTensorHandle* handles, int64_t count) {

@@ -64,7 +64,7 @@ REASONS = {
         *("NOISE_BITS", "CERTAIN", "LN2_ABOVE", "NOISE_MARGIN", "LOG2_E", "TINY", "PARALLEL", "WIDTHS", "ENOUGH"),
     ),
     "pieces of work large enough that sharing them out costs little on any processor (a thread begins in a microsecond or more)": (
-        *("GRAIN", "SMALL_TILES", "QUERY_ROWS", "WRITE_TOKENS", "FEW_TOKENS"),
+        *("GRAIN", "SMALL_TILES", "QUERY_ROWS", "WRITE_TOKENS"),
     ),
     "what stays in a first-level cache of 32 KB, and bounds memory while weights are packed": (
         "WIDENED",
