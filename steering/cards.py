@@ -30,7 +30,7 @@ class MapForm:
 @dataclass(frozen=True, slots=True)
 class LayerQuality:
     """Measurements of one layer on held-out examples; null where there are too few to tell.
-    explained: of a distilled instruction, the share of its squared change that the maps up to this layer make."""
+    explained: of a distilled instruction, the share of its squared change that the maps up to this layer make as they were fitted."""
 
     auroc: Measured | None = None
     auroc_interval: Interval | None = None

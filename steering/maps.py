@@ -5,7 +5,7 @@
 LoReFT, feature rows of a sparse autoencoder, conceptors, affine transport and null-space maps all have this form.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -57,6 +57,10 @@ class LowRankMap(MapForm):
         inner = rows @ self.read.T.to(rows.dtype) + self.bias.to(rows.dtype)
         change: Rows = (inner.clamp_min(0.0) if self.activation == "relu" else inner) @ self.write.to(rows.dtype)
         return change
+
+    def scaled(self, factor: float) -> "LowRankMap":
+        """Returns the map that adds what this one adds, times a factor."""
+        return replace(self, write=factor * self.write)
 
     def orthonormal(self) -> "LowRankMap":
         """Returns the same linear map with orthonormal write directions, as few as it needs. What a pair adds is bounded by the

@@ -451,9 +451,12 @@ async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
     what = "activations (prompts x tokens x layers x d_model)"
     asked = len(request.asked)
     context.check_activations(distilling.residuals_held(asked, body.max_tokens), len(layers), what, "prompts")
-    # each answer is written once, and read with the instruction, without, and again for each layer after the first
-    told = 2 * asked * len(await encode_prompt(context.engine.tokenizer, request.instruction))
-    await context.charge_answers(body.prompts, asked * (2 + len(layers)), body.max_tokens, more=told)
+    # each answer is written once, and read with the instruction, without, and again for each layer after the first; some are compared
+    compared, most = min(asked, distilling.COMPARED), min(body.max_tokens, distilling.TOKENS)
+    told = (2 * asked + compared) * len(await encode_prompt(context.engine.tokenizer, request.instruction))
+    more = told + distilling.COMPARING * compared * most
+    reads = (body.prompts or ())[:compared] * distilling.COMPARING
+    await context.charge_answers(body.prompts, asked * (2 + len(layers)), body.max_tokens, reads, more=more)
 
     async def run(progress: Progress) -> dict[str, Any]:
         vector = await distilling.distil(context.engine, request, progress=progress)

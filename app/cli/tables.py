@@ -182,7 +182,7 @@ def card_lines(vector: VectorAnswer) -> list[Text]:
         more = f" and {len(vector.maps) - 1} more" if len(vector.maps) > 1 else ""
         measured = [one.explained for at in vector.maps if card and (one := card.layers.get(int(at)))]
         if explained := [share for share in measured if share is not None]:
-            lines.append(Text(f"the maps make {explained[-1]:.0%} of the change on held-out prompts"))
+            lines.append(Text(f"the maps as fitted make {explained[-1]:.0%} of the change on held-out prompts"))
         lines.append(Text(f"map of rank {form.rank} ({form.activation}) at layer {first}{more}: operation apply"))
     if card is None:
         return [*lines, Text("no quality card: not extracted from examples")]

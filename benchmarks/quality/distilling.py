@@ -2,8 +2,9 @@
 
 For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place
 (`--model`). The answers are stored, and another model reads them (`--reader`): how much likelier it finds an answer under the instruction
-than without. One strength for all instructions is chosen on the first CHOOSING of them and on prompts of their own (`--choose`), by the
-first reader; the reader that reports is the one that tells the answers of the same prompts apart best. A run leaves out what the file has.
+than without. At strength 1 a vector changes the predictions as much as its instruction does, so nothing is chosen but the reader: the one
+that tells answers under the first CHOOSING instructions from answers without best, on prompts of their own (`--choose`). A run leaves out
+what the file has.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.contenders.open_engine import opened
+from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
@@ -47,18 +48,21 @@ CHOSEN = (
 """Concepts whose positive poles are the instructions."""
 EVALUATED = 16
 """Prompts whose answers are reported."""
+REPORTED_BEFORE = 16
+"""Prompts whose answers were reported for earlier vectors, which are not used again."""
 TRIED = 8
-"""Prompts whose answers choose the strength."""
+"""Prompts whose answers choose the reader."""
 CHOOSING = 4
-"""Instructions that choose it."""
+"""Instructions that choose the reader."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
-STRENGTHS = (1.0, 1.5, 2.0, 2.5)
+STRENGTHS = (1.0, 1.25)
+"""As strong as the instruction, and a quarter stronger. Both are reported."""
 SURPRISE = 1.25
 """How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
 REPETITION = 0.05
 """How much more repetitive they may be, as a difference."""
 CHOICE, REPORT = "choosing", "instructions"
-"""Parts: what chooses strength and reader, and what is reported."""
+"""Parts: what chooses the reader, and what is reported."""
 Arms: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What is measured of the answers of each arm; `told` are those under the instruction."""
 
@@ -72,16 +76,6 @@ def within(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
 def reaches(arm: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     """Whether an arm has at least the effect of the instruction, with text as fluent."""
     return bool(arm["effect"]["mean"] >= told["effect"]["mean"]) and within(arm, told)
-
-
-def chosen_strength(trials: Mapping[str, Arms]) -> float:
-    """Returns the strength at which most instructions are reached; the lowest of equals. trials: what was measured, by instruction."""
-    return max(STRENGTHS, key=lambda one: sum(reaches(arms[_apply(one)], arms["told"]) for arms in trials.values()))
-
-
-def strength_of(found: Mapping[str, Any]) -> float:
-    """Returns the strength for a model's reported prompts, chosen by its first reader."""
-    return chosen_strength(arms_of(found, CHOICE, next(iter(found["readings"]))))
 
 
 def told_apart(found: Mapping[str, Any], reader: str) -> float:
@@ -99,7 +93,8 @@ def arms_of(found: Mapping[str, Any], part: str, reader: str) -> dict[str, Arms]
     }
 
 
-def _apply(strength: float) -> str:
+def arm_of(strength: float) -> str:
+    """Returns the name of the arm of a strength."""
     return f"apply {strength:g}"
 
 
@@ -121,11 +116,11 @@ async def asked(engine: Engine, prompts: Sequence[str]) -> Asked:
 
 def evaluated() -> tuple[str, ...]:
     """Returns the prompts whose answers are reported."""
-    return _mixed(load_report_prompts)[:EVALUATED]
+    return _mixed(load_report_prompts)[REPORTED_BEFORE : REPORTED_BEFORE + EVALUATED]
 
 
 def tried() -> tuple[str, ...]:
-    """Returns the prompts whose answers choose the strength."""
+    """Returns the prompts whose answers choose the reader."""
     return _mixed(load_evaluation_prompts)[:TRIED]
 
 
@@ -138,12 +133,15 @@ async def answered(
 ) -> tuple[dict[str, Any], dict[str, Sequence[Answer]]]:
     """Returns what is measured of the answers without the instruction, under it, and with its vector at each strength; and the answers."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
-    # nothing is held out, because all is measured on other prompts
-    vector = await distil(engine, DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0))
-    plans = {one: await _plan(engine, vector, one) for one in strengths}
+    plans, equal = {}, {}
+    if strengths:
+        # nothing is held out, because all is measured on other prompts
+        vector = await distil(engine, DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0))
+        plans = {one: await _plan(engine, vector, one) for one in strengths}
+        equal = {key: vector.provenance.get(key) for key in ("instruction_kl", "kl", "factor")}
     prompts: Sequence[Prompt] = as_prompts(engine, asked.prompts)
     told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked.prompts]
-    planned = {"told": (told, UNSTEERED)} | {_apply(one): (prompts, plan) for one, plan in plans.items()}
+    planned = {"told": (told, UNSTEERED)} | {arm_of(one): (prompts, plan) for one, plan in plans.items()}
     requests = [replace(one, plan=plan) for asked_so, plan in planned.values() for one in seeded(asked_so, SAMPLING)]
     answers = await background(engine, requests)  # of all arms in one batch
     count = len(prompts)
@@ -151,7 +149,7 @@ async def answered(
     arms = {"plain": asked.tokens} | {arm: await _tokens(engine, prompts, one) for arm, one in written.items()}
     encode = engine.tokenizer.encode
     saved = len(encode(told[0])) - len(encode(prompts[0]))
-    return {"instruction": instruction, "tokens_saved": saved, "arms": arms}, {"plain": asked.plain, **written}
+    return {"instruction": instruction, "tokens_saved": saved, **equal, "arms": arms}, {"plain": asked.plain, **written}
 
 
 async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> SteeringPlan:
@@ -218,10 +216,11 @@ async def _tokens(engine: Engine, prompts: Sequence[Prompt], written: Sequence[A
 async def write(path: Path, model: str, part: str, seconds: float) -> None:
     """Answers until the time is over, and adds each instruction to the file as it comes, and its answers to those of the part."""
     began = time.monotonic()
-    async with opened(model) as (engine,):
+    async with opened(model, compiled=True) as (engine,):
+        await until_compiled(engine)
         before = read_results(path).get(engine.info.name, {})
         choose = part == CHOICE
-        strengths = STRENGTHS if choose else (strength_of(before),)
+        strengths = () if choose else STRENGTHS
         about = {"dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
         about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens}
         prompts = await asked(engine, tried() if choose else evaluated())
@@ -245,7 +244,8 @@ async def write(path: Path, model: str, part: str, seconds: float) -> None:
 async def read_all(path: Path, second: str, part: str, seconds: float) -> None:
     """Reads the stored answers of a part until the time is over, and adds the effects of each instruction to the file as they come."""
     began = time.monotonic()
-    async with opened(second) as (reader,):
+    async with opened(second, compiled=True) as (reader,):
+        await until_compiled(reader)
         for model in read_results(path):
             known: dict[tuple[str, str], float] = {}
             lines = _items(path, model, part).read_text(encoding="utf-8").splitlines()
@@ -288,9 +288,7 @@ def main() -> None:
     work.add_argument("--model", help="distils and answers: a name, folder or .gguf file")
     work.add_argument("--reader", help="reads the answers: another model")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument(
-        "--choose", action="store_true", help="what chooses strength and reader, in place of what is reported"
-    )
+    parser.add_argument("--choose", action="store_true", help="what chooses the reader, in place of what is reported")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no instruction is begun after so long")
     chosen = parser.parse_args()
     part = CHOICE if chosen.choose else REPORT

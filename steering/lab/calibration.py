@@ -63,26 +63,39 @@ class Place:
 
 
 @dataclass(slots=True)
-class _Search:
-    """The search for one strength: small KL grows with its square. best: the strength with the nearest KL, and that KL."""
+class StrengthSearch:
+    """The search for the strength above 0 of a KL: small KL grows with its square. next: the strength to try. limit: the KL in nats.
+    best: the strength with the nearest KL, and that KL."""
 
     next: float
+    limit: float = KL_LIMIT
     low: float = 0.0
     high: float = inf
     best: tuple[float, float] | None = None
 
     @property
     def done(self) -> bool:
-        """Whether the best is near enough."""
-        return self.best is not None and abs(log(self.best[1] / KL_LIMIT)) <= CLOSE
+        """Whether the best is near enough to end the search."""
+        return self._distance <= CLOSE
+
+    @property
+    def result(self) -> tuple[float, float] | None:
+        """The best, where it is near enough to count."""
+        return self.best if self._distance <= NEAR else None
+
+    @property
+    def _distance(self) -> float:
+        return inf if self.best is None else abs(log(self.best[1] / self.limit))
 
     def found(self, kl: float) -> None:
         """Takes in the KL of `next` and chooses the next strength."""
         tried = self.next
-        self.low, self.high = (max(self.low, tried), self.high) if kl < KL_LIMIT else (self.low, min(self.high, tried))
-        if 0.0 < kl < inf and (self.best is None or abs(log(kl / KL_LIMIT)) < abs(log(self.best[1] / KL_LIMIT))):
+        self.low, self.high = (
+            (max(self.low, tried), self.high) if kl < self.limit else (self.low, min(self.high, tried))
+        )
+        if 0.0 < kl < inf and abs(log(kl / self.limit)) < self._distance:
             self.best = tried, kl
-        factor = sqrt(KL_LIMIT / kl) if 0.0 < kl < inf else LARGEST_STEP if kl == 0.0 else 1.0 / LARGEST_STEP
+        factor = sqrt(self.limit / kl) if 0.0 < kl < inf else LARGEST_STEP if kl == 0.0 else 1.0 / LARGEST_STEP
         guess = tried * min(max(factor, 1.0 / LARGEST_STEP), LARGEST_STEP)
         if not self.low < guess < self.high:
             guess = sqrt(max(self.low, self.high / LARGEST_STEP**2) * self.high)
@@ -126,7 +139,7 @@ async def calibrate(
     within STEPS steps comes near it. All places are tried together, so that each text is read once without steering."""
     norms = engine.info.typical_norms
     starts = [START_DOSE * norms[one.layer] / one.vector.at(one.layer).scale if norms else 1.0 for one in places]
-    searches = list(map(_Search, starts))
+    searches = list(map(StrengthSearch, starts))
     for step in range(STEPS):
         open_places = [index for index, one in enumerate(searches) if not one.done]
         if not open_places:
@@ -136,7 +149,7 @@ async def calibrate(
             searches[index].found(kl)
         progress(step + 1, STEPS, "calibrating")
     progress(STEPS, STEPS, "calibrating")
-    return [one.best if one.best and abs(log(one.best[1] / KL_LIMIT)) <= NEAR else None for one in searches]
+    return [one.result for one in searches]
 
 
 async def calibration(

@@ -3,23 +3,26 @@
 The model answers prompts under the instruction; the same conversations are read with and without it, at the tokens after the
 instruction: the user's message, the header of the answer and the answer. The map is a reduced-rank ridge regression of the difference on
 the residual without, in closed form: no labels, no judge, no gradient. After PSR (arXiv 2605.03907), which trains probes on the same
-target; the rank follows Izenman (1975).
+target; the rank follows Izenman (1975). The maps are then multiplied so that strength 1 changes the predictions as much as the instruction.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
+from math import inf, log
+from statistics import fmean
 from typing import TypeAlias
 
 import torch
 
 from steering.cards import Recommended
 from steering.concepts.loader import load_neutral
-from steering.engine.api import CapturePrompt, CaptureSpec, Engine, SamplingParams
-from steering.errors import InvalidRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
+from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.extraction.base import MeanDifference
 from steering.extraction.card import strengths_to_try
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
+from steering.lab.calibration import NEAR, StrengthSearch, token_divergences
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.layer_indices import layer_indices
 from steering.maps import LowRankMap, Rows
@@ -33,13 +36,13 @@ from steering.vectors import ConceptVector, check_name
 from steering.workflows.describe import under
 from steering.workflows.extract import ExtractionRequest, assembled, registered
 from steering.workflows.generate import Progress, background, ignore_progress, seeded
-from steering.workflows.measures import shared_prefix
-from steering.workflows.texts import conversation
+from steering.workflows.measures import divergences, predicting, shared_prefix
+from steering.workflows.texts import as_prompts, conversation
 
 DISTILLED = "distil"
 """The method of distilled vectors."""
 TOKENS = 64
-"""Positions of a conversation that are fitted, evenly spaced."""
+"""Positions of a conversation that are fitted, evenly spaced; and tokens of an answer that are compared."""
 PROMPT_TOKENS = 32
 """Positions of a prompt, counted from its end, among which they are."""
 LAYERS = 6
@@ -57,6 +60,13 @@ SMALL = 1e-12
 """Share of the largest eigenvalue below which one is a rounding error."""
 WEAK = 0.1
 """Share of the change below which a card warns."""
+COMPARED = 16
+"""Prompts on which the vector is compared with the instruction, by TOKENS tokens of each answer at most."""
+STEPS, START = 4, 1.5
+"""Tries of the search for the factor, and the first factor tried."""
+COMPARING = 2 + 3 * STEPS
+"""Passes over the answer to a compared prompt, at most: it is read with the instruction and without; for each try one is written,
+and read with the vector and without."""
 Residuals: TypeAlias = Float[Tensor, "layer row d_model"]
 
 
@@ -152,7 +162,8 @@ async def distil(engine: Engine, request: DistilRequest, *, progress: Progress =
     """
     layers = check_distil(engine, request)
     asked = tuple(dict.fromkeys(request.asked))
-    total = len(asked) * (2 + len(layers))
+    fitting = len(asked) * (2 + len(layers))
+    total = fitting + 1 + STEPS
     answers = await _answers(engine, request, asked, total, progress)
 
     async def read(part: int, plan: SteeringPlan, at: tuple[int, ...], *, told: bool = False) -> Residuals:
@@ -168,7 +179,14 @@ async def distil(engine: Engine, request: DistilRequest, *, progress: Progress =
         plan = await _plan(engine, {at: one.map for at, one in found.items()})
         met = plain[number] if not found else (await read(2 + number, plan, (layer,)))[0]
         found[layer] = await run_in_thread(_fit_layer, plain[number], met, told[number], fitted, tuned, request.rank)
-    vector = await run_in_thread(_assembled, engine, request, answers, told, plain, found)
+    scaled, equal = await _scaled(
+        engine,
+        request,
+        answers[:COMPARED],
+        found,
+        lambda done: progress(fitting + done, total, "comparing predictions"),
+    )
+    vector = await run_in_thread(_assembled, engine, request, answers, told, plain, scaled, equal)
     progress(total, total, "done")
     return vector
 
@@ -182,14 +200,67 @@ def _divided(answers: Sequence[_Told], request: DistilRequest) -> tuple[list[boo
     return [index not in held for index in owners], [index in tuned for index in owners]
 
 
+async def _scaled(
+    engine: Engine,
+    request: DistilRequest,
+    answers: Sequence[_Told],
+    fits: Mapping[int, "_Fit"],
+    report: Callable[[int], None],
+) -> tuple[dict[int, "_Fit"], dict[str, float]]:
+    """Returns the fits with their maps multiplied by one factor, at which steering by them changes the predictions as much as the
+    instruction does, and for the provenance `instruction_kl`, `kl` and `factor`. The divergences are means over tokens of KL(instructed or
+    steered || neither), in nats, along answers of their own. The nearest of STEPS tries counts; without any the maps stay as they were."""
+    report(0)
+    wanted = fmean(chain.from_iterable([await _instructed_divergences(engine, one) for one in answers]))
+    search = StrengthSearch(START, wanted)
+    prompts = as_prompts(engine, [one.prompt for one in answers])
+    sampling = replace(_sampling(request), max_tokens=min(request.max_tokens, TOKENS))
+    for step in range(STEPS if wanted > 0.0 else 0):
+        report(1 + step)
+        plan = await _plan(engine, {layer: one.map.scaled(search.next) for layer, one in fits.items()})
+        search.found(await _divergence(engine, prompts, sampling, plan))
+        if search.done:
+            break
+    if search.best is None:
+        return dict(fits), {"instruction_kl": wanted}
+    factor, found = search.best
+    scaled = {layer: replace(one, map=one.map.scaled(factor)) for layer, one in fits.items()}
+    return scaled, {"instruction_kl": wanted, "kl": found, "factor": factor}
+
+
+async def _instructed_divergences(engine: Engine, one: _Told) -> tuple[float, ...]:
+    """Returns KL(instructed || not) of each of the first TOKENS tokens of an answer, in nats."""
+    answer = one.answer[:TOKENS]
+    reads = [
+        CapturePrompt(ids + answer, UNSTEERED, prompt_length=len(ids), first=len(ids) - 1)
+        for ids in (one.told, one.plain)
+    ]
+    told, plain = await engine.capture(reads, CaptureSpec((), logits=True))
+    return await run_in_thread(divergences, predicting(told, len(answer)), predicting(plain, len(answer)))
+
+
+async def _divergence(engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, plan: SteeringPlan) -> float:
+    """Returns the mean of KL(plan || unsteered) over the tokens of answers that are written under the plan; inf where they are not finite,
+    or most end before they begin, which is no small change."""
+    try:
+        written = await background(engine, [replace(one, plan=plan) for one in seeded(prompts, sampling)])
+        (found,) = await token_divergences(engine, list(zip(prompts, written, strict=True)), [plan])
+    except NonfiniteActivations:
+        return inf
+    return fmean(chain.from_iterable(found)) if len(found) > len(prompts) / 2 else inf
+
+
+def _sampling(request: DistilRequest) -> SamplingParams:
+    return SamplingParams(max_tokens=request.max_tokens, temperature=0.7, seed=request.seed % 2**63)
+
+
 async def _answers(
     engine: Engine, request: DistilRequest, asked: Sequence[str], total: int, progress: Progress
 ) -> list[_Told]:
     """Returns the answers under the instruction that are long enough."""
-    sampling = SamplingParams(max_tokens=request.max_tokens, temperature=0.7, seed=request.seed % 2**63)
     prompts = [under(engine, request.instruction.strip(), one) for one in asked]
     written = await background(
-        engine, seeded(prompts, sampling), progress=lambda done, _, message: progress(done, total, message)
+        engine, seeded(prompts, _sampling(request)), progress=lambda done, _, message: progress(done, total, message)
     )
 
     def encode() -> list[_Told]:
@@ -327,8 +398,10 @@ def _assembled(
     told: Residuals,
     plain: Residuals,
     found: Mapping[int, _Fit],
+    equal: Mapping[str, float],
 ) -> ConceptVector:
-    """Builds the vector: at each layer the map, and the direction of the mean change with its cross-validated card."""
+    """Builds the vector: at each layer the map, and the direction of the mean change with its cross-validated card. equal: what
+    `_scaled` says."""
     pairs = _pairs(engine, request, answers)
     division = folding(pairs, request.holdout, request.seed)
     ends = [0, *accumulate(len(one.rows()) for one in answers)]
@@ -350,8 +423,18 @@ def _assembled(
     notes = [f"left out, because the model answered too little: {left_out} prompts"] if left_out else []
     last = found[layers[-1]].explained
     if last is not None and last < WEAK:
-        notes.append(f"the maps make {max(last, 0.0):.0%} of the change that the instruction makes on held-out prompts")
+        notes.append(
+            f"the maps as fitted make {max(last, 0.0):.0%} of the change that the instruction makes on held-out prompts"
+        )
+    reached, wanted = equal.get("kl"), equal["instruction_kl"]
+    if reached is None:
+        notes.append("no factor of the maps was found at which strength 1 is as strong as the instruction")
+    elif abs(log(reached / wanted)) > NEAR:
+        notes.append(
+            f"strength 1 changes the predictions by {reached:.2g} nats a token, the instruction by {wanted:.2g}: no closer was found"
+        )
     provenance = {
+        **equal,
         "method": DISTILLED,
         "instruction": request.instruction,
         "prompts": len(answers),

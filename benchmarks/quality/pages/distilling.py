@@ -16,61 +16,69 @@ def compared_table() -> str:
 
 def _of_model(model: str, found: Mapping[str, Any]) -> str:
     readers = list(found["readings"])
-    first, best = readers[0], max(readers, key=lambda one: distilling.told_apart(found, one))
-    whole = [
-        one
-        for one in readers
-        if len(found["readings"][one].get(distilling.REPORT, ())) == len(found[distilling.REPORT])
-    ]
-    shown = best if best in whole else whole[-1]
-    trials, strength = distilling.arms_of(found, distilling.CHOICE, first), distilling.strength_of(found)
+    best = max(readers, key=lambda one: distilling.told_apart(found, one))
     instructions: Mapping[str, Any] = found[distilling.REPORT]
-    reported = distilling.arms_of(found, distilling.REPORT, shown)
+    whole = [one for one in readers if len(found["readings"][one].get(distilling.REPORT, ())) == len(instructions)]
+    shown = best if best in whole else whole[-1]
     rows = []
-    for name, arms in reported.items():
-        told, vector = arms["told"], arms[f"apply {strength:g}"]
-        effects = (_estimate(told), _estimate(vector), _estimate(vector, "against_told"))
-        texts = (
-            ", ".join(f"{arm[of]:.2f}" for arm in (arms["plain"], told, vector)) for of in ("surprise", "repetition")
+    for name, arms in distilling.arms_of(found, distilling.REPORT, shown).items():
+        told, vectors = arms["told"], [arms[distilling.arm_of(one)] for one in distilling.STRENGTHS]
+        factor = instructions[name]["factor"]
+        multiplied = "none" if factor is None else f"{factor:.2f}"
+        effects = (
+            _estimate(told),
+            *(f"{_estimate(one)} {'yes' if distilling.reaches(one, told) else 'no'}" for one in vectors),
         )
-        yes = "yes" if distilling.reaches(vector, told) else "no"
+        texts = [
+            ", ".join(f"{arm[key]:.2f}" for arm in (arms["plain"], told, *vectors))
+            for key in ("surprise", "repetition")
+        ]
         saved = str(instructions[name]["tokens_saved"])
-        rows.append((name, f"{told['auroc']:.2f}", *effects, *texts, yes, saved))
-    held = [
-        f"{sum(distilling.reaches(arms[f'apply {one:g}'], arms['told']) for arms in trials.values())} at {one:g}"
-        for one in distilling.STRENGTHS
-    ]
+        rows.append(
+            (
+                name,
+                f"{told['auroc']:.2f}",
+                f"{instructions[name]['instruction_kl']:.2f}",
+                multiplied,
+                *effects,
+                *texts,
+                saved,
+            )
+        )
+    strengths = [f"{one:g}" for one in distilling.STRENGTHS]
     text = (
-        f"**{model}**, {found['dtype']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens. On {found['tried']} prompts that are "
-        f"not reported, as {first} reads them, {', '.join(held)} of the {len(trials)} instructions {', '.join(trials)} are reached, so the strength is {strength:g}. Of the readers, "
-        f"{best} tells the answers of these prompts apart best. On {found['prompts']} other prompts:\n\n"
+        f"**{model}**, {found['dtype']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens to {found['prompts']} other prompts. "
+        f"Of the readers, {best} tells answers under {distilling.CHOOSING} instructions from answers without best, on {found['tried']} prompts that are not reported.\n\n"
     )
     columns = (
-        "concept", "reader's AUROC", "effect of the instruction", "of the vector", "difference", "surprise: plain, instruction, vector", "repetition",
-        "reached", "tokens saved",
+        "concept", "reader's AUROC", "KL of the instruction", "factor", "effect of the instruction", *(f"of the vector at {one}, reached" for one in strengths),
+        f"surprise: plain, instruction, {', '.join(strengths)}", "repetition", "tokens saved",
     )  # fmt: skip
-    return f"{text}{_readers(found, strength)}\nAs {shown} reads them:\n\n{table(columns, rows)}"
+    return f"{text}{_readers(found)}\nAs {shown} reads them:\n\n{table(columns, rows)}"
 
 
-def _readers(found: Mapping[str, Any], strength: float) -> str:
-    """Shows how well each reader tells answers apart, and how many instructions are reached as it reads them."""
+def _readers(found: Mapping[str, Any]) -> str:
+    """Shows how well each reader tells answers apart, and how many instructions are reached at each strength as it reads them."""
     rows = []
     for reader in found["readings"]:
         reported = distilling.arms_of(found, distilling.REPORT, reader).values()
-        counts = ["not read"] * 4
-        if reported:
-            vectors = [(arms[f"apply {strength:g}"], arms["told"]) for arms in reported]
+        apart = f"{distilling.told_apart(found, reader):.2f}"
+        if not reported:
+            rows.append((reader, apart, "", *["not read"] * 5))
+        for strength in distilling.STRENGTHS if reported else ():
+            vectors = [(arms[distilling.arm_of(strength)], arms["told"]) for arms in reported]
             effective = [distilling.reaches(*one) for one in vectors if one[1]["effect"]["interval"][0] > 0.0]
-            counts = [
+            counts = (
                 f"{sum(distilling.reaches(*one) for one in vectors)} of {len(vectors)}",
                 f"{sum(effective)} of {len(effective)}",
+                f"{sum(distilling.within(*one) for one in vectors)}",
                 f"{sum(one['effect']['mean'] >= told['effect']['mean'] for one, told in vectors)}",
                 f"{sum(one['against_told']['interval'][1] < 0.0 for one, _ in vectors)}",
-            ]
-        rows.append((reader, f"{distilling.told_apart(found, reader):.2f}", *counts))
+            )
+            rows.append((reader, apart, f"{strength:g}", *counts))
     columns = (
-        "reader", "AUROC on prompts that are not reported", "reached", "of instructions with an effect", "effect at least the instruction's, however fluent",
-        "whole interval below it",
+        "reader", "AUROC on prompts that are not reported", "strength", "reached", "of instructions with an effect", "as fluent",
+        "effect at least the instruction's, however fluent", "whole interval of the difference below 0",
     )  # fmt: skip
     return table(columns, rows)
 

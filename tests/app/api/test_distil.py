@@ -6,6 +6,7 @@ import pytest
 
 from steering.client import Client
 from steering.concepts.described import described
+from steering.lab.distil import COMPARING
 from tests.app.conftest import Server, StartServer, state
 from tests.app.running import running
 from tests.fakes import ScriptedEngine
@@ -98,7 +99,7 @@ async def test_all_residuals_that_are_held_count(start: StartServer) -> None:
 
 
 async def test_the_tokens_of_the_instruction_are_charged_for_each_reading(start: StartServer) -> None:
-    """Each prompt is answered and read under it."""
+    """Each prompt is answered under it, and read under it for its residuals and for its predictions."""
     server = await start()
     tokens = state(server.app).metrics.key_tokens
     short, long = "Answer as a pirate.", "Answer as a pirate who has been at sea for years."
@@ -111,7 +112,22 @@ async def test_the_tokens_of_the_instruction_are_charged_for_each_reading(start:
 
     encode = server.scripted.tokenizer.encode
     more = len(encode(long)) - len(encode(short))
-    assert await charged(long) - await charged(short) == 2 * len(PROMPTS) * more > 0
+    assert await charged(long) - await charged(short) == 3 * len(PROMPTS) * more > 0
+
+
+async def test_a_comparison_with_the_instruction_is_charged_by_64_tokens_of_each_answer(start: StartServer) -> None:
+    server = await start()
+    tokens = state(server.app).metrics.key_tokens
+
+    async def charged(max_tokens: int) -> float:
+        tokens.clear()
+        body = {**BODY, "max_tokens": max_tokens, "layers": [1]}
+        assert (await server.client.post("/v1/vectors/distil?wait=true", json=body)).status_code == 201
+        return sum(one.value for family in tokens.collect() for one in family.samples if one.name.endswith("_total"))
+
+    counts = [await charged(count) for count in (32, 64, 96)]
+    assert counts[1] - counts[0] == len(PROMPTS) * (3 + COMPARING) * 32
+    assert counts[2] - counts[1] == len(PROMPTS) * 3 * 32
 
 
 def test_the_client_waits_for_it() -> None:

@@ -1,18 +1,24 @@
 """Distilling: a planted change is recovered at its rank, an instructed model's residual is reached without its instruction."""
 
+from collections import deque
+from collections.abc import AsyncGenerator
 from dataclasses import replace
+from math import log
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
 
-from steering.engine.api import CapturePrompt, CaptureSpec
-from steering.errors import InvalidRequest
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams, TokenEvent
+from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError
+from steering.lab.calibration import NEAR
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.distil import (
     AT_ONCE,
     PROMPT_TOKENS,
     RIDGES,
+    STEPS,
     TOKENS,
     DistilRequest,
     distil,
@@ -118,7 +124,67 @@ async def test_the_residual_without_the_instruction_becomes_the_one_with_it() ->
     assert found.quality.auroc == pytest.approx(1.0, abs=0.1)
     done = [step[0] for step in steps]
     assert done == sorted(done)
-    assert steps[-1][:2] == (4 * len(PROMPTS), 4 * len(PROMPTS))
+    assert steps[-1][:2] == (4 * len(PROMPTS) + 1 + STEPS,) * 2
+
+
+async def _divergence(engine: LinearEngine, instruction: str, plan: SteeringPlan) -> float:
+    """The mean over tokens of KL(instructed or steered || neither) along answers of their own, by the logits' softmax."""
+    values = []
+    for number, text in enumerate(PROMPTS):
+        plain = engine.tokenizer.encode((ChatMessage("user", text),))
+        system = (ChatMessage("system", instruction),) if instruction else ()
+        prompt = engine.tokenizer.encode((*system, ChatMessage("user", text)))
+        sampling = SamplingParams(max_tokens=64, temperature=0.7, seed=number)
+        told = (*system, ChatMessage("user", text))
+        events = [event async for event in engine.generate(GenerationRequest(told, sampling, plan))]
+        answer = tuple(event.token_id for event in events if event.finish is None)
+        logits = []
+        for ids, of in ((prompt, plan), (plain, UNSTEERED)):
+            (capture,) = await engine.capture([CapturePrompt(ids + answer, of, len(ids))], CaptureSpec((), logits=True))
+            assert capture.logits is not None
+            logits.append(torch.log_softmax(capture.logits[len(ids) - 1 : -1].double(), dim=-1))
+        values += (logits[0].exp() * (logits[0] - logits[1])).sum(-1).tolist()
+    return fmean(values)
+
+
+async def test_strength_1_changes_the_predictions_as_much_as_the_instruction() -> None:
+    """Whatever the fit leaves: a map of rank 1 at one layer, fitted to a large part of a change or to a small one."""
+    engine = LinearEngine(replies=REPLIES)
+    found = await distil(engine, request(layers=(1,), rank=1))
+    told = await _divergence(engine, "lovely glad cheerful", UNSTEERED)
+    assert found.provenance["instruction_kl"] == pytest.approx(told, rel=0.3)
+    assert abs(log(found.provenance["kl"] / found.provenance["instruction_kl"])) <= NEAR
+    assert await _divergence(engine, "", await _applied(engine, found)) == pytest.approx(told, rel=0.5)
+    assert await _divergence(engine, "", await _applied(engine, found, 0.4)) < 0.5 * told
+
+
+@pytest.mark.parametrize("broken", [NonfiniteActivations("inf"), None])
+async def test_where_steered_answers_fail_or_are_empty_the_maps_stay_as_fitted_and_the_card_says_so(
+    broken: SteeringError | None,
+) -> None:
+    class Silent(LinearEngine):
+        """Ends every steered answer at once."""
+
+        silent: deque[int] | None = None
+
+        def _scripted(self, prompt: Prompt) -> deque[int] | None:
+            return super()._scripted(prompt) or (None if broken else self.silent)
+
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+            self.silent = None if request.plan.empty else deque()
+            async for event in super().generate(request):
+                yield event
+
+    engine = LinearEngine(replies=REPLIES)
+    fails = Silent(replies=REPLIES, fails=lambda asked, _: None if asked.plan.empty else broken)
+    found, unscaled = [await distil(one, request(layers=(1,))) for one in (engine, fails)]
+    assert "factor" not in unscaled.provenance
+    assert unscaled.quality is not None
+    assert "no factor of the maps was found" in unscaled.quality.warnings[-1]
+    one, other = found.layers[1].map, unscaled.layers[1].map
+    assert one is not None
+    assert other is not None
+    torch.testing.assert_close(one.write, found.provenance["factor"] * other.write)
 
 
 async def test_nothing_held_out_measures_nothing_and_the_seed_decides_all() -> None:
