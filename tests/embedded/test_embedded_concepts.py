@@ -97,12 +97,11 @@ def test_500_pairs_are_read_with_progress_while_others_are_answered(client: Clie
 
 
 def test_a_distilled_instruction_makes_the_answers_under_it_likelier_without_it(client: Client) -> None:
-    """On prompts that were not fitted, at one layer."""
+    """On prompts that were not fitted, at the default layers, by a third of the way to the instruction at least."""
     instruction = "Answer as a cheerful pirate."
     fitted, others = load_neutral()[:12], load_evaluation_prompts("sentiment")[:4]
-    vector = client.distil_vector("pirate", instruction, prompts=fitted, layers=[15], max_tokens=16)
-    (explained,) = (card.explained for card in present(vector.quality).layers.values())
-    assert present(explained) > 0.05
+    vector = client.distil_vector("pirate", instruction, prompts=fitted, max_tokens=16)
+    assert all(present(card.explained) > 0.05 for card in present(vector.quality).layers.values())
     apply = {"vector": "pirate", "operation": "apply"}
     plain, steered, told = 0.0, 0.0, 0.0
     for one in others:
@@ -115,4 +114,4 @@ def test_a_distilled_instruction_makes_the_answers_under_it_likelier_without_it(
         ]
         plain, steered, told = plain + sums[0], steered + sums[1], told + sums[2]
     assert told > plain
-    assert (steered - plain) / (told - plain) > 0.1
+    assert (steered - plain) / (told - plain) > 1 / 3
