@@ -163,7 +163,7 @@ async def distil(engine: Engine, request: DistilRequest, *, progress: Progress =
     layers = check_distil(engine, request)
     asked = tuple(dict.fromkeys(request.asked))
     fitting = len(asked) * (2 + len(layers))
-    total = fitting + 1 + STEPS
+    total = fitting + COMPARING * min(COMPARED, len(asked))
     answers = await _answers(engine, request, asked, total, progress)
 
     async def read(part: int, plan: SteeringPlan, at: tuple[int, ...], *, told: bool = False) -> Residuals:
@@ -209,14 +209,14 @@ async def _scaled(
 ) -> tuple[dict[int, "_Fit"], dict[str, float]]:
     """Returns the fits with their maps multiplied by one factor, at which steering by them changes the predictions as much as the
     instruction does, and for the provenance `instruction_kl`, `kl` and `factor`. The divergences are means over tokens of KL(instructed or
-    steered || neither), in nats, along answers of their own. The nearest of STEPS tries counts; without any the maps stay as they were."""
-    report(0)
+    steered || neither), in nats, along answers of their own. The nearest of STEPS tries counts; without any the maps stay as they were.
+    report: called with the number of answers that were written or read."""
     wanted = fmean(chain.from_iterable([await _instructed_divergences(engine, one) for one in answers]))
     search = StrengthSearch(START, wanted)
     prompts = as_prompts(engine, [one.prompt for one in answers])
     sampling = replace(_sampling(request), max_tokens=min(request.max_tokens, TOKENS))
     for step in range(STEPS if wanted > 0.0 else 0):
-        report(1 + step)
+        report((2 + 3 * step) * len(answers))
         plan = await _plan(engine, {layer: one.map.scaled(search.next) for layer, one in fits.items()})
         search.found(await _divergence(engine, prompts, sampling, plan))
         if search.done:

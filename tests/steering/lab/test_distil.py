@@ -16,9 +16,9 @@ from steering.lab.calibration import NEAR
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.lab.distil import (
     AT_ONCE,
+    COMPARING,
     PROMPT_TOKENS,
     RIDGES,
-    STEPS,
     TOKENS,
     DistilRequest,
     distil,
@@ -124,7 +124,7 @@ async def test_the_residual_without_the_instruction_becomes_the_one_with_it() ->
     assert found.quality.auroc == pytest.approx(1.0, abs=0.1)
     done = [step[0] for step in steps]
     assert done == sorted(done)
-    assert steps[-1][:2] == (4 * len(PROMPTS) + 1 + STEPS,) * 2
+    assert steps[-1][:2] == ((4 + COMPARING) * len(PROMPTS),) * 2
 
 
 async def _divergence(engine: LinearEngine, instruction: str, plan: SteeringPlan) -> float:
