@@ -16,7 +16,9 @@ import structlog
 import torch
 import transformers
 
-from steering.engine.cpu.cache_folder import (
+from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
+from steering.engine.transformers.executor import CompileRequest
+from steering.model.cache_folder import (
     UntrustedArtifact,
     artifact_folder,
     check_trusted,
@@ -24,8 +26,6 @@ from steering.engine.cpu.cache_folder import (
     remove_abandoned,
     scratch_folder,
 )
-from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
-from steering.engine.transformers.executor import CompileRequest
 
 log = structlog.get_logger()
 TRACED = (

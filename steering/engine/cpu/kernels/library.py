@@ -16,7 +16,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.engine.cpu.cache_folder import artifact_folder, check_trusted, private_folder, scratch_folder
+from steering.model.cache_folder import artifact_folder, check_trusted, private_folder, scratch_folder
 from steering.model.device import has_amx_bf16, has_avx2, has_avx512_bf16
 from steering.shapes import Tensor
 
