@@ -19,7 +19,7 @@ from app.api.answer_parts import AnswerParts, Call
 from app.api.conversation import ToolUse
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import NO_ANSWER, encode_steered, encode_with_plans
+from steering.engine.prompts import NO_ANSWER, encode_steered, encode_with_plans, tokenizing
 from steering.engine.transformers.block_pool import BLOCK
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.vllm.messages import RequestSteering, decode, doses_of, encode
@@ -346,6 +346,12 @@ async def test_the_rules_of_a_prompt_are_found_in_a_thread() -> None:
         await encode_steered(Noting(), (1, 2, 3), asked, phases=phases)
     assert len(threads) == 2
     assert get_ident() not in threads
+
+
+@pytest.mark.parametrize(("texts", "elsewhere"), [(["a" * 100] * 20, False), (["a" * 100] * 21, True)])
+async def test_texts_that_are_long_together_are_tokenized_in_a_thread(texts: list[str], *, elsewhere: bool) -> None:
+    thread = await tokenizing([(text, UNSTEERED) for text in texts], get_ident)
+    assert (thread != get_ident()) == elsewhere
 
 
 async def test_json_is_a_phase_of_its_own(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
