@@ -10,7 +10,7 @@ from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, Sam
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
 from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
-from steering.model.phases import PhaseRules, PhaseState
+from steering.model.phases import PhaseRules
 from steering.pairs import ChatMessage, ToolMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.structured import Grammar
@@ -176,7 +176,7 @@ def phase_rules(
         return PhaseRules(json=json)
     rules: PhaseRules = found(ids, last, tools=tools, json=json)
     # what must match a grammar from its first character never thinks
-    return rules if grammar is None else replace(rules, thinking=None, start=PhaseState())
+    return rules if grammar is None else replace(rules, thinking=None, opened=False, may_begin=True)
 
 
 def _is_json(grammar: Grammar | None) -> bool:
