@@ -33,7 +33,6 @@ from steering.engine.prompts import (
     tokenizing,
 )
 from steering.engine.transformers.block_pool import BlockPool
-from steering.engine.transformers.decode_graphs import CaptureGraph
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.paged_cache import PrefixIndex
@@ -66,16 +65,15 @@ class TransformersEngine:
         loaded: LoadedModel,
         limits: EngineLimits | None = None,
         compile_request: CompileRequest | None = None,
-        capture_graph: CaptureGraph | None = None,
         *,
         kernels: bool = True,
     ) -> None:
-        """compile_request: how to compile passes on a CPU; None: passes are eager. capture_graph, kernels: see ModelRunner."""
+        """compile_request: how to compile passes on a CPU; None: passes are eager. kernels: see ModelRunner."""
         self.info, self.tokenizer = loaded.info, loaded.tokenizer
         self._limits = limits or EngineLimits()
         device = loaded.layout.device
         self._runner = runner = ModelRunner(
-            loaded.model, loaded.layout, device, self._limits, compile_request, capture_graph, kernels=kernels
+            loaded.model, loaded.layout, device, self._limits, compile_request, kernels=kernels
         )
         pool = BlockPool(runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)

@@ -48,11 +48,6 @@ def cpu_features() -> str:
     return " ".join(sorted(facts))
 
 
-def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX2 or AVX512_BF16."""
-    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx2()
-
-
 def _options(kernels: bool) -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20", "-Wno-psabi"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
