@@ -13,12 +13,12 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
-from steering.engine.cpu.cache_folder import artifact_folder, private_folder
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.factory import compile_request
+from steering.model.cache_folder import artifact_folder, private_folder
 from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES

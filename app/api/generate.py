@@ -355,7 +355,7 @@ def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: 
         fields |= sampling.grammar.fields
     thinking: schemas.RecordedThinking | None = None
     if phases is not None and phases.thinking is not None:
-        thinking = "begun" if phases.start.mode == "thinking" else "possible" if phases.thinks else "none"
+        thinking = "begun" if phases.opened else "possible" if phases.thinks else "none"
     return Record(
         format=RECORD_FORMAT,
         prompt=engine.tokenizer.encode(prompt),

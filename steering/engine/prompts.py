@@ -1,20 +1,22 @@
 """Checks what a caller asks of an engine, and tokenizes prompts, for engines and their callers alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf, isfinite
+from typing import TypeVar
 
 from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, SamplingParams, Tokenizer
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
 from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
-from steering.model.phases import PhaseRules, PhaseState
+from steering.model.phases import PhaseRules
 from steering.pairs import ChatMessage, ToolMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.structured import Grammar
 from steering.threads import run_in_thread
 
+T = TypeVar("T")
 MAX_TEXT_TOKENS = 512
 """Tokens of the longest text to fit on: its forward pass is one piece of work, which running requests wait for."""
 
@@ -134,10 +136,19 @@ async def encode_steered(
     """Does what `encode_with_plans` does for one plan, without blocking the event loop. To be called by whoever goes on with the
     token ids alone; engines do it for conversations."""
     encode = partial(encode_with_plans, tokenizer, prompt, (plan,), grammar, phases=phases)
-    by_phase = plan.phases is None and (plan.needs_phases or phases)  # reads the texts of tokens
-    long = prompt_size(prompt) > MAX_INLINE_CHARACTERS or _lacks_roles(plan) or by_phase
-    ids, (bound,) = await run_in_thread(encode) if long else encode()
+    ids, (bound,) = await tokenizing([(prompt, plan)], encode, phases=phases)
     return ids, bound
+
+
+async def tokenizing(
+    prompts: Sequence[tuple[Prompt, SteeringPlan]], work: Callable[[], T], *, phases: bool = False
+) -> T:
+    """Returns what work returns that tokenizes these prompts, in a thread where it takes long. phases: see `encode_with_plans`."""
+    long = sum(prompt_size(prompt) for prompt, _ in prompts) > MAX_INLINE_CHARACTERS
+    reads = any(  # roles, or the texts of tokens
+        _lacks_roles(plan) or (plan.phases is None and (plan.needs_phases or phases)) for _, plan in prompts
+    )
+    return await run_in_thread(work) if long or reads else work()
 
 
 def _with_warning(tokenizer: Tokenizer, prompt: Prompt, plan: SteeringPlan) -> SteeringPlan:
@@ -165,7 +176,7 @@ def phase_rules(
         return PhaseRules(json=json)
     rules: PhaseRules = found(ids, last, tools=tools, json=json)
     # what must match a grammar from its first character never thinks
-    return rules if grammar is None else replace(rules, thinking=None, start=PhaseState())
+    return rules if grammar is None else replace(rules, thinking=None, opened=False, may_begin=True)
 
 
 def _is_json(grammar: Grammar | None) -> bool:

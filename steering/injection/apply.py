@@ -7,7 +7,7 @@ tokens of a piece of its prompt, (edit, d_model). The C++ operation `steer` comp
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -74,15 +74,6 @@ class Edited(NamedTuple):
     share: PerToken | None
 
 
-class EditTables(Protocol):
-    """Tables by row, as in `Slots`."""
-
-    vectors: Tensor
-    numbers: Tensor
-    codes: Tensor
-    head_count: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerEdits:
     """The edits of some tokens at one layer. Tensors begin with (token, edit), or with (edit,) where one request has all tokens.
@@ -107,15 +98,22 @@ class LayerEdits:
     head_count: int = 0
 
     @classmethod
-    def of(cls, slots: EditTables, rows: Int[Tensor, "*edit"], forms: Sequence[LayerForm]) -> "LayerEdits":
-        """Gathers the edits in some rows. forms: of the requests that they belong to."""
-        codes, numbers = rows_of(slots.codes, rows), rows_of(slots.numbers, rows)
+    def of(
+        cls,
+        tables: tuple[Tensor, Tensor, Tensor],
+        rows: Int[Tensor, "*edit"],
+        forms: Sequence[LayerForm],
+        head_count: int = 0,
+    ) -> "LayerEdits":
+        """Gathers the edits in some rows. tables: the first three of `Slots.tables`. forms: of the requests that they belong to."""
+        vectors = tables[0]
+        numbers, codes = rows_of(tables[1], rows), rows_of(tables[2], rows)
         reads, relative = any(one.reads for one in forms), any(one.relative for one in forms)
         relu, mandatory = any(one.relu for one in forms), any(one.mandatory for one in forms)
-        write = rows_of(slots.vectors, rows)
+        write = rows_of(vectors, rows)
         return cls(
             write=write,
-            read=rows_of(slots.vectors, codes[..., READ]) if reads else None,
+            read=rows_of(vectors, codes[..., READ]) if reads else None,
             bias=numbers[..., 0],
             relative=numbers[..., 1] if relative else None,
             weight=numbers[..., 2],
@@ -125,7 +123,7 @@ class LayerEdits:
             rotates=codes[..., KIND] == ROTATE,
             rotations=tuple(sorted({number for one in forms for number in one.rotations})),
             heads=write.argmax(-1) if any(one.heads for one in forms) else None,
-            head_count=slots.head_count,
+            head_count=head_count,
         )
 
     def of_row(self, row: int, form: LayerForm) -> "LayerEdits":

@@ -4,7 +4,6 @@ On CUDA devices it is a Triton kernel (kernel.py), and on a CPU, where only test
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,14 +29,6 @@ WIDEST = 1 << 15
 """The widest residual that a program holds."""
 
 
-@dataclass(slots=True, eq=False)
-class _Tables:
-    vectors: Tensor
-    numbers: Tensor
-    codes: Tensor
-    head_count: int = 0
-
-
 def by_operations(residual: Residual, *tables: Any) -> Residual:
     """Returns the residual, of any dtype, after the edits of a layer, and notes what they did.
 
@@ -47,7 +38,7 @@ def by_operations(residual: Residual, *tables: Any) -> Residual:
     count = edits.shape[2]
     form = LayerForm(count, reads=True, relative=True, relu=True, mandatory=True, rotations=tuple(range(count)))
     here = rows[:, place, :count].index_select(0, slots)
-    found = LayerEdits.of(_Tables(vectors, numbers, codes), here, [form])
+    found = LayerEdits.of((vectors, numbers, codes), here, [form])
     edited = found.apply(residual.float(), found.weights(weights), left)
     assert edited.share is not None
     edits[note], changes[note], scaled[note] = edited.doses, edited.change, edited.share < 1.0

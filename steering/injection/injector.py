@@ -14,7 +14,7 @@ from steering.injection.apply import TINY, Index, LayerEdits, index_of, summed, 
 from steering.injection.conditions import Conditions, Controllers, held_readouts
 from steering.injection.fused import edit
 from steering.injection.rows import BLOCK, Doses, Segment, SteeredRow
-from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, WEIGHT, Slots, rows_of
+from steering.injection.slots import DOSE, NEVER, NO_EDIT, UNSTEERED_SLOT, WEIGHT, LayerForm, Slots, rows_of
 from steering.model.hook_points import in_order
 from steering.plan.scope import is_constant_from, weights
 from steering.shapes import Bool, Float, Int, Residual, Tensor
@@ -400,12 +400,16 @@ class Injection:
                 if decodes:
                     tokens = index_of([range(one.start, one.end) for one, _ in chunk], self._device)
                     rows = take(self.rows[number], tokens)[:, :widest]
-                    yield tokens, LayerEdits.of(slots, rows, forms).to(slots.device_of(layer))
+                    yield tokens, self._gathered(layer, rows, forms)
                     continue
                 rows = torch.stack([self.rows[number, one.start, :widest] for one, _ in chunk])
-                edits = LayerEdits.of(slots, rows, forms).to(slots.device_of(layer))
+                edits = self._gathered(layer, rows, forms)
                 for row, (segment, form) in enumerate(chunk):
                     yield slice(segment.start, segment.end), edits.of_row(row, form)
+
+    def _gathered(self, layer: int, rows: Int[Tensor, "*edit"], forms: Sequence[LayerForm]) -> LayerEdits:
+        slots = self._slots
+        return LayerEdits.of(slots.tables[:3], rows, forms, slots.head_count).to(slots.device_of(layer))
 
     def noted(self) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
         """Returns where a compiled pass notes doses: `edits`, `changes` and `scaled` of PassDoses, with pass and layer as one
@@ -419,9 +423,8 @@ class Injection:
     def tables(self) -> tuple[tuple[Tensor, ...], int]:
         """Returns what operations over all tokens steer a pass with, from `vectors` to `scaled` of `steer`, and what `noted` says is the
         first."""
-        slots, (noted, first) = self._slots, self.noted()
-        edits = slots.vectors, slots.numbers, slots.codes, slots.rows
-        return (*edits, self.slots_of_tokens, self.weights, self.left, *noted), first
+        noted, first = self.noted()
+        return (*self._slots.tables, self.slots_of_tokens, self.weights, self.left, *noted), first
 
     def finish(self) -> None:
         """After each pass: keeps decisions, and sums the doses of prompts, since block sharing needs them."""

@@ -151,6 +151,11 @@ class Slots:
         self._placed: dict[int, _Placed] = {}
         self._plans: dict[int, _Placed] = {}
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What describes edits: `vectors`, `numbers`, `codes` and `rows`."""
+        return self.vectors, self.numbers, self.codes, self.rows
+
     def place_of(self, point: int) -> int:
         """Returns the place of a point in the tables."""
         return kind_of(point) * self.layer_count + layer_of(point)

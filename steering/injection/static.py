@@ -53,7 +53,6 @@ class StaticEdits(nn.Module):
     edits: Float[Tensor, "layer token edit"]
     changes: Float[Tensor, "layer token"]
     scaled: Float[Tensor, "layer token"]
-    head_count = 0
 
     def __init__(self, tables: Slots, layers: Sequence[int], tokens: int) -> None:
         """tables: that do not grow. layers: at which it acts, in order. tokens: of a pass, at most."""
@@ -93,7 +92,8 @@ class StaticEdits(nn.Module):
         count, number = hidden.shape[0], self._numbers[layer]
         stream = hidden.float() if residual is None else hidden.float() + residual.float()
         rows = self.rows[:, layer].index_select(0, self.slots[:count])
-        edits, left = LayerEdits.of(self, rows, [self._form]), self.left[:count].clone()
+        edits = LayerEdits.of((self.vectors, self.numbers, self.codes), rows, [self._form])
+        left = self.left[:count].clone()
         found = edits.apply(stream, edits.weights(self.weights[:count]), left)
         self.left[:count].copy_(left)
         self.edits[number, :count].copy_(found.doses)

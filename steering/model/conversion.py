@@ -7,7 +7,6 @@ The child runs `python -m steering.model.conversion FILE DTYPE FOLDER SECONDS`.
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from torch import nn
 
 from steering.errors import ModelLoadFailed
 from steering.model.blocks import write_blocks
+from steering.model.cache_folder import CONVERTING, remove_abandoned, scratch_folder
 
 BIAS_SETTINGS = ("mlp_bias", "attention_bias", "use_bias", "bias")
 """Fields of configurations that give linear layers a bias."""
@@ -38,25 +38,25 @@ EXPANSION = 40
 def converted(gguf: Path, dtype: torch.dtype, cache_dir: Path, report: Callable[[str], None]) -> Path:
     """Returns the folder made from this file, converting it if need be. Raises ModelLoadFailed. float32 keeps the exact
     values of the file; any other dtype gets a folder of its own, half the size, with those values rounded once."""
+    remove_abandoned(cache_dir)
     name = str(dtype).removeprefix("torch.")
     folder = cache_dir / f"gguf-{_digest(gguf, cache_dir)[:24]}-{name}-{FORMAT}"
     if folder.is_dir():
         return folder
     report(f"Converting {gguf.name} to {name} safetensors, once")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_dir))
     try:
-        _convert_in_child(gguf, name, working)
-        working.chmod(0o755)
-        try:
-            working.rename(folder)  # atomic
-        except OSError:
-            if not folder.is_dir():  # otherwise another process has converted the file meanwhile
-                raise
+        with scratch_folder(cache_dir, CONVERTING) as scratch:
+            working = scratch / folder.name
+            working.mkdir(mode=0o755)
+            _convert_in_child(gguf, name, working)
+            try:
+                working.rename(folder)  # atomic
+            except OSError:
+                if not folder.is_dir():  # otherwise another process has converted the file meanwhile
+                    raise
     except OSError as error:
         raise ModelLoadFailed(f"{gguf.name} could not be converted: {error}") from error
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
     return folder
 
 

@@ -83,14 +83,14 @@ def has_native_bfloat16(device: torch.device, driver: Any = torch) -> bool:
     return device.type == "cpu" and (has_avx512_bf16() or has_amx_bf16())
 
 
-def packs_weights(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the engine's own kernels multiply by packed copies of the linear layers' weights."""
+def takes_kernels(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether our kernels take tensors of this dtype and device, and multiply by packed copies of the linear layers' weights."""
     return dtype == torch.bfloat16 and device.type == "cpu" and has_avx2()
 
 
 def needs_kernels(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether torch's own operations are slow where our kernels run: the CPU has no instructions for bfloat16."""
-    return packs_weights(dtype, device) and not has_native_bfloat16(device)
+    return takes_kernels(dtype, device) and not has_native_bfloat16(device)
 
 
 def free_memory(device: torch.device, driver: Any = torch) -> int:

@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 from steering.errors import ModelLoadFailed, OutOfMemory, SteeringError, UnsupportedModel
 from steering.model.blocks import Weights, packed_bytes
 from steering.model.conversion import converted
-from steering.model.device import DTYPES, choose_device, choose_dtype, free_memory, packs_weights
+from steering.model.device import DTYPES, choose_device, choose_dtype, free_memory, takes_kernels
 from steering.model.embedded import EMBEDDED_MODEL, embedded_gguf
 from steering.model.fingerprint import fingerprint_of
 from steering.model.info import ModelInfo
@@ -110,7 +110,7 @@ def load(  # noqa: PLR0913 - what an operator chooses
         free = {place: free_memory(place) for place in devices_of(chosen_device, device_map)}
         plan = plan_memory(config, found.folder, chosen_dtype, chosen_device, serving or Serving(0, 0, 0), quantization)
         plain = quantization is None and method_of(config) is None
-        if kernels and plain and packs_weights(chosen_dtype, chosen_device):
+        if kernels and plain and takes_kernels(chosen_dtype, chosen_device):
             # at most: embeddings are not packed
             plan = replace(plan, weights=packed_bytes(found.folder, weights, plan.weights))
         more = chosen_device.type == "cuda" and torch.cuda.device_count() > len(free)

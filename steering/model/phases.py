@@ -11,7 +11,7 @@ where it turns out to be none of the tools.
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from steering.model.thinking import WHITE_SPACE, beginning, in_template
 from steering.model.tool_calls import MAX_DEPTH, JsonReader, ToolFormat
@@ -31,14 +31,6 @@ def thinking_of(template: str) -> tuple[str, str] | None:
     return GPT_OSS if GPT_OSS[0] in template else None
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseState:
-    """Where an answer begins. mode: whether in its thinking, which the prompt has begun. fresh: whether it may begin to think."""
-
-    mode: Literal["text", "thinking"] = "text"
-    fresh: bool = True
-
-
 @dataclass(frozen=True)
 class PhaseRules:
     """What decides the phases of one answer.
@@ -46,14 +38,15 @@ class PhaseRules:
     thinking: its markers. anywhere: whether it may think later than at the beginning of the answer, and again.
     form: how it calls tools; None where it may call none. tools: whether they are offered, so that JSON without a marker is a call.
     json: whether all of the answer is JSON.
-    start: the state at the prompt's end, which may have begun to think.
+    opened: whether the answer begins in its thinking, which the prompt has begun. may_begin: whether it may begin to think.
     """
 
     thinking: tuple[str, str] | None = None
     form: ToolFormat | None = None
     tools: bool = True
     json: bool = False
-    start: PhaseState = PhaseState()
+    opened: bool = False
+    may_begin: bool = True
     anywhere: bool = False
 
     @classmethod
@@ -65,8 +58,7 @@ class PhaseRules:
 
     def starting(self, *, opened: bool, may_begin: bool) -> "PhaseRules":
         """Returns the rules where the prompt has begun the thinking or not, and the answer may begin it or not."""
-        mode: Literal["thinking", "text"] = "thinking" if opened and self.thinking else "text"
-        return replace(self, start=PhaseState(mode, fresh=may_begin))
+        return replace(self, opened=opened and self.thinking is not None, may_begin=may_begin)
 
     def after(self, last: ChatMessage | None, text: str) -> "PhaseRules":
         """Returns the rules behind the end of a prompt. last: its last message; None where it is no conversation."""
@@ -86,7 +78,7 @@ class PhaseRules:
     @property
     def thinks(self) -> bool:
         """Whether some of the answer can be thinking."""
-        return self.thinking is not None and (self.anywhere or self.start.fresh or self.start.mode == "thinking")
+        return self.thinking is not None and (self.anywhere or self.may_begin or self.opened)
 
     @cached_property
     def possible(self) -> frozenset[PhaseName]:
@@ -137,7 +129,7 @@ class PhaseTracker:
         """Forgets the answer."""
         self._phases: list[PhaseName] = []
         self._last: PhaseName = "prompt"
-        self._go_on("prompt", begun=False, fresh=self._rules.start.fresh)
+        self._go_on("prompt", begun=False, fresh=self._rules.may_begin)
         self._reading = self._read()
         next(self._reading)
 
@@ -170,7 +162,7 @@ class PhaseTracker:
     def _read(self) -> Generator[PhaseName | None, str, None]:
         """Receives the characters of the answer; yields the phase of each, see `Place`."""
         think, end = self._rules.thinking or ("", "")
-        place: Place = None, think if self._rules.start.mode == "thinking" else ""
+        place: Place = None, think if self._rules.opened else ""
         while True:
             phase, begin = place
             if not begin:

@@ -379,13 +379,8 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation, to be answered unless the last message is an answer or a ContinuedMessage."""
-        for message in messages:
-            _checked_text(message.written)
-        return self._rendered(messages)
-
-    def _rendered(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation that contains no lone surrogate."""
+        """Renders a conversation that contains no lone surrogate, to be answered unless the last message is an answer or a
+        ContinuedMessage. Raises InvalidRequest where the template refuses it."""
         if not messages:
             raise InvalidRequest("a conversation needs at least one message", param="messages")
         with_tools = [message for message in messages if isinstance(message, ToolMessage)]
@@ -429,7 +424,7 @@ class ModelTokenizer:
         text, encoded = self._encode_messages(messages, self._context_length)
         marker = _unused_characters([text], 1)[0]
         emptied = [replace(m, content=marker) if i == answers[-1] else m for i, m in enumerate(messages)]
-        before, *after = self._rendered(emptied).split(marker)
+        before, *after = self.render(emptied).split(marker)
         if len(after) != 1 or not (text.startswith(before) and text.endswith(after[0])):
             raise InvalidRequest("the chat template does not show the assistant message as one text", param="messages")
         start, end = len(before), len(text) - len(after[0])
@@ -445,7 +440,7 @@ class ModelTokenizer:
         marker = _unused_characters([text], 1)[0]
         shown = [one for one in messages if _has_content(one)]
         emptied = [replace(one, content=marker * MARK) if _has_content(one) else one for one in messages]
-        spans = _message_spans(text, [one.content for one in shown], self._rendered(emptied), marker)
+        spans = _message_spans(text, [one.content for one in shown], self.render(emptied), marker)
         return _continuable(encoded.ids), _roles_of_tokens(encoded.spans, spans, [one.role for one in shown])
 
     def control_strings(self, text: str) -> tuple[str, ...]:
@@ -483,7 +478,7 @@ class ModelTokenizer:
             control, every = (partial(self._encoder.marked, marks=marks, markers=markers) for markers in (False, True))
             said = ("system", "assistant")
             messages = [one.changed(control if one.role in said else every, every) for one in messages]
-        text = self._rendered(messages)
+        text = self.render(messages)
         tools = any(isinstance(message, ToolMessage) for message in messages)
         # without its mark, what the template escapes would be read as a control token
         if tools and any(json.dumps(mark)[1:-1] in text for mark in marks):

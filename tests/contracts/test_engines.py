@@ -132,6 +132,10 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
     assert (again[0].activations - captures[3].activations).abs().max() < 1e-3
 
 
+async def test_a_capture_of_no_prompts_is_empty(engine: Engine) -> None:
+    assert await engine.capture([], CaptureSpec((0,))) == ()
+
+
 async def test_a_capture_may_begin_behind_what_its_texts_have_in_common(engine: Engine) -> None:
     before = PROMPTS[0] * 4
     texts = [(*before, *f"answer {n}".encode()) for n in range(3)]

@@ -10,13 +10,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 import torch
 import transformers
 
-from steering.engine.cpu.cache_folder import (
+from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
+from steering.engine.transformers.executor import CompileRequest
+from steering.model.cache_folder import (
     UntrustedArtifact,
     artifact_folder,
     check_trusted,
@@ -24,8 +27,6 @@ from steering.engine.cpu.cache_folder import (
     remove_abandoned,
     scratch_folder,
 )
-from steering.engine.cpu.kernels.library import CompiledGraph, cpu_features, library_path, load, load_graph
-from steering.engine.transformers.executor import CompileRequest
 
 log = structlog.get_logger()
 TRACED = (
@@ -158,22 +159,11 @@ def compile_process(request: CompileRequest, library: Path, path: Path | None) -
     Raises OSError where the cache folder cannot be written, or the log is a link.
     """
     with scratch_folder(request.cache_dir) as scratch:
-        work = {
-            "content": request.content,
-            "source": request.source,
-            "revision": request.revision,
-            "dtype": request.info.dtype,
-            "kernels": request.kernels,
-            "weights": request.weights,
-            "cache_dir": str(request.cache_dir),
-            "scratch": str(scratch),
-            "library": str(library),
-            "path": None if path is None else str(path),
-        }
+        work = asdict(request) | {"scratch": scratch, "library": library, "path": path}
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with os.fdopen(os.open(request.cache_dir / "compile.log", flags, 0o600), "wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our module
-                [sys.executable, "-P", "-m", f"{__package__}.compile_worker", json.dumps(work)],
+                [sys.executable, "-P", "-m", f"{__package__}.compile_worker", json.dumps(work, default=str)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "TMPDIR": str(scratch), "TORCHINDUCTOR_CACHE_DIR": str(scratch)},

@@ -80,7 +80,8 @@ def main(request: str) -> None:
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     cache_dir, scratch, library = (Path(work[name]) for name in ("cache_dir", "scratch", "library"))
     kernels: bool = work["kernels"]
-    if not needs_kernels(DTYPES[work["dtype"]], torch.device("cpu")):
+    dtype: str = work["info"]["dtype"]
+    if not needs_kernels(DTYPES[dtype], torch.device("cpu")):
         run_on_idle_processors()
     if not library.exists():  # where passes are slow without the kernels, a busy server must not starve their compiler
         build(library, scratch, kernels=kernels)
@@ -88,7 +89,7 @@ def main(request: str) -> None:
     if work["path"] is None:
         return
     path = Path(work["path"])
-    loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=work["dtype"], revision=work["revision"])
+    loaded = load(work["source"], cache_dir=cache_dir, device="cpu", dtype=dtype, revision=work["revision"])
     if loaded.folder is None or content_digest(loaded.folder) != work["content"]:
         raise RuntimeError("the files of the model have changed since the engine loaded them")
     shapes = probe_shapes(loaded.model, loaded.layout, torch.device("cpu"))

@@ -9,11 +9,12 @@ from steering.engine.cpu.compilation import Compilation
 from steering.engine.cpu.graphs import CallbackScope, PackedLinears, tasks
 from steering.engine.cpu.kernel_choice import KernelChoice, kernel_choice
 from steering.engine.cpu.kernels import operations
-from steering.engine.cpu.kernels.library import CompiledGraph, supports_kernels
+from steering.engine.cpu.kernels.library import CompiledGraph
 from steering.engine.transformers.attention import Scores
 from steering.engine.transformers.executor import CompileRequest, Install, ModelParts, PassExecutor, PreparedPass
 from steering.engine.transformers.paged_cache import PairedLayout
 from steering.engine.transformers.request import Batch
+from steering.model.device import takes_kernels
 from steering.model.hook_points import only_residual
 from steering.shapes import Logits, Tensor
 from steering.threads import call_in_thread
@@ -30,7 +31,7 @@ class CompiledExecutor(PassExecutor):
     def __init__(self, parts: ModelParts, request: CompileRequest) -> None:
         super().__init__(parts)
         weight = next(parts.model.parameters())
-        self._kernels = request.kernels and supports_kernels(weight.dtype, weight.device)
+        self._kernels = request.kernels and takes_kernels(weight.dtype, weight.device)
         self._request_weights = request.weights
         self._attention_kernel = isinstance(parts.cache.layout, PairedLayout)
         self._linears = PackedLinears.of(

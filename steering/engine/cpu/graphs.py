@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from steering.engine.cpu.kernels import blocks as quantized
-from steering.engine.cpu.kernels.library import supports_kernels
 from steering.engine.cpu.kernels.operations import (
     define,
     pack_weight,
@@ -32,7 +31,7 @@ from steering.engine.transformers.block_pool import BLOCK
 from steering.engine.transformers.executor import is_packable
 from steering.engine.transformers.paged_cache import LayerShape
 from steering.model.blocks import INPUTS, INT8, Weights, int8_blocks, read_blocks
-from steering.model.device import needs_kernels, page_out
+from steering.model.device import needs_kernels, page_out, takes_kernels
 from steering.model.hook_points import KINDS
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
@@ -172,7 +171,7 @@ class PackedLinears:
     ) -> "PackedLinears | None":
         """The linear layers of a model if they use our kernel: in bfloat16. kernels: whether passes use our kernels."""
         weight = next(model.parameters())
-        used = kernels and supports_kernels(weight.dtype, weight.device)
+        used = kernels and takes_kernels(weight.dtype, weight.device)
         return cls(model, weights, folder) if used else None
 
     @property
@@ -265,7 +264,7 @@ def uses_attention_kernel(shapes: Sequence[LayerShape], *, kernels: bool) -> boo
     """Whether passes use `paged_attention`, whose cache has a layout of its own: in bfloat16, where every layer has as many
     values as keys, of one supported width."""
     return kernels and all(
-        supports_kernels(shape.dtype, shape.device)
+        takes_kernels(shape.dtype, shape.device)
         and (shape.key_heads, shape.key_width) == (shape.value_heads, shape.value_width)
         and shape.key_width % HEAD_WIDTH_STEP == 0
         for shape in shapes
@@ -287,7 +286,7 @@ class PassGraph(nn.Module):
         super().__init__()
         self.model = model
         self._layout, self._shapes, self._linears = layout, shapes, linears
-        self.kernels = kernels and supports_kernels(shapes[0].dtype, shapes[0].device)
+        self.kernels = kernels and takes_kernels(shapes[0].dtype, shapes[0].device)
         self.packed = linears is not None
         self._attention_kernel = uses_attention_kernel(shapes, kernels=kernels)
         self._hooks = ResidualHooks(layout)

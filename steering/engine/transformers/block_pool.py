@@ -21,7 +21,7 @@ class BlockPool:
     `release` queues the last block of a table first, so a block is never evicted before the blocks that continue it.
 
     first_unused: the lowest number that was never given out; such blocks are given out first, in order.
-    unclean: allocated blocks that have to be zeroed before the next pass.
+    unclean: allocated blocks that have to be zeroed before the next pass, which clears the list.
     """
 
     def __init__(self, count: int) -> None:
@@ -106,7 +106,3 @@ class BlockPool:
         self._cached.clear()
         self._hash_of.clear()
         self._block_of.clear()
-
-    def cleaned(self) -> None:
-        """Notes that all blocks in `unclean` have been zeroed."""
-        self.unclean = []

@@ -177,14 +177,13 @@ class DecodeGraph:
         slots: Int[Tensor, "row"],
         left: Tensor | None,
     ) -> Residual:
-        tables, notes = self._parts.slots, (self._edits, self._changes, self._scaled)
-        place = tables.place_of(layer)
-        if tables.fuses(layer):
-            of_plans = tables.vectors, tables.numbers, tables.codes, tables.rows
+        of_plans, notes = self._parts.slots, (self._edits, self._changes, self._scaled)
+        place = of_plans.place_of(layer)
+        if of_plans.fuses(layer):
             bounds = self._left if left is None else left  # which has no bounds then
-            return edit(residual, *of_plans, slots, self._weights, bounds, *notes, place, number)
-        rows = tables.rows[:, place, : form.count].index_select(0, slots)
-        edits = LayerEdits.of(tables, rows, [form])
+            return edit(residual, *of_plans.tables, slots, self._weights, bounds, *notes, place, number)
+        rows = of_plans.rows[:, place, : form.count].index_select(0, slots)
+        edits = LayerEdits.of(of_plans.tables[:3], rows, [form], of_plans.head_count)
         found = edits.apply(residual, edits.weights(self._weights), left)
         self._edits[number, :, : form.count].copy_(found.doses)
         self._changes[number].copy_(found.change)

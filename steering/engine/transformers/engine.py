@@ -24,17 +24,15 @@ from steering.engine.api import (
 from steering.engine.grammars import Grammars
 from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
-    MAX_INLINE_CHARACTERS,
     check_context,
     check_layers,
     check_sampling,
     check_task,
     encode_steered,
     encode_with_plans,
-    prompt_size,
+    tokenizing,
 )
 from steering.engine.transformers.block_pool import BlockPool
-from steering.engine.transformers.decode_graphs import CaptureGraph
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.loop import EngineLoop
 from steering.engine.transformers.paged_cache import PrefixIndex
@@ -67,16 +65,15 @@ class TransformersEngine:
         loaded: LoadedModel,
         limits: EngineLimits | None = None,
         compile_request: CompileRequest | None = None,
-        capture_graph: CaptureGraph | None = None,
         *,
         kernels: bool = True,
     ) -> None:
-        """compile_request: how to compile passes on a CPU; None: passes are eager. capture_graph, kernels: see ModelRunner."""
+        """compile_request: how to compile passes on a CPU; None: passes are eager. kernels: see ModelRunner."""
         self.info, self.tokenizer = loaded.info, loaded.tokenizer
         self._limits = limits or EngineLimits()
         device = loaded.layout.device
         self._runner = runner = ModelRunner(
-            loaded.model, loaded.layout, device, self._limits, compile_request, capture_graph, kernels=kernels
+            loaded.model, loaded.layout, device, self._limits, compile_request, kernels=kernels
         )
         pool = BlockPool(runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)
@@ -159,12 +156,10 @@ class TransformersEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
         check_layers(spec, self.info.layer_count)
-        size = sum(prompt_size(prompt.prompt) for prompt in prompts)
-        inline = size <= MAX_INLINE_CHARACTERS and not any(prompt.plan.needs_roles for prompt in prompts)
         read: dict[int, Capture] = {}
         with closing(Stream(asyncio.get_running_loop())) as stream:
             begin = partial(self._begin_captures, prompts, spec, stream, priority)
-            texts = begin() if inline else await run_in_thread(begin)
+            texts = await tokenizing([(one.prompt, one.plan) for one in prompts], begin)
             self._loop.submit(texts)
             while len(read) < len(texts):
                 index, result = cast(tuple[int, Capture], await stream.get())
@@ -176,7 +171,7 @@ class TransformersEngine:
     def _begin_captures(
         self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int
     ) -> list[Request]:
-        """Tokenises and checks texts; in a thread where that takes long. Sorted, so that texts which begin alike meet in a pass."""
+        """Tokenises and checks texts. Sorted, so that texts which begin alike meet in a pass."""
         encoded = [
             encode_with_plans(self.tokenizer, prompt.prompt, (prompt.plan,), length=prompt.prompt_length)
             for prompt in prompts

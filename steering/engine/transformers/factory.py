@@ -30,7 +30,7 @@ from steering.errors import (
     UnsupportedParameter,
 )
 from steering.model.blocks import INPUTS, Weights, blocks_path
-from steering.model.device import free_memory, needs_kernels, packs_weights
+from steering.model.device import free_memory, needs_kernels, takes_kernels
 from steering.model.fingerprint import content_digest
 from steering.model.loading import LoadedModel, load
 from steering.model.memory_plan import Serving
@@ -156,7 +156,7 @@ def chosen_weights(loaded: LoadedModel, weights: Weights, *, kernels: bool) -> W
 
     kernels: whether passes of the model may use our kernels. Raises InvalidRequest for blocks without kernels or without a GGUF file.
     """
-    packs = kernels and packs_weights(loaded.model.dtype, loaded.model.device)
+    packs = kernels and takes_kernels(loaded.model.dtype, loaded.model.device)
     stored = loaded.folder is not None and blocks_path(loaded.folder).is_file()
     if weights == "auto":
         if not (packs and stored):

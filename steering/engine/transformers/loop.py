@@ -391,7 +391,7 @@ class EngineLoop:
         failure = None
         try:
             self._runner.cache.zero(self._scheduler.pool.unclean)
-            self._scheduler.pool.cleaned()
+            self._scheduler.pool.unclean.clear()
             result = self._runner.run(work)
             chosen = sample(result.logits, result.requests, self._runner.executor.sampling_kernel)
             readouts, scores = result.readouts(), result.monitor_scores()

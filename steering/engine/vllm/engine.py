@@ -5,7 +5,7 @@ Captures are texts that are read and not continued. vLLM computes them as reques
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,7 +27,6 @@ from steering.engine.api import (
     CaptureSpec,
     EngineStats,
     GenerationRequest,
-    Prompt,
     SamplingParams,
     TokenEvent,
 )
@@ -37,8 +36,9 @@ from steering.engine.prompts import (
     check_context,
     check_layers,
     check_sampling,
-    encode_prompt,
+    encode_steered,
     encode_with_plans,
+    tokenizing,
 )
 from steering.engine.vllm.client import Mailbox, Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
@@ -61,7 +61,6 @@ from steering.model.phases import PhaseTracker
 from steering.model.prompt import ModelTokenizer
 from steering.plan.scope import follows_single_tokens
 from steering.plan.types import SteeringPlan
-from steering.schemas.structured import Grammar
 from steering.shapes import Float, Residual, Tensor
 from steering.threads import run_in_thread
 
@@ -172,7 +171,9 @@ class VllmEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
         """See Engine.generate."""
         watched = request.monitors.by_phase
-        ids, plan = await self._encoded(request.prompt, request.plan, request.sampling.grammar, watched=watched)
+        grammar = request.sampling.grammar
+        ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan, grammar, phases=watched)
+        await self._send_texts([plan])
         request = replace(request, plan=plan)
         _check_request(len(ids), request, self.info, self.client.stages)
         waiting, allowed = self._counters.live - self._limits.max_running, self._limits.max_waiting
@@ -185,24 +186,10 @@ class VllmEngine:
                 if event.finish is not None:
                     return
 
-    async def _encoded(
-        self,
-        prompt: Prompt,
-        plan: SteeringPlan,
-        grammar: Grammar | None = None,
-        *,
-        watched: bool = False,
-        length: int | None = None,
-    ) -> tuple[tuple[int, ...], SteeringPlan]:
-        """Tokenizes a prompt, and adds the roles and phases that a scope asks for. The workers get the texts of all tokens, once, where
-        phases are asked for. watched: whether a monitor asks for them. length: tokens of the prompt, where an answer follows it."""
-        if not (plan.needs_roles or plan.needs_phases or watched):
-            return await encode_prompt(self.tokenizer, prompt), plan
-        encoding = partial(encode_with_plans, self.tokenizer, prompt, (plan,), grammar, length=length, phases=watched)
-        ids, (bound,) = await run_in_thread(encoding)
-        if bound.needs_phases:
+    async def _send_texts(self, plans: Iterable[SteeringPlan]) -> None:
+        """Sends the workers the texts of all tokens, once, where a scope of a plan asks for phases."""
+        if any(plan.needs_phases for plan in plans):
             await self._thread.run(self.client.send_token_texts(self.tokenizer.token_texts))
-        return ids, bound
 
     async def _items(self, work: Callable[[Stream], Coroutine[Any, Any, None]]) -> AsyncGenerator[object, None]:
         """Runs work on vLLM's loop and yields what it sends; closing cancels it. What it raises is raised here."""
@@ -293,10 +280,11 @@ class VllmEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture. Texts may be one token shorter than the context, since vLLM adds one."""
         check_layers(spec, self.info.layer_count)
-        tasks = []
-        for prompt in prompts:
-            ids, plan = await self._encoded(prompt.prompt, prompt.plan, length=prompt.prompt_length)
-            tasks.append(_capture_task(replace(prompt, plan=plan), spec, ids, self.tokenizer, priority))
+        if not prompts:
+            return ()
+        begin = partial(_capture_tasks, prompts, spec, self.tokenizer, priority)
+        tasks = await tokenizing([(one.prompt, one.plan) for one in prompts], begin)
+        await self._send_texts(row.plan for _, row in tasks)
         check_context(max((len(task.ids) for task, _ in tasks), default=0), 1, self.info, param="prompt")
 
         async def capture_one(index: int, stream: Stream) -> None:
@@ -310,12 +298,13 @@ class VllmEngine:
                     group.create_task(capture_one(index, stream))
 
         found: dict[int, Capture] = {}
-        async for item in self._items(capture_all):
-            index, found[index] = cast(tuple[int, Capture], item)
-            if progress is not None:
-                progress(len(found), len(tasks))
-            if len(found) == len(tasks):
-                break
+        async with aclosing(self._items(capture_all)) as items:
+            async for item in items:
+                index, found[index] = cast(tuple[int, Capture], item)
+                if progress is not None:
+                    progress(len(found), len(tasks))
+                if len(found) == len(tasks):
+                    break
         return tuple(found[index] for index in range(len(tasks)))
 
     async def _captured(self, task: Task, row: SteeredRow) -> Capture:
@@ -452,21 +441,28 @@ def _logprobs(
     return found[token_id].logprob, tuple((token, one.logprob) for token, one in ranked)
 
 
+def _capture_tasks(
+    prompts: Sequence[CapturePrompt], spec: CaptureSpec, tokenizer: ModelTokenizer, priority: int
+) -> list[tuple[Task, SteeredRow]]:
+    """Tokenizes texts and finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
+    return [_capture_task(prompt, spec, tokenizer, priority) for prompt in prompts]
+
+
 def _capture_task(
-    prompt: CapturePrompt, spec: CaptureSpec, ids: tuple[int, ...], tokenizer: ModelTokenizer, priority: int
+    prompt: CapturePrompt, spec: CaptureSpec, tokenizer: ModelTokenizer, priority: int
 ) -> tuple[Task, SteeredRow]:
-    """Finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
+    ids, (plan,) = encode_with_plans(tokenizer, prompt.prompt, (prompt.plan,), length=prompt.prompt_length)
     length = prompt.prompt_length or len(ids)
-    if length < len(ids) and follows_single_tokens(prompt.plan):
+    if length < len(ids) and follows_single_tokens(plan):
         raise UnsupportedParameter(
             "the engine 'vllm' cannot read an answer again under steering that follows its tokens one at a time: a held "
             "readout, or a condition that is read behind the layer at which it acts",
             param="steering",
         )
     state = begin(0, prompt, ids, spec, tokenizer)
-    row = SteeredRow(ids=list(ids), prompt_length=length, plan=prompt.plan, capture=state)
+    row = SteeredRow(ids=list(ids), prompt_length=length, plan=plan, capture=state)
     window = CaptureWindow(state.layers, *state.window, state.reduce, state.wants_logits, state.first)
     sampling = SamplingParams(max_tokens=1, ignore_eos=True)
     # its blocks are shared with nobody
-    request = GenerationRequest(ids, sampling, prompt.plan, priority=priority, cache_salt="capture")
+    request = GenerationRequest(ids, sampling, plan, priority=priority, cache_salt="capture")
     return Task(ids, length, request, _vllm_sampling(sampling, ()), window), row

@@ -19,14 +19,14 @@ from app.api.answer_parts import AnswerParts, Call
 from app.api.conversation import ToolUse
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.options import EngineLimits
-from steering.engine.prompts import NO_ANSWER, encode_steered, encode_with_plans
+from steering.engine.prompts import NO_ANSWER, encode_steered, encode_with_plans, tokenizing
 from steering.engine.transformers.block_pool import BLOCK
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.vllm.messages import RequestSteering, decode, doses_of, encode
 from steering.errors import InvalidRequest
 from steering.injection.readings import MonitorSet
 from steering.model.loading import opened
-from steering.model.phases import GPT_OSS, PhaseRules, PhaseState, PhaseTracker, thinking_of
+from steering.model.phases import GPT_OSS, PhaseRules, PhaseTracker, thinking_of
 from steering.model.prompt import ModelTokenizer
 from steering.model.thinking import TAIL, Thought
 from steering.model.tool_calls import FORMATS
@@ -90,15 +90,16 @@ def test_only_the_prompts_end_behind_its_last_control_token_counts() -> None:
     ):
         assert thinking_of(template) == expected
     tokenizer = ModelTokenizer(hermes(), vocab_size=264, eos_ids=(258,))
-    for text, mode in (
-        ("<|end|>\n<|assistant|>\n", "text"),
-        ("<think><|end|>\n<|assistant|>\n<tool_call>{}</tool_call>\n", "text"),
-        ("<|assistant|>\n<think>\n", "thinking"),
-        ("<|assistant|><think>a b", "thinking"),
-        ("<|assistant|><think>a</think> b <tool", "text"),
+    for text, begun in (
+        ("<|end|>\n<|assistant|>\n", False),
+        ("<think><|end|>\n<|assistant|>\n<tool_call>{}</tool_call>\n", False),
+        ("<|assistant|>\n<think>\n", True),
+        ("<|assistant|><think>a b", True),
+        ("<|assistant|><think>a</think> b <tool", False),
     ):
         ids = tokenizer._backend.encode(text, add_special_tokens=False).ids
-        assert tokenizer.phase_rules(ids).start == PhaseState(mode), text  # type: ignore[arg-type]
+        rules = tokenizer.phase_rules(ids)
+        assert (rules.opened, rules.may_begin) == (begun, True), text
 
 
 def test_only_the_template_and_a_continued_answer_begin_the_thinking_of_a_conversation() -> None:
@@ -110,14 +111,14 @@ def test_only_the_template_and_a_continued_answer_begin_the_thinking_of_a_conver
     )
     model = ModelTokenizer(tokenizer, vocab_size=264, eos_ids=(258,))
     user = ChatMessage("user", "Why does <think> not end?")
-    for messages, state in (
-        ((user,), PhaseState()),
-        ((user, ContinuedMessage("assistant", "<think>So")), PhaseState("thinking", fresh=False)),
-        ((user, ContinuedMessage("assistant", "<think>So</think> it")), PhaseState(fresh=False)),
+    for messages, begun, may_begin in (
+        ((user,), False, True),
+        ((user, ContinuedMessage("assistant", "<think>So")), True, False),
+        ((user, ContinuedMessage("assistant", "<think>So</think> it")), False, False),
     ):
         _, (plan,) = encode_with_plans(model, messages, (UNSTEERED,))
         assert plan.phases is not None
-        assert plan.phases.start == state, messages
+        assert (plan.phases.opened, plan.phases.may_begin) == (begun, may_begin), messages
         _, (held,) = encode_with_plans(model, messages, (UNSTEERED,), Grammar("regex", "[a-z]+"), phases=True)
         assert held.phases is not None
         assert held.phases.possible == {"prompt", "answer"}, "what must match a grammar never thinks"
@@ -346,6 +347,12 @@ async def test_the_rules_of_a_prompt_are_found_in_a_thread() -> None:
         await encode_steered(Noting(), (1, 2, 3), asked, phases=phases)
     assert len(threads) == 2
     assert get_ident() not in threads
+
+
+@pytest.mark.parametrize(("texts", "elsewhere"), [(["a" * 100] * 20, False), (["a" * 100] * 21, True)])
+async def test_texts_that_are_long_together_are_tokenized_in_a_thread(texts: list[str], *, elsewhere: bool) -> None:
+    thread = await tokenizing([(text, UNSTEERED) for text in texts], get_ident)
+    assert (thread != get_ident()) == elsewhere
 
 
 async def test_json_is_a_phase_of_its_own(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import time
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from accelerate import infer_auto_device_map, init_empty_weights
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.errors import ModelLoadFailed, OutOfMemory, UnsupportedModel
+from steering.model.cache_folder import ABANDONED, CONVERTING
 from steering.model.conversion import converted as convert
 from steering.model.fingerprint import fingerprint_of
 from steering.model.loading import LoadedModel, cast_parameters, load, opened, placement, refuse_offloading
@@ -104,6 +106,19 @@ def test_a_gguf_file_is_converted_once_and_exactly(
         assert loaded.tokenizer.eos_ids == {EOS}
     assert [line for line in lines if "Converting" in line] == ["Converting Tiny.gguf to float32 safetensors, once"]
     assert not list(cache.glob(".*"))
+
+
+def test_what_a_killed_conversion_left_is_removed_at_a_later_start(
+    converted: tuple[Path, LoadedModel, list[str]], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(converted[0].parent, tmp_path / "copy")
+    cache = folder / "cache"
+    old, young = cache / f"{CONVERTING}old", cache / f"{CONVERTING}young"
+    for path in (old, young):
+        (path / "model").mkdir(parents=True)
+    os.utime(old, (time() - 2 * ABANDONED,) * 2)
+    load_here(folder / "Tiny.gguf", cache)
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_smollm_splits_digits_off_first(converted: tuple[Path, LoadedModel, list[str]]) -> None:

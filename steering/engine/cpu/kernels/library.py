@@ -16,7 +16,7 @@ import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from steering.engine.cpu.cache_folder import artifact_folder, check_trusted, private_folder, scratch_folder
+from steering.model.cache_folder import artifact_folder, check_trusted, private_folder, scratch_folder
 from steering.model.device import has_amx_bf16, has_avx2, has_avx512_bf16
 from steering.shapes import Tensor
 
@@ -46,11 +46,6 @@ def cpu_features() -> str:
         )
         facts.update(named.get("flags", named.get("Features", "")).split())
     return " ".join(sorted(facts))
-
-
-def supports_kernels(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether our kernels take tensors of this dtype and device: bfloat16, on a CPU with AVX2 or AVX512_BF16."""
-    return dtype == torch.bfloat16 and device.type == "cpu" and has_avx2()
 
 
 def _options(kernels: bool) -> list[str]:

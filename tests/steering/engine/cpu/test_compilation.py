@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 import steering
 from steering.engine.api import GenerationRequest
-from steering.engine.cpu.cache_folder import ABANDONED, SCRATCH, artifact_folder, remove_abandoned, scratch_folder
 from steering.engine.cpu.compilation import TRACED, compile_process, graph_path
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
@@ -21,6 +20,14 @@ from steering.engine.options import EngineOptions
 from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.executor import CompileRequest
 from steering.engine.transformers.factory import compile_request
+from steering.model.cache_folder import (
+    ABANDONED,
+    COMPILING,
+    CONVERTING,
+    artifact_folder,
+    remove_abandoned,
+    scratch_folder,
+)
 from steering.model.loading import load, opened
 from tests.engines import give_library, run, sampling
 from tests.families import FAMILIES
@@ -77,7 +84,7 @@ async def test_a_worker_that_fails_is_logged_and_leaves_no_scratch(
     cache = tmp_path / "cache"
     assert "compilation_failed" in await events_of_serving(cache, hf_byte_tokenizer)
     assert "no such model" in (cache / "compile.log").read_text()
-    assert not list(cache.glob(f"{SCRATCH}*"))
+    assert not list(cache.glob(f"{COMPILING}*"))
     assert {path.stat().st_mode & 0o777 for path in (cache, cache / "compiled")} == {0o700}
 
 
@@ -181,7 +188,7 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path, hf_byte_tokenizer:
     with pytest.raises(OSError, match=r"compile\.log"), process:
         pass
     assert (tmp_path / "victim").read_text() == "kept"
-    assert not list(tmp_path.glob(f"{SCRATCH}*"))
+    assert not list(tmp_path.glob(f"{COMPILING}*"))
 
 
 def test_closing_ends_the_worker_and_removes_its_scratch(
@@ -190,16 +197,17 @@ def test_closing_ends_the_worker_and_removes_its_scratch(
     info = opened(FAMILIES["llama"](), hf_byte_tokenizer, name="tiny").info
     request = CompileRequest(info, "content", None, None, tmp_path)
     with compile_process(request, tmp_path / "library.so", tmp_path / "graph") as process:
-        (scratch,) = tmp_path.glob(f"{SCRATCH}*")
+        (scratch,) = tmp_path.glob(f"{COMPILING}*")
         assert scratch.is_dir()
     assert process.returncode is not None
     assert not scratch.exists()
 
 
-def test_scratch_of_ended_processes_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    with scratch_folder(tmp_path) as used:
+@pytest.mark.parametrize("prefix", [COMPILING, CONVERTING])
+def test_scratch_of_ended_processes_is_removed_and_nothing_else(prefix: str, tmp_path: Path) -> None:
+    with scratch_folder(tmp_path, prefix) as used:
         names = {
-            tmp_path / f"{SCRATCH}abandoned": False,
+            tmp_path / f"{prefix}abandoned": False,
             used: True,
             tmp_path / "compiled" / "0a1b2c3d-prefill": True,
             tmp_path / "converted-model": True,
@@ -208,7 +216,7 @@ def test_scratch_of_ended_processes_is_removed_and_nothing_else(tmp_path: Path) 
             path.mkdir(parents=True, exist_ok=True)
             (path / "file").write_text("")
             os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
-        young = tmp_path / f"{SCRATCH}young"
+        young = tmp_path / f"{prefix}young"
         young.mkdir()
         remove_abandoned(tmp_path)
         assert {path: path.exists() for path in names} == names
@@ -275,6 +283,7 @@ NOT_TRACED = {
     "steering.injection.injector": "the same",
     "steering.injection.readouts": "read in callbacks, outside the graph",
     "steering.errors": "computes nothing",
+    "steering.model.cache_folder": "where a graph is kept",
     "steering.model.fingerprint": "computes nothing that a graph holds",
     "steering.model.info": "facts",
     "steering.shapes": "types",

@@ -127,7 +127,7 @@ def test_blocks_that_may_hold_nan_are_named_when_they_are_used_again() -> None:
     assert pool.unclean == []
     pool.allocate(3)
     assert pool.unclean == wild
-    pool.cleaned()
+    pool.unclean.clear()
     pool.release([1, 2, 3])
     pool.allocate(3)
     assert pool.unclean == []

@@ -1,4 +1,5 @@
-"""The cache folder of compiled artefacts. Loading one runs its code, so nobody else may be able to write the folder."""
+"""The cache folder: scratch folders of what is made in it, and the checks of compiled artefacts. Loading one of these runs its code, so
+nobody else may be able to write their folder."""
 
 import fcntl
 import os
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-SCRATCH = "compiling-"
+COMPILING, CONVERTING = "compiling-", ".converting-"
+"""What the names of scratch folders begin with."""
 ABANDONED = 3600.0
 """Seconds after which an unlocked scratch folder is removed. A younger one may be between its creation and its lock, and on
 some shared volumes locks of other machines are not visible."""
@@ -47,15 +49,16 @@ def private_folder(path: Path) -> None:
 
 
 @contextmanager
-def scratch_folder(cache_dir: Path) -> Iterator[Path]:
+def scratch_folder(cache_dir: Path, prefix: str = COMPILING) -> Iterator[Path]:
     """Yields a scratch folder of this process in the cache folder, locked while it is used, and removes it.
 
     It lies there since /tmp may be small, in memory, or mounted noexec, and so that results can be renamed into place.
     """
-    path = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache_dir))
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=cache_dir))
     lock = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system that locks no folders, where none is removed as abandoned
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -64,10 +67,10 @@ def scratch_folder(cache_dir: Path) -> Iterator[Path]:
 
 def remove_abandoned(cache_dir: Path) -> None:
     """Removes old scratch folders whose process has ended."""
-    for path in cache_dir.glob(f"{SCRATCH}*"):
-        if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < ABANDONED:
-            continue
-        with suppress(OSError):  # locked: still in use; or of another user
+    for path in (*cache_dir.glob(f"{COMPILING}*"), *cache_dir.glob(f"{CONVERTING}*")):
+        with suppress(OSError):  # locked: still in use; of another user; or another process has just removed it
+            if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < ABANDONED:
+                continue
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
