@@ -47,7 +47,7 @@ from steering.schemas.evaluation import (
     LayerSweepAnswer,
     StrengthsAnswer,
 )
-from steering.strict_json import load_json
+from steering.strict_json import finite_number, load_json
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer | CalibrationAnswer] = TypeAdapter(
     StrengthsAnswer | CalibrationAnswer
@@ -97,7 +97,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     options = given(concept=concept, random_directions=random_directions, prompts=prompts_of(prompts), unit=unit)
     options |= given(vectors=against or None, operations=operations.split(",") if operations else None)
     if strengths is not None:
-        options["strengths"] = numbers(strengths, "--strengths", float)
+        options["strengths"] = numbers(strengths, "--strengths", finite_number)
     if layers is not None:
         options["layers"] = layers_of(layers)
     if judge is not None:

@@ -41,7 +41,7 @@ from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import AppliedSteering
 from steering.spec import Hook
-from steering.strict_json import load_json
+from steering.strict_json import finite_number, load_json
 
 if TYPE_CHECKING:
     from steering.client.results import LatentMap
@@ -167,7 +167,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
     )
     options = sampled.fields(asked, max_tokens, n=n, readout=[vector], intervention=intervention)
-    options["strengths"] = numbers(strengths, "--strengths", float)
+    options["strengths"] = numbers(strengths, "--strengths", finite_number)
     return _compared(connect([intervention]), asked.prompt, options, swept=vector)
 
 
