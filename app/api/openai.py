@@ -272,7 +272,8 @@ class GenerationWork(ABC):
         streams = [stream_events(self.context.engine, request) for request in requests]
         async with aclosing(interleaved(streams)) as arriving:
             async for choice, event in arriving:
-                clock.observe(choice)
+                if self.body.stream:
+                    clock.observe(choice)
                 yield choice, event
 
     def _observed(self) -> list[list[TokenEvent]]:
