@@ -36,7 +36,7 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
+from steering.client.results import BROKEN, CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
 from steering.schemas.choices import ChoiceScores
@@ -237,9 +237,13 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         }
         out.write_text(written[out.suffix](), encoding="utf-8")
         wrote.append(shown(f"wrote {out}"))
-    tables = []
+    tables = list[Table | Text]()
     for seed in found.seeds:
-        table = Table(*CHECKS, title=f"seed {seed.seed}: {seed_verdict(seed)}")
+        title = f"seed {seed.seed}: {seed_verdict(seed)}"
+        if seed.broken:
+            tables.append(shown(f"{title}. {BROKEN}"))
+            continue
+        table = Table(*CHECKS, title=title)
         for gate in seed.gates:
             for check in gate.checks:
                 table.add_row(gate.name, *check_row(check))

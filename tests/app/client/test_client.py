@@ -96,7 +96,9 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
 
 def test_a_namespace_is_sent_to_exactly_the_routes_that_take_one(address: str, client: Client) -> None:
     for name, route in METHODS.items():
-        operation = DOCUMENT["paths"].get(route.path.replace("{dictionary}", "{name}"), {}).get(route.method.lower(), {})
+        operation = (
+            DOCUMENT["paths"].get(route.path.replace("{dictionary}", "{name}"), {}).get(route.method.lower(), {})
+        )
         takes = "namespace" in {one["name"] for one in operation.get("parameters", ())}
         assert takes != route.path.startswith(WITHOUT_NAMESPACE), name
     with Client(address, namespace="team-a") as of_a_namespace:
