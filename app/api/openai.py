@@ -89,7 +89,7 @@ async def text_completions(body: CompletionRequest, context: AdmittedDep) -> Res
     return await work.respond()
 
 
-@router.post("/v1/embeddings", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
+@router.post("/v1/embeddings", openapi_extra=_GENERATE)
 async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Response:
     """Returns one pooled activation of the chosen layer for each input."""
     engine, texts = context.engine, inputs_of(body.input)

@@ -7,9 +7,22 @@ import pytest
 from tools.write_openapi import PATH, document
 
 
+SCHEMAS = json.loads(document())["components"]["schemas"]
+
+
 def test_the_committed_openapi_document_is_fresh() -> None:
     fresh = PATH.read_text(encoding="utf-8") == document()
     assert fresh, "the API has changed: write docs/openapi.json again with `make openapi`"
+
+
+def test_exactly_the_routes_that_stream_say_so() -> None:
+    forms = {"text/event-stream", "application/x-ndjson"}
+    for path, operations in json.loads(document())["paths"].items():
+        for operation in operations.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            fields = SCHEMAS[body["$ref"].rsplit("/", 1)[1]]["properties"] if "$ref" in body else {}
+            streams = "stream" in fields or path.endswith("/events")
+            assert streams == bool(forms & operation["responses"].get("200", {}).get("content", {}).keys()), path
 
 
 @pytest.mark.parametrize(("parameter", "status"), [("if-match", "412"), ("force", "409")])
