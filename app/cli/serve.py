@@ -158,14 +158,13 @@ def prune(
     Versions that a profile, a default steering or the policy names as `name@version` are kept.
     """
     from steering.store import pruning  # noqa: PLC0415
-    from steering.store.records import days_ago  # noqa: PLC0415
 
     settings, address = settings_of({}), _address(url)
     counts = pruning.prune_records(
         address,
-        jobs_before=days_ago(jobs or settings.job_days),
-        audit_before=days_ago(audit or settings.audit_days),
-        links_before=days_ago(links or settings.link_days),
+        jobs_before=pruning.days_ago(jobs or settings.job_days),
+        audit_before=pruning.days_ago(audit or settings.audit_days),
+        links_before=pruning.days_ago(links or settings.link_days),
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"

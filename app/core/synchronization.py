@@ -14,7 +14,7 @@ import structlog
 from app.core.settings import Settings
 from app.core.telemetry import Metrics
 from steering.errors import SteeringError
-from steering.store.records import days_ago
+from steering.store.pruning import days_ago
 from steering.store.store import Store
 
 log = structlog.get_logger(__name__)

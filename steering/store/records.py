@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -144,11 +144,6 @@ KeyEdit: TypeAlias = Callable[[KeyRecord, Sequence[KeyRecord]], Mapping[str, Any
 def now() -> str:
     """Returns the time as `utc_text` writes it."""
     return utc_text(datetime.now(UTC))
-
-
-def days_ago(days: int) -> str:
-    """Returns the time so many days ago. Raises OverflowError before the year 1."""
-    return utc_text(datetime.now(UTC) - timedelta(days=days))
 
 
 def utc_text(moment: datetime) -> str:

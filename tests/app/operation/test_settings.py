@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from app.core.settings import MAX_DAYS, SCOPES, Settings
 from steering.plan.types import BOUND
-from steering.store.records import days_ago, now
+from steering.store.pruning import days_ago
+from steering.store.records import now
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", "127.0.0.1.example.org", ""])

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from steering.store.address import read_address
-from steering.store.pruning import prune_records, prune_versions
-from steering.store.records import JobRecord, days_ago, now, utc_text
+from steering.store.pruning import days_ago, prune_records, prune_versions
+from steering.store.records import JobRecord, now, utc_text
 from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
