@@ -85,15 +85,6 @@ class Sampled:
         return {**asked.fields(), "max_tokens": max_tokens, **asdict(self), **others}
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Of which tokens, and where in the block, something is read."""
-
-    position: Annotated[str, "last, mean, response_mean, all, or an offset from the end."] = "last"
-    hook: Annotated[Hook, "Where in the block: residual, attention or mlp."] = "residual"
-    head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None
-
-
 AtHook = Annotated[Hook, "Where in the block: residual, attention or mlp."]
 JsonSchemaFile = Annotated[Path | None, file_option("A JSON schema that the answer must match.", "--json-schema")]
 
@@ -302,9 +293,11 @@ def score(
 
 
 @command
-def activations(
+def activations(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    place: Place,
+    position: Annotated[str, "last, mean, response_mean, all, or an offset from the end."] = "last",
+    hook: AtHook = "residual",
+    head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None,
     texts: Texts = None,
     file: TextFile = None,
     output: Annotated[Path, Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
@@ -313,7 +306,13 @@ def activations(
     steer: Steer = None,
 ) -> None:
     """Write the activations of texts, by layer, to a safetensors file."""
-    options = {**asdict(place), "position": position_of(place.position), "layers": layers_of(layers), "dtype": dtype}
+    options = {
+        "position": position_of(position),
+        "hook": hook,
+        "head": head,
+        "layers": layers_of(layers),
+        "dtype": dtype,
+    }
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))
