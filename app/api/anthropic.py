@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app.api import openai
 from app.api.answer_parts import Call, Part
-from app.api.anthropic_schemas import CountTokensRequest, MessagesRequest
+from app.api.anthropic_schemas import ConversationRequest, MessagesRequest
 from app.api.context import AdmittedDep
 from app.api.conversation import offered
 from app.api.openai_schemas import shared_fields
@@ -77,7 +77,7 @@ async def messages(body: MessagesRequest, context: AdmittedDep, beta: Beta = Non
 
 
 @router.post("/v1/messages/count_tokens", openapi_extra=_GENERATE)
-async def count_tokens(body: CountTokensRequest, context: AdmittedDep, beta: Beta = None) -> dict[str, int]:  # noqa: ARG001
+async def count_tokens(body: ConversationRequest, context: AdmittedDep, beta: Beta = None) -> dict[str, int]:  # noqa: ARG001
     """Counts the tokens of a conversation as the model reads it. It may be longer than the context."""
     prompt = body.conversation()
     context.check_messages(prompt)

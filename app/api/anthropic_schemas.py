@@ -156,7 +156,7 @@ class MetaData(Request):
 
 
 class ConversationRequest(RefusingRequest):
-    """Fields of both routes: what the model reads."""
+    """What the model reads: the fields of POST /v1/messages/count_tokens, which POST /v1/messages has, too."""
 
     refused: ClassVar[dict[str, Any]] = {
         "mcp_servers": [],
@@ -209,10 +209,6 @@ class ConversationRequest(RefusingRequest):
             for index, one in enumerate(self.tools or ())
         )
         return Offer(tools, choice.type == "any", choice.name, bool(choice.disable_parallel_tool_use))
-
-
-class CountTokensRequest(ConversationRequest):
-    """POST /v1/messages/count_tokens."""
 
 
 class MessagesRequest(ConversationRequest, Steered):

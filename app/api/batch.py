@@ -27,7 +27,7 @@ from steering.engine.api import Prompt
 from steering.errors import InvalidRequest, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
 from steering.schemas.base import ErrorDetail
-from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, BatchSummary, GenerateAnswer
+from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, GenerateAnswer
 from steering.schemas.reading import ScoreAnswer, ScoreLine, ScoreResult
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import BatchFields
@@ -61,25 +61,29 @@ LINES: dict[str, Any] = {
 @router.post("/v1/generate/batch", **LINES)
 async def generate_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Answers many prompts in the background: one request of /v1/generate per line, one line of output for each."""
-    return await _submitted(request, context, GenerationBatch, BatchLine)
+    return await _submitted(request, context, GenerationBatch, BatchLine, check_generation)
 
 
 @router.post("/v1/score/batch", **LINES)
 async def score_batch(request: Request, context: ContextDep) -> JobAnswer:
     """Scores many requests in the background: one request of /v1/score per line, one line of output for each."""
-    return await _submitted(request, context, ScoreBatch, ScoreLine)
+    return await _submitted(request, context, ScoreBatch, ScoreLine, check_score)
 
 
 async def _submitted(
-    request: Request, context: Context, batch_type: "type[Batch[L, A]]", line_type: type[L]
+    request: Request,
+    context: Context,
+    batch_type: "type[Batch[L, A]]",
+    line_type: type[L],
+    check: Callable[[Context, L], None],
 ) -> JobAnswer:
-    """Parses and checks every line and queues the batch."""
+    """Parses and checks every line and queues the batch. check: raises LimitExceeded for what is beyond the operator's limits."""
     lines = await run_in_thread(parse_lines, await request.body(), context.settings, line_type)
     batch = batch_type(context, tuple(lines.values()), context.state[Policy].active)
     context.admission.reserve(len(lines) * LINE_BYTES)
     for checked, (number, line) in enumerate(lines.items(), start=1):
         try:
-            batch.check(context, line)
+            check(context, line)
             await batch.plan_of(line)
         except SteeringError as error:
             raise _at_line(error, number) from None
@@ -140,19 +144,9 @@ class Batch(ABC, Generic[L, A]):
     failed: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @staticmethod
-    @abstractmethod
-    def check(context: Context, line: L) -> None:
-        """Raises LimitExceeded for what is beyond the operator's limits."""
-
     @abstractmethod
     async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> tuple[int, Run[A]]:
         """Resolves a line. Returns the tokens that it counts for the key's limit, and what runs it."""
-
-    def response(self, line: L, answer: A) -> A:
-        """Returns what the line of output has of an answer: all of it."""
-        del line
-        return answer
 
     def rows(self, line: L) -> int:
         """Returns how many rows of the batch a line takes at once."""
@@ -178,7 +172,7 @@ class Batch(ABC, Generic[L, A]):
 
         await gathered([answer_next() for _ in range(min(at_once, total))])
         await self._store(everything=True)
-        return BatchSummary(requests=total, succeeded=total - self.failed, failed=self.failed).model_dump()
+        return {"requests": total, "succeeded": total - self.failed, "failed": self.failed}
 
     def answered(self, line: L) -> Prompt | None:  # noqa: ARG002 - for kinds that answer
         """Returns what is answered in a line; None where texts are read."""
@@ -204,7 +198,7 @@ class Batch(ABC, Generic[L, A]):
         line = self.lines[index]
         if isinstance(found, ErrorDetail):
             return self.result_type(index=index, id=line.id, error=found)
-        fields = {"index": index, "id": line.id, "response": self.response(line, found)}
+        fields = {"index": index, "id": line.id, "response": found}
         return self.result_type.model_validate(fields)
 
     async def _found(self, line: L) -> A | ErrorDetail:
@@ -258,11 +252,6 @@ class GenerationBatch(Batch[BatchLine, GenerateAnswer]):
 
     kind, activity, result_type = "generate_batch", "generating", BatchResult
 
-    @staticmethod
-    def check(context: Context, line: BatchLine) -> None:
-        """See Batch.check."""
-        check_generation(context, line)
-
     def answered(self, line: BatchLine) -> Prompt | None:
         """See Batch.answered."""
         return line.prompt if line.messages is None else chat_messages(line.messages)
@@ -270,14 +259,8 @@ class GenerationBatch(Batch[BatchLine, GenerateAnswer]):
     async def prepared(self, context: Context, line: BatchLine, plan: SteeringPlan) -> tuple[int, Run[GenerateAnswer]]:
         """See Batch.prepared."""
         work = await prepare_generation(context, line, plan)
-        work.request = replace(work.request, priority=1)
+        work.request, work.recorded = replace(work.request, priority=1), line.record
         return work.cost, work.run
-
-    def response(self, line: BatchLine, answer: GenerateAnswer) -> GenerateAnswer:
-        """See Batch.response. The answer has a record only where the line asks for it."""
-        if line.record:
-            return answer
-        return answer.model_copy(update={"steering": answer.steering.model_copy(update={"record": None})})
 
     def rows(self, line: BatchLine) -> int:
         """See Batch.rows."""
@@ -288,11 +271,6 @@ class ScoreBatch(Batch[ScoreLine, ScoreAnswer]):
     """Requests of POST /v1/score."""
 
     kind, activity, result_type = "score_batch", "scoring", ScoreResult
-
-    @staticmethod
-    def check(context: Context, line: ScoreLine) -> None:
-        """See Batch.check."""
-        check_score(context, line)
 
     async def prepared(self, context: Context, line: ScoreLine, plan: SteeringPlan) -> tuple[int, Run[ScoreAnswer]]:
         """See Batch.prepared."""

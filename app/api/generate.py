@@ -88,7 +88,8 @@ async def respond(
 class Generation:
     """A generation whose names are resolved, of `n` answers.
     tokens: whether the response lists the tokens of each answer.
-    warnings: what is reported in addition to the warnings of the plan."""
+    warnings: what is reported in addition to the warnings of the plan.
+    recorded: whether the response has the record."""
 
     context: Context
     request: GenerationRequest
@@ -96,6 +97,7 @@ class Generation:
     tokens: bool
     flags: tuple[FlagCondition, ...] = ()
     warnings: tuple[str, ...] = ()
+    recorded: bool = True
 
     @property
     def cost(self) -> int:
@@ -154,7 +156,7 @@ class Generation:
             seed=self.request.sampling.seed,
             choices=choice_answers(found, engine.tokenizer, plan, tokens=self.tokens, flags=self.flags),
             usage=usage_of(found, self.n),
-            steering=applied_steering(plan, reports, self.record, self.warnings),
+            steering=applied_steering(plan, reports, self.record if self.recorded else None, self.warnings),
         )
 
 

@@ -23,12 +23,12 @@ from app.core.errors import InvalidApiKey, LastAdminKey, PreconditionFailed
 from app.core.requests import BEARER, ApiRoute, StateDep, needs
 from app.core.settings import KeyEntry, Settings, key_entries
 from app.core.state import ServerState
-from app.core.synchronization import Changes, utc_text
+from app.core.synchronization import Changes
 from steering.errors import InvalidRequest, NotReady, SteeringError
 from steering.schemas import governance as schemas
 from steering.schemas.base import PageQuery
 from steering.schemas.governance import ChangeKeyRequest, CreateKeyRequest, KeyAnswer, KeyLimitsFields, NewKeyAnswer
-from steering.store.records import KeyEdit, KeyRecord, now
+from steering.store.records import KeyEdit, KeyRecord, now, utc_text
 from steering.store.store import Store
 from steering.vectors import VectorId
 

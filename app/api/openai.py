@@ -89,7 +89,7 @@ async def text_completions(body: CompletionRequest, context: AdmittedDep) -> Res
     return await work.respond()
 
 
-@router.post("/v1/embeddings", openapi_extra=_GENERATE, response_class=Response, responses=_STREAM)
+@router.post("/v1/embeddings", openapi_extra=_GENERATE)
 async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Response:
     """Returns one pooled activation of the chosen layer for each input."""
     engine, texts = context.engine, inputs_of(body.input)
@@ -272,7 +272,8 @@ class GenerationWork(ABC):
         streams = [stream_events(self.context.engine, request) for request in requests]
         async with aclosing(interleaved(streams)) as arriving:
             async for choice, event in arriving:
-                clock.observe(choice)
+                if self.body.stream:
+                    clock.observe(choice)
                 yield choice, event
 
     def _observed(self) -> list[list[TokenEvent]]:

@@ -28,22 +28,15 @@ class ServedVectors:
         return decode(self.client.export_vector(name if version is None else f"{name}@{version}"))
 
 
-@dataclass(frozen=True, slots=True)
-class BakedModel:
-    """Which model is baked; as on the server."""
-
-    model: Annotated[str | None, "The embedded model, a Hugging Face id, a folder, a GGUF path; as on the server."] = (
-        None
-    )
-    revision: Annotated[str | None, "Pinned revision of a Hugging Face id."] = None
-    dtype: Annotated[str, "auto, float32, float16 or bfloat16."] = "auto"
-
-
 @command
-def bake(
+def bake(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
     output: Annotated[Path, Option("--output", "-o", help="Folder or .gguf file to write.")],
-    source: BakedModel,
+    model: Annotated[
+        str | None, "The embedded model, a Hugging Face id, a folder, a GGUF path; as on the server."
+    ] = None,
+    revision: Annotated[str | None, "Pinned revision of a Hugging Face id."] = None,
+    dtype: Annotated[str, "auto, float32, float16 or bfloat16."] = "auto",
     steer: Steer = None,
     layers: Layers = "recommended",
     steering: Steering = None,
@@ -61,7 +54,7 @@ def bake(
     prepare_for_torch()
     from steering.lab.bake import BakeRequest, bake_model  # noqa: PLC0415 - imports torch
 
-    request = BakeRequest(source.model, spec, output, settings.cache_dir, source.revision, source.dtype, lora)
+    request = BakeRequest(model, spec, output, settings.cache_dir, revision, dtype, lora)
     with stderr.status("loading the model") as status:
         found = asyncio.run(bake_model(request, ServedVectors(client), lambda step: status.update(shown(step))))
     lines = [

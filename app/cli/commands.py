@@ -1,8 +1,8 @@
 """What all commands share: the console, how a function becomes a command, options, and the conversion of what was given."""
 
-import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import update_wrapper
@@ -19,7 +19,7 @@ from steering.client import Client
 from steering.client.connection import DEFAULT_URL
 from steering.concepts.loader import read_prompts
 from steering.errors import InvalidRequest
-from steering.strict_json import load_json
+from steering.strict_json import finite_number, load_json
 
 N = TypeVar("N", int, float)
 
@@ -84,6 +84,7 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     groups = {one.name: group for one in own if (group := _group(one.annotation)) is not None}
 
     def run(**arguments: Any) -> None:
+        _check_given(arguments)
         connecting = {name: arguments.pop(name) for name in connection}
         as_json = has_output and arguments.pop("as_json")
         for name, group in groups.items():
@@ -111,6 +112,21 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     options = [option for one in [*own, *added] for option in _options(one)]
     run.__signature__ = Signature(options)  # type: ignore[attr-defined] # read by typer
     return update_wrapper(run, function)
+
+
+def _check_given(arguments: Mapping[str, Any]) -> None:
+    """Raises BadParameter for a number that is not finite, a text that is not UTF-8 and a key that is not ASCII, which cannot be sent."""
+    for name, value in arguments.items():
+        hint = name.replace("_", "-")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise BadParameter(f"expected a finite number, got {one}", param_hint=hint)
+            if isinstance(one, str):
+                try:
+                    one.encode("ascii" if name == "key" else "utf-8")
+                except UnicodeEncodeError as error:
+                    found = f"expected {error.encoding.upper()} text, got {one[error.start]!r} in it"
+                    raise BadParameter(found, param_hint=hint) from None
 
 
 def _group(annotation: Any) -> type[Any] | None:
@@ -239,12 +255,12 @@ def position_of(text: str) -> Any:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def numbers(text: str, option: str, kind: type[N]) -> list[N]:
-    """Parses numbers such as "-1,0,0.5". kind: int or float. Raises BadParameter naming the option."""
+def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
+    """Parses numbers such as "-1,0,0.5". kind: int or finite_number. Raises BadParameter naming the option."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
+        what = "whole numbers" if kind is int else "finite numbers"
         raise BadParameter(f"expected {what} separated by commas, got {text!r}", param_hint=option) from None
 
 
@@ -281,10 +297,11 @@ def steering_of(
     for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold or ()):
         interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
     if steering is not None:
+        text = text_of(Path(steering[1:])) if steering.startswith("@") else steering
         try:
-            written = json.loads(text_of(Path(steering[1:])) if steering.startswith("@") else steering)
-        except json.JSONDecodeError as error:
-            raise BadParameter(f"not JSON: {error}", param_hint="--steering") from None
+            written = load_json(text, "--steering")
+        except InvalidRequest as error:
+            raise BadParameter(error.message) from None
         interventions += written if isinstance(written, list) else [written]
     if profile is not None:
         return {"profile": profile, "interventions": interventions}
@@ -294,6 +311,6 @@ def steering_of(
 def _named_number(text: str, form: str, option: str, default: str = "") -> tuple[str, float]:
     name, equals, number = text.partition("=")
     try:
-        return name, float(number if equals else default)
+        return name, finite_number(number if equals else default)
     except ValueError:
-        raise BadParameter(f"expected {form}, got {text!r}", param_hint=option) from None
+        raise BadParameter(f"expected {form} with a finite number, got {text!r}", param_hint=option) from None

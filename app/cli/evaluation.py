@@ -36,7 +36,7 @@ from app.cli.commands import (
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
-from steering.client.results import CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
+from steering.client.results import BROKEN, CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest
 from steering.schemas.choices import ChoiceScores
@@ -47,7 +47,7 @@ from steering.schemas.evaluation import (
     LayerSweepAnswer,
     StrengthsAnswer,
 )
-from steering.strict_json import load_json
+from steering.strict_json import finite_number, load_json
 
 EVALUATION: TypeAdapter[LayerSweepAnswer | DoseResponseAnswer | CalibrationAnswer] = TypeAdapter(
     StrengthsAnswer | CalibrationAnswer
@@ -97,7 +97,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     options = given(concept=concept, random_directions=random_directions, prompts=prompts_of(prompts), unit=unit)
     options |= given(vectors=against or None, operations=operations.split(",") if operations else None)
     if strengths is not None:
-        options["strengths"] = numbers(strengths, "--strengths", float)
+        options["strengths"] = numbers(strengths, "--strengths", finite_number)
     if layers is not None:
         options["layers"] = layers_of(layers)
     if judge is not None:
@@ -237,9 +237,13 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
         }
         out.write_text(written[out.suffix](), encoding="utf-8")
         wrote.append(shown(f"wrote {out}"))
-    tables = []
+    tables = list[Table | Text]()
     for seed in found.seeds:
-        table = Table(*CHECKS, title=f"seed {seed.seed}: {seed_verdict(seed)}")
+        title = f"seed {seed.seed}: {seed_verdict(seed)}"
+        if seed.broken:
+            tables.append(shown(f"{title}. {BROKEN}"))
+            continue
+        table = Table(*CHECKS, title=title)
         for gate in seed.gates:
             for check in gate.checks:
                 table.add_row(gate.name, *check_row(check))

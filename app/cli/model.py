@@ -41,7 +41,7 @@ from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import AppliedSteering
 from steering.spec import Hook
-from steering.strict_json import load_json
+from steering.strict_json import finite_number, load_json
 
 if TYPE_CHECKING:
     from steering.client.results import LatentMap
@@ -83,15 +83,6 @@ class Sampled:
     def fields(self, asked: Asked, max_tokens: int, **others: Any) -> dict[str, Any]:
         """Returns the fields of a generation."""
         return {**asked.fields(), "max_tokens": max_tokens, **asdict(self), **others}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Of which tokens, and where in the block, something is read."""
-
-    position: Annotated[str, "last, mean, response_mean, all, or an offset from the end."] = "last"
-    hook: Annotated[Hook, "Where in the block: residual, attention or mlp."] = "residual"
-    head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None
 
 
 AtHook = Annotated[Hook, "Where in the block: residual, attention or mlp."]
@@ -167,7 +158,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
         vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
     )
     options = sampled.fields(asked, max_tokens, n=n, readout=[vector], intervention=intervention)
-    options["strengths"] = numbers(strengths, "--strengths", float)
+    options["strengths"] = numbers(strengths, "--strengths", finite_number)
     return _compared(connect([intervention]), asked.prompt, options, swept=vector)
 
 
@@ -302,9 +293,11 @@ def score(
 
 
 @command
-def activations(
+def activations(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    place: Place,
+    position: Annotated[str, "last, mean, response_mean, all, or an offset from the end."] = "last",
+    hook: AtHook = "residual",
+    head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None,
     texts: Texts = None,
     file: TextFile = None,
     output: Annotated[Path, Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
@@ -313,7 +306,13 @@ def activations(
     steer: Steer = None,
 ) -> None:
     """Write the activations of texts, by layer, to a safetensors file."""
-    options = {**asdict(place), "position": position_of(place.position), "layers": layers_of(layers), "dtype": dtype}
+    options = {
+        "position": position_of(position),
+        "hook": hook,
+        "head": head,
+        "layers": layers_of(layers),
+        "dtype": dtype,
+    }
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
     console.print(shown(f"wrote {output}: {len(content):,} bytes"))

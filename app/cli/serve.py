@@ -1,6 +1,5 @@
 """`steer serve`, `demo` and `db`: runs a server; schema, copies, backups and pruning of its database, while servers may be running."""
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from app.cli.commands import command, command_of, given
 from app.cli.tables import card_lines, comparison_table
 from app.cli.terminal import console, settings_of, shown
 from app.core.process_settings import prepare_for_torch
-from app.core.settings import Settings
+from app.core.settings import MAX_DAYS, Settings
 from steering.cards import Recommended
 from steering.client import Client
 from steering.client.results import Vector
@@ -139,11 +138,15 @@ def restore(
 
 @command_of(database)
 def prune(
-    jobs: Annotated[int | None, Option(min=1, help="Age in days of ended jobs; default: STEERING_JOB_DAYS.")] = None,
-    audit: Annotated[
-        int | None, Option(min=1, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
+    jobs: Annotated[
+        int | None, Option(min=1, max=MAX_DAYS, help="Age in days of ended jobs; default: STEERING_JOB_DAYS.")
     ] = None,
-    links: Annotated[int | None, Option(min=1, help="Age in days of saved links; default: STEERING_LINK_DAYS.")] = None,
+    audit: Annotated[
+        int | None, Option(min=1, max=MAX_DAYS, help="Age in days of audit entries; default: STEERING_AUDIT_DAYS.")
+    ] = None,
+    links: Annotated[
+        int | None, Option(min=1, max=MAX_DAYS, help="Age in days of saved links; default: STEERING_LINK_DAYS.")
+    ] = None,
     keep_versions: Annotated[
         int | None, Option(min=1, help="Versions of each vector to keep, the newest and those that are named.")
     ] = None,
@@ -159,9 +162,9 @@ def prune(
     settings, address = settings_of({}), _address(url)
     counts = pruning.prune_records(
         address,
-        jobs_before=_days_ago(jobs or settings.job_days),
-        audit_before=_days_ago(audit or settings.audit_days),
-        links_before=_days_ago(links or settings.link_days),
+        jobs_before=pruning.days_ago(jobs or settings.job_days),
+        audit_before=pruning.days_ago(audit or settings.audit_days),
+        links_before=pruning.days_ago(links or settings.link_days),
         dry_run=dry_run,
     )
     verb = "would delete" if dry_run else "deleted"
@@ -174,10 +177,6 @@ def prune(
 
 def _report(table: str, rows: int) -> None:
     console.print(f"copied {rows} rows of {table}")
-
-
-def _days_ago(days: int) -> str:
-    return (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _address(url: str | None) -> "DatabaseAddress":

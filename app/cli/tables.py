@@ -20,8 +20,8 @@ from steering.client import Client
 from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
-from steering.schemas.generation import RaisedFlag, TokenPiece
-from steering.schemas.reading import LogitLensAnswer, PredictionAnswer, ReadoutAnswer
+from steering.schemas.generation import RaisedFlag, TokenPiece, TopLogprob
+from steering.schemas.reading import LogitLensAnswer, ReadoutAnswer
 from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import AppliedSteering
 from steering.schemas.vectors import VectorAnswer
@@ -262,7 +262,7 @@ def lens_table(answer: LogitLensAnswer, token: int) -> Table:
     return table
 
 
-def _predictions(row: Sequence[PredictionAnswer]) -> Text:
+def _predictions(row: Sequence[TopLogprob]) -> Text:
     return Text("  ").join(Text.assemble(_token(one.text), f" {100 * exp(one.logprob):.0f} %") for one in row)
 
 

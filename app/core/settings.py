@@ -57,6 +57,8 @@ def key_entries(path: Path) -> tuple[str, ...]:
 
 
 Positive = Annotated[int, Field(ge=1)]
+MAX_DAYS = 36_500
+Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -103,10 +105,10 @@ class Settings(BaseSettings):
     """comma-separated; `key` has every scope, `key:read+generate` these two; `key:read@team-a` is of a namespace"""
     api_keys_file: Path | None = None
     """a file of such entries, one a line; it is read again when it changes"""
-    output_days: Positive = Field(7, description="age at which results of batches are deleted")
-    audit_days: Positive = Field(90, description="age at which entries of the audit log are deleted")
-    job_days: Positive = Field(30, description="age at which jobs that have ended are deleted")
-    link_days: Positive = Field(365, description="age at which saved links are deleted")
+    output_days: Days = Field(7, description="age at which results of batches are deleted")
+    audit_days: Days = Field(90, description="age at which entries of the audit log are deleted")
+    job_days: Days = Field(30, description="age at which jobs that have ended are deleted")
+    link_days: Days = Field(365, description="age at which saved links are deleted")
     allowed_hosts: CommaSeparated = ()
     """comma-separated names accepted in Host, in addition to the loopback names on a loopback address; on others, /health and /metrics are answered under any name"""
     client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None

@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -15,6 +14,7 @@ import structlog
 from app.core.settings import Settings
 from app.core.telemetry import Metrics
 from steering.errors import SteeringError
+from steering.store.pruning import days_ago
 from steering.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -27,13 +27,6 @@ PRUNE_SECONDS = 86_400.0
 RENEWALS_PER_LEASE = 3
 Refresh: TypeAlias = Callable[[], Awaitable[None]]
 """Reads something again. When the store fails it raises and keeps what it had."""
-
-
-def utc_text(moment: datetime) -> str:
-    """Returns a time as the store writes it. Raises ValueError without a time zone."""
-    if moment.tzinfo is None:
-        raise ValueError("a time needs a time zone")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Changes:
@@ -148,13 +141,9 @@ class Synchronization:
 async def prune(store: Store, settings: Settings) -> None:
     """Deletes old entries of the audit log, old jobs, old results of batches and old links."""
     try:
-        await store.audit.prune(_days_ago(settings.audit_days))
-        await store.servers.prune_jobs(_days_ago(settings.job_days))
-        await store.outputs.prune(_days_ago(settings.output_days))
-        await store.prune_links(_days_ago(settings.link_days))
+        await store.audit.prune(days_ago(settings.audit_days))
+        await store.servers.prune_jobs(days_ago(settings.job_days))
+        await store.outputs.prune(days_ago(settings.output_days))
+        await store.prune_links(days_ago(settings.link_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)
-
-
-def _days_ago(days: int) -> str:
-    return utc_text(datetime.now(UTC) - timedelta(days=days))

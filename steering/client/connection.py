@@ -20,7 +20,9 @@ H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 LARGEST_EVENT = 256 << 20  # bytes; the last event of a stream holds the whole response
-WITHOUT_NAMESPACE = ("/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors")
+WITHOUT_NAMESPACE = (
+    "/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors", "/v1/capabilities", "/v1/concepts", "/version", "/health", "/openapi.json",
+)  # fmt: skip
 LONGEST_POLL = 1.0  # seconds between two looks at a job
 RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 

@@ -227,13 +227,21 @@ def import_pack(client: Client, pack: Pack, *, replace: bool = False) -> dict[st
         )
     ids: dict[str, str] = {}
     for one in manifest.vectors:
-        versions = _exists(client.list_versions, one.name)
-        same = [version.id for version in versions.data if version.sha256 == one.sha256] if versions else []
-        ids[one.id] = same[0] if same else client.import_vector(pack.read(one.file), name=one.name).id
+        ids[one.id] = _stored(client, one) or client.import_vector(pack.read(one.file), name=one.name).id
     for name, profile in profiles.items():
         spec = SteeringSpec(interventions=profile.interventions)
         client.put_profile(name, pinned(spec, ids).interventions, description=profile.description)
     return ids
+
+
+def _stored(client: Client, vector: PackedVector) -> str | None:
+    """Returns the id of the newest version of the same name with the digest of a vector; None without one."""
+    page = _exists(client.list_versions, vector.name)
+    while page is not None:
+        if same := [version.id for version in page.data if version.sha256 == vector.sha256]:
+            return str(same[0])
+        page = client.list_versions(vector.name, before=page.next_before) if page.next_before else None
+    return None
 
 
 def _packed(vector: VectorAnswer) -> PackedVector:

@@ -28,6 +28,8 @@ Row: TypeAlias = tuple[str, ...]
 CHECKS = ("gate", "check", "value", "demanded", "margin", "verdict")
 EFFECTS = ("side effect on", "layer", "shift")
 TEXTS = ("variation", "prompt", "unsteered", "steered", "moved")
+BROKEN = "The activations became non-finite."
+"""Why nothing of a seed was judged."""
 VERDICTS = ("pass", "not shown", "FAIL")
 _RELATIONS = {"above": ">", "at_most": "<=", "at_least": ">="}
 
@@ -212,7 +214,7 @@ class Report(Tabular, _WithItems, ReportAnswer):
         for seed in self.seeds:
             lines.append(f"\n## Seed {seed.seed}: {seed_verdict(seed)}\n")
             if seed.broken:
-                lines.append("The activations became non-finite.")
+                lines.append(BROKEN)
                 continue
             for columns, rows in _tables(seed):
                 cells = (columns, ("---",) * len(columns), *rows)
@@ -228,6 +230,9 @@ class Report(Tabular, _WithItems, ReportAnswer):
         ]
         for seed in self.seeds:
             body.append(f"<h2>Seed {seed.seed}: {seed_verdict(seed)}</h2>")
+            if seed.broken:
+                body.append(f"<p>{BROKEN}</p>")
+                continue
             for columns, rows in _tables(seed):
                 body.append(display.table(columns, [list(map(escape, row)) for row in rows], range(len(columns))))
         return display.page(f"Deployment report: {self.vector}", "\n".join(body))

@@ -18,7 +18,8 @@ from steering.errors import InvalidRequest, VectorModelMismatch
 from steering.lab.controls import UNGUARDED, GivenVectors
 from steering.model.info import ModelInfo
 from steering.plan.resolve import resolve
-from steering.schemas.latent_space import FeatureAnswer, PromotedToken
+from steering.schemas.latent_space import FeatureAnswer
+from steering.schemas.reading import ReadToken
 from steering.shapes import Direction, Float, Residual, Tensor
 from steering.spec import InterventionSpec, SteeringSpec, TokenScope
 from steering.strict_json import load_json
@@ -282,7 +283,7 @@ async def search(
     rows = await run_in_thread(dictionary.rows, features)
     _, promoted = await run_in_thread(_largest, await unembedding.unembed(rows), PROMOTED)
     text = engine.tokenizer.token_text
-    tokens = await run_in_thread(lambda: [[PromotedToken(id=i, text=text(i)) for i in ids] for ids in promoted])
+    tokens = await run_in_thread(lambda: [[ReadToken(id=i, text=text(i)) for i in ids] for ids in promoted])
     outputs: Sequence[float | None] = [None] * len(features)
     if min_output_score is not None:
         outputs = await output_scores(engine, dictionary.layer, rows, promoted)

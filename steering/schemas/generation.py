@@ -133,13 +133,5 @@ class BatchResult(Answer):
     error: ErrorDetail | None = None
 
 
-class BatchSummary(Answer):
-    """The result of a batch job. failed: requests whose line has an error."""
-
-    requests: int
-    succeeded: int
-    failed: int
-
-
 JSON_LINES: dict[str, Any] = {"application/jsonl": {"schema": {"type": "string"}}}
 """OpenAPI's description of a body of JSON lines."""

@@ -191,17 +191,13 @@ class DictionarySearchRequest(Request):
         return self
 
 
-class PromotedToken(ReadToken):
-    """A token that a feature's direction makes likelier at the output."""
-
-
 class FeatureAnswer(Answer):
     """score: cosine with the vector, or the difference of mean activations. promoted: most promoted first.
     output_score: rise of the probability of a promoted token when the feature is added; null where it was not asked."""
 
     feature: int
     score: Measured
-    promoted: list[PromotedToken]
+    promoted: list[ReadToken]
     output_score: Measured | None = None
 
 

@@ -87,16 +87,12 @@ class LogitLensRequest(PromptFields):
     top_k: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
 
 
-class PredictionAnswer(TopLogprob):
-    """One of the most probable next tokens."""
-
-
 class LensLayerAnswer(Answer):
     """One layer: at every token the most probable next tokens, best first. steered: null without steering."""
 
     layer: int
-    plain: list[list[PredictionAnswer]]
-    steered: list[list[PredictionAnswer]] | None
+    plain: list[list[TopLogprob]]
+    steered: list[list[TopLogprob]] | None
 
 
 class LensSteering(Answer):

@@ -1,13 +1,21 @@
 """Deletes old records, and old versions of vectors that nothing stored refers to."""
 
+from datetime import UTC, datetime, timedelta
+
 from sqlalchemy import and_, delete, func, select, tuple_
 
 from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.migrate import migrate
+from steering.store.records import utc_text
 from steering.store.references import pinned_vectors
 from steering.store.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
 from steering.vectors import VectorId
+
+
+def days_ago(days: int) -> str:
+    """Returns the time so many days ago, as records have it. Raises OverflowError before the year 1."""
+    return utc_text(datetime.now(UTC) - timedelta(days=days))
 
 
 def prune_records(

@@ -142,8 +142,15 @@ KeyEdit: TypeAlias = Callable[[KeyRecord, Sequence[KeyRecord]], Mapping[str, Any
 
 
 def now() -> str:
-    """Returns the UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """Returns the time as `utc_text` writes it."""
+    return utc_text(datetime.now(UTC))
+
+
+def utc_text(moment: datetime) -> str:
+    """Returns a UTC time in ISO 8601 with microseconds. The length is fixed, so the texts sort by time. Raises ValueError without a time zone."""
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a time zone")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def values_of(source: object, record: type[Any]) -> dict[str, Any]:

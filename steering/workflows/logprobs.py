@@ -13,7 +13,8 @@ from steering.errors import InvalidRequest
 from steering.layer_indices import layer_indices
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.schemas.reading import LensLayerAnswer, PredictionAnswer, ScoredText
+from steering.schemas.generation import TopLogprob
+from steering.schemas.reading import LensLayerAnswer, ScoredText
 from steering.shapes import Float, Tensor
 from steering.threads import run_in_thread
 from steering.workflows.measures import shared_prefix
@@ -195,7 +196,7 @@ async def embed(
     return await run_in_thread(lambda: tuple(tuple(capture.activations[0, 0].tolist()) for capture in captures))
 
 
-Row: TypeAlias = list[PredictionAnswer]
+Row: TypeAlias = list[TopLogprob]
 """The most likely tokens at one position, best first."""
 
 
@@ -235,6 +236,6 @@ def _most_likely(engine: Engine, logits: Float[Tensor, "token vocab"], top_k: in
     logprobs = values - logits.logsumexp(dim=1, keepdim=True)
     text = engine.tokenizer.token_text
     return [
-        [PredictionAnswer(id=token, text=text(token), logprob=score) for token, score in zip(row, scores, strict=True)]
+        [TopLogprob(id=token, text=text(token), logprob=score) for token, score in zip(row, scores, strict=True)]
         for row, scores in zip(ids.tolist(), logprobs.tolist(), strict=True)
     ]

@@ -12,6 +12,18 @@ def test_the_committed_openapi_document_is_fresh() -> None:
     assert fresh, "the API has changed: write docs/openapi.json again with `make openapi`"
 
 
+def test_exactly_the_routes_that_stream_say_so() -> None:
+    forms = {"text/event-stream", "application/x-ndjson"}
+    served = json.loads(document())
+    schemas = served["components"]["schemas"]
+    for path, operations in served["paths"].items():
+        for operation in operations.values():
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            fields = schemas[body["$ref"].rsplit("/", 1)[1]]["properties"] if "$ref" in body else {}
+            streams = "stream" in fields or path.endswith("/events")
+            assert streams == bool(forms & operation["responses"].get("200", {}).get("content", {}).keys()), path
+
+
 @pytest.mark.parametrize(("parameter", "status"), [("if-match", "412"), ("force", "409")])
 def test_what_a_parameter_may_lead_to_is_declared(parameter: str, status: str) -> None:
     operations = [operation for path in json.loads(document())["paths"].values() for operation in path.values()]

@@ -6,7 +6,7 @@ import pytest
 
 from steering.client import Client
 from steering.concepts.loader import load_concept
-from steering.schemas.reading import PredictionAnswer
+from steering.schemas.generation import TopLogprob
 from tests.embedded.material import pair_words, words
 from tests.embedded.server_process import ServerProcess
 from tests.narrowing import present
@@ -56,7 +56,7 @@ def test_the_last_layer_of_the_lens_predicts_what_is_generated_plain_and_steered
 def test_the_answer_is_seen_to_form_in_the_later_layers(client: Client) -> None:
     lens = client.logit_lens(CAPITAL, steering=[], top_k=20)
 
-    def paris(row: Sequence[PredictionAnswer]) -> float:
+    def paris(row: Sequence[TopLogprob]) -> float:
         return next((one.logprob for one in row if one.text == " Paris"), float("-inf"))
 
     found = [paris(one.plain[-1]) for one in lens.layers]

@@ -97,3 +97,10 @@ def test_old_rows_and_versions_are_pruned_while_the_server_runs(client: Client, 
     assert client.get_vector("mood@2").version == 2
     assert client.get_vector("mood").version == 4
     assert "database: 0" in steer("db", "current", local=True)[0]
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--audit", "--links"])
+def test_ages_beyond_a_century_are_refused(steer: Steer, option: str) -> None:
+    _, refused = steer("db", "prune", option, "400000", local=True, code=2)
+    assert option in refused
+    assert "less than or equal to 36500" in refused

@@ -58,6 +58,26 @@ def test_directions_that_are_none_are_refused(steer: Steer, tmp_path: Path, cont
     assert "directions.json" in steer("replay", str(record), "--directions", str(directions), code=1)[1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("generate", "x", "--steer", "mood=nan"), "expected NAME=STRENGTH with a finite number, got 'mood=nan'"),
+        (("generate", "x", "--hold", "mood=inf"), "expected NAME=SCORE with a finite number, got 'mood=inf'"),
+        (("generate", "x", "--steering", '[{"vector": "mood", "strength": NaN}]'), "not valid JSON: NaN is not finite"),
+        (("generate", "x", "--temperature", "nan"), "temperature: expected a finite number, got nan"),
+        (("sweep", "mood", "x", "--strengths", "0,nan"), "expected finite numbers separated by commas, got '0,nan'"),
+        (("evaluate", "mood", "--strengths", "nan"), "expected finite numbers separated by commas, got 'nan'"),
+        (("explain", "x", "--threshold", "-inf"), "threshold: expected a finite number, got -inf"),
+        (("generate", "caf\udce9"), "prompt: expected UTF-8 text, got '\\udce9' in it"),
+        (("explain", "x", "caf\udce9"), "texts: expected UTF-8 text, got '\\udce9' in it"),
+        (("vectors", "list", "--key", "café"), "key: expected ASCII text, got 'é' in it"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(steer: Steer, arguments: tuple[str, ...], expected: str) -> None:
+    _, error = steer(*arguments, code=2)
+    assert expected in " ".join(error.replace("│", " ").split())
+
+
 def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["keys", "list", "--url", "http://someone:secret@127.0.0.1:1"])

@@ -112,6 +112,16 @@ def test_equal_content_is_an_equal_archive_and_is_stored_once(client: Client, tm
     assert [found.id for found in client.list_vectors().data] == before
 
 
+def test_a_vector_with_more_than_a_page_of_versions_is_stored_once(client: Client, tmp_path: Path) -> None:
+    client.register_vector("many", {"1": [1.0] * D_MODEL})
+    pack = export_pack(client, tmp_path / "pack", vectors=["many@1"])
+    for number in range(2, 54):
+        client.register_vector("many", {"1": [float(number), *[1.0] * (D_MODEL - 1)]})
+    assert import_pack(client, pack) == {"many@1": "many@1"}
+    assert client.get_vector("many").version == 53
+    client.delete_vector("many")
+
+
 def test_a_pack_without_a_signature_says_so(steer: Steer, client: Client, tmp_path: Path) -> None:
     export_pack(client, tmp_path / "pack", vectors=["calm"])
     card = json.loads((tmp_path / "pack" / "cards" / "calm-2.json").read_text())

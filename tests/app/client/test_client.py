@@ -12,6 +12,7 @@ import pytest
 
 from steering.client import ApiError, AsyncClient, Client
 from steering.client.api import Api
+from steering.client.connection import WITHOUT_NAMESPACE
 from steering.client.routes import Route
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
@@ -91,6 +92,22 @@ def test_every_route_of_the_server_has_a_call_except_metrics_and_plain_health() 
         *ollama,
     }
     assert reached - offered == {("GET", "/openapi.json")}
+
+
+def test_a_namespace_is_sent_to_exactly_the_routes_that_take_one(address: str, client: Client) -> None:
+    for name, route in METHODS.items():
+        operation = (
+            DOCUMENT["paths"].get(route.path.replace("{dictionary}", "{name}"), {}).get(route.method.lower(), {})
+        )
+        takes = "namespace" in {one["name"] for one in operation.get("parameters", ())}
+        assert takes != route.path.startswith(WITHOUT_NAMESPACE), name
+    with Client(address, namespace="team-a") as of_a_namespace:
+        assert of_a_namespace.health().status == "ok"
+        assert of_a_namespace.capabilities() == client.capabilities()
+        assert of_a_namespace.version() == client.version()
+        assert of_a_namespace.list_concepts() == client.list_concepts()
+        assert of_a_namespace.get_concept("sentiment") == client.get_concept("sentiment")
+        assert of_a_namespace.openapi() == client.openapi()
 
 
 def test_a_vector_is_registered_read_described_combined_carried_out_and_in_and_deleted(client: Client) -> None:

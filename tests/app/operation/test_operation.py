@@ -89,6 +89,23 @@ async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -
     assert "steering_http_requests_in_flight 1.0" in text
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/generate", {"prompt": "ab"}),
+        ("/v1/completions", {"prompt": "ab", "model": "scripted"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ab"}], "model": "scripted"}),
+    ],
+)
+async def test_the_times_of_tokens_are_those_of_streams(server: Server, path: str, body: dict[str, Any]) -> None:
+    for stream in (False, True):
+        answer = await server.client.post(path, json={**body, "max_tokens": 4, "stream": stream})
+        assert answer.status_code == 200, answer.text
+        text = (await server.client.get("/metrics")).text
+        assert f"steering_first_token_seconds_count {float(stream)}" in text
+        assert f"steering_token_gap_seconds_count {4.0 * stream}" in text
+
+
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
     """What goes into the server's log. Standard error is the whole process's: a thread of another test may die there."""

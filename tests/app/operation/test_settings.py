@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.core.settings import SCOPES, Settings
+from app.core.settings import MAX_DAYS, SCOPES, Settings
 from steering.plan.types import BOUND
+from steering.store.pruning import days_ago
+from steering.store.records import now
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.org", "127.0.0.1.example.org", ""])
@@ -68,3 +70,13 @@ def test_the_bound_of_the_dose_is_that_of_the_library() -> None:
 def test_dictionaries_have_different_names(folders: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError, match="names must differ"):
         Settings(dictionaries=folders)
+
+
+@pytest.mark.parametrize("field", ["output_days", "audit_days", "job_days", "link_days"])
+def test_records_are_kept_for_a_century_at_most(field: str) -> None:
+    longest: dict[str, Any] = {field: MAX_DAYS}
+    assert len(days_ago(getattr(Settings(**longest), field))) == len(now())
+    for days in (MAX_DAYS + 1, 400_000, 10_000_000):
+        given: dict[str, Any] = {field: days}
+        with pytest.raises(ValidationError, match=f"less than or equal to {MAX_DAYS}"):
+            Settings(**given)

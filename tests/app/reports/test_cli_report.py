@@ -7,14 +7,22 @@ from pathlib import Path
 import pytest
 
 from steering.client import Client
+from steering.engine.api import GenerationRequest
+from steering.errors import NonfiniteActivations, SteeringError
 from tests.app.cli.conftest import Steer
 from tests.app.running import running
 from tests.steering.workflows.linear import GAIN, LinearEngine
 
 
+def out_of_range(request: GenerationRequest, _: int) -> SteeringError | None:
+    """Fails beyond strength 5."""
+    beyond = any(one.spec.strength > 5.0 for one in request.plan.interventions)
+    return NonfiniteActivations("out of range") if beyond else None
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    engine = LinearEngine()
+    engine = LinearEngine(fails=out_of_range)
     with running(engine) as found:
         with Client(found) as client:
             client.register_vector("mood", {"2": engine.concept.tolist()}, scale={"2": GAIN})
@@ -52,6 +60,17 @@ def test_a_report_is_shown_and_written(steer: Steer, prompts: Path, tmp_path: Pa
     text = found["seeds"][0]["texts"][0]["steered"]
     assert text in written["md"]
     assert text in written["html"]
+
+
+def test_a_seed_of_which_nothing_was_judged_says_why(steer: Steer, prompts: Path, tmp_path: Path) -> None:
+    given = ["report", "mood", "--strength", "8", "--prompts", str(prompts), "--seeds", "3", "--side-effects", "mood"]
+    for suffix in ("md", "html"):
+        out = tmp_path / f"report.{suffix}"
+        printed, _ = steer(*given, "--out", str(out))
+        assert "seed 3: FAIL. The activations became non-finite." in printed
+        written = out.read_text(encoding="utf-8")
+        assert "The activations became non-finite." in written
+        assert "<table" not in written
 
 
 @pytest.mark.parametrize("arguments", [("--out", "report.pdf"), ("--seeds", "one")])

@@ -1,8 +1,10 @@
 """Old records, and old versions of vectors that nothing names, are deleted."""
 
+from datetime import UTC, datetime
+
 from steering.store.address import read_address
-from steering.store.pruning import prune_records, prune_versions
-from steering.store.records import JobRecord
+from steering.store.pruning import days_ago, prune_records, prune_versions
+from steering.store.records import JobRecord, now, utc_text
 from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
@@ -40,3 +42,9 @@ async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     assert done == {"jobs": 3, "audit": 3, "links": 1}
     assert [job.id for job in (await store.shared.jobs.find()).items] == ["job-running"]
     await store.close()
+
+
+def test_times_sort_as_texts_also_before_the_year_1000() -> None:
+    early = utc_text(datetime(999, 1, 2, tzinfo=UTC))
+    assert early == "0999-01-02T00:00:00.000000Z"
+    assert days_ago(500_000) < early < days_ago(1) < now()
