@@ -149,7 +149,11 @@ async def dose_response(
         warnings=tuple(warnings),
         scores=(
             unsteered.answer("unsteered"),
-            *(scores for strength, row in by_strength.items() for scores in scores_of(row, strength=strength)),
+            *(
+                scores
+                for strength, (ours, *controls) in by_strength.items()
+                for scores in scores_of(ours, dict(enumerate(controls)), strength=strength)
+            ),
         ),
     )
     if request.judging is None:
@@ -178,11 +182,10 @@ def _broken(rows: Mapping[float, Sequence[Trial]], points: Mapping[float, Evalua
     return [f"{what}: strength {', '.join(f'{one:g}' for one in found)}" for what, found in said.items() if found]
 
 
-def scores_of(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
-    """Yields every answer of the vector's trial, then of those of its random controls."""
-    ours, *controls = row
+def scores_of(ours: Trial, controls: Mapping[int, Trial], **place: Any) -> Iterator[ScoresAnswer]:
+    """Yields every answer of the vector's trial, then of those of its random controls by their numbers."""
     yield ours.answer("steered", **place)
-    for number, control in enumerate(controls):
+    for number, control in controls.items():
         yield control.answer("random", direction=number, **place)
 
 

@@ -13,6 +13,7 @@ from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
 from steering.plan.resolve import resolve
+from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import LayerSweepAnswer
 from steering.spec import InterventionSpec, SteeringSpec
 from tests.narrowing import present
@@ -96,6 +97,31 @@ async def test_vectors_layers_and_operations_are_compared_at_equal_kl(engine: Li
     assert all(present(point.chance) > point.moved.mean for point in tested)
     assert found.best is None
     assert sum("layer 3 left out" in one for one in found.warnings) == 2
+
+
+async def test_random_directions_that_a_bound_of_the_dose_refuses_at_one_strength_count_at_the_others(
+    engine: LinearEngine,
+) -> None:
+    """Random directions need a larger dose for the same KL: none of theirs may have 1 nat, and some not even a tenth."""
+    engine.info = replace(engine.info, typical_norms=(1.0,) * engine.info.layer_count)
+    found = await layer_sweep(
+        engine,
+        LayerSweepRequest(
+            planted_vector(engine), PROMPTS[:8], layers=(2,), strengths=(0.1, 1.0), unit="kl", sampling=SAMPLING,
+            guard=DoseGuard(5.0, "refuse"),
+        ),
+    )  # fmt: skip
+    low, high = [point for point in found.points if point.split == "test"]
+    assert low.chance is not None
+    assert high.chance is None
+    assert [
+        one for one in found.warnings if "chance is not known" in one and one.endswith(f"strength {high.strength:g}")
+    ]
+    rows = [(one.strength, present(one.direction)) for one in found.scores if one.arm == "random"]
+    assert {strength for strength, _ in rows} == {low.strength}
+    numbers = [number for _, number in rows]
+    assert numbers == sorted(set(numbers) & set(range(CONTROLS)))
+    assert 1 < len(numbers) <= max(numbers), "each direction keeps its number where others are left out"
 
 
 async def test_a_calibrated_vector_changes_neutral_text_by_one_nat_in_either_direction(engine: LinearEngine) -> None:
