@@ -296,14 +296,8 @@ class Context:
         }
         names = SamplingFields.model_fields.keys() - StructuredFields.model_fields.keys()
         sampling = SamplingParams(**{name: getattr(fields, name) for name in names} | changed)
-        return self.engine_request(ids, sampling, plan, readings)
-
-    def engine_request(
-        self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
-    ) -> GenerationRequest:
-        """Builds a request for the engine."""
         return GenerationRequest(
-            prompt,
+            ids,
             sampling,
             plan,
             readings,
