@@ -8,14 +8,13 @@ from steering.client.results import item_rows
 from steering.engine.api import SamplingParams
 from steering.errors import InvalidRequest
 from steering.lab.calibration import calibration, kl_of, neutral_answers, neutral_prompts
-from steering.lab.controls import GivenVectors, random_like
+from steering.lab.controls import planned, random_like
 from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
-from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import LayerSweepAnswer
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from tests.narrowing import present
 from tests.plans import change_at
 from tests.steering.lab.breaking_controls import breaking_controls
@@ -130,19 +129,18 @@ async def test_a_calibrated_vector_changes_neutral_text_by_one_nat_in_either_dir
     (point,) = answer.points
     assert [point.kl_positive, point.kl_negative] == [pytest.approx(1.0, rel=0.06)] * 2
     for strength, calibrated in ((1.0, point.positive), (-0.5, -0.5 * -present(point.negative))):
-        spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", strength=strength, unit="kl", layers=(2,)),))
-        plan = await resolve(spec, GivenVectors((replace(made, name="mood"),)), engine.info)
+        item = InterventionSpec(vector="mood", strength=strength, unit="kl", layers=(2,))
+        plan = await planned(engine.info, made, item)
         assert float(change_at(plan, 2).norm()) == pytest.approx(abs(present(calibrated)) * GAIN, rel=1e-4)
         if strength == 1.0:
             answered = await neutral_answers(engine, prompts, SAMPLING)
             assert (await kl_of(engine, answered, [plan]))[0] == pytest.approx(1.0, rel=0.06)
     for wrong, said in (({}, "needs a calibration"), ({"operation": "ablate"}, "operation 'add'")):
-        spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", unit="kl", layers=(2,), **wrong),))
+        item = InterventionSpec(vector="mood", unit="kl", layers=(2,), **wrong)
         with pytest.raises(InvalidRequest, match=said):
-            await resolve(spec, GivenVectors((replace(vector, name="mood"),)), engine.info)
-    spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", unit="kl", layers=(1, 2)),))
+            await planned(engine.info, vector, item)
     with pytest.raises(InvalidRequest, match="one layer"):
-        await resolve(spec, GivenVectors((replace(made, name="mood"),)), engine.info)
+        await planned(engine.info, made, InterventionSpec(vector="mood", unit="kl", layers=(1, 2)))
 
 
 async def test_layer_sweep_downwards(engine: LinearEngine) -> None:
