@@ -280,7 +280,7 @@ async def _written(context: Context, name: str, version: int | None) -> ConceptV
 async def _refusal(context: Context, name: str, error: VectorNotFound) -> errors.SteeringError:
     """Returns the error for changing a vector that the namespace of the request does not have: it may be a shared one."""
     try:
-        owner = await context.store.vectors.namespace_of(name)
+        owner = (await context.store.vectors.versions(name, 1)).namespace
     except VectorNotFound:
         return await context.with_suggestion(error, name)
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)

@@ -148,10 +148,10 @@ class Synchronization:
 async def prune(store: Store, settings: Settings) -> None:
     """Deletes old entries of the audit log, old jobs, old results of batches and old links."""
     try:
-        await store.audit.prune(_days_ago(settings.audit_days))
-        await store.servers.prune_jobs(_days_ago(settings.job_days))
-        await store.outputs.prune(_days_ago(settings.output_days))
-        await store.prune_links(_days_ago(settings.link_days))
+        await store.prune("audit", _days_ago(settings.audit_days))
+        await store.prune("jobs", _days_ago(settings.job_days))
+        await store.prune("job_outputs", _days_ago(settings.output_days))
+        await store.prune("links", _days_ago(settings.link_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)
 

@@ -190,14 +190,6 @@ class Vectors(Namespaced):
         oldest = page[-1]
         return VersionPage(oldest.namespace, versions, oldest.version if oldest.version > 1 else None, damaged)
 
-    async def namespace_of(self, name: str) -> str:
-        """Returns the namespace of the versions of a name that are seen. Raises VectorNotFound."""
-        seen = (seen_from(VectorRow, self.namespace), VectorRow.name == check_name(name))
-        rows = await self.database.rows(select(VectorRow.namespace).where(*seen).limit(1))
-        if not rows:
-            raise vector_not_found(name, None)
-        return str(rows[0].namespace)
-
     async def delete(
         self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
     ) -> None:
