@@ -108,7 +108,7 @@ def checker(acknowledged: dict[str, int]) -> Work:
         [(verdict,)] = await store.database.rows(text("PRAGMA integrity_check"))
         if verdict != "ok":
             problems.append(f"integrity check: {verdict}")
-        found = {vector.name: vector.version for vector in (await store.shared.vectors.find(), 200).items}
+        found = {vector.name: vector.version for vector in (await store.shared.vectors.find(200)).items}
         for name, count in acknowledged.items():
             newest = found.get(name, 0)
             if not count <= newest <= count + 1:
