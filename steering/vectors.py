@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 
 from steering.cards import MapForm, QualityCard, Recommended
-from steering.errors import InvalidRequest, VectorModelMismatch
+from steering.errors import InvalidRequest, VectorModelMismatch, VectorNotFound
 from steering.maps import LowRankMap
 from steering.shapes import Direction, Float, Tensor
 from steering.spec import INLINE_PREFIX, MAX_RANK
@@ -152,11 +152,29 @@ class ConceptVector(VectorSummary):
         return self.layers[layer]
 
 
+@runtime_checkable
 class VectorSource(Protocol):
     """Looks up vectors by name: all that resolving a spec needs."""
 
     async def get(self, name: str, version: int | None = None) -> ConceptVector:
         """Returns the newest or the given version. Raises VectorNotFound, StoreCorrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsByName:
+    """A VectorSource of some names with a vector or a source of their own; all others are looked up in `rest`.
+    entries: the vector or the source of a name as it is written (`mood` or `mood@3`).
+    rest: where all other names are looked up, if anywhere."""
+
+    entries: Mapping[str, ConceptVector | VectorSource]
+    rest: VectorSource | None = None
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get."""
+        entry = self.entries.get(str(VectorId(name, version)), self.rest)
+        if entry is None:
+            raise VectorNotFound(f"there is no vector {name!r}", param="vector")
+        return entry if isinstance(entry, ConceptVector) else await entry.get(name, version)
 
 
 def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:

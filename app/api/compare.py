@@ -29,7 +29,7 @@ from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage
 from steering.schemas.comparison import ArmAnswer, ArmErrorAnswer, ArmFields, CompareAnswer, CompareRequest
 from steering.workflows import comparison as workflow
-from steering.workflows.comparison import Arm, ArmEvent, ArmResult
+from steering.workflows.comparison import ArmEvent, ArmResult
 from steering.workflows.measures import LOGITS_BOUND
 
 router = APIRouter(route_class=ApiRoute, tags=["generation"])
@@ -58,7 +58,7 @@ class Comparison:
     @property
     def cost(self) -> int:
         """The tokens that count against the limit of the key."""
-        return sum(len(arm.prompt) for arm in self.work.arms) + self.rows * self.work.sampling.max_tokens
+        return sum(len(arm.prompt) + self.work.n * arm.sampling.max_tokens for arm in self.work.arms.values())
 
     async def run(self) -> Callable[[], CompareAnswer]:
         """Returns what builds the response, in a thread, when the last answer has ended."""
@@ -67,7 +67,7 @@ class Comparison:
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yields `token` events that name their arm, an `error` event for each failed arm, then `done`."""
         engine = self.context.engine
-        phases = {arm.name: phases_of(arm.plan, engine.tokenizer) for arm in self.work.arms}
+        phases = {name: phases_of(arm.plan, engine.tokenizer) for name, arm in self.work.arms.items()}
         async with aclosing(workflow.stream(engine, self.work)) as results:
             async for one in results:
                 if isinstance(one, ArmEvent):
@@ -85,13 +85,14 @@ class Comparison:
         return CompareAnswer(
             id=f"cmp-{secrets.token_hex(12)}",
             model=self.context.engine.info.name,
-            seed=self.work.sampling.seed,
+            seed=self.work.arms[self.work.baseline].sampling.seed,
             baseline=self.work.baseline,
-            arms=[self._arm(arm, one) for arm, one in zip(self.work.arms, results, strict=True)],
+            arms=list(map(self._arm, results)),
         )
 
-    def _arm(self, arm: Arm, result: ArmResult) -> ArmAnswer:
-        record = record_of(self.context, arm.prompt, self.work.sampling, arm.plan, self.work.n)
+    def _arm(self, result: ArmResult) -> ArmAnswer:
+        arm = self.work.arms[result.name]
+        record = record_of(self.context, arm.prompt, arm.sampling, arm.plan, self.work.n)
         return ArmAnswer(
             name=result.name,
             choices=choice_answers(result.answers, self.context.engine.tokenizer, arm.plan, tokens=self.tokens),
@@ -110,25 +111,21 @@ async def _prepare(context: Context, body: CompareRequest) -> Comparison:
         check_limit(len(body.strengths), settings.max_arms, "arms", "strengths")
     fields = _arms(body)
     check_limit(len(fields), settings.max_arms, "arms", "arms")
+    workflow.check_names([arm.name for arm in fields])
     prompt = context.prompt_of(body)
     readings = await context.readings(body.readout)
     requests = []
     for arm in fields:
         given = _with_system(prompt, arm.system)
-        requests.append(await context.request(given, body, await context.plan(arm.steering, given)))
+        requests.append(await context.request(given, body, await context.plan(arm.steering, given), readings))
+    # with one seed, where each request has drawn its own, and a length that every prompt leaves room for
     max_tokens = min(request.sampling.max_tokens for request in requests)
-    arms = [Arm(arm.name, request.prompt, request.plan) for arm, request in zip(fields, requests, strict=True)]
+    sampling = replace(requests[0].sampling, max_tokens=max_tokens)
+    arms = {arm.name: replace(request, sampling=sampling) for arm, request in zip(fields, requests, strict=True)}
     # the KL divergence: logits of one answer under two plans, in pieces and then as one tensor
     logits = min((max_tokens + 1) * context.engine.info.vocab_size, LOGITS_BOUND) * 4
     context.admission.reserve(2 * 2 * logits + listed_bytes(body, len(arms) * body.n * max_tokens))
-    work = workflow.Comparison(
-        arms=tuple(arms),
-        baseline=body.baseline if body.baseline is not None else arms[0].name,
-        sampling=replace(requests[0].sampling, max_tokens=max_tokens),
-        n=body.n,
-        readings=readings,
-        request=context.engine_request,
-    )
+    work = workflow.Comparison(arms, body.baseline if body.baseline is not None else fields[0].name, body.n)
     return Comparison(context, work, body.lists_tokens)
 
 

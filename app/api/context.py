@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 from starlette.requests import Request
 
-from app.api.limits import AllowedVectors, RequestLimits, VectorsByName
+from app.api.limits import AllowedVectors, RequestLimits
 from app.api.policy import DefaultSteering, Policy, not_applied
 from app.core.admission import Admission, Key, check_limit
 from app.core.settings import Settings
@@ -45,7 +45,7 @@ from steering.spec import InterventionSpec, SteeringSpec, in_answers, is_inline,
 from steering.store.database import Writer
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorId, VectorSource
+from steering.vectors import ConceptVector, VectorId, VectorsByName, VectorSource
 from steering.workflows.readout import reading_at
 
 SUGGESTED_FROM = 200
@@ -296,14 +296,8 @@ class Context:
         }
         names = SamplingFields.model_fields.keys() - StructuredFields.model_fields.keys()
         sampling = SamplingParams(**{name: getattr(fields, name) for name in names} | changed)
-        return self.engine_request(ids, sampling, plan, readings)
-
-    def engine_request(
-        self, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, readings: tuple[Reading, ...] = ()
-    ) -> GenerationRequest:
-        """Builds a request for the engine."""
         return GenerationRequest(
-            prompt,
+            ids,
             sampling,
             plan,
             readings,

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context
-from app.api.limits import VectorsByName
 from app.core.admission import check_limit
 from app.core.answers import ALTERNATIVE_BYTES, Event, event_in_thread, event_stream, json_in_thread
 from app.core.requests import ApiRoute, needs
@@ -43,7 +42,7 @@ from steering.spec import (
     pinned,
     vector_names,
 )
-from steering.vectors import ConceptVector, VectorId, VectorSource
+from steering.vectors import ConceptVector, VectorId, VectorsByName, VectorSource
 from steering.workflows.generate import Answer, answers, assemble, choices, interleaved, means, stream_events
 
 _GENERATE = needs("generate")

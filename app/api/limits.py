@@ -1,12 +1,12 @@
 """What a request may steer with (the limits of the operator, the policy and its key), and where the vectors of its names are looked up."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from app.core.errors import InsufficientScope
 from app.core.settings import Settings
-from steering.errors import InvalidRequest, VectorNotFound
+from steering.errors import InvalidRequest
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED
 from steering.plan.resolve import check_model
@@ -88,23 +88,6 @@ class AllowedVectors:
         vector = await self.source.get(name, version)
         self.limits.check_vector(vector)
         return vector
-
-
-@dataclass(frozen=True, slots=True)
-class VectorsByName:
-    """A VectorSource of some names with a vector or a source of their own; all others are looked up in `rest`.
-    entries: the vector or the source of a name as it is written (`mood` or `mood@3`).
-    rest: where all other names are looked up, if anywhere."""
-
-    entries: Mapping[str, ConceptVector | VectorSource]
-    rest: VectorSource | None = None
-
-    async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """See VectorSource.get."""
-        entry = self.entries.get(str(VectorId(name, version)), self.rest)
-        if entry is None:
-            raise VectorNotFound(f"there is no vector {name!r}", param="vector")
-        return entry if isinstance(entry, ConceptVector) else await entry.get(name, version)
 
 
 async def find_vectors(names: Iterable[str], store: VectorSource, info: ModelInfo) -> dict[str, ConceptVector]:

@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
-from app.api.limits import RequestLimits, VectorsByName, find_vectors, storable
+from app.api.limits import RequestLimits, find_vectors, storable
 from app.core.admission import check_limit
 from app.core.errors import MonitorNotFound, PolicyInvalid
 from app.core.requests import ApiRoute, StateDep, needs
@@ -41,7 +41,7 @@ from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicyAnswer, Po
 from steering.spec import SteeringSpec, vector_names
 from steering.store.store import NamespaceStore, Store
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, VectorId
+from steering.vectors import ConceptVector, VectorId, VectorsByName
 from steering.workflows.readout import NeutralCache, reading_at
 
 log = structlog.get_logger(__name__)

@@ -39,7 +39,7 @@ from steering.schemas.extraction import DistilRequest, ExtractRequest
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
 from steering.store.blob import decode, encode
-from steering.store.records import Page, VectorFilter
+from steering.store.records import Page
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
@@ -114,8 +114,8 @@ async def import_vector(
 async def find(query: Annotated[schemas.VectorQuery, Query()], context: ContextDep) -> Response:
     """Lists the newest version of each name, by name."""
     check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    where = VectorFilter(query.tag, query.method, query.search)
-    page = await context.store.vectors.find(where, query.limit, query.cursor)
+    wanted = {"tag": query.tag, "method": query.method, "search": query.search}
+    page = await context.store.vectors.find(query.limit, query.cursor, **wanted)
 
     def build() -> VectorPageAnswer:
         found, warnings = [vector_answer(vector) for vector in page.items], damage_warnings(page.damaged)
@@ -280,7 +280,7 @@ async def _written(context: Context, name: str, version: int | None) -> ConceptV
 async def _refusal(context: Context, name: str, error: VectorNotFound) -> errors.SteeringError:
     """Returns the error for changing a vector that the namespace of the request does not have: it may be a shared one."""
     try:
-        owner = await context.store.vectors.namespace_of(name)
+        owner = (await context.store.vectors.versions(name, 1)).namespace
     except VectorNotFound:
         return await context.with_suggestion(error, name)
     return error if owner == context.namespace else foreign("vector", name, owner, context.namespace)
@@ -347,7 +347,7 @@ async def vector_pages(store: NamespaceStore) -> AsyncIterator[Page[VectorSummar
     """Yields the newest version of each visible name, by name, a page at a time."""
     cursor: str | None = None
     while True:
-        page = await store.vectors.find(VectorFilter(), _PAGE, cursor)
+        page = await store.vectors.find(_PAGE, cursor)
         yield page
         cursor = page.next_cursor
         if cursor is None:

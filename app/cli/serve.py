@@ -160,13 +160,12 @@ def prune(
     from steering.store import pruning  # noqa: PLC0415
 
     settings, address = settings_of({}), _address(url)
-    counts = pruning.prune_records(
-        address,
-        jobs_before=pruning.days_ago(jobs or settings.job_days),
-        audit_before=pruning.days_ago(audit or settings.audit_days),
-        links_before=pruning.days_ago(links or settings.link_days),
-        dry_run=dry_run,
-    )
+    before: dict[pruning.Aging, str] = {
+        "jobs": pruning.days_ago(jobs or settings.job_days),
+        "audit": pruning.days_ago(audit or settings.audit_days),
+        "links": pruning.days_ago(links or settings.link_days),
+    }
+    counts = pruning.prune_records(address, before, dry_run=dry_run)
     verb = "would delete" if dry_run else "deleted"
     for name, count in counts.items():
         console.print(f"{verb} {count} rows of {name}")

@@ -141,9 +141,9 @@ class Synchronization:
 async def prune(store: Store, settings: Settings) -> None:
     """Deletes old entries of the audit log, old jobs, old results of batches and old links."""
     try:
-        await store.audit.prune(days_ago(settings.audit_days))
-        await store.servers.prune_jobs(days_ago(settings.job_days))
-        await store.outputs.prune(days_ago(settings.output_days))
-        await store.prune_links(days_ago(settings.link_days))
+        await store.prune("audit", days_ago(settings.audit_days))
+        await store.prune("jobs", days_ago(settings.job_days))
+        await store.prune("job_outputs", days_ago(settings.output_days))
+        await store.prune("links", days_ago(settings.link_days))
     except SteeringError as error:
         log.warning("database_not_pruned", code=error.code)

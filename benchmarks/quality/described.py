@@ -19,10 +19,9 @@ from steering.concepts import ConceptEntry
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
 from steering.engine.api import Engine, SamplingParams
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.model.embedded import EMBEDDED_MODEL
-from steering.plan.resolve import resolve
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, Description, describe
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
@@ -69,7 +68,7 @@ async def _shifts(engine: Engine, vector: ConceptVector, layer: int) -> dict[str
     scores: dict[float, list[float]] = {}
     for signed in (0.0, strength, -strength):
         items = (InterventionSpec(vector=vector.name, strength=signed, layers=(layer,)),) if signed else ()
-        plan = await resolve(SteeringSpec(interventions=items), GivenVectors((vector,)), engine.info, guard=UNGUARDED)
+        plan = await planned(engine.info, vector, *items)
         answers = await background(engine, [replace(one, plan=plan) for one in seeded(prompts, SAMPLING)])
         read = await read_texts(engine, [one.text.strip() or "." for one in answers], (reading,))
         scores[signed] = [one["own"] for one in read]

@@ -28,12 +28,11 @@ from steering.auroc import auroc
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_report_prompts
 from steering.engine.api import Engine, Prompt, SamplingParams
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.lab.distil import PROMPTS, DistilRequest, distil
 from steering.pairs import ChatMessage
-from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
 from steering.workflows.generate import Answer, background, seeded
@@ -154,8 +153,7 @@ async def answered(
 
 async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> SteeringPlan:
     item = InterventionSpec(vector=vector.name, operation="apply", strength=strength)
-    spec = SteeringSpec(interventions=(item,))
-    return await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
+    return await planned(engine.info, vector, item)
 
 
 async def read(

@@ -7,10 +7,9 @@ from benchmarks.quality.concepts import Profile, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
 from steering.injection.readings import Reading
-from steering.lab.controls import UNGUARDED, GivenVectors
-from steering.plan.resolve import resolve
+from steering.lab.controls import planned
 from steering.plan.types import SteeringPlan
-from steering.spec import SteeringSpec
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Answer, background
 
@@ -53,8 +52,8 @@ async def held(engine: Engine, concept: str, profile: Profile) -> list[dict[str,
 
 
 async def _plan(engine: Engine, vector: ConceptVector, fields: dict[str, Any]) -> SteeringPlan:
-    spec = SteeringSpec.model_validate({"interventions": [{"vector": vector.name, **fields}]})
-    return await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
+    item = InterventionSpec.model_validate({"vector": vector.name, **fields})
+    return await planned(engine.info, vector, item)
 
 
 async def _answers(

@@ -20,10 +20,10 @@ from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, SamplingParams
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.pairs import ChatMessage, PairSet
-from steering.plan.resolve import resolve
-from steering.spec import SteeringSpec
+from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import background, seeded
@@ -140,9 +140,14 @@ async def measured(engine: Engine, arms: dict[str, Any]) -> dict[str, Any]:
     ):
         missing = {name: 0.0} if operation is None else {f"{name} {strength:g}": strength for strength in STRENGTHS}
         missing = {arm: strength for arm, strength in missing.items() if arm not in arms}
-        vectors = (await _fitted(engine, negatives, layer),) if missing and operation else ()
+        vector = await _fitted(engine, negatives, layer) if missing and operation else None
         for arm, strength in missing.items():
-            arms[arm] = await _declined(engine, vectors, layer, asked, operation, strength)
+            plan = UNSTEERED
+            if vector is not None:
+                item = {"vector": "harm", "operation": operation, "strength": strength, "layers": [layer]}
+                spec = InterventionSpec.model_validate({**item, "scope": {"tokens": "generated"}})
+                plan = await planned(engine.info, vector, spec)
+            arms[arm] = await _declined(engine, plan, asked)
             print(arm, {kind: one["declined"] for kind, one in arms[arm].items()}, flush=True)
     return {"layer": layer, "counts": {kind: len(one) for kind, one in asked.items()}, "arms": arms}
 
@@ -155,18 +160,7 @@ async def _fitted(engine: Engine, negatives: Sequence[str], layer: int) -> Conce
     return await extract(engine, request)
 
 
-async def _declined(
-    engine: Engine,
-    vectors: tuple[ConceptVector, ...],
-    layer: int,
-    asked: Mapping[str, Sequence[str]],
-    operation: str | None,
-    strength: float,
-) -> dict[str, Any]:
-    item = {"vector": "harm", "operation": operation, "strength": strength, "layers": [layer]}
-    interventions = [] if operation is None else [{**item, "scope": {"tokens": "generated"}}]
-    spec = SteeringSpec.model_validate({"interventions": interventions})
-    plan = await resolve(spec, GivenVectors(vectors), engine.info, guard=UNGUARDED)
+async def _declined(engine: Engine, plan: SteeringPlan, asked: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     found = {}
     for kind, prompts in asked.items():
         requests = seeded(as_prompts(engine, prompts), SAMPLING)

@@ -61,19 +61,6 @@ def check_activations(method: str, min_examples: int, positive: Positives, negat
         raise NonfiniteActivations("the activations contain NaN or infinity, so no direction can be fitted")
 
 
-def ridge(rows: Float[Tensor, "row d_model"], wanted: Float[Tensor, "row"], penalty: float) -> Float[Tensor, "d_model"]:
-    """Returns the w that minimizes |rows w - wanted|^2 + penalty |w|^2: (X^T X + l I)^-1 X^T y = X^T (X X^T + l I)^-1 y, solved in
-    the smaller of the two dimensions. rows and wanted in float64, penalty above 0."""
-    examples, d_model = rows.shape
-    if examples > d_model:
-        inner: Tensor = torch.linalg.solve(
-            rows.T @ rows + penalty * torch.eye(d_model, dtype=rows.dtype), rows.T @ wanted
-        )
-        return inner
-    found: Tensor = rows.T @ torch.linalg.solve(rows @ rows.T + penalty * torch.eye(examples, dtype=rows.dtype), wanted)
-    return found
-
-
 def mean_shift(positive: Positives, negative: Negatives) -> Direction:
     """Returns delta = mean(X+) - mean(X-), (d_model,), in float64 so that the order of the examples does not matter."""
     return positive.double().mean(0) - negative.double().mean(0)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from steering.extraction.base import MeanDifference, Negatives, Positives, ridge
+from steering.extraction.base import MeanDifference, Negatives, Positives
 from steering.maps import LowRankMap
 from steering.vectors import LayerDirection
 
@@ -28,13 +28,13 @@ class Clas(MeanDifference):
         positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
     ) -> tuple[LowRankMap, float]:
         """See the class. The map is of rank 1 as it is, so the share kept is 1."""
+        from sklearn.linear_model import Ridge  # noqa: PLC0415 - takes a second to import
+
         upper, lower, direction = positive.double(), negative.double(), found.direction.double()
         poles = upper if paired else upper.mean(0)
         lacking = (poles - lower) @ direction / found.scale
         rows, wanted = torch.cat([upper, lower]), torch.cat([torch.zeros(len(upper), dtype=torch.float64), lacking])
-        middle, level = rows.mean(0), wanted.mean()
-        centred = rows - middle
-        penalty = RIDGE * float(centred.square().sum(1).mean())
-        weights = ridge(centred, wanted - level, penalty)
-        bias = (level - weights @ middle)[None]
-        return LowRankMap.of(weights[None], found.scale * found.direction[None], bias), 1.0
+        penalty = RIDGE * float((rows - rows.mean(0)).square().sum(1).mean())
+        model = Ridge(penalty).fit(rows.numpy(), wanted.numpy())
+        read, bias = torch.from_numpy(model.coef_)[None], torch.tensor([model.intercept_])
+        return LowRankMap.of(read, found.scale * found.direction[None], bias), 1.0

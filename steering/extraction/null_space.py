@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from steering.errors import InvalidRequest
-from steering.extraction.base import NOISE_FLOOR, MeanDifference, Negatives, Positives, ridge
+from steering.extraction.base import NOISE_FLOOR, MeanDifference, Negatives, Positives
 from steering.maps import LowRankMap
 from steering.vectors import LayerDirection
 
@@ -32,6 +33,8 @@ class NullSpace(MeanDifference):
         positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
     ) -> tuple[LowRankMap, float]:
         """See the class. The map is of rank 1 as it is, so the share kept is 1."""
+        from sklearn.linear_model import Ridge  # noqa: PLC0415 - takes a second to import
+
         upper, lower = positive.double(), negative.double()
         middle = lower.mean(0)
         noise = NOISE_FLOOR * float(upper.norm(dim=1).median())
@@ -47,7 +50,8 @@ class NullSpace(MeanDifference):
                 "the positives differ from the negatives only where the negatives vary themselves, so no map spares them",
                 param="pairs",
             )
-        weights = ridge(rows, torch.ones(len(rows), dtype=rows.dtype), RIDGE * length)
+        model = Ridge(RIDGE * length, fit_intercept=False).fit(rows.numpy(), np.ones(len(rows)))
+        weights = torch.from_numpy(model.coef_)
         weights = weights / (rows @ weights).mean()  # the mean positive gets the whole step
         write = found.scale * found.direction[None]
         return LowRankMap.of(weights[None], write, -(weights @ middle)[None]), 1.0

@@ -15,12 +15,11 @@ from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
 from steering.engine.prompts import encode_with_plans
 from steering.errors import NonfiniteActivations
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import UNGUARDED, planned
 from steering.lab.trials import LOGITS_AT_ONCE, WRITING, evaluation_prompts
-from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas.evaluation import CalibratedAnswer, CalibrationAnswer
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows import generate
@@ -58,8 +57,7 @@ class Place:
 
     async def plan(self, engine: Engine, strength: float, guard: DoseGuard = UNGUARDED) -> SteeringPlan:
         """Resolves the intervention. Raises DoseExceeded where the guard refuses it."""
-        spec = SteeringSpec(interventions=(self.spec(strength),))
-        return await resolve(spec, GivenVectors((self.vector,)), engine.info, guard=guard)
+        return await planned(engine.info, self.vector, self.spec(strength), guard=guard)
 
 
 @dataclass(slots=True)

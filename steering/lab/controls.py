@@ -1,20 +1,20 @@
 """Plans with other vectors in place of those of a request: random ones of the same dose, or one from half of the pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
 import torch
 
 from steering.engine.api import Engine
-from steering.errors import DoseExceeded, VectorNotFound
+from steering.errors import DoseExceeded
 from steering.extraction import METHODS
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
-from steering.spec import InterventionSpec, SteeringSpec
-from steering.vectors import ConceptVector, LayerDirection, random_directions
+from steering.spec import InterventionSpec, SteeringSpec, vector_names
+from steering.vectors import ConceptVector, LayerDirection, VectorsByName, random_directions
 from steering.workflows.extract import START, ExtractionRequest, extract
 from steering.workflows.texts import subset
 
@@ -22,18 +22,12 @@ UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GivenVectors:
-    """A VectorSource over vectors that need not be stored."""
-
-    vectors: tuple[ConceptVector, ...]
-
-    async def get(self, name: str, version: int | None = None) -> ConceptVector:
-        """Returns the vector of that name and, where given, version. Raises VectorNotFound."""
-        for vector in self.vectors:
-            if vector.name == name and version in (None, vector.version):
-                return vector
-        raise VectorNotFound(f"no vector {name!r} among those given", param="vector")
+async def planned(
+    info: ModelInfo, vector: ConceptVector, *items: InterventionSpec, guard: DoseGuard = UNGUARDED
+) -> SteeringPlan:
+    """Resolves interventions whose every name stands for one vector, which need not be stored. Raises what `resolve` raises."""
+    spec = SteeringSpec(interventions=items)
+    return await resolve(spec, VectorsByName(dict.fromkeys(vector_names(spec), vector)), info, guard=guard)
 
 
 async def plan_at(
@@ -42,7 +36,7 @@ async def plan_at(
     """Resolves an add of `strength` natural scales at each of the layers; the empty plan for 0. Raises DoseExceeded."""
     intervention = InterventionSpec(vector=vector.name, strength=float(strength), layers=tuple(layers))
     try:
-        return await resolve(SteeringSpec(interventions=(intervention,)), GivenVectors((vector,)), info, guard=guard)
+        return await planned(info, vector, intervention, guard=guard)
     except DoseExceeded as error:
         raise DoseExceeded(f"strength {strength:g}: {error.message}", param="strengths") from None
 
@@ -114,4 +108,5 @@ async def fewer_pairs_plan(
 async def _with_vectors(info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]) -> SteeringPlan:
     guard = DoseGuard(inf, "off") if plan.dose_bound is None else DoseGuard(plan.dose_bound, "clamp")
     spec = SteeringSpec(interventions=plan.spec.interventions[: plan.own])  # the engine adds what is mandatory
-    return await resolve(spec, GivenVectors(tuple(vectors.values())), info, guard=guard)
+    by_name = {name: one for one in vectors.values() for name in (one.name, one.id)}
+    return await resolve(spec, VectorsByName(by_name), info, guard=guard)

@@ -15,13 +15,12 @@ from steering.concepts.loader import load_neutral_texts
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Prompt
 from steering.engine.capabilities import unembedding_of
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.model.info import ModelInfo
-from steering.plan.resolve import resolve
 from steering.schemas.latent_space import FeatureAnswer
 from steering.schemas.reading import ReadToken
 from steering.shapes import Direction, Float, Residual, Tensor
-from steering.spec import InterventionSpec, SteeringSpec, TokenScope
+from steering.spec import InterventionSpec, TokenScope
 from steering.strict_json import load_json
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
@@ -328,7 +327,7 @@ async def output_scores(
         item = InterventionSpec(
             vector="feature", strength=DOSE, unit="relative", layers=(layer,), scope=TokenScope(tokens="last")
         )
-        plan = await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
+        plan = await planned(info, vector, item)
         (steered,) = await engine.capture([CapturePrompt(ids, plan)], spec)
         found.append(await run_in_thread(_output_score, plain, steered, tokens))
     return found

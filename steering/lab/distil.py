@@ -23,14 +23,13 @@ from steering.extraction.base import MeanDifference
 from steering.extraction.card import strengths_to_try
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
 from steering.lab.calibration import NEAR, StrengthSearch, token_divergences
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.layer_indices import layer_indices
 from steering.maps import LowRankMap, Rows
 from steering.pairs import ChatMessage, ContrastivePair, PairSet, dataset_digest
-from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.shapes import Float, Tensor
-from steering.spec import MAX_RANK, InterventionSpec, SteeringSpec
+from steering.spec import MAX_RANK, InterventionSpec
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, check_name
 from steering.workflows.describe import under
@@ -318,7 +317,7 @@ async def _plan(engine: Engine, maps: Mapping[int, LowRankMap]) -> SteeringPlan:
     info = engine.info
     vector = registered(info, "distilled", {}, maps={str(layer): found for layer, found in maps.items()})
     item = InterventionSpec(vector="distilled", operation="apply", layers=tuple(maps))
-    return await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), info, guard=UNGUARDED)
+    return await planned(info, vector, item)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,8 @@ from steering.workflows.generate import Progress, ignore_progress, progress_of_p
 DOSE_STRENGTHS = (-4.0, -2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 DOSE_PROMPTS, NEUTRAL, FIRST_NEUTRAL = 16, 8, 64
 """How many of the package's neutral prompts are answered, and how many from which on show the damage."""
+WARNINGS = "evaluation_warnings"
+"""The key of the provenance that lists the warnings of the card that an evaluation added."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +151,11 @@ async def dose_response(
         warnings=tuple(warnings),
         scores=(
             unsteered.answer("unsteered"),
-            *(scores for strength, row in by_strength.items() for scores in scores_of(row, strength=strength)),
+            *(
+                scores
+                for strength, (ours, *controls) in by_strength.items()
+                for scores in scores_of(ours, dict(enumerate(controls)), strength=strength)
+            ),
         ),
     )
     if request.judging is None:
@@ -178,11 +184,10 @@ def _broken(rows: Mapping[float, Sequence[Trial]], points: Mapping[float, Evalua
     return [f"{what}: strength {', '.join(f'{one:g}' for one in found)}" for what, found in said.items() if found]
 
 
-def scores_of(row: Sequence[Trial], **place: Any) -> Iterator[ScoresAnswer]:
-    """Yields every answer of the vector's trial, then of those of its random controls."""
-    ours, *controls = row
+def scores_of(ours: Trial, controls: Mapping[int, Trial], **place: Any) -> Iterator[ScoresAnswer]:
+    """Yields every answer of the vector's trial, then of those of its random controls by their numbers."""
     yield ours.answer("steered", **place)
-    for number, control in enumerate(controls):
+    for number, control in controls.items():
         yield control.answer("random", direction=number, **place)
 
 
@@ -197,12 +202,23 @@ def unproved(where: str, on_average: Sequence[bool | None]) -> str:
 
 def with_evidence(vector: ConceptVector, response: DoseResponseAnswer) -> ConceptVector:
     """Returns the vector with the dose-response on its card and its ranges as the recommendation, which may be none."""
-    card = vector.quality or QualityCard(pairs=0, holdout=0, layers={})
-    warnings = tuple(dict.fromkeys((*card.warnings, *response.warnings)))
+    vector, card = _with_warnings(vector, response.warnings)
     names = [field.name for field in fields(DosePoint)]
     points = tuple(DosePoint(**{name: getattr(one, name) for name in names}) for one in response.points)
-    card = replace(card, dose_response=points, anti_steered=response.anti_steered, warnings=warnings)
+    card = replace(card, dose_response=points, anti_steered=response.anti_steered)
     return _proved(vector, card, response.recommended, {"vector": response.vector}, response.reading_layer)
+
+
+def _with_warnings(vector: ConceptVector, warnings: Sequence[str]) -> tuple[ConceptVector, QualityCard]:
+    """Returns the vector, and its card with the warnings of an evaluation in place of those of the one before, which the
+    provenance names."""
+    card = vector.quality or QualityCard(pairs=0, holdout=0, layers={})
+    before = vector.provenance.get(WARNINGS)
+    before = before if isinstance(before, list) else []  # a vector from a file may have anything there
+    kept = [one for one in card.warnings if one not in before]
+    added = [one for one in dict.fromkeys(warnings) if one not in kept]
+    card = replace(card, warnings=(*kept, *added))
+    return replace(vector, quality=card, provenance={**vector.provenance, WARNINGS: added}), card
 
 
 def _proved(
@@ -223,10 +239,9 @@ def with_shipped_evidence(vector: ConceptVector, concept: str) -> ConceptVector:
     origin = made.get("dataset"), made.get("method"), str(made.get("position"))
     if origin != (found.dataset, found.method, found.position):
         return vector
-    warnings = (*vector.quality.warnings, *(() if found.claims else (found.summary,)))
-    card = replace(vector.quality, warnings=warnings)
+    vector, card = _with_warnings(vector, () if found.claims else (found.summary,))
     if not found.claims and found.moves_on_average:
-        return replace(vector, quality=card)
+        return vector
     card = replace(card, dose_response=found.points, anti_steered=found.anti_steered)
     ranges = found.strength, found.negative
     margin = trials.closest_margin({point.strength: point.margin for point in found.points}, *ranges)

@@ -100,9 +100,10 @@ def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tried:
-    """One place at one strength, in natural scales."""
+    """One place at one strength, in natural scales. share: the strength that was asked for."""
 
     place: Place
+    share: float
     strength: float
     plan: SteeringPlan
 
@@ -179,7 +180,7 @@ class _Sweep:
                         raise
                     warnings.append(f"layer {place.layer} at {strength:g} left out: {error.message}")
                 else:
-                    tried.append(_Tried(place, strength * size, plan))
+                    tried.append(_Tried(place, strength, strength * size, plan))
             if not size:
                 warnings.append(
                     f"layer {place.layer} left out: no strength tried changes neutral text by {KL_LIMIT:g} nat"
@@ -220,18 +221,17 @@ class _Sweep:
         arms = random_arms(alone, self.request.sampling.seed, trials.CONTROLS)
         controls = await self.tried([Place(arm, place.layer, place.sign) for arm in arms], [])
         unsteered, found = await self.run(setup.test, [*there, *controls], progress)
-        ours, by_place = found[: len(there)], dict[Place, list[Trial]]()
-        for control, trial in zip(controls, found[len(there) :], strict=True):
-            by_place.setdefault(control.place, []).append(trial)
-        rows = list(zip(*(row for row in by_place.values() if len(row) == len(there)), strict=True))
+        ours, others = found[: len(there)], list(zip(controls, found[len(there) :], strict=True))
         points, sound = await self.points(there, ours, unsteered, "test"), dict[float, Sequence[Trial]]()
         scores = [unsteered.answer("unsteered", split="test")]
-        for one, trial, row in zip(there, ours, rows or [()] * len(there), strict=True):
-            scores += scores_of([trial, *row], split="test", **_where(one))
+        for one, trial in zip(there, ours, strict=True):
+            # a bound of the dose may leave out a random direction at some of the strengths
+            row = {arms.index(by.place.vector): control for by, control in others if by.share == one.share}
+            scores += scores_of(trial, row, split="test", **_where(one))
             if trial.broken is not None:
                 continue
-            sound[one.strength] = row
-            if count := sum(control.broken is not None for control in row):
+            sound[one.strength] = list(row.values())
+            if count := sum(control.broken is not None for control in row.values()):
                 self.warnings.append(
                     f"{count} of {len(row)} random directions made activations non-finite at layer {place.layer}, strength "
                     f"{one.strength:g}, and do not count for chance"

@@ -118,7 +118,6 @@ class Transfer:
     to_layer: int
     anchors: int
     explained: float
-    penalty: float
     cosine: float
     auroc: Mapping[str, Estimate | None]
     warnings: tuple[str, ...] = ()
@@ -278,7 +277,6 @@ def _result(source: Side, target: Side, request: TransferRequest, carried: Affin
         to_layer=target.layer,
         anchors=len(request.anchors),
         explained=carried.explained,
-        penalty=carried.penalty,
         cosine=float(torch.nn.functional.cosine_similarity(entry.direction, native.direction, dim=0)),
         auroc={
             "source": estimate_auroc(source.measured(division, source_fold)),

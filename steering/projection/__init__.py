@@ -18,12 +18,11 @@ from steering.registry import Registry
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
     """points (example, dims). Where the projection is linear: explained_variance per dimension as a share of all
-    variance, and basis (dims, d_model), mean (d_model,), so that directions can be drawn in it."""
+    variance, and basis (dims, d_model), so that directions can be drawn in it."""
 
     points: NDArray[np.float32]
     explained_variance: tuple[float, ...] | None = None
     basis: NDArray[np.float32] | None = None
-    mean: NDArray[np.float32] | None = None
 
 
 class Projection(Protocol):

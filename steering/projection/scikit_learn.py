@@ -40,7 +40,7 @@ class Pca:
 
     @staticmethod
     def fit(activations: NDArray[np.float32], dims: int, seed: int) -> Points:
-        """activations (example, d_model) -> Points with explained variance, basis and mean."""
+        """activations (example, d_model) -> Points with explained variance and basis."""
         check_activations(Pca.name, Pca.min_examples, activations, dims)
         rows = activations.astype(np.float64)
         model = PCA(n_components=dims, svd_solver="full").fit(rows)
@@ -50,7 +50,6 @@ class Pca:
             points=((rows - model.mean_) @ basis.T).astype(np.float32),
             explained_variance=tuple(float(share) for share in model.explained_variance_ratio_),
             basis=basis.astype(np.float32),
-            mean=model.mean_.astype(np.float32),
         )
 
 

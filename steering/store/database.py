@@ -257,10 +257,16 @@ UNLIMITED = Writer()
 
 
 @dataclass(eq=False)
-class Namespaced:
-    """What is stored in one namespace, as a writer sees and changes it."""
+class Stored:
+    """What is stored in a database."""
 
     database: Database
+
+
+@dataclass(eq=False)
+class Namespaced(Stored):
+    """What is stored in one namespace, as a writer sees and changes it."""
+
     namespace: str
     writer: Writer
 

@@ -1,7 +1,7 @@
 """What an operator stores: API keys as their digests, the audit log, and named JSON documents such as the policy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from steering.errors import KeyNotFound, StoreCorrupt
 from steering.namespaces import SHARED
 from steering.schemas.governance import AuditEntryAnswer
-from steering.store.database import AnyRow, Database, exchange, note_change
+from steering.store.database import AnyRow, Stored, exchange, note_change
 from steering.store.records import KeyEdit, KeyRecord, now, read_record, values_of, write_record
 from steering.store.references import pinned_vectors, require_vectors
 from steering.store.tables import AuditRow, DocumentRow, KeyRow, columns_of
@@ -19,11 +19,8 @@ _KEY_COLUMNS = columns_of(KeyRow, KeyRecord)
 _AUDIT_COLUMNS = tuple(getattr(AuditRow, name) for name in AuditEntryAnswer.model_fields)
 
 
-@dataclass(eq=False)
-class Keys:
+class Keys(Stored):
     """API keys. No call stores a whole record that was read before, so what happened to the key meanwhile is kept."""
-
-    database: Database
 
     async def create(self, key: KeyRecord) -> KeyRecord:
         """Stores a new key and returns it with created_at."""
@@ -89,11 +86,8 @@ def _key(row: AnyRow) -> KeyRecord:
     return KeyRecord(**{**values_of(row, KeyRecord), "scopes": scopes, "limits": limits})
 
 
-@dataclass(eq=False)
-class Audit:
+class Audit(Stored):
     """The audit log of one database. Entries are appended and pruned by age, never changed."""
-
-    database: Database
 
     async def append(self, *, key: str, action: str, target: str, request_id: str = "", status: int = 200) -> None:
         """Appends an entry with the current time: which key did what to which thing. status: of the HTTP response."""
@@ -106,16 +100,9 @@ class Audit:
         rows, following = await self.database.page(query, AuditRow.position, "audit", limit, cursor)
         return [AuditEntryAnswer.model_validate(row, from_attributes=True) for row in rows], following
 
-    async def prune(self, before: str) -> int:
-        """Deletes entries older than a time; returns how many."""
-        return await self.database.change(delete(AuditRow).where(AuditRow.at < before), when_full=True)
 
-
-@dataclass(eq=False)
-class Documents:
+class Documents(Stored):
     """Named JSON documents. A text `name@version` in one is a vector of `shared`, which is not deleted while it stands there."""
-
-    database: Database
 
     async def get(self, name: str) -> Mapping[str, Any] | None:
         """Returns a document, None where there is none."""

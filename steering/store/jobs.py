@@ -1,7 +1,6 @@
 """Jobs, which outlive a restart of the server, their outputs, and the servers that run them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from steering.errors import JobNotFound, StoreCorrupt
 from steering.namespaces import SHARED, visible_from
 from steering.schemas.resources import UNFINISHED, JobProgress
-from steering.store.database import UNLIMITED, AnyRow, Database, Namespaced, Writer, check_storage, note_change, upsert
+from steering.store.database import UNLIMITED, AnyRow, Namespaced, Stored, Writer, check_storage, note_change, upsert
 from steering.store.records import (
     INTERRUPTED,
     RECORD_ID,
@@ -101,11 +100,8 @@ def _from_row(row: AnyRow) -> JobRecord:
         raise StoreCorrupt(f"the record stored in {where} cannot be read") from None
 
 
-@dataclass(eq=False)
-class Outputs:
+class Outputs(Stored):
     """Outputs of jobs: texts in numbered parts, such as the lines of a batch, written one after the other and deleted by age."""
-
-    database: Database
 
     async def append(
         self, output_id: str, part: int, content: str, namespace: str = SHARED, writer: Writer = UNLIMITED
@@ -127,10 +123,6 @@ class Outputs:
         rows = await self.database.rows(query)
         return rows[0].content if rows else None
 
-    async def prune(self, before: str) -> int:
-        """Deletes parts older than a time; returns how many."""
-        return await self.database.change(delete(JobOutputRow).where(JobOutputRow.created_at < before), when_full=True)
-
 
 class database_time(FunctionElement[float]):  # noqa: N801 - a SQL function
     """The clock of the database in seconds since 1970. It goes on inside a transaction."""
@@ -149,11 +141,8 @@ def _postgresql_time(_: object, __: SQLCompiler, **___: object) -> str:
     return "EXTRACT(EPOCH FROM clock_timestamp())::float8"
 
 
-@dataclass(eq=False)
-class Servers:
+class Servers(Stored):
     """The servers of a database, their leases by the database's clock, and the cancellation of jobs on another one."""
-
-    database: Database
 
     async def renew(self, server: str, seconds: float, progress: Mapping[str, JobProgress]) -> Renewal:
         """Extends the lease of a server and stores the progress of its jobs, by id. Unfinished jobs whose owner has no lease,
@@ -199,11 +188,6 @@ class Servers:
             return marked.rowcount
 
         return await self.database.write(mark, when_full=True)
-
-    async def prune_jobs(self, before: str) -> int:
-        """Deletes ended jobs that last changed before a time; returns how many."""
-        old = (JobRow.status.not_in(UNFINISHED), JobRow.updated_at < before)
-        return await self.database.change(delete(JobRow).where(*old), when_full=True)
 
     async def changes(self) -> Mapping[str, int]:
         """Returns how often each topic has changed. One small read: servers compare it with the last one."""

@@ -1,39 +1,59 @@
 """Deletes old records, and old versions of vectors that nothing stored refers to."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias
 
-from sqlalchemy import and_, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, delete, func, select, tuple_
 
 from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.migrate import migrate
 from steering.store.records import utc_text
 from steering.store.references import pinned_vectors
-from steering.store.tables import AuditRow, DefaultSteeringRow, DocumentRow, JobRow, LinkRow, ProfileRow, VectorRow
+from steering.store.tables import (
+    AuditRow,
+    Base,
+    DefaultSteeringRow,
+    DocumentRow,
+    JobOutputRow,
+    JobRow,
+    LinkRow,
+    ProfileRow,
+    VectorRow,
+)
 from steering.vectors import VectorId
 
+Aging: TypeAlias = Literal["jobs", "job_outputs", "audit", "links"]
+"""The tables whose rows are deleted by age."""
 
 def days_ago(days: int) -> str:
     """Returns the time so many days ago, as records have it. Raises OverflowError before the year 1."""
     return utc_text(datetime.now(UTC) - timedelta(days=days))
 
 
-def prune_records(
-    address: DatabaseAddress, *, jobs_before: str, audit_before: str, links_before: str, dry_run: bool = False
-) -> dict[str, int]:
-    """Deletes ended jobs that last changed before a time, older audit entries and links; returns how many, by table."""
-    old = {
-        JobRow: and_(JobRow.status.not_in(UNFINISHED), JobRow.updated_at < jobs_before),
-        AuditRow: AuditRow.at < audit_before,
-        LinkRow: LinkRow.created_at < links_before,
+def older(table: Aging, before: str) -> tuple[type[Base], ColumnElement[bool]]:
+    """Selects the rows of a table from before a time: ended jobs that last changed before it, and parts of outputs, audit entries
+    and links that were made before it."""
+    old: dict[Aging, tuple[type[Base], ColumnElement[bool]]] = {
+        "jobs": (JobRow, JobRow.status.not_in(UNFINISHED) & (JobRow.updated_at < before)),
+        "job_outputs": (JobOutputRow, JobOutputRow.created_at < before),
+        "audit": (AuditRow, AuditRow.at < before),
+        "links": (LinkRow, LinkRow.created_at < before),
     }
+    return old[table]
+
+
+def prune_records(address: DatabaseAddress, before: Mapping[Aging, str], *, dry_run: bool = False) -> dict[Aging, int]:
+    """Deletes what is `older` than a time, which is given by table; returns how many rows, by table."""
     migrate(address)
-    counts = {}
+    counts: dict[Aging, int] = {}
     with translated(), transaction(address, writes=True) as connection:
-        for row, condition in old.items():
-            counts[row.__tablename__] = connection.scalar(select(func.count()).select_from(row).where(condition)) or 0
+        for table, time in before.items():
+            row, old = older(table, time)
+            counts[table] = connection.scalar(select(func.count()).select_from(row).where(old)) or 0
             if not dry_run:
-                connection.execute(delete(row).where(condition))
+                connection.execute(delete(row).where(old))
     return counts
 
 

@@ -35,24 +35,6 @@ _REFUSED = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class VectorFilter:
-    """Selects vectors of a listing; every given field must match. `search` is a literal substring of name or description."""
-
-    tag: str | None = None
-    method: str | None = None
-    search: str | None = None
-
-    def check(self) -> None:
-        """Raises InvalidRequest or LimitExceeded for a tag, method or search that nothing stored could match."""
-        if self.tag is not None:
-            check_name(self.tag, "tag")
-        if self.method is not None:
-            check_name(self.method, "method")
-        if self.search is not None:
-            check_text(self.search, "search", SEARCH_LIMIT)
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Entries of a listing. damaged: the ids or names of entries that are left out because they cannot be read."""
 

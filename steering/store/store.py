@@ -18,7 +18,8 @@ from steering.store.jobs import Jobs, Outputs, Servers
 from steering.store.links import Links
 from steering.store.migrate import migrate
 from steering.store.profiles import Profiles, read_default
-from steering.store.tables import DefaultSteeringRow, LinkRow, VectorNameRow
+from steering.store.pruning import Aging, older
+from steering.store.tables import DefaultSteeringRow, VectorNameRow
 from steering.store.vectors import VectorReads, Vectors
 from steering.threads import run_in_thread
 from steering.vectors import check_name
@@ -66,9 +67,10 @@ class Store:
                 defaults[namespace] = error
         return defaults
 
-    async def prune_links(self, before: str) -> int:
-        """Deletes the links of every namespace that were saved before a time; returns how many."""
-        return await self.database.change(delete(LinkRow).where(LinkRow.created_at < before), when_full=True)
+    async def prune(self, table: Aging, before: str) -> int:
+        """Deletes what `pruning.older` selects, of every namespace; returns how many rows."""
+        row, old = older(table, before)
+        return await self.database.change(delete(row).where(old), when_full=True)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when the database cannot be reached or is newer, StoreCorrupt when it has other tables."""

@@ -23,7 +23,7 @@ from steering.store.database import (
     seen_from,
     upsert,
 )
-from steering.store.records import Page, VectorFilter, VersionPage, check_labels, now, read_valid
+from steering.store.records import SEARCH_LIMIT, Page, VersionPage, check_labels, check_text, now, read_valid
 from steering.store.references import refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow
 from steering.threads import run_in_thread
@@ -137,10 +137,20 @@ class Vectors(Namespaced):
             self.reads.decoded[tuple(labels.values())] = vector
         return vector
 
-    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> Page[VectorSummary]:
-        """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large."""
-        where.check()
-        query = select(*IDENTITY, SIZE).where(NEWEST, seen_from(VectorRow, self.namespace), *_conditions_of(where))
+    async def find(
+        self,
+        limit: int = 50,
+        cursor: str | None = None,
+        *,
+        tag: str | None = None,
+        method: str | None = None,
+        search: str | None = None,
+    ) -> Page[VectorSummary]:
+        """Lists the newest version of each visible name. A page has fewer than `limit` where their metadata is large.
+        tag, method, search: what must match; `search` is a literal substring of name or description. Raises InvalidRequest or
+        LimitExceeded for one that nothing stored could match."""
+        wanted = _conditions_of(tag, method, search)
+        query = select(*IDENTITY, SIZE).where(NEWEST, seen_from(VectorRow, self.namespace), *wanted)
         page, following = await self.database.page(query, VectorRow.name, "vector", limit, cursor)
         vectors, damaged = await self._summaries(page, VectorRow.name)
         return Page(vectors, following, damaged)
@@ -179,14 +189,6 @@ class Vectors(Namespaced):
         versions, damaged = await self._summaries(page, VectorRow.version.desc())
         oldest = page[-1]
         return VersionPage(oldest.namespace, versions, oldest.version if oldest.version > 1 else None, damaged)
-
-    async def namespace_of(self, name: str) -> str:
-        """Returns the namespace of the versions of a name that are seen. Raises VectorNotFound."""
-        seen = (seen_from(VectorRow, self.namespace), VectorRow.name == check_name(name))
-        rows = await self.database.rows(select(VectorRow.namespace).where(*seen).limit(1))
-        if not rows:
-            raise vector_not_found(name, None)
-        return str(rows[0].namespace)
 
     async def delete(
         self, name: str, force: bool = False, version: int | None = None, *, documents_too: bool = True
@@ -246,14 +248,15 @@ def _labels_of(row: AnyRow) -> dict[str, Any]:
     return {column.key: getattr(row, column.key) for column in LABELS} | {"tags": tuple(row.tags.split())}
 
 
-def _conditions_of(where: VectorFilter) -> list[ColumnElement[bool]]:
+def _conditions_of(tag: str | None, method: str | None, search: str | None) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    if where.tag is not None:
-        conditions.append(VectorRow.tags.contains(f" {where.tag} ", autoescape=True))
-    if where.method is not None:
-        conditions.append(VectorRow.method == where.method)
-    if where.search is not None:
-        text = where.search.casefold()
+    if tag is not None:
+        conditions.append(VectorRow.tags.contains(f" {check_name(tag, 'tag')} ", autoescape=True))
+    if method is not None:
+        conditions.append(VectorRow.method == check_name(method, "method"))
+    if search is not None:
+        check_text(search, "search", SEARCH_LIMIT)
+        text = search.casefold()
         in_name = VectorRow.name.contains(text, autoescape=True)
         conditions.append(or_(in_name, VectorRow.searched.contains(text, autoescape=True)))
     return conditions

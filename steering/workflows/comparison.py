@@ -1,15 +1,14 @@
 """Compares several arms on one prompt, with one seed and in one batch, and measures each against the baseline."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeAlias
 
-from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams, TokenEvent
+from steering.engine.api import Engine, GenerationRequest, TokenEvent
 from steering.engine.prompts import encode_steered
 from steering.errors import InternalError, InvalidRequest, SteeringError
-from steering.injection.readings import Reading
-from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.comparison import AgainstBaselineAnswer, ArmFields, MeanAnswer, MetricsAnswer
 from steering.spec import InterventionSpec
 from steering.threads import run_in_thread
@@ -18,29 +17,18 @@ from steering.workflows.generate import Answer, assemble, choices, interleaved, 
 from steering.workflows.measures import TokenMeasures
 from steering.workflows.readout import read_texts
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Arm:
-    """One side of a comparison: a prompt and its steering. A prompt-only arm has its own prompt and no steering."""
-
-    name: str
-    prompt: Prompt
-    plan: SteeringPlan = UNSTEERED
+ReadAnswer: TypeAlias = tuple[Answer, Mapping[str, float]]
+"""An answer, and the mean score of its text by vector as the unsteered model reads it (empty for an empty text)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Arms of different names, n samples each; choice j of every arm has the same seed. baseline: an arm's name.
-    request: builds the request of an arm, where more belongs to it than what is named here."""
+    """Arms by name, n samples each; choice j of every arm has the same seed. arms: requests of the same sampling and readings;
+    one of a prompt alone has no steering. baseline: an arm's name."""
 
-    arms: tuple[Arm, ...]
+    arms: Mapping[str, GenerationRequest]
     baseline: str
-    sampling: SamplingParams = field(default_factory=SamplingParams)
     n: int = 1
-    readings: tuple[Reading, ...] = ()
-    request: Callable[[Prompt, SamplingParams, SteeringPlan, tuple[Reading, ...]], GenerationRequest] = (
-        GenerationRequest
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +58,6 @@ def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> li
     for strength in filter(None, strengths):
         item = InterventionSpec.model_validate({**fields, "strength": strength})
         arms.append(ArmFields(name=f"{strength:+g}", steering=(item,)))
-    _check_names([arm.name for arm in arms])
     return arms
 
 
@@ -87,44 +74,45 @@ async def stream(
     engine: Engine, comparison: Comparison
 ) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
     """Yields the tokens of all arms, the result of an arm that fails, and last all results. Closing frees every row."""
-    names = [arm.name for arm in comparison.arms]
-    _check_names(names)
-    if comparison.baseline not in names:
+    arms = comparison.arms
+    if comparison.baseline not in arms:
         raise InvalidRequest(
-            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(names)}", param="baseline"
+            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(arms)}", param="baseline"
         )
-    received: dict[str, list[list[TokenEvent]]] = {name: [[] for _ in range(comparison.n)] for name in names}
+    received: dict[str, list[list[TokenEvent]]] = {name: [[] for _ in range(comparison.n)] for name in arms}
     failed: dict[str, ArmResult] = {}
-    async with aclosing(interleaved([_arm_events(engine, comparison, arm) for arm in comparison.arms])) as events:
+    running = [_arm_events(engine, name, choices(request, comparison.n)) for name, request in arms.items()]
+    async with aclosing(interleaved(running)) as events:
         async for _, event in events:
             if isinstance(event, ArmEvent):
                 received[event.arm][event.choice].append(event.event)
             else:
                 failed[event.name] = event
             yield event
-    if len(failed) == len(comparison.arms) and (error := failed[comparison.arms[0].name].error):
+    if len(failed) == len(arms) and (error := failed[next(iter(arms))].error):
         raise error
     done = {name: tuple(map(assemble, each)) for name, each in received.items() if name not in failed}
     measured = await _measured(engine, comparison, done)
-    yield tuple((measured | failed)[arm.name] for arm in comparison.arms)
+    yield tuple((measured | failed)[name] for name in arms)
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> None:
+    """Raises InvalidRequest where two arms have the same name."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidRequest(f"arm names must be unique; given twice: {', '.join(twice)}", param="arms")
 
 
-async def _arm_events(engine: Engine, comparison: Comparison, arm: Arm) -> AsyncGenerator[ArmEvent | ArmResult, None]:
+async def _arm_events(
+    engine: Engine, name: str, requests: Sequence[GenerationRequest]
+) -> AsyncGenerator[ArmEvent | ArmResult, None]:
     """Yields the tokens of all choices of one arm. A failed choice ends its arm."""
-    request = comparison.request(arm.prompt, comparison.sampling, arm.plan, comparison.readings)
-    each = [stream_events(engine, one) for one in choices(request, comparison.n)]
     try:
-        async with aclosing(interleaved(each)) as events:
+        async with aclosing(interleaved([stream_events(engine, one) for one in requests])) as events:
             async for choice, event in events:
-                yield ArmEvent(arm.name, choice, event)
+                yield ArmEvent(name, choice, event)
     except SteeringError as error:
-        yield ArmResult(arm.name, error=error)
+        yield ArmResult(name, error=error)
 
 
 async def _measured(
@@ -132,44 +120,35 @@ async def _measured(
 ) -> dict[str, ArmResult]:
     """Measures every arm that finished. done: its answers, by arm."""
     texts = [answer.text for answers in done.values() for answer in answers]
-    scores = iter(await read_texts(engine, texts, comparison.readings))
-    read = {name: [ReadAnswer(answer, next(scores)) for answer in answers] for name, answers in done.items()}
+    scores = iter(await read_texts(engine, texts, comparison.arms[comparison.baseline].readings))
+    read = {name: [(answer, next(scores)) for answer in answers] for name, answers in done.items()}
     results: dict[str, ArmResult] = {}
-    for arm in comparison.arms:
-        if arm.name not in done:
-            continue
-        baseline = None if arm.name == comparison.baseline else read.get(comparison.baseline, ())
+    for name, answers in done.items():
+        baseline = None if name == comparison.baseline else read.get(comparison.baseline, ())
         try:
-            measured = await _measure_arm(engine, arm, read[arm.name], baseline)
-            results[arm.name] = ArmResult(arm.name, done[arm.name], *measured)
+            measured = await _measure_arm(engine, comparison.arms[name], read[name], baseline)
+            results[name] = ArmResult(name, answers, *measured)
         except SteeringError as error:
-            results[arm.name] = ArmResult(arm.name, done[arm.name], error=error)
+            results[name] = ArmResult(name, answers, error=error)
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class ReadAnswer:
-    """An answer, and the mean score of its text by vector as the unsteered model reads it (empty for an empty text)."""
-
-    answer: Answer
-    readout: Mapping[str, float]
-
-
 async def _measure_arm(
-    engine: Engine, arm: Arm, choices: Sequence[ReadAnswer], baseline: Sequence[ReadAnswer] | None
+    engine: Engine, arm: GenerationRequest, choices: Sequence[ReadAnswer], baseline: Sequence[ReadAnswer] | None
 ) -> tuple[MetricsAnswer, AgainstBaselineAnswer | None]:
     """Measures one answer at a time, so that the logits of one answer are held at a time. baseline: its choices of the
     same seeds; none where it failed, which leaves out all but the KL divergence; None: the arm is the baseline."""
     ids, plan = await encode_steered(engine.tokenizer, arm.prompt, arm.plan)
-    measured = [await measures.measure_tokens(engine, ids, one.answer.tokens, plan) for one in choices]
+    answers = [answer for answer, _ in choices]
+    measured = [await measures.measure_tokens(engine, ids, one.tokens, plan) for one in answers]
     surprise = [value for one in measured if one is not None for value in one.surprise]
     left_out = sum(one is None for one in measured)
     metrics = MetricsAnswer(
         perplexity=measures.finite_exp(fmean(surprise)) if surprise else None,
-        distinct_2=fmean(measures.distinct(one.answer.tokens, 2) for one in choices),
-        repetition=fmean(measures.repetition(one.answer.tokens) for one in choices),
-        readout=_means([one.readout for one in choices]),
-        steered_readout=_means([event.readout for one in choices for event in one.answer.events]),
+        distinct_2=fmean(measures.distinct(one.tokens, 2) for one in answers),
+        repetition=fmean(measures.repetition(one.tokens) for one in answers),
+        readout=_means([readout for _, readout in choices]),
+        steered_readout=_means([event.readout for one in answers for event in one.events]),
         warnings=[f"perplexity and KL leave out {left_out} answers that were too long to hold"] if left_out else [],
     )
     if baseline is None:
@@ -190,13 +169,13 @@ def _against(
     divergence = [[] if one is None else list(one.divergence) for one in measured]
     values = [value for one in divergence for value in one]
     shifts: dict[str, list[float]] = {}  # by vector, from the baseline's choice with the same noise
-    for one, other in pairs:
-        for name in one.readout.keys() & other.readout.keys():
-            shifts.setdefault(name, []).append(one.readout[name] - other.readout[name])
+    for (_, one), (_, other) in pairs:
+        for name in one.keys() & other.keys():
+            shifts.setdefault(name, []).append(one[name] - other[name])
     return AgainstBaselineAnswer(
         kl_mean=fmean(values) if values else None,
         kl_per_token=divergence,
-        first_divergence=[measures.first_divergence(one.answer.tokens, other.answer.tokens) for one, other in pairs],
+        first_divergence=[measures.first_divergence(one.tokens, other.tokens) for (one, _), (other, _) in pairs],
         readout_shift={name: measures.estimate(each) for name, each in shifts.items()},
-        diff=[measures.word_diff(other.answer.text, one.answer.text) for one, other in pairs],
+        diff=[measures.word_diff(other.text, one.text) for (one, _), (other, _) in pairs],
     )

@@ -170,7 +170,6 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     read = await read_pairs(engine, request, layers, total, progress)
     fitting = progress_of_part(progress, texts, total)
     fits, left_out = await _fit_layers(method.fit, read, request, division, progress=fitting)
-    auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     kept: dict[str, float] = {}
     for layer, fit in list(fits.items()):
         try:
@@ -184,6 +183,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
             kept[str(layer)] = made[1]
     if not fits:
         raise left_out[max(left_out)]
+    auroc = await run_in_thread(nested_auroc, fits, engine.info.layer_count)
     provenance |= {"map": {"kept": kept}} if kept else {}
     notes += _about_layers(left_out)
     vector = assembled(engine.info, request, fits, auroc, division, notes, provenance)

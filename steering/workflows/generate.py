@@ -1,8 +1,8 @@
 """Runs generation requests to complete answers: one, several samples of one request, or a background batch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeAlias, TypeVar
@@ -78,25 +78,18 @@ def assemble(events: Sequence[TokenEvent]) -> Answer:
     )
 
 
-@asynccontextmanager
-async def opened(engine: Engine, request: GenerationRequest) -> AsyncIterator[AsyncGenerator[TokenEvent, None]]:
-    """Opens the engine's stream for a request and closes it on the way out; closing cancels the request."""
+async def stream_events(engine: Engine, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+    """Yields the events of one request, as its `observe` passes them on; closing cancels the request."""
     async with aclosing(engine.generate(request)) as events:
         seen = events if request.observe is None else request.observe(request, events)
         async with aclosing(seen):
-            yield seen
-
-
-async def stream_events(engine: Engine, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
-    """Yields the events of one request as a generator, for `interleaved`."""
-    async with opened(engine, request) as events:
-        async for event in events:
-            yield event
+            async for event in seen:
+                yield event
 
 
 async def answer(engine: Engine, request: GenerationRequest) -> Answer:
     """Returns the whole answer to one request. Raises what `Engine.generate` raises; cancelling frees the row."""
-    async with opened(engine, request) as stream:
+    async with aclosing(stream_events(engine, request)) as stream:
         return assemble([event async for event in stream])
 
 

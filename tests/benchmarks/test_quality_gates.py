@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality.reports.gates import DOSE, level_of, operating_strength, planned, until_agreed
+from benchmarks.quality.reports.gates import DOSE, level_of, operating_strength, until_agreed
 from steering.cards import Recommended
+from steering.lab.controls import planned
 from steering.spec import InterventionSpec
 from tests.steering.workflows.linear import GAIN, LAYERS, LinearEngine
 from tests.steering.workflows.vectors import planted_vector
@@ -46,7 +47,7 @@ async def test_the_level_of_a_plan_is_its_strength_or_what_it_sets(item: dict[st
     engine = LinearEngine()
     vector = replace(planted_vector(engine), version=1)
     spec = InterventionSpec.model_validate({"vector": vector.name, "layers": [2], **item})
-    assert level_of(await planned(engine, vector, spec)) == level
+    assert level_of(await planned(engine.info, vector, spec)) == level
 
 
 @pytest.mark.parametrize(

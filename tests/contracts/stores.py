@@ -6,11 +6,8 @@ from typing import Any
 import torch
 
 from steering.spec import SteeringSpec
-from steering.store.records import VectorFilter
 from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector, LayerDirection
-
-EVERYTHING = VectorFilter()
 
 
 def a_vector(name: str = "warmth", seed: int = 0, **fields: Any) -> ConceptVector:
@@ -35,5 +32,5 @@ async def put_vectors(place: NamespaceStore, *of: str) -> None:
         await place.vectors.put(a_vector(name))
 
 
-async def names(store: Store, where: VectorFilter = EVERYTHING) -> list[str]:
-    return [vector.name for vector in (await store.shared.vectors.find(where)).items]
+async def names(store: Store, **wanted: Any) -> list[str]:
+    return [vector.name for vector in (await store.shared.vectors.find(**wanted)).items]

@@ -10,13 +10,12 @@ from benchmarks.quality.recording import PARTS, items_of, write_items
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.lab.report import PLAIN, ReportRequest, report
 from steering.model.info import ModelInfo
-from steering.plan.resolve import resolve
 from steering.plan.types import SteeringPlan
 from steering.schemas.evaluation import ReportAnswer
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 
 DOSE = 0.15
@@ -35,7 +34,7 @@ async def gates(engine: Engine, concept: str, profile: Profile) -> dict[str, Any
     vector = replace(await vector_of(engine, concept), version=1)  # a plan names vectors by their version
     layers = vector.recommended_layers()
     strength = operating_strength(engine.info, vector, layers)
-    plan = await planned(engine, vector, InterventionSpec(vector=concept, strength=strength, layers=tuple(layers)))
+    plan = await planned(engine.info, vector, InterventionSpec(vector=concept, strength=strength, layers=tuple(layers)))
     readers = {name: await vector_of(engine, name) for name in CONCEPTS}
 
     async def judge(samples: int) -> dict[str, Any]:
@@ -61,11 +60,6 @@ async def until_agreed(judge: Callable[[int], Awaitable[dict[str, Any]]], sample
         if found["seeds_agree"]:
             return found
     return await judge(samples[-1])
-
-
-async def planned(engine: Engine, vector: ConceptVector, item: InterventionSpec) -> SteeringPlan:
-    """Resolves one intervention with the vector."""
-    return await resolve(SteeringSpec(interventions=(item,)), GivenVectors((vector,)), engine.info, guard=UNGUARDED)
 
 
 def request_for(

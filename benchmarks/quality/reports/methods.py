@@ -11,11 +11,11 @@ from benchmarks.quality.reports.gates import (
     level_of,
     numbers,
     operating_strength,
-    planned,
     request_for,
 )
 from benchmarks.quality.training import SETTINGS, TRAINED_AT
 from steering.engine.api import Engine
+from steering.lab.controls import planned
 from steering.lab.report import report
 from steering.lab.trials import reading_layer
 from steering.plan.types import SteeringPlan
@@ -87,7 +87,7 @@ async def _steering(
         )
     else:
         item = InterventionSpec(vector=concept, strength=equal, layers=at, share_dose=method == SHARED_DOSE or None)
-    return vector, await planned(engine, vector, item)
+    return vector, await planned(engine.info, vector, item)
 
 
 def spread(layer: int, known: Collection[int]) -> tuple[int, ...]:

@@ -121,6 +121,7 @@ async def test_one_arm_fails_alone(ready: Server) -> None:
         {"arms": ARMS, "steering": STEERED},
         {},
         {"strengths": [1]},
+        {"strengths": [0.5, 0.5], "intervention": {"vector": "sentiment"}},
         {"intervention": {"vector": "sentiment"}},
         {"arms": [{"name": "", "steering": []}]},
         {"arms": [{"name": "a", "steering": [], "prompt": "b"}]},

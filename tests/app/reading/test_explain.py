@@ -15,7 +15,7 @@ from steering.engine.api import Prompt
 from steering.errors import StoreCorrupt
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
-from steering.store.records import Page, VectorFilter
+from steering.store.records import Page
 from steering.store.store import Store
 from steering.store.tables import VectorRow
 from steering.store.vectors import Vectors
@@ -221,9 +221,9 @@ class Vanishing(Vectors):
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors.database, vectors.namespace, vectors.writer, vectors.reads)
 
-    async def find(self, where: VectorFilter, limit: int = 50, cursor: str | None = None) -> Page[VectorSummary]:
+    async def find(self, limit: int = 50, cursor: str | None = None, **wanted: str | None) -> Page[VectorSummary]:
         """See Vectors.find."""
-        page = await super().find(where, limit, cursor)
+        page = await super().find(limit, cursor, **wanted)
         await self.delete("first")
         return page
 

@@ -101,8 +101,8 @@ async def test_old_jobs_that_have_ended_are_pruned(store: Store) -> None:
     await store.servers.renew("owner", LONG, {})
     for status in ("queued", "running", "succeeded", "failed", "cancelled"):
         await job(store, f"job-{status}", "owner", status)
-    assert await store.servers.prune_jobs("2000-01-01T00:00:00.000000Z") == 0
-    assert await store.servers.prune_jobs("2999-01-01T00:00:00.000000Z") == 3
+    assert await store.prune("jobs", "2000-01-01T00:00:00.000000Z") == 0
+    assert await store.prune("jobs", "2999-01-01T00:00:00.000000Z") == 3
     assert await statuses(store) == {"job-running": "running", "job-queued": "queued"}
     await job(store, "job-new", "owner")
     assert list(await statuses(store)) == ["job-new", "job-running", "job-queued"]

@@ -81,8 +81,8 @@ async def test_the_audit_log_is_read_newest_first_page_by_page(store: Store) -> 
     assert found == [f"name={number}" for number in reversed(range(5))]
     with pytest.raises(InvalidRequest):
         await store.audit.find(2, "bm9uZQ==")
-    assert await store.audit.prune("2000-01-01T00:00:00.000000Z") == 0
-    assert await store.audit.prune("2999-01-01T00:00:00.000000Z") == 5
+    assert await store.prune("audit", "2000-01-01T00:00:00.000000Z") == 0
+    assert await store.prune("audit", "2999-01-01T00:00:00.000000Z") == 5
     assert await store.audit.find() == ([], None)
 
 
@@ -104,6 +104,6 @@ async def test_outputs_are_read_part_by_part_and_deleted_by_age(store: Store) ->
         None,
     ]
     assert await store.outputs.read("nothing", 0) is None
-    assert await store.outputs.prune("2000-01-01T00:00:00.000000Z") == 0
-    assert await store.outputs.prune("2999-01-01T00:00:00.000000Z") == 4
+    assert await store.prune("job_outputs", "2000-01-01T00:00:00.000000Z") == 0
+    assert await store.prune("job_outputs", "2999-01-01T00:00:00.000000Z") == 4
     assert await store.outputs.read("out-1", 0) is None

@@ -99,7 +99,7 @@ async def test_the_number_and_the_bytes_of_a_writer_are_limited(store: Store) ->
 async def test_old_links_of_every_namespace_are_pruned(store: Store) -> None:
     for letter, namespace in (("a", "one"), ("b", "shared")):
         put = await store.in_namespace(namespace).links.put(an_id(letter), "compare", {})
-    assert await store.prune_links(put.created_at[:4]) == 0
-    assert await store.prune_links("2999") == 2
+    assert await store.prune("links", put.created_at[:4]) == 0
+    assert await store.prune("links", "2999") == 2
     with pytest.raises(LinkNotFound):
         await store.shared.links.get(an_id("a"))

@@ -8,7 +8,7 @@ from steering.store.database import Writer
 from steering.store.records import JobRecord
 from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector
-from tests.contracts.stores import EVERYTHING, a_vector, put_vectors, steering
+from tests.contracts.stores import a_vector, put_vectors, steering
 
 
 def len_of(vector: ConceptVector) -> int:
@@ -17,7 +17,7 @@ def len_of(vector: ConceptVector) -> int:
 
 
 async def listed(store: NamespaceStore) -> list[tuple[str, str]]:
-    return [(one.namespace, one.id) for one in (await store.vectors.find(EVERYTHING)).items]
+    return [(one.namespace, one.id) for one in (await store.vectors.find()).items]
 
 
 async def test_vectors_are_seen_from_their_namespace_and_shared_ones_from_everywhere(store: Store) -> None:

@@ -14,7 +14,6 @@ from steering.errors import (
 )
 from steering.spec import SteeringSpec
 from steering.store import open_store
-from steering.store.records import VectorFilter
 from steering.store.store import Store
 from steering.vectors import ConceptVector
 from tests.contracts.stores import a_vector, names, put_vectors, steering
@@ -154,8 +153,8 @@ class TestDescribing:
         back = await store.shared.vectors.get("warmth", 1)
         assert (back.description, back.tags, back.sha256) == ("c", ("z", "w"), first.sha256)
         assert back.created_at == first.created_at
-        assert await names(store, VectorFilter(tag="z", search="C")) == ["warmth"]
-        assert await names(store, VectorFilter(tag="y")) == []
+        assert await names(store, tag="z", search="C") == ["warmth"]
+        assert await names(store, tag="y") == []
 
     async def test_none_leaves_a_field_as_it_is_and_empty_clears_it(self, store: Store) -> None:
         await store.shared.vectors.put(a_vector(description="a", tags=("x",)))

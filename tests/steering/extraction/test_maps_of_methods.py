@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves
 
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import ridge
 from steering.extraction.conceptor import conceptor, conjunction, negation
 from steering.maps import LowRankMap
 
@@ -249,15 +248,6 @@ def test_null_space_of_equal_negatives_spares_no_direction() -> None:
         found, _ = fitted("null_space", positive, negative)
         torch.testing.assert_close(found.change(positive), positive - negative, rtol=1e-4, atol=1e-4)
         assert float(found.change(negative).norm()) < 1e-4
-
-
-def test_ridge_is_the_same_in_either_dimension() -> None:
-    """Against the augmented least squares that it stands for, with more rows than columns and with fewer."""
-    for examples in (5, WIDTH, 200):
-        rows, wanted = normal(examples, WIDTH, seed=0).double(), normal(examples, seed=1).double()
-        stacked = torch.cat([rows, 0.7**0.5 * torch.eye(WIDTH, dtype=torch.float64)])
-        expected = torch.linalg.lstsq(stacked, torch.cat([wanted, torch.zeros(WIDTH, dtype=torch.float64)])).solution
-        torch.testing.assert_close(ridge(rows, wanted, 0.7), expected)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

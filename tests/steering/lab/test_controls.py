@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.lab.controls import UNGUARDED, GivenVectors, random_alike, random_like, random_plans
+from steering.lab.controls import UNGUARDED, random_alike, random_like, random_plans
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
 from steering.plan.resolve import resolve
 from steering.spec import SteeringSpec
-from steering.vectors import ConceptVector, LayerDirection
+from steering.vectors import ConceptVector, LayerDirection, VectorsByName
 from tests.plans import change_at
 from tests.steering.workflows.linear import D_MODEL, LinearEngine
 from tests.steering.workflows.texts import conversation
@@ -45,7 +45,7 @@ async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> No
     engine, vectors = LinearEngine(), (drawn("first", 1), drawn("second", 2))
     items = [{"vector": "first@1", "layers": [1]}, {"vector": "second@1", "layers": [1], "strength": sign}]
     spec = SteeringSpec.model_validate({"interventions": items})
-    plan = await resolve(spec, GivenVectors(vectors), engine.info, guard=UNGUARDED)
+    plan = await resolve(spec, VectorsByName({one.id: one for one in vectors}), engine.info, guard=UNGUARDED)
     controls = await random_plans(engine.info, plan, {one.id: one for one in vectors}, range(4))
     lengths = [change_at(one, 1).norm() for one in (plan, *controls)]
     for length in lengths[1:]:

@@ -10,10 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.lab.dictionaries import DOSE, PROBE_PROMPT, open_dictionary, output_scores, search
-from steering.plan.resolve import resolve
-from steering.spec import SteeringSpec
+from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector, LayerDirection
 from tests.engines import engine_over, family_engine
 from tests.families import D_MODEL, FAMILIES, LAYERS, VOCABULARY
@@ -179,8 +178,7 @@ async def test_the_output_score_is_that_of_a_change_at_the_last_position(
         probabilities = {}
         for scope in ("last", "all"):
             item = {"vector": "one", "strength": DOSE, "unit": "relative", "layers": [0], "scope": {"tokens": scope}}
-            spec = SteeringSpec.model_validate({"interventions": [item]})
-            plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=UNGUARDED)
+            plan = await planned(engine.info, vector, InterventionSpec.model_validate(item))
             (read,) = await engine.capture([CapturePrompt(PROBE_PROMPT, plan)], CaptureSpec((), logits=True))
             probabilities[scope] = read.logits[-1].softmax(-1)  # type: ignore[index]
         (plain,) = await engine.capture([CapturePrompt(PROBE_PROMPT)], CaptureSpec((), logits=True))

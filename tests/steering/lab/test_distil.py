@@ -13,7 +13,7 @@ import torch
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError
 from steering.lab.calibration import NEAR
-from steering.lab.controls import UNGUARDED, GivenVectors
+from steering.lab.controls import planned
 from steering.lab.distil import (
     AT_ONCE,
     COMPARING,
@@ -27,9 +27,8 @@ from steering.lab.distil import (
 )
 from steering.maps import LowRankMap
 from steering.pairs import ChatMessage
-from steering.plan.resolve import resolve
 from steering.plan.types import UNSTEERED, SteeringPlan
-from steering.spec import SteeringSpec
+from steering.spec import InterventionSpec
 from tests.steering.workflows.linear import LinearEngine
 
 PROMPTS = tuple(
@@ -86,9 +85,7 @@ def test_several_ridges_give_what_each_gives_alone() -> None:
 
 
 async def _applied(engine: LinearEngine, found: Any, strength: float = 1.0) -> SteeringPlan:
-    item = {"vector": "cheer", "operation": "apply", "strength": strength}
-    spec = SteeringSpec.model_validate({"interventions": [item]})
-    return await resolve(spec, GivenVectors((found,)), engine.info, guard=UNGUARDED)
+    return await planned(engine.info, found, InterventionSpec(vector="cheer", operation="apply", strength=strength))
 
 
 async def test_the_residual_without_the_instruction_becomes_the_one_with_it() -> None:

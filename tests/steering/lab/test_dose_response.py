@@ -162,6 +162,24 @@ def test_evidence_goes_on_the_card_and_survives_json(engine: LinearEngine, found
     assert CARD.validate_python(json.loads(json.dumps(present(proved.quality).to_dict()))) == present(proved.quality)
 
 
+def test_newer_evidence_takes_the_place_of_the_warnings_of_older(
+    engine: LinearEngine, found: DoseResponseAnswer
+) -> None:
+    """Those of the extraction stay, also where an evaluation says the same."""
+    said, stale, fresh = "few pairs", "no random directions, so the shift is compared with 0", "another"
+    card = QualityCard(pairs=3, holdout=1, layers={}, warnings=(said,))
+    older = with_evidence(
+        replace(planted_vector(engine), quality=card), found.model_copy(update={"warnings": (stale, said)})
+    )
+    assert present(older.quality).warnings == (said, stale)
+    stored = replace(older, provenance=json.loads(json.dumps(older.provenance)))
+    newer = with_evidence(stored, found.model_copy(update={"warnings": (fresh,)}))
+    assert present(newer.quality).warnings == (said, fresh)
+    assert newer.provenance["evaluation_warnings"] == [fresh]
+    odd = with_evidence(replace(older, provenance={"evaluation_warnings": 5}), found)
+    assert present(odd.quality).warnings == (said, stale, *found.warnings)
+
+
 async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     def fails(request: GenerationRequest, index: int) -> SteeringError | None:
         added = change_at(request.plan, 2) if request.plan.layers else None

@@ -34,7 +34,7 @@ def carried(engine: LinearEngine, direction: torch.Tensor, scale: float = GAIN) 
     """A transfer to LAYER whose pairs give the planted direction there."""
     planted = planted_vector(engine)
     vector = replace(planted, name="mood", method="transferred", layers={LAYER: LayerDirection(direction, scale=scale)})
-    return Transfer(vector, planted.at(LAYER), "second", 1, LAYER, 300, 0.8, 0.1, 0.6, {})
+    return Transfer(vector, planted.at(LAYER), "second", 1, LAYER, 300, 0.8, 0.6, {})
 
 
 def across(engine: LinearEngine) -> torch.Tensor:

@@ -64,6 +64,7 @@ def test_it_is_the_evidence_of_the_same_vector_alone(concept: str) -> None:
     if found.summary.startswith("not shown"):
         assert proved.recommended == vector_like(found).recommended
         assert proved.quality.warnings == (found.summary,)
+        assert proved.provenance["evaluation_warnings"] == [found.summary], "a newer evaluation removes it"
     else:
         assert proved.recommended.basis == "measured"
         assert proved.recommended.layers == found.layers

@@ -8,13 +8,13 @@ from steering.client.results import item_rows
 from steering.engine.api import SamplingParams
 from steering.errors import InvalidRequest
 from steering.lab.calibration import calibration, kl_of, neutral_answers, neutral_prompts
-from steering.lab.controls import GivenVectors, random_like
+from steering.lab.controls import planned, random_like
 from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
-from steering.plan.resolve import resolve
+from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import LayerSweepAnswer
-from steering.spec import InterventionSpec, SteeringSpec
+from steering.spec import InterventionSpec
 from tests.narrowing import present
 from tests.plans import change_at
 from tests.steering.lab.breaking_controls import breaking_controls
@@ -98,25 +98,49 @@ async def test_vectors_layers_and_operations_are_compared_at_equal_kl(engine: Li
     assert sum("layer 3 left out" in one for one in found.warnings) == 2
 
 
+async def test_random_directions_that_a_bound_of_the_dose_refuses_at_one_strength_count_at_the_others(
+    engine: LinearEngine,
+) -> None:
+    """Random directions need a larger dose for the same KL: none of theirs may have 1 nat, and some not even a tenth."""
+    engine.info = replace(engine.info, typical_norms=(1.0,) * engine.info.layer_count)
+    found = await layer_sweep(
+        engine,
+        LayerSweepRequest(
+            planted_vector(engine), PROMPTS[:8], layers=(2,), strengths=(0.1, 1.0), unit="kl", sampling=SAMPLING,
+            guard=DoseGuard(5.0, "refuse"),
+        ),
+    )  # fmt: skip
+    low, high = [point for point in found.points if point.split == "test"]
+    assert low.chance is not None
+    assert high.chance is None
+    assert [
+        one for one in found.warnings if "chance is not known" in one and one.endswith(f"strength {high.strength:g}")
+    ]
+    rows = [(one.strength, present(one.direction)) for one in found.scores if one.arm == "random"]
+    assert {strength for strength, _ in rows} == {low.strength}
+    numbers = [number for _, number in rows]
+    assert numbers == sorted(set(numbers) & set(range(CONTROLS)))
+    assert 1 < len(numbers) <= max(numbers), "each direction keeps its number where others are left out"
+
+
 async def test_a_calibrated_vector_changes_neutral_text_by_one_nat_in_either_direction(engine: LinearEngine) -> None:
     vector, prompts = planted_vector(engine), neutral_prompts(engine, PROMPTS[:4])
     answer, made = await calibration(engine, vector, (2,), prompts, SAMPLING)
     (point,) = answer.points
     assert [point.kl_positive, point.kl_negative] == [pytest.approx(1.0, rel=0.06)] * 2
     for strength, calibrated in ((1.0, point.positive), (-0.5, -0.5 * -present(point.negative))):
-        spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", strength=strength, unit="kl", layers=(2,)),))
-        plan = await resolve(spec, GivenVectors((replace(made, name="mood"),)), engine.info)
+        item = InterventionSpec(vector="mood", strength=strength, unit="kl", layers=(2,))
+        plan = await planned(engine.info, made, item)
         assert float(change_at(plan, 2).norm()) == pytest.approx(abs(present(calibrated)) * GAIN, rel=1e-4)
         if strength == 1.0:
             answered = await neutral_answers(engine, prompts, SAMPLING)
             assert (await kl_of(engine, answered, [plan]))[0] == pytest.approx(1.0, rel=0.06)
     for wrong, said in (({}, "needs a calibration"), ({"operation": "ablate"}, "operation 'add'")):
-        spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", unit="kl", layers=(2,), **wrong),))
+        item = InterventionSpec(vector="mood", unit="kl", layers=(2,), **wrong)
         with pytest.raises(InvalidRequest, match=said):
-            await resolve(spec, GivenVectors((replace(vector, name="mood"),)), engine.info)
-    spec = SteeringSpec(interventions=(InterventionSpec(vector="mood", unit="kl", layers=(1, 2)),))
+            await planned(engine.info, vector, item)
     with pytest.raises(InvalidRequest, match="one layer"):
-        await resolve(spec, GivenVectors((replace(made, name="mood"),)), engine.info)
+        await planned(engine.info, made, InterventionSpec(vector="mood", unit="kl", layers=(1, 2)))
 
 
 async def test_layer_sweep_downwards(engine: LinearEngine) -> None:

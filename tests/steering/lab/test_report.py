@@ -1,7 +1,7 @@
 """A deployment report passes what is planted to work, and fails each gate for the reason that was planted."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import pytest
 from steering.cards import Estimate
 from steering.client.results import check_row, check_verdict, item_rows
 from steering.engine.api import SamplingParams
-from steering.lab.controls import GivenVectors, random_like, random_plans
+from steering.lab.controls import plan_at, planned, random_like, random_plans
 from steering.lab.report import (
     PLAIN,
     VARIATIONS,
@@ -29,11 +29,8 @@ from steering.lab.report import (
     varied,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
-from steering.plan.resolve import resolve
-from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import CheckAnswer, ReportAnswer, ThresholdsFields
-from steering.spec import SteeringSpec
-from steering.vectors import ConceptVector
+from steering.spec import InterventionSpec
 from tests.narrowing import messages_of, present
 from tests.steering.lab.breaking_controls import breaking_controls
 from tests.steering.workflows.linear import LinearEngine
@@ -47,8 +44,8 @@ PROMPTS = tuple(conversation(f"the {word}") for word in WORDS)
 
 async def request_of(engine: LinearEngine, item: dict[str, Any], **changes: Any) -> ReportRequest:
     vector = replace(planted_vector(engine), version=1)
-    spec = SteeringSpec.model_validate({"interventions": [{"vector": "sentiment", "layers": [2], **item}]})
-    plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=DoseGuard(action="off"))
+    asked = InterventionSpec.model_validate({"vector": "sentiment", "layers": [2], **item})
+    plan = await planned(engine.info, vector, asked)
     found = ReportRequest(
         vector,
         plan,
@@ -146,9 +143,8 @@ async def test_a_report_has_the_score_of_every_answer(engine: LinearEngine) -> N
 async def test_a_direction_without_effect_fails_control_and_robustness(engine: LinearEngine) -> None:
     request = await request_of(engine, {"strength": 0.8})
     random = {name: random_like(vector, 99) for name, vector in request.vectors.items()}
-    plan = await resolve(
-        request.plan.spec, GivenVectors(tuple(random.values())), engine.info, guard=DoseGuard(action="off")
-    )
+    (vector,) = random.values()
+    plan = await planned(engine.info, vector, *request.plan.spec.interventions)
     found = await report(engine, replace(request, plan=plan, vectors=random))
     assert not any(one.gates[0].passed for one in found.seeds)
     assert not found.passed
@@ -299,9 +295,7 @@ def test_questions_have_four_different_options() -> None:
 
 async def test_accuracy_follows_what_the_model_finds_likely(engine: LinearEngine) -> None:
     """Steered toward kind words, it answers with one; equal options are not right."""
-    vector: Mapping[str, ConceptVector] = {"sentiment": replace(planted_vector(engine), version=1)}
-    spec = SteeringSpec.model_validate({"interventions": [{"vector": "sentiment", "layers": [2], "strength": 1.0}]})
-    plan = await resolve(spec, GivenVectors(tuple(vector.values())), engine.info, guard=DoseGuard(action="off"))
+    plan = await plan_at(engine.info, planted_vector(engine), 1.0, (2,))
     kind, same = (
         Question("the road", ("x warm", "x grim", "x sad", "x dull")),
         Question("the road", ("y", "y", "y", "y")),

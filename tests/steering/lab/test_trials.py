@@ -9,7 +9,7 @@ import pytest
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, Prompt, SamplingParams
 from steering.errors import NonfiniteActivations, SteeringError
 from steering.lab.calibration import neutral_divergence
-from steering.lab.controls import GivenVectors
+from steering.lab.controls import plan_at
 from steering.lab.trials import (
     ANSWERS_AT_ONCE,
     SCORERS,
@@ -20,9 +20,7 @@ from steering.lab.trials import (
     trial_answers,
 )
 from steering.pairs import ChatMessage
-from steering.plan.resolve import resolve
-from steering.plan.types import DoseGuard, SteeringPlan
-from steering.spec import SteeringSpec
+from steering.plan.types import SteeringPlan
 from steering.vectors import ConceptVector
 from steering.workflows.generate import background, mix
 from tests.narrowing import present
@@ -37,9 +35,7 @@ SAMPLING = SamplingParams(max_tokens=12, temperature=1.0, seed=5)
 
 async def planned(engine: LinearEngine, strength: float) -> tuple[SteeringPlan, ReadBack]:
     vector: ConceptVector = planted_vector(engine)
-    item = {"vector": "sentiment", "layers": [2], "strength": strength}
-    spec = SteeringSpec.model_validate({"interventions": [item]})
-    plan = await resolve(spec, GivenVectors((vector,)), engine.info, guard=DoseGuard(action="off"))
+    plan = await plan_at(engine.info, vector, strength, (2,))
     return plan, read_back(engine, vector, None, 2, "projection")
 
 

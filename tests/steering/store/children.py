@@ -17,7 +17,7 @@ import torch
 from sqlalchemy import text
 
 from steering.store import open_store
-from steering.store.records import JobRecord, VectorFilter
+from steering.store.records import JobRecord
 from steering.store.store import Store
 from tests.steering.store.planted import planted, same_numbers
 
@@ -75,7 +75,7 @@ async def crowd(store: Store, _: int) -> dict[str, list[str]]:
 
     async def read() -> None:
         for _ in range(6):
-            await store.shared.vectors.find(VectorFilter(search="shared"))
+            await store.shared.vectors.find(search="shared")
             await store.shared.jobs.find()
             await store.shared.profiles.default()
 
@@ -108,7 +108,7 @@ def checker(acknowledged: dict[str, int]) -> Work:
         [(verdict,)] = await store.database.rows(text("PRAGMA integrity_check"))
         if verdict != "ok":
             problems.append(f"integrity check: {verdict}")
-        found = {vector.name: vector.version for vector in (await store.shared.vectors.find(VectorFilter(), 200)).items}
+        found = {vector.name: vector.version for vector in (await store.shared.vectors.find(200)).items}
         for name, count in acknowledged.items():
             newest = found.get(name, 0)
             if not count <= newest <= count + 1:

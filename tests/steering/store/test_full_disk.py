@@ -11,7 +11,7 @@ import pytest
 from steering.errors import StorageFull
 from steering.spec import SteeringSpec
 from steering.store.database import RESERVE_BYTES
-from steering.store.records import KeyRecord, VectorFilter
+from steering.store.records import KeyRecord
 from steering.store.store import Store, open_sql_store
 from tests.steering.store.planted import planted
 
@@ -61,7 +61,7 @@ async def test_a_full_disk_can_delete_and_store_again_what_fits(disk: Path) -> N
         await store.shared.links.delete(link_id(number), None)
     await store.shared.profiles.delete("calm")
     await store.shared.vectors.delete("warmth")
-    assert (await store.shared.vectors.find(VectorFilter())).items == ()
+    assert (await store.shared.vectors.find()).items == ()
     assert (await store.servers.renew("server", 60, {})).servers == 1, "the lease is renewed, or its jobs would be lost"
     with pytest.raises(StorageFull, match="only deleting and changing keys works"):
         await store.shared.links.put(link_id(5000), "compare", {"text": "x"})

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import event
 
 from steering.store.database import Writer
-from steering.store.records import JobRecord, VectorFilter
+from steering.store.records import JobRecord
 from steering.store.store import NamespaceStore, Store, open_sql_store
 from tests.contracts.stores import steering
 from tests.steering.store.planted import planted
@@ -53,7 +53,7 @@ async def test_a_listing_reads_a_small_share_of_the_file(tmp_path: Path) -> None
     stored = len(NAMES) * 2 * BYTES
     store = await open_sql_store(url)
     before = bytes_read()
-    assert len((await store.in_namespace("team").vectors.find(VectorFilter(search="vector"))).items) == len(NAMES)
+    assert len((await store.in_namespace("team").vectors.find(search="vector")).items) == len(NAMES)
     for name in NAMES:
         assert [one.version for one in (await store.shared.vectors.versions(name)).versions] == [2, 1]
     listed = bytes_read() - before
@@ -69,7 +69,7 @@ async def test_no_listing_asks_for_the_content(store: Store) -> None:
     await store.shared.vectors.put(planted("warmth", 1))
     with statements(store) as seen:
         for one in (store.shared, store.in_namespace("team")):
-            await one.vectors.find(VectorFilter(tag="a", method="pca", search="x"), 5)
+            await one.vectors.find(5, tag="a", method="pca", search="x")
             await one.vectors.versions("warmth")
     assert seen
     assert [statement for statement in seen if "content" in statement] == []
@@ -81,7 +81,7 @@ async def everything(store: NamespaceStore) -> None:
     await store.vectors.put(planted("warmth", 2))
     await store.vectors.get("warmth")
     await store.vectors.get("warmth", 1)
-    await store.vectors.find(VectorFilter(tag="a", method="pca", search="x"))
+    await store.vectors.find(tag="a", method="pca", search="x")
     await store.vectors.describe("warmth", "d", ("a",))
     await store.vectors.describe("warmth", None, None)
     await store.vectors.versions("warmth")

@@ -11,7 +11,6 @@ from safetensors.torch import load
 
 from steering.spec import SteeringSpec
 from steering.store.migrate import schema_known
-from steering.store.records import VectorFilter
 from steering.store.store import Store, open_sql_store
 from steering.store.tables import Base
 
@@ -91,7 +90,7 @@ def steering(*interventions: dict[str, object]) -> SteeringSpec:
 async def test_the_release_before_sizes_of_profiles_has_namespaces_keys_jobs_and_links(tmp_path: Path) -> None:
     store = await opened("0006-9ed3b8d9.sqlite3", tmp_path)
     team = store.in_namespace("team")
-    assert [(one.namespace, one.id) for one in (await team.vectors.find(VectorFilter())).items] == [
+    assert [(one.namespace, one.id) for one in (await team.vectors.find()).items] == [
         ("shared", "plain@1"), ("team", "warmth@1"),
     ]  # fmt: skip
     assert await store.defaults() == {

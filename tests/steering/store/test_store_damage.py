@@ -7,7 +7,7 @@ import pytest
 
 from steering.errors import StorageFull, StoreCorrupt, StoreUnavailable, VectorNotFound
 from steering.spec import SteeringSpec
-from steering.store.records import KeyRecord, VectorFilter, VersionPage
+from steering.store.records import KeyRecord, VersionPage
 from steering.store.store import Store, open_sql_store
 from steering.vectors import ConceptVector
 from tests.steering.store.concurrent_writer import opened_behind_its_back
@@ -24,7 +24,7 @@ class TestDamage:
             other.execute("UPDATE vectors SET content = ? WHERE name = 'b'", (bytes(content),))
         with pytest.raises(StoreCorrupt, match="b@1"):
             await store.shared.vectors.get("b")
-        page = await store.shared.vectors.find(VectorFilter())
+        page = await store.shared.vectors.find()
         assert [vector.name for vector in page.items] == ["a", "b", "c"], "a listing reads no blob"
         await store.shared.vectors.delete("b")
         with pytest.raises(VectorNotFound):
@@ -37,9 +37,9 @@ class TestDamage:
             await store.shared.vectors.put(planted(name, 1))
         with opened_behind_its_back(file) as other:
             other.execute("UPDATE vectors SET metadata_json = substr(metadata_json, 2) WHERE name = 'b'")
-        page = await store.shared.vectors.find(VectorFilter(), 2)
+        page = await store.shared.vectors.find(2)
         assert ([vector.name for vector in page.items], page.damaged) == (["a"], ("b@1",))
-        page = await store.shared.vectors.find(VectorFilter(), 2, page.next_cursor)
+        page = await store.shared.vectors.find(2, page.next_cursor)
         assert [vector.name for vector in page.items] == ["c"]
         assert await store.shared.vectors.versions("b") == VersionPage("shared", (), None, ("b@1",))
         assert (await store.shared.vectors.get("b")).version == 1
@@ -125,7 +125,7 @@ async def test_a_full_store_reports_it_writes_nothing_partially_and_works_again_
     assert newest.sha256 in {outcome.sha256 for outcome in outcomes if isinstance(outcome, ConceptVector)}
     with pytest.raises(StorageFull):
         await store.shared.vectors.put(planted("other", 1, layers=4, d_model=4096))
-    assert [vector.name for vector in (await store.shared.vectors.find(VectorFilter())).items] == ["warmth"]
+    assert [vector.name for vector in (await store.shared.vectors.find()).items] == ["warmth"]
     await store.shared.vectors.delete("warmth")
     assert (await store.shared.vectors.put(planted("warmth", 1))).version == kept + 1
     await store.close()

@@ -17,7 +17,7 @@ from steering.errors import StoreCorrupt, StoreUnavailable
 from steering.spec import SteeringSpec
 from steering.store.address import read_address
 from steering.store.migrate import current
-from steering.store.records import JobRecord, VectorFilter
+from steering.store.records import JobRecord
 from steering.store.store import Store, open_sql_store
 from steering.store.tables import Base
 from tests.postgresql_server.server import PostgreSQL
@@ -74,7 +74,7 @@ async def test_a_writer_elsewhere_delays_writers_and_no_reader(store: Store, pos
     await holds.wait()
     writing = asyncio.create_task(store.shared.vectors.put(planted("warmth", 1)))
     for _ in range(20):
-        assert (await store.shared.vectors.find(VectorFilter())).items == ()
+        assert (await store.shared.vectors.find()).items == ()
     assert not writing.done()
     go.set()
     await holding
@@ -109,7 +109,7 @@ async def test_behind_a_transaction_pooler_no_transaction_needs_the_session_of_a
                 assert same_numbers(await store.shared.vectors.get("warmth", put.version), planted("warmth", number))
                 await store.shared.jobs.put(JobRecord(id=f"job-{number}-{turn}", kind="extract", status="running"))
                 await store.shared.profiles.put(f"p{number}", SteeringSpec())
-                await store.shared.vectors.find(VectorFilter(search="warm"))
+                await store.shared.vectors.find(search="warm")
 
         await asyncio.gather(*(work(number) for number in range(8)))
         assert (await store.shared.vectors.get("warmth")).version == 40

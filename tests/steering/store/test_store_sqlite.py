@@ -23,7 +23,6 @@ from steering.spec import SteeringSpec
 from steering.store.address import read_address
 from steering.store.backup import backup
 from steering.store.migrate import current
-from steering.store.records import VectorFilter
 from steering.store.store import Store, open_sql_store
 from steering.store.tables import Base
 from tests.steering.store.concurrent_writer import opened_behind_its_back
@@ -114,7 +113,7 @@ async def test_callers_who_leave_leave_no_lock_and_nothing_half_done(store: Stor
     chance = random.Random(0)
     for turn in range(60):
         calls = [store.shared.vectors.put(planted("warmth", turn)) for _ in range(3)]
-        tasks = [asyncio.ensure_future(call) for call in (*calls, store.shared.vectors.find(VectorFilter()))]
+        tasks = [asyncio.ensure_future(call) for call in (*calls, store.shared.vectors.find())]
         await asyncio.sleep(chance.uniform(0.0, 0.01))
         for task in tasks:
             task.cancel()

@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from steering.errors import InvalidRequest, SteeringError, VectorInUse, VectorNotFound
 from steering.spec import SteeringSpec
-from steering.store.records import VectorFilter
 from tests.memory_store import memory_store
 from tests.steering.store.planted import planted
 
@@ -94,7 +93,8 @@ class StoreMachine(RuleBasedStateMachine):
     def find(self, tag: str | None, method: str | None, search: str | None, limit: int) -> None:
         found, cursor = list[str](), None
         while True:
-            page = self.outcome(self.store.shared.vectors.find(VectorFilter(tag, method, search), limit, cursor))
+            vectors = self.store.shared.vectors
+            page = self.outcome(vectors.find(limit, cursor, tag=tag, method=method, search=search))
             if limit == 0:
                 assert page is InvalidRequest
                 return

@@ -7,7 +7,6 @@ from pathlib import Path, PosixPath
 import pytest
 
 from steering.errors import StoreUnavailable
-from steering.store.records import VectorFilter
 from steering.store.store import open_temporary_store
 from tests.polling import until
 from tests.steering.store.planted import planted
@@ -32,7 +31,7 @@ async def test_it_is_deleted_when_it_is_closed(tmp_path: Path) -> None:
 async def test_two_stores_share_nothing(tmp_path: Path) -> None:
     one, other = await open_temporary_store(tmp_path), await open_temporary_store(tmp_path)
     await one.shared.vectors.put(planted("warmth", 0))
-    assert (await other.shared.vectors.find(VectorFilter())).items == ()
+    assert (await other.shared.vectors.find()).items == ()
     await one.close()
     await other.close()
     assert empty(tmp_path)

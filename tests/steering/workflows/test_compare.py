@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError
 from steering.injection.readings import Reading
 from steering.lab.controls import plan_at, random_like
+from steering.plan.types import UNSTEERED
 from steering.spec import InterventionSpec
-from steering.workflows.comparison import Arm, ArmEvent, ArmResult, Comparison, compare, stream, sweep_arms
+from steering.workflows.comparison import ArmEvent, ArmResult, Comparison, check_names, compare, stream, sweep_arms
 from tests.narrowing import present
 from tests.plans import change_at
 from tests.steering.workflows.linear import GAIN, LinearEngine
@@ -25,10 +25,19 @@ PROMPT = conversation("the road")
 SAMPLING = SamplingParams(max_tokens=24, temperature=1.0, seed=5)
 
 
-async def arms(engine: LinearEngine, **strengths: float) -> tuple[Arm, ...]:
-    vector = planted_vector(engine)
-    steered = [Arm(name, PROMPT, await plan_at(engine.info, vector, s, (1,))) for name, s in strengths.items()]
-    return (Arm("base", PROMPT), *steered)
+async def comparison(
+    engine: LinearEngine,
+    n: int = 1,
+    readings: tuple[Reading, ...] = (),
+    sampling: SamplingParams = SAMPLING,
+    **strengths: float,
+) -> Comparison:
+    """The prompt unsteered as `base`, and steered by each of the strengths."""
+    plans = {name: await plan_at(engine.info, planted_vector(engine), s, (1,)) for name, s in strengths.items()}
+    arms = {
+        name: GenerationRequest(PROMPT, sampling, plan, readings) for name, plan in {"base": UNSTEERED, **plans}.items()
+    }
+    return Comparison(arms, "base", n)
 
 
 def sentiment(engine: LinearEngine) -> Reading:
@@ -36,7 +45,7 @@ def sentiment(engine: LinearEngine) -> Reading:
 
 
 async def test_steering_moves_the_readout_both_ways(engine: LinearEngine) -> None:
-    asked = Comparison(await arms(engine, up=0.5, down=-0.5), "base", SAMPLING, 6, (sentiment(engine),))
+    asked = await comparison(engine, 6, (sentiment(engine),), up=0.5, down=-0.5)
     base, up, down = await compare(engine, asked)
     low, middle, high = (present(arm.metrics).readout["sentiment"].mean for arm in (down, base, up))
     assert low < middle < high
@@ -48,13 +57,12 @@ async def test_steering_moves_the_readout_both_ways(engine: LinearEngine) -> Non
 
 
 async def test_all_arms_and_samples_share_one_batch(engine: LinearEngine) -> None:
-    await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 4))
+    await compare(engine, await comparison(engine, 4, up=0.5))
     assert engine.peak == 8
 
 
 async def test_identical_arms_are_identical(engine: LinearEngine) -> None:
-    up, twin = (await arms(engine, up=0.5, twin=0.5))[1:]
-    result = await compare(engine, Comparison((up, twin), "up", SAMPLING, 5, (sentiment(engine),)))
+    result = await compare(engine, await comparison(engine, 5, (sentiment(engine),), up=0.5, base=0.5))
     first, second = result
     assert [one.text for one in first.answers] == [one.text for one in second.answers]
     assert present(second.against_baseline).first_divergence == [None] * 5
@@ -63,7 +71,7 @@ async def test_identical_arms_are_identical(engine: LinearEngine) -> None:
 
 
 async def test_arms_share_their_text_up_to_the_first_divergence(engine: LinearEngine) -> None:
-    base, up = await compare(engine, Comparison(await arms(engine, up=0.3), "base", SAMPLING, 8))
+    base, up = await compare(engine, await comparison(engine, 8, up=0.3))
     parted = present(up.against_baseline).first_divergence
     assert any(index for index in parted)
     for one, other, index in zip(up.answers, base.answers, parted, strict=True):
@@ -73,9 +81,9 @@ async def test_arms_share_their_text_up_to_the_first_divergence(engine: LinearEn
 
 async def test_kl_and_perplexity_follow_their_definitions(engine: LinearEngine) -> None:
     """The planted model's logits are known in closed form: a steered row adds strength * GAIN * polarity to them."""
-    up = (await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING)))[1]
+    up = (await compare(engine, await comparison(engine, up=0.5)))[1]
     prompt, tokens = engine.tokenizer.encode(PROMPT), up.answers[0].tokens
-    after, _ = engine.residuals(prompt + tokens, (await arms(engine))[0].plan, len(prompt))
+    after, _ = engine.residuals(prompt + tokens, UNSTEERED, len(prompt))
     plain = engine.logits(prompt + tokens, after[-1])[len(prompt) - 1 : -1].double()
     log_p, log_q = (plain + 0.5 * GAIN * POLARITY).log_softmax(1), plain.log_softmax(1)
     expected = (log_p.exp() * (log_p - log_q)).sum(1)
@@ -87,24 +95,23 @@ async def test_kl_and_perplexity_follow_their_definitions(engine: LinearEngine) 
 
 
 async def test_an_arm_that_differs_by_its_prompt_alone_has_no_divergence(engine: LinearEngine) -> None:
-    prompted = Arm("prompted", conversation("lovely lovely lovely"))
-    result = await compare(
-        engine, Comparison((Arm("base", PROMPT), prompted), "base", SAMPLING, 4, (sentiment(engine),))
-    )
+    asked = await comparison(engine, 4, (sentiment(engine),))
+    prompted = replace(asked.arms["base"], prompt=conversation("lovely lovely lovely"))
+    result = await compare(engine, replace(asked, arms={**asked.arms, "prompted": prompted}))
     against = present(result[1].against_baseline)
     assert against.kl_mean == 0.0
     assert against.readout_shift["sentiment"].mean > 0.0
 
 
 async def test_logits_of_one_answer_are_held_at_a_time(engine: LinearEngine) -> None:
-    await compare(engine, Comparison(await arms(engine, up=0.5, down=-0.5), "base", SAMPLING, 3))
+    await compare(engine, await comparison(engine, 3, up=0.5, down=-0.5))
     assert len(engine.capture_calls) == 9
     assert all(count <= 2 and spec.layers == () and spec.logits for count, spec in engine.capture_calls)
 
 
 async def test_an_answer_too_long_to_hold_is_reported_not_measured(engine: LinearEngine) -> None:
     engine.info = replace(engine.info, vocab_size=10**9)
-    result = await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING))
+    result = await compare(engine, await comparison(engine, up=0.5))
     assert present(result[1].metrics).perplexity is None
     assert present(result[1].against_baseline).kl_mean is None
     assert "too long to hold" in present(result[1].metrics).warnings[0]
@@ -114,7 +121,7 @@ async def test_an_answer_too_long_to_hold_is_reported_not_measured(engine: Linea
 async def test_no_tokens_no_perplexity() -> None:
     engine = LinearEngine(replies={"silence": ""})
     prompt = (type(PROMPT[0])("system", "silence"), *PROMPT)
-    result = await compare(engine, Comparison((Arm("quiet", prompt),), "quiet", SAMPLING))
+    result = await compare(engine, Comparison({"quiet": GenerationRequest(prompt, SAMPLING)}, "quiet"))
     assert result[0].answers[0].finish.reason == "stop"
     assert present(result[0].metrics).perplexity is None
 
@@ -124,7 +131,7 @@ async def test_one_arm_fails_alone() -> None:
         return NonfiniteActivations("out of range") if request.plan.layers and index == 4 else None
 
     engine = LinearEngine(fails=fails)
-    events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 3))]
+    events = [one async for one in stream(engine, await comparison(engine, 3, up=0.5))]
     failures = [one for one in events if isinstance(one, ArmResult)]
     assert [(one.name, present(one.error).code) for one in failures] == [("up", "nonfinite_activations")]
     assert isinstance(events[-1], tuple)
@@ -138,7 +145,7 @@ async def test_one_arm_fails_alone() -> None:
 
 async def test_without_its_baseline_an_arm_keeps_its_own_numbers() -> None:
     engine = LinearEngine(fails=lambda request, index: None if request.plan.layers else NonfiniteActivations("no"))
-    result = await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))
+    result = await compare(engine, await comparison(engine, 2, up=0.5))
     against = present(result[1].against_baseline)
     assert present(against.kl_mean) > 0.0
     assert (against.first_divergence, against.readout_shift, against.diff) == ([], {}, [])
@@ -147,7 +154,7 @@ async def test_without_its_baseline_an_arm_keeps_its_own_numbers() -> None:
 async def test_when_every_arm_fails_the_error_is_raised() -> None:
     engine = LinearEngine(fails=lambda request, index: NonfiniteActivations("no"))
     with pytest.raises(NonfiniteActivations):
-        await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING))
+        await compare(engine, await comparison(engine, up=0.5))
 
 
 async def test_a_defect_is_raised_and_nothing_waits() -> None:
@@ -156,12 +163,12 @@ async def test_a_defect_is_raised_and_nothing_waits() -> None:
 
     engine = LinearEngine(fails=fails)
     with pytest.raises(ZeroDivisionError):
-        await compare(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))
+        await compare(engine, await comparison(engine, 2, up=0.5))
     assert engine.running == 0
 
 
 async def test_streamed_tokens_are_the_answers(engine: LinearEngine) -> None:
-    events = [one async for one in stream(engine, Comparison(await arms(engine, up=0.5), "base", SAMPLING, 2))]
+    events = [one async for one in stream(engine, await comparison(engine, 2, up=0.5))]
     tokens = [one for one in events if isinstance(one, ArmEvent)]
     assert isinstance(events[-1], tuple)
     assert len(tokens) == len(events) - 1
@@ -175,7 +182,7 @@ async def test_streamed_tokens_are_the_answers(engine: LinearEngine) -> None:
 
 async def test_closing_the_stream_frees_every_row(engine: LinearEngine) -> None:
     endless = replace(SAMPLING, max_tokens=10**6)
-    async with aclosing(stream(engine, Comparison(await arms(engine, up=0.5), "base", endless, 3))) as events:
+    async with aclosing(stream(engine, await comparison(engine, 3, sampling=endless, up=0.5))) as events:
         async for one in events:
             if isinstance(one, ArmEvent) and one.event.index == 3:
                 break
@@ -185,7 +192,7 @@ async def test_closing_the_stream_frees_every_row(engine: LinearEngine) -> None:
 
 async def test_cancelling_frees_every_row(engine: LinearEngine) -> None:
     endless = replace(SAMPLING, max_tokens=10**6)
-    task = asyncio.ensure_future(compare(engine, Comparison(await arms(engine, up=0.5), "base", endless, 3)))
+    task = asyncio.ensure_future(compare(engine, await comparison(engine, 3, sampling=endless, up=0.5)))
     await engine.reached(20)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -193,16 +200,11 @@ async def test_cancelling_frees_every_row(engine: LinearEngine) -> None:
     assert engine.running == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"baseline": "plain"}, "'plain' is not an arm; arms: base"),
-        ({"arms": (Arm("base", PROMPT), Arm("base", PROMPT))}, "given twice: base"),
-    ],
-)
-async def test_comparisons_that_cannot_be(engine: LinearEngine, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message):
-        await compare(engine, replace(Comparison((Arm("base", PROMPT),), "base", SAMPLING), **change))
+async def test_comparisons_that_cannot_be(engine: LinearEngine) -> None:
+    with pytest.raises(InvalidRequest, match="'plain' is not an arm; arms: base, up"):
+        await compare(engine, replace(await comparison(engine, up=0.5), baseline="plain"))
+    with pytest.raises(InvalidRequest, match="given twice: base"):
+        check_names(["base", "up", "base"])
 
 
 def test_a_sweep_is_arms_of_one_intervention() -> None:
@@ -212,11 +214,6 @@ def test_a_sweep_is_arms_of_one_intervention() -> None:
     assert [arm.steering for arm in found[1:]] == [
         (InterventionSpec(vector="sentiment", strength=strength, layers=(3,)),) for strength in (-1.0, 0.5)
     ]
-
-
-def test_a_sweep_has_each_strength_once() -> None:
-    with pytest.raises(InvalidRequest, match="given twice"):
-        sweep_arms(InterventionSpec(vector="sentiment"), (0.5, 0.5))
 
 
 async def test_a_random_direction_has_the_same_dose(engine: LinearEngine) -> None:

@@ -8,12 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from steering.cards import QualityCard
 from steering.errors import InvalidRequest
+from steering.extraction import METHODS
+from steering.extraction.base import MeanDifference, Negatives, Positives
 from steering.layer_indices import layer_indices
+from steering.maps import LowRankMap
 from steering.pairs import PairSet, dataset_digest
+from steering.vectors import LayerDirection
 from steering.workflows.extract import ExtractionRequest, extract
 from tests.narrowing import present
 from tests.steering.workflows.linear import LAYERS, PLANTED_LAYERS, LinearEngine
@@ -146,6 +151,34 @@ async def test_layers_without_a_direction_are_left_out_and_named(engine: LinearE
     vector = await extract(engine, ExtractionRequest("last", ended, position="last"))
     assert sorted(vector.layers) == [1, 2, 3]
     assert any("layer 0" in message and "left out" in message for message in present(vector.quality).warnings)
+
+
+async def test_the_figures_of_the_card_leave_out_layers_without_a_map(
+    engine: LinearEngine, request_: ExtractionRequest
+) -> None:
+    """Where the concept reads best there is no map, so the card is that of the other layers."""
+
+    class Elsewhere(MeanDifference):
+        name = "elsewhere"
+
+        @staticmethod
+        def fit_map(
+            positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+        ) -> tuple[LowRankMap, float]:
+            if float(found.direction @ engine.concept) > 0.9:
+                raise InvalidRequest("no map here")
+            return LowRankMap.of(found.direction[None], found.direction[None], torch.zeros(1)), 1.0
+
+    METHODS.register("elsewhere", lambda: Elsewhere)
+    try:
+        vector = await extract(engine, replace(request_, method="elsewhere"))
+        layers = tuple(vector.layers)
+        assert 0 < len(layers) < LAYERS
+        alone = await extract(engine, replace(request_, method="elsewhere", layers=layers))
+    finally:
+        METHODS.unregister("elsewhere")
+    assert present(vector.quality).auroc == present(alone.quality).auroc
+    assert present(vector.quality).auroc_interval == present(alone.quality).auroc_interval
 
 
 async def test_nothing_at_any_layer_raises(engine: LinearEngine) -> None:

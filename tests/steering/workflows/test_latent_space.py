@@ -189,7 +189,7 @@ def test_requests_for_maps_that_cannot_be(mapped: LatentSpaceRequest, change: di
 
 
 def test_a_vector_across_the_page_is_hardly_visible() -> None:
-    points = Points(np.zeros((4, 2), np.float32), (0.6, 0.4), np.eye(2, 3, dtype=np.float32), np.zeros(3, np.float32))
+    points = Points(np.zeros((4, 2), np.float32), (0.6, 0.4), np.eye(2, 3, dtype=np.float32))
     entry = planted_vector(LinearEngine()).at(1)
     out = LayerDirection(entry.direction[:3] * 0 + entry.direction.new_tensor([0.0, 0.0, 1.0]), scale=2.0)
     assert segment("out", out, points).visible == 0.0

@@ -1,18 +1,19 @@
 """The workflows on the transformers engine: numbers that a plain forward pass confirms, and a real concept found and moved."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from steering.concepts.loader import load_evaluation_prompts
-from steering.engine.api import CapturePrompt, CaptureSpec, SamplingParams
+from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.transformers.engine import TransformersEngine
 from steering.lab.controls import plan_at
 from steering.model.loading import LoadedModel
 from steering.pairs import ChatMessage, PairSet
-from steering.workflows.comparison import Arm, Comparison, compare
+from steering.workflows.comparison import Comparison, compare
 from steering.workflows.describe import Description, describe
 from steering.workflows.extract import ExtractionRequest, extract
 from tests.embedded.material import few_pairs
@@ -47,7 +48,7 @@ async def test_perplexity_is_that_of_a_plain_forward_pass(
     tiny: TransformersEngine, plain_model: PreTrainedModel
 ) -> None:
     sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=4, ignore_eos=True)
-    arm = (await compare(tiny, Comparison((Arm("base", "Hello"),), "base", sampling)))[0]
+    arm = (await compare(tiny, Comparison({"base": GenerationRequest("Hello", sampling)}, "base")))[0]
     prompt = tiny.tokenizer.encode("Hello")
     ids = prompt + arm.answers[0].tokens
     with torch.no_grad():
@@ -60,9 +61,9 @@ async def test_kl_is_that_of_a_plain_hook(tiny: TransformersEngine, plain_model:
     """Teacher-forced steering equals adding the row by hand after block 1, at every position."""
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, layers=(1,), holdout=0.0))
     plan = await plan_at(tiny.info, vector, 3.0, (1,))
-    arms = (Arm("base", "Hello"), Arm("joy", "Hello", plan))
     sampling = SamplingParams(max_tokens=8, temperature=1.0, seed=4, ignore_eos=True)
-    steered = (await compare(tiny, Comparison(arms, "base", sampling)))[1]
+    arms = {"base": GenerationRequest("Hello", sampling), "joy": GenerationRequest("Hello", sampling, plan)}
+    steered = (await compare(tiny, Comparison(arms, "base")))[1]
     prompt = tiny.tokenizer.encode("Hello")
     ids = torch.tensor([prompt + steered.answers[0].tokens])
     row = 3.0 * vector.at(1).scale * vector.at(1).direction
@@ -80,9 +81,8 @@ async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny
     """What is measured is what was generated: reading an answer again under its plan predicts that very answer."""
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
     plan = await plan_at(tiny.info, vector, 2.0, (0, 2))
-    arm = Arm("joy", "Hello there", plan)
-    sampling = SamplingParams(max_tokens=16, ignore_eos=True)
-    tokens = (await compare(tiny, Comparison((arm,), "joy", sampling)))[0].answers[0].tokens
+    arm = GenerationRequest("Hello there", SamplingParams(max_tokens=16, ignore_eos=True), plan)
+    tokens = (await compare(tiny, Comparison({"joy": arm}, "joy")))[0].answers[0].tokens
     prompt = tiny.tokenizer.encode("Hello there")
     (again,) = await tiny.capture([CapturePrompt(prompt + tokens, plan, len(prompt))], CaptureSpec((), logits=True))
     assert tuple(present(again.logits)[len(prompt) - 1 : -1].argmax(1).tolist()) == tokens
@@ -91,9 +91,10 @@ async def test_a_greedy_answer_is_the_best_of_its_own_teacher_forced_logits(tiny
 async def test_identical_arms_of_a_real_engine_are_identical(tiny: TransformersEngine) -> None:
     vector = await extract(tiny, ExtractionRequest("joy", PAIRS, holdout=0.0))
     plan = await plan_at(tiny.info, vector, 2.0, (1,))
-    arms = (Arm("base", "Hello"), Arm("one", "Hello", plan), Arm("two", "Hello", plan))
-    sampling = SamplingParams(max_tokens=12, temperature=1.0, seed=9, ignore_eos=True)
-    base, one, two = await compare(tiny, Comparison(arms, "base", sampling, 4))
+    plain = GenerationRequest("Hello", SamplingParams(max_tokens=12, temperature=1.0, seed=9, ignore_eos=True))
+    steered = replace(plain, plan=plan)
+    arms = {"base": plain, "one": steered, "two": steered}
+    base, one, two = await compare(tiny, Comparison(arms, "base", 4))
     assert [answer.tokens for answer in one.answers] == [answer.tokens for answer in two.answers]
     assert [answer.tokens for answer in one.answers] != [answer.tokens for answer in base.answers]
     assert tiny.stats().running == 0

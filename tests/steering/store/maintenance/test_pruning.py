@@ -34,11 +34,11 @@ async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     await store.servers.renew("s", 1000, {})
     await store.shared.jobs.put(JobRecord(id="job-running", kind="extract", status="running", owner="s"))
     future, past = "2999-01-01T00:00:00.000000Z", "2000-01-01T00:00:00.000000Z"
-    none = prune_records(address, jobs_before=past, audit_before=past, links_before=past)
+    none = prune_records(address, {"jobs": past, "audit": past, "links": past})
     assert none == {"jobs": 0, "audit": 0, "links": 0}
-    dry = prune_records(address, jobs_before=future, audit_before=past, links_before=future, dry_run=True)
+    dry = prune_records(address, {"jobs": future, "audit": past, "links": future}, dry_run=True)
     assert dry == {"jobs": 3, "audit": 0, "links": 1}
-    done = prune_records(address, jobs_before=future, audit_before=future, links_before=future)
+    done = prune_records(address, {"jobs": future, "audit": future, "links": future})
     assert done == {"jobs": 3, "audit": 3, "links": 1}
     assert [job.id for job in (await store.shared.jobs.find()).items] == ["job-running"]
     await store.close()
