@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+from tests.polling import until
 
 COMPILE_SECONDS = 1500.0
 """Limit of a compilation. It takes two minutes on an idle machine; the worker has the lowest priority. Tests that compile have
@@ -72,6 +74,24 @@ async def run(engine: Engine, request: GenerationRequest) -> Outcome:
 async def run_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
     """Runs all requests in one batch."""
     return list(await asyncio.gather(*(run(engine, request) for request in requests)))
+
+
+async def run_at_once(engine: TransformersEngine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
+    """Runs all requests in one batch whose first pass begins when every one of them waits, however fast the passes are."""
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        released.wait()
+
+    engine._loop.call(hold)
+    try:
+        await until(held.is_set)
+        tasks = [asyncio.create_task(run(engine, request)) for request in requests]
+        await until(lambda: engine.stats().waiting == len(requests) or any(task.done() for task in tasks))
+    finally:
+        released.set()
+    return list(await asyncio.gather(*tasks))
 
 
 async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
