@@ -14,7 +14,9 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.cpu import compilation
 from steering.engine.cpu.cache_folder import artifact_folder, private_folder
+from steering.engine.cpu.compile_worker import USUAL_PRIORITY
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
@@ -27,8 +29,7 @@ from tests.plans import plan_for, random_items, vectors_for
 from tests.polling import until
 
 COMPILE_SECONDS = 1500.0
-"""Limit of a compilation. It takes two minutes on an idle machine; the worker has the lowest priority. Tests that compile have
-a longer timeout."""
+"""Limit of a compilation. It takes two minutes on an idle machine. Tests that compile have a longer timeout."""
 
 
 @dataclass
@@ -130,6 +131,15 @@ def give_library(library: Path, cache: Path) -> None:
 
 
 @contextmanager
+def compiled_soon() -> Iterator[None]:
+    """Within it a compilation of this process begins at once, and its worker has the usual priority."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "START_DELAY", 0.0)
+        patch.setenv(USUAL_PRIORITY, "1")
+        yield
+
+
+@contextmanager
 def eager_and_compiled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str, library: Path
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
@@ -142,8 +152,9 @@ def eager_and_compiled(
     eager = TransformersEngine(loaded[0])
     request = compile_request(loaded[1], EngineOptions(source, folder))
     give_library(library, folder)
-    compiled = TransformersEngine(loaded[1], compile_request=request)
-    asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
+    with compiled_soon():
+        compiled = TransformersEngine(loaded[1], compile_request=request)
+        asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
     yield eager, compiled
     asyncio.run(eager.close())
     asyncio.run(compiled.close())
@@ -162,7 +173,7 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
         assert expected is None or tokens == expected
         if engine.stats().executor.startswith("compiled"):
             return
-        await asyncio.sleep(2.0)  # the compiler runs on idle processors only
+        await asyncio.sleep(2.0)  # the compiler needs the processors
     pytest.fail((cache / "compile.log").read_text()[-2000:])
 
 

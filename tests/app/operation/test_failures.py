@@ -163,7 +163,7 @@ def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path
             "device": "cpu",
             "dtype": "float32",
             "compiled": "false",
-            "watchdog_seconds": 3.0,  # the first pass of a process may take a second where others want its processor
+            "watchdog_seconds": 10.0,  # the first pass of a process takes seconds where others want its processor
         },
     }
     with serving(tmp_path, "tests.app.serve_hanging", **options) as (process, address, log):
@@ -174,4 +174,4 @@ def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path
             with contextlib.suppress(httpx2.TransportError):
                 assert client.post("/v1/generate", json=ASK).json()["error"]["code"] == "engine_dead"
         assert process.wait(60) == 3
-        assert "a forward pass has not returned for 3 s" in log.read_text()
+        assert "a forward pass has not returned for 10 s" in log.read_text()
