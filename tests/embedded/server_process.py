@@ -11,16 +11,21 @@ from typing import Self
 
 from steering.client import ApiError, Client
 from tests.app.addresses import announced
+from tests.forked_process import ForkedProcess
 
 READY_SECONDS = 240.0
 
 
 class ServerProcess:
-    """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
+    """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept. The process is
+    forked from one that has made its imports, unless that is not wanted, or another interpreter runs it."""
 
-    def __init__(self, folder: Path, model_cache: Path, *, python: str = sys.executable, **settings: str) -> None:
-        """python: the interpreter that runs it, of another environment for instance."""
+    def __init__(
+        self, folder: Path, model_cache: Path, *, python: str = sys.executable, forked: bool = True, **settings: str
+    ) -> None:
+        """python: the interpreter that runs it, of another environment for instance. forked: False starts it as `steer serve` is."""
         self.folder, self.log, self._python = folder, folder / "server.log", python
+        self._forked = forked and python == sys.executable
         self._environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
             "STEERING_CACHE_DIR": str(model_cache),
@@ -30,7 +35,7 @@ class ServerProcess:
         }
         self.client: Client
         self.url = ""
-        self.process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes] | ForkedProcess
 
     def __enter__(self) -> Self:
         self.start()
@@ -48,10 +53,15 @@ class ServerProcess:
 
     def start(self, port: int = 0) -> None:
         """Starts it, at a free port unless one is given, and returns when it can work. Fails with the end of its log."""
-        command = [self._python, "-m", "app.cli.main", "serve", "--port", str(port)]
-        with self.log.open("ab") as output:
-            start = output.tell()  # before it is the output of an earlier process
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
+        arguments = ["serve", "--port", str(port)]
+        self.log.touch(0o600)
+        start = self.log.stat().st_size  # before it is the output of an earlier process
+        if self._forked:
+            self.process = ForkedProcess("app.cli.main", arguments, log=self.log, environment=self._environment)
+        else:
+            command = [self._python, "-m", "app.cli.main", *arguments]
+            with self.log.open("ab") as output:
+                self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
         try:
             self._connect(start, time.monotonic() + READY_SECONDS)
         except BaseException:  # nobody would end it: an `__enter__` that fails has no `__exit__`
