@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +16,12 @@ READY_SECONDS = 240.0
 
 
 class ServerProcess:
-    """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept. The process is
-    forked from one that has made its imports, unless that is not wanted, or another interpreter runs it."""
+    """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
 
-    def __init__(
-        self, folder: Path, model_cache: Path, *, python: str = sys.executable, forked: bool = True, **settings: str
-    ) -> None:
-        """python: the interpreter that runs it, of another environment for instance. forked: False starts it as `steer serve` is."""
+    def __init__(self, folder: Path, model_cache: Path, *, python: str = "", **settings: str) -> None:
+        """python: an interpreter that starts it as `steer serve` is started, of another environment for instance. Without one it is
+        forked from a process that has made its imports."""
         self.folder, self.log, self._python = folder, folder / "server.log", python
-        self._forked = forked and python == sys.executable
         self._environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
             "STEERING_CACHE_DIR": str(model_cache),
@@ -56,12 +52,12 @@ class ServerProcess:
         arguments = ["serve", "--port", str(port)]
         self.log.touch(0o600)
         start = self.log.stat().st_size  # before it is the output of an earlier process
-        if self._forked:
-            self.process = ForkedProcess("app.cli.main", arguments, log=self.log, environment=self._environment)
-        else:
+        if self._python:
             command = [self._python, "-m", "app.cli.main", *arguments]
             with self.log.open("ab") as output:
                 self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
+        else:
+            self.process = ForkedProcess("app.cli.main", arguments, log=self.log, environment=self._environment)
         try:
             self._connect(start, time.monotonic() + READY_SECONDS)
         except BaseException:  # nobody would end it: an `__enter__` that fails has no `__exit__`

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.embedded, pytest.mark.browser]
 KEY = "key-of-everything"
 LONG = base64.urlsafe_b64encode(b'{"sampling": {"max_tokens": 1500}}').decode().rstrip("=")
 """The state of Play with an answer that goes on while a server is killed."""
-WRITTEN = "document.querySelector('article[aria-label=Plain] .tokens')?.innerText.length > 80"
+WRITTEN = "() => document.querySelector('article[aria-label=Plain] .tokens')?.innerText.length > 80"
 """Whether the plain answer has more than the eight tokens of the next one; a browser asks this before every frame."""
 SNIPPETS = {"Python": [sys.executable, "-"], "OpenAI client": [sys.executable, "-"], "curl": ["sh", "-s"]}
 
