@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import Engine, Finish, GenerationRequest, SamplingParams, TokenEvent
+from steering.engine.cpu import compilation
+from steering.engine.cpu.compile_worker import USUAL_PRIORITY
 from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.kernels.library import library_path
 from steering.engine.options import EngineLimits, EngineOptions
@@ -23,10 +26,10 @@ from steering.model.info import ModelInfo
 from steering.model.loading import load, opened
 from tests.families import FAMILIES
 from tests.plans import plan_for, random_items, vectors_for
+from tests.polling import until
 
 COMPILE_SECONDS = 1500.0
-"""Limit of a compilation. It takes two minutes on an idle machine; the worker has the lowest priority. Tests that compile have
-a longer timeout."""
+"""Limit of a compilation. It takes two minutes on an idle machine. Tests that compile have a longer timeout."""
 
 
 @dataclass
@@ -74,6 +77,24 @@ async def run_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list
     return list(await asyncio.gather(*(run(engine, request) for request in requests)))
 
 
+async def run_at_once(engine: TransformersEngine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
+    """Runs all requests in one batch whose first pass begins when every one of them waits, however fast the passes are."""
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        released.wait()
+
+    engine._loop.call(hold)
+    try:
+        await until(held.is_set)
+        tasks = [asyncio.create_task(run(engine, request)) for request in requests]
+        await until(lambda: engine.stats().waiting == len(requests) or any(task.done() for task in tasks))
+    finally:
+        released.set()
+    return list(await asyncio.gather(*tasks))
+
+
 async def run_alone(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Outcome]:
     """Runs requests one after the other."""
     return [await run(engine, request) for request in requests]
@@ -110,6 +131,15 @@ def give_library(library: Path, cache: Path) -> None:
 
 
 @contextmanager
+def compiled_soon() -> Iterator[None]:
+    """Within it a compilation of this process begins at once, and its worker has the usual priority."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "START_DELAY", 0.0)
+        patch.setenv(USUAL_PRIORITY, "1")
+        yield
+
+
+@contextmanager
 def eager_and_compiled(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, dtype: str, library: Path
 ) -> Iterator[tuple[TransformersEngine, TransformersEngine]]:
@@ -122,8 +152,9 @@ def eager_and_compiled(
     eager = TransformersEngine(loaded[0])
     request = compile_request(loaded[1], EngineOptions(source, folder))
     give_library(library, folder)
-    compiled = TransformersEngine(loaded[1], compile_request=request)
-    asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
+    with compiled_soon():
+        compiled = TransformersEngine(loaded[1], compile_request=request)
+        asyncio.run(until_compiled(compiled, folder, eager if dtype == "float32" else None))
     yield eager, compiled
     asyncio.run(eager.close())
     asyncio.run(compiled.close())
@@ -142,7 +173,7 @@ async def until_compiled(engine: TransformersEngine, cache: Path, eager: Engine 
         assert expected is None or tokens == expected
         if engine.stats().executor.startswith("compiled"):
             return
-        await asyncio.sleep(2.0)  # the compiler runs on idle processors only
+        await asyncio.sleep(2.0)  # the compiler needs the processors
     pytest.fail((cache / "compile.log").read_text()[-2000:])
 
 

@@ -11,8 +11,8 @@ async def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
             await asyncio.sleep(0.005)
 
 
-async def holds(check: Callable[[], Awaitable[bool]]) -> None:
+async def holds(check: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Returns when a condition holds that takes a request to find out."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(seconds):
         while not await check():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -27,6 +27,7 @@ from steering.vectors import VectorId
 Aging: TypeAlias = Literal["jobs", "job_outputs", "audit", "links"]
 """The tables whose rows are deleted by age."""
 
+
 def days_ago(days: int) -> str:
     """Returns the time so many days ago, as records have it. Raises OverflowError before the year 1."""
     return utc_text(datetime.now(UTC) - timedelta(days=days))

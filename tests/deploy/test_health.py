@@ -1,9 +1,7 @@
 """Health checks as they are run: the script of the images and the probes of Kubernetes ask a server that lists its host names."""
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +12,8 @@ import httpx2
 import pytest
 import yaml
 
-from tests.app.addresses import announced
 from tests.app.running import running
+from tests.forked_process import ForkedProcess
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "deploy" / "image" / "health.sh"
@@ -32,20 +30,14 @@ def health(port: int) -> int:
 
 
 @contextmanager
-def started(**options: Any) -> Iterator[int]:
+def started(folder: Path, **options: Any) -> Iterator[int]:
     """A server process over a scripted engine on every address of the machine; yields its port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.app.serve_scripted", json.dumps({"settings": LISTED, **options})],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = ForkedProcess("tests.app.serve_scripted", {"settings": LISTED, **options}, log=folder / "server.log")
     try:
-        assert process.stderr is not None
-        addresses = (announced(line) for line in process.stderr)
-        yield urlsplit(next(address for address in addresses if address is not None)).port or 0
+        yield urlsplit(process.address()).port or 0
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def test_the_health_check_of_the_images_follows_the_port_and_passes_where_host_names_are_listed() -> None:
@@ -57,8 +49,8 @@ def test_the_health_check_of_the_images_follows_the_port_and_passes_where_host_n
     assert health(port) != 0, "nothing listens any more"
 
 
-def test_the_health_check_of_the_images_fails_while_the_model_is_loading() -> None:
-    with started(load_seconds=600) as port:
+def test_the_health_check_of_the_images_fails_while_the_model_is_loading(tmp_path: Path) -> None:
+    with started(tmp_path, load_seconds=600) as port:
         assert httpx2.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
         assert health(port) != 0
 

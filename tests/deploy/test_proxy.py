@@ -2,48 +2,39 @@
 
 import asyncio
 import contextlib
-import json
 import os
+import re
 import signal
 import socket
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from tests.app.addresses import announced
 from tests.app.conftest import events_of
+from tests.forked_process import ForkedProcess
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CADDY = Path(sys.executable).parent / "caddy"
 ASK = {"prompt": "a", "max_tokens": 4}
+NUMBERS = count(1)
 
 
 @asynccontextmanager
-async def server(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def server(folder: Path, **options: Any) -> AsyncIterator[tuple[ForkedProcess, str]]:
     """A server process over a scripted engine, and its address."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options), stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    reading: asyncio.Task[bytes] | None = None
+    process = ForkedProcess("tests.app.serve_scripted", options, log=folder / f"server-{next(NUMBERS)}.log")
     try:
-        async with asyncio.timeout(120):
-            while (address := announced((await process.stderr.readline()).decode())) is None:
-                assert process.returncode is None
-        reading = asyncio.create_task(process.stderr.read())
+        address = await asyncio.to_thread(process.address)
         yield process, address.removeprefix("http://")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if reading is not None:
-            await reading
+        process.kill()
+        await asyncio.to_thread(process.wait)
 
 
 @asynccontextmanager
@@ -108,25 +99,45 @@ class Load:
         return self.statuses
 
 
+async def answered(address: str) -> float:
+    """Returns how many requests to generate a server has answered, by its own count."""
+    async with httpx2.AsyncClient(base_url=f"http://{address}", timeout=60) as client:
+        metrics = (await client.get("/metrics")).text
+    counts = re.findall(r'steering_http_requests_total\{[^}]*route="/v1/generate"[^}]*\} ([\d.]+)', metrics)
+    return sum(map(float, counts))
+
+
+async def stopped(process: ForkedProcess, address: str, load: Load) -> int:
+    """Stops a server as an operator does whose delay is long enough: it ends once the proxy sends it nothing more, however late the
+    proxy sees that it is not ready. Returns the exit code."""
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(120):
+        before = -1.0
+        while (now := await answered(address)) != before:
+            before = now
+            await load.more(50)
+        process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(process.wait, 60)
+
+
 async def test_a_rolling_restart_is_not_noticed(tmp_path: Path) -> None:
     """Each server is stopped and replaced while clients generate: every request is answered with 200."""
-    options = {"engine": {"token_seconds": 0.005}, "settings": {"drain_delay_seconds": 4.0}}
+    options = {"engine": {"token_seconds": 0.005}, "settings": {"drain_delay_seconds": 300.0}}
     async with (
-        server(**options) as (first, one),
-        server(**options) as (second, other),
+        server(tmp_path, **options) as (first, one),
+        server(tmp_path, **options) as (second, other),
         proxy(tmp_path, one, other) as client,
     ):
         load = Load(client)
         await load.more(50)
-        first.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(first.wait(), 60) == 0
+        assert await stopped(first, one, load) == 0
         await load.more(50)
         port = one.rpartition(":")[2]
-        async with server(settings={"port": int(port)}):
-            await load.more(50)
+        async with server(tmp_path, settings={"port": int(port)}):
             async with asyncio.timeout(60):
-                second.send_signal(signal.SIGTERM)
-                assert await second.wait() == 0
+                while not await answered(one):  # the proxy has seen that it is ready
+                    await load.more(10)
+            assert await stopped(second, other, load) == 0
             await load.more(50)
             assert (await load.end()).keys() == {200}
 
@@ -134,8 +145,8 @@ async def test_a_rolling_restart_is_not_noticed(tmp_path: Path) -> None:
 async def test_a_killed_server_costs_at_most_the_requests_it_had(tmp_path: Path) -> None:
     options = {"engine": {"token_seconds": 0.005}}
     async with (
-        server(**options) as (first, one),
-        server(**options) as (_, other),
+        server(tmp_path, **options) as (first, one),
+        server(tmp_path, **options) as (_, other),
         proxy(tmp_path, one, other) as client,
     ):
         load = Load(client)
@@ -149,7 +160,7 @@ async def test_a_killed_server_costs_at_most_the_requests_it_had(tmp_path: Path)
 
 async def test_a_stream_passes_piece_by_piece(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    async with server(gate_file=str(gate)) as (_, one), proxy(tmp_path, one) as client:
+    async with server(tmp_path, gate_file=str(gate)) as (_, one), proxy(tmp_path, one) as client:
         text = ""
         async with client.stream("POST", "/v1/generate", json={**ASK, "stream": True}) as answer:
             async for piece in answer.aiter_text():
@@ -195,7 +206,7 @@ async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 async def test_an_idle_connection_is_closed_by_the_proxy_and_not_by_the_server(tmp_path: Path) -> None:
     """service A19, S3: if the server closed first, a request that is just being sent on the connection would get 502."""
     gate = tmp_path / "gate"
-    async with server(gate_file=str(gate)) as (_, one):
+    async with server(tmp_path, gate_file=str(gate)) as (_, one):
         relay = Relay(one)
         listening = await asyncio.start_server(relay.connected, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Self
 
 from steering.client import ApiError, Client
 from tests.app.addresses import announced
+from tests.forked_process import ForkedProcess
 
 READY_SECONDS = 240.0
 
@@ -18,8 +18,9 @@ READY_SECONDS = 240.0
 class ServerProcess:
     """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
 
-    def __init__(self, folder: Path, model_cache: Path, *, python: str = sys.executable, **settings: str) -> None:
-        """python: the interpreter that runs it, of another environment for instance."""
+    def __init__(self, folder: Path, model_cache: Path, *, python: str = "", **settings: str) -> None:
+        """python: an interpreter that starts it as `steer serve` is started, of another environment for instance. Without one it is
+        forked from a process that has made its imports."""
         self.folder, self.log, self._python = folder, folder / "server.log", python
         self._environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
@@ -30,7 +31,7 @@ class ServerProcess:
         }
         self.client: Client
         self.url = ""
-        self.process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes] | ForkedProcess
 
     def __enter__(self) -> Self:
         self.start()
@@ -48,10 +49,15 @@ class ServerProcess:
 
     def start(self, port: int = 0) -> None:
         """Starts it, at a free port unless one is given, and returns when it can work. Fails with the end of its log."""
-        command = [self._python, "-m", "app.cli.main", "serve", "--port", str(port)]
-        with self.log.open("ab") as output:
-            start = output.tell()  # before it is the output of an earlier process
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
+        arguments = ["serve", "--port", str(port)]
+        self.log.touch(0o600)
+        start = self.log.stat().st_size  # before it is the output of an earlier process
+        if self._python:
+            command = [self._python, "-m", "app.cli.main", *arguments]
+            with self.log.open("ab") as output:
+                self.process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(self._environment))
+        else:
+            self.process = ForkedProcess("app.cli.main", arguments, log=self.log, environment=self._environment)
         try:
             self._connect(start, time.monotonic() + READY_SECONDS)
         except BaseException:  # nobody would end it: an `__enter__` that fails has no `__exit__`

@@ -30,7 +30,7 @@ def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A server of these tests' own, which they kill and start again. In float32, where an answer is the same whoever else is in
     the batch and whatever was in the cache. It drains for as long as short streams take on a slow machine."""
     folder = tmp_path_factory.mktemp("lifecycle")
-    with ServerProcess(folder, model_cache, dtype="float32", compiled="false", drain_seconds="20") as started:
+    with ServerProcess(folder, model_cache, dtype="float32", compiled="false", drain_seconds="8") as started:
         pairs = pair_words("sentiment")[:12]
         started.client.extract_vector("sentiment", pairs=pairs, layers=[int(LAYER)], holdout=0)
         yield started
@@ -134,12 +134,12 @@ def test_a_stop_lets_streams_end_and_cuts_what_is_too_long(server: ServerProcess
         return f"{last.usage.completion_tokens} tokens"
 
     with ThreadPoolExecutor(6) as threads:
-        streams = [threads.submit(follow, count) for count in (8, 9, 10, 11, 12, 8000)]
+        streams = [threads.submit(follow, count) for count in (4, 5, 6, 7, 8, 8000)]
         under_way.wait(60)
         server.terminate()
         refusal = refused(server.url)
         endings = [stream.result() for stream in streams]
-    assert endings[:5] == [f"{count} tokens" for count in (8, 9, 10, 11, 12)]
+    assert endings[:5] == [f"{count} tokens" for count in (4, 5, 6, 7, 8)]
     assert endings[5] == "draining"
     assert (refusal.status, refusal.code) == (503, "draining")
     assert refusal.retry_after is not None

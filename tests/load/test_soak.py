@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -239,7 +240,8 @@ async def test_nothing_is_left_of_the_load_and_memory_is_flat(
 ) -> None:
     dtype = "bfloat16" if has_avx2() else "float32"
     give_library(built_library, model_cache)
-    server = ServerProcess(tmp_path, model_cache, cache_megabytes=str(CACHE_MEGABYTES[dtype]), dtype=dtype)
+    megabytes = str(CACHE_MEGABYTES[dtype])
+    server = ServerProcess(tmp_path, model_cache, python=sys.executable, cache_megabytes=megabytes, dtype=dtype)
     await asyncio.to_thread(server.start)
     try:
         found = await _soaked(server.url, psutil.Process(server.process.pid), dtype)

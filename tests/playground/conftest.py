@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -85,7 +84,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 def serving(folder: Path, model_cache: Path, **settings: str) -> ServerProcess:
     """Returns a server with the embedded model that has not started yet, in the engine that these tests run over."""
     chosen = settings if PYTHON_WITH_VLLM is None else {**settings, **VLLM}
-    return ServerProcess(folder, model_cache, python=PYTHON_WITH_VLLM or sys.executable, compiled="false", **chosen)
+    return ServerProcess(folder, model_cache, python=PYTHON_WITH_VLLM or "", compiled="false", **chosen)
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,7 @@ def test_space_and_read_are_restored_from_links(wide: Visit, browser: Browser) -
     read = save_link(wide, "read")
     wide.page.keyboard.press("3")
     wide.ended()
-    wide.page.get_by_role("button", name="t-SNE").click()
+    wide.page.get_by_role("button", name="Along the vector", exact=True).click()
     wide.ended()
     wide.page.get_by_role("slider", name="Layer").press("Home")
     wide.page.get_by_role("slider", name="Layer").press("ArrowRight")
@@ -89,7 +89,8 @@ def test_space_and_read_are_restored_from_links(wide: Visit, browser: Browser) -
     again.page.goto(read)
     expect(again.page.get_by_label("Message 1", exact=True)).to_have_value("How was the <b>trip</b>?")
     again.page.goto(space)
-    expect(again.page.get_by_role("button", name="t-SNE")).to_have_attribute("aria-pressed", "true")
+    along = again.page.get_by_role("button", name="Along the vector", exact=True)
+    expect(along).to_have_attribute("aria-pressed", "true")
     expect(again.page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "layer 0")
     again.page.context.close()
     assert again.problems == []

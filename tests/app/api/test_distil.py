@@ -1,5 +1,6 @@
 """POST /v1/vectors/distil: an instruction becomes a vector with a map, as a job or while one waits; what is too much is refused."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ async def test_a_concept_in_words_stands_for_its_instruction(server: Server) -> 
 
 
 async def test_a_job_tells_its_progress_and_keeps_no_text_of_the_caller(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.005))
+    server = await start(ScriptedEngine(gate=asyncio.Event()))  # which never opens
     started = await server.client.post("/v1/vectors/distil", json=BODY)
     assert started.status_code == 202
     path = f"/v1/jobs/{started.json()['id']}"

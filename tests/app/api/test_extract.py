@@ -1,5 +1,6 @@
 """POST /v1/vectors/extract: the planted direction comes out, whatever form the texts have, as a job or while one waits."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -172,7 +173,7 @@ async def test_a_job_is_watched_to_its_end(start: StartServer) -> None:
 
 
 async def test_a_cancelled_job_stops_and_keeps_nothing(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.05))
+    server = await start(ScriptedEngine(gate=asyncio.Event()))
     job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
     await until(lambda: server.engine.stats().running == 1)
     cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
@@ -194,7 +195,7 @@ async def test_a_job_that_fails_says_why_and_hides_what_is_ours(start: StartServ
 
 
 async def test_too_many_jobs_are_refused_at_once(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.05), max_jobs=1, max_queued_jobs=1)
+    server = await start(ScriptedEngine(gate=asyncio.Event()), max_jobs=1, max_queued_jobs=1)
     ids = [(await server.client.post("/v1/vectors/extract", json=BODY)).json()["id"] for _ in range(2)]
     refused = await server.client.post("/v1/vectors/extract", json=BODY)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
@@ -205,7 +206,7 @@ async def test_too_many_jobs_are_refused_at_once(start: StartServer) -> None:
 
 
 async def test_a_stop_of_the_server_is_read_as_interrupted(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.05))
+    server = await start(ScriptedEngine(gate=asyncio.Event()))
     job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
     await until(lambda: server.engine.stats().running == 1)
     await server.state.jobs.close()

@@ -184,8 +184,8 @@ async def test_a_client_that_has_finished_sending_counts_as_gone_after_a_while()
     async with Listening(ScriptedEngine(gate=gate), protocol=QuickProtocol) as listening:
         reader, writer = await listening.connect()
         writer.write(HEAD % len(GENERATE) + GENERATE)
-        writer.write_eof()
         await until(lambda: listening.engine.stats().running == 1)
+        writer.write_eof()
         assert await closed(reader) == b""
         await until(listening.quiet)
         await finish(writer)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -21,10 +20,10 @@ import pytest
 from steering.engine.api import EngineStats
 from steering.errors import OutOfMemory, StoreUnavailable
 from steering.store.store import NamespaceStore
-from tests.app.addresses import announced
 from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
+from tests.forked_process import ForkedProcess
 
 ASK = {"prompt": "a", "max_tokens": 2}
 
@@ -104,23 +103,14 @@ async def test_a_process_that_was_stopped_goes_on_serving(start: StartServer) ->
 @contextlib.contextmanager
 def serving(
     folder: Path, module: str = "tests.app.serve_scripted", **options: Any
-) -> Iterator[tuple["subprocess.Popen[bytes]", str, Path]]:
+) -> Iterator[tuple[ForkedProcess, str, Path]]:
     """Runs a server process; by default over a scripted engine."""
-    log = folder / "server.log"
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", module, json.dumps(options)]
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-        try:
-            until = time.monotonic() + 120
-            while (address := announced(log.read_text())) is None:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.05)
-            yield process, address, log
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait(30)
+    process = ForkedProcess(module, options, log=folder / "server.log")
+    try:
+        yield process, process.address(), process.log
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 def until_ready(client: httpx2.Client) -> None:
@@ -163,7 +153,7 @@ def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path
             "device": "cpu",
             "dtype": "float32",
             "compiled": "false",
-            "watchdog_seconds": 3.0,  # the first pass of a process may take a second where others want its processor
+            "watchdog_seconds": 10.0,  # the first pass of a process takes seconds where others want its processor
         },
     }
     with serving(tmp_path, "tests.app.serve_hanging", **options) as (process, address, log):
@@ -174,4 +164,4 @@ def test_a_forward_pass_that_never_returns_ends_the_process_with_code_3(tmp_path
             with contextlib.suppress(httpx2.TransportError):
                 assert client.post("/v1/generate", json=ASK).json()["error"]["code"] == "engine_dead"
         assert process.wait(60) == 3
-        assert "a forward pass has not returned for 3 s" in log.read_text()
+        assert "a forward pass has not returned for 10 s" in log.read_text()

@@ -1,19 +1,17 @@
 """SIGTERM on a real process: not ready at once, streams ended properly, the process gone in time with code 0."""
 
 import asyncio
-import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import httpx2
 import pytest
 
-from tests.app.addresses import announced
 from tests.app.conftest import events_of
+from tests.forked_process import ForkedProcess
 
 GONE = 20.0
 """Seconds in which a process must be gone, on a machine however busy. What it would wait for otherwise takes far longer."""
@@ -22,47 +20,37 @@ GONE = 20.0
 class Process:
     """A server process and the address it printed."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+    def __init__(self, process: ForkedProcess, address: str) -> None:
         self.process = process
         self.client = httpx2.AsyncClient(base_url=address, timeout=30)
 
     async def gone(self) -> int:
         """The exit code, once the process has ended within the time."""
-        return await asyncio.wait_for(self.process.wait(), GONE)
+        return await asyncio.to_thread(self.process.wait, GONE)
 
 
 Launch: TypeAlias = Callable[..., Awaitable[Process]]
 
 
-async def address_of(process: asyncio.subprocess.Process) -> str:
-    """The address that the server says it listens on."""
-    assert process.stderr is not None
-    async with asyncio.timeout(120):
-        async for line in process.stderr:
-            if (address := announced(line.decode())) is not None:
-                return address
-    raise AssertionError("the server did not report its address")
-
-
 @pytest.fixture
-async def launch() -> AsyncIterator[Launch]:
+async def launch(tmp_path: Path) -> AsyncIterator[Launch]:
     """Starts server processes and ends them after the test."""
     started: list[Process] = []
+    stack = ExitStack()
 
     async def launched(**options: Any) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.app.serve_scripted", json.dumps(options), stderr=subprocess.PIPE
-        )
-        one = Process(process, await address_of(process))
+        log = tmp_path / f"server-{len(started)}.log"
+        process = ForkedProcess("tests.app.serve_scripted", options, log=log)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        one = Process(process, await asyncio.to_thread(process.address))
         started.append(one)
         return one
 
-    yield launched
-    for one in started:
-        await one.client.aclose()
-        if one.process.returncode is None:
-            one.process.kill()
-        await one.process.communicate()
+    with stack:
+        yield launched
+        for one in started:
+            await one.client.aclose()
 
 
 async def ready(server: Process) -> None:

@@ -1,6 +1,7 @@
 """`steer run`: a sweep whose server is killed in the middle is continued by the same command, and nothing that is done is done again."""
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,10 +23,10 @@ SWEEP: dict[str, Any] = {
     "vector": "mood",
     "prompts": [f"{prompt} {n}" for prompt in PROMPTS for n in range(2)],
     "strengths": [1, 2, 3, 4],
-    "max_tokens": 24,
+    "max_tokens": 40,
 }
-LAYERS, PARTS = 3, 2
-"""Layers of the model, and finished parts after which the server is killed, of six."""
+LAYERS, PARTS, ALL_PARTS = 3, 2, 4
+"""Layers of the model; finished parts after which the server is killed; parts of the sweep, one more than layers."""
 
 
 def run(study: Path, url: str) -> subprocess.CompletedProcess[str]:
@@ -65,16 +66,18 @@ async def test_a_sweep_whose_server_was_killed_is_continued(tiny_folder: Path, t
         async def enough() -> bool:
             return len(parts(tmp_path)) >= PARTS
 
-        await holds(enough)
+        await holds(enough, 120)
+        server.process.send_signal(signal.SIGSTOP)  # what it has not finished until here it never finishes
+        before = parts(tmp_path)
+        assert PARTS <= len(before) < ALL_PARTS
         server.kill()
         running.join()
         assert ended[0].returncode == 1, ended[0].stderr
-        before = parts(tmp_path)
         server.start()
         again = run(study, server.url)
         assert again.returncode == 0, again.stderr
         after = parts(tmp_path)
-        assert len(after) > len(before)
+        assert len(after) == ALL_PARTS
         assert {name: after[name] for name in before} == before
         found = result(study)
         assert {point["split"] for point in found["points"]} == {"validation", "test"}

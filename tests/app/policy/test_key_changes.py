@@ -130,11 +130,13 @@ async def test_the_scope_metrics_allows_nothing_else(server: Server) -> None:
 
 
 async def test_the_batch_of_a_deleted_key_stops(start: StartServer) -> None:
-    server = await start(ScriptedEngine(token_seconds=0.005), api_keys=ADMIN)
+    gate = asyncio.Event()
+    server = await start(ScriptedEngine(gate=gate), api_keys=ADMIN)
     server.client.headers.update(BEARER)
     key = await created(server)
     job = await batch(server, key, *[LINE] * 400)
     assert (await server.client.delete(f"/v1/keys/{key['id']}")).status_code == 204
+    gate.set()
     record = await ended(server, job)
     assert (record["status"], record["error"]["code"]) == ("failed", "invalid_api_key")
     assert record["progress"].get("done", 0) < 400

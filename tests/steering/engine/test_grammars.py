@@ -30,7 +30,7 @@ from steering.engine.transformers.sampling import sample
 from steering.errors import InvalidRequest, LimitExceeded
 from steering.plan.types import SteeringPlan
 from steering.schemas.structured import Grammar
-from tests.engines import Outcome, engine_over, run, run_all, run_alone, sampling
+from tests.engines import Outcome, engine_over, run, run_all, run_alone, run_at_once, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.steering.engine.cpu.kernels.test_sample_filters import FILTERS, nearly_excluded
@@ -160,19 +160,26 @@ async def test_neighbours_and_the_row_itself_are_as_alone(engine: TransformersEn
         assert "".join(event.text for event in one.events) == one.text
 
 
+def with_story(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a schema whose answers have at least 60 tokens before what the other allows."""
+    properties = {"story": {"type": "string", "minLength": 60, "maxLength": 70}, "value": schema}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
 async def test_a_preempted_answer_goes_on_where_it_was(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Six answers of more than 60 tokens each, in a cache for less than 200 with their prompts."""
     model = long_model()
     async with engine_over(model, hf_byte_tokenizer) as roomy:
         position_bytes = roomy._runner.cache.block_bytes // BLOCK
-        schemas, most = [random_schema(seed) for seed in range(6)], 300
+        most = 150
         requests = [
-            schema_request(schema, SteeringPlan(), seed, temperature=0.8, max_tokens=most)
-            for seed, schema in enumerate(schemas)
+            schema_request(with_story(random_schema(seed)), SteeringPlan(), seed, temperature=0.8, max_tokens=most)
+            for seed in range(6)
         ]
         expected = await run_alone(roomy, requests)
     limits = EngineLimits(cache_bytes=(len(PROMPT) + most + BLOCK) * position_bytes)
     async with engine_over(model, hf_byte_tokenizer, limits) as tight:
-        outcomes = await run_all(tight, requests)
+        outcomes = await run_at_once(tight, requests)
         assert tight.stats().preemptions > 0
     assert [outcome.tokens for outcome in outcomes] == [outcome.tokens for outcome in expected]
 

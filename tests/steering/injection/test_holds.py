@@ -14,7 +14,7 @@ from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
 from steering.plan.types import DoseGuard
 from steering.spec import SteeringSpec
-from tests.engines import Outcome, family_engine, run, run_all, run_alone, sampling
+from tests.engines import Outcome, family_engine, run, run_all, run_alone, run_at_once, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.reference import Reference
@@ -85,7 +85,7 @@ async def test_a_preempted_answer_and_a_teacher_forced_one_take_the_same_steps(
     block_bytes = 2 * 3 * 16 * 4 * 16
     limits = EngineLimits(cache_bytes=block_bytes * 14, share_prefixes=False)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
-        outcomes = await run_all(engine, requests)
+        outcomes = await run_at_once(engine, requests)
         assert engine.stats().preemptions > 0, "the cache of this test must be too small for all of them"
     for outcome in outcomes:
         assert outcome.tokens == alone.tokens

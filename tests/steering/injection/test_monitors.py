@@ -15,7 +15,7 @@ from steering.model.layout import find_layout
 from steering.plan.types import SteeringPlan
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector
-from tests.engines import Outcome, family_engine, run, run_all, sampling
+from tests.engines import Outcome, family_engine, run, run_all, run_at_once, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.reference import Reference
@@ -169,7 +169,7 @@ async def test_every_score_is_counted_once_under_preemption(hf_byte_tokenizer: P
             GenerationRequest(tuple(f"prompt {seed} of it".encode()), sampling(60, temperature=1.0, seed=seed), plan, monitors=monitors)
             for seed in range(8)
         ]  # fmt: skip
-        await run_all(engine, requests)
+        await run_at_once(engine, requests)
         assert engine.stats().preemptions > 0, "this test needs a smaller cache"
     assert watched.statistics.count == watched.statistics.raised == 8 * 60
     assert watched.statistics.answers == 8

@@ -35,7 +35,7 @@ from steering.plan.scope import computes_whole
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.schemas.structured import Grammar
 from steering.spec import SteeringSpec, TokenScope
-from tests.engines import family_engine, run, run_all, run_alone, sampling
+from tests.engines import family_engine, run, run_all, run_alone, run_at_once, sampling
 from tests.families import LLAMA_LIKE, build
 from tests.plans import plan_for, vectors_for
 from tests.reference import Reference
@@ -272,7 +272,7 @@ def cases() -> list[list[dict[str, Any]]]:
 async def test_the_engine_steers_as_the_slow_reference_does_with_shared_prompts_and_preemption(world: World) -> None:
     plans = [await world.plan(items) for items in cases()]
     requests = [GenerationRequest(world.prompt, world.sampling, plan) for plan in plans]
-    together = await run_all(world.engine, requests)
+    together = await run_at_once(world.engine, requests)
     assert world.engine.stats().preemptions > 0
     again = await run(world.engine, requests[0])
     assert again.finish.cached_tokens > 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -130,13 +131,24 @@ async def test_too_few_texts_for_any_layer_are_refused(engine: LinearEngine) -> 
 
 
 async def test_the_loop_goes_on_while_a_worker_draws(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
-    task = asyncio.ensure_future(drawn(engine, mapped))
-    turns = 0
-    while not task.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-    assert turns > 5
-    assert len(task.result().layers) == 2
+    """The worker is stopped meanwhile, so that it cannot have ended before."""
+    drawing = asyncio.Event()
+
+    def watch(done: int, total: int, message: str) -> None:
+        if "drawing" in message:
+            drawing.set()
+
+    worker = await run_in_worker(os.getpid)  # an idle one is taken again
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        task = asyncio.ensure_future(drawn(engine, mapped, progress=watch))
+        await drawing.wait()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not task.done()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert len((await task).layers) == 2
 
 
 async def test_a_caller_who_leaves_kills_the_worker(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:

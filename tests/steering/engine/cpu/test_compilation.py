@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,18 @@ from steering.model.cache_folder import (
     scratch_folder,
 )
 from steering.model.loading import load, opened
-from tests.engines import give_library, run, sampling
+from tests.engines import compiled_soon, give_library, run, sampling
 from tests.families import FAMILIES
 from tests.polling import until
 
-pytestmark = pytest.mark.timeout(900)  # the worker runs on idle processors only
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(autouse=True)
+def soon() -> Iterator[None]:
+    """Compilations begin at once, at the usual priority."""
+    with compiled_soon():
+        yield
 
 
 COMPILER = """#!/bin/sh

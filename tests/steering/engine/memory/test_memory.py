@@ -15,7 +15,7 @@ from steering.engine.transformers.engine import TransformersEngine
 from steering.engine.transformers.runner import run_worst_pass
 from steering.errors import NonfiniteActivations, OutOfMemory
 from steering.plan.types import SteeringPlan
-from tests.engines import family_engine, run, run_all, sampling
+from tests.engines import family_engine, run, run_all, run_at_once, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
 from tests.polling import until
@@ -77,7 +77,7 @@ async def test_a_preempted_answer_goes_on_as_if_nothing_had_happened(
         ]
         alone = [await run(engine, request) for request in requests]
         assert engine.stats().preemptions == 0
-        together = await run_all(engine, requests)
+        together = await run_at_once(engine, requests)
         assert engine.stats().preemptions > 0
         assert engine.stats().blocks_used == 0
     for one, other in zip(together, alone, strict=True):
