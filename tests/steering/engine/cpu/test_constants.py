@@ -95,7 +95,6 @@ REASONS = {
     "how often and when a worker process is looked after, and its memory": (
         "START_DELAY",
         "POLL",
-        "ABANDONED",
         "MOST_COMPILERS",
     ),
     "work of a graph and of an eager pass over the same layers, which depends on the kernels and not on the processor": (
