@@ -218,7 +218,8 @@ def _with_warnings(vector: ConceptVector, warnings: Sequence[str]) -> tuple[Conc
     kept = [one for one in card.warnings if one not in before]
     added = [one for one in dict.fromkeys(warnings) if one not in kept]
     card = replace(card, warnings=(*kept, *added))
-    return replace(vector, quality=card, provenance={**vector.provenance, WARNINGS: added}), card
+    provenance = {key: value for key, value in vector.provenance.items() if key != WARNINGS}
+    return replace(vector, quality=card, provenance=provenance | ({WARNINGS: added} if added else {})), card
 
 
 def _proved(
