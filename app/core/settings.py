@@ -58,7 +58,7 @@ def key_entries(path: Path) -> tuple[str, ...]:
 
 Positive = Annotated[int, Field(ge=1)]
 MAX_DAYS = 36_500
-"""A century, which is as good as for ever; some ages beyond it lead to dates that no calendar of Python has."""
+"""A century. An age of more than about 2,000 years would lead to a date before the year 1, which Python cannot represent."""
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
