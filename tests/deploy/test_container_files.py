@@ -210,7 +210,8 @@ def test_a_service_is_confined(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_sets_settings_that_exist_and_gets_time_to_drain(name: str) -> None:
     given = SERVICES[name]["environment"]
-    assert given.keys() <= SETTINGS.keys()
+    assert given.keys() <= SETTINGS.keys() | {"OMP_NUM_THREADS"}
+    assert given["OMP_NUM_THREADS"] is None, "the value of the shell is passed on"
     grace = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
     assert grace > float(given["STEERING_DRAIN_SECONDS"]) + float(given["STEERING_DRAIN_DELAY_SECONDS"])
 
@@ -243,6 +244,18 @@ def test_a_service_waits_for_a_database_that_answers(name: str) -> None:
     waits = SERVICES[name]["depends_on"]["postgres"]
     assert waits["condition"] == "service_healthy"
     assert waits.get("required", True) == ("cluster" in SERVICES[name].get("profiles", []))
+
+
+def test_the_proxy_of_the_cluster_may_be_executed_and_is_started_without_the_server_of_its_port() -> None:
+    services = COMPOSE["services"]
+    proxy = services["proxy"]
+    assert (proxy["cap_drop"], proxy["cap_add"]) == (["ALL"], ["NET_BIND_SERVICE"]), "its binary has this capability"
+    assert proxy["depends_on"].keys() == {"server-1", "server-2"}
+    assert services["server"]["ports"] == proxy["ports"]
+    assert "profiles" not in services["server"]
+    for name in ("docker-compose.yml", "docs/deploying.md"):
+        started = re.findall(r"--profile cluster up(.*)", (REPOSITORY / name).read_text())
+        assert started == [" proxy"], "without a name `server` is started, too"
 
 
 @pytest.mark.parametrize("name", ["server-1", "server-2"])

@@ -62,6 +62,12 @@ def test_the_settings_of_the_manifests_exist_and_are_accepted() -> None:
     assert {next(iter(one.values()))["name"] for one in container()["envFrom"]} == {"steering"}
 
 
+def test_no_link_to_a_service_sets_a_setting_of_the_pods() -> None:
+    """Kubernetes sets STEERING_PORT for a service of the name `steering`."""
+    assert f"{resources()['Service']['metadata']['name'].upper()}_PORT" in SETTINGS
+    assert resources()["Deployment"]["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_the_probes_ask_routes_that_exist_on_the_port_of_the_image() -> None:
     paths = DOCUMENT["paths"]
     ports = {one["name"]: one["containerPort"] for one in container()["ports"]}
