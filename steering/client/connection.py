@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, Generic, Self, TypeVar
 
@@ -24,7 +25,8 @@ WITHOUT_NAMESPACE = (
     "/v1/keys", "/v1/audit", "/v1/policy", "/v1/monitors", "/v1/capabilities", "/v1/concepts", "/version", "/health", "/openapi.json",
 )  # fmt: skip
 LONGEST_POLL = 1.0  # seconds between two looks at a job
-RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
+RETRIED_STATUSES = frozenset({408, 429, 503})
+RETRIED_OF_GET = RETRIED_STATUSES | {502, 504}  # a proxy's: the server may have carried the request out
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -47,6 +49,9 @@ class ApiError(Exception):
     retry_after: float | None = None
     retryable: bool = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), code=self.code), (self.message,), self.__dict__
+
     def __str__(self) -> str:
         parts = [str(self.status), self.code] if self.status else [self.code]
         if self.param:
@@ -58,7 +63,8 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Repeats requests that the server rejected for a reason that passes, connections that were refused, and a GET whose connection was lost.
+    """Repeats requests that the server rejected for a reason that passes, connections that were refused, and a GET whose connection was
+    lost or that a proxy answered with 502 or 504.
 
     attempts: how often a request is sent at most.
     longest_wait: a `Retry-After` beyond it, in seconds, is raised at once.
@@ -113,9 +119,16 @@ def _api_error(error: BaseException | None, harmless: bool) -> ApiError | None:
             refused = isinstance(error, httpx2.ConnectError) or lost  # a refused request was not sent
             message = f"{_address(error)} could not be reached: {str(error) or type(error).__name__}"
             return ApiError(message, code="connection_failed", retryable=refused)
+        case httpx2.InvalidURL():
+            return ApiError(f"the address of the server is not valid: {error}", code="connection_failed")
         case ValidationError() | json.JSONDecodeError() | LookupError():
-            return ApiError(f"the server's answer cannot be read: {error}", code="unreadable_answer")
+            return unreadable(error)
     return None
+
+
+def unreadable(error: Exception) -> ApiError:
+    """Returns the error of an answer that this version of the client cannot read."""
+    return ApiError(f"the server's answer cannot be read: {error}", code="unreadable_answer")
 
 
 def _address(error: httpx2.HTTPError) -> str:
@@ -143,7 +156,8 @@ def _response_error(response: httpx2.Response) -> ApiError:
         error.retry_after = float(response.headers["retry-after"])
     except (KeyError, ValueError):  # absent, or a date, which this server never sends
         error.retry_after = None
-    error.retryable = response.status_code in RETRIED_STATUSES and response.headers.get("x-should-retry") != "false"
+    repeated = RETRIED_OF_GET if response.request.method == "GET" else RETRIED_STATUSES
+    error.retryable = response.status_code in repeated and response.headers.get("x-should-retry") != "false"
     return error
 
 

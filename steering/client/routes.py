@@ -12,9 +12,9 @@ from types import NoneType
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from steering.client.connection import AsyncConnection, Call, Connection
+from steering.client.connection import AsyncConnection, Call, Connection, unreadable
 from steering.schemas.base import NamespaceQuery
 from steering.schemas.resources import JobAnswer
 
@@ -118,8 +118,11 @@ class Route:
         return None if answer is NoneType else TypeAdapter(answer).validate_json(content)
 
     def of_job(self, result: JsonObject) -> Any:
-        """Returns the answer from the result of a job."""
-        return TypeAdapter(self.answer).validate_json(json.dumps(result[self.part] if self.part else result))
+        """Returns the answer from the result of a job. Raises ApiError where it cannot be read."""
+        try:
+            return TypeAdapter(self.answer).validate_json(json.dumps(result[self.part] if self.part else result))
+        except (ValidationError, LookupError) as error:
+            raise unreadable(error) from error
 
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` for these fields."""

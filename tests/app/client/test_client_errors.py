@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -81,6 +82,34 @@ def test_a_server_that_does_not_run_is_reported() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError) as reported:
         client.health()
     assert (reported.value.status, reported.value.code) == (0, "connection_failed")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "127.0.0.1", "http://[x"])
+def test_an_address_that_is_none_is_reported(address: str) -> None:
+    with Client(address) as client, pytest.raises(ApiError) as reported:
+        client.health()
+    assert (reported.value.status, reported.value.code) == (0, "connection_failed")
+
+
+def test_a_job_result_in_another_format_is_reported() -> None:
+    times = {"created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}
+    progress = {"done": 1, "total": 1, "message": ""}
+    job = {"id": "a", "kind": "extraction", "status": "succeeded", "progress": progress, **times}
+    for result in ({}, {"vector": {"id": 5}}):
+        body = {**job, "result": result}
+        with (
+            transported(lambda _, body=body: httpx2.Response(202, json=body)) as client,
+            pytest.raises(ApiError, match="the server's answer cannot be read") as reported,
+        ):
+            client.extract_vector("mood", concept="sentiment")
+        assert reported.value.code == "unreadable_answer"
+
+
+def test_an_error_can_be_sent_to_another_process() -> None:
+    error = ApiError("no", code="overloaded", status=429, param="x", request_id="r", retry_after=1.5, retryable=True)
+    error.add_note("seen in a worker")
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (type(copied), str(copied), vars(copied)) == (ApiError, str(error), vars(error))
 
 
 def test_a_number_that_was_not_finite_reads_back_as_nan_and_not_as_an_error() -> None:

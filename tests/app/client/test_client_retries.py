@@ -73,6 +73,18 @@ def test_other_failures_are_raised_at_once(first: httpx2.Response | Exception) -
     assert server.requests == 1
 
 
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_request_that_a_proxy_may_have_passed_on_is_repeated_only_as_get(status: int) -> None:
+    """A server that died may have carried it out: a second POST would create a second key."""
+    server = Server(httpx2.Response(status), httpx2.Response(200, json=VERSION))
+    with sync_client(server) as client:
+        assert client.version().version == "1"
+    server = Server(*[httpx2.Response(status)] * 3)
+    with sync_client(server) as client, pytest.raises(ApiError) as reported:
+        client.create_key("x", ["read"])
+    assert (reported.value.status, reported.value.retryable, server.requests) == (status, False, 1)
+
+
 def test_a_post_and_a_stream_are_not_sent_again_where_the_connection_was_lost() -> None:
     server = Server(httpx2.ReadError("lost"), httpx2.Response(200, json={"tokens": [1], "count": 1}))
     with sync_client(server) as client, pytest.raises(ApiError, match="lost"):
