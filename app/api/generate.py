@@ -405,7 +405,7 @@ def _applied(one: Intervention, index: int, reports: Sequence[SteeringReport]) -
 
     spec, operation = one.spec, OPERATIONS[one.spec.operation]
     fields: dict[str, Any] = {"vector": spec.vector, "operation": spec.operation, "layers": list(one.layers)}
-    if "degrees" not in operation.fields:  # a rotation is by its degrees
+    if "degrees" not in operation.fields or spec.strength != 1.0:  # a rotation is by its degrees at strength 1
         fields["strength"] = spec.strength
     if operation.has_unit:
         fields["unit"] = spec.unit

@@ -20,13 +20,12 @@ from app.cli.commands import (
     steering_of,
     text_of,
 )
-from app.cli.tables import dumped, follow, listing, text_table
+from app.cli.tables import dumped, follow, interventions_text, listing, text_table
 from app.cli.terminal import console, print_json, print_warnings, shown, stderr
 from steering.client import Client
 from steering.client.packs import Pack, export_pack, import_pack, read_pack
 from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.schemas.resources import JobSummary
-from steering.spec import InterventionSpec
 from steering.strict_json import load_json
 
 concepts = Typer(no_args_is_help=True, help="Concepts to extract or distil: list, show.")
@@ -52,10 +51,6 @@ Limit = Annotated[
 SCOPE = "generate, read, write, metrics or admin; repeatable."
 Expiry = Annotated[str | None, "ISO 8601 time with a time zone."]
 Force = Annotated[bool, Option("--force", help="Also where no admin key would remain.")]
-
-
-def _summary(interventions: Sequence[InterventionSpec] | None) -> str:
-    return ", ".join(f"{one.operation} {one.vector} {one.strength:+g}" for one in interventions or ()) or "no steering"
 
 
 def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
@@ -106,14 +101,14 @@ def list_profiles(client: Client) -> Output:
         page = client.list_profiles(limit=200, cursor=page.next_cursor)
         found, warnings = [*found, *page.data], (*warnings, *page.warnings)
     print_warnings(warnings)  # --json prints the profiles alone
-    rows = [[one.name, _summary(one.interventions), one.description] for one in found]
+    rows = [[one.name, interventions_text(one.interventions), one.description] for one in found]
     return listing(found, ("profile", "interventions", "description"), rows)
 
 
 @command_of(profiles, "show")
 def show_profile(client: Client, name: ProfileName) -> None:
     """Show a profile as JSON."""
-    print_json(client.get_profile(name), exclude_none=True)
+    print_json(dumped(client.get_profile(name)))
 
 
 @command_of(profiles, "set")
@@ -127,7 +122,7 @@ def set_profile(
 ) -> None:
     """Create or replace a profile."""
     stored = client.put_profile(name, _interventions(steer, layers, steering), description=description)
-    console.print(shown(f"{stored.name}: {_summary(stored.interventions)}"))
+    console.print(shown(f"{stored.name}: {interventions_text(stored.interventions)}"))
 
 
 @command_of(profiles, "delete")
@@ -142,7 +137,7 @@ def show_default(client: Client) -> Output:
     """Show the default steering."""
     stored = client.get_default_steering()
     print_warnings(stored.warnings)
-    return dumped(stored), [shown("none" if stored.interventions is None else _summary(stored.interventions))]
+    return dumped(stored), [shown("none" if stored.interventions is None else interventions_text(stored.interventions))]
 
 
 @command_of(default, "set")
@@ -150,7 +145,7 @@ def set_default(client: Client, steer: Steer = None, layers: Layers = "recommend
     """Set the default steering."""
     stored = client.set_default_steering(_interventions(steer, layers, steering))
     print_warnings(stored.warnings)
-    console.print(shown(_summary(stored.interventions)))
+    console.print(shown(interventions_text(stored.interventions)))
 
 
 @command_of(default, "clear")
@@ -179,7 +174,7 @@ def _progress(job: JobSummary) -> str:
 @command_of(jobs, "show")
 def show_job(client: Client, job: JobId) -> None:
     """Show a job as JSON."""
-    print_json(client.get_job(job), exclude_none=True)
+    print_json(dumped(client.get_job(job)))
 
 
 @command_of(jobs, "follow")

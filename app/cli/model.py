@@ -33,7 +33,7 @@ from app.cli.commands import (
     steering_of,
     text_of,
 )
-from app.cli.terminal import console, print_warnings, safe, shown, stderr
+from app.cli.terminal import console, print_exactly, print_warnings, safe, shown, stderr
 from steering.client import Client
 from steering.client.display import aligned, card_html, layers_of_map, page
 from steering.errors import InvalidRequest
@@ -112,7 +112,7 @@ def _print_stream(client: Client, options: dict[str, Any]) -> None:
     """Prints an answer while it is generated, then what the steering applied."""
     for event in client.generate_stream(**options):
         if isinstance(event, TokenPiece):
-            console.print(safe(event.text), end="", markup=False, soft_wrap=True)
+            print_exactly(safe(event.text))
         elif isinstance(event, GenerateAnswer):
             console.print()
             _print_notes(f"seed {event.seed}, {event.usage.completion_tokens} tokens", event.steering)
@@ -197,9 +197,7 @@ def replay(
     if not isinstance(content, dict):
         raise InvalidRequest(f"{record.name}: expected a response with steering.record, or that record")
     answer = client.replay(content, directions=[] if directions is None else _directions_of(directions))
-    return tables.dumped(answer), lambda: console.print(
-        *(shown(choice.text) for choice in answer.choices), sep="\n", soft_wrap=True
-    )
+    return tables.dumped(answer), lambda: print_exactly("".join(f"{safe(one.text)}\n" for one in answer.choices))
 
 
 def _directions_of(file: Path) -> list[dict[str, Any]]:

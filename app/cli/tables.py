@@ -23,8 +23,9 @@ from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import RaisedFlag, TokenPiece, TopLogprob
 from steering.schemas.reading import LogitLensAnswer, ReadoutAnswer
 from steering.schemas.resources import JobAnswer
-from steering.schemas.steering import AppliedSteering
+from steering.schemas.steering import AppliedIntervention, AppliedSteering
 from steering.schemas.vectors import VectorAnswer
+from steering.spec import InterventionSpec, LayerRange
 
 IDS = ("id", "job", "link")  # headings of what is copied into another command: never broken over two lines
 BAR_WIDTH = 48
@@ -122,12 +123,26 @@ def comparison_table(answer: CompareAnswer, title: str) -> Table:
     return table
 
 
+def interventions_text(interventions: Sequence[InterventionSpec] | None) -> str:
+    """Describes stored steering in one line."""
+    return ", ".join(map(_intervention_text, interventions or ())) or "no steering"
+
+
+def _intervention_text(one: InterventionSpec) -> str:
+    if one.head is not None:
+        at = one.layers
+        layers = f"{at.from_}:{at.to}" if isinstance(at, LayerRange) else at if at == "all" else ",".join(map(str, at))
+        return f"ablate head {one.head} at layers {layers}"
+    by = f"{one.strength:+g}" if one.degrees is None else f"by {one.strength * one.degrees:g} degrees"
+    return f"{one.operation} {one.vector} {by}"
+
+
 def applied_lines(steering: AppliedSteering) -> list[Text]:
     """Returns one line per applied intervention, then the warnings."""
     lines = []
     for one in steering.applied:
         what = one.vector if one.head is None else f"head {one.head}"
-        action = f"{one.operation} {what} at {one.strength:+g} {one.unit or ''}".rstrip()
+        action = f"{one.operation} {what} {_amount(one)}".rstrip()
         if one.hook is not None:
             action += f" in {one.hook}"
         if one.strengths:
@@ -144,6 +159,12 @@ def applied_lines(steering: AppliedSteering) -> list[Text]:
         fired = "" if one.fired else "; its condition was never met"
         lines.append(shown(f"{action}: relative dose {_by_layer(one.relative_dose, '.2f')}{fired}"))
     return lines + [shown(warning, "yellow") for warning in steering.warnings]
+
+
+def _amount(one: AppliedIntervention) -> str:
+    """Returns by how much it acts. A rotation has its degrees at strength 1, which is left out."""
+    strength = 1.0 if one.strength is None else one.strength
+    return f"by {strength * one.degrees:g} degrees" if one.degrees is not None else f"at {strength:+g} {one.unit or ''}"
 
 
 def raised_line(flag: RaisedFlag) -> str:

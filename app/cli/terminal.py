@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.segment import Segment, Segments
 from rich.text import Text
 from typer import Exit
 
@@ -33,10 +34,15 @@ def shown(text: str, style: str = "") -> Text:
     return Text(safe(text), style=style)
 
 
-def print_json(value: Any, *, exclude_none: bool = False) -> None:
+def print_exactly(text: str) -> None:
+    """Prints a text as it is: `Console.print` and `Console.out` replace tabs by spaces, and the first also codes such as :smile:."""
+    console.print(Segments([Segment(text)]), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
     """Prints JSON in ASCII, which contains no control codes. value: JSON types and models."""
-    dumped = methodcaller("model_dump", mode="json", exclude_none=exclude_none)
-    console.print(json.dumps(value, indent=2, ensure_ascii=True, default=dumped), markup=False, soft_wrap=True)
+    dumped = methodcaller("model_dump", mode="json")
+    print_exactly(json.dumps(value, indent=2, ensure_ascii=True, default=dumped) + "\n")
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -89,8 +89,10 @@ def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None
     assert "shared out as" in messages
     output, _ = steer("sweep", "calm", "hello", "--strengths", "-1,0,0.5", "--seed", "1", "--max-tokens", "5")
     assert all(arm in output for arm in ("-1", "base", "+0.5"))
-    output, _ = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2", "--json")
-    assert {one["operation"] for arm in json.loads(output)["arms"] for one in arm["steering"]["applied"]} == {"rotate"}
+    output, messages = steer("sweep", "calm", "hi", "--operation", "rotate", "--degrees", "10", "--max-tokens", "2")
+    assert "+0.5" in output
+    for degrees in ("-10", "-5", "5", "10"):
+        assert f"rotate calm@1 by {degrees} degrees: relative dose" in messages
 
 
 def test_an_error_of_the_server_is_reported_in_a_line_and_exits_with_1(steer: Steer) -> None:

@@ -1,5 +1,6 @@
 """What a command prints and reads: text of a model made safe, layers and steering as a person writes them."""
 
+import json
 import unicodedata
 
 import pytest
@@ -8,12 +9,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from app.cli.commands import layers_of, steering_of
-from app.cli.tables import applied_lines, comparison_table
-from app.cli.terminal import safe
+from app.cli.tables import applied_lines, comparison_table, interventions_text
+from app.cli.terminal import print_exactly, print_json, safe
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.generation import Choice
 from steering.schemas.steering import AppliedIntervention, AppliedSteering
-from steering.spec import StrengthFrom
+from steering.spec import InterventionSpec, LayerRange, StrengthFrom
 
 ESCAPES = "\x1b[2J\x1b]0;title\x07 \u202eabc\u2066 \x9b31m\r\x08"
 
@@ -61,6 +62,27 @@ def test_what_a_model_wrote_is_shown_as_text_and_never_as_codes_or_markup() -> N
     assert "beware" in printed
     assert not any(unicodedata.category(character) == "Cc" and character != "\n" for character in printed)
     assert "\u202e" not in printed
+
+
+def test_stored_steering_is_described_by_what_its_operations_use() -> None:
+    assert interventions_text(None) == "no steering"
+    heads = [InterventionSpec(operation="ablate", hook="attention", head=1, layers=at) for at in (
+        "all", (1, 2), LayerRange.model_validate({"from": 0, "to": 2})
+    )]  # fmt: skip
+    turned = InterventionSpec(vector="calm", operation="rotate", degrees=20, strength=-0.5)
+    at = ["all", "1,2", "0:2"]
+    expected = ["rotate calm by -10 degrees", *(f"ablate head 1 at layers {layers}" for layers in at), "add warm +0.5"]
+    assert interventions_text([turned, *heads, InterventionSpec(vector="warm", strength=0.5)]) == ", ".join(expected)
+
+
+def test_text_and_json_are_printed_without_a_change(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\tarr[:x:] :100: [bold] " + "y" * 200
+    print_exactly(text + "\n")
+    print_json({"text": text})
+    printed, written = capsys.readouterr().out.split("\n", 1)
+    assert printed == text
+    assert written.isascii()
+    assert json.loads(written) == {"text": text}
 
 
 def test_a_strength_from_a_score_is_shown_with_its_formula() -> None:
