@@ -1,8 +1,9 @@
 """What all commands share: the console, how a function becomes a command, options, and the conversion of what was given."""
 
+import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import update_wrapper
@@ -213,6 +214,26 @@ def text_of(file: Path) -> str:
         raise InvalidRequest(f"{file.name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+def lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Yields the lines of a text file that are not blank, with their numbers. Raises InvalidRequest where it is not UTF-8.
+
+    Lines end as JSON lines do: `str.splitlines` also splits at characters that a text may have.
+    """
+    for number, line in enumerate(StringIO(text_of(file), newline=None), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\n")
+
+
+def csv_rows(file: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
+    """Reads the names of the columns of a CSV file, and its rows. Raises InvalidRequest where it cannot be read."""
+    reader = csv.DictReader(StringIO(text_of(file), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InvalidRequest(f"{file.name}, line {reader.line_num + 1}: not readable as CSV: {error}") from None
+    return reader.fieldnames or (), rows
+
+
 def prompts_of(file: Path | None) -> list[Any] | None:
     """Reads the prompts of an evaluation as conversations. Raises InvalidRequest with the number of a line."""
     if file is None:
@@ -236,11 +257,10 @@ def read_texts(file: Path) -> list[Any]:
 
 def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
     """Reads one text a line; in a .jsonl file each line is a string or an object with `text` or `messages`, and `topic` if wanted."""
-    lines = [line for line in text_of(file).splitlines() if line.strip()]
     if file.suffix != ".jsonl":
-        return [(line, None) for line in lines]
+        return [(line, None) for _, line in lines_of(file)]
     texts = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines_of(file):
         where = f"{file.name}, line {number}"
         value = load_json(line, where)
         text = (value.get("text") or value.get("messages")) if isinstance(value, dict) else value
@@ -252,7 +272,10 @@ def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
 
 def position_of(text: str) -> Any:
     """Converts a position to the API's form, whose model says which words it may be."""
-    return int(text) if text.lstrip("-").isdigit() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def numbers(text: str, option: str, kind: Callable[[str], N]) -> list[N]:
@@ -302,7 +325,10 @@ def steering_of(
             written = load_json(text, "--steering")
         except InvalidRequest as error:
             raise BadParameter(error.message) from None
-        interventions += written if isinstance(written, list) else [written]
+        listed = written if isinstance(written, list) else [written]
+        if not all(isinstance(one, dict) for one in listed):
+            raise BadParameter("expected an intervention or a list of them, each an object", param_hint="--steering")
+        interventions += listed
     if profile is not None:
         return {"profile": profile, "interventions": interventions}
     return interventions or None

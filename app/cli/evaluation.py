@@ -1,11 +1,9 @@
 """`steer evaluate`, `report` and `test`: what a vector does by strength or layer, whether it may be deployed, and how well it separates
 labelled texts."""
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -23,15 +21,16 @@ from app.cli.commands import (
     Steering,
     VectorName,
     command,
+    csv_rows,
     file_argument,
     file_option,
     given,
     layers_of,
+    lines_of,
     numbers,
     position_of,
     prompts_of,
     steering_of,
-    text_of,
 )
 from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
@@ -267,8 +266,7 @@ def choices(
     steering: Steering = None,
 ) -> Output:
     """Ask questions of multiple choice, in every rotation of the choices, without and with steering."""
-    lines = [line for line in text_of(items).splitlines() if line.strip()]
-    asked = [load_json(line, f"{items.name}, line {number}") for number, line in enumerate(lines, start=1)]
+    asked = [load_json(line, f"{items.name}, line {number}") for number, line in lines_of(items)]
     steered = steering_of(steer, layers, profile, steering) or []
     result = Choices.model_validate(follow(client, client.start_choices(asked, steering=steered)))
     table = numeric_table(f"{len(result.items)} questions", "measure", "unsteered", "steered", "change")
@@ -328,12 +326,11 @@ def _interval(bounds: Sequence[float] | None) -> str:
 
 def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     """Reads rows of a CSV file. Raises InvalidRequest for columns or labels that are not known, or with one class alone."""
-    reader = csv.DictReader(StringIO(text_of(file), newline=""))
-    names = reader.fieldnames or ()
+    names, found = csv_rows(file)
     if not {"text", "label"} <= set(names) <= COLUMNS:
         columns = f"expected the columns text and label, and prompt or group; got {', '.join(names)}"
         raise InvalidRequest(f"{file.name}: {columns}")
-    rows = [_labelled(row, f"{file.name}, line {number}", positive) for number, row in enumerate(reader, start=2)]
+    rows = [_labelled(row, f"{file.name}, line {number}", positive) for number, row in enumerate(found, start=2)]
     if len({row.positive for row in rows}) < 2:
         raise InvalidRequest(f"{file.name}: expected texts of both labels, got {len(rows)} of one")
     return rows

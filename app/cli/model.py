@@ -1,9 +1,7 @@
 """`steer generate`, `compare`, `sweep`, `replay`, `batch`, `readout`, `lens`, `score`, `activations`, `explain`, `clusters`, `map` and
 `card`: what the model writes under steering, and what it computes in given texts."""
 
-import csv
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +21,13 @@ from app.cli.commands import (
     Texts,
     VectorName,
     command,
+    csv_rows,
     file_argument,
     file_option,
     given,
     given_texts,
     layers_of,
+    lines_of,
     numbers,
     position_of,
     steering_of,
@@ -405,14 +405,13 @@ def draw_map(
 
 def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:
     """Reads texts and labels: a CSV with a column `text` and perhaps `label`, or one text per line. Raises InvalidRequest."""
-    content = text_of(file)
     if file.suffix != ".csv":
-        return [line for line in content.splitlines() if line.strip()], None
-    rows = list(csv.DictReader(StringIO(content, newline="")))
-    if not rows or "text" not in rows[0]:
+        return [line for _, line in lines_of(file)], None
+    names, rows = csv_rows(file)
+    if not rows or "text" not in names:
         raise InvalidRequest(f"{file.name} has no column 'text'; its first line names the columns", param="file")
     texts = [row["text"] or "" for row in rows]
-    return texts, [row["label"] or "" for row in rows] if "label" in rows[0] else None
+    return texts, [row["label"] or "" for row in rows] if "label" in names else None
 
 
 def _write_png(out: Path, drawn: "LatentMap", labels: list[str] | None) -> None:

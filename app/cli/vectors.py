@@ -1,8 +1,7 @@
 """`steer extract`, `distil`, `transfer`, `vectors` and `dictionaries`: makes, stores and carries concept vectors, also from files of other tools."""
 
-import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -22,6 +21,7 @@ from app.cli.commands import (
     VectorName,
     command,
     command_of,
+    csv_rows,
     file_argument,
     file_option,
     given,
@@ -113,10 +113,9 @@ def _pairs_of(file: Path) -> list[dict[str, Any]]:
 
     Raises InvalidRequest with the number of a line.
     """
-    lines: Any = StringIO(text_of(file), newline="" if file.suffix == ".csv" else None)
+    lines: Iterable[str] = StringIO(text_of(file), newline=None)
     if file.suffix == ".csv":
-        rows = csv.DictReader(lines)
-        lines = [json.dumps({name: cell for name, cell in row.items() if cell}) for row in rows]
+        lines = [json.dumps({name: cell for name, cell in row.items() if cell}) for row in csv_rows(file)[1]]
     pairs = read_pairs(lines, file.name)
     return [
         {"positive": _text(positive), "negative": _text(negative), "topic": topic}

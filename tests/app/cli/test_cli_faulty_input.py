@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.commands import read_texts
 from app.cli.main import main
+from app.cli.model import texts_and_labels
 from steering.client import Client
 from tests.app.cli.conftest import Steer
 from tests.app.running import running
@@ -43,6 +45,47 @@ def test_a_file_in_another_encoding_is_named(steer: Steer, tmp_path: Path, argum
     assert "latin.csv is not UTF-8 text (byte 14)" in error
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("map", "FILE", "--out", "map.html"),
+        ("test", "mood", "FILE"),
+        ("extract", "x", "--pairs", "FILE"),
+    ],
+)
+def test_a_cell_that_is_too_long_is_named(steer: Steer, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "long.csv"
+    file.write_text(f"text,label\nshort,1\n{'a' * 131_073},0\n", encoding="utf-8")
+    _, error = steer(*(one.replace("FILE", str(file)) for one in arguments), code=1)
+    assert "long.csv, line 3: not readable as CSV: field larger than field limit (131072)" in error
+
+
+def test_a_line_of_json_may_contain_other_separators_of_lines(steer: Steer, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    text = "one\u2028two\x85three"
+    file.write_bytes(f'\r\n"{text}"\r\n'.encode())
+    assert read_texts(file) == [text]
+    (tmp_path / "lines.txt").write_text(f"{text}\ffour\n\nfive\n", encoding="utf-8")
+    assert texts_and_labels(tmp_path / "lines.txt") == ([f"{text}\ffour", "five"], None)
+    question = {"question": "a\u2028b?", "choices": ["yes", "no"], "answer": 0}
+    file.write_text(json.dumps(question, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert "1 questions" in steer("choices", str(file))[0]
+
+
+@pytest.mark.parametrize("arguments", [("explain", "--file", "FILE"), ("choices", "FILE")])
+def test_blank_lines_are_counted(steer: Steer, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n\nno JSON\n", encoding="utf-8")
+    _, error = steer(*(one.replace("FILE", str(file)) for one in arguments), code=1)
+    assert "lines.jsonl, line 3 is not valid JSON" in error
+
+
+@pytest.mark.parametrize("position", ["--5", "²", "9" * 5000])
+def test_a_position_that_is_none_is_refused_by_the_server(steer: Steer, tmp_path: Path, position: str) -> None:
+    _, error = steer("activations", "x", f"--position={position}", "-o", str(tmp_path / "x.safetensors"), code=1)
+    assert "position" in error
+
+
 @pytest.mark.parametrize("content", ["no JSON", "[1]", "[]", "3", '{"steering": 1}', '{"steering": {"record": 1}}'])
 def test_a_record_that_is_none_is_refused(steer: Steer, tmp_path: Path, content: str) -> None:
     record = tmp_path / "record.json"
@@ -64,6 +107,7 @@ def test_directions_that_are_none_are_refused(steer: Steer, tmp_path: Path, cont
         (("generate", "x", "--steer", "mood=nan"), "expected NAME=STRENGTH with a finite number, got 'mood=nan'"),
         (("generate", "x", "--hold", "mood=inf"), "expected NAME=SCORE with a finite number, got 'mood=inf'"),
         (("generate", "x", "--steering", '[{"vector": "mood", "strength": NaN}]'), "not valid JSON: NaN is not finite"),
+        (("generate", "x", "--steering", '["mood"]'), "expected an intervention or a list of them, each an object"),
         (("generate", "x", "--temperature", "nan"), "temperature: expected a finite number, got nan"),
         (("sweep", "mood", "x", "--strengths", "0,nan"), "expected finite numbers separated by commas, got '0,nan'"),
         (("evaluate", "mood", "--strengths", "nan"), "expected finite numbers separated by commas, got 'nan'"),
