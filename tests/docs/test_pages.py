@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from app.core.errors import OUTCOMES
-from app.core.settings import Settings
+from app.core.settings import SCOPES, Settings
 from steering.client.api import Api
 from steering.client.routes import Route
 from steering.concepts import CONCEPTS
@@ -16,7 +17,7 @@ from steering.errors import SteeringError
 from steering.extraction import METHODS
 from steering.operations import OPERATIONS
 from steering.projection import PROJECTIONS
-from steering.spec import InterventionSpec, Schedule, SteeringSpec, TokenScope
+from steering.spec import InterventionSpec, Schedule, SteeringSpec, TokenScope, Unit
 from tests.app.document import DOCUMENT
 from tests.docs.pages import DOCS, PARTS, commands, refreshed
 
@@ -95,6 +96,30 @@ def test_every_method_of_the_client_is_in_the_api_page() -> None:
     table = API[API.index("| methods |") :]
     for name, member in vars(Api).items():
         assert not isinstance(member, Route) or f"`{name}`" in table, name
+
+
+def test_every_method_that_waits_for_a_job_is_named() -> None:
+    sentence = API[API.index("Methods that wait for a job") :].partition(")")[0]
+    for name, member in vars(Api).items():
+        if isinstance(member, Route):
+            assert (member.part is not None) == (f"`{name}`" in sentence), name
+
+
+def test_every_list_that_comes_in_pages_is_named() -> None:
+    sentence = API[API.index("Lists of vectors") :].partition(" come in pages")[0]
+    for path, methods in DOCUMENT["paths"].items():
+        if {"limit", "cursor"} <= {one["name"] for one in methods.get("get", {}).get("parameters", ())}:
+            assert path.removeprefix("/v1/") in sentence, path
+
+
+def test_every_unit_and_every_scope_of_a_key_is_explained() -> None:
+    glossary, deploying = ((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("glossary", "deploying"))
+    (units,) = re.findall(r"^\| \*\*unit\*\* \| (.*)", glossary, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", units)) == set(get_args(Unit))
+    (scopes,) = re.findall(r"^\| \*\*key scope\*\* \| .*: (.*) \|", glossary, re.MULTILINE)
+    assert scopes.split(", ") == list(SCOPES)
+    table = deploying[deploying.index("| scope | allows |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(SCOPES)
 
 
 def test_the_first_page_names_every_page() -> None:
