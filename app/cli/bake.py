@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import ValidationError
 from typer import BadParameter, Option
 
-from app.cli.commands import Layers, Output, Steer, Steering, command, steering_of
+from app.cli.commands import Output, Steer, Steering, SteerLayers, command, steering_of
 from app.cli.terminal import settings_of, shown, stderr
 from app.core.process_settings import prepare_for_torch
 from steering.client import Client
@@ -38,7 +38,7 @@ def bake(  # noqa: PLR0913, PLR0917 - one option a field
     revision: Annotated[str | None, "Pinned revision of a Hugging Face id."] = None,
     dtype: Annotated[str, "auto, float32, float16 or bfloat16."] = "auto",
     steer: Steer = None,
-    layers: Layers = "recommended",
+    layers: SteerLayers = None,
     steering: Steering = None,
     lora: Annotated[bool, Option("--lora", help="Write a LoRA in the format of PEFT instead of a model.")] = False,
 ) -> Output:

@@ -160,6 +160,17 @@ def file_argument(help_text: str) -> Any:
     return Argument(exists=True, dir_okay=False, help=help_text)
 
 
+def output_option(help_text: str, *names: str, metavar: str | None = None) -> Any:
+    """Returns the declaration of an option that takes the path of a file to write: its folder is there before any work is done."""
+
+    def in_folder(value: Path | None) -> Path | None:
+        if value is not None and not os.access(value.parent, os.W_OK | os.X_OK):
+            raise BadParameter(f"cannot write {value}: {value.parent} is no folder that can be written")
+        return value
+
+    return Option(*names, dir_okay=False, writable=True, callback=in_folder, metavar=metavar, help=help_text)
+
+
 VectorName = Annotated[str, "The vector: name, or name@version."]
 NewName = Annotated[str, "Name of the new vector."]
 Description = Annotated[str, "Description of the vector."]
@@ -168,6 +179,9 @@ Steer = Annotated[
     Option("--steer", metavar="NAME=STRENGTH", help="Steer with a vector; repeatable. Strength in natural scales."),
 ]
 Layers = Annotated[str, "recommended, all, 12,13 or 10:16 (half-open)."]
+SteerLayers = Annotated[
+    str | None, "Where --steer acts: recommended, all, 12,13 or 10:16 (half-open); default: recommended."
+]
 ListedLayers = Annotated[str, "all, or 12,13."]
 Steering = Annotated[
     str | None, Option(metavar="JSON", help="Interventions as the API takes them; @FILE reads them from a file.")
@@ -301,24 +315,29 @@ def layers_of(text: str) -> Any:
 
 
 def steering_of(
-    steer: Iterable[str] | None = None,
-    layers: str = "recommended",
+    steer: Sequence[str] | None = None,
+    layers: str | None = None,
     profile: str | None = None,
     steering: str | None = None,
-    hold: Iterable[str] | None = None,
+    hold: Sequence[str] | None = None,
     *,
     share_dose: bool = False,
 ) -> Any:
     """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
 
-    share_dose: of each --steer.
+    layers: of each --steer and --hold; None is "recommended". share_dose: of each --steer. Raises BadParameter for either without them.
     """
+    if layers is not None and not steer and not hold:
+        raise BadParameter(f"layers {layers!r} are where --steer or --hold acts, and neither was given")
+    if share_dose and not steer:
+        raise BadParameter("is of --steer, which was not given", param_hint="--share-dose")
+    where = layers_of("recommended" if layers is None else layers)
     shared = {"share_dose": True} if share_dose else {}
     interventions: list[Any] = []
     for name, strength in (_named_number(one, "NAME=STRENGTH", "--steer", "1") for one in steer or ()):
-        interventions.append({"vector": name, "strength": strength, "layers": layers_of(layers), **shared})
+        interventions.append({"vector": name, "strength": strength, "layers": where, **shared})
     for name, score in (_named_number(one, "NAME=SCORE", "--hold") for one in hold or ()):
-        interventions.append({"vector": name, "layers": layers_of(layers), "hold": {"score": score}})
+        interventions.append({"vector": name, "layers": where, "hold": {"score": score}})
     if steering is not None:
         text = text_of(Path(steering[1:])) if steering.startswith("@") else steering
         try:

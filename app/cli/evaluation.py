@@ -14,11 +14,11 @@ from rich.text import Text
 from typer import BadParameter, Option
 
 from app.cli.commands import (
-    Layers,
     Output,
     Profile,
     Steer,
     Steering,
+    SteerLayers,
     VectorName,
     command,
     csv_rows,
@@ -28,6 +28,7 @@ from app.cli.commands import (
     layers_of,
     lines_of,
     numbers,
+    output_option,
     position_of,
     prompts_of,
     steering_of,
@@ -61,7 +62,7 @@ Kind: TypeAlias = Literal["dose_response", "layer_sweep", "calibration"]
 Judge: TypeAlias = Literal["self", "endpoint"]
 Concept = Annotated[str | None, "Use the evaluation prompts of this starter concept."]
 Items = Annotated[
-    Path | None, Option(metavar="FILE.jsonl", help="Write the score of every answer, a line of JSON each.")
+    Path | None, output_option("Write the score of every answer, a line of JSON each.", metavar="FILE.jsonl")
 ]
 Prompts = Annotated[Path | None, file_option('Use these prompts, JSON lines: {"prompt": "..."}')]
 
@@ -93,6 +94,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     """Evaluate a vector: how text changes, what breaks, and what random directions do."""
     if judge is None and judge_concept is not None:
         raise BadParameter("needs --judge", param_hint="--judge-concept")
+    if kind == "calibration" and items is not None:
+        raise BadParameter("a calibration writes no answers that have a score", param_hint="--items")
     options = given(concept=concept, random_directions=random_directions, prompts=prompts_of(prompts), unit=unit)
     options |= given(vectors=against or None, operations=operations.split(",") if operations else None)
     if strengths is not None:
@@ -216,7 +219,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     side_effects: Annotated[
         list[str] | None, "A starter concept or vector to read the texts along; repeatable."
     ] = None,
-    out: Annotated[Path | None, "File to write: .html, .md or .json."] = None,
+    out: Annotated[Path | None, output_option("File to write: .html, .md or .json.")] = None,
     items: Items = None,
 ) -> Output:
     """Judge a vector or profile before it is deployed: control, utility, robustness and side effects."""
@@ -261,7 +264,7 @@ def choices(
         ),
     ],
     steer: Steer = None,
-    layers: Layers = "recommended",
+    layers: SteerLayers = None,
     profile: Profile = None,
     steering: Steering = None,
 ) -> Output:

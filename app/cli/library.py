@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option, Typer
 
 from app.cli.commands import (
-    Layers,
     Output,
     Steer,
     Steering,
+    SteerLayers,
     command,
     command_of,
     file_argument,
@@ -53,7 +53,7 @@ Expiry = Annotated[str | None, "ISO 8601 time with a time zone."]
 Force = Annotated[bool, Option("--force", help="Also where no admin key would remain.")]
 
 
-def _interventions(steer: list[str] | None, layers: str, steering: str | None) -> list[Any]:
+def _interventions(steer: list[str] | None, layers: str | None, steering: str | None) -> list[Any]:
     interventions = steering_of(steer, layers, steering=steering)
     if not interventions:
         raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
@@ -116,7 +116,7 @@ def set_profile(
     client: Client,
     name: ProfileName,
     steer: Steer = None,
-    layers: Layers = "recommended",
+    layers: SteerLayers = None,
     steering: Steering = None,
     description: Annotated[str, "Description of the profile."] = "",
 ) -> None:
@@ -141,7 +141,7 @@ def show_default(client: Client) -> Output:
 
 
 @command_of(default, "set")
-def set_default(client: Client, steer: Steer = None, layers: Layers = "recommended", steering: Steering = None) -> None:
+def set_default(client: Client, steer: Steer = None, layers: SteerLayers = None, steering: Steering = None) -> None:
     """Set the default steering."""
     stored = client.set_default_steering(_interventions(steer, layers, steering))
     print_warnings(stored.warnings)

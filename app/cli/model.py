@@ -17,6 +17,7 @@ from app.cli.commands import (
     Profile,
     Steer,
     Steering,
+    SteerLayers,
     TextFile,
     Texts,
     VectorName,
@@ -29,6 +30,7 @@ from app.cli.commands import (
     layers_of,
     lines_of,
     numbers,
+    output_option,
     position_of,
     steering_of,
     text_of,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 60  # of a text in a table
 PANELS = 6  # layers in a picture; a page shows all of them
+HELD_LAYERS = "Where --steer and --hold act: recommended, all, 12,13 or 10:16 (half-open); default: recommended."
 HOLD = "Hold the mean readout of a vector at a score, by a strength of at most 1; repeatable."
 
 ShareDose = Annotated[
@@ -63,7 +66,7 @@ class Steered:
 
     steer: Steer = None
     hold: Annotated[list[str] | None, Option("--hold", metavar="NAME=SCORE", help=HOLD)] = None
-    layers: Layers = "recommended"
+    layers: Annotated[str | None, HELD_LAYERS] = None
     share_dose: ShareDose = False
     profile: Profile = None
     steering: Steering = None
@@ -150,13 +153,15 @@ def sweep(  # noqa: PLR0913, PLR0917 - one option a field
     share_dose: ShareDose = False,
     operation: Annotated[str, "add, ablate, clamp, rotate, replace or apply."] = "add",
     degrees: Annotated[float | None, "For rotate: the angle of strength 1."] = None,
+    low: Annotated[float | None, "For clamp: the smallest score, in natural scales."] = None,
+    high: Annotated[float | None, "For clamp: the largest score, in natural scales."] = None,
+    to: Annotated[str | None, "For replace: the vector that takes its place."] = None,
     n: Samples = 1,
     max_tokens: MaxTokens = 64,
 ) -> Output:
     """Answer one prompt at many strengths of one vector."""
-    intervention = given(
-        vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, share_dose=share_dose or None
-    )
+    intervention = given(vector=vector, operation=operation, layers=layers_of(layers), degrees=degrees, low=low)
+    intervention |= given(high=high, to=to, share_dose=share_dose or None)
     options = sampled.fields(asked, max_tokens, n=n, readout=[vector], intervention=intervention)
     options["strengths"] = numbers(strengths, "--strengths", finite_number)
     return _compared(connect([intervention]), asked.prompt, options, swept=vector)
@@ -212,7 +217,7 @@ def _directions_of(file: Path) -> list[dict[str, Any]]:
 def batch(
     client: Client,
     requests: Annotated[Path, file_argument("JSON lines: the fields of POST /v1/generate, and an id if wanted.")],
-    out: Annotated[Path, Option("--out", "-o", help="File to write: a line per request, in the same order.")],
+    out: Annotated[Path, output_option("File to write: a line per request, in the same order.", "--out", "-o")],
     scores: Annotated[bool, Option("--score", help="The lines have the fields of POST /v1/score.")] = False,
 ) -> None:
     """Answer or score many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
@@ -246,7 +251,7 @@ def lens(
     client: Client,
     asked: Asked,
     steer: Steer = None,
-    steer_layers: Annotated[str, "Where --steer acts: recommended, all, 12,13 or 10:16."] = "recommended",
+    steer_layers: SteerLayers = None,
     steering: Steering = None,
     layers: Annotated[str, "Layers to show: all, or 12,13."] = "all",
     top_k: Annotated[int, "Predictions per layer."] = 5,
@@ -298,7 +303,7 @@ def activations(  # noqa: PLR0913, PLR0917 - one option a field
     head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None,
     texts: Texts = None,
     file: TextFile = None,
-    output: Annotated[Path, Option("--output", "-o", help="File to write.")] = Path("activations.safetensors"),
+    output: Annotated[Path, output_option("File to write.", "--output", "-o")] = Path("activations.safetensors"),
     layers: ListedLayers = "all",
     dtype: Annotated[str, "float32, float16 or bfloat16."] = "float32",
     steer: Steer = None,
@@ -380,7 +385,7 @@ def _short(text: Any) -> str:
 def draw_map(
     connect: Connect,
     file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
-    out: Annotated[Path, "File to write: .html (slider over the layers) or .png."] = Path("map.html"),
+    out: Annotated[Path, output_option("File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
     layers: ListedLayers = "all",
     method: Annotated[str, "pca, tsne or umap."] = "pca",
     position: Annotated[str, "last, mean, or an offset from the end."] = "mean",
@@ -440,7 +445,9 @@ def _write_png(out: Path, drawn: "LatentMap", labels: list[str] | None) -> None:
 
 
 @command
-def card(client: Client, name: VectorName, out: Annotated[Path, "File to write."] = Path("card.html")) -> None:
+def card(
+    client: Client, name: VectorName, out: Annotated[Path, output_option("File to write.")] = Path("card.html")
+) -> None:
     """Write the quality card of a vector as one HTML page."""
     vector = client.get_vector(name)
     out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import rich.progress
 from typer import BadParameter, Option
 
-from app.cli.commands import command, file_argument
+from app.cli.commands import command, file_argument, output_option
 from app.cli.tables import text_table
 from app.cli.terminal import console, shown, stderr
 from steering.client import ApiError, Client
@@ -37,7 +37,7 @@ def screen(
     client: Client,
     data: Annotated[Path, file_argument("Training examples, one JSON object or text a line.")],
     vector: Annotated[list[str], Option(help="A vector to project on; repeatable. The first one sorts.")],
-    out: Annotated[Path, Option("--out", "-o", help="File to write: a line per example, sorted.")],
+    out: Annotated[Path, output_option("File to write: a line per example, sorted.", "--out", "-o")],
     threshold: Annotated[float, "Examples at or above it are counted; below zero, those at or below it."] = 2.0,
     by: Annotated[
         Literal["z", "score"], "What is sorted and counted: z against neutral text, or natural scales."

@@ -27,6 +27,7 @@ from app.cli.commands import (
     given,
     given_texts,
     layers_of,
+    output_option,
     position_of,
     read_texts,
     steering_of,
@@ -259,7 +260,7 @@ def show(client: Client, name: VectorName) -> Output:
 def export(
     client: Client,
     name: VectorName,
-    output: Annotated[Path | None, Option("--output", "-o", help="File to write; default: name and format.")] = None,
+    output: Annotated[Path | None, output_option("File to write; default: name and format.", "--output", "-o")] = None,
     form: Annotated[Format, Option("--format", help="gguf is a llama.cpp control vector.")] = "safetensors",
     layers: Annotated[str, "gguf only: recommended, all or 12,13."] = "recommended",
 ) -> None:
@@ -376,6 +377,8 @@ def search_dictionary(
     min_output_score: Annotated[float | None, "List only features that make the model say what they promote."] = None,
 ) -> Output:
     """Find features near a vector, or more active in texts than in others."""
+    if vector is not None and (texts or file is not None):
+        raise BadParameter("expected texts or --vector, got both")
     read = None if vector is not None else given_texts(texts, file)
     found = client.search_dictionary(
         name, vector=vector, texts=read, against=against, top=top, min_output_score=min_output_score

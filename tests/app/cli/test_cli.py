@@ -34,6 +34,12 @@ def address() -> Iterator[str]:
         ("generate", "x", "--steer", "a=1", "--layers", "some"),
         ("compare", "x"),
         ("sweep", "a", "x", "--strengths", "1,two"),
+        ("generate", "x", "--layers", "all"),
+        ("generate", "x", "--hold", "calm=1", "--share-dose"),
+        ("lens", "x", "--steer-layers", "all"),
+        ("profiles", "set", "a", "--layers", "1", "--steering", '{"vector": "calm"}'),
+        ("dictionaries", "search", "d", "a text", "--vector", "calm"),
+        ("evaluate", "calm", "--kind", "calibration", "--items", "items.jsonl"),
         ("extract", "a"),
         ("extract", "a", "--concept", "b", "--trait", "c", "--opposite", "d"),
         ("extract", "a", "--trait", "c"),
@@ -93,6 +99,14 @@ def test_compare_and_sweep_show_every_arm_with_its_figures(steer: Steer) -> None
     assert "+0.5" in output
     for degrees in ("-10", "-5", "5", "10"):
         assert f"rotate calm@1 by {degrees} degrees: relative dose" in messages
+
+
+@pytest.mark.parametrize(
+    "options", [("clamp", "--low", "0.5", "--high", "0.5"), ("replace", "--to", "calm"), ("ablate",)]
+)
+def test_a_sweep_takes_what_its_operation_needs(steer: Steer, options: tuple[str, ...]) -> None:
+    arguments = ("sweep", "calm", "hi", "--strengths", "0,0.5", "--max-tokens", "2", "--operation")
+    assert f"{options[0]} calm@1 at +0.5" in steer(*arguments, *options)[1]
 
 
 def test_an_error_of_the_server_is_reported_in_a_line_and_exits_with_1(steer: Steer) -> None:

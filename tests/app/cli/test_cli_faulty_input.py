@@ -122,6 +122,31 @@ def test_what_cannot_be_sent_is_named(steer: Steer, arguments: tuple[str, ...], 
     assert expected in " ".join(error.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("screen", "FILE", "--vector", "mood", "--out", "OUT"),
+        ("batch", "FILE", "--out", "OUT"),
+        ("report", "mood", "--out", "OUT"),
+        ("report", "mood", "--items", "OUT"),
+        ("evaluate", "mood", "--items", "OUT"),
+        ("activations", "x", "--output", "OUT"),
+        ("map", "FILE", "--out", "OUT"),
+        ("card", "mood", "--out", "OUT"),
+        ("vectors", "export", "mood", "--output", "OUT"),
+    ],
+)
+def test_a_folder_that_is_missing_is_named_before_anything_is_sent(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "in.jsonl").touch()
+    names = {"FILE": str(tmp_path / "in.jsonl"), "OUT": str(tmp_path / "missing" / "out.html")}
+    with pytest.raises(SystemExit) as ended:
+        main([*(names.get(one, one) for one in arguments), "--url", "http://127.0.0.1:1"])
+    assert ended.value.code == 2
+    assert "is no folder that can be written" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["keys", "list", "--url", "http://someone:secret@127.0.0.1:1"])

@@ -110,7 +110,7 @@ def test_layers_as_a_person_writes_them(text: str, layers: object) -> None:
 
 
 def test_steering_is_the_sum_of_its_options() -> None:
-    assert steering_of([], "recommended", None, None) is None
+    assert steering_of([]) is None
     first = {"vector": "a", "strength": -0.5, "layers": [3]}
     assert steering_of(["a=-0.5"], "3", None, '{"vector": "b"}') == [first, {"vector": "b"}]
     assert steering_of(["a"], "all", "kept", None) == {
