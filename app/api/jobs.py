@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from app.api.context import Context, ContextDep
 from app.api.policy import Policy
-from app.core.admission import Admission, Key, check_limit, foreign, share
+from app.core.admission import Admission, Key, foreign, page_size, share
 from app.core.answers import Event, FileStream, damage_warnings, event_stream, json_in_thread
 from app.core.errors import JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
 from app.core.requests import ApiRoute
@@ -412,8 +412,8 @@ async def respond(
 @router.get("/v1/jobs")
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> JobPage:
     """Lists jobs without their results, newest first."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    return await jobs_of(context).find(query.limit, query.cursor)
+    limit = page_size(query, context.settings.max_page)
+    return await jobs_of(context).find(limit, query.cursor)
 
 
 @router.get("/v1/jobs/{job_id}")

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.jobs import Jobs
-from app.core.admission import ANONYMOUS, Key, check_limit
+from app.core.admission import ANONYMOUS, Key, page_size
 from app.core.errors import InvalidApiKey, LastAdminKey, PreconditionFailed
 from app.core.requests import BEARER, ApiRoute, StateDep, needs
 from app.core.settings import KeyEntry, Settings, key_entries
@@ -369,8 +369,8 @@ def _answer(state: ServerState, record: KeyRecord, response: Response | None = N
 @router.get("/v1/audit", openapi_extra=ADMIN)
 async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> schemas.AuditPage:
     """Lists changes, newest first: when, by which key, which route, on what."""
-    check_limit(query.limit, state.settings.max_page, "entries per page", "limit")
-    entries, next_cursor = await state.store.audit.find(query.limit, query.cursor)
+    limit = page_size(query, state.settings.max_page)
+    entries, next_cursor = await state.store.audit.find(limit, query.cursor)
     return schemas.AuditPage(data=entries, next_cursor=next_cursor)
 
 

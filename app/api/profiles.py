@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.api.context import Context, ContextDep
 from app.api.limits import storable
 from app.api.policy import DefaultSteering, not_applied
-from app.core.admission import check_limit, foreign
+from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.requests import ApiRoute
@@ -45,8 +45,8 @@ async def put(name: str, body: resources.ProfileRequest, context: ContextDep) ->
 @router.get("/v1/profiles", response_model=resources.ProfileList)
 async def find(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> Response:
     """Lists profiles, by name."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    page = await context.store.profiles.find(query.limit, query.cursor)
+    limit = page_size(query, context.settings.max_page)
+    page = await context.store.profiles.find(limit, query.cursor)
     data, warnings = list(page.items), damage_warnings(page.damaged)
     return await json_in_thread(
         lambda: resources.ProfileList(data=data, next_cursor=page.next_cursor, warnings=warnings), exclude_unset=True
@@ -127,8 +127,8 @@ async def save_link(body: resources.LinkRequest, context: ContextDep) -> resourc
 @links.get("/v1/links", name="find")
 async def find_links(query: Annotated[NamespacePageQuery, Query()], context: ContextDep) -> resources.LinkPage:
     """Lists the links of the namespace without their states, newest first; in `shared` those of the key, for an admin all."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
-    page, next_cursor = await context.store.links.find(_owner_of(context), query.limit, query.cursor)
+    limit = page_size(query, context.settings.max_page)
+    page, next_cursor = await context.store.links.find(_owner_of(context), limit, query.cursor)
     return resources.LinkPage(data=page, next_cursor=next_cursor)
 
 

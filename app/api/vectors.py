@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
 from app.api.jobs import Work, job_options, respond
-from app.core.admission import check_limit, foreign
+from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.gguf_format import write_control_vector
@@ -113,9 +113,9 @@ async def import_vector(
 @router.get("/v1/vectors", response_model=VectorPageAnswer)
 async def find(query: Annotated[schemas.VectorQuery, Query()], context: ContextDep) -> Response:
     """Lists the newest version of each name, by name."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    limit = page_size(query, context.settings.max_page)
     wanted = {"tag": query.tag, "method": query.method, "search": query.search}
-    page = await context.store.vectors.find(query.limit, query.cursor, **wanted)
+    page = await context.store.vectors.find(limit, query.cursor, **wanted)
 
     def build() -> VectorPageAnswer:
         found, warnings = [vector_answer(vector) for vector in page.items], damage_warnings(page.damaged)
@@ -159,9 +159,9 @@ async def versions(
     name: str, query: Annotated[schemas.VersionsQuery, Query()], context: ContextDep
 ) -> schemas.VectorVersionsAnswer:
     """Lists the versions of a vector, newest first."""
-    check_limit(query.limit, context.settings.max_page, "entries per page", "limit")
+    limit = page_size(query, context.settings.max_page)
     try:
-        page = await context.store.vectors.versions(check_name(name), query.limit, query.before)
+        page = await context.store.vectors.versions(check_name(name), limit, query.before)
     except VectorNotFound as error:
         raise await context.with_suggestion(error, name) from None
     data, warnings = list(map(_version, page.versions)), damage_warnings(page.damaged)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.terminal import console, print_json
+from app.cli.terminal import console, print_json, print_warnings
 from app.core.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.client.connection import DEFAULT_URL
@@ -213,6 +213,18 @@ class Asked:
         if self.prefill is None:
             return {"messages": messages}
         return {"messages": [*messages, {"role": "assistant", "content": self.prefill}], "continue_final_message": True}
+
+
+def whole_list(read: Callable[..., Any], **filters: Any) -> list[Any]:
+    """Reads all pages of a list. Its warnings go to stderr, since --json prints the items alone."""
+    found, more, cursor = list[Any](), True, None
+    while more:
+        page = read(**filters, cursor=cursor)
+        print_warnings(page.warnings)
+        found += page.data
+        cursor = page.next_cursor
+        more = cursor is not None
+    return found
 
 
 def given(**fields: Any) -> dict[str, Any]:

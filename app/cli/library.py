@@ -19,6 +19,7 @@ from app.cli.commands import (
     file_option,
     steering_of,
     text_of,
+    whole_list,
 )
 from app.cli.tables import dumped, follow, interventions_text, listing, text_table
 from app.cli.terminal import console, print_json, print_warnings, shown, stderr
@@ -95,12 +96,7 @@ def _text(value: Any) -> str:
 @command_of(profiles, "list")
 def list_profiles(client: Client) -> Output:
     """List the profiles."""
-    page = client.list_profiles(limit=200)
-    found, warnings = page.data, page.warnings
-    while page.next_cursor is not None:
-        page = client.list_profiles(limit=200, cursor=page.next_cursor)
-        found, warnings = [*found, *page.data], (*warnings, *page.warnings)
-    print_warnings(warnings)  # --json prints the profiles alone
+    found = whole_list(client.list_profiles)
     rows = [[one.name, interventions_text(one.interventions), one.description] for one in found]
     return listing(found, ("profile", "interventions", "description"), rows)
 
@@ -156,7 +152,9 @@ def clear_default(client: Client) -> None:
 
 
 @command_of(jobs, "list")
-def list_jobs(client: Client, limit: Annotated[int, "Number of jobs."] = 20) -> Output:
+def list_jobs(
+    client: Client, limit: Annotated[int | None, "Number of jobs; default: a page of the server."] = None
+) -> Output:
     """List jobs, newest first."""
     page = client.list_jobs(limit=limit)
     print_warnings(page.warnings)
@@ -190,7 +188,9 @@ def cancel_job(client: Client, job: JobId) -> None:
 
 
 @command_of(links, "list")
-def list_links(client: Client, limit: Annotated[int, "Number of links."] = 20) -> Output:
+def list_links(
+    client: Client, limit: Annotated[int | None, "Number of links; default: a page of the server."] = None
+) -> Output:
     """List the links of the namespace, newest first; in `shared` those of the key, for an admin all."""
     found = client.list_links(limit=limit).data
     rows = [[one.id, one.view, str(one.bytes), one.created_at, one.url] for one in found]
@@ -311,7 +311,9 @@ def delete_key(
 
 
 @command
-def audit(client: Client, limit: Annotated[int, "Entries to show."] = 50) -> Output:
+def audit(
+    client: Client, limit: Annotated[int | None, "Entries to show; default: a page of the server."] = None
+) -> Output:
     """Show who changed what, newest first."""
     found = client.read_audit(limit=limit).data
     rows = [[one.at.isoformat(timespec="seconds"), one.key, one.action, one.target] for one in found]

@@ -112,11 +112,10 @@ class SteeringTools:
         self,
         search: Annotated[str | None, Field(description="Part of a name or description.")] = None,
         tag: Annotated[str | None, Field(description="Only vectors with this tag.")] = None,
-        limit: Annotated[int, Field(description="How many to list.", ge=1, le=100)] = 50,
+        limit: Annotated[int | None, Field(description="How many to list.", ge=1, le=100)] = None,
     ) -> FoundVectors:
         """Lists the concept vectors of the server, with the layers and strengths to steer at."""
-        filters: dict[str, Any] = given(search=search, tag=tag)
-        page = await self._client.list_vectors(**filters, limit=limit)
+        page = await self._client.list_vectors(search=search, tag=tag, limit=limit)
         model = (await self._client.capabilities()).model.name
         return FoundVectors(
             model=model, vectors=[_described(one) for one in page.data], more=page.next_cursor is not None

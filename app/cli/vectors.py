@@ -33,6 +33,7 @@ from app.cli.commands import (
     steering_of,
     text_of,
     texts_with_topics,
+    whole_list,
 )
 from app.cli.terminal import console, print_warnings, shown, stderr
 from app.core.gguf_format import read_control_vector
@@ -238,14 +239,7 @@ def find(
     tag: Annotated[str | None, "Only those with this tag."] = None,
 ) -> Output:
     """List the newest version of each name."""
-    filters: dict[str, Any] = {"search": search, "tag": tag, "limit": 100}
-    page = client.list_vectors(**filters)
-    found, warnings = page.data, [*page.warnings]
-    while page.next_cursor is not None:
-        page = client.list_vectors(**filters, cursor=page.next_cursor)
-        found += page.data
-        warnings += page.warnings
-    print_warnings(warnings)  # --json prints the vectors alone
+    found = whole_list(client.list_vectors, search=search, tag=tag)
     return found, [tables.vectors_table(found) if found else NO_VECTOR]
 
 

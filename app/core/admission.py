@@ -14,7 +14,9 @@ from app.core.errors import InsufficientScope, RateLimited
 from app.core.settings import SCOPES
 from steering.errors import LimitExceeded, OutOfMemory, Overloaded
 from steering.namespaces import SHARED
+from steering.schemas.base import PageQuery
 from steering.schemas.governance import KeyLimitsFields
+from steering.schemas.vectors import VersionsQuery
 from steering.vectors import check_name
 
 
@@ -68,6 +70,14 @@ def check_limit(given: int, limit: int, what: str, param: str) -> None:
     """Raises LimitExceeded when more was given than the operator allows."""
     if given > limit:
         raise LimitExceeded(f"{given} {what} given; at most {limit}", param=param)
+
+
+def page_size(query: PageQuery | VersionsQuery, most: int) -> int:
+    """Returns how many entries a page has. `limit` is lowered to what the operator allows where it is the default. Raises LimitExceeded."""
+    if "limit" not in query.model_fields_set:
+        return min(query.limit, most)
+    check_limit(query.limit, most, "entries per page", "limit")
+    return query.limit
 
 
 def share(limit: int, servers: int) -> int:

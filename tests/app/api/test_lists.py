@@ -42,6 +42,18 @@ async def test_profiles_are_listed_in_pages(server: Server) -> None:
     assert code(await client.get("/v1/profiles?limit=201"))[0] == 400
 
 
+async def test_a_page_has_as_many_entries_as_the_operator_allows(start: StartServer) -> None:
+    server = await start(max_page=2)
+    await put_profiles(server, 3)
+    for name in ("a", "b"):
+        await server.register(name)
+    assert len((await server.client.get("/v1/profiles")).json()["data"]) == 2
+    for path in ("/v1/vectors", "/v1/vectors/mood/versions", "/v1/jobs", "/v1/links", "/v1/audit"):
+        whole = await server.client.get(path)
+        assert (whole.status_code, len(whole.json()["data"]) <= 2) == (200, True), path
+        assert code(await server.client.get(path, params={"limit": 3})) == (400, "limit_exceeded")
+
+
 async def test_the_number_of_profiles_is_limited_and_shown(start: StartServer) -> None:
     server = await start(max_profiles=2)
     await put_profiles(server, 2)

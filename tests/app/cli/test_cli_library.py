@@ -31,6 +31,19 @@ def test_a_profile_is_set_listed_shown_and_deleted(steer: Steer) -> None:
     assert steer("profiles", "list")[0] == "none\n"
 
 
+def test_whole_lists_are_read_whatever_a_page_of_the_server_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with running(max_page=1) as address:
+        steer = Steer(address, capsys)
+        with Client(address) as client:
+            for name in ("a", "b"):
+                client.register_vector(name, {"1": [1.0] * D_MODEL})
+                client.put_profile(name, [{"vector": name}])
+        for lists in ("profiles", "vectors"):
+            assert [one["name"] for one in json.loads(steer(lists, "list", "--json")[0])] == ["a", "b"]
+        for lists in (("audit",), ("jobs", "list"), ("links", "list")):
+            assert len(json.loads(steer(*lists, "--json")[0])) <= 1
+
+
 def test_a_profile_without_interventions_is_wrong_usage(steer: Steer) -> None:
     assert "--steer" in steer("profiles", "set", "empty", code=2)[1]
 
