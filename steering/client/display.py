@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from steering.cards import QualityCard
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
@@ -308,17 +308,24 @@ def aligned(layers: Sequence[LayerMapAnswer]) -> list[Points]:
 
     The rotation, mirrored if that fits better, is the orthogonal Procrustes solution.
     """
-    import numpy as np  # noqa: PLC0415 - a client that draws no map starts faster without
-
-    result: list[Any] = []
+    result: list[Points] = []
     for layer in layers:
-        points = np.asarray(layer.points, dtype=np.float64)
-        if points.shape[1:] != (2,):
+        count = len(layer.points)
+        if {len(point) for point in layer.points} != {2}:
             raise ValueError("expected a map in two dimensions")
-        points -= points.mean(0)
-        points /= np.sqrt((points**2).sum() / len(points)) or 1.0
-        if result:
-            left, _, right = np.linalg.svd(points.T @ result[-1])
-            points = points @ (left @ right)
-        result.append(points)
-    return [[(x, y) for x, y in points.tolist()] for points in result]
+        x_mean, y_mean = (sum(axis) / count for axis in zip(*layer.points, strict=True))
+        centred = [(x - x_mean, y - y_mean) for x, y in layer.points]
+        size = math.sqrt(sum(x * x + y * y for x, y in centred) / count) or 1.0
+        points = [(x / size, y / size) for x, y in centred]
+        result.append(_turned(points, result[-1]) if result else points)
+    return result
+
+
+def _turned(points: Points, before: Points) -> Points:
+    """Rotates points of unit size, as complex numbers, to those of the layer before, or their mirror image if that comes nearer."""
+    plain = [complex(*point) for point in points]
+    fitted = dict[float, list[complex]]()
+    for own in (plain, [one.conjugate() for one in plain]):
+        turn = sum((one.conjugate() * complex(*other) for one, other in zip(own, before, strict=True)), 0j)
+        fitted.setdefault(abs(turn), [one * (turn / abs(turn) if turn else 1.0) for one in own])
+    return [(one.real, one.imag) for one in fitted[max(fitted)]]

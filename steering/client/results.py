@@ -116,7 +116,9 @@ class LatentMap(Tabular, LatentSpaceAnswer):
         """Returns a self-contained HTML page with a slider over the layers. Only for two dimensions."""
         return display.map_page(self, texts, labels)
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
+        if any(len(point) != 2 for layer in self.layers for point in layer.points):
+            return None  # a notebook shows the text instead
         numbered = [f"text {index}" for index in range(len(self.layers[0].points))]
         return f'<iframe srcdoc="{escape(self.page(numbered))}" width="100%" height="860" style="border:0"></iframe>'
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -69,7 +70,19 @@ def test_a_map_page_contains_its_data_and_no_element_of_a_text(client: Client) -
     data = json.loads(page[page.index("const DATA = ") + 13 : page.index(";\n", page.index("const DATA = "))])
     assert data["texts"] == texts
     assert [layer["name"] for layer in data["layers"]] == ["input embeddings", "layer 1", "layer 2"]
-    assert "srcdoc" in found._repr_html_()
+    assert "srcdoc" in (found._repr_html_() or "")
+
+
+def test_a_notebook_shows_a_map_in_three_dimensions_as_text(client: Client) -> None:
+    texts = ["good day", "bad day", "good night", "bad night", "fine"]
+    assert client.latent_space(texts, layers=[1], dims=3)._repr_html_() is None
+
+
+def test_a_map_is_drawn_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package steering-client does not depend on it."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    layer = LayerMapAnswer(layer=0, points=[[0, 0], [2, 0]], explained_variance=None, separability=None, segments=[])
+    assert aligned([layer, layer]) == [[(-1.0, 0.0), (1.0, 0.0)]] * 2
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
