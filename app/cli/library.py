@@ -25,6 +25,7 @@ from app.cli.tables import dumped, follow, interventions_text, listing, text_tab
 from app.cli.terminal import console, print_json, print_warnings, shown, stderr
 from steering.client import Client
 from steering.client.packs import Pack, export_pack, import_pack, read_pack
+from steering.client.routes import to_json
 from steering.schemas.governance import KeyLimitsFields, MonitorAnswer, MonitorDetail, NewKeyAnswer
 from steering.schemas.resources import JobSummary
 from steering.strict_json import load_json
@@ -323,7 +324,7 @@ def audit(
 @command_of(policy, "show")
 def show_policy(client: Client) -> None:
     """Show the policy as JSON, in the form that `set` takes."""
-    print_json(client.get_policy().model_dump(mode="json", exclude_unset=True, by_alias=True))
+    print_json(to_json(client.get_policy()))
 
 
 @command_of(policy, "set")
@@ -337,7 +338,7 @@ def set_policy(
     unknown = sorted(set(content) - set(POLICY))
     if unknown:
         raise BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(POLICY)}")
-    print_json(client.set_policy(**content).model_dump(mode="json", exclude_unset=True, by_alias=True))
+    print_json(to_json(client.set_policy(**content)))
 
 
 @command_of(policy, "clear")

@@ -40,8 +40,8 @@ def test_whole_lists_are_read_whatever_a_page_of_the_server_has(capsys: pytest.C
                 client.put_profile(name, [{"vector": name}])
         for lists in ("profiles", "vectors"):
             assert [one["name"] for one in json.loads(steer(lists, "list", "--json")[0])] == ["a", "b"]
-        for lists in (("audit",), ("jobs", "list"), ("links", "list")):
-            assert len(json.loads(steer(*lists, "--json")[0])) <= 1
+        for page in (("audit",), ("jobs", "list"), ("links", "list")):
+            assert len(json.loads(steer(*page, "--json")[0])) <= 1
 
 
 def test_a_profile_without_interventions_is_wrong_usage(steer: Steer) -> None:
