@@ -96,8 +96,8 @@ def test_a_job_result_in_another_format_is_reported(result: dict[str, object]) -
     def answer(_: httpx2.Request) -> httpx2.Response:
         times = dict.fromkeys(("created_at", "updated_at"), "2026-01-01T00:00:00Z")
         progress = {"done": 1, "total": 1, "message": ""}
-        job = {"id": "a", "kind": "extraction", "status": "succeeded", "progress": progress, **times, "result": result}
-        return httpx2.Response(202, json=job)
+        job = {"id": "a", "kind": "extraction", "status": "succeeded", "progress": progress, "error": None, **times}
+        return httpx2.Response(202, json={**job, "result": result})
 
     with transported(answer) as client, pytest.raises(ApiError) as reported:
         client.extract_vector("mood", concept="sentiment")
