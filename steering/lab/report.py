@@ -241,6 +241,11 @@ def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
     return tuple(direction * shift for shift in shifts(trial, unsteered))
 
 
+def measured(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...] | None:
+    """Returns the shifts `along` the direction; None where activations became non-finite."""
+    return along(trial, unsteered, direction) if trial.broken is None else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportRequest:
     """What is judged.
@@ -289,10 +294,13 @@ def control_checks(
     ]
 
 
-def retained(name: str, varied: Sequence[float], moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
-    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average."""
-    plain = moved[: len(varied)]
-    kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
+def retained(name: str, varied: Sequence[float] | None, moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
+    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average.
+    varied: None where activations became non-finite, so that it was not measured."""
+    kept = None
+    if varied is not None:
+        plain = moved[: len(varied)]
+        kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
     return check(f"retained.{name}", kept, "at_least", limits.retained)
 
 
@@ -330,8 +338,16 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
         seeds_agree=agree(seeds),
         seeds=seeds,
         thresholds=request.thresholds,
-        warnings=work.warnings(bound, any(one.controls for one in plain.values())),
+        warnings=work.warnings(bound, any(one.controls for one in plain.values())) + not_measured(seeds),
     )
+
+
+def not_measured(seeds: Sequence[SeedReportAnswer]) -> list[str]:
+    """Names the checks of robustness that activations which became non-finite left without a value."""
+    gates = [(one.seed, gate) for one in seeds for gate in one.gates if gate.name == "robustness"]
+    found = [f"{one.name} (seed {seed})" for seed, gate in gates for one in gate.checks if one.value is None]
+    said = "not measured and not passed, because activations became non-finite: "
+    return [said + ", ".join(found)] if found else []
 
 
 def agree(seeds: Sequence[SeedReportAnswer]) -> bool:
@@ -410,9 +426,9 @@ class _Work:
             utility = await self._utility(seed, unsteered, trial)
             texts += self._texts(PLAIN, request.prompts, unsteered, trial)
             robustness: list[CheckAnswer] = []
-            if fewer is not None and fewer.broken is None:
+            if fewer is not None:
                 scores.append(fewer.answer(FEWER, variation=PLAIN))
-                robustness.append(retained(FEWER, along(fewer, unsteered, direction), moved, limits))
+                robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
                 prompts = [
@@ -421,8 +437,8 @@ class _Work:
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
+                robustness.append(retained(name, measured(steered, before, direction), moved, limits))
                 if steered.broken is None:
-                    robustness.append(retained(name, along(steered, before, direction), moved, limits))
                     texts += self._texts(name, prompts, before, steered)
             self.step(f"seed {seed}: side effects")
             effects = await side_effects(self.engine, request.readers, request.prompts, unsteered, trial)
