@@ -17,6 +17,7 @@ from steering.errors import InvalidRequest
 from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
 from steering.pairs import PairSet, Split, folds, groups_of, indices_without
+from steering.seeds import mix
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection, random_directions
 
@@ -60,7 +61,7 @@ class Folding:
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
-    splits = tuple(folds(pairs, holdout, seed + repeat) for repeat in range(REPEATS))
+    splits = tuple(folds(pairs, holdout, mix(seed, repeat)) for repeat in range(REPEATS))
     return folding_of(pairs, splits if splits[0] else ())
 
 

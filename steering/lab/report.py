@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
 from steering.lab import calibration, trials
-from steering.lab.controls import fewer_pairs_plan, random_plans
+from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, mean_shifts, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
@@ -31,10 +31,11 @@ from steering.schemas.evaluation import (
     SideEffectAnswer,
     ThresholdsFields,
 )
+from steering.seeds import mix
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
-from steering.workflows.generate import Progress, ignore_progress, mix
+from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
 from steering.workflows.measures import estimate, rank_correlation, ratio
 from steering.workflows.texts import as_prompts, default_position
@@ -405,9 +406,8 @@ class _Work:
         """Runs the trials of one seed over the prompts as they are."""
         request, fewer = self.request, () if self.fewer is None else (self.fewer,)
         self.step(f"seed {seed}: control")
-        first = seed * trials.CONTROLS + 1  # a seed has its own directions, whichever others are judged
-        numbers = range(first, first + controls_of(request.seeds))
-        controls = await random_plans(self.engine.info, request.plan, request.vectors, numbers)
+        drawn = control_seeds(seed, REPORT, controls_of(request.seeds))
+        controls = await random_plans(self.engine.info, request.plan, request.vectors, drawn)
         plans, samples = (request.plan, *controls, *fewer), plain_samples(request.samples)
         unsteered, (steered, *others) = await self._trials(seed, PLAIN, request.prompts, plans, samples)
         return PlainTrials(unsteered, steered, others[: len(controls)], others[-1] if fewer else None)

@@ -14,7 +14,7 @@ from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
 from steering.extraction.cross_validation import Folding, LayerFit, folding, layer_quality
-from steering.lab.controls import plan_at, random_like
+from steering.lab.controls import TRANSFER, plan_at, random_arms
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
@@ -309,7 +309,7 @@ async def effect(
     """Answers the prompts unsteered, with each vector and with CONTROLS random directions at one relative dose, read
     along the fitted direction. Raises InvalidRequest where typical norms are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
-    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
+    random = random_arms(fitted, request.sampling.seed, TRANSFER, CONTROLS)
     vectors = [request.native or fitted, found.vector, *random]
     if not (norms := target.info.typical_norms):
         raise InvalidRequest(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from steering.auroc import HeldOut, auroc, estimate_auroc, leave_one_group_out
 from steering.extraction import METHODS
 from steering.extraction.cross_validation import (
+    REPEATS,
     fit_layer,
     folding,
     layer_quality,
@@ -103,6 +104,13 @@ def test_splits_of_which_a_fold_is_missing_are_averaged_by_group() -> None:
     assert found.mean == pytest.approx((6 / 9 + 1.0) / 2)
     assert found.interval is not None
     assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_extractions_of_other_seeds_share_no_split() -> None:
+    texts = tuple(f"{number}" for number in range(30))
+    pairs = PairSet(texts, texts, texts)
+    splits = [split for seed in range(4) for split in folding(pairs, 0.2, seed).splits]
+    assert len(set(splits)) == 4 * REPEATS
 
 
 def test_few_pairs_in_topics_of_different_size_have_a_card() -> None:

@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.lab.controls import UNGUARDED, random_alike, random_like, random_plans
+from steering.lab.controls import (
+    DOSE_RESPONSE,
+    LAYER_SWEEP,
+    REPORT,
+    TRANSFER,
+    UNGUARDED,
+    control_seeds,
+    random_alike,
+    random_like,
+    random_plans,
+)
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
 from steering.plan.resolve import resolve
@@ -50,6 +60,11 @@ async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> No
     lengths = [change_at(one, 1).norm() for one in (plan, *controls)]
     for length in lengths[1:]:
         torch.testing.assert_close(length, lengths[0])
+
+
+def test_runs_of_other_seeds_or_purposes_share_no_random_direction() -> None:
+    runs = [(seed, purpose) for seed in range(8) for purpose in (DOSE_RESPONSE, LAYER_SWEEP, REPORT, TRANSFER)]
+    assert len({one for run in runs for one in control_seeds(*run, CONTROLS)}) == len(runs) * CONTROLS
 
 
 def test_a_random_direction_is_as_likely_as_its_opposite() -> None:

@@ -12,7 +12,7 @@ from steering.cards import Estimate
 from steering.client.results import check_row, check_verdict, item_rows
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import NonfiniteActivations, SteeringError
-from steering.lab.controls import plan_at, planned, random_like, random_plans
+from steering.lab.controls import REPORT, control_seeds, plan_at, planned, random_like, random_plans
 from steering.lab.report import (
     PLAIN,
     VARIATIONS,
@@ -97,8 +97,8 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     found = await report(engine, request)
     shifted: list[float] = []
     for seed in request.seeds:
-        numbers = range(8 * seed + 1, 8 * seed + 5)
-        plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
+        drawn = control_seeds(seed, REPORT, 4)
+        plans = await random_plans(engine.info, request.plan, request.vectors, drawn)
         reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
         sampling = replace(request.sampling, seed=seed)
         unsteered, trials = await run_trials(engine, request.prompts, plans, reading, sampling)
