@@ -381,26 +381,28 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
 
 
 def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: float) -> dict[str, Any]:
-    """Returns AUROC with its interval over groups, and accuracy with its Wilson interval at a threshold."""
+    """Returns AUROC, and accuracy at a threshold, each with its interval over groups."""
     import numpy as np  # noqa: PLC0415 - other commands start faster without
-    from scipy.stats import binomtest  # noqa: PLC0415 - imports scipy
 
-    from steering.auroc import HeldOut, estimate_auroc  # noqa: PLC0415 - imports scipy
+    from steering.auroc import HeldOut, estimate_auroc, jackknife_interval  # noqa: PLC0415 - imports scipy
 
     values, labels = np.asarray(scores, dtype=np.float64), np.array([row.positive for row in rows])
     groups = np.unique([row.group for row in rows], return_inverse=True)[1]
     held = HeldOut(values[labels], values[~labels], groups[labels], groups[~labels])
     estimate = estimate_auroc([[held]])
     right = (values >= threshold) == labels
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    counts, hits = np.bincount(groups), np.bincount(groups, right)
+    rest = len(right) - counts
+    without = np.divide(hits.sum() - hits, rest, out=np.full(len(counts), right.mean()), where=rest > 0)
+    accuracy = jackknife_interval(float(right.mean()), without)
     return {
         "positives": int(labels.sum()),
         "negatives": int((~labels).sum()),
         "auroc": None if estimate is None else estimate.mean,
         "auroc_interval": None if estimate is None or estimate.interval is None else list(estimate.interval),
         "threshold": threshold,
-        "accuracy": float(right.mean()),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "accuracy": accuracy.mean,
+        "accuracy_interval": None if accuracy.interval is None else list(accuracy.interval),
         "true_positive_rate": float(right[labels].mean()),
         "true_negative_rate": float(right[~labels].mean()),
     }

@@ -37,7 +37,7 @@ from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
-from steering.workflows.measures import estimate, rank_correlation, ratio
+from steering.workflows.measures import difference_of_shares, estimate, rank_correlation, ratio, share
 from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
@@ -223,14 +223,6 @@ def check(
     )
 
 
-def share(count: int, of: int) -> Estimate:
-    """Estimates a share with its Wilson interval."""
-    from scipy.stats import binomtest  # noqa: PLC0415 - takes half a second to import
-
-    interval = binomtest(count, of).proportion_ci(method="wilson")
-    return Estimate(count / of, (float(interval.low), float(interval.high)))
-
-
 def prompts_for_share(limit: float) -> int | None:
     """Returns how many prompts show a share of at most `limit` if none counts, by Wilson: z^2 / (n + z^2). None for 0."""
     square = float(ndtri(0.975)) ** 2
@@ -295,7 +287,9 @@ def control_checks(
     ]
 
 
-def retained(name: str, varied: Sequence[float] | None, moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
+def retained(
+    name: str, varied: Sequence[float] | None, moved: Sequence[float], limits: ThresholdsFields
+) -> CheckAnswer:
     """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average.
     varied: None where activations became non-finite, so that it was not measured."""
     kept = None
@@ -318,7 +312,7 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, questions = request.plan, load_questions()
     unsteered, steered = [await answered_rightly(engine, questions, one) for one in (UNSTEERED, plan)]
-    lost = estimate([one - other for one, other in zip(unsteered, steered, strict=True)])
+    lost = difference_of_shares([one - other for one, other in zip(unsteered, steered, strict=True)])
     step("making plans")
     fewer = None
     if request.pairs is not None:
