@@ -104,12 +104,14 @@ async def fewer_pairs_plan(
     half = subset(pairs, [index for index, topic in enumerate(pairs.topics) if topic in topics])
     own = plan.interventions[: plan.own]
     layers = sorted({layer for one in own if one.spec.vector == vector.id for layer in one.layers})
+    phase = vector.provenance.get("phase")
     request = ExtractionRequest(
         vector.name,
         half,
         method=vector.method if vector.method in METHODS else START,
         layers=tuple(layers or vector.recommended_layers()),
         position=vector.provenance.get("position", "last"),
+        phase=tuple(phase) if isinstance(phase, list) else None,
         holdout=0.0,
     )
     made = await extract(engine, request)
