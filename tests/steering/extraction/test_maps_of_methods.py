@@ -268,6 +268,14 @@ def test_affine_shifts_constant_classes() -> None:
     assert kept == pytest.approx(1.0)
 
 
+def test_affine_stretches_nothing_where_the_negatives_do_not_vary() -> None:
+    """All negatives are equal, and the positives vary: every row is shifted by the same."""
+    positive, negative = normal(40, WIDTH, seed=1) + 3.0, normal(1, WIDTH, seed=2).repeat(40, 1)
+    found, _ = fitted("affine", positive, negative)
+    change = found.change(negative + normal(40, WIDTH, seed=3))
+    torch.testing.assert_close(change, (positive.mean(0) - negative.mean(0)).expand(40, -1), rtol=0, atol=1e-3)
+
+
 def test_null_space_of_equal_negatives_spares_no_direction() -> None:
     """They do not vary, so that no axis is taken from the positives, not even the one along which these differ."""
     for axis in range(3):
