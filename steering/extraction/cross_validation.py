@@ -107,7 +107,7 @@ def fit_layer(
         return division.read(found, positive, negative, held)
 
     def read_inside(
-        left: int, split: Sequence[Split], fitted: Mapping[tuple[int, ...], Direction | None]
+        left: int, split: Sequence[Split], fitted: Mapping[tuple[int, int], Direction | None]
     ) -> LayerQuality:
         """Measures the training part of a fold, by its other folds, for the choice of a layer there. fitted: see `inside`."""
         others = [(one, fitted[both]) for both in fitted if left in both for one in both if one != left]

@@ -92,12 +92,12 @@ async def test_fewer_pairs_are_read_in_the_phases_of_the_vector(engine: LinearEn
     """A kind thought is followed by a grim word and a grim one by a kind word, so that the answers differ in words alone."""
     engine.tokenizer = Phased()
     words = [(kind, grim) for kind, grim in zip(POSITIVE, NEGATIVE, strict=True)]
-    sides = [tuple(conversation("the road", " ".join(pair[::step])) for pair in words) for step in (1, -1)]
+    positive, negative = (tuple(conversation("the road", " ".join(pair[::step])) for pair in words) for step in (1, -1))
     provenance = {"position": "mean", "phase": [phase]}
     vector = replace(planted_vector(engine), version=1, provenance=provenance)
     plan = await plan_at(engine.info, vector, 1.0, (2,))
     topics = tuple(f"{number}" for number in range(len(words)))
-    made = await fewer_pairs_plan(engine, vector, PairSet(*sides, topics), plan, {vector.id: vector})
+    made = await fewer_pairs_plan(engine, vector, PairSet(positive, negative, topics), plan, {vector.id: vector})
     change = torch.nn.functional.normalize(change_at(made, 2), dim=0)
     assert (abs(float(change @ engine.concept)) > 0.8) == along
 
