@@ -138,8 +138,10 @@ class QualityCard:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the held-out examples do not show that the vector reads better than chance."""
-        return self.auroc_interval is not None and self.auroc_interval[0] <= 0.5
+        """Whether the held-out examples do not show that the vector reads better than chance: by the lower end of the interval,
+        or, with too few topics for an interval, by the AUROC itself."""
+        low = self.auroc if self.auroc_interval is None else self.auroc_interval[0]
+        return low is not None and low <= 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the card ready for JSON: layer indices become strings. `explained` and `controls` are left out where they say

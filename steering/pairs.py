@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeAlias
 from steering.errors import InvalidRequest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+MOST_FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +231,15 @@ def _check_holdout(holdout: float) -> None:
 
 def folds(pairs: PairSet, holdout: float, seed: int) -> tuple[Split, ...]:
     """Partitions the groups (topics, see `groups_of`) into folds of about the share `holdout`; each Split holds one fold out.
-    At least three folds, so that a layer can be chosen inside a training part, or two where there are only two topics.
+    At least three folds, so that a layer can be chosen inside a training part, or two where there are only two topics, and at most
+    MOST_FOLDS, since a direction is fitted for every two of them.
     None for holdout 0 or a single topic."""
     _check_holdout(holdout)
     if holdout == 0.0:
         return ()
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     groups = groups_of(pairs)
-    count = min(max(3, round(1.0 / holdout)), *(len(set(one)) for one in groups))
+    count = min(max(3, round(1.0 / holdout)), MOST_FOLDS, *(len(set(one)) for one in groups))
     if count < 2:
         return ()
     return tuple(

@@ -310,17 +310,19 @@ def separation(
     found = client.get_vector(vector)
     chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
     read_at = found.provenance.get("position", "last") if position is None else position_of(position)
-    result = measured(rows, _scores(client, found, chosen, read_at, rows), threshold)
+    phase = found.provenance.get("phase") if position is None else None
+    result = measured(rows, _scores(client, found, chosen, read_at, phase, rows), threshold)
     if not found.centred:
         stderr.print("the vector has no class means, so that 0 is not the middle of its poles", style="yellow")
     auroc, at = result["auroc"], f"{found.id} at layer {chosen}, position {read_at}"
+    at += f" over the tokens of {', '.join(phase)}" if phase else ""
     lines = [
         f"{at}: {result['positives']} positive and {result['negatives']} negative texts",
         "AUROC " + ("too few texts" if auroc is None else f"{auroc:.3f}{_interval(result['auroc_interval'])}"),
         f"accuracy {result['accuracy']:.3f}{_interval(result['accuracy_interval'])} at {threshold:+g}: "
         f"{result['true_positive_rate']:.0%} of the positive and {result['true_negative_rate']:.0%} of the negative texts",
     ]
-    return {"vector": found.id, "layer": chosen, "position": read_at, **result}, map(shown, lines)
+    return {"vector": found.id, "layer": chosen, "position": read_at, "phase": phase, **result}, map(shown, lines)
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -350,11 +352,13 @@ def _labelled(row: dict[str, Any], where: str, positive: str | None) -> Labelled
     return LabelledText(text, is_positive, (row.get("prompt") or "").strip() or None, group)
 
 
-def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Sequence[LabelledText]) -> list[float]:
+def _scores(
+    client: Client, vector: Vector, layer: int, position: Any, phase: Sequence[str] | None, rows: Sequence[LabelledText]
+) -> list[float]:
     """Returns a score per text, in natural scales, centred where the vector has class means.
 
-    For `response_mean` texts are read as replies, to a neutral prompt where none is given. The score of a text is that of its
-    activation at the position, or for `max` the largest over its tokens without the first.
+    For `response_mean` and phases texts are read as replies, to a neutral prompt where none is given. The score of a text is that of
+    its activation at the position, for `max` the largest over its tokens without the first, and with phases the mean over their tokens.
     """
     import numpy as np  # noqa: PLC0415 - other commands start faster without
     from safetensors.numpy import load  # noqa: PLC0415 - imports numpy
@@ -364,14 +368,16 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
     middle = 0.0 if means is None else (means[0] + means[1]) / 2
     texts: list[Any] = []
     for row, neutral in zip(rows, cycle(load_neutral()), strict=False):
-        prompt = neutral if row.prompt is None and position == "response_mean" else row.prompt
+        prompt = neutral if row.prompt is None and (phase or position == "response_mean") else row.prompt
         reply = {"role": "assistant", "content": row.text}
         texts.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     scores: list[float] = []
-    if position == "max":
+    if phase or position == "max":
         for start in range(0, len(texts), READ_AT_ONCE):
-            answer = client.readout(texts[start : start + READ_AT_ONCE], vectors=[vector.id], layers=[layer])
-            scores += [text.readout[vector.id][str(layer)].max for text in answer.texts]
+            part = texts[start : start + READ_AT_ONCE]
+            answer = client.readout(part, vectors=[vector.id], layers=[layer], phase=phase)
+            found = [text.readout[vector.id][str(layer)] for text in answer.texts]
+            scores += [one.mean if phase else one.max for one in found]
         return scores
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]
@@ -381,26 +387,28 @@ def _scores(client: Client, vector: Vector, layer: int, position: Any, rows: Seq
 
 
 def measured(rows: Sequence[LabelledText], scores: Sequence[float], threshold: float) -> dict[str, Any]:
-    """Returns AUROC with its interval over groups, and accuracy with its Wilson interval at a threshold."""
+    """Returns AUROC, and accuracy at a threshold, each with its interval over groups."""
     import numpy as np  # noqa: PLC0415 - other commands start faster without
-    from scipy.stats import binomtest  # noqa: PLC0415 - imports scipy
 
-    from steering.auroc import HeldOut, estimate_auroc  # noqa: PLC0415 - imports scipy
+    from steering.auroc import HeldOut, estimate_auroc, jackknife_interval  # noqa: PLC0415 - imports scipy
 
     values, labels = np.asarray(scores, dtype=np.float64), np.array([row.positive for row in rows])
     groups = np.unique([row.group for row in rows], return_inverse=True)[1]
     held = HeldOut(values[labels], values[~labels], groups[labels], groups[~labels])
     estimate = estimate_auroc([[held]])
     right = (values >= threshold) == labels
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    counts, hits = np.bincount(groups), np.bincount(groups, right)
+    rest = len(right) - counts
+    without = np.divide(hits.sum() - hits, rest, out=np.full(len(counts), right.mean()), where=rest > 0)
+    accuracy = jackknife_interval(float(right.mean()), without)
     return {
         "positives": int(labels.sum()),
         "negatives": int((~labels).sum()),
         "auroc": None if estimate is None else estimate.mean,
         "auroc_interval": None if estimate is None or estimate.interval is None else list(estimate.interval),
         "threshold": threshold,
-        "accuracy": float(right.mean()),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
+        "accuracy": accuracy.mean,
+        "accuracy_interval": None if accuracy.interval is None else list(accuracy.interval),
         "true_positive_rate": float(right[labels].mean()),
         "true_negative_rate": float(right[~labels].mean()),
     }

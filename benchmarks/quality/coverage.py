@@ -19,8 +19,8 @@ from steering.cards import Estimate
 from steering.extraction.base import MeanDifference
 from steering.extraction.card import best_layer
 from steering.extraction.cross_validation import LayerFit, fit_layer, folding, nested_auroc
-from steering.lab.report import share
 from steering.pairs import PairSet
+from steering.workflows.measures import share
 
 RESULT = Path(__file__).parents[1] / "results" / "coverage.json"
 LAYERS, FRESH = 5, 200

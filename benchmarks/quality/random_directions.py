@@ -22,10 +22,10 @@ from steering.cards import Recommended
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, SamplingParams
 from steering.lab.controls import plan_at, random_like
-from steering.lab.report import share
 from steering.lab.trials import CONTROLS, AnswerMeasures, Trial, dose_points, read_back, run_trials
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.schemas.evaluation import ScoresAnswer
+from steering.workflows.measures import share
 
 CONCEPT = "sentiment"
 """Whose vector reads the answers and gives the random directions their length."""

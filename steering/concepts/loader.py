@@ -43,8 +43,14 @@ def load_report_prompts(name: str) -> tuple[str, ...]:
 
 @cache
 def load_neutral() -> tuple[str, ...]:
-    """Prompts that take no side, for typical norms, damage and dose-response."""
+    """Prompts that take no side, for typical norms, damage and the evaluations of vectors."""
     return read_prompts(_lines("neutral.jsonl"), source="neutral.jsonl")
+
+
+@cache
+def load_instructed() -> tuple[str, ...]:
+    """Prompts that take no side, answered under an instruction where a vector is made of it. No evaluation takes them by default."""
+    return read_prompts(_lines("instructed.neutral.jsonl"), source="instructed.neutral.jsonl")
 
 
 @cache

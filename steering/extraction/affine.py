@@ -17,7 +17,7 @@ class Affine(MeanDifference):
     The first direction is the mean difference, along which the means differ; the others are across it, where the means are
     equal: those along which the variances differ most, the eigenvectors of the difference of the covariances. The spreads s
     are shrunk together by the mean variance of both, because few examples leave directions in which one class hardly varies.
-    Where the negatives do not vary at all, the map shifts them and stretches nothing.
+    Along a direction in which the negatives do not vary, the map shifts them and stretches nothing.
     """
 
     name: ClassVar[str] = "affine"
@@ -40,8 +40,9 @@ class Affine(MeanDifference):
         floor = float(sum(covariance.trace() for covariance in covariances)) / (2 * max(len(basis), 1))
         turned = torch.linalg.eigh(covariances[0] - covariances[1]).eigenvectors.T @ basis
         directions = torch.cat([first[None], turned])
-        spreads = [((rows @ directions.T).square().sum(0) / (len(rows) - 1) + floor).sqrt() for rows in centred]
-        stretch = torch.where(spreads[1] > noise, spreads[0] / spreads[1] - 1.0, 0.0)
+        variances = [(rows @ directions.T).square().sum(0) / (len(rows) - 1) for rows in centred]
+        ratio = ((variances[0] + floor) / (variances[1] + floor)).sqrt()
+        stretch = torch.where(variances[1] > noise**2, ratio - 1.0, 0.0)
         offset = directions @ middles[0] - (stretch + 1.0) * (directions @ middles[1])
         changes = ((lower @ directions.T) * stretch + offset).square().sum(0)
         kept = torch.cat(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from steering.auroc import MIN_GROUPS
 from steering.cards import Estimate, LayerQuality, QualityCard, Recommended
 from steering.spec import Interval
 
@@ -87,14 +88,13 @@ def _about_data(pairs: int, folds: int, topics: int) -> Iterator[str]:
 
 
 def _about_measurements(auroc: Estimate | None, holdout: int, layer: int, quality: LayerQuality) -> Iterator[str]:
-    low, high = auroc.interval if auroc is not None and auroc.interval is not None else (1.0, 1.0)
-    if auroc is not None and high < 0.5:
+    if auroc is not None and auroc.interval is not None and auroc.interval[1] < 0.5:
         yield f"reads the poles reversed on held-out text (AUROC {auroc.mean:.2f}, {holdout} held out)"
-    elif auroc is not None and low <= 0.5:
-        yield (
-            f"not shown to be better than chance ({holdout} held out): AUROC {auroc.mean:.2f}, interval {low:.2f} to "
-            f"{high:.2f}"
-        )
+    elif auroc is not None and (auroc.interval or (auroc.mean,))[0] <= 0.5:
+        shown = f"no interval: fewer than {MIN_GROUPS} topics"
+        if auroc.interval is not None:
+            shown = f"interval {auroc.interval[0]:.2f} to {auroc.interval[1]:.2f}"
+        yield f"not shown to be better than chance ({holdout} held out): AUROC {auroc.mean:.2f}, {shown}"
     own, random = quality.auroc, quality.random_auroc
     if own is not None and random is not None and own > 0.5 and own - random < CLOSE_TO_RANDOM:
         yield (

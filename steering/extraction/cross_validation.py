@@ -4,7 +4,7 @@ chosen on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from steering.errors import InvalidRequest
 from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
 from steering.pairs import PairSet, Split, folds, groups_of, indices_without
+from steering.seeds import mix
 from steering.shapes import Direction, Float, Tensor
 from steering.vectors import LayerDirection, random_directions
 
@@ -60,7 +61,7 @@ class Folding:
 
 def folding(pairs: PairSet, holdout: float, seed: int) -> Folding:
     """Draws REPEATS splits into folds of the share `holdout`. Raises InvalidRequest for a share outside [0, 1)."""
-    splits = tuple(folds(pairs, holdout, seed + repeat) for repeat in range(REPEATS))
+    splits = tuple(folds(pairs, holdout, mix(seed, repeat)) for repeat in range(REPEATS))
     return folding_of(pairs, splits if splits[0] else ())
 
 
@@ -105,20 +106,29 @@ def fit_layer(
             return None
         return division.read(found, positive, negative, held)
 
-    def read_inside(left: Split, split: Sequence[Split]) -> LayerQuality:
-        """Measures the training part of a fold, by its other folds, for the choice of a layer there."""
-        others = [one for one in split if one is not left] if len(split) > 2 else []
-        parts = [found for one in others if (found := read(one, fit_without(one, left))) is not None]
+    def read_inside(
+        left: int, split: Sequence[Split], fitted: Mapping[tuple[int, int], Direction | None]
+    ) -> LayerQuality:
+        """Measures the training part of a fold, by its other folds, for the choice of a layer there. fitted: see `inside`."""
+        others = [(one, fitted[both]) for both in fitted if left in both for one in both if one != left]
+        parts = [found for one, direction in others if (found := read(split[one], direction)) is not None]
         usable = [part for part in parts if len(part.positive) and len(part.negative)]
         if not usable:
             return LayerQuality()
         mean = float(np.mean([auroc(part.positive, part.negative) for part in usable]))
         return LayerQuality(auroc=mean, separation=mean_separation(usable))
 
+    def inside(split: Sequence[Split]) -> tuple[LayerQuality, ...]:
+        """Fits without every two folds of a split, and reads each of the two where the other is left out."""
+        numbers = range(len(split))
+        both = combinations(numbers, 2) if len(split) > 2 else ()
+        fitted = {(one, other): fit_without(split[one], split[other]) for one, other in both}
+        return tuple(read_inside(left, split, fitted) for left in numbers)
+
     direction = fit(positive, negative, paired)
     directions = tuple(tuple(map(fit_without, split)) for split in division.splits)
     outer = tuple(tuple(map(read, split, row)) for split, row in zip(division.splits, directions, strict=True))
-    inner = tuple(tuple(read_inside(left, split) for left in split) for split in division.splits)
+    inner = tuple(map(inside, division.splits))
     controls = []
     for one in chain(*division.splits):
         if one.held_positive and one.held_negative:

@@ -5,7 +5,7 @@ asked in every rotation of its choices, so that each choice stands once under ea
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import exp
@@ -30,11 +30,13 @@ from steering.schemas.choices import (
 from steering.threads import run_in_thread
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import EncodedPrompt, continuation_ids, encode_continued, next_logprobs
-from steering.workflows.measures import estimate
+from steering.workflows.measures import difference_of_shares, estimate, share
 from steering.workflows.readout import grouped
 
 BEGUN = "("
 """How the answer begins; the letter comes next."""
+SHARES = ("accuracy", "consistency")
+"""Scores of an item that count its rotations: a share, and 0 or 1."""
 PROMPTS_AT_ONCE = 64
 """Prompts that are held and read at a time; the rotations of one item stay together."""
 
@@ -109,7 +111,7 @@ async def measure(
         fingerprint=plans[-1].fingerprint,
         unsteered=_summary(unsteered, tables[0]),
         steered=None if steered is None else _summary(steered, tables[1]),
-        change=None if steered is None else ChoiceEstimates(**_estimates(tables[1] - tables[0])),
+        change=None if steered is None else ChoiceEstimates(**_estimates(tables[1] - tables[0], difference_of_shares)),
         items=[
             ChoiceItemAnswer(unsteered=one.scores, steered=None if steered is None else steered[index].scores)
             for index, one in enumerate(unsteered)
@@ -135,13 +137,18 @@ def _picked(item: ChoiceItem, logprobs: Sequence[Sequence[float]]) -> Picked:
     return Picked(scores, tuple(ascii_uppercase[place] for place in places))
 
 
-def _estimates(table: NDArray[np.float64]) -> dict[str, Estimate]:
-    """Estimates the means over the items of a table (item, score), by the name of the score."""
-    return dict(zip(ChoiceScores.model_fields, map(estimate, table.T), strict=True))
+def _estimates(table: NDArray[np.float64], of_share: Callable[[Sequence[float]], Estimate]) -> dict[str, Estimate]:
+    """Estimates the means over the items of a table (item, score), by the name of the score. of_share: estimates SHARES."""
+    columns = zip(ChoiceScores.model_fields, table.T, strict=True)
+    return {name: (of_share if name in SHARES else estimate)(values) for name, values in columns}
+
+
+def _share(values: Sequence[float]) -> Estimate:
+    return share(float(sum(values)), len(values))
 
 
 def _summary(found: Sequence[Picked], table: NDArray[np.float64]) -> ChoicesSummary:
     counts = Counter(chain.from_iterable(one.letters for one in found))
     offered = ascii_uppercase[: max(len(one.letters) for one in found)]
     letters = {letter: counts[letter] / counts.total() for letter in offered}
-    return ChoicesSummary(**_estimates(table), letters=letters)
+    return ChoicesSummary(**_estimates(table, _share), letters=letters)

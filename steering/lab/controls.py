@@ -13,6 +13,7 @@ from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
+from steering.seeds import mix
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
 from steering.vectors import ConceptVector, LayerDirection, VectorsByName, random_directions
 from steering.workflows.extract import START, ExtractionRequest, extract
@@ -20,6 +21,8 @@ from steering.workflows.texts import subset
 
 UNGUARDED = DoseGuard(action="off")
 """No dose guard: a sweep includes strengths that break the text on purpose."""
+DOSE_RESPONSE, LAYER_SWEEP, REPORT, TRANSFER = range(1, 5)
+"""Purposes of `control_seeds`."""
 
 
 async def planned(
@@ -71,16 +74,26 @@ def _calibrated_as(entry: LayerDirection, other: LayerDirection) -> LayerDirecti
     return replace(entry, kl_positive=other.kl_positive, kl_negative=other.kl_negative)
 
 
+def control_seeds(seed: int, purpose: int, count: int) -> list[int]:
+    """Returns the seeds of the random directions of a run. Runs with other seeds, or for another purpose, share none."""
+    return [mix(mix(seed, purpose), number) for number in range(count)]
+
+
+def random_arms(vector: ConceptVector, seed: int, purpose: int, count: int) -> list[ConceptVector]:
+    """Draws random controls of a vector; see `control_seeds`."""
+    return [random_like(vector, one) for one in control_seeds(seed, purpose, count)]
+
+
 async def random_plans(
-    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], numbers: Iterable[int]
+    info: ModelInfo, plan: SteeringPlan, vectors: Mapping[str, ConceptVector], seeds: Iterable[int]
 ) -> tuple[SteeringPlan, ...]:
-    """Returns a plan for each number, with random directions of the same dose in place of the vectors; none unless all
+    """Returns a plan for each seed, with random directions of the same dose in place of the vectors; none unless all
     interventions are plain adds, since what others do depends on the residual along the direction."""
     own = plan.interventions[: plan.own]
     plain = all(one.spec.operation == "add" and one.spec.strength_from is None for one in own)
     if not plain or any(one.condition is not None or one.holds for one in own):
         return ()
-    return tuple([await _with_vectors(info, plan, random_alike(vectors, number)) for number in numbers])
+    return tuple([await _with_vectors(info, plan, random_alike(vectors, seed)) for seed in seeds])
 
 
 async def fewer_pairs_plan(
@@ -91,12 +104,14 @@ async def fewer_pairs_plan(
     half = subset(pairs, [index for index, topic in enumerate(pairs.topics) if topic in topics])
     own = plan.interventions[: plan.own]
     layers = sorted({layer for one in own if one.spec.vector == vector.id for layer in one.layers})
+    phase = vector.provenance.get("phase")
     request = ExtractionRequest(
         vector.name,
         half,
         method=vector.method if vector.method in METHODS else START,
         layers=tuple(layers or vector.recommended_layers()),
         position=vector.provenance.get("position", "last"),
+        phase=tuple(phase) if isinstance(phase, list) else None,
         holdout=0.0,
     )
     made = await extract(engine, request)

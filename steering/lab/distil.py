@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 
 from steering.cards import Recommended
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.extraction.base import MeanDifference
@@ -48,7 +48,7 @@ LAYERS = 6
 AT_ONCE = 8
 """Conversations whose residuals are held in full at a time."""
 PROMPTS = 32
-"""Of the package's neutral prompts, where a request has none."""
+"""Of `load_instructed`, where a request has none."""
 LEAST_PROMPTS = 8
 LEAST_FITTED = 2
 """Prompts that are fitted whatever `holdout` is: one chooses the penalty."""
@@ -74,7 +74,7 @@ class DistilRequest:
     """What to distil and how.
 
     instruction: a system message, such as "Answer as a cheerful pirate."
-    prompts: what the model is asked; None: PROMPTS of the package's neutral prompts.
+    prompts: what the model is asked; None: PROMPTS of `load_instructed`, which no evaluation takes by default.
     layers: block indices, negative from the top; None: `default_layers`.
     rank: directions of the map at each layer, at most. The first is the mean change.
     max_tokens: of each answer.
@@ -95,7 +95,7 @@ class DistilRequest:
     @property
     def asked(self) -> tuple[str, ...]:
         """The prompts."""
-        return tuple(load_neutral()[:PROMPTS]) if self.prompts is None else self.prompts
+        return tuple(load_instructed()[:PROMPTS]) if self.prompts is None else self.prompts
 
 
 @dataclass(frozen=True, slots=True)

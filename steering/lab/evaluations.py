@@ -10,7 +10,7 @@ from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.lab import calibration, trials
-from steering.lab.controls import UNGUARDED, plan_at, random_like
+from steering.lab.controls import DOSE_RESPONSE, UNGUARDED, plan_at, random_arms
 from steering.lab.judge import ASPECTS, Judging, instruction_of, judge_answers
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Trial, shifts
 from steering.plan.resolve import resolve_layers
@@ -82,7 +82,7 @@ def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
     layers = resolve_layers(request.layers, vector, engine.info.layer_count)
     prompts = trials.evaluation_prompts(engine, request.prompts, DOSE_PROMPTS)
     neutral = trials.evaluation_prompts(engine, request.neutral, NEUTRAL, FIRST_NEUTRAL)
-    arms = [vector, *random_arms(vector, request.sampling.seed, request.random_directions)]
+    arms = [vector, *random_arms(vector, request.sampling.seed, DOSE_RESPONSE, request.random_directions)]
     return Setup(reading, layers, prompts, neutral, strengths_of(request), arms)
 
 
@@ -92,11 +92,6 @@ def strengths_of(request: StrengthsRequest) -> list[float]:
     if not strengths:
         raise InvalidRequest("an evaluation needs at least one strength other than 0", param="strengths")
     return strengths
-
-
-def random_arms(vector: ConceptVector, seed: int, count: int) -> list[ConceptVector]:
-    """Draws random controls of a vector."""
-    return [random_like(vector, seed + 1 + i) for i in range(count)]
 
 
 async def dose_response(

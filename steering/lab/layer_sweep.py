@@ -15,7 +15,8 @@ from steering.engine.api import Engine, Prompt
 from steering.errors import DoseExceeded, InvalidRequest
 from steering.lab import trials
 from steering.lab.calibration import KL_LIMIT, STEPS, Moving, Place, calibrate, kl_of, neutral_answers, neutral_prompts
-from steering.lab.evaluations import StrengthsRequest, random_arms, scores_of, strengths_of, unproved
+from steering.lab.controls import LAYER_SWEEP, random_arms
+from steering.lab.evaluations import StrengthsRequest, scores_of, strengths_of, unproved
 from steering.lab.trials import ReadBack, Trial, run_trials
 from steering.plan.resolve import resolve_layers
 from steering.plan.types import SteeringPlan
@@ -218,7 +219,7 @@ class _Sweep:
         same KL. Returns its points, compared with chance, and the scores of all answers."""
         place, setup = there[0].place, self.setup
         alone = replace(place.vector, layers={place.layer: place.vector.at(place.layer)})
-        arms = random_arms(alone, self.request.sampling.seed, trials.CONTROLS)
+        arms = random_arms(alone, self.request.sampling.seed, LAYER_SWEEP, trials.CONTROLS)
         controls = await self.tried([Place(arm, place.layer, place.sign) for arm in arms], [])
         unsteered, found = await self.run(setup.test, [*there, *controls], progress)
         ours, others = found[: len(there)], list(zip(controls, found[len(there) :], strict=True))

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
 from steering.lab import calibration, trials
-from steering.lab.controls import fewer_pairs_plan, random_plans
+from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, mean_shifts, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
@@ -31,12 +31,13 @@ from steering.schemas.evaluation import (
     SideEffectAnswer,
     ThresholdsFields,
 )
+from steering.seeds import mix
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
-from steering.workflows.generate import Progress, ignore_progress, mix
+from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
-from steering.workflows.measures import estimate, rank_correlation, ratio
+from steering.workflows.measures import difference_of_shares, estimate, rank_correlation, ratio, share
 from steering.workflows.texts import as_prompts, default_position
 
 TYPOS = 0.08
@@ -222,14 +223,6 @@ def check(
     )
 
 
-def share(count: int, of: int) -> Estimate:
-    """Estimates a share with its Wilson interval."""
-    from scipy.stats import binomtest  # noqa: PLC0415 - takes half a second to import
-
-    interval = binomtest(count, of).proportion_ci(method="wilson")
-    return Estimate(count / of, (float(interval.low), float(interval.high)))
-
-
 def prompts_for_share(limit: float) -> int | None:
     """Returns how many prompts show a share of at most `limit` if none counts, by Wilson: z^2 / (n + z^2). None for 0."""
     square = float(ndtri(0.975)) ** 2
@@ -239,6 +232,11 @@ def prompts_for_share(limit: float) -> int | None:
 def along(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...]:
     """Returns the shift of each prompt's answer along the direction (1 or -1) in which the concept is meant to move."""
     return tuple(direction * shift for shift in shifts(trial, unsteered))
+
+
+def measured(trial: Trial, unsteered: Trial, direction: int) -> tuple[float, ...] | None:
+    """Returns the shifts `along` the direction; None where activations became non-finite."""
+    return along(trial, unsteered, direction) if trial.broken is None else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -289,10 +287,15 @@ def control_checks(
     ]
 
 
-def retained(name: str, varied: Sequence[float], moved: Sequence[float], limits: ThresholdsFields) -> CheckAnswer:
-    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average."""
-    plain = moved[: len(varied)]
-    kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
+def retained(
+    name: str, varied: Sequence[float] | None, moved: Sequence[float], limits: ThresholdsFields
+) -> CheckAnswer:
+    """Checks the share of the plain shift of its prompts that a variation keeps; 0 where they do not move on average.
+    varied: None where activations became non-finite, so that it was not measured."""
+    kept = None
+    if varied is not None:
+        plain = moved[: len(varied)]
+        kept = ratio(varied, plain) if fmean(plain) > 0.0 else Estimate(0.0)
     return check(f"retained.{name}", kept, "at_least", limits.retained)
 
 
@@ -309,7 +312,7 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
     reading = trials.read_back(engine, request.vector, request.reader, request.reading_layer, request.scorer)
     plan, questions = request.plan, load_questions()
     unsteered, steered = [await answered_rightly(engine, questions, one) for one in (UNSTEERED, plan)]
-    lost = estimate([one - other for one, other in zip(unsteered, steered, strict=True)])
+    lost = difference_of_shares([one - other for one, other in zip(unsteered, steered, strict=True)])
     step("making plans")
     fewer = None
     if request.pairs is not None:
@@ -330,8 +333,16 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
         seeds_agree=agree(seeds),
         seeds=seeds,
         thresholds=request.thresholds,
-        warnings=work.warnings(bound, any(one.controls for one in plain.values())),
+        warnings=work.warnings(bound, any(one.controls for one in plain.values())) + not_measured(seeds),
     )
+
+
+def not_measured(seeds: Sequence[SeedReportAnswer]) -> list[str]:
+    """Names the checks of robustness that activations which became non-finite left without a value."""
+    gates = [(one.seed, gate) for one in seeds for gate in one.gates if gate.name == "robustness"]
+    found = [f"{one.name} (seed {seed})" for seed, gate in gates for one in gate.checks if one.value is None]
+    said = "not measured and not passed, because activations became non-finite: "
+    return [said + ", ".join(found)] if found else []
 
 
 def agree(seeds: Sequence[SeedReportAnswer]) -> bool:
@@ -389,9 +400,8 @@ class _Work:
         """Runs the trials of one seed over the prompts as they are."""
         request, fewer = self.request, () if self.fewer is None else (self.fewer,)
         self.step(f"seed {seed}: control")
-        first = seed * trials.CONTROLS + 1  # a seed has its own directions, whichever others are judged
-        numbers = range(first, first + controls_of(request.seeds))
-        controls = await random_plans(self.engine.info, request.plan, request.vectors, numbers)
+        drawn = control_seeds(seed, REPORT, controls_of(request.seeds))
+        controls = await random_plans(self.engine.info, request.plan, request.vectors, drawn)
         plans, samples = (request.plan, *controls, *fewer), plain_samples(request.samples)
         unsteered, (steered, *others) = await self._trials(seed, PLAIN, request.prompts, plans, samples)
         return PlainTrials(unsteered, steered, others[: len(controls)], others[-1] if fewer else None)
@@ -410,9 +420,9 @@ class _Work:
             utility = await self._utility(seed, unsteered, trial)
             texts += self._texts(PLAIN, request.prompts, unsteered, trial)
             robustness: list[CheckAnswer] = []
-            if fewer is not None and fewer.broken is None:
+            if fewer is not None:
                 scores.append(fewer.answer(FEWER, variation=PLAIN))
-                robustness.append(retained(FEWER, along(fewer, unsteered, direction), moved, limits))
+                robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
                 prompts = [
@@ -421,8 +431,8 @@ class _Work:
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
+                robustness.append(retained(name, measured(steered, before, direction), moved, limits))
                 if steered.broken is None:
-                    robustness.append(retained(name, along(steered, before, direction), moved, limits))
                     texts += self._texts(name, prompts, before, steered)
             self.step(f"seed {seed}: side effects")
             effects = await side_effects(self.engine, request.readers, request.prompts, unsteered, trial)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from steering.auroc import HeldOut, Numbers, estimate_auroc
+from steering.auroc import HeldOut, Indices, Numbers, estimate_auroc
 from steering.cards import Estimate
 from steering.concepts import CONCEPTS
 from steering.concepts.loader import load_concept, load_neutral_texts
@@ -14,11 +14,11 @@ from steering.engine.api import CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
 from steering.extraction.base import MeanDifference, orient
 from steering.extraction.cross_validation import Folding, LayerFit, folding, layer_quality
-from steering.lab.controls import plan_at, random_like
+from steering.lab.controls import TRANSFER, plan_at, random_arms
 from steering.lab.trials import CONTROLS, ReadBack, Samples, chance_at, mean_shifts, run_trials, shifts, trial_answers
 from steering.layer_indices import layer_indices
 from steering.model.info import ModelInfo
-from steering.pairs import PairSet, Split, Text, dataset_digest
+from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of
 from steering.schemas.extraction import EffectAnswer
 from steering.shapes import Direction, Float, Tensor
 from steering.threads import run_in_thread
@@ -31,7 +31,7 @@ from steering.workflows.texts import capture_prompts
 PENALTIES = tuple(10.0**power for power in range(-6, 2))
 """Ridge penalties that are tried, as multiples of the number of texts times the mean variance of an input dimension."""
 HELD = 5
-"""Every fifth text is held out to measure the fit."""
+"""Every fifth group of texts is held out to measure the fit."""
 MIN_ANCHORS, MAX_ANCHORS = 20, 2_000
 METHOD = "transferred"
 ROWS = 2
@@ -62,31 +62,33 @@ class AffineMap:
         return carried
 
 
-def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], rows: int = 1) -> AffineMap:
-    """Fits by ridge regression, measured on held-out texts, then on all. rows: neighbouring rows of one text."""
+def fit_map(source: Float[Tensor, "row d_from"], target: Float[Tensor, "row d_to"], groups: Indices) -> AffineMap:
+    """Fits by ridge regression, measured on held-out groups, then on all. groups (row,): numbers from 0; rows of a group are alike."""
     x, y = source.double().numpy(), target.double().numpy()
-    held = np.arange(len(x)) // rows % HELD == HELD - 1
-    weight, bias, _ = _ridge(x[~held], y[~held], rows)
+    held = groups % HELD == HELD - 1
+    weight, bias, _ = _ridge(x[~held], y[~held], groups[~held])
     errors = ((y[held] - x[held] @ weight - bias) ** 2).sum()
     spread = ((y[held] - y[~held].mean(0)) ** 2).sum()
-    weight, bias, penalty = _ridge(x, y, rows)
+    weight, bias, penalty = _ridge(x, y, groups)
     explained = float(1.0 - errors / spread) if spread > 0.0 else 0.0
     return AffineMap(torch.from_numpy(weight), torch.from_numpy(bias), penalty, explained)
 
 
-def _ridge(x: Numbers, y: Numbers, rows: int) -> tuple[Numbers, Numbers, float]:
-    """Returns weight, bias and the penalty with the smallest error at left-out texts: (I - H_gg)^-1 (y - H y)_g for the
-    rows g of a text, with the hat matrix H = U S U^T + 1/n."""
+def _ridge(x: Numbers, y: Numbers, groups: Indices) -> tuple[Numbers, Numbers, float]:
+    """Returns weight, bias and the penalty with the smallest error at left-out groups: (I - H_gg)^-1 (y - H y)_g for the
+    rows g of a group, with the hat matrix H = U S U^T + 1/n."""
     unit = max(float(x.var(0).mean()) * len(x), 1e-12)
     left, sizes, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
-    centred, texts = y - y.mean(0), left.reshape(-1, rows, len(sizes))
+    centred, members = y - y.mean(0), [np.flatnonzero(groups == one) for one in np.unique(groups)]
     inside = left.T @ centred
 
     def error(penalty: float) -> float:
         shares = sizes**2 / (sizes**2 + penalty * unit)
-        missed = (centred - left @ (shares[:, None] * inside)).reshape(-1, rows, y.shape[1])
-        hat = (texts * shares) @ texts.transpose(0, 2, 1) + 1.0 / len(x)
-        return float((np.linalg.solve(np.eye(rows) - hat, missed) ** 2).sum())
+        missed, total = centred - left @ (shares[:, None] * inside), 0.0
+        for one in members:
+            hat = (left[one] * shares) @ left[one].T + 1.0 / len(x)
+            total += float((np.linalg.solve(np.eye(len(one)) - hat, missed[one]) ** 2).sum())
+        return total
 
     best = min(PENALTIES, key=error)
     weight = right.T @ ((sizes / (sizes**2 + best * unit))[:, None] * inside)
@@ -132,6 +134,20 @@ def default_anchors(pairs: PairSet) -> tuple[Text, ...]:
         if dataset_digest(concept) != dataset_digest(pairs):
             texts += [text for pair in concept for text in pair]
     return tuple(text for text in dict.fromkeys(texts) if text not in own)[:MAX_ANCHORS]
+
+
+def anchor_groups(anchors: Sequence[Text]) -> Indices:
+    """Returns a number from 0 for each text: texts of one topic of a starter concept have the same one, since the two texts of a pair
+    are alike; any other text has one of its own, and equal texts have the same one. Each text has one of its own where these are fewer
+    than HELD."""
+    names: dict[Text, tuple[str, str]] = {}
+    for concept in CONCEPTS:
+        pairs = load_concept(concept)
+        for texts, groups in zip((pairs.positive, pairs.negative), groups_of(pairs), strict=True):
+            names |= {text: (concept, group) for text, group in zip(texts, groups, strict=True)}
+    numbers = dict[Text | tuple[str, str], int]()
+    found = [numbers.setdefault(names.get(text, text), len(numbers)) for text in anchors]
+    return np.array(found) if len(numbers) >= HELD else np.arange(len(anchors))
 
 
 def check_transfer(request: TransferRequest, target: Engine, source: Engine | None = None) -> None:
@@ -209,7 +225,7 @@ async def transfer(
     progress(3, STEPS, "reading anchors")
     anchors = [await _anchors(*one, request.anchors) for one in ((source, from_layer), (target, to_layer))]
     progress(4, STEPS, "fitting the map")
-    carried = await run_in_thread(fit_map, anchors[0], anchors[1], ROWS)
+    carried = await run_in_thread(fit_map, anchors[0], anchors[1], np.repeat(anchor_groups(request.anchors), ROWS))
     found = await run_in_thread(_result, *sides, request, carried)
     progress(STEPS, STEPS, "done")
     return found
@@ -309,7 +325,7 @@ async def effect(
     """Answers the prompts unsteered, with each vector and with CONTROLS random directions at one relative dose, read
     along the fitted direction. Raises InvalidRequest where typical norms are not known."""
     fitted = replace(found.vector, layers={found.to_layer: found.fitted}, recommended=None)
-    random = [random_like(fitted, request.sampling.seed + number + 1) for number in range(CONTROLS)]
+    random = random_arms(fitted, request.sampling.seed, TRANSFER, CONTROLS)
     vectors = [request.native or fitted, found.vector, *random]
     if not (norms := target.info.typical_norms):
         raise InvalidRequest(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from steering.concepts import ConceptEntry
 from steering.concepts.described import ASSISTANT, roles
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed
 from steering.engine.api import Engine, SamplingParams
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, ContrastivePair, PairSet
@@ -56,8 +56,8 @@ class Description:
 
     @property
     def answers(self) -> int:
-        """How many answers the model writes to the package's neutral prompts."""
-        return 2 * self.per_prompt * len(load_neutral())
+        """How many answers the model writes to the package's prompts."""
+        return 2 * self.per_prompt * len(load_instructed())
 
     def opposite(self, index: int, prompts: int) -> str:
         """Returns the opposite of answer `index` to so many prompts: another one each time a prompt comes again."""
@@ -86,8 +86,8 @@ async def describe(
     progress: Progress = ignore_progress,
 ) -> Described:
     """Writes pairs of answers under opposite instructions, with one seed for both poles, to `prompts`, by default
-    neutral ones. Raises what `Description.check` raises, and InvalidRequest for fewer than LEAST_PAIRS usable pairs."""
-    asked = tuple(load_neutral() if prompts is None else prompts)
+    those of `load_instructed`. Raises what `Description.check` raises, and InvalidRequest for fewer than LEAST_PAIRS usable pairs."""
+    asked = tuple(load_instructed() if prompts is None else prompts)
     description.check(engine)
     questions, trait = asked * description.per_prompt, description.trait
     sides = [

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import RaisedMonitor
+from steering.seeds import mix
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -18,7 +19,6 @@ BACKGROUND_CONCURRENCY = 16
 """Background requests in the engine at a time: enough to fill a batch, few enough to leave a queue."""
 STREAM_BUFFER = 256
 """Items of interleaved streams that may wait for a slow reader before the streams wait too."""
-_MASK = (1 << 64) - 1
 Progress: TypeAlias = Callable[[int, int, str], None]
 """progress(done, total, message): called on the event loop, often; it must return at once."""
 
@@ -30,17 +30,6 @@ def ignore_progress(done: int, total: int, message: str) -> None:
 def progress_of_part(progress: Progress, start: int, total: int) -> Progress:
     """Returns the callback of a part of the work, whose steps follow the first `start` of `total`."""
     return lambda done, _, message: progress(start + done, total, message)
-
-
-def mix(seed: int, choice: int) -> int:
-    """Derives the seed of choice j: seed for 0, else the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a
-    bijection, of seed + j * 0x9E3779B97F4A7C15 mod 2^64, so that no two later choices share their noise."""
-    if choice == 0:
-        return seed
-    value = (seed + choice * 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
 
 
 def means(rows: Sequence[Mapping[K, float]]) -> dict[K, float]:

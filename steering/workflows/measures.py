@@ -8,7 +8,7 @@ from math import exp, isnan, nan, sqrt, tanh
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from steering.cards import Estimate
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine
@@ -67,6 +67,25 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None)
     reach = float(stdtrit(len(numbers) - 1, 0.975) * numbers.std(ddof=1) / np.sqrt(len(numbers)))
     return Estimate(mean, (mean - reach, mean + reach))
+
+
+def share(count: float, of: int) -> Estimate:
+    """Returns count / of and its 95 % interval (Wilson, Journal of the American Statistical Association 22, 1927), which has a width
+    where all or none count. count: may be a sum of shares, whose interval is then too wide rather than too narrow."""
+    found, square = count / of, float(ndtri(0.975)) ** 2 / of
+    middle = (found + square / 2) / (1.0 + square)
+    reach = sqrt(square * found * (1.0 - found) + square**2 / 4) / (1.0 + square)
+    return Estimate(found, (max(middle - reach, 0.0), min(middle + reach, 1.0)))
+
+
+def difference_of_shares(differences: Sequence[float]) -> Estimate:
+    """Returns the mean of paired differences of shares, each from -1 to 1, and its 95 % interval (Agresti and Min, Statistics in
+    Medicine 24, 2005): half an observation more in each of the four cells of the pairs, so that it has a width where none differ."""
+    numbers, count = np.asarray(differences, dtype=np.float64), len(differences) + 2
+    middle = float(numbers.sum()) / count
+    spread = (float(np.square(numbers).sum()) + 1.0) / count - middle**2
+    reach = float(ndtri(0.975)) * sqrt(spread / count)
+    return Estimate(float(numbers.mean()), (max(middle - reach, -1.0), min(middle + reach, 1.0)))
 
 
 def ratio(values: Sequence[float], reference: Sequence[float]) -> Estimate:

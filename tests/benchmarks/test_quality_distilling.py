@@ -12,7 +12,7 @@ from benchmarks.quality.distilling import (
     told_apart,
     tried,
 )
-from steering.concepts.loader import load_neutral, load_report_prompts
+from steering.concepts.loader import load_instructed, load_neutral, load_report_prompts
 
 
 def arm(effect: float, surprise: float = 1.0, repetition: float = 0.0) -> dict[str, Any]:
@@ -54,5 +54,5 @@ def test_prompts_that_were_reported_before_are_not_reported_again() -> None:
 
 
 def test_no_prompt_is_fitted_chosen_by_and_reported() -> None:
-    sets = [set(tried()), set(evaluated()), set(load_neutral())]
-    assert not sets[0] & sets[1] | sets[1] & sets[2] | sets[0] & sets[2]
+    sets = [set(tried()), set(evaluated()), set(load_neutral()), set(load_instructed())]
+    assert len(set.union(*sets)) == sum(map(len, sets))

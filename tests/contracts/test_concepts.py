@@ -5,6 +5,7 @@ Pair files outside the table (such as true and false statements about cities) fo
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -19,12 +20,14 @@ from steering.concepts.described import ASSISTANT, ROLE, described, search
 from steering.concepts.loader import (
     load_concept,
     load_evaluation_prompts,
+    load_instructed,
     load_neutral,
     load_report_prompts,
     read_pairs,
     read_prompts,
 )
 from steering.errors import ConceptNotFound, InvalidRequest
+from steering.lab.distil import DistilRequest
 from steering.pairs import ChatMessage, Text, split
 from steering.vectors import check_name
 
@@ -160,7 +163,7 @@ def test_loading_gives_what_the_file_says(concept: str) -> None:
 
 @every_concept
 def test_prompts_that_choose_report_or_are_read_blind_are_different_and_not_among_the_pairs(concept: str) -> None:
-    known = {record["prompt"] for record in records(f"{concept}.jsonl")} | {*load_neutral()}
+    known = {record["prompt"] for record in records(f"{concept}.jsonl")} | {*load_neutral(), *load_instructed()}
     for prompts, count in (
         (load_evaluation_prompts(concept), 20),
         (load_report_prompts(concept), 20),
@@ -173,11 +176,18 @@ def test_prompts_that_choose_report_or_are_read_blind_are_different_and_not_amon
         known |= {*prompts}
 
 
-def test_neutral_prompts_are_many_and_belong_to_no_concept() -> None:
-    neutral = load_neutral()
+def test_no_vector_is_made_from_prompts_on_which_it_is_judged_by_default() -> None:
+    """The prompts that are answered under an instruction are none of those that evaluations take."""
+    assert not {*load_instructed()} & {*load_neutral()}
+    assert {*DistilRequest("pirate", "Answer as a pirate.").asked} <= {*load_instructed()}
+
+
+@pytest.mark.parametrize("load", [load_neutral, load_instructed])
+def test_neutral_prompts_are_many_and_belong_to_no_concept(load: Callable[[], tuple[str, ...]]) -> None:
+    neutral = load()
     taken = {record["prompt"] for file in PAIR_FILES for record in records(file)}
     own = (load_evaluation_prompts, load_report_prompts)
-    taken |= {prompt for concept in CONCEPTS for load in own for prompt in load(concept)}
+    taken |= {prompt for concept in CONCEPTS for load_own in own for prompt in load_own(concept)}
     assert len(neutral) >= 50
     assert len(set(neutral)) == len(neutral)
     assert not taken & set(neutral)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.errors import InvalidRequest
-from steering.pairs import ContrastivePair, PairSet, folds, groups_of, split
+from steering.pairs import MOST_FOLDS, ContrastivePair, PairSet, folds, groups_of, split
 
 topics = st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=40)
 share = st.floats(0.0, 0.95)
@@ -124,6 +124,12 @@ def test_folds_of_lists_without_topics_are_of_equal_size(upper: int, lower: int,
     for sizes in ([len(one.held_positive) for one in found], [len(one.held_negative) for one in found]):
         assert max(sizes) - min(sizes) <= 1
     assert sum(len(one.held_positive) for one in found) == upper
+
+
+@pytest.mark.parametrize(("holdout", "count"), [(0.001, MOST_FOLDS), (0.15, 7), (0.9, 3)])
+def test_a_small_share_makes_no_more_than_a_few_folds(holdout: float, count: int) -> None:
+    """A direction is fitted for every two of them, at each layer."""
+    assert len(folds(paired([f"t{number}" for number in range(200)]), holdout, 0)) == count
 
 
 def test_each_fold_holds_out_texts_of_both_lists_where_two_topics_are_in_both() -> None:

@@ -120,6 +120,9 @@ async def test_planted_preferences_come_out(start: StartServer) -> None:
     change = found["change"]["accuracy"]
     assert change["mean"] == pytest.approx(1 / 6)
     assert change["interval"][0] < change["mean"] < change["interval"][1]
+    consistency = found["steered"]["consistency"]
+    assert consistency["mean"] == 1.0
+    assert consistency["interval"] == pytest.approx([0.4385, 1.0], abs=1e-4), "three items do not show that all agree"
     assert [one["vector"] for one in found["interventions"]] == ["sentiment@1"]
 
 
@@ -127,7 +130,8 @@ async def test_without_steering_there_is_nothing_to_compare(start: StartServer) 
     server = await start(Chooser())
     found = await measured(server, steering=[], items=ITEMS[:1])
     assert (found["steered"], found["change"], found["fingerprint"]) == (None, None, "")
-    assert found["unsteered"]["accuracy"] == {"mean": 0.5, "interval": None}
+    assert found["unsteered"]["log_odds"]["interval"] is None
+    assert found["unsteered"]["accuracy"]["mean"] == 0.5
 
 
 async def test_more_than_two_choices_and_a_model_without_a_template(start: StartServer) -> None:

@@ -120,6 +120,16 @@ def test_a_csv_of_pairs_has_the_rules_of_json_lines(steer: Steer, tmp_path: Path
     assert "mood" in error
 
 
+def test_copies_of_a_group_are_no_more_evidence_of_accuracy() -> None:
+    groups = [(f"g{number}", label, number < 6) for number in range(8) for label in (True, False)]
+    rows = [LabelledText("a", label, None, name) for name, label, _ in groups]
+    scores = [1.0 if label == right else -1.0 for _, label, right in groups]
+    one, many = measured(rows, scores, 0.0), measured(rows * 9, scores * 9, 0.0)
+    assert one["accuracy"] == many["accuracy"] == 0.75
+    assert one["accuracy_interval"] == pytest.approx(many["accuracy_interval"])
+    assert measured(rows[:4], scores[:4], 0.0)["accuracy_interval"] is None, "two groups"
+
+
 def test_numbers_equal_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     labels = rng.random(60) < 0.4

@@ -1,5 +1,6 @@
 """`steer screen`: every example of a training file gets its projections, whatever its form; those that lean most come first."""
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,27 @@ def test_examples_are_sorted_by_the_projection_of_their_answers(steer: Steer, tm
     assert json.loads(out.read_text(encoding="utf-8").splitlines()[0])["line"] == 1
     _, error = steer(*common[:-1], str(out), "--vector", "nobody", code=1)
     assert "nobody" in error
+
+
+def test_a_vector_of_phases_is_tested_in_its_phases(steer: Steer, tmp_path: Path, address: str) -> None:
+    """What is thought differs, and the answers are alike; another position is read where it is named."""
+    texts = [(f"<think>{word} {number}</think>\nYes {number}", word) for number in range(6) for word in ("good", "bad")]
+    file = tmp_path / "labelled.csv"
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        csv.writer(lines).writerows([["text", "label", "prompt"], *[[text, label, "How?"] for text, label in texts]])
+    talks = [messages("How?", text) for text, _ in texts]
+    with Client(address) as client:
+        pairs = [{"positive": one, "negative": other} for one, other in zip(talks[::2], talks[1::2], strict=True)]
+        client.extract_vector("thought", pairs=pairs, phase=["thinking"], layers=[2], holdout=0)
+        read = client.readout(talks, vectors=["thought"], layers=[2], phase=["thinking"]).texts
+    scores = [one.readout["thought"]["2"].mean for one in read]
+    found = json.loads(steer("test", "thought", str(file), "--positive", "good", "--threshold", "0.2", "--json")[0])
+    assert (found["position"], found["phase"]) == ("mean", ["thinking"])
+    right = [(score >= 0.2) == (label == "good") for score, (_, label) in zip(scores, texts, strict=True)]
+    assert found["accuracy"] == sum(right) / len(right)
+    assert found["auroc"] == 1.0
+    named = json.loads(steer("test", "thought", str(file), "--positive", "good", "--position", "last", "--json")[0])
+    assert (named["position"], named["phase"]) == ("last", None)
 
 
 @pytest.mark.parametrize(

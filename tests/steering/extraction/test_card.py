@@ -81,6 +81,18 @@ def test_a_vector_at_chance_gets_no_strengths() -> None:
     assert (recommended.strength, recommended.strengths_to_try) == (None, None)
 
 
+@pytest.mark.parametrize(("auroc", "at_chance"), [(0.01, True), (0.5, True), (1.0, False)])
+def test_without_an_interval_the_auroc_itself_decides(auroc: float, at_chance: bool) -> None:
+    """Two topics have no interval: those that read well keep their strengths, and those that read worse than chance do not."""
+    made = card(auroc=Estimate(auroc, None), topics=2)
+    assert made.at_chance == at_chance
+    assert (recommend(made, 30, {14: 10.0}, NORMS).strengths_to_try is None) == at_chance
+    few, *others = made.warnings
+    assert few.startswith("few topics: 2")
+    said = f"not shown to be better than chance (15 held out): AUROC {auroc:.2f}, no interval: fewer than 3 topics"
+    assert others == ([said] if at_chance else [])
+
+
 @pytest.mark.parametrize("factor", [0.1, 2.0])
 def test_without_a_card_the_dose_is_that_of_the_vectors_own_scale(factor: float) -> None:
     """Twice the scale, half the strength: the same dose."""

@@ -1,5 +1,7 @@
 """The card's statistics: planted answers, values by hand, and the jackknife against a plain loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from steering.auroc import HeldOut, auroc, estimate_auroc, leave_one_group_out
 from steering.extraction import METHODS
 from steering.extraction.cross_validation import (
+    REPEATS,
     fit_layer,
     folding,
     layer_quality,
@@ -18,6 +21,7 @@ from steering.extraction.cross_validation import (
     separation,
 )
 from steering.pairs import PairSet
+from steering.vectors import LayerDirection
 
 numbers = st.lists(st.integers(-5, 5), min_size=1, max_size=12).map(lambda values: np.asarray(values, dtype=np.float64))
 
@@ -103,6 +107,35 @@ def test_splits_of_which_a_fold_is_missing_are_averaged_by_group() -> None:
     assert found.mean == pytest.approx((6 / 9 + 1.0) / 2)
     assert found.interval is not None
     assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_a_direction_is_fitted_once_for_every_two_folds() -> None:
+    """And each of the two is read by it where the other is left out."""
+    positive, negative = torch.randn(2, 30, 8, generator=torch.Generator().manual_seed(0))
+    positive[:, 0] += 1.0
+    texts, fitted = tuple(f"{number}" for number in range(30)), list[int]()
+
+    def fit(*rows: Any) -> LayerDirection:
+        fitted.append(len(rows[0]))
+        return METHODS["mean_difference"].fit(*rows)
+
+    division = folding(PairSet(texts, texts, texts), 0.2, seed=0)
+    found = fit_layer(fit, positive, negative, True, division, seed=0)
+    assert (fitted.count(24), fitted.count(18)) == (5 * REPEATS, 10 * REPEATS)
+    (first, *others), aurocs = division.splits[0], []
+    for one in others:
+        keep = [row for row in range(30) if row not in (*one.held_positive, *first.held_positive)]
+        direction = METHODS["mean_difference"].fit(positive[keep], negative[keep], True).direction
+        held = division.read(direction, positive, negative, one)
+        aurocs.append(float(auroc(held.positive, held.negative)))
+    assert found.inner[0][0].auroc == float(np.mean(aurocs))
+
+
+def test_extractions_of_other_seeds_share_no_split() -> None:
+    texts = tuple(f"{number}" for number in range(30))
+    pairs = PairSet(texts, texts, texts)
+    splits = [split for seed in range(4) for split in folding(pairs, 0.2, seed).splits]
+    assert len(set(splits)) == 4 * REPEATS
 
 
 def test_few_pairs_in_topics_of_different_size_have_a_card() -> None:

@@ -5,14 +5,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.lab.controls import UNGUARDED, random_alike, random_like, random_plans
+from steering.lab.controls import (
+    DOSE_RESPONSE,
+    LAYER_SWEEP,
+    REPORT,
+    TRANSFER,
+    UNGUARDED,
+    control_seeds,
+    fewer_pairs_plan,
+    plan_at,
+    random_alike,
+    random_like,
+    random_plans,
+)
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import CONTROLS
+from steering.pairs import ChatMessage, PairSet
 from steering.plan.resolve import resolve
 from steering.spec import SteeringSpec
 from steering.vectors import ConceptVector, LayerDirection, VectorsByName
 from tests.plans import change_at
 from tests.steering.workflows.linear import D_MODEL, LinearEngine
+from tests.steering.workflows.linear_tokenizer import NEGATIVE, POSITIVE, LinearTokenizer
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
 
@@ -52,12 +66,40 @@ async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> No
         torch.testing.assert_close(length, lengths[0])
 
 
+def test_runs_of_other_seeds_or_purposes_share_no_random_direction() -> None:
+    runs = [(seed, purpose) for seed in range(8) for purpose in (DOSE_RESPONSE, LAYER_SWEEP, REPORT, TRANSFER)]
+    assert len({one for run in runs for one in control_seeds(*run, CONTROLS)}) == len(runs) * CONTROLS
+
+
 def test_a_random_direction_is_as_likely_as_its_opposite() -> None:
     vector = drawn("first", 3)
     directions = torch.stack([random_like(vector, seed).at(1).direction for seed in range(400)])
     positive = (directions > 0.0).float().mean(dim=0)
     assert float(positive.min()) > 0.35
     assert float(positive.max()) < 0.65
+
+
+class Phased(LinearTokenizer):
+    """The first word of an answer is thought, the others are said."""
+
+    def conversation_phases(self, messages: tuple[ChatMessage, ...]) -> list[str]:
+        words = len(messages[-1].content.split())
+        return ["prompt"] * (len(self.encode(messages)) - words) + ["thinking"] + ["answer"] * (words - 1)
+
+
+@pytest.mark.parametrize(("phase", "along"), [("thinking", True), ("answer", False)])
+async def test_fewer_pairs_are_read_in_the_phases_of_the_vector(engine: LinearEngine, phase: str, along: bool) -> None:
+    """A kind thought is followed by a grim word and a grim one by a kind word, so that the answers differ in words alone."""
+    engine.tokenizer = Phased()
+    words = [(kind, grim) for kind, grim in zip(POSITIVE, NEGATIVE, strict=True)]
+    positive, negative = (tuple(conversation("the road", " ".join(pair[::step])) for pair in words) for step in (1, -1))
+    provenance = {"position": "mean", "phase": [phase]}
+    vector = replace(planted_vector(engine), version=1, provenance=provenance)
+    plan = await plan_at(engine.info, vector, 1.0, (2,))
+    topics = tuple(f"{number}" for number in range(len(words)))
+    made = await fewer_pairs_plan(engine, vector, PairSet(positive, negative, topics), plan, {vector.id: vector})
+    change = torch.nn.functional.normalize(change_at(made, 2), dim=0)
+    assert (abs(float(change @ engine.concept)) > 0.8) == along
 
 
 async def test_a_layer_sweep_compares_one_layer_with_directions_drawn_there(engine: LinearEngine) -> None:

@@ -8,7 +8,7 @@ import torch
 from steering.cards import Recommended
 from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations
-from steering.lab.controls import random_like
+from steering.lab.controls import TRANSFER, random_arms
 from steering.lab.transfer import EffectRequest, Transfer, effect, effect_answers
 from steering.lab.trials import CONTROLS, UNSTEERED_SAMPLES, chance
 from steering.vectors import ConceptVector, LayerDirection
@@ -62,8 +62,8 @@ async def test_chance_is_the_bound_of_random_directions_whichever_side_they_move
     found = await effect(engine, carried(engine, engine.concept), strong)
     fitted = replace(planted_vector(engine), layers={LAYER: planted_vector(engine).at(LAYER)})
     moved = []
-    for number in range(CONTROLS):
-        one = replace(random_like(fitted, SAMPLING.seed + 1 + number), recommended=Recommended((LAYER,)))
+    for drawn in random_arms(fitted, SAMPLING.seed, TRANSFER, CONTROLS):
+        one = replace(drawn, recommended=Recommended((LAYER,)))
         alone = (await effect(engine, carried(engine, engine.concept), replace(strong, native=one))).shift["native"]
         assert alone is not None
         moved.append(alone.mean)

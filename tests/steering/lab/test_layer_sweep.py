@@ -41,7 +41,8 @@ async def test_the_prompts_that_report_are_answered_as_in_a_dose_response(engine
         other = points[point.strength]
         assert point.moved.mean == pytest.approx(other.concept_score)
         assert point.perplexity_ratio == pytest.approx(other.perplexity_ratio)
-        assert point.chance == pytest.approx(present(other.chance))
+        assert point.chance is not None
+        assert point.chance != pytest.approx(present(other.chance)), "each has random directions of its own"
 
 
 def at_two_layers(engine: LinearEngine) -> LayerSweepRequest:

@@ -10,8 +10,9 @@ import pytest
 
 from steering.cards import Estimate
 from steering.client.results import check_row, check_verdict, item_rows
-from steering.engine.api import SamplingParams
-from steering.lab.controls import plan_at, planned, random_like, random_plans
+from steering.engine.api import GenerationRequest, SamplingParams
+from steering.errors import NonfiniteActivations, SteeringError
+from steering.lab.controls import REPORT, control_seeds, plan_at, planned, random_like, random_plans
 from steering.lab.report import (
     PLAIN,
     VARIATIONS,
@@ -96,8 +97,8 @@ async def test_one_bound_of_chance_is_estimated_from_the_directions_of_all_seeds
     found = await report(engine, request)
     shifted: list[float] = []
     for seed in request.seeds:
-        numbers = range(8 * seed + 1, 8 * seed + 5)
-        plans = await random_plans(engine.info, request.plan, request.vectors, numbers)
+        drawn = control_seeds(seed, REPORT, 4)
+        plans = await random_plans(engine.info, request.plan, request.vectors, drawn)
         reading = read_back(engine, request.vector, None, request.reading_layer, "projection")
         sampling = replace(request.sampling, seed=seed)
         unsteered, trials = await run_trials(engine, request.prompts, plans, reading, sampling)
@@ -182,6 +183,28 @@ async def test_a_shift_is_not_shown_where_every_random_direction_broke() -> None
     assert check_verdict(shift) == "not shown"
     assert not any("no random controls" in warning for warning in found.warnings)
     assert any(warning.startswith("chance is not known") for warning in found.warnings)
+
+
+async def test_a_variation_that_overflows_was_not_measured_and_does_not_pass() -> None:
+    """Upper case, and the vector from fewer pairs, make activations non-finite; the other variations pass."""
+    kept = set[str]()
+
+    def fails(request: GenerationRequest, index: int) -> SteeringError | None:
+        loud = isinstance(request.prompt, tuple) and messages_of(request.prompt)[-1].content.isupper()
+        other = request.plan.fingerprint not in kept
+        return NonfiniteActivations("no") if request.plan.layers and (loud or other) else None
+
+    engine = LinearEngine(fails=fails)
+    request = await request_of(engine, {"strength": 0.8}, pairs=planted_pairs())
+    kept.add(request.plan.fingerprint)
+    found = await report(engine, request)
+    robustness = found.seeds[0].gates[2]
+    values = {one.name: one.value for one in robustness.checks}
+    assert not robustness.passed
+    assert [name for name, value in values.items() if value is None] == ["retained.fewer_pairs", "retained.upper_case"]
+    assert len(values) == 1 + len(VARIATIONS)
+    (warning,) = [one for one in found.warnings if one.startswith("not measured and not passed")]
+    assert warning.endswith("retained.fewer_pairs (seed 0), retained.upper_case (seed 0)")
 
 
 async def test_side_effects_are_read_along_every_vector(engine: LinearEngine) -> None:

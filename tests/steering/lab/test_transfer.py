@@ -18,11 +18,13 @@ from steering.lab.transfer import (
     MAX_ANCHORS,
     PENALTIES,
     TransferRequest,
+    anchor_groups,
     check_transfer,
     default_anchors,
     fit_map,
     transfer,
 )
+from steering.pairs import groups_of
 from steering.workflows.texts import default_position
 from tests.engines import engine_over
 from tests.steering.lab.rotated import ANCHORS, PAIRS, planted
@@ -115,11 +117,11 @@ def test_the_map_is_affine_and_its_fit_is_measured_on_other_texts() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(6, 4, generator=generator), torch.randn(4, generator=generator)
     source = torch.randn(200, 6, generator=generator)
-    found = fit_map(source, source @ weight + bias)
+    found = fit_map(source, source @ weight + bias, np.arange(200))
     torch.testing.assert_close(found.weight.float(), weight, rtol=0.02, atol=0.02)
     torch.testing.assert_close(found.bias.float(), bias, rtol=0.02, atol=0.02)
     assert found.explained > 0.999
-    noise = fit_map(source, torch.randn(200, 4, generator=generator))
+    noise = fit_map(source, torch.randn(200, 4, generator=generator), np.arange(200))
     assert noise.explained < 0.1, "nothing to explain in what is held out"
 
 
@@ -142,7 +144,7 @@ def test_the_penalty_is_the_one_with_the_smallest_error_at_texts_left_out(rows: 
         parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
         missed = [y[part] - model.fit(np.delete(x, part, 0), np.delete(y, part, 0)).predict(x[part]) for part in parts]
         errors[penalty] = sum(float((one**2).sum()) for one in missed)
-    found = fit_map(torch.from_numpy(x).float(), torch.from_numpy(y).float(), rows)
+    found = fit_map(torch.from_numpy(x).float(), torch.from_numpy(y).float(), np.arange(len(x)) // rows)
     assert found.penalty == min(errors, key=errors.__getitem__)
     whole = Ridge(alpha=found.penalty * unit).fit(x, y)
     torch.testing.assert_close(found.weight, torch.from_numpy(whole.coef_.T.copy()), rtol=1e-3, atol=1e-4)
@@ -158,11 +160,32 @@ def test_what_the_rows_of_one_text_share_is_not_taken_for_the_map() -> None:
 
     weight = torch.randn(40, 30, generator=generator) / 40**0.5
     source, fresh = texts(60, 40), texts(400, 40)
-    found = fit_map(source, source @ weight + texts(60, 30), rows=2)
+    found = fit_map(source, source @ weight + texts(60, 30), np.arange(120) // 2)
     target = fresh @ weight + texts(400, 30)
     missed = target - (fresh.double() @ found.weight + found.bias).float()
     assert float(1.0 - missed.square().sum() / (target - target.mean(0)).square().sum()) > 0.15
     assert found.penalty == 1.0, "0.1 with one row of the text left in"
+
+
+def test_both_texts_of_a_pair_are_held_out_together() -> None:
+    """In any order of the anchors; texts of no starter concept are alone, and equal ones together."""
+    pairs = load_concept("formality")
+    anchors = default_anchors(load_concept("sentiment"))
+    numbers = dict(zip(anchors, anchor_groups(anchors), strict=True))
+    assert all(numbers[one] == numbers[other] for one, other in pairs)
+    assert len({numbers[one] for one in pairs.positive}) == len(set(groups_of(pairs)[0]))
+    mixed = ("one", pairs.positive[0], "two", pairs.negative[0], "one", "three", "four")
+    assert anchor_groups(mixed).tolist() == [0, 1, 2, 1, 0, 3, 4]
+    assert anchor_groups(mixed[:5]).tolist() == [0, 1, 2, 3, 4], "too few groups to hold out every fifth"
+
+
+def test_what_the_texts_of_one_group_share_is_not_explained() -> None:
+    """Groups of two, four and six rows, each with a noise of its own in both models: rows of the group itself would tell it."""
+    generator = torch.Generator().manual_seed(4)
+    groups = np.repeat(np.arange(60), [2, 4, 6] * 20)
+    source, target = (torch.randn(60, width, generator=generator)[groups] for width in (40, 30))
+    assert fit_map(source, target, np.arange(240)).explained > 0.3
+    assert fit_map(source, target, groups).explained < 0.05
 
 
 def test_default_anchors_are_none_of_the_pairs() -> None:

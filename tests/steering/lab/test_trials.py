@@ -21,8 +21,9 @@ from steering.lab.trials import (
 )
 from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan
+from steering.seeds import mix
 from steering.vectors import ConceptVector
-from steering.workflows.generate import background, mix
+from steering.workflows.generate import background
 from tests.narrowing import present
 from tests.plans import change_at
 from tests.steering.workflows.linear import GAIN, LinearEngine

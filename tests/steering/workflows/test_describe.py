@@ -7,7 +7,7 @@ import pytest
 
 from steering.client import Client
 from steering.concepts.described import ASSISTANT, described, roles
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed
 from steering.engine.api import Finish, GenerationRequest, SamplingParams, TokenEvent
 from steering.errors import InvalidRequest, Overloaded
 from steering.injection.rows import SteeringReport
@@ -72,7 +72,7 @@ async def test_every_answer_gets_a_seed_of_its_own_shared_by_both_poles() -> Non
 
 async def test_the_assistant_answers_without_an_instruction_and_every_role_as_often_as_any_other() -> None:
     description = Description.of(ASSISTANT, described()[ASSISTANT])
-    asked = load_neutral()
+    asked = load_instructed()
     given = [description.opposite(index, len(asked)) for index in range(2 * len(asked))]
     assert Counter(given) == dict.fromkeys(roles(), 2 * len(asked) // len(roles()))
     assert all(one != other for one, other in zip(given, given[len(asked) :], strict=False))
@@ -110,7 +110,7 @@ async def test_answers_that_make_no_pair_are_counted() -> None:
 
 
 def test_the_card_of_a_described_concept_counts_them() -> None:
-    asked = load_neutral()
+    asked = load_instructed()
     with running(SilentEngine(asked[0])) as address, Client(address) as client:
         vector = client.extract_vector("cheer", describe={"trait": "cheerful", "opposite": "gloomy"})
     card = present(vector.quality)

@@ -7,7 +7,8 @@ import pytest
 from steering.engine.api import Finish, GenerationRequest, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, SteeringError
 from steering.injection.rows import SteeringReport
-from steering.workflows.generate import answer, answers, assemble, mix
+from steering.seeds import mix
+from steering.workflows.generate import answer, answers, assemble
 from tests.steering.workflows.linear import LinearEngine
 
 SAMPLED = GenerationRequest("the road", SamplingParams(max_tokens=12, temperature=1.0, seed=7))
