@@ -3,7 +3,8 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from steering.model.prompt import ModelTokenizer
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.conftest import GPU_TESTS, LONGEST, REPOSITORY
 from tests.contracts.engines import ContractEngines
+from tests.embedded.server_process import ServerProcess
+from tests.engines import compiled_soon, give_library
 from tests.families import EOS, FAMILIES, VOCABULARY
 from tests.postgresql_server.server import PostgreSQL
 from tests.vllm.models import save_tiny
@@ -118,14 +121,50 @@ def embedded_model(model_cache: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def built_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library of our own C++, one for all workers of a test run: the first builds it, the others wait for that."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, shared by its workers."""
     base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    path = library.library_path(folder / "native")
-    with (folder / "native.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def one_at_a_time(run_folder: Path) -> Callable[[str], AbstractContextManager[None]]:
+    """Returns the context of a name, within which there is one worker at a time."""
+
+    @contextmanager
+    def locked(name: str) -> Iterator[None]:
+        with (run_folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    return locked
+
+
+@pytest.fixture(scope="session")
+def built_library(run_folder: Path, one_at_a_time: Callable[[str], AbstractContextManager[None]]) -> Path:
+    """The library of our own C++, one for all workers of a test run: the first builds it, the others wait for that."""
+    path = library.library_path(run_folder / "native")
+    with one_at_a_time("native"):
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            library.build(path, folder)
+            library.build(path, run_folder)
     return path
+
+
+@pytest.fixture(scope="session")
+def compiled_cache(
+    model_cache: Path,
+    built_library: Path,
+    run_folder: Path,
+    one_at_a_time: Callable[[str], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """`model_cache`, in which the embedded model is compiled: by a server of the first worker, while the others wait."""
+    give_library(built_library, model_cache)
+    compiled = run_folder / "compiled"
+    with one_at_a_time("compiling"):
+        if not compiled.exists():
+            with compiled_soon(), ServerProcess(tmp_path_factory.mktemp("compiling"), model_cache) as server:
+                server.until_compiled()
+            compiled.touch()
+    return model_cache

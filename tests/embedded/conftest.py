@@ -41,12 +41,10 @@ def vectors(engine: TransformersEngine) -> Mapping[str, ConceptVector]:
 
 
 @pytest.fixture(scope="session")
-def server(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server as a newcomer starts it, in a process of its own, shared by the tests of a worker.
-
-    Its decode step is not compiled in the background, which would take a minute from the processors that test.
-    """
-    with ServerProcess(tmp_path_factory.mktemp("server"), model_cache, compiled="false") as started:
+def server(compiled_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server as a newcomer starts it, in a process of its own, shared by the tests of a worker."""
+    with ServerProcess(tmp_path_factory.mktemp("server"), compiled_cache) as started:
+        started.until_compiled()
         yield started
 
 

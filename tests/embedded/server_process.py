@@ -10,6 +10,7 @@ from typing import Self
 
 from steering.client import ApiError, Client
 from tests.app.addresses import announced
+from tests.engines import COMPILE_SECONDS
 from tests.forked_process import ForkedProcess
 
 READY_SECONDS = 240.0
@@ -76,7 +77,7 @@ class ServerProcess:
     def _wait(self, until: float) -> None:
         """A moment. Fails once it has ended by itself, or the time is up."""
         assert self.process.poll() is None, f"the server ended by itself:\n{self.last_words()}"
-        assert time.monotonic() < until, f"the server was not ready in time:\n{self.last_words()}"
+        assert time.monotonic() < until, f"the server was not ready, or not compiled, in time:\n{self.last_words()}"
         time.sleep(0.1)
 
     def _output_since(self, position: int) -> str:
@@ -91,6 +92,12 @@ class ServerProcess:
         except ApiError:
             return False
         return True
+
+    def until_compiled(self) -> None:
+        """Waits until its passes are compiled: their bits are others than those of eager ones."""
+        until = time.monotonic() + COMPILE_SECONDS
+        while not self.client.capabilities().executor.startswith("compiled"):
+            self._wait(until)
 
     def last_words(self) -> str:
         """The end of its log."""

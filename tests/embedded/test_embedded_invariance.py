@@ -25,7 +25,7 @@ from steering.model.device import has_avx2
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.vectors import ConceptVector
-from tests.engines import COMPILE_SECONDS, Outcome, compiled_soon, give_library, run, run_alone, until_compiled
+from tests.engines import COMPILE_SECONDS, Outcome, run, run_alone, until_compiled
 from tests.plans import NAMES, plan_for, random_items, vectors_for
 
 pytestmark = [
@@ -54,14 +54,14 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.fixture(scope="module")
-def engine(model_cache: Path, built_library: Path) -> Iterator[TransformersEngine]:
+def engine(compiled_cache: Path) -> Iterator[TransformersEngine]:
     """The embedded model as it is served, with a small cache and short pieces of prompts while streams run."""
-    give_library(built_library, model_cache)
     limits = EngineLimits(cache_bytes=BLOCKS * 16 * POSITION_BYTES, prefill_tokens=96, contended_running=64)
-    options = EngineOptions(EMBEDDED_MODEL, model_cache, device="cpu", dtype="bfloat16", compiled=True, limits=limits)
-    with compiled_soon():
-        engine = open_engine(options)
-        asyncio.run(until_compiled(engine, model_cache))
+    options = EngineOptions(
+        EMBEDDED_MODEL, compiled_cache, device="cpu", dtype="bfloat16", compiled=True, limits=limits
+    )
+    engine = open_engine(options)
+    asyncio.run(until_compiled(engine, compiled_cache))
     yield engine
     asyncio.run(engine.close())
 

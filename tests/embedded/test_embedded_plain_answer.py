@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import httpx2
@@ -13,7 +12,6 @@ import pytest
 from steering.client import Client
 from tests.embedded.material import pair_words
 from tests.embedded.server_process import ServerProcess
-from tests.engines import COMPILE_SECONDS
 
 pytestmark = pytest.mark.embedded
 
@@ -75,18 +73,13 @@ def load(url: str) -> Iterator[None]:
 
 
 def test_a_plain_answer_is_the_same_in_fifty_runs_at_any_dial_cold_and_cached_idle_and_under_load(
-    model_cache: Path, tmp_path: Path
+    compiled_cache: Path, tmp_path: Path
 ) -> None:
-    with ServerProcess(tmp_path, model_cache, api_keys=",".join(KEYS)) as server:
+    with ServerProcess(tmp_path, compiled_cache, api_keys=",".join(KEYS)) as server:
         few = {"name": "sentiment", "pairs": pair_words("sentiment")[:8], "layers": [14], "holdout": 0}
         post(server.url, KEYS[0], "/v1/vectors/extract?wait=true", few)
         client = Client(server.url, api_key=KEYS[0])
-        ends = monotonic() + COMPILE_SECONDS
-        while not client.capabilities().executor.startswith(
-            "compiled"
-        ):  # whose bits are others than those of eager passes
-            assert monotonic() < ends
-            sleep(0.2)
+        server.until_compiled()
         found = []
         for key in KEYS[1:4]:
             found += [plain(server.url, key, strength) for strength in STRENGTHS]

@@ -26,7 +26,7 @@ import pytest
 
 from steering.model.device import has_avx2
 from tests.embedded.server_process import ServerProcess
-from tests.engines import COMPILE_SECONDS, give_library
+from tests.engines import COMPILE_SECONDS
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
 LONG = SECONDS >= 600
@@ -235,13 +235,10 @@ async def _soaked(url: str, process: psutil.Process, dtype: str) -> dict[str, An
 
 @pytest.mark.embedded
 @pytest.mark.timeout(COMPILE_SECONDS + 2 * SECONDS + 600)
-async def test_nothing_is_left_of_the_load_and_memory_is_flat(
-    model_cache: Path, tmp_path: Path, built_library: Path
-) -> None:
+async def test_nothing_is_left_of_the_load_and_memory_is_flat(compiled_cache: Path, tmp_path: Path) -> None:
     dtype = "bfloat16" if has_avx2() else "float32"
-    give_library(built_library, model_cache)
     megabytes = str(CACHE_MEGABYTES[dtype])
-    server = ServerProcess(tmp_path, model_cache, python=sys.executable, cache_megabytes=megabytes, dtype=dtype)
+    server = ServerProcess(tmp_path, compiled_cache, python=sys.executable, cache_megabytes=megabytes, dtype=dtype)
     await asyncio.to_thread(server.start)
     try:
         found = await _soaked(server.url, psutil.Process(server.process.pid), dtype)

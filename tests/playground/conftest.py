@@ -1,13 +1,12 @@
 """Fixtures of the playground's tests: chromium, a server with the embedded model, and a page that reports what is wrong."""
 
 import base64
-import fcntl
 import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -52,7 +51,7 @@ STORY = "steering-server.story"
 """Where the browser keeps that the story of Space was seen; the tests open the tool, unless they are of the story."""
 PYTHON_WITH_VLLM = os.environ.get("PYTHON_WITH_VLLM")
 """The interpreter of an environment with vLLM. Where it is named, the servers of these tests run the engine `vllm`."""
-VLLM = {"engine": "vllm", "cache_megabytes": "768", "max_running": "16"}
+VLLM = {"engine": "vllm", "compiled": "false", "cache_megabytes": "768", "max_running": "16"}
 ARGUMENTS = [
     "--no-sandbox",  # the superuser of a container may not have one
     "--disable-gpu",
@@ -81,31 +80,42 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
     started.close()
 
 
-def serving(folder: Path, model_cache: Path, **settings: str) -> ServerProcess:
+def serving(folder: Path, cache: Path, **settings: str) -> ServerProcess:
     """Returns a server with the embedded model that has not started yet, in the engine that these tests run over."""
     chosen = settings if PYTHON_WITH_VLLM is None else {**settings, **VLLM}
-    return ServerProcess(folder, model_cache, python=PYTHON_WITH_VLLM or "", compiled="false", **chosen)
+    return ServerProcess(folder, cache, python=PYTHON_WITH_VLLM or "", **chosen)
+
+
+@pytest.fixture(scope="session")
+def cache(request: pytest.FixtureRequest) -> Path:
+    """The folder of converted models, and of the compiled one unless the engine compiles by itself."""
+    found: Path = request.getfixturevalue("compiled_cache" if PYTHON_WITH_VLLM is None else "model_cache")
+    return found
 
 
 @pytest.fixture(scope="session")
 def server(
-    model_cache: Path, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    cache: Path,
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+    run_folder: Path,
+    one_at_a_time: Callable[[str], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
     """A server with two starter vectors, a dictionary and a tiny second model, shared by the tests of a worker."""
     folder = tmp_path_factory.mktemp("playground")
     FAMILIES["llama"]().save_pretrained(folder / SECOND)
     hf_byte_tokenizer.save_pretrained(folder / SECOND)
     settings = {"dictionaries": f"{folder / DICTIONARY},{folder / 'absent'}", "scorer_model": str(folder / SECOND)}
-    base = tmp_path_factory.getbasetemp()
-    extracted = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "starters.sqlite3"
+    extracted = run_folder / "starters.sqlite3"
     database = folder / "steering.sqlite3"
     with ExitStack() as stack:
         # The first worker extracts the vectors, the others begin with its database.
-        with extracted.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with one_at_a_time("starters"):
             if known := extracted.exists():
                 shutil.copy(extracted, database)
-            started = stack.enter_context(serving(folder, model_cache, **settings))
+            started = stack.enter_context(serving(folder, cache, **settings))
+            if PYTHON_WITH_VLLM is None:
+                started.until_compiled()
             for name in () if known else STARTERS:
                 post(started.url, "/v1/vectors/extract?wait=true", {"name": name, "concept": name})
             if not known:

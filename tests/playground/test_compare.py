@@ -270,9 +270,9 @@ def test_markup_in_a_prompt_and_in_an_answer_stays_text(wide: Visit) -> None:
 
 
 def test_an_empty_library_makes_its_vectors_in_one_click_and_shows_a_demonstration(
-    browser: Browser, model_cache: Path, tmp_path: Path
+    browser: Browser, cache: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path, model_cache) as empty:
+    with serving(tmp_path, cache) as empty:
         first = visit(browser, empty.url)
         first.open("")
         first.page.get_by_role("button", name="Make the starter vectors").click()

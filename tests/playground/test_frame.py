@@ -137,10 +137,10 @@ def status(url: str, key: str) -> int:
 
 
 def test_a_server_with_keys_asks_for_one_and_says_what_a_key_may_not_do(
-    browser: Browser, model_cache: Path, tmp_path: Path
+    browser: Browser, cache: Path, tmp_path: Path
 ) -> None:
     keys = "key-of-everything,key-that-reads:read+generate"
-    with serving(tmp_path, model_cache, api_keys=keys) as server:
+    with serving(tmp_path, cache, api_keys=keys) as server:
         opened = visit(browser, server.url, NARROW)
         page = opened.page
         page.goto(server.url)

@@ -105,10 +105,10 @@ def test_the_keyboard_alone_leads_from_the_first_visit_to_a_difference_and_moves
 
 
 def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_server_go(
-    browser: Browser, model_cache: Path, tmp_path: Path
+    browser: Browser, cache: Path, tmp_path: Path
 ) -> None:
     keys = f"{KEY},key-that-reads:read+generate"
-    with serving(tmp_path, model_cache, api_keys=keys) as server:
+    with serving(tmp_path, cache, api_keys=keys) as server:
         opened = visit(browser, server.url)
         opened.page.goto(f"{server.url}/#/compare?s={SHORT}")
         use_key(opened, "key-that-reads")
@@ -125,9 +125,9 @@ def test_each_snippet_prints_an_answer_with_a_key_and_a_limited_key_sees_a_serve
 
 
 def test_a_server_that_is_killed_in_an_answer_and_a_job_and_starts_again_tells_how_they_ended(
-    browser: Browser, model_cache: Path, tmp_path: Path
+    browser: Browser, cache: Path, tmp_path: Path
 ) -> None:
-    with serving(tmp_path, model_cache) as server:
+    with serving(tmp_path, cache) as server:
         found = server.client.capabilities()
         direction = [1.0] + [0.0] * (found.model.d_model - 1)
         post(server.url, "/v1/vectors", {"name": "planted", "directions": {str(found.layers // 2): direction}})
