@@ -15,7 +15,6 @@ import { layerName, maps, playhead, spaceTable } from "./store";
 const methodWords = (name: string) => projections[name as keyof typeof projections] ?? name;
 
 const DIMENSIONS = [[2, "2-D"], [3, "3-D"]] as const; // biome-ignore format: one line
-const EXAMPLES = "The soup was wonderful\tfood\nThe train was late again\ttravel";
 
 /** What is drawn: the texts, the method, the dimensions, the vector and the colours. */
 export function SpaceControls() {
@@ -68,7 +67,7 @@ export function SpaceControls() {
       {method.value in caveats && <p class="small muted">{caveats[method.value as keyof typeof caveats]}</p>}
       {setName.value === "own" && (
         <div class="stack">
-          <TextArea label={hints.twoColumns} rows={6} placeholder={EXAMPLES} {...of(space.ownText)} />
+          <TextArea label={hints.twoColumns} rows={6} placeholder={hints.ownTexts} {...of(space.ownText)} />
           <div class="row">
             <Button label="Draw" kind="primary" disabled={empty} onClick={() => void space.draw()} />
             <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (space.error.value = problem)}>

@@ -113,6 +113,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       return { ...policy, limits: given(next) };
     });
   const state = { disabled: admin.policyActions.busy.value, error: admin.policyActions.errorAt("limits") };
+  const known = limits.vectors?.length === 0 ? "none" : "any"; // an empty field stands for both
   const dose = { label: "Largest relative dose", step: 0.01, min: 0.01, placeholder: "no limit" };
   return (
     <Form label="Limits of steering" onSend={save} send="Set the limits" {...state}>
@@ -121,7 +122,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       <div class="fields">
         <ChoiceField label="Requests may steer" options={ownSteering} {...field("own")} />
         <OptionalNumber {...dose} {...field("dose")} />
-        <TextField label="Only these vectors" placeholder={limits.vectors ? "none" : "any"} {...field("names")} />
+        <TextField label="Only these vectors" placeholder={known} {...field("names")} />
       </div>
     </Form>
   );
