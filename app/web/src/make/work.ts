@@ -14,7 +14,6 @@ export const task = computed(() => taskOf("make"));
 const kinds = computed(() => openTasks.value.map(({ about }) => about).filter((one) => one.place === "make").map(({ kind }) => kind)); // biome-ignore format: one line
 /** Whether a vector is being made. */
 export const running = computed(() => kinds.value.some((kind) => kind !== "measure"));
-/** Whether a vector is being made or measured. */
 export const working = computed(() => kinds.value.length > 0);
 
 /** What is wrong with a name; null where nothing is. */

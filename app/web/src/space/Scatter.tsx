@@ -40,7 +40,7 @@ export function Scatter() {
   const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   const onMove = (event: PointerEvent) => {
     const { offsetX: x, offsetY: y, pointerId } = event;
-    if (pressed.current.size > 1) pinch(pointerId, [x, y]);
+    if (pressed.current.size > 1) pinch(pressed.current, pointerId, [x, y], zoom);
     else if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
     else if (moving || event.shiftKey) move(view.current, drag.current, x, y);
     else if (flat) drag.current.line.push([x, y]);
@@ -58,23 +58,9 @@ export function Scatter() {
     else if (line.length <= 2) pick(nearest(points, view.current, event.offsetX, event.offsetY));
     repaint();
   };
-  const zoom = (factor: number, x?: number, y?: number) => {
+  const zoom: Zoom = (factor, x, y) => {
     view.current = { ...view.current, camera: zoomed(view.current, factor, x, y) };
     repaint();
-  };
-  /** Follows one of two fingers: the place in the middle between them stays where it is. */
-  const pinch = (id: number, to: Place) => {
-    const from = pressed.current.get(id);
-    const [, other] = [...pressed.current].find(([one]) => one !== id) ?? [];
-    if (!from || !other) return;
-    pressed.current.set(id, to);
-    const apart = ([x, y]: Place) => Math.max(Math.hypot(x - other[0], y - other[1]), 1);
-    zoom(apart(to) / apart(from), (to[0] + other[0]) / 2, (to[1] + other[1]) / 2);
-  };
-  const onWheel = (event: WheelEvent) => {
-    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch on a touchpad has the key
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
   };
   return (
     <div class="scatter">
@@ -86,14 +72,13 @@ export function Scatter() {
         tabIndex={flat ? undefined : 0}
         onKeyDown={(event) => !flat && turnedBy(event, view.current) && repaint()}
         onPointerDown={(event) => {
-          const { offsetX: x, offsetY: y, pointerId } = event;
-          event.currentTarget.setPointerCapture(pointerId);
+          event.currentTarget.setPointerCapture(event.pointerId);
           presses.current = [...presses.current.slice(-1), restoringSelection()];
-          pressed.current.set(pointerId, [x, y]);
-          drag.current = pressed.current.size > 1 ? null : { x, y, line: [] };
+          pressed.current.set(event.pointerId, [event.offsetX, event.offsetY]);
+          drag.current = pressed.current.size > 1 ? null : { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
-        onWheel={onWheel}
+        onWheel={(event) => wheel(event, zoom)}
         onDblClick={(event) => {
           presses.current[0]?.(); // the first of the two clicks may have cleared the selection
           zoom(STEP, event.offsetX, event.offsetY);
@@ -111,7 +96,25 @@ export function Scatter() {
   );
 }
 
-type ToolsProps = { zoom: (factor: number) => void; moving: boolean; setMoving: (on: boolean) => void };
+type Zoom = (factor: number, x?: number, y?: number) => void;
+
+/** Follows one of two fingers: the place in the middle between them stays where it is. */
+function pinch(pressed: Map<number, Place>, id: number, to: Place, zoom: Zoom): void {
+  const from = pressed.get(id);
+  const [, other] = [...pressed].find(([one]) => one !== id) ?? [];
+  if (!from || !other) return;
+  pressed.set(id, to);
+  const apart = ([x, y]: Place) => Math.max(Math.hypot(x - other[0], y - other[1]), 1);
+  zoom(apart(to) / apart(from), (to[0] + other[0]) / 2, (to[1] + other[1]) / 2);
+}
+
+function wheel(event: WheelEvent, zoom: Zoom): void {
+  if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch on a touchpad has the key
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
+}
+
+type ToolsProps = { zoom: Zoom; moving: boolean; setMoving: (on: boolean) => void };
 
 const Tools = ({ zoom, moving, setMoving }: ToolsProps) => (
   <div class="row zoom">

@@ -174,8 +174,7 @@ const hullsOf = (scene: Scene, view: View): Place[][] =>
     return polygonHull(own) ?? own;
   });
 
-const HULL = 0.12;
-const TRAIL = 0.55;
+const [HULL, TRAIL] = [0.12, 0.55];
 
 function drawHulls(ctx: Context, scene: Scene, view: View): void {
   ctx.globalAlpha = HULL;
