@@ -229,6 +229,13 @@ def test_tokens_are_chosen_by_role_where_the_engine_can(wide: Visit) -> None:
     wide.ended()
     expect(wide.page.get_by_role("alert")).to_have_count(0)
     expect(more.locator("summary")).to_contain_text("some tokens")
+    steered = wide.page.get_by_role("article", name="Steered")
+    steered.locator(".token").nth(3).click()
+    expect(steered.get_by_role("list", name="Alternatives").get_by_role("button").first).to_be_disabled()
+    expect(steered.locator(".token-details")).to_contain_text("No other word can be tried here")
+    wide.page.get_by_role("article", name="Plain").locator(".token").nth(3).click()
+    plain = wide.page.get_by_role("article", name="Plain").get_by_role("list", name="Alternatives")
+    expect(plain.get_by_role("button").first).to_be_enabled()
 
 
 def test_a_temperature_beyond_what_the_engine_samples_is_not_taken(wide: Visit) -> None:

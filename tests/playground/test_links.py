@@ -43,6 +43,7 @@ def test_a_saved_comparison_opens_from_its_short_address(
     expect(strength).to_have_value("0.7")
     for name, text in zip(("normal", "steered"), said, strict=True):
         expect(second.page.locator(f"[data-name={name}] .tokens")).to_have_text(text)  # the answers came with the link
+        assert second.page.locator(f"[data-name={name}] .tokens .token").count() > 1  # word by word
     second.page.wait_for_timeout(400)  # the address follows the view with a delay
     assert second.page.url == address
     strength.fill("0.9")

@@ -94,6 +94,18 @@ def test_the_space_begins_with_a_story_of_four_scenes_and_ends_in_the_tool(wide:
     expect(wide.page.get_by_role("slider", name="Layer")).to_be_visible()
 
 
+PINCH = """canvas => {
+  canvas.setPointerCapture = () => {}; // it takes no pointer that a script has made up
+  const { left, top } = canvas.getBoundingClientRect();
+  const fire = (type, pointerId, x) =>
+    canvas.dispatchEvent(new PointerEvent(type, { pointerId, clientX: left + x, clientY: top + 150, bubbles: true }));
+  for (const [pointerId, x] of [[1, 200], [2, 260]]) fire("pointerdown", pointerId, x);
+  for (let x = 265; x < 340; x += 5) fire("pointermove", 2, x);
+  for (const [pointerId, x] of [[2, 335], [1, 200]]) fire("pointerup", pointerId, x);
+}"""
+"""Two fingers on the map that move apart."""
+
+
 def test_the_map_is_enlarged_with_labels_neighbours_and_a_film_strip(wide: Visit) -> None:
     wide.open("#/space")
     wide.ended()
@@ -103,6 +115,10 @@ def test_the_map_is_enlarged_with_labels_neighbours_and_a_film_strip(wide: Visit
     wide.page.get_by_role("button", name="Closer").click()
     wide.page.wait_for_function(f"before => {picture} !== before", arg=before)
     wide.screenshot("space-labels")
+    before = wide.page.evaluate(picture)
+    wide.page.locator(".scatter canvas").evaluate(PINCH)
+    wide.page.wait_for_function(f"before => {picture} !== before", arg=before)
+    expect(wide.page.get_by_role("list", name="Selected texts")).to_have_count(0)  # it was no lasso
     wide.page.get_by_role("button", name="Outlines").click()
     wide.page.get_by_role("searchbox", name="Search the texts").fill("harbour")
     texts = wide.page.get_by_role("list", name="All texts").get_by_role("listitem")
@@ -236,8 +252,13 @@ def test_a_text_is_read_and_what_stands_out_can_be_steered_against(wide: Visit) 
     # The text is negative, so that against it is positive: within the strengths that the card recommends.
     recommended = wide.vector("sentiment")["recommended"]
     low, high = recommended["strength"] or recommended["strengths_to_try"]
-    strength = float(wide.page.get_by_label("Strength of sentiment").input_value())
-    assert low <= strength <= high
+    strength = wide.page.get_by_label("Strength of sentiment")
+    assert low <= float(strength.input_value()) <= high
+    strength.fill("-1")
+    wide.page.evaluate("location.hash = '#/read'")
+    panel.get_by_role("button", name="Steer against this").click()
+    expect(strength).to_be_visible()
+    assert low <= float(strength.input_value()) <= high  # also where Play had it on the other side
 
 
 def test_a_conversation_is_read_by_turns_and_continued_steered(wide: Visit) -> None:

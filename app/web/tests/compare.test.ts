@@ -186,6 +186,18 @@ describe("the draft", () => {
       sampling: { n: 2, top_p: 1 },
     });
   });
+
+  it("takes of each vector only what is of the right kind", () => {
+    const when = { vector: "joy", side: "above", bound: 1, at: "token" };
+    const right = { head: 2, low: -1, endsAfter: 8, role: "user", tokenIds: [4], to: "joy", when, layers: [3] };
+    const restored = (part: object) => restoredDraft({ controls: [{ vector: "joy", ...part }] }).controls[0];
+    expect(restored(right)).toMatchObject(right);
+    for (const layers of ["all", { from: 1, to: 3 }]) expect(restored({ layers })?.layers).toEqual(layers);
+    const { id: _, ...usual } = restored({})!;
+    const wrong = { strength: "0.5", layers: null, on: 1, head: "2", role: 3, tokenIds: ["4"], when: { vector: 1 }, low: {} }; // biome-ignore format: one line
+    for (const part of [wrong, { layers: [null] }, { layers: {} }, { layers: "some" }])
+      expect(restored(part)).toMatchObject(usual);
+  });
 });
 
 describe("PaneCollector", () => {

@@ -75,6 +75,22 @@ describe("a conversation that goes on", () => {
     expect(draft.value).toMatchObject({ turns: [], prompt: "How are you?" });
   });
 
+  it("keeps what was typed since when one turn is taken back", async () => {
+    change({ prompt: "How are you?" });
+    await asked();
+    nextTurn();
+    change({ prompt: "And tomorrow?" });
+    await asked();
+    previousTurn();
+    expect(draft.value).toMatchObject({ turns: [], prompt: "How are you?" }); // the later question was asked, and not typed since
+    nextTurn();
+    await asked();
+    nextTurn();
+    change({ prompt: "Why?" });
+    previousTurn();
+    expect(draft.value).toMatchObject({ turns: [], prompt: "Why?" });
+  });
+
   it("asks every thread with what it said itself", async () => {
     change({ prompt: "Who are you?", instruction: "Be kind." });
     server.on(COMPARE, (body) => {
@@ -113,7 +129,8 @@ describe("answers in a link", () => {
     change({ seed: 7 });
     comparison.close();
     showResults(JSON.parse(JSON.stringify(results)));
-    expect(comparison.panes.value[0]?.choices[0]?.text).toBe(" Very well.");
+    const [shown] = comparison.panes.value[0]?.choices ?? [];
+    expect([shown?.text, shown?.tokens.map((one) => one.text)]).toEqual([" Very well.", [" Very", " well."]]);
     expect([stale.value, askedDraft.value?.prompt, server.seen.length]).toEqual([false, "How are you?", 1]);
     comparison.close();
     const [pane] = JSON.parse(JSON.stringify(results)) as object[];
@@ -139,7 +156,7 @@ describe("answers in a link", () => {
       ["e", true],
       ["é", false],
     ] as const) {
-      const text = character.repeat(8_000); // the text is there twice: as a whole and as a token
+      const text = character.repeat(16_000);
       server.on(COMPARE, () => events(["done", { arms: [{ ...answer.arms[0], choices: [{ ...choices[0], text }] }] }]));
       change({ prompt: character });
       await asked();

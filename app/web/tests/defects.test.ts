@@ -22,7 +22,7 @@ import { overlap, placeLabels } from "../src/maths/geometry";
 import { isShown } from "../src/maths/strength";
 import { looksLikePairs, visible } from "../src/maths/text";
 import { steerAgainst } from "../src/read/Read";
-import { standoutsOf } from "../src/read/store";
+import { reading, standoutsOf } from "../src/read/store";
 import { Separability } from "../src/space/Playhead";
 import { drawingWords } from "../src/space/SpaceControls";
 import * as space from "../src/space/store";
@@ -272,6 +272,19 @@ describe("B17: steering against what a text says", () => {
     steerAgainst("joy");
     expect(draft.value.controls.map((one) => [one.vector, one.strength])).toEqual([["calm", 2], ["joy", 1.5]]); // biome-ignore format: one line
     expect(draft.value.reader).toBe("joy");
+    open("compare");
+  });
+
+  it("turns a vector that is set there against the text, and has the system message in its own field", () => {
+    put(measured("joy", [1, 2], [-2, -1]));
+    change(restoredDraft({ controls: [{ vector: "joy", strength: 1.5, on: false, unit: "kl" }], system: "Be long." }));
+    const said = (role: "system" | "user" | "assistant", content: string) => ({ role, content });
+    const messages = [said("system", "Be brief."), said("user", "Hi"), said("assistant", "Yes!"), said("user", "Why?")];
+    reading.value = { source: { messages }, standouts: [{ vector: "joy", z: 5 }] } as never;
+    steerAgainst("joy");
+    expect(draft.value.controls).toMatchObject([{ vector: "joy", strength: -1.5, on: true, unit: "scale" }]);
+    expect(draft.value).toMatchObject({ system: "Be brief.", history: messages.slice(1, 3), prompt: "Why?" });
+    reading.value = null;
     open("compare");
   });
 });

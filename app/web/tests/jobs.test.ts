@@ -4,6 +4,7 @@ import { api, dataOf, type Job } from "../src/api/client";
 import { begin, jobs, openJobs, otherJobs, runToEnd, type StartJob, stopTasks, taskOf, tasks } from "../src/core/jobs";
 import { open } from "../src/core/places";
 import { card } from "../src/core/server";
+import { measure, running, working } from "../src/make/work";
 import { makeVector } from "../src/space/Selection";
 import { events, FakeServer, held, refusal, unreachable } from "./fakeServer";
 
@@ -132,6 +133,21 @@ describe("a vector that is made", () => {
     open("make");
     expect(await begin(about, start).end).toBe(true);
     expect([card.value, tasks.value.length, tasks.value[0]?.ended.value]).toEqual(["joy", 1, true]);
+  });
+
+  it("leaves Make free while one is measured, and another card where it is", async () => {
+    const late = held();
+    const server = serverWithJob()
+      .on("POST /v1/evaluations", () => job("queued"))
+      .on(FOLLOW, () => late.promise);
+    open("make");
+    card.value = "calm";
+    measure("joy");
+    expect([running.value, working.value]).toEqual([false, true]);
+    await vi.waitFor(() => expect(server.seen).toContain(FOLLOW));
+    late.give(events(["done", job("succeeded")]));
+    await taskOf("make")?.end;
+    expect([card.value, working.value]).toEqual(["calm", false]);
   });
 
   it("does not move a person who is in another place, and waits in the tray", async () => {

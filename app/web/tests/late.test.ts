@@ -1,6 +1,7 @@
 import "./fakeAddress";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { ComparisonRun, emptyPane } from "../src/compare/run";
+import { capabilities } from "../src/core/server";
 import * as space from "../src/space/store";
 import { announcement } from "../src/ui/parts";
 import { events, FakeServer, held, refusal } from "./fakeServer";
@@ -137,6 +138,30 @@ describe("the threads of a conversation", () => {
   });
 });
 
+describe("the plain answer that was shown before", () => {
+  const ask = async (text: string, fingerprint: string, mean: number) => {
+    capabilities.value = { model: { fingerprint }, limits: {} } as never;
+    const metrics = { readout: { joy: { mean } }, warnings: [] };
+    const steering = { fingerprint: "", applied: [], warnings: [] };
+    const arms = [{ name: "normal", choices: [{ text, finish_reason: "stop" }], metrics, steering }];
+    server.on(COMPARE, () => events(["done", { arms }]));
+    const run = new ComparisonRun();
+    await run.start({ prompt: "Kept?", n: 1, baseline: "normal", arms: [{ name: "normal" }] } as never);
+    return [textOf(run), run.panes.value[0]?.metrics?.readout.joy?.mean];
+  };
+
+  afterEach(() => {
+    capabilities.value = null;
+  });
+
+  it("stays for the same model, with the readings of now where it is the same text, and is not another model's", async () => {
+    expect(await ask("first", "a", 1)).toEqual(["first", 1]);
+    expect(await ask("rounded", "a", 2)).toEqual(["first", 1]);
+    expect(await ask("first", "a", 3)).toEqual(["first", 3]);
+    expect(await ask("of another", "b", 4)).toEqual(["of another", 4]);
+  });
+});
+
 describe("an answer that takes the place of one", () => {
   it("leaves nothing that was measured against the plain text before", () => {
     const run = new ComparisonRun();
@@ -217,6 +242,18 @@ describe("a map of texts", () => {
     await drawing;
     expect([space.busy.value, space.scoresBusy.value, space.error.value]).toEqual([false, false, null]);
     expect(space.drawn.value).not.toBeNull();
+  });
+
+  it("is the one before once a drawing is stopped, and the texts that were typed stay", async () => {
+    await drawOwn("a\nb\nc");
+    const late = held();
+    space.method.value = "umap";
+    space.ownText.value = "d\ne\nf";
+    server.on("POST /v1/latent-space", () => late.promise);
+    const drawing = space.draw();
+    space.stopDrawing();
+    await drawing;
+    expect([space.method.value, space.ownText.value]).toEqual(["pca", "d\ne\nf"]);
   });
 
   it("keeps the selected texts as long as they are the same texts", async () => {

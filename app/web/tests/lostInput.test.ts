@@ -68,6 +68,34 @@ describe("a prompt that is typed just before another place is opened", () => {
   });
 });
 
+describe("a link with more than an address holds", () => {
+  const long = "word ".repeat(1000);
+
+  beforeEach(() => {
+    leave();
+    const state = { prompt: long };
+    vi.stubGlobal("fetch", async () => Response.json({ view: "compare", url: "", state }));
+    enter(() => {
+      location.hash = "#/compare?link=aaaa";
+    });
+  });
+
+  afterEach(() => vi.unstubAllGlobals());
+
+  it("stays in the address until something is changed, and then does not come back", async () => {
+    await vi.waitFor(() => expect(draft.value.prompt).toBe(long));
+    vi.advanceTimersByTime(WRITTEN_MS);
+    expect(location.hash).toBe("#/compare?link=aaaa");
+    change({ seed: 12 });
+    vi.advanceTimersByTime(WRITTEN_MS);
+    expect(location.hash).toBe("#/compare");
+    goAway();
+    enter(back);
+    await Promise.resolve();
+    expect([draft.value.prompt, draft.value.seed]).toEqual([long, 12]);
+  });
+});
+
 const session = new Map<string, string>();
 const storage = {
   getItem: (name: string) => session.get(name) ?? null,

@@ -1,6 +1,6 @@
 import { expect, it, vi } from "vitest";
 import { setKey } from "../src/api/client";
-import { change, draft } from "../src/compare/draft";
+import { change, draft, restoredDraft } from "../src/compare/draft";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
 import { REST_MS } from "../src/core/query";
 import { library } from "../src/core/server";
@@ -62,6 +62,44 @@ it("is kept when the limits of the policy were set", async () => {
   await settle();
   expect(root.textContent).toContain("Now: requests may steer with any vector; dose at most 0.5.");
   expect(focused()).toBe("Set the limits");
+});
+
+it("lets a form of limits change only what was typed into it", async () => {
+  const at = (limits: object) => ({ mandatory: [], monitors: [], limits });
+  policy.data.value = at({ vectors: [], max_relative_dose: 0.5 }) as never;
+  const another = { vectors: [], max_relative_dose: 0.5, own_steering: "profiles" }; // somebody else has set this since
+  server
+    .on("GET /v1/policy", () => at(another))
+    .on("PUT /v1/policy", (body) => body)
+    .on("GET /v1/monitors", () => ({ data: [] }));
+  show(PolicyPanel, {});
+  root.find("label", "Largest relative dose").find("input").fire("input", { currentTarget: { value: "0.1", validity: {} } }); // biome-ignore format: one line
+  await settle();
+  root.find("form").fire("submit");
+  await settle();
+  expect(server.bodies[1]).toEqual(at({ ...another, max_relative_dose: 0.1 }));
+  await vi.advanceTimersByTimeAsync(REST_MS);
+});
+
+it("dims what a policy was tried with once Play or the policy has something else", async () => {
+  policy.data.value = { mandatory: [], monitors: [], limits: {} } as never;
+  const arms = ["now", "then"].map((name) => ({ name, choices: [{ text: `as ${name}` }] }));
+  server.on("POST /v1/compare", () => ({ arms }));
+  change(restoredDraft({ prompt: "Why?", controls: [{ vector: "joy", strength: 2 }] }));
+  show(PolicyPanel, {});
+  root.find("button", "Try it first").press();
+  await settle();
+  const looks = () => root.all().filter((one) => one.localName === "figure").map((one) => one.given.get("class")); // biome-ignore format: one line
+  expect(root.textContent).toContain("Without it: Why?as nowWith joy 2 for everybodyas then");
+  expect(looks()).toEqual(["", ""]);
+  change({ overall: 2 });
+  await settle();
+  expect(looks()).toEqual(["stale", "stale"]);
+  expect(root.textContent).toContain("With joy 2 for everybody");
+  change({ overall: 1 });
+  policy.data.value = { mandatory: [{ vector: "joy" }], monitors: [], limits: {} } as never;
+  await settle();
+  expect(looks()).toEqual(["stale", "stale"]);
 });
 
 it("goes on to the button that keeps a vector, and back", async () => {

@@ -70,6 +70,24 @@ describe("what the answers say", () => {
     expect([wasRead(latest, "joy"), readBack.data.value?.answers.size]).toEqual([true, 0]);
   });
 
+  it("is that of a run which is shown again, also while another is read or could not be", async () => {
+    const other = {} as CompareBody;
+    await readAnswers(asked, panes, "joy");
+    const late = held();
+    server.on(READ_OUT, () => late.promise);
+    const reading = readAnswers(other, panes, "joy");
+    await readAnswers(asked, panes, "joy");
+    late.give({ texts: [] });
+    await reading;
+    expect([wasRead(asked, "joy"), readBack.busy.value]).toEqual([true, false]);
+    expect(answerReading(asked, "joy", "steered", 0)?.mean).toBe(3);
+    server.on(READ_OUT, () => refusal(422, "invalid_request"));
+    await readAnswers(other, panes, "joy");
+    expect(readBack.error.value).not.toBeNull();
+    await readAnswers(asked, panes, "joy");
+    expect(readBack.error.value).toBeNull();
+  });
+
   it("is not known where it cannot be read, and the reason is shown", async () => {
     server.on(READ_OUT, () => refusal(422, "invalid_request"));
     await readAnswers(asked, panes, "joy");

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { aligned } from "../src/maths/geometry";
 import { type Camera, labelsAt, project, svgOf, zoomed } from "../src/space/draw";
-import { Legend, Scatter } from "../src/space/Scatter";
+import { Legend, Scatter, shown } from "../src/space/Scatter";
 import { sceneAt } from "../src/space/Story";
 import { COLOURS, LOOKS, scene } from "../src/space/scene";
 import * as space from "../src/space/store";
@@ -183,6 +183,25 @@ describe("the pointer on a map", () => {
     expect([space.picked.value, space.lassoed.value, space.listed.value]).toEqual([1, [1, 2], [1, 2]]);
   });
 
+  it("enlarges the picture with two fingers, draws no lasso then, and keeps the selection", async () => {
+    drawTexts(3);
+    const element = await showMap();
+    space.lasso([1]);
+    const fire = (type: string, pointerId: number, offsetX: number) =>
+      element.fire(type, { offsetX, offsetY: 200, pointerId });
+    fire("pointerdown", 1, 280);
+    fire("pointerdown", 2, 320);
+    for (const at of [330, 350, 360]) fire("pointermove", 2, at);
+    expect([canvas.dashed, shown.view?.camera?.zoom]).toEqual([0, 2]);
+    fire("pointerup", 2, 360);
+    fire("pointermove", 1, 200);
+    fire("pointerup", 1, 200);
+    expect([space.lassoed.value, shown.view?.camera?.zoom]).toEqual([[1], 2]);
+    fire("pointerdown", 1, 1);
+    fire("pointerup", 1, 1);
+    expect(space.lassoed.value).toEqual([]);
+  });
+
   it("leaves no line when the browser takes it", async () => {
     drawTexts(3);
     const element = await showMap();
@@ -219,13 +238,18 @@ describe("a drawing of a picture", () => {
     Object.assign(page, { createElement: (name: string) => new FakeElement(name), body: { append: () => {} } });
     const points = [[0, 0], [1, 1]]; // biome-ignore format: one line
     const base = { points, colours: [0, 1], palette: ["red", "blue"], marks: [[], [[0, 1], [1, 0], [1, 1]]], labels: ["<b>", "b"] }; // biome-ignore format: one line
-    const text = svgOf({ ...base, arrows: [{ start: [0, 0], end: [1, 1], label: "up" }] } as never, VIEW);
+    const drawn = { ...base, arrows: [{ start: [0, 0], end: [1, 1], label: "up" }], trail: points };
+    const text = svgOf(drawn as never, VIEW);
     expect(text).toContain('<circle cx="300" cy="200" r="4" fill="red"><title>&lt;b></title></circle>');
     expect([text.split("<polygon").length, text.split("<line").length, text.includes(">up</text>")]).toEqual([
       2,
       2,
       true,
     ]);
+    expect(text).toContain('<polyline points="300,200 ');
+    expect(svgOf({ ...drawn, hulls: true } as never, VIEW).split("<polygon")).toHaveLength(4);
+    const near = svgOf(drawn as never, { ...VIEW, camera: { zoom: 2, x: 10, y: 0 } });
+    expect(near).toContain('<circle cx="310" cy="200"');
   });
 });
 

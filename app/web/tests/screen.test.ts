@@ -11,6 +11,8 @@ import { Jobs } from "../src/library/admin/Admin";
 import { Similarity, VectorMap } from "../src/library/Similarity";
 import { similar } from "../src/library/store";
 import { Quotes } from "../src/make/Result";
+import Read from "../src/read/Read";
+import { chosen, layer, reading } from "../src/read/store";
 import { Playhead } from "../src/space/Playhead";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
@@ -80,6 +82,41 @@ describe("an arm that fails", () => {
     await settle();
     expect(alerts()).toEqual(["It broke."]);
     expect(root.textContent).toContain("less joy (−2.00)Fine.");
+  });
+
+  it("asks the prompt that was typed again for another version of the vector", async () => {
+    server.on("POST /v1/compare", () => ({ arms: [] }));
+    const version = async (id: string) => {
+      show(Quotes, { vector: { id, name: "joy", layers: [], scale: {} } as never });
+      await vi.advanceTimersByTimeAsync(100);
+      await settle();
+    };
+    await version("joy@1");
+    root.find("input").fire("input", { currentTarget: { value: "Why?" } });
+    await settle();
+    await version("joy@1");
+    await version("joy@2");
+    const asked = server.bodies as { messages: { content: string }[] }[];
+    expect(asked.map(({ messages }) => messages[0]?.content)).toEqual(["How was your day?", "Why?"]);
+  });
+});
+
+describe("the legend of a reading", () => {
+  it("has the middle between the poles, or what is usual where that is not known", async () => {
+    vi.stubGlobal("ResizeObserver", class { observe = () => {}; disconnect = () => {}; }); // biome-ignore format: one line
+    const tokens = [{ index: 0, text: "A" }, { index: 1, text: " day" }]; // biome-ignore format: one line
+    const scores = new Map([["joy", new Map([[3, [null, 2]]])]]);
+    reading.value = { source: { texts: ["A day"] }, turns: [{ role: "text", tokens }], scores, standouts: [], warnings: [] }; // biome-ignore format: one line
+    [chosen.value, layer.value] = ["joy", 3];
+    const shown = async (centred: boolean) => {
+      library.data.value = { data: [{ name: "joy", centred }], warnings: [] } as never;
+      show(Read, {});
+      await settle();
+      return root.all().find((one) => one.given.get("class")?.includes("legend"))?.textContent;
+    };
+    expect(await shown(true)).toBe("less joymiddlemore joy");
+    expect(await shown(false)).toBe("less joyusual for this textmore joy");
+    library.data.value = reading.value = chosen.value = layer.value = null;
   });
 });
 

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { ControlMore } from "../src/compare/ControlMore";
 import { change, restoredDraft } from "../src/compare/draft";
 import { Drift, Panes } from "../src/compare/Panes";
-import { TokenDetails } from "../src/compare/PaneView";
+import { branchProblem, TokenDetails } from "../src/compare/PaneView";
 import { readBack } from "../src/compare/readback";
 import { emptyPane, type Pane } from "../src/compare/run";
 import { SteeringPanel } from "../src/compare/SteeringPanel";
@@ -94,6 +95,44 @@ describe("the details of a token", () => {
   });
 });
 
+describe("an answer that goes on from another word", () => {
+  const scope = { tokens: "all", phase: ["answer"] };
+  const steering = [{ vector: "joy", strength: 1 }];
+
+  it("is asked with the scope that was used: what stands before is steered as it was", async () => {
+    comparison.asked.value = { arms: [{ name: "steered", steering }], max_tokens: 8 } as never;
+    server.on("POST /v1/generate", () => ({ choices: [{ text: " way" }] }));
+    const [token] = steeredPane([]).choices[0]!.tokens;
+    const sent = async (applied: object, ...phases: string[]) => {
+      const tokens = phases.map((phase) => ({ ...token, phase }));
+      const pane = { ...steeredPane([applied]), choices: [{ text: "", tokens, finish: "stop" }] } as never as Pane;
+      show(TokenDetails, { pane, choice: 0, index: phases.length - 1, onClose: () => {} });
+      root.find("button", "no").press();
+      await settle();
+      return (server.bodies.at(-1) as { steering: unknown }).steering;
+    };
+    expect(await sent({ vector: "joy@1" }, "answer")).toEqual(steering);
+    const later = { ...steering[0], scope: { tokens: "generated", phase: ["answer"] } };
+    expect(await sent({ scope }, "thinking", "thinking")).toEqual([later]);
+    const words = { ...steering[0], scope: { tokens: "prompt", phase: null, start: 2 } };
+    expect(await sent({ scope }, "thinking", "answer", "answer")).toEqual([words, later]);
+  });
+
+  it("cannot be asked for where the words before would be steered otherwise, and the reason is shown", () => {
+    const tokens = (name: string) => ({ scope: { tokens: name } });
+    const when = (at: string) => ({ when: { vector: "joy", above: 0, at } });
+    const free = [{}, tokens("all"), { scope }, when("token")];
+    for (const part of free) expect(branchProblem(steeredPane([{ vector: "joy@1", ...part }]))).toBeNull();
+    const roles = { scope: { tokens: "all", roles: ["user"] } };
+    const others = [tokens("generated"), tokens("last"), roles, when("prompt"), when("prompt_mean"), { schedule: {} }];
+    for (const part of others)
+      expect(branchProblem(steeredPane([{ vector: "joy@1", ...part }]))).toContain("the condition of joy@1.");
+    show(TokenDetails, { pane: steeredPane([roles]), choice: 0, index: 0, onClose: () => {} });
+    expect(root.find("button", "no").given.has("disabled")).toBe(true);
+    expect(root.textContent).toContain("No other word can be tried here");
+  });
+});
+
 describe("the strength of a vector", () => {
   it("is shown with what acts of it, where the overall strength is another one than 1", async () => {
     library.data.value = { data: [{ name: "joy", layers: [3], scale: { "3": 1 } }], warnings: [] } as never;
@@ -102,6 +141,25 @@ describe("the strength of a vector", () => {
     change({ overall: 2 });
     await settle();
     expect(root.textContent).toContain("−1.00 × 2.00 = −2.00");
+  });
+});
+
+describe("the layers of a vector", () => {
+  it("are those that act, also once a run before has others than were typed last", async () => {
+    const [control] = restoredDraft({ controls: [{ vector: "joy", layers: [12, 14] }] }).controls;
+    const with_ = (layers: number[]) => show(ControlMore, { control: { ...control!, layers }, vector: undefined, set });
+    const set = (part: { layers?: unknown }) => with_(part.layers as number[]);
+    const field = () => root.all().find((one) => one.given.get("inputmode") === "numeric" || one.given.get("inputMode") === "numeric"); // biome-ignore format: one line
+    with_([12, 14]);
+    const type = async (value: string) => {
+      field()?.fire("input", { currentTarget: { value } });
+      await settle();
+      return field()?.given.get("value");
+    };
+    expect([await type("16, 2"), await type("16,")]).toEqual(["16, 2", "16,"]);
+    with_([12, 14]);
+    await settle();
+    expect(field()?.given.get("value")).toBe("12, 14");
   });
 });
 

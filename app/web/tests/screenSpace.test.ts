@@ -1,8 +1,10 @@
 import { render } from "preact";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { setKey } from "../src/api/client";
+import { change, restoredDraft } from "../src/compare/draft";
 import address from "../src/compare/gallery/smollm2-135m-instruct.json?url";
 import { capabilities } from "../src/core/server";
+import { LensPanel } from "../src/space/LensPanel";
 import { Selection } from "../src/space/Selection";
 import { SpaceControls } from "../src/space/SpaceControls";
 import { Story } from "../src/space/Story";
@@ -108,6 +110,28 @@ describe("the story of the space", () => {
     render(null, root as never);
     await begin();
     expect(server.seen.filter((one) => one === SPACE)).toHaveLength(2);
+  });
+});
+
+describe("the table of the logit lens", () => {
+  it("says what it is of, and is dim, once it would be read with something else", async () => {
+    const at = [[{ id: 1, text: "Paris", logprob: -1 }]];
+    server.on("POST /v1/logit-lens", () => ({ tokens: [{ text: "is" }], layers: [{ layer: 0, plain: at, steered: at }] })); // biome-ignore format: one line
+    change(restoredDraft({ controls: [{ vector: "joy", strength: 2 }] }));
+    show(LensPanel, {});
+    root.find("form").fire("submit");
+    await settle();
+    const box = () =>
+      root
+        .all()
+        .find((one) => one.given.get("role") === "region")
+        ?.given.get("class");
+    expect([box(), root.textContent.includes("This table is of")]).toEqual(["scroll lens", false]);
+    change({ overall: 2 });
+    await settle();
+    expect(box()).toBe("scroll lens stale");
+    expect(root.textContent).toContain("This table is of “The capital of France is”, steered with joy 2.");
+    change(restoredDraft({}));
   });
 });
 

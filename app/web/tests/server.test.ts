@@ -100,6 +100,30 @@ it("reads model and library again once a server that was lost answers", async ()
   expect([page.vectors.value?.length, page.serverTrouble.value]).toEqual([1, null]);
 });
 
+it("keeps the most tokens in a second for each model", async () => {
+  const kept = new Map<string, string>();
+  vi.stubGlobal("localStorage", { getItem: (name: string) => kept.get(name) ?? null, setItem: (name: string, text: string) => kept.set(name, text) }); // biome-ignore format: one line
+  let [tokens, time] = [0, 0];
+  vi.stubGlobal("performance", { now: () => time });
+  const metrics = () => {
+    time += POLL_MS;
+    return new Response(`steering_generated_tokens_total ${tokens}`);
+  };
+  const model = (fingerprint: string) => ({ "GET /v1/capabilities": () => ({ limits: {}, model: { fingerprint } }) });
+  const routes = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }), "GET /metrics": metrics };
+  const page = await started("admin", { ...routes, ...model("a") });
+  const fastest = async (written: number) => {
+    tokens += written;
+    await vi.advanceTimersByTimeAsync(POLL_MS);
+    return page.load.value?.fastest;
+  };
+  expect([await fastest(200), await fastest(20)]).toEqual([100, 100]);
+  page.capabilities.value = { limits: {}, model: { fingerprint: "b" } } as never;
+  expect([await fastest(20), await fastest(0)]).toEqual([10, 10]);
+  page.capabilities.value = { limits: {}, model: { fingerprint: "a" } } as never;
+  expect(await fastest(0)).toBe(100);
+});
+
 it("does not ask a slow server for its gauges again before it has answered", async () => {
   const routes = { ...OPEN, "GET /v1/vectors": () => ({ data: [] }), "GET /metrics": () => held().promise };
   const page = await started("admin", routes);

@@ -6,6 +6,7 @@ import { Term, useActions } from "../frame/dialogs";
 import { LinkProblem } from "../frame/ShareLink";
 import { NumberField, partsOf, Segments, TextArea, TextBox } from "../ui/fields";
 import { Button, ErrorNote, focusing } from "../ui/parts";
+import { promptKinds } from "../words.json";
 import { CodeDialog } from "./CodeDialog";
 import { ARMS, change, draft, followAddress, linkedResults } from "./draft";
 import { onLanding } from "./gallery";
@@ -49,7 +50,7 @@ export default function Compare() {
 }
 
 /** The runs before: a click shows one again with everything that was set, a pin keeps it. */
-export function RunStrip() {
+function RunStrip() {
   const before = play.runBefore.value;
   const undo = () => before && play.restoreRun(before);
   if (play.runs.value.length < 2) return null;
@@ -81,7 +82,7 @@ const once = (work: () => void) => (event: MouseEvent) => {
 };
 
 /** The prompt with its buttons, and behind "more" the system prompt, the instruction and the sampling. */
-export function PromptBox({ onCode }: { onCode: () => void }) {
+function PromptBox({ onCode }: { onCode: () => void }) {
   const [more, setMore] = useState(false);
   const { history, turns, raw, seed } = draft.value;
   const field = partsOf(draft.value, change);
@@ -118,18 +119,16 @@ export function PromptBox({ onCode }: { onCode: () => void }) {
   );
 }
 
-const KINDS = { chat: "Chat", raw: "Continue the text" } as const;
-
 function Settings() {
   const { raw, sampling } = draft.value;
   const field = partsOf(draft.value, change);
   const number = partsOf(sampling, (part) => change({ sampling: { ...sampling, ...part } }));
-  const read = (kind: keyof typeof KINDS) => change({ raw: kind === "raw" });
+  const read = (kind: keyof typeof promptKinds) => change({ raw: kind === "raw" });
   const heat = { min: 0, max: limit("max_temperature", 5), step: 0.1 };
   const told = { value: play.instruction.value, onChange: (text: string) => change({ instruction: text }) };
   return (
     <div class="stack">
-      <Segments label="How the prompt is read" options={KINDS} value={raw ? "raw" : "chat"} onChange={read} />
+      <Segments label="How the prompt is read" options={promptKinds} value={raw ? "raw" : "chat"} onChange={read} />
       {!raw && <TextArea label="System prompt, for all panes" rows={1} {...field("system")} />}
       {!raw && <TextArea label="Instruction of the prompt-only pane (empty: no such pane)" rows={1} {...told} />}
       <div class="row numbers">

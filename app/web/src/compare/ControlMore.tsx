@@ -6,21 +6,21 @@ import { More } from "../ui/parts";
 import * as words from "../words.json";
 import { type Condition, type Control, layerText, parseLayers } from "./controls";
 
-const LAYERS = { recommended: "recommended", all: "all", own: "these:" } as const;
-
 type Props = { control: Control; set: (part: Partial<Control>) => void };
 
 /** Operation, layers, tokens, schedule and condition of one vector, folded away until they are wanted. */
 export function ControlMore({ control, vector, set }: Props & { vector: Vector | undefined }) {
   const field = partsOf(control, set);
   const { when, layers } = control;
-  const [text, setText] = useState(layerText(layers));
+  const [written, setText] = useState(layerText(layers));
   const own = layers !== "recommended" && layers !== "all";
-  const choose = (kind: keyof typeof LAYERS) => set({ layers: kind === "own" ? (parseLayers(text) ?? []) : kind });
+  const parsed = parseLayers(written) ?? [];
+  const text = JSON.stringify(parsed) === JSON.stringify(layers) ? written : layerText(layers); // a run before may have others
+  const choose = (kind: keyof typeof words.layers) => set({ layers: kind === "own" ? parsed : kind });
   const invalid = parseLayers(text) === null;
-  const type = (written: string) => {
-    setText(written);
-    set({ layers: parseLayers(written) ?? [] });
+  const type = (typed: string) => {
+    setText(typed);
+    set({ layers: parseLayers(typed) ?? [] });
   };
   const begin: Condition = { vector: control.vector, side: "above", bound: 0, at: "prompt" };
   const condition = partsOf(when ?? begin, (part) => set({ when: { ...(when ?? begin), ...part } }));
@@ -45,7 +45,7 @@ export function ControlMore({ control, vector, set }: Props & { vector: Vector |
       <ChoiceField label="Operation" options={operations} {...field("operation")} />
       <OperationFields control={control} set={set} />
       <div class="row">
-        <ChoiceField label="Layers" value={own ? "own" : layers} options={LAYERS} onChange={choose} />
+        <ChoiceField label="Layers" value={own ? "own" : layers} options={words.layers} onChange={choose} />
         {own && <TextField label="12, 14 or 10-15" {...NUMBERS} value={text} aria-invalid={invalid} onChange={type} />}
       </div>
       {hooks.length > 1 && (

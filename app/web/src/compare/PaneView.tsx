@@ -6,6 +6,7 @@ import { Term } from "../frame/dialogs";
 import { meanOf, plain, signed } from "../maths/scales";
 import { blankName, visible } from "../maths/text";
 import { Button, Each, ErrorNote, lookOf, type Mark, Note, ScoreDial, Table } from "../ui/parts";
+import { hints } from "../words.json";
 import { type Intervention, shortly } from "./controls";
 import { ARMS, type CompareBody, draft, saidIn } from "./draft";
 import { answerReading, sentenceOf, shiftWords } from "./readback";
@@ -56,7 +57,9 @@ export function PaneView({ pane, base, title, about = "" }: Props) {
           <TokenText {...{ pane, base, selected }} choice={pane.choices.indexOf(choice)} onSelect={select} />
         ) : (
           !pane.error && (
-            <p class="muted">{choice?.finish ? EMPTY : running ? "Waiting for the first word" : "Nothing yet"}</p>
+            <p class="muted">
+              {choice?.finish ? hints.emptyAnswer : running ? "Waiting for the first word" : "Nothing yet"}
+            </p>
           )
         )}
         {pane.error && <Note kind="error">{pane.error}</Note>}
@@ -127,8 +130,6 @@ const Fact = ({ label, title, children }: { label: string; title?: string; child
     <dd class="number">{children}</dd>
   </div>
 );
-
-const EMPTY = "The answer is empty: the model ended it at once.";
 
 const policyWords = ({ vector, operation, strength }: AppliedIntervention): string =>
   typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
@@ -209,6 +210,7 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
   const token = tokens[index];
   if (!token) return null;
   const kl = pane.against?.kl_per_token[choice]?.[index];
+  const problem = branchProblem(pane);
   const found = branch.busy.value ? null : branch.data.value;
   // What the text says at the token, and what the stream carried in which it was written. The two are never mixed.
   const name = play.reader.value;
@@ -235,7 +237,8 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
             <li key={one.id}>
               <button
                 type="button"
-                onClick={() => void branch.ask(pane, tokens.slice(0, index), one)}
+                disabled={problem !== null}
+                onClick={() => void branch.ask(pane, tokens.slice(0, index + 1), one)}
                 title="Continue with this word from here"
               >
                 <code>{visible(one.text)}</code>
@@ -248,6 +251,7 @@ export function TokenDetails({ pane, choice, index, onClose }: DetailsProps) {
           ))}
         </ul>
       )}
+      {token.top_logprobs && problem && <p class="small muted">{problem}</p>}
       <ErrorNote error={branch.error.value} />
       <p class="small muted" role="status">
         {branch.busy.value && "Writing on from here"}
@@ -270,18 +274,39 @@ function percent(logprob: number): string {
   return `${share < 0.1 ? "<0.1" : share.toFixed(1)} %`;
 }
 
-/** Generates on from the prompt, the tokens before, and another token, with the steering of the same arm. Returns the end of what stands
- * before, what follows, and the whole answer. */
-async function branchFrom(signal: AbortSignal, pane: Pane, before: readonly Token[], next: Alternative) {
+/** Why an answer cannot go on from another word: what stands before is part of the prompt then, and would be steered otherwise. */
+export function branchProblem({ steering }: Pane): string | null {
+  const { applied = [], mandatory } = steering ?? {};
+  const other = [...applied, ...(mandatory ?? [])].find((one) => {
+    const { tokens = "all", roles, phase } = one.scope ?? {};
+    const apart = phase?.some((name) => name !== "answer" || !applied.includes(one));
+    const early = JSON.stringify(one.when ?? "").includes('"at":"prompt'); // or its mean
+    return tokens !== "all" || roles || apart || one.schedule || early;
+  });
+  return other ? `${hints.noBranch} ${other.vector}.` : null;
+}
+
+/** Generates on from the prompt, the tokens up to the one whose place another takes, and that one, with the steering of the same arm. Returns
+ * the end of what stands before, what follows, and the whole answer. */
+async function branchFrom(signal: AbortSignal, pane: Pane, until: readonly Token[], next: Alternative) {
   const asked = play.comparison.asked.value;
   const record = pane.steering?.record;
   const arm = asked?.arms.find((one) => one.name === pane.name);
   if (!asked || !record || !arm) throw new Error("Run the comparison to its end first.");
+  const before = until.slice(0, -1);
   const ids = before.flatMap((token) => (token.id === null ? [] : [token.id]));
   const { max_tokens: most, temperature, top_p, seed, logprobs } = asked;
   const prompt = [...record.prompt, ...ids, next.id];
   const max_tokens = Math.max(most - ids.length - 1, 8);
-  const body = { prompt, steering: arm.steering as never, max_tokens, temperature, top_p, seed, logprobs };
+  const answered = until.findIndex(({ phase }) => phase === "answer");
+  const steering = (arm.steering as Intervention[]).flatMap((one, at) => {
+    const scope = pane.steering?.applied[at]?.scope;
+    if (!scope?.phase) return [one];
+    const words = { ...scope, phase: null, tokens: "prompt", start: record.prompt.length + answered };
+    const later = { ...one, scope: { ...scope, tokens: "generated" } };
+    return answered < 0 ? [later] : [{ ...one, scope: words }, later]; // of a model that thinks, the answer alone is steered
+  });
+  const body = { prompt, steering: steering as never, max_tokens, temperature, top_p, seed, logprobs };
   const made = (await dataOf<Schemas["GenerateAnswer"]>(api.POST("/v1/generate", { body, signal }))).choices[0];
   const textOf = (list: readonly { text: string }[]) => list.map(({ text }) => text).join("");
   const rest = (made?.tokens ?? [{ id: null, text: made?.text ?? "" }]) as Token[];

@@ -7,7 +7,7 @@ import { domainOf, linear, meanOf, signed } from "../maths/scales";
 import { atChance, isShown } from "../maths/strength";
 import { ChoiceField, named, of, Segments } from "../ui/fields";
 import { Ask, Button, ErrorNote, focusing, More, Note, ScoreLegend, scored, Table, Warnings } from "../ui/parts";
-import { hints } from "../words.json";
+import { hints, threads } from "../words.json";
 import type { Control } from "./controls";
 import { ARMS, type CompareBody, change, changeControl, compareBody, draft } from "./draft";
 import { aboutPane, PaneView } from "./PaneView";
@@ -15,13 +15,7 @@ import { answerReading, readAnswers, readBack, shiftWords, wasRead } from "./rea
 import { emptyPane, type Pane, type Shade } from "./run";
 import * as play from "./store";
 
-const TITLES: Readonly<Record<string, string>> = {
-  [ARMS.normal]: "Plain",
-  [ARMS.steered]: "Steered",
-  [ARMS.prompted]: "Told in words",
-};
-
-const titleOf = ({ name }: { name: string }) => TITLES[name] ?? name;
+const titleOf = ({ name }: { name: string }) => threads[name as keyof typeof threads] ?? name;
 
 /** The pane a narrow screen shows; a wide one shows all. */
 const tab = signal<string>(ARMS.steered);
@@ -67,16 +61,16 @@ export function Panes() {
         ))}
       </div>
       {steered && !running.value && <WhyNothing steered={steered} />}
-      <Drift titles={TITLES} />
+      <Drift titles={threads} />
       <div class="row">
-        {ended && <Button label="Next turn" title={NEXT} onClick={focusing("#prompt", play.nextTurn)} />}
-        {draft.value.turns.length > 0 && <Button label="One turn back" kind="quiet" onClick={back} />}
+        {ended && <Button label="Next turn" title={hints.nextTurn} onClick={focusing("#prompt", play.nextTurn)} />}
+        {draft.value.turns.length > 0 && (
+          <Button label="One turn back" kind="quiet" title={hints.previousTurn} onClick={back} />
+        )}
       </div>
     </section>
   );
 }
-
-const NEXT = "Each thread goes on from its own answer";
 
 /** Reads the answers of a run that has ended, where what they say is shown; with a new key, what is not read yet. */
 function useReadBack(): "unwanted" | "running" | "done" {
@@ -254,7 +248,7 @@ function apply({ remedy, control }: Reason): void {
   play.run();
 }
 
-export type Reason = { text: string; remedy: keyof typeof REMEDIES | null; control: number | null };
+type Reason = { text: string; remedy: keyof typeof REMEDIES | null; control: number | null };
 /** A relative dose below which steering seldom shows. */
 const SMALL_DOSE = 0.03;
 

@@ -102,8 +102,6 @@ function ControlCard({ control }: { control: Control }) {
   );
 }
 
-const WORDS = "A click sets the dial and runs";
-
 /** The same prompt at the stops of a dial: a strip of answers, coloured by what each says. A click sets the dial. */
 export function Sweep({ name, onPick }: { name: string; onPick: (strength: number) => void }) {
   const panes = play.sweep.panes.value;
@@ -119,7 +117,13 @@ export function Sweep({ name, onPick }: { name: string; onPick: (strength: numbe
   return (
     <section class="sweep" aria-label={`Sweep of ${name}`} aria-busy={play.sweep.running.value}>
       <div class="row between small">
-        <span>{play.sweep.running.value ? "Writing" : stale ? "These are of other settings" : WORDS}</span>
+        <span>
+          {play.sweep.running.value
+            ? "Writing"
+            : stale
+              ? "These are of other settings"
+              : "A click sets the dial and runs"}
+        </span>
         <Button label="Close" kind="quiet" onClick={close} />
       </div>
       <ErrorNote error={play.sweep.error.value} />

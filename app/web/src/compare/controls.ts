@@ -1,10 +1,10 @@
 import type { Vector } from "../api/client";
 import { plainName, polesOf } from "../core/server";
-import { given } from "../core/state";
+import { given, isLike, likeParts } from "../core/state";
 import { doseOf, isShown, type StrengthZones, shownSides, wordFor, zonesOf } from "../maths/strength";
 import type * as words from "../words.json";
 
-export type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
+type LayerChoice = "recommended" | "all" | number[] | { from: number; to: number };
 
 export type Condition = { vector: string; side: "above" | "below"; bound: number; at: keyof typeof words.conditionAt };
 
@@ -48,12 +48,16 @@ export function controlFor(vector: Vector, norms: readonly number[], sign = 1): 
   return { ...BLANK, ...distilled, id: nextId++, vector: vector.name, strength: defaultStrength(vector, norms, sign) };
 }
 
-/** Completes a control from an address, which names only what differs from the usual. */
-export const restoredControl = (part: Partial<Control> & { vector: string }): Control => ({
-  ...BLANK,
-  ...part,
-  id: nextId++,
-});
+/** An example of every part of a control: also of those that are null in most. */
+const WHOLE = { vector: "", role: "", phase: "", to: "", head: 0, low: 0, high: 0, endsAfter: 0, tokenIds: [0], when: { vector: "", side: "", bound: 0, at: "" } }; // biome-ignore format: one line
+const LAYERS = [[0], { from: 0, to: 0 }];
+
+/** Completes a control from an address, which names only what differs from the usual; a part of another kind is as usual. */
+export function restoredControl({ layers, ...part }: Partial<Control> & { vector: string }): Control {
+  const known = layers === "all" || LAYERS.some((example) => isLike(layers, example)) ? layers : undefined;
+  const parts = likeParts(part, { ...BLANK, ...WHOLE }) as Partial<Control>;
+  return { ...BLANK, ...parts, vector: part.vector, layers: known ?? "recommended", id: nextId++ };
+}
 
 /** The middle of the range that works, to one decimal where that is in the range. */
 export function defaultStrength(vector: Vector, norms: readonly number[], sign: number): number {

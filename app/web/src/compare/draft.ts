@@ -1,12 +1,12 @@
 import { effect, signal } from "@preact/signals";
 import type { Message } from "../api/client";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
-import { changing, given, isLike, remembered } from "../core/state";
+import { changing, given, isLike, likeParts, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
 import { BLANK, type Control, interventions, restoredControl } from "./controls";
 
 /** An earlier turn of the threads: what was asked, and what each thread answered. */
-export type Turn = { prompt: string; answers: Readonly<Record<string, string>> };
+type Turn = { prompt: string; answers: Readonly<Record<string, string>> };
 
 export const ARMS = { normal: "normal", steered: "steered", prompted: "prompt-only" } as const;
 const MAX_READOUTS = 8;
@@ -65,24 +65,15 @@ export function compactDraft(value: Draft): object {
 export function restoredDraft(state: unknown): Draft {
   if (typeof state !== "object" || state === null) return USUAL;
   const { controls, sampling, history, turns, ...rest } = state as Partial<Draft>;
+  const list = <T>(given: readonly T[] | undefined) => (Array.isArray(given) ? (given as T[]) : []);
   return {
     ...USUAL,
-    ...sameKinds(rest, { ...USUAL, instruction: "", reader: "" }),
-    history: Array.isArray(history) ? history.filter((one) => isLike(one, MESSAGE)) : [],
-    turns: Array.isArray(turns)
-      ? turns.filter((one) => isLike(one, TURN) && isLike(Object.values(one.answers), [""]))
-      : [],
-    sampling: { ...USUAL.sampling, ...sameKinds(sampling ?? {}, USUAL.sampling) },
-    controls: Array.isArray(controls)
-      ? controls.filter((one) => typeof one?.vector === "string").map(restoredControl)
-      : [],
+    ...likeParts(rest, { ...USUAL, instruction: "", reader: "" }),
+    history: list(history).filter((one) => isLike(one, MESSAGE)),
+    turns: list(turns).filter((one) => isLike(one, TURN) && isLike(Object.values(one.answers), [""])),
+    sampling: { ...USUAL.sampling, ...likeParts(sampling ?? {}, USUAL.sampling) },
+    controls: list(controls).filter((one) => typeof one?.vector === "string").map(restoredControl), // biome-ignore format: one line
   };
-}
-
-/** Returns the entries that are of the kind of an example. An address may have been written by hand, or by another version. */
-function sameKinds(given: object, examples: object): object {
-  const kinds = new Map(Object.entries(examples).map(([key, example]) => [key, typeof example]));
-  return Object.fromEntries(Object.entries(given).filter(([key, one]) => kinds.get(key) === typeof one));
 }
 
 /** Returns the address of this page that holds the whole draft. */
@@ -91,6 +82,8 @@ export const wholeAddress = (): string =>
 
 /** The longest state that an address holds: a longer one would break it for many programs. This tab keeps it all the same. */
 const MAX_STATE = 2000;
+
+const textOf = (value: Draft): string => JSON.stringify(compactDraft(value));
 
 /** Returns the state of a draft for the address; empty where it is too long. */
 function stateOf(value: Draft): string {
@@ -106,7 +99,7 @@ export const linkedResults = signal<{ results: unknown; of: Draft } | null>(null
 /** Keeps the draft and the address in step. An address with a link stays until the draft changes. Returns what ends it. */
 export function followAddress(): () => void {
   let written: string | null = null;
-  let linked = addressLink.peek() === null ? null : stateOf(draft.peek());
+  let linked = addressLink.peek() === null ? null : textOf(draft.peek());
   let timer: ReturnType<typeof setTimeout> | undefined;
   let pending = false;
   let shown: string | null = null;
@@ -121,18 +114,18 @@ export function followAddress(): () => void {
   });
   const stopLink = followLink("compare", (state) => {
     const restored = restoredDraft(state);
-    linked = stateOf(restored);
+    linked = textOf(restored);
     draft.value = restored;
     const { results } = (state ?? {}) as { results?: unknown };
     linkedResults.value = results ? { results, of: restored } : null;
   });
   const stopWriting = effect(() => {
-    const state = stateOf(draft.value);
+    const [state, text] = [stateOf(draft.value), textOf(draft.value)];
     clearTimeout(timer);
-    pending = state !== shown && state !== linked;
+    pending = state !== shown && text !== linked;
     timer = setTimeout(() => {
       pending = false;
-      if (state === linked) return;
+      if (text === linked) return;
       linked = null;
       written = state;
       outdated = null;

@@ -24,10 +24,11 @@ export function wasRead(asked: CompareBody, vector: string): boolean {
   return readBack.error.value !== null || (found?.asked === asked && found.vector === vector);
 }
 
-/** Reads the answers of a run against a vector, unless that was done. */
+/** Reads the answers of a run against a vector, unless that was done: then what is asked of another run since is given up. */
 export async function readAnswers(asked: CompareBody, panes: readonly Pane[], vector: string): Promise<void> {
   const before = readBack.data.peek();
-  if (before?.asked !== asked || before.vector !== vector) await readBack.ask(asked, panes, vector);
+  if (before?.asked === asked && before.vector === vector) readBack.put(before);
+  else await readBack.ask(asked, panes, vector);
 }
 
 async function read(signal: AbortSignal, asked: CompareBody, panes: readonly Pane[], vector: string) {

@@ -1,18 +1,19 @@
 import { batch, signal } from "@preact/signals";
 import { group } from "d3-array";
 import { apiKey, type CompareAnswer, isAbort, type Schemas, stream, type Token, type TokenPiece } from "../api/client";
+import { capabilities } from "../core/server";
 import { isLike } from "../core/state";
 import { changedTokens } from "../maths/text";
 import { announce } from "../ui/parts";
 import type { CompareBody } from "./draft";
 
-/** The plain answers that were shown, by prompt, seed and sampling: each is shown again whatever is steered beside it. */
+/** The plain answers that were shown, by model, prompt, seed and sampling: each is shown again whatever is steered beside it. */
 const baselines = new Map<string, Pane>();
 const MAX_BASELINES = 20;
 const CUT = "The answers ended before they were complete. Was the server stopped?";
 
 const baselineKey = ({ prompt, messages, seed, n, max_tokens, temperature, top_p }: CompareBody): string =>
-  JSON.stringify([apiKey.peek(), prompt, messages, seed, n, max_tokens, temperature, top_p]);
+  JSON.stringify([apiKey.peek(), capabilities.peek()?.model.fingerprint, prompt, messages, seed, n, max_tokens, temperature, top_p]); // biome-ignore format: one line
 
 /** One comparison on the screen: what was asked, and its panes as they grow. */
 export class ComparisonRun {
@@ -59,13 +60,10 @@ export class ComparisonRun {
     };
     try {
       const { threads, ...whole } = body;
-      const own = (arm: (typeof body.arms)[number]) => ({
-        messages: threads?.[arm.name],
-        arms: [arm],
-        baseline: arm.name,
-      });
+      const own = (name: string) => ({ messages: threads?.[name], baseline: name });
       // One request, until the arms have said different things.
-      await Promise.all(threads ? body.arms.map((arm) => ask({ ...whole, ...own(arm) })) : [ask(whole)]);
+      const parts = threads ? body.arms.map((arm) => ({ ...whole, arms: [arm], ...own(arm.name) })) : [whole];
+      await Promise.all(parts.map(ask));
       keepBaseline(baseline, collector.current().find((pane) => pane.name === body.baseline)); // biome-ignore format: one line
     } catch (error) {
       const cut = error instanceof TypeError && !collector.isEmpty; // the server was reached, and lost since
@@ -223,9 +221,10 @@ function withBaseline(panes: readonly Pane[], name: string, kept: Pane | undefin
   const own = panes.find((pane) => pane.name === name);
   if (!kept || !own || own.error !== null) return panes;
   if (own.steering !== null && own.steering.fingerprint !== kept.steering?.fingerprint) return panes; // the policy has changed
-  const readout = { ...own.metrics?.readout, ...kept.metrics?.readout };
-  const shown = { ...kept, name, metrics: kept.metrics && { ...kept.metrics, readout } };
   const [mine, before] = [own, kept].map(({ choices }) => JSON.stringify(choices.map(({ text }) => text)));
+  const [former, latter] = mine === before ? [kept, own] : [own, kept]; // of the same text, the vectors of now read best
+  const readout = { ...former.metrics?.readout, ...latter.metrics?.readout };
+  const shown = { ...kept, name, metrics: kept.metrics && { ...kept.metrics, readout } };
   return panes.map((pane) => (pane === own ? shown : mine === before ? pane : against(pane, kept)));
 }
 

@@ -4,7 +4,7 @@ import type { Vector } from "../api/client";
 import { doseBound, limit, polesAwaited, typicalNorms, vectorByName, vectorNamed } from "../core/server";
 import { fullScale } from "../maths/scales";
 import { isShown, STOPS, strengthAt } from "../maths/strength";
-import { guarded } from "../maths/text";
+import { guarded, words } from "../maths/text";
 import { controlFor, dialFacts, headOf, instructionFor, layersOf } from "./controls";
 import * as drafts from "./draft";
 import { type CompareBody, change, changeControl, type Draft, draft } from "./draft";
@@ -103,7 +103,7 @@ export function sharedResults(): { results?: unknown } {
   if (comparison.asked.value === null || stale.value || comparison.running.value) return {};
   const results = panes.map(({ name, choices, metrics, against, steering }) => ({
     name,
-    choices: choices.map(({ text, finish }) => ({ text, finish, tokens: [{ id: null, text }] })),
+    choices: choices.map(({ text, finish }) => ({ text, finish, tokens: [] })),
     steering: steering && { ...steering, record: null },
     metrics,
     against: against && { ...against, kl_per_token: [], diff: [] },
@@ -117,13 +117,15 @@ const MOST_SHARED = 63_000;
 /** The length of a value as JSON in ASCII, which is how the server counts: every other unit is written with six characters. */
 const bytesOf = (value: object): number => JSON.stringify(value).replace(/[^\0-\x7f]/g, "......").length;
 
-/** Shows the answers that came with a link beside its settings; anything else leaves the page without answers. */
+/** Shows the answers that came with a link beside its settings, word by word; anything else leaves the page without answers. */
 export function showResults(results: unknown, of: Draft = draft.value): void {
   if (!Array.isArray(results) || results.length === 0 || !results.every(isPane)) return;
   const body = drafts.compareBody(of, instructionOf(of));
   draftOf.set(body, of);
   shownRun.value = null;
-  comparison.put(body, results);
+  const tokens = (text: string) => words(text).map((word) => ({ id: null, text: word }));
+  const choices = (pane: Pane) => pane.choices.map((one) => ({ ...one, tokens: tokens(one.text) }));
+  comparison.put(body, results.map((pane: Pane) => ({ ...pane, choices: choices(pane) }))); // biome-ignore format: one line
 }
 
 /** Makes another answer that of a pane: one that was continued from another word. */
@@ -147,14 +149,13 @@ export function stopAll(): void {
   sweep.stop();
 }
 
-/** Adds a vector to what is steered by. One that is there already stays as it was set, and is switched on. */
-export function addVector(vector: Vector, sign = 1): void {
+/** Adds a vector to what is steered by. One that is there already is switched on, and stays as it was set unless a side is asked for. */
+export function addVector(vector: Vector, sign?: number): void {
   const known = draft.value.controls.find((control) => control.vector === vector.name);
-  if (known) {
-    changeControl(known.id, { on: true });
-    return;
-  }
-  change({ controls: [...draft.value.controls, controlFor(vector, typicalNorms.value, sign)] });
+  const added = controlFor(vector, typicalNorms.value, sign);
+  const { strength, unit, operation } = added;
+  if (!known) change({ controls: [...draft.value.controls, added] });
+  else changeControl(known.id, { on: true, ...(sign === undefined ? {} : { strength, unit, operation }) });
 }
 
 /** The stops of the dial of a control over the sides that it has, as many as the server's arms allow. */
@@ -232,15 +233,16 @@ export function nextTurn(): void {
   closeAnswers();
 }
 
-/** Takes the last turn back: its question is asked again. */
+/** Takes the last turn back: its question stands in the box again, unless another one was typed since. */
 export function previousTurn(): void {
-  const last = draft.value.turns.at(-1);
-  if (last) change({ turns: draft.value.turns.slice(0, -1), prompt: last.prompt });
+  const { prompt, turns } = draft.value;
+  const typed = prompt !== "" && prompt !== askedDraft.value?.prompt;
+  if (turns.length > 0) change({ turns: turns.slice(0, -1), prompt: typed ? prompt : turns.at(-1)!.prompt });
   closeAnswers();
 }
 
 /** A run that has ended: what was set, what was asked, and the answers. */
-export type Run = { id: number; draft: Draft; asked: CompareBody; panes: readonly Pane[]; pinned: boolean };
+type Run = { id: number; draft: Draft; asked: CompareBody; panes: readonly Pane[]; pinned: boolean };
 /** Runs that are kept, beside those that are pinned. */
 const MOST = 12;
 export const runs = signal<readonly Run[]>([]);

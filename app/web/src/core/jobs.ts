@@ -62,7 +62,7 @@ const cancelJob = (id: string): Promise<Job> =>
   dataOf<Job>(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }));
 
 /** What a job is for: where it was started, what it does, and the vector it makes or measures. */
-export type About = { place: PlaceName; kind: keyof typeof kinds; vector: string };
+type About = { place: PlaceName; kind: keyof typeof kinds; vector: string };
 
 export const aboutWords = ({ kind, vector }: About): string => `${kinds[kind].words} ${vector}`;
 
@@ -100,7 +100,7 @@ export class Task {
     const why = `${vector} was stored, but the library could not be read again. ${messageOf(unread)}`;
     if (unread !== null) this.error.value = new Error(why);
     this.ended.value = true;
-    if (place.peek() === this.about.place && kind !== "starter") showCard(vector);
+    if (place.peek() === this.about.place && kind !== "starter" && kind !== "measure") showCard(vector);
     notify(`${vector}: ${kinds[kind].ended}`);
     return true;
   }

@@ -1,14 +1,6 @@
 import { computed, signal } from "@preact/signals";
+import { places as TITLES } from "../words.json";
 
-/** The words shown for each place. */
-export const TITLES = {
-  compare: "Play",
-  make: "Make",
-  space: "Space",
-  read: "Read",
-  library: "Library",
-  admin: "Admin",
-};
 export type PlaceName = keyof typeof TITLES;
 export const PLACES = Object.keys(TITLES) as PlaceName[];
 
@@ -31,8 +23,8 @@ export function parse(hash: string) {
 
 export const placeHref = (name: PlaceName, state?: string): string => `#/${name}${state ? `?s=${state}` : ""}`;
 
-export function open(name: PlaceName, state?: string): void {
-  location.hash = placeHref(name, state);
+export function open(name: PlaceName): void {
+  location.hash = placeHref(name);
 }
 
 /** Replaces the state in the address without a step in the history. */

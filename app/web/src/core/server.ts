@@ -71,7 +71,7 @@ async function connect(): Promise<void> {
   }
 }
 
-let fastest = Number(kept("localStorage", FASTEST)) || null;
+let fastest = { place: "", rate: 0 };
 let lastCount: { tokens: number; at: number } | null = null;
 let refused: string | null | undefined;
 /** The key with which the gauges are being read: a slow server is not asked again before it has answered. */
@@ -112,7 +112,7 @@ function found(lost: boolean): void {
   void connect().finally(() => (finding = false));
 }
 
-/** Returns what the gauges say, with the most tokens in a second that this browser has seen. */
+/** Returns what the gauges say, with the most tokens in a second that this browser has seen of the model. */
 function loadOf(values: ReadonlyMap<string, number>) {
   const tokens = values.get("steering_generated_tokens_total");
   const at = performance.now();
@@ -121,15 +121,17 @@ function loadOf(values: ReadonlyMap<string, number>) {
     if (lastCount && at > lastCount.at) rate = (Math.max(0, tokens - lastCount.tokens) / (at - lastCount.at)) * 1000;
     lastCount = { tokens, at };
   }
-  if (rate && rate > (fastest ?? 0)) {
-    fastest = rate;
-    keep("localStorage", FASTEST, String(rate));
+  const place = `${FASTEST}.${capabilities.peek()?.model.fingerprint}`;
+  if (fastest.place !== place) fastest = { place, rate: Number(kept("localStorage", place)) || 0 };
+  if (rate && rate > fastest.rate) {
+    fastest.rate = rate;
+    keep("localStorage", place, String(rate));
   }
   return {
     running: values.get("steering_engine_running") ?? 0,
     waiting: values.get("steering_engine_waiting") ?? 0,
     tokensPerSecond: rate,
-    fastest,
+    fastest: fastest.rate || null,
   };
 }
 

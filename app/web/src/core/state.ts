@@ -26,6 +26,13 @@ export function isLike<T>(one: unknown, example: T): one is T {
   return Array.isArray(one) && (example.length === 0 || one.every((entry) => isLike(entry, example[0])));
 }
 
+/** Returns the parts that are of the kind of those of an example. An address may have been written by hand, or by another version. */
+export function likeParts<T extends object>(given: object, example: T): Partial<T> {
+  const kinds = new Map<string, unknown>(Object.entries(example));
+  const known = ([name, one]: [string, unknown]) => kinds.has(name) && isLike(one, kinds.get(name));
+  return Object.fromEntries(Object.entries(given).filter(known)) as Partial<T>;
+}
+
 const like =
   <T>(example: T) =>
   (before: unknown): T | undefined =>

@@ -2,10 +2,10 @@ import type { ComponentChildren, ComponentType } from "preact";
 import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { keyState, keyWanted, retrying } from "../api/client";
 import { openJobs } from "../core/jobs";
-import { MAIN, type PlaceName, place, placeHref, TITLES } from "../core/places";
+import { MAIN, type PlaceName, place, placeHref } from "../core/places";
 import { capabilities, load, serverTrouble } from "../core/server";
 import { announcement, Button, Note, toast } from "../ui/parts";
-import { icons } from "../words.json";
+import { icons, places as TITLES } from "../words.json";
 import { HelpDialog, helpShown, KeyDialog, onKey } from "./dialogs";
 import { JobTray } from "./JobTray";
 import { nextTheme, theme } from "./theme";
@@ -153,7 +153,7 @@ export function workWords(jobs: number, requests: number): string {
 }
 
 /** Draws one of the icons; the words next to it name it, so it is hidden from screen readers. */
-export function Icon({ name, size = 20 }: { name: keyof typeof icons; size?: number }) {
+function Icon({ name, size = 20 }: { name: keyof typeof icons; size?: number }) {
   const look = { fill: "none", stroke: "currentColor", "stroke-width": "2", "aria-hidden": true } as const;
   return (
     <svg width={size} height={size} viewBox="0 0 24 24" {...look}>

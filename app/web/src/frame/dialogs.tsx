@@ -32,9 +32,7 @@ export function KeyDialog({ onClose }: { onClose: () => void }) {
         </label>
         <p class="small muted">{hints.key}</p>
         <div class="row">
-          <button type="submit" class="primary" disabled={empty}>
-            Use this key
-          </button>
+          <Button label="Use this key" kind="primary" submit disabled={empty} />
           {apiKey.value && <Button label="Remove the key" onClick={() => setKey(null)} />}
         </div>
       </Form>
@@ -69,7 +67,7 @@ export const HelpDialog = () => (
 );
 
 /** What the shown place does on the keys that every place shares. */
-export type PlaceActions = { run?: () => void; stop?: () => void; reroll?: () => void };
+type PlaceActions = { run?: () => void; stop?: () => void; reroll?: () => void };
 
 let actions: PlaceActions = {};
 export const helpShown = signal(false);

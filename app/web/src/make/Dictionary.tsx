@@ -6,31 +6,19 @@ import { card, library, vectors } from "../core/server";
 import { changing, given } from "../core/state";
 import { plain, signed } from "../maths/scales";
 import { linesOf, visible } from "../maths/text";
-import {
-  ChoiceField,
-  NumberField,
-  named,
-  OptionalNumber,
-  partsIn,
-  Radio,
-  Segments,
-  TextArea,
-  TextField,
-} from "../ui/fields";
+import { ChoiceField, NumberField, named, OptionalNumber, partsIn, Radio, Segments, TextArea, TextField } from "../ui/fields"; // biome-ignore format: one line
 import { About, Ask, Button, Each, Form, List, More, Panel } from "../ui/parts";
-import { about, hints } from "../words.json";
+import { about, featureScores, hints, searches } from "../words.json";
 import { nameProblem } from "./work";
-
-const KINDS = { texts: "Active in texts", vector: "Near a vector" } as const;
 
 export const dictionaries = new Query(
   async (stop) => (await dataOf<{ data: Dictionary[] }>(api.GET("/v1/dictionaries", { signal: stop }))).data,
 );
 
 /** What is searched for, and in which dictionary; its name is empty for the first that can be used. */
-export const fields = signal({
+const fields = signal({
   dictionary: "",
-  kind: "texts" as keyof typeof KINDS,
+  kind: "texts" as keyof typeof featureScores,
   texts: "",
   against: "",
   near: "",
@@ -144,7 +132,7 @@ export function DictionarySource() {
   return (
     <div class="stack">
       <List of={known} kind="stack choices" label="Dictionaries" row={choice} />
-      <Segments label="What is searched for" options={KINDS} {...field("kind")} />
+      <Segments label="What is searched for" options={searches} {...field("kind")} />
       {fields.value.kind === "vector" ? ofVector : ofTexts}
       <More summary="How many, and only those that steer">
         <div class="fields">
@@ -176,9 +164,6 @@ function choice({ name, problem, features, layer, architecture, model }: Diction
 
 const EXAMPLES = "What a lovely day!\nI adore it.";
 
-const SCORES = { texts: "how much more active in the texts", vector: "cosine with the vector" } as const;
-const LOWER = " No feature reaches the output score that was asked for; try a lower one.";
-
 /** The features that a search found; the chosen one can be made a vector. */
 export function Features() {
   const answer = searching.data.value;
@@ -190,9 +175,9 @@ export function Features() {
         <h2>
           Features of {dictionary} <span class="small muted">layer {layer}</span>
         </h2>
-        <span class="small muted">score: {SCORES[kind]}</span>
+        <span class="small muted">score: {featureScores[kind]}</span>
       </div>
-      {features.length === 0 && <p>None was found.{leastScore !== null && LOWER}</p>}
+      {features.length === 0 && <p>None was found.{leastScore !== null && ` ${hints.lowerScore}`}</p>}
       <List of={features} kind="features" row={(one) => <Row key={one.feature} found={one} />} />
     </Panel>
   );

@@ -9,7 +9,7 @@ import { useActions } from "../frame/dialogs";
 import { TaskProgress } from "../frame/JobTray";
 import { ChoiceField, of, partsIn, Radio, SearchField, Segments, TextArea, TextField } from "../ui/fields";
 import { About, Ask, Button, ErrorNote, List, Note, Panel, Warnings } from "../ui/parts";
-import { about, hints } from "../words.json";
+import { about, hints, steps } from "../words.json";
 import { DictionarySource, dictionaries, Features, search, searching } from "./Dictionary";
 import { PairTable } from "./PairTable";
 import { Result } from "./Result";
@@ -17,7 +17,6 @@ import * as store from "./store";
 import { carryOver, TransferSource, transferProblem } from "./Transfer";
 import { error, name, nameProblem, running, task } from "./work";
 
-const STEPS = ["Examples", "Find", "Look and keep"] as const;
 const instruction = remembered("instruction", "");
 
 /** What is still missing before an instruction can be distilled; null when nothing is. */
@@ -65,7 +64,7 @@ export default function Make() {
     <>
       {!mayDo("write") && <Note kind="notice">{hints.noWrite}</Note>}
       <ol class="steps row" aria-label="Steps">
-        {STEPS.map((title, index) => (
+        {steps.map((title, index) => (
           <li key={title} {...(index === step ? { "aria-current": "step" as const } : {})}>
             <span class="number">{index + 1}</span> {title}
           </li>

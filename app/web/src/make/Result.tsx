@@ -13,7 +13,7 @@ import { TextField } from "../ui/fields";
 import { Button, ErrorNote, Form, Note, Panel, Scroll } from "../ui/parts";
 import { hints } from "../words.json";
 import { TransferLoss } from "./TransferLoss";
-import { measure, measureEstimate, measureSize, running } from "./work";
+import { measure, measureEstimate, measureSize, working } from "./work";
 
 /** The vector that was found: a quote at three stops of its dial, its card, and the measurement of its strengths. */
 export function Result({ name }: { name: string }) {
@@ -36,10 +36,10 @@ export function Result({ name }: { name: string }) {
   const measurable = !vector.quality?.dose_response && mayDo("write");
   const [full, quick] = [measureEstimate("full"), measureEstimate("quick")];
   const time = full === null ? "How long it takes is shown once it runs" : `It takes ${duration(full)}`;
-  const busy = running.value;
+  const busy = working.value;
   return (
     <>
-      <Quotes key={vector.id} vector={vector} />
+      <Quotes key={name} vector={vector} />
       <Panel label="Quality" title={vector.id}>
         <QualityCard vector={vector} />
         <TransferLoss vector={vector} />
@@ -63,14 +63,14 @@ export function Result({ name }: { name: string }) {
 
 const PROMPT = "How was your day?";
 
-/** The same prompt at both ends of the dial and without steering, asked as soon as there is a vector. */
+/** The same prompt at both ends of the dial and without steering, asked as soon as there is a vector, or another version of it. */
 export function Quotes({ vector }: { vector: Vector }) {
   const [prompt, setPrompt] = useState(PROMPT);
   const [asking] = useState(() => new Query(quotesOf));
   useEffect(() => {
-    void asking.ask(vector, PROMPT);
+    void asking.ask(vector, prompt.trim() === "" ? PROMPT : prompt);
     return () => asking.stop();
-  }, [asking]);
+  }, [asking, vector.id]);
   const disabled = asking.busy.value || prompt.trim() === "";
   return (
     <section class="panel stack" aria-label="Quotes" aria-busy={asking.busy.value}>

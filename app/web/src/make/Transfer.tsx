@@ -33,7 +33,7 @@ export const fields = signal({
   /** The vector that this is compared with; empty for the direction that the pairs give. */
   native: "",
 });
-export const file = signal<VectorFile | null>(null);
+const file = signal<VectorFile | null>(null);
 
 export const setFields = changing(fields);
 

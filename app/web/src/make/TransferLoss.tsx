@@ -3,14 +3,9 @@ import type { Estimate, Schemas, Vector } from "../api/client";
 import { Badge, steeringVerdict, type Verdict } from "../library/VectorCard";
 import { linear, plain, signed } from "../maths/scales";
 import { Warnings } from "../ui/parts";
-import { hints, losses } from "../words.json";
+import { directions, hints, losses } from "../words.json";
 
-const ROWS = [
-  ["source", "in the second model"],
-  ["native", "found in this model"],
-  ["transferred", "carried over"],
-  ["random", "random directions"],
-] as const;
+const ROWS = Object.entries(directions);
 
 /** The loss of a transfer: shown for a vector from another model, and for no other. */
 export function TransferLoss({ vector }: { vector: Vector }) {
@@ -107,7 +102,7 @@ function Estimates({ label, rows, found, domain, chance, format = plain }: Estim
   );
 }
 
-export type Loss = Pick<Schemas["TransferAnswer"], "explained" | "cosine" | "auroc" | "effect" | "warnings">;
+type Loss = Pick<Schemas["TransferAnswer"], "explained" | "cosine" | "auroc" | "effect" | "warnings">;
 
 const CHANCE = 0.5;
 

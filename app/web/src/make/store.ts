@@ -10,7 +10,7 @@ import * as texts from "../words.json";
 import { dictionaries } from "./Dictionary";
 import { error, measure, name, nameProblem } from "./work";
 
-export type Source = keyof typeof texts.sources;
+type Source = keyof typeof texts.sources;
 
 export const LEAST_PAIRS = 2;
 const NO_ROW: PairRow = { positive: "", negative: "" };

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import type { Job } from "../api/client";
-import { beginJob, jobs, taskOf } from "../core/jobs";
+import { beginJob, jobs, openTasks, taskOf } from "../core/jobs";
 import { load } from "../core/server";
 import { remembered } from "../core/state";
 
@@ -10,8 +10,11 @@ export const name = remembered("name", "");
 export const error = signal<unknown>(null);
 /** The newest job of Make that has not been dismissed. */
 export const task = computed(() => taskOf("make"));
-/** Whether a job of Make runs. */
-export const running = computed(() => task.value !== null && !task.value.ended.value);
+/** The kinds of the jobs of Make that run. */
+const kinds = computed(() => openTasks.value.map(({ about }) => about).filter((one) => one.place === "make").map(({ kind }) => kind)); // biome-ignore format: one line
+/** Whether a vector is being made. */
+export const running = computed(() => kinds.value.some((kind) => kind !== "measure"));
+export const working = computed(() => kinds.value.length > 0);
 
 /** What is wrong with a name; null where nothing is. */
 export const nameProblem = (given: string): string | null =>
@@ -22,7 +25,7 @@ const SIZES = {
   quick: { strengths: [-2, -1, 1, 2], random_directions: 1, max_tokens: 32 },
   full: { strengths: [-4, -2, -1, 0.5, 1, 1.5, 2, 3, 4], random_directions: 8, max_tokens: 48 },
 } as const;
-export type Size = keyof typeof SIZES;
+type Size = keyof typeof SIZES;
 /** Prompts, unsteered answers to each, and neutral prompts of a measurement whose request names none. */
 const [PROMPTS, UNSTEERED, NEUTRAL] = [16, 4, 8];
 
@@ -34,11 +37,7 @@ export function measureSize(size: Size = "full"): { answers: number; steps: numb
 }
 
 /** Seconds that a measurement of strengths will take: as earlier ones here did, else at most what writing at the speed of now takes. */
-export function measureSeconds(
-  latest: readonly Job[],
-  tokensPerSecond: number | null,
-  size: Size = "full",
-): number | null {
+export function measureSeconds(latest: readonly Job[], tokensPerSecond: number | null, size: Size = "full") {
   const { answers, steps } = measureSize(size);
   const before = latest.find((job) => job.kind === "dose_response" && job.status === "succeeded" && (job.progress.total ?? 0) > 0); // biome-ignore format: one line
   if (before) {

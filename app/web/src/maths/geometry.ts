@@ -1,7 +1,7 @@
 import { mean, median, sum } from "d3-array";
 
-export type Point = readonly number[];
-export type Matrix = number[][];
+type Point = readonly number[];
+type Matrix = number[][];
 
 const ITERATIONS = 150;
 const RIDGE = 1e-12;
@@ -123,7 +123,7 @@ const DOT = 6;
 
 export type Box = { left: number; right: number; top: number; bottom: number };
 /** A place on the screen; of a label the middle of its text, and its base line. */
-export type Place = readonly [number, number];
+type Place = readonly [number, number];
 
 /** Places a label near each point, above it where there is room, so that no label lies on another one or on a point. */
 export function placeLabels(

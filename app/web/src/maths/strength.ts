@@ -1,6 +1,6 @@
 import type { Vector } from "../api/client";
 
-export type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
+type StrengthWord = "off" | "a little" | "clearly" | "a lot" | "may become incoherent" | "not shown to steer";
 /** The strengths of a vector by what they do, on one side of zero. `measured`: from a dose-response. */
 export type StrengthZones = { low: number; high: number; measured: boolean };
 /** Relative doses that usually show, and that usually break text, for vectors without any range. */

@@ -11,11 +11,9 @@ import { bulkOf, fullScale, meanOf, medianOf, plain, signed } from "../maths/sca
 import { Chart } from "../ui/Chart";
 import { of, Segments, Slider, TextBox } from "../ui/fields";
 import { Ask, Button, Each, ErrorNote, lookOf, Panel, Remove, ScoreDial, ScoreLegend, Warnings } from "../ui/parts";
-import { hints } from "../words.json";
+import { hints, readKinds } from "../words.json";
 import * as store from "./store";
 import { busy, choose, chosen, knownLayers, layer, readAllLayers, reading, shownScores } from "./store";
-
-const KINDS = { text: "Text", conversation: "Conversation" } as const;
 
 /** Read: which concepts of the library stand out in a text, and where. */
 export default function Read() {
@@ -54,7 +52,7 @@ function WhatIsRead() {
   const words = { label: "Read it", waiting: "Reading", disabled: noVectors || missing !== null };
   return (
     <Panel label="What is read">
-      <Segments label="Kind" options={KINDS} {...of(store.kind)} />
+      <Segments label="Kind" options={readKinds} {...of(store.kind)} />
       {store.kind.value === "text" ? (
         <TextBox label="Text to read" rows={4} {...of(store.text)} />
       ) : (
@@ -84,7 +82,7 @@ function WhatIsRead() {
         <ShareLink view="read" state={store.readState} />
         {noVectors && !vectorsAwaited.value && (
           <>
-            <span class="muted">{vectors.value ? NONE : NEEDED}</span>
+            <span class="muted">{vectors.value ? hints.nothingToRead : hints.noVectors}</span>
             {vectors.value && <Button label="Make a vector" onClick={() => open("make")} />}
           </>
         )}
@@ -94,12 +92,10 @@ function WhatIsRead() {
   );
 }
 
-const NEEDED = "The vectors of the library are needed. Give a key that may see them.";
-const NONE = "The library is empty, so there is nothing to read for.";
 const ROLES = ["user", "assistant", "system"] as const;
 
 /** The text coloured by one vector at one layer, the curve over it, and the way to steering against it. */
-export function ReadingPanel() {
+function ReadingPanel() {
   const name = chosen.value;
   if (name === null) return null;
   const [poles, layers] = [polesOf(name), knownLayers.value];
@@ -110,10 +106,10 @@ export function ReadingPanel() {
   const turns = reading.value?.turns ?? [];
   const tokens = turns.flatMap((turn) => turn.tokens).filter((token) => token.index > 0);
   const values = tokens.map((token) => scores[token.index] ?? null);
-  // The colours are around what is usual for this text: the middle of the scale is the mean of the text.
+  // The colours are around the middle between the poles, else around what is usual for this text: its mean.
   const known = values.filter((one) => one !== null);
   const standout = reading.value?.standouts.find((one) => one.vector === name);
-  const middle = vectorNamed(name)?.centred ? 0 : (meanOf(known) ?? standout?.mean ?? 0);
+  const [middle, usual] = vectorNamed(name)?.centred ? [0, "middle"] : [meanOf(known) ?? standout?.mean ?? 0, "usual for this text"]; // biome-ignore format: one line
   const away = known.map((value) => value - middle);
   const full = fullScale(away, 0.5);
   const smooth = values.map((_, at) => medianOf(values.slice(Math.max(0, at - REACH), at + REACH + 1)));
@@ -141,7 +137,7 @@ export function ReadingPanel() {
             <output class="number">{layer.value}</output>
           </label>
         )}
-        <ScoreLegend below={poles.negative} middle="usual for this text" above={poles.positive} />
+        <ScoreLegend below={poles.negative} middle={usual} above={poles.positive} />
         {turns.map((turn, index) => (
           <div key={index}>
             {turn.role !== "text" && <h3 class="small muted">{turn.role}</h3>}
@@ -181,7 +177,7 @@ export function ReadingPanel() {
 const REACH = 3;
 
 /** Opens Play with the vector against what the text says, beside the vectors that are set there; a conversation is asked again from its
- * last question. */
+ * last question, its system message where Play has one. */
 export function steerAgainst(name: string): void {
   const vector = vectorNamed(name);
   if (!vector) return;
@@ -192,8 +188,10 @@ export function steerAgainst(name: string): void {
   if (source && "messages" in source) {
     const last = source.messages.findLastIndex((message) => message.role === "user");
     const question = source.messages[last];
-    if (question)
-      changeDraft({ prompt: question.content, history: source.messages.slice(0, last), turns: [], raw: false });
+    const [first] = source.messages;
+    const system = first?.role === "system" ? { system: first.content } : {};
+    const history = source.messages.slice("system" in system ? 1 : 0, last);
+    if (question) changeDraft({ ...system, prompt: question.content, history, turns: [], raw: false });
   }
   open("compare");
 }
@@ -203,7 +201,7 @@ const STANDS_OUT = 2;
 const FULL = 8;
 
 /** The concepts of the library, what stands out first, in the words of the pole to which the text leans. */
-export function Standouts() {
+function Standouts() {
   const list = reading.value?.standouts ?? [];
   const strong = list.filter((one) => stands(one.z)).length;
   return (

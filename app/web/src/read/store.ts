@@ -6,7 +6,7 @@ import { isLike, remembered } from "../core/state";
 import * as words from "../words.json";
 import { type Texts, turnsOf } from "./turns";
 
-export type Kind = "text" | "conversation";
+type Kind = "text" | "conversation";
 
 const MAX_CONCEPTS = 64;
 /** Vectors that one request reads token by token; the others are read once they are chosen. */
@@ -17,7 +17,7 @@ const EXAMPLE = words.conversation as readonly Message[];
 export const messages = remembered("conversation", EXAMPLE);
 
 /** What is sent to be read. */
-export type Source = { texts: string[] } | { messages: Message[] };
+type Source = { texts: string[] } | { messages: Message[] };
 
 type Reading = NonNullable<Awaited<ReturnType<typeof ask>>>;
 

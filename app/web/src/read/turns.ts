@@ -4,7 +4,7 @@ type Scores = readonly (number | null)[];
 /** A token with its position in the whole text that was read. */
 type TurnToken = { index: number; text: string };
 /** One message, or the whole of a plain text, with the tokens that show its words. */
-export type Turn = { role: string; tokens: TurnToken[] };
+type Turn = { role: string; tokens: TurnToken[] };
 
 /** Finds each message among the tokens of a rendered conversation; what the template adds belongs to no turn. */
 export function turnsOf(tokens: Texts, contents: readonly { role: string; content: string }[]): Turn[] {

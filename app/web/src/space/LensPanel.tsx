@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { api, dataOf, type Schemas } from "../api/client";
-import { interventions } from "../compare/controls";
+import { type Intervention, interventions, shortly } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Query } from "../core/query";
 import { visible } from "../maths/text";
@@ -17,7 +17,8 @@ export function LensPanel() {
   const steered =
     names.length > 0 ? `Steered as in Play: ${names.join(", ")}.` : "Add vectors in Play to see it steered.";
   const { value, onChange } = of(prompt);
-  const answer = data.value;
+  const { of: read, answer } = data.value ?? {};
+  const old = read !== undefined && JSON.stringify(read) !== JSON.stringify(lensBody());
   const { layers = [], tokens = [] } = answer ?? {};
   const rows = layers.map(({ layer }, row) => {
     const cells = tokens.map((_, token): Shaded => {
@@ -38,24 +39,30 @@ export function LensPanel() {
       </Form>
       <ErrorNote error={error.value} />
       {layers[0]?.steered != null && <Segments label="Reading" options={MODES} {...of(mode)} />}
-      {answer && <Table label={LABEL} look="matrix" kind="lens" head={head} rows={rows.toReversed()} />}
+      {old && <p class="small muted">{`This table is of “${read.prompt}”, ${withWords(read.steering)}.`}</p>}
+      {answer && <Table {...TABLE} kind={old ? "lens stale" : "lens"} head={head} rows={rows.toReversed()} />}
     </section>
   );
 }
 
-const LABEL = "Table of predictions by layer and word";
+const TABLE = { label: "Table of predictions by layer and word", look: "matrix" } as const;
+const withWords = (steering: readonly Intervention[]) => steering.length === 0 ? "without steering" : `steered with ${steering.map(shortly).join(", ")}`; // biome-ignore format: one line
 
 const prompt = signal("The capital of France is");
 const mode = signal<keyof typeof MODES>("plain");
 
 /** What the model would say if it stopped at each layer, plain and with the steering of Play. */
 const lens = new Query(async (signal) => {
-  const steering = interventions(draft.value.controls, draft.value.overall);
-  const body = { prompt: prompt.value, steering: steering as never, layers: "all" as const, top_k: 3 };
-  const found = await dataOf<Schemas["LogitLensAnswer"]>(api.POST("/v1/logit-lens", { body, signal }));
-  if (steering.length === 0) mode.value = "plain";
-  return found;
+  const of = lensBody();
+  const answer = await dataOf<Schemas["LogitLensAnswer"]>(api.POST("/v1/logit-lens", { body: of as never, signal }));
+  if (of.steering.length === 0) mode.value = "plain";
+  return { of, answer };
 });
+
+function lensBody() {
+  const steering = interventions(draft.value.controls, draft.value.overall);
+  return { prompt: prompt.value, steering, layers: "all" as const, top_k: 3 };
+}
 
 /** Returns one cell of the heat map, and whether steering changed the first prediction. */
 export function cellOf({ layers }: Schemas["LogitLensAnswer"], row: number, token: number, shown: keyof typeof MODES) {

@@ -4,24 +4,29 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { coloursChanged } from "../frame/theme";
 import { clamp } from "../maths/scales";
 import { Button, useSize } from "../ui/parts";
-import { fitted, nearest, paint, placeOf, project, type View, zoomed } from "./draw";
+import { fitted, nearest, type Place, paint, placeOf, project, type View, zoomed } from "./draw";
 import { type Corner, LOOKS, labelNames, markOf, palette, scene } from "./scene";
 import * as space from "./store";
 import { dense, outlined } from "./store";
 
-type Drag = { x: number; y: number; line: [number, number][] };
+type Drag = { x: number; y: number; line: Place[] };
 
-/** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns. */
+/** The view of the map that was painted last. */
+export const shown: { view: View | null } = { view: null };
+
+/** The scatter: moving the pointer shows a text, a click follows it through the layers, dragging selects or turns, two fingers enlarge. */
 export function Scatter() {
   const canvas = useRef<HTMLCanvasElement>(null);
   const view = useRef<View>({ width: 0, height: 0, ratio: 1, yaw: 0.6, pitch: 0.35 });
   const drag = useRef<Drag | null>(null);
+  const pressed = useRef(new Map<number, Place>());
   const presses = useRef<(() => void)[]>([]);
   const [hovered, setHovered] = useState<number | null>(null);
   const [moving, setMoving] = useState(false);
   const repaint = () => {
     const base = scene.peek();
     const lasso = drag.current?.line ?? [];
+    shown.view = view.current;
     if (canvas.current && base) paint(canvas.current, { ...base, hovered, lasso }, view.current);
   };
   useEffect(repaint, [scene.value, coloursChanged.value, hovered]);
@@ -34,15 +39,18 @@ export function Scatter() {
   const flat = (space.drawn.value?.answer.layers[0]?.points[0]?.length ?? 2) < 3;
   const place = `${space.drawn.value?.set.texts.length ?? 0} texts at ${space.layerName(Math.round(space.playhead.value))}`;
   const onMove = (event: PointerEvent) => {
-    const { offsetX: x, offsetY: y } = event;
-    if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
+    const { offsetX: x, offsetY: y, pointerId } = event;
+    if (pressed.current.size > 1) pinch(pressed.current, pointerId, [x, y], zoom);
+    else if (!drag.current) setHovered(nearest(scene.peek()?.points ?? [], view.current, x, y));
     else if (moving || event.shiftKey) move(view.current, drag.current, x, y);
     else if (flat) drag.current.line.push([x, y]);
     else turn(view.current, ...followed(drag.current, x, y));
     if (drag.current) repaint();
   };
   const onUp = (event: PointerEvent) => {
-    const line = drag.current?.line ?? [];
+    pressed.current.delete(event.pointerId);
+    if (!drag.current) return; // two fingers enlarged the map
+    const { line } = drag.current;
     drag.current = null;
     const points = scene.peek()?.points ?? [];
     const inside = (index: number) => polygonContains(line, placeOf(points[index]!, view.current));
@@ -50,14 +58,9 @@ export function Scatter() {
     else if (line.length <= 2) pick(nearest(points, view.current, event.offsetX, event.offsetY));
     repaint();
   };
-  const zoom = (factor: number, x?: number, y?: number) => {
+  const zoom: Zoom = (factor, x, y) => {
     view.current = { ...view.current, camera: zoomed(view.current, factor, x, y) };
     repaint();
-  };
-  const onWheel = (event: WheelEvent) => {
-    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch has the key
-    event.preventDefault();
-    zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
   };
   return (
     <div class="scatter">
@@ -71,16 +74,18 @@ export function Scatter() {
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
           presses.current = [...presses.current.slice(-1), restoringSelection()];
-          drag.current = { x: event.offsetX, y: event.offsetY, line: [] };
+          pressed.current.set(event.pointerId, [event.offsetX, event.offsetY]);
+          drag.current = pressed.current.size > 1 ? null : { x: event.offsetX, y: event.offsetY, line: [] };
         }}
         onPointerMove={onMove}
-        onWheel={onWheel}
+        onWheel={(event) => wheel(event, zoom)}
         onDblClick={(event) => {
           presses.current[0]?.(); // the first of the two clicks may have cleared the selection
           zoom(STEP, event.offsetX, event.offsetY);
         }}
         onPointerUp={onUp}
-        onPointerCancel={() => {
+        onPointerCancel={({ pointerId }) => {
+          pressed.current.delete(pointerId);
           drag.current = null; // the browser has taken the pointer, and it will not be lifted here
           repaint();
         }}
@@ -91,7 +96,25 @@ export function Scatter() {
   );
 }
 
-type ToolsProps = { zoom: (factor: number) => void; moving: boolean; setMoving: (on: boolean) => void };
+type Zoom = (factor: number, x?: number, y?: number) => void;
+
+/** Follows one of two fingers: the place in the middle between them stays where it is. */
+function pinch(pressed: Map<number, Place>, id: number, to: Place, zoom: Zoom): void {
+  const from = pressed.get(id);
+  const [, other] = [...pressed].find(([one]) => one !== id) ?? [];
+  if (!from || !other) return;
+  pressed.set(id, to);
+  const apart = ([x, y]: Place) => Math.max(Math.hypot(x - other[0], y - other[1]), 1);
+  zoom(apart(to) / apart(from), (to[0] + other[0]) / 2, (to[1] + other[1]) / 2);
+}
+
+function wheel(event: WheelEvent, zoom: Zoom): void {
+  if (!event.ctrlKey && !event.metaKey) return; // the page scrolls; a pinch on a touchpad has the key
+  event.preventDefault();
+  zoom(Math.exp(-event.deltaY / 200), event.offsetX, event.offsetY);
+}
+
+type ToolsProps = { zoom: Zoom; moving: boolean; setMoving: (on: boolean) => void };
 
 const Tools = ({ zoom, moving, setMoving }: ToolsProps) => (
   <div class="row zoom">

@@ -9,7 +9,7 @@ import { followLink, LinkProblem } from "../frame/ShareLink";
 import { VectorMap } from "../library/Similarity";
 import { of, Segments } from "../ui/fields";
 import { Button, ErrorNote, focusNext, Panel, Warnings } from "../ui/parts";
-import { hints } from "../words.json";
+import { hints, spaceTabs } from "../words.json";
 import { LensPanel } from "./LensPanel";
 import { FilmStrip, Playhead, Separability } from "./Playhead";
 import { Legend, Scatter } from "./Scatter";
@@ -60,8 +60,6 @@ export default function Space() {
   return storyShown() ? <Story /> : <Tool />;
 }
 
-const TABS = { texts: "Texts", lens: "Logit lens", vectors: "All vectors" } as const;
-
 /** Where texts lie in the model's activations, layer by layer; what it would say there; and the vectors on one map. */
 function Tool() {
   useEffect(() => useActions({ run: () => void space.draw(), stop: stopAll }), []);
@@ -82,7 +80,7 @@ function Tool() {
         {hints.space} <DocLink page="latent_space" />{" "}
         <Button label="The story again" kind="quiet" onClick={tellAgain} />
       </p>
-      <Segments label="What is shown" options={TABS} {...of(space.tab)} />
+      <Segments label="What is shown" options={spaceTabs} {...of(space.tab)} />
       {space.tab.value === "texts" && <Texts />}
       {space.tab.value === "lens" && <LensPanel />}
       {space.tab.value === "vectors" && <VectorMap />}

@@ -4,26 +4,17 @@ import { capabilities, vectors } from "../core/server";
 import { ShareLink } from "../frame/ShareLink";
 import { type Bound, ChoiceField, FileButton, named, of, optional, Segments, TextArea } from "../ui/fields";
 import { Button, Panel } from "../ui/parts";
+import { caveats, colours, hints, positions, projections } from "../words.json";
 import { svgOf } from "./draw";
+import { shown } from "./Scatter";
 import { scene } from "./scene";
 import * as space from "./store";
 import { layerName, maps, playhead, spaceTable } from "./store";
 
-const METHOD_WORDS: Readonly<Record<string, string>> = { pca: "PCA", tsne: "t-SNE", umap: "UMAP", [space.ALONG_VECTOR]: "Along the vector" }; // biome-ignore format: one line
 /** What a person calls a way of drawing. */
-const methodWords = (name: string) => METHOD_WORDS[name] ?? name;
-
-/** What a way of drawing does to the picture; null where it is as the numbers are. */
-const CAVEATS: Readonly<Record<string, string>> = {
-  tsne: "t-SNE keeps who is near whom. The distances between groups, and their sizes, mean nothing.",
-  umap: "UMAP keeps who is near whom. The distances between groups, and their sizes, mean little.",
-};
+const methodWords = (name: string) => projections[name as keyof typeof projections] ?? name;
 
 const DIMENSIONS = [[2, "2-D"], [3, "3-D"]] as const; // biome-ignore format: one line
-const COLOUR_WORDS = { label: "by label", score: "by score of the vector", none: "none" } as const;
-const TWO_COLUMNS = "One text a line; or two columns from a spreadsheet, text and label";
-const EXAMPLES = "The soup was wonderful\tfood\nThe train was late again\ttravel";
-const POSITIONS = { mean: "all words, averaged", last: "the last word" } as const;
 
 /** What is drawn: the texts, the method, the dimensions, the vector and the colours. */
 export function SpaceControls() {
@@ -62,8 +53,8 @@ export function SpaceControls() {
         <Segments label="Method" options={methods} {...drawn(method)} />
         <Segments label="Dimensions" options={DIMENSIONS} {...dimensions} />
         <ChoiceField label="Vector" options={[["", "none"], ...named(vectors.value)]} {...optional(along)} />
-        <ChoiceField label="Colour" options={COLOUR_WORDS} disabled={noScores} {...colour} />
-        <ChoiceField label="Read at" options={POSITIONS} {...drawn(position)} />
+        <ChoiceField label="Colour" options={colours} disabled={noScores} {...colour} />
+        <ChoiceField label="Read at" options={positions} {...drawn(position)} />
       </div>
       <div class="row">
         <ShareLink view="space" state={space.spaceState} />
@@ -73,10 +64,10 @@ export function SpaceControls() {
         </span>
         {busy.value && <Button label="Stop" onClick={space.stopDrawing} />}
       </div>
-      {CAVEATS[method.value] && <p class="small muted">{CAVEATS[method.value]}</p>}
+      {method.value in caveats && <p class="small muted">{caveats[method.value as keyof typeof caveats]}</p>}
       {setName.value === "own" && (
         <div class="stack">
-          <TextArea label={TWO_COLUMNS} rows={6} placeholder={EXAMPLES} {...of(space.ownText)} />
+          <TextArea label={hints.twoColumns} rows={6} placeholder={hints.ownTexts} {...of(space.ownText)} />
           <div class="row">
             <Button label="Draw" kind="primary" disabled={empty} onClick={() => void space.draw()} />
             <FileButton accept=".csv,.tsv,.txt" take={take} onProblem={(problem) => (space.error.value = problem)}>
@@ -103,7 +94,7 @@ const redrawn =
     if (space.setName.value !== "own" || space.ownText.value.trim() !== "") void space.draw();
   };
 
-export function Exports() {
+function Exports() {
   if (maps.value.length === 0) return null;
   const name = () => `space-${layerName(Math.round(playhead.value)).replaceAll(" ", "-")}`;
   const picture = () => {
@@ -111,8 +102,7 @@ export function Exports() {
     canvas?.toBlob((file) => file && offer(file, `${name()}.png`));
   };
   const drawing = () => {
-    const { clientWidth: width = 800, clientHeight: height = 500 } = document.querySelector(".scatter canvas") ?? {};
-    const text = scene.value && svgOf(scene.value, { width, height, ratio: 1, yaw: 0.6, pitch: 0.35 });
+    const text = scene.value && shown.view && svgOf(scene.value, shown.view);
     if (text) offer(new Blob([text], { type: "image/svg+xml" }), `${name()}.svg`);
   };
   const table = () => offer(new Blob([spaceTable()], { type: "text/csv" }), `${name()}.csv`);

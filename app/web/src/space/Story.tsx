@@ -11,6 +11,7 @@ import { colour, coloursChanged, inFrames, reducedMotion } from "../frame/theme"
 import { alongVector, between } from "../maths/geometry";
 import { plain as figure, meanOf } from "../maths/scales";
 import { Button, ErrorNote, focusNext, useSize } from "../ui/parts";
+import { scenes as SCENES } from "../words.json"; // and how each stands: from which layer to which, and what is drawn beside the dots
 import { fitted, paint, type Scene } from "./draw";
 import { alignedMaps, conceptTexts, mapsOf, scoresOf } from "./store";
 
@@ -78,14 +79,6 @@ function answersOf({ stops }: SavedItem): [string, string, boolean] {
 }
 
 const SECONDS = 5;
-
-/** What each scene says, and how it stands: from which layer to which, and what is drawn beside the dots. */
-const SCENES = [
-  { title: "Words are points", from: 0, to: 0, arrow: false, answers: false },
-  { title: "Layer by layer they sort", from: 0, to: 1, arrow: false, answers: false },
-  { title: "Here is the arrow", from: 1, to: 1, arrow: true, answers: false },
-  { title: "A steered answer takes another way", from: 0, to: 1, arrow: true, answers: true },
-] as const;
 
 /** An AUROC up to which the words alone hardly tell the sides apart; 0.5 is chance. */
 const MIXED = 0.6;

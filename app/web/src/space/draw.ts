@@ -5,6 +5,8 @@ import { clamp, linear } from "../maths/scales";
 import type { Corner } from "./scene";
 
 type Context = CanvasRenderingContext2D;
+/** A place on the canvas in CSS pixels. */
+export type Place = [number, number];
 
 export interface View {
   width: number;
@@ -84,7 +86,7 @@ export function project(point: readonly number[], view: View): [number, number, 
 }
 
 /** Returns the place of a point on the canvas in CSS pixels. */
-export const placeOf = (point: readonly number[], view: View) => project(point, view).slice(0, 2) as [number, number];
+export const placeOf = (point: readonly number[], view: View) => project(point, view).slice(0, 2) as Place;
 
 /** Returns the index of the point under the pointer, or null. */
 export function nearest(points: readonly (readonly number[])[], view: View, x: number, y: number): number | null {
@@ -165,17 +167,25 @@ export function labelsAt(labels: readonly string[], points: readonly Drawn[], { 
   });
 }
 
-function drawHulls(ctx: Context, scene: Scene, view: View): void {
-  scene.palette.forEach((fill, group) => {
+/** Returns the convex outline of the points of each colour. */
+const hullsOf = (scene: Scene, view: View): Place[][] =>
+  scene.palette.map((_, group) => {
     const own = scene.points.flatMap((point, index) => (scene.colours[index] === group ? [placeOf(point, view)] : []));
-    ctx.beginPath();
-    for (const [x, y] of polygonHull(own) ?? own) ctx.lineTo(x, y);
-    ctx.closePath();
-    ctx.fillStyle = fill;
-    ctx.globalAlpha = 0.12;
-    ctx.fill();
-    ctx.globalAlpha = 1;
+    return polygonHull(own) ?? own;
   });
+
+const [HULL, TRAIL] = [0.12, 0.55];
+
+function drawHulls(ctx: Context, scene: Scene, view: View): void {
+  ctx.globalAlpha = HULL;
+  hullsOf(scene, view).forEach((hull, group) => {
+    ctx.beginPath();
+    for (const [x, y] of hull) ctx.lineTo(x, y);
+    ctx.closePath();
+    ctx.fillStyle = scene.palette[group]!;
+    ctx.fill();
+  });
+  ctx.globalAlpha = 1;
 }
 
 const CLOUD = 42;
@@ -195,7 +205,7 @@ function drawDensity(ctx: Context, scene: Scene, view: View): void {
   ctx.globalAlpha = 1;
 }
 
-/** Returns the points and arrows of a picture as a drawing, each point with its text as its title. */
+/** Returns a picture without its density as a drawing, each point with its text as its title. */
 export function svgOf(scene: Scene, view: View, radius = RADIUS): string {
   const [accent, places] = [colour("accent"), scene.points.map((point) => placeOf(point, view))];
   const points = places.map(([x, y], index) => {
@@ -212,9 +222,11 @@ export function svgOf(scene: Scene, view: View, radius = RADIUS): string {
     const line = `<line x1="${ax}" y1="${ay}" x2="${bx}" y2="${by}" stroke="${accent}" stroke-width="3" marker-end="url(#head)"/>`;
     return `${line}<text x="${bx + 10}" y="${by - 10}" fill="${accent}" font-family="sans-serif" font-size="13">${escaped(label)}</text>`;
   });
+  const hulls = (scene.hulls ? hullsOf(scene, view) : []).map((hull, group) => `<polygon points="${hull.join(" ")}" fill="${scene.palette[group]}" fill-opacity="${HULL}"/>`); // biome-ignore format: one line
+  const trail = `<polyline points="${scene.trail.map((point) => placeOf(point, view)).join(" ")}" fill="none" stroke="${colour("text")}" stroke-width="1.5" stroke-opacity="${TRAIL}"/>`;
   const head = `<marker id="head" markerWidth="5" markerHeight="5" refX="2" refY="2.5" orient="auto"><path d="M0 0 5 2.5 0 5z" fill="${accent}"/></marker>`;
   const size = `width="${view.width}" height="${view.height}" viewBox="0 0 ${view.width} ${view.height}"`;
-  return `<svg xmlns="http://www.w3.org/2000/svg" ${size}><defs>${head}</defs>\n${[...points, ...arrows].join("\n")}\n</svg>\n`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" ${size}><defs>${head}</defs>\n${[...hulls, trail, ...points, ...arrows].join("\n")}\n</svg>\n`;
 }
 
 const escaped = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
@@ -237,7 +249,7 @@ function stroke(ctx: Context, line: Scene["lasso"], colour: string, width: numbe
 function drawTrail(ctx: Context, trail: Scene["trail"], view: View, colour: string, width = 1.5): void {
   if (trail.length < 2) return;
   const places = trail.map((point) => placeOf(point, view));
-  ctx.globalAlpha = 0.55;
+  ctx.globalAlpha = TRAIL;
   stroke(ctx, places, colour, width);
   ctx.globalAlpha = 1;
   if (width < 2) return;

@@ -94,7 +94,7 @@ export const layers = computed<AlignedLayer[]>(() => {
 });
 
 /** The map nearest to the playhead. */
-export const current = computed(() => maps.value[Math.round(playhead.value)]);
+const current = computed(() => maps.value[Math.round(playhead.value)]);
 
 export function layerName(index: number): string {
   const layer = maps.value[index]?.layer;
@@ -185,9 +185,9 @@ export function chooseVector(name: string | null): void {
   if (colourBy.value === "score") colourBy.value = "label";
 }
 
-/** Gives up the drawing that runs. What is chosen is again what the picture shows. */
+/** Gives up the drawing that runs. What is chosen is again what the picture shows; the texts that were typed stay. */
 export function stopDrawing(): void {
-  if (busy.value && drawn.value) choose(drawn.value.of);
+  if (busy.value && drawn.value) choose({ ...drawn.value.of, texts: null });
   drawing.stop();
   scoring.stop();
 }
@@ -240,7 +240,7 @@ export const shownScores = computed<readonly (number | null)[]>(() => {
   return list.map((one) => (one === null ? null : one - middle));
 });
 
-export interface TextSet {
+interface TextSet {
   texts: string[];
   /** A label per text; null where they have none. */
   labels: string[] | null;

@@ -1,6 +1,7 @@
 import type { Poles } from "../core/server";
 import { clamp, signed } from "../maths/scales";
 import { DIAL_END, FURTHER, STOPS, type StrengthZones, strengthAt } from "../maths/strength";
+import { hints } from "../words.json";
 import { NumberField, Slider, type SliderProps } from "./fields";
 import { Button } from "./parts";
 
@@ -16,8 +17,6 @@ interface Props {
   /** Called once the dial is released, a stop is pressed, or a number was typed. */
   onEnd: () => void;
 }
-
-const BASIS = "Where the stops come from: measured answers, or the usual size of activations";
 
 /** A dial between the two poles of a vector: three named stops each way, a number, and one step beyond its end. */
 export function Dial({ name, poles, value, negative, positive, shown, onChange, onEnd }: Props) {
@@ -49,7 +48,7 @@ export function Dial({ name, poles, value, negative, positive, shown, onChange, 
         {Math.abs(share) >= DIAL_END - 0.06 && Math.abs(value) < Math.abs(further) - 0.01 && (
           <Button label="Further" kind="small" onClick={() => set(Number(further.toFixed(2)))} />
         )}
-        <span class={`basis ${side.measured ? "measured" : ""}`} title={BASIS}>
+        <span class={`basis ${side.measured ? "measured" : ""}`} title={hints.basis}>
           {side.measured ? "measured" : "estimated"}
         </span>
       </div>

@@ -182,7 +182,7 @@ function NumberInput(props: NumberProps & Bound<number | null> & { optional: boo
 }
 
 /** What a number field takes. With a step of 1 it takes whole numbers only. */
-export type Bounds = { min?: number; max?: number; step: number };
+type Bounds = { min?: number; max?: number; step: number };
 
 /** Returns the number that a text is; undefined where it is none, or one that is not allowed. */
 export const numberIn = (text: string, bounds: Bounds): number | undefined =>

@@ -274,16 +274,10 @@ function Cell({ cell }: { cell: ComponentChildren | Shaded }) {
   );
 }
 
+type ScrollProps = { label: string; kind?: string; children: ComponentChildren };
+
 /** A box that scrolls, which is reachable by keyboard. */
-export const Scroll = ({
-  label,
-  kind = "",
-  children,
-}: {
-  label: string;
-  kind?: string;
-  children: ComponentChildren;
-}) => (
+export const Scroll = ({ label, kind = "", children }: ScrollProps) => (
   // biome-ignore lint/a11y/noNoninteractiveTabindex: a box that scrolls must be reachable by keyboard
   <div class={`scroll ${kind}`} tabIndex={0} role="region" aria-label={label}>
     {children}

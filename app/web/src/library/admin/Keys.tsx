@@ -4,7 +4,7 @@ import { given } from "../../core/state";
 import { copy } from "../../frame/ShareLink";
 import { Check, ChoiceField, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { Button, Each, ErrorNote, Form, List, LoadNote, More, Note, Panel, shortTime, Warnings } from "../../ui/parts";
-import { hints, lifetimes, ownSteering, scopes } from "../../words.json";
+import { copyKey, hints, lifetimes, ownSteering, scopes } from "../../words.json";
 import { NoPermission } from "./Policy";
 import * as admin from "./store";
 
@@ -69,8 +69,6 @@ function KeyRow({ item }: { item: Key }) {
   );
 }
 
-const COPY_WORDS = { true: "Copied", false: "Select the key", null: "Copy the key" } as const;
-
 function NewKeyNote({ made: { key, replaces } }: { made: admin.FreshKey }) {
   const [copied, setCopied] = useState<boolean | null>(null);
   const text = useRef<HTMLElement>(null);
@@ -92,7 +90,7 @@ function NewKeyNote({ made: { key, replaces } }: { made: admin.FreshKey }) {
       </span>
       {key.key === apiKey.value && <span>This tab uses it from now on.</span>}
       <span class="row">
-        <Button label={COPY_WORDS[`${copied}`]} onClick={take} />
+        <Button label={copyKey[`${copied}`]} onClick={take} />
         {replaces && <Button label="Revoke the old one" kind="danger" disabled={busy} onClick={revoke} />}
         <Button label="Done" kind="quiet" onClick={() => admin.dismissKey(key.id)} />
       </span>
@@ -107,15 +105,7 @@ function NewKeyNote({ made: { key, replaces } }: { made: admin.FreshKey }) {
   );
 }
 
-const EMPTY = {
-  name: "",
-  scopes: ["generate", "read"] as readonly admin.Scope[],
-  namespace: "shared",
-  days: "0" as keyof typeof lifetimes,
-  requests: null as number | null,
-  dose: null as number | null,
-  own: "any" as keyof typeof ownSteering,
-};
+const EMPTY = { name: "", scopes: ["generate", "read"] as readonly admin.Scope[], namespace: "shared", days: "0" as keyof typeof lifetimes, requests: null as number | null, dose: null as number | null, own: "any" as keyof typeof ownSteering }; // biome-ignore format: one line
 
 /** Makes a key. What was typed stays when the server refuses it. `known`: how many keys there are. */
 function KeyForm({ known }: { known: number }) {

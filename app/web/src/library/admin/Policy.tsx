@@ -43,6 +43,7 @@ function Mandatory({ now }: { now: Policy }) {
   const list = now.mandatory as unknown as Intervention[];
   const busy = admin.policyActions.busy.value;
   const none = current.length === 0;
+  const tried = trying.data.value;
   const set = (change: (list: readonly Intervention[]) => readonly Intervention[]) =>
     admin.editPolicy("mandatory", (policy) => ({ ...policy, mandatory: change(policy.mandatory as never) as never }));
   const remove = (one: Intervention) => () => set((all) => admin.without(all, one));
@@ -62,8 +63,8 @@ function Mandatory({ now }: { now: Policy }) {
         {none && <span class="small muted">Play uses no vector at the moment.</span>}
       </div>
       <ErrorNote error={admin.policyActions.errorAt("mandatory") ?? trying.error.value} />
-      {trying.data.value?.map(([words, text]) => (
-        <figure key={words}>
+      {tried?.answers.map(([words, text]) => (
+        <figure key={words} class={tried.of === triedOf() ? "" : "stale"}>
           <figcaption class="small muted">{words}</figcaption>
           <q dir="auto">{text}</q>
         </figure>
@@ -72,20 +73,26 @@ function Mandatory({ now }: { now: Policy }) {
   );
 }
 
-/** What Play's prompt is answered under the policy as it is, and with what Play uses added; nothing is stored. */
-const trying = new Query(async (signal) => {
+function tryBody() {
   const { prompt, seed, sampling, controls, overall } = draft.value;
   const { max_tokens, temperature } = sampling;
-  const arms = [
-    { name: "now", steering: [] },
-    { name: "then", steering: interventions(controls, overall) as never },
-  ];
-  const body = { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "now", seed, max_tokens, temperature }; // biome-ignore format: one line
+  const arms = [{ name: "now", steering: [] }, { name: "then", steering: interventions(controls, overall) as never }]; // biome-ignore format: one line
+  return { messages: [{ role: "user" as const, content: prompt }], arms, baseline: "now", seed, max_tokens, temperature }; // biome-ignore format: one line
+}
+
+/** What the answers depend on: they are dim once that is another. */
+const triedOf = () => JSON.stringify([tryBody(), admin.policy.data.value?.mandatory]);
+
+/** What Play's prompt is answered under the policy as it is, and with what Play uses added; nothing is stored. */
+const trying = new Query(async (signal) => {
+  const [of, body] = [triedOf(), tryBody()];
   const answer = await dataOf<CompareAnswer>(api.POST("/v1/compare", { body, signal }));
-  return answer.arms.map(({ name, choices, error }) => {
-    const words = name === "now" ? `Now: ${prompt}` : "With what Play uses for everybody";
+  const [added, prompt] = [(body.arms[1]?.steering ?? []).map(shortly).join(", "), body.messages[0]?.content];
+  const answers = answer.arms.map(({ name, choices, error }) => {
+    const words = name === "now" ? `Without it: ${prompt}` : `With ${added} for everybody`;
     return [words, error?.message ?? choices[0]?.text ?? ""] as const;
   });
+  return { of, answers };
 });
 
 /** The limits to be set. What is typed counts until others hold; the form itself stays, and with it the place of the keyboard. */
@@ -96,11 +103,17 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
   const [typed, setTyped] = useState<{ over: string; fields: typeof begin } | null>(null);
   const fields = typed?.over === now ? typed.fields : begin;
   const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
-  const { own, dose: max_relative_dose, names } = fields;
-  const vectors = names.split(/[\s,]+/).filter(Boolean);
-  const next = given({ own_steering: own, max_relative_dose, vectors: vectors.length === 0 ? null : vectors });
-  const save = () => admin.editPolicy("limits", (policy) => ({ ...policy, limits: next }));
+  const vectors = fields.names.split(/[\s,]+/).filter(Boolean);
+  const save = () =>
+    admin.editPolicy("limits", (policy) => {
+      const next = { ...policy.limits }; // what was not changed here is as the server has it
+      if (fields.own !== begin.own) next.own_steering = fields.own;
+      if (fields.dose !== begin.dose) next.max_relative_dose = fields.dose;
+      if (fields.names !== begin.names) next.vectors = vectors.length === 0 ? null : vectors;
+      return { ...policy, limits: given(next) };
+    });
   const state = { disabled: admin.policyActions.busy.value, error: admin.policyActions.errorAt("limits") };
+  const known = limits.vectors?.length === 0 ? "none" : "any"; // an empty field stands for both
   const dose = { label: "Largest relative dose", step: 0.01, min: 0.01, placeholder: "no limit" };
   return (
     <Form label="Limits of steering" onSend={save} send="Set the limits" {...state}>
@@ -109,7 +122,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       <div class="fields">
         <ChoiceField label="Requests may steer" options={ownSteering} {...field("own")} />
         <OptionalNumber {...dose} {...field("dose")} />
-        <TextField label="Only these vectors" placeholder="any" {...field("names")} />
+        <TextField label="Only these vectors" placeholder={known} {...field("names")} />
       </div>
     </Form>
   );
@@ -190,14 +203,7 @@ function Scores({ monitor: { name, lowest, highest, layer, latest, distribution 
   );
 }
 
-const EMPTY = {
-  name: "",
-  vector: "",
-  side: "above" as keyof typeof sides,
-  bound: 0.5,
-  at: "generated" as keyof typeof monitorPlaces,
-  action: "count" as keyof typeof monitorActions,
-};
+const EMPTY = { name: "", vector: "", side: "above" as keyof typeof sides, bound: 0.5, at: "generated" as keyof typeof monitorPlaces, action: "count" as keyof typeof monitorActions }; // biome-ignore format: one line
 
 /** Adds a monitor to the policy. What was typed stays when the server refuses it. */
 function MonitorForm() {

@@ -55,10 +55,10 @@ export type FreshKey = { key: Schemas["NewKeyAnswer"]; replaces: Key | null };
 export const fresh = signal<readonly FreshKey[]>([]);
 /** All changes of the policy, from both panels: each begins with what the one before has left. */
 export const policyActions = new Mutations<PolicyPlace>();
-export type PolicyPlace = "mandatory" | "limits" | "removal" | "monitor table" | "monitor form";
+type PolicyPlace = "mandatory" | "limits" | "removal" | "monitor table" | "monitor form";
 
 export const keyActions = new Mutations<KeyPlace>();
-export type KeyPlace = "form" | `key ${string}` | `fresh ${string}`;
+type KeyPlace = "form" | `key ${string}` | `fresh ${string}`;
 
 /** Loads keys, policy and monitors. Nothing that a former key was shown stays once the key of this tab is refused. */
 export async function loadAdmin(): Promise<void> {
