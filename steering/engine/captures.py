@@ -56,6 +56,8 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")
     logits = torch.cat(state.logits).cpu() if state.logits else None
+    if logits is not None and not bool(torch.isfinite(logits.amax(dim=1)).all()):  # -infinity is a mask
+        raise NonfiniteActivations("the logits read are not finite; lower the strength")
     embeddings = None
     if state.wants_embeddings:
         embeddings = embed(tuple(row.ids))[slice(*state.window)]
