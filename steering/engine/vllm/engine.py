@@ -242,9 +242,7 @@ class VllmEngine:
                 if ending is None:
                     raise InternalError("the engine ended the request without a reason")
                 await run.close()
-                answer.doses = doses_of(
-                    answer.plan, [] if run.mailbox is None else await run.mailbox.reports(answer.generated)
-                )
+                answer.doses = doses_of(answer.plan, [] if run.mailbox is None else await run.mailbox.reports())
                 _send(stream, finish_event(answer, ending))
 
     async def _add(
@@ -313,7 +311,7 @@ class VllmEngine:
             assert run.mailbox is not None
             async for _ in run.outputs:
                 pass
-            reports = await run.mailbox.reports(0)
+            reports = await run.mailbox.reports()
         state = row.capture
         assert state is not None
         for report in reports:  # of the pipeline stages
@@ -368,7 +366,7 @@ class VllmEngine:
             admitted=counters.admitted,
             queue_seconds=counters.queue_seconds,
             busy=busy,
-            last_turn_age=monotonic() - self.client.progressed if busy else 0.0,
+            last_turn_age=monotonic() - scheduler.progressed if busy else 0.0,
             executor=self._executor,
         )
 
