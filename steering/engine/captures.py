@@ -20,6 +20,8 @@ def begin(
     check_capture(prompt, len(ids))
     window = _window(spec.position, prompt, len(ids), tokenizer)
     reduce = spec.position != "all"
+    if reduce and window[0] >= window[1]:
+        raise InvalidRequest(f"position {spec.position!r} has no token of the text to read", param="position")
     return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings)
 
 

@@ -89,6 +89,10 @@ async def test_what_does_not_exist_is_refused(hf_byte_tokenizer: PreTrainedToken
                 await engine.capture([CapturePrompt(TEXTS[0])], spec)
         with pytest.raises(InvalidRequest, match="prompt_length"):
             await engine.capture([CapturePrompt(TEXTS[0], prompt_length=99)], CaptureSpec((0,)))
+        without_answer = CapturePrompt(TEXTS[0], prompt_length=len(TEXTS[0]))
+        with pytest.raises(InvalidRequest, match="no token"):
+            await engine.capture([without_answer], CaptureSpec((0,), "response_mean"))
+        await engine.capture([without_answer], CaptureSpec((0,), "mean"))
 
 
 async def test_teacher_forced_logits_equal_those_of_generation(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
