@@ -10,12 +10,15 @@ import torch
 from steering.spec import InterventionSpec, Schedule, StrengthFrom, Threshold, TokenScope
 from steering.vectors import ConceptVector, LayerDirection
 
+ZERO = 19091, 138
+"""A seed and the token whose uniform number is 0 at index 0."""
+
 
 def gumbel(seed: int, index: int, vocab: int) -> list[float]:
     """Gumbel noise of every token, from a generator of its own for each seed and index."""
     words = np.random.SFC64(np.random.SeedSequence((seed, index))).random_raw(vocab)
     parts = [part for word in words.tolist() for part in (word & 0xFFFFFFFF, word >> 32)]
-    return [-math.log(-math.log(u / 2**24)) if (u := part >> 8) else -math.inf for part in parts[:vocab]]
+    return [-math.log(-math.log(max(part >> 8, 0.5) / 2**24)) for part in parts[:vocab]]
 
 
 def choose(logits: torch.Tensor, temperature: float, seed: int, index: int) -> int:

@@ -551,6 +551,11 @@ async def opened_second_model(
             "model_revision": None,
             "engine": "transformers",
             "compiled": False,
+            # of the first model's files and engine
+            "weights": "auto",
+            "quantization": None,
+            "tensor_parallel_size": 1,
+            "pipeline_parallel_size": 1,
             "max_running": 1,
             "cache_megabytes": CACHE_MEGABYTES,
             "pretouch_megabytes": 0,

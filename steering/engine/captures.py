@@ -20,6 +20,8 @@ def begin(
     check_capture(prompt, len(ids))
     window = _window(spec.position, prompt, len(ids), tokenizer)
     reduce = spec.position != "all"
+    if reduce and window[0] >= window[1]:
+        raise InvalidRequest(f"position {spec.position!r} has no token of the text to read", param="position")
     return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings)
 
 
@@ -56,6 +58,8 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations("the activations read are not finite; lower the strength")
     logits = torch.cat(state.logits).cpu() if state.logits else None
+    if logits is not None and not bool(torch.isfinite(logits.amax(dim=1)).all()):  # -infinity is a mask
+        raise NonfiniteActivations("the logits read are not finite; lower the strength")
     embeddings = None
     if state.wants_embeddings:
         embeddings = embed(tuple(row.ids))[slice(*state.window)]

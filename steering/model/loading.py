@@ -108,7 +108,7 @@ def load(  # noqa: PLR0913 - what an operator chooses
         check_quantization(config, quantization)
         refuse_by_structure(config)
         free = {place: free_memory(place) for place in devices_of(chosen_device, device_map)}
-        plan = plan_memory(config, found.folder, chosen_dtype, chosen_device, serving or Serving(0, 0, 0), quantization)
+        plan = plan_memory(config, found.folder, chosen_dtype, chosen_device, serving or Serving(0, 0), quantization)
         plain = quantization is None and method_of(config) is None
         if kernels and plain and takes_kernels(chosen_dtype, chosen_device):
             # at most: embeddings are not packed
@@ -229,7 +229,7 @@ def placement(free: Mapping[torch.device, int], plan: MemoryPlan) -> dict[str, A
     if len(free) == 1:
         (device,) = free
         return {} if device.type == "cpu" else {"device_map": {"": device}}
-    kept = (plan.cache + plan.steering) // len(free)
+    kept = plan.cache // len(free)
     most = {device.index: max(size - kept, 0) for device, size in free.items()}
     return {"device_map": "auto", "max_memory": most}
 

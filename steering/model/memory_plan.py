@@ -24,29 +24,27 @@ GIGABYTE = 10**9
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What a server keeps beside the weights. cache_bytes: for keys and values; None: a share of what is free after
-    loading, which must hold `positions`. steered: requests that may be steered at once."""
+    loading, which must hold `positions`."""
 
     cache_bytes: int | None = None
     positions: int = 2048
-    steered: int = 64
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a model will take, in bytes. cache: keys and values. steering: tables of edits. remedies: what reduces it."""
+    """What a model will take, in bytes. cache: keys and values. remedies: what reduces it."""
 
     weights: int
     cache: int
-    steering: int
     remedies: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
-        """All parts together."""
-        return self.weights + self.cache + self.steering
+        """Both parts together."""
+        return self.weights + self.cache
 
     def __str__(self) -> str:
-        named = {"of weights": self.weights, "of keys and values": self.cache, "for steering": self.steering}
+        named = {"of weights": self.weights, "of keys and values": self.cache}
         parts = [f"{shown(size)} {what}" for what, size in named.items() if size]
         return parts[0] if len(parts) == 1 else f"{shown(self.total)} ({', '.join(parts)})"
 
@@ -69,16 +67,13 @@ def plan_memory(
     context = _number(text, "max_position_embeddings")
     positions = serving.positions if context is None else min(serving.positions, context)
     cache = positions * position_bytes(config, dtype) if serving.cache_bytes is None else serving.cache_bytes
-    rows = 1 << (max(serving.steered, 8) - 1).bit_length() if serving.steered else 0
-    steering = 3 * 4 * text.num_hidden_layers * rows * text.hidden_size
     remedies = {
         "STEERING_DTYPE=bfloat16": dtype == torch.float32,
         "STEERING_QUANTIZATION": method_of(config) is None and quantization is None,
         "a lower STEERING_CACHE_MEGABYTES": serving.cache_bytes is not None,
-        "a lower STEERING_MAX_RUNNING": steering > cache,
         "a smaller model": True,
     }
-    return MemoryPlan(weights, cache, steering, tuple(name for name, helps in remedies.items() if helps))
+    return MemoryPlan(weights, cache, tuple(name for name, helps in remedies.items() if helps))
 
 
 def check_memory(name: str, plan: MemoryPlan, free: Mapping[str, int], *, more_devices: bool = False) -> None:

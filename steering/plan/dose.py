@@ -11,8 +11,9 @@ from steering.model.hook_points import only_residual
 from steering.model.info import ModelInfo
 from steering.operations.base import Edit, unit_size
 from steering.plan.edits import constant_change, is_constant
-from steering.plan.scope import SCOPE_PHASES, Phase, largest_weight
+from steering.plan.scope import SCOPE_PHASES, Phase, largest_weight, positions_key
 from steering.plan.types import DoseGuard, Intervention
+from steering.shapes import Direction
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 
@@ -66,17 +67,21 @@ def check_planned_dose(
 
 
 def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, phase: Phase, info: ModelInfo) -> float:
-    """Returns the dose known beforehand at a layer in a phase, as if windows covered it. Constant changes are summed as
-    vectors; of conditional ones the largest counts, since it is not known which hold together."""
+    """Returns the dose known beforehand at a layer in a phase, as if windows covered it. Constant changes at the same positions
+    are summed as vectors, others by their lengths, since it is not known which meet; of conditional ones the largest counts."""
     acting = [
         (one, by_layer[layer], all(is_constant(edit, one.spec) for edit in by_layer[layer]))
         for one, by_layer in written
         if layer in by_layer and phase in SCOPE_PHASES[one.spec.scope.tokens]
     ]
-    constant = [constant_change(edit) for _, edits, always in acting if always for edit in edits]
+    constant: dict[object, list[Direction]] = {}
+    for one, edits, always in acting:
+        if always:
+            constant.setdefault(positions_key(one.spec.scope), []).extend(map(constant_change, edits))
     total = 0.0
-    if constant and info.typical_norms:
-        total += float(torch.stack(constant).sum(dim=0).norm()) / info.typical_norms[layer]
+    if info.typical_norms:
+        lengths = [float(torch.stack(changes).sum(dim=0).norm()) for changes in constant.values()]
+        total += sum(lengths) / info.typical_norms[layer]
     others = [one for one, _, always in acting if not always]
     doses = [(one.condition, one.planned_dose.get(layer, 0.0) * largest_weight(one.spec, phase)) for one in others]
     unconditional = sum(dose for condition, dose in doses if condition is None)

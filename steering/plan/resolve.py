@@ -235,7 +235,8 @@ class _Resolver:
         thresholds = tuple(self._thresholds)
         layers = EditBuilder(interventions, len(interventions) - self._mandatory, thresholds).layers(edits)
         if layers:
-            check_planned_dose(interventions, edits, self._info, self._guard, self._warnings.append)
+            own = len(interventions) - self._mandatory or None  # None: all, where everything is mandatory
+            check_planned_dose(interventions[:own], edits[:own], self._info, self._guard, self._warnings.append)
         plan = SteeringPlan(
             interventions=tuple(interventions),
             layers=layers,

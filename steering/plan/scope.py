@@ -51,6 +51,12 @@ def positions_of(scope: TokenScope, prompt_length: int) -> tuple[float, float]:
     return start, end
 
 
+def positions_key(scope: TokenScope) -> object:
+    """Returns what scopes share that cover the same positions of each phase that both have."""
+    windowed = bool(scope.start) or scope.end is not None
+    return scope.model_copy(update={"start": scope.start or 0, "tokens": scope.tokens if windowed else "all"})
+
+
 def acting_positions(intervention: Intervention, plan: SteeringPlan, prompt_length: int) -> tuple[float, float]:
     """Returns `positions_of` its scope, without those before the prompt's end where its condition is decided there."""
     start, end = positions_of(intervention.spec.scope, prompt_length)

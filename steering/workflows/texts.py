@@ -23,9 +23,9 @@ def as_prompts(engine: Engine, texts: Sequence[str]) -> tuple[Prompt, ...]:
 
 
 def transcript(messages: Sequence[ChatMessage]) -> str:
-    """Writes a conversation as plain text, for models without a chat template. It ends where a reply begins or ends."""
+    """Writes a conversation, which may be empty, as plain text for models without a chat template. It ends where a reply begins or ends."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
-    return "\n\n".join(lines if messages[-1].role == "assistant" else [*lines, "Assistant:"])
+    return "\n\n".join(lines if messages and messages[-1].role == "assistant" else [*lines, "Assistant:"])
 
 
 def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:

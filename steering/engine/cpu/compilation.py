@@ -27,6 +27,7 @@ from steering.model.cache_folder import (
     remove_abandoned,
     scratch_folder,
 )
+from steering.model.device import DTYPES, takes_kernels
 
 log = structlog.get_logger()
 TRACED = (
@@ -54,6 +55,7 @@ def graph_path(request: CompileRequest) -> Path:
     """The folder of the graph; its name is a digest of everything the graph depends on. One graph computes prompts and decodes."""
     package = Path(__file__).parents[2]
     sources = [path for name in TRACED for path in sorted((package / name).rglob("*.py")) or [package / name]]
+    packed = request.kernels and takes_kernels(DTYPES[request.info.dtype], torch.device("cpu"))
     facts = [
         request.content,
         request.info.dtype,
@@ -61,6 +63,7 @@ def graph_path(request: CompileRequest) -> Path:
         torch.__version__,
         transformers.__version__,
         cpu_features(),
+        None if packed else torch.get_num_threads(),  # a constant of graphs without packed weights, see compile_graph
         library_path(artifact_folder(request.cache_dir), kernels=request.kernels).name,
         *(source.read_text() for source in sources),
     ]

@@ -103,7 +103,7 @@ def _load(options: EngineOptions, *, kernels: bool) -> LoadedModel:
         quantization=options.quantization,
         kernels=kernels,
         weights=options.weights,
-        serving=Serving(options.limits.cache_bytes, options.limits.idle_prefill_tokens, options.limits.max_running),
+        serving=Serving(options.limits.cache_bytes, options.limits.idle_prefill_tokens),
         report=options.report,
     )
 

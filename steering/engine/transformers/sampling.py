@@ -376,9 +376,10 @@ def states(seeds: Sequence[int], indices: Sequence[int]) -> Int[Tensor, "row 4"]
 
 
 def gumbel(numbers: Float[Tensor, "row token"]) -> Float[Tensor, "row token"]:
-    """Turns uniform numbers into Gumbel noise; 0 becomes -infinity, which is never chosen.
+    """Turns uniform numbers into Gumbel noise. 0 counts as half the step between them: -infinity would exclude its token, also
+    one that is the only one allowed.
 
     argmax(logits / T + noise) is a sample of softmax(logits / T). As every token keeps its own noise, requests with one
     seed and similar distributions mostly choose the same token, which makes steered and plain answers comparable.
     """
-    return numbers.log().neg_().log_().neg_()
+    return numbers.clamp_min(2.0**-25).log_().neg_().log_().neg_()

@@ -318,7 +318,7 @@ class Scheduler:
         self._rows_again = rows
 
     def admit(self) -> list[Request]:
-        """Gives blocks to waiting requests, live ones first, and returns those who got them."""
+        """Gives blocks to waiting requests, live ones first, and returns those who have them at the end."""
         if not self._changed:
             return []
         self._changed = False
@@ -329,7 +329,9 @@ class Scheduler:
             first = list(self._admitted(self.background))
             if not starved.running:
                 return first  # blocks are kept for it as they become free
-        return [*first, *self._admitted(self.live), *self._admitted(self.background)]
+        admitted = [*first, *self._admitted(self.live), *self._admitted(self.background)]
+        # live requests may have preempted some of the first ones, of which some may have been admitted again
+        return [request for request in dict.fromkeys(admitted) if request.running]
 
     def _is_full(self, *, background: bool, reserved: bool = False) -> bool:
         """Whether all rows of a kind are taken. reserved: with those that jobs leave free."""

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, groupby
 from pathlib import Path
 from time import monotonic
@@ -59,6 +59,7 @@ class Mailbox:
         self._tokens: dict[int, TokenReadings] = {}
         self._reports: list[ReportMessage] = []
         self._failed = False
+        self._taken = 0  # tokens that were waited for, also one that ends the answer and is no part of it
         self._arrived = asyncio.Event()
 
     def receive(self, message: Message) -> None:
@@ -79,17 +80,18 @@ class Mailbox:
         await self._until(
             lambda: not self._reads or (index in self._tokens and self._tokens[index].stages >= self._stages)
         )
-        self._check(index + 1)
+        self._taken = index + 1
+        self._check()
         return self._tokens.pop(index, TokenReadings())
 
-    async def reports(self, tokens: int) -> list[ReportMessage]:
-        """Waits for the report of every stage on a request with so many generated tokens. Raises as `token` does."""
+    async def reports(self) -> list[ReportMessage]:
+        """Waits for the report of every stage. Raises as `token` does, also for the tokens that were waited for before."""
         await self._until(lambda: len(self._reports) >= self._stages)
-        self._check(tokens)
+        self._check()
         return self._reports
 
-    def _check(self, tokens: int) -> None:
-        if not all(found.finite for index, found in self._tokens.items() if index < tokens):
+    def _check(self) -> None:
+        if not all(found.finite for index, found in self._tokens.items() if index < self._taken):
             raise NonfiniteActivations(
                 "steering drove the activations out of range: they are not finite; lower the strength"
             )
@@ -178,11 +180,16 @@ class Run:
 
 @dataclass(slots=True)
 class SchedulerStats:
-    """What vLLM's scheduler did so far. usage: share of the cache's blocks that requests held after the last step."""
+    """What vLLM's scheduler did so far.
+
+    usage: share of the cache's blocks that requests held after the last step.
+    progressed: when the last step ended, or the first request came after none ran, by the monotonic clock.
+    """
 
     steps: int = 0
     preemptions: int = 0
     usage: float = 0.0
+    progressed: float = field(default_factory=monotonic)
 
 
 def _stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
@@ -197,8 +204,9 @@ def _stat_logger(stats: SchedulerStats) -> type[PrometheusStatLogger]:
             """Registers no metrics."""
 
         def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
-            if scheduler_stats is not None:
+            if scheduler_stats is not None:  # once a step, also of a prompt's steps, which have no outputs
                 stats.steps += 1
+                stats.progressed = monotonic()
                 stats.usage = float(scheduler_stats.kv_cache_usage)
             if iteration_stats is not None:
                 stats.preemptions += int(iteration_stats.num_preempted_reqs)
@@ -234,7 +242,6 @@ class VllmClient:
         self.hashes_know_steering = False
         self.stages: dict[int, int] = {}
         self.active = 0
-        self.progressed = monotonic()
 
     async def connect(self) -> None:
         """Connects the workers to a channel of ours, and learns which layers they steer."""
@@ -264,8 +271,9 @@ class VllmClient:
     async def running(self, task: Task) -> AsyncIterator[Run]:
         """Yields a request that runs; it is aborted where it has not ended by the end of the block."""
         key, request, sampling = str(next(self._numbers)), task.request, task.sampling
+        if not self.active:  # requests that come while a step hangs are no progress
+            self.scheduler.progressed = monotonic()
         self.active += 1
-        self.progressed = monotonic()
         mailbox = Mailbox(self._channel.stages, reads=task.reads) if task.reported else None
         if mailbox is not None:
             self._channel.boxes[key] = mailbox
@@ -295,7 +303,6 @@ class VllmClient:
     async def _outputs(self, outputs: AsyncIterator[RequestOutput]) -> AsyncIterator[RequestOutput]:
         with translated_errors():
             async for output in outputs:
-                self.progressed = monotonic()
                 yield output
 
     def _salt(self, request: GenerationRequest, key: str) -> str | None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Itera
 from concurrent.futures import Future
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from time import monotonic
 from traceback import format_exception
 from typing import Any, TypeVar, cast
@@ -242,9 +241,7 @@ class VllmEngine:
                 if ending is None:
                     raise InternalError("the engine ended the request without a reason")
                 await run.close()
-                answer.doses = doses_of(
-                    answer.plan, [] if run.mailbox is None else await run.mailbox.reports(answer.generated)
-                )
+                answer.doses = doses_of(answer.plan, [] if run.mailbox is None else await run.mailbox.reports())
                 _send(stream, finish_event(answer, ending))
 
     async def _add(
@@ -282,8 +279,10 @@ class VllmEngine:
         check_layers(spec, self.info.layer_count)
         if not prompts:
             return ()
-        begin = partial(_capture_tasks, prompts, spec, self.tokenizer, priority)
-        tasks = await tokenizing([(one.prompt, one.plan) for one in prompts], begin)
+        tasks = await tokenizing(
+            [(one.prompt, one.plan) for one in prompts],
+            lambda: [_capture_task(prompt, spec, self.tokenizer, priority) for prompt in prompts],
+        )
         await self._send_texts(row.plan for _, row in tasks)
         check_context(max((len(task.ids) for task, _ in tasks), default=0), 1, self.info, param="prompt")
 
@@ -313,7 +312,7 @@ class VllmEngine:
             assert run.mailbox is not None
             async for _ in run.outputs:
                 pass
-            reports = await run.mailbox.reports(0)
+            reports = await run.mailbox.reports()
         state = row.capture
         assert state is not None
         for report in reports:  # of the pipeline stages
@@ -368,7 +367,7 @@ class VllmEngine:
             admitted=counters.admitted,
             queue_seconds=counters.queue_seconds,
             busy=busy,
-            last_turn_age=monotonic() - self.client.progressed if busy else 0.0,
+            last_turn_age=monotonic() - scheduler.progressed if busy else 0.0,
             executor=self._executor,
         )
 
@@ -441,16 +440,10 @@ def _logprobs(
     return found[token_id].logprob, tuple((token, one.logprob) for token, one in ranked)
 
 
-def _capture_tasks(
-    prompts: Sequence[CapturePrompt], spec: CaptureSpec, tokenizer: ModelTokenizer, priority: int
-) -> list[tuple[Task, SteeredRow]]:
-    """Tokenizes texts and finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
-    return [_capture_task(prompt, spec, tokenizer, priority) for prompt in prompts]
-
-
 def _capture_task(
     prompt: CapturePrompt, spec: CaptureSpec, tokenizer: ModelTokenizer, priority: int
 ) -> tuple[Task, SteeredRow]:
+    """Tokenizes a text and finds the positions to read. Raises InvalidRequest where they do not exist or cannot be computed together."""
     ids, (plan,) = encode_with_plans(tokenizer, prompt.prompt, (prompt.plan,), length=prompt.prompt_length)
     length = prompt.prompt_length or len(ids)
     if length < len(ids) and follows_single_tokens(plan):

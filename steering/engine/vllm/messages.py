@@ -251,9 +251,10 @@ class PlanBook:
 
 
 def plan_key(plan: SteeringPlan) -> str:
-    """Returns the fingerprint with the order of interventions and thresholds, which a report refers to by number and
-    which the fingerprint does not know."""
+    """Returns the fingerprint with the number of interventions, and their order and that of thresholds: a report refers to
+    them by number, and the fingerprint does not know those that change nothing."""
     order = [
+        len(plan.interventions),
         [[layer, [one.interventions for one in edits]] for layer, edits in plan.layers.items()],
         [[one.vector, one.score, one.layer, one.parameters, one.above, one.bound, one.until, one.at] for one in plan.thresholds],
         plan.reusable,

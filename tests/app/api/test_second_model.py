@@ -40,6 +40,29 @@ async def test_it_is_closed_after_its_use() -> None:
     assert not load.engine.stats().alive
 
 
+async def test_it_has_no_options_of_the_first_models_files_and_processes() -> None:
+    first = Settings(
+        scorer_model="second", engine="vllm", tensor_parallel_size=2, pipeline_parallel_size=2,
+        quantization="bitsandbytes-4bit", weights="gguf",
+    )  # fmt: skip
+    engine, found = ScriptedEngine(), list[Settings]()
+
+    def load(settings: Settings) -> ScriptedEngine:
+        found.append(settings)
+        return engine
+
+    async with opened_second_model(first, load):
+        pass
+    (second,) = found
+    assert (second.model, second.engine, second.quantization, second.weights) == (
+        "second",
+        "transformers",
+        None,
+        "auto",
+    )
+    assert (second.tensor_parallel_size, second.pipeline_parallel_size) == (1, 1)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_job_that_is_cancelled_during_the_load_closes_what_was_loaded(fails: bool) -> None:
     load = Load(fails)

@@ -1,17 +1,21 @@
 """Captures read what a plain hook reads, at every position kind, however the text was chunked and whoever else was there."""
 
+import math
+
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
+from steering.engine.captures import result
 from steering.engine.options import EngineLimits
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.injection.readings import Reading
+from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.hook_points import residual_of
 from steering.model.layout import find_layout
 from steering.pairs import ChatMessage
-from steering.plan.types import UNSTEERED
+from steering.plan.types import UNSTEERED, DoseGuard
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, sampling
 from tests.families import FAMILIES
@@ -85,6 +89,10 @@ async def test_what_does_not_exist_is_refused(hf_byte_tokenizer: PreTrainedToken
                 await engine.capture([CapturePrompt(TEXTS[0])], spec)
         with pytest.raises(InvalidRequest, match="prompt_length"):
             await engine.capture([CapturePrompt(TEXTS[0], prompt_length=99)], CaptureSpec((0,)))
+        without_answer = CapturePrompt(TEXTS[0], prompt_length=len(TEXTS[0]))
+        with pytest.raises(InvalidRequest, match="no token"):
+            await engine.capture([without_answer], CaptureSpec((0,), "response_mean"))
+        await engine.capture([without_answer], CaptureSpec((0,), "mean"))
 
 
 async def test_teacher_forced_logits_equal_those_of_generation(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -113,6 +121,29 @@ async def test_teacher_forced_logits_equal_those_of_generation(hf_byte_tokenizer
             for event in written.events[:-1]:
                 again = float(logprobs[len(prompt) - 1 + event.index, event.token_id])
                 assert again == pytest.approx(event.logprob, abs=1e-4)
+
+
+async def test_logits_that_are_not_finite_end_their_text_alone(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """No layer is captured, so the logits alone show that the steering overflowed."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        item = {"vector": "alpha", "layers": [1], "unit": "relative", "strength": 3e38}
+        plan = await plan_for([item], vectors_for(engine.info), engine.info, DoseGuard(action="off"))
+        with pytest.raises(NonfiniteActivations, match="logits"):
+            await engine.capture([CapturePrompt(TEXTS[0], plan)], CaptureSpec((), "all", logits=True))
+        (plain,) = await engine.capture([CapturePrompt(TEXTS[0])], CaptureSpec((), "all", logits=True))
+        assert plain.logits is not None
+        assert torch.isfinite(plain.logits).all()
+
+
+def test_logits_that_are_masked_are_no_error() -> None:
+    logits = torch.tensor([[0.0, -math.inf], [1.0, 2.0]])
+    state = CaptureState(0, (), (0, 2), 0, reduce=False, wants_logits=True, wants_embeddings=False)
+    state.logits.append(logits)
+    row = SteeredRow(ids=[1, 2], prompt_length=2, plan=UNSTEERED, capture=state)
+    assert result(row, lambda _ids: torch.empty(0, 4))[1].logits is not None
+    logits[1, 0] = math.nan
+    with pytest.raises(NonfiniteActivations):
+        result(row, lambda _ids: torch.empty(0, 4))
 
 
 async def test_calls_of_one_salt_compute_the_beginning_of_a_text_once(

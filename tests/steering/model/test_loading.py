@@ -363,8 +363,8 @@ def test_a_device_map_on_a_cpu_has_one_device(tiny_folder: Path, tiny_model: Pre
     assert loaded.info.device == "cpu"
 
 
-def test_a_spread_model_leaves_room_for_keys_values_and_steering_on_each_device() -> None:
-    plan = MemoryPlan(weights=0, cache=600, steering=200)
+def test_a_spread_model_leaves_room_for_keys_and_values_on_each_device() -> None:
+    plan = MemoryPlan(weights=0, cache=800)
     devices = [torch.device("cuda", index) for index in range(2)]
     assert placement({devices[0]: 2000, devices[1]: 300}, plan) == {"device_map": "auto", "max_memory": {0: 1600, 1: 0}}
     assert placement({devices[1]: 2000}, plan) == {"device_map": {"": devices[1]}}
@@ -373,7 +373,7 @@ def test_a_spread_model_leaves_room_for_keys_values_and_steering_on_each_device(
 
 def test_accelerate_spreads_the_blocks_over_the_room_it_is_given(tiny_model: PreTrainedModel) -> None:
     block = sum(parameter.numel() * 4 for parameter in tiny_model.model.layers[0].parameters())
-    room = placement({torch.device("cuda", index): 10 * block for index in range(2)}, MemoryPlan(0, 12 * block, 0))
+    room = placement({torch.device("cuda", index): 10 * block for index in range(2)}, MemoryPlan(0, 12 * block))
     with init_empty_weights():
         empty = type(tiny_model)(tiny_model.config)
     found = infer_auto_device_map(empty, room["max_memory"], no_split_module_classes=tiny_model._no_split_modules)

@@ -155,7 +155,7 @@ def test_fp8_is_plain_where_no_gpu_computes_with_it_and_is_planned_so(plain: Pat
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     weights = dict(loaded.model.named_parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in rounded.items())
-    plan = plan_memory(AutoConfig.from_pretrained(folder), folder, torch.float32, torch.device("cpu"), Serving(0, 0, 0))
+    plan = plan_memory(AutoConfig.from_pretrained(folder), folder, torch.float32, torch.device("cpu"), Serving(0, 0))
     scales = 4 * sum(value.numel() for name, value in stored.items() if name.endswith("scale_inv"))
     assert plan.weights == 4 * loaded.model.num_parameters() + scales
 

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from steering.errors import DoseExceeded
-from steering.plan.types import DoseGuard
-from tests.steering.plan.planning import plan_of
+from steering.plan.resolve import Mandatory, RecentPlans
+from steering.plan.types import DoseGuard, SteeringPlan
+from steering.spec import SteeringSpec
+from tests.plans import Vectors, vectors_for
+from tests.steering.plan.planning import INFO, plan_of
 
 
 async def test_the_dose_guard_judges_the_sum_over_the_layers() -> None:
@@ -61,6 +64,58 @@ async def test_constant_changes_that_cancel_have_no_planned_dose() -> None:
     assert (await plan_of(behind, *opposite, guard=guard)).warnings == ()
     either = [{**one, "strength": 1.0, "when": ALWAYS} for one in opposite]
     assert (await plan_of(*either, guard=guard)).warnings == (), "which of the two holds is not known"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "cancels"),
+    [
+        (({"tokens": "generated", "end": 10}, {"tokens": "generated", "start": 10, "end": 20}), False),
+        (({"token_ids": [1]}, {"token_ids": [2]}), False),
+        (({"roles": ["user"]}, {"roles": ["assistant"]}), False),
+        (({"phase": ["thinking"]}, {"phase": ["answer"]}), False),
+        (({"tokens": "prompt", "end": 1}, {"tokens": "generated", "end": 1}), False),
+        (({"tokens": "generated", "end": 10}, {"tokens": "generated", "start": 0, "end": 10}), True),
+        (({"token_ids": [1]}, {"token_ids": [1]}), True),
+        (({"tokens": "last"}, {"tokens": "last"}), True),
+    ],
+)
+async def test_changes_cancel_at_the_same_positions_only(scopes: tuple[dict[str, Any], ...], cancels: bool) -> None:
+    strengths = (10.0, -10.0)
+    items = [
+        {"vector": "alpha", "layers": [1], "strength": strength, "scope": scope}
+        for strength, scope in zip(strengths, scopes, strict=True)
+    ]
+    for guard in (DoseGuard(0.2, "warn"), DoseGuard(0.2, "clamp")):
+        assert (not (await plan_of(*items, guard=guard)).warnings) == cancels
+
+
+async def test_a_change_in_two_scopes_cancels_where_both_act_everywhere() -> None:
+    for first, second in (("all", "generated"), ("all", "prompt")):
+        items = [
+            {"vector": "alpha", "layers": [1], "strength": strength, "scope": {"tokens": tokens}}
+            for strength, tokens in ((0.1, first), (-0.1, second))
+        ]
+        (own, _) = (await plan_of(*items)).interventions
+        dose = own.planned_dose[1]
+        assert (await plan_of(*items, guard=DoseGuard(1.01 * dose, "refuse"))).warnings == ()
+
+
+@pytest.mark.parametrize("own_dose", [0.001, 0.0])
+async def test_what_is_mandatory_is_no_part_of_the_planned_dose_of_a_request(own_dose: float) -> None:
+    def add(strength: float) -> dict[str, Any]:
+        return {"vector": "alpha", "layers": [1], "unit": "relative", "strength": strength}
+
+    async def planned(own: list[dict[str, Any]], mandatory: dict[str, Any]) -> SteeringPlan:
+        specs = [SteeringSpec.model_validate({"interventions": items}) for items in (own, [mandatory])]
+        vectors, guard = vectors_for(INFO), DoseGuard(0.2, "refuse")
+        return await RecentPlans(1).resolve(specs[0], Vectors(vectors), INFO, guard, Mandatory(specs[1], vectors))
+
+    assert (await planned([add(own_dose)], add(0.5))).warnings == ()
+    (warning,) = (await planned([], add(0.5))).warnings
+    assert "is 0.50" in warning
+    plain = {"vector": "alpha", "layers": [1]}
+    with pytest.raises(DoseExceeded):
+        await planned([{**plain, "strength": 10.0}], {**plain, "strength": -10.0})
 
 
 async def test_by_default_it_warns_beyond_the_measured_bound() -> None:

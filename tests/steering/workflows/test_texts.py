@@ -35,6 +35,14 @@ def test_without_a_chat_template_a_conversation_is_a_transcript_whose_reply_is_k
     assert capture_prompts(LinearEngine(), (talk,))[0].prompt == talk
 
 
+def test_a_transcript_may_be_of_a_reply_alone() -> None:
+    engine = LinearEngine(chat_template=False)
+    (spoken,) = capture_prompts(engine, ((ChatMessage("assistant", "warm day"),),))
+    assert spoken.prompt == engine.tokenizer.encode("Assistant: warm day")
+    reply = spoken.prompt[spoken.prompt_length :]
+    assert [engine.tokenizer.token_text(one) for one in reply if isinstance(one, int)] == ["warm", "day"]
+
+
 async def test_base_models_read_replies_in_a_transcript_and_the_card_says_so() -> None:
     engine = LinearEngine(chat_template=False)
     positive, negative = [tuple(conversation("the road", text) for text in side) for side in planted_texts()]

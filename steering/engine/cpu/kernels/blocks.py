@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import torch
 
-from steering.engine.cpu.kernels.operations import PANEL
+from steering.engine.cpu.kernels.operations import PANEL, STEP
 from steering.model.blocks import INPUTS, Blocks
 from steering.shapes import Shaped, Tensor
 
 OCTET = 8  # columns whose scales and numbers lie together
-STEP = 32  # inputs whose numbers lie together
 PANELS_AT_ONCE = 64  # bounds the memory that packing takes
 
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "lanes.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -23,8 +24,8 @@ struct Generator {
   }
 };
 
-// u = word / 2^24 in [0, 1) -> -log(-log(u)).
-inline float gumbel(int32_t word) { return -std::log(-std::log(static_cast<float>(word) * 0x1p-24f)); }
+// u = word / 2^24 in [0, 1), 0 as half a step -> -log(-log(u)).
+inline float gumbel(int32_t word) { return -std::log(-std::log(std::max(static_cast<float>(word), 0.5f) * 0x1p-24f)); }
 
 // -log(-log(u)) <= -log(1 - u), as -log(u) >= 1 - u; and 1 - u >= 2^(e - 24), where e is the exponent of 2^24 - word.
 inline Floats noise_bound(Words words) {

@@ -29,6 +29,7 @@ from steering.model.cache_folder import (
     remove_abandoned,
     scratch_folder,
 )
+from steering.model.device import DTYPES, takes_kernels
 from steering.model.loading import load, opened
 from tests.engines import compiled_soon, give_library, run, sampling
 from tests.families import FAMILIES
@@ -232,11 +233,10 @@ def test_scratch_of_ended_processes_is_removed_and_nothing_else(prefix: str, tmp
     assert not used.exists()
 
 
-def graph_of(folder: Path, cache: Path) -> Path:
+def graph_of(folder: Path, cache: Path, dtype: str = "auto") -> Path:
     """Where the graph of a model in a folder is kept."""
-    return graph_path(
-        compile_request(load(str(folder), cache_dir=cache, device="cpu"), EngineOptions(str(folder), cache))
-    )
+    loaded = load(str(folder), cache_dir=cache, device="cpu", dtype=dtype)
+    return graph_path(compile_request(loaded, EngineOptions(str(folder), cache)))
 
 
 @pytest.fixture
@@ -270,6 +270,20 @@ def test_a_graph_is_not_used_for_other_weights(saved: Path, tmp_path: Path) -> N
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert graph_of(saved, tmp_path) != before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_graph_whose_loops_have_a_number_of_threads_is_not_used_with_another(
+    dtype: str, saved: Path, tmp_path: Path
+) -> None:
+    """As in a container with fewer processors over the same cache folder. Loops beside packed weights take the number when they run."""
+    before, threads = graph_of(saved, tmp_path, dtype), torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert (graph_of(saved, tmp_path, dtype) == before) == takes_kernels(DTYPES[dtype], torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert graph_of(saved, tmp_path, dtype) == before
 
 
 def test_the_worker_compiles_no_other_model_than_the_engine_has(

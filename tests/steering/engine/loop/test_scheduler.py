@@ -118,6 +118,26 @@ def test_live_requests_take_the_blocks_of_background_work() -> None:
     assert len(world.ended) == 4
 
 
+@pytest.mark.parametrize(("blocks", "again"), [(60, False), (100, True)])
+def test_who_is_preempted_during_admission_is_not_admitted_twice(blocks: int, again: bool) -> None:
+    """Behind a starved text others are admitted, whose blocks a live request takes; a small one may get some again."""
+    world = World(blocks)
+    starved, *others = (text(16 * size + 1, salt=f"{size}") for size in ((10, 10), (10, 40, 2))[again])
+    world.put([starved, *others])
+    assert world.scheduler.admit() == [starved, *others]
+    for one in (starved, *others):
+        world.scheduler.preempt(one)
+    starved.overtaken = MOST_OVERTAKEN
+    live = request(16 * (60 if again else 45), 4)
+    world.put([live])
+    admitted = world.scheduler.admit()
+    assert set(admitted) == set(world.scheduler.running.values())
+    assert len(admitted) == len(set(admitted))
+    assert max(one.preemptions for one in others) == 2
+    assert (others[-1] in admitted) == again
+    world.finish()
+
+
 def test_the_youngest_gives_way_when_blocks_run_out_and_is_computed_again() -> None:
     world = World(12, EngineLimits(max_running=4))
     rows = [request(20, 120) for _ in range(3)]

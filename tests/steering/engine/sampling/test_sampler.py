@@ -23,7 +23,7 @@ from steering.engine.transformers.sampling import (
 )
 from steering.plan.types import UNSTEERED
 from tests.engines import family_engine, run, run_all, sampling
-from tests.reference_steps import choose
+from tests.reference_steps import ZERO, choose
 from tests.steering.engine.loop.driven import open_stream
 
 PROMPT = tuple(b"Tell me something")
@@ -65,6 +65,16 @@ def test_noise_is_gumbel_noise() -> None:
     steps = torch.arange(len(found), dtype=torch.float64) / len(found)
     assert float((distribution - steps).abs().max()) < 1.95 / len(found) ** 0.5
     assert float(found.max()) > 12.0
+
+
+@pytest.mark.parametrize("others", [-math.inf, 0.0], ids=["the only one allowed", "much better than the others"])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 5}])
+def test_a_token_whose_uniform_number_is_0_can_be_chosen(filters: dict[str, Any], others: float) -> None:
+    seed, token = ZERO
+    assert uniform([seed], [0], 264, torch.device("cpu"))[0, token] == 0.0
+    logits = torch.full((1, 264), others)
+    logits[0, token] = 50.0
+    assert sample(logits, [row(SamplingParams(temperature=1.0, seed=seed, **filters))])[0].token_id == token
 
 
 def test_noise_is_a_function_of_seed_and_index() -> None:

@@ -101,6 +101,16 @@ async def test_a_plan_is_sent_without_copies_and_keyed_with_the_order_of_its_thr
     assert torch.equal(sent.layers[1][0].write, found.layers[1][0].write)
 
 
+async def test_plans_with_other_numbers_of_interventions_have_other_keys() -> None:
+    """A report has the doses of each intervention by number, also of one that changes nothing."""
+    info = ScriptedEngine().info
+    add = {"vector": "alpha", "strength": 2.0, "layers": [1]}
+    alone = await plan_for([add], vectors_for(info), info)
+    with_idle = await plan_for([add, {**add, "vector": "beta", "strength": 0.0}], vectors_for(info), info)
+    assert alone.fingerprint == with_idle.fingerprint
+    assert plan_key(alone) != plan_key(with_idle)
+
+
 async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order() -> None:
     places: tuple[tuple[str, Literal["prompt", "generated"]], ...] = (("first", "prompt"), ("second", "generated"))
     watched = MonitorSet([

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from steering.engine.cpu.kernels.operations import sample
 from steering.engine.transformers.sampling import gumbel, states, uniform
 from steering.shapes import Tensor
+from tests.reference_steps import ZERO
 
 pytestmark = pytest.mark.usefixtures("kernels")
 VOCABULARIES = [1, 7, 15, 16, 17, 264, 1003, 49152]
@@ -135,6 +136,15 @@ def test_masks_are_never_chosen(vocabulary: int) -> None:
     for temperature in (0.0, 0.7):
         found = sample(logits, settings(torch.full((2,), temperature)), states([1, 2], [0, 0]))
         assert found.tolist() == [[place, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("top_k", [0.0, 5.0])
+def test_a_token_whose_uniform_number_is_0_can_be_chosen(top_k: float) -> None:
+    seed, token = ZERO
+    logits = torch.zeros(1, 264, dtype=torch.bfloat16)
+    logits[0, token] = 50.0
+    rows = torch.tensor([[1.0, top_k, math.inf, -math.inf]])
+    assert sample(logits, rows, states([seed], [0])).tolist() == [[token, 1]]
 
 
 @lru_cache(maxsize=1)
