@@ -338,6 +338,21 @@ async def test_another_media_type_or_job_is_refused(server: Server) -> None:
     assert (await server.client.get("/v1/jobs/nothing/output")).status_code == 404
 
 
+async def test_results_that_were_deleted_are_not_an_empty_output(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    job = await started(server, {"prompt": "a", "max_tokens": 2})
+    await until(lambda: engine.stats().running == 1)
+    assert await output(server, job) == []
+    assert engine.gate is not None
+    engine.gate.set()
+    await finished(server, job)
+    assert len(await output(server, job)) == 1
+    await server.state.store.prune("job_outputs", "2999")
+    answer = await server.client.get(f"/v1/jobs/{job['id']}/output")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
 async def test_the_number_of_steerings_is_bounded(server: Server) -> None:
     await server.register()
     lines = [{"prompt": "a", "steering": [{"vector": "sentiment", "strength": i / 1000}]} for i in range(257)]
