@@ -1,5 +1,6 @@
 """Lists and suggestions read names, pages and summaries, never everything that is stored."""
 
+import base64
 from typing import Any
 
 from sqlalchemy import select, update
@@ -40,6 +41,11 @@ async def test_profiles_are_listed_in_pages(server: Server) -> None:
     assert ([one["name"] for one in rest["data"]], rest["next_cursor"]) == (["p2", "p3", "p4"], None)
     assert rest["data"][0]["interventions"] == STEERING, "as they were written"
     assert code(await client.get("/v1/profiles?limit=201"))[0] == 400
+
+
+async def test_a_cursor_with_a_control_character_is_no_cursor(server: Server) -> None:
+    cursor = base64.urlsafe_b64encode(b"vector:a\0").decode()
+    assert code(await server.client.get("/v1/vectors", params={"cursor": cursor})) == (400, "invalid_request")
 
 
 async def test_the_number_of_profiles_is_limited_and_shown(start: StartServer) -> None:
