@@ -111,7 +111,7 @@ class EventStream(Response):
         self._writing = False  # the last write still waits for the reader
         self._since = 0.0  # when it began
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream as the response, once."""
         self._send, self._since = send, time.monotonic()
         leaving = asyncio.ensure_future(disconnected(receive))
@@ -126,6 +126,7 @@ class EventStream(Response):
             return
         except Exception as error:
             failure = public_error(error)
+            scope.setdefault("state", {})["error_code"] = failure.code  # which is counted and logged with the request
         finally:
             for task in (leaving, pumping, self._first):
                 if task is not None:

@@ -67,6 +67,7 @@ class RequestMiddleware:
                 await self._app(scope, receive, send_with_headers)
             except Exception as error:
                 failure = public_error(error)
+                scope["state"]["error_code"] = failure.code
                 if status == 0:
                     await response_of(failure, scope)(scope, receive, send_with_headers)
             finally:
@@ -152,4 +153,5 @@ class HostMiddleware:
             await self._app(scope, receive, send)
         else:
             refused = HostRefused("this server does not answer to that host name")
+            scope["state"]["error_code"] = refused.code
             await response_of(refused, scope)(scope, receive, send)
