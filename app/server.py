@@ -119,7 +119,7 @@ def serve(
         timeout_graceful_shutdown=1,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    BoundedProtocol.max_connections = settings.max_connections
+    BoundedProtocol.max_connections, BoundedProtocol.stall_seconds = settings.max_connections, settings.stall_seconds
     server = DrainingServer(config, state)
     state.on_drained = lambda: _end_by(CLOSING_SECONDS, 0)
     try:

@@ -4,9 +4,11 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from functools import partial
+from io import BytesIO
+from itertools import count, islice, takewhile
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from fastapi import APIRouter, Request
@@ -24,7 +26,7 @@ from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
 from app.core.settings import Settings
 from steering.engine.api import Prompt
-from steering.errors import InvalidRequest, Overloaded, SteeringError, Unavailable
+from steering.errors import InvalidRequest, LimitExceeded, Overloaded, SteeringError, Unavailable
 from steering.plan.types import SteeringPlan
 from steering.schemas.base import ErrorDetail
 from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, GenerateAnswer
@@ -40,6 +42,10 @@ MAX_STEERINGS = 256
 """Different steerings of one batch; a plan is held for each until the job ends."""
 PART_LINES = 100
 """Result lines that are stored together."""
+AHEAD_LINES = 2 * PART_LINES
+"""Lines from the first one without a stored result on that may have been begun: one that takes long holds up those behind it."""
+WAITING_BYTES = 16 << 20
+"""Results that wait in memory for a line before them; beyond, no line is begun, and what can be stored is."""
 LINE_BYTES = 2048
 """Memory of a parsed line besides its values: its model with all fields."""
 RETRY_SECONDS = 0.5
@@ -94,10 +100,15 @@ async def _submitted(
 
 
 def parse_lines(content: bytes, settings: Settings, kind: type[L]) -> dict[int, L]:
-    """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises LimitExceeded for too many,
+    """Parses JSON lines by their numbers in the body; blank ones are skipped. Raises LimitExceeded for too many of either,
     InvalidRequest naming the line, also for an id that two lines have."""
-    written = [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
-    check_limit(len(written), settings.max_batch_requests, "requests", "body")
+    most = settings.max_batch_requests
+    written: list[tuple[int, bytes]] = []
+    for number, text in enumerate(BytesIO(content), start=1):
+        if not text.isspace():
+            written.append((number, text))
+        if len(written) > most or number - len(written) > most:
+            raise LimitExceeded(f"a batch has at most {most} requests, and as many blank lines", param="body")
     if not written:
         raise InvalidRequest("a batch needs at least one line", param="body")
     lines: dict[int, L] = {}
@@ -126,7 +137,7 @@ def _at_line(error: SteeringError, number: int) -> SteeringError:
 class Batch(ABC, Generic[L, A]):
     """A batch that has been checked, and its results. Those that are early wait in memory for those before them.
     kind: of the job. activity: the message of its progress. result_type: a line of its output.
-    next, part: the number of stored lines, and of the parts in which they are stored."""
+    next, part: the first line without a stored result, and the number of the parts in which results are stored."""
 
     kind: ClassVar[str]
     activity: ClassVar[str]
@@ -142,7 +153,7 @@ class Batch(ABC, Generic[L, A]):
     part: int = 0
     done: int = 0
     failed: int = 0
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    writing: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @abstractmethod
     async def prepared(self, context: Context, line: L, plan: SteeringPlan) -> tuple[int, Run[A]]:
@@ -155,23 +166,27 @@ class Batch(ABC, Generic[L, A]):
 
     async def run(self, progress: Progress) -> dict[str, Any]:
         """Answers every request and stores the results in the order of the lines, part by part. A request that fails
-        has its error in its line. What ends the engine ends the job; the parts stored so far remain."""
+        has its error in its line. What ends the engine ends the job; every result that is finished is stored, however it ends."""
         total, indices = len(self.lines), iter(range(len(self.lines)))
         at_once = max(1, BACKGROUND_CONCURRENCY // max(map(self.rows, self.lines)))
 
         async def answer_next() -> None:
             for index in indices:
+                async with self.writing:
+                    await self.writing.wait_for(partial(self._may_begin, index))
                 found = await self._found(self.lines[index])
                 result = self._result(index, found)
                 text = await run_in_thread(result.model_dump_json, exclude_none=True, ensure_ascii=True)
                 self.waiting[index] = text + "\n"
                 self.done += 1
                 self.failed += isinstance(found, ErrorDetail)
-                await self._store()
+                await asyncio.shield(self._store())  # a part is stored once, also where the job ends meanwhile
                 progress(self.done, total, self.activity)
 
-        await gathered([answer_next() for _ in range(min(at_once, total))])
-        await self._store(everything=True)
+        try:
+            await gathered([answer_next() for _ in range(min(at_once, total))])
+        finally:
+            await self._store(everything=True)
         return {"requests": total, "succeeded": total - self.failed, "failed": self.failed}
 
     def answered(self, line: L) -> Prompt | None:  # noqa: ARG002 - for kinds that answer
@@ -231,20 +246,37 @@ class Batch(ABC, Generic[L, A]):
             except Overloaded:
                 await asyncio.sleep(RETRY_SECONDS)
 
+    def _may_begin(self, index: int) -> bool:
+        return index < self.next + AHEAD_LINES and self._waiting_bytes < WAITING_BYTES
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
     async def _store(self, *, everything: bool = False) -> None:
-        """Stores what is complete: whole parts, or `everything`."""
-        context, writer = self.context, Writer(self.context.key.name, self.context.key.limits.storage_bytes)
+        """Stores the results that no line before them holds up: whole parts, or all where many bytes wait. `everything`: also those
+        that are held up, since no line is answered any more."""
         async with self.writing:
-            while True:
-                part = range(self.next, self.next + PART_LINES)
-                ready = list(takewhile(self.waiting.__contains__, part))
-                if not ready or (len(ready) < PART_LINES and not everything):
+            while self.waiting:
+                following = takewhile(self.waiting.__contains__, count(self.next))
+                ready = list(islice(sorted(self.waiting) if everything else following, PART_LINES))
+                whole = everything or len(ready) == PART_LINES or self._waiting_bytes >= WAITING_BYTES
+                if not ready or not whole:
                     return
                 content = "".join(self.waiting[index] for index in ready)
-                await context.state.store.outputs.append(self.output, self.part, content, context.namespace, writer)
+                outputs, namespace = self.context.state.store.outputs, self.context.namespace
+                await outputs.append(self.output, self.part, content, namespace, self._writer())
                 for index in ready:
                     del self.waiting[index]
-                self.part, self.next = self.part + 1, self.next + len(ready)
+                self.part, self.next = self.part + 1, ready[-1] + 1
+                self.writing.notify_all()
+
+    def _writer(self) -> Writer:
+        """Returns who stores results: the key with its limits of the moment, or as it was when it has been deleted."""
+        key = self.context.key
+        with suppress(InvalidApiKey):
+            key = self.context.state[ApiKeys].current(key)
+        return Writer(key.name, key.limits.storage_bytes)
 
 
 class GenerationBatch(Batch[BatchLine, GenerateAnswer]):

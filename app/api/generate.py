@@ -125,7 +125,8 @@ class Generation:
         streams = [stream_events(engine, one) for one in choices(self.request, self.n)]
         async with aclosing(interleaved(streams)) as tokens:
             async for choice, event in tokens:
-                clock.observe(choice)
+                if event.token_id >= 0:  # the last event may have no token
+                    clock.observe(choice)
                 observed[choice].append(event)
                 if event.token_id >= 0 or event.text:
                     phase = phases(choice, event)

@@ -446,15 +446,22 @@ async def watch(job_id: str, context: ContextDep) -> Response:
 @router.get("/v1/jobs/{job_id}/output", response_class=Response, responses={200: {"content": JSON_LINES}})
 async def output(job_id: str, context: ContextDep) -> Response:
     """Returns the results of a batch as JSON lines, also while it runs and after it was cancelled."""
-    output_id = (await jobs_of(context).get(job_id)).request.get("output")
+    job, outputs = await jobs_of(context).get(job_id), context.state.store.outputs
+    output_id = job.request.get("output")
     if not isinstance(output_id, str):
         raise NotFound(f"job {job_id} has no output; its result is in its record")
+    first = await outputs.read(output_id, 0)
+    if first is None and job.status in FINAL and job.progress.done:
+        raise NotFound(
+            f"the results of job {job_id} are not stored; they are deleted after {context.settings.output_days} days"
+        )
 
     async def pieces() -> AsyncIterator[bytes]:
-        part = 0
-        while (content := await context.state.store.outputs.read(output_id, part)) is not None:
+        content, part = first, 0
+        while content is not None:
             yield content.encode()
             part += 1
+            content = await outputs.read(output_id, part)
 
     return FileStream(pieces(), f"{job_id}.jsonl", context.state, media_type="application/jsonl")
 

@@ -272,7 +272,7 @@ class GenerationWork(ABC):
         streams = [stream_events(self.context.engine, request) for request in requests]
         async with aclosing(interleaved(streams)) as arriving:
             async for choice, event in arriving:
-                if self.body.stream:
+                if self.body.stream and event.token_id >= 0:
                     clock.observe(choice)
                 yield choice, event
 

@@ -118,18 +118,20 @@ async def logit_lens(body: schemas.LogitLensRequest, context: AdmittedDep) -> Re
     """Lists the most probable next tokens at every layer and token of the prompt."""
     settings, engine = context.settings, context.engine
     unembedding_of(engine)
-    check_limit(body.top_k, settings.max_top_logprobs, "predictions a token", "top_k")
+    most = settings.max_top_logprobs
+    top_k = body.top_k if "top_k" in body.model_fields_set else min(body.top_k, most)
+    check_limit(top_k, most, "predictions a token", "top_k")
     layers = layer_indices(body.layers, engine.info.layer_count)
     prompt = context.prompt_of(body)
     ids, plan = await encode_steered(engine.tokenizer, prompt, await context.plan(body.steering))
     check_context(len(ids), 0, engine.info, param="prompt" if body.prompt is not None else "messages")
     tokens = len(ids) * (1 if plan.empty else 2)
     context.check_activations(tokens, len(layers), "activations (tokens x layers x d_model)", "layers")
-    predictions = tokens * len(layers) * body.top_k
+    predictions = tokens * len(layers) * top_k
     check_limit(predictions, settings.max_predictions, "predictions (tokens x layers x top_k)", "layers")
     numbers = tokens * (engine.info.vocab_size + len(layers) * engine.info.d_model)
     context.charge(tokens, numbers * ACTIVATION_BYTES + predictions * SCORE_BYTES)
-    found = await scoring.logit_lens(engine, ids, plan, layers, body.top_k)
+    found = await scoring.logit_lens(engine, ids, plan, layers, top_k)
 
     def answer() -> schemas.LogitLensAnswer:
         read = measuring.read_tokens(engine.tokenizer, ids)

@@ -33,9 +33,9 @@ WATCH_SECONDS = 1.0  # longest pause between two checks of a busy stream
 FIRST_EVENT_SECONDS = 0.1  # how long the status of a response waits for the first event
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # json.dumps would build one for every event
 _EVENT_NAME = re.compile(r"[a-z_.]{1,48}")
-_ENDED_EARLY = (ClientDisconnect, OSError, TimeoutError, RequestTimedOut, Draining, EngineDead)
-"""What ends a file whose status has been sent: its client has disconnected (also OSError) or takes nothing (TimeoutError), it took
-longer than `request_seconds`, or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
+_ENDED_EARLY = (ClientDisconnect, OSError, RequestTimedOut, Draining, EngineDead)
+"""What ends a file whose status has been sent: its client has disconnected (also OSError), it took longer than `request_seconds`,
+or the server stops, by itself or with its engine (the errors of `ServerState.interrupted`)."""
 
 
 class Event(NamedTuple):
@@ -85,9 +85,9 @@ OnFailure: TypeAlias = Callable[[SteeringError], tuple[Event, ...]]
 class EventStream(Response):
     """Sends events as they arrive, a comment when none does, and closes the source however it ends.
 
-    It ends early when the client disconnects (closing the source cancels the work), when the client reads nothing for
-    `stall_seconds`, when it is older than `request_seconds`, or when `interrupted` resolves to an error. The last two are
-    reported in the stream, as is any failure of the source. `first` is the first event, if it was already requested.
+    It ends early when the client disconnects (closing the source cancels the work; BoundedProtocol disconnects one that reads
+    nothing), when it is older than `request_seconds`, or when `interrupted` resolves to an error. The last two are reported
+    in the stream, as is any failure of the source. `first` is the first event, if it was already requested.
     """
 
     media_type = "text/event-stream"
@@ -111,7 +111,7 @@ class EventStream(Response):
         self._writing = False  # the last write still waits for the reader
         self._since = 0.0  # when it began
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream as the response, once."""
         self._send, self._since = send, time.monotonic()
         leaving = asyncio.ensure_future(disconnected(receive))
@@ -126,13 +126,14 @@ class EventStream(Response):
             return
         except Exception as error:
             failure = public_error(error)
+            scope.setdefault("state", {})["error_code"] = failure.code  # which is counted and logged with the request
         finally:
             for task in (leaving, pumping, self._first):
                 if task is not None:
                     await ended(task)
             await self._events.aclose()
         with suppress(_ReaderLost):
-            await self._within_stall(self._end(failure))
+            await self._end(failure)
 
     async def _end(self, failure: SteeringError | None) -> None:
         for event in () if failure is None else self._on_failure(failure):
@@ -163,17 +164,17 @@ class EventStream(Response):
 
     async def _watch(self, pumping: "asyncio.Future[None]", leaving: "asyncio.Future[None]") -> None:
         """Returns when all has been sent. Raises what ends the stream early."""
-        keepalive, stall = self._settings.keepalive_seconds, self._settings.stall_seconds
+        keepalive = self._settings.keepalive_seconds
         until = time.monotonic() + self._settings.request_seconds
         awaited: set[asyncio.Future[Any]] = {pumping, leaving, self._interrupted}
         while True:
-            pause = min(WATCH_SECONDS, keepalive, stall, until - time.monotonic())
+            pause = min(WATCH_SECONDS, keepalive, until - time.monotonic())
             await asyncio.wait(awaited, timeout=max(pause, 0.0), return_when=asyncio.FIRST_COMPLETED)
             now = time.monotonic()
             age = now - self._since
             if pumping.done():
                 return pumping.result()
-            if leaving.done() or (self._writing and age >= stall):
+            if leaving.done():
                 raise _ReaderLost
             if self._interrupted.done():
                 raise self._interrupted.result()
@@ -181,7 +182,7 @@ class EventStream(Response):
                 raise RequestTimedOut(f"the request took longer than {self._settings.request_seconds:g} s")
             if not self._writing and age >= keepalive and self.keepalive is not None:
                 self._add(self.keepalive)
-                await self._within_stall(self._flush())
+                await self._flush()
 
     def _add(self, chunk: bytes) -> None:
         self._held.append(chunk)
@@ -204,14 +205,6 @@ class EventStream(Response):
         except OSError:
             raise _ReaderLost from None
 
-    async def _within_stall(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits work that waits for the reader. Raises _ReaderLost when it takes longer than `stall_seconds`."""
-        try:
-            async with asyncio.timeout(self._settings.stall_seconds):
-                await work
-        except TimeoutError:
-            raise _ReaderLost from None
-
 
 class LineStream(EventStream):
     """Sends the data of events as JSON lines, without event names and keep-alive comments, which are not JSON."""
@@ -222,7 +215,7 @@ class LineStream(EventStream):
 
 
 class _ReaderLost(Exception):
-    """The client has disconnected or reads nothing, so no error can be reported to it."""
+    """The client has disconnected, so no error can be reported to it."""
 
 
 async def next_event(events: AsyncGenerator[Event, None]) -> Event | None:
@@ -291,8 +284,8 @@ async def event_stream(
 class FileStream(Response):
     """Sends the pieces of a file. If its `length` in bytes is known beforehand, it is sent as Content-Length.
 
-    It ends early when the client disconnects, takes nothing for `stall_seconds`, when the response is older than
-    `request_seconds` or the server stops; the client then sees that the body is incomplete.
+    It ends early when the client disconnects, when the response is older than `request_seconds` or the server stops; the client
+    then sees that the body is incomplete.
     """
 
     def __init__(
@@ -318,10 +311,8 @@ class FileStream(Response):
             await while_connected(self._state, receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        """Raises TimeoutError when the client takes nothing for too long."""
         async for piece in self._pieces:
-            async with asyncio.timeout(self._state.settings.stall_seconds):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -205,7 +205,7 @@ def response_of(error: SteeringError, scope: MutableMapping[str, Any]) -> Respon
     headers = dict(outcome.headers)
     retry_after = getattr(error, "retry_after", outcome.retry_after)
     if retry_after is not None:
-        headers["Retry-After"] = f"{max(retry_after, 0.1):.3g}"
+        headers["Retry-After"] = str(math.ceil(max(retry_after, 1)))
     if getattr(error, "never", False):  # the request alone is beyond the limit
         headers |= _NO_RETRY
     return json_response(formed(scope, body_of(error), outcome.status), outcome.status, headers)

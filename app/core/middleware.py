@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import re
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 
 import structlog
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1", "[::1]")
+PIECE_BYTES = 1 << 16
+"""What is sent at once of a whole answer."""
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 ASKED_BY_ADDRESS = HEALTH_PATHS | {"/metrics"}
 """Of a container, by orchestrators and Prometheus; only health needs no key."""
@@ -54,7 +57,8 @@ class RequestMiddleware:
                 headers["X-Request-Id"] = request_id
                 for name, value in SECURITY_HEADERS:
                     headers.setdefault(name, value)
-            await send(message)
+            for piece in _pieces(message):
+                await send(piece)
 
         started = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id), self._state.count_request() as admission:
@@ -63,6 +67,7 @@ class RequestMiddleware:
                 await self._app(scope, receive, send_with_headers)
             except Exception as error:
                 failure = public_error(error)
+                scope["state"]["error_code"] = failure.code
                 if status == 0:
                     await response_of(failure, scope)(scope, receive, send_with_headers)
             finally:
@@ -91,6 +96,19 @@ class RequestMiddleware:
             key=key,
             client=client_address(scope, self._state.settings.client_header),
         )
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """Cuts the body of a whole answer. Each piece is sent once its client has taken those before it, and the answer counts as memory of
+    its request until then. The last body of a stream is empty."""
+    if message["type"] != "http.response.body" or message.get("more_body"):
+        yield message
+        return
+    body, start = message.get("body", b""), 0
+    while len(body) - start > PIECE_BYTES:
+        yield {**message, "body": body[start : start + PIECE_BYTES], "more_body": True}
+        start += PIECE_BYTES
+    yield {**message, "body": body[start:]}
 
 
 def client_address(scope: Scope, header: str | None) -> str | None:
@@ -135,4 +153,5 @@ class HostMiddleware:
             await self._app(scope, receive, send)
         else:
             refused = HostRefused("this server does not answer to that host name")
+            scope["state"]["error_code"] = refused.code
             await response_of(refused, scope)(scope, receive, send)

@@ -59,7 +59,7 @@ def _response(status: int, codes: set[str], schema: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
     described = {"description": "Codes: " + ", ".join(sorted(codes)), "content": content}
     if status in (429, 503):
-        described["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "number"}}}
+        described["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
     return described
 
 

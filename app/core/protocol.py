@@ -1,11 +1,13 @@
-"""HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle and open connections."""
+"""HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle, unread and open connections."""
 
 from asyncio import TimerHandle
+from collections import deque
 from http import HTTPStatus
+from math import inf
 from typing import ClassVar, cast
 
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.core.errors import TooManyConnections, body_of, json_response, outcome_of
 from app.core.telemetry import new_request_id
@@ -17,23 +19,28 @@ OVERHEAD_RATIO = 8
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections that send too much or too slowly outside of a body, whose bytes are bounded by its route.
+    """Closes connections that send too much or too slowly outside of a body, whose bytes are bounded by its route, and those whose
+    client takes nothing of what was written to it.
 
     Bounded are headers, chunk sizes, trailers, and the time that each may take: all that a client can send without a key.
     """
 
     head_seconds: ClassVar[float] = 10.0  # for a head to arrive, and how long a new connection may be idle
     linger_seconds: ClassVar[float] = 2.0  # for the rest of a request to arrive once its response is complete
+    stall_seconds: ClassVar[float] = 60.0  # for a client to take something of what was written to it
     max_connections: ClassVar[int] = 1000  # when all are open, the one that is idle for longest is closed for a new one
 
     _in_head = _in_body = _half_closed = False
     _received = _content = 0
     _deadline: TimerHandle | None = None
+    _unread_deadline: TimerHandle | None = None
     _idle_since: float | None = None
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
         """Accepts the connection, unless too many are open and none of them is idle."""
         super().connection_made(transport)
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        transport.set_write_buffer_limits(high=0)  # writing is paused as long as any byte has not been sent
         self._idle_since = self.loop.time()
         if len(self.connections) > self.max_connections and not self._close_idle_connection():
             error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")
@@ -53,9 +60,23 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._half_closed
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the timer."""
+        """Stops the timers, and tells every request that its client is gone; uvicorn tells the last one."""
         self._set_deadline(None)
+        self._stop_waiting()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Waits for the client to take what was written, also where the connection is closed meanwhile: it stays open until then."""
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        """Goes on: everything has been sent."""
+        self._stop_waiting()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Starts counting a new request."""
@@ -74,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._in_body, self._received = False, True, 0
         self._set_deadline(None)
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Counts the content of the body."""
@@ -89,7 +111,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Gives the rest of an unread body a little time, since its response has already been sent."""
         super().on_response_complete()
-        if self._half_closed and self.cycle.response_complete:
+        self._unanswered.popleft()
+        if self._unanswered:  # another request, which was sent before this response, is answered now
+            return
+        if self._half_closed:
             self.transport.close()
         elif self._in_body:
             self._set_deadline(self.linger_seconds)
@@ -115,13 +140,30 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
+    def _await_reader(self, unread: float = inf) -> None:
+        """Aborts the connection where its client has taken nothing of `unread` bytes; else waits on for `stall_seconds`."""
+        left = self.transport.get_write_buffer_size()
+        if left >= unread:
+            self.transport.abort()
+        else:
+            self._unread_deadline = self.loop.call_later(self.stall_seconds, self._await_reader, left)
+
+    def _stop_waiting(self) -> None:
+        if self._unread_deadline is not None:
+            self._unread_deadline.cancel()
+
     def _close_idle_connection(self) -> bool:
         """Closes the other connection that has been idle for longest. Returns False when none is idle."""
         others = [cast(BoundedProtocol, one) for one in self.connections if one is not self]
-        idle = [one for one in others if one._idle_since is not None and not one.transport.is_closing()]
+        idle = [one for one in others if one._idle]
         if idle:
             min(idle, key=lambda one: one._idle_since or 0.0).transport.close()
         return bool(idle)
+
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is received, answered or sent."""
+        return self._idle_since is not None and not self.flow.write_paused and not self.transport.is_closing()
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP request with the body of every error; uvicorn answers with plain text."""

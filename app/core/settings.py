@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     request_seconds: Seconds = Field(600.0, description="longest life of one request")
     body_seconds: Seconds = Field(30.0, description="longest time a body may take to arrive")
     keepalive_seconds: Seconds = Field(15.0, description="pause after which a stream sends a comment")
-    stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its stream")
+    stall_seconds: Seconds = Field(60.0, description="a reader that takes nothing for so long loses its connection")
     drain_seconds: Seconds = Field(30.0, description="time that running requests get after SIGTERM")
     drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
     """after SIGTERM the server is not ready, but accepts requests for so long: a load balancer has time to notice"""

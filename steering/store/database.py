@@ -322,7 +322,7 @@ def read_cursor(listing: Listing, cursor: str) -> str:
         kind, _, last = base64.b64decode(cursor.encode("ascii"), b"-_", validate=True).decode().partition(":")
     except (UnicodeError, binascii.Error) as error:
         raise refusal from error
-    if kind != listing or make_cursor(listing, last) != cursor:
+    if kind != listing or not last.isprintable() or make_cursor(listing, last) != cursor:
         raise refusal
     return last
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
+from sqlalchemy.orm import aliased
 
 from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
@@ -34,11 +35,13 @@ def days_ago(days: int) -> str:
 
 
 def older(table: Aging, before: str) -> tuple[type[Base], ColumnElement[bool]]:
-    """Selects the rows of a table from before a time: ended jobs that last changed before it, and parts of outputs, audit entries
-    and links that were made before it."""
+    """Selects the rows of a table from before a time: ended jobs that last changed before it, all parts of outputs whose last part
+    was made before it, and audit entries and links that were made before it."""
+    part = aliased(JobOutputRow)
+    kept = select(part.output_id).where(part.created_at >= before)
     old: dict[Aging, tuple[type[Base], ColumnElement[bool]]] = {
         "jobs": (JobRow, JobRow.status.not_in(UNFINISHED) & (JobRow.updated_at < before)),
-        "job_outputs": (JobOutputRow, JobOutputRow.created_at < before),
+        "job_outputs": (JobOutputRow, (JobOutputRow.created_at < before) & JobOutputRow.output_id.not_in(kept)),
         "audit": (AuditRow, AuditRow.at < before),
         "links": (LinkRow, LinkRow.created_at < before),
     }

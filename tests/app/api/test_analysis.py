@@ -108,6 +108,15 @@ async def test_the_lens_says_what_a_residual_would_become(server: Server) -> Non
             assert [best["logprob"] for best in row] == sorted((best["logprob"] for best in row), reverse=True)
 
 
+async def test_the_lens_lists_as_many_tokens_as_the_server_allows(start: StartServer) -> None:
+    server = await start(max_top_logprobs=2)
+    await planted(server)
+    found = await asked(server, "logit-lens", prompt="good", layers=[1])
+    assert [len(row) for row in found["layers"][0]["plain"]] == [2] * 4
+    refused = await server.client.post("/v1/logit-lens", json={"prompt": "good", "top_k": 3})
+    assert refused.json()["error"]["code"] == "limit_exceeded"
+
+
 async def test_the_lens_with_steering_has_both_readings(server: Server) -> None:
     vector = await planted(server)
     body = {"messages": [{"role": "user", "content": "good"}], "layers": [2]}

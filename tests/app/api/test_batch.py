@@ -2,15 +2,22 @@
 
 import asyncio
 import json
+import tracemalloc
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from steering.errors import NonfiniteActivations
+from app.api import batch
+from app.api.batch import AHEAD_LINES, parse_lines
+from app.core.settings import Settings
+from steering.engine.api import GenerationRequest, TokenEvent
+from steering.errors import LimitExceeded, NonfiniteActivations
+from steering.schemas.generation import BatchLine
 from steering.workflows.generate import BACKGROUND_CONCURRENCY
 from tests.app.conftest import Server, StartServer
 from tests.fakes import NONFINITE_STRENGTH, ScriptedEngine
-from tests.polling import until
+from tests.polling import holds, until
 
 HEADERS = {"content-type": "application/jsonl"}
 KEY = "sk-admin-key-0123456789"
@@ -107,8 +114,56 @@ async def test_cancelling_frees_every_row_and_keeps_finished_parts(start: StartS
     assert cancelled["status"] == "cancelled"
     await until(lambda: engine.stats().running == 0)
     found = await output(server, job)
-    assert 100 <= len(found) < 2000
-    assert [one["index"] for one in found] == list(range(len(found)))
+    assert 150 <= len(found) < 2000
+    assert len(found) >= cancelled["progress"]["done"]
+    indices = [one["index"] for one in found]
+    assert indices == sorted(set(indices))
+
+
+class HeldEngine(ScriptedEngine):
+    """An engine that does not answer a request for two tokens before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = asyncio.Event()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        if request.sampling.max_tokens == 2:
+            await self.may.wait()
+        async for event in super().generate(request):
+            yield event
+
+
+HELD_UP = [{"prompt": "a", "max_tokens": 2}, *({"prompt": "a", "max_tokens": 1} for _ in range(600))]
+
+
+async def test_results_behind_a_slow_line_are_few_and_are_stored_when_the_job_ends(start: StartServer) -> None:
+    server = await start(HeldEngine())
+    job = await started(server, *HELD_UP)
+
+    async def all_begun() -> bool:
+        progress = (await server.client.get(f"/v1/jobs/{job['id']}")).json()["progress"]
+        return bool(progress.get("done", 0) >= AHEAD_LINES - 1)
+
+    await holds(all_begun)
+    cancelled = (await server.client.delete(f"/v1/jobs/{job['id']}")).json()
+    assert (cancelled["status"], cancelled["progress"]["done"]) == ("cancelled", AHEAD_LINES - 1)
+    assert [one["index"] for one in await output(server, job)] == list(range(1, AHEAD_LINES))
+
+
+async def test_lines_are_begun_again_once_a_slow_one_has_ended(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "WAITING_BYTES", 1)
+    engine = HeldEngine()
+    server = await start(engine)
+    job = await started(server, *HELD_UP)
+    await until(lambda: len(engine.requests) > 0)
+    assert len(engine.requests) < BACKGROUND_CONCURRENCY
+    engine.may.set()
+    assert (await finished(server, job))["result"]["succeeded"] == len(HELD_UP)
+    assert [one["index"] for one in await output(server, job)] == list(range(len(HELD_UP)))
+    assert len(engine.requests) == len(HELD_UP)
 
 
 async def test_few_lines_of_a_large_batch_are_tasks_at_once(start: StartServer) -> None:
@@ -214,6 +269,36 @@ async def test_a_key_over_its_tokens_fails_what_never_fits(start: StartServer) -
     assert [one.get("error", {}).get("code") for one in found] == ["rate_limited", None]
 
 
+async def test_the_bytes_that_a_key_may_store_are_those_of_the_moment(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine, api_keys=KEY)
+    admin = {"authorization": f"Bearer {KEY}"}
+    made = (await server.client.post("/v1/keys", json={"name": "a", "scopes": ["generate"]}, headers=admin)).json()
+    headers = {"authorization": f"Bearer {made['key']}", **HEADERS}
+    answer = await server.client.post("/v1/generate/batch", content=written({"prompt": "a"}), headers=headers)
+    address = f"/v1/jobs/{answer.json()['id']}"
+    await until(lambda: engine.stats().running == 1)
+    changed = {"limits": {"storage_bytes": 1}}
+    assert (await server.client.patch(f"/v1/keys/{made['id']}", json=changed, headers=admin)).status_code == 200
+    assert engine.gate is not None
+    engine.gate.set()
+    await server.client.get(f"{address}/events", headers=admin)
+    record = (await server.client.get(address, headers=admin)).json()
+    assert (record["status"], record["error"]["code"]) == ("failed", "storage_full")
+
+
+@pytest.mark.parametrize("line", [b"00\n", b"\n"])
+def test_more_lines_than_a_batch_may_have_are_refused_in_little_memory(line: bytes) -> None:
+    content = line * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitExceeded):
+            parse_lines(content, Settings(max_batch_requests=1000), BatchLine)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 REFUSED: list[tuple[bytes, str, str]] = [
     (b"", "invalid_request", "body"),
     (b"\n \n", "invalid_request", "body"),
@@ -227,6 +312,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'\n{"prompt": "a"}\n\n{"prompt": "a", "n": 9}\n', "limit_exceeded", "line 4: n"),
     (written({"prompt": "a", "steering": [{"vector": "nothing"}]}), "vector_not_found", "line 1: vector"),
     (written(*({"prompt": "a"} for _ in range(6))), "limit_exceeded", "body"),
+    (b"\n" * 6 + written({"prompt": "a"}), "limit_exceeded", "body"),
 ]
 
 
@@ -250,6 +336,21 @@ async def test_another_media_type_or_job_is_refused(server: Server) -> None:
     answer = await server.client.get(f"/v1/jobs/{job['id']}/output")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     assert (await server.client.get("/v1/jobs/nothing/output")).status_code == 404
+
+
+async def test_results_that_were_deleted_are_not_an_empty_output(start: StartServer) -> None:
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    job = await started(server, {"prompt": "a", "max_tokens": 2})
+    await until(lambda: engine.stats().running == 1)
+    assert await output(server, job) == []
+    assert engine.gate is not None
+    engine.gate.set()
+    await finished(server, job)
+    assert len(await output(server, job)) == 1
+    await server.state.store.prune("job_outputs", "2999")
+    answer = await server.client.get(f"/v1/jobs/{job['id']}/output")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 async def test_the_number_of_steerings_is_bounded(server: Server) -> None:

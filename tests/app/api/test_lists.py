@@ -1,5 +1,6 @@
 """Lists and suggestions read names, pages and summaries, never everything that is stored."""
 
+import base64
 from typing import Any
 
 from sqlalchemy import select, update
@@ -52,6 +53,11 @@ async def test_a_page_has_as_many_entries_as_the_operator_allows(start: StartSer
         whole = await server.client.get(path)
         assert (whole.status_code, len(whole.json()["data"]) <= 2) == (200, True), path
         assert code(await server.client.get(path, params={"limit": 3})) == (400, "limit_exceeded")
+
+
+async def test_a_cursor_with_a_control_character_is_no_cursor(server: Server) -> None:
+    cursor = base64.urlsafe_b64encode(b"vector:a\0").decode()
+    assert code(await server.client.get("/v1/vectors", params={"cursor": cursor})) == (400, "invalid_request")
 
 
 async def test_the_number_of_profiles_is_limited_and_shown(start: StartServer) -> None:

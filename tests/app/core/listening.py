@@ -17,6 +17,9 @@ from steering.engine.api import Engine
 from tests.memory_store import memory_store
 from tests.polling import until
 
+LITTLE = 1 << 12
+"""Bytes of a socket's buffer."""
+
 
 class Listening:
     """A server in a thread of its own, on a free port."""
@@ -32,8 +35,13 @@ class Listening:
             self.app, http=protocol, log_config=None, server_header=False, timeout_graceful_shutdown=1
         )
         self._server = DrainingServer(config, self.state)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        runner = asyncio.Runner(loop_factory=config.get_loop_factory())  # the loop of a server in operation
+        self._thread = threading.Thread(target=self._run, args=(runner,))
         self._loop: asyncio.AbstractEventLoop
+
+    def _run(self, runner: asyncio.Runner) -> None:
+        with runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -58,9 +66,29 @@ class Listening:
         """Opens a connection."""
         return await asyncio.open_connection("127.0.0.1", self.port)
 
+    def send_little_ahead(self) -> None:
+        """Connections from now on take few bytes of the server before their client reads."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)
+
+    async def connect_unread(self, request: bytes) -> socket.socket:
+        """Sends a request on a connection that nothing is read from, and returns it once bytes of its answer wait."""
+        before = set(self.connections)
+        unread = socket.socket()
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE)
+        unread.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(unread, ("127.0.0.1", self.port))
+        await loop.sock_sendall(unread, request)
+        await until(lambda: any(one.flow.write_paused for one in self.connections - before))
+        return unread
+
     def act(self, what: Callable[[], None]) -> None:
         """Calls something in the server's event loop before it reads what is sent from now on."""
         self._loop.call_soon_threadsafe(what)
+
+    async def turn(self) -> None:
+        """Returns once the server's event loop has called what was ready."""
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop))
 
     def quiet(self) -> bool:
         """Returns whether nothing runs or waits and no row or byte is in use."""

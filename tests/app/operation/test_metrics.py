@@ -96,6 +96,18 @@ async def test_refusals_are_counted_by_key_and_limit(start: StartServer) -> None
     assert await measured(server.client, "steering_key_refusals_total") == {(key["id"], "tokens"): 1.0}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_internal_errors_are_counted_also_in_streams(start: StartServer, stream: bool) -> None:
+    server = await start(ScriptedEngine(failure=RuntimeError("broken"), fail_at=1))
+    await server.client.post("/v1/generate", json={"prompt": "a", "stream": stream})
+    assert (await measured(server.client, "steering_errors_total")).get(("internal_error",)) == 1.0
+
+
+async def test_refused_hosts_are_counted(server: Server) -> None:
+    await server.client.get("/v1/vectors", headers={"host": "elsewhere.example"})
+    assert (await measured(server.client, "steering_errors_total")).get(("host_refused",)) == 1.0
+
+
 async def test_the_series_of_a_deleted_key_are_removed(start: StartServer) -> None:
     """service S6"""
     server = await start(api_keys=ADMIN)

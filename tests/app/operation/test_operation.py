@@ -103,7 +103,7 @@ async def test_the_times_of_tokens_are_those_of_streams(server: Server, path: st
         assert answer.status_code == 200, answer.text
         text = (await server.client.get("/metrics")).text
         assert f"steering_first_token_seconds_count {float(stream)}" in text
-        assert f"steering_token_gap_seconds_count {4.0 * stream}" in text
+        assert f"steering_token_gap_seconds_count {3.0 * stream}" in text
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ async def test_metrics_show_gaps_doses_keys_errors_jobs_and_blocks(start: StartS
     text = (await server.client.get("/metrics")).text
     name = "key-" + hashlib.sha256(b"sk-metrics-key-0123456789").hexdigest()[:8]
     for line in (
-        "steering_token_gap_seconds_count 3.0",
+        "steering_token_gap_seconds_count 2.0",
         "steering_relative_dose_count 1.0",
         f'steering_key_tokens_total{{key="{name}"}} 5.0',
         f'steering_key_requests_total{{key="{name}"}} 3.0',

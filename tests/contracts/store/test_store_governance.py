@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from steering.errors import InternalError, InvalidRequest, KeyNotFound
-from steering.store.records import KeyRecord
+from steering.store.records import KeyRecord, now
 from steering.store.store import Store
 
 KEY = KeyRecord("key_1", "team a", "0" * 64, ("read", "generate"), {"concurrency": 3, "vectors": ["mood"]})
@@ -107,3 +107,14 @@ async def test_outputs_are_read_part_by_part_and_deleted_by_age(store: Store) ->
     assert await store.prune("job_outputs", "2000-01-01T00:00:00.000000Z") == 0
     assert await store.prune("job_outputs", "2999-01-01T00:00:00.000000Z") == 4
     assert await store.outputs.read("out-1", 0) is None
+
+
+async def test_an_output_is_deleted_as_a_whole_when_its_last_part_is_old(store: Store) -> None:
+    await store.outputs.append("out-1", 0, "first\n")
+    await store.outputs.append("out-2", 0, "other\n")
+    await asyncio.sleep(0.01)  # times have microseconds
+    between = now()
+    await store.outputs.append("out-1", 1, "second\n")
+    assert await store.prune("job_outputs", between) == 1
+    assert await store.outputs.read("out-1", 0) == "first\n"
+    assert await store.outputs.read("out-2", 0) is None
