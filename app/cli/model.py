@@ -254,12 +254,13 @@ def lens(
     steer_layers: SteerLayers = None,
     steering: Steering = None,
     layers: Annotated[str, "Layers to show: all, or 12,13."] = "all",
-    top_k: Annotated[int, "Predictions per layer."] = 5,
+    top_k: Annotated[int | None, "Predictions per layer; default: 5, or what the server lists at most."] = None,
     token: Annotated[int, "Which token of the prompt; -1 is the last."] = -1,
 ) -> Output:
     """Show the next token predicted from each layer, unsteered and steered."""
     interventions = steering_of(steer, steer_layers, steering=steering) or []
-    answer = client.logit_lens(**asked.fields(), steering=interventions, layers=layers_of(layers), top_k=top_k)
+    fields = asked.fields() | given(steering=interventions, layers=layers_of(layers), top_k=top_k)
+    answer = client.logit_lens(**fields)
 
     def printed() -> None:
         if not -len(answer.tokens) <= token < len(answer.tokens):
