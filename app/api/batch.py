@@ -247,7 +247,8 @@ class Batch(ABC, Generic[L, A]):
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _may_begin(self, index: int) -> bool:
-        return index < self.next + AHEAD_LINES and self._waiting_bytes < WAITING_BYTES
+        """Whether a line may be begun. The one that all results wait for always may."""
+        return index == self.next or (index < self.next + AHEAD_LINES and self._waiting_bytes < WAITING_BYTES)
 
     @property
     def _waiting_bytes(self) -> int:

@@ -166,6 +166,15 @@ async def test_lines_are_begun_again_once_a_slow_one_has_ended(
     assert len(engine.requests) == len(HELD_UP)
 
 
+async def test_lines_are_begun_one_after_the_other_where_no_result_may_wait(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "WAITING_BYTES", 0)
+    server = await start(ScriptedEngine())
+    job = await started(server, *({"prompt": "a", "max_tokens": 1} for _ in range(9)))
+    assert (await finished(server, job))["result"]["succeeded"] == 9
+
+
 async def test_few_lines_of_a_large_batch_are_tasks_at_once(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(ScriptedEngine(gate=gate, length=2))
