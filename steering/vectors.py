@@ -16,6 +16,7 @@ from steering.spec import INLINE_PREFIX, MAX_RANK
 
 SCALES = torch.finfo(torch.float32)
 """Natural scales are divided by and multiplied with in float32; one below its normal numbers is as good as 0."""
+_MASK = (1 << 64) - 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -208,6 +209,17 @@ def unit(values: Direction, layer: int) -> tuple[Direction, float]:
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
     """Draws directions of random controls: standard normal in float64, all equally likely, not of unit length."""
     return torch.randn(count, d_model, generator=torch.Generator().manual_seed(seed % 2**63), dtype=torch.float64)
+
+
+def mix(seed: int, choice: int) -> int:
+    """Derives the seed of choice j: seed for 0, else the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a
+    bijection, of seed + j * 0x9E3779B97F4A7C15 mod 2^64, so that no two later choices share their noise."""
+    if choice == 0:
+        return seed
+    value = (seed + choice * 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
 
 
 def combine(

@@ -17,9 +17,8 @@ from steering.errors import InvalidRequest
 from steering.extraction.base import Negatives, Positives, mean_shift
 from steering.extraction.card import best_layer
 from steering.pairs import PairSet, Split, folds, groups_of, indices_without
-from steering.seeds import mix
 from steering.shapes import Direction, Float, Tensor
-from steering.vectors import LayerDirection, random_directions
+from steering.vectors import LayerDirection, mix, random_directions
 
 Fit: TypeAlias = Callable[[Positives, Negatives, bool], LayerDirection]
 """`ExtractionMethod.fit`."""

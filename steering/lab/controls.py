@@ -13,9 +13,8 @@ from steering.model.info import ModelInfo
 from steering.pairs import PairSet
 from steering.plan.resolve import resolve
 from steering.plan.types import DoseGuard, SteeringPlan
-from steering.seeds import mix
 from steering.spec import InterventionSpec, SteeringSpec, vector_names
-from steering.vectors import ConceptVector, LayerDirection, VectorsByName, random_directions
+from steering.vectors import ConceptVector, LayerDirection, VectorsByName, mix, random_directions
 from steering.workflows.extract import START, ExtractionRequest, extract
 from steering.workflows.texts import subset
 

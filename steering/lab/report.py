@@ -31,9 +31,8 @@ from steering.schemas.evaluation import (
     SideEffectAnswer,
     ThresholdsFields,
 )
-from steering.seeds import mix
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, mix
 from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score

@@ -26,11 +26,10 @@ from steering.plan.resolve import check_model
 from steering.plan.types import UNSTEERED, SteeringPlan
 from steering.registry import Registry
 from steering.schemas.evaluation import Arm, EvaluatedPoint, ScoresAnswer
-from steering.seeds import mix
 from steering.shapes import Residual
 from steering.spec import Interval
 from steering.threads import run_in_thread
-from steering.vectors import ConceptVector, LayerDirection
+from steering.vectors import ConceptVector, LayerDirection, mix
 from steering.workflows import generate
 from steering.workflows.generate import Answer, Progress, ignore_progress, progress_of_part
 from steering.workflows.measures import estimate, finite_exp, predicting, repetition, surprises

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 from steering.engine.api import Engine, Finish, GenerationRequest, Prompt, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import RaisedMonitor
-from steering.seeds import mix
+from steering.vectors import mix
 
 K = TypeVar("K")
 T = TypeVar("T")

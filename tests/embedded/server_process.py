@@ -20,8 +20,8 @@ class ServerProcess:
     """The embedded model behind HTTP. `folder` holds the database, so that a second process finds what the first kept."""
 
     def __init__(self, folder: Path, model_cache: Path, *, python: str = "", **settings: str) -> None:
-        """python: an interpreter that starts it as `steer serve` is started, of another environment for instance. Without one it is
-        forked from a process that has made its imports."""
+        """The client has the first of `api_keys`. python: an interpreter that starts it as `steer serve` is started, of another
+        environment for instance. Without one it is forked from a process that has made its imports."""
         self.folder, self.log, self._python = folder, folder / "server.log", python
         self._environment: Mapping[str, str] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("STEERING_")},
@@ -30,6 +30,7 @@ class ServerProcess:
             "HF_HUB_OFFLINE": "1",
             **{f"STEERING_{name.upper()}": value for name, value in settings.items()},
         }
+        self._key = settings.get("api_keys", "").split(",")[0] or None
         self.client: Client
         self.url = ""
         self.process: subprocess.Popen[bytes] | ForkedProcess
@@ -70,7 +71,7 @@ class ServerProcess:
         """Waits for the address in what it wrote to its log from `start` on, and until it is ready."""
         while (url := announced(self._output_since(start))) is None:
             self._wait(until)
-        self.url, self.client = url, Client(url, timeout=240.0)
+        self.url, self.client = url, Client(url, api_key=self._key, timeout=240.0)
         while not self.ready():
             self._wait(until)
 

@@ -9,7 +9,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from steering.client import Client
 from tests.embedded.material import pair_words
 from tests.embedded.server_process import ServerProcess
 
@@ -78,7 +77,6 @@ def test_a_plain_answer_is_the_same_in_fifty_runs_at_any_dial_cold_and_cached_id
     with ServerProcess(tmp_path, compiled_cache, api_keys=",".join(KEYS)) as server:
         few = {"name": "sentiment", "pairs": pair_words("sentiment")[:8], "layers": [14], "holdout": 0}
         post(server.url, KEYS[0], "/v1/vectors/extract?wait=true", few)
-        client = Client(server.url, api_key=KEYS[0])
         server.until_compiled()
         found = []
         for key in KEYS[1:4]:
@@ -87,7 +85,6 @@ def test_a_plain_answer_is_the_same_in_fifty_runs_at_any_dial_cold_and_cached_id
             for key in KEYS[4:]:
                 found += [plain(server.url, key, strength) for strength in STRENGTHS]
         found += [plain(server.url, key, strength) for key in KEYS[1:5] for strength in STRENGTHS]
-        executor = client.capabilities().executor
-        client.close()
+        executor = server.client.capabilities().executor
     assert len(found) == 50
     assert all(one == found[0] for one in found), f"{len({str(one) for one in found})} different answers of {executor}"

@@ -251,7 +251,7 @@ def test_a_job_outlives_a_reload_in_the_tray_and_can_be_cancelled_there(wide: Vi
 def _follow_in_the_tray(wide: Visit) -> None:
     tray = wide.page.locator(".tray")
     expect(tray).to_contain_text("1 job")
-    expect(wide.page.get_by_role("list", name="Steps").locator("[aria-current]")).to_contain_text("Find")
+    expect(wide.page.get_by_role("list", name="Steps").locator("[aria-current]")).to_contain_text("Look and keep")
     wide.page.reload()
     expect(tray).to_contain_text("1 job")
     expect(wide.page.locator(".top-bar .facts")).to_contain_text("1 job,")

@@ -21,8 +21,7 @@ from steering.lab.trials import (
 )
 from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan
-from steering.seeds import mix
-from steering.vectors import ConceptVector
+from steering.vectors import ConceptVector, mix
 from steering.workflows.generate import background
 from tests.narrowing import present
 from tests.plans import change_at

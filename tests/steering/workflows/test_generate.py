@@ -7,7 +7,7 @@ import pytest
 from steering.engine.api import Finish, GenerationRequest, SamplingParams, TokenEvent
 from steering.errors import InternalError, InvalidRequest, NonfiniteActivations, SteeringError
 from steering.injection.rows import SteeringReport
-from steering.seeds import mix
+from steering.vectors import mix
 from steering.workflows.generate import answer, answers, assemble
 from tests.steering.workflows.linear import LinearEngine
 

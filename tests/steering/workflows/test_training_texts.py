@@ -9,7 +9,7 @@ from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.errors import InvalidRequest
 from steering.injection.rows import SteeringReport
 from steering.pairs import ChatMessage, PairSet
-from steering.seeds import mix
+from steering.vectors import mix
 from steering.workflows.generate import answer
 from steering.workflows.texts import ANSWER, NEUTRAL, as_prompts, neutral_texts, token_pairs
 from tests.steering.workflows.linear import LinearEngine
