@@ -82,7 +82,8 @@ def kernel_choice(
     """
     with _lock:
         if PROCESS not in made:
-            path = library.with_name(f"{library.stem}-{len(os.sched_getaffinity(0))}-choice.json")
+            used = f"{len(os.sched_getaffinity(0))}-{torch.get_num_threads()}"  # processors and threads, on which the times depend
+            path = library.with_name(f"{library.stem}-{used}-choice.json")
             kept, settled = _read(path)
             found = kept if settled else None
             blocks = any(one.dtype == torch.uint8 and one.stride(0) > one[0].numel() for one in weights)

@@ -127,6 +127,18 @@ def test_it_is_measured_once_and_kept_and_blocks_when_a_model_has_them(tmp_path:
 
 
 @pytest.mark.usefixtures("measured")
+def test_a_choice_that_one_thread_made_is_not_that_of_two(tmp_path: Path) -> None:
+    def measure(choices: Sequence[KernelChoice], counts: Sequence[int]) -> tuple[list[Mapping[int, float]], bool]:
+        return [dict.fromkeys(counts, 1.0) for _ in choices], True
+
+    found = []
+    for threads in (1, 2, 1):
+        torch.set_num_threads(threads)
+        found.append(kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure).team)
+    assert found == [False, True, False]
+
+
+@pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("settled", [True, False])
 def test_the_order_of_sums_is_never_that_of_a_disturbed_measurement(tmp_path: Path, settled: bool) -> None:
     def measure(choices: Sequence[KernelChoice], counts: Sequence[int]) -> tuple[list[Mapping[int, float]], bool]:
