@@ -71,7 +71,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def share(count: float, of: int) -> Estimate:
     """Returns count / of and its 95 % interval (Wilson, Journal of the American Statistical Association 22, 1927), which has a width
-    where all or none count. count: may be a sum of shares, whose interval is then too wide rather than too narrow."""
+    where all or none count. count: may be a sum of shares, which scipy's `binomtest` does not take; the interval is then too wide rather
+    than too narrow."""
     found, square = count / of, float(ndtri(0.975)) ** 2 / of
     middle = (found + square / 2) / (1.0 + square)
     reach = sqrt(square * found * (1.0 - found) + square**2 / 4) / (1.0 + square)
