@@ -100,6 +100,19 @@ it("reads model and library again once a server that was lost answers", async ()
   expect([page.vectors.value?.length, page.serverTrouble.value]).toEqual([1, null]);
 });
 
+it.each([
+  [{ max_page: 2 }, "2"],
+  [{}, "200"],
+])("asks for pages of lists that the server gives: %j", async (limits, size) => {
+  const pages = [{ name: "joy" }, { name: "calm" }];
+  const vectors = () => ({ data: [pages.pop()], next_cursor: pages.length > 0 ? "more" : null });
+  const routes = { "GET /v1/capabilities": () => ({ limits, model: {} }), "GET /metrics": () => new Response("") };
+  const page = await started("admin", { ...OPEN, ...routes, "GET /v1/vectors": vectors });
+  expect(page.vectors.value).toHaveLength(2);
+  const lists = page.asked.filter((one) => one.startsWith("GET /v1/vectors"));
+  expect(lists).toEqual([`GET /v1/vectors?limit=${size}`, `GET /v1/vectors?limit=${size}&cursor=more`]);
+});
+
 it("keeps the most tokens in a second for each model", async () => {
   const kept = new Map<string, string>();
   vi.stubGlobal("localStorage", { getItem: (name: string) => kept.get(name) ?? null, setItem: (name: string, text: string) => kept.set(name, text) }); // biome-ignore format: one line

@@ -119,9 +119,10 @@ def _measured(
         settled.append(alike)
         return found
 
-    choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), torch.get_num_threads())
-    if known is None and not all(settled):  # bits must not depend on what else ran
-        choice = replace(choice, linear=default_choice().linear)
+    threads = torch.get_num_threads()
+    choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), threads)
+    if known is None and not all(settled):  # neither bits nor threads must depend on what else ran
+        choice = replace(choice, linear=default_choice().linear, team=threads > 1)
     if blocks:
         choice = with_block_rows(choice, time)
     is_settled = all(settled) or choice == earlier
