@@ -1,1 +1,1 @@
-"""Long work over an Engine: evaluations, reports, transfer between models, dictionaries, clusters."""
+"""Long work over an Engine: evaluations, reports, transfer between models, dictionaries."""

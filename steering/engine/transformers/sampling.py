@@ -1,5 +1,5 @@
-"""Chooses the next token of each row: penalties and bias, then what a grammar excludes, then top_k, top_p and min_p, then the argmax
-of logits / temperature plus Gumbel noise.
+"""Chooses the next token of each row: adds penalties and bias, excludes what a grammar does not allow, divides by the temperature, applies
+top_k, top_p and min_p, and takes the argmax after adding Gumbel noise; at temperature 0 the argmax of the logits.
 
 The noise depends on the request's seed and the token's index alone: no generator has a state between steps, so a row's numbers depend
 on no other row, and a row that is computed again gets the same ones. The number of times that the host waits for the device does not
