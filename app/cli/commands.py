@@ -250,11 +250,11 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\n")
 
 
-def csv_rows(file: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Reads the names of the columns of a CSV file, and its rows. Raises InvalidRequest where it cannot be read."""
+def csv_rows(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, Any]]]]:
+    """Reads the names of the columns of a CSV file, and its rows, each with the line where it ends. Raises InvalidRequest where it cannot be read."""
     reader = csv.DictReader(StringIO(text_of(file), newline=""))
     try:
-        rows = list(reader)
+        rows = [(reader.reader.line_num, row) for row in reader]  # its own number passes over blank lines
     except csv.Error as error:
         raise InvalidRequest(f"{file.name}, line {reader.line_num + 1}: not readable as CSV: {error}") from None
     return reader.fieldnames or (), rows

@@ -335,7 +335,7 @@ def _read_labelled(file: Path, positive: str | None) -> list[LabelledText]:
     if not {"text", "label"} <= set(names) <= COLUMNS:
         columns = f"expected the columns text and label, and prompt or group; got {', '.join(names)}"
         raise InvalidRequest(f"{file.name}: {columns}")
-    rows = [_labelled(row, f"{file.name}, line {number}", positive) for number, row in enumerate(found, start=2)]
+    rows = [_labelled(row, f"{file.name}, line {number}", positive) for number, row in found]
     if len({row.positive for row in rows}) < 2:
         raise InvalidRequest(f"{file.name}: expected texts of both labels, got {len(rows)} of one")
     return rows

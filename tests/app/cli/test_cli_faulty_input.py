@@ -80,6 +80,23 @@ def test_blank_lines_are_counted(steer: Steer, tmp_path: Path, arguments: tuple[
     assert "lines.jsonl, line 3 is not valid JSON" in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "head", "rows"),
+    [
+        (("test", "mood", "FILE"), "text,label", ['"one\ntwo",1', "good,0", "x,what"]),
+        (("extract", "x", "--pairs", "FILE"), "positive,negative", ['"one\ntwo",bad', "good,bad", ",bad"]),
+    ],
+)
+def test_a_row_is_named_by_its_line_also_behind_cells_of_many_lines(
+    steer: Steer, tmp_path: Path, arguments: tuple[str, ...], head: str, rows: list[str]
+) -> None:
+    file = tmp_path / "rows.csv"
+    for blank, line in (("", 5), ("\n", 6)):
+        file.write_text("\n".join([head, *rows[:-1], blank + rows[-1]]), encoding="utf-8")
+        _, error = steer(*(one.replace("FILE", str(file)) for one in arguments), code=1)
+        assert f"rows.csv, line {line}: " in error
+
+
 @pytest.mark.parametrize("position", ["--5", "²", "9" * 5000])
 def test_a_position_that_is_none_is_refused_by_the_server(steer: Steer, tmp_path: Path, position: str) -> None:
     _, error = steer("activations", "x", f"--position={position}", "-o", str(tmp_path / "x.safetensors"), code=1)
