@@ -161,10 +161,11 @@ def file_argument(help_text: str) -> Any:
 
 
 def output_option(help_text: str, *names: str, metavar: str | None = None) -> Any:
-    """Returns the declaration of an option that takes the path of a file to write: its folder is there before any work is done."""
+    """Returns the declaration of an option that takes the path of a file to write: it can be made before any work is done, or is there,
+    such as /dev/stdout."""
 
     def in_folder(value: Path | None) -> Path | None:
-        if value is not None and not os.access(value.parent, os.W_OK | os.X_OK):
+        if value is not None and not value.exists() and not os.access(value.parent, os.W_OK | os.X_OK):
             raise BadParameter(f"cannot write {value}: {value.parent} is no folder that can be written")
         return value
 

@@ -1,6 +1,7 @@
 """Commands that are given files which they cannot read, or an address at which nobody listens: one line, no traceback."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_a_folder_that_is_missing_is_named_before_anything_is_sent(
         main([*(names.get(one, one) for one in arguments), "--url", "http://127.0.0.1:1"])
     assert ended.value.code == 2
     assert "is no folder that can be written" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_file_that_is_there_is_written_in_any_folder(
+    steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may make a file in /dev, and everybody writes to /dev/stdout."""
+    file = tmp_path / "card.html"
+    monkeypatch.setattr(os, "access", lambda path, _mode: not Path(path).is_dir())
+    steer("card", "mood", "--out", str(file), code=2)
+    file.touch()
+    steer("card", "mood", "--out", str(file))
+    assert file.read_text(encoding="utf-8")
 
 
 def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
