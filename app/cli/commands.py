@@ -218,14 +218,13 @@ class Asked:
 
 def whole_list(read: Callable[..., Any], **filters: Any) -> list[Any]:
     """Reads all pages of a list. Its warnings go to stderr, since --json prints the items alone."""
-    found, more, cursor = list[Any](), True, None
-    while more:
+    found, cursor = list[Any](), None
+    while True:
         page = read(**filters, cursor=cursor)
         print_warnings(page.warnings)
         found += page.data
-        cursor = page.next_cursor
-        more = cursor is not None
-    return found
+        if (cursor := page.next_cursor) is None:
+            return found
 
 
 def given(**fields: Any) -> dict[str, Any]:
