@@ -139,8 +139,7 @@ const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
 export const tasks = signal<readonly Task[]>([]);
 export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
 
-const latestJobs = async (): Promise<Job[]> =>
-  (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query: { limit: 20 } } }))).data;
+const latestJobs = async (): Promise<Job[]> => (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs"))).data;
 
 /** The latest jobs of the server, those of other tabs and callers among them. */
 export const jobs = new Query(latestJobs);
