@@ -15,7 +15,7 @@ import { nothingMoved, reasonsFor } from "../src/compare/Panes";
 import { sentenceOf } from "../src/compare/readback";
 import { differences, emptyPane, PaneCollector } from "../src/compare/run";
 import { decodeState, encodeState } from "../src/core/places";
-import { conceptList } from "../src/core/server";
+import { capabilities, conceptList } from "../src/core/server";
 import { atChance } from "../src/maths/strength";
 
 const control = (part: Partial<Control> = {}): Control => restoredControl({ vector: "sentiment", ...part });
@@ -135,6 +135,13 @@ describe("interventions", () => {
 });
 
 describe("the draft", () => {
+  it("lists no more alternatives than the server does", () => {
+    expect(compareBody(draft.value, "").logprobs).toBe(5);
+    capabilities.value = { limits: { max_top_logprobs: 2 } } as never;
+    expect(compareBody(draft.value, "").logprobs).toBe(2);
+    capabilities.value = null;
+  });
+
   it("makes the three arms, and a sweep with the unsteered arm as baseline", () => {
     change({ controls: [control({ strength: 1 })], system: "Be brief." });
     const body = compareBody(draft.value, "Be gloomy.");
