@@ -36,6 +36,7 @@ from steering.schemas.generation import JSON_LINES
 from steering.schemas.resources import JobAnswer, JobError, JobPage, JobProgress
 from steering.store.database import UNLIMITED, Writer
 from steering.store.jobs import Jobs as JobRecords
+from steering.store.pruning import days_ago
 from steering.store.records import JobRecord
 from steering.store.store import Store
 from steering.workflows.generate import Progress
@@ -450,11 +451,10 @@ async def output(job_id: str, context: ContextDep) -> Response:
     output_id = job.request.get("output")
     if not isinstance(output_id, str):
         raise NotFound(f"job {job_id} has no output; its result is in its record")
-    first = await outputs.read(output_id, 0)
-    if first is None and job.status in FINAL and job.progress.done:
-        raise NotFound(
-            f"the results of job {job_id} are not stored; they are deleted after {context.settings.output_days} days"
-        )
+    first, days = await outputs.read(output_id, 0), context.settings.output_days
+    deleted = job.status == "succeeded" or job.updated_at < days_ago(days)  # of others perhaps nothing was ever stored
+    if first is None and deleted and job.status in FINAL and job.progress.done:
+        raise NotFound(f"the results of job {job_id} are not stored; they are deleted after {days} days")
 
     async def pieces() -> AsyncIterator[bytes]:
         content, part = first, 0

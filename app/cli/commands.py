@@ -161,10 +161,11 @@ def file_argument(help_text: str) -> Any:
 
 
 def output_option(help_text: str, *names: str, metavar: str | None = None) -> Any:
-    """Returns the declaration of an option that takes the path of a file to write: its folder is there before any work is done."""
+    """Returns the declaration of an option that takes the path of a file to write: it can be made before any work is done, or is there,
+    such as /dev/stdout."""
 
     def in_folder(value: Path | None) -> Path | None:
-        if value is not None and not os.access(value.parent, os.W_OK | os.X_OK):
+        if value is not None and not value.exists() and not os.access(value.parent, os.W_OK | os.X_OK):
             raise BadParameter(f"cannot write {value}: {value.parent} is no folder that can be written")
         return value
 
@@ -217,14 +218,13 @@ class Asked:
 
 def whole_list(read: Callable[..., Any], **filters: Any) -> list[Any]:
     """Reads all pages of a list. Its warnings go to stderr, since --json prints the items alone."""
-    found, more, cursor = list[Any](), True, None
-    while more:
+    found, cursor = list[Any](), None
+    while True:
         page = read(**filters, cursor=cursor)
         print_warnings(page.warnings)
         found += page.data
-        cursor = page.next_cursor
-        more = cursor is not None
-    return found
+        if (cursor := page.next_cursor) is None:
+            return found
 
 
 def given(**fields: Any) -> dict[str, Any]:
@@ -250,11 +250,11 @@ def lines_of(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\n")
 
 
-def csv_rows(file: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Reads the names of the columns of a CSV file, and its rows. Raises InvalidRequest where it cannot be read."""
+def csv_rows(file: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, Any]]]]:
+    """Reads the names of the columns of a CSV file, and its rows, each with the line where it ends. Raises InvalidRequest where it cannot be read."""
     reader = csv.DictReader(StringIO(text_of(file), newline=""))
     try:
-        rows = list(reader)
+        rows = [(reader.reader.line_num, row) for row in reader]  # its own number passes over blank lines
     except csv.Error as error:
         raise InvalidRequest(f"{file.name}, line {reader.line_num + 1}: not readable as CSV: {error}") from None
     return reader.fieldnames or (), rows

@@ -416,8 +416,8 @@ def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:
     names, rows = csv_rows(file)
     if not rows or "text" not in names:
         raise InvalidRequest(f"{file.name} has no column 'text'; its first line names the columns", param="file")
-    texts = [row["text"] or "" for row in rows]
-    return texts, [row["label"] or "" for row in rows] if "label" in names else None
+    texts = [row["text"] or "" for _, row in rows]
+    return texts, [row["label"] or "" for _, row in rows] if "label" in names else None
 
 
 def _write_png(out: Path, drawn: "LatentMap", labels: list[str] | None) -> None:

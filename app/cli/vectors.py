@@ -117,7 +117,8 @@ def _pairs_of(file: Path) -> list[dict[str, Any]]:
     """
     lines: Iterable[str] = StringIO(text_of(file), newline=None)
     if file.suffix == ".csv":
-        lines = [json.dumps({name: cell for name, cell in row.items() if cell}) for row in csv_rows(file)[1]]
+        rows = {at: {name: cell for name, cell in row.items() if cell} for at, row in csv_rows(file)[1]}
+        lines = [json.dumps(rows[at]) if at in rows else "" for at in range(1, max(rows, default=0) + 1)]
     pairs = read_pairs(lines, file.name)
     return [
         {"positive": _text(positive), "negative": _text(negative), "topic": topic}

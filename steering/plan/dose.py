@@ -1,6 +1,7 @@
 """The dose guard: compares what is planned with the bound, and divides the dose of one add over its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from math import pi, sin
 from typing import TypeAlias
 
@@ -19,6 +20,8 @@ from steering.vectors import ConceptVector
 
 EditsByLayer: TypeAlias = Mapping[int, tuple[Edit, ...]]
 """The edits of one intervention."""
+TOGETHER = 8
+"""Sums of which every combination is tried."""
 
 
 def planned_dose(edits: tuple[Edit, ...], norm: float | None) -> float | None:
@@ -67,8 +70,8 @@ def check_planned_dose(
 
 
 def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, phase: Phase, info: ModelInfo) -> float:
-    """Returns the dose known beforehand at a layer in a phase, as if windows covered it. Constant changes at the same positions
-    are summed as vectors, others by their lengths, since it is not known which meet; of conditional ones the largest counts."""
+    """Returns the dose known beforehand at a layer in a phase, as if windows covered it. Constant changes at the same positions are summed
+    as vectors, of these sums those that are longest together, as it is not known which meet; of conditional changes the largest counts."""
     acting = [
         (one, by_layer[layer], all(is_constant(edit, one.spec) for edit in by_layer[layer]))
         for one, by_layer in written
@@ -79,9 +82,11 @@ def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, p
         if always:
             constant.setdefault(positions_key(one.spec.scope), []).extend(map(constant_change, edits))
     total = 0.0
-    if info.typical_norms:
-        lengths = [float(torch.stack(changes).sum(dim=0).norm()) for changes in constant.values()]
-        total += sum(lengths) / info.typical_norms[layer]
+    if constant and info.typical_norms:
+        changes = torch.stack([torch.stack(one).sum(dim=0) for one in constant.values()])
+        some = torch.tensor([*product((0.0, 1.0), repeat=min(len(changes), TOGETHER))], dtype=changes.dtype)
+        longest = (some @ changes[:TOGETHER]).norm(dim=1).max() + changes[TOGETHER:].norm(dim=1).sum()
+        total += float(longest) / info.typical_norms[layer]
     others = [one for one, _, always in acting if not always]
     doses = [(one.condition, one.planned_dose.get(layer, 0.0) * largest_weight(one.spec, phase)) for one in others]
     unconditional = sum(dose for condition, dose in doses if condition is None)

@@ -15,7 +15,8 @@ import { nothingMoved, reasonsFor } from "../src/compare/Panes";
 import { sentenceOf } from "../src/compare/readback";
 import { differences, emptyPane, PaneCollector } from "../src/compare/run";
 import { decodeState, encodeState } from "../src/core/places";
-import { conceptList } from "../src/core/server";
+import { capabilities, conceptList } from "../src/core/server";
+import { atChance } from "../src/maths/strength";
 
 const control = (part: Partial<Control> = {}): Control => restoredControl({ vector: "sentiment", ...part });
 const piece = (arm: string, index: number, text: string, readout = {}) => ({
@@ -134,6 +135,13 @@ describe("interventions", () => {
 });
 
 describe("the draft", () => {
+  it("lists no more alternatives than the server does", () => {
+    expect(compareBody(draft.value, "").logprobs).toBe(5);
+    capabilities.value = { limits: { max_top_logprobs: 2 } } as never;
+    expect(compareBody(draft.value, "").logprobs).toBe(2);
+    capabilities.value = null;
+  });
+
   it("makes the three arms, and a sweep with the unsteered arm as baseline", () => {
     change({ controls: [control({ strength: 1 })], system: "Be brief." });
     const body = compareBody(draft.value, "Be gloomy.");
@@ -297,6 +305,12 @@ describe("why nothing happened", () => {
     expect(remedies({ when }, false)).toEqual(["no-condition", null]);
     expect(remedies({ layers: "all" }, true)).toEqual(["stronger", "recommended-layers", null]);
     expect(remedies({ on: false }, true)).toEqual(["switch-on"]);
+  });
+
+  it("takes a vector of two topics, which has no interval, by its AUROC", () => {
+    const of = (auroc: number | null) => ({ ...vector, quality: { layers: { "1": { auroc, auroc_interval: null } } } });
+    const found = [0.4, 0.5, 0.6, null].map((auroc) => atChance(of(auroc) as unknown as Vector));
+    expect(found).toEqual([true, true, false, false]);
   });
 });
 

@@ -46,11 +46,12 @@ describe("the facts of a pane", () => {
   });
 
   it("have the divergence of an answer that only the policy steers", () => {
-    const steering = { applied: [], mandatory: [{ vector: "joy@1", operation: "ablate" }], warnings: [] } as never;
+    const mandatory = ["ablate", "rotate"].map((operation) => ({ vector: "joy@1", operation, strength: 0.5 }));
+    const steering = { applied: [], mandatory, warnings: [] } as never;
     const against = { kl_mean: 0.4, readout_shift: {} } as never;
     show(PaneView, { pane: { ...paneOf("normal", "yes"), steering, against }, base: undefined, title: "Normal" });
     expect(facts()).toContain("KL0.40");
-    expect(facts()).toContain("steers this answer too: ablate joy@1");
+    expect(facts()).toContain("steers this answer too: ablate joy@1, rotate joy@1");
   });
 
   it("have no divergence of an answer that nothing steers", () => {

@@ -127,6 +127,13 @@ describe("the table of the logit lens", () => {
         .find((one) => one.given.get("role") === "region")
         ?.given.get("class");
     expect([box(), root.textContent.includes("This table is of")]).toEqual(["scroll lens", false]);
+    capabilities.value = { limits: { max_top_logprobs: 2 } } as never;
+    root.find("form").fire("submit");
+    await settle();
+    expect((server.bodies as { top_k: number }[]).map((one) => one.top_k)).toEqual([3, 2]);
+    capabilities.value = null;
+    root.find("form").fire("submit");
+    await settle();
     change({ overall: 2 });
     await settle();
     expect(box()).toBe("scroll lens stale");

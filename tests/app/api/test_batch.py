@@ -294,6 +294,8 @@ async def test_the_bytes_that_a_key_may_store_are_those_of_the_moment(start: Sta
     await server.client.get(f"{address}/events", headers=admin)
     record = (await server.client.get(address, headers=admin)).json()
     assert (record["status"], record["error"]["code"]) == ("failed", "storage_full")
+    nothing = await server.client.get(f"{address}/output", headers=admin)
+    assert (nothing.status_code, nothing.content) == (200, b""), "it was never stored, and not deleted"
 
 
 @pytest.mark.parametrize("line", [b"00\n", b"\n"])

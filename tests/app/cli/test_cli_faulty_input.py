@@ -1,6 +1,7 @@
 """Commands that are given files which they cannot read, or an address at which nobody listens: one line, no traceback."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_blank_lines_are_counted(steer: Steer, tmp_path: Path, arguments: tuple[
     assert "lines.jsonl, line 3 is not valid JSON" in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "head", "rows"),
+    [
+        (("test", "mood", "FILE"), "text,label", ['"one\ntwo",1', "good,0", "x,what"]),
+        (("extract", "x", "--pairs", "FILE"), "positive,negative", ['"one\ntwo",bad', "good,bad", ",bad"]),
+    ],
+)
+def test_a_row_is_named_by_its_line_also_behind_cells_of_many_lines(
+    steer: Steer, tmp_path: Path, arguments: tuple[str, ...], head: str, rows: list[str]
+) -> None:
+    file = tmp_path / "rows.csv"
+    for blank, line in (("", 5), ("\n", 6)):
+        file.write_text("\n".join([head, *rows[:-1], blank + rows[-1]]), encoding="utf-8")
+        _, error = steer(*(one.replace("FILE", str(file)) for one in arguments), code=1)
+        assert f"rows.csv, line {line}: " in error
+
+
 @pytest.mark.parametrize("position", ["--5", "²", "9" * 5000])
 def test_a_position_that_is_none_is_refused_by_the_server(steer: Steer, tmp_path: Path, position: str) -> None:
     _, error = steer("activations", "x", f"--position={position}", "-o", str(tmp_path / "x.safetensors"), code=1)
@@ -145,6 +163,18 @@ def test_a_folder_that_is_missing_is_named_before_anything_is_sent(
         main([*(names.get(one, one) for one in arguments), "--url", "http://127.0.0.1:1"])
     assert ended.value.code == 2
     assert "is no folder that can be written" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_file_that_is_there_is_written_in_any_folder(
+    steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may make a file in /dev, and everybody writes to /dev/stdout."""
+    file = tmp_path / "card.html"
+    monkeypatch.setattr(os, "access", lambda path, _mode: not Path(path).is_dir())
+    steer("card", "mood", "--out", str(file), code=2)
+    file.touch()
+    steer("card", "mood", "--out", str(file))
+    assert file.read_text(encoding="utf-8")
 
 
 def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:

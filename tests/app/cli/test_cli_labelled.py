@@ -130,6 +130,18 @@ def test_copies_of_a_group_are_no_more_evidence_of_accuracy() -> None:
     assert measured(rows[:4], scores[:4], 0.0)["accuracy_interval"] is None, "two groups"
 
 
+@pytest.mark.parametrize(("accuracy", "count"), [(0.9, 20), (0.97, 60)])
+def test_the_interval_of_the_accuracy_holds_the_true_one(accuracy: float, count: int) -> None:
+    """Also where all texts are read rightly, as in one of seven draws here."""
+    rows = [LabelledText("a", number % 2 == 0, None, f"{number}") for number in range(count)]
+    held = []
+    for drawn in np.random.default_rng(1).random((300, count)) < accuracy:
+        scores = [1.0 if row.positive == right else -1.0 for row, right in zip(rows, drawn, strict=True)]
+        low, high = measured(rows, scores, 0.0)["accuracy_interval"]
+        held.append(low <= accuracy <= high)
+    assert np.mean(held) > 0.92
+
+
 def test_numbers_equal_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     labels = rng.random(60) < 0.4

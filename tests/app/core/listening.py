@@ -70,15 +70,20 @@ class Listening:
         """Connections from now on take few bytes of the server before their client reads."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)
 
-    async def connect_unread(self, request: bytes) -> socket.socket:
-        """Sends a request on a connection that nothing is read from, and returns it once bytes of its answer wait."""
-        before = set(self.connections)
+    async def send_unread(self, request: bytes) -> socket.socket:
+        """Sends a request on a connection that nothing is read from."""
         unread = socket.socket()
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE)
         unread.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(unread, ("127.0.0.1", self.port))
         await loop.sock_sendall(unread, request)
+        return unread
+
+    async def connect_unread(self, request: bytes) -> socket.socket:
+        """Returns as `send_unread`, once bytes of the answer wait."""
+        before = set(self.connections)
+        unread = await self.send_unread(request)
         await until(lambda: any(one.flow.write_paused for one in self.connections - before))
         return unread
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 import httpx2
 import pytest
@@ -15,9 +16,14 @@ from tests.polling import until
 
 
 class ImpatientProtocol(BoundedProtocol):
-    """The protocol with little time for readers."""
+    """The protocol with little time for readers, which counts the connections that were lost."""
 
     stall_seconds = 0.1
+    lost: ClassVar[int] = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        ImpatientProtocol.lost += 1
+        super().connection_lost(exc)
 
 
 class PatientProtocol(BoundedProtocol):
@@ -49,8 +55,9 @@ UNREAD = {
 async def test_a_client_that_reads_nothing_loses_its_connection(sent: bytes) -> None:
     async with Listening(ScriptedEngine(length=3000), protocol=ImpatientProtocol) as listening:
         listening.send_little_ahead()
-        with await listening.connect_unread(sent):
-            await until(lambda: not listening.connections)
+        before = ImpatientProtocol.lost
+        with await listening.send_unread(sent):
+            await until(lambda: ImpatientProtocol.lost > before)
             await until(listening.quiet)
 
 

@@ -1,10 +1,13 @@
 """The dose that is planned before anything runs, and what the guard does about it."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
+import torch
 
 from steering.errors import DoseExceeded
+from steering.plan.dose import TOGETHER
 from steering.plan.resolve import Mandatory, RecentPlans
 from steering.plan.types import DoseGuard, SteeringPlan
 from steering.spec import SteeringSpec
@@ -87,6 +90,25 @@ async def test_changes_cancel_at_the_same_positions_only(scopes: tuple[dict[str,
     ]
     for guard in (DoseGuard(0.2, "warn"), DoseGuard(0.2, "clamp")):
         assert (not (await plan_of(*items, guard=guard)).warnings) == cancels
+
+
+@pytest.mark.parametrize("tokens", [(None, 10), (10, 10), (10, 10, 10), tuple(range(1, TOGETHER + 4))])
+async def test_changes_that_may_meet_count_as_the_longest_sum_of_some_of_them(tokens: tuple[int | None, ...]) -> None:
+    """Of windows that may meet, and of nearly orthogonal directions: their lengths together would be refused."""
+    names = [("alpha", "beta", "gamma")[number % 3] for number in range(len(tokens))]
+    items = [
+        {"vector": name, "layers": [1], "scope": {"tokens": "generated", "start": number, "end": end and end + number}}
+        for number, (name, end) in enumerate(zip(names, tokens, strict=True))
+    ]
+    found = vectors_for(INFO)
+    changes = [found[name].layers[1].scale * found[name].layers[1].direction / INFO.typical_norms[1] for name in names]
+    some = [one for count in range(1, len(changes) + 1) for one in combinations(changes, count)]
+    longest = max(float(torch.stack(one).sum(0).norm()) for one in some)
+    assert sum(map(torch.linalg.vector_norm, changes)) > 1.05 * longest
+    if len(tokens) <= TOGETHER:
+        await plan_of(*items, guard=DoseGuard(1.01 * longest, "refuse"))
+    with pytest.raises(DoseExceeded):
+        await plan_of(*items, guard=DoseGuard(0.99 * longest, "refuse"))
 
 
 async def test_a_change_in_two_scopes_cancels_where_both_act_everywhere() -> None:

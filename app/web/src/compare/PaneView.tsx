@@ -132,7 +132,7 @@ const Fact = ({ label, title, children }: { label: string; title?: string; child
 );
 
 const policyWords = ({ vector, operation, strength }: AppliedIntervention): string =>
-  typeof strength === "number" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
+  operation === "add" ? `${vector} ${signed(strength)}` : `${operation} ${vector}`;
 
 interface WordsProps {
   pane: Pane;

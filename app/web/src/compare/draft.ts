@@ -1,6 +1,7 @@
 import { effect, signal } from "@preact/signals";
 import type { Message } from "../api/client";
 import { addressLink, addressState, decodeState, encodeState, place, placeHref, rememberState } from "../core/places";
+import { limit } from "../core/server";
 import { changing, given, isLike, likeParts, remembered } from "../core/state";
 import { followLink } from "../frame/ShareLink";
 import { BLANK, type Control, interventions, restoredControl } from "./controls";
@@ -176,7 +177,7 @@ export const saidIn = ({ history, turns }: Draft, arm: string): Message[] => [
   ]),
 ];
 
-const shared = (value: Draft) => ({ ...value.sampling, seed: value.seed, readout: readersOf(value), logprobs: 5 });
+const shared = (value: Draft) => ({ ...value.sampling, seed: value.seed, readout: readersOf(value), logprobs: Math.min(5, limit("max_top_logprobs", 5)) }); // biome-ignore format: one line
 
 /** Returns the comparison of the draft: unsteered, steered, and instructed in words. */
 export function compareBody(value: Draft, instruction: string): CompareBody {

@@ -4,7 +4,7 @@ import { announce, notify, type Step } from "../ui/parts";
 import { jobs as kinds } from "../words.json";
 import { type PlaceName, place } from "./places";
 import { Mutations, Query } from "./query";
-import { card, library, pageSize, serverTrouble } from "./server";
+import { card, library, serverTrouble } from "./server";
 import { given, remembered } from "./state";
 
 const AGAIN_SECONDS = 1;
@@ -139,8 +139,7 @@ const saved = remembered<readonly Saved[]>("jobs", [], (before) =>
 export const tasks = signal<readonly Task[]>([]);
 export const openTasks = computed(() => tasks.value.filter((task) => !task.ended.value));
 
-const latestJobs = async (): Promise<Job[]> =>
-  (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs", { params: { query: { limit: pageSize(20) } } }))).data;
+const latestJobs = async (): Promise<Job[]> => (await dataOf<{ data: Job[] }>(api.GET("/v1/jobs"))).data;
 
 /** The latest jobs of the server, those of other tabs and callers among them. */
 export const jobs = new Query(latestJobs);

@@ -139,12 +139,10 @@ function loadOf(values: ReadonlyMap<string, number>) {
 export const gauges = (text: string): Map<string, number> =>
   new Map([...text.matchAll(/^([a-z_]+) (\S+)$/gm)].map(([, name, value]) => [name!, Number(value)]));
 
-export const pageSize = (most = 200): number => Math.min(most, limit("max_page", most));
-
 /** The newest version of every vector, and what the list leaves out. */
 export const library = new Query((signal) =>
   allPages<Vector>((cursor) => {
-    const query = cursor === undefined ? { limit: pageSize() } : { limit: pageSize(), cursor };
+    const query = { limit: limit("max_page", 200), ...(cursor === undefined ? {} : { cursor }) };
     return dataOf<Schemas["VectorPageAnswer"]>(api.GET("/v1/vectors", { params: { query }, signal }));
   }),
 );

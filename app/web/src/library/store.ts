@@ -3,7 +3,7 @@ import type { Profile, Similar, Vector, Version, VersionPage } from "../api/clie
 import { ApiError, api, dataOf } from "../api/client";
 import type { Intervention } from "../compare/controls";
 import { allPages, Mutations, Queries, Query } from "../core/query";
-import { library, mayDo, pageSize, plainName, vectorByName, vectors } from "../core/server";
+import { library, limit, mayDo, plainName, vectorByName, vectors } from "../core/server";
 import { policy } from "./admin/store";
 
 export const search = signal("");
@@ -86,7 +86,7 @@ export const clearDefault = (): Promise<boolean> =>
 /** Returns every version of a vector, newest first, and what is left out. `id` names the newest, so that a new one is read. */
 export const versions = new Queries((signal, name: string, _id: string) =>
   allPages<Version>(async (cursor) => {
-    const query = { limit: pageSize(), ...(cursor === undefined ? {} : { before: Number(cursor) }) };
+    const query = { limit: limit("max_page", 200), ...(cursor === undefined ? {} : { before: Number(cursor) }) };
     const params = { path: { name }, query };
     const page = await dataOf<VersionPage>(api.GET("/v1/vectors/{name}/versions", { params, signal }));
     return { ...page, next_cursor: page.next_before === null ? null : String(page.next_before) };

@@ -43,9 +43,10 @@ export const shownSides = (vector: Vector) => ({ negative: isShown(vector, -1), 
 /** What the card says about the first recommended layer. */
 export const qualityOf = ({ recommended, quality }: Vector) => quality?.layers[String(recommended?.layers?.[0])];
 
-/** Whether the card's interval at the recommended layers reaches down to chance. */
+/** Whether the card's interval at the recommended layers, or of too few topics for one the AUROC, reaches down to chance. */
 export function atChance({ recommended, quality }: Vector): boolean {
-  const known = (recommended?.layers ?? []).map((layer) => quality?.layers[String(layer)]?.auroc_interval?.[0]);
+  const own = (recommended?.layers ?? []).map((layer) => quality?.layers[String(layer)]);
+  const known = own.map((one) => one?.auroc_interval?.[0] ?? one?.auroc);
   return known.length > 0 && known.every((low) => typeof low === "number" && low <= 0.5);
 }
 

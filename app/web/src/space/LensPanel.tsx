@@ -3,6 +3,7 @@ import { api, dataOf, type Schemas } from "../api/client";
 import { type Intervention, interventions, shortly } from "../compare/controls";
 import { draft } from "../compare/draft";
 import { Query } from "../core/query";
+import { limit } from "../core/server";
 import { visible } from "../maths/text";
 import { of, Segments, typed } from "../ui/fields";
 import { Button, ErrorNote, Form, type Shaded, Table } from "../ui/parts";
@@ -61,7 +62,7 @@ const lens = new Query(async (signal) => {
 
 function lensBody() {
   const steering = interventions(draft.value.controls, draft.value.overall);
-  return { prompt: prompt.value, steering, layers: "all" as const, top_k: 3 };
+  return { prompt: prompt.value, steering, layers: "all" as const, top_k: Math.min(3, limit("max_top_logprobs", 3)) };
 }
 
 /** Returns one cell of the heat map, and whether steering changed the first prediction. */
