@@ -85,7 +85,8 @@ def _planned(written: Sequence[tuple[Intervention, EditsByLayer]], layer: int, p
     if constant and info.typical_norms:
         changes = torch.stack([torch.stack(one).sum(dim=0) for one in constant.values()])
         some = torch.tensor([*product((0.0, 1.0), repeat=min(len(changes), TOGETHER))], dtype=changes.dtype)
-        longest = (some @ changes[:TOGETHER]).norm(dim=1).max() + changes[TOGETHER:].norm(dim=1).sum()
+        products = changes[:TOGETHER] @ changes[:TOGETHER].T
+        longest = (some @ products * some).sum(dim=1).max().sqrt() + changes[TOGETHER:].norm(dim=1).sum()
         total += float(longest) / info.typical_norms[layer]
     others = [one for one, _, always in acting if not always]
     doses = [(one.condition, one.planned_dose.get(layer, 0.0) * largest_weight(one.spec, phase)) for one in others]

@@ -4,12 +4,12 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from app.api import batch
-from app.api.batch import AHEAD_LINES, parse_lines
+from app.api.batch import AHEAD_LINES, WAITING_BYTES, parse_lines
 from app.core.settings import Settings
 from steering.engine.api import GenerationRequest, TokenEvent
 from steering.errors import LimitExceeded, NonfiniteActivations
@@ -151,28 +151,29 @@ async def test_results_behind_a_slow_line_are_few_and_are_stored_when_the_job_en
     assert [one["index"] for one in await output(server, job)] == list(range(1, AHEAD_LINES))
 
 
-async def test_lines_are_begun_again_once_a_slow_one_has_ended(
-    start: StartServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "WAITING_BYTES", 1)
-    engine = HeldEngine()
+class LongAnswers(HeldEngine):
+    """An engine whose tokens have two megabytes of text."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
+        async for event in super().generate(request):
+            yield replace(event, text=event.text and "a" * (2 << 20))
+
+
+async def test_lines_are_begun_again_once_a_slow_one_has_ended(start: StartServer) -> None:
+    """Behind it wait 16 MB of results, and those of the lines that had begun."""
+    engine = LongAnswers()
     server = await start(engine)
-    job = await started(server, *HELD_UP)
-    await until(lambda: len(engine.requests) > 0)
-    assert len(engine.requests) < BACKGROUND_CONCURRENCY
+    lines = HELD_UP[:40]
+    job = await started(server, *lines)
+    await until(lambda: len(engine.requests) > (WAITING_BYTES >> 21))
+    for _ in range(20):  # answers come on: as many as may begin
+        await server.client.get(f"/v1/jobs/{job['id']}")
+    assert len(engine.requests) <= BACKGROUND_CONCURRENCY + (WAITING_BYTES >> 21)
     engine.may.set()
-    assert (await finished(server, job))["result"]["succeeded"] == len(HELD_UP)
-    assert [one["index"] for one in await output(server, job)] == list(range(len(HELD_UP)))
-    assert len(engine.requests) == len(HELD_UP)
-
-
-async def test_lines_are_begun_one_after_the_other_where_no_result_may_wait(
-    start: StartServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "WAITING_BYTES", 0)
-    server = await start(ScriptedEngine())
-    job = await started(server, *({"prompt": "a", "max_tokens": 1} for _ in range(9)))
-    assert (await finished(server, job))["result"]["succeeded"] == 9
+    assert (await finished(server, job))["result"]["succeeded"] == len(lines)
+    found = await output(server, job)
+    assert [one["index"] for one in found] == list(range(len(lines)))
+    assert len(engine.requests) == len(lines)
 
 
 async def test_few_lines_of_a_large_batch_are_tasks_at_once(start: StartServer) -> None:

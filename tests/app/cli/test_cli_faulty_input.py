@@ -3,7 +3,9 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,6 +16,7 @@ from steering.client import Client
 from tests.app.cli.conftest import Steer
 from tests.app.running import running
 
+NOBODY = 65534
 LATIN = "text,label\ncafé,1\n".encode("latin-1")
 
 
@@ -165,16 +168,32 @@ def test_a_folder_that_is_missing_is_named_before_anything_is_sent(
     assert "is no folder that can be written" in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_a_file_that_is_there_is_written_in_any_folder(
-    steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Asks for access as a user who may write no folder of root's, where the tests run as root."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.setresuid(NOBODY, 0, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_file_that_is_there_is_written_in_any_folder(steer: Steer) -> None:
     """Only root may make a file in /dev, and everybody writes to /dev/stdout."""
-    file = tmp_path / "card.html"
-    monkeypatch.setattr(os, "access", lambda path, _mode: not Path(path).is_dir())
-    steer("card", "mood", "--out", str(file), code=2)
-    file.touch()
-    steer("card", "mood", "--out", str(file))
-    assert file.read_text(encoding="utf-8")
+    with TemporaryDirectory() as name:  # pytest's own folders lie in one that only their user may enter
+        file, new = Path(name, "card.html"), Path(name, "new.html")
+        file.touch()
+        file.chmod(0o666)
+        Path(name).chmod(0o555)
+        with nobody():
+            steer("card", "mood", "--out", str(new), code=2)
+            steer("card", "mood", "--out", str(file))
+        assert file.read_text(encoding="utf-8")
+        assert not new.exists()
+        Path(name).chmod(0o755)
 
 
 def test_a_refused_connection_names_the_address(capsys: pytest.CaptureFixture[str]) -> None:
