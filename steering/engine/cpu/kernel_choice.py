@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[KernelChoice | None, bool]:
 def _measured(
     path: Path, measure: Measure, known: KernelChoice | None, earlier: KernelChoice | None, *, blocks: bool
 ) -> KernelChoice:
-    """earlier: the choice of the last start. The same again is settled however much the times differ."""
+    """earlier: the choice of the last start. The same again is settled however much the times differ; until then our threads are used."""
     seconds: dict[str, Mapping[int, float]] = {}
     settled: list[bool] = []
 
@@ -121,8 +121,8 @@ def _measured(
 
     threads = torch.get_num_threads()
     choice = known or chosen(time, has_amx_bf16(), has_avx512_bf16(), threads)
-    if known is None and not all(settled):  # neither bits nor threads must depend on what else ran
-        choice = replace(choice, linear=default_choice().linear, team=threads > 1)
+    if known is None and not all(settled):  # bits must not depend on what else ran
+        choice = replace(choice, linear=default_choice().linear)
     if blocks:
         choice = with_block_rows(choice, time)
     is_settled = all(settled) or choice == earlier
@@ -138,7 +138,7 @@ def _measured(
         path.write_text(json.dumps({"choice": asdict(choice), "settled": is_settled, "seconds": seconds}))
     except OSError as error:  # a folder that may only be read: the next start measures again
         log.warning("kernel_choice_not_kept", path=str(path), reason=str(error))
-    return choice
+    return choice if is_settled or known else replace(choice, team=threads > 1)
 
 
 def default_choice() -> KernelChoice:

@@ -151,6 +151,7 @@ def test_neither_the_order_of_sums_nor_the_threads_are_those_of_a_disturbed_meas
     torch.set_num_threads(2)
     found = kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure)
     assert found.team == (not settled)
+    assert not kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure).team, "the same choice twice"
     by_time = settled and has_avx512_bf16() and not has_amx_bf16()
     assert found.linear == ("fma" if by_time else default_choice().linear)
 
