@@ -41,7 +41,7 @@ EVIDENCE = Profile()
 """The parts of `make evidence`, within an hour on two cores."""
 RANGES = Profile(neutral=4, tokens=40, doses=(-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25))
 """Both directions of every concept. Of refusal on the embedded model, text breaks at 0.25 in both directions."""
-LARGER = replace(RANGES, tokens=32, reporting=48, doses=())
+LARGER = replace(RANGES, tokens=32, reporting=96, doses=())
 """Ranges of a larger model, on which an answer takes several times as long: one dose a side, chosen on other prompts, and more
 prompts, since their noise is a part of what random directions seem to reach."""
 QUICK = Profile(choosing=2, reporting=3, judged=2, neutral=1, tokens=8, controls=1, doses=(-0.1, 0.1), anchors=40)
@@ -65,9 +65,19 @@ def judging_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, .
 
 
 def further_prompts(engine: Engine, concept: str, count: int) -> tuple[Prompt, ...]:
-    """Returns the concept's report prompts and those of prompts.json, on which other models than the embedded one are measured: no
-    layer and no strength was chosen on them."""
-    return as_prompts(engine, [*load_report_prompts(concept), *written_prompts(concept)][:count])
+    """Returns the last report prompts and prompts of prompts.json, on which other models than the embedded one are measured: no layer
+    and no strength was chosen on them."""
+    return as_prompts(engine, _further(concept)[-count:])
+
+
+def dose_prompts(engine: Engine, concept: str, count: int, reporting: int) -> tuple[Prompt, ...]:
+    """Returns prompts that choose doses: `count` of those that choose settings, and as many that measured former doses, before the last
+    `reporting` of `further_prompts`."""
+    return (*choosing_prompts(engine, concept, count), *as_prompts(engine, _further(concept)[:-reporting][:count]))
+
+
+def _further(concept: str) -> list[str]:
+    return [*load_report_prompts(concept), *written_prompts(concept)]
 
 
 def written_prompts(concept: str) -> tuple[str, ...]:

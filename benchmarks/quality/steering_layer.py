@@ -3,7 +3,7 @@
 from math import copysign
 from pathlib import Path
 
-from benchmarks.quality.concepts import Profile, choosing_prompts, neutral_prompts
+from benchmarks.quality.concepts import Profile, choosing_prompts, dose_prompts, neutral_prompts
 from benchmarks.quality.progress import progress_printer
 from benchmarks.quality.recording import PARTS, write_items
 from steering.cards import COHERENT
@@ -19,9 +19,11 @@ DOSES = (0.08, 0.13, 0.2)
 """Planned relative doses, tried above and below zero. Of refusal, no shift at 0.08 exceeds chance with its interval at
 any layer, and at 0.2 text stays coherent in both directions at three of six."""
 SIGNS = (1.0, -1.0)
-STRONGER = (0.13, 0.2, 0.26, 0.32)
-"""Doses among which those of a chosen layer are chosen, on as many prompts as DOSE_PROMPTS."""
+STRONGER = (0.1, 0.13, 0.16, 0.2, 0.24, 0.28, 0.32)
+"""Doses among which those of a chosen layer are chosen, on DOSE_PROMPTS user messages of the pairs and as many prompts of former runs."""
 DOSE_PROMPTS = 24
+CAUTIOUS = 1.4
+"""Bound of the whole interval of perplexity where a dose is chosen: below COHERENT, so that it may grow on other prompts."""
 BROKEN = -1.0
 """What a point counts whose text breaks, in natural scales: less than one that moves nothing."""
 
@@ -70,8 +72,8 @@ async def steering_doses(
     checkpoints: Checkpoints | None = PARTS,
 ) -> tuple[float, float]:
     """Returns the dose below and above 0 with the highest lower end of the shift at a layer, of those at which the whole interval of
-    perplexity stays coherent; the smallest where none does. Writes the scores behind it to the folder `items`."""
-    prompts = choosing_prompts(engine, concept, DOSE_PROMPTS) or neutral_prompts(engine, DOSE_PROMPTS)
+    perplexity stays below CAUTIOUS; the smallest where none does. Writes the scores behind it to the folder `items`."""
+    prompts = dose_prompts(engine, concept, DOSE_PROMPTS, profile.reporting) or neutral_prompts(engine, DOSE_PROMPTS)
     unit = engine.info.typical_norms[layer] / vector.at(layer).scale
     doses = [sign * dose for sign in SIGNS for dose in STRONGER]
     plans = [await plan_at(engine.info, vector, dose * unit, (layer,)) for dose in doses]
@@ -82,19 +84,19 @@ async def steering_doses(
     )
     scores = [one.answer("steered", strength=round(dose * unit, 2)) for dose, one in zip(doses, trials, strict=True)]
     write_items("doses", concept, [unsteered.answer("unsteered"), *scores], items)
-    ends = {dose: _lower_end(dose, one, unsteered, whole=True) for dose, one in zip(doses, trials, strict=True)}
+    ends = {dose: _lower_end(dose, one, unsteered, CAUTIOUS) for dose, one in zip(doses, trials, strict=True)}
     print(f"{concept}, layer {layer}: lower ends by dose {ends}", flush=True)
     up, down = (max((sign * dose for dose in STRONGER), key=lambda dose: ends[dose]) for sign in SIGNS)
     return down, up
 
 
-def _lower_end(dose: float, trial: Trial, unsteered: Trial, *, whole: bool = False) -> float:
-    """Returns the lower end of the interval of the shift along the sign of the dose; BROKEN where text breaks. whole: the interval of
-    perplexity must be coherent as a whole."""
+def _lower_end(dose: float, trial: Trial, unsteered: Trial, cautious: float | None = None) -> float:
+    """Returns the lower end of the interval of the shift along the sign of the dose; BROKEN where text breaks. cautious: bound of the
+    whole interval of perplexity; without it the mean is at most COHERENT."""
     if trial.broken is not None:
         return BROKEN
     perplexity = perplexity_ratio(trial, unsteered)
-    if (perplexity.interval[1] if whole and perplexity.interval else perplexity.mean) > COHERENT:
+    if perplexity.mean > COHERENT or (cautious and perplexity.interval and perplexity.interval[1] > cautious):
         return BROKEN
     found = advantage(dose, trial, unsteered, 0.0)
     return found.mean if found.interval is None else found.interval[0]

@@ -9,8 +9,7 @@ import torch
 from scipy.special import stdtrit
 
 from benchmarks.quality.concepts import QUICK
-from benchmarks.quality.steering_layer import BROKEN, DOSES, SIGNS, STRONGER, steering_doses, steering_layer
-from steering.cards import COHERENT
+from benchmarks.quality.steering_layer import BROKEN, CAUTIOUS, DOSES, SIGNS, STRONGER, steering_doses, steering_layer
 from steering.engine.api import GenerationRequest
 from steering.lab.controls import random_like
 from tests.plans import change_at
@@ -53,7 +52,7 @@ async def test_of_the_doses_that_keep_text_coherent_the_one_that_moves_it_furthe
             np.array(row[field]).mean(1) - np.array(unsteered[field]).mean(1) for field in ("scores", "surprises")
         )
         width, margin = (stdtrit(len(one) - 1, 0.975) * one.std(ddof=1) / len(one) ** 0.5 for one in (moved, dearer))
-        coherent = np.exp(dearer.mean() + margin) <= COHERENT
+        coherent = np.exp(dearer.mean() + margin) <= CAUTIOUS
         ends[dose] = np.sign(dose) * moved.mean() - width if coherent else BROKEN
     assert up == max(STRONGER, key=lambda dose: ends[dose])
     assert down == -max(STRONGER, key=lambda dose: ends[-dose])
