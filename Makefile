@@ -231,9 +231,12 @@ gpu-check: setup
 # Peers of the benchmarks, each in its own environment because they pin other versions. Both are optional.
 bench-vllm-setup: setup-vllm
 
+# The second line is what activation-steering, steering-lite and AxBench import; they themselves are clones (docs/field.md). pyarrow: the
+# newest that takes the numpy of repeng.
 bench-peers-setup:
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet 'steering-vectors==0.12.*' 'repeng==0.4.*'
+	.venv-peers/bin/python -m pip install --quiet 'steering-vectors==0.12.*' 'repeng==0.4.*' \
+	  matplotlib rich einops jaxtyping loguru 'pyvene==0.1.*' openai datasets 'pyarrow<24'
 
 # The versions and hashes of what the container images contain, in deploy/image. uv has an environment of its own.
 LOCK_VENV ?= .venv-lock

@@ -42,11 +42,11 @@ def starters(model: BenchmarkModel, profile: Profile) -> Mapping[str, Callable[[
     }
 
 
-def start_extraction_peers(folder: Path) -> Contender:
-    """Starts steering-vectors and repeng. Raises ContenderFailed when their environment is missing."""
+def start_extraction_peers(folder: Path, data: Path | None = None) -> Contender:
+    """Starts steering-vectors, repeng, and the peers of which `data` has a clone. Raises ContenderFailed when their environment is missing."""
     if not PEERS_PYTHON.exists():
         raise ContenderFailed(f"{PEERS_PYTHON} does not exist; `make bench-peers-setup` creates it")
-    options = {"folder": str(folder)}
+    options = {"folder": str(folder), "data": None if data is None else str(data)}
     return Contender(
         EXTRACTION, "benchmarks.contenders.peers.extraction", options, python=str(PEERS_PYTHON), environment=OFFLINE
     )

@@ -1,13 +1,13 @@
 """`python -m benchmarks.field --data FOLDER`: measures a server on the field's common data, over HTTP.
 
 Layer and strength are chosen on the generation split, the test split is touched once, all vectors steer at equal KL, and random directions stand beside each.
-With `--peers` the peers' own code fits vectors on the same pairs, after all parts of our own.
+With `--peers` the peers' own code fits vectors on the same pairs, after all parts of our own; `--methods` names those that are added.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.contenders.process import Contender
 from benchmarks.field import behaviours, data, refusal
 from benchmarks.field.detection import detection
-from benchmarks.field.run import SMALL, Counts, Run, peers_of
+from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, peers_of
 from benchmarks.quality.recording import read_results, write_results
 from steering.client import Client
 
@@ -27,6 +27,8 @@ PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
 PARTS = ("caa", "refusal", "concepts")
 Work = Callable[[], dict[str, Any]]
+Compare = Callable[[Sequence[str]], dict[str, Any]]
+"""Measures these methods."""
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,6 +43,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", type=Path, help="the server's model as a Hugging Face folder, for the peers' own code"
     )
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="what is compared, with --peers")
     parser.add_argument("--small", action="store_true", help="a subset, for a processor that is shared")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS, help="results are added as they come, items beside it")
@@ -55,13 +58,36 @@ class Results:
 
     def add(self, name: str, about: Mapping[str, Any], work: Work) -> None:
         """Measures and writes a result, unless the file has it with the same settings."""
-        if read_results(self.path).get(name, {}).get("about") == about:
-            return
+        if read_results(self.path).get(name, {}).get("about") != about:
+            self._measure(name, about, work, {})
+
+    def compare(
+        self, name: str, about: Mapping[str, Any], versions: Mapping[str, str], methods: Sequence[str], work: Compare
+    ) -> None:
+        """Measures the methods that a result lacks or has in another version, and keeps the others, if it has the same settings. versions:
+        of the peers' code."""
+        found = read_results(self.path).get(name, {})
+        before = found.get("about", {})
+        same = about == {key: one for key, one in before.items() if key != "peers"}
+        kept, known = (found, before["peers"]) if same else ({}, {})
+        measured = kept.get("result", {})
+        missing = [one for one in methods if one not in measured or known.get(one) != versions.get(one)]
+        used = {key: one for key, one in versions.items() if key in missing or key not in PEERS}
+        if missing:
+            self._measure(name, {**about, "peers": {**known, **used}}, partial(work, missing), kept)
+
+    def _measure(self, name: str, about: Mapping[str, Any], work: Work, kept: Mapping[str, Any]) -> None:
+        """Measures and writes a result, with what it does not replace of the one before."""
         began = time.monotonic()
         result = work()
-        write_items(self._items(name), result)
+        write_items(self._items(name), result, bool(kept))
         seconds = round(time.monotonic() - began)
-        made = {"about": about, "date": datetime.now(UTC).date().isoformat(), "seconds": seconds, "result": result}
+        made = {
+            "about": about,
+            "date": datetime.now(UTC).date().isoformat(),
+            "seconds": kept.get("seconds", 0) + seconds,
+            "result": {**kept.get("result", {}), **result},
+        }
         write_results(self.path, read_results(self.path) | {name: made})
         print(f"{name}: {seconds} s", flush=True)
 
@@ -84,10 +110,10 @@ def own_work(run: Run, chosen: argparse.Namespace) -> dict[str, Work]:
     return {name: work for part, found in parts.items() if part in chosen.parts for name, work in found.items()}
 
 
-def peers_work(run: Run, chosen: argparse.Namespace, results: Results) -> dict[str, Work]:
+def peers_work(run: Run, chosen: argparse.Namespace, results: Results) -> dict[str, Compare]:
     """Returns what is measured of the peers: for each chosen result of our own that stands beside them."""
     found = read_results(results.path)
-    work: dict[str, Work] = {}
+    work: dict[str, Compare] = {}
     for name in chosen.behaviours if "caa" in chosen.parts else ():
         own, spreads = found[f"caa.{name}"], results.spreads(f"caa.{name}")
         work[f"peers.{name}"] = partial(behaviours.compared, run, name, own["result"]["layer"], spreads)
@@ -115,14 +141,19 @@ def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextMa
             results.add(name, about, work)
         with peers as process:
             if process is not None:
-                facts = {**about, "peers": process.facts}
-                for name, work in peers_work(replace(run, peers=process), chosen, results).items():
-                    results.add(name, facts, work)
+                methods = [one for one in chosen.methods if one in process.facts or one not in PEERS]
+                for one in chosen.methods:
+                    if one not in methods:
+                        print(f"{one} is left out: {chosen.data} has no clone of it", flush=True)
+                for name, compare in peers_work(replace(run, peers=process), chosen, results).items():
+                    results.compare(name, about, process.facts, methods, compare)
 
 
-def write_items(path: Path, result: dict[str, Any]) -> None:
-    """Moves the items out of a result into a file of JSON lines: their numbers, and a digest in place of each text."""
-    lines: list[str] = []
+def write_items(path: Path, result: dict[str, Any], add: bool) -> None:
+    """Moves the items out of a result into a file of JSON lines: their numbers, and a digest in place of each text. add: whether items that
+    the file has of other methods stay."""
+    before = path.read_text(encoding="utf-8").splitlines() if add and path.exists() else []
+    lines = [line for line in before if json.loads(line)["of"].partition(".")[0] not in result]
 
     def moved(value: Any, place: tuple[str, ...]) -> None:
         if not isinstance(value, dict):
@@ -140,4 +171,4 @@ def write_items(path: Path, result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     chosen = parsed()
-    measure(chosen, SMALL if chosen.small else Counts(), peers_of(chosen.peers))
+    measure(chosen, SMALL if chosen.small else Counts(), peers_of(chosen.peers, chosen.data))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.field import data
-from benchmarks.field.run import Chosen, Conversation, Run, at
+from benchmarks.field.run import SAME, Chosen, Conversation, Run, at
 from steering.client import Client
+from steering.client.results import Vector
 from steering.lab.trials import chance_at
 from steering.workflows.measures import estimate
 
@@ -50,8 +51,7 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     client = run.client
     fit, validation, test = _splits(run, name)
     vector = vector_name(name)
-    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, fit)]
-    made = client.extract_vector(vector, pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed)
+    made = _extracted(run, vector, fit)
     choice = _chosen(run, vector, validation)
     spread = _spread(client, test, vector, choice.layer)
     random = [float(np.mean(_spread(client, test, one, choice.layer))) for one in run.random(choice.layer)]
@@ -72,19 +72,26 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def compared(run: Run, name: str, layer: int, own: Sequence[float]) -> dict[str, Any]:
+def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Sequence[str]) -> dict[str, Any]:
     """Measures the peers' vectors from the same pairs, each at the layer that validation chooses for it, and a prompt. layer, own: of our
     vector, and its spread by question of the test split."""
     fit, validation, test = _splits(run, name)
     results: dict[str, Any] = {"digest": data.digest([fit, validation, test])}
     spreads = {}
-    for method, vector in run.fitted([_pair(one) for one in fit]).items():
+    if not run.has(vector_name(name)):
+        _extracted(run, vector_name(name), fit)
+    for method, vector in run.fitted([_pair(one) for one in fit], methods).items():
+        cosine = run.cosine(vector_name(name), vector, layer)
+        if cosine >= SAME:
+            results[method] = {"cosine": cosine, "same_direction": True}
+            continue
         choice = _chosen(run, vector, validation)
         spreads[method] = _spread(run.client, test, vector, choice.layer)
-        results[method] = {**choice.facts(), "cosine": run.cosine(vector_name(name), vector, layer)}
-    towards, away = ([_told(one, prompt) for one in test] for prompt in PROMPTS[name])
-    told = [_log_odds(run.client, questions, []) for questions in (towards, away)]
-    spreads["prompt"] = [up - down for up, down in zip(*told, strict=True)]
+        results[method] = {**choice.facts(), "cosine": cosine}
+    if "prompt" in methods:
+        towards, away = ([_told(one, prompt) for one in test] for prompt in PROMPTS[name])
+        told = [_log_odds(run.client, questions, []) for questions in (towards, away)]
+        spreads["prompt"] = [up - down for up, down in zip(*told, strict=True)]
     for method, spread in spreads.items():
         found = estimate(spread)
         ahead = estimate([one - other for one, other in zip(own, spread, strict=True)])
@@ -97,6 +104,11 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float]) -> dict[str,
             "items": [{"question": one.text, "spread": value} for one, value in zip(test, spread, strict=True)],
         }
     return results
+
+
+def _extracted(run: Run, vector: str, fit: Sequence[data.Question]) -> Vector:
+    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, fit)]
+    return run.client.extract_vector(vector, pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed)
 
 
 def _chosen(run: Run, vector: str, validation: Sequence[data.Question]) -> Chosen:

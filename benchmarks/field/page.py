@@ -1,25 +1,37 @@
 """The tables of docs/field.md, from the saved results."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.field.__main__ import RESULTS
 from benchmarks.field.data import BEHAVIOURS
+from benchmarks.field.refusal import PROMPTS
 from benchmarks.quality.page import Row, table
 from benchmarks.quality.recording import read_results
 
 NONE = "Not measured yet.\n"
-METHODS = ("steering-vectors", "repeng", "prompt")
 
 
-def _found() -> Mapping[str, Any]:
-    return read_results(RESULTS)
+def _found(path: Path = RESULTS) -> Mapping[str, Any]:
+    return read_results(path)
 
 
-def _result(name: str) -> Mapping[str, Any] | None:
-    entry = _found().get(name)
+def _result(name: str, path: Path = RESULTS) -> Mapping[str, Any] | None:
+    entry = _found(path).get(name)
     return None if entry is None else entry["result"]
+
+
+def _methods(path: Path) -> list[str]:
+    """Returns the methods that any result compares with ours, the prompt last."""
+    results = [entry["result"] for name, entry in _found(path).items() if name.startswith("peers.")]
+    found = dict.fromkeys(key for result in results for key, one in result.items() if isinstance(one, Mapping))
+    return sorted(found, key=lambda method: method == "prompt")
+
+
+def _same(one: Mapping[str, Any]) -> str:
+    return f"the same direction as ours (cosine {one['cosine']:+.2f})"
 
 
 def _interval(mean: float, interval: Sequence[float] | None, digits: int = 2) -> str:
@@ -92,24 +104,28 @@ def behaviours_table() -> str:
     return table(columns, rows) + summary
 
 
-def peers_table() -> str:
+def peers_table(path: Path = RESULTS) -> str:
     """Compares the spreads of the peers' vectors, and of a prompt, with ours."""
-    rows = []
-    compared: dict[str, dict[str, Mapping[str, Any]]] = {method: {} for method in METHODS}
+    rows, methods = [], _methods(path)
+    compared: dict[str, dict[str, Mapping[str, Any]]] = {method: {} for method in methods}
     for name in BEHAVIOURS:
-        own, others = _result(f"caa.{name}"), _result(f"peers.{name}")
+        own, others = _result(f"caa.{name}", path), _result(f"peers.{name}", path)
         if own is None or others is None:
             continue
         cells = []
-        for method in METHODS:
-            one = others[method]
+        for method in methods:
+            one = others.get(method)
+            if one is None or "same_direction" in one:
+                cells.append("" if one is None else _same(one))
+                continue
             compared[method][name] = one["ours_minus_it"]
             where = "" if "layer" not in one else f" (layer {one['layer']}, cosine {one['cosine']:+.2f})"
             cells.append(f"{_spread(one)}{where}; ours less it {_estimate(one['ours_minus_it'])}")
         rows.append((name, f"{_spread(own)} (layer {own['layer']})", *cells))
     if not rows:
         return NONE
-    return table(("behaviour", "ours", *METHODS), rows) + "".join(f"\n{_ahead(*one)}\n" for one in compared.items())
+    ahead = (f"\n{_ahead(*one)}\n" for one in compared.items() if one[1])
+    return table(("behaviour", "ours", *methods), rows) + "".join(ahead)
 
 
 def _ahead(method: str, differences: Mapping[str, Mapping[str, Any]]) -> str:
@@ -139,12 +155,12 @@ def concepts_table() -> str:
     )
 
 
-def refusal_table() -> str:
+def refusal_table(path: Path = RESULTS) -> str:
     """Shows the share of refusals without steering and at strength 1 and -1, of ours, of random directions and of the peers."""
-    found, others = _result("refusal"), _result("peers.refusing") or {}
+    found, others = _result("refusal", path), _result("peers.refusing", path) or {}
     if found is None:
         return NONE
-    shown = []
+    shown, methods = [], _methods(path)
     names = {
         "harmful": "harmful, unsteered",
         "harmful -": "harmful, strength -1",
@@ -155,11 +171,13 @@ def refusal_table() -> str:
     }
     for key, name in names.items():
         random = ", ".join(f"{other[key]:.2f}" for other in found["random"] if key in other)
-        shown.append(
-            (name, _share(found[key]), random, *(_share(others.get(method, {}).get(key)) for method in METHODS))
-        )
+        shown.append((name, _share(found[key]), random, *(_refused(others.get(method, {}), key) for method in methods)))
     counts = f"\n{found['counts']['test']} instructions of each kind; layer {found['layer']}.\n"
-    return table(("instructions", "refused", "random directions", *METHODS), shown) + counts
+    return table(("instructions", "refused", "random directions", *methods), shown) + counts
+
+
+def _refused(one: Mapping[str, Any], key: str) -> str:
+    return _same(one) if "same_direction" in one and key in PROMPTS else _share(one.get(key))
 
 
 def _share(one: Mapping[str, Any] | None) -> str:

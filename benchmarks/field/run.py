@@ -15,6 +15,11 @@ from steering.concepts.loader import load_neutral
 from steering.lab.calibration import FIRST
 
 Conversation = list[dict[str, str]]
+PEERS = ("steering-vectors", "repeng", "activation-steering", "steering-lite", "axbench-diffmean")
+"""Methods that the peers' code fits. The last three are imported from clones in the folder of the data."""
+METHODS = (*PEERS, "prompt")
+SAME = 0.999
+"""A direction with at least this cosine with ours is not measured again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +112,26 @@ class Run:
 
     def _known(self, name: str, layer: int) -> bool:
         """Whether the server has a vector that is calibrated at a layer in both directions."""
+        return self.has(name) and None not in self.client.get_vector(name).kl.get(str(layer), (None,))
+
+    def has(self, name: str) -> bool:
+        """Returns whether the server has a vector."""
         try:
-            return None not in self.client.get_vector(name).kl.get(str(layer), (None,))
+            self.client.get_vector(name)
         except ApiError as error:
             if error.code != "vector_not_found":
                 raise
             return False
+        return True
 
-    def fitted(self, pairs: Sequence[tuple[Conversation, Conversation]]) -> dict[str, str]:
-        """Fits the pairs with the peers' code and stores the vectors. Returns their names by method."""
+    def fitted(self, pairs: Sequence[tuple[Conversation, Conversation]], methods: Sequence[str]) -> dict[str, str]:
+        """Fits the pairs with those of the methods that are peers' code, and stores the vectors. Returns their names by method."""
         assert self.peers is not None, "a part that compares peers runs with them"
-        found = self.peers.request("fit", pairs=pairs, layers=self.layers)
-        names = {method: f"field-{method}" for method in found if method != "peak_bytes"}
-        for method, name in names.items():
-            self.client.register_vector(name, directions=found[method])
-        return names
+        chosen = [method for method in methods if method in PEERS]
+        found = self.peers.request("fit", pairs=pairs, layers=self.layers, methods=chosen)
+        for method in chosen:
+            self.client.register_vector(f"field-{method}", directions=found[method])
+        return {method: f"field-{method}" for method in chosen}
 
     def cosine(self, name: str, other: str, layer: int) -> float:
         """Returns the cosine of two vectors at a layer."""
@@ -130,9 +140,9 @@ class Run:
 
 
 @contextmanager
-def peers_of(model: Path | None) -> Iterator[Contender | None]:
-    """Runs the peers' code over a model folder for the length of a block."""
-    process = None if model is None else start_extraction_peers(model)
+def peers_of(model: Path | None, data: Path) -> Iterator[Contender | None]:
+    """Runs the peers' code over a model folder for the length of a block. data: has the clones of those that are imported from one."""
+    process = None if model is None else start_extraction_peers(model, data)
     try:
         yield process
     finally:

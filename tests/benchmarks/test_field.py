@@ -10,8 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.contenders.process import Contender
 from benchmarks.field import __main__ as field
-from benchmarks.field import data, refusal
+from benchmarks.field import data, page, refusal
+from benchmarks.field.behaviours import vector_name
 from benchmarks.field.run import Counts
+from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
 from tests.app.running import running
@@ -22,17 +24,24 @@ FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4))
 
 
 class Peers(Contender):
-    """Fits nothing: the direction of every method is the first axis."""
+    """Fits nothing: the direction of every method is the first axis, and that of steering-lite is ours."""
 
-    def __init__(self) -> None:
-        self.facts = {"repeng": "0"}
+    def __init__(self, url: str, *names: str) -> None:
+        self.facts = dict.fromkeys(names, "0")
+        self.url = url
+        self.fitted: list[str] = []
 
     def request(self, task: str, **arguments: Any) -> dict[str, Any]:
         """See Contender.request."""
         assert task == "fit"
         assert all(positive != negative for positive, negative in arguments["pairs"])
+        self.fitted += arguments["methods"]
         rows = {str(layer): [1.0] + [0.0] * (D_MODEL - 1) for layer in arguments["layers"]}
-        return {"steering-vectors": rows, "repeng": rows, "peak_bytes": None}
+        open_answer = arguments["pairs"][0][0][-1]["role"] == "assistant"
+        with Client(self.url) as client:
+            ours = client.get_directions(vector_name(BEHAVIOUR) if open_answer else refusal.VECTOR)
+        found = {method: ours if method == "steering-lite" else rows for method in arguments["methods"]}
+        return {**found, "peak_bytes": None}
 
     def close(self) -> None:
         """See Process.close."""
@@ -87,9 +96,9 @@ def test_the_field_is_measured_over_http(
     with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url:
         options = f"--data {folder} --url {url} --behaviours {BEHAVIOUR} --concepts 1 --output {output}"
         asked = field.parsed(options.split())
-        field.measure(asked, FEW, nullcontext(Peers()))
+        field.measure(asked, FEW, nullcontext(Peers(url, "steering-vectors", "repeng")))
         first = output.read_text()
-        field.measure(asked, FEW, nullcontext(Peers()))
+        field.measure(asked, FEW, nullcontext(Peers(url, "steering-vectors", "repeng")))
     assert output.read_text() == first, "what is there is not measured again"
     found = {name: entry["result"] for name, entry in json.loads(first).items()}
     behaviour = found[f"caa.{BEHAVIOUR}"]
@@ -111,6 +120,42 @@ def test_the_field_is_measured_over_http(
         assert "nice?" not in text
         assert "do harmful" not in text
         assert "positive text" not in text
+
+
+def test_named_peers_are_added_to_what_was_measured(
+    folder: Path,
+    tmp_path: Path,
+    tiny_model: PreTrainedModel,
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out" / "field.json"
+    items = output.parent / "items" / f"field.peers.{BEHAVIOUR}.jsonl"
+    with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url:
+        options = (
+            f"--data {folder} --url {url} --behaviours {BEHAVIOUR} --parts caa refusal --output {output} --methods"
+        )
+        before = Peers(url, "repeng")
+        field.measure(field.parsed(f"{options} repeng prompt axbench-diffmean".split()), FEW, nullcontext(before))
+        first, lines = json.loads(output.read_text()), items.read_text().splitlines()
+        with Client(url) as client:
+            client.delete_vector(vector_name(BEHAVIOUR))
+        after = Peers(url, "repeng", "activation-steering", "steering-lite")
+        added = field.parsed(f"{options} repeng activation-steering steering-lite".split())
+        field.measure(added, FEW, nullcontext(after))
+    assert before.fitted == ["repeng"] * 2
+    assert after.fitted == ["activation-steering", "steering-lite"] * 2, "of each part; repeng is there"
+    assert "axbench-diffmean is left out" in capsys.readouterr().out
+    entry = json.loads(output.read_text())[f"peers.{BEHAVIOUR}"]
+    earlier, result = first[f"peers.{BEHAVIOUR}"]["result"], entry["result"]
+    assert {key: result[key] for key in earlier} == earlier
+    assert entry["about"]["peers"] == {"repeng": "0", "activation-steering": "0", "steering-lite": "0"}
+    assert result["activation-steering"]["spread"] == pytest.approx(earlier["repeng"]["spread"], abs=1e-6)
+    assert result["steering-lite"] == {"cosine": pytest.approx(1.0, abs=1e-3), "same_direction": True}
+    assert items.read_text().splitlines()[: len(lines)] == lines, "the items of the others stay"
+    for table in (page.peers_table(output), page.refusal_table(output)):
+        assert "| repeng | activation-steering | steering-lite | prompt |" in table
+        assert "the same direction as ours (cosine +1.00)" in table
 
 
 def test_refusals_are_counted_by_their_beginnings() -> None:
