@@ -10,6 +10,7 @@ from benchmarks.field import data
 from benchmarks.field.run import Chosen, Conversation, Run, at
 from steering.client import Client
 from steering.lab.trials import chance_at
+from steering.schemas.vectors import VectorAnswer
 from steering.workflows.measures import estimate
 
 PROMPTS = {
@@ -50,8 +51,7 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     client = run.client
     fit, validation, test = _splits(run, name)
     vector = vector_name(name)
-    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, fit)]
-    made = client.extract_vector(vector, pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed)
+    made = fitted(run, name)
     choice = _chosen(run, vector, validation)
     spread = _spread(client, test, vector, choice.layer)
     random = [float(np.mean(_spread(client, test, one, choice.layer))) for one in run.random(choice.layer)]
@@ -70,6 +70,14 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
         "digest": data.digest([fit, validation, test]),
         "items": [{"question": one.text, "spread": value} for one, value in zip(test, spread, strict=True)],
     }
+
+
+def fitted(run: Run, name: str) -> VectorAnswer:
+    """Extracts our vector of a behaviour on the server."""
+    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, _splits(run, name)[0])]
+    return run.client.extract_vector(
+        vector_name(name), pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed
+    )
 
 
 def compared(run: Run, name: str, layer: int, own: Sequence[float]) -> dict[str, Any]:
