@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders.process import Contender
-from benchmarks.field import behaviours, data, refusal
+from benchmarks.field import behaviours, data, following, refusal
 from benchmarks.field.detection import detection
 from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, peers_of
 from benchmarks.quality.recording import read_results, write_results
@@ -25,7 +25,7 @@ from steering.client import Client
 RESULTS = Path(__file__).parents[1] / "results" / "field.json"
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
-PARTS = ("caa", "refusal", "concepts")
+PARTS = ("caa", "refusal", "concepts", "following")
 Work = Callable[[], dict[str, Any]]
 Compare = Callable[[Sequence[str]], dict[str, Any]]
 """Measures these methods."""
@@ -34,7 +34,7 @@ Compare = Callable[[Sequence[str]], dict[str, Any]]
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.field", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with CAA, axbench and refusal_direction")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the repositories of docs/field.md")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
@@ -91,10 +91,10 @@ class Results:
         write_results(self.path, read_results(self.path) | {name: made})
         print(f"{name}: {seconds} s", flush=True)
 
-    def spreads(self, name: str) -> list[float]:
-        """Returns the spread of every question of a behaviour's test split."""
+    def items(self, name: str, of: str) -> list[dict[str, Any]]:
+        """Returns the items of one place in a result, such as `mmlu`; "" is the result itself."""
         rows = map(json.loads, self._items(name).read_text(encoding="utf-8").splitlines())
-        return [row["spread"] for row in rows if row["of"] == ""]
+        return [row for row in rows if row["of"] == of]
 
     def _items(self, name: str) -> Path:
         return self.path.parent / "items" / f"field.{name}.jsonl"
@@ -115,7 +115,7 @@ def peers_work(run: Run, chosen: argparse.Namespace, results: Results) -> dict[s
     found = read_results(results.path)
     work: dict[str, Compare] = {}
     for name in chosen.behaviours if "caa" in chosen.parts else ():
-        own, spreads = found[f"caa.{name}"], results.spreads(f"caa.{name}")
+        own, spreads = found[f"caa.{name}"], [row["spread"] for row in results.items(f"caa.{name}", "")]
         work[f"peers.{name}"] = partial(behaviours.compared, run, name, own["result"]["layer"], spreads)
     if "refusal" in chosen.parts:
         own = found["refusal"]
@@ -123,9 +123,26 @@ def peers_work(run: Run, chosen: argparse.Namespace, results: Results) -> dict[s
     return work
 
 
+def follow(run: Run, names: Sequence[str], about: Mapping[str, Any], results: Results) -> None:
+    """Measures IFEval at the layers of behaviours: once a layer without steering and with random directions, then each behaviour. Raises
+    ValueError for a behaviour that was not measured with the same settings."""
+    for name in names:
+        own = read_results(results.path).get(f"caa.{name}", {})
+        if own.get("about") != about:
+            missing = f"{results.path} has no caa.{name} with the same settings"
+            raise ValueError(f"{missing}: run --parts caa --behaviours {name}")
+        layer = own["result"]["layer"]
+        beside = f"following.layer-{layer}"
+        results.add(beside, about, partial(following.reference, run, layer))
+        plain = {row["prompt"]: row["followed"] for row in results.items(beside, following.UNSTEERED)}
+        results.add(f"following.{name}", about, partial(following.following, run, name, own["result"], plain))
+
+
 def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextManager[Contender | None]) -> None:
     """Measures what was chosen, and writes each result when it is there. What the file has with the same settings is not repeated."""
     results = Results(chosen.output)
+    if "following" in chosen.parts:
+        data.checker(chosen.data)  # before hours of other parts
     with Client(chosen.url, api_key=chosen.key, timeout=3600.0) as client:
         model = client.capabilities().model
         run = Run(client, model.layers, model.d_model, chosen.data, counts, chosen.seed)
@@ -139,6 +156,8 @@ def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextMa
         }
         for name, work in own_work(run, chosen).items():
             results.add(name, about, work)
+        if "following" in chosen.parts:
+            follow(run, chosen.behaviours, about, results)
         with peers as process:
             if process is not None:
                 methods = [one for one in chosen.methods if one in process.facts or one not in PEERS]

@@ -51,7 +51,7 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     client = run.client
     fit, validation, test = _splits(run, name)
     vector = vector_name(name)
-    made = _extracted(run, vector, fit)
+    made = fitted(run, name)
     choice = _chosen(run, vector, validation)
     spread = _spread(client, test, vector, choice.layer)
     random = [float(np.mean(_spread(client, test, one, choice.layer))) for one in run.random(choice.layer)]
@@ -72,6 +72,14 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     }
 
 
+def fitted(run: Run, name: str) -> Vector:
+    """Extracts our vector of a behaviour on the server."""
+    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, _splits(run, name)[0])]
+    return run.client.extract_vector(
+        vector_name(name), pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed
+    )
+
+
 def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Sequence[str]) -> dict[str, Any]:
     """Measures the peers' vectors from the same pairs, each at the layer that validation chooses for it, and a prompt. layer, own: of our
     vector, and its spread by question of the test split."""
@@ -79,7 +87,7 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Seq
     results: dict[str, Any] = {"digest": data.digest([fit, validation, test])}
     spreads = {}
     if not run.has(vector_name(name)):
-        _extracted(run, vector_name(name), fit)
+        fitted(run, name)
     for method, vector in run.fitted([_pair(one) for one in fit], methods).items():
         cosine = run.cosine(vector_name(name), vector, layer)
         if cosine >= SAME:
@@ -104,11 +112,6 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Seq
             "items": [{"question": one.text, "spread": value} for one, value in zip(test, spread, strict=True)],
         }
     return results
-
-
-def _extracted(run: Run, vector: str, fit: Sequence[data.Question]) -> Vector:
-    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, fit)]
-    return run.client.extract_vector(vector, pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed)
 
 
 def _chosen(run: Run, vector: str, validation: Sequence[data.Question]) -> Chosen:

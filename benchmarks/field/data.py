@@ -1,11 +1,13 @@
-"""Reads the data of public repositories from a folder; nothing of it is part of this one. benchmarks/README.md has the commands that fetch it."""
+"""Reads the data of public repositories from a folder; nothing of it is part of this one. docs/field.md has the commands that fetch it."""
 
 import hashlib
 import json
 import random
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ CAA = (Path("CAA") / "datasets", Path("steering-llama3") / "datasets" / "CAA")
 """In nrimsky/CAA, and in EleutherAI/steering-llama3, which has the same files and is smaller."""
 AXBENCH = Path("axbench") / "axbench" / "concept10"
 REFUSAL = Path("refusal_direction") / "dataset" / "splits"
+IFEVAL = Path("instruction_following_eval")
+PUNKT = frozenset({"length_constraints:number_sentences", "change_case:capital_word_frequency"})
+"""The instructions of IFEval that its code verifies with nltk's tokenizer punkt, a download of its own."""
 KNOWN = {"mmlu": "mmlu", "truthful_qa": "truthfulqa"}
 """Questions with a right answer, by file: their folder in CAA's test split."""
 LETTERS = ("A", "B")
@@ -138,3 +143,27 @@ def instructions(folder: Path, split: str, count: int, seed: int) -> tuple[list[
         rows = json.loads((folder / REFUSAL / f"{kind}_{split}.json").read_text(encoding="utf-8"))
         found.append([row["instruction"] for row in chosen(rows, count, seed)])
     return found[0], found[1]
+
+
+def verifiable(folder: Path) -> list[dict[str, Any]]:
+    """Returns the prompts of IFEval (Zhou et al., arXiv 2311.07911) whose instructions are all verified without punkt: 477 of 541. Raises
+    FileNotFoundError."""
+    lines = (folder / IFEVAL / IFEVAL / "data" / "input_data.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if PUNKT.isdisjoint(row["instruction_id_list"])]
+
+
+def checker(folder: Path) -> Callable[[Mapping[str, Any], str], list[bool]]:
+    """Imports IFEval's own code. Returns a function of a prompt's row and an answer: by instruction whether it is followed (strict).
+    Raises FileNotFoundError, ModuleNotFoundError where a module is missing that it needs."""
+    if not (folder / IFEVAL).is_dir():
+        raise FileNotFoundError(f"{folder} has no {IFEVAL}: git clone https://github.com/josejg/{IFEVAL}")
+    sys.path.insert(0, str(folder / IFEVAL))
+    try:
+        evaluation = import_module(f"{IFEVAL}.evaluation")
+        import_module("langdetect").DetectorFactory.seed = 0  # it samples
+    except ModuleNotFoundError as error:
+        needed = f"IFEval's code needs {error.name}: pip install immutabledict langdetect nltk"
+        raise ModuleNotFoundError(needed, name=error.name) from error
+    finally:
+        sys.path.remove(str(folder / IFEVAL))
+    return lambda row, answer: list(evaluation.test_instruction_following(row, answer).follow_instruction_list)

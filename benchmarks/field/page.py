@@ -180,5 +180,26 @@ def _refused(one: Mapping[str, Any], key: str) -> str:
     return _same(one) if "same_direction" in one and key in PROMPTS else _share(one.get(key))
 
 
+def following_table(saved: Mapping[str, Any] | None = None) -> str:
+    """Shows the share of IFEval's prompts that are followed without steering and at strength 1 and -1, and how random directions change it.
+    saved: results, by default those of the file."""
+    rows, found = [], _found() if saved is None else saved
+    for name in BEHAVIOURS:
+        if f"following.{name}" not in found:
+            continue
+        one = found[f"following.{name}"]["result"]
+        beside = found[f"following.layer-{one['layer']}"]["result"]
+        steered = [f"{_share(one[sign])}; {_estimate(one[sign]['change'])}" for sign in "+-"]
+        random = "; ".join(
+            ", ".join(f"{other[sign]['change']['mean']:+.2f}" for other in beside["random"].values()) for sign in "+-"
+        )
+        layer = f"{one['layer']} ({one['counts']['test']} prompts)"
+        rows.append((name, layer, _share(beside["unsteered"]), *steered, random))
+    columns = (
+        "behaviour", "layer", "unsteered", "strength 1; change", "strength -1; change", "random directions, change at +; -",
+    )  # fmt: skip
+    return table(columns, rows) if rows else "Not run.\n"
+
+
 def _share(one: Mapping[str, Any] | None) -> str:
     return "" if one is None else f"{one['share']:.2f} [{one['interval'][0]:.2f}, {one['interval'][1]:.2f}]"

@@ -20,13 +20,16 @@ PEERS = ("steering-vectors", "repeng", "activation-steering", "steering-lite", "
 METHODS = (*PEERS, "prompt")
 SAME = 0.999
 """A direction with at least this cosine with ours is not measured again."""
+Arms = Mapping[str, tuple[Sequence[str], Any]]
+"""By name the texts that are answered, and the steering."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How much is measured: of CAA pairs, validation questions, test questions, and questions each of MMLU and TruthfulQA; of AxBench
     texts a side and characters of one; of refusal instructions a side to fit, choose and test, and tokens of an answer. random: directions.
-    depths: of the layers that are tried. neutral: prompts of a calibration, and tokens of their answers."""
+    depths: of the layers that are tried. neutral: prompts of a calibration, and tokens of their answers. following: prompts of IFEval, and
+    tokens of their answers."""
 
     pairs: int = 60
     validation: int = 16
@@ -41,9 +44,10 @@ class Counts:
     random: int = 8
     depths: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7)
     neutral: tuple[int, int] = (8, 32)
+    following: tuple[int, int] = (100, 256)
 
 
-SMALL = Counts(24, 6, 24, 24, 16, 200, 24, 6, 24, 16, 3, (0.45, 0.6), (4, 16))
+SMALL = Counts(24, 6, 24, 24, 16, 200, 24, 6, 24, 16, 3, (0.45, 0.6), (4, 16), (24, 256))
 """For a processor that is shared."""
 
 
@@ -103,16 +107,12 @@ class Run:
             name = f"field-random-{counts}-{self.seed}-{layer}-{number}"
             direction = np.random.default_rng((self.seed, number)).standard_normal(self.d_model)
             numbers = (direction / np.linalg.norm(direction)).tolist()
-            if not self._known(name, layer):
+            if None in self.strengths(name, layer):
                 self.client.register_vector(name, directions={str(layer): numbers})
                 self.calibrated(name, [layer])
-            if self._known(name, layer):
+            if None not in self.strengths(name, layer):
                 self.directions.setdefault(layer, []).append(name)
         return self.directions.setdefault(layer, [])
-
-    def _known(self, name: str, layer: int) -> bool:
-        """Whether the server has a vector that is calibrated at a layer in both directions."""
-        return self.has(name) and None not in self.client.get_vector(name).kl.get(str(layer), (None,))
 
     def has(self, name: str) -> bool:
         """Returns whether the server has a vector."""
@@ -123,6 +123,26 @@ class Run:
                 raise
             return False
         return True
+
+    def strengths(self, name: str, layer: int) -> tuple[float | None, float | None]:
+        """Returns the strengths below and above 0 of 1 nat that the server has of a vector at a layer, None for one it has not."""
+        return self.client.get_vector(name).kl.get(str(layer), (None, None)) if self.has(name) else (None, None)
+
+    def answers(self, arms: Arms, tokens: int) -> dict[str, list[str]]:
+        """Answers the texts of all arms greedily as one job. tokens: of an answer at most. Returns the answers by arm."""
+        lines = [
+            {"messages": asked(text), "steering": steering, "max_tokens": tokens, "temperature": 0.0}
+            for texts, steering in arms.values()
+            for text in texts
+        ]
+        job = self.client.start_batch(lines)
+        self.client.wait_for_job(job)
+        found = []
+        for line in self.client.job_output(job.id):
+            assert line.response is not None, "no line of the batch fails"
+            found.append(line.response.choices[0].text)
+        rest = iter(found)
+        return {arm: [next(rest) for _ in texts] for arm, (texts, _) in arms.items()}
 
     def fitted(self, pairs: Sequence[tuple[Conversation, Conversation]], methods: Sequence[str]) -> dict[str, str]:
         """Fits the pairs with those of the methods that are peers' code, and stores the vectors. Returns their names by method."""
@@ -148,6 +168,11 @@ def peers_of(model: Path | None, data: Path) -> Iterator[Contender | None]:
     finally:
         if process is not None:
             process.close()
+
+
+def asked(instruction: str) -> Conversation:
+    """Returns the conversation of one message."""
+    return [{"role": "user", "content": instruction}]
 
 
 def at(name: str, layer: int, strength: float) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The field benchmark runs over HTTP on a planted folder of data, keeps texts of the data out of what it writes, and goes on where it stopped."""
 
 import json
+import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.contenders.process import Contender
 from benchmarks.field import __main__ as field
-from benchmarks.field import data, page, refusal
-from benchmarks.field.behaviours import vector_name
+from benchmarks.field import behaviours, data, page, refusal
 from benchmarks.field.run import Counts
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
@@ -20,7 +21,14 @@ from tests.app.running import running
 from tests.families import D_MODEL
 
 BEHAVIOUR = "refusal"
-FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4))
+FEW = Counts(4, 2, 3, 2, 3, 20, 3, 2, 2, 2, 2, (0.5, 1.0), (2, 4), (3, 4))
+CHECKER = """
+from types import SimpleNamespace
+
+def test_instruction_following(row, answer):
+    return SimpleNamespace(follow_instruction_list=[row["kwargs"][0]["followed"], True])
+"""
+"""Finds of each prompt what its row says."""
 
 
 class Peers(Contender):
@@ -39,7 +47,7 @@ class Peers(Contender):
         rows = {str(layer): [1.0] + [0.0] * (D_MODEL - 1) for layer in arguments["layers"]}
         open_answer = arguments["pairs"][0][0][-1]["role"] == "assistant"
         with Client(self.url) as client:
-            ours = client.get_directions(vector_name(BEHAVIOUR) if open_answer else refusal.VECTOR)
+            ours = client.get_directions(behaviours.vector_name(BEHAVIOUR) if open_answer else refusal.VECTOR)
         found = {method: ours if method == "steering-lite" else rows for method in arguments["methods"]}
         return {**found, "peak_bytes": None}
 
@@ -53,8 +61,29 @@ def written(path: Path, content: Any) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Data of the three repositories with a handful of rows each."""
+def ifeval(tmp_path: Path) -> Iterator[Path]:
+    """Prompts of IFEval, of which three of four need no punkt, and code that verifies them. What was imported of it is forgotten."""
+    root = tmp_path / data.IFEVAL
+    rows = [
+        {
+            "prompt": f"ask {n}",
+            "instruction_id_list": ["startend:quotation", "length_constraints:number_sentences" if n == 3 else "x"],
+            "kwargs": [{"followed": n > 0}, {}],
+        }
+        for n in range(4)
+    ]
+    written(root / data.IFEVAL / "data" / "input_data.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    written(root / data.IFEVAL / "__init__.py", "")
+    written(root / data.IFEVAL / "evaluation.py", CHECKER)
+    written(root / "langdetect.py", "class DetectorFactory:\n    seed = None\n")
+    yield root / data.IFEVAL
+    for name in [one for one in sys.modules if one.split(".")[0] in {str(data.IFEVAL), "langdetect"}]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ifeval: Path) -> Path:
+    """Data of the four repositories with a handful of rows each."""
     caa = tmp_path / "CAA" / "datasets"
     rows = [
         {
@@ -108,18 +137,80 @@ def test_the_field_is_measured_over_http(
     assert behaviour["truthful_qa"]["unsteered"]["mean"] == behaviour["mmlu"]["unsteered"]["mean"], "the same questions"
     assert 0.0 <= found["refusal"]["harmless +"]["share"] <= 1.0
     assert 0.0 <= found["concepts.0"]["auroc"] <= 1.0
+    layer = behaviour["layer"]
+    beside, followed = found[f"following.layer-{layer}"], found[f"following.{BEHAVIOUR}"]
+    assert beside["unsteered"]["share"] == pytest.approx(2 / 3), (
+        "of the three prompts without punkt the first is not followed"
+    )
+    assert len(beside["random"]) == FEW.random
+    assert followed["strengths"] == behaviour["strengths"]
+    assert followed["counts"] == {"test": 3, "tokens": 4}
+    assert followed["+"]["change"]["mean"] == 0.0
     peers = found[f"peers.{BEHAVIOUR}"]
     ahead = behaviour["spread"] - peers["repeng"]["spread"]
     assert peers["repeng"]["ours_minus_it"]["mean"] == pytest.approx(ahead, abs=1e-6)
     assert -1.0 <= peers["steering-vectors"]["cosine"] <= 1.0
     assert "harmful -" in found["peers.refusing"]["prompt"]
     items = [path.read_text() for path in (output.parent / "items").iterdir()]
-    assert len(items) == 5
+    assert len(items) == 7
     assert all(items)
     for text in (first, *items):
         assert "nice?" not in text
         assert "do harmful" not in text
         assert "positive text" not in text
+        assert "ask 1" not in text
+
+
+def test_a_behaviour_is_followed_with_the_vector_of_its_own_result(
+    folder: Path,
+    tmp_path: Path,
+    tiny_model: PreTrainedModel,
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    output = tmp_path / "out" / "field.json"
+    options = f"--data {folder} --behaviours {BEHAVIOUR} --output {output} --parts"
+    vector = behaviours.vector_name(BEHAVIOUR)
+    with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url, Client(url) as client:
+
+        def measured(part: str) -> dict[str, Any]:
+            field.measure(field.parsed([*options.split(), part, "--url", url]), FEW, nullcontext())
+            found: dict[str, Any] = json.loads(output.read_text())
+            return found
+
+        with pytest.raises(ValueError, match="run --parts caa --behaviours refusal"):
+            measured("following")
+        measured("caa")
+        made, directions = client.get_vector(vector), client.get_directions(vector)
+        first = measured("following")
+        assert client.get_vector(vector).id == made.id, "the server's vector is used"
+        client.delete_vector(vector)
+        output.write_text(json.dumps({name: one for name, one in first.items() if name != f"following.{BEHAVIOUR}"}))
+        again = measured("following")
+        for layer, direction in client.get_directions(vector).items():
+            assert direction == pytest.approx(directions[layer], abs=1e-5), "it is made again"
+    one, other = (found[f"following.{BEHAVIOUR}"]["result"] for found in (first, again))
+    assert other["strengths"] == pytest.approx(one["strengths"], rel=0.1)
+    assert other["digest"] == one["digest"]
+
+
+def test_a_module_that_ifevals_code_lacks_is_named(ifeval: Path, tmp_path: Path) -> None:
+    written(ifeval / "evaluation.py", "import no_such_module")
+    with pytest.raises(ModuleNotFoundError, match="needs no_such_module: pip install immutabledict langdetect nltk"):
+        data.checker(tmp_path)
+    with pytest.raises(FileNotFoundError, match="git clone"):
+        data.checker(tmp_path / "empty")
+
+
+def test_retention_is_a_row_for_each_measured_behaviour() -> None:
+    change = {"share": 0.4, "interval": [0.3, 0.5], "change": {"mean": -0.1, "interval": [-0.2, 0.0]}}
+    found = {
+        "following.layer-14": {"result": {"unsteered": change, "random": {"a": {"+": change, "-": change}}}},
+        "following.refusal": {"result": {"layer": 14, "counts": {"test": 100}, "+": change, "-": change}},
+    }
+    assert page.following_table({}) == "Not run.\n"
+    cell = "0.40 [0.30, 0.50]; -0.10 [-0.20, +0.00]"
+    row = f"| refusal | 14 (100 prompts) | 0.40 [0.30, 0.50] | {cell} | {cell} | -0.10; -0.10 |"
+    assert page.following_table(found).splitlines()[2:] == [row]
 
 
 def test_named_peers_are_added_to_what_was_measured(
@@ -139,7 +230,7 @@ def test_named_peers_are_added_to_what_was_measured(
         field.measure(field.parsed(f"{options} repeng prompt axbench-diffmean".split()), FEW, nullcontext(before))
         first, lines = json.loads(output.read_text()), items.read_text().splitlines()
         with Client(url) as client:
-            client.delete_vector(vector_name(BEHAVIOUR))
+            client.delete_vector(behaviours.vector_name(BEHAVIOUR))
         after = Peers(url, "repeng", "activation-steering", "steering-lite")
         added = field.parsed(f"{options} repeng activation-steering steering-lite".split())
         field.measure(added, FEW, nullcontext(after))

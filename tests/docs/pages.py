@@ -152,6 +152,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "peers": field.peers_table,
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
+        "following": field.following_table,
     },
     "mathematics.md": {"random": random_directions.random_table},
     "extraction.md": {"coverage": coverage.coverage_table},
