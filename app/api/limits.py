@@ -48,6 +48,13 @@ class RequestLimits:
         if profile and self.own_steering == "none":
             raise InsufficientScope("this key may not choose its steering", param="steering")
 
+    def check_spec(self, spec: SteeringSpec) -> None:
+        """Raises InsufficientScope as `check_names`, and for a `head`, which no list of vectors can name."""
+        lists = self.vectors is not None or self.shared_vectors is not None
+        if lists and any(item.head is not None for item in spec.interventions):
+            raise InsufficientScope("this key may steer with listed vectors only, not with a 'head'", param="steering")
+        self.check_names(vector_names(spec))
+
     def check_names(self, names: Iterable[str]) -> None:
         """Raises InsufficientScope for inline directions, and for a name that no allowed vector has."""
         if self.vectors is None and self.shared_vectors is None:
