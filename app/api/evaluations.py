@@ -22,7 +22,6 @@ from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
 from app.core.components import open_engine
-from app.core.errors import InsufficientScope
 from app.core.process_settings import return_freed_memory
 from app.core.requests import ApiRoute, UploadRoute
 from app.core.settings import Settings
@@ -40,7 +39,6 @@ from steering.lab.controls import plan_at
 from steering.lab.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
 from steering.lab.report import OtherModelScorer, other_model_scorer
 from steering.lab.trials import Samples, evaluation_prompts, read_back, trial_answers
-from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.resolve import check_model, resolve_layers
@@ -435,11 +433,8 @@ async def _effect_request(context: Context, body: TransferRequest) -> carrying.E
     if asked is None:
         return None
     limits.check_own_steering()
-    limits.check_names([body.name, *filter(None, [asked.native])])
-    if limits.shared_vectors is not None and context.namespace != SHARED:
-        raise InsufficientScope(
-            "this key may steer with vectors of 'shared' only, and not with a new one", param="effect"
-        )
+    limits.check_new(body.name, context.namespace, "effect")
+    limits.check_names(filter(None, [asked.native]))
     answers, most = carrying.effect_answers(asked.prompts), context.settings.max_evaluation_answers
     check_limit(answers, most, "answers to generate", "effect.prompts")
     bound = limits.max_relative_dose
