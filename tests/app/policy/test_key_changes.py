@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from app.core.admission import Key, RateLimits
 from app.core.errors import RateLimited
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.evaluation_bodies import DOSE
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.conftest import tiny_engine
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.fakes import ScriptedEngine
@@ -140,6 +142,24 @@ async def test_the_batch_of_a_deleted_key_stops(start: StartServer) -> None:
     record = await ended(server, job)
     assert (record["status"], record["error"]["code"]) == ("failed", "invalid_api_key")
     assert record["progress"].get("done", 0) < 400
+
+
+@pytest.mark.parametrize("change", [{"scopes": ["read"]}, {"namespace": "team-b"}, {"scopes": ["generate", "read"]}])
+async def test_the_batch_of_a_key_that_lost_its_scope_or_namespace_stops(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, Any]
+) -> None:
+    server = await start(tiny_engine(hf_byte_tokenizer), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, namespace="team-a")
+    job = await batch(server, key, *[{"prompt": "a", "max_tokens": 16}] * 200)
+    assert (await server.client.patch(f"/v1/keys/{key['id']}", json=change)).status_code == 200
+    server.client.params = {"namespace": "team-a"}
+    record = await ended(server, job)
+    if "generate" in change.get("scopes", ()):  # all that it needs
+        assert record["status"] == "succeeded"
+    else:
+        assert (record["status"], record["error"]["code"]) == ("failed", "invalid_api_key")
+        assert record["progress"]["done"] < 200
 
 
 async def test_the_jobs_of_a_deleted_key_are_cancelled_where_that_is_asked(start: StartServer) -> None:
