@@ -168,7 +168,8 @@ class Batch(ABC, Generic[L, A]):
         """Answers every request and stores the results in the order of the lines, part by part. A request that fails
         has its error in its line. What ends the engine ends the job; every result that is finished is stored, however it ends."""
         total, indices = len(self.lines), iter(range(len(self.lines)))
-        at_once = max(1, BACKGROUND_CONCURRENCY // max(map(self.rows, self.lines)))
+        most = min(BACKGROUND_CONCURRENCY, self.context.state.rate_limits.most_rows(self.context.key))
+        at_once = max(1, int(most) // max(map(self.rows, self.lines)))
 
         async def answer_next() -> None:
             for index in indices:
@@ -232,6 +233,7 @@ class Batch(ABC, Generic[L, A]):
         while True:
             try:
                 key = self._current_key()
+                self.context.state.rate_limits.most_rows(key, self.rows(line))
                 with closing(self.context.admission.apart()) as admission:
                     context = replace(self.context, key=key, admission=admission)
                     cost, run = await self.prepared(context, line, await self.plan_of(line))
