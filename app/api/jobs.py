@@ -468,8 +468,8 @@ async def output(job_id: str, context: ContextDep) -> Response:
 
 @dataclass(eq=False, slots=True)
 class StoredCheckpoints:
-    """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace and
-    one policy: what the policy makes mandatory acts on every answer, and no plan of a request names it."""
+    """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace, in
+    `shared` to one key, and to one policy: what the policy makes mandatory acts on every answer, and no plan of a request names it."""
 
     store: Store
     namespace: str
@@ -495,7 +495,9 @@ class StoredCheckpoints:
 
     def _id(self, key: str) -> str:
         active = self.policy.active
-        return hashlib.sha256(repr((self.namespace, key, active.mandatory.key, active.spec)).encode()).hexdigest()
+        # else the speed of a job would tell what other keys have evaluated
+        owner = (self.namespace, self.writer.key) if self.namespace == SHARED else self.namespace
+        return hashlib.sha256(repr((owner, key, active.mandatory.key, active.spec)).encode()).hexdigest()
 
 
 def checkpoints_of(context: Context) -> StoredCheckpoints:
