@@ -235,8 +235,7 @@ class Jobs:
             live.update(record)
 
     async def _final_record(self, live: LiveJob, work: Work, key: Key) -> JobRecord:
-        """Runs a job and returns its final record, whatever ends it. A job whose key was deleted before its first record was stored
-        does not begin: `cancel_of` has not seen it."""
+        """Runs a job and returns its final record, whatever ends it."""
 
         remaining = Remaining()
 
@@ -246,8 +245,7 @@ class Jobs:
             live.update(live.record.model_copy(update={"progress": made}))
 
         try:
-            if key.id and not await self.store.keys.exists(key.id):
-                raise InvalidApiKey("the key of this job is no longer known")
+            await self._check_key(key)
             await live.stoppable(self._slots.acquire())
             try:
                 live.update(await self._put(live.record.model_copy(update={"status": "running"})))
@@ -266,6 +264,11 @@ class Jobs:
         else:
             return live.record.model_copy(update={"status": "succeeded", "result": dict(result)})
         return _failed(live.record, live.failure)
+
+    async def _check_key(self, key: Key) -> None:
+        """Raises InvalidApiKey for a key that was deleted before the first record of its job was stored, which `cancel_of` has not seen."""
+        if key.id and not await self.store.keys.exists(key.id):
+            raise InvalidApiKey("the key of this job is no longer known")
 
 
 class Remaining:
