@@ -21,8 +21,8 @@ from app.api.jobs import jobs_of
 from app.api.keys import ApiKeys
 from app.api.policy import ActivePolicy, Policy
 from app.api.reading import check_score, prepare_score
-from app.core.admission import check_limit
-from app.core.errors import InvalidApiKey, RateLimited, error_detail, invalid
+from app.core.admission import Key, check_limit
+from app.core.errors import InsufficientScope, InvalidApiKey, RateLimited, error_detail, invalid
 from app.core.requests import JsonLinesRoute, needs
 from app.core.settings import Settings
 from steering.engine.api import Prompt
@@ -168,7 +168,8 @@ class Batch(ABC, Generic[L, A]):
         """Answers every request and stores the results in the order of the lines, part by part. A request that fails
         has its error in its line. What ends the engine ends the job; every result that is finished is stored, however it ends."""
         total, indices = len(self.lines), iter(range(len(self.lines)))
-        at_once = max(1, BACKGROUND_CONCURRENCY // max(map(self.rows, self.lines)))
+        most = min(BACKGROUND_CONCURRENCY, self.context.state.rate_limits.most_rows(self.context.key))
+        at_once = max(1, int(most) // max(map(self.rows, self.lines)))
 
         async def answer_next() -> None:
             for index in indices:
@@ -231,7 +232,8 @@ class Batch(ABC, Generic[L, A]):
         charge = True
         while True:
             try:
-                key = self.context.state[ApiKeys].current(self.context.key)
+                key = self._current_key()
+                self.context.state.rate_limits.most_rows(key, self.rows(line))
                 with closing(self.context.admission.apart()) as admission:
                     context = replace(self.context, key=key, admission=admission)
                     cost, run = await self.prepared(context, line, await self.plan_of(line))
@@ -245,6 +247,16 @@ class Batch(ABC, Generic[L, A]):
                 await asyncio.sleep(error.retry_after)
             except Overloaded:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _current_key(self) -> Key:
+        """Returns the key as it is now. Raises InvalidApiKey where it is no longer known, or may no longer do this work here."""
+        key = self.context.state[ApiKeys].current(self.context.key)
+        try:
+            key.require("generate")
+            key.namespace_for(self.context.namespace)
+        except InsufficientScope as error:
+            raise InvalidApiKey(f"the key of this job has changed: {error.message}") from None
+        return key
 
     def _may_begin(self, index: int) -> bool:
         """Whether a line may be begun. The one that all results wait for always may."""

@@ -57,8 +57,11 @@ class Comparison:
 
     @property
     def cost(self) -> int:
-        """The tokens that count against the limit of the key."""
-        return sum(len(arm.prompt) + self.work.n * arm.sampling.max_tokens for arm in self.work.arms.values())
+        """The tokens that count against the limit of the key: the answers, and what is read again to measure each of them."""
+        return sum(
+            len(arm.prompt) + self.work.n * (arm.sampling.max_tokens + workflow.tokens_read(arm))
+            for arm in self.work.arms.values()
+        )
 
     async def run(self) -> Callable[[], CompareAnswer]:
         """Returns what builds the response, in a thread, when the last answer has ended."""

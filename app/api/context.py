@@ -166,7 +166,7 @@ class Context:
         check_limit(len(interventions), self.settings.max_interventions, "interventions", "steering")
         limits, spec = self.limits, SteeringSpec(interventions=tuple(interventions))
         spec = in_answers(spec) if answers else spec
-        limits.check_names(vector_names(spec))
+        limits.check_spec(spec)
         source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
         guard, mandatory = limits.guard(self.settings), self.state[Policy].active.mandatory
         try:
@@ -187,7 +187,9 @@ class Context:
             return default.plan
         plans, info = self.state.plans, self.engine.info
         try:
-            source = AllowedVectors(default.source, RequestLimits(shared_vectors=allowed))
+            limits = RequestLimits(shared_vectors=allowed)
+            limits.check_spec(pinned)
+            source = AllowedVectors(default.source, limits)
             plan = await plans.resolve(pinned, source, info, guard, policy.mandatory)
             warnings = () if default.plan.vectors else default.plan.warnings  # else they are those of the plan
         except SteeringError as error:

@@ -22,7 +22,6 @@ from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
 from app.core.components import open_engine
-from app.core.errors import InsufficientScope
 from app.core.process_settings import return_freed_memory
 from app.core.requests import ApiRoute, UploadRoute
 from app.core.settings import Settings
@@ -37,10 +36,9 @@ from steering.lab import evaluations, layer_sweep
 from steering.lab import report as reports
 from steering.lab import transfer as carrying
 from steering.lab.controls import plan_at
-from steering.lab.judge import REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
+from steering.lab.judge import ASPECTS, REPLY, EngineJudge, Judge, Judging, Unanswered, instruction_of
 from steering.lab.report import OtherModelScorer, other_model_scorer
 from steering.lab.trials import Samples, evaluation_prompts, read_back, trial_answers
-from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.pairs import dataset_digest
 from steering.plan.resolve import check_model, resolve_layers
@@ -132,11 +130,13 @@ async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -
     if bound is not None:
         fields["guard"] = DoseGuard(bound, "refuse")
     request: evaluations.DoseResponseRequest | layer_sweep.LayerSweepRequest
+    ratings = judged = 0
     if isinstance(body, schemas.DoseResponseRequest):
         request = evaluations.DoseResponseRequest(**fields, random_directions=body.random_directions)
         setup = await run_in_thread(evaluations.resolved, engine, request)  # draws the random directions
         places = [(vector, setup.layers)]
         answers, strengths = setup.answers, setup.strengths
+        ratings, judged = await _judged(context, body, vector, setup)
     else:
         others = [await context.vector(name, "vectors") for name in body.vectors]
         for other in others:
@@ -147,12 +147,33 @@ async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -
         sweep = await run_in_thread(layer_sweep.resolved, engine, request)
         places = [(place.vector, (place.layer,)) for place in sweep.places] if body.unit == "scale" else []
         answers, strengths = sweep.answers + sweep.reads(request), sweep.strengths
-    check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "strengths")
+    check_limit(answers + ratings, context.settings.max_evaluation_answers, "answers to generate", "strengths")
     if bound is not None:  # raises DoseExceeded where the largest strength is beyond it
         for one, layers in places:
             await plan_at(engine.info, one, max(strengths, key=abs), layers, request.guard)
-    await context.charge_answers(request.prompts, answers, body.max_tokens)
+    await context.charge_answers(request.prompts, answers, body.max_tokens, more=judged)
     return partial(_run_strengths, context, body, request)
+
+
+async def _judged(
+    context: Context, body: schemas.DoseResponseRequest, vector: ConceptVector, setup: evaluations.Setup
+) -> tuple[int, int]:
+    """Returns how many ratings the loaded model gives as a judge, and their tokens with those of the questions."""
+    if body.judge is None or body.judge.by != "self":
+        return 0, 0
+    judge, answers = EngineJudge(context.engine), len(setup.strengths) + 1  # to each prompt
+    concept, given = _asked(context.engine, body, body.judge, vector)
+    asked = given or [instruction_of(one, context.engine.tokenizer) for one in setup.prompts]
+    tokens = await run_in_thread(judge.tokens, concept, asked, body.max_tokens)
+    return len(ASPECTS) * len(asked) * answers, answers * tokens
+
+
+def _asked(
+    engine: Engine, body: schemas.DoseResponseRequest, judge: schemas.JudgeRequest, vector: ConceptVector
+) -> tuple[str, tuple[str, ...] | None]:
+    """Returns the concept, and the caller's prompts as a judge reads them: without the markers of a chat template."""
+    asked = tuple(instruction_of(pair_text(one), engine.tokenizer) for one in body.prompts or ())
+    return judge.concept or vector.description or vector.name, asked or None
 
 
 async def _run_strengths(
@@ -169,10 +190,7 @@ async def _run_strengths(
     if body.judge is None:
         answer = await evaluations.dose_response(engine, request, progress=progress)
     else:
-        concept = body.judge.concept or vector.description or vector.name
-        # as a judge reads them: without the markers of a chat template
-        texts = map(pair_text, body.prompts or ())
-        asked = tuple(instruction_of(text, engine.tokenizer) for text in texts) or None
+        concept, asked = _asked(engine, body, body.judge, vector)
         async with _opened_judge(context.settings, engine, body.judge.by) as judge:
             judging = Judging(judge, concept, body.judge.by, asked)
             answer = await evaluations.dose_response(engine, replace(request, judging=judging), progress=progress)
@@ -286,7 +304,10 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
     answers = len(body.seeds) * (plain + len(neutral) + varied)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
-    await context.charge_answers(request.prompts, answers, body.max_tokens)
+    read = [await run_in_thread(load_concept, name) for name in others]
+    read += filter(None, [request.pairs])  # half of them once more
+    reads = [text for pairs in read for text in (*pairs.positive, *pairs.negative)]
+    await context.charge_answers(request.prompts, answers, body.max_tokens, reads)
     return partial(_run_report, context, request, others, concept)
 
 
@@ -435,11 +456,8 @@ async def _effect_request(context: Context, body: TransferRequest) -> carrying.E
     if asked is None:
         return None
     limits.check_own_steering()
-    limits.check_names([body.name, *filter(None, [asked.native])])
-    if limits.shared_vectors is not None and context.namespace != SHARED:
-        raise InsufficientScope(
-            "this key may steer with vectors of 'shared' only, and not with a new one", param="effect"
-        )
+    limits.check_new(body.name, context.namespace, "effect")
+    limits.check_names(filter(None, [asked.native]))
     answers, most = carrying.effect_answers(asked.prompts), context.settings.max_evaluation_answers
     check_limit(answers, most, "answers to generate", "effect.prompts")
     bound = limits.max_relative_dose

@@ -25,7 +25,7 @@ from app.api.context import Context, ContextDep
 from app.api.policy import Policy
 from app.core.admission import Admission, Key, foreign, page_size, share
 from app.core.answers import Event, FileStream, damage_warnings, event_stream, json_in_thread
-from app.core.errors import JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
+from app.core.errors import InvalidApiKey, JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
 from steering.errors import Interrupted, NotFound, Overloaded, SteeringError
@@ -166,7 +166,7 @@ class Jobs:
             raise
         record = record.model_copy(update={"owner": self._server, "created_by": key.name})
         live = self._live[record.id] = LiveJob(Writer(key.name, key.limits.storage_bytes), record)
-        live.task = asyncio.create_task(self._run(live, work))
+        live.task = asyncio.create_task(self._run(live, work, key))
         live.task.add_done_callback(lambda _: release())
         try:
             await asyncio.shield(live.stored)
@@ -215,7 +215,7 @@ class Jobs:
     async def _put(self, record: JobRecord, writer: Writer = UNLIMITED) -> JobRecord:
         return await self.store.in_namespace(record.namespace, writer).jobs.put(record)
 
-    async def _run(self, live: LiveJob, work: Work) -> None:
+    async def _run(self, live: LiveJob, work: Work, key: Key) -> None:
         """Stores the first record of a job, runs it, and writes its final record to memory and to the store."""
         try:
             live.update(await self._put(live.record, live.writer))
@@ -225,7 +225,7 @@ class Jobs:
             live.stored.exception()  # marks it retrieved, because a cancelled caller never reads it
             return
         live.stored.set_result(None)
-        record = await self._final_record(live, work)
+        record = await self._final_record(live, work, key)
         try:
             live.update(await self._put(record))
             self._live.pop(record.id, None)
@@ -234,7 +234,7 @@ class Jobs:
             self._unsaved[record.id] = record
             live.update(record)
 
-    async def _final_record(self, live: LiveJob, work: Work) -> JobRecord:
+    async def _final_record(self, live: LiveJob, work: Work, key: Key) -> JobRecord:
         """Runs a job and returns its final record, whatever ends it."""
 
         remaining = Remaining()
@@ -245,6 +245,7 @@ class Jobs:
             live.update(live.record.model_copy(update={"progress": made}))
 
         try:
+            await self._check_key(key)
             await live.stoppable(self._slots.acquire())
             try:
                 live.update(await self._put(live.record.model_copy(update={"status": "running"})))
@@ -263,6 +264,11 @@ class Jobs:
         else:
             return live.record.model_copy(update={"status": "succeeded", "result": dict(result)})
         return _failed(live.record, live.failure)
+
+    async def _check_key(self, key: Key) -> None:
+        """Raises InvalidApiKey for a key that was deleted before the first record of its job was stored, which `cancel_of` has not seen."""
+        if key.id and not await self.store.keys.exists(key.id):
+            raise InvalidApiKey("the key of this job is no longer known")
 
 
 class Remaining:
@@ -468,8 +474,8 @@ async def output(job_id: str, context: ContextDep) -> Response:
 
 @dataclass(eq=False, slots=True)
 class StoredCheckpoints:
-    """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace and
-    one policy: what the policy makes mandatory acts on every answer, and no plan of a request names it."""
+    """Keeps parts as outputs of jobs, which are deleted by age and count against the storage of the key. They belong to one namespace, in
+    `shared` to one key, and to one policy: what the policy makes mandatory acts on every answer, and no plan of a request names it."""
 
     store: Store
     namespace: str
@@ -495,7 +501,9 @@ class StoredCheckpoints:
 
     def _id(self, key: str) -> str:
         active = self.policy.active
-        return hashlib.sha256(repr((self.namespace, key, active.mandatory.key, active.spec)).encode()).hexdigest()
+        # else the speed of a job would tell what other keys have evaluated
+        owner = (self.namespace, self.writer.key) if self.namespace == SHARED else self.namespace
+        return hashlib.sha256(repr((owner, key, active.mandatory.key, active.spec)).encode()).hexdigest()
 
 
 def checkpoints_of(context: Context) -> StoredCheckpoints:

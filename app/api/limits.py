@@ -38,8 +38,11 @@ class RequestLimits:
 
     def may_have(self, name: str) -> bool:
         """Whether a vector of this name may be among those allowed."""
-        lists = [names for names in (self.vectors, self.shared_vectors) if names is not None]
-        return all(name in {entry.partition("@")[0] for entry in names} for names in lists)
+        return all(name in {entry.partition("@")[0] for entry in names} for names in self._lists)
+
+    @property
+    def _lists(self) -> list[tuple[str, ...]]:
+        return [names for names in (self.vectors, self.shared_vectors) if names is not None]
 
     def check_own_steering(self, *, profile: bool = False, listed: bool = True) -> None:
         """Raises InsufficientScope for a profile or listed interventions that are not allowed. `[]` (no steering) always is."""
@@ -48,9 +51,15 @@ class RequestLimits:
         if profile and self.own_steering == "none":
             raise InsufficientScope("this key may not choose its steering", param="steering")
 
+    def check_spec(self, spec: SteeringSpec) -> None:
+        """Raises InsufficientScope as `check_names`, and for a `head`, which no list of vectors can name."""
+        if self._lists and any(item.head is not None for item in spec.interventions):
+            raise InsufficientScope("this key may steer with listed vectors only, not with a 'head'", param="steering")
+        self.check_names(vector_names(spec))
+
     def check_names(self, names: Iterable[str]) -> None:
         """Raises InsufficientScope for inline directions, and for a name that no allowed vector has."""
-        if self.vectors is None and self.shared_vectors is None:
+        if not self._lists:
             return
         for name in names:
             if is_inline(name):
@@ -67,6 +76,13 @@ class RequestLimits:
         ):
             where = f"{vector.id!r} of namespace {vector.namespace!r}"
             raise InsufficientScope(f"this key may not steer with vector {where}", param="steering")
+
+    def check_new(self, name: str, namespace: str, param: str | None = None) -> None:
+        """Raises InsufficientScope for a version that is yet to be made unless its name is listed without a version."""
+        elsewhere = self.shared_vectors is not None and namespace != SHARED
+        if elsewhere or any(name not in names for names in self._lists):
+            where = f"{name[:80]!r} of namespace {namespace!r}"
+            raise InsufficientScope(f"this key may not steer with a new version of {where}", param=param)
 
     def guard(self, settings: Settings, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:
         """Returns the operator's dose guard, or the narrower one of the policy or the key, which is always enforced."""

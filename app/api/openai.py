@@ -233,6 +233,11 @@ class GenerationWork(ABC):
             listed = n * sum(one.request.sampling.max_tokens for one in self.generations) * (1 + self.logprobs)
             context.admission.reserve(listed * ALTERNATIVE_BYTES)
 
+    @property
+    def cost(self) -> int:
+        """The tokens that count against the limit of the key."""
+        return sum(one.cost for one in self.generations)
+
     def sampling(self) -> SamplingFields:
         """Returns the sampling fields of the request. An answer is held to calls where the request says so."""
         fields, tools = self.body.sampling(), self.parts.tools
@@ -240,7 +245,7 @@ class GenerationWork(ABC):
 
     async def respond(self) -> Response:
         """Admits the request with the rows and tokens of all prompts, and answers it as a stream or as a whole."""
-        self.context.admit(sum(one.n for one in self.generations), sum(one.cost for one in self.generations))
+        self.context.admit(sum(one.n for one in self.generations), self.cost)
         if self.body.stream:
             return await event_stream(self.context.state, self.stream(), self.failure, self.form)
         answers = await self.run()
@@ -488,6 +493,12 @@ class CompletionWork(OpenAIWork):
     def prompts(self) -> list[tuple[int, ...]]:
         """The token ids of the prompts."""
         return [tuple(token for token in one.request.prompt if isinstance(token, int)) for one in self.generations]
+
+    @property
+    def cost(self) -> int:
+        """See GenerationWork.cost. Prompts that are scored are read a second time, unless nothing is generated."""
+        twice = self.body.echo and self.logprobs is not None and self.body.max_tokens != 0
+        return super().cost + (sum(map(len, self.prompts)) if twice else 0)
 
     async def run(self) -> list[Answer]:
         """Runs the request. With `max_tokens: 0` only the prompts are scored."""

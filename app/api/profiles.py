@@ -101,9 +101,10 @@ async def delete_default(context: ContextDep) -> None:
 
 
 async def _checked(context: Context, interventions: Sequence[InterventionSpec]) -> SteeringSpec:
-    """Returns steering that may be stored. Raises InsufficientScope for a key that may not list interventions: it could
-    name what it stores here."""
-    if context.key.limits.own_steering != "any":
+    """Returns steering that may be stored. Raises InsufficientScope for a key that may not list interventions, unless it is an
+    admin's by the policy alone: it could name what it stores here."""
+    limits = context.key.limits if "admin" in context.key.scopes else context.limits
+    if limits.own_steering != "any":
         raise InsufficientScope("this key may not store interventions of its own", param="interventions")
     spec = storable(interventions)
     await context.resolve(interventions)

@@ -441,7 +441,9 @@ def _about(body: ExtractRequest | DistilRequest) -> str:
 
 async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
     """Checks the request and returns what runs it. Raises LimitExceeded for too many prompts or activations, InvalidRequest for a
-    name, layers, prompts or a concept that cannot be used."""
+    name, layers, prompts or a concept that cannot be used, and InsufficientScope: the vector steers while its strength is sought."""
+    context.limits.check_own_steering()
+    context.limits.check_new(body.name, context.namespace)
     fields = body.model_dump(exclude={"concept"}) | {"description": _about(body)}
     if body.concept is not None:
         fields["instruction"] = INSTRUCTION.format(pole=_instructed(body.concept).positive)

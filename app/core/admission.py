@@ -126,14 +126,19 @@ class RateLimits:
 
         Raises LimitExceeded for more than the key may ever have, RateLimited for more than it may have now.
         """
-        if key.limits.rows is not None:
-            limit, where = share(key.limits.rows, self.servers), self._where()
-            if total > limit:
-                use = f"this key may use {limit}{where}"
-                raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
-            if self._rows[key.name] + rows > limit:
-                raise RateLimited(f"this key may use {limit} rows at once{where}", limit="rows", retry_after=1.0)
+        limit = self.most_rows(key, total)
+        if self._rows[key.name] + rows > limit:
+            use = f"this key may use {limit} rows at once{self._where()}"
+            raise RateLimited(use, limit="rows", retry_after=1.0)
         self._rows[key.name] += rows
+
+    def most_rows(self, key: Key, total: int = 0) -> float:
+        """Returns how many rows a key may have here. Raises LimitExceeded for a request that takes more."""
+        limit = inf if key.limits.rows is None else share(key.limits.rows, self.servers)
+        if total > limit:
+            use = f"this key may use {limit}{self._where()}"
+            raise LimitExceeded(f"this request takes {total} rows at once; {use}", param="n")
+        return limit
 
     def release_rows(self, key: Key, rows: int) -> None:
         """Returns rows."""

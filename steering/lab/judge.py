@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import harmonic_mean
@@ -65,12 +66,23 @@ class EngineJudge:
 
     async def ask(self, question: str) -> str:
         """See Judge.ask. Raises what the engine raises when it stops."""
-        prompt: Prompt = (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
         try:
-            (found,) = await background(self._engine, [GenerationRequest(prompt, self._sampling)])
+            (found,) = await background(self._engine, [GenerationRequest(self._prompt(question), self._sampling)])
         except (ContextLengthExceeded, NonfiniteActivations) as error:
             raise Unanswered(error.message) from error
         return found.text
+
+    def tokens(self, concept: str, instructions: Sequence[str], most: int) -> int:
+        """Returns the tokens of all questions about one answer of at most `most` tokens to each instruction, and of the replies."""
+        total = 0
+        for question in (one for instruction in instructions for one in questions_about(concept, instruction, "")):
+            with suppress(ContextLengthExceeded):  # it is not asked
+                asked = self._engine.tokenizer.encode(self._prompt(question))
+                total += len(asked) + most + self._sampling.max_tokens
+        return total
+
+    def _prompt(self, question: str) -> Prompt:
+        return (ChatMessage("user", question),) if self._engine.info.chat_template else question + "\nRating:"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

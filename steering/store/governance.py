@@ -56,6 +56,10 @@ class Keys(Stored):
         query = select(*_KEY_COLUMNS).order_by(KeyRow.created_at, KeyRow.id)
         return tuple(map(_key, await self.database.rows(query)))
 
+    async def exists(self, key_id: str) -> bool:
+        """Returns whether a key is stored."""
+        return bool(await self.database.rows(select(KeyRow.id).where(KeyRow.id == key_id)))
+
     async def touch(self, used: Mapping[str, str]) -> None:
         """Sets last_used_at by id. Unknown ids are ignored."""
 

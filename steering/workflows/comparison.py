@@ -96,6 +96,13 @@ async def stream(
     yield tuple((measured | failed)[name] for name in arms)
 
 
+def tokens_read(arm: GenerationRequest) -> int:
+    """Returns how many tokens are read at most to measure an answer: with its prompt for perplexity and KL divergence, without for the
+    readings."""
+    passes, most = 1 if arm.plan.empty else 2, arm.sampling.max_tokens
+    return passes * (len(arm.prompt) + most) + (most if arm.readings else 0)
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raises InvalidRequest where two arms have the same name."""
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from app.core.admission import Key, RateLimits
 from app.core.errors import RateLimited
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.evaluation_bodies import DOSE
 from tests.app.conftest import Server, StartServer
+from tests.app.policy.conftest import tiny_engine
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.fakes import ScriptedEngine
@@ -142,6 +146,24 @@ async def test_the_batch_of_a_deleted_key_stops(start: StartServer) -> None:
     assert record["progress"].get("done", 0) < 400
 
 
+@pytest.mark.parametrize("change", [{"scopes": ["read"]}, {"namespace": "team-b"}, {"scopes": ["generate", "read"]}])
+async def test_the_batch_of_a_key_that_lost_its_scope_or_namespace_stops(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, change: dict[str, Any]
+) -> None:
+    server = await start(tiny_engine(hf_byte_tokenizer), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, namespace="team-a")
+    job = await batch(server, key, *[{"prompt": "a", "max_tokens": 16}] * 200)
+    assert (await server.client.patch(f"/v1/keys/{key['id']}", json=change)).status_code == 200
+    server.client.params = {"namespace": "team-a"}
+    record = await ended(server, job)
+    if "generate" in change.get("scopes", ()):  # all that it needs
+        assert record["status"] == "succeeded"
+    else:
+        assert (record["status"], record["error"]["code"]) == ("failed", "invalid_api_key")
+        assert record["progress"]["done"] < 200
+
+
 async def test_the_jobs_of_a_deleted_key_are_cancelled_where_that_is_asked(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(ScriptedEngine(gate=gate), api_keys=ADMIN)
@@ -152,6 +174,33 @@ async def test_the_jobs_of_a_deleted_key_are_cancelled_where_that_is_asked(start
     assert (await ended(server, job))["status"] == "cancelled"
     gate.set()
     assert (await ended(server, kept))["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_request_that_is_read_while_its_key_is_deleted_begins_no_job(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, elsewhere: bool
+) -> None:
+    shared = {"api_keys": ADMIN, "database": f"sqlite:///{tmp_path}/store.sqlite3"}
+    server = await start(tiny_engine(hf_byte_tokenizer), **shared)
+    other = await start(tiny_engine(hf_byte_tokenizer), **shared) if elsewhere else server
+    for one in (server, other):
+        one.client.headers.update(BEARER)
+    key = await created(server, scopes=["write"])
+    identified, deleted = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        identified.set()
+        await deleted.wait()
+        yield b'{"name": "mine", "concept": "sentiment", "layers": [1]}'
+
+    headers = {**bearer(key["key"]), "content-type": "application/json"}
+    asking = asyncio.create_task(server.client.post("/v1/vectors/extract", content=body(), headers=headers))
+    await identified.wait()
+    assert (await other.client.delete(f"/v1/keys/{key['id']}?jobs=cancel")).status_code == 204
+    deleted.set()
+    record = await ended(server, (await asking).json()["id"])
+    assert (record["status"], record["error"]["code"]) == ("failed", "invalid_api_key")
+    assert (await server.client.get("/v1/vectors")).json()["data"] == []
 
 
 async def test_jobs_of_the_shared_namespace_are_their_keys(server: Server) -> None:

@@ -5,16 +5,20 @@ import json
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from app.core.admission import Key, RateLimits
 from app.core.errors import RateLimited
 from steering.errors import LimitExceeded
 from steering.schemas.governance import KeyLimitsFields
+from tests.app.api.test_batch import output, started
 from tests.app.api.test_extract import PAIRS
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
+from tests.app.policy.conftest import tiny_engine
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
 from tests.fakes import ScriptedEngine
+from tests.polling import until
 
 EXTRACT: dict[str, Any] = {"name": "mood", "pairs": PAIRS, "method": "trained", "training": {"steps": 2000}}
 
@@ -43,6 +47,29 @@ async def test_rows_of_a_key_are_limited(waiting: tuple[Server, asyncio.Event]) 
     assert (await first).status_code == 200
     assert (await ask(server, key, n=3)).status_code == 200
     assert (await ask(server, {"key": ADMIN}, n=4)).status_code == 200
+
+
+async def test_a_batch_runs_as_many_rows_as_its_key_may_have(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    server = await start(tiny_engine(hf_byte_tokenizer), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, scopes=["generate", "read"], limits={"rows": 4})
+    beyond = await ask(server, key, n=5)
+    server.client.headers.update(bearer(key["key"]))
+    lines = [{"prompt": "a", "max_tokens": 16, "n": n} for n in (2,) * 30]
+    job = await started(server, {"prompt": "a", "n": 5}, *lines)
+    running = []
+
+    def is_done() -> bool:
+        running.append(server.engine.stats().background_running)
+        return server.state.jobs.live(job["id"]) is None
+
+    await until(is_done)
+    first, *others = await output(server, job)
+    assert first["error"] == refusal(beyond)
+    assert [len(one["response"]["choices"]) for one in others] == [2] * 30
+    assert 0 < max(running) <= 4
 
 
 async def test_unfinished_jobs_of_a_key_are_limited(start: StartServer) -> None:

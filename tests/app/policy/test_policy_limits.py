@@ -177,6 +177,16 @@ async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(g
     assert code(answer) == (403, "insufficient_scope")
 
 
+async def test_own_steering_of_the_policy_holds_where_steering_is_stored(governed: Server) -> None:
+    writer, body = bearer((await created(governed, scopes=["write"]))["key"]), {"interventions": OWN}
+    for path in ("/v1/profiles/mine", "/v1/steering"):
+        assert (await governed.client.put(path, json=body, headers=writer)).status_code == 200, path
+    await put_policy(governed, limits={"own_steering": "profiles"})
+    for path in ("/v1/profiles/mine", "/v1/steering"):
+        assert code(await governed.client.put(path, json=body, headers=writer)) == (403, "insufficient_scope"), path
+        assert (await governed.client.put(path, json=body)).status_code == 200, "an admin decides what may be named"
+
+
 SWEEP = {"kind": "layer_sweep", "vector": "mood", "prompts": ["the road", "the river"], "max_tokens": 2}
 DOSE = {**SWEEP, "kind": "dose_response", "neutral": ["the road"], "random_directions": 0}
 REPORT = {"kind": "report", "vector": "mood", "prompts": ["the road"], "strength": 50.0}

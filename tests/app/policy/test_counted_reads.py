@@ -1,0 +1,97 @@
+"""What a request reads besides its prompts and answers counts against the tokens per minute of its key, too."""
+
+import re
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from steering.concepts.loader import load_concept
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
+from tests.app.conftest import Server, StartServer
+from tests.app.policy.conftest import directions
+from tests.app.policy.test_keys import ADMIN, BEARER, bearer, code, created
+from tests.families import LLAMA_LIKE, build
+
+WORD, TOKENS, N = "abc", 4, 2
+COMPARE: dict[str, Any] = {"prompt": WORD, "max_tokens": TOKENS, "n": N, "steering": [{"vector": "mood"}]}
+ECHO: dict[str, Any] = {"model": "tiny", "prompt": [WORD, "de"], "max_tokens": TOKENS, "echo": True}
+DOSE: dict[str, Any] = {
+    "kind": "dose_response", "vector": "mood", "prompts": ["the road", "a river"], "neutral": ["so"], "strengths": [1],
+    "random_directions": 0, "max_tokens": TOKENS,
+}  # fmt: skip
+REPORT: dict[str, Any] = {"kind": "report", "vector": "mood", "strength": 1.0, "prompts": ["the road"], "max_tokens": 4}
+RATINGS = 2 * 2 * 3
+
+
+@pytest.fixture
+async def server(start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast) -> Server:
+    """A server over a tiny model that needs a key, with a vector."""
+    model = build("LlamaForCausalLM", **{**LLAMA_LIKE, "max_position_embeddings": 2048})  # for a judge's questions
+    engine = TransformersEngine(opened(model, hf_byte_tokenizer, name="tiny"))
+    one = await start(engine, api_keys=ADMIN, max_evaluation_answers=1500)
+    one.client.headers.update(BEARER)
+    body = {"name": "mood", "directions": directions(engine.info.d_model, 0), "description": "a good mood"}
+    assert (await one.client.post("/v1/vectors", json=body)).status_code == 201
+    return one
+
+
+async def counted(server: Server, path: str, body: dict[str, Any]) -> int:
+    """How many tokens a request takes."""
+    key = await created(server, scopes=["generate", "write"], limits={"tokens_per_minute": 1})
+    refused = await server.client.post(path, json=body, headers=bearer(key["key"]))
+    assert code(refused) == (429, "rate_limited"), refused.text
+    (found,) = re.findall(r"takes (\d+) tokens", refused.text)
+    return int(found)
+
+
+async def test_a_comparison_counts_what_is_read_to_measure_its_answers(server: Server) -> None:
+    prompt = len(server.engine.tokenizer.encode(WORD))
+    answers = 2 * (prompt + N * TOKENS)
+    measured = N * (1 + 2) * (prompt + TOKENS)  # the unsteered model reads each answer, and the steered one its own
+    assert await counted(server, "/v1/compare", COMPARE) == answers + measured
+    readout = {**COMPARE, "readout": ["mood"]}
+    assert await counted(server, "/v1/compare", readout) == answers + measured + 2 * N * TOKENS
+
+
+async def test_prompts_that_are_scored_and_continued_count_twice(server: Server) -> None:
+    prompts = sum(len(server.engine.tokenizer.encode(one)) for one in ECHO["prompt"])
+    assert await counted(server, "/v1/completions", ECHO) == prompts + 2 * TOKENS
+    assert await counted(server, "/v1/completions", {**ECHO, "logprobs": 1}) == 2 * prompts + 2 * TOKENS
+    assert await counted(server, "/v1/completions", {**ECHO, "logprobs": 1, "max_tokens": 0}) == prompts
+
+
+async def test_the_loaded_model_as_the_judge_counts_its_questions_and_ratings(server: Server) -> None:
+    judged = {**DOSE, "judge": {"by": "self"}}
+    without, counts = [await counted(server, "/v1/evaluations", body) for body in (DOSE, judged)]
+
+    async def passed(body: dict[str, Any]) -> int:
+        before = server.engine.stats()
+        answer = await server.client.post("/v1/evaluations?wait=true", json=body)
+        assert answer.status_code == 200, answer.text
+        after = server.engine.stats()
+        found = [one.prompt_tokens + one.cached_tokens + one.generated_tokens for one in (before, after)]
+        return found[1] - found[0]
+
+    await passed(DOSE)  # its parts are stored, and found again by the next ones
+    taken = -await passed(DOSE) + await passed(judged)
+    broken = 2 * RATINGS * TOKENS  # a byte that is no character is written as three
+    assert abs(counts - without - taken) <= broken < taken / 10
+
+
+async def test_ratings_of_the_loaded_model_are_answers_of_an_evaluation(server: Server) -> None:
+    many = {**DOSE, "prompts": ["the road"] * 200}  # 401 answers and 1200 ratings
+    assert await counted(server, "/v1/evaluations", many) > 0, "without the ratings it is within the limit"
+    refused = await server.client.post("/v1/evaluations", json={**many, "judge": {"by": "self"}})
+    assert code(refused) == (400, "limit_exceeded")
+
+
+async def test_a_report_counts_the_pairs_of_other_concepts(server: Server) -> None:
+    texts = [text for pair in load_concept("sentiment") for text in pair]
+    read = sum(len(server.engine.tokenizer.encode(text)) for text in texts)
+    none, one = [
+        await counted(server, "/v1/evaluations", {**REPORT, "side_effects": names})
+        for names in (["mood"], ["sentiment"])
+    ]
+    assert one - none == read > 0
