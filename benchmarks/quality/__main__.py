@@ -59,6 +59,9 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--eager", action="store_true", help="without compiled decode steps, which take minutes to make"
     )
+    parser.add_argument(
+        "--further", action="store_true", help="ranges of the embedded model on further prompts, as of a larger model"
+    )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(EVIDENCE_PARTS), metavar="PART")
     parser.add_argument("--concepts", nargs="+", choices=list(STARTERS), default=list(STARTERS), metavar="NAME")
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="a name, folder or .gguf file")
@@ -104,7 +107,8 @@ def _whole(chosen: argparse.Namespace) -> bool:
 async def _measure(chosen: argparse.Namespace, setup: Setup, part: str, concept: str) -> None:
     watch, profile = Stopwatch(), setup.profile
     if part == "ranges":
-        profile = QUICK if chosen.quick else RANGES if chosen.model == EMBEDDED_MODEL else LARGER
+        own = chosen.model == EMBEDDED_MODEL and not chosen.further
+        profile = QUICK if chosen.quick else RANGES if own else LARGER
         add_ranges(setup.engine, concept, await ranges(setup.engine, concept, profile))
     else:
         add_result(chosen.output, setup.engine, part, concept, await one(setup, part, concept))

@@ -155,7 +155,7 @@ def test_a_run_before_comes_back_with_its_settings(wide: Visit) -> None:
     assert steered.inner_text() != gloomy
     wide.page.get_by_role("button", name="Undo").click()
     expect(steered).to_have_text(gloomy)
-    expect(wide.page.get_by_label("Strength of sentiment")).to_have_value("-1.67")
+    expect(wide.page.get_by_label("Strength of sentiment")).to_have_value("-1.7")
     wide.page.get_by_role("button", name="Pin run 1").click()
     expect(runs.first).to_have_class("pinned")
 

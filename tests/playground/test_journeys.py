@@ -88,7 +88,7 @@ def test_the_keyboard_alone_leads_from_the_first_visit_to_a_difference_and_moves
     tab_to(wide, page.get_by_role("button", name="Ask it live"))
     page.keyboard.press("Enter")
     steered, plain = (page.get_by_role("article", name=name).locator(".tokens") for name in ("Steered", "Plain"))
-    expect(page.get_by_label("Strength of sentiment")).to_have_value("-1.67")
+    expect(page.get_by_label("Strength of sentiment")).to_have_value("-1.7")
     expect(steered).not_to_be_empty()
     wide.ended()
     answers = steered.inner_text(), plain.inner_text()

@@ -23,6 +23,9 @@ from steering.workflows.generate import background
 from steering.workflows.texts import as_prompts
 
 PAIRS = 10
+MORE = {"sentiment": slice(PAIRS, 3 * PAIRS)}
+"""Prompts of the embedded model's pairs where ten did not decide: at the strengths of a former run, which held above 0 only, the reader
+found 8 of 10, and as many alike under a random direction."""
 SAMPLING = SamplingParams(max_tokens=48, temperature=0.7)
 SEED = 100
 """Of the first prompt, and of the random direction: no other measurement uses these seeds."""
@@ -30,7 +33,8 @@ SEED = 100
 
 @cache
 def blind_prompts(concept: str) -> tuple[str, ...]:
-    """Returns the prompts of the pairs of a concept, which nothing else takes. The embedded model has the first PAIRS, another one the last."""
+    """Returns the prompts of the pairs of a concept, which nothing else takes. The embedded model has the first PAIRS, or MORE, another one
+    the last."""
     found: dict[str, list[str]] = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
     return tuple(found[concept])
 
@@ -53,7 +57,8 @@ async def blind(engine: Engine, second: Engine, concept: str) -> dict[str, Any]:
     if up == down:
         return {"strengths": None, "pairs": [], "random": []}
     vector = await vector_of(engine, concept)
-    read = slice(PAIRS) if engine.info.name == EMBEDDED_MODEL else slice(-PAIRS, None)
+    embedded = engine.info.name == EMBEDDED_MODEL
+    read = MORE.get(concept, slice(PAIRS)) if embedded else slice(-PAIRS, None)
     prompts = as_prompts(engine, blind_prompts(concept)[read])
     plans = [
         await plan_at(engine.info, one, strength, layers)
@@ -70,14 +75,15 @@ async def blind(engine: Engine, second: Engine, concept: str) -> dict[str, Any]:
     names = (concept, other_concept(concept))
     scorers = [await other_model_scorer(second, name, load_concept(name)) for name in names]
     own, other = [await scorer.score(instructions * len(plans), texts) for scorer in scorers]
+    half = len(texts) // 2
     return {
         "model": engine.info.fingerprint,
         "strengths": [up, down],
         "layers": list(layers),
         "scorer": scorers[0].evidence,
         "other": other_concept(concept),
-        "pairs": _pairs(instructions, texts[: 2 * PAIRS], own, other),
-        "random": _pairs(instructions, texts[2 * PAIRS :], own[2 * PAIRS :], other[2 * PAIRS :]),
+        "pairs": _pairs(instructions, texts[:half], own, other),
+        "random": _pairs(instructions, texts[half:], own[half:], other[half:]),
     }
 
 
@@ -89,13 +95,13 @@ def _pairs(
         {
             "prompt": instructions[index],
             "up": texts[index],
-            "down": texts[index + PAIRS],
-            "scores": [own[index], own[index + PAIRS]],
-            "scores_other": [other[index], other[index + PAIRS]],
+            "down": texts[index + len(instructions)],
+            "scores": [own[index], own[index + len(instructions)]],
+            "scores_other": [other[index], other[index + len(instructions)]],
             "read": None,
             "read_other": None,
         }
-        for index in range(PAIRS)
+        for index in range(len(instructions))
     ]
 
 
