@@ -146,13 +146,17 @@ class Servers(Stored):
 
     async def renew(self, server: str, seconds: float, progress: Mapping[str, JobProgress]) -> Renewal:
         """Extends the lease of a server and stores the progress of its jobs, by id. Unfinished jobs whose owner has no lease,
-        because it died or cannot reach the database, become `failed` with the code `interrupted`."""
+        because it died or cannot reach the database, become `failed` with the code `interrupted`. A server whose own lease has
+        ended gives the others another one: perhaps nobody could reach the database."""
         written = {job_id: dump_json(made.model_dump(), "progress") for job_id, made in progress.items()}
 
         async def extend(connection: AsyncConnection) -> Renewal:
             lease = {"lease_until": database_time() + seconds}
+            ended_leases = ServerRow.lease_until <= database_time()
+            away = await connection.scalar(select(ended_leases).where(ServerRow.id == server))
             await connection.run_sync(upsert, ServerRow, {"id": server}, lease, started_at=now())
-            await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
+            others = update(ServerRow).values(lease) if away else delete(ServerRow)
+            await connection.execute(others.where(ended_leases))
             for job_id, text in written.items():
                 own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
                 await connection.execute(update(JobRow).where(*own).values(progress=text))

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from sqlalchemy import update
+
 from steering.schemas.resources import JobProgress, JobStatus
 from steering.spec import SteeringSpec
 from steering.store.records import JobRecord, KeyRecord, Renewal
 from steering.store.store import Store
+from steering.store.tables import ServerRow
 
 LONG = 1000.0
 SHORT = 0.05
@@ -68,6 +71,27 @@ async def test_a_server_that_lost_its_lease_learns_it_and_cannot_report_its_jobs
     assert (await store.servers.renew("slow", LONG, {"job-1": JobProgress()})).ended == {"job-1"}
     assert (await store.shared.jobs.put(mine)).status == "failed"
     assert await statuses(store) == {"job-1": "failed"}
+
+
+async def end_leases(store: Store, *servers: str) -> None:
+    """Ends leases as if their time had passed."""
+    ended = update(ServerRow).where(ServerRow.id.in_(servers)).values(lease_until=0.0)
+    assert await store.database.change(ended) == len(servers)
+
+
+async def test_the_first_server_after_an_outage_ends_no_job_of_another_before_one_more_lease(store: Store) -> None:
+    servers = ("first", "second", "dead")
+    for server in servers:
+        await store.servers.renew(server, LONG, {})
+        await job(store, f"job-{server}", server)
+    await end_leases(store, *servers)
+    progress = {f"job-{server}": JobProgress() for server in servers}
+    for server in ("first", "second"):
+        assert await store.servers.renew(server, LONG, progress) == Renewal(servers=3)
+    assert set((await statuses(store)).values()) == {"running"}
+    await end_leases(store, "dead")
+    assert (await store.servers.renew("first", LONG, progress)).interrupted == 1
+    assert await statuses(store) == {"job-dead": "failed", "job-second": "running", "job-first": "running"}
 
 
 async def test_progress_is_seen_by_every_server_while_the_job_runs(store: Store) -> None:
