@@ -12,7 +12,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
-"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except its last write (`written_last`)."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -382,6 +382,16 @@ class NamespaceJobs:
             return None
         mine = live.record.namespace != SHARED or live.record.created_by == self.key.name
         return live if mine or self._sees_all else None
+
+
+async def written_last(write: Coroutine[Any, Any, T]) -> T:
+    """Returns what the last write of a job returns, also where the job is stopped meanwhile: the transaction completes in any case, so
+    the job has its result."""
+    task = asyncio.create_task(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
 
 
 def job_options(status: int, model: Any, about: str) -> dict[str, Any]:
