@@ -12,7 +12,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -28,7 +28,7 @@ from app.core.answers import Event, FileStream, damage_warnings, event_stream, j
 from app.core.errors import InvalidApiKey, JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
-from steering.errors import Interrupted, NotFound, Overloaded, SteeringError
+from steering.errors import Interrupted, NotFound, Overloaded, SteeringError, StorageFull, Unavailable
 from steering.namespaces import SHARED, visible_from
 from steering.schemas.base import NamespacePageQuery
 from steering.schemas.extraction import TransferRequest
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
-"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work."""
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except its last write (`written_last`)."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -146,11 +146,36 @@ class Jobs:
         await self._save_rest()
 
     async def _save_rest(self) -> None:
-        """Stores the final records that could not be stored when their jobs ended. Raises StoreUnavailable."""
+        """Stores the final records that could not be stored when their jobs ended; one that still cannot holds up no other. Raises
+        StoreUnavailable, and the last error of a record."""
+        failure: Exception | None = None
         for name, record in tuple(self._unsaved.items()):
-            await self._put(record)
-            self._unsaved.pop(name, None)
-            self._live.pop(name, None)
+            if (live := self._live.get(name)) is None:
+                continue
+            try:
+                await self._save(live, record)
+            except Unavailable:
+                raise
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _save(self, live: LiveJob, record: JobRecord) -> None:
+        """Stores the final record of a job and forgets the job. A result that cannot be stored, such as one with NaN, becomes the
+        failure of the job. A record that cannot be stored now is kept for `_save_rest`, and the error is raised."""
+        try:
+            live.update(await self._put(record))
+        except Exception as error:
+            if record.result is not None and not isinstance(error, (Unavailable, StorageFull)):
+                live.failure = public_error(error)
+                await self._save(live, _failed(record.model_copy(update={"result": None}), live.failure))
+                return
+            self._unsaved[record.id] = record
+            live.update(record)
+            raise
+        self._unsaved.pop(record.id, None)
+        self._live.pop(record.id, None)
 
     def live(self, job_id: str) -> LiveJob | None:
         """Returns a job of this process that has not ended."""
@@ -200,8 +225,10 @@ class Jobs:
         for name, live in self._live.items():
             self._unsaved.setdefault(name, _failed(live.record, reason))
         try:
-            await self._save_rest()
-            await self.store.servers.release(self._server)
+            try:
+                await self._save_rest()
+            finally:
+                await self.store.servers.release(self._server)
         except SteeringError as error:  # after the lease other servers report what is left
             log.warning("lease_not_released", code=error.code, jobs=list(self._unsaved))
 
@@ -227,12 +254,9 @@ class Jobs:
         live.stored.set_result(None)
         record = await self._final_record(live, work, key)
         try:
-            live.update(await self._put(record))
-            self._live.pop(record.id, None)
+            await self._save(live, record)
         except Exception:
             log.exception("job_record_not_stored", job=record.id)
-            self._unsaved[record.id] = record
-            live.update(record)
 
     async def _final_record(self, live: LiveJob, work: Work, key: Key) -> JobRecord:
         """Runs a job and returns its final record, whatever ends it."""
@@ -388,6 +412,16 @@ class NamespaceJobs:
             return None
         mine = live.record.namespace != SHARED or live.record.created_by == self.key.name
         return live if mine or self._sees_all else None
+
+
+async def written_last(write: Coroutine[Any, Any, T]) -> T:
+    """Returns what the last write of a job returns, also where the job is stopped meanwhile: the transaction completes in any case, so
+    the job has its result."""
+    task = asyncio.create_task(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
 
 
 def job_options(status: int, model: Any, about: str) -> dict[str, Any]:

@@ -272,11 +272,13 @@ class ResolvedDefault:
     interventions.
     spec: the stored interventions, None where they cannot be read.
     plan: the plan under the server's dose guard, without the policy.
-    source: where the names of `pinned` are looked up: in memory, by id."""
+    source: where the names of `pinned` are looked up: in memory, by id.
+    applied: whether it could be resolved. One that could not is tried again at each refresh."""
 
     spec: SteeringSpec | None = UNSTEERED.spec
     plan: SteeringPlan = UNSTEERED
     source: VectorsByName = field(default_factory=lambda: VectorsByName({}))
+    applied: bool = True
 
     @property
     def pinned(self) -> SteeringSpec:
@@ -354,9 +356,9 @@ class DefaultSteering:
             if isinstance(spec, StoreCorrupt):  # the default of this namespace alone
                 if known is None or known.spec is not None:
                     found[namespace] = _not_applied(None, namespace, spec)
-            elif known is None or known.spec != spec:
+            elif known is None or known.spec != spec or not known.applied:
                 try:
-                    found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine)
+                    found[namespace] = await self._resolve(spec, store.in_namespace(namespace), engine, known)
                 except Unavailable as error:
                     failure = error  # the default of one namespace, which must not hold up the others
         return found, failure
@@ -370,8 +372,11 @@ class DefaultSteering:
             others = {name: one for name, one in self._read().items() if name != store.namespace}
             self._defaults = others if resolved is None else {**others, store.namespace: resolved}
 
-    async def _resolve(self, spec: SteeringSpec, store: NamespaceStore, engine: Engine) -> ResolvedDefault:
-        """Resolves a default. Raises Unavailable: a read that failed says nothing about the default, and is tried again."""
+    async def _resolve(
+        self, spec: SteeringSpec, store: NamespaceStore, engine: Engine, known: ResolvedDefault | None = None
+    ) -> ResolvedDefault:
+        """Resolves a default. Raises Unavailable: a read that failed says nothing about the default, and is tried again.
+        known: the last one; a reason for which it was not applied is not logged again."""
         try:
             found = (await find_vectors(vector_names(spec), store.vectors, engine.info)).values()
             held = {vector.id: vector for vector in found}
@@ -379,13 +384,17 @@ class DefaultSteering:
         except Unavailable:
             raise
         except SteeringError as error:
-            return _not_applied(spec, store.namespace, error)
+            return _not_applied(spec, store.namespace, error, known)
         return ResolvedDefault(spec, plan, VectorsByName(held))
 
 
-def _not_applied(spec: SteeringSpec | None, namespace: str, reason: SteeringError) -> ResolvedDefault:
-    log.warning("default_steering_invalid", namespace=namespace, code=reason.code, reason=reason.message)
-    return ResolvedDefault(spec, replace(UNSTEERED, warnings=(not_applied(reason),)))
+def _not_applied(
+    spec: SteeringSpec | None, namespace: str, reason: SteeringError, known: ResolvedDefault | None = None
+) -> ResolvedDefault:
+    warnings = (not_applied(reason),)
+    if known is None or known.plan.warnings != warnings:
+        log.warning("default_steering_invalid", namespace=namespace, code=reason.code, reason=reason.message)
+    return ResolvedDefault(spec, replace(UNSTEERED, warnings=warnings), applied=False)
 
 
 def not_applied(reason: SteeringError) -> str:

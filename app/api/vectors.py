@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
-from app.api.jobs import Work, job_options, respond
+from app.api.jobs import Work, job_options, respond, written_last
 from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
@@ -410,7 +410,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
         await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
 
     async def run(progress: Progress) -> dict[str, Any]:
-        """Extracts and stores the vector. The texts of a description are generated first. Cancelling stores nothing."""
+        """Extracts and stores the vector. The texts of a description are generated first. Cancelling before that stores nothing."""
         asked = source
         if isinstance(asked, Description):
             written = await written_pairs(context.engine, asked, progress=progress)
@@ -420,7 +420,8 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
             vector = with_shipped_evidence(vector, body.concept)
         elif body.concept is not None:
             vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
-        return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
+        stored = await written_last(context.store.vectors.put(vector))
+        return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run
 
@@ -462,7 +463,8 @@ async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
 
     async def run(progress: Progress) -> dict[str, Any]:
         vector = await distilling.distil(context.engine, request, progress=progress)
-        return {"vector": vector_answer(await context.store.vectors.put(vector)).model_dump(mode="json")}
+        stored = await written_last(context.store.vectors.put(vector))
+        return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run
 

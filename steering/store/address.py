@@ -32,7 +32,10 @@ WRITES = "steering_writes"
 BUSY_TIMEOUT_MS = 15_000
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 15_000
-"""PostgreSQL waits for ever by default."""
+IDLE_TIMEOUT_MS = 30_000
+"""PostgreSQL waits for ever by default, and a server that vanished inside a write would keep the lock of all writers."""
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+"""A connection whose other end is silent for about 30 s is lost; by default it is after hours. Seconds, and milliseconds."""
 _WRITER_LOCK_KEY = 0x737465657269  # key of the advisory lock that serializes writers on PostgreSQL
 
 
@@ -59,7 +62,7 @@ class DatabaseAddress:
         if self.file is not None:
             return {"hide_parameters": True}
         # Behind a transaction pooler every transaction may get another connection, so prepared statements are off.
-        connect = {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS}
+        connect = {"prepare_threshold": None, "connect_timeout": CONNECT_SECONDS, **_KEEPALIVES}
         return {"hide_parameters": True, "connect_args": connect}
 
     @property
@@ -125,7 +128,8 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
             return
         connection.exec_driver_sql(
             f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true), "
-            f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
+            f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true), "
+            f"set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT_MS}', true)"
         )
         if writes:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")

@@ -1,6 +1,7 @@
 """Jobs, which outlive a restart of the server, their outputs, and the servers that run them."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ from steering.store.records import (
     now,
     read_record,
     read_valid,
+    utc_text,
     write_record,
 )
 from steering.store.tables import ChangeRow, JobOutputRow, JobRow, ServerRow
@@ -146,19 +148,27 @@ class Servers(Stored):
 
     async def renew(self, server: str, seconds: float, progress: Mapping[str, JobProgress]) -> Renewal:
         """Extends the lease of a server and stores the progress of its jobs, by id. Unfinished jobs whose owner has no lease,
-        because it died or cannot reach the database, become `failed` with the code `interrupted`."""
+        because it died or cannot reach the database, become `failed` with the code `interrupted`. A server whose own lease has
+        ended gives the others another one: perhaps nobody could reach the database. Jobs of this server without progress here,
+        which it does not know, become `failed` when they have not changed for a lease."""
+        # before this waits for the database: a job that begins meanwhile has no progress here either
+        before = utc_text(datetime.now(UTC) - timedelta(seconds=seconds))
         written = {job_id: dump_json(made.model_dump(), "progress") for job_id, made in progress.items()}
 
         async def extend(connection: AsyncConnection) -> Renewal:
             lease = {"lease_until": database_time() + seconds}
+            ended_leases = ServerRow.lease_until <= database_time()
+            away = await connection.scalar(select(ended_leases).where(ServerRow.id == server))
             await connection.run_sync(upsert, ServerRow, {"id": server}, lease, started_at=now())
-            await connection.execute(delete(ServerRow).where(ServerRow.lease_until <= database_time()))
+            others = update(ServerRow).values(lease) if away else delete(ServerRow)
+            await connection.execute(others.where(ended_leases))
             for job_id, text in written.items():
                 own = (JobRow.id == job_id, JobRow.owner == server, JobRow.status.in_(UNFINISHED))
                 await connection.execute(update(JobRow).where(*own).values(progress=text))
-            orphaned = (JobRow.status.in_(UNFINISHED), JobRow.owner.not_in(select(ServerRow.id)))
+            unknown = (JobRow.owner == server) & JobRow.id.not_in(list(progress)) & (JobRow.updated_at < before)
+            orphaned = JobRow.status.in_(UNFINISHED) & (JobRow.owner.not_in(select(ServerRow.id)) | unknown)
             failed = {"status": "failed", "error": dump_json(INTERRUPTED, "error"), "updated_at": now()}
-            interrupted = await connection.execute(update(JobRow).where(*orphaned).values(failed))
+            interrupted = await connection.execute(update(JobRow).where(orphaned).values(failed))
             must_end = JobRow.cancel_requested | JobRow.status.not_in(UNFINISHED)
             ended = await connection.scalars(select(JobRow.id).where(JobRow.id.in_(list(progress)), must_end))
             servers = await connection.scalar(select(func.count()).select_from(ServerRow))

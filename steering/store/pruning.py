@@ -7,9 +7,10 @@ from typing import Literal, TypeAlias
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
 from sqlalchemy.orm import aliased
 
+from steering.errors import InvalidRequest
 from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
-from steering.store.migrate import migrate
+from steering.store.migrate import current, migrate
 from steering.store.records import utc_text
 from steering.store.references import pinned_vectors
 from steering.store.tables import (
@@ -48,11 +49,24 @@ def older(table: Aging, before: str) -> tuple[type[Base], ColumnElement[bool]]:
     return old[table]
 
 
+def _open(address: DatabaseAddress, dry_run: bool) -> None:
+    """Creates or upgrades the database; a dry run changes nothing. Raises InvalidRequest where it finds no database of our schema."""
+    if not dry_run:
+        migrate(address)
+        return
+    found, newest = current(address)
+    if found is None:
+        raise InvalidRequest("there is no database of this server to prune", param="database")
+    if found != newest:
+        message = f"the database has schema {found}, a dry run needs {newest}: run `steer db upgrade` on it first"
+        raise InvalidRequest(message, param="database")
+
+
 def prune_records(address: DatabaseAddress, before: Mapping[Aging, str], *, dry_run: bool = False) -> dict[Aging, int]:
     """Deletes what is `older` than a time, which is given by table; returns how many rows, by table."""
-    migrate(address)
+    _open(address, dry_run)
     counts: dict[Aging, int] = {}
-    with translated(), transaction(address, writes=True) as connection:
+    with translated(), transaction(address, writes=not dry_run) as connection:
         for table, time in before.items():
             row, old = older(table, time)
             counts[table] = connection.scalar(select(func.count()).select_from(row).where(old)) or 0
@@ -63,13 +77,13 @@ def prune_records(address: DatabaseAddress, before: Mapping[Aging, str], *, dry_
 
 def prune_versions(address: DatabaseAddress, keep: int, *, dry_run: bool = False) -> tuple[str, ...]:
     """Deletes all but the newest `keep` versions of each vector that no stored steering or document names, and returns
-    them as `name@version`, the oldest first. Raises StoreUnavailable, StoreCorrupt."""
-    migrate(address)
+    them as `name@version`, the oldest first. Raises StoreUnavailable, StoreCorrupt, InvalidRequest."""
+    _open(address, dry_run)
     identity = (VectorRow.namespace, VectorRow.name, VectorRow.version)
     by_version = func.row_number().over(partition_by=identity[:2], order_by=VectorRow.version.desc())
     ranked = select(*identity, by_version.label("rank")).subquery()
     order = (ranked.c.namespace, ranked.c.name, ranked.c.version)
-    with translated(), transaction(address, writes=True) as connection:
+    with translated(), transaction(address, writes=not dry_run) as connection:
         pinned = {
             vector
             for column in (ProfileRow.steering, DefaultSteeringRow.steering, DocumentRow.content)

@@ -94,7 +94,7 @@ class JobRecord(JobAnswer):
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """What a renewal of a server's lease found. servers: how many have a lease, this one included.
-    ended: jobs of this server that it must stop. interrupted: how many jobs of other servers were marked as interrupted now."""
+    ended: jobs of this server that it must stop. interrupted: how many jobs that no server runs were marked as interrupted now."""
 
     ended: frozenset[str] = frozenset()
     interrupted: int = 0

@@ -1,17 +1,21 @@
 """The default steering is resolved once, held in memory, and never stops plain traffic."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from dataclasses import fields, replace
 from typing import Any, cast
 
 import httpx2
 import pytest
+from sqlalchemy import insert
 from structlog.testing import capture_logs
 
 from app.core.settings import Settings
 from app.main import create_app
+from steering.store.records import now
 from steering.store.store import NamespaceStore, Store
+from steering.store.tables import DefaultSteeringRow
 from tests.app.changed_store import fails, lasting
 from tests.app.conftest import BASE_URL, Server, state
 from tests.fakes import ScriptedEngine
@@ -68,6 +72,21 @@ async def test_a_vector_that_was_deleted_leaves_traffic_unsteered_until_the_next
     await server.client.put("/v1/steering", json=DEFAULT)
     await server.client.delete("/v1/vectors/sentiment?force=true")
     assert (await applied(server.client))["applied"], "what is resolved goes on"
+
+
+async def test_a_default_that_could_not_be_applied_is_tried_again_while_its_text_stays_the_same(server: Server) -> None:
+    state = server.state
+    row = {"namespace": "shared", "steering": json.dumps(DEFAULT), "updated_at": now()}
+    with capture_logs() as logged:
+        await state.store.database.change(insert(DefaultSteeringRow).values(row))  # its vector has been deleted
+        for _ in range(2):
+            await state.default_steering.refresh(state.store, state.engine)
+    events = [one["event"] for one in logged]
+    assert events.count("default_steering_invalid") == 1, "the same reason is logged once"
+    assert (await applied(server.client))["applied"] == []
+    await server.register()
+    await state.default_steering.refresh(state.store, state.engine)
+    assert [one["vector"] for one in (await applied(server.client))["applied"]] == ["sentiment@1"]
 
 
 @pytest.mark.parametrize("broken", [False, True])

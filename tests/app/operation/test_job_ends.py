@@ -10,11 +10,12 @@ import pytest
 from app.api.jobs import Jobs
 from app.core.errors import JobCancelled
 from app.core.settings import Settings
-from steering.errors import Interrupted, StoreUnavailable
+from steering.errors import Interrupted, StorageFull, StoreUnavailable
 from steering.store.jobs import Jobs as StoredJobs
 from steering.store.records import JobRecord
-from steering.store.store import Store
-from tests.app.changed_store import ChangedStore
+from steering.store.store import NamespaceStore, Store
+from steering.vectors import ConceptVector
+from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
 from tests.fakes import ScriptedEngine
@@ -147,6 +148,37 @@ async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(me
     store.fails = False
     await jobs.renew()
     assert [one.status for one in await store.records()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_job_that_is_cancelled_while_its_vector_is_being_stored_has_that_vector(
+    start: StartServer, refused: bool
+) -> None:
+    server = await start(ScriptedEngine())
+    store, reached, opened = server.state.store, asyncio.Event(), asyncio.Event()
+
+    def slow(found: NamespaceStore) -> NamespaceStore:
+        async def put(vector: ConceptVector) -> ConceptVector:
+            reached.set()
+            await opened.wait()
+            if refused:
+                raise StorageFull("the database is full")
+            return await found.vectors.put(vector)
+
+        return replace(found, vectors=changed(found.vectors, put=put))
+
+    server.state.jobs.store = ChangedStore(store, slow)
+    job = (await server.client.post("/v1/vectors/extract", json={"name": "mood", "pairs": PAIRS})).json()
+    await reached.wait()
+    cancelling = asyncio.create_task(server.client.delete(f"/v1/jobs/{job['id']}"))
+    live = server.state.jobs.live(job["id"])
+    assert live is not None
+    await until(lambda: live._reason is not None)
+    opened.set()
+    ended = (await cancelling).json()
+    assert ended["status"] == ("failed" if refused else "succeeded")
+    assert refused or ended["result"]["vector"]["id"] == "mood@1"
+    assert len((await store.shared.vectors.find()).items) == (not refused)
 
 
 @pytest.mark.parametrize("reached", [True, False])

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from sqlalchemy import update
+
 from steering.schemas.resources import JobProgress, JobStatus
 from steering.spec import SteeringSpec
 from steering.store.records import JobRecord, KeyRecord, Renewal
 from steering.store.store import Store
+from steering.store.tables import JobRow, ServerRow
 
 LONG = 1000.0
 SHORT = 0.05
@@ -28,7 +31,8 @@ async def test_the_jobs_of_a_server_without_a_lease_are_reported_and_no_others(s
             await job(store, f"{owner}-{status}", owner, status)
     # Those of `dead`, which never had a lease.
     assert (await store.servers.renew("living", LONG, {})).interrupted == 2
-    await store.servers.renew("dying", SHORT, {})
+    unfinished = {f"dying-{status}": JobProgress() for status in ("queued", "running")}
+    await store.servers.renew("dying", SHORT, unfinished)
     await asyncio.sleep(2 * SHORT)
     assert await store.servers.renew("other", LONG, {}) == Renewal(interrupted=2, servers=2)
     assert await store.servers.renew("other", LONG, {}) == Renewal(interrupted=0, servers=2)
@@ -68,6 +72,43 @@ async def test_a_server_that_lost_its_lease_learns_it_and_cannot_report_its_jobs
     assert (await store.servers.renew("slow", LONG, {"job-1": JobProgress()})).ended == {"job-1"}
     assert (await store.shared.jobs.put(mine)).status == "failed"
     assert await statuses(store) == {"job-1": "failed"}
+
+
+async def end_leases(store: Store, *servers: str) -> None:
+    """Ends leases as if their time had passed."""
+    ended = update(ServerRow).where(ServerRow.id.in_(servers)).values(lease_until=0.0)
+    assert await store.database.change(ended) == len(servers)
+
+
+async def test_the_first_server_after_an_outage_ends_no_job_of_another_before_one_more_lease(store: Store) -> None:
+    servers = ("first", "second", "dead")
+    for server in servers:
+        await store.servers.renew(server, LONG, {})
+        await job(store, f"job-{server}", server)
+    await end_leases(store, *servers)
+    progress = {f"job-{server}": JobProgress() for server in servers}
+    for server in ("first", "second"):
+        assert await store.servers.renew(server, LONG, progress) == Renewal(servers=3)
+    assert set((await statuses(store)).values()) == {"running"}
+    await end_leases(store, "dead")
+    assert (await store.servers.renew("first", LONG, progress)).interrupted == 1
+    assert await statuses(store) == {"job-dead": "failed", "job-second": "running", "job-first": "running"}
+
+
+async def test_a_job_that_its_own_server_does_not_know_is_reported_after_a_lease(store: Store) -> None:
+    await store.servers.renew("living", LONG, {})
+    for name in ("known", "unknown", "new"):
+        await job(store, f"job-{name}", "living")
+    await job(store, "job-ended", "living", "succeeded")
+    old = update(JobRow).where(JobRow.id != "job-new").values(updated_at="2000-01-01T00:00:00.000000Z")
+    await store.database.change(old)
+    assert await store.servers.renew("living", LONG, {"job-known": JobProgress()}) == Renewal(interrupted=1)
+    assert await statuses(store) == {
+        "job-ended": "succeeded",
+        "job-new": "running",
+        "job-unknown": "failed",
+        "job-known": "running",
+    }
 
 
 async def test_progress_is_seen_by_every_server_while_the_job_runs(store: Store) -> None:

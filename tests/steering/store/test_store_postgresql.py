@@ -42,13 +42,45 @@ def own_server() -> Iterator[PostgreSQL]:
 
 
 async def test_every_transaction_has_timeouts_and_leaves_none_behind(store: Store) -> None:
-    settings = ("statement_timeout", "lock_timeout")
+    settings = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
 
     async def inside(connection: AsyncConnection) -> list[Any]:
         return [await connection.scalar(text(f"SHOW {name}")) for name in settings]
 
-    assert await store.database.read(inside) == ["30s", "15s"]
-    assert await store.database.write(inside) == ["30s", "15s"]
+    assert await store.database.read(inside) == ["30s", "15s", "30s"]
+    assert await store.database.write(inside) == ["30s", "15s", "30s"]
+
+
+async def test_a_connection_whose_other_end_is_silent_is_lost_after_half_a_minute(store: Store) -> None:
+    async def parameters(connection: AsyncConnection) -> dict[str, str]:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, psycopg.AsyncConnection)
+        return driver.info.get_parameters()
+
+    wanted = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "30000"}
+    assert (await store.database.read(parameters)).items() >= wanted.items()
+
+
+async def test_a_server_that_vanished_inside_a_write_loses_the_lock_of_all_writers(
+    store: Store, postgresql_url: str
+) -> None:
+    other = await open_sql_store(postgresql_url)
+    go, holds = asyncio.Event(), asyncio.Event()
+
+    async def vanish(connection: AsyncConnection) -> None:
+        await connection.execute(text("SELECT set_config('idle_in_transaction_session_timeout', '100', true)"))
+        holds.set()
+        await go.wait()
+        await connection.execute(text("SELECT 1"))
+
+    vanishing = asyncio.create_task(other.database.write(vanish))
+    await holds.wait()
+    assert (await store.shared.vectors.put(planted("warmth", 1))).version == 1
+    go.set()
+    with pytest.raises(StoreUnavailable):
+        await vanishing
+    await other.ping()
+    await other.close()
 
 
 async def test_a_statement_that_takes_too_long_is_ended(store: Store) -> None:

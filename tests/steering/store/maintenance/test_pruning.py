@@ -1,11 +1,17 @@
 """Old records, and old versions of vectors that nothing names, are deleted."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
+
+from steering.errors import InvalidRequest
 from steering.store.address import read_address
+from steering.store.migrate import current
 from steering.store.pruning import days_ago, prune_records, prune_versions
 from steering.store.records import JobRecord, now, utc_text
 from steering.store.store import Store, open_sql_store
+from tests.steering.store.old_schema import oldest_database
 from tests.steering.store.planted import planted
 
 
@@ -42,6 +48,25 @@ async def test_old_jobs_audit_entries_and_links_are_pruned(source: str) -> None:
     assert done == {"jobs": 3, "audit": 3, "links": 1}
     assert [job.id for job in (await store.shared.jobs.find()).items] == ["job-running"]
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_dry_run_does_not_upgrade_a_database(kind: str, tmp_path: Path, postgresql_url: str) -> None:
+    url = postgresql_url if kind == "postgresql" else f"sqlite:///{tmp_path}/old.sqlite3"
+    with oldest_database(url):
+        pass
+    address = read_address(url)
+    before = current(address)
+    for prune in (lambda: prune_records(address, {}, dry_run=True), lambda: prune_versions(address, 1, dry_run=True)):
+        with pytest.raises(InvalidRequest, match=f"has schema {before[0]}.*steer db upgrade"):
+            prune()
+    assert current(address) == before
+
+
+def test_a_dry_run_at_a_mistyped_path_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="no database"):
+        prune_records(read_address(f"sqlite:///{tmp_path}/folder/mistyped.sqlite3"), {}, dry_run=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_times_sort_as_texts_also_before_the_year_1000() -> None:
