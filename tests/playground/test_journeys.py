@@ -97,7 +97,7 @@ def test_the_keyboard_alone_leads_from_the_first_visit_to_a_difference_and_moves
     tab_to(wide, dial, "Shift+Tab")  # the focus went to the answers, which come after it
     for key in ("End", "PageDown", "PageDown"):  # a key that is held runs what it stops at
         page.keyboard.press(key)
-    expect(page.get_by_role("article", name="Steered")).to_contain_text("sentiment 2")
+    expect(page.get_by_role("article", name="Steered")).to_contain_text("sentiment 1.36")
     wide.ended()
     assert steered.inner_text() != answers[0]
     assert plain.inner_text() == answers[1]
