@@ -155,7 +155,7 @@ def test_a_run_before_comes_back_with_its_settings(wide: Visit) -> None:
     assert steered.inner_text() != gloomy
     wide.page.get_by_role("button", name="Undo").click()
     expect(steered).to_have_text(gloomy)
-    expect(wide.page.get_by_label("Strength of sentiment")).to_have_value("-1.7")
+    expect(wide.page.get_by_label("Strength of sentiment")).to_have_value("-1.67")
     wide.page.get_by_role("button", name="Pin run 1").click()
     expect(runs.first).to_have_class("pinned")
 
@@ -167,8 +167,8 @@ def test_the_first_page_shows_saved_answers_and_asks_the_server_for_none(wide: V
     saved = wide.page.get_by_role("region", name="Saved answers")
     texts = []
     for stop in ("a lot, gloomy", "off", "a lot, warm"):
-        saved.get_by_role("button", name=stop).click()
-        expect(saved.get_by_role("button", name=stop)).to_have_attribute("aria-pressed", "true")
+        saved.get_by_role("button", name=stop, exact=True).click()
+        expect(saved.get_by_role("button", name=stop, exact=True)).to_have_attribute("aria-pressed", "true")
         texts.append(saved.locator(".hero .tokens").inner_text())
     assert len(set(texts)) == len(texts)
     expect(saved).to_contain_text("over 16 answers")
