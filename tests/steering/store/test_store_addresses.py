@@ -54,7 +54,14 @@ def test_a_postgresql_address_goes_through_psycopg_without_prepared_statements()
         assert address.file is None
         assert address.url.drivername == address.sync_url.drivername == "postgresql+psycopg"
         assert address.url.render_as_string(hide_password=False) == "postgresql+psycopg://me:pw@host:5433/steering"
-        assert address.engine_options["connect_args"] == {"prepare_threshold": None, "connect_timeout": 10}
+        assert address.engine_options["connect_args"] == {
+            "prepare_threshold": None,
+            "connect_timeout": 10,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        }
 
 
 def test_a_driver_that_is_not_installed_is_named() -> None:
