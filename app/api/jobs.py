@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
-"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except its last write (`written_last`)."""
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except its last write (`completed`)."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -414,7 +414,7 @@ class NamespaceJobs:
         return live if mine or self._sees_all else None
 
 
-async def written_last(write: Coroutine[Any, Any, T]) -> T:
+async def completed(write: Coroutine[Any, Any, T]) -> T:
     """Returns what the last write of a job returns, also where the job is stopped meanwhile: the transaction completes in any case, so
     the job has its result."""
     task = asyncio.create_task(write)

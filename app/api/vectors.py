@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
-from app.api.jobs import Work, job_options, respond, written_last
+from app.api.jobs import Work, completed, job_options, respond
 from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
@@ -420,7 +420,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
             vector = with_shipped_evidence(vector, body.concept)
         elif body.concept is not None:
             vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
-        stored = await written_last(context.store.vectors.put(vector))
+        stored = await completed(context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run
@@ -463,7 +463,7 @@ async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
 
     async def run(progress: Progress) -> dict[str, Any]:
         vector = await distilling.distil(context.engine, request, progress=progress)
-        stored = await written_last(context.store.vectors.put(vector))
+        stored = await completed(context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run

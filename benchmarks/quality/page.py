@@ -28,9 +28,10 @@ def table(columns: Row, rows: Sequence[Row]) -> str:
 
 
 def measured_on() -> str:
-    """States the model, its dtype, the device and the date of the results."""
+    """States the model, its dtype, the device and the last date of the dose-response."""
     found = results()
-    return f"{found['model']}, {found['dtype']} on {found['device']}, {found['date']}."
+    date = max(run["date"] for run in found["runs"]["dose"].values())
+    return f"{found['model']}, {found['dtype']} on {found['device']}, {date}."
 
 
 def ranges_table() -> str:

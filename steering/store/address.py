@@ -128,11 +128,13 @@ def prepare(engine: Engine, address: DatabaseAddress) -> None:
             return
         connection.exec_driver_sql(
             f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true), "
-            f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true), "
-            f"set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT_MS}', true)"
+            f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
         )
-        if writes:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_KEY})")
+        if writes:  # a reader, which holds up nobody, may pause: a copy of a database waits for its target
+            connection.exec_driver_sql(
+                f"SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_TIMEOUT_MS}', true), "
+                f"pg_advisory_xact_lock({_WRITER_LOCK_KEY})"
+            )
 
 
 @contextmanager

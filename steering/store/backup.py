@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from steering.errors import InvalidRequest, StoreCorrupt
 from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.database import note_change
-from steering.store.migrate import create_private, current, migrate
+from steering.store.migrate import check_newest, create_private, current, migrate
 from steering.store.records import Topic
 from steering.store.tables import Base, ChangeRow, ServerRow
 
@@ -34,12 +34,7 @@ def copy_database(
     """Copies one snapshot in one transaction of the target. replace: deletes what the target has. Raises InvalidRequest
     for a source without our newest tables and a target that is the source or not empty; StoreUnavailable,
     StorageFull, StoreCorrupt."""
-    schema, newest = current(source)
-    if schema is None:
-        raise InvalidRequest("the source is not a database of this server", param="source")
-    if schema != newest:
-        message = f"the source has schema {schema}, this version needs {newest}: run `steer db upgrade` on it first"
-        raise InvalidRequest(message, param="source")
+    check_newest(source, "source")
     if _identity(source) == _identity(target):
         raise InvalidRequest("source and target are the same database", param="target")
     migrate(target)

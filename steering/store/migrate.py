@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
-from steering.errors import StoreCorrupt
+from steering.errors import InvalidRequest, StoreCorrupt
 from steering.store.address import DatabaseAddress, transaction, translated
 from steering.store.tables import Base
 
@@ -55,6 +55,16 @@ def current(address: DatabaseAddress) -> tuple[str | None, str | None]:
         engine = create_engine(address.sync_url, poolclass=NullPool, **address.engine_options)
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision(), newest
+
+
+def check_newest(address: DatabaseAddress, what: str) -> None:
+    """Raises InvalidRequest, which names `what`, for what is no database of ours or has another schema than the newest, and StoreUnavailable."""
+    found, newest = current(address)
+    if found is None:
+        raise InvalidRequest(f"the {what} is not a database of this server", param=what)
+    if found != newest:
+        message = f"the {what} has schema {found}, this version needs {newest}: run `steer db upgrade` on it first"
+        raise InvalidRequest(message, param=what)
 
 
 def _config() -> Config:

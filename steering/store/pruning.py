@@ -7,10 +7,9 @@ from typing import Literal, TypeAlias
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
 from sqlalchemy.orm import aliased
 
-from steering.errors import InvalidRequest
 from steering.schemas.resources import UNFINISHED
 from steering.store.address import DatabaseAddress, transaction, translated
-from steering.store.migrate import current, migrate
+from steering.store.migrate import check_newest, migrate
 from steering.store.records import utc_text
 from steering.store.references import pinned_vectors
 from steering.store.tables import (
@@ -50,16 +49,11 @@ def older(table: Aging, before: str) -> tuple[type[Base], ColumnElement[bool]]:
 
 
 def _open(address: DatabaseAddress, dry_run: bool) -> None:
-    """Creates or upgrades the database; a dry run changes nothing. Raises InvalidRequest where it finds no database of our schema."""
-    if not dry_run:
+    """Creates or upgrades the database. A dry run does neither, and raises InvalidRequest where that would be needed."""
+    if dry_run:
+        check_newest(address, "address")
+    else:
         migrate(address)
-        return
-    found, newest = current(address)
-    if found is None:
-        raise InvalidRequest("there is no database of this server to prune", param="database")
-    if found != newest:
-        message = f"the database has schema {found}, a dry run needs {newest}: run `steer db upgrade` on it first"
-        raise InvalidRequest(message, param="database")
 
 
 def prune_records(address: DatabaseAddress, before: Mapping[Aging, str], *, dry_run: bool = False) -> dict[Aging, int]:

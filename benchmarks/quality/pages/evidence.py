@@ -100,28 +100,26 @@ def evidence_table() -> str:
         if not entries:
             rows.append((part, page, *[""] * 5, "not recorded" if part in results() else "not measured"))
             continue
-        last = max(entries, key=lambda one: str(one["date"]))
-        counts = ", ".join(f"{name} {value}" for name, value in last["counts"].items())
-        machine = f"{last['processor']}, {last['processors']} cores, load {last['load']:.1f}"
-        versions = (
-            f"torch {last['torch']}, transformers {last['transformers']}, Python {last['python']}, {last['executor']}"
-        )
-        rows.append(
-            (
-                part,
-                page,
-                str(len(entries)),
-                f"{counts}; seed {last['seed']}",
-                _minutes(entries, "seconds"),
-                _minutes(entries, "processor_seconds"),
-                last["date"],
-                f"{machine}; {versions}",
-            )
-        )
+        by_counts = dict[str, list[Mapping[str, Any]]]()
+        for one in entries:
+            counts = ", ".join(f"{name} {value}" for name, value in one["counts"].items())
+            by_counts.setdefault(f"{counts}; seed {one['seed']}", []).append(one)
+        rows += [(part, page, *_run(counts, alike)) for counts, alike in by_counts.items()]
     columns = (
         "part", "page", "concepts", "counts", "minutes", "processor minutes", "date", "machine and versions",
     )  # fmt: skip
     return table(columns, rows)
+
+
+def _run(counts: str, entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Shows runs with the same counts: how many concepts, the time of all, and the machine of the last."""
+    last = max(entries, key=lambda one: str(one["date"]))
+    machine = f"{last['processor']}, {last['processors']} cores, load {last['load']:.1f}"
+    versions = (
+        f"torch {last['torch']}, transformers {last['transformers']}, Python {last['python']}, {last['executor']}"
+    )
+    minutes = (_minutes(entries, name) for name in ("seconds", "processor_seconds"))
+    return str(len(entries)), counts, *minutes, last["date"], f"{machine}; {versions}"
 
 
 def duration() -> str:

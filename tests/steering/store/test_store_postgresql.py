@@ -47,7 +47,7 @@ async def test_every_transaction_has_timeouts_and_leaves_none_behind(store: Stor
     async def inside(connection: AsyncConnection) -> list[Any]:
         return [await connection.scalar(text(f"SHOW {name}")) for name in settings]
 
-    assert await store.database.read(inside) == ["30s", "15s", "30s"]
+    assert await store.database.read(inside) == ["30s", "15s", "0"]
     assert await store.database.write(inside) == ["30s", "15s", "30s"]
 
 

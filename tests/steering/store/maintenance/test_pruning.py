@@ -64,7 +64,7 @@ def test_a_dry_run_does_not_upgrade_a_database(kind: str, tmp_path: Path, postgr
 
 
 def test_a_dry_run_at_a_mistyped_path_creates_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no database"):
+    with pytest.raises(InvalidRequest, match="not a database of this server"):
         prune_records(read_address(f"sqlite:///{tmp_path}/folder/mistyped.sqlite3"), {}, dry_run=True)
     assert list(tmp_path.iterdir()) == []
 
