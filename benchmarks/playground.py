@@ -53,7 +53,9 @@ def main() -> None:
     arguments = parser.parse_args()
     url: str = arguments.url.rstrip("/")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium-headless-shell") or shutil.which("chromium"), args=ARGUMENTS
+        )
         show("scripts_gzip_kB", script_sizes())
         if not arguments.map:
             show("first_paint_ms", first_paint(browser, url))

@@ -49,7 +49,9 @@ def main(address: str | None = None) -> None:
 def take_pages(address: str) -> None:
     """Takes Play with a steered answer, and the scenes of Space's story as they end, from a server that has the vector `sentiment`."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium-headless-shell") or shutil.which("chromium"), args=["--no-sandbox"]
+        )
         context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
         context.set_default_timeout(300_000)
         page = context.new_page()
