@@ -198,7 +198,7 @@ def following_table(saved: Mapping[str, Any] | None = None) -> str:
     columns = (
         "behaviour", "layer", "unsteered", "strength 1; change", "strength -1; change", "random directions, change at +; -",
     )  # fmt: skip
-    return table(columns, rows) if rows else "Not run.\n"
+    return table(columns, rows) if rows else NONE
 
 
 def _share(one: Mapping[str, Any] | None) -> str:

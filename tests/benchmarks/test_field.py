@@ -207,7 +207,7 @@ def test_retention_is_a_row_for_each_measured_behaviour() -> None:
         "following.layer-14": {"result": {"unsteered": change, "random": {"a": {"+": change, "-": change}}}},
         "following.refusal": {"result": {"layer": 14, "counts": {"test": 100}, "+": change, "-": change}},
     }
-    assert page.following_table({}) == "Not run.\n"
+    assert page.following_table({}) == page.NONE
     cell = "0.40 [0.30, 0.50]; -0.10 [-0.20, +0.00]"
     row = f"| refusal | 14 (100 prompts) | 0.40 [0.30, 0.50] | {cell} | {cell} | -0.10; -0.10 |"
     assert page.following_table(found).splitlines()[2:] == [row]
