@@ -5,6 +5,7 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, choosing_prompts, vector_of
 from benchmarks.quality.curves import curve, reached
 from benchmarks.quality.progress import progress_printer
+from benchmarks.quality.recording import items_of, write_items
 from steering.engine.api import Engine, Position
 from steering.errors import SteeringError
 from steering.lab.controls import plan_at
@@ -38,11 +39,15 @@ async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[st
     unsteered, trials = await run_trials(
         engine, prompts, plans, reading, profile.sampling, progress=progress_printer(f"{concept}, choice")
     )
-    rows, rest = [], iter(trials)
+    rows, rest, scores = [], iter(trials), [unsteered.answer("unsteered")]
     for position, layers in places:
         strengths = PLACES[layers]
         here = [next(rest) for _ in strengths]
         found = curve(strengths, here, unsteered)
+        read_at = f"{position} at {', '.join(map(str, layers))}"
+        scores += [
+            one.answer("steered", strength=each, variation=read_at) for each, one in zip(strengths, here, strict=True)
+        ]
         rows.append(
             {
                 "position": position,
@@ -54,6 +59,7 @@ async def choice(engine: Engine, concept: str, profile: Profile) -> list[dict[st
                 "reached": {str(bound): reached(found, bound) for bound in BOUNDS},
             }
         )
+    write_items("choice", concept, scores, items_of(engine))
     return rows
 
 

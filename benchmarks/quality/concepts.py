@@ -1,5 +1,6 @@
 """Defines what is measured: concepts, prompts for choosing settings and for reporting, and strengths."""
 
+import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from steering.concepts.loader import load_concept, load_evaluation_prompts, load
 from steering.engine.api import Engine, Position, Prompt, SamplingParams, TrainingSettings
 from steering.lab.evaluations import with_shipped_evidence
 from steering.lab.trials import CONTROLS
+from steering.pairs import dataset_digest
 from steering.vectors import ConceptVector
 from steering.workflows.extract import TRAINED, ExtractionRequest, make_vector
 from steering.workflows.texts import as_prompts, default_position
@@ -84,6 +86,13 @@ def written_prompts(concept: str) -> tuple[str, ...]:
     """Returns the concept's prompts of prompts.json, of which some concepts have none."""
     found: dict[str, list[str]] = json.loads((Path(__file__).parent / "prompts.json").read_text(encoding="utf-8"))
     return tuple(found.get(concept, ()))
+
+
+def data_digest(concept: str) -> str:
+    """Returns the first digits of the SHA-256 of a concept's pairs and of all prompts that it is measured on."""
+    prompts = [load_evaluation_prompts(concept), _further(concept), load_neutral()]
+    content = json.dumps([dataset_digest(load_concept(concept)), *prompts])
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:

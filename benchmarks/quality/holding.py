@@ -5,10 +5,12 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, reporting_prompts, vector_of
 from benchmarks.quality.progress import progress_printer
+from benchmarks.quality.recording import items_of, write_items
 from steering.engine.api import Engine, GenerationRequest, Prompt, SamplingParams
 from steering.injection.readings import Reading
 from steering.lab.controls import planned
 from steering.plan.types import SteeringPlan
+from steering.schemas.evaluation import ScoresAnswer
 from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.generate import Answer, background
@@ -26,7 +28,7 @@ async def held(engine: Engine, concept: str, profile: Profile) -> list[dict[str,
     prompts = reporting_prompts(engine, concept, min(PROMPTS, profile.judged))
     sampling = SamplingParams(max_tokens=min(TOKENS, 2 * profile.tokens), temperature=0.7, seed=0, ignore_eos=True)
     report = progress_printer(f"{concept}, holding")
-    rows = []
+    rows, items = [], list[ScoresAnswer]()
     for done, score in enumerate(SCORES):
         report(done, len(SCORES), f"score {score:g}")
         plan = await _plan(engine, vector, {"strength": LIMIT, "hold": {"score": score}})
@@ -35,6 +37,10 @@ async def held(engine: Engine, concept: str, profile: Profile) -> list[dict[str,
         fixed = await _plan(engine, vector, {"strength": strength, "scope": {"tokens": "generated"}})
         others = await _answers(engine, vector, prompts, sampling, fixed)
         means, fixed_means = ([_mean_readout(answer) for answer in some] for some in (answers, others))
+        items += [
+            _readouts(f"held at {score:g}", LIMIT, means),
+            _readouts(f"fixed for {score:g}", strength, fixed_means),
+        ]
         rows.append(
             {
                 "score": score,
@@ -48,7 +54,19 @@ async def held(engine: Engine, concept: str, profile: Profile) -> list[dict[str,
                 "fixed_deviation": fmean(abs(one - score) for one in fixed_means),
             }
         )
+    write_items("holding", concept, items, items_of(engine))
     return rows
+
+
+def _readouts(arm: str, strength: float, means: list[float]) -> ScoresAnswer:
+    """Returns the mean readout of each answer as its score."""
+    return ScoresAnswer(
+        arm="steered",
+        variation=arm,
+        strength=strength,
+        scores=[[one] for one in means],
+        surprises=[[None] for _ in means],
+    )
 
 
 async def _plan(engine: Engine, vector: ConceptVector, fields: dict[str, Any]) -> SteeringPlan:

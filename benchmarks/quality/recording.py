@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.contenders.open_engine import cache_dir
 from benchmarks.machine import describe
-from benchmarks.quality.concepts import Profile
+from benchmarks.quality.concepts import Profile, data_digest
 from steering.engine.api import Engine
 from steering.model.embedded import EMBEDDED_MODEL
 from steering.schemas.evaluation import ScoresAnswer
@@ -106,12 +106,13 @@ def add_whole_run(path: Path, engine: Engine, spent: Spent) -> None:
 
 
 def add_run(path: Path, engine: Engine, part: str, concept: str, profile: Profile, spent: Spent) -> None:
-    """Records how a result came about: counts, seed, time, executor, versions and machine."""
+    """Records how a result came about: counts, seed, data, time, executor, versions and machine."""
     results, machine = read_results(path), describe(engine.info.device)
     results.setdefault("runs", {}).setdefault(part, {})[concept] = {
         "date": datetime.now(UTC).date().isoformat(),
         **asdict(spent),
         "seed": SEED,
+        "data": data_digest(concept),
         "executor": engine.stats().executor,
         "counts": {name: value for name, value in asdict(profile).items() if isinstance(value, int)},
         **{name: machine[name] for name in KEPT},

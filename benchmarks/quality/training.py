@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.quality.concepts import Profile, choosing_prompts, reporting_prompts, strengths_of, vector_of
 from benchmarks.quality.curves import Curve, curve, difference, reach_interval, reached
 from benchmarks.quality.progress import progress_printer
+from benchmarks.quality.recording import items_of, write_items
 from steering.engine.api import Engine, Prompt, TrainingSettings
 from steering.lab.controls import plan_at
 from steering.lab.trials import Trial, dose_point, read_back, run_trials
@@ -40,12 +41,18 @@ async def contest(engine: Engine, concept: str, profile: Profile) -> dict[str, A
         )
     vectors = {"mean difference": base, **trained}
     chosen = await _curves(
-        engine, concept, vectors, layer, choosing_prompts(engine, concept, profile.choosing), profile
+        engine,
+        concept,
+        vectors,
+        layer,
+        choosing_prompts(engine, concept, profile.choosing),
+        profile,
+        "training.choosing",
     )
     best = max(trained, key=lambda name: reached(chosen[name][0], BOUNDS[-1]))
     finalists = {"mean difference": base, best: trained[best]}
     prompts = reporting_prompts(engine, concept, profile.reporting)
-    final = await _curves(engine, concept, finalists, layer, prompts, profile)
+    final = await _curves(engine, concept, finalists, layer, prompts, profile, "training")
     return {
         "layer": layer,
         "choosing": {name: _reach(found) for name, (found, _) in chosen.items()},
@@ -70,8 +77,9 @@ async def _curves(
     layer: int,
     prompts: tuple[Prompt, ...],
     profile: Profile,
+    part: str,
 ) -> dict[str, tuple[Curve, list[dict[str, Any]]]]:
-    """Measures all vectors in one run, so that they share prompts, noise and the unsteered texts."""
+    """Measures all vectors in one run, so that they share prompts, noise and the unsteered texts. part: of the file of scores."""
     base = vectors["mean difference"]
     reader = await vector_of(engine, concept, method="probe")
     reading = read_back(engine, base, reader, None, "projection")
@@ -84,10 +92,12 @@ async def _curves(
     ]
     progress = progress_printer(f"{concept}, training")
     unsteered, trials = await run_trials(engine, prompts, plans, reading, profile.sampling, progress=progress)
-    found = {}
+    found, scores = {}, [unsteered.answer("unsteered")]
     for index, name in enumerate(vectors):
         mine = trials[index * len(amounts) : (index + 1) * len(amounts)]
         found[name] = curve(amounts, mine, unsteered), _points(amounts, mine, unsteered)
+        scores += [one.answer("steered", strength=each, vector=name) for each, one in zip(amounts, mine, strict=True)]
+    write_items(part, concept, scores, items_of(engine))
     return found
 
 

@@ -349,4 +349,9 @@ async def effect(
         native=None if request.native is None else request.native.id,
         shift=shift,
         chance=chance_at(mean_shifts(unsteered, controls)),
+        scores=(
+            unsteered.answer("unsteered"),
+            *(one.answer("steered", vector=name) for name, one in named.items()),
+            *(one.answer("random", direction=at) for at, one in enumerate(controls)),
+        ),
     )

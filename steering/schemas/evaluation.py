@@ -74,7 +74,8 @@ class ReportRequest(AnsweredFields):
 class ScoresAnswer(Answer):
     """Every answer under one steering: a row for each prompt, in their order, with a number for each of its samples.
     Empty where activations became non-finite. arm: what steered; `random` has the number of its `direction`, from 0.
-    strength, layer: of a dose-response or layer sweep; vector, operation, split: of a layer sweep. variation: of a report.
+    strength, layer: of a dose-response or layer sweep; vector, operation, split: of a layer sweep, vector of a transfer's effect too.
+    variation: of a report.
     scores: as the unsteered model reads the answer. surprises: its mean -log p of a token; null where not measured."""
 
     arm: Arm

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from steering.cards import Estimate
 from steering.schemas.base import Answer, Request
+from steering.schemas.evaluation import ScoresAnswer
 from steering.schemas.messages import MAX_TEXTS, Phases, PlainText, Position, Seed, Text, Texts
 from steering.schemas.vectors import LayerList, Name, NamedVector, VectorAnswer
 from steering.spec import MAX_RANK, LayerIndex, Measured, Number, Numbers, exactly_one
@@ -144,7 +145,8 @@ class EffectAnswer(Answer):
     """How far answers move with each vector at one relative dose, in natural scales of the pairs' direction.
     native: the vector that was compared; null, the pairs' direction in the loaded model.
     shift: of `native` and `transferred`, means over prompts; null where numbers left their range.
-    chance: what one random direction in twenty of the same dose reaches at the layer of the transfer; null if unknown."""
+    chance: what one random direction in twenty of the same dose reaches at the layer of the transfer; null if unknown.
+    scores: of every answer; their `vector` is `native` or `transferred`."""
 
     relative_dose: Measured
     prompts: int
@@ -152,6 +154,7 @@ class EffectAnswer(Answer):
     native: str | None
     shift: dict[str, Estimate | None]
     chance: Measured | None = None
+    scores: tuple[ScoresAnswer, ...] = ()
 
 
 class TransferAnswer(Answer):

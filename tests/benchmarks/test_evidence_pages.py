@@ -3,7 +3,8 @@
 from typing import Any
 
 from benchmarks.quality.__main__ import PARTS, parsed
-from benchmarks.quality.pages.evidence import PAGES, whole_time
+from benchmarks.quality.concepts import data_digest
+from benchmarks.quality.pages.evidence import PAGES, data_of, whole_time
 from benchmarks.quality.pages.gates import agreement, failed_checks
 from steering.concepts import CONCEPTS
 
@@ -38,6 +39,13 @@ def test_seeds_that_fail_different_gates_agree_on_the_whole_only() -> None:
     assert agreement(entry(seed(control=True, utility=False), seed(control=True, utility=False))) == "yes"
     assert agreement(entry(seed(control=False, utility=True), seed(control=True, utility=False))) == "on the whole"
     assert agreement(entry(seed(control=True, utility=True), seed(control=True, utility=False))) == "no"
+
+
+def test_runs_on_other_pairs_or_prompts_are_named() -> None:
+    runs = [{"is_of": one, "data": data_digest(one)} for one in ("sentiment", "refusal")]
+    assert data_of(runs) == "as below"
+    assert data_of([*runs, {"is_of": "formality", "data": data_digest("refusal")}]) == "changed since: formality"
+    assert data_of([*runs, {"is_of": "formality"}]) == "no digest"
 
 
 def test_the_time_is_that_of_a_run_of_all_parts() -> None:

@@ -145,6 +145,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "spared": distilling.sparing_table,
         "duration": evidence.duration,
         "runs": evidence.evidence_table,
+        "digests": evidence.digests_table,
     },
     "field.md": {
         "runs": field.runs_table,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.quality.blind.reading import distinguished
+from benchmarks.quality.concepts import data_digest
 from benchmarks.quality.page import range_text, results, table
 from benchmarks.quality.pages.gates import GATES, gate_count
 from steering.concepts import CONCEPTS
@@ -96,9 +97,9 @@ def evidence_table() -> str:
     runs: Mapping[str, Mapping[str, Any]] = results().get("runs", {})
     rows = []
     for part, page in PAGES.items():
-        entries = list(runs.get(part, {}).values())
+        entries = [{**one, "is_of": concept} for concept, one in runs.get(part, {}).items()]
         if not entries:
-            rows.append((part, page, *[""] * 5, "not recorded" if part in results() else "not measured"))
+            rows.append((part, page, *[""] * 6, "not recorded" if part in results() else "not measured"))
             continue
         by_counts = dict[str, list[Mapping[str, Any]]]()
         for one in entries:
@@ -106,7 +107,7 @@ def evidence_table() -> str:
             by_counts.setdefault(f"{counts}; seed {one['seed']}", []).append(one)
         rows += [(part, page, *_run(counts, alike)) for counts, alike in by_counts.items()]
     columns = (
-        "part", "page", "concepts", "counts", "minutes", "processor minutes", "date", "machine and versions",
+        "part", "page", "concepts", "counts", "data", "minutes", "processor minutes", "date", "machine and versions",
     )  # fmt: skip
     return table(columns, rows)
 
@@ -119,7 +120,20 @@ def _run(counts: str, entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         f"torch {last['torch']}, transformers {last['transformers']}, Python {last['python']}, {last['executor']}"
     )
     minutes = (_minutes(entries, name) for name in ("seconds", "processor_seconds"))
-    return str(len(entries)), counts, *minutes, last["date"], f"{machine}; {versions}"
+    return str(len(entries)), counts, data_of(entries), *minutes, last["date"], f"{machine}; {versions}"
+
+
+def data_of(entries: Sequence[Mapping[str, Any]]) -> str:
+    """States whether runs had the data whose digests the page lists."""
+    if any("data" not in one for one in entries):
+        return "no digest"
+    changed = [one["is_of"] for one in entries if one["data"] != data_digest(one["is_of"])]
+    return f"changed since: {', '.join(changed)}" if changed else "as below"
+
+
+def digests_table() -> str:
+    """Lists the digest of each concept's pairs and prompts."""
+    return table(("concept", "digest of pairs and prompts"), [(one, f"`{data_digest(one)}`") for one in CONCEPTS])
 
 
 def duration() -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.quality.concepts import Profile, reporting_prompts
 from benchmarks.quality.progress import progress_printer
+from benchmarks.quality.recording import ITEMS, write_items
 from steering.cards import Estimate
 from steering.concepts.loader import load_concept
 from steering.engine.api import Engine
@@ -50,6 +51,7 @@ async def transferred(
         EffectRequest(reporting_prompts(target, concept, profile.reporting), sampling=profile.sampling),
         progress=progress_printer(f"{concept}, steering"),
     )
+    write_items(f"transfer.from.{source.info.name}", concept, measured.scores, ITEMS)
     return {
         "from": source.info.name,
         "to": target.info.name,

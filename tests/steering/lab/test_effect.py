@@ -1,6 +1,7 @@
 """The effect of a transfer: a carried direction that is the planted one steers as far as it, one across it does not."""
 
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -69,6 +70,20 @@ async def test_chance_is_the_bound_of_random_directions_whichever_side_they_move
         moved.append(alone.mean)
     assert min(moved) < 0.0 < max(moved)
     assert found.chance == pytest.approx(chance({1.0: moved})[1.0])
+
+
+async def test_a_shift_is_the_mean_of_the_scores_it_returns(engine: LinearEngine) -> None:
+    found = await effect(engine, carried(engine, engine.concept), REQUEST)
+    unsteered, *steered = found.scores
+    assert unsteered.arm == "unsteered"
+    assert [one.vector for one in steered[:2]] == ["native", "transferred"]
+    assert [one.direction for one in steered[2:]] == list(range(CONTROLS))
+    before = [fmean(row) for row in unsteered.scores]
+    for one in steered[:2]:
+        moved = [fmean(row) - old for row, old in zip(one.scores, before, strict=True)]
+        shift = found.shift[one.vector or ""]
+        assert shift is not None
+        assert fmean(moved) == pytest.approx(shift.mean)
 
 
 async def test_no_logits_are_read_for_a_shift(engine: LinearEngine) -> None:
