@@ -7,8 +7,12 @@ import pytest
 
 from steering.concepts import CONCEPTS
 from steering.concepts.described import described
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
 from tests.app.conftest import Server, StartServer, events_of
+from tests.byte_tokenizer import build_byte_tokenizer
 from tests.fakes import ScriptedEngine
+from tests.families import LLAMA_LIKE, build
 from tests.narrowing import messages_of
 from tests.polling import until
 from tests.scripted_model import planted_direction
@@ -90,6 +94,16 @@ async def test_texts_may_be_conversations_unpaired_or_a_concept(server: Server) 
     answer = await server.client.post("/v1/vectors/extract?wait=true", json=unpaired)
     assert answer.status_code == 201, answer.text
     assert answer.json()["provenance"]["paired"] is False
+
+
+async def test_a_model_without_a_chat_template_reads_conversations_as_transcripts(start: StartServer) -> None:
+    tokenizer = build_byte_tokenizer()
+    tokenizer.chat_template = None
+    model = build("LlamaForCausalLM", **LLAMA_LIKE)
+    server = await start(TransformersEngine(opened(model, tokenizer, name="base")))
+    vector = await made(server, pairs=None, concept="toxicity", layers=[1], holdout=0)
+    assert vector["provenance"]["text_form"] == "transcript"
+    assert any("plain transcript" in one for one in vector["quality"]["warnings"])
 
 
 async def test_where_texts_are_read_follows_from_their_form_unless_it_is_given(server: Server) -> None:
