@@ -168,6 +168,16 @@ async def test_what_cannot_be_extracted_is_rejected_at_once_and_not_by_a_job(
     assert (await server.client.get("/v1/jobs")).json()["data"] == []
 
 
+async def test_a_description_is_refused_before_it_is_written_where_its_answers_are_too_many_to_read(
+    start: StartServer,
+) -> None:
+    server = await start(max_activations=144 * 4 * 8 - 1)
+    body = {"name": "calm", "describe": {"trait": "calm", "opposite": "angry"}}
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert server.scripted.requests == []
+
+
 async def test_a_job_is_watched_to_its_end(start: StartServer) -> None:
     server = await start(ScriptedEngine(token_seconds=0.002))
     job = (await server.client.post("/v1/vectors/extract", json=BODY)).json()
