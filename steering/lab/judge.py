@@ -20,6 +20,7 @@ from steering.pairs import ChatMessage
 from steering.schemas.evaluation import JudgedPointAnswer, JudgementAnswer
 from steering.workflows.generate import Progress, background, ignore_progress, mapped
 from steering.workflows.measures import estimate
+from steering.workflows.texts import question_of
 
 HIGHEST = 2
 LONGEST = 4000
@@ -102,9 +103,9 @@ def rating(reply: str) -> int | None:
 
 
 def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
-    """Returns what was asked, in words: the text, the last message of the user, or the decoded ids."""
+    """Returns what was asked, in words: the text, of a transcript the question, the last message of the user, or the decoded ids."""
     if isinstance(prompt, str):
-        return prompt
+        return question_of(prompt)
     messages = [one for one in prompt if isinstance(one, ChatMessage)]
     if messages:
         return next((one.content for one in reversed(messages) if one.role == "user"), messages[-1].content)

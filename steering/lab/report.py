@@ -5,6 +5,7 @@ import json
 import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,7 @@ from scipy.special import ndtri
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
+from steering.errors import InvalidRequest
 from steering.lab import calibration, trials
 from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -37,7 +39,7 @@ from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
 from steering.workflows.measures import difference_of_shares, estimate, rank_correlation, ratio, share
-from steering.workflows.texts import as_prompts, default_position
+from steering.workflows.texts import as_prompts, default_position, question_of, transcript
 
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
@@ -176,14 +178,20 @@ VARIATIONS: Mapping[str, Callable[[str, int], str]] = {
 """Name -> (text, seed) -> the varied text. `lookalikes` writes digits for letters."""
 
 
-def varied(prompt: Prompt, variation: str, seed: int) -> Prompt:
-    """Varies a plain prompt, or the last message of the user in a conversation, which gets a role as system message."""
+def varied(tokenizer: Tokenizer, prompt: Prompt, variation: str, seed: int) -> Prompt:
+    """Varies a plain prompt, of a transcript what the user asks, or the last message of the user in a conversation. A conversation
+    gets a role as system message, where the chat template knows such messages."""
     change = VARIATIONS[variation]
     if isinstance(prompt, str):
-        return change(prompt, seed)
+        asked = question_of(prompt)
+        changed = change(asked, seed)
+        return changed if asked == prompt else transcript((ChatMessage("user", changed),))
     messages = _messages(prompt)
     if variation == "role":
-        return (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+        played = (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+        with suppress(InvalidRequest):
+            tokenizer.encode(played)
+            return played
     last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
     if last is None:
         return prompt
@@ -424,9 +432,7 @@ class _Work:
                 robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
-                prompts = [
-                    varied(prompt, name, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])
-                ]
+                prompts = await run_in_thread(self._varied, name, seed)
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
@@ -449,6 +455,11 @@ class _Work:
             texts=texts,
             scores=tuple(scores),
         )
+
+    def _varied(self, name: str, seed: int) -> list[Prompt]:
+        """Returns the first prompts under a variation."""
+        prompts = enumerate(self.request.prompts[: self.request.varied])
+        return [varied(self.engine.tokenizer, prompt, name, mix(seed, n)) for n, prompt in prompts]
 
     async def _utility(self, seed: int, unsteered: Trial, trial: Trial) -> list[CheckAnswer]:
         limits, both = self.request.thresholds, zip(trial.measures, unsteered.measures, strict=True)

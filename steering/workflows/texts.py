@@ -1,5 +1,6 @@
 """Turns pairs and prompts into what a model reads: messages or transcripts, replies, token ids to train on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
@@ -26,6 +27,12 @@ def transcript(messages: Sequence[ChatMessage]) -> str:
     """Writes a conversation, which may be empty, as plain text for models without a chat template. It ends where a reply begins or ends."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
     return "\n\n".join(lines if messages and messages[-1].role == "assistant" else [*lines, "Assistant:"])
+
+
+def question_of(text: str) -> str:
+    """Returns what the user asks in a transcript of one message, see `as_prompts`; any other text as it is."""
+    found = re.fullmatch(r"User: (.*)\n\nAssistant:", text, re.DOTALL)
+    return text if found is None else found[1]
 
 
 def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
