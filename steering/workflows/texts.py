@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed, load_neutral
 from steering.engine.api import CapturePrompt, Engine, NeutralText, Position, Prompt, SamplingParams, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
@@ -81,8 +81,8 @@ def default_position(pairs: PairSet) -> Position:
 
 
 async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
-    """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
-    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
+    """Generates the unsteered model's answers to neutral prompts that no evaluation takes by default; empty answers are left out."""
+    prompts = as_prompts(engine, load_instructed()[:NEUTRAL])
     answers = await background(engine, seeded(prompts, replace(ANSWER, seed=seed % 2**63)))
     encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
     return tuple(
