@@ -31,7 +31,8 @@ SEVERAL = 6
 """Equal ratings of an aspect from which on a warning says that the judge does not distinguish answers."""
 REPLY = 64
 """Tokens of a judge's reply."""
-_RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
+_RANGE = r"\s*(?:[-–]|to)\s*"
+_RATING = re.compile(rf"rating\W{{0,8}}(?:0{_RANGE}2\W{{1,8}})?([012])(?!\d|\.\d|{_RANGE}\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
 ASPECTS: Mapping[str, str] = json.loads((files("steering.lab") / "judge.json").read_text(encoding="utf-8"))
