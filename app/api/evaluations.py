@@ -304,6 +304,7 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
     answers = len(body.seeds) * (plain + len(neutral) + varied)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    await run_in_thread(reports.check_varied, engine, request)
     read = [await run_in_thread(load_concept, name) for name in others]
     read += filter(None, [request.pairs])  # half of them once more
     reads = [text for pairs in read for text in (*pairs.positive, *pairs.negative)]

@@ -17,7 +17,8 @@ from scipy.special import ndtri
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
-from steering.errors import InvalidRequest
+from steering.engine.prompts import check_context
+from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.lab import calibration, trials
 from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -274,6 +275,23 @@ class ReportRequest:
     thresholds: ThresholdsFields = field(default_factory=ThresholdsFields)
 
 
+def varied_prompts(tokenizer: Tokenizer, request: ReportRequest, name: str, seed: int) -> list[Prompt]:
+    """Returns the first prompts of a request under a variation; to be called in a thread."""
+    return [varied(tokenizer, one, name, mix(seed, n)) for n, one in enumerate(request.prompts[: request.varied])]
+
+
+def check_varied(engine: Engine, request: ReportRequest) -> None:
+    """Raises ContextLengthExceeded where a varied prompt leaves no room for its answer; to be called in a thread."""
+    for seed in dict.fromkeys(request.seeds):
+        for name in VARIATIONS:
+            for prompt in varied_prompts(engine.tokenizer, request, name, seed):
+                try:
+                    check_context(len(engine.tokenizer.encode(prompt)), request.sampling.max_tokens, engine.info)
+                except ContextLengthExceeded as error:
+                    message = f"under the variation {name!r} {error.message}"
+                    raise ContextLengthExceeded(message, param="prompts") from None
+
+
 class PlainTrials(NamedTuple):
     """The trials of one seed over the prompts. controls: random steerings. fewer: the vector from half of the pairs."""
 
@@ -432,7 +450,7 @@ class _Work:
                 robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
-                prompts = await run_in_thread(self._varied, name, seed)
+                prompts = await run_in_thread(varied_prompts, self.engine.tokenizer, request, name, seed)
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]
@@ -455,11 +473,6 @@ class _Work:
             texts=texts,
             scores=tuple(scores),
         )
-
-    def _varied(self, name: str, seed: int) -> list[Prompt]:
-        """Returns the first prompts under a variation."""
-        prompts = enumerate(self.request.prompts[: self.request.varied])
-        return [varied(self.engine.tokenizer, prompt, name, mix(seed, n)) for n, prompt in prompts]
 
     async def _utility(self, seed: int, unsteered: Trial, trial: Trial) -> list[CheckAnswer]:
         limits, both = self.request.thresholds, zip(trial.measures, unsteered.measures, strict=True)
