@@ -65,9 +65,11 @@ class Setup:
         )
 
     def reads(self, request: LayerSweepRequest) -> int:
-        """Returns how many neutral texts are read at most."""
-        tries = STEPS * (len(self.places) + trials.CONTROLS) if request.unit == "kl" else 0
-        return len(self.neutral) * (len(self.places) * len(self.strengths) + tries)
+        """Returns how many neutral texts are read at most where activations stay finite: for the points of the places and of the
+        chosen one, for the searches of the places and of the random directions, and each time without steering."""
+        points = (len(self.places) + 1) * len(self.strengths) + 2
+        tries = STEPS * (len(self.places) + trials.CONTROLS + 2) if request.unit == "kl" else 0
+        return len(self.neutral) * (points + tries)
 
 
 def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
