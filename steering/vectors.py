@@ -240,11 +240,11 @@ def combine(
         raise InvalidRequest("the vectors share no layer", param="terms")
     layers: dict[int, LayerDirection] = {}
     for layer in shared:
-        total = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction for v, w in terms]).sum(0)
-        before = float(total.norm())
+        parts = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction for v, w in terms])
+        total, before = parts.sum(0), float(parts.norm(dim=1).sum())
         if orthogonal_to:
             total = total - _within_span([v.layers[layer].direction for v in orthogonal_to], total)
-        if float(total.norm()) <= 1e-5 * max(before, 1e-30):
+        if float(total.norm()) <= 1e-5 * before:  # less is rounding of the terms
             raise InvalidRequest(f"the combination is zero at layer {layer}", param="terms")
         direction, norm = unit(total, layer)
         summed = _sum_of_maps(layer, terms, [v.layers[layer].direction for v in orthogonal_to])

@@ -47,6 +47,7 @@ from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorsByName, VectorSource
 from steering.workflows.readout import reading_at
+from steering.workflows.texts import capture_prompts
 
 SUGGESTED_FROM = 200
 """Names among which the nearest to an unknown one is looked for."""
@@ -327,14 +328,18 @@ class Context:
         prompts: Sequence[Prompt] | None,
         answers: int,
         max_tokens: int,
-        reads: Sequence[Prompt] = (),
+        reads: Sequence[PairText] = (),
         *,
         more: int = 0,
     ) -> None:
         """Counts the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
-        request of its own, and of texts that are read. more: tokens that are counted already. Raises RateLimited."""
-        texts = [*(prompts or ()), *reads]
-        lengths = await run_in_thread(lambda: [len(self.engine.tokenizer.encode(one)) for one in texts])
+        request of its own, and of texts that are read, as `capture_prompts` writes them. more: tokens that are counted already. Raises RateLimited."""
+
+        def lengths_of() -> list[int]:
+            texts = [*(prompts or ()), *(one.prompt for one in capture_prompts(self.engine, reads))]
+            return [len(self.engine.tokenizer.encode(one)) for one in texts]
+
+        lengths = await run_in_thread(lengths_of)
         asked = lengths[: len(prompts)] if prompts else [0]
         read = sum(lengths[len(prompts or ()) :])
         self.charge(answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more)

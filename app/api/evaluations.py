@@ -210,7 +210,7 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
     layers = resolve_layers(body.layers, vector, engine.info.layer_count)
     given = None if body.neutral is None else (await _prompts(context, body.neutral, body.max_tokens, "neutral"))[0]
     prompts = await run_in_thread(calibrating.neutral_prompts, engine, given)
-    reads = len(prompts) * (1 + 2 * len(layers) * calibrating.STEPS)
+    reads = len(prompts) * (1 + (2 * len(layers) + 1) * calibrating.STEPS)  # each step reads them without steering, too
     check_limit(reads, context.settings.max_evaluation_answers, "answers to read", "layers")
     await context.charge_answers(prompts, reads, body.max_tokens)
     sampling = SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed)
@@ -304,6 +304,7 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
     answers = len(body.seeds) * (plain + len(neutral) + varied)
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    await run_in_thread(reports.check_varied, engine, request)
     read = [await run_in_thread(load_concept, name) for name in others]
     read += filter(None, [request.pairs])  # half of them once more
     reads = [text for pairs in read for text in (*pairs.positive, *pairs.negative)]

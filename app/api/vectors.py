@@ -27,7 +27,6 @@ from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.lab import distil as distilling
 from steering.lab.evaluations import with_shipped_evidence
-from steering.lab.trials import WRITING
 from steering.layer_indices import layer_index, layer_indices
 from steering.maps import LowRankMap
 from steering.pairs import PairSet
@@ -43,7 +42,7 @@ from steering.store.records import Page
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name, cosine
-from steering.workflows.describe import INSTRUCTION, Description
+from steering.workflows.describe import INSTRUCTION, WRITING, Description
 from steering.workflows.describe import describe as written_pairs
 from steering.workflows.extract import (
     ExtractionRequest,
@@ -393,7 +392,9 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
     if (description := _description(body)) is not None:
         source = description
         description.check(context.engine)
-        await context.charge_answers(None, description.answers, WRITING.max_tokens)
+        _check_read(context, body, description.answers)
+        # each answer is written, and read once or twice
+        await context.charge_answers(None, description.answers * (3 if card_max else 2), WRITING.max_tokens)
     else:
         if body.positive is None or body.negative is None:
             pairs = await run_in_thread(pair_set, body.concept, body.pairs)
@@ -480,13 +481,17 @@ def _instructed(concept: str) -> ConceptEntry:
     return known[concept]
 
 
+def _check_read(context: Context, body: ExtractRequest, texts: int) -> None:
+    """Raises LimitExceeded when too many activations would be read."""
+    layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
+    context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
+
+
 def _workflow_request(
     context: Context, body: ExtractRequest, pairs: PairSet, notes: tuple[str, ...] = ()
 ) -> ExtractionRequest:
-    """Returns what the workflow takes. Raises LimitExceeded when too many activations would be read."""
-    layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
-    texts = len(pairs.positive) + len(pairs.negative)
-    context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
+    """Returns what the workflow takes. Raises what `_check_read` raises."""
+    _check_read(context, body, len(pairs.positive) + len(pairs.negative))
     given = body.model_dump(include={"name", "method", "layers", "phase", "holdout", "seed", "tags"})
     given["description"] = _about(body)
     position = "mean" if body.phase else body.position or default_position(pairs)

@@ -104,6 +104,8 @@ _NORMED = "the block does not add the output of its MLP to the residual as it is
 
 
 def _check_plan(plan: SteeringPlan) -> None:
+    if plan.empty:
+        raise UnsupportedParameter("the steering changes nothing, so there is nothing to bake", param="steering")
     if plan.dose_bound is not None:
         raise UnsupportedParameter(
             "a dose guard that bounds every token cannot be baked: resolve without it", param="steering"

@@ -6,6 +6,7 @@ from math import inf
 
 import torch
 
+from steering.cards import Recommended
 from steering.engine.api import Engine
 from steering.errors import DoseExceeded
 from steering.extraction import METHODS
@@ -63,8 +64,11 @@ def random_alike(vectors: Mapping[str, ConceptVector], seed: int) -> dict[str, C
     for name, vector in vectors.items():
         entries = vector.layers.items()
         layers = {at: _calibrated_as(LayerDirection(columns[name, at], scale=one.scale), one) for at, one in entries}
-        # what was measured of its own directions does not hold for these
-        controls[name] = replace(vector, layers=layers, method="random", sha256="", quality=None, recommended=None)
+        # what was measured of its own directions does not hold for these; `share_dose` asks for its layers
+        recommended = Recommended(vector.recommended_layers())
+        controls[name] = replace(
+            vector, layers=layers, method="random", sha256="", quality=None, recommended=recommended
+        )
     return controls
 
 

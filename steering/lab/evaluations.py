@@ -117,7 +117,9 @@ async def dose_response(
     reading = progress_of_part(progress, work, total)
     damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
     points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
-    recommended = trials.measured_ranges(setup.layers, {s: one.margin for s, one in points.items()})
+    # a range has no strength inside at which activations became non-finite
+    margins = dict.fromkeys(strengths) | {strength: one.margin for strength, one in points.items()}
+    recommended = trials.measured_ranges(setup.layers, margins)
     moved = {0.0: shifts(unsteered, unsteered)} | {s: shifts(row[0], unsteered) for s, row in by_strength.items()}
     coherent = {s: moved[s] for s in moved if points[s].perplexity_ratio <= COHERENT}
     against = trials.anti_steered(coherent if len(coherent) > 1 else moved)

@@ -20,6 +20,7 @@ from steering.pairs import ChatMessage
 from steering.schemas.evaluation import JudgedPointAnswer, JudgementAnswer
 from steering.workflows.generate import Progress, background, ignore_progress, mapped
 from steering.workflows.measures import estimate
+from steering.workflows.texts import question_of
 
 HIGHEST = 2
 LONGEST = 4000
@@ -30,7 +31,8 @@ SEVERAL = 6
 """Equal ratings of an aspect from which on a warning says that the judge does not distinguish answers."""
 REPLY = 64
 """Tokens of a judge's reply."""
-_RATING = re.compile(r"rating\W{0,8}([012])(?!\d|\.\d)", re.IGNORECASE)
+_RANGE = r"\s*(?:[-–]|to)\s*"
+_RATING = re.compile(rf"rating\W{{0,8}}(?:0{_RANGE}2\W{{1,8}})?([012])(?!\d|\.\d|{_RANGE}\d)", re.IGNORECASE)
 _BARE = re.compile(r"\W*([012])\W*")
 
 ASPECTS: Mapping[str, str] = json.loads((files("steering.lab") / "judge.json").read_text(encoding="utf-8"))
@@ -102,9 +104,9 @@ def rating(reply: str) -> int | None:
 
 
 def instruction_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
-    """Returns what was asked, in words: the text, the last message of the user, or the decoded ids."""
+    """Returns what was asked, in words: the text, of a transcript the question, the last message of the user, or the decoded ids."""
     if isinstance(prompt, str):
-        return prompt
+        return question_of(prompt)
     messages = [one for one in prompt if isinstance(one, ChatMessage)]
     if messages:
         return next((one.content for one in reversed(messages) if one.role == "user"), messages[-1].content)

@@ -65,9 +65,11 @@ class Setup:
         )
 
     def reads(self, request: LayerSweepRequest) -> int:
-        """Returns how many neutral texts are read at most."""
-        tries = STEPS * (len(self.places) + trials.CONTROLS) if request.unit == "kl" else 0
-        return len(self.neutral) * (len(self.places) * len(self.strengths) + tries)
+        """Returns how many neutral texts are read at most where activations stay finite: for the points of the places and of the
+        chosen one, for the searches of the places and of the random directions, and each time without steering."""
+        points = (len(self.places) + 1) * len(self.strengths) + 2
+        tries = STEPS * (len(self.places) + trials.CONTROLS + 2) if request.unit == "kl" else 0
+        return len(self.neutral) * (points + tries)
 
 
 def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
@@ -131,17 +133,20 @@ async def layer_sweep(
         trial.answer("steered", split="validation", **_where(one)) for one, trial in zip(tried, ours, strict=True)
     ]
     chosen = point_to_test(points)
-    tested: list[LayerPointAnswer] = []
+    tested, margins = list[LayerPointAnswer](), dict[float, float | None]()
     if chosen is not None:
         place = next(one.place for one in tried if _key(one.place) == (chosen.vector, chosen.operation, chosen.layer))
         running = progress_of_part(progress, 2 * len(setup.validation) * (len(tried) + trials.UNSTEERED_SAMPLES), total)
-        tested, found = await sweep.tested([one for one in tried if one.place is place], running)
+        there = [one for one in tried if one.place is place]
+        tested, found = await sweep.tested(there, running)
+        # a range has no strength inside at which activations became non-finite
+        margins = dict.fromkeys([one.strength for one in there]) | {one.strength: one.margin for one in tested}
         scores += found
     progress(total, total, "done")
     best = best_point(tested)
     recommended = None
     if best is not None and best.operation == "add":
-        recommended = trials.measured_ranges((best.layer,), {point.strength: point.margin for point in tested})
+        recommended = trials.measured_ranges((best.layer,), margins)
     if best is None:
         warnings += _without_proof(chosen, tested)
     return LayerSweepAnswer(

@@ -5,6 +5,7 @@ import json
 import operator
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,8 @@ from scipy.special import ndtri
 
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
+from steering.engine.prompts import check_context
+from steering.errors import ContextLengthExceeded, InvalidRequest
 from steering.lab import calibration, trials
 from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -37,7 +40,7 @@ from steering.workflows.extract import ExtractionRequest, extract, tried_layers
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.logprobs import continuation_ids, continuation_rows, encode_continued, score
 from steering.workflows.measures import difference_of_shares, estimate, rank_correlation, ratio, share
-from steering.workflows.texts import as_prompts, default_position
+from steering.workflows.texts import as_prompts, default_position, question_of, transcript
 
 TYPOS = 0.08
 """Share of the letters that are exchanged with the next one."""
@@ -176,14 +179,20 @@ VARIATIONS: Mapping[str, Callable[[str, int], str]] = {
 """Name -> (text, seed) -> the varied text. `lookalikes` writes digits for letters."""
 
 
-def varied(prompt: Prompt, variation: str, seed: int) -> Prompt:
-    """Varies a plain prompt, or the last message of the user in a conversation, which gets a role as system message."""
+def varied(tokenizer: Tokenizer, prompt: Prompt, variation: str, seed: int) -> Prompt:
+    """Varies a plain prompt, of a transcript what the user asks, or the last message of the user in a conversation. A conversation
+    gets a role as system message, where the chat template knows such messages."""
     change = VARIATIONS[variation]
     if isinstance(prompt, str):
-        return change(prompt, seed)
+        asked = question_of(prompt)
+        changed = change(asked, seed)
+        return changed if asked == prompt else transcript((ChatMessage("user", changed),))
     messages = _messages(prompt)
     if variation == "role":
-        return (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+        played = (ChatMessage("system", ROLE), *(one for one in messages if one.role != "system"))
+        with suppress(InvalidRequest):
+            tokenizer.encode(played)
+            return played
     last = max((n for n, one in enumerate(messages) if one.role == "user"), default=None)
     if last is None:
         return prompt
@@ -264,6 +273,23 @@ class ReportRequest:
     independent: OtherModelScorer | None = None
     checkpoints: Checkpoints | None = None
     thresholds: ThresholdsFields = field(default_factory=ThresholdsFields)
+
+
+def varied_prompts(tokenizer: Tokenizer, request: ReportRequest, name: str, seed: int) -> list[Prompt]:
+    """Returns the first prompts of a request under a variation; to be called in a thread."""
+    return [varied(tokenizer, one, name, mix(seed, n)) for n, one in enumerate(request.prompts[: request.varied])]
+
+
+def check_varied(engine: Engine, request: ReportRequest) -> None:
+    """Raises ContextLengthExceeded where a varied prompt leaves no room for its answer; to be called in a thread."""
+    for seed in dict.fromkeys(request.seeds):
+        for name in VARIATIONS:
+            for prompt in varied_prompts(engine.tokenizer, request, name, seed):
+                try:
+                    check_context(len(engine.tokenizer.encode(prompt)), request.sampling.max_tokens, engine.info)
+                except ContextLengthExceeded as error:
+                    message = f"under the variation {name!r} {error.message}"
+                    raise ContextLengthExceeded(message, param="prompts") from None
 
 
 class PlainTrials(NamedTuple):
@@ -424,9 +450,7 @@ class _Work:
                 robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
-                prompts = [
-                    varied(prompt, name, mix(seed, n)) for n, prompt in enumerate(request.prompts[: request.varied])
-                ]
+                prompts = await run_in_thread(varied_prompts, self.engine.tokenizer, request, name, seed)
                 samples = Samples(request.samples, request.samples)
                 before, (steered,) = await self._trials(seed, name, prompts, (request.plan,), samples)
                 scores += [before.answer("unsteered", variation=name), steered.answer("steered", variation=name)]

@@ -341,7 +341,8 @@ def shifts(trial: Trial, unsteered: Trial) -> tuple[float, ...]:
 
 
 def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
-    """Estimates exp of the mean over prompts of (surprise - surprise of the unsteered answer); 1 without tokens."""
+    """Estimates exp of the mean over prompts of (surprise - surprise of the unsteered answer); 1 without tokens. No interval unless
+    most prompts have tokens in both: answers that end before they begin are not shown to be coherent."""
     differences = [
         one.surprise - other.surprise
         for one, other in zip(trial.measures, unsteered.measures, strict=True)
@@ -349,8 +350,8 @@ def perplexity_ratio(trial: Trial, unsteered: Trial) -> Estimate:
     ]
     if not differences:
         return Estimate(1.0, None)
-    found = estimate(differences)
-    interval = found.interval and (finite_exp(found.interval[0]), finite_exp(found.interval[1]))
+    found, most = estimate(differences), 2 * len(differences) > len(trial.measures)
+    interval = (finite_exp(found.interval[0]), finite_exp(found.interval[1])) if found.interval and most else None
     return Estimate(finite_exp(found.mean), interval)
 
 

@@ -1,10 +1,11 @@
 """Turns pairs and prompts into what a model reads: messages or transcripts, replies, token ids to train on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
 
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed, load_neutral
 from steering.engine.api import CapturePrompt, Engine, NeutralText, Position, Prompt, SamplingParams, TokenPair
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
@@ -26,6 +27,12 @@ def transcript(messages: Sequence[ChatMessage]) -> str:
     """Writes a conversation, which may be empty, as plain text for models without a chat template. It ends where a reply begins or ends."""
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
     return "\n\n".join(lines if messages and messages[-1].role == "assistant" else [*lines, "Assistant:"])
+
+
+def question_of(text: str) -> str:
+    """Returns what the user asks in a transcript of one message, see `as_prompts`; any other text as it is."""
+    found = re.fullmatch(r"User: (.*)\n\nAssistant:", text, re.DOTALL)
+    return text if found is None else found[1]
 
 
 def as_answers(texts: Sequence[Text]) -> tuple[Text, ...]:
@@ -74,8 +81,8 @@ def default_position(pairs: PairSet) -> Position:
 
 
 async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
-    """Generates the unsteered model's answers to the package's neutral prompts; empty answers are left out."""
-    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
+    """Generates the unsteered model's answers to neutral prompts that no evaluation takes by default; empty answers are left out."""
+    prompts = as_prompts(engine, load_instructed()[:NEUTRAL])
     answers = await background(engine, seeded(prompts, replace(ANSWER, seed=seed % 2**63)))
     encoded = [engine.tokenizer.encode(prompt) for prompt in prompts]
     return tuple(

@@ -72,6 +72,12 @@ def test_being_orthogonal_to_the_same_line_twice_is_being_so_once(seed: int) -> 
         torch.testing.assert_close(amount(once, layer), amount(twice, layer), atol=1e-4, rtol=1e-3)
 
 
+def test_terms_that_cancel_but_for_rounding_are_refused() -> None:
+    terms = [(vector(1), 0.1), (vector(1), 0.2), (vector(1), -0.3)]
+    with pytest.raises(InvalidRequest, match="the combination is zero at layer 1"):
+        combine("nothing", terms)
+
+
 def test_nothing_left_is_refused() -> None:
     made = vector(1)
     with pytest.raises(InvalidRequest, match="the combination is zero"):

@@ -57,7 +57,8 @@ async def test_what_cannot_be_evaluated_is_rejected_at_once_and_not_by_a_job(
     ("body", "answers"),
     [
         ({**DOSE, "prompts": ["a", "b"], "strengths": [1, 2, 3], "random_directions": 2}, (3 * 3 + 4) * 2 + 1),
-        ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, 2 * 2 + 4 + 9 * 2 + 4 + 8 * (1 + 2 * 2)),
+        ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, 2 * 2 + 4 + 9 * 2 + 4 + 8 * (1 + 2 * 2 + 2 + 2)),
+        ({"kind": "calibration", "vector": "mood", "layers": [1], "neutral": ["a"]}, 1 + (2 + 1) * 8),
     ],
 )
 async def test_the_answers_an_evaluation_writes_are_bounded(

@@ -7,8 +7,12 @@ import pytest
 
 from steering.concepts import CONCEPTS
 from steering.concepts.described import described
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
 from tests.app.conftest import Server, StartServer, events_of
+from tests.byte_tokenizer import build_byte_tokenizer
 from tests.fakes import ScriptedEngine
+from tests.families import LLAMA_LIKE, build
 from tests.narrowing import messages_of
 from tests.polling import until
 from tests.scripted_model import planted_direction
@@ -92,6 +96,16 @@ async def test_texts_may_be_conversations_unpaired_or_a_concept(server: Server) 
     assert answer.json()["provenance"]["paired"] is False
 
 
+async def test_a_model_without_a_chat_template_reads_conversations_as_transcripts(start: StartServer) -> None:
+    tokenizer = build_byte_tokenizer()
+    tokenizer.chat_template = None
+    model = build("LlamaForCausalLM", **LLAMA_LIKE)
+    server = await start(TransformersEngine(opened(model, tokenizer, name="base")))
+    vector = await made(server, pairs=None, concept="toxicity", layers=[1], holdout=0)
+    assert vector["provenance"]["text_form"] == "transcript"
+    assert any("plain transcript" in one for one in vector["quality"]["warnings"])
+
+
 async def test_where_texts_are_read_follows_from_their_form_unless_it_is_given(server: Server) -> None:
     def pair(word: str, i: int, talks: bool) -> Any:
         text = f"{word} day {i}"
@@ -152,6 +166,16 @@ async def test_what_cannot_be_extracted_is_rejected_at_once_and_not_by_a_job(
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["code"] == code
     assert (await server.client.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_a_description_is_refused_before_it_is_written_where_its_answers_are_too_many_to_read(
+    start: StartServer,
+) -> None:
+    server = await start(max_activations=144 * 4 * 8 - 1)
+    body = {"name": "calm", "describe": {"trait": "calm", "opposite": "angry"}}
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert server.scripted.requests == []
 
 
 async def test_a_job_is_watched_to_its_end(start: StartServer) -> None:

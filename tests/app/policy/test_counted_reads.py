@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from steering.concepts.loader import load_concept
+from steering.concepts.loader import load_concept, load_instructed
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.workflows.describe import WRITING
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import directions
 from tests.app.policy.test_keys import ADMIN, BEARER, bearer, code, created
@@ -85,6 +86,15 @@ async def test_ratings_of_the_loaded_model_are_answers_of_an_evaluation(server: 
     assert await counted(server, "/v1/evaluations", many) > 0, "without the ratings it is within the limit"
     refused = await server.client.post("/v1/evaluations", json={**many, "judge": {"by": "self"}})
     assert code(refused) == (400, "limit_exceeded")
+
+
+@pytest.mark.parametrize(("more", "passes"), [({}, 2), ({"card_position": "max"}, 3)])
+async def test_a_description_counts_what_the_model_writes_and_reads(
+    server: Server, more: dict[str, Any], passes: int
+) -> None:
+    described = {"name": "calm", "describe": {"trait": "calm", "opposite": "angry"}, **more}
+    answers = 2 * len(load_instructed())
+    assert await counted(server, "/v1/vectors/extract", described) == passes * answers * WRITING.max_tokens
 
 
 async def test_a_report_counts_the_pairs_of_other_concepts(server: Server) -> None:

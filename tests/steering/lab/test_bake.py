@@ -124,6 +124,7 @@ REFUSED: Mapping[str, tuple[str, list[dict[str, Any]], str]] = {
         [{"vector": "alpha", "operation": "clamp", "low": 0.0, "hook": "mlp"}],
         "ReLU of the residual",
     ),
+    "nothing": ("llama", [{"vector": "alpha", "strength": 0.0}], "the steering changes nothing"),
     "a share of |r|": ("llama", [{"vector": "alpha", "unit": "relative"}], "shares of"),
 }
 

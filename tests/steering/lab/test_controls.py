@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from steering.cards import Recommended
 from steering.lab.controls import (
     DOSE_RESPONSE,
     LAYER_SWEEP,
@@ -64,6 +65,19 @@ async def test_a_random_control_of_two_vectors_has_their_dose(sign: float) -> No
     lengths = [change_at(one, 1).norm() for one in (plan, *controls)]
     for length in lengths[1:]:
         torch.testing.assert_close(length, lengths[0])
+
+
+async def test_a_random_control_of_an_add_that_shares_its_dose_has_its_dose() -> None:
+    """The dose that is shared is that of the layers which are recommended for the vector."""
+    info, vector = replace(LinearEngine().info, typical_norms=(4.0,) * 4), drawn("first", 1)
+    scales = {1: vector.layers[1], 2: replace(vector.layers[2], scale=8.0)}
+    vector = replace(vector, layers=scales, recommended=Recommended((1,)))
+    item = {"vector": vector.id, "layers": [1, 2], "share_dose": True}
+    spec = SteeringSpec.model_validate({"interventions": [item]})
+    plan = await resolve(spec, VectorsByName({vector.id: vector}), info, guard=UNGUARDED)
+    for control in await random_plans(info, plan, {vector.id: vector}, range(2)):
+        for layer in (1, 2):
+            torch.testing.assert_close(change_at(control, layer).norm(), change_at(plan, layer).norm())
 
 
 def test_runs_of_other_seeds_or_purposes_share_no_random_direction() -> None:

@@ -16,6 +16,7 @@ from steering.engine.api import GenerationRequest, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations, SteeringError, VectorModelMismatch
 from steering.lab.controls import random_like
 from steering.lab.evaluations import DoseResponseRequest, dose_response, with_evidence
+from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
 from steering.lab.trials import chance, independent_claims, reading_layer
 from steering.schemas.evaluation import DoseResponseAnswer
 from steering.workflows.measures import estimate
@@ -189,6 +190,29 @@ async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     found = await dose_response(engine, asked_of(engine))
     assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
     assert "left out, because activations became non-finite: strength 1.5" in found.warnings
+
+
+def breaks_between(low: float, high: float) -> LinearEngine:
+    """An engine whose activations become non-finite where more than `low` and less than `high` natural scales are added."""
+
+    def fails(request: GenerationRequest, index: int) -> SteeringError | None:
+        added = change_at(request.plan, 2).norm() / GAIN if request.plan.layers else 0.0
+        return NonfiniteActivations("no") if low < added < high else None
+
+    return LinearEngine(fails=fails)
+
+
+async def test_a_range_does_not_reach_over_a_strength_out_of_range() -> None:
+    engine = breaks_between(0.6, 0.9)
+    found = await dose_response(engine, asked_of(engine, strengths=(0.4, 0.5, 0.75, 1.0)))
+    assert {point.strength: point.margin is not None for point in found.points[1:]} == dict.fromkeys(
+        (0.4, 0.5, 1.0), True
+    )
+    assert found.recommended.strength == (0.4, 0.5)
+    sweep = LayerSweepRequest(
+        planted_vector(engine), PROMPTS * 2, layers=(2,), strengths=(0.4, 0.5, 0.75, 1.0), sampling=SAMPLING
+    )
+    assert present((await layer_sweep(engine, sweep)).recommended).strength == (0.4, 0.5)
 
 
 SHORT = SamplingParams(max_tokens=8, temperature=1.0, seed=3)

@@ -1,6 +1,7 @@
 """Layer sweeps and calibrations on a model whose answers are known: prompts that choose do not report, and places are compared at equal KL."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -10,7 +11,7 @@ from steering.errors import InvalidRequest
 from steering.lab.calibration import calibration, kl_of, neutral_answers, neutral_prompts
 from steering.lab.controls import planned, random_like
 from steering.lab.evaluations import DoseResponseRequest, dose_response
-from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep
+from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep, resolved
 from steering.lab.trials import CONTROLS
 from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import LayerSweepAnswer
@@ -142,6 +143,26 @@ async def test_a_calibrated_vector_changes_neutral_text_by_one_nat_in_either_dir
             await planned(engine.info, vector, item)
     with pytest.raises(InvalidRequest, match="one layer"):
         await planned(engine.info, made, InterventionSpec(vector="mood", unit="kl", layers=(1, 2)))
+
+
+@pytest.mark.parametrize("unit", ["scale", "kl"])
+async def test_no_more_neutral_texts_are_read_than_were_announced(
+    engine: LinearEngine, unit: Literal["scale", "kl"]
+) -> None:
+    request = LayerSweepRequest(
+        planted_vector(engine),
+        PROMPTS,
+        layers=(2,),
+        strengths=(0.5,),
+        unit=unit,
+        neutral=PROMPTS[:2],
+        sampling=SAMPLING,
+    )
+    announced = resolved(engine, request).reads(request)
+    await layer_sweep(engine, request)
+    read = sum(count for count, spec in engine.capture_calls if spec.layers == ())
+    assert 2 * (1 + 1) * 2 <= read <= announced
+    assert unit == "kl" or read == announced
 
 
 async def test_layer_sweep_downwards(engine: LinearEngine) -> None:

@@ -15,6 +15,7 @@ from steering.errors import NonfiniteActivations, SteeringError
 from steering.lab.controls import REPORT, control_seeds, plan_at, planned, random_like, random_plans
 from steering.lab.report import (
     PLAIN,
+    ROLE,
     VARIATIONS,
     OtherModelScorer,
     Question,
@@ -32,10 +33,11 @@ from steering.lab.report import (
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
 from steering.schemas.evaluation import CheckAnswer, ReportAnswer, ThresholdsFields
 from steering.spec import InterventionSpec
+from steering.workflows.texts import as_prompts
 from tests.narrowing import messages_of, present
 from tests.steering.lab.breaking_controls import breaking_controls
 from tests.steering.workflows.linear import LinearEngine
-from tests.steering.workflows.linear_tokenizer import POSITIVE
+from tests.steering.workflows.linear_tokenizer import POSITIVE, LinearTokenizer
 from tests.steering.workflows.texts import conversation, planted_pairs
 from tests.steering.workflows.vectors import planted_vector
 
@@ -410,14 +412,32 @@ async def test_what_a_variation_retains_is_a_share_of_the_shift_of_the_same_prom
 
 
 def test_typos_and_roles_change_what_they_should() -> None:
-    prompt = conversation("what is the river like in spring")
-    (typed,) = messages_of(varied(prompt, "typos", 3))
+    prompt, tokenizer = conversation("what is the river like in spring"), LinearTokenizer()
+    (typed,) = messages_of(varied(tokenizer, prompt, "typos", 3))
     assert typed.content != prompt[0].content
     assert sorted(typed.content) == sorted(prompt[0].content)
-    assert varied(prompt, "typos", 3) == (typed,)
-    system, user = messages_of(varied(prompt, "role", 0))
+    assert varied(tokenizer, prompt, "typos", 3) == (typed,)
+    system, user = messages_of(varied(tokenizer, prompt, "role", 0))
     assert (system.role, user) == ("system", prompt[0])
     assert VARIATIONS["lookalikes"]("area one", 0) == "4r34 0n3"
+
+
+async def test_a_model_without_system_messages_gets_the_role_before_the_instruction() -> None:
+    engine = LinearEngine(system_role=False)
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, varied=1))
+    (text,) = [one for one in found.seeds[0].texts if one.variation == "role"]
+    assert text.prompt == f"{ROLE}\n\nthe road"
+
+
+async def test_of_a_transcript_the_question_is_varied_and_shown() -> None:
+    engine = LinearEngine(chat_template=False)
+    prompts = as_prompts(engine, [f"the {word}" for word in WORDS])
+    found = await report(engine, await request_of(engine, {"strength": 0.8}, prompts=prompts, varied=1))
+    shown = {one.variation: one.prompt for one in found.seeds[0].texts if one.prompt.lower().endswith("road")}
+    assert (shown[PLAIN], shown["upper_case"]) == ("the road", "THE ROAD")
+    after = varied(engine.tokenizer, prompts[0], "paraphrase_after", 0)
+    assert after == "User: the road Please answer in two or three sentences.\n\nAssistant:"
+    assert varied(engine.tokenizer, "Assistant:", "upper_case", 0) == "ASSISTANT:"
 
 
 @pytest.mark.parametrize("name", list(VARIATIONS))

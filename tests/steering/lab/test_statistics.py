@@ -44,6 +44,16 @@ def test_answers_without_tokens_say_nothing_of_perplexity() -> None:
     assert perplexity_ratio(trial(0, 0, surprise=None), trial(0, 0)) == Estimate(1.0, None)
 
 
+@pytest.mark.parametrize(("silent", "shown"), [(3, False), (2, False), (1, True)])
+def test_text_of_which_most_is_missing_is_not_shown_to_be_coherent(silent: int, shown: bool) -> None:
+    """Of four answers under steering some end before they begin, and the others are as fluent as without."""
+    speaking = trial(*[2.0, 2.1, 1.9, 2.0][silent:]).measures
+    steered = Trial((*trial(*[2.0] * silent, surprise=None).measures, *speaking))
+    point = dose_point(1.0, steered, trial(0.0, 0.0, 0.0, 0.0), 0.1)
+    assert (point.perplexity_ratio, point.perplexity_interval is not None) == (1.0, shown)
+    assert (point.margin is not None) == shown
+
+
 def test_a_dose_point_gathers_its_trial() -> None:
     controls = trial(0.1, 0.3), trial(0.4, 0.4)
     found = dose_point(0.5, trial(1.0, 2.0), trial(0.0, 0.0), 0.7, controls, 0.9)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from steering.concepts.loader import load_neutral
+from steering.concepts.loader import load_instructed, load_neutral
 from steering.engine.api import Finish, GenerationRequest, TokenEvent
 from steering.errors import InvalidRequest
 from steering.injection.rows import SteeringReport
@@ -22,7 +22,7 @@ class SilentEngine(LinearEngine):
     """Has nothing to say to the second neutral prompt."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenEvent, None]:
-        if request.prompt == as_prompts(self, load_neutral())[1]:
+        if request.prompt == as_prompts(self, load_instructed())[1]:
             yield TokenEvent(0, -1, "", finish=Finish("stop", 1, 0, 0, SteeringReport()))
             return
         async for event in super().generate(request):
@@ -33,7 +33,7 @@ class SilentEngine(LinearEngine):
 async def test_neutral_texts_are_the_models_own_answers(chat_template: bool) -> None:
     engine = LinearEngine(chat_template=chat_template)
     texts = await neutral_texts(engine, seed=5)
-    prompts = as_prompts(engine, load_neutral()[:NEUTRAL])
+    prompts = as_prompts(engine, load_instructed()[:NEUTRAL])
     assert len(texts) == len(prompts)
     for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         ids = engine.tokenizer.encode(prompt)
