@@ -135,7 +135,7 @@ def compare(
 ) -> Output:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
     interventions = steered.interventions()
-    if interventions is None:
+    if not interventions:
         raise BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steered.steer or []), *(steered.hold or [])]]
     options = sampled.fields(asked, max_tokens, n=n, steering=interventions, readout=measured)
@@ -386,7 +386,10 @@ def _short(text: Any) -> str:
 def draw_map(
     connect: Connect,
     file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
-    out: Annotated[Path, output_option("File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
+    out: Annotated[
+        Path | None,
+        output_option("File to write: .html (slider over the layers) or .png; default: map.html, none with --json."),
+    ] = None,
     layers: ListedLayers = "all",
     method: Annotated[str, "pca, tsne or umap."] = "pca",
     position: Annotated[str, "last, mean, or an offset from the end."] = "mean",
@@ -394,19 +397,23 @@ def draw_map(
     """Draw texts in the latent space, layer by layer."""
     texts, labels = texts_and_labels(file)
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
-    if out.suffix not in (".html", ".png"):
-        raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
+    path = out or Path("map.html")
+    if path.suffix not in (".html", ".png"):
+        raise BadParameter(f"expected a file ending in .html or .png, got {path.name}", param_hint="--out")
     drawn = connect().latent_space(texts, method=method, embeddings=True, **options)
 
-    def printed() -> None:
-        if out.suffix == ".html":
-            out.write_text(drawn.page(texts, labels), encoding="utf-8")
+    def written() -> "LatentMap":
+        if path.suffix == ".html":
+            path.write_text(drawn.page(texts, labels), encoding="utf-8")
         else:
-            _write_png(out, drawn, labels)
-        for line in (*(shown(warning, "yellow") for warning in drawn.warnings), shown(f"wrote {out}")):
+            _write_png(path, drawn, labels)
+        return drawn
+
+    def printed() -> None:
+        for line in (*(shown(warning, "yellow") for warning in written().warnings), shown(f"wrote {path}")):
             console.print(line)
 
-    return drawn, printed
+    return drawn if out is None else written, printed
 
 
 def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:

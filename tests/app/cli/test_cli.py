@@ -33,6 +33,8 @@ def address() -> Iterator[str]:
         ("generate", "x", "--hold", "a"),
         ("generate", "x", "--steer", "a=1", "--layers", "some"),
         ("compare", "x"),
+        ("compare", "x", "--steering", "[]"),
+        ("generate", "x", "--raw", "--system", "y"),
         ("sweep", "a", "x", "--strengths", "1,two"),
         ("generate", "x", "--layers", "all"),
         ("generate", "x", "--hold", "calm=1", "--share-dose"),

@@ -1,6 +1,7 @@
 """Maps and cards are written to files, comparisons are shown live and in colour, and a model runs in the process."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Pat
         assert (tmp_path / name).read_bytes().startswith(start)
     assert "input embeddings" in (tmp_path / "map.html").read_text()
     assert ".html or .png" in steer("map", str(tmp_path / "texts.csv"), "--out", "map.gif", code=2)[1]
+    out, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / "too.html"), "--json")
+    assert json.loads(out)["layers"]
+    assert (tmp_path / "too.html").read_bytes().startswith(b"<!doctype html>")
 
 
 def test_texts_are_read_from_csv_and_from_lines(tmp_path: Path) -> None:
