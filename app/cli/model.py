@@ -228,7 +228,7 @@ def batch(
     finally:
         lines = [one.model_dump_json(exclude_none=True) for one in read(job.id)]
         out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    console.print(shown(f"wrote {out}: {result['succeeded']} answers"))
+    stderr.print(shown(f"wrote {out}: {result['succeeded']} answers"))
     if result["failed"]:
         stderr.print(shown(f"{result['failed']} requests failed; their lines have an error", "yellow"))
 
@@ -319,7 +319,7 @@ def activations(  # noqa: PLR0913, PLR0917 - one option a field
     }
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
-    console.print(shown(f"wrote {output}: {len(content):,} bytes"))
+    stderr.print(shown(f"wrote {output}: {len(content):,} bytes"))
 
 
 @command
@@ -410,8 +410,8 @@ def draw_map(
         return drawn
 
     def printed() -> None:
-        for line in (*(shown(warning, "yellow") for warning in written().warnings), shown(f"wrote {path}")):
-            console.print(line)
+        print_warnings(written().warnings)
+        stderr.print(shown(f"wrote {path}"))
 
     return drawn if out is None else written, printed
 
@@ -459,4 +459,4 @@ def card(
     """Write the quality card of a vector as one HTML page."""
     vector = client.get_vector(name)
     out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")
-    console.print(shown(f"wrote {out}"))
+    stderr.print(shown(f"wrote {out}"))

@@ -176,7 +176,7 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
         before = client.export_vector_json("calm")
         for form, chosen in (("safetensors", ()), ("gguf", ("--layers", "all"))):
             file = tmp_path / f"calm.{form}"
-            steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)
+            assert not steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)[0]
             steer("vectors", "import", str(file), "--name", f"from-{form}")
             after = client.export_vector_json(f"from-{form}")
             for layer in after.layers:
