@@ -75,6 +75,10 @@ class ScriptedTokenizer:
         """See Tokenizer.token_text."""
         return self._bytes(token_id).decode(errors="replace")
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """See Tokenizer.token_bytes."""
+        return self._bytes(token_id)
+
     def control_strings(self, text: str) -> tuple[str, ...]:
         """See Tokenizer.control_strings."""
         return tuple(one for one in CONTROL if one in text)

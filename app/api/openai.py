@@ -1,11 +1,12 @@
 """The OpenAI-compatible routes, for unmodified OpenAI clients: chat, completions, embeddings, models."""
 
 import base64
+import codecs
 import secrets
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -374,6 +375,9 @@ class OpenAIWork(GenerationWork):
     def _text(self, token: int) -> str:
         return self.context.engine.tokenizer.token_text(token)
 
+    def _bytes(self, token: int) -> bytes:
+        return self.context.engine.tokenizer.token_bytes(token)
+
 
 async def conversation_of(context: Context, body: ChatFields) -> tuple[ChatMessage, ...]:
     """Returns the messages that the model reads. Raises LimitExceeded, InvalidRequest."""
@@ -448,8 +452,7 @@ class ChatWork(OpenAIWork):
             return None
 
         def entry(token: int, logprob: float) -> dict[str, Any]:
-            text = self._text(token)
-            return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", errors="replace"))}
+            return {"token": self._text(token), "logprob": logprob, "bytes": list(self._bytes(token)) or None}
 
         content = [
             {**entry(event.token_id, event.logprob), "top_logprobs": [entry(*other) for other in event.top_logprobs]}
@@ -478,16 +481,34 @@ def _deltas_of(part: Part) -> list[dict[str, Any]]:
 
 
 @dataclass(eq=False)
+class Offsets:
+    """Counts the characters before each token of a text. A token within a character begins where that does; a control token has no characters.
+    bare: the text begins without the space that some tokenizers add to its first word."""
+
+    bare: bool = False
+    characters: int = field(default=0, init=False)
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=partial(codecs.getincrementaldecoder("utf-8"), "replace"), init=False
+    )
+
+    def before(self, token: bytes) -> int:
+        """Returns where a token begins, and counts it."""
+        start, text = self.characters, self.decoder.decode(token)
+        self.characters += len(text.removeprefix(" ") if self.bare and start == 0 else text)
+        return start
+
+
+@dataclass(eq=False)
 class CompletionWork(OpenAIWork):
     """A text completion.
     scored: the log-probabilities of the prompts, where they are echoed.
-    offsets: how many characters of each choice have been sent."""
+    offsets: where the next token of each choice begins that is streamed."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     body: CompletionRequest
     scored: Sequence[Sequence[ScoredToken]] = field(default=(), init=False)
-    offsets: Counter[int] = field(default_factory=Counter, init=False)
+    offsets: defaultdict[int, Offsets] = field(default_factory=lambda: defaultdict(Offsets), init=False)
 
     @property
     def prompts(self) -> list[tuple[int, ...]]:
@@ -517,26 +538,28 @@ class CompletionWork(OpenAIWork):
             text = (given if isinstance(given, str) else self.context.engine.tokenizer.decode(given)) + text
         if self.logprobs is not None:
             scored = self.scored[prompt] if self.scored else ()
-            logprobs = self._logprobs([*scored, *map(_scored, answer.events)], text)
+            offsets = Offsets(bare=bool(scored) and not text.startswith(" "))
+            logprobs = self._logprobs([*scored, *map(_scored, answer.events)], offsets)
         return {"index": index, "text": text, "logprobs": logprobs}
 
     def deltas(self, index: int, event: TokenEvent) -> list[dict[str, Any]]:
         """Describes text chunks and finish chunks."""
         logprobs = None
         if self.logprobs is not None and event.token_id >= 0:
-            logprobs = self._logprobs([_scored(event)], event.text, self.offsets[index])
-        self.offsets[index] += len(event.text)
+            logprobs = self._logprobs([_scored(event)], self.offsets[index])
         if not event.text and event.finish is None and logprobs is None:
             return []
         return [{"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": None}]
 
-    def _logprobs(self, tokens: Sequence[ScoredToken], whole: str, start: int = 0) -> dict[str, Any]:
-        """Returns the four parallel lists of the legacy format. `whole` is the text in which the offsets count. Control
-        tokens are not in it, and take no characters."""
-        texts, offsets, position = [self._text(token.token_id) for token in tokens], list[int](), 0
-        for text in texts:
-            offsets.append(start + position)
-            position += len(text) if whole.startswith(text, position) else 0
+    def _text(self, token: int) -> str:
+        """Returns the text of a token, as in OpenAI's API `bytes:\\xf0\\x9f` where it is part of a character: alternatives are told apart."""
+        text, raw = super()._text(token), self._bytes(token)
+        return text if raw in (b"", text.encode()) else f"bytes:{str(raw)[2:-1]}"
+
+    def _logprobs(self, tokens: Sequence[ScoredToken], begun: Offsets) -> dict[str, Any]:
+        """Returns the four parallel lists of the legacy format. begun: the text before the tokens."""
+        texts = [self._text(token.token_id) for token in tokens]
+        offsets = [begun.before(self._bytes(token.token_id)) for token in tokens]
         top = [self._top(token, text) for token, text in zip(tokens, texts, strict=True)] if self.logprobs else None
         logprobs = [token.logprob for token in tokens]
         return {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}

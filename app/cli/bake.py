@@ -44,7 +44,7 @@ def bake(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> Output:
     """Write a model with steering in its weights, or a LoRA, and compare it with the served steering. Vectors come from the server."""
     interventions = steering_of(steer, layers, steering=steering)
-    if interventions is None:
+    if not interventions:
         raise BadParameter("expected one of --steer NAME=STRENGTH, --steering")
     try:
         spec = SteeringSpec.model_validate({"interventions": interventions})

@@ -204,10 +204,11 @@ class Asked:
     prefill: Annotated[str | None, "How the answer begins, which is continued."] = None
 
     def fields(self) -> dict[str, Any]:
-        """Returns a raw prompt, or messages with the prompt as the user's. Raises BadParameter for a raw prompt with a prefill."""
+        """Returns a raw prompt, or messages with the prompt as the user's. Raises BadParameter for a raw prompt with other messages."""
         if self.raw:
-            if self.prefill is not None:
-                raise BadParameter("--raw has no messages; put it into the prompt", param_hint="--prefill")
+            for hint, message in (("--system", self.system), ("--prefill", self.prefill)):
+                if message is not None:
+                    raise BadParameter("--raw has no messages; put it into the prompt", param_hint=hint)
             return {"prompt": self.prompt}
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
         messages = [*before, {"role": "user", "content": self.prompt}]
@@ -335,7 +336,8 @@ def steering_of(
     *,
     share_dose: bool = False,
 ) -> Any:
-    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any.
+    """Converts --steer NAME=STRENGTH, --hold NAME=SCORE, --profile and --steering JSON to the API's form; None without any. The empty
+    list of --steering '[]' is no steering at all.
 
     layers: of each --steer and --hold; None is "recommended". share_dose: of each --steer. Raises BadParameter for either without them.
     """
@@ -362,7 +364,7 @@ def steering_of(
         interventions += listed
     if profile is not None:
         return {"profile": profile, "interventions": interventions}
-    return interventions or None
+    return None if not interventions and steering is None else interventions
 
 
 def _named_number(text: str, form: str, option: str, default: str = "") -> tuple[str, float]:

@@ -135,7 +135,7 @@ def compare(
 ) -> Output:
     """Show unsteered and steered answers side by side: one prompt, one seed, one batch."""
     interventions = steered.interventions()
-    if interventions is None:
+    if not interventions:
         raise BadParameter("expected one of --steer NAME=STRENGTH, --hold NAME=SCORE, --profile, --steering")
     measured = readout or [one.partition("=")[0] for one in [*(steered.steer or []), *(steered.hold or [])]]
     options = sampled.fields(asked, max_tokens, n=n, steering=interventions, readout=measured)
@@ -228,7 +228,7 @@ def batch(
     finally:
         lines = [one.model_dump_json(exclude_none=True) for one in read(job.id)]
         out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    console.print(shown(f"wrote {out}: {result['succeeded']} answers"))
+    stderr.print(shown(f"wrote {out}: {result['succeeded']} answers"))
     if result["failed"]:
         stderr.print(shown(f"{result['failed']} requests failed; their lines have an error", "yellow"))
 
@@ -319,7 +319,7 @@ def activations(  # noqa: PLR0913, PLR0917 - one option a field
     }
     content = client.activations(given_texts(texts, file), steering=steering_of(steer) or [], **options)
     output.write_bytes(content)
-    console.print(shown(f"wrote {output}: {len(content):,} bytes"))
+    stderr.print(shown(f"wrote {output}: {len(content):,} bytes"))
 
 
 @command
@@ -386,7 +386,10 @@ def _short(text: Any) -> str:
 def draw_map(
     connect: Connect,
     file: Annotated[Path, file_argument("CSV with the column text, and label if wanted; or one text a line.")],
-    out: Annotated[Path, output_option("File to write: .html (slider over the layers) or .png.")] = Path("map.html"),
+    out: Annotated[
+        Path | None,
+        output_option("File to write: .html (slider over the layers) or .png; default: map.html, none with --json."),
+    ] = None,
     layers: ListedLayers = "all",
     method: Annotated[str, "pca, tsne or umap."] = "pca",
     position: Annotated[str, "last, mean, or an offset from the end."] = "mean",
@@ -394,19 +397,23 @@ def draw_map(
     """Draw texts in the latent space, layer by layer."""
     texts, labels = texts_and_labels(file)
     options: dict[str, Any] = {"layers": layers_of(layers), "position": position_of(position), "labels": labels or None}
-    if out.suffix not in (".html", ".png"):
-        raise BadParameter(f"expected a file ending in .html or .png, got {out.name}", param_hint="--out")
+    path = out or Path("map.html")
+    if path.suffix not in (".html", ".png"):
+        raise BadParameter(f"expected a file ending in .html or .png, got {path.name}", param_hint="--out")
     drawn = connect().latent_space(texts, method=method, embeddings=True, **options)
 
-    def printed() -> None:
-        if out.suffix == ".html":
-            out.write_text(drawn.page(texts, labels), encoding="utf-8")
+    def written() -> "LatentMap":
+        if path.suffix == ".html":
+            path.write_text(drawn.page(texts, labels), encoding="utf-8")
         else:
-            _write_png(out, drawn, labels)
-        for line in (*(shown(warning, "yellow") for warning in drawn.warnings), shown(f"wrote {out}")):
-            console.print(line)
+            _write_png(path, drawn, labels)
+        return drawn
 
-    return drawn, printed
+    def printed() -> None:
+        print_warnings(written().warnings)
+        stderr.print(shown(f"wrote {path}"))
+
+    return drawn if out is None else written, printed
 
 
 def texts_and_labels(file: Path) -> tuple[list[str], list[str] | None]:
@@ -452,4 +459,4 @@ def card(
     """Write the quality card of a vector as one HTML page."""
     vector = client.get_vector(name)
     out.write_text(page(vector.id, card_html(vector)), encoding="utf-8")
-    console.print(shown(f"wrote {out}"))
+    stderr.print(shown(f"wrote {out}"))

@@ -66,7 +66,7 @@ def screen(
         for number, message in failed.items():
             file.write(json.dumps({"line": number, "error": message}) + "\n")
     console.print(_summary(vector, scores[0 if by == "z" else 1 :: 2], numbers, threshold, by))
-    console.print(shown(f"wrote {out}: {len(numbers)} examples"))
+    stderr.print(shown(f"wrote {out}: {len(numbers)} examples"))
     if failed:
         stderr.print(shown(f"{len(failed)} examples could not be read; their lines have an error", "yellow"))
 

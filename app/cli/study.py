@@ -18,6 +18,7 @@ from steering.client.connection import Call
 from steering.client.routes import Route
 from steering.errors import Interrupted, JobNotFound
 from steering.schemas.resources import JobAnswer
+from steering.strict_json import load_json
 
 STEPS = {
     "extract": Route("POST /v1/vectors/extract", JobAnswer),
@@ -50,6 +51,10 @@ def steps_of(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadParameter(f"{source} is not YAML: {error}") from error
+    try:  # as JSON: what its digest and the request have
+        found = load_json(json.dumps(found), source)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"{source} has what JSON has not: {error}; write dates in quotes") from None
     steps = found.get("steps") if isinstance(found, Mapping) and set(found) == {"steps"} else None
     if not isinstance(steps, list):
         raise BadParameter(f"{source}: expected one key, 'steps', with a list")

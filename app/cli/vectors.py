@@ -269,7 +269,7 @@ def export(
         path.write_text(client.export_vector_json(name).model_dump_json(indent=2), encoding="utf-8")
     else:
         path.write_bytes(_control_vector(client, name, layers))
-    console.print(shown(f"wrote {path}"))
+    stderr.print(shown(f"wrote {path}"))
 
 
 def _control_vector(client: Client, name: str, layers: str) -> bytes:
@@ -280,7 +280,7 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
     vector = client.get_vector(name)
     if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
         stderr.print("layer 0 was omitted: llama.cpp cannot steer it", style="yellow")
-    console.print("scale 1 of llama.cpp is strength 1 of this server")
+    stderr.print("scale 1 of llama.cpp is strength 1 of this server")
     return content
 
 

@@ -114,13 +114,13 @@ def _api_error(error: BaseException | None, harmless: bool) -> ApiError | None:
     match error:
         case ApiError():
             return error
+        case httpx2.InvalidURL() | httpx2.UnsupportedProtocol():
+            return ApiError(f"the address of the server is not valid: {error}", code="connection_failed")
         case httpx2.HTTPError():
             lost = harmless and isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError)
             refused = isinstance(error, httpx2.ConnectError) or lost  # a refused request was not sent
             message = f"{_address(error)} could not be reached: {str(error) or type(error).__name__}"
             return ApiError(message, code="connection_failed", retryable=refused)
-        case httpx2.InvalidURL():
-            return ApiError(f"the address of the server is not valid: {error}", code="connection_failed")
         case ValidationError() | json.JSONDecodeError() | LookupError():
             return unreadable(error)
     return None

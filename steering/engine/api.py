@@ -261,6 +261,9 @@ class Tokenizer(Protocol):
     def token_text(self, token_id: int) -> str:
         """Returns one token's own text, for tables; such texts cannot be joined."""
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns the bytes that one token adds to a text; joined, they are the text. None for a control token."""
+
     def control_strings(self, text: str) -> tuple[str, ...]:
         """Returns the strings of control tokens in a text, which `encode` reads as plain characters."""
 

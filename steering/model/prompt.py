@@ -107,6 +107,10 @@ MARK = 3
 CONTEXT_LENGTH = 6
 """Prompt tokens that a TextStream receives: enough for the longest character and the word before it."""
 PRIVATE_USE = range(0xE000, 0xF900)
+_PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_BYTES = {chr(byte): byte for byte in _PRINTED}
+_BYTES |= {chr(256 + number): byte for number, byte in enumerate(sorted({*range(256)} - {*_PRINTED}))}
+"""How byte-level vocabularies write each byte (openai/gpt-2, encoder.py)."""
 _IDS: dict[int, int] = {}
 """Every token id that was seen; there are as many as tokens in the vocabularies."""
 
@@ -464,6 +468,16 @@ class ModelTokenizer:
             text = self.decode((*self._anchor, token_id))[len(self.decode(self._anchor)) :]
         self._texts[token_id] = text
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns the bytes that one token adds to a text, which may be part of a character; none for a control token."""
+        text = self.token_text(token_id)
+        if token_id in self._encoder.special:
+            return b""
+        piece = (self._backend.id_to_token(token_id) if BROKEN in text else None) or ""
+        if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+            return bytes.fromhex(byte[1])
+        return bytes(map(_BYTES.__getitem__, piece)) if piece and _BYTES.keys() >= set(piece) else text.encode()
 
     def decode_stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """Returns a new stream of text. With the prompt's ids, a first word keeps its space in every tokenizer."""

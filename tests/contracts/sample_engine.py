@@ -36,6 +36,9 @@ class ByteTokenizer:
     def token_text(self, token_id: int) -> str:
         return self.decode([token_id])
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes([token_id])
+
 
 class SampleEngine:
     name, tokenizer = "sample", ByteTokenizer()

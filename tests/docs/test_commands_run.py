@@ -91,11 +91,11 @@ def test_every_command_of_a_page_shows_what_it_is_there_for(
             main([*arguments, "--url", address])
         out, err = capsys.readouterr()
         assert not ended.value.code, f"{arguments}: {err}"
-        printed = re.sub("[│┃]", " ", out)
+        printed = re.sub("[│┃]", " ", out + err)
         expected = [words for command, words in SHOWN.items() if " ".join(arguments).startswith(command)]
         assert expected, f"state in SHOWN what {arguments} shows"
         for words in (word for one in expected for word in one):
-            assert re.search(words, printed), f"{arguments} does not show {words!r}:\n{out}"
+            assert re.search(words, printed), f"{arguments} does not show {words!r}:\n{printed}"
         for option in ("--out", "--strengths"):
             if option in arguments:
                 value = arguments[arguments.index(option) + 1]

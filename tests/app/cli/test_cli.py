@@ -33,6 +33,8 @@ def address() -> Iterator[str]:
         ("generate", "x", "--hold", "a"),
         ("generate", "x", "--steer", "a=1", "--layers", "some"),
         ("compare", "x"),
+        ("compare", "x", "--steering", "[]"),
+        ("generate", "x", "--raw", "--system", "y"),
         ("sweep", "a", "x", "--strengths", "1,two"),
         ("generate", "x", "--layers", "all"),
         ("generate", "x", "--hold", "calm=1", "--share-dose"),
@@ -174,7 +176,7 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
         before = client.export_vector_json("calm")
         for form, chosen in (("safetensors", ()), ("gguf", ("--layers", "all"))):
             file = tmp_path / f"calm.{form}"
-            steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)
+            assert not steer("vectors", "export", "calm", "-o", str(file), "--format", form, *chosen)[0]
             steer("vectors", "import", str(file), "--name", f"from-{form}")
             after = client.export_vector_json(f"from-{form}")
             for layer in after.layers:

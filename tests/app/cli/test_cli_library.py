@@ -53,6 +53,9 @@ def test_the_default_steering_is_set_shown_and_cleared(steer: Steer) -> None:
     steer("default", "set", "--steering", '{"vector": "calm", "operation": "ablate"}')
     assert steer("default", "show")[0] == "ablate calm@1 +1\n"
     assert json.loads(steer("default", "show", "--json")[0])["interventions"][0]["operation"] == "ablate"
+    for options, applied in (((), 1), (("--steering", "[]"), 0)):
+        answer = json.loads(steer("generate", "x", "--max-tokens", "1", *options, "--json")[0])
+        assert len(answer["steering"]["applied"]) == applied
     steer("default", "clear")
     assert steer("default", "show")[0] == "none\n"
 

@@ -1,6 +1,7 @@
 """Maps and cards are written to files, comparisons are shown live and in colour, and a model runs in the process."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,11 +36,15 @@ def address() -> Iterator[str]:
 def test_a_map_is_written_as_a_page_and_as_a_picture(steer: Steer, tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text(TEXTS, encoding="utf-8-sig")  # as a spreadsheet writes it
     for name, start in (("map.html", b"<!doctype html>"), ("map.png", b"\x89PNG")):
-        output, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / name))
-        assert f"wrote {tmp_path / name}" in output.replace("\n", "")
+        output, error = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / name))
+        assert not output
+        assert f"wrote {tmp_path / name}" in error.replace("\n", "")
         assert (tmp_path / name).read_bytes().startswith(start)
     assert "input embeddings" in (tmp_path / "map.html").read_text()
     assert ".html or .png" in steer("map", str(tmp_path / "texts.csv"), "--out", "map.gif", code=2)[1]
+    out, _ = steer("map", str(tmp_path / "texts.csv"), "--out", str(tmp_path / "too.html"), "--json")
+    assert json.loads(out)["layers"]
+    assert (tmp_path / "too.html").read_bytes().startswith(b"<!doctype html>")
 
 
 def test_texts_are_read_from_csv_and_from_lines(tmp_path: Path) -> None:
@@ -55,7 +60,7 @@ def test_texts_are_read_from_csv_and_from_lines(tmp_path: Path) -> None:
 
 
 def test_a_card_is_written_as_a_page(steer: Steer, tmp_path: Path) -> None:
-    steer("card", "calm", "--out", str(tmp_path / "card.html"))
+    assert not steer("card", "calm", "--out", str(tmp_path / "card.html"))[0]
     assert "calm@1" in (tmp_path / "card.html").read_text()
 
 

@@ -27,8 +27,9 @@ def test_activations_are_written_to_a_file(steer: Steer, tmp_path: Path) -> None
     chat = {"messages": [{"role": "user", "content": "Hello"}]}
     texts.write_text("\n".join(map(json.dumps, ["a good day", {"text": "a bad day"}, chat])), encoding="utf-8")
     output = tmp_path / "read.safetensors"
-    out, _ = steer("activations", "one more", "--file", str(texts), "--layers", "1,2", "-o", str(output))
-    assert "wrote" in out
+    out, error = steer("activations", "one more", "--file", str(texts), "--layers", "1,2", "-o", str(output))
+    assert not out  # which the file may be, as /dev/stdout
+    assert "wrote" in error
     found = load_file(output)
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
         "layer.1": (4, D_MODEL),
@@ -69,7 +70,8 @@ def test_a_batch_goes_from_file_to_file(steer: Steer, tmp_path: Path) -> None:
     lines = [{"id": f"r{i}", "prompt": "a" * (5000 if i == 3 else 5), "max_tokens": 2, "seed": i} for i in range(6)]
     requests.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     out, error = steer("batch", str(requests), "--out", str(answers))
-    assert "5 answers" in out
+    assert not out
+    assert "5 answers" in error
     assert "1 requests failed" in error
     found = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     assert [one["id"] for one in found] == [line["id"] for line in lines]

@@ -91,6 +91,12 @@ def test_an_address_that_is_none_is_reported(address: str) -> None:
     assert (reported.value.status, reported.value.code) == (0, "connection_failed")
 
 
+@pytest.mark.parametrize("address", ["", "server", "localhost:8000", "127.0.0.1:8000"])
+def test_an_address_without_a_scheme_is_not_valid(address: str) -> None:
+    with Client(address) as client, pytest.raises(ApiError, match="the address of the server is not valid"):
+        client.health()
+
+
 @pytest.mark.parametrize("result", [{}, {"vector": {"id": 5}}])
 def test_a_job_result_in_another_format_is_reported(result: dict[str, object]) -> None:
     def answer(_: httpx2.Request) -> httpx2.Response:

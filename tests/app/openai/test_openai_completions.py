@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from steering.engine import installed_engines
 from tests.app.core.listening import Listening
 from tests.contracts.engines import ContractEngines
+from tests.narrowing import present
 
 
 async def test_completions_take_texts_and_token_ids(client: AsyncOpenAI, model: str, listening: Listening) -> None:
@@ -93,3 +94,40 @@ async def test_echo_gives_the_log_probabilities_that_transformers_computes(
             best = [max(top.values()) for top in logprobs.top_logprobs[1:] if top]
             assert all(own <= one + 1e-6 for own, one in zip(found, best, strict=False))
             assert logprobs.text_offset[special : len(ids)] == list(range(len(text)))
+
+
+async def test_tokens_within_a_character_are_told_apart(client: AsyncOpenAI, model: str) -> None:
+    text = "a👩é b"
+    answer = await client.completions.create(model=model, prompt=text, echo=True, logprobs=5, max_tokens=0)
+    logprobs = present(answer.choices[0].logprobs)
+    tokens, offsets = present(logprobs.tokens), present(logprobs.text_offset)
+    first = len(tokens) - len(text.encode())
+    assert tokens[first : first + 3] == ["a", r"bytes:\xf0", r"bytes:\x9f"]
+    assert offsets[first:] == [0, 1, 1, 1, 1, 2, 2, 3, 4]
+    for token, value, top in zip(tokens, present(logprobs.token_logprobs), present(logprobs.top_logprobs), strict=True):
+        if value is not None:  # of the first token
+            assert top[token] == value
+            assert len(top) >= 5
+
+
+@pytest.mark.parametrize("listening", ["transformers"], indirect=True)
+async def test_tokens_of_a_stream_begin_where_they_are_in_the_text(client: AsyncOpenAI, model: str) -> None:
+    offsets, text = list[int](), ""
+    async for chunk in await client.completions.create(
+        model=model, prompt="a", logit_bias={"97": 100}, stop=["aab"], max_tokens=5, temperature=0, logprobs=0, stream=True
+    ):  # fmt: skip
+        text += chunk.choices[0].text
+        if (found := chunk.choices[0].logprobs) is not None:
+            offsets += present(found.text_offset)
+    assert (text, offsets) == ("aaaaa", [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("listening", ["transformers"], indirect=True)
+async def test_the_bytes_of_chat_tokens_are_those_of_the_text(client: AsyncOpenAI, model: str) -> None:
+    for byte in (0xC3, 0xA9):
+        answer = await client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "a"}], logit_bias={str(byte): 100}, max_tokens=1,
+            temperature=0, logprobs=True, top_logprobs=1,
+        )  # fmt: skip
+        (token,) = present(present(answer.choices[0].logprobs).content)
+        assert token.bytes == [byte]

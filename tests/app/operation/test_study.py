@@ -14,6 +14,7 @@ import yaml
 from typer import BadParameter
 
 from app.cli.study import steps_of
+from steering.errors import InvalidRequest
 from tests.app.api.evaluation_bodies import PROMPTS
 from tests.embedded.server_process import ServerProcess
 from tests.polling import holds
@@ -93,8 +94,15 @@ async def test_a_sweep_whose_server_was_killed_is_continued(tiny_folder: Path, t
         ("steps: [{train: {}}]", "step 1: expected one of extract, evaluate"),
         ("steps: [{evaluate: 3}]", "step 1: expected the fields"),
         ("steps: [", "not YAML"),
+        ("steps: [{extract: {description: 2026-12-02}}]", "study.yml has what JSON has not: .* date"),
+        ("steps: [{extract: {holdout: .nan}}]", "study.yml .* NaN is not finite"),
+        ('steps: [{extract: {name: "\\ud800"}}]', "study.yml .* lone surrogate"),
     ],
 )
 def test_a_study_that_does_not_fit_is_refused_by_name(text: str, said: str) -> None:
-    with pytest.raises(BadParameter, match=said):
+    with pytest.raises((BadParameter, InvalidRequest), match=said):
         steps_of(text, "study.yml")
+
+
+def test_numbers_of_layers_are_keys_of_a_study() -> None:
+    assert steps_of("steps: [{extract: {name: a, 12: b}}]", "study.yml") == [("extract", {"name": "a", "12": "b"})]

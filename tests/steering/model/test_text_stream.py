@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
-from steering.model.prompt import BROKEN, MAX_HELD, TextDecoder, TextStream
+from steering.model.prompt import BROKEN, MAX_HELD, ModelTokenizer, TextDecoder, TextStream
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.families import EOS
 from tests.narrowing import present
@@ -34,6 +35,10 @@ def word_mark_tokenizer() -> Tokenizer:
 
 WORD_MARKS = word_mark_tokenizer()
 TOKENIZERS = {"bytes": BYTES, "word marks": WORD_MARKS}
+MODEL_TOKENIZERS = {
+    name: ModelTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), vocab_size=backend.get_vocab_size())
+    for name, backend in TOKENIZERS.items()
+}
 
 
 def streamed(backend: Tokenizer, ids: list[int], context: tuple[int, ...] = ()) -> list[str]:
@@ -138,3 +143,12 @@ def test_before_a_separator_every_character_ends_and_none_goes_on_behind_it() ->
     words = TextStream(TextDecoder(WORD_MARKS, [1]), tuple(WORD_MARKS.encode("a b", add_special_tokens=False).ids))
     word = present(WORD_MARKS.token_to_id("▁a"))
     assert [words.step(one) for one in (word, 1, word)] == [" a", "", " a"]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(text=st.text(alphabet=st.sampled_from("ab é漢🙂\n"), max_size=12))
+def test_the_bytes_of_tokens_join_to_the_text(name: str, text: str) -> None:
+    tokenizer = MODEL_TOKENIZERS[name]
+    ids = TOKENIZERS[name].encode(text, add_special_tokens=False).ids
+    raw = b"".join(map(tokenizer.token_bytes, (EOS, *ids) if name == "bytes" else ids))
+    assert raw.decode() == text or raw.decode() == f" {text}"  # a word mark adds a space

@@ -103,3 +103,6 @@ class LinearTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return WORDS[token_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"" if WORDS[token_id] in MARKERS else WORDS[token_id].encode()
