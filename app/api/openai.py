@@ -29,7 +29,7 @@ from app.core.requests import ApiRoute, needs
 from app.core.telemetry import TokenClock
 from steering.engine.api import Finish, Prompt, TokenEvent
 from steering.engine.capabilities import thinking_format, tool_format_of
-from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound, SteeringError
+from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound, SteeringError, UnsupportedParameter
 from steering.injection.rows import SteeringReport
 from steering.layer_indices import layer_index
 from steering.model.thinking import TAIL, Thought
@@ -95,7 +95,12 @@ async def create_embeddings(body: EmbeddingRequest, context: AdmittedDep) -> Res
     """Returns one pooled activation of the chosen layer for each input."""
     engine, texts = context.engine, inputs_of(body.input)
     check_limit(len(texts), context.settings.max_texts, "inputs", "input")
-    _profile_in(context, body.model)  # raises where the model is another; a profile changes nothing here
+    if (profile := _profile_in(context, body.model)) is not None:
+        await _profile(context, body.model, profile)
+        raise UnsupportedParameter(
+            f"embeddings are not steered: ask for model {engine.info.name!r}, or POST /v1/activations with 'steering'",
+            param="model",
+        )
     layer = layer_index(body.layer, engine.info.layer_count, param="layer")
     ids = await encode_prompts(engine, texts, "input")
     tokens = sum(map(len, ids))

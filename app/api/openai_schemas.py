@@ -111,7 +111,10 @@ class TextPart(Request):
     text: native.Content
 
 
-Parts = Annotated[tuple[TextPart, ...], Field(min_length=1, max_length=1024, fail_fast=True)]
+Parts = Annotated[
+    tuple[Annotated[TextPart, only(("text",), "content parts", "messages")], ...],
+    Field(min_length=1, max_length=1024, fail_fast=True),
+]
 
 
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]

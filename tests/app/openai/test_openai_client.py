@@ -156,7 +156,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 100_000}, "context_length_exceeded", "max_tokens"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "invalid_request", ""),
     ({"messages": CALLED}, "unsupported_parameter", ""),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]}, "invalid_request", ""),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]}, "unsupported_parameter", "messages"),
 ]  # fmt: skip
 
 

@@ -54,10 +54,18 @@ async def test_embeddings_in_both_encodings(client: AsyncOpenAI, model: str, lis
     )
     raw = base64.b64decode(str(first.data[0].embedding))
     assert len(struct.unpack(f"<{width}f", raw)) == width
-    refused: list[dict[str, Any]] = [{"dimensions": 4}, {"extra_body": {"layer": 99}}, {"input": []}]
+    profile = f"{model}@cheerful"  # which would change nothing
+    refused: list[dict[str, Any]] = [
+        {"dimensions": 4},
+        {"extra_body": {"layer": 99}},
+        {"input": []},
+        {"model": profile},
+    ]
     for changes in refused:
         with pytest.raises(openai.BadRequestError):
             await client.embeddings.create(**{"model": model, "input": "a", **changes})
+    with pytest.raises(openai.NotFoundError):
+        await client.embeddings.create(model=f"{model}@nobody", input="a")
 
 
 def computed(model: PreTrainedModel, ids: list[int]) -> list[float]:
