@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.api.context import Context, ContextDep, chat_messages
 from app.api.generate import check_generation, prepare_generation
-from app.api.jobs import jobs_of
+from app.api.jobs import AWAY_SECONDS, jobs_of, outlasted, written
 from app.api.keys import ApiKeys
 from app.api.policy import ActivePolicy, Policy
 from app.api.reading import check_score, prepare_score
@@ -26,7 +26,7 @@ from app.core.errors import InsufficientScope, InvalidApiKey, RateLimited, error
 from app.core.requests import JsonLinesRoute, needs
 from app.core.settings import Settings
 from steering.engine.api import Prompt
-from steering.errors import InvalidRequest, LimitExceeded, Overloaded, SteeringError, Unavailable
+from steering.errors import InvalidRequest, LimitExceeded, Overloaded, SteeringError, StoreUnavailable, Unavailable
 from steering.plan.types import SteeringPlan
 from steering.schemas.base import ErrorDetail
 from steering.schemas.generation import JSON_LINES, BatchLine, BatchResult, GenerateAnswer
@@ -137,7 +137,8 @@ def _at_line(error: SteeringError, number: int) -> SteeringError:
 class Batch(ABC, Generic[L, A]):
     """A batch that has been checked, and its results. Those that are early wait in memory for those before them.
     kind: of the job. activity: the message of its progress. result_type: a line of its output.
-    next, part: the first line without a stored result, and the number of the parts in which results are stored."""
+    next, part: the first line without a stored result, and the number of the parts in which results are stored.
+    patience: for how many seconds a database that is away is asked again; 0 once it did not come back."""
 
     kind: ClassVar[str]
     activity: ClassVar[str]
@@ -153,6 +154,7 @@ class Batch(ABC, Generic[L, A]):
     part: int = 0
     done: int = 0
     failed: int = 0
+    patience: float = AWAY_SECONDS
     writing: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @abstractmethod
@@ -236,7 +238,8 @@ class Batch(ABC, Generic[L, A]):
                 self.context.state.rate_limits.most_rows(key, self.rows(line))
                 with closing(self.context.admission.apart()) as admission:
                     context = replace(self.context, key=key, admission=admission)
-                    cost, run = await self.prepared(context, line, await self.plan_of(line))
+                    plan = await outlasted(partial(self.plan_of, line), self.patience)
+                    cost, run = await self.prepared(context, line, plan)
                     if charge:
                         context.charge(cost)
                     charge = False
@@ -277,12 +280,19 @@ class Batch(ABC, Generic[L, A]):
                 if not ready or not whole:
                     return
                 content = "".join(self.waiting[index] for index in ready)
-                outputs, namespace = self.context.state.store.outputs, self.context.namespace
-                await outputs.append(self.output, self.part, content, namespace, self._writer())
+                try:
+                    await written(partial(self._append, content), self.patience)
+                except StoreUnavailable:
+                    self.patience = 0.0  # which is over for the calls that wait behind this one, too
+                    raise
                 for index in ready:
                     del self.waiting[index]
                 self.part, self.next = self.part + 1, ready[-1] + 1
                 self.writing.notify_all()
+
+    async def _append(self, content: str) -> None:
+        outputs, namespace = self.context.state.store.outputs, self.context.namespace
+        await outputs.append(self.output, self.part, content, namespace, self._writer())
 
     def _writer(self) -> Writer:
         """Returns who stores results: the key with its limits of the moment, or as it was when it has been deleted."""

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from app.api.choices import prepare_choices
 from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
-from app.api.jobs import Work, checkpoints_of, completed, job_options, respond
+from app.api.jobs import Work, checkpoints_of, job_options, respond, written
 from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
@@ -238,7 +238,7 @@ async def _save(
 ) -> tuple[VectorAnswer | None, Sequence[str]]:
     """Stores what was measured as the vector's next version, unless the vector has changed or was deleted meanwhile."""
     try:
-        saved = await completed(context.store.vectors.put(made, after=vector))
+        saved = await written(lambda: context.store.vectors.put(made, after=vector))
     except VectorNotFound:
         return None, (f"not saved: {vector.name} was deleted while {vector.id} was being measured",)
     except NotNewest as error:
@@ -423,7 +423,7 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
         if measured is not None:
             loss["effect"] = await carrying.effect(context.engine, found, measured, progress=progress)
         provenance = {**found.vector.provenance, "loss": to_jsonable_python(loss)}
-        stored = await completed(context.store.vectors.put(replace(found.vector, provenance=provenance)))
+        stored = await written(partial(context.store.vectors.put, replace(found.vector, provenance=provenance)))
         return TransferAnswer(
             vector=vector_answer(stored),
             from_model=found.source_model,

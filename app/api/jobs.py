@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import structlog
@@ -28,7 +29,7 @@ from app.core.answers import Event, FileStream, damage_warnings, event_stream, j
 from app.core.errors import InvalidApiKey, JobCancelled, RateLimited, RequestTimedOut, json_response, public_error
 from app.core.requests import ApiRoute
 from app.core.settings import Settings
-from steering.errors import Interrupted, NotFound, Overloaded, SteeringError, StorageFull, Unavailable
+from steering.errors import Interrupted, NotFound, Overloaded, SteeringError, StorageFull, StoreUnavailable, Unavailable
 from steering.namespaces import SHARED, visible_from
 from steering.schemas.base import NamespacePageQuery
 from steering.schemas.extraction import TransferRequest
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
-"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except its last write (`completed`)."""
+"""work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except a write (`written`)."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -55,6 +56,11 @@ CANCEL_SECONDS = 5.0
 LEFT_SECONDS = 5.0
 """What is left of the longest life of a request when it stops waiting for a job, at most half of it: at its end the handler would be
 cancelled, and the job with it."""
+AWAY_SECONDS = 180.0
+"""How long a job repeats what it asks of a database that is away: a restore, a failover or a restart takes no longer, and its results may
+be the work of hours. Then it fails, since it keeps its slot and its memory."""
+AWAY_PAUSE_SECONDS = 1.0
+"""Pause before it is repeated."""
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _TEXTS = frozenset(
     {"pairs", "positive", "negative", "describe", "anchors", "prompts", "neutral", "items", "instruction"}
@@ -269,10 +275,11 @@ class Jobs:
             live.update(live.record.model_copy(update={"progress": made}))
 
         try:
-            await self._check_key(key)
+            await live.stoppable(outlasted(partial(self._check_key, key)))
             await live.stoppable(self._slots.acquire())
             try:
-                live.update(await self._put(live.record.model_copy(update={"status": "running"})))
+                running = live.record.model_copy(update={"status": "running"})
+                live.update(await live.stoppable(written(partial(self._put, running))))
                 if live.record.status in FINAL:  # another server has taken this one for dead
                     return live.record
                 result = await live.stoppable(work(progress))
@@ -414,14 +421,30 @@ class NamespaceJobs:
         return live if mine or self._sees_all else None
 
 
-async def completed(write: Coroutine[Any, Any, T]) -> T:
-    """Returns what the last write of a job returns, also where the job is stopped meanwhile: the transaction completes in any case, so
-    the job has its result."""
-    task = asyncio.create_task(write)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        return await task
+async def outlasted(ask: Callable[[], Awaitable[T]], seconds: float = AWAY_SECONDS) -> T:
+    """Returns what `ask` returns, and asks again for so many seconds while the database is away. Raises what `ask` raises."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            if time.monotonic() >= until:
+                raise
+        await asyncio.sleep(AWAY_PAUSE_SECONDS)
+
+
+async def written(write: Callable[[], Coroutine[Any, Any, T]], seconds: float = AWAY_SECONDS) -> T:
+    """Returns what a write of a job returns, as `outlasted`. A write that is under way when the job is stopped counts, because its
+    transaction completes in any case."""
+
+    async def once() -> T:
+        task = asyncio.create_task(write())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            return await task
+
+    return await outlasted(once, seconds)
 
 
 def job_options(status: int, model: Any, about: str) -> dict[str, Any]:
@@ -519,8 +542,8 @@ class StoredCheckpoints:
 
     async def load(self, key: str) -> str | None:
         """See Checkpoints.load."""
-        self._sought[key] = self._id(key)
-        return await self.store.outputs.read(self._sought[key], 0)
+        found = self._sought[key] = self._id(key)
+        return await outlasted(lambda: self.store.outputs.read(found, 0))
 
     async def save(self, key: str, content: str) -> None:
         """See Checkpoints.save. A part that cannot be stored is computed again, and so is one during which the policy changed."""

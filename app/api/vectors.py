@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
-from app.api.jobs import Work, completed, job_options, respond
+from app.api.jobs import Work, job_options, respond, written
 from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
@@ -414,14 +414,14 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
         """Extracts and stores the vector. The texts of a description are generated first. Cancelling before that stores nothing."""
         asked = source
         if isinstance(asked, Description):
-            written = await written_pairs(context.engine, asked, progress=progress)
-            asked = _workflow_request(context, body, written.pairs, written.warnings)
+            texts = await written_pairs(context.engine, asked, progress=progress)
+            asked = _workflow_request(context, body, texts.pairs, texts.warnings)
         vector = await make_vector(context.engine, asked, training=training, progress=progress)
         if body.concept is not None and body.concept in CONCEPTS:
             vector = with_shipped_evidence(vector, body.concept)
         elif body.concept is not None:
             vector = replace(vector, provenance={**vector.provenance, "concept": body.concept})
-        stored = await completed(context.store.vectors.put(vector))
+        stored = await written(lambda: context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run
@@ -464,7 +464,7 @@ async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
 
     async def run(progress: Progress) -> dict[str, Any]:
         vector = await distilling.distil(context.engine, request, progress=progress)
-        stored = await completed(context.store.vectors.put(vector))
+        stored = await written(lambda: context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
     return run

@@ -33,7 +33,7 @@ from app.cli.commands import (
     prompts_of,
     steering_of,
 )
-from app.cli.tables import estimate_text, follow, numeric_table, optional, recommendation, warning_lines
+from app.cli.tables import estimate_text, followed, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.client import Client
 from steering.client.results import BROKEN, CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
@@ -106,7 +106,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         options["judge"] = given(by=judge, concept=judge_concept or None)
     if save:
         options["save"] = True
-    result = EVALUATION.validate_python(follow(client, client.start_evaluation(kind, vector, **options)))
+    result = followed(client, client.start_evaluation(kind, vector, **options), EVALUATION)
     if isinstance(result, CalibrationAnswer):
         saved = [] if result.saved is None else [shown(f"saved as {result.saved.id}")]
         return result, [_calibration_table(result), *warning_lines(result.warnings), *saved]
@@ -229,7 +229,7 @@ def report(  # noqa: PLR0913, PLR0917 - one option a field
     options |= {"steering": steering_of(profile=profile, steering=steering), "prompts": prompts_of(prompts)}
     options |= {"seeds": numbers(seeds, "--seeds", int), "samples": samples, "varied": varied}
     options["side_effects"] = side_effects
-    found = Report.model_validate(follow(client, client.start_report(vector, **options)))
+    found = followed(client, client.start_report(vector, **options), TypeAdapter(Report))
     wrote = _write_items(found, items)
     if out is not None:
         written: dict[str, Callable[[], str]] = {
@@ -271,7 +271,7 @@ def choices(
     """Ask questions of multiple choice, in every rotation of the choices, without and with steering."""
     asked = [load_json(line, f"{items.name}, line {number}") for number, line in lines_of(items)]
     steered = steering_of(steer, layers, profile, steering) or []
-    result = Choices.model_validate(follow(client, client.start_choices(asked, steering=steered)))
+    result = followed(client, client.start_choices(asked, steering=steered), TypeAdapter(Choices))
     table = numeric_table(f"{len(result.items)} questions", "measure", "unsteered", "steered", "change")
     for name in ChoiceScores.model_fields:
         columns = (result.unsteered, result.steered, result.change)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import TypeAdapter
 from typer import BadParameter, Option
 
 from app.cli import tables
@@ -37,8 +38,11 @@ from app.cli.commands import (
 )
 from app.cli.terminal import console, print_exactly, print_warnings, safe, shown, stderr
 from steering.client import Client
+from steering.client.connection import Call
 from steering.client.display import aligned, card_html, layers_of_map, page
+from steering.client.routes import Route
 from steering.errors import InvalidRequest
+from steering.schemas.base import Answer
 from steering.schemas.generation import GenerateAnswer, TokenPiece
 from steering.schemas.messages import ScorePosition
 from steering.schemas.steering import AppliedSteering
@@ -213,6 +217,16 @@ def _directions_of(file: Path) -> list[dict[str, Any]]:
     return directions
 
 
+class BatchCounts(Answer):
+    """The result of a batch: how many of its requests succeeded and failed."""
+
+    succeeded: int
+    failed: int
+
+
+OUTPUT = Route("GET /v1/jobs/{job_id}/output", bytes)
+
+
 @command
 def batch(
     client: Client,
@@ -221,16 +235,14 @@ def batch(
     scores: Annotated[bool, Option("--score", help="The lines have the fields of POST /v1/score.")] = False,
 ) -> None:
     """Answer or score many prompts in the background. Ctrl-C cancels; what was finished is written all the same."""
-    start, read = (client.start_score_batch, client.score_output) if scores else (client.start_batch, client.job_output)
-    job = start(requests.read_bytes())
+    job = (client.start_score_batch if scores else client.start_batch)(requests.read_bytes())
     try:
-        result = tables.follow(client, job)
+        result = tables.followed(client, job, TypeAdapter(BatchCounts))
     finally:
-        lines = [one.model_dump_json(exclude_none=True) for one in read(job.id)]
-        out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    stderr.print(shown(f"wrote {out}: {result['succeeded']} answers"))
-    if result["failed"]:
-        stderr.print(shown(f"{result['failed']} requests failed; their lines have an error", "yellow"))
+        out.write_bytes(client.send(Call(OUTPUT.arguments({"job_id": job.id}), OUTPUT.read, {})))
+    stderr.print(shown(f"wrote {out}: {result.succeeded} answers"))
+    if result.failed:
+        stderr.print(shown(f"{result.failed} requests failed; their lines have an error", "yellow"))
 
 
 @command

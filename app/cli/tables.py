@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import exp
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.bar import Bar
 from rich.columns import Columns
 from rich.console import Console
@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from app.cli.terminal import safe, shown, stderr
+from app.cli.terminal import print_json, safe, shown, stderr
 from steering.cards import DosePoint, Estimate, Recommended, verdict_without_proof
-from steering.client import Client
+from steering.client import ApiError, Client
 from steering.client.display import figures, readouts_of, words
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
@@ -26,6 +26,8 @@ from steering.schemas.resources import JobAnswer
 from steering.schemas.steering import AppliedIntervention, AppliedSteering
 from steering.schemas.vectors import VectorAnswer
 from steering.spec import InterventionSpec, LayerRange
+
+T = TypeVar("T")
 
 IDS = ("id", "job", "link")  # headings of what is copied into another command: never broken over two lines
 BAR_WIDTH = 48
@@ -298,6 +300,26 @@ def follow(client: Client, started: JobAnswer) -> dict[str, Any]:
             progress.update(bar, description=done.message or job.status, completed=done.done, total=done.total or None)
 
         return client.wait_for_job(started, show)
+
+
+def followed(client: Client, started: JobAnswer, kind: TypeAdapter[T], part: str | None = None) -> T:
+    """Follows a job and returns its result, or a part of it. A result of another shape, such as a newer server's, is printed as JSON.
+
+    Raises ApiError as `follow`, and where the result has another shape."""
+    result = follow(client, started)
+    try:
+        return kind.validate_python(result if part is None else result[part])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"{'.'.join(map(str, first['loc'])) or 'the result'}: {first['msg']}"
+    except LookupError:
+        reason = f"{part}: Field required"
+    print_json(result)
+    raise ApiError(
+        f"job {started.id} ({started.kind}) succeeded, but this version of steer does not know the shape of its result: {reason}. "
+        "A newer server may have made it. The result is printed as the server sent it",
+        code="unreadable_answer",
+    )
 
 
 def live_comparison(client: Client, options: dict[str, Any], console: Console) -> Comparison:

@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 from typer import Argument, BadParameter, Option, Typer
 
@@ -105,8 +105,7 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
     options |= {"holdout": holdout, "seed": seed, "description": description, "card_position": card_position}
     options["describe"] = given(trait=trait, opposite=opposite) or None
     options["training"] = given(steps=steps, kl_coefficient=kl_coefficient) or None
-    result = tables.follow(client, client.start_extraction(name, **options))
-    vector = VectorAnswer.model_validate(result["vector"])
+    vector = tables.followed(client, client.start_extraction(name, **options), TypeAdapter(VectorAnswer), "vector")
     return vector, tables.card_lines(vector)
 
 
@@ -163,8 +162,8 @@ def distil(  # noqa: PLR0913, PLR0917 - one option a field
     options: dict[str, Any] = {"prompts": prompts and read_texts(prompts), "layers": layers and layers_of(layers)}
     options |= {"rank": rank, "max_tokens": max_tokens, "holdout": holdout, "seed": seed, "description": description}
     options |= given(concept=concept)
-    result = tables.follow(client, client.start_distil(name, instruction, **options))
-    vector = VectorAnswer.model_validate(result["vector"])
+    started = client.start_distil(name, instruction, **options)
+    vector = tables.followed(client, started, TypeAdapter(VectorAnswer), "vector")
     return vector, tables.card_lines(vector)
 
 
@@ -196,7 +195,7 @@ def transfer(  # noqa: PLR0913, PLR0917 - one option a field
     options |= {"seed": seed, "description": description}
     if effect:
         options["effect"] = given(prompts=prompts, relative_dose=dose, native=native)
-    found = TransferAnswer.model_validate(tables.follow(client, client.start_transfer(name, **options)))
+    found = tables.followed(client, client.start_transfer(name, **options), TypeAdapter(TransferAnswer))
     return found, _transferred(found)
 
 

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+from scipy.special import stdtrit
 
 from steering.errors import InvalidRequest
 from steering.extraction.base import NOISE_FLOOR, MeanDifference, Negatives, Positives
@@ -14,6 +15,8 @@ SPARED = 0.95
 """Share of the variance of the negatives in whose directions the map reads nothing."""
 RIDGE = 0.1
 """Penalty of the regression, as a share of the mean squared length of its rows."""
+CHANCE = 0.05
+"""Probability, at most, of a map at a layer where the positives and negatives do not differ."""
 REFUSED = "the positives differ from the negatives only where the negatives vary themselves, so no map spares them"
 
 
@@ -35,18 +38,27 @@ class NullSpace(MeanDifference):
     ) -> tuple[LowRankMap, float]:
         """See the class. The map is of rank 1 as it is, so the share kept is 1. Raises InvalidRequest where it would not spare
         the negatives: fitted on one half of the examples, the mean response of the positives of the other half is no higher above
-        that of its negatives than these are spread."""
+        that of its negatives than these are spread, or than a one-sided t-test at CHANCE demands. The responses of both halves are
+        as uncertain as those of one, because each half has a part in both fits."""
         upper, lower = positive.double(), negative.double()
         noise = NOISE_FLOOR * float(upper.norm(dim=1).median())
         weights, middle = _fitted(upper, lower, noise)
-        gap = variance = 0.0
+        gap = variance = error = freedom = 0.0
         for start in range(2):
             half, centre = _fitted(upper[start::2], lower[start::2], noise)
             above, below = ((rows[1 - start :: 2] - centre) @ half for rows in (upper, lower))
             gap += float(above.mean() - below.mean()) / 2
             variance += float(below.var(correction=0)) / 2
+            free = len(above) + len(below) - 2
+            squares = sum(float((rows - rows.mean()).square().sum()) for rows in (above, below))
+            error += squares / free * (1 / len(above) + 1 / len(below)) / 2
+            freedom += free / 2
         if not gap > variance**0.5:
             raise InvalidRequest(REFUSED, param="pairs")
+        if not gap > float(stdtrit(freedom, 1 - CHANCE)) * error**0.5:
+            given = f"{len(upper)} positive and {len(lower)} negative examples"
+            reason = "do not show that the two differ where the negatives do not vary; more of them may"
+            raise InvalidRequest(f"{given} {reason}", param="pairs")
         write = found.scale * found.direction[None]
         return LowRankMap.of(weights[None], write, -(weights @ middle)[None]), 1.0
 

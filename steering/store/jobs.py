@@ -108,12 +108,16 @@ class Outputs(Stored):
     async def append(
         self, output_id: str, part: int, content: str, namespace: str = SHARED, writer: Writer = UNLIMITED
     ) -> None:
-        """Stores part `part` (0, 1, ...) of an output with the current time; it is never changed. Raises StorageFull."""
+        """Stores part `part` (0, 1, ...) of an output with the current time; it is never changed. The same content again is no
+        error, because the answer of the first write may have been lost. Raises StorageFull."""
         size = len(content.encode())
         labels = {"created_by": writer.key, "namespace": namespace, "size": size}
         values = {"output_id": output_id, "part": part, "created_at": now(), "content": content, **labels}
 
         async def add(connection: AsyncConnection) -> None:
+            of_part = (JobOutputRow.output_id == output_id, JobOutputRow.part == part)
+            if await connection.scalar(select(JobOutputRow.content).where(*of_part)) == content:
+                return
             await check_storage(connection, namespace, writer, size)
             await connection.execute(insert(JobOutputRow).values(values))
 

@@ -12,9 +12,12 @@ import pytest
 from app.api.batch import AHEAD_LINES, WAITING_BYTES, parse_lines
 from app.core.settings import Settings
 from steering.engine.api import GenerationRequest, TokenEvent
-from steering.errors import LimitExceeded, NonfiniteActivations
+from steering.errors import LimitExceeded, NonfiniteActivations, StoreUnavailable
 from steering.schemas.generation import BatchLine
+from steering.store.store import NamespaceStore
+from steering.vectors import ConceptVector
 from steering.workflows.generate import BACKGROUND_CONCURRENCY
+from tests.app.changed_store import ChangedStore, changed
 from tests.app.conftest import Server, StartServer
 from tests.fakes import NONFINITE_STRENGTH, ScriptedEngine
 from tests.polling import holds, until
@@ -69,6 +72,51 @@ async def test_every_line_is_answered_as_a_request_of_its_own(server: Server) ->
         response = one["response"]
         assert response["steering"] == {name: value for name, value in alone["steering"].items() if name != "record"}
         assert {**response, "id": "", "steering": {}} == {**alone, "id": "", "steering": {}}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_batch_whose_results_cannot_be_stored_for_a_while_goes_on(server: Server, lost: bool) -> None:
+    store, failures = server.state.store, iter((True, True))
+
+    async def append(*args: Any) -> None:
+        failing = next(failures, False)
+        if lost or not failing:
+            await store.outputs.append(*args)
+        if failing:  # the acknowledgement is lost, or the write
+            raise StoreUnavailable("the database does not answer")
+
+    server.state.jobs.store = changed(store, outputs=changed(store.outputs, append=append))
+    record = await finished(server, await started(server, {"prompt": "a"}, {"prompt": "b"}))
+    assert record["status"] == "succeeded"
+    assert [one["index"] for one in await output(server, record)] == [0, 1]
+    assert len(server.scripted.requests) == 2, "no line is answered again"
+
+
+async def test_a_batch_whose_vectors_cannot_be_read_for_a_while_goes_on(start: StartServer) -> None:
+    """Its lines are resolved again under a new policy."""
+    engine = ScriptedEngine(gate=asyncio.Event())
+    server = await start(engine)
+    await server.register()
+    steering = [{"vector": "sentiment", "strength": 0.1}]
+    job = await started(server, *({"prompt": "a", "max_tokens": 2, "steering": steering} for _ in range(40)))
+    await until(lambda: engine.stats().running > 0)
+    assert (await server.client.put("/v1/policy", json={"mandatory": steering})).status_code == 200
+    store, failures = server.state.store, iter((True,))
+
+    def away(found: NamespaceStore) -> NamespaceStore:
+        async def get(name: str, version: int | None = None) -> ConceptVector:
+            if next(failures, False):
+                raise StoreUnavailable("the database does not answer")
+            return await found.vectors.get(name, version)
+
+        return replace(found, vectors=changed(found.vectors, get=get))
+
+    server.state.jobs.store = ChangedStore(store, away)
+    assert engine.gate is not None
+    engine.gate.set()
+    record = await finished(server, job)
+    assert (record["status"], record["result"]["succeeded"]) == ("succeeded", 40)
+    assert next(failures, None) is None, "the vector was read while the database was away"
 
 
 async def test_a_request_that_fails_has_its_error_in_its_line(server: Server) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.api.jobs import Jobs
+from app.api.jobs import Jobs, outlasted
 from app.core.errors import JobCancelled
 from app.core.settings import Settings
 from steering.errors import Interrupted, StorageFull, StoreUnavailable
@@ -15,7 +15,7 @@ from steering.store.jobs import Jobs as StoredJobs
 from steering.store.records import JobRecord
 from steering.store.store import NamespaceStore, Store
 from steering.vectors import ConceptVector
-from tests.app.changed_store import ChangedStore, changed
+from tests.app.changed_store import ChangedStore, changed, fails
 from tests.app.conftest import StartServer
 from tests.app.operation.test_job_leases import jobs_of
 from tests.fakes import ScriptedEngine
@@ -148,6 +148,45 @@ async def test_a_last_write_that_fails_while_the_job_is_cancelled_is_repeated(me
     store.fails = False
     await jobs.renew()
     assert [one.status for one in await store.records()] == ["succeeded"]
+
+
+async def test_a_vector_that_cannot_be_stored_for_a_while_is_stored_afterwards(start: StartServer) -> None:
+    server = await start(ScriptedEngine())
+    store, failures = server.state.store, iter((True,))
+
+    def away(found: NamespaceStore) -> NamespaceStore:
+        async def put(vector: ConceptVector) -> ConceptVector:
+            if next(failures, False):
+                raise StoreUnavailable("the database does not answer")
+            return await found.vectors.put(vector)
+
+        return replace(found, vectors=changed(found.vectors, put=put))
+
+    server.state.jobs.store = ChangedStore(store, away)
+    answer = await server.client.post("/v1/vectors/extract?wait=true", json={"name": "mood", "pairs": PAIRS})
+    assert (answer.status_code, answer.json()["id"]) == (201, "mood@1")
+
+
+async def test_a_job_that_cannot_begin_while_the_database_is_away_begins_afterwards(memory: Store) -> None:
+    failures = iter((False, True))
+
+    def away(found: NamespaceStore) -> NamespaceStore:
+        async def put(job: JobRecord) -> JobRecord:
+            if next(failures, False):
+                raise StoreUnavailable("the database does not answer")
+            return await found.jobs.put(job)
+
+        return replace(found, jobs=changed(found.jobs, put=put))
+
+    jobs = Jobs(ChangedStore(memory, away), "server", Settings())
+    await jobs.renew()
+    assert await jobs_of(jobs).complete("extract", {}, Counted()) == {"vector": "mood@1"}
+    assert [one.status for one in (await memory.shared.jobs.find()).items] == ["succeeded"]
+
+
+async def test_a_database_that_does_not_come_back_is_given_up() -> None:
+    with pytest.raises(StoreUnavailable):
+        await outlasted(fails, 0.0)
 
 
 @pytest.mark.parametrize("refused", [False, True])
