@@ -99,32 +99,43 @@ void for_steps(const Call& call, Bytes next, int64_t begin, int64_t end, const E
   }
 }
 
+// Adds the products of a tile, over `pairs` pairs of inputs, to the sums `from` and writes them to `to`, in rows that are `stride` and 48
+// values apart. A function of its own: inlined where results are converted and stored, the loop has fewer registers.
+template <int ROWS, int TOGETHER>
+[[gnu::noinline]] void multiply_tile(
+    const Left* left, int64_t width, const bf16* weights, int64_t pairs, Prefetch& prefetch, const float* from, int64_t stride, float* to) {
+  Prefetch own = prefetch;
+  gemm_panels<ROWS, TOGETHER>(
+      left, width, 1, pairs, 2 * PANEL, [&](int64_t, int vector) { return weights + vector * BF16_LANES; },
+      [&](int64_t, int64_t) { own.step(); }, [&](int row, int vector) { return load(from + row * stride + vector * LANES); },
+      [&](int row, int vector, Floats sums) { store(to + row * PANEL + vector * LANES, sums); });
+  prefetch = own;
+}
+
 // Multiplies rows by `panels`, which have `count` inputs of one panel in bfloat16 from the one at `begin` on. partial: sums (row, 48)
 // over the inputs before, if there are some, and over these, if there are more. store(row, vector, sums).
 template <class Store>
 void multiply_dense(
     const Call& call, const Panel& panel, const bf16* panels, int64_t begin, int64_t count, Prefetch prefetch, int64_t remaining,
     const Left* left, int64_t rows, float* partial, const Store& store) {
-  const int64_t width = call.width, start = panel.index * PANEL;
+  const int64_t width = call.width;
+  const float* bias = panel.layer->bias + panel.index * PANEL;
   const bool first = begin == 0, last = begin + count == width;
+  alignas(64) float results[MAX_ROWS * PANEL];
   dispatch_tiles<MAX_ROWS>(rows, [&]<int ROWS>(int64_t row) {
     constexpr int TOGETHER = vectors_together(ROWS);
-    for (int vectors = 0; vectors < VECTORS; vectors += TOGETHER) {
+    const float* from = first ? bias : partial + row * PANEL;
+    float* to = last ? results : partial + row * PANEL;
+    for (int column = 0; column < PANEL; column += TOGETHER * LANES) {
       prefetch.lines = std::min(prefetch.lines, remaining);
       remaining -= prefetch.lines;
-      const int64_t column = vectors * LANES;
-      const bf16* weights = panels + 2 * column;
-      const float* bias = panel.layer->bias + start + column;
-      float* so_far = partial + row * PANEL + column;
-      gemm_panels<ROWS, TOGETHER>(
-          left + row * width + begin, width, 1, count / 2, 2 * PANEL,
-          [&](int64_t, int vector) { return weights + vector * BF16_LANES; }, [&](int64_t, int64_t) { prefetch.step(); },
-          [&](int offset, int vector) { return load((first ? bias : so_far + offset * PANEL) + vector * LANES); },
-          [&](int offset, int vector, Floats sums) {
-            if (last) return store(row + offset, vectors + vector, sums);
-            steering::store(so_far + offset * PANEL + vector * LANES, sums);
-          });
+      multiply_tile<ROWS, TOGETHER>(
+          left + row * width + begin, width, panels + 2 * column, count / 2, prefetch, from + column, first ? 0 : PANEL, to + column);
     }
+    if (!last) return;
+    for (int offset = 0; offset < ROWS; ++offset)
+      for (int vector = 0; vector < VECTORS; ++vector)
+        store(row + offset, vector, load(results + offset * PANEL + vector * LANES));
   });
 }
 
