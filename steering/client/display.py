@@ -273,7 +273,7 @@ def readout_html(answer: ReadoutAnswer) -> str:
                     for token, score in zip(text.tokens, scores.scores, strict=True)
                 )
                 parts.append(f'<p class="muted">{title}</p><p class="text">{tokens}</p>')
-    return "".join(parts)
+    return "".join(parts) + warnings_list(answer.warnings)
 
 
 def layers_of_map(answer: LatentSpaceAnswer) -> list[tuple[str, LayerMapAnswer, float | None]]:

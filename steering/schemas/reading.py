@@ -71,11 +71,12 @@ class TextReadoutAnswer(Answer):
 
 
 class ReadoutAnswer(Answer):
-    """Texts in the order given."""
+    """Texts in the order given. warnings: name the texts of which nothing but the first token is read."""
 
     model: str
     vectors: dict[str, ReadVector]
     texts: list[TextReadoutAnswer]
+    warnings: list[str] = Field(default_factory=list)
 
 
 class LogitLensRequest(PromptFields):
