@@ -379,11 +379,11 @@ async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, Concept
 
 async def _readers(context: Context, body: schemas.ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
     """Returns the stored vectors along which the texts are read, and the starter concepts that have to be extracted for that."""
-    if body.side_effects is None:
-        library = (await library_vectors(context))[0][:MAX_READERS]
-        own = {vector.name: vector for vector in library}
-        return own, tuple(name for name in CONCEPTS if name not in own)
-    names = body.side_effects
+    if (names := body.side_effects) is None:
+        judged = body.vector.partition("@")[0]  # its own shift is no side effect
+        library = [vector for vector in (await library_vectors(context))[0] if vector.name != judged]
+        own = {vector.name: vector for vector in library[:MAX_READERS]}
+        return own, tuple(name for name in CONCEPTS if name not in {*own, judged})
     starters = tuple(name for name in dict.fromkeys(names) if name in CONCEPTS)
     known = {name: await context.vector(name, "side_effects") for name in names if name not in CONCEPTS}
     for vector in known.values():
