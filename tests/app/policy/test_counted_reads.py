@@ -81,6 +81,18 @@ async def test_the_loaded_model_as_the_judge_counts_its_questions_and_ratings(se
     assert abs(counts - without - taken) <= broken < taken / 10
 
 
+@pytest.mark.parametrize(
+    ("body", "passes"), [({**DOSE, "strengths": [1, 2, 3]}, 1 + 1 + 3), ({**REPORT, "seeds": [0, 1]}, 2 * (1 + 2))]
+)
+async def test_answers_to_neutral_prompts_are_counted_each_time_they_are_read(
+    server: Server, body: dict[str, Any], passes: int
+) -> None:
+    """They are written, and read without steering and at each strength."""
+    few, many = [await counted(server, "/v1/evaluations", {**body, "neutral": ["so"] * count}) for count in (1, 3)]
+    each = TOKENS + sum(len(server.engine.tokenizer.encode(one)) for one in body["prompts"]) / len(body["prompts"])
+    assert many - few == pytest.approx(2 * passes * each, abs=1)
+
+
 async def test_ratings_of_the_loaded_model_are_answers_of_an_evaluation(server: Server) -> None:
     many = {**DOSE, "prompts": ["the road"] * 200}  # 401 answers and 1200 ratings
     assert await counted(server, "/v1/evaluations", many) > 0, "without the ratings it is within the limit"
