@@ -1,6 +1,7 @@
 """What a request reads besides its prompts and answers counts against the tokens per minute of its key, too."""
 
 import re
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from steering.concepts.loader import load_concept, load_instructed
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.pairs import PairSet
 from steering.workflows.describe import WRITING
+from steering.workflows.texts import ANSWER, NEUTRAL, as_prompts, text_lengths
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import directions
 from tests.app.policy.test_keys import ADMIN, BEARER, bearer, code, created
@@ -107,6 +110,26 @@ async def test_a_description_counts_what_the_model_writes_and_reads(
     described = {"name": "calm", "describe": {"trait": "calm", "opposite": "angry"}, **more}
     answers = 2 * len(load_instructed())
     assert await counted(server, "/v1/vectors/extract", described) == passes * answers * WRITING.max_tokens
+
+
+@pytest.mark.parametrize(("kl_coefficient", "neutral"), [(0, 0), (1, 4)])
+async def test_training_counts_the_texts_of_every_step(server: Server, kl_coefficient: int, neutral: int) -> None:
+    """4 pairs a step, with both signs; and 2 neutral answers, which are read twice."""
+    body = {
+        "name": "calm",
+        "pairs": [{"positive": "good day", "negative": "bad day!"}] * 8,
+        "method": "trained",
+        "layers": [1, 2],
+    }
+    few, many = [
+        await counted(
+            server, "/v1/vectors/extract", {**body, "training": {"steps": steps, "kl_coefficient": kl_coefficient}}
+        )
+        for steps in (10, 20)
+    ]
+    of_pairs = fmean(text_lengths(server.engine, PairSet(("good day",) * 8, ("bad day!",) * 8)))
+    asked = [len(server.engine.tokenizer.encode(one)) for one in as_prompts(server.engine, load_instructed()[:NEUTRAL])]
+    assert many - few == pytest.approx(2 * 10 * (16 * of_pairs + neutral * (fmean(asked) + ANSWER.max_tokens)), abs=1)
 
 
 async def test_a_report_counts_the_pairs_of_other_concepts(server: Server) -> None:
