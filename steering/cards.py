@@ -43,14 +43,14 @@ class LayerQuality:
 @dataclass(frozen=True, slots=True)
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
-    perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
+    concept_interval: of concept_score over prompts; null for one prompt. perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
     the same dose, estimated from those of all strengths, with the uncertainty of their number; null where none was drawn, and
     where all of them made activations non-finite. controls: how many random directions were drawn at the strength.
     kl_neutral: null where no answer to neutral prompts had a token."""
 
     strength: Measured
     concept_score: Measured
-    concept_interval: Interval
+    concept_interval: Interval | None
     perplexity_ratio: Measured
     repetition: Measured
     kl_neutral: Measured | None
@@ -79,11 +79,10 @@ class DosePoint:
     def margin(self) -> float | None:
         """How far the lower end of the interval of the shift along the sign of the strength exceeds chance, where it does in
         coherent text; None where it does not, where chance is not known, and where the shift or perplexity has no interval."""
+        if self.concept_interval is None or self.threshold is None or not self.strength:
+            return None
         low, high = self.concept_interval
-        along, threshold = low if self.strength > 0.0 else -high, self.threshold
-        return (
-            margin_of(along - threshold, self.perplexity_interval) if self.strength and threshold is not None else None
-        )
+        return margin_of((low if self.strength > 0.0 else -high) - self.threshold, self.perplexity_interval)
 
 
 def margin_of(low: float, perplexity: Interval | None) -> float | None:

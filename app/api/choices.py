@@ -7,7 +7,7 @@ from typing import Any
 from app.api.context import Context
 from app.api.jobs import Work
 from app.api.reading import score_bytes
-from app.core.admission import check_limit
+from app.core.admission import SCORED_REQUESTS, check_limit
 from steering.errors import within
 from steering.lab import choices
 from steering.plan.types import SteeringPlan
@@ -15,9 +15,6 @@ from steering.schemas.choices import ChoiceItem, ChoicesRequest
 from steering.threads import run_in_thread
 from steering.workflows.generate import Progress
 from steering.workflows.readout import grouped
-
-SCORED_REQUESTS = 100
-"""Requests of POST /v1/score whose tokens (`max_scored_tokens` each) one evaluation may read."""
 
 
 async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:

@@ -135,7 +135,7 @@ async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -
         request = evaluations.DoseResponseRequest(**fields, random_directions=body.random_directions)
         setup = await run_in_thread(evaluations.resolved, engine, request)  # draws the random directions
         places = [(vector, setup.layers)]
-        answers, strengths = setup.answers, setup.strengths
+        answers, strengths = setup.answers + setup.reads, setup.strengths
         ratings, judged = await _judged(context, body, vector, setup)
     else:
         others = [await context.vector(name, "vectors") for name in body.vectors]
@@ -302,7 +302,7 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     samples = Samples(body.samples, body.samples)
     plain = trial_answers(arms, len(prompts), reports.plain_samples(body.samples))
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
-    answers = len(body.seeds) * (plain + len(neutral) + varied)
+    answers = len(body.seeds) * (plain + 3 * len(neutral) + varied)  # those to neutral prompts are read twice
     check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
     await run_in_thread(reports.check_varied, engine, request)
     read = [await run_in_thread(load_concept, name) for name in others]
@@ -379,11 +379,11 @@ async def _vectors_of(context: Context, plan: SteeringPlan) -> dict[str, Concept
 
 async def _readers(context: Context, body: schemas.ReportRequest) -> tuple[dict[str, ConceptVector], tuple[str, ...]]:
     """Returns the stored vectors along which the texts are read, and the starter concepts that have to be extracted for that."""
-    if body.side_effects is None:
-        library = (await library_vectors(context))[0][:MAX_READERS]
-        own = {vector.name: vector for vector in library}
-        return own, tuple(name for name in CONCEPTS if name not in own)
-    names = body.side_effects
+    if (names := body.side_effects) is None:
+        judged = body.vector.partition("@")[0]  # its own shift is no side effect
+        library = [vector for vector in (await library_vectors(context))[0] if vector.name != judged]
+        own = {vector.name: vector for vector in library[:MAX_READERS]}
+        return own, tuple(name for name in CONCEPTS if name not in {*own, judged})
     starters = tuple(name for name in dict.fromkeys(names) if name in CONCEPTS)
     known = {name: await context.vector(name, "side_effects") for name in names if name not in CONCEPTS}
     for vector in known.values():

@@ -30,7 +30,7 @@ from app.core.telemetry import current_request_id
 from steering.engine import api
 from steering.engine.api import Engine, GenerationRequest, TokenEvent
 from steering.engine.capabilities import check_reads_monitors
-from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable
+from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, VectorNotFound
 from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED, visible_from
@@ -40,6 +40,7 @@ from steering.schemas import governance as schemas
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicyAnswer, PolicySpec
 from steering.spec import SteeringSpec, vector_names
 from steering.store.store import NamespaceStore, Store
+from steering.store.vectors import Vectors
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorsByName
 from steering.workflows.readout import NeutralCache, reading_at
@@ -286,6 +287,23 @@ class ResolvedDefault:
         return self.plan.spec
 
 
+@dataclass(frozen=True, slots=True)
+class _Pinned:
+    """Looks up what a default pins: the version that its namespace sees, else that of `shared`, which an own vector of the name hides from
+    requests. No own vector takes the number of a pinned one."""
+
+    vectors: Vectors
+
+    async def get(self, name: str, version: int | None = None) -> ConceptVector:
+        """See VectorSource.get."""
+        try:
+            return await self.vectors.get(name, version)
+        except VectorNotFound:
+            if version is None:
+                raise
+            return await replace(self.vectors, namespace=SHARED).get(name, version)
+
+
 class DefaultSteering:
     """Holds the resolved steering of requests that name none, by namespace. Before the first read such requests are
     refused. When it cannot be resolved (another model was loaded, its vector was deleted, its row is damaged) requests
@@ -378,8 +396,8 @@ class DefaultSteering:
         """Resolves a default. Raises Unavailable: a read that failed says nothing about the default, and is tried again.
         known: the last one; a reason for which it was not applied is not logged again."""
         try:
-            found = (await find_vectors(vector_names(spec), store.vectors, engine.info)).values()
-            held = {vector.id: vector for vector in found}
+            found = await find_vectors(vector_names(spec), _Pinned(store.vectors), engine.info)
+            held = {vector.id: vector for vector in found.values()}
             plan = await self._plans.resolve(spec, VectorsByName(held, store.vectors), engine.info, self._guard)
         except Unavailable:
             raise

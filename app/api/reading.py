@@ -81,7 +81,10 @@ async def readout(body: schemas.ReadoutRequest, context: AdmittedDep) -> Respons
     context.charge(tokens, tokens * layers * each)
     texts = await measuring.readout(engine, ids, vectors, body.layers, phases, body.hook)
     used = measuring.used_vectors(vectors)
-    return await json_in_thread(lambda: schemas.ReadoutAnswer(model=engine.info.name, vectors=used, texts=texts))
+    warnings = measuring.unread_warnings(ids, phases)
+    return await json_in_thread(
+        lambda: schemas.ReadoutAnswer(model=engine.info.name, vectors=used, texts=texts, warnings=warnings)
+    )
 
 
 async def _phases(
@@ -333,6 +336,7 @@ async def explain(body: schemas.ExplainRequest, context: AdmittedDep) -> Respons
     numbers = held * read * engine.info.d_model + longest * len(axes)
     turns = sum(len(text) for text in body.all_texts if body.turns)  # as many numbers for each vector that is listed
     phases, top = await _phases(context, body), min(body.top, len(axes))
+    warnings += measuring.unread_warnings(ids, phases)
     listed = len(ids) * body.top * measuring.CARRYING_TOKENS + turns * top
     context.charge(tokens, numbers * ACTIVATION_BYTES + listed * SCORE_BYTES)
     texts, neutral = tuple(map(pair_text, body.all_texts)), context.state[Policy].active.neutral

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
 from app.api.jobs import Work, job_options, respond, written
-from app.core.admission import check_limit, foreign, page_size
+from app.core.admission import SCORED_REQUESTS, check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.gguf_format import write_control_vector
@@ -45,6 +45,7 @@ from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name,
 from steering.workflows.describe import INSTRUCTION, WRITING, Description
 from steering.workflows.describe import describe as written_pairs
 from steering.workflows.extract import (
+    TRAINED,
     ExtractionRequest,
     check_method,
     combined,
@@ -53,7 +54,7 @@ from steering.workflows.extract import (
     with_recommendation,
 )
 from steering.workflows.generate import Progress
-from steering.workflows.texts import default_position
+from steering.workflows.texts import default_position, text_lengths, training_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -393,8 +394,9 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
         source = description
         description.check(context.engine)
         _check_read(context, body, description.answers)
+        more = await _training_tokens(context, body, training, description)
         # each answer is written, and read once or twice
-        await context.charge_answers(None, description.answers * (3 if card_max else 2), WRITING.max_tokens)
+        await context.charge_answers(None, description.answers * (3 if card_max else 2), WRITING.max_tokens, more=more)
     else:
         if body.positive is None or body.negative is None:
             pairs = await run_in_thread(pair_set, body.concept, body.pairs)
@@ -408,7 +410,9 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
                 negative_topics=body.negative_topics or (),
             )
         source = _workflow_request(context, body, pairs)
-        await context.charge_answers(None, 0, 0, reads=(*pairs.positive, *pairs.negative) * (2 if card_max else 1))
+        more = await _training_tokens(context, body, training, pairs)
+        reads = (*pairs.positive, *pairs.negative) * (2 if card_max else 1)
+        await context.charge_answers(None, 0, 0, reads, more=more)
 
     async def run(progress: Progress) -> dict[str, Any]:
         """Extracts and stores the vector. The texts of a description are generated first. Cancelling before that stores nothing."""
@@ -485,6 +489,26 @@ def _check_read(context: Context, body: ExtractRequest, texts: int) -> None:
     """Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
+
+
+async def _training_tokens(
+    context: Context, body: ExtractRequest, training: TrainingSettings | None, texts: PairSet | Description
+) -> int:
+    """Returns the tokens of the training; 0 for another method. Raises LimitExceeded."""
+    if body.method != TRAINED:
+        return 0
+    engine, layers = context.engine, 1 if body.layers == "all" else len(body.layers)
+
+    def counted() -> int:
+        if isinstance(texts, Description):
+            lengths = [WRITING.max_tokens] * texts.answers
+        else:
+            lengths = text_lengths(engine, texts)
+        return training_tokens(engine, lengths, training or TrainingSettings(), layers)
+
+    tokens = await run_in_thread(counted)
+    check_limit(tokens, SCORED_REQUESTS * context.settings.max_scored_tokens, "tokens of the training", "training")
+    return tokens
 
 
 def _workflow_request(

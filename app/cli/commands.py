@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
 
 from typer import Argument, BadParameter, Option, Typer
 
-from app.cli.terminal import console, print_json, print_warnings
+from app.cli.terminal import beside, print_json, print_warnings, stderr
 from app.core.process_settings import prepare_for_torch
 from steering.client import Client
 from steering.client.connection import DEFAULT_URL
@@ -87,7 +87,9 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         _check_given(arguments)
         connecting = {name: arguments.pop(name) for name in connection}
-        as_json = has_output and arguments.pop("as_json")
+        as_json, shown_on = has_output and arguments.pop("as_json"), beside(*arguments.values())
+        if as_json and shown_on is stderr:
+            raise BadParameter("standard output has the file that is written", param_hint="--json")
         for name, group in groups.items():
             arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
         with ExitStack() as stack:  # closes the client when the output has been printed
@@ -106,7 +108,7 @@ def command(function: Callable[..., Output | None]) -> Callable[..., None]:
                 printed()
             else:
                 for item in printed:
-                    console.print(item)
+                    shown_on.print(item)
 
     shared = signature(_shared_options).parameters
     added = [shared[name] for name in (("as_json", *connection) if has_output else connection)]

@@ -100,6 +100,7 @@ class ReadTexts(BaseModel):
     """For each text, in the order given, the scores by the name of the vector."""
 
     texts: list[dict[str, VectorScores]]
+    warnings: list[str]
 
 
 class SteeringTools:
@@ -200,7 +201,8 @@ class SteeringTools:
         return ReadTexts(
             texts=[
                 {name: _scores(text, layers, tokens) for name, layers in text.readout.items()} for text in answer.texts
-            ]
+            ],
+            warnings=answer.warnings,
         )
 
 

@@ -255,6 +255,7 @@ def readout(
 ) -> Output:
     """Measure a concept at each token of a text, in natural scales."""
     answer = client.readout([text], vectors=[vector], layers=layers_of(layers), hook=hook)
+    print_warnings(answer.warnings)
     return answer, [tables.readout_table(answer, vector)]
 
 

@@ -14,7 +14,7 @@ from typer import BadParameter, Option
 
 from app.cli.commands import command, file_argument, output_option
 from app.cli.tables import text_table
-from app.cli.terminal import console, shown, stderr
+from app.cli.terminal import beside, shown, stderr
 from steering.client import ApiError, Client
 from steering.errors import InvalidRequest
 from steering.schemas.reading import ExplainAnswer
@@ -65,7 +65,7 @@ def screen(
             file.write(json.dumps({"line": numbers[index], "z": z, "score": score}) + "\n")
         for number, message in failed.items():
             file.write(json.dumps({"line": number, "error": message}) + "\n")
-    console.print(_summary(vector, scores[0 if by == "z" else 1 :: 2], numbers, threshold, by))
+    beside(out).print(_summary(vector, scores[0 if by == "z" else 1 :: 2], numbers, threshold, by))
     stderr.print(shown(f"wrote {out}: {len(numbers)} examples"))
     if failed:
         stderr.print(shown(f"{len(failed)} examples could not be read; their lines have an error", "yellow"))

@@ -1,10 +1,12 @@
 """The terminal of commands: consoles, untrusted text, JSON, and errors of settings."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +17,7 @@ from typer import Exit
 
 from app.core.settings import Settings
 
+STANDARD_OUTPUT = 1  # its file descriptor
 WIDTH = 110  # columns of output that does not go to a terminal
 console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -22,6 +25,13 @@ stderr = Console(stderr=True, highlight=False)
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f"
 _BIDIRECTIONAL = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _REMOVED = re.compile(rf"[{_CONTROLS}{_BIDIRECTIONAL}\u2028\u2029\ud800-\udfff]")  # and separators, surrogates
+
+
+def beside(*files: Any) -> Console:
+    """Returns the console for what a command prints besides files: standard error where one of them is standard output, and that is no
+    terminal, where both would be seen. files: paths; anything else is passed over."""
+    found = () if os.isatty(STANDARD_OUTPUT) else (one for one in files if isinstance(one, Path) and one.exists())
+    return stderr if any(os.path.samestat(one.stat(), os.fstat(STANDARD_OUTPUT)) for one in found) else console
 
 
 def safe(text: str) -> str:

@@ -64,6 +64,8 @@ def foreign(kind: str, name: str, owner: str, own: str) -> InsufficientScope:
 
 
 SECONDS = 60
+SCORED_REQUESTS = 100
+"""Requests of POST /v1/score whose tokens (`max_scored_tokens` each) an evaluation of choices, or a training, may read."""
 
 
 def check_limit(given: int, limit: int, what: str, param: str) -> None:

@@ -131,8 +131,8 @@ def _row(point: Mapping[str, Any], beyond: Mapping[str, Any] | None) -> Row:
 
 
 def _moved(point: Mapping[str, Any]) -> str:
-    low, high = point["concept_interval"]
-    return f"{point['concept_score']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    between = "" if (ends := point["concept_interval"]) is None else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]"
+    return f"{point['concept_score']:+.2f}{between}"
 
 
 def range_text(found: Sequence[float] | None) -> str:

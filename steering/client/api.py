@@ -37,7 +37,7 @@ def _replayed(record: steer.Record | JsonObject, *, directions: Sequence[JsonObj
 def _lines(content: bytes | Sequence[JsonObject]) -> JsonObject:
     if isinstance(content, bytes):
         return {"content": content}
-    return {"content": b"".join(json.dumps(to_json(body)).encode() + b"\n" for body in content)}
+    return {"content": b"".join(json.dumps(to_json(body, "content")).encode() + b"\n" for body in content)}
 
 
 def _layers(name: str, layers: str | Sequence[int] | None = None) -> JsonObject:

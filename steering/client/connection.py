@@ -31,10 +31,11 @@ RETRIED_OF_GET = RETRIED_STATUSES | {502, 504}  # a proxy's: the server may have
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ApiError(Exception):
-    """Raised when the server rejects a request, fails, or cannot be reached.
+    """Raised when the server rejects a request, fails, or cannot be reached, and for an argument that cannot be sent.
 
     status: HTTP status, 0 without a response.
-    code: one of docs/api.md, or `connection_failed`, `stream_cut` or `unreadable_answer`, which the client sets itself.
+    code: one of docs/api.md, or `connection_failed`, `stream_cut` or `unreadable_answer`, which the client sets itself,
+        as it does `invalid_request` for an argument that cannot be sent.
     param: the field concerned.
     request_id: identifies the request in the server's log.
     retry_after: seconds to wait before another attempt.

@@ -201,8 +201,9 @@ def _dose_response(card: QualityCard) -> str:
         return ""
     points = sorted(card.dose_response, key=lambda point: point.strength)
     xs = [point.strength for point in points]
+    bands = [point.concept_interval or (point.concept_score, point.concept_score) for point in points]
     lines = [
-        Line("concept", SERIES[0], xs, [p.concept_score for p in points], [p.concept_interval for p in points]),
+        Line("concept", SERIES[0], xs, [p.concept_score for p in points], bands),
         Line("random directions", SERIES[1], xs, [_or_nan(p.random_score) for p in points], dashed=True),
         Line("perplexity ratio", SERIES[2], xs, [p.perplexity_ratio for p in points]),
     ]
@@ -273,7 +274,7 @@ def readout_html(answer: ReadoutAnswer) -> str:
                     for token, score in zip(text.tokens, scores.scores, strict=True)
                 )
                 parts.append(f'<p class="muted">{title}</p><p class="text">{tokens}</p>')
-    return "".join(parts)
+    return "".join(parts) + warnings_list(answer.warnings)
 
 
 def layers_of_map(answer: LatentSpaceAnswer) -> list[tuple[str, LayerMapAnswer, float | None]]:

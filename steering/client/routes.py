@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from steering.client.connection import AsyncConnection, Call, Connection, unreadable
+from steering.client.connection import ApiError, AsyncConnection, Call, Connection, unreadable
 from steering.schemas.base import NamespaceQuery
 from steering.schemas.resources import JobAnswer
 
@@ -125,8 +126,8 @@ class Route:
             raise unreadable(error) from error
 
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
-        """Returns the arguments of `httpx2.Client.request` for these fields."""
-        rest = {name: to_json(value) for name, value in fields.items() if value is not None}
+        """Returns the arguments of `httpx2.Client.request` for these fields. Raises what `to_json` raises."""
+        rest = {name: to_json(value, name) for name, value in fields.items() if value is not None}
         names = {name: quote(str(rest.pop(name)), safe="@") for name in self.names}  # a slash selects no other route
         headers = {header: rest.pop(name) for name, header in self.headers.items() if name in rest}
         headers |= {} if self.accept is None else {"Accept": self.accept}
@@ -187,10 +188,19 @@ async def _awaited_result_of(client: AsyncConnection, route: Route, call: Call[J
     return route.of_job(await client.wait_for_job(await client.send(call)))
 
 
-def to_json(value: Any) -> Any:
-    """Converts models, mappings and sequences in a value to JSON types."""
+def to_json(value: Any, param: str = "") -> Any:
+    """Converts models, mappings and sequences in an argument to JSON types. Raises ApiError for a number that is not finite and a text
+    that is not UTF-8, which cannot be sent. param: the name of the argument."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        value = value.model_dump(mode="json", by_alias=True, exclude_unset=True)
     if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
+        return {to_json(key, param): to_json(item, param) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ApiError(f"{param}: expected a finite number, got {value}", code="invalid_request", param=param)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"{param}: expected UTF-8 text, got {value[error.start]!r} in it"
+            raise ApiError(found, code="invalid_request", param=param) from None
+    return [to_json(item, param) for item in value] if isinstance(value, list | tuple) else value

@@ -74,6 +74,11 @@ class Setup:
         """Returns how many answers the evaluation generates."""
         return trials.trial_answers(len(self.arms) * len(self.strengths), len(self.prompts)) + len(self.neutral)
 
+    @property
+    def reads(self) -> int:
+        """Returns how many answers to neutral prompts are read at most: at each strength, and without steering."""
+        return len(self.neutral) * (len(self.strengths) + 1)
+
 
 def resolved(engine: Engine, request: DoseResponseRequest) -> Setup:
     """Resolves a request and draws its controls. Raises InvalidRequest, VectorModelMismatch."""

@@ -450,7 +450,7 @@ def dose_point(
     point = EvaluatedPoint(
         strength=strength,
         concept_score=moved.mean,
-        concept_interval=moved.interval or (moved.mean, moved.mean),
+        concept_interval=moved.interval,
         perplexity_ratio=perplexity.mean,
         repetition=trial.mean("repetition"),
         kl_neutral=kl_neutral,

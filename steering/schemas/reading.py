@@ -71,11 +71,12 @@ class TextReadoutAnswer(Answer):
 
 
 class ReadoutAnswer(Answer):
-    """Texts in the order given."""
+    """Texts in the order given. warnings: name the texts of which nothing but the first token is read."""
 
     model: str
     vectors: dict[str, ReadVector]
     texts: list[TextReadoutAnswer]
+    warnings: list[str] = Field(default_factory=list)
 
 
 class LogitLensRequest(PromptFields):
@@ -144,7 +145,7 @@ class ScoreRequest(ConversationFields):
 
 class ScoredText(Answer):
     """One continuation or text. logprobs, greedy: per token; null for the first of a text, which nothing comes before.
-    sum: of the logprobs. all_greedy: whether greedy decoding gives exactly these tokens."""
+    sum: of the logprobs. all_greedy: whether greedy decoding gives exactly these tokens; null where none was scored."""
 
     token_ids: list[int]
     tokens: list[str]
@@ -152,7 +153,7 @@ class ScoredText(Answer):
     logprobs: list[Measured | None]
     sum: Measured
     greedy: list[bool | None]
-    all_greedy: bool
+    all_greedy: bool | None
 
 
 class ScoredItem(Answer):

@@ -25,6 +25,14 @@ def pinned_vectors(document: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_PINNED.findall(document)))
 
 
+async def pinned_by_default(connection: AsyncConnection, namespace: str, name: str) -> int:
+    """Returns the highest version of a name that the default steering of a namespace pins, 0 for none. It may be one of `shared`, which no
+    own vector must take the place of."""
+    text = await connection.scalar(select(DefaultSteeringRow.steering).filter_by(namespace=namespace))
+    pins = map(VectorId.parse, pinned_vectors(text or ""))
+    return max((pin.version or 0 for pin in pins if pin.name == name), default=0)
+
+
 def names_in_steering(name: str, version: int | None, *, only: bool) -> list[str]:
     """Returns the texts of which a stored steering contains one if it names a version that is deleted, None for all.
     only: whether no other version remains for the name alone. Steering is stored without spaces, and names are ASCII."""
@@ -64,7 +72,7 @@ async def refuse_if_used(
     users: list[str] = []
     steerings = ((ProfileRow, ProfileRow.name), (DefaultSteeringRow, DefaultSteeringRow.namespace))
     for row, label in () if only_documents else steerings:
-        query = select(row.namespace, label).where(_may_use(row, namespace, name, texts)).order_by(label)
+        query = select(row.namespace, label).where(_may_use(row, namespace, name, version, texts)).order_by(label)
         for user_namespace, user in await connection.execute(query):
             shown = f"profile {user!r}" if row is ProfileRow else "the default steering"
             users.append(shown if user_namespace == namespace else OTHERS)
@@ -82,11 +90,18 @@ async def refuse_if_used(
 
 
 def _may_use(
-    row: type[ProfileRow] | type[DefaultSteeringRow], namespace: str, name: str, texts: Sequence[str]
+    row: type[ProfileRow] | type[DefaultSteeringRow],
+    namespace: str,
+    name: str,
+    version: int | None,
+    texts: Sequence[str],
 ) -> ColumnElement[bool]:
-    """Selects steerings with one of the texts that see the name as this vector: not those with an own one of that name."""
+    """Selects steerings with one of the texts that see the name as this vector: not those with an own one of that name; or, of a default,
+    of that name and version."""
     written = or_(*(row.steering.contains(text, autoescape=True) for text in texts))
     if namespace != SHARED:
         return and_(row.namespace == namespace, written)
     has_own = exists().where(VectorRow.namespace == row.namespace, VectorRow.name == name).correlate(row)
+    if row is DefaultSteeringRow and version is not None:
+        has_own = has_own.where(VectorRow.version == version)
     return and_((row.namespace == SHARED) | ~has_own, written)

@@ -24,7 +24,7 @@ from steering.store.database import (
     upsert,
 )
 from steering.store.records import SEARCH_LIMIT, Page, VersionPage, check_labels, check_text, now, read_valid
-from steering.store.references import refuse_if_used, vector_not_found
+from steering.store.references import pinned_by_default, refuse_if_used, vector_not_found
 from steering.store.tables import VectorNameRow, VectorRow
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, VectorId, VectorSummary, check_name
@@ -86,7 +86,8 @@ class Vectors(Namespaced):
             await check_storage(connection, self.namespace, self.writer, columns["size"])
             key = {"namespace": self.namespace, "name": vector.name}
             # writers are serialized, so no other reads the same number
-            version = (await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0) + 1
+            last = await connection.scalar(select(VectorNameRow.last_version).filter_by(**key)) or 0
+            version = max(last, await pinned_by_default(connection, self.namespace, vector.name)) + 1
             await connection.run_sync(upsert, VectorNameRow, key, {"last_version": version})
             place = {"namespace": self.namespace, "version": version, "created_at": now()}
             await connection.execute(insert(VectorRow).values({**columns, **place, "created_by": self.writer.key}))

@@ -142,7 +142,7 @@ def _scored(engine: Engine, capture: Capture, prompt_length: int) -> ScoredText:
         logprobs=[*unknown, *own],
         sum=sum(own),
         greedy=[*unknown, *greedy],
-        all_greedy=all(greedy),
+        all_greedy=all(greedy) if greedy else None,
     )
 
 

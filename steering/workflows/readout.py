@@ -166,6 +166,18 @@ async def readout(
     return await read_each(engine, texts, read, summarized)
 
 
+def unread_warnings(texts: Sequence[Sequence[int]], phases: Sequence[ReadPhases] | None) -> list[str]:
+    """Returns a warning for each text of which nothing but the first token is read. texts: their tokens."""
+    chosen: Sequence[Sequence[int]] = (
+        [one.positions for one in phases] if phases else [range(len(one)) for one in texts]
+    )
+    return [
+        f"text {index}: only its first token is read, whose residual belongs to no word; its scores have no meaning"
+        for index, positions in enumerate(chosen)
+        if tuple(positions) == (0,)
+    ]
+
+
 def used_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
     """Reports the versions that were used, by the names given."""
     return {name: ReadVector(id=vector.id, sha256=vector.sha256) for name, vector in vectors.items()}
@@ -177,13 +189,15 @@ def read_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[ReadToken]:
 
 
 async def read_texts(engine: Engine, texts: Sequence[str], readings: Sequence[Reading]) -> tuple[dict[str, float], ...]:
-    """Returns, per text, the mean score of each reading as the unsteered model reads it alone; empty for an empty text."""
+    """Returns, per text, the mean score of each reading as the unsteered model reads it alone; empty for a text of no
+    more than one token, since the first belongs to no word."""
     layers = tuple(sorted({reading.layer for reading in readings}))
     written = [text for text in texts if text and readings]
 
     def scores(_: Prompt, capture: Capture) -> dict[str, float]:
         residuals = dict(zip(layers, capture.activations, strict=True))
-        return {one.name: float(spoken(one.scores(residuals[one.layer])).mean()) for one in readings}
+        read = readings if len(capture.token_ids) > 1 else ()
+        return {one.name: float(spoken(one.scores(residuals[one.layer])).mean()) for one in read}
 
     remaining = iter(await read_each(engine, written, layers, scores))
     return tuple(next(remaining) if text and readings else {} for text in texts)
@@ -323,6 +337,8 @@ async def explain(
         positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
         if phases is not None:
             scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
+        if tuple(positions) == (0,):  # it belongs to no word
+            return ExplainedTextAnswer(tokens=1, concepts=[])
 
         def read(part: slice) -> list[tuple[float, float]]:
             """Returns score and z of each axis over some of the tokens."""

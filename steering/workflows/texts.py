@@ -4,9 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle
+from math import ceil
+from statistics import fmean
 
 from steering.concepts.loader import load_instructed, load_neutral
-from steering.engine.api import CapturePrompt, Engine, NeutralText, Position, Prompt, SamplingParams, TokenPair
+from steering.engine.api import (
+    CapturePrompt,
+    Engine,
+    NeutralText,
+    Position,
+    Prompt,
+    SamplingParams,
+    TokenPair,
+    TrainingSettings,
+)
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage, PairSet, Text
 from steering.workflows.generate import background, seeded
@@ -90,6 +101,22 @@ async def neutral_texts(engine: Engine, seed: int) -> tuple[NeutralText, ...]:
         for ids, answer in zip(encoded, answers, strict=True)
         if answer.tokens
     )
+
+
+def text_lengths(engine: Engine, pairs: PairSet) -> list[int]:
+    """Returns the tokens of each text of the pairs as `token_pairs` reads it."""
+    sides = (capture_prompts(engine, as_answers(side)) for side in (pairs.positive, pairs.negative))
+    return [len(engine.tokenizer.encode(one.prompt)) for side in sides for one in side]
+
+
+def training_tokens(engine: Engine, lengths: Sequence[int], settings: TrainingSettings, layers: int) -> int:
+    """Returns about how many tokens training reads and writes. lengths: of the texts of the pairs, which are read without steering once,
+    and with both signs whenever a step draws their pair. The neutral answers of a step are read twice."""
+    prompts = as_prompts(engine, load_instructed()[:NEUTRAL]) if settings.kl_coefficient > 0.0 else ()
+    neutral = [len(engine.tokenizer.encode(one)) + ANSWER.max_tokens for one in prompts]
+    step = 4 * settings.batch * fmean(lengths)
+    step += 2 * max(1, settings.batch // 2) * fmean(neutral) if neutral else 0.0
+    return ceil(layers * (sum(lengths) + settings.steps * step)) + sum(neutral)
 
 
 def token_pairs(engine: Engine, pairs: PairSet, chosen: Sequence[int]) -> tuple[TokenPair, ...]:

@@ -17,7 +17,9 @@ interval = st.tuples(number, number)
 figures = ("auroc", "separation", "pair_agreement", "random_auroc")
 layer_quality = st.fixed_dictionaries(dict.fromkeys(figures, maybe) | {"auroc_interval": st.none() | interval})
 costs = ("strength", "concept_score", "perplexity_ratio", "repetition", "kl_neutral", "relative_dose")
-dose_point = st.fixed_dictionaries(dict.fromkeys(costs, number) | {"concept_interval": interval, "random_score": maybe})
+dose_point = st.fixed_dictionaries(
+    dict.fromkeys(costs, number) | {"concept_interval": st.none() | interval, "random_score": maybe}
+)
 words = st.lists(st.text(max_size=20), max_size=3).map(tuple)
 
 

@@ -29,10 +29,10 @@ async def linear(start: StartServer) -> Server:
     return server
 
 
-async def planted(server: Server, engine: LinearEngine) -> None:
+async def planted(server: Server, engine: LinearEngine, name: str = "mood") -> None:
     layers = ("1", "2", "3")
     body = {
-        "name": "mood",
+        "name": name,
         "directions": dict.fromkeys(layers, engine.concept.tolist()),
         "scale": dict.fromkeys(layers, GAIN),
     }

@@ -56,7 +56,10 @@ async def test_what_cannot_be_evaluated_is_rejected_at_once_and_not_by_a_job(
 @pytest.mark.parametrize(
     ("body", "answers"),
     [
-        ({**DOSE, "prompts": ["a", "b"], "strengths": [1, 2, 3], "random_directions": 2}, (3 * 3 + 4) * 2 + 1),
+        (
+            {**DOSE, "prompts": ["a", "b"], "strengths": [1, 2, 3], "random_directions": 2},
+            (3 * 3 + 4) * 2 + 1 + (3 + 1),
+        ),
         ({**SWEEP, "prompts": ["a", "b"], "strengths": [1, 2]}, 2 * 2 + 4 + 9 * 2 + 4 + 8 * (1 + 2 * 2 + 2 + 2)),
         ({"kind": "calibration", "vector": "mood", "layers": [1], "neutral": ["a"]}, 1 + (2 + 1) * 8),
     ],

@@ -62,6 +62,17 @@ async def test_the_trained_method_is_one_more(server: Server) -> None:
     assert bold["provenance"]["training"]["kl_coefficient"] == 0.0
 
 
+@pytest.mark.parametrize(("steps", "status"), [(20, 202), (2000, 400)])
+async def test_training_is_bounded_before_it_begins(start: StartServer, steps: int, status: int) -> None:
+    server = await start(max_scored_tokens=1_000)
+    body = {**BODY, "method": "trained", "layers": [1], "training": {"steps": steps}}
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("limit_exceeded", "training")
+
+
 async def test_training_is_a_job_with_progress_that_can_be_cancelled(start: StartServer) -> None:
     server = await start(ScriptedEngine(token_seconds=0.002))
     body = {**BODY, "method": "trained", "training": {"steps": 2000}}

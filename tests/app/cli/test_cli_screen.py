@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.cli.main import main
 from app.cli.screen import AT_ONCE, example_of
 from steering.client import Client
 from steering.errors import InvalidRequest
@@ -56,6 +57,28 @@ def test_examples_are_sorted_by_the_projection_of_their_answers(steer: Steer, tm
     assert json.loads(out.read_text(encoding="utf-8").splitlines()[0])["line"] == 1
     _, error = steer(*common[:-1], str(out), "--vector", "nobody", code=1)
     assert "nobody" in error
+
+
+def test_a_file_that_is_standard_output_has_no_table_in_it(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('"a good day"\n"a bad day"\n', encoding="utf-8")
+    evaluated = ("evaluate", "mood", "--concept", "sentiment", "--strengths", "1", "--random-directions", "0")
+    for command, heading in (
+        (("screen", str(texts), "--vector", "mood", "--out", "/dev/stdout"), "mean z"),
+        ((*evaluated, "--items", "/dev/stdout"), "strength"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--url", address])
+        out, error = capfd.readouterr()
+        assert not ended.value.code, error
+        assert all(isinstance(json.loads(line), dict) for line in out.splitlines())
+        assert len(out.splitlines()) > 1
+        assert heading in error
+    with pytest.raises(SystemExit) as ended:
+        main([*evaluated, "--items", "/dev/stdout", "--json", "--url", address])
+    assert (ended.value.code, capfd.readouterr().out) == (2, "")
 
 
 def test_a_vector_of_phases_is_tested_in_its_phases(steer: Steer, tmp_path: Path, address: str) -> None:

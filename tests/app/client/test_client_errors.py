@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -27,6 +28,24 @@ def test_a_refusal_carries_status_code_field_and_the_request_of_the_log(client: 
     assert error.request_id is not None
     assert error.request_id in str(error)
     assert "nobody" in error.message
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [(math.nan, "expected a finite number, got nan"), ("\ud800", "expected UTF-8 text, got '\\ud800' in it")],
+)
+def test_what_cannot_be_sent_is_refused_by_the_name_of_its_argument(client: Client, bad: Any, says: str) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "temperature": lambda: client.generate("x", temperature=bad),
+        "steering": lambda: list(client.generate_stream("x", steering=[{"vector": "calm", "strength": bad}])),
+        "content": lambda: client.start_batch([{"prompt": "x", "seed": bad}]),
+        "tag": lambda: client.list_vectors(tag=bad),
+    }
+    for param, call in calls.items():
+        with pytest.raises(ApiError) as refused:
+            call()
+        assert (refused.value.code, refused.value.param, refused.value.status) == ("invalid_request", param, 0)
+        assert refused.value.message == f"{param}: {says}"
 
 
 def test_a_refused_stream_raises_before_its_first_event(client: Client) -> None:

@@ -1,6 +1,7 @@
 """What a request reads besides its prompts and answers counts against the tokens per minute of its key, too."""
 
 import re
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import PreTrainedTokenizerFast
 from steering.concepts.loader import load_concept, load_instructed
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.pairs import PairSet
 from steering.workflows.describe import WRITING
+from steering.workflows.texts import ANSWER, NEUTRAL, as_prompts, text_lengths
 from tests.app.conftest import Server, StartServer
 from tests.app.policy.conftest import directions
 from tests.app.policy.test_keys import ADMIN, BEARER, bearer, code, created
@@ -81,6 +84,18 @@ async def test_the_loaded_model_as_the_judge_counts_its_questions_and_ratings(se
     assert abs(counts - without - taken) <= broken < taken / 10
 
 
+@pytest.mark.parametrize(
+    ("body", "passes"), [({**DOSE, "strengths": [1, 2, 3]}, 1 + 1 + 3), ({**REPORT, "seeds": [0, 1]}, 2 * (1 + 2))]
+)
+async def test_answers_to_neutral_prompts_are_counted_each_time_they_are_read(
+    server: Server, body: dict[str, Any], passes: int
+) -> None:
+    """They are written, and read without steering and at each strength."""
+    few, many = [await counted(server, "/v1/evaluations", {**body, "neutral": ["so"] * count}) for count in (1, 3)]
+    each = TOKENS + sum(len(server.engine.tokenizer.encode(one)) for one in body["prompts"]) / len(body["prompts"])
+    assert many - few == pytest.approx(2 * passes * each, abs=1)
+
+
 async def test_ratings_of_the_loaded_model_are_answers_of_an_evaluation(server: Server) -> None:
     many = {**DOSE, "prompts": ["the road"] * 200}  # 401 answers and 1200 ratings
     assert await counted(server, "/v1/evaluations", many) > 0, "without the ratings it is within the limit"
@@ -95,6 +110,26 @@ async def test_a_description_counts_what_the_model_writes_and_reads(
     described = {"name": "calm", "describe": {"trait": "calm", "opposite": "angry"}, **more}
     answers = 2 * len(load_instructed())
     assert await counted(server, "/v1/vectors/extract", described) == passes * answers * WRITING.max_tokens
+
+
+@pytest.mark.parametrize(("kl_coefficient", "neutral"), [(0, 0), (1, 4)])
+async def test_training_counts_the_texts_of_every_step(server: Server, kl_coefficient: int, neutral: int) -> None:
+    """4 pairs a step, with both signs; and 2 neutral answers, which are read twice."""
+    body = {
+        "name": "calm",
+        "pairs": [{"positive": "good day", "negative": "bad day!"}] * 8,
+        "method": "trained",
+        "layers": [1, 2],
+    }
+    few, many = [
+        await counted(
+            server, "/v1/vectors/extract", {**body, "training": {"steps": steps, "kl_coefficient": kl_coefficient}}
+        )
+        for steps in (10, 20)
+    ]
+    of_pairs = fmean(text_lengths(server.engine, PairSet(("good day",) * 8, ("bad day!",) * 8)))
+    asked = [len(server.engine.tokenizer.encode(one)) for one in as_prompts(server.engine, load_instructed()[:NEUTRAL])]
+    assert many - few == pytest.approx(2 * 10 * (16 * of_pairs + neutral * (fmean(asked) + ANSWER.max_tokens)), abs=1)
 
 
 async def test_a_report_counts_the_pairs_of_other_concepts(server: Server) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -255,3 +256,18 @@ async def test_each_namespace_has_a_default_steering_and_else_the_shared_one(ser
     assert await applied(BETA) == ["common@1"]
     read = (await client.get("/v1/steering", headers=bearer(BETA))).json()
     assert (read["namespace"], read["interventions"][0]["vector"]) == ("shared", "common@1")
+
+
+async def test_a_default_keeps_the_shared_vector_that_it_pins(start: StartServer, tmp_path: Path) -> None:
+    """Also on another server, once the namespace has an own vector of that name."""
+    common: dict[str, Any] = {"api_keys": KEYS, "database": f"sqlite:///{tmp_path}/store"}
+    one = await start(**common)
+    one.client.headers.update(bearer(ADMIN))
+    shared = await one.register("mood")
+    one.client.headers.update(bearer(ALPHA))
+    assert (await one.client.put("/v1/steering", json={"interventions": [{"vector": "mood"}]})).status_code == 200
+    own = await one.register("mood", layers=(1,))
+    assert (own["namespace"], own["version"]) == ("alpha", 2)
+    for server in (one, await start(**common)):
+        answer = await server.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 1}, headers=bearer(ALPHA))
+        assert answer.json()["steering"]["record"]["vectors"] == {"mood@1": shared["sha256"]}

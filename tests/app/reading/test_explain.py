@@ -85,6 +85,17 @@ async def test_scores_equal_a_computation_from_the_activations(server: Server) -
     assert [token["text"] for token in mood["tokens"]] == [TEXTS[0][index + 1] for index in best]
 
 
+async def test_a_text_of_one_token_comes_with_a_warning(server: Server) -> None:
+    """Where the tokenizer writes no token before a text, its first is an attention sink, with a score near 100 on some models."""
+    await library(server)
+    for texts in (["a", TEXTS[0]], [TEXTS[0], "a"]):
+        found = await explained(server, texts=texts, threshold=0)
+        assert [bool(one["concepts"]) for one in found["texts"]] == [text == TEXTS[0] for text in texts]
+        read = (await server.client.post("/v1/readout", json={"texts": texts, "vectors": ["mood"]})).json()
+        for (warning,) in (found["warnings"], read["warnings"]):
+            assert warning.startswith(f"text {texts.index('a')}: only its first token is read")
+
+
 async def test_the_largest_score_is_compared_with_that_of_as_many_neutral_tokens(server: Server) -> None:
     await library(server)
     found = await explained(server, texts=TEXTS[:1], threshold=0, position="max")

@@ -88,6 +88,8 @@ async def test_texts_are_scored_from_their_second_token(served: tuple[Server, Pr
         assert (one["logprobs"][0], one["greedy"][0]) == (None, None)
         assert one["logprobs"][1:] == pytest.approx(logprobs, abs=1e-4)
         assert one["greedy"][1:] == greedy
+    (alone,) = await workflow.score(server.engine, [CapturePrompt((72,))])
+    assert (alone.logprobs, alone.sum, alone.all_greedy) == ([None], 0.0, None), "nothing is scored of a single token"
 
 
 async def test_a_conversation_and_token_ids_are_prompts_too(served: tuple[Server, PreTrainedModel]) -> None:

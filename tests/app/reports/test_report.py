@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from steering.client.results import Report
+from steering.concepts import CONCEPTS
 from tests.app.api.evaluation_bodies import PROMPTS
 from tests.app.api.test_evaluate import evaluated, planted
 from tests.app.conftest import Server, StartServer
@@ -52,6 +53,17 @@ async def test_a_report_judges_the_gates_and_can_be_written_down(linear: Server)
     assert text in report.page()
     assert len(report.rows()) == sum(len(gate["checks"]) for gate in seed["gates"])
     assert json.loads(report.model_dump_json())["passed"] == found["passed"]
+
+
+async def test_the_vector_that_is_judged_is_no_side_effect_of_itself(linear: Server) -> None:
+    """Nor is the starter concept of its name, which would be extracted otherwise."""
+    assert isinstance(linear.engine, LinearEngine)
+    for name in CONCEPTS:
+        await planted(linear, linear.engine, name)
+    for name in ("mood", "sentiment"):
+        body = {**REPORT, "vector": name, "steering": [{"vector": name, "layers": [2], "strength": 0.8}]}
+        found = await evaluated(linear, {**body, "prompts": REPORT["prompts"][:2], "varied": 1, "side_effects": None})
+        assert {one["vector"] for one in found["seeds"][0]["side_effects"]} == {"mood", *CONCEPTS} - {name}
 
 
 async def test_markup_in_texts_is_shown_and_not_interpreted(linear: Server) -> None:

@@ -12,6 +12,7 @@ from steering.concepts.measured import BlindReading, ConceptMeasurement, _conten
 from steering.lab.evaluations import with_shipped_evidence
 from steering.pairs import dataset_digest
 from steering.vectors import ConceptVector
+from tests.narrowing import present
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.vectors import planted_vector
 
@@ -47,7 +48,7 @@ def test_every_concept_is_measured_in_both_directions_with_intervals(model: str,
     strengths = [point.strength for point in found.points]
     assert min(strengths) < 0.0 < max(strengths)
     for point in found.points:
-        low, high = point.concept_interval
+        low, high = present(point.concept_interval)
         assert low <= point.concept_score <= high
         assert point.perplexity_interval is not None
     assert summaries_of(concept)[_content()[model].model] == found.summary

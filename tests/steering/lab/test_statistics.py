@@ -60,10 +60,17 @@ def test_a_dose_point_gathers_its_trial() -> None:
     assert (found.strength, found.concept_score, found.kl_neutral) == (0.5, 1.5, 0.7)
     assert found.random_score == pytest.approx(0.3)
     assert [found.repetition, found.relative_dose] == pytest.approx([0.1, 0.2])
-    assert found.concept_interval[0] <= 1.5 <= found.concept_interval[1]
+    low, high = present(found.concept_interval)
+    assert low <= 1.5 <= high
     assert found.perplexity_interval == (1.0, 1.0)
     assert (found.chance, found.controls) == (0.9, 2)
     assert present(found.advantage).mean == pytest.approx(0.6)
+    assert found.moves_on_average
+
+
+def test_one_prompt_has_no_interval() -> None:
+    found = dose_point(0.5, trial(1.0), trial(0.0), 0.7, bound=0.0)
+    assert (found.concept_score, found.concept_interval, found.margin) == (1.0, None, None)
     assert found.moves_on_average
 
 
