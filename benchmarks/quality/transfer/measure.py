@@ -1,6 +1,7 @@
 """Carries every concept from one model to the other, and measures what it reads and how far it steers, against native and random."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.concepts import Profile, reporting_prompts
@@ -13,11 +14,16 @@ from steering.lab.transfer import DOSE, EffectRequest, TransferRequest, default_
 from steering.workflows.texts import default_position
 
 
-async def both_ways(engine: Engine, second: Engine, concept: str, profile: Profile) -> list[dict[str, Any]]:
-    """Carries the concept from the second model and to it. The layers of the first direction, which read the pairs best, serve both."""
-    found = await transferred(engine, second, concept, profile)
+async def both_ways(
+    engine: Engine, second: Engine, concept: str, profile: Profile, items: Path = ITEMS
+) -> list[dict[str, Any]]:
+    """Carries the concept from the second model and to it. The layers of the first direction, which read the pairs best, serve both.
+
+    items: the folder in which the scores of the answers are written.
+    """
+    found = await transferred(engine, second, concept, profile, items)
     from_layer, to_layer = found["layers"]
-    return [found, await transferred(second, engine, concept, profile, layers=(to_layer, from_layer))]
+    return [found, await transferred(second, engine, concept, profile, items, layers=(to_layer, from_layer))]
 
 
 async def transferred(
@@ -25,6 +31,7 @@ async def transferred(
     source: Engine,
     concept: str,
     profile: Profile,
+    items: Path,
     *,
     layers: tuple[int | None, int | None] = (None, None),
 ) -> dict[str, Any]:
@@ -51,7 +58,7 @@ async def transferred(
         EffectRequest(reporting_prompts(target, concept, profile.reporting), sampling=profile.sampling),
         progress=progress_printer(f"{concept}, steering"),
     )
-    write_items(f"transfer.from.{source.info.name}", concept, measured.scores, ITEMS)
+    write_items(f"transfer.from.{source.info.name}", concept, measured.scores, items)
     return {
         "from": source.info.name,
         "to": target.info.name,
