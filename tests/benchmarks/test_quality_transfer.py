@@ -1,6 +1,5 @@
 """A concept is carried both ways at the same two layers, and what was measured of it is of either model."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,10 @@ from benchmarks.quality.concepts import QUICK
 from benchmarks.quality.transfer.measure import both_ways
 from tests.engines import engine_over
 from tests.steering.lab.rotated import planted
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 async def test_both_directions_use_the_layers_of_the_first(
@@ -29,4 +32,4 @@ async def test_both_directions_use_the_layers_of_the_first(
     assert {*first["shift"]} == {*other["shift"]} == {"native", "transferred"}
     assert min(first["chance"], other["chance"]) > 0.0
     assert first["prompts"] == QUICK.reporting
-    assert set(os.listdir(tmp_path)) == {f"transfer.from.{name}.truthfulness.jsonl" for name in ("model", "turned")}
+    assert names_in(tmp_path) == {f"transfer.from.{name}.truthfulness.jsonl" for name in ("model", "turned")}
