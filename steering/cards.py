@@ -43,9 +43,11 @@ class LayerQuality:
 @dataclass(frozen=True, slots=True)
 class DosePoint:
     """One strength of a dose-response: the shift of the concept's score and what it cost, with 95 % intervals.
-    concept_interval: of concept_score over prompts; null for one prompt. perplexity_interval: of perplexity_ratio over prompts. chance: how far one random direction in twenty moves the score at
-    the same dose, estimated from those of all strengths, with the uncertainty of their number; null where none was drawn, and
-    where all of them made activations non-finite. controls: how many random directions were drawn at the strength.
+
+    concept_interval: of concept_score over prompts; null for one prompt. perplexity_interval: of perplexity_ratio over prompts.
+    chance: how far one random direction in twenty moves the score at the same dose, estimated from those of all strengths, with
+    the uncertainty of their number; null where none was drawn, and where all of them made activations non-finite.
+    controls: how many random directions were drawn at the strength.
     kl_neutral: null where no answer to neutral prompts had a token."""
 
     strength: Measured

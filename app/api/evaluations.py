@@ -147,7 +147,7 @@ async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -
         sweep = await run_in_thread(layer_sweep.resolved, engine, request)
         places = [(place.vector, (place.layer,)) for place in sweep.places] if body.unit == "scale" else []
         answers, strengths = sweep.answers + sweep.reads(request), sweep.strengths
-    check_limit(answers + ratings, context.settings.max_evaluation_answers, "answers to generate", "strengths")
+    check_limit(answers + ratings, context.settings.max_evaluation_answers, "answers to generate and read", "strengths")
     if bound is not None:  # raises DoseExceeded where the largest strength is beyond it
         for one, layers in places:
             await plan_at(engine.info, one, max(strengths, key=abs), layers, request.guard)
@@ -303,7 +303,7 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     plain = trial_answers(arms, len(prompts), reports.plain_samples(body.samples))
     varied = len(reports.VARIATIONS) * trial_answers(1, min(body.varied, len(prompts)), samples)
     answers = len(body.seeds) * (plain + 3 * len(neutral) + varied)  # those to neutral prompts are read twice
-    check_limit(answers, context.settings.max_evaluation_answers, "answers to generate", "prompts")
+    check_limit(answers, context.settings.max_evaluation_answers, "answers to generate and read", "prompts")
     await run_in_thread(reports.check_varied, engine, request)
     read = [await run_in_thread(load_concept, name) for name in others]
     read += filter(None, [request.pairs])  # half of them once more

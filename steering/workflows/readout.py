@@ -174,8 +174,13 @@ def unread_warnings(texts: Sequence[Sequence[int]], phases: Sequence[ReadPhases]
     return [
         f"text {index}: only its first token is read, whose residual belongs to no word; its scores have no meaning"
         for index, positions in enumerate(chosen)
-        if tuple(positions) == (0,)
+        if _only_first(positions)
     ]
+
+
+def _only_first(positions: Sequence[int]) -> bool:
+    """Whether nothing but the first token is read, whose residual belongs to no word."""
+    return tuple(positions) == (0,)
 
 
 def used_vectors(vectors: Mapping[str, ConceptVector]) -> dict[str, ReadVector]:
@@ -337,7 +342,7 @@ async def explain(
         positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
         if phases is not None:
             scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
-        if tuple(positions) == (0,):  # it belongs to no word
+        if _only_first(positions):
             return ExplainedTextAnswer(tokens=1, concepts=[])
 
         def read(part: slice) -> list[tuple[float, float]]:

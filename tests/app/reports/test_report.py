@@ -105,7 +105,11 @@ async def test_a_profile_is_judged_as_it_is_deployed(linear: Server) -> None:
         ({"side_effects": ["nobody"]}, None, "nobody"),
         ({"samples": 9}, "samples", ""),
         ({"varied": 0}, "varied", ""),
-        ({"samples": 8, "seeds": [0, 1, 2, 3], "prompts": ["the road"] * 100}, "prompts", "answers to generate"),
+        (
+            {"samples": 8, "seeds": [0, 1, 2, 3], "prompts": ["the road"] * 100},
+            "prompts",
+            "answers to generate and read",
+        ),
         ({"prompts": ["road " * 490]}, "prompts", "under the variation 'role' the prompt has 504 tokens"),
         ({"thresholds": {"perplexity": 0.5}}, "thresholds.perplexity", ""),
         ({"reading_layer": 0}, "layers", "no direction at layer 0"),

@@ -100,7 +100,8 @@ void for_steps(const Call& call, Bytes next, int64_t begin, int64_t end, const E
 }
 
 // Adds the products of a tile, over `pairs` pairs of inputs, to the sums `from` and writes them to `to`, in rows that are `stride` and 48
-// values apart. A function of its own: inlined where results are converted and stored, the loop has fewer registers.
+// values apart. A function of its own: inlined where results are converted and stored, each turn of the loop reads addresses from the
+// stack, 11 to 15 of them for 8 rows (GCC 12), here none.
 template <int ROWS, int TOGETHER>
 [[gnu::noinline]] void multiply_tile(
     const Left* left, int64_t width, const bf16* weights, int64_t pairs, Prefetch& prefetch, const float* from, int64_t stride, float* to) {
