@@ -373,11 +373,16 @@ def _scores(
         texts.append(row.text if prompt is None else [{"role": "user", "content": prompt}, reply])
     scores: list[float] = []
     if phase or position == "max":
+        alone = 0
         for start in range(0, len(texts), READ_AT_ONCE):
             part = texts[start : start + READ_AT_ONCE]
             answer = client.readout(part, vectors=[vector.id], layers=[layer], phase=phase)
             found = [text.readout[vector.id][str(layer)] for text in answer.texts]
             scores += [one.mean if phase else one.max for one in found]
+            alone += sum(len(text.tokens) == 1 for text in answer.texts)
+        if alone:
+            no_word = "whose residual belongs to no word; their scores have no meaning"
+            stderr.print(f"{alone} of {len(texts)} texts are one token, {no_word}", style="yellow")
         return scores
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]

@@ -1,5 +1,6 @@
 """HTTP/1.1 with bounds that uvicorn's parser lacks: head and trailer bytes, time for a head, idle, unread and open connections."""
 
+import socket
 from asyncio import TimerHandle
 from collections import deque
 from http import HTTPStatus
@@ -16,6 +17,9 @@ from steering.errors import InvalidRequest
 MAX_HEAD_BYTES = 64 * 1024  # of a request line and its headers
 MAX_OVERHEAD_BYTES = 16 * 1024  # of chunk sizes and trailers of a body, besides OVERHEAD_RATIO for each byte of content
 OVERHEAD_RATIO = 8
+UNSENT_BYTES = 64 * 1024
+"""The system takes more of an answer once fewer bytes of it have not been sent. By itself it takes megabytes ahead, and the next ones only
+when a third of its buffer is free again, so that a slow reader seems to take nothing for a minute."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -41,6 +45,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._unanswered: deque[RequestResponseCycle] = deque()
         transport.set_write_buffer_limits(high=0)  # writing is paused as long as any byte has not been sent
+        sock, limit = transport.get_extra_info("socket"), getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if limit is not None and getattr(sock, "family", None) in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, limit, UNSENT_BYTES)
         self._idle_since = self.loop.time()
         if len(self.connections) > self.max_connections and not self._close_idle_connection():
             error = TooManyConnections(f"the server has {self.max_connections} open connections; try again shortly")

@@ -4,8 +4,9 @@ Writers take turns, so nothing that is stored names a deleted vector, and no vec
 import re
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, String, and_, cast, exists, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from steering.errors import VectorInUse, VectorNotFound
 from steering.namespaces import SHARED
@@ -96,12 +97,19 @@ def _may_use(
     version: int | None,
     texts: Sequence[str],
 ) -> ColumnElement[bool]:
-    """Selects steerings with one of the texts that see the name as this vector: not those with an own one of that name; or, of a default,
-    of that name and version."""
+    """Selects steerings with one of the texts that see the name as this vector: not those with an own one of that name. A default keeps the
+    version of `shared` that it pins, also beside own ones; `pinned_by_default` gives those other numbers."""
     written = or_(*(row.steering.contains(text, autoescape=True) for text in texts))
     if namespace != SHARED:
         return and_(row.namespace == namespace, written)
-    has_own = exists().where(VectorRow.namespace == row.namespace, VectorRow.name == name).correlate(row)
-    if row is DefaultSteeringRow and version is not None:
-        has_own = has_own.where(VectorRow.version == version)
-    return and_((row.namespace == SHARED) | ~has_own, written)
+    shared = aliased(VectorRow)
+    own = exists().where(VectorRow.namespace == row.namespace, VectorRow.name == name).correlate(row, shared)
+    used = and_((row.namespace == SHARED) | ~own, written)
+    if row is ProfileRow:
+        return used
+    begins = [f'%"{key}":"{name.replace("_", "/_")}@' for key in STEERING_KEYS]
+    pins = or_(*(row.steering.like(begin + cast(shared.version, String) + '"%', escape="/") for begin in begins))
+    pinned = exists().where(
+        shared.namespace == SHARED, shared.name == name, pins, ~own.where(VectorRow.version == shared.version)
+    )
+    return or_(used, pinned if version is None else pinned.where(shared.version == version))

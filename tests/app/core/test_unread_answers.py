@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from app.core.middleware import PIECE_BYTES
-from app.core.protocol import BoundedProtocol
+from app.core.protocol import UNSENT_BYTES, BoundedProtocol
 from tests.app.core.listening import Listening
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -83,6 +83,15 @@ async def test_a_client_that_has_taken_something_keeps_its_connection(patient: L
         assert patient.connections == {connection}
         patient.act(lambda: connection._await_reader(left))
         await until(lambda: not patient.connections)
+
+
+async def test_the_system_takes_little_ahead_of_a_slow_reader() -> None:
+    """By itself it takes this answer whole, and megabytes of a longer one at once."""
+    async with Listening(ScriptedEngine(), protocol=PatientProtocol) as listening:
+        async with httpx2.AsyncClient(timeout=30) as client:
+            size = len((await client.get(f"{listening.url}/openapi.json")).content)
+        with await listening.connect_unread(DOCUMENT):
+            assert 2 * UNSENT_BYTES < size < 1 << 20
 
 
 async def test_a_whole_answer_counts_until_it_has_been_read(patient: Listening) -> None:
