@@ -23,6 +23,8 @@ from benchmarks.quality.recording import read_results, write_results
 from steering.client import Client
 
 RESULTS = Path(__file__).parents[1] / "results" / "field.json"
+LARGER = RESULTS.with_name("field.qwen2.5-coder-1.5b.json")
+"""Of a larger model than the page's."""
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
 PARTS = ("caa", "refusal", "concepts", "following")
@@ -97,7 +99,8 @@ class Results:
         return [row for row in rows if row["of"] == of]
 
     def _items(self, name: str) -> Path:
-        return self.path.parent / "items" / f"field.{name}.jsonl"
+        """Returns the file of a result's items; those of `field.MODEL.json` have a folder of their own."""
+        return self.path.parent / "items" / self.path.stem.partition(".")[2] / f"field.{name}.jsonl"
 
 
 def own_work(run: Run, chosen: argparse.Namespace) -> dict[str, Work]:
