@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any, Literal, Self, TypeAlias
 
@@ -16,10 +16,11 @@ MOST_FOLDS = 10
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation."""
+    """One message of a conversation. asks: whether another message of the assistant follows, where it is the last one and the assistant's."""
 
     role: Role
     content: str
+    asks: bool = field(default=False, kw_only=True)
 
     @property
     def written(self) -> str:
@@ -95,6 +96,11 @@ def continued(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
             param="continue_final_message",
         )
     return (*messages[:-1], ContinuedMessage(last.role, last.content))
+
+
+def asking(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Returns the conversation to be answered by a new message, also where its last message is the assistant's."""
+    return (*messages[:-1], replace(messages[-1], asks=True)) if messages[-1].role == "assistant" else messages
 
 
 Text: TypeAlias = str | tuple[ChatMessage, ...]
@@ -276,4 +282,9 @@ def dataset_digest(pairs: PairSet) -> str:
     """Returns the SHA-256 over texts and topics in their order, as canonical JSON."""
     content = [pairs.positive, pairs.negative, pairs.topics, pairs.paired]
     content += [pairs.negative_topics] if pairs.negative_topics else []
-    return hashlib.sha256(json.dumps(content, default=asdict, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, default=_written_form, sort_keys=True).encode()).hexdigest()
+
+
+def _written_form(message: ChatMessage) -> dict[str, Any]:
+    """Returns what a digest has of a message: what was written, not how it is answered."""
+    return {name: value for name, value in asdict(message).items() if name != "asks"}

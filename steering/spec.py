@@ -284,7 +284,11 @@ for _combination in _COMBINATIONS:
 
 
 Unit: TypeAlias = Literal["scale", "raw", "relative", "kl"]
-Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+Role: TypeAlias = Annotated[
+    Literal["system", "user", "assistant", "tool"],
+    BeforeValidator(lambda value: "system" if value == "developer" else value),
+]
+"""Whose message it is. `developer` is read as `system`, as in conversations."""
 PhaseName: TypeAlias = Literal["prompt", "thinking", "answer", "tool", "json"]
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]

@@ -37,6 +37,10 @@ SCRIPTED_MODEL = ModelInfo(
 )
 
 
+ASK = "<assistant>"
+"""What its conversations have behind a message of the assistant that another one follows."""
+
+
 class ScriptedTokenizer:
     """Token id = byte, and a word of WORDS for each id above 255."""
 
@@ -52,7 +56,7 @@ class ScriptedTokenizer:
             return tuple(prompt.encode())
         if all(isinstance(part, ChatMessage) for part in prompt):
             messages = cast(tuple[ChatMessage, ...], prompt)
-            text = "".join(f"<{one.role}>{one.content}\n" for one in messages)
+            text = "".join(f"<{one.role}>{one.content}\n" for one in messages) + ASK * messages[-1].asks
             return tuple(text.removesuffix("\n" if isinstance(messages[-1], ContinuedMessage) else "").encode())
         ids = cast(tuple[int, ...], prompt)
         if any(not 0 <= one < VOCABULARY for one in ids):
@@ -69,6 +73,7 @@ class ScriptedTokenizer:
         for one in messages:
             around = [None] * len(f"<{one.role}>".encode())
             found += [*around, *[one.role] * len(one.content.encode()), None]
+        found += [None] * len(ASK) * messages[-1].asks
         return self.encode(messages), tuple(found)
 
     def token_text(self, token_id: int) -> str:

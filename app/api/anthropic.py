@@ -103,7 +103,7 @@ class MessageWork(TranslatedWork):
     blocks: int = field(default=0, init=False)
 
     def param(self, name: str) -> str:
-        """See TranslatedWork.param."""
+        """See GenerationWork.param."""
         return {"stop": "stop_sequences", "prompt": "messages"}.get(name, name)
 
     def described(self, answer: Answer) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 counts the rows, memory and tokens that it takes."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated
@@ -23,7 +24,7 @@ from steering.engine.prompts import check_context, encode_prompt, encode_steered
 from steering.errors import InvalidRequest, ProfileNotFound, SteeringError, VectorNotFound
 from steering.injection.readings import Reading
 from steering.model.hook_points import only_residual
-from steering.pairs import ChatMessage, ContrastivePair, PairSet, ToolMessage, continued
+from steering.pairs import ChatMessage, ContrastivePair, PairSet, ToolMessage, asking, continued
 from steering.pairs import Text as PairText
 from steering.plan.resolve import check_model
 from steering.plan.types import SteeringPlan
@@ -235,7 +236,7 @@ class Context:
             return fields.prompt
         self.check_messages(fields.messages)
         messages = chat_messages(fields.messages or ())
-        return continued(messages) if fields.continue_final_message else messages
+        return continued(messages) if fields.continue_final_message else asking(messages)
 
     def check_messages(self, messages: Sequence[object] | None) -> None:
         """Raises LimitExceeded for more messages than the operator allows."""
@@ -280,13 +281,15 @@ class Context:
         compile, and where the plan asks for roles that the prompt does not have."""
         info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
         phases = phases or (isinstance(fields, ChoiceFields) and fields.lists_tokens)
-        ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
+        with _named(prompt):
+            ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
         compiled = self.engine.name != "vllm" and self.engine.stats().executor.startswith("compiled")
         if compiled and not only_residual(plan.layers):
             plan = replace(plan, warnings=(*plan.warnings, EAGER_HOOKS))
         if max_tokens is None:
             max_tokens = max(1, min(default, info.context_length - len(ids)))
-        check_context(len(ids), max_tokens, info)
+        with _named(prompt):
+            check_context(len(ids), max_tokens, info)
         if (grammar := fields.grammar) is not None:
             await check_grammar(self.engine, grammar)
         changed = {
@@ -343,6 +346,17 @@ class Context:
         asked = lengths[: len(prompts)] if prompts else [0]
         read = sum(lengths[len(prompts or ()) :])
         self.charge(answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more)
+
+
+@contextmanager
+def _named(prompt: Prompt) -> Iterator[None]:
+    """Makes errors about a prompt that is a conversation name `messages`."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param == "prompt" and prompt and isinstance(prompt[0], ChatMessage):
+            error.param = "messages"
+        raise
 
 
 def pair_text(text: Text) -> PairText:

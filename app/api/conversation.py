@@ -65,8 +65,9 @@ class Conversation:
 
 
 def call_of_text(call: str, function: str, arguments: str, param: str) -> ToolCall:
-    """Returns a call whose arguments are written as text. Raises InvalidRequest for another text than a JSON object."""
-    value = load_json(arguments, "the arguments of a call", param=param, depth=MAX_SCHEMA_DEPTH)
+    """Returns a call whose arguments are written as text, which some servers leave empty. Raises InvalidRequest for another text than a
+    JSON object."""
+    value = load_json(arguments.strip() or "{}", "the arguments of a call", param=param, depth=MAX_SCHEMA_DEPTH)
     if not isinstance(value, dict):
         raise InvalidRequest("the arguments of a call are a JSON object, as text", param=param)
     return ToolCall(call, function, value)

@@ -384,10 +384,10 @@ class OllamaWork(TranslatedWork):
     form = LineStream
 
     def param(self, name: str) -> str:
-        """See TranslatedWork.param."""
+        """See GenerationWork.param."""
         prompt = "messages" if self.text_field == "message" else "prompt"
         options = {"stop": "options.stop", "max_tokens": "options.num_predict"}
-        return {**options, "response_format": "format", "prompt": prompt}.get(name, name)
+        return {**options, "response_format": "format", "prompt": prompt, "messages": prompt}.get(name, name)
 
     def described(self, answer: Answer) -> dict[str, Any]:
         """See TranslatedWork.described."""

@@ -7,9 +7,9 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -40,6 +40,7 @@ from steering.schemas.resources import ProfileAnswer
 from steering.schemas.steering import ProfileSteering, Steering
 from steering.store.records import ProfileName
 from steering.threads import run_in_thread
+from steering.vectors import mix
 from steering.workflows.generate import Answer, assemble, choices, interleaved, stream_events
 from steering.workflows.logprobs import ScoredToken, embed, logit_bytes, prompt_logprobs
 
@@ -73,8 +74,9 @@ async def chat_completions(body: ChatRequest, context: AdmittedDep) -> Response:
     check_limit(len(body.messages), context.settings.max_messages, "messages", "messages")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     work = ChatWork(context, body, (body.top_logprobs or 0) if body.logprobs else None)
-    work.check()
-    await work.prepare_chat(await conversation_of(context, body), body.offer, limit, body.thinking)
+    with work.renaming():
+        work.check()
+        await work.prepare_chat(await conversation_of(context, body), body.offer, limit, body.thinking)
     return await work.respond()
 
 
@@ -180,6 +182,19 @@ class GenerationWork(ABC):
     warnings: list[str] = field(default_factory=list, init=False)
     parts: AnswerParts = field(default_factory=AnswerParts, init=False)
 
+    def param(self, name: str) -> str:
+        """Returns what the request calls a field of a generation, for errors."""
+        return name
+
+    @contextmanager
+    def renaming(self) -> Iterator[None]:
+        """Gives the fields that errors name their names in the request."""
+        try:
+            yield
+        except SteeringError as error:
+            error.param = error.param and self.param(error.param)
+            raise
+
     def check(self) -> None:
         """Refuses what can be refused at once."""
         settings = self.context.settings
@@ -234,6 +249,9 @@ class GenerationWork(ABC):
         options: dict[str, Any] = {"max_tokens": max_tokens, "default": default, "logprobs": self.logprobs}
         for prompt in prompts:
             request = await context.request(prompt, fields, plan, **options)
+            if self.generations:  # the reported seed is that of the first, and repeats all
+                seed = mix(self.generations[0].request.sampling.seed, len(self.generations) * n)
+                request = replace(request, sampling=replace(request.sampling, seed=seed))
             self.generations.append(Generation(context, request, n, self.logprobs is not None))
         if self.logprobs is not None:
             listed = n * sum(one.request.sampling.max_tokens for one in self.generations) * (1 + self.logprobs)
@@ -415,6 +433,11 @@ class ChatWork(OpenAIWork):
 
     body: ChatRequest
     begun: set[int] = field(default_factory=set, init=False)
+
+    def param(self, name: str) -> str:
+        """See GenerationWork.param."""
+        limit = "max_tokens" if self.body.max_completion_tokens is None else "max_completion_tokens"
+        return {"logprobs": "top_logprobs", "max_tokens": limit}.get(name, name)
 
     def stop_reason(self, index: int) -> str:
         """See OpenAIWork.stop_reason."""

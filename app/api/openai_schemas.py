@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from app.api.conversation import MAX_TOOLS, Conversation, Offer, OfferedTool, ThinkingSwitch, call_of_text, check_tools
 from steering.errors import UnsupportedParameter
 from steering.pairs import ChatMessage as ModelMessage
-from steering.pairs import continued
+from steering.pairs import asking, continued
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request, Whole
 from steering.schemas.messages import StructuredFields
@@ -21,6 +21,8 @@ ModelName = Annotated[str, Field(min_length=1, max_length=640)]
 MAX_INPUTS = 2048
 _ANY = object()
 """No value of a refused field is accepted."""
+LEAST_TOP_P = 1e-6
+"""What 0 means: the most probable token alone."""
 
 
 class RefusingRequest(Request):
@@ -75,11 +77,18 @@ class ChatFields(Request):
 
 
 class Steered(Request):
-    """What every API says of an answer. seed, where an API lacks it, and steering are ours."""
+    """What every API says of an answer. seed, where an API lacks it, and steering are ours. A negative seed counts modulo 2^63."""
 
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    seed: native.Seed | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1), AfterValidator(lambda value: value or LEAST_TOP_P)] | None = None
+    seed: (
+        Annotated[
+            int,
+            Field(strict=True, ge=-native.MAX_SEED - 1, le=native.MAX_SEED),
+            AfterValidator(lambda value: value & native.MAX_SEED),
+        ]
+        | None
+    ) = None
     steering: Steering | None = None
 
 
@@ -244,6 +253,12 @@ class GenerationRequest(OpenAIRequest, Steered, StructuredFields):
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
 
+    @model_validator(mode="after")
+    def _streams(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("'stream_options' needs 'stream': true")
+        return self
+
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the usage."""
@@ -267,7 +282,7 @@ class TemplateVariables(Request):
 
 
 class ChatRequest(GenerationRequest, ChatFields):
-    """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM; the answer continues the last message.
+    """POST /v1/chat/completions. continue_final_message, add_generation_prompt: as in vLLM. Without them an answer is a new message.
     reasoning_effort: `none` keeps the model from thinking; the others are alike. chat_template_kwargs: as in vLLM, thinking only."""
 
     refused: ClassVar[dict[str, Any]] = {
@@ -313,12 +328,10 @@ class ChatRequest(GenerationRequest, ChatFields):
                 "'continue_final_message' cannot continue a message with 'reasoning_content': the chat template leaves that out; "
                 "leave it out, or write it into 'content' with the markers of the model"
             )
-        asks = self.messages[-1].role != "assistant"
-        if self.add_generation_prompt not in (None, asks):
-            raise ValueError(
-                f"'add_generation_prompt' must be {str(asks).lower()} or absent here: an answer begins after every last message "
-                "but the assistant's, which 'continue_final_message' continues"
-            )
+        if self.add_generation_prompt and self.continue_final_message:
+            raise ValueError("give 'add_generation_prompt' or 'continue_final_message', not both")
+        if self.add_generation_prompt is False and self.messages[-1].role != "assistant":
+            raise ValueError("'add_generation_prompt' is false only behind a last message of the assistant")
         return self
 
     @model_validator(mode="after")
@@ -375,7 +388,9 @@ class ChatRequest(GenerationRequest, ChatFields):
             )
             found.say(one.role, one.text, calls, one.reasoning_content or "")
         messages = tuple(found.messages)
-        return continued(messages) if self.continue_final_message else messages
+        if self.continue_final_message:
+            return continued(messages)
+        return messages if self.add_generation_prompt is False else asking(messages)
 
 
 Texts: TypeAlias = Annotated[tuple[native.PlainText, ...], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]

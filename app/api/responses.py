@@ -64,7 +64,7 @@ class ResponseWork(TranslatedWork):
     sent: int = field(default=0, init=False)
 
     def param(self, name: str) -> str:
-        """See TranslatedWork.param. Messages are not numbered as items are."""
+        """See GenerationWork.param. Messages are not numbered as items are."""
         return "input" if name.split(".", maxsplit=1)[0] in ("messages", "prompt") else _PARAMS.get(name, name)
 
     def described(self, answer: Answer) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from app.api.openai_schemas import (
     only,
 )
 from steering.errors import InvalidRequest
-from steering.pairs import ChatMessage, ToolCall
+from steering.pairs import ChatMessage, ToolCall, asking
 from steering.schemas import messages as native
 from steering.schemas.base import Flag, Request
 from steering.schemas.messages import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat, TextFormat
@@ -268,4 +268,4 @@ class ResponsesRequest(OpenAIRequest, ChatFields, Steered):
                 "the last item of 'input' is of type 'reasoning', which no other follows: thinking that has begun cannot be continued",
                 param="input",
             )
-        return tuple(found.messages)
+        return asking(tuple(found.messages))

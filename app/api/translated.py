@@ -1,8 +1,8 @@
 """Chat completions in the form of another API: what the routes of Anthropic's and Ollama's API share."""
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -15,7 +15,6 @@ from app.api.openai import GenerationWork, flags_of
 from app.api.openai_schemas import GenerationRequest
 from app.core.answers import Event
 from steering.engine.api import Prompt, TokenEvent
-from steering.errors import SteeringError
 from steering.pairs import ChatMessage
 from steering.spec import Number
 from steering.threads import run_in_thread
@@ -37,10 +36,6 @@ class TranslatedRequest(GenerationRequest):
 @dataclass(eq=False)
 class TranslatedWork(GenerationWork):
     """A chat completion with one answer."""
-
-    @abstractmethod
-    def param(self, name: str) -> str:
-        """Returns what a field of chat completions is called in the other API, for errors."""
 
     @abstractmethod
     def described(self, answer: Answer) -> dict[str, Any]:
@@ -70,15 +65,6 @@ class TranslatedWork(GenerationWork):
                 self.context.check_messages(messages)
                 await self.prepare_chat(messages, offer, max_tokens, thinking)
         return await self.respond()
-
-    @contextmanager
-    def renaming(self) -> Iterator[None]:
-        """Gives the fields that errors name their names in the other API."""
-        try:
-            yield
-        except SteeringError as error:
-            error.param = error.param and self.param(error.param)
-            raise
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """See GenerationWork.whole."""

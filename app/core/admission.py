@@ -224,7 +224,11 @@ class Admission:
         return part
 
     def take(self, rows: int) -> None:
-        """Raises the number of rows of this request to `rows`. Raises Overloaded, or as `take_rows`, and changes nothing."""
+        """Raises the number of rows of this request to `rows`. Raises Overloaded, LimitExceeded where the server has never so many, or as
+        `take_rows`, and changes nothing."""
+        if rows > self._budget.limit:
+            most = f"this server has {self._budget.limit} (STEERING_MAX_RUNNING and STEERING_MAX_WAITING)"
+            raise LimitExceeded(f"this request takes {rows} rows at once; {most}", param="n")
         wanted = max(rows - self._rows, 0)
         if self.key is not None:
             self._rates.take_rows(self.key, wanted, rows)

@@ -383,22 +383,22 @@ class ModelTokenizer:
             )
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Renders a conversation that contains no lone surrogate, to be answered unless the last message is an answer or a
-        ContinuedMessage. Raises InvalidRequest where the template refuses it."""
+        """Renders a conversation that contains no lone surrogate, to be answered unless the last message is an answer, which does not ask
+        for another one. Raises InvalidRequest where the template refuses it."""
         if not messages:
             raise InvalidRequest("a conversation needs at least one message", param="messages")
         with_tools = [message for message in messages if isinstance(message, ToolMessage)]
         template, form = self._template(tools=bool(with_tools)), self.thinking_format
         first = messages[0] if isinstance(messages[0], ToolMessage) else ToolMessage("user", "")
         switches = {form.switch: first.thinking} if form is not None and first.thinking is not None else {}
-        asks, continues = messages[-1].role != "assistant", isinstance(messages[-1], ContinuedMessage)
+        last, continues = messages[-1], isinstance(messages[-1], ContinuedMessage)
         try:
             text = self._templates.apply_chat_template(
                 list(map(_row, messages)),
                 tools=list(first.tools) or None,
                 chat_template=template,
                 tokenize=False,
-                add_generation_prompt=asks,
+                add_generation_prompt=last.role != "assistant" or last.asks,
                 continue_final_message=continues,
                 **switches,
             )

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.app.conftest import Server
+from tests.scripted_model import ASK
 
 CHAT = [{"role": "user", "content": "Is it warm?"}, {"role": "assistant", "content": "Yes, and"}]
 OPEN = tuple(b"<user>Is it warm?\n<assistant>Yes, and")
@@ -17,9 +18,9 @@ TEXT = "Say <|start|>user<|end|>"
 
 
 @pytest.mark.parametrize("path", BODIES)
-async def test_the_last_message_is_continued(server: Server, path: str) -> None:
+async def test_the_last_message_is_followed_by_another_one_or_continued(server: Server, path: str) -> None:
     body = {**BODIES[path], "messages": CHAT, "max_tokens": 4}
-    for more, expected in (({}, (*OPEN, 10)), ({"continue_final_message": True}, OPEN)):
+    for more, expected in (({}, (*OPEN, 10, *ASK.encode())), ({"continue_final_message": True}, OPEN)):
         server.scripted.requests.clear()
         answer = await server.client.post(path, json={**body, **more})
         assert answer.status_code == 200, answer.text
@@ -56,25 +57,25 @@ async def test_the_reasoning_of_a_continued_message_is_not_dropped_but_refused(s
 
 
 @pytest.mark.parametrize(
-    ("messages", "given", "continues", "status"),
+    ("messages", "given", "continues", "prompt"),
     [
-        (CHAT, True, True, 400),
-        (CHAT, False, True, 200),
-        (CHAT, False, False, 200),
-        (CHAT, True, False, 400),
-        (CHAT[:1], True, False, 200),
-        (CHAT[:1], False, False, 400),
+        (CHAT, True, True, None),
+        (CHAT, False, True, OPEN),
+        (CHAT, False, False, (*OPEN, 10)),
+        (CHAT, True, False, (*OPEN, 10, *ASK.encode())),
+        (CHAT[:1], True, False, tuple(b"<user>Is it warm?\n")),
+        (CHAT[:1], False, False, None),
     ],
 )
 async def test_a_prompt_for_the_answer_goes_with_the_last_message(
-    server: Server, messages: list[dict[str, str]], given: bool, continues: bool, status: int
+    server: Server, messages: list[dict[str, str]], given: bool, continues: bool, prompt: tuple[int, ...] | None
 ) -> None:
     fields = {"add_generation_prompt": given, "continue_final_message": continues}
     body = {"model": "scripted", "messages": messages, "max_tokens": 2, **fields}
     answer = await server.client.post("/v1/chat/completions", json=body)
-    assert answer.status_code == status, answer.text
-    if status == 400:
-        assert "'add_generation_prompt' must be" in answer.json()["error"]["message"]
+    assert answer.status_code == (400 if prompt is None else 200), answer.text
+    assert [request.prompt for request in server.scripted.requests] == ([] if prompt is None else [prompt])
+    assert prompt is not None or "'add_generation_prompt'" in answer.json()["error"]["message"]
 
 
 async def test_a_text_is_continued_anyway(server: Server) -> None:

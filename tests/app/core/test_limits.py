@@ -7,7 +7,7 @@ import pytest
 
 from app.core.admission import Admission, Budget, RateLimits
 from app.core.settings import Settings
-from steering.errors import Overloaded
+from steering.errors import LimitExceeded, Overloaded
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 from tests.polling import until
@@ -126,6 +126,6 @@ async def test_admission_counts_rows_and_returns_them() -> None:
     rows.close()
     rows.close()
     assert budget.reserved == 0
-    with pytest.raises(Overloaded):
+    with pytest.raises(LimitExceeded, match="4 rows at once; this server has 3"):
         other.take(4)
     assert budget.reserved == 0

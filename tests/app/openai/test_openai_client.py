@@ -151,7 +151,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"top_logprobs": 3}, "invalid_request", ""),
     ({"n": 9}, "limit_exceeded", "n"),
     ({"stop": ["a"] * 5}, "limit_exceeded", "stop"),
-    ({"logprobs": True, "top_logprobs": 21}, "limit_exceeded", "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "limit_exceeded", "top_logprobs"),
     ({"temperature": 3}, "invalid_request", "temperature"),
     ({"max_tokens": 100_000}, "context_length_exceeded", "max_tokens"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "invalid_request", ""),

@@ -335,7 +335,7 @@ async def test_what_is_cheap_to_refuse_is_refused_before_schemas_and_arguments_a
     error = (await server.client.post("/v1/chat/completions", json=ask)).json()["error"]
     assert "model 'scripted' cannot be given tools" in error["message"]
     tools = await start(Speaker("hermes"))
-    for fields, param in (({"stop": ["a"] * 5}, "stop"), ({"model": "other"}, "model"), ({"top_logprobs": 99, "logprobs": True}, "logprobs")):  # fmt: skip
+    for fields, param in (({"stop": ["a"] * 5}, "stop"), ({"model": "other"}, "model"), ({"top_logprobs": 99, "logprobs": True}, "top_logprobs")):  # fmt: skip
         error = (await tools.client.post("/v1/chat/completions", json={**ASK, **wrong, **fields})).json()["error"]
         assert error["param"] == param
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
 from steering.model.prompt import ModelTokenizer
-from steering.pairs import ChatMessage, continued
+from steering.pairs import ChatMessage, ContrastivePair, PairSet, asking, continued, dataset_digest
 from tests.byte_tokenizer import CONTROL, build_byte_tokenizer
 from tests.families import BOS, EOS, VOCABULARY
 
@@ -50,7 +50,21 @@ def test_messages_are_encoded_as_the_template_says(hf_byte_tokenizer: PreTrained
 
 
 def test_a_last_assistant_message_is_a_finished_turn() -> None:
-    assert BYTES.render((user("Hi?"), assistant("Yes."))).endswith("<|assistant|>\nYes.<|end|>\n")
+    messages = (user("Hi?"), assistant("Yes."))
+    assert BYTES.render(messages).endswith("<|assistant|>\nYes.<|end|>\n")
+    assert BYTES.render(asking(messages)) == BYTES.render(messages) + "<|assistant|>\n", "where another one follows"
+    ids, roles = BYTES.encode_with_roles(asking(messages))
+    assert (ids, roles) == (
+        (*BYTES.encode(messages), ASSISTANT, 10),
+        (*BYTES.encode_with_roles(messages)[1], None, None),
+    )
+    assert asking(messages[:1]) == messages[:1]
+
+
+def test_a_digest_does_not_say_how_a_conversation_is_answered() -> None:
+    messages = (user("Hi?"), assistant("Yes."))
+    one, other = (PairSet.of([ContrastivePair(text, "no")]) for text in (messages, asking(messages)))
+    assert dataset_digest(one) == dataset_digest(other)
 
 
 @pytest.mark.parametrize("begun", ["Yes, and", "(", "a <|end|> b", "CONTINUE_FINAL_MESSAGE_TAG"])
