@@ -12,6 +12,7 @@ from app.api import (
     anthropic,
     batch,
     compare,
+    completions,
     evaluations,
     generate,
     jobs,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 ROUTERS = (  # matched in this order, so the most frequent come first
-    generate.router, batch.router, compare.router, openai.router, responses.router, anthropic.router, ollama.router, system.health, system.router,
+    generate.router, batch.router, compare.router, openai.router, completions.router, responses.router, anthropic.router, ollama.router, system.health, system.router,
     vectors.uploads, vectors.files, evaluations.uploads, vectors.router, evaluations.router, profiles.router, reading.router, reading.uploads, jobs.router,
     profiles.links, keys.router, policy.router, system.concepts,
 )  # fmt: skip

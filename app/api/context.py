@@ -275,19 +275,21 @@ class Context:
         phases: bool = False,
     ) -> GenerationRequest:
         """Tokenizes a prompt and builds the request for the engine, with a seed where none was given. Without
-        max_tokens the answer gets what fits the context, up to `default`. A grammar is compiled. phases: whether those of the answer
+        max_tokens the answer gets what fits the context and the cache, up to `default`. A grammar is compiled. phases: whether those of the answer
         are asked for by something else than a scope. Raises
         ContextLengthExceeded, UnsupportedParameter where the engine takes no grammar, InvalidRequest for one that does not
         compile, and where the plan asks for roles that the prompt does not have."""
-        info, max_tokens = self.engine.info, fields.max_tokens if max_tokens is None else max_tokens
+        info, stats = self.engine.info, self.engine.stats()
+        max_tokens = fields.max_tokens if max_tokens is None else max_tokens
         phases = phases or (isinstance(fields, ChoiceFields) and fields.lists_tokens)
         with _named(prompt):
             ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
-        compiled = self.engine.name != "vllm" and self.engine.stats().executor.startswith("compiled")
+        compiled = self.engine.name != "vllm" and stats.executor.startswith("compiled")
         if compiled and not only_residual(plan.layers):
             plan = replace(plan, warnings=(*plan.warnings, EAGER_HOOKS))
         if max_tokens is None:
-            max_tokens = max(1, min(default, info.context_length - len(ids)))
+            room = min(info.context_length, stats.longest or info.context_length) - len(ids)
+            max_tokens = max(1, min(default, room))
         with _named(prompt):
             check_context(len(ids), max_tokens, info)
         if (grammar := fields.grammar) is not None:

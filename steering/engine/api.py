@@ -213,6 +213,7 @@ class EngineStats:
 
     running, waiting: live requests. background_*: captures and other background work.
     blocks_*: of the key-value cache: all, held by requests, and kept for prompts that begin alike.
+    longest: positions that one request may have in it, None where that is the context.
     preemptions: requests that gave up their blocks and were computed again.
     admitted, queue_seconds: live requests that got a row, and how long they waited for it together.
     busy: whether there is work.
@@ -235,6 +236,7 @@ class EngineStats:
     blocks_total: int = 0
     blocks_used: int = 0
     blocks_cached: int = 0
+    longest: int | None = None
     preemptions: int = 0
     admitted: int = 0
     queue_seconds: float = 0.0

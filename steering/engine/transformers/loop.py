@@ -14,6 +14,7 @@ from steering.engine import captures
 from steering.engine.answers import AnswerWriter, Sampled, Stream, finish_event
 from steering.engine.api import EngineStats
 from steering.engine.options import EngineLimits
+from steering.engine.transformers.block_pool import BLOCK
 from steering.engine.transformers.paged_cache import Pretouch
 from steering.engine.transformers.request import BackgroundTask, Request
 from steering.engine.transformers.runner import ModelRunner
@@ -299,6 +300,7 @@ class EngineLoop:
             background_running=scheduler.running_of(background=True) + len(self._background),
             background_waiting=len(scheduler.background) + self._inbox.count(background=True),
             blocks_total=pool.count,
+            longest=pool.count * BLOCK,
             blocks_used=pool.used,
             blocks_cached=pool.cached,
             preemptions=scheduler.preemptions,

@@ -4,11 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from app.api.conversation import call_of_text
+from steering.engine.options import EngineLimits
+from steering.engine.transformers.engine import TransformersEngine
+from steering.model.loading import opened
 from steering.spec import TokenScope
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
+from tests.families import EOS
+from tests.narrowing import present
 from tests.scripted_model import SCRIPTED_MODEL
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "a"}]}
@@ -83,3 +89,18 @@ async def test_the_reported_seed_repeats_the_answers_to_all_prompts(start: Start
     assert (drawn[0], len(set(drawn))) == (seed, 6), "answers to equal prompts differ, too"
     await server.client.post("/v1/completions", json={**body, "seed": seed})
     assert [request.sampling.seed for request in server.scripted.requests[6:]] == drawn
+
+
+async def test_it_ends_where_the_cache_is_full(
+    start: StartServer, tiny_model: PreTrainedModel, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    loaded = opened(tiny_model, hf_byte_tokenizer, name="scripted")
+    server = await start(TransformersEngine(loaded, EngineLimits(cache_bytes=1 << 15)))
+    longest = present(server.engine.stats().longest)
+    assert longest < loaded.info.context_length
+    usage = (await server.client.post("/v1/chat/completions", json={**CHAT, "logit_bias": {str(EOS): -100}})).json()[
+        "usage"
+    ]
+    assert usage["total_tokens"] == longest
+    asked = await server.client.post("/v1/chat/completions", json={**CHAT, "max_tokens": longest})
+    assert asked.status_code == 507, "what a caller asks for is not made smaller"

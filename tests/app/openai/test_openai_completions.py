@@ -10,6 +10,7 @@ import torch
 from openai import AsyncOpenAI
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from app.api.completions import UNMEASURED, Offsets
 from steering.engine import installed_engines
 from tests.app.core.listening import Listening
 from tests.contracts.engines import ContractEngines
@@ -139,3 +140,17 @@ async def test_the_bytes_of_chat_tokens_are_those_of_the_text(client: AsyncOpenA
         )  # fmt: skip
         (token,) = present(present(answer.choices[0].logprobs).content)
         assert token.bytes == [byte]
+
+
+def test_offsets_count_characters_of_several_tokens_and_broken_ones() -> None:
+    whole, broken = Offsets(), Offsets()
+    assert [whole.before(token) for token in (b"h", b"\xc3", b"\xa9", b"!")] == [0, 1, 1, 2]
+    assert [broken.before(token) for token in (b"h", b"\xc3", b"\x01", b"!")] == [0, 1, 2, 3], "h, U+FFFD, \\x01, !"
+    assert whole.decoder.decode(b"", final=True) == broken.decoder.decode(b"", final=True) == ""
+
+
+async def test_steering_of_a_prompt_that_is_only_scored_is_not_measured(client: AsyncOpenAI, model: str) -> None:
+    options: dict[str, Any] = {"model": model, "prompt": "Once", "echo": True, "logprobs": 0}
+    for steering, warned in (([{"vector": "mood", "strength": 0.05, "layers": [1]}], True), ([], False)):
+        answer = await client.completions.create(**options, max_tokens=0, extra_body={"steering": steering})
+        assert (UNMEASURED in present(answer.model_extra)["steering"]["warnings"]) == warned
