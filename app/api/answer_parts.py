@@ -26,10 +26,10 @@ Part: TypeAlias = str | Thought | Call
 
 
 class PartReader:
-    """Reads one answer. calls: how many there were so far. thinking_tokens: how many tokens had a thought."""
+    """Reads one answer. calls: how many there were so far."""
 
     def __init__(self, tools: ToolUse | None, thinking: ThinkingParser | None, control: dict[int, str]) -> None:
-        self.calls = self.thinking_tokens = 0
+        self.calls = 0
         self._tools, self._thinking, self._control = tools, thinking, control
         self._parser = tools.parser() if tools is not None and tools.names else None
 
@@ -45,7 +45,6 @@ class PartReader:
         pieces: list[str | Thought] = [text] if self._thinking is None else self._thinking.feed(text)
         if last and self._thinking is not None:
             pieces += self._thinking.finish()
-        self.thinking_tokens += token >= 0 and any(isinstance(piece, Thought) for piece in pieces)
         parts: list[Part] = []
         for piece in pieces:
             if isinstance(piece, Thought):

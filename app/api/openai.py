@@ -29,6 +29,7 @@ from steering.engine.api import Prompt, TokenEvent
 from steering.engine.capabilities import thinking_format, tool_format_of
 from steering.errors import InvalidRequest, ModelNotFound, ProfileNotFound, SteeringError, UnsupportedParameter
 from steering.layer_indices import layer_index
+from steering.model.phases import PhaseTracker
 from steering.model.thinking import TAIL, Thought
 from steering.pairs import ChatMessage
 from steering.plan.types import SteeringPlan
@@ -291,6 +292,16 @@ class GenerationWork(ABC):
     def _observed(self) -> list[list[TokenEvent]]:
         return [[] for generation in self.generations for _ in range(generation.n)]
 
+    def reasoning_tokens(self, answers: Sequence[Answer]) -> int:
+        """Counts the tokens of the phase `thinking` in all answers, its markers included."""
+        found, n = 0, len(answers) // len(self.generations)
+        for index, answer in enumerate(answers):
+            rules = self.generations[index // n].request.plan.phases
+            if rules is not None and rules.thinking is not None:
+                tracker = PhaseTracker(rules, self.context.engine.tokenizer.token_text)
+                found += sum(tracker.add(one.token_id) == "thinking" for one in answer.events if one.token_id >= 0)
+        return found
+
     def _extension(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Returns `seed` and `steering`, which OpenAI's API does not have; clients keep them as extra fields. The
         replay record is of the first prompt; there is none where nothing was generated that could be replayed."""
@@ -376,6 +387,7 @@ class OpenAIWork(GenerationWork):
         """Returns a response with the usage and steering of all answers, one to each prompt where only the prompts were scored."""
         usage = usage_of(answers, len(answers) // len(self.generations)).model_dump()
         usage["prompt_tokens_details"] = {"cached_tokens": usage.pop("cached_tokens")}
+        usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens(answers)}
         return {**head, "choices": described, "usage": usage, **self._extension(answers)}
 
     def _text(self, token: int) -> str:

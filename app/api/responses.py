@@ -191,7 +191,7 @@ class ResponseWork(TranslatedWork):
             return described
         reason = _INCOMPLETE.get(answer.finish.reason)
         details = None if reason is None else {"reason": reason}
-        usage = _usage(answer.finish, self.parts.reader(0).thinking_tokens)
+        usage = _usage(answer.finish, self.reasoning_tokens([answer]))
         return {**described, "incomplete_details": details, "usage": usage, **self.facts(answer)}
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.app.conftest import StartServer
 from tests.app.openai.test_structured_output import FORMAT
 from tests.app.openai.test_tools import ASK, TOOLS, Speaker, calls_of, speaking, tiny
+from tests.narrowing import present
 from tests.tool_templates import THINKING, build_thinking_tokenizer
 
 
@@ -42,6 +43,7 @@ async def test_thinking_that_does_not_end_is_all_there_is() -> None:
             assert (message.reasoning_content, message.content, choice.finish_reason) == ("So many", "", "length")
             assert choice.logprobs is not None
             assert len(choice.logprobs.content or ()) == 7
+        assert present(present(answer.usage).completion_tokens_details).reasoning_tokens == 14
 
 
 async def test_the_reasoning_of_another_role_is_refused_and_a_plain_answer_has_none(start: StartServer) -> None:
