@@ -52,11 +52,8 @@ class Offsets:
 
     def before(self, token: bytes) -> int:
         """Returns where a token begins, and counts it. Behind bytes that it does not complete it begins after their replacement."""
-        waiting, first = self.decoder.getstate()[0], token[:1]
-        start, text = (
-            self.characters + bool(waiting and first and not b"\x80" <= first < b"\xc0"),
-            self.decoder.decode(token),
-        )
+        broken = bool(self.decoder.getstate()[0] and token) and not 0x80 <= token[0] < 0xC0
+        start, text = self.characters + broken, self.decoder.decode(token)
         self.characters += len(text.removeprefix(" ") if self.bare and start == 0 else text)
         return start
 
@@ -90,7 +87,7 @@ class CompletionWork(OpenAIWork):
         if self.body.echo and self.logprobs is not None:
             self.scored = await prompt_logprobs(self.context.engine, prompts, plan, self.logprobs)
         if self.body.max_tokens == 0:
-            self.warnings += [UNMEASURED] if plan.interventions else []
+            self.warnings += [UNMEASURED] if plan.interventions and self.scored else []
             return [Answer("", (), Finish("length", len(one), 0, 0, SteeringReport()), ()) for one in prompts]
         return await super().run()
 
