@@ -150,15 +150,15 @@ def _affine(layer: BakedLayer, edits: Sequence[Edits]) -> None:
 
 
 def _without_heads(layer: BakedLayer, edits: Sequence[Edits], count: int) -> None:
-    """Takes shares of heads out of the columns that read them."""
-    width = layer.weight.shape[1] // count
+    """Takes shares of heads out of the columns that read them; several of one head add up, as all read what arrives there."""
+    original, width = layer.weight, layer.weight.shape[1] // count
     for one in edits:
         assert set(one.kinds) == {HEAD}
         for head, (_, _, share) in zip(one.write.argmax(1).tolist(), one.numbers.tolist(), strict=True):
             columns = slice(head * width, (head + 1) * width)
-            read = torch.zeros(width, layer.weight.shape[1])
+            read = torch.zeros(width, original.shape[1])
             read[:, columns] = torch.eye(width)
-            layer.change(-share * layer.weight[:, columns], read)
+            layer.change(-share * original[:, columns], read)
 
 
 def _last_linear(model: PreTrainedModel, layout: Layout, point: int) -> Any:

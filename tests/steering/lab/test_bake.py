@@ -34,8 +34,9 @@ EDITS: list[dict[str, Any]] = [
     {"vector": "beta", "operation": "replace", "to": "gamma", "hook": "mlp", "layers": [1]},
     {"vector": "alpha", "operation": "ablate", "hook": "mlp", "layers": [1], "strength": 0.7},
     {"operation": "ablate", "hook": "attention", "head": 2, "layers": [1]},
+    {"operation": "ablate", "hook": "attention", "head": 2, "layers": [1], "strength": 0.5},
 ]
-"""What needs no bias."""
+"""What needs no bias. The shares of a head that is ablated twice add up."""
 CONSTANTS: list[dict[str, Any]] = [
     {"vector": "gamma", "strength": 0.5, "layers": [0, 2]},
     {"vector": "delta", "strength": -0.4, "hook": "attention", "layers": [2]},
@@ -210,4 +211,4 @@ async def test_a_folder_is_written_and_compared_with_the_engine(
     assert baked.model.config.mlp_bias
     assert baked.tokenizer.encode("text") == tuple(hf_byte_tokenizer.encode("text"))
     settings = json.loads((output / "adapter_config.json").read_text(encoding="utf-8"))
-    assert settings["r"] == 1 + D_MODEL // 4, "a head of eight, and a direction"
+    assert settings["r"] == 1 + 2 * D_MODEL // 4, "a head of eight twice, and a direction"
