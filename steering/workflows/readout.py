@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, log, pi, sqrt
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from cachetools import LRUCache
@@ -41,6 +41,8 @@ CARRYING_TOKENS = 5
 """Tokens listed for a concept."""
 LEAST_DEVIATION = 1e-6
 """A smaller standard deviation of neutral text is taken for this, so that no division is by zero."""
+Extent: TypeAlias = Literal["text", "conversation", "turns"] | tuple[PhaseName, ...]
+"""What is read: all tokens of a plain text or of a conversation, the assistant's turns, or some phases (sorted)."""
 
 
 def reading_at(name: str, vector: ConceptVector, layers: Sequence[int]) -> Reading:
@@ -55,6 +57,7 @@ class ReadPhases:
     """The tokens of a text that are read. phases: of all of them. positions: of those that are chosen, without the first token where
     there are others. turns: the part of `positions` that is each of the assistant's turns, by the index of its message."""
 
+    extent: Extent
     phases: tuple[PhaseName | None, ...]
     positions: tuple[int, ...]
     turns: Mapping[int, slice] = field(default_factory=dict)
@@ -76,7 +79,8 @@ def chosen_phases(tokenizer: Tokenizer, texts: Sequence[Prompt], chosen: Sequenc
         positions = [at for at, phase in enumerate(phases) if phase in chosen]
         if not positions:
             raise InvalidRequest(f"text {index} has no token in the phases {', '.join(chosen)}", param="phase")
-        found.append(ReadPhases(phases, tuple(positions[1:] if positions[0] == 0 and positions[1:] else positions)))
+        kept = positions[1:] if positions[0] == 0 and positions[1:] else positions
+        found.append(ReadPhases(tuple(sorted(set(chosen))), phases, tuple(kept)))
     return found
 
 
@@ -106,7 +110,7 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
                 )
             turns[index] = slice(len(positions), len(positions) + len(span))
             positions += span
-        found.append(ReadPhases((), tuple(positions), turns))
+        found.append(ReadPhases("turns", (), tuple(positions), turns))
     return found
 
 
@@ -295,25 +299,39 @@ class NeutralStatistics:
 
 
 class NeutralCache:
-    """Statistics of neutral text by vector version and layer, separately for plain texts and for conversations."""
+    """Statistics of neutral text by what is read of it, vector version and layer."""
 
     def __init__(self) -> None:
-        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
+        self._found: LRUCache[tuple[Extent, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
         self._reading = asyncio.Lock()
 
-    async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
+    async def of(self, engine: Engine, axes: Sequence[Axis], extent: Extent) -> list[NeutralStatistics]:
         """Returns statistics for every axis; neutral text is read for those not known yet, by one caller at a time."""
         async with self._reading:
-            keys = [(conversation, axis.key) for axis in axes]
+            keys = [(extent, axis.key) for axis in axes]
             known = {key: self._found[key] for key in keys if key in self._found}
             missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
             if missing:
-                texts: Sequence[Prompt] = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
-                tokens = await read_each(engine, texts, _layers(missing), lambda _, capture: _scores(capture, missing))
-                read = await run_in_thread(neutral_statistics, tokens)
-                known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
+                read = await _read_neutral(engine, missing, extent)
+                known |= {(extent, axis.key): one for axis, one in zip(missing, read, strict=True)}
                 self._found.update(known)
         return [known[key] for key in keys]
+
+
+async def _read_neutral(engine: Engine, axes: Sequence[Axis], extent: Extent) -> list[NeutralStatistics]:
+    """Reads the same of neutral texts, as answers to neutral prompts where conversations are read."""
+    texts: Sequence[Prompt] = load_neutral_texts() if extent == "text" else as_answers(load_neutral_texts())
+    phases: Sequence[ReadPhases | None] = [None] * len(texts)
+    if extent == "turns":
+        phases = await run_in_thread(chosen_turns, engine.tokenizer, texts)
+    elif isinstance(extent, tuple):
+        phases = await run_in_thread(chosen_phases, engine.tokenizer, texts, extent)
+    remaining = iter(phases)
+
+    def scored(_: Prompt, capture: Capture) -> Float[Tensor, "token axis"]:
+        return _scores(capture, axes, next(remaining))[0]
+
+    return await run_in_thread(neutral_statistics, await read_each(engine, texts, _layers(axes), scored))
 
 
 async def explain(
@@ -329,19 +347,17 @@ async def explain(
 ) -> list[ExplainedTextAnswer]:
     """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector
     only the layer with the largest |z|. position: what the score of a text is. phases: of each text, whose chosen tokens are then
-    read alone, also by turn; |z| is then the largest over the text and its turns. Raises what `Engine.capture` raises."""
-    statistics: dict[bool, list[NeutralStatistics]] = {}
-    for conversation in sorted({_is_conversation(text) for text in texts}):
-        statistics[conversation] = await neutral.of(engine, axes, conversation)
-
-    remaining = iter([None] * len(texts) if phases is None else phases)
+    read alone, of neutral answers too, also by turn; |z| is then the largest over the text and its turns. Raises what `Engine.capture` raises."""
+    read_of: Sequence[ReadPhases | None] = [None] * len(texts) if phases is None else phases
+    statistics: dict[Extent, list[NeutralStatistics]] = {}
+    for extent in dict.fromkeys(map(_extent, texts, read_of)):
+        statistics[extent] = await neutral.of(engine, axes, extent)
+    remaining = iter(read_of)
 
     def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
-        known, phases = statistics[_is_conversation(text)], next(remaining)
-        scores, count = _scores(capture, axes), len(capture.token_ids)
-        positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
-        if phases is not None:
-            scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
+        phases = next(remaining)
+        known, count = statistics[_extent(text, phases)], len(capture.token_ids)
+        scores, positions = _scores(capture, axes, phases)
         if _only_first(positions):
             return ExplainedTextAnswer(tokens=1, concepts=[])
 
@@ -399,6 +415,13 @@ def _is_conversation(prompt: Prompt) -> bool:
     return not isinstance(prompt, str) and isinstance(prompt[0], ChatMessage)
 
 
+def _extent(text: Prompt, phases: ReadPhases | None) -> Extent:
+    """Returns what is read of a text."""
+    if phases is not None:
+        return phases.extent
+    return "conversation" if _is_conversation(text) else "text"
+
+
 def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[NeutralStatistics]:
     """texts: the scores of the tokens of each. Returns the statistics of each axis."""
     means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
@@ -433,11 +456,18 @@ def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor,
     return maxima, (grown / log(most / (most // 2))).tolist()
 
 
-def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
-    """Returns the centred score of each axis at each token, without the first token where there are others."""
+def _scores(
+    capture: Capture, axes: Sequence[Axis], phases: ReadPhases | None
+) -> tuple[Float[Tensor, "token axis"], Sequence[int]]:
+    """Returns the centred score of each axis at each token that is read, without the first token where there are others, and their
+    positions."""
     residuals = dict(zip(_layers(axes), capture.activations, strict=True))
     readings = (reading_at("", axis.vector, (axis.layer,)) for axis in axes)
-    return torch.stack([spoken(one.scores(residuals[one.layer])) for one in readings], dim=1)
+    positions: Sequence[int] = range(len(capture.token_ids)) if phases is None else phases.positions
+    if phases is None and len(positions) > 1:
+        positions = positions[1:]
+    read = torch.tensor(positions)
+    return torch.stack([one.scores(residuals[one.layer])[read] for one in readings], dim=1), positions
 
 
 def _carrying(

@@ -1,5 +1,6 @@
 """What stands out is what was planted; z-scores equal a computation from the activations themselves."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
@@ -11,7 +12,7 @@ from safetensors.torch import load
 from sqlalchemy import update
 
 from steering.concepts.loader import load_neutral_texts
-from steering.engine.api import Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.errors import StoreCorrupt
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
@@ -21,6 +22,7 @@ from steering.store.tables import VectorRow
 from steering.store.vectors import Vectors
 from steering.vectors import ConceptVector, VectorSummary
 from steering.workflows.readout import chosen_turns
+from steering.workflows.texts import as_answers
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.app.openai.test_phases import Thinker
@@ -119,6 +121,50 @@ async def test_neutral_text_is_read_once_for_each_version(server: Server) -> Non
     await server.register("mood", layers=(1,))
     await explained(server, texts=["a good day"])
     assert len(server.scripted.captured) == counts[1] + len(load_neutral_texts()) + 1
+
+
+class Answering(Thinker):
+    """A model whose residuals are along the planted direction where it answers."""
+
+    async def capture(self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, **options: Any) -> tuple[Capture, ...]:
+        """See Thinker.capture."""
+        found = await super().capture(prompts, spec, **options)
+        for one, capture in zip(prompts, found, strict=True):
+            phases = self.tokenizer.conversation_phases(tuple(messages_of(one.prompt)))
+            answers = torch.tensor([phase == "answer" for phase in phases])
+            capture.activations[:, answers] += planted_direction()
+        return found
+
+
+def neutral_talks() -> list[list[dict[str, str]]]:
+    texts = map(messages_of, as_answers(load_neutral_texts()))
+    return [[{"role": one.role, "content": one.content} for one in text] for text in texts]
+
+
+@pytest.mark.parametrize("chosen", [{"turns": True}, {"phase": ["answer"]}, {"phase": ["answer", "prompt"]}, {}])
+async def test_neutral_answers_do_not_stand_out_whatever_is_read_of_them(
+    start: StartServer, chosen: dict[str, Any]
+) -> None:
+    """Compared with all tokens of neutral conversations, answers alone stand out by more than 10."""
+    server = await start(Answering())
+    await library(server)
+    found = await explained(server, texts=neutral_talks(), threshold=0, vectors=["mood"], **chosen)
+    z = torch.tensor([concept["z"] for text in found["texts"] for concept in text["concepts"]])
+    assert len(z) == len(load_neutral_texts())
+    assert float(z.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(z.std()) == pytest.approx(1.0, abs=0.1)
+
+
+async def test_neutral_text_is_read_once_for_each_choice_of_tokens(start: StartServer) -> None:
+    server = await start(Thinker())
+    await library(server)
+    talk = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "a day"}]
+    extents: list[dict[str, Any]] = [{}, {"turns": True}, {"phase": ["answer"]}, {"phase": ["answer", "prompt"]}]
+    again = {"phase": ["prompt", "answer", "answer"]}
+    for number, body in enumerate([*extents, *extents, again], start=1):
+        await explained(server, messages=talk, **body)
+        read = len(load_neutral_texts()) * min(number, len(extents))
+        assert len(server.scripted.captured) == read + number
 
 
 async def test_a_conversation_is_compared_with_conversations(server: Server) -> None:
