@@ -232,7 +232,8 @@ def _with_answer(phases: Phases) -> Phases:
 class ExplainRequest(TextsFields):
     """Exactly one of `texts` and `messages` (one conversation). vectors: absent, those of the library.
     layers: absent, the middle of the recommended ones.
-    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`).
+    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`), of a conversation
+    without those that all neutral conversations begin with.
     threshold: the least absolute z-score of a concept that is listed; top: how many are, at most.
     phase: only tokens in these phases are read, `answer` among them; each text is then a conversation that ends with an answer.
     turns: only the assistant's turns are read, all together and each; each text is then a conversation with an answer."""
@@ -271,9 +272,9 @@ class CarryingTokenAnswer(Answer):
 
 
 class StandingConceptAnswer(Answer):
-    """A concept that stands out. score: mean or maximum over the tokens without the first, in natural scales.
-    z: its distance from the mean of neutral texts, of which the same tokens are read, in their standard deviations.
-    tokens: those that carry it most.
+    """A concept that stands out. score: mean or maximum over the tokens that are read, in natural scales.
+    z: its distance from the mean of neutral texts, of which the same tokens are read, in their standard deviations; null where
+    all of them have the same score. tokens: those that carry it most.
     turns: null unless the request asks for them; how the score drifts."""
 
     vector: str

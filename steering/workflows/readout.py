@@ -1,9 +1,10 @@
 """Reads texts against vectors: the score of each concept by token and layer, and the concepts that stand out."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, log, pi, sqrt
+from math import ceil, isnan, log, nan, pi, sqrt
 from statistics import fmean
 from typing import Literal, TypeAlias, TypeVar
 
@@ -32,6 +33,7 @@ from steering.shapes import Float, Scores, Tensor
 from steering.spec import Hook, Layers, PhaseName
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
+from steering.workflows.measures import shared_prefix
 from steering.workflows.texts import as_answers
 
 T = TypeVar("T")
@@ -40,7 +42,7 @@ ACTIVATIONS_BOUND = 16_000_000
 CARRYING_TOKENS = 5
 """Tokens listed for a concept."""
 LEAST_DEVIATION = 1e-6
-"""A smaller standard deviation of neutral text is taken for this, so that no division is by zero."""
+"""Where the standard deviation of neutral text is not larger, nothing is known of how far a score lies from it."""
 Extent: TypeAlias = Literal["text", "conversation", "turns"] | tuple[PhaseName, ...]
 """What is read: all tokens of a plain text or of a conversation, the assistant's turns, or some phases (sorted)."""
 
@@ -274,7 +276,7 @@ class NeutralStatistics:
     """Mean and standard deviation of a score over neutral texts (means over tokens), and over all their tokens.
     within: variance of a text's tokens. inverse_length: mean of 1 / tokens. maxima: mean and deviation of the largest
     score of the first n tokens, up to the n that half of the texts have. growth: of that mean for each factor e of n
-    beyond."""
+    beyond. beginning: ids that all texts begin with, whose scores are alike in all, so that `maxima` leave them out."""
 
     mean: float
     deviation: float
@@ -284,14 +286,17 @@ class NeutralStatistics:
     inverse_length: float
     maxima: Float[Tensor, "tokens 2"]
     growth: float
+    beginning: tuple[int, ...] = ()
 
     def z(self, score: float, tokens: int, position: ScorePosition) -> float:
-        """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations."""
+        """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations; NaN where all neutral
+        texts have the same score."""
+        mean, deviation = self.mean, self.deviation_of(tokens)
         if position == "max":  # the largest of more tokens is larger
             known = min(tokens, len(self.maxima))
             mean, deviation = self.maxima[known - 1].tolist()
-            return float((score - mean - self.growth * log(tokens / known)) / deviation)
-        return (score - self.mean) / self.deviation_of(tokens)
+            mean += self.growth * log(tokens / known)
+        return (score - mean) / deviation if deviation > LEAST_DEVIATION else nan
 
     def deviation_of(self, tokens: int) -> float:
         """Returns the standard deviation of the mean over so many tokens; a mean over few varies more."""
@@ -328,10 +333,21 @@ async def _read_neutral(engine: Engine, axes: Sequence[Axis], extent: Extent) ->
         phases = await run_in_thread(chosen_phases, engine.tokenizer, texts, extent)
     remaining = iter(phases)
 
-    def scored(_: Prompt, capture: Capture) -> Float[Tensor, "token axis"]:
-        return _scores(capture, axes, next(remaining))[0]
+    def scored(_: Prompt, capture: Capture) -> tuple[tuple[int, ...], Float[Tensor, "token axis"], Sequence[int]]:
+        return capture.token_ids, *_scores(capture, axes, next(remaining))
 
-    return await run_in_thread(neutral_statistics, await read_each(engine, texts, _layers(axes), scored))
+    read = await read_each(engine, texts, _layers(axes), scored)
+    first, beginning = read[0][0], tuple[int, ...]()
+    if extent != "turns":  # which lie behind, and are told apart by their places
+        beginning = first[: min(shared_prefix(first, ids) for ids, _, _ in read)]
+    behind = [scores[_beginning_read(positions, len(beginning)) :] for _, scores, positions in read]
+    found = await run_in_thread(neutral_statistics, [scores for _, scores, _ in read], behind)
+    return [replace(one, beginning=beginning) for one in found]
+
+
+def _beginning_read(positions: Sequence[int], beginning: int) -> int:
+    """Returns how many of the positions are among so many first tokens; the last one counts as behind them."""
+    return min(bisect_left(positions, beginning), len(positions) - 1)
 
 
 async def explain(
@@ -347,7 +363,8 @@ async def explain(
 ) -> list[ExplainedTextAnswer]:
     """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector
     only the layer with the largest |z|. position: what the score of a text is. phases: of each text, whose chosen tokens are then
-    read alone, of neutral answers too, also by turn; |z| is then the largest over the text and its turns. Raises what `Engine.capture` raises."""
+    read alone, of neutral answers too, also by turn; |z| is then the largest over the text and its turns. A z that is not known counts
+    as 0. Raises what `Engine.capture` raises."""
     read_of: Sequence[ReadPhases | None] = [None] * len(texts) if phases is None else phases
     statistics: dict[Extent, list[NeutralStatistics]] = {}
     for extent in dict.fromkeys(map(_extent, texts, read_of)):
@@ -360,6 +377,10 @@ async def explain(
         scores, positions = _scores(capture, axes, phases)
         if _only_first(positions):
             return ExplainedTextAnswer(tokens=1, concepts=[])
+        listed = count if phases is None else len(positions)
+        if position == "max":
+            behind = _beginning_read(positions, shared_prefix(capture.token_ids, known[0].beginning))
+            scores, positions = scores[behind:], positions[behind:]
 
         def read(part: slice) -> list[tuple[float, float]]:
             """Returns score and z of each axis over some of the tokens."""
@@ -370,7 +391,7 @@ async def explain(
         whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
         best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or a turn, stands out most
         for index, axis in enumerate(axes):
-            most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
+            most_z = max(0.0 if isnan(one[index][1]) else abs(one[index][1]) for one in (whole, *turns.values()))
             if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
                 best[axis.vector.id] = (index, most_z)
         standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
@@ -392,7 +413,7 @@ async def explain(
                     turns=by_turn or None,
                 )
             )
-        return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
+        return ExplainedTextAnswer(tokens=listed, concepts=concepts)
 
     return await read_each(engine, texts, _layers(axes), explained)
 
@@ -422,15 +443,17 @@ def _extent(text: Prompt, phases: ReadPhases | None) -> Extent:
     return "conversation" if _is_conversation(text) else "text"
 
 
-def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[NeutralStatistics]:
-    """texts: the scores of the tokens of each. Returns the statistics of each axis."""
+def neutral_statistics(
+    texts: Sequence[Float[Tensor, "token axis"]], behind: Sequence[Float[Tensor, "token axis"]] | None = None
+) -> list[NeutralStatistics]:
+    """texts: the scores of the tokens of each. behind: those behind what all texts begin with. Returns the statistics of each axis."""
     means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
     around = torch.stack([(scores - scores.mean(dim=0)).square().sum(0) for scores in texts]).sum(0)
     variance = around / max(len(tokens) - len(texts), 1)
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
     statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, variance], dim=1)
-    maxima, growth = _maxima(texts)
+    maxima, growth = _maxima(texts if behind is None else behind)
     return [
         NeutralStatistics(
             mean, deviation, token_mean, token_deviation, within, inverse_length, maxima[:, index], growth[index]
@@ -478,7 +501,9 @@ def _carrying(
     neutral: NeutralStatistics,
     z: float,
 ) -> list[CarryingTokenAnswer]:
-    """Lists the tokens that carry a concept most, in the direction of its z. positions: of the scores."""
+    """Lists the tokens that carry a concept most, in the direction of its z; none where that is not known. positions: of the scores."""
+    if isnan(z) or neutral.token_deviation <= LEAST_DEVIATION:
+        return []
     own = (scores - neutral.token_mean) / neutral.token_deviation
     values, places = (own if z > 0 else -own).topk(min(CARRYING_TOKENS, len(own)))
     found = []

@@ -21,6 +21,7 @@ from steering.store.store import Store
 from steering.store.tables import VectorRow
 from steering.store.vectors import Vectors
 from steering.vectors import ConceptVector, VectorSummary
+from steering.workflows.measures import shared_prefix
 from steering.workflows.readout import chosen_turns
 from steering.workflows.texts import as_answers
 from tests.app.changed_store import ChangedStore
@@ -153,6 +154,57 @@ async def test_neutral_answers_do_not_stand_out_whatever_is_read_of_them(
     assert len(z) == len(load_neutral_texts())
     assert float(z.mean()) == pytest.approx(0.0, abs=0.05)
     assert float(z.std()) == pytest.approx(1.0, abs=0.1)
+
+
+class Headed(Thinker):
+    """A model whose largest residuals are at what the template writes before the first message."""
+
+    HEAD = 5.0
+
+    def head(self, ids: Sequence[int]) -> int:
+        """Returns how many of the tokens come before the first message of a user."""
+        return shared_prefix(ids, self.tokenizer.encode((ChatMessage("user", "\x01"),)))
+
+    async def capture(self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, **options: Any) -> tuple[Capture, ...]:
+        """See Thinker.capture."""
+        found = await super().capture(prompts, spec, **options)
+        for capture in found:
+            capture.activations[:, : self.head(capture.token_ids)] = self.HEAD * planted_direction()
+        return found
+
+
+@pytest.mark.parametrize("chosen", [{"turns": True}, {"phase": ["answer", "prompt"]}, {}])
+async def test_what_all_conversations_begin_with_is_not_their_largest_score(
+    start: StartServer, chosen: dict[str, Any]
+) -> None:
+    """With it, the largest score of every neutral conversation is the same."""
+    model = Headed()
+    server = await start(model)
+    await library(server)
+    told = {"role": "system", "content": "Be brief."}
+    talks = [*neutral_talks(), [told, *neutral_talks()[0]]]
+    found = await explained(server, texts=talks, threshold=0, vectors=["mood"], position="max", **chosen)
+    concepts = [concept for text in found["texts"] for concept in text["concepts"]]
+    *z, other = (concept["z"] for concept in concepts)
+    assert fmean(z) == pytest.approx(0.0, abs=0.2)
+    assert float(torch.tensor(z).std()) == pytest.approx(1.0, abs=0.15)
+    assert abs(other) < 4.0
+    assert max(concept["score"] for concept in concepts) < Headed.HEAD / 2.0
+    head = model.head(model.tokenizer.encode((ChatMessage("user", "Well?"),)))
+    assert head > 1
+    assert all(token["index"] >= head for concept in concepts[:-1] for token in concept["tokens"])
+
+
+async def test_z_is_null_where_all_neutral_texts_have_the_same_score(server: Server) -> None:
+    await library(server)
+    body = {"name": "flat", "directions": {"2": planted_direction().tolist()}, "scale": {"2": 1e9}}
+    assert (await server.client.post("/v1/vectors", json=body)).status_code == 201
+    for position in ("mean", "max"):
+        (text,) = (await explained(server, texts=TEXTS[:1], threshold=0, position=position))["texts"]
+        assert [one["vector"] for one in text["concepts"]][-1] == "flat@1"
+        assert (text["concepts"][-1]["z"], text["concepts"][-1]["tokens"]) == (None, [])
+        (text,) = (await explained(server, texts=TEXTS[:1], position=position))["texts"]
+        assert "flat@1" not in [one["vector"] for one in text["concepts"]]
 
 
 async def test_neutral_text_is_read_once_for_each_choice_of_tokens(start: StartServer) -> None:
