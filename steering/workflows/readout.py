@@ -88,8 +88,8 @@ def chosen_phases(tokenizer: Tokenizer, texts: Sequence[Prompt], chosen: Sequenc
 
 def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhases]:
     """Finds the tokens of the assistant's turns, thinking included where the template keeps it; to be called in a thread. Raises
-    InvalidRequest for a text that is no conversation with an answer, and where the template writes an answer otherwise once another
-    message follows; UnsupportedParameter for an engine without chat templates."""
+    InvalidRequest for a text that is no conversation with an answer, for an empty answer, and where the template writes an answer
+    otherwise once another message follows; UnsupportedParameter for an engine without chat templates."""
     phases_of = getattr(tokenizer, "conversation_phases", None)
     if phases_of is None:
         raise UnsupportedParameter("the engine's tokenizer does not know turns", param="turns")
@@ -104,7 +104,10 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
         ids, positions, turns = tokenizer.encode(text), list[int](), dict[int, slice]()
         for index in answers:
             part = text[: index + 1]
-            span = _turn(ids, tokenizer.encode(part), phases_of(part))
+            phases = phases_of(part)
+            if {*phases} <= {None, "prompt"}:
+                raise InvalidRequest(f"text {number}: message {index} is an empty answer", param="turns")
+            span = _turn(ids, tokenizer.encode(part), phases)
             if span is None:
                 raise InvalidRequest(
                     f"text {number}: the chat template writes message {index} otherwise once another follows",
@@ -119,7 +122,7 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
 def _turn(ids: Sequence[int], part: Sequence[int], phases: Sequence[PhaseName | None]) -> range | None:
     """Returns where `ids` have the answer that ends `part`, perhaps without its thinking; None where they do not."""
     said = [at for at, phase in enumerate(phases) if phase not in (None, "prompt")]
-    start = said[0] if said else 0
+    start = said[0]
     if tuple(ids[:start]) != tuple(part[:start]):
         return None
     for kept in (said, [at for at in said if phases[at] != "thinking"]):

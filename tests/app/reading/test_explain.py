@@ -258,6 +258,8 @@ async def test_turns_of_the_assistant_are_read_together_and_each(start: StartSer
     for body, says in (
         ({"texts": ["plain"], "turns": True}, "text 0 has none"),
         ({"messages": talk[:1], "turns": True}, "text 0 has none"),
+        ({"messages": [*talk, talk[0], talk[1] | {"content": ""}], "turns": True}, "message 5 is an empty answer"),
+        ({"messages": [*talk[:1], talk[1] | {"content": ""}, *talk], "turns": True}, "message 1 is an empty answer"),
         ({"messages": talk, "turns": True, "phase": ["answer"]}, "not both"),
         ({"messages": talk, "vectors": ["nobody"]}, "nobody"),
     ):
