@@ -6,7 +6,9 @@ Examples are read by POST /v1/explain, some at a time: of a conversation the ass
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from math import isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, TypeAlias
 
 import rich.progress
@@ -56,12 +58,10 @@ def screen(
                 numbers.append(number)
                 for column, value in zip(scores, found, strict=True):
                     column.append(value)
-    first = scores[0 if by == "z" else 1]
-    order = sorted(range(len(numbers)), key=first.__getitem__, reverse=threshold >= 0)
     with out.open("w", encoding="utf-8") as file:
-        for index in order:
-            values = [[round(column[index], 4) for column in scores[kind::2]] for kind in (0, 1)]
-            z, score = (dict(zip(vector, one, strict=True)) for one in values)
+        for index in _order(scores[0 if by == "z" else 1], threshold):
+            values = [None if isnan(column[index]) else round(column[index], 4) for column in scores]
+            z, score = (dict(zip(vector, values[kind::2], strict=True)) for kind in (0, 1))
             file.write(json.dumps({"line": numbers[index], "z": z, "score": score}) + "\n")
         for number, message in failed.items():
             file.write(json.dumps({"line": number, "error": message}) + "\n")
@@ -71,6 +71,12 @@ def screen(
         stderr.print(shown(f"{len(failed)} examples could not be read; their lines have an error", "yellow"))
 
 
+def _order(column: "array[float]", threshold: float) -> list[int]:
+    """Returns the places of the examples, those that lean most first, and last those of which it is not known."""
+    sign = -1 if threshold >= 0 else 1
+    return sorted(range(len(column)), key=lambda index: (isnan(column[index]), sign * column[index]))
+
+
 def _summary(
     vectors: Sequence[str], columns: Sequence["array[float]"], numbers: "array[int]", threshold: float, by: str
 ) -> Any:
@@ -78,9 +84,9 @@ def _summary(
     rows = []
     for name, column in zip(vectors, columns, strict=True):
         beyond = sum(value >= threshold if threshold >= 0 else value <= threshold for value in column)
-        order = sorted(range(len(column)), key=column.__getitem__, reverse=threshold >= 0)[:SHOWN]
-        most = ", ".join(f"{numbers[index]} ({column[index]:+.1f})" for index in order)
-        mean = f"{sum(column) / len(column):+.2f}" if column else ""
+        most = ", ".join(f"{numbers[index]} ({column[index]:+.1f})" for index in _order(column, threshold)[:SHOWN])
+        known = [value for value in column if not isnan(value)]
+        mean = f"{fmean(known):+.2f}" if known else ""
         rows.append([name, mean, f"{beyond} of {len(column)} ({beyond / max(len(column), 1):.1%})", most])
     return text_table(("vector", f"mean {by}", f"{sign} {threshold:g}", f"lines that lean most ({by})"), rows)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from steering.schemas.base import Answer, ErrorDetail, Flag, Request, Whole
 from steering.schemas.generation import TopLogprob
@@ -221,16 +221,25 @@ class ActivationsAnswer(Answer):
     steering: LensSteering
 
 
+def _with_answer(phases: Phases) -> Phases:
+    if "answer" not in phases:
+        raise ValueError(
+            "neutral text has answers only: give 'answer' among the phases, or read scores of others with POST /v1/readout"
+        )
+    return phases
+
+
 class ExplainRequest(TextsFields):
     """Exactly one of `texts` and `messages` (one conversation). vectors: absent, those of the library.
     layers: absent, the middle of the recommended ones.
-    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`).
+    position: the score of a text is the mean over its tokens without the first, or the largest of them (`max`), of a conversation
+    without those that all neutral conversations begin with.
     threshold: the least absolute z-score of a concept that is listed; top: how many are, at most.
-    phase: only tokens in these phases are read; each text is then a conversation that ends with an answer.
+    phase: only tokens in these phases are read, `answer` among them; each text is then a conversation that ends with an answer.
     turns: only the assistant's turns are read, all together and each; each text is then a conversation with an answer."""
 
     vectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, fail_fast=True)] | None = None
-    phase: Phases | None = None
+    phase: Annotated[Phases, AfterValidator(_with_answer)] | None = None
     turns: Flag = False
     layers: LayerList | None = None
     position: ScorePosition = "mean"
@@ -263,8 +272,9 @@ class CarryingTokenAnswer(Answer):
 
 
 class StandingConceptAnswer(Answer):
-    """A concept that stands out. score: mean or maximum over the tokens without the first, in natural scales.
-    z: its distance from the mean of neutral texts, in their standard deviations. tokens: those that carry it most.
+    """A concept that stands out. score: mean or maximum over the tokens that are read, in natural scales.
+    z: its distance from the mean of neutral texts, of which the same tokens are read, in their standard deviations; null where
+    all of them have the same score. tokens: those that carry it most.
     turns: null unless the request asks for them; how the score drifts."""
 
     vector: str

@@ -1,11 +1,12 @@
 """Reads texts against vectors: the score of each concept by token and layer, and the concepts that stand out."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil, log, pi, sqrt
+from math import ceil, isnan, log, nan, pi, sqrt
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from cachetools import LRUCache
@@ -32,6 +33,7 @@ from steering.shapes import Float, Scores, Tensor
 from steering.spec import Hook, Layers, PhaseName
 from steering.threads import run_in_thread
 from steering.vectors import ConceptVector
+from steering.workflows.measures import shared_prefix
 from steering.workflows.texts import as_answers
 
 T = TypeVar("T")
@@ -40,7 +42,9 @@ ACTIVATIONS_BOUND = 16_000_000
 CARRYING_TOKENS = 5
 """Tokens listed for a concept."""
 LEAST_DEVIATION = 1e-6
-"""A smaller standard deviation of neutral text is taken for this, so that no division is by zero."""
+"""Where the standard deviation of neutral text is not larger, nothing is known of how far a score lies from it."""
+Extent: TypeAlias = Literal["text", "conversation", "turns"] | tuple[PhaseName, ...]
+"""What is read: all tokens of a plain text or of a conversation, the assistant's turns, or some phases (sorted)."""
 
 
 def reading_at(name: str, vector: ConceptVector, layers: Sequence[int]) -> Reading:
@@ -55,6 +59,7 @@ class ReadPhases:
     """The tokens of a text that are read. phases: of all of them. positions: of those that are chosen, without the first token where
     there are others. turns: the part of `positions` that is each of the assistant's turns, by the index of its message."""
 
+    extent: Extent
     phases: tuple[PhaseName | None, ...]
     positions: tuple[int, ...]
     turns: Mapping[int, slice] = field(default_factory=dict)
@@ -76,14 +81,15 @@ def chosen_phases(tokenizer: Tokenizer, texts: Sequence[Prompt], chosen: Sequenc
         positions = [at for at, phase in enumerate(phases) if phase in chosen]
         if not positions:
             raise InvalidRequest(f"text {index} has no token in the phases {', '.join(chosen)}", param="phase")
-        found.append(ReadPhases(phases, tuple(positions[1:] if positions[0] == 0 and positions[1:] else positions)))
+        kept = positions[1:] if positions[0] == 0 and positions[1:] else positions
+        found.append(ReadPhases(tuple(sorted(set(chosen))), phases, tuple(kept)))
     return found
 
 
 def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhases]:
     """Finds the tokens of the assistant's turns, thinking included where the template keeps it; to be called in a thread. Raises
-    InvalidRequest for a text that is no conversation with an answer, and where the template writes an answer otherwise once another
-    message follows; UnsupportedParameter for an engine without chat templates."""
+    InvalidRequest for a text that is no conversation with an answer, for an empty answer, and where the template writes an answer
+    otherwise once another message follows; UnsupportedParameter for an engine without chat templates."""
     phases_of = getattr(tokenizer, "conversation_phases", None)
     if phases_of is None:
         raise UnsupportedParameter("the engine's tokenizer does not know turns", param="turns")
@@ -98,7 +104,10 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
         ids, positions, turns = tokenizer.encode(text), list[int](), dict[int, slice]()
         for index in answers:
             part = text[: index + 1]
-            span = _turn(ids, tokenizer.encode(part), phases_of(part))
+            phases = phases_of(part)
+            if {*phases} <= {None, "prompt"}:
+                raise InvalidRequest(f"text {number}: message {index} is an empty answer", param="turns")
+            span = _turn(ids, tokenizer.encode(part), phases)
             if span is None:
                 raise InvalidRequest(
                     f"text {number}: the chat template writes message {index} otherwise once another follows",
@@ -106,14 +115,14 @@ def chosen_turns(tokenizer: Tokenizer, texts: Sequence[Prompt]) -> list[ReadPhas
                 )
             turns[index] = slice(len(positions), len(positions) + len(span))
             positions += span
-        found.append(ReadPhases((), tuple(positions), turns))
+        found.append(ReadPhases("turns", (), tuple(positions), turns))
     return found
 
 
 def _turn(ids: Sequence[int], part: Sequence[int], phases: Sequence[PhaseName | None]) -> range | None:
     """Returns where `ids` have the answer that ends `part`, perhaps without its thinking; None where they do not."""
     said = [at for at, phase in enumerate(phases) if phase not in (None, "prompt")]
-    start = said[0] if said else 0
+    start = said[0]
     if tuple(ids[:start]) != tuple(part[:start]):
         return None
     for kept in (said, [at for at in said if phases[at] != "thinking"]):
@@ -270,7 +279,7 @@ class NeutralStatistics:
     """Mean and standard deviation of a score over neutral texts (means over tokens), and over all their tokens.
     within: variance of a text's tokens. inverse_length: mean of 1 / tokens. maxima: mean and deviation of the largest
     score of the first n tokens, up to the n that half of the texts have. growth: of that mean for each factor e of n
-    beyond."""
+    beyond. beginning: ids that all texts begin with, whose scores are alike in all, so that `maxima` leave them out."""
 
     mean: float
     deviation: float
@@ -280,14 +289,17 @@ class NeutralStatistics:
     inverse_length: float
     maxima: Float[Tensor, "tokens 2"]
     growth: float
+    beginning: tuple[int, ...] = ()
 
     def z(self, score: float, tokens: int, position: ScorePosition) -> float:
-        """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations."""
+        """Returns how far the score of a text of so many tokens lies from neutral text, in standard deviations; NaN where all neutral
+        texts have the same score."""
+        mean, deviation = self.mean, self.deviation_of(tokens)
         if position == "max":  # the largest of more tokens is larger
             known = min(tokens, len(self.maxima))
             mean, deviation = self.maxima[known - 1].tolist()
-            return float((score - mean - self.growth * log(tokens / known)) / deviation)
-        return (score - self.mean) / self.deviation_of(tokens)
+            mean += self.growth * log(tokens / known)
+        return (score - mean) / deviation if deviation > LEAST_DEVIATION else nan
 
     def deviation_of(self, tokens: int) -> float:
         """Returns the standard deviation of the mean over so many tokens; a mean over few varies more."""
@@ -295,25 +307,50 @@ class NeutralStatistics:
 
 
 class NeutralCache:
-    """Statistics of neutral text by vector version and layer, separately for plain texts and for conversations."""
+    """Statistics of neutral text by what is read of it, vector version and layer."""
 
     def __init__(self) -> None:
-        self._found: LRUCache[tuple[bool, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
+        self._found: LRUCache[tuple[Extent, tuple[str, str, int]], NeutralStatistics] = LRUCache(8192)
         self._reading = asyncio.Lock()
 
-    async def of(self, engine: Engine, axes: Sequence[Axis], conversation: bool) -> list[NeutralStatistics]:
+    async def of(self, engine: Engine, axes: Sequence[Axis], extent: Extent) -> list[NeutralStatistics]:
         """Returns statistics for every axis; neutral text is read for those not known yet, by one caller at a time."""
         async with self._reading:
-            keys = [(conversation, axis.key) for axis in axes]
+            keys = [(extent, axis.key) for axis in axes]
             known = {key: self._found[key] for key in keys if key in self._found}
             missing = [axis for axis, key in zip(axes, keys, strict=True) if key not in known]
             if missing:
-                texts: Sequence[Prompt] = as_answers(load_neutral_texts()) if conversation else load_neutral_texts()
-                tokens = await read_each(engine, texts, _layers(missing), lambda _, capture: _scores(capture, missing))
-                read = await run_in_thread(neutral_statistics, tokens)
-                known |= {(conversation, axis.key): one for axis, one in zip(missing, read, strict=True)}
+                read = await _read_neutral(engine, missing, extent)
+                known |= {(extent, axis.key): one for axis, one in zip(missing, read, strict=True)}
                 self._found.update(known)
         return [known[key] for key in keys]
+
+
+async def _read_neutral(engine: Engine, axes: Sequence[Axis], extent: Extent) -> list[NeutralStatistics]:
+    """Reads the same of neutral texts, as answers to neutral prompts where conversations are read."""
+    texts: Sequence[Prompt] = load_neutral_texts() if extent == "text" else as_answers(load_neutral_texts())
+    phases: Sequence[ReadPhases | None] = [None] * len(texts)
+    if extent == "turns":
+        phases = await run_in_thread(chosen_turns, engine.tokenizer, texts)
+    elif isinstance(extent, tuple):
+        phases = await run_in_thread(chosen_phases, engine.tokenizer, texts, extent)
+    remaining = iter(phases)
+
+    def scored(_: Prompt, capture: Capture) -> tuple[tuple[int, ...], Float[Tensor, "token axis"], Sequence[int]]:
+        return capture.token_ids, *_scores(capture, axes, next(remaining))
+
+    read = await read_each(engine, texts, _layers(axes), scored)
+    first, beginning = read[0][0], tuple[int, ...]()
+    if extent != "turns":  # which lie behind, and are told apart by their places
+        beginning = first[: min(shared_prefix(first, ids) for ids, _, _ in read)]
+    behind = [scores[_beginning_read(positions, len(beginning)) :] for _, scores, positions in read]
+    found = await run_in_thread(neutral_statistics, [scores for _, scores, _ in read], behind)
+    return [replace(one, beginning=beginning) for one in found]
+
+
+def _beginning_read(positions: Sequence[int], beginning: int) -> int:
+    """Returns how many of the positions are among so many first tokens; the last one counts as behind them."""
+    return min(bisect_left(positions, beginning), len(positions) - 1)
 
 
 async def explain(
@@ -329,21 +366,24 @@ async def explain(
 ) -> list[ExplainedTextAnswer]:
     """Returns, per text, the concepts with |z| of at least `threshold`, at most `most` of them, by |z|; of one vector
     only the layer with the largest |z|. position: what the score of a text is. phases: of each text, whose chosen tokens are then
-    read alone, also by turn; |z| is then the largest over the text and its turns. Raises what `Engine.capture` raises."""
-    statistics: dict[bool, list[NeutralStatistics]] = {}
-    for conversation in sorted({_is_conversation(text) for text in texts}):
-        statistics[conversation] = await neutral.of(engine, axes, conversation)
-
-    remaining = iter([None] * len(texts) if phases is None else phases)
+    read alone, of neutral answers too, also by turn; |z| is then the largest over the text and its turns. A z that is not known counts
+    as 0. Raises what `Engine.capture` raises."""
+    read_of: Sequence[ReadPhases | None] = [None] * len(texts) if phases is None else phases
+    statistics: dict[Extent, list[NeutralStatistics]] = {}
+    for extent in dict.fromkeys(map(_extent, texts, read_of)):
+        statistics[extent] = await neutral.of(engine, axes, extent)
+    remaining = iter(read_of)
 
     def explained(text: Prompt, capture: Capture) -> ExplainedTextAnswer:
-        known, phases = statistics[_is_conversation(text)], next(remaining)
-        scores, count = _scores(capture, axes), len(capture.token_ids)
-        positions: Sequence[int] = range(count)[-len(scores) :]  # the first token may have no score
-        if phases is not None:
-            scores, positions = scores[[at - positions[0] for at in phases.positions]], phases.positions
+        phases = next(remaining)
+        known, count = statistics[_extent(text, phases)], len(capture.token_ids)
+        scores, positions = _scores(capture, axes, phases)
         if _only_first(positions):
             return ExplainedTextAnswer(tokens=1, concepts=[])
+        listed = count if phases is None else len(positions)
+        if position == "max":
+            behind = _beginning_read(positions, shared_prefix(capture.token_ids, known[0].beginning))
+            scores, positions = scores[behind:], positions[behind:]
 
         def read(part: slice) -> list[tuple[float, float]]:
             """Returns score and z of each axis over some of the tokens."""
@@ -354,7 +394,7 @@ async def explain(
         whole, turns = read(slice(None)), {at: read(part) for at, part in (phases.turns if phases else {}).items()}
         best: dict[str, tuple[int, float]] = {}  # by vector: the layer where the text, or a turn, stands out most
         for index, axis in enumerate(axes):
-            most_z = max(abs(one[index][1]) for one in (whole, *turns.values()))
+            most_z = max(0.0 if isnan(one[index][1]) else abs(one[index][1]) for one in (whole, *turns.values()))
             if axis.vector.id not in best or most_z > best[axis.vector.id][1]:
                 best[axis.vector.id] = (index, most_z)
         standing = sorted((one for one in best.values() if one[1] >= threshold), key=lambda one: -one[1])
@@ -376,7 +416,7 @@ async def explain(
                     turns=by_turn or None,
                 )
             )
-        return ExplainedTextAnswer(tokens=count if phases is None else len(positions), concepts=concepts)
+        return ExplainedTextAnswer(tokens=listed, concepts=concepts)
 
     return await read_each(engine, texts, _layers(axes), explained)
 
@@ -399,15 +439,24 @@ def _is_conversation(prompt: Prompt) -> bool:
     return not isinstance(prompt, str) and isinstance(prompt[0], ChatMessage)
 
 
-def neutral_statistics(texts: Sequence[Float[Tensor, "token axis"]]) -> list[NeutralStatistics]:
-    """texts: the scores of the tokens of each. Returns the statistics of each axis."""
+def _extent(text: Prompt, phases: ReadPhases | None) -> Extent:
+    """Returns what is read of a text."""
+    if phases is not None:
+        return phases.extent
+    return "conversation" if _is_conversation(text) else "text"
+
+
+def neutral_statistics(
+    texts: Sequence[Float[Tensor, "token axis"]], behind: Sequence[Float[Tensor, "token axis"]] | None = None
+) -> list[NeutralStatistics]:
+    """texts: the scores of the tokens of each. behind: those behind what all texts begin with. Returns the statistics of each axis."""
     means, tokens = torch.stack([scores.mean(dim=0) for scores in texts]), torch.cat(list(texts))
     around = torch.stack([(scores - scores.mean(dim=0)).square().sum(0) for scores in texts]).sum(0)
     variance = around / max(len(tokens) - len(texts), 1)
     inverse_length = fmean(1 / len(scores) for scores in texts)
     of_means, of_tokens = (one.std(0).clamp(min=LEAST_DEVIATION) for one in (means, tokens))
     statistics = torch.stack([means.mean(0), of_means, tokens.mean(0), of_tokens, variance], dim=1)
-    maxima, growth = _maxima(texts)
+    maxima, growth = _maxima(texts if behind is None else behind)
     return [
         NeutralStatistics(
             mean, deviation, token_mean, token_deviation, within, inverse_length, maxima[:, index], growth[index]
@@ -433,11 +482,18 @@ def _maxima(texts: Sequence[Float[Tensor, "token axis"]]) -> tuple[Float[Tensor,
     return maxima, (grown / log(most / (most // 2))).tolist()
 
 
-def _scores(capture: Capture, axes: Sequence[Axis]) -> Float[Tensor, "token axis"]:
-    """Returns the centred score of each axis at each token, without the first token where there are others."""
+def _scores(
+    capture: Capture, axes: Sequence[Axis], phases: ReadPhases | None
+) -> tuple[Float[Tensor, "token axis"], Sequence[int]]:
+    """Returns the centred score of each axis at each token that is read, without the first token where there are others, and their
+    positions."""
     residuals = dict(zip(_layers(axes), capture.activations, strict=True))
     readings = (reading_at("", axis.vector, (axis.layer,)) for axis in axes)
-    return torch.stack([spoken(one.scores(residuals[one.layer])) for one in readings], dim=1)
+    positions: Sequence[int] = range(len(capture.token_ids)) if phases is None else phases.positions
+    if phases is None and len(positions) > 1:
+        positions = positions[1:]
+    read = torch.tensor(positions)
+    return torch.stack([one.scores(residuals[one.layer])[read] for one in readings], dim=1), positions
 
 
 def _carrying(
@@ -448,7 +504,9 @@ def _carrying(
     neutral: NeutralStatistics,
     z: float,
 ) -> list[CarryingTokenAnswer]:
-    """Lists the tokens that carry a concept most, in the direction of its z. positions: of the scores."""
+    """Lists the tokens that carry a concept most, in the direction of its z; none where that is not known. positions: of the scores."""
+    if isnan(z) or neutral.token_deviation <= LEAST_DEVIATION:
+        return []
     own = (scores - neutral.token_mean) / neutral.token_deviation
     values, places = (own if z > 0 else -own).topk(min(CARRYING_TOKENS, len(own)))
     found = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.cli.main import main
 from app.cli.screen import AT_ONCE, example_of
@@ -21,8 +22,9 @@ from tests.scripted_model import planted_direction
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with running(Thinker()) as found, Client(found) as client:
-        for name, sign in (("mood", 1.0), ("against", -1.0)):
-            client.register_vector(name, {"2": (sign * planted_direction()).tolist()}, scale={"2": 2.0})
+        for name, scale in (("mood", 2.0), ("against", -2.0), ("flat", 1e9)):
+            direction = torch.sign(torch.tensor(scale)) * planted_direction()
+            client.register_vector(name, {"2": direction.tolist()}, scale={"2": abs(scale)})
         yield found
 
 
@@ -57,6 +59,16 @@ def test_examples_are_sorted_by_the_projection_of_their_answers(steer: Steer, tm
     assert json.loads(out.read_text(encoding="utf-8").splitlines()[0])["line"] == 1
     _, error = steer(*common[:-1], str(out), "--vector", "nobody", code=1)
     assert "nobody" in error
+
+
+def test_a_z_that_is_not_known_is_null_and_counts_nowhere(steer: Steer, tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "screened.jsonl"
+    data.write_text('"a good day"\n"a bad day"\n', encoding="utf-8")
+    printed, _ = steer("screen", str(data), "--vector", "flat", "--vector", "mood", "--out", str(out))
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [(row["line"], row["z"]["flat"]) for row in rows] == [(1, None), (2, None)]
+    assert rows[0]["z"]["mood"] > 5 > -5 > rows[1]["z"]["mood"]
+    assert "0 of 2" in printed
 
 
 def test_a_file_that_is_standard_output_has_no_table_in_it(

@@ -164,9 +164,13 @@ async def test_a_readout_and_an_explanation_can_be_limited_to_phases(start: Star
         read = found["readout"]["mood"]["1"]
         assert read["mean"] == pytest.approx(fmean(scores[at] for at in positions), abs=1e-5)
         assert (read["last"], read["max"]) == (scores[positions[-1]], max(scores[at] for at in positions))
-        explained = await server.client.post(
-            "/v1/explain", json={**talk, "phase": [phase], "threshold": 0.0, "position": "max"}
-        )
+        asked_of = {**talk, "phase": [phase], "threshold": 0.0, "position": "max"}
+        explained = await server.client.post("/v1/explain", json=asked_of)
+        if phase == "thinking":
+            error = explained.json()["error"]
+            assert (explained.status_code, error["param"]) == (400, "phase"), "neutral text has none"
+            assert "give 'answer' among the phases" in error["message"]
+            continue
         assert explained.status_code == 200, explained.text
         (text,) = explained.json()["texts"]
         assert text["tokens"] == len(positions)

@@ -1,5 +1,6 @@
 """What stands out is what was planted; z-scores equal a computation from the activations themselves."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
@@ -11,7 +12,7 @@ from safetensors.torch import load
 from sqlalchemy import update
 
 from steering.concepts.loader import load_neutral_texts
-from steering.engine.api import Prompt
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Prompt
 from steering.errors import StoreCorrupt
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
@@ -20,7 +21,9 @@ from steering.store.store import Store
 from steering.store.tables import VectorRow
 from steering.store.vectors import Vectors
 from steering.vectors import ConceptVector, VectorSummary
+from steering.workflows.measures import shared_prefix
 from steering.workflows.readout import chosen_turns
+from steering.workflows.texts import as_answers
 from tests.app.changed_store import ChangedStore
 from tests.app.conftest import D_MODEL, Server, StartServer
 from tests.app.openai.test_phases import Thinker
@@ -121,6 +124,101 @@ async def test_neutral_text_is_read_once_for_each_version(server: Server) -> Non
     assert len(server.scripted.captured) == counts[1] + len(load_neutral_texts()) + 1
 
 
+class Answering(Thinker):
+    """A model whose residuals are along the planted direction where it answers."""
+
+    async def capture(self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, **options: Any) -> tuple[Capture, ...]:
+        """See Thinker.capture."""
+        found = await super().capture(prompts, spec, **options)
+        for one, capture in zip(prompts, found, strict=True):
+            phases = self.tokenizer.conversation_phases(tuple(messages_of(one.prompt)))
+            answers = torch.tensor([phase == "answer" for phase in phases])
+            capture.activations[:, answers] += planted_direction()
+        return found
+
+
+def neutral_talks() -> list[list[dict[str, str]]]:
+    texts = map(messages_of, as_answers(load_neutral_texts()))
+    return [[{"role": one.role, "content": one.content} for one in text] for text in texts]
+
+
+@pytest.mark.parametrize("chosen", [{"turns": True}, {"phase": ["answer"]}, {"phase": ["answer", "prompt"]}, {}])
+async def test_neutral_answers_do_not_stand_out_whatever_is_read_of_them(
+    start: StartServer, chosen: dict[str, Any]
+) -> None:
+    """Compared with all tokens of neutral conversations, answers alone stand out by more than 10."""
+    server = await start(Answering())
+    await library(server)
+    found = await explained(server, texts=neutral_talks(), threshold=0, vectors=["mood"], **chosen)
+    z = torch.tensor([concept["z"] for text in found["texts"] for concept in text["concepts"]])
+    assert len(z) == len(load_neutral_texts())
+    assert float(z.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(z.std()) == pytest.approx(1.0, abs=0.1)
+
+
+class Headed(Thinker):
+    """A model whose largest residuals are at what the template writes before the first message."""
+
+    HEAD = 5.0
+
+    def head(self, ids: Sequence[int]) -> int:
+        """Returns how many of the tokens come before the first message of a user."""
+        return shared_prefix(ids, self.tokenizer.encode((ChatMessage("user", "\x01"),)))
+
+    async def capture(self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, **options: Any) -> tuple[Capture, ...]:
+        """See Thinker.capture."""
+        found = await super().capture(prompts, spec, **options)
+        for capture in found:
+            capture.activations[:, : self.head(capture.token_ids)] = self.HEAD * planted_direction()
+        return found
+
+
+@pytest.mark.parametrize("chosen", [{"turns": True}, {"phase": ["answer", "prompt"]}, {}])
+async def test_what_all_conversations_begin_with_is_not_their_largest_score(
+    start: StartServer, chosen: dict[str, Any]
+) -> None:
+    """With it, the largest score of every neutral conversation is the same."""
+    model = Headed()
+    server = await start(model)
+    await library(server)
+    told = {"role": "system", "content": "Be brief."}
+    talks = [*neutral_talks(), [told, *neutral_talks()[0]]]
+    found = await explained(server, texts=talks, threshold=0, vectors=["mood"], position="max", **chosen)
+    concepts = [concept for text in found["texts"] for concept in text["concepts"]]
+    *z, other = (concept["z"] for concept in concepts)
+    assert fmean(z) == pytest.approx(0.0, abs=0.2)
+    assert float(torch.tensor(z).std()) == pytest.approx(1.0, abs=0.15)
+    assert abs(other) < 4.0
+    assert max(concept["score"] for concept in concepts) < Headed.HEAD / 2.0
+    head = model.head(model.tokenizer.encode((ChatMessage("user", "Well?"),)))
+    assert head > 1
+    assert all(token["index"] >= head for concept in concepts[:-1] for token in concept["tokens"])
+
+
+async def test_z_is_null_where_all_neutral_texts_have_the_same_score(server: Server) -> None:
+    await library(server)
+    body = {"name": "flat", "directions": {"2": planted_direction().tolist()}, "scale": {"2": 1e9}}
+    assert (await server.client.post("/v1/vectors", json=body)).status_code == 201
+    for position in ("mean", "max"):
+        (text,) = (await explained(server, texts=TEXTS[:1], threshold=0, position=position))["texts"]
+        assert [one["vector"] for one in text["concepts"]][-1] == "flat@1"
+        assert (text["concepts"][-1]["z"], text["concepts"][-1]["tokens"]) == (None, [])
+        (text,) = (await explained(server, texts=TEXTS[:1], position=position))["texts"]
+        assert "flat@1" not in [one["vector"] for one in text["concepts"]]
+
+
+async def test_neutral_text_is_read_once_for_each_choice_of_tokens(start: StartServer) -> None:
+    server = await start(Thinker())
+    await library(server)
+    talk = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "a day"}]
+    extents: list[dict[str, Any]] = [{}, {"turns": True}, {"phase": ["answer"]}, {"phase": ["answer", "prompt"]}]
+    again = {"phase": ["prompt", "answer", "answer"]}
+    for number, body in enumerate([*extents, *extents, again], start=1):
+        await explained(server, messages=talk, **body)
+        read = len(load_neutral_texts()) * min(number, len(extents))
+        assert len(server.scripted.captured) == read + number
+
+
 async def test_a_conversation_is_compared_with_conversations(server: Server) -> None:
     await library(server)
     chat = [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": "good"}]
@@ -160,6 +258,8 @@ async def test_turns_of_the_assistant_are_read_together_and_each(start: StartSer
     for body, says in (
         ({"texts": ["plain"], "turns": True}, "text 0 has none"),
         ({"messages": talk[:1], "turns": True}, "text 0 has none"),
+        ({"messages": [*talk, talk[0], talk[1] | {"content": ""}], "turns": True}, "message 5 is an empty answer"),
+        ({"messages": [*talk[:1], talk[1] | {"content": ""}, *talk], "turns": True}, "message 1 is an empty answer"),
         ({"messages": talk, "turns": True, "phase": ["answer"]}, "not both"),
         ({"messages": talk, "vectors": ["nobody"]}, "nobody"),
     ):

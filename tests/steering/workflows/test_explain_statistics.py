@@ -1,13 +1,14 @@
 """How far the score of a text lies from neutral text is calibrated for texts of any length."""
 
 from collections.abc import Callable, Iterator
-from math import log
-from typing import Any
+from math import isnan, log
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from steering.schemas.messages import ScorePosition
 from steering.workflows.readout import neutral_statistics
 
 TEXTS, TOKENS, AXES = 64, 10, 200
@@ -48,11 +49,12 @@ def test_long_texts_are_not_thought_to_vary_less_than_those_that_were_read() -> 
     )
 
 
-def test_texts_of_one_token_and_texts_that_are_alike_have_statistics() -> None:
+def test_texts_of_one_token_have_statistics_and_of_texts_that_are_alike_no_z_is_known() -> None:
     one, two = neutral_statistics([torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 3.0]])])
     assert (one.mean, one.within) == (1.5, 0.0)
     assert one.deviation_of(1) == pytest.approx(0.5**0.5)
-    assert two.deviation_of(1) > 0.0
+    assert one.z(2.5, 1, "mean") == pytest.approx(2**0.5)
+    assert all(isnan(two.z(score, 1, position)) for score in (3.0, 4.0) for position in get_args(ScorePosition))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 10])
