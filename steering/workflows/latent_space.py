@@ -27,6 +27,7 @@ from steering.schemas.latent_space import (
     PathAnswer,
     SegmentAnswer,
 )
+from steering.threads import run_in_thread
 from steering.vectors import ConceptVector, LayerDirection
 from steering.workflows.generate import Progress, ignore_progress
 from steering.workflows.readout import used_vectors
@@ -153,17 +154,24 @@ def segment(name: str, entry: LayerDirection, points: Points) -> SegmentAnswer:
 
 async def _path(read: Read, layers: tuple[int, ...], text: int, dims: int) -> PathAnswer:
     """Draws a text and the mean of all in one PCA of residuals scaled to length 1. read (layer, text, d_model)."""
-    others = [index for index in range(read.shape[1]) if index != text][: PATH_TEXTS - 1]
-    shown = read[:, [text, *others]]
-    unit = shown / np.maximum(np.linalg.norm(shown, axis=2, keepdims=True), 1e-12)
-    points, _ = await run_in_worker(draw, unit.reshape(-1, read.shape[2]), "pca", dims, 0)
-    places = points.points.reshape(len(layers), -1, dims)
+    others = np.delete(np.arange(read.shape[1]), text)
+    spread = np.linspace(0, len(others) - 1, min(len(others), PATH_TEXTS - 1)).round().astype(int)
+    shown = _unit(read[:, [text, *others[spread]]]).reshape(-1, read.shape[2])
+    points, _ = await run_in_worker(draw, shown, "pca", dims, 0)
+    assert points.basis is not None, "the projection is linear"
+    means = await run_in_thread(lambda: np.stack([_unit(layer).mean(axis=0) for layer in read]))  # (layer, d_model)
     return PathAnswer(
         layers=list(layers),
-        text=places[:, 0].tolist(),
-        mean=places.mean(axis=1).tolist(),
+        text=points.points.reshape(len(layers), -1, dims)[:, 0].tolist(),
+        mean=((means - shown.mean(axis=0)) @ points.basis.T).tolist(),
         explained_variance=list(points.explained_variance or ()),
     )
+
+
+def _unit(rows: Read) -> Read:
+    """Returns residuals (..., d_model) scaled to length 1."""
+    unit: Read = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), np.float32(1e-12))
+    return unit
 
 
 async def clusters(

@@ -80,6 +80,18 @@ async def test_a_path_follows_one_text(engine: LinearEngine, mapped: LatentSpace
     assert np.linalg.norm(np.subtract(path.text[0], path.text[1])) > 0.1
 
 
+async def test_the_mean_beside_a_path_is_that_of_all_texts(engine: LinearEngine) -> None:
+    """Also of many, sorted by label: each of these texts comes as often, so their mean is that of one of each."""
+    one_of_each = LatentSpaceRequest(texts=TEXTS[:4] + TEXTS[16:20], layers=(0, 1), position="mean", path=0)
+    many = changed(one_of_each, texts=tuple(text for text in one_of_each.texts for _ in range(50)))
+    distances = []
+    for request in (one_of_each, many):
+        path = present((await drawn(engine, request)).path)
+        distances.append(np.linalg.norm(np.subtract(path.text, path.mean), axis=1))  # axes may be turned
+    assert distances[1] == pytest.approx(distances[0], abs=0.02)
+    assert distances[0].min() > 0.2
+
+
 async def test_same_seed_same_map_in_three_dimensions(engine: LinearEngine, mapped: LatentSpaceRequest) -> None:
     request = changed(mapped, method="tsne", dims=3, layers=(1,), path=None)
     first, second = [await drawn(engine, request) for _ in range(2)]
