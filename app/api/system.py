@@ -174,7 +174,7 @@ def _concept_answer(name: str) -> ConceptAnswer:
 
 
 def _text(text: PairText) -> Text:
-    return text if isinstance(text, str) else tuple(Message(**asdict(message)) for message in text)
+    return text if isinstance(text, str) else tuple(Message(role=one.role, content=one.content) for one in text)
 
 
 @router.get("/openapi.json", include_in_schema=False)

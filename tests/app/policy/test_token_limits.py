@@ -32,7 +32,7 @@ async def test_a_request_with_more_answers_than_fit_uses_no_tokens(start: StartS
     key = await created(server, limits={"tokens_per_minute": 20})
     beyond = {"prompt": "a", "max_tokens": 2, "n": 4} | ({"steering": []} if path == "/v1/compare" else {})
     for _ in range(3):
-        assert code(await server.client.post(path, json=beyond, headers=bearer(key["key"]))) == (429, "overloaded")
+        assert code(await server.client.post(path, json=beyond, headers=bearer(key["key"]))) == (400, "limit_exceeded")
     assert (await ask(server, key, prompt="a", max_tokens=19)).status_code == 200
 
 
