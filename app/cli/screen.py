@@ -30,7 +30,10 @@ SHOWN = 5
 """Examples that are printed for a vector."""
 ASKED = ("prompt", "instruction", "question", "input")
 ANSWERED = ("completion", "response", "output", "answer", "chosen")
-SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
+ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
+"""Roles by other names."""
+RETURNED = ("tool", "function")
+"""Roles of what tools returned, which is left out."""
 Example: TypeAlias = "str | list[dict[str, str]]"
 
 
@@ -50,7 +53,7 @@ def screen(
         raise BadParameter("each vector once", param_hint="--vector")
     scores, numbers, failed = [array("d") for _ in range(2 * len(vector))], array("q"), dict[int, str]()
     with rich.progress.open(data, "rb", description="screening", console=stderr, transient=True) as lines:
-        for part in _parts(lines, data.name):
+        for part in _parts(lines, failed):
             for number, found in _read(client, part, vector):
                 if isinstance(found, str):
                     failed[number] = found
@@ -63,7 +66,7 @@ def screen(
             values = [None if isnan(column[index]) else round(column[index], 4) for column in scores]
             z, score = (dict(zip(vector, values[kind::2], strict=True)) for kind in (0, 1))
             file.write(json.dumps({"line": numbers[index], "z": z, "score": score}) + "\n")
-        for number, message in failed.items():
+        for number, message in sorted(failed.items()):
             file.write(json.dumps({"line": number, "error": message}) + "\n")
     beside(out).print(_summary(vector, scores[0 if by == "z" else 1 :: 2], numbers, threshold, by))
     stderr.print(shown(f"wrote {out}: {len(numbers)} examples"))
@@ -91,14 +94,19 @@ def _summary(
     return text_table(("vector", f"mean {by}", f"{sign} {threshold:g}", f"lines that lean most ({by})"), rows)
 
 
-def _parts(lines: Any, name: str) -> Iterator[list[tuple[int, Example]]]:
-    """Yields examples with their line numbers, as many as a request takes, conversations and plain texts apart."""
+def _parts(lines: Any, failed: dict[int, str]) -> Iterator[list[tuple[int, Example]]]:
+    """Yields examples with their line numbers, as many as a request takes, conversations and plain texts apart. failed: gets why a line
+    is no example, by its number."""
     held: dict[bool, list[tuple[int, Example]]] = {False: [], True: []}
     size = {False: 0, True: 0}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        found = example_of(load_json(line, f"{name}, line {number}"), f"{name}, line {number}")
+        try:
+            found = example_of(load_json(line, "the line"))
+        except InvalidRequest as error:
+            failed[number] = error.message
+            continue
         kind = isinstance(found, list)
         length = sum(len(one["content"]) for one in found) if isinstance(found, list) else len(found)
         if held[kind] and (len(held[kind]) == AT_ONCE or size[kind] + length > CHARACTERS):
@@ -109,35 +117,56 @@ def _parts(lines: Any, name: str) -> Iterator[list[tuple[int, Example]]]:
     yield from (part for part in held.values() if part)
 
 
-def example_of(value: Any, where: str) -> Example:
-    """Returns an example as the API takes it: a text, or the messages of a conversation. Raises InvalidRequest naming the keys that are
-    known."""
+def example_of(value: Any) -> Example:
+    """Returns an example as the API takes it: a text, or the messages of a conversation. Raises InvalidRequest naming the field that
+    cannot be read, or the keys that are known."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, dict):
-        messages = value.get("messages")
-        if messages is None and isinstance(turns := value.get("conversations"), list):
-            messages = [
-                {"role": SHAREGPT.get(str(one.get("from")), str(one.get("from"))), "content": one.get("value")}
-                for one in turns
-                if isinstance(one, dict)
-            ]
-        if isinstance(messages, list) and messages and all(map(_is_message, messages)):
-            return [{"role": one["role"], "content": one["content"]} for one in messages]
+        for key, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+            if value.get(key):
+                return _conversation(value[key], key, role, content)
         asked = [value[key] for key in ASKED if isinstance(value.get(key), str) and value[key]]
         answer = next((value[key] for key in ANSWERED if isinstance(value.get(key), str) and value[key]), None)
         if asked and answer is not None:
             return [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
         if isinstance(value.get("text"), str) and value["text"]:
             return str(value["text"])
+        empty = [key for key in ("text", *ANSWERED, *ASKED) if value.get(key) == ""]
+        if empty:
+            raise InvalidRequest(f"{empty[0]} is empty")
     raise InvalidRequest(
-        f"{where}: expected a text, or an object with `messages`, `conversations`, `text`, or one of {', '.join(ASKED)} with one of "
+        f"expected a text, or an object with `messages`, `conversations`, `text`, or one of {', '.join(ASKED)} with one of "
         f"{', '.join(ANSWERED)}"
     )
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
+def _conversation(turns: Any, key: str, role: str, content: str) -> list[dict[str, str]]:
+    """Returns messages, without calls that have no text and what tools returned. key, role, content: the names of the fields."""
+    messages = []
+    for index, turn in enumerate(turns if isinstance(turns, list) else [turns]):
+        fields = turn if isinstance(turn, dict) else {}
+        name = fields.get(role)
+        if not isinstance(name, str):
+            raise InvalidRequest(f"{key}.{index}.{role}: expected a text")
+        if name in RETURNED or (fields.get("tool_calls") and not fields.get(content)):
+            continue
+        messages.append(
+            {"role": ROLES.get(name, name), "content": _text(fields.get(content), f"{key}.{index}.{content}")}
+        )
+    if not messages:
+        raise InvalidRequest(f"{key} has no text")
+    return messages
+
+
+def _text(content: Any, where: str) -> str:
+    """Returns a text, or text parts joined."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    found = [one.get("text") for one in parts if isinstance(one, dict) and one.get("type") == "text"]
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) < len(parts):
+        raise InvalidRequest(f"{where}: expected a text or parts of type text")
+    return "".join(texts)
 
 
 def _read(
@@ -162,9 +191,12 @@ def _read(
     yield from zip((number for number, _ in part), _projections(answer, vectors), strict=True)
 
 
-def _projections(answer: ExplainAnswer, vectors: Sequence[str]) -> Iterator[list[float]]:
-    """Yields z and score of each vector in turn, for each text."""
+def _projections(answer: ExplainAnswer, vectors: Sequence[str]) -> Iterator[list[float] | str]:
+    """Yields z and score of each vector in turn, for each text, or why there are none."""
     ids = [next(one for one in answer.vectors if name in (one, one.partition("@")[0])) for name in vectors]
     for text in answer.texts:
         found = {one.vector: one for one in text.concepts}
+        if not found:
+            yield "a single token belongs to no word, so it has no score"
+            continue
         yield [value for one in ids for value in (found[one].z, found[one].score)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from steering.errors import InvalidRequest
 from tests.app.cli.conftest import Steer
 from tests.app.openai.test_phases import Thinker
 from tests.app.running import running
+from tests.fakes import ScriptedEngine
 from tests.scripted_model import planted_direction
 
 
@@ -26,6 +28,14 @@ def address() -> Iterator[str]:
             direction = torch.sign(torch.tensor(scale)) * planted_direction()
             client.register_vector(name, {"2": direction.tolist()}, scale={"2": abs(scale)})
         yield found
+
+
+CALL: dict[str, Any] = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}],
+}
+RETURNED = {"role": "tool", "tool_call_id": "1", "content": "found"}
 
 
 def messages(*texts: str) -> list[dict[str, str]]:
@@ -59,6 +69,36 @@ def test_examples_are_sorted_by_the_projection_of_their_answers(steer: Steer, tm
     assert json.loads(out.read_text(encoding="utf-8").splitlines()[0])["line"] == 1
     _, error = steer(*common[:-1], str(out), "--vector", "nobody", code=1)
     assert "nobody" in error
+
+
+def test_a_line_that_cannot_be_read_leaves_the_others(steer: Steer, tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "screened.jsonl"
+    called = {"messages": [*messages("a day"), CALL, RETURNED, *messages("", "a good day")[1:]]}
+    lines = [
+        "no JSON",
+        json.dumps({"text": ""}),
+        json.dumps(called),
+        json.dumps({"messages": messages("a", "")}),
+    ]
+    data.write_text("\n".join([*lines, '"a bad day"']), encoding="utf-8")
+    _, error = steer("screen", str(data), "--vector", "mood", "--out", str(out))
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["line"] for row in rows] == [3, 5, 1, 2, 4]
+    assert rows[0]["z"]["mood"] > 5 > -5 > rows[1]["z"]["mood"]
+    for row, says in zip(rows[2:], ("not valid JSON", "text is empty", "an empty answer"), strict=True):
+        assert says in row["error"]
+    assert "3 examples could not be read" in error
+
+
+def test_a_text_of_a_single_token_has_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "screened.jsonl"
+    data.write_text('"a"\n"a good day"\n', encoding="utf-8")
+    with running(ScriptedEngine()) as address, Client(address) as client:
+        client.register_vector("mood", {"2": planted_direction().tolist()}, scale={"2": 2.0})
+        Steer(address, capsys)("screen", str(data), "--vector", "mood", "--out", str(out))
+    read, other = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert (read["line"], other["line"]) == (2, 1)
+    assert "a single token" in other["error"]
 
 
 def test_a_z_that_is_not_known_is_null_and_counts_nowhere(steer: Steer, tmp_path: Path) -> None:
@@ -122,15 +162,31 @@ def test_a_vector_of_phases_is_tested_in_its_phases(steer: Steer, tmp_path: Path
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, messages("a", "b")),
         ({"question": "a", "answer": "b", "id": 1}, messages("a", "b")),
         ({"instruction": "a", "input": "", "output": "b"}, messages("a", "b")),
-        ({"messages": []}, None),
-        ({"messages": [{"role": "user", "content": [1]}]}, None),
-        ({"prompt": "a"}, None),
-        (3, None),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": one} for one in "hi"]}]}, messages("hi")),
+        ({"messages": [{"role": "developer", "content": "a"}]}, [{"role": "system", "content": "a"}]),
+        ({"messages": [*messages("a"), CALL, RETURNED, *messages("", "b")[1:]]}, messages("a", "b")),
+        ({"messages": [*messages("a"), CALL | {"content": "b"}, RETURNED]}, messages("a", "b")),
     ],
 )
 def test_the_usual_forms_of_training_examples(line: Any, expected: Any) -> None:
-    if expected is None:
-        with pytest.raises(InvalidRequest, match="line 4: expected a text, or an object with"):
-            example_of(line, "line 4")
-    else:
-        assert example_of(line, "line 4") == expected
+    assert example_of(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"messages": []}, "expected a text, or an object with"),
+        ({"prompt": "a"}, "expected a text, or an object with"),
+        (3, "expected a text, or an object with"),
+        ({"messages": [*messages("a"), {"role": "assistant", "content": None}]}, "messages.1.content: expected a text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content: expected a text"),
+        ({"messages": ["a"]}, "messages.0.role: expected a text"),
+        ({"messages": [CALL]}, "messages has no text"),
+        ({"conversations": [{"from": "gpt", "value": 1}]}, "conversations.0.value: expected a text"),
+        ({"text": ""}, "text is empty"),
+        ({"prompt": "q", "completion": ""}, "completion is empty"),
+    ],
+)
+def test_what_cannot_be_read_of_an_example_is_named(line: Any, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{re.escape(says)}"):
+        example_of(line)
