@@ -67,15 +67,18 @@ def _measurable(folds: Sequence[HeldOut]) -> bool:
     return bool(both) and min(sum(len(f.positive) for f in both), sum(len(f.negative) for f in both)) >= MIN_HELD
 
 
-def jackknife_interval(mean: float, without: Numbers, extra_variance: float = 0.0) -> Estimate:
-    """Returns the interval of an AUROC from its values without each group (group,); see `estimate_auroc`."""
+def jackknife_interval(
+    mean: float, without: Numbers, extra_variance: float = 0.0, freedom: int | None = None
+) -> Estimate:
+    """Returns the interval of an AUROC from its values without each group (group,); see `estimate_auroc`.
+    freedom: degrees of freedom of Student's t; absent, the number of groups."""
     groups = len(without)
     if groups < MIN_GROUPS:
         return Estimate(mean, None)
     pseudo_values = np.append(groups * mean - (groups - 1) * without, (mean + 0.5) / 2)
     smoothed = float(np.clip(pseudo_values.mean(), 1e-3, 1.0 - 1e-3))
     variance = pseudo_values.var(ddof=1) / len(pseudo_values) + extra_variance
-    reach = stdtrit(len(pseudo_values) - 1, 0.975) * np.sqrt(variance) / (smoothed * (1.0 - smoothed))
+    reach = stdtrit(groups if freedom is None else freedom, 0.975) * np.sqrt(variance) / (smoothed * (1.0 - smoothed))
     low, high = expit(logit(smoothed) + np.array([-reach, reach]))
     return Estimate(mean, (min(float(low), mean), max(float(high), mean)))
 

@@ -77,32 +77,30 @@ def separability(
 ) -> SeparabilityAnswer:
     """Measures how well labels of activations (example, d_model) separate in the full space. groups: examples that stay
     in one fold, such as the texts of a pair. labels: at least two different ones."""
-    names, codes, counts = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
+    names, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     rows = activations.astype(np.float64)
     silhouette = float(silhouette_score(rows, codes)) if len(names) < len(rows) else None
     members = np.arange(len(rows))
     if groups is not None:
         members = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-    found = _held_out_auroc(rows, codes, members, int(counts.min()), seed)
+    found = _held_out_auroc(rows, codes, members, seed)
     if found is None:
         return SeparabilityAnswer(auroc=None, silhouette=silhouette)
     return SeparabilityAnswer(auroc=found.mean, auroc_interval=found.interval, silhouette=silhouette)
 
 
-def _held_out_auroc(
-    rows: Numbers, codes: NDArray[np.intp], groups: NDArray[np.intp], smallest: int, seed: int
-) -> Estimate | None:
+def _held_out_auroc(rows: Numbers, codes: NDArray[np.intp], groups: NDArray[np.intp], seed: int) -> Estimate | None:
     """Estimates the AUROC of a linear classifier on groups it was not fitted on, within each fold; the mean of one
-    against the rest for more than two labels. None where a label has fewer than two examples, or every fold lacks a
-    label."""
-    grouped = len(np.unique(groups)) < len(rows)
-    count = min(MAX_FOLDS, len(np.unique(groups)), smallest)
+    against the rest for more than two labels. None where a label has fewer than two groups, or every fold lacks a
+    label. The interval is that of the groups in measured folds, with one degree of freedom less than the label, or the rest of
+    one, with the fewest groups there has, as in a comparison of two samples; None where those are fewer than two."""
+    grouped, classes = len(np.unique(groups)) < len(rows), int(codes.max()) + 1
+    count = min(MAX_FOLDS, *(len(np.unique(groups[codes == label])) for label in range(classes)))
     if count < 2:
         return None
     kind = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
     # The penalty grows with d_model, so that it means the same for every model: |x|^2 ~ d_model once standardised.
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0 / rows.shape[1], tol=1e-4, max_iter=1000))
-    classes = int(codes.max()) + 1
     parts: list[list[HeldOut]] = [[] for _ in range(1 if classes == 2 else classes)]
     for fitted, held in kind.split(rows, codes, groups if grouped else None):
         if len(np.unique(codes[fitted])) < classes:
@@ -113,8 +111,13 @@ def _held_out_auroc(
             if inside.any() and not inside.all():
                 own = scores[:, number]
                 folds.append(HeldOut(own[inside], own[~inside], groups[held][inside], groups[held][~inside]))
-    measured = [leave_one_group_out(folds, np.unique(groups)) for folds in parts if folds]
-    if not measured:
+    if not any(parts):
         return None
-    mean = float(np.mean([value for value, _ in measured]))
-    return jackknife_interval(mean, np.mean([without for _, without in measured], axis=0))
+    sides = [{int(one) for fold in part for one in fold.positive_groups} for part in parts]
+    sides += [{int(one) for fold in part for one in fold.negative_groups} for part in parts]
+    names = np.array(sorted(set.union(*sides)))
+    measured = [leave_one_group_out(folds, names) for folds in parts if folds]
+    mean, freedom = float(np.mean([value for value, _ in measured])), min(map(len, sides)) - 1
+    if freedom < 1:
+        return Estimate(mean, None)
+    return jackknife_interval(mean, np.mean([without for _, without in measured], axis=0), freedom=freedom)

@@ -49,7 +49,7 @@ class SegmentAnswer(Answer):
 
 class SeparabilityAnswer(Answer):
     """How well the labels are separated in the full space, not in the projection.
-    auroc: of a linear classifier on held-out groups; null where a label has fewer than two examples."""
+    auroc: of a linear classifier on held-out groups; null where a label has fewer than two groups."""
 
     auroc: Measured | None
     auroc_interval: tuple[Measured, Measured] | None = None

@@ -69,3 +69,28 @@ def test_a_planted_difference_of_pairs_is_found_with_an_interval() -> None:
 def test_shuffled_labels_are_at_chance_within_their_intervals() -> None:
     found = [separability(*labelled(gap=0.0, seed=seed), seed=seed) for seed in range(20)]
     assert sum(one.auroc_interval[0] <= 0.5 <= one.auroc_interval[1] for one in found if one.auroc_interval) >= 18
+
+
+def one_label_per_group(groups: int, seed: int) -> tuple[np.ndarray, list[str], list[str]]:
+    """Six texts of a group share a random effect and a label, which has none."""
+    rng = np.random.default_rng([groups, seed])
+    members = np.repeat(np.arange(groups), 6)
+    rows = rng.normal(size=(groups, 40))[members] + rng.normal(size=(len(members), 40))
+    return rows.astype(np.float32), ["ab"[one % 2] for one in members], [str(one) for one in members]
+
+
+@pytest.mark.parametrize("groups", [6, 8, 14])
+def test_groups_of_one_label_without_an_effect_are_at_chance_within_their_intervals(groups: int) -> None:
+    """Groups of folds that could not be measured counted as observations equal to the mean, and 54 of 60 intervals of 6 groups excluded 0.5."""
+    found = []
+    for seed in range(60):
+        activations, labels, members = one_label_per_group(groups, seed)
+        found.append(separability(activations, labels, seed, members).auroc_interval)
+    assert None not in found
+    assert sum(one[0] <= 0.5 <= one[1] for one in found if one is not None) >= 52
+
+
+def test_a_label_with_one_group_has_no_auroc() -> None:
+    activations, labels, groups = one_label_per_group(6, 0)
+    one = ["0" if label == "a" else group for label, group in zip(labels, groups, strict=True)]
+    assert separability(activations, labels, groups=one).auroc is None
