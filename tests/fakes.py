@@ -201,7 +201,8 @@ class ScriptedEngine:
         activations = 0.1 * torch.randn(shape, generator=generator) + sign * planted_direction()
         logits = torch.randn((len(ids), VOCABULARY), generator=generator) if spec.logits else None
         embeddings = torch.randn(shape[1:], generator=generator) if spec.embeddings else None
-        return first_cut(Capture(tuple(ids), activations, logits, embeddings), prompt, spec)
+        capture = Capture(tuple(ids), activations, logits, embeddings, _report(prompt.plan))
+        return first_cut(capture, prompt, spec)
 
     async def fit(self, task: FitTask, *, progress: Callable[[int, int], None] | None = None) -> FittedDirection:
         """See Engine.fit. It always comes out at the planted direction, with a loss of one over the number of the step."""

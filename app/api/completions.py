@@ -18,11 +18,10 @@ from app.core.requests import ApiRoute, needs
 from steering.engine.api import Finish, TokenEvent
 from steering.injection.rows import SteeringReport
 from steering.workflows.generate import Answer
-from steering.workflows.logprobs import ScoredToken, logit_bytes, prompt_logprobs
+from steering.workflows.logprobs import ScoredPrompt, ScoredToken, logit_bytes, prompt_logprobs
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default of /v1/completions."""
-UNMEASURED = "the prompts were scored under this steering; its doses and tokens are not measured with max_tokens 0"
 
 router = APIRouter(route_class=ApiRoute, tags=["openai"])
 
@@ -52,22 +51,26 @@ class Offsets:
 
     def before(self, token: bytes) -> int:
         """Returns where a token begins, and counts it. Behind bytes that it does not complete it begins after their replacement."""
-        broken = bool(self.decoder.getstate()[0] and token) and not 0x80 <= token[0] < 0xC0
-        start, text = self.characters + broken, self.decoder.decode(token)
-        self.characters += len(text.removeprefix(" ") if self.bare and start == 0 else text)
+        text = self.decoder.decode(token[:1])
+        own = not self.decoder.getstate()[
+            0
+        ]  # whether the last character has the first byte; else that waits for others
+        start = self.characters + max(len(text) - own, 0)
+        text += self.decoder.decode(token[1:])
+        self.characters += len(text.removeprefix(" ") if self.bare and self.characters == 0 else text)
         return start
 
 
 @dataclass(eq=False)
 class CompletionWork(OpenAIWork):
     """A text completion.
-    scored: the log-probabilities of the prompts, where they are echoed.
+    scored: the prompts with their log-probabilities, where they are echoed.
     offsets: where the next token of each choice begins that is streamed."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     body: CompletionRequest
-    scored: Sequence[Sequence[ScoredToken]] = field(default=(), init=False)
+    scored: Sequence[ScoredPrompt] = field(default=(), init=False)
     offsets: defaultdict[int, Offsets] = field(default_factory=lambda: defaultdict(Offsets), init=False)
 
     @property
@@ -87,8 +90,9 @@ class CompletionWork(OpenAIWork):
         if self.body.echo and self.logprobs is not None:
             self.scored = await prompt_logprobs(self.context.engine, prompts, plan, self.logprobs)
         if self.body.max_tokens == 0:
-            self.warnings += [UNMEASURED] if plan.interventions and self.scored else []
-            return [Answer("", (), Finish("length", len(one), 0, 0, SteeringReport()), ()) for one in prompts]
+            reports = [one.steering for one in self.scored] or [SteeringReport() for _ in prompts]
+            ends = (Finish("length", len(ids), 0, 0, report) for ids, report in zip(prompts, reports, strict=True))
+            return [Answer("", (), end, ()) for end in ends]
         return await super().run()
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class CompletionWork(OpenAIWork):
             given = inputs_of(self.body.prompt)[prompt]
             text = (given if isinstance(given, str) else self.context.engine.tokenizer.decode(given)) + text
         if self.logprobs is not None:
-            scored = self.scored[prompt] if self.scored else ()
+            scored = self.scored[prompt].tokens if self.scored else ()
             offsets = Offsets(bare=bool(scored) and not text.startswith(" "))
             logprobs = self._logprobs([*scored, *map(_scored, answer.events)], offsets)
         return {"index": index, "text": text, "logprobs": logprobs}

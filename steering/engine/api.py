@@ -140,12 +140,14 @@ class Capture:
     activations: in the order of CaptureSpec.layers; one token unless position was "all".
     logits: over the positions of the text from `CapturePrompt.first`.
     embeddings: before positions are added.
+    steering: what the plan did at the positions and layers that were computed for this text.
     """
 
     token_ids: tuple[int, ...]
     activations: Float[Tensor, "layer token d_model"]
     logits: Float[Tensor, "position vocab"] | None = None
     embeddings: Float[Tensor, "token d_model"] | None = None
+    steering: SteeringReport = field(default_factory=SteeringReport)
 
 
 @dataclass(frozen=True, slots=True)

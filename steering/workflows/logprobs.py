@@ -10,6 +10,7 @@ from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Engine, Pos
 from steering.engine.capabilities import unembedding_of
 from steering.engine.prompts import check_context, encode_with_plans
 from steering.errors import InvalidRequest
+from steering.injection.rows import SteeringReport
 from steering.layer_indices import layer_indices
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
@@ -155,9 +156,17 @@ class ScoredToken:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """The tokens of a text, and what steering did to it."""
+
+    tokens: tuple[ScoredToken, ...]
+    steering: SteeringReport
+
+
 async def prompt_logprobs(
     engine: Engine, token_ids: Sequence[tuple[int, ...]], plan: SteeringPlan, top: int
-) -> tuple[tuple[ScoredToken, ...], ...]:
+) -> tuple[ScoredPrompt, ...]:
     """Scores every token of each text under a plan, with the `top` likeliest at its position; see LOGITS_BOUND."""
     rows = [CapturePrompt(ids, plan) for ids in token_ids]
     return tuple(await _read_each(engine, rows, lambda _, read: _with_top(read, top)))
@@ -173,7 +182,7 @@ def logit_bytes(token_ids: Sequence[tuple[int, ...]], vocabulary: int) -> int:
     return 2 * 4 * held_logits(list(map(len, token_ids)), vocabulary)
 
 
-def _with_top(capture: Capture, top: int) -> tuple[ScoredToken, ...]:
+def _with_top(capture: Capture, top: int) -> ScoredPrompt:
     ids, logits = capture.token_ids, capture.logits
     assert logits is not None, "asked for with CaptureSpec.logits"
     scored = [ScoredToken(ids[0], None)]
@@ -184,7 +193,7 @@ def _with_top(capture: Capture, top: int) -> tuple[ScoredToken, ...]:
         best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
         rows = zip(following, own, best.indices.tolist(), best.values.tolist(), strict=True)
         scored += [ScoredToken(token, value, tuple(zip(i, v, strict=True))) for token, value, i, v in rows]
-    return tuple(scored)
+    return ScoredPrompt(tuple(scored), capture.steering)
 
 
 async def embed(

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic, perf_counter
 from traceback import format_exc, format_exception
 
@@ -441,10 +442,10 @@ class EngineLoop:
             self._end_one(request, finish_event(request, ending))
 
     def _finish_capture(self, request: Request) -> None:
-        capture = captures.result(request, self._runner.unembedding.embed)
+        index, capture = captures.result(request, self._runner.unembedding.embed)
         # only captured layers are checked for NaN, not what steering did in the others
         self._scheduler.release(request, dirty=not request.plan.empty)
-        self._end_one(request, capture)
+        self._end_one(request, (index, replace(capture, steering=request.doses.report())))
 
     def _fail(self, request: Request, error: SteeringError) -> None:
         self._scheduler.release(request, dirty=True)

@@ -322,7 +322,7 @@ class VllmEngine:
         if state.wants_embeddings:
             found = await self.client.call("steering_embed", list(task.ids))
             embedded = from_bytes(next(one for one in found if one is not None)).view(len(task.ids), -1)
-        return result(row, lambda _ids: embedded)[1]
+        return replace(result(row, lambda _ids: embedded)[1], steering=doses_of(row.plan, reports).report())
 
     async def unembed(self, residual: Residual) -> Float[Tensor, "token vocab"]:
         """See SupportsUnembed. By vLLM's own norm and head, which may round otherwise than those of another engine.

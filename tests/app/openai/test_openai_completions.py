@@ -10,7 +10,7 @@ import torch
 from openai import AsyncOpenAI
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from app.api.completions import UNMEASURED, Offsets
+from app.api.completions import Offsets
 from steering.engine import installed_engines
 from tests.app.core.listening import Listening
 from tests.contracts.engines import ContractEngines
@@ -142,15 +142,38 @@ async def test_the_bytes_of_chat_tokens_are_those_of_the_text(client: AsyncOpenA
         assert token.bytes == [byte]
 
 
-def test_offsets_count_characters_of_several_tokens_and_broken_ones() -> None:
-    whole, broken = Offsets(), Offsets()
-    assert [whole.before(token) for token in (b"h", b"\xc3", b"\xa9", b"!")] == [0, 1, 1, 2]
-    assert [broken.before(token) for token in (b"h", b"\xc3", b"\x01", b"!")] == [0, 1, 2, 3], "h, U+FFFD, \\x01, !"
-    assert whole.decoder.decode(b"", final=True) == broken.decoder.decode(b"", final=True) == ""
+@pytest.mark.parametrize(
+    ("tokens", "starts"),
+    [
+        ((b"h", b"\xc3", b"\xa9", b"!"), [0, 1, 1, 2]),
+        ((b"h", b"\xc3", b"\x01", b"!"), [0, 1, 2, 3]),  # h, U+FFFD, U+0001, !
+        ((b"\xe0", b"\x80", b"h"), [0, 1, 2]),  # two replacements: no character begins with both bytes
+        ((b"\xf0\x9f", b"\x98\x80", b"h"), [0, 0, 1]),
+        ((b"\xf0\x9f", b"\x98", b"a\xc3", b"\xa9"), [0, 0, 1, 2]),
+        ((b"", b"a", b""), [0, 0, 1]),
+    ],
+)
+def test_a_token_begins_where_its_character_or_its_replacement_does(
+    tokens: tuple[bytes, ...], starts: list[int]
+) -> None:
+    offsets = Offsets()
+    assert [offsets.before(token) for token in tokens] == starts
+    assert offsets.characters == len(b"".join(tokens).decode(errors="replace"))
 
 
-async def test_steering_of_a_prompt_that_is_only_scored_is_not_measured(client: AsyncOpenAI, model: str) -> None:
-    options: dict[str, Any] = {"model": model, "prompt": "Once", "echo": True, "logprobs": 0}
-    for steering, warned in (([{"vector": "mood", "strength": 0.05, "layers": [1]}], True), ([], False)):
-        answer = await client.completions.create(**options, max_tokens=0, extra_body={"steering": steering})
-        assert (UNMEASURED in present(answer.model_extra)["steering"]["warnings"]) == warned
+async def test_steering_of_a_prompt_that_is_only_scored_is_measured(client: AsyncOpenAI, model: str) -> None:
+    """As where a token is generated, which takes its prompt under the same steering."""
+    steering = [{"vector": "mood", "strength": 0.05, "layers": [1], "scope": {"tokens": "prompt"}}]
+    options: dict[str, Any] = {"model": model, "prompt": "Once", "echo": True, "extra_body": {"steering": steering}}
+    applied = []
+    for tokens in (0, 1):
+        answer = await client.completions.create(**options, logprobs=0, max_tokens=tokens)
+        (one,) = present(answer.model_extra)["steering"]["applied"]
+        applied.append(one)
+    scored, generated = applied
+    assert scored.pop("relative_dose")["1"] == pytest.approx(generated.pop("relative_dose")["1"], abs=1e-4)
+    assert scored == generated
+    assert scored["fired"]
+    unscored = await client.completions.create(**options, max_tokens=0)
+    (one,) = present(unscored.model_extra)["steering"]["applied"]
+    assert not one["fired"], "nothing is read"
