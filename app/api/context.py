@@ -284,14 +284,13 @@ class Context:
         phases = phases or (isinstance(fields, ChoiceFields) and fields.lists_tokens)
         with _named(prompt):
             ids, plan = await encode_steered(self.engine.tokenizer, prompt, plan, fields.grammar, phases=phases)
+            if max_tokens is None:
+                room = min(info.context_length, stats.longest or info.context_length) - len(ids)
+                max_tokens = max(1, min(default, room))
+            check_context(len(ids), max_tokens, info)
         compiled = self.engine.name != "vllm" and stats.executor.startswith("compiled")
         if compiled and not only_residual(plan.layers):
             plan = replace(plan, warnings=(*plan.warnings, EAGER_HOOKS))
-        if max_tokens is None:
-            room = min(info.context_length, stats.longest or info.context_length) - len(ids)
-            max_tokens = max(1, min(default, room))
-        with _named(prompt):
-            check_context(len(ids), max_tokens, info)
         if (grammar := fields.grammar) is not None:
             await check_grammar(self.engine, grammar)
         changed = {

@@ -379,10 +379,10 @@ def _scores(
             answer = client.readout(part, vectors=[vector.id], layers=[layer], phase=phase)
             found = [text.readout[vector.id][str(layer)] for text in answer.texts]
             scores += [one.mean if phase else one.max for one in found]
-            alone += sum(len(text.tokens) == 1 for text in answer.texts)
+            alone += len(answer.warnings)
         if alone:
-            no_word = "whose residual belongs to no word; their scores have no meaning"
-            stderr.print(f"{alone} of {len(texts)} texts are one token, {no_word}", style="yellow")
+            no_word = "only the first token is read, whose residual belongs to no word; their scores have no meaning"
+            stderr.print(f"of {alone} of {len(texts)} texts {no_word}", style="yellow")
         return scores
     for start in range(0, len(texts), AT_ONCE):
         part = texts[start : start + AT_ONCE]

@@ -2,6 +2,7 @@
 `card`: what the model writes under steering, and what it computes in given texts."""
 
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -355,9 +356,9 @@ def explain(
     rows = []
     for text, explained in zip(read, answer.texts, strict=True):
         for one in explained.concepts:
-            drift = " ".join(f"{turn.z:+.1f}" for turn in one.turns or ())
+            drift = " ".join(_z(turn.z) for turn in one.turns or ())
             words = " ".join(token.text.strip() for token in one.tokens)
-            rows.append([_short(text), one.vector, f"{one.layer}", f"{one.z:+.1f}", *([drift] if turns else []), words])
+            rows.append([_short(text), one.vector, f"{one.layer}", _z(one.z), *([drift] if turns else []), words])
     print_warnings(answer.warnings)  # --json prints them, too
     columns = ("text", "vector", "layer", "z", *(["z by turn"] if turns else []), "tokens")
     return answer, [tables.text_table(columns, rows, "nothing stands out")]
@@ -388,6 +389,11 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
         pairs.append(shown("{} to {}".format(*pair.clusters) + f": distance {pair.distance:.1f}{nearest}"))
     print_warnings(answer.warnings)
     return answer, [tables.text_table(("cluster", "texts", "examples"), rows), *pairs]
+
+
+def _z(value: float) -> str:
+    """Returns a z as a table shows it: a dash where it is not known."""
+    return "-" if isnan(value) else f"{value:+.1f}"
 
 
 def _short(text: Any) -> str:

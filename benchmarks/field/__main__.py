@@ -23,8 +23,6 @@ from benchmarks.quality.recording import read_results, write_results
 from steering.client import Client
 
 RESULTS = Path(__file__).parents[1] / "results" / "field.json"
-LARGER = RESULTS.with_name("field.qwen2.5-coder-1.5b.json")
-"""Of a larger model than the page's."""
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
 PARTS = ("caa", "refusal", "concepts", "following")

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.field.__main__ import LARGER, RESULTS
+from benchmarks.field.__main__ import RESULTS
 from benchmarks.field.data import BEHAVIOURS
 from benchmarks.field.refusal import PROMPTS
 from benchmarks.quality.page import Row, table
@@ -51,7 +51,7 @@ def _spread(one: Mapping[str, Any]) -> str:
 def runs_table() -> str:
     """Shows what ran, when and for how long; results of one part, model and date together."""
     groups: dict[tuple[str, ...], list[tuple[str, Mapping[str, Any]]]] = {}
-    for name, entry in (*_found().items(), *_found(LARGER).items()):
+    for name, entry in _found().items():
         about = entry["about"]
         how = f"{about['dtype']}, {about['device']}, seed {about['seed']}"
         counts = "subset" if about["small"] else "whole"
@@ -73,12 +73,13 @@ def runs_table() -> str:
     return table(columns, rows) if rows else NONE
 
 
-def behaviours_table(path: Path = RESULTS) -> str:
+def behaviours_table() -> str:
     """Shows CAA's behaviours: the spread of the log odds at equal KL, beside random directions, MMLU and TruthfulQA."""
     rows: list[Row] = []
-    found = {name: _result(f"caa.{name}", path) for name in BEHAVIOURS}
+    found = {name: _result(f"caa.{name}") for name in BEHAVIOURS}
     for name, one in found.items():
         if one is None:
+            rows.append((name, *("",) * 7))
             continue
         kept = [f"{_estimate(one[kind]['+'], 3)}; {_estimate(one[kind]['-'], 3)}" for kind in ("mmlu", "truthful_qa")]
         rows.append(

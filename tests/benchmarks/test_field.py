@@ -167,7 +167,7 @@ def test_a_behaviour_is_followed_with_the_vector_of_its_own_result(
     tiny_model: PreTrainedModel,
     hf_byte_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    output = tmp_path / "out" / "field.json"
+    output = tmp_path / "out" / "field.tiny.json"
     options = f"--data {folder} --behaviours {BEHAVIOUR} --output {output} --parts"
     vector = behaviours.vector_name(BEHAVIOUR)
     with running(TransformersEngine(opened(tiny_model, hf_byte_tokenizer, name="tiny"))) as url, Client(url) as client:
@@ -188,6 +188,9 @@ def test_a_behaviour_is_followed_with_the_vector_of_its_own_result(
         again = measured("following")
         for layer, direction in client.get_directions(vector).items():
             assert direction == pytest.approx(directions[layer], abs=1e-5), "it is made again"
+    (items,) = (output.parent / "items").iterdir()
+    assert items.name == "tiny", "of another model they are apart"
+    assert items / f"field.caa.{BEHAVIOUR}.jsonl" in items.iterdir()
     one, other = (found[f"following.{BEHAVIOUR}"]["result"] for found in (first, again))
     assert other["strengths"] == pytest.approx(one["strengths"], rel=0.1)
     assert other["digest"] == one["digest"]

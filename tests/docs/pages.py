@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import typer
 from app.cli.main import cli
 from app.core.settings import Settings
 from benchmarks.field import page as field
-from benchmarks.field.__main__ import LARGER
 from benchmarks.quality import coverage, page, random_directions
 from benchmarks.quality.pages import answers, cards, described, distilling, evidence, gates, holding, methods
 from benchmarks.quality.transfer import page as transfers
@@ -156,8 +154,6 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
         "following": field.following_table,
-        "larger-behaviours": partial(field.behaviours_table, LARGER),
-        "larger-refusal": partial(field.refusal_table, LARGER),
     },
     "mathematics.md": {"random": random_directions.random_table},
     "extraction.md": {"coverage": coverage.coverage_table},

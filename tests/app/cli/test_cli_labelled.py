@@ -54,7 +54,7 @@ def test_the_largest_score_of_a_text_is_that_of_its_readout(steer: Steer, tmp_pa
     file = table(tmp_path / "labelled.csv", ["text", "label"], [list(row) for row in zip(texts, labels, strict=True)])
     out, error = steer("test", "mood", str(file), "--position", "max", "--threshold", "-0.4", "--json")
     found = json.loads(out)
-    assert "one token" not in error
+    assert "first token" not in error
     with Client(address) as client:
         read = client.readout(texts, vectors=["mood"], layers=[2]).texts
     scores = [one.readout["mood"]["2"].max for one in read]
@@ -62,7 +62,9 @@ def test_the_largest_score_of_a_text_is_that_of_its_readout(steer: Steer, tmp_pa
     right = [(score >= -0.4) == (label == "1") for score, label in zip(scores, labels, strict=True)]
     assert found["accuracy"] == pytest.approx(sum(right) / len(right))
     short = table(tmp_path / "short.csv", ["text", "label"], [["g", "1"], ["a good day", "1"], ["b", "0"]])
-    assert "2 of 3 texts are one token" in " ".join(steer("test", "mood", str(short), "--position", "max")[1].split())
+    assert "of 2 of 3 texts only the first token is read" in " ".join(
+        steer("test", "mood", str(short), "--position", "max")[1].split()
+    )
 
 
 def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path: Path) -> None:

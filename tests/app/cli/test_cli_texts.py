@@ -57,6 +57,19 @@ def test_explain_names_the_concept_and_its_tokens(steer: Steer) -> None:
     assert "nothing stands out" in steer("explain", "a day", "--threshold", "900")[0]
 
 
+def test_explain_shows_a_dash_where_z_is_not_known(steer: Steer, address: str) -> None:
+    """All neutral texts have the same score, up to rounding."""
+    with Client(address) as client:
+        client.register_vector("flat", {"2": planted_direction().tolist()}, scale={"2": 1e9})
+        try:
+            out, _ = steer("explain", "a day", "--threshold", "0", "--vector", "flat")
+        finally:
+            client.delete_vector("flat")
+    assert "flat@1" in out
+    assert " - " in out
+    assert "nan" not in out
+
+
 def test_clusters_show_examples_and_the_vector_between(steer: Steer, tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("".join(f"{word} day {i}\n" for word in ("good", "bad") for i in range(6)), encoding="utf-8")
