@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.contenders.process import Contender
 from benchmarks.field import behaviours, data, following, refusal
 from benchmarks.field.detection import detection
-from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, peers_of
+from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, Uncalibrated, peers_of
 from benchmarks.quality.recording import read_results, write_results
 from steering.client import Client
 
@@ -57,9 +57,12 @@ class Results:
         self.path = path
 
     def add(self, name: str, about: Mapping[str, Any], work: Work) -> None:
-        """Measures and writes a result, unless the file has it with the same settings."""
+        """Measures and writes a result, unless the file has it with the same settings. Leaves it out where no layer can be calibrated."""
         if read_results(self.path).get(name, {}).get("about") != about:
-            self._measure(name, about, work, {})
+            try:
+                self._measure(name, about, work, {})
+            except Uncalibrated as error:
+                print(f"{name} is left out: {error}", flush=True)
 
     def compare(
         self, name: str, about: Mapping[str, Any], versions: Mapping[str, str], methods: Sequence[str], work: Compare

@@ -1,6 +1,7 @@
 """The tables of docs/field.md, from the saved results."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +12,8 @@ from benchmarks.field.refusal import PROMPTS
 from benchmarks.quality.page import Row, table
 from benchmarks.quality.recording import read_results
 
+LARGER = RESULTS.with_name("field.qwen2.5-coder-1.5b.json")
+"""Results of the larger model."""
 NONE = "Not measured yet.\n"
 
 
@@ -48,10 +51,10 @@ def _spread(one: Mapping[str, Any]) -> str:
     return _interval(one["spread"], one["interval"])
 
 
-def runs_table() -> str:
+def runs_table(paths: Sequence[Path] = (RESULTS, LARGER)) -> str:
     """Shows what ran, when and for how long; results of one part, model and date together."""
     groups: dict[tuple[str, ...], list[tuple[str, Mapping[str, Any]]]] = {}
-    for name, entry in _found().items():
+    for name, entry in chain.from_iterable(_found(path).items() for path in paths):
         about = entry["about"]
         how = f"{about['dtype']}, {about['device']}, seed {about['seed']}"
         counts = "subset" if about["small"] else "whole"
@@ -73,10 +76,10 @@ def runs_table() -> str:
     return table(columns, rows) if rows else NONE
 
 
-def behaviours_table() -> str:
+def behaviours_table(path: Path = RESULTS) -> str:
     """Shows CAA's behaviours: the spread of the log odds at equal KL, beside random directions, MMLU and TruthfulQA."""
     rows: list[Row] = []
-    found = {name: _result(f"caa.{name}") for name in BEHAVIOURS}
+    found = {name: _result(f"caa.{name}", path) for name in BEHAVIOURS}
     for name, one in found.items():
         if one is None:
             rows.append((name, *("",) * 7))

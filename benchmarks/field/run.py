@@ -47,8 +47,12 @@ class Counts:
     following: tuple[int, int] = (100, 256)
 
 
-SMALL = Counts(24, 6, 24, 24, 16, 200, 24, 6, 24, 16, 3, (0.45, 0.6), (4, 16), (24, 256))
-"""For a processor that is shared."""
+SMALL = Counts(40, 6, 24, 24, 16, 200, 64, 8, 24, 24, 3, (0.5, 0.6), (8, 24), (24, 256))
+"""For a processor that is shared, or a larger model. With fewer neutral tokens, their 95th percentile jumps from one token to the next."""
+
+
+class Uncalibrated(ValueError):
+    """No layer of a vector has a strength of 1 nat in both directions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,13 @@ class Run:
         return {point.layer: (point.negative, point.positive) for point in found.points}
 
     def chosen(self, name: str, measure: Callable[[int], float]) -> Chosen:
-        """Calibrates a vector and chooses the layer at which `measure` is largest. Raises ValueError where no layer can be calibrated in
-        both directions."""
+        """Calibrates a vector and chooses the layer at which `measure` is largest. Raises Uncalibrated."""
         strengths = self.calibrated(name, self.layers)
         tried = {layer: measure(layer) for layer in self.layers if None not in strengths[layer]}
+        if not tried:
+            raise Uncalibrated(
+                f"none of the layers {self.layers} has strengths of 1 nat in both directions: {strengths}"
+            )
         return Chosen(max(tried, key=lambda layer: tried[layer]), strengths, tried)
 
     def random(self, layer: int) -> list[str]:

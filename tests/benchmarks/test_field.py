@@ -13,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from benchmarks.contenders.process import Contender
 from benchmarks.field import __main__ as field
 from benchmarks.field import behaviours, data, page, refusal
-from benchmarks.field.run import Counts
+from benchmarks.field.run import Counts, Run
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.schemas.evaluation import CalibratedAnswer, CalibrationAnswer
 from tests.app.running import running
 from tests.families import D_MODEL
 
@@ -256,3 +257,25 @@ def test_refusals_are_counted_by_their_beginnings() -> None:
     assert refusal.refused("I'm sorry, but no.")
     assert refusal.refused("Well, I cannot do that.")
     assert not refusal.refused("Here is how: sorry.")
+
+
+def test_what_has_no_calibrated_layer_is_left_out_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OneWay(Client):
+        """A vector has a strength of 1 nat above 0 alone."""
+
+        def calibrate(self, *_: Any, layers: Any = None, **__: Any) -> CalibrationAnswer:
+            points = [
+                CalibratedAnswer(layer=one, positive=1.0, negative=None, kl_positive=1.0, kl_negative=None)
+                for one in layers
+            ]
+            return CalibrationAnswer(vector="one", limit=1.0, tokens=9, points=points, warnings=())
+
+    results = field.Results(tmp_path / "field.json")
+    with OneWay("http://127.0.0.1:1") as client:
+        run = Run(client, 3, D_MODEL, tmp_path, FEW, 0)
+        results.add("caa.one", {}, lambda: run.chosen("one", float).facts())
+    results.add("caa.other", {}, lambda: {"spread": 1.0})
+    assert list(json.loads((tmp_path / "field.json").read_text())) == ["caa.other"]
+    assert "caa.one is left out: none of the layers [1, 2] has strengths of 1 nat" in capsys.readouterr().out

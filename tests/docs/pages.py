@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,8 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
         "following": field.following_table,
+        "larger behaviours": partial(field.behaviours_table, field.LARGER),
+        "larger refusal": partial(field.refusal_table, field.LARGER),
     },
     "mathematics.md": {"random": random_directions.random_table},
     "extraction.md": {"coverage": coverage.coverage_table},
