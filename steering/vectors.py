@@ -1,5 +1,6 @@
 """Defines ConceptVector: one unit direction per layer with natural scale, class means and perhaps a map, card and provenance."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,22 +189,29 @@ def _check_direction(layer: int, entry: LayerDirection, d_model: int) -> None:
         )
     if not bool(torch.isfinite(entry.direction).all()):
         raise InvalidRequest(f"layer {layer}: numbers must be finite", param="directions")
-    if not SCALES.tiny <= entry.scale <= SCALES.max:
-        raise InvalidRequest(
-            f"layer {layer}: the scale must lie between {SCALES.tiny:.2g} and {SCALES.max:.2g}, got {entry.scale:g}",
-            param="scale",
-        )
+    _check_scale(layer, entry.scale, "scale")
     if entry.map is not None:
         entry.map.check(layer, d_model)
 
 
+def _check_scale(layer: int, scale: float, param: str) -> None:
+    if not SCALES.tiny <= scale <= SCALES.max:
+        raise InvalidRequest(
+            f"layer {layer}: the scale must lie between {SCALES.tiny:.2g} and {SCALES.max:.2g}, got {scale:g}",
+            param=param,
+        )
+
+
 def unit(values: Direction, layer: int) -> tuple[Direction, float]:
-    """Splits values (d_model,) into (unit direction in float32, norm). Raises InvalidRequest for zero or non-finite values."""
+    """Splits values (d_model,) into (unit direction in float32, norm). Raises InvalidRequest for zero and what is not finite in float32."""
     values = values.to(torch.float32)
     norm = float(values.norm())
-    if not 0.0 < norm < float("inf"):
-        raise InvalidRequest(f"the direction at layer {layer} must be finite and not zero", param="directions")
-    return values / norm, norm
+    if 1e-16 < norm < math.inf:  # not in float64 too, which changes last bits: records have digests of directions
+        return values / norm, norm
+    norm = float(values.double().norm())  # whose squares were rounded to 0 or infinity in float32
+    if not 0.0 < norm < math.inf:
+        raise InvalidRequest(f"the direction at layer {layer} must be finite in float32 and not zero", param="directions")
+    return (values.double() / norm).float(), norm
 
 
 def random_directions(count: int, d_model: int, seed: int) -> Float[Tensor, "count d_model"]:
@@ -227,7 +235,7 @@ def combine(
 ) -> ConceptVector:
     """Sums weight_i kappa_i d_i at the layers all terms share, without the part in the span of `orthogonal_to`; maps
     too. The norm of the sum is its natural scale. It has no class means, card or recommendation. Raises
-    InvalidRequest when no layer is shared or the sum vanishes."""
+    InvalidRequest when no layer is shared, the sum vanishes, or its norm is beyond float32."""
     first = terms[0][0]
     others = [vector for vector, _ in terms] + list(orthogonal_to)
     for vector in others:
@@ -240,13 +248,15 @@ def combine(
         raise InvalidRequest("the vectors share no layer", param="terms")
     layers: dict[int, LayerDirection] = {}
     for layer in shared:
-        parts = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction for v, w in terms])
+        parts = torch.stack([w * v.layers[layer].scale * v.layers[layer].direction.double() for v, w in terms])
         total, before = parts.sum(0), float(parts.norm(dim=1).sum())
         if orthogonal_to:
             total = total - _within_span([v.layers[layer].direction for v in orthogonal_to], total)
-        if float(total.norm()) <= 1e-5 * before:  # less is rounding of the terms
+        norm = float(total.norm())
+        if norm <= 1e-5 * before < math.inf:  # less is rounding of the terms
             raise InvalidRequest(f"the combination is zero at layer {layer}", param="terms")
-        direction, norm = unit(total, layer)
+        _check_scale(layer, norm, "terms")
+        direction, _ = unit(total / norm, layer)
         summed = _sum_of_maps(layer, terms, [v.layers[layer].direction for v in orthogonal_to])
         layers[layer] = LayerDirection(direction, scale=norm, map=summed)
     made = [{"vector": v.id, "sha256": v.sha256, "weight": w} for v, w in terms]

@@ -37,7 +37,7 @@ from steering.schemas.base import WaitQuery
 from steering.schemas.extraction import DistilRequest, ExtractRequest
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import SimilarAnswer, SimilarVector, VectorAnswer, VectorPageAnswer, VersionQuery
-from steering.store.blob import decode, encode
+from steering.store.blob import check_imported, decode, encode
 from steering.store.records import Page
 from steering.store.store import NamespaceStore
 from steering.threads import run_in_thread
@@ -102,6 +102,7 @@ async def import_vector(
 
     def read() -> ConceptVector:
         vector = decode(content, name=query.name, model=info.name, model_fingerprint=info.fingerprint)
+        check_imported(vector)
         check_model(vector, info)
         for layer in vector.layers:
             layer_index(layer, info.layer_count, param="vector", error=errors.VectorModelMismatch)

@@ -21,12 +21,12 @@ from steering.shapes import Direction, Tensor
 from steering.spec import LayerKey
 from steering.store.records import check_labels, check_text, values_of
 from steering.strict_json import dump_json, load_json
-from steering.vectors import ConceptVector, LayerDirection, LayerNumbers, check_name, unit
+from steering.vectors import SCALES, ConceptVector, LayerDirection, LayerNumbers, check_name, unit
 
 FORMAT = 1
 METADATA_KEY = "steering_vector"
 LAYER_LIMIT = 512
-UNIT_TOLERANCE = 1e-3
+UNIT_TOLERANCE = MEANS_TOLERANCE = 1e-3
 _PARTS = {"": 1, "read": 2, "write": 2, "bias": 1}
 """What a layer may have, `layer.<n>` and `layer.<n>.<part>`, with its number of dimensions."""
 _TENSOR_NAME = re.compile(r"layer\.(0|[1-9][0-9]{0,3})(?:\.(read|write|bias))?")
@@ -147,6 +147,33 @@ def _check_recommended(recommended: Recommended | None, layers: Mapping[str, Lay
     for ends in (recommended.strength, recommended.negative, recommended.strengths_to_try):
         if ends is not None and ends[0] > ends[1]:
             raise InvalidRequest("metadata recommends a strength range whose end is below its start", param="metadata")
+
+
+def check_imported(vector: ConceptVector) -> None:
+    """Raises InvalidRequest for class means and probes beyond float32, and for class means that contradict the scale.
+
+    Every vector that the server makes has no class means, or both, exactly its scale apart. Stored vectors are not checked,
+    because earlier versions imported others.
+    """
+    for layer, entry in vector.layers.items():
+        for name in ("positive_mean", "negative_mean", "weight", "bias"):
+            number = getattr(entry, name)
+            if number is not None and abs(number) > SCALES.max:
+                raise InvalidRequest(
+                    f"layer {layer}: {name} must lie between {-SCALES.max:.2g} and {SCALES.max:.2g}, got {number:g}",
+                    param="metadata",
+                )
+        high, low = entry.positive_mean, entry.negative_mean
+        apart = entry.scale if high is None or low is None else high - low
+        rounded = SCALES.eps * (abs(high or 0.0) + abs(low or 0.0))  # what float32 leaves of means far from the origin
+        if (high is None) != (low is None) or not math.isclose(
+            apart, entry.scale, rel_tol=MEANS_TOLERANCE, abs_tol=rounded
+        ):
+            raise InvalidRequest(
+                f"layer {layer}: positive_mean and negative_mean must be the scale of {entry.scale:g} apart, or absent; "
+                f"got {high} and {low}",
+                param="metadata",
+            )
 
 
 def encode(vector: ConceptVector, *, labels: bool = True) -> bytes:

@@ -1,6 +1,7 @@
 """ConceptVector refuses what cannot be one, and its arithmetic is that of the amounts it adds."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from steering.cards import Recommended
 from steering.errors import InvalidRequest, VectorModelMismatch
-from steering.vectors import ConceptVector, LayerDirection, VectorId, check_name, combine, cosine, unit
+from steering.vectors import SCALES, ConceptVector, LayerDirection, VectorId, check_name, combine, cosine, unit
 
 D_MODEL = 6
 weights = st.floats(-3.0, 3.0).filter(lambda weight: abs(weight) > 1e-3)
@@ -86,6 +87,32 @@ def test_nothing_left_is_refused() -> None:
         combine("zero", [(made, 1.0)], orthogonal_to=[made])
 
 
+def scaled(seed: int, scale: float) -> ConceptVector:
+    made = vector(seed)
+    return dataclasses.replace(
+        made, layers={layer: LayerDirection(entry.direction, scale=scale) for layer, entry in made.layers.items()}
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e-20, 1e19, 1e30, 1e38])
+@pytest.mark.parametrize("others", [0, 1])
+def test_every_natural_scale_can_be_combined(scale: float, others: int) -> None:
+    orthogonal = [vector(2)][:others]
+    plain = combine("plain", [(scaled(1, 1.0), 2.0), (scaled(3, 0.5), -1.0)], orthogonal)
+    made = combine("made", [(scaled(1, scale), 2.0), (scaled(3, 0.5), -scale)], orthogonal)
+    for layer, entry in made.layers.items():
+        torch.testing.assert_close(entry.direction, plain.layers[layer].direction)
+        assert entry.scale == pytest.approx(scale * plain.layers[layer].scale, rel=1e-6, abs=0.0)
+
+
+@pytest.mark.parametrize(("scale", "weight"), [(SCALES.max, 2.0), (1.0, 1e308), (SCALES.max, -1e308), (1.0, 1e-60)])
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_scale_beyond_float32_is_refused_as_that(scale: float, weight: float, others: int) -> None:
+    with pytest.raises(InvalidRequest, match=r"layer 1: the scale must lie between 1.2e-38 and 3.4e\+38, got") as refusal:
+        combine("much", [(scaled(1, scale), weight)], [vector(2)][:others])
+    assert refusal.value.param == "terms"
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_weights_must_be_finite(weight: float) -> None:
     with pytest.raises(InvalidRequest):
@@ -132,6 +159,20 @@ def test_unit_times_length_is_the_value(row: list[float]) -> None:
     assert direction.dtype == torch.float32
     assert float(direction.norm()) == pytest.approx(1.0, abs=1e-5)
     torch.testing.assert_close(direction * length, torch.tensor(row), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-30, 1e-20, 1e19, 1e38])
+def test_unit_measures_lengths_whose_squares_are_beyond_float32(size: float) -> None:
+    row = torch.full((D_MODEL,), size)
+    direction, length = unit(row, 3)
+    assert length == pytest.approx(float(row[0]) * math.sqrt(D_MODEL), rel=1e-6, abs=0.0)
+    torch.testing.assert_close(direction, torch.full((D_MODEL,), 1 / math.sqrt(D_MODEL)))
+
+
+@given(seeds, st.floats(-30.0, 30.0))
+def test_the_bits_of_ordinary_directions_are_those_whose_digests_records_have(seed: int, exponent: float) -> None:
+    row = 2.0**exponent * torch.randn(576, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(unit(row, 3)[0], row / row.norm())
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [1.0, float("nan")], [float("inf"), 0.0]])
