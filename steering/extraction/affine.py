@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from steering.extraction.base import NOISE_FLOOR, MeanDifference, Negatives, Positives
+from steering.extraction.base import NOISE_FLOOR, Groups, MeanDifference, Negatives, Positives
 from steering.maps import LowRankMap
 from steering.spec import MAX_RANK
 from steering.vectors import LayerDirection
@@ -25,7 +25,7 @@ class Affine(MeanDifference):
 
     @staticmethod
     def fit_map(
-        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection, groups: Groups
     ) -> tuple[LowRankMap, float]:
         """See the class. The share kept is that of 16 directions among all in which the examples vary."""
         upper, lower, first = positive.double(), negative.double(), found.direction.double()

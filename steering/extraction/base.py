@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 
+from steering.auroc import Indices
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.maps import LowRankMap
 from steering.shapes import Direction, Float, Tensor
@@ -13,6 +14,8 @@ from steering.vectors import LayerDirection
 
 Positives: TypeAlias = Float[Tensor, "pos d_model"]
 Negatives: TypeAlias = Float[Tensor, "neg d_model"]
+Groups: TypeAlias = tuple[Indices, Indices]
+"""The group of each positive (pos,) and of each negative (neg,): texts about one topic are one observation, see `groups_of`."""
 NOISE_FLOOR = 1e-5
 """Share of the typical activation norm below which a natural scale is rounding error. A float32 forward pass gives equal
 texts activations that agree to about 1e-6 of their norm, whatever the batch around them."""
@@ -31,7 +34,7 @@ class ExtractionMethod(Protocol):
 
     @staticmethod
     def fit_map(
-        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection, groups: Groups
     ) -> tuple[LowRankMap, float] | None:
         """Fits the map beside the direction that `fit` found on the same activations; None for a method without maps.
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from steering.extraction.base import MeanDifference, Negatives, Positives
+from steering.extraction.base import Groups, MeanDifference, Negatives, Positives
 from steering.maps import LowRankMap
 from steering.vectors import LayerDirection
 
@@ -25,7 +25,7 @@ class Clas(MeanDifference):
 
     @staticmethod
     def fit_map(
-        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection, groups: Groups
     ) -> tuple[LowRankMap, float]:
         """See the class. The map is of rank 1 as it is, so the share kept is 1."""
         from sklearn.linear_model import Ridge  # noqa: PLC0415 - takes a second to import

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from steering.errors import InvalidRequest
-from steering.extraction.base import MeanDifference, Negatives, Positives
+from steering.extraction.base import Groups, MeanDifference, Negatives, Positives
 from steering.maps import LowRankMap
 from steering.spec import MAX_RANK
 from steering.vectors import LayerDirection
@@ -28,7 +28,7 @@ class Conceptor(MeanDifference):
 
     @staticmethod
     def fit_map(
-        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+        positive: Positives, negative: Negatives, paired: bool, found: LayerDirection, groups: Groups
     ) -> tuple[LowRankMap, float]:
         """See the class. Raises InvalidRequest where no direction is clearly the negatives' alone."""
         middle = positive.double().mean(0)

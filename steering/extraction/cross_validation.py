@@ -48,6 +48,11 @@ class Folding:
         first = self.splits[0] if self.splits else ()
         return max((min(len(one.held_positive), len(one.held_negative)) for one in first), default=0)
 
+    @property
+    def groups(self) -> tuple[Indices, Indices]:
+        """Returns the groups of all positives and negatives."""
+        return self.positive_groups, self.negative_groups
+
     def groups_in(self, held: Split) -> tuple[Indices, Indices]:
         """Returns the groups of the held-out positives and negatives of a fold."""
         return self.positive_groups[list(held.held_positive)], self.negative_groups[list(held.held_negative)]

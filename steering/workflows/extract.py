@@ -161,10 +161,11 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     method = METHODS[request.method]
     layers = layer_indices(request.layers, engine.info.layer_count)
     notes, provenance = _notes(engine, request), _provenance(engine, request)
+    grouped = await run_in_thread(with_subjects, request.pairs)
     if request.holdout:
-        request = replace(request, pairs=await run_in_thread(with_subjects, request.pairs))
-        notes += _about_subjects(request.pairs, provenance["topics"])
-    division = await run_in_thread(folding, request.pairs, request.holdout, request.seed)
+        request = replace(request, pairs=grouped)
+        notes += _about_subjects(grouped, provenance["topics"])
+    division = await run_in_thread(folding, grouped, request.holdout, request.seed)
     texts = len(request.pairs.positive) + len(request.pairs.negative)
     total = texts * (2 if request.card_max else 1) + len(layers)
     read = await read_pairs(engine, request, layers, total, progress)
@@ -173,7 +174,7 @@ async def extract(engine: Engine, request: ExtractionRequest, *, progress: Progr
     kept: dict[str, float] = {}
     for layer, fit in list(fits.items()):
         try:
-            made = await run_in_thread(method.fit_map, *read[layer], request.pairs.paired, fit.direction)
+            made = await run_in_thread(method.fit_map, *read[layer], grouped.paired, fit.direction, division.groups)
         except InvalidRequest as error:
             left_out[layer] = error
             del fits[layer]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from steering.cards import QualityCard
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
-from steering.extraction.base import MeanDifference, Negatives, Positives
+from steering.extraction.base import Groups, MeanDifference, Negatives, Positives
 from steering.layer_indices import layer_indices
 from steering.maps import LowRankMap
 from steering.pairs import PairSet, dataset_digest
@@ -163,7 +163,7 @@ async def test_the_figures_of_the_card_leave_out_layers_without_a_map(
 
         @staticmethod
         def fit_map(
-            positive: Positives, negative: Negatives, paired: bool, found: LayerDirection
+            positive: Positives, negative: Negatives, paired: bool, found: LayerDirection, groups: Groups
         ) -> tuple[LowRankMap, float]:
             if float(found.direction @ engine.concept) > 0.9:
                 raise InvalidRequest("no map here")
@@ -179,6 +179,23 @@ async def test_the_figures_of_the_card_leave_out_layers_without_a_map(
         METHODS.unregister("elsewhere")
     assert present(vector.quality).auroc == present(alone.quality).auroc
     assert present(vector.quality).auroc_interval == present(alone.quality).auroc_interval
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.3])
+@pytest.mark.parametrize("paired", [True, False])
+async def test_texts_of_one_subject_are_one_observation_for_null_space(
+    engine: LinearEngine, holdout: float, paired: bool
+) -> None:
+    """Topics are given for pairs, and found for lists: three subjects are too few, however many texts they have."""
+    pairs = planted_pairs()
+    topics = tuple(f"topic {index % 3}" for index in range(len(pairs)))
+    if not paired:
+        pairs = PairSet(("the road lovely", "a river warm", "glad day") * 8, pairs.negative, paired=False)
+    request = ExtractionRequest(
+        "few", replace(pairs, topics=topics) if paired else pairs, "null_space", holdout=holdout
+    )
+    with pytest.raises(InvalidRequest, match="got 3 topics of positives"):
+        await extract(engine, request)
 
 
 async def test_nothing_at_any_layer_raises(engine: LinearEngine) -> None:
