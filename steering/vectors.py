@@ -210,7 +210,9 @@ def unit(values: Direction, layer: int) -> tuple[Direction, float]:
         return values / norm, norm
     norm = float(values.double().norm())  # whose squares were rounded to 0 or infinity in float32
     if not 0.0 < norm < math.inf:
-        raise InvalidRequest(f"the direction at layer {layer} must be finite in float32 and not zero", param="directions")
+        raise InvalidRequest(
+            f"the direction at layer {layer} must be finite in float32 and not zero", param="directions"
+        )
     return (values.double() / norm).float(), norm
 
 

@@ -88,7 +88,8 @@ def _first_half(*groups: Tensor) -> list[Tensor]:
 def _means(responses: Float[Tensor, "row"], names: Tensor) -> Float[Tensor, "group"]:
     """Returns the mean response of each group; names (row,): the group of each row."""
     rows, counts = torch.unique(names, return_inverse=True, return_counts=True)[1:]
-    return torch.zeros(len(counts), dtype=responses.dtype).index_add_(0, rows, responses) / counts
+    means: Tensor = torch.zeros(len(counts), dtype=responses.dtype).index_add_(0, rows, responses) / counts
+    return means
 
 
 def _fitted(
@@ -110,7 +111,7 @@ def _fitted(
     shares = sizes.square() / (sizes.square() + RIDGE * length)
     inside = left @ (shares * left.sum(0))
     steps = []
-    for name in names.unique():
+    for name in sorted(set(names.tolist())):
         group = names == name
         own = left[group] * shares @ left[group].T
         without = torch.linalg.solve(torch.eye(len(own), dtype=own.dtype) - own, inside[group] - own.sum(1))

@@ -108,7 +108,9 @@ def test_every_natural_scale_can_be_combined(scale: float, others: int) -> None:
 @pytest.mark.parametrize(("scale", "weight"), [(SCALES.max, 2.0), (1.0, 1e308), (SCALES.max, -1e308), (1.0, 1e-60)])
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_scale_beyond_float32_is_refused_as_that(scale: float, weight: float, others: int) -> None:
-    with pytest.raises(InvalidRequest, match=r"layer 1: the scale must lie between 1.2e-38 and 3.4e\+38, got") as refusal:
+    with pytest.raises(
+        InvalidRequest, match=r"layer 1: the scale must lie between 1.2e-38 and 3.4e\+38, got"
+    ) as refusal:
         combine("much", [(scaled(1, scale), weight)], [vector(2)][:others])
     assert refusal.value.param == "terms"
 

@@ -189,10 +189,10 @@ def test_null_space_moves_positives_of_other_topics_by_a_step(each: int) -> None
 
 @pytest.mark.parametrize(("positive", "negative"), [(3, 8), (8, 1)])
 def test_null_space_needs_four_topics_of_each_class(positive: int, negative: int) -> None:
-    sides = (texts_of_topics(count, 8, inside=0.1, seed=seed) for seed, count in enumerate((positive, negative)))
+    upper, lower = texts_of_topics(positive, 8, inside=0.1, seed=0), texts_of_topics(negative, 8, inside=0.1, seed=1)
     names = np.arange(positive).repeat(8), np.arange(negative).repeat(8)
     with pytest.raises(InvalidRequest, match=f"got {positive} topics of positives and {negative} of negatives"):
-        fitted("null_space", *sides, False, names)
+        fitted("null_space", upper, lower, False, names)
 
 
 def test_null_space_fits_both_classes_where_one_has_all_its_topics_in_the_other() -> None:
