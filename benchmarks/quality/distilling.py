@@ -2,9 +2,9 @@
 
 For each instruction the model answers prompts that nothing was fitted on: without it, under it, and with the vector in its place
 (`--model`). The answers are stored, and another model reads them (`--reader`): how much likelier it finds an answer under the instruction
-than without. At strength 1 a vector changes the predictions as much as its instruction does, so nothing is chosen but the reader: the one
-that tells answers under the first CHOOSING instructions from answers without best, on prompts of their own (`--choose`). A run leaves out
-what the file has.
+than without. At strength 1 a vector changes the predictions as much as its instruction does, and at the strength of 1 nat as much as all
+vectors of the field benchmark do. So nothing is chosen but the reader: the one that tells answers under the first CHOOSING instructions
+from answers without best, on prompts of their own (`--choose`). A run leaves out what the file has.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
 from steering.concepts.described import described
-from steering.concepts.loader import load_evaluation_prompts, load_report_prompts
-from steering.engine.api import Engine, Prompt, SamplingParams
+from steering.concepts.loader import load_evaluation_prompts, load_neutral, load_report_prompts
+from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
+from steering.lab.calibration import FIRST, NEUTRAL, QUANTILE, STEPS, StrengthSearch, kl_of, neutral_answers
 from steering.lab.controls import planned
 from steering.lab.distil import PROMPTS, DistilRequest, distil
 from steering.pairs import ChatMessage
@@ -36,7 +37,14 @@ from steering.spec import InterventionSpec
 from steering.vectors import ConceptVector
 from steering.workflows.describe import INSTRUCTION, under
 from steering.workflows.generate import Answer, background, seeded
-from steering.workflows.measures import estimate, measure_tokens, repetition, shared_prefix
+from steering.workflows.measures import (
+    divergences,
+    estimate,
+    measure_tokens,
+    predicting,
+    repetition,
+    shared_prefix,
+)
 from steering.workflows.texts import as_prompts, transcript
 
 RESULTS = Path(__file__).parent.parent / "results" / "distilling.json"
@@ -47,7 +55,7 @@ CHOSEN = (
 """Concepts whose positive poles are the instructions."""
 EVALUATED = 16
 """Prompts whose answers are reported."""
-REPORTED_BEFORE = 16
+REPORTED_BEFORE = 32
 """Prompts whose answers were reported for earlier vectors, which are not used again."""
 TRIED = 8
 """Prompts whose answers choose the reader."""
@@ -55,7 +63,11 @@ CHOOSING = 4
 """Instructions that choose the reader."""
 SAMPLING = SamplingParams(max_tokens=32, temperature=0.7, seed=1)
 STRENGTHS = (1.0, 1.25)
-"""As strong as the instruction, and a quarter stronger. Both are reported."""
+"""As strong as the instruction, and a quarter stronger."""
+NAT = "1 nat"
+"""The strength at which the 95th percentile of the token KL on neutral text is 1 nat, as of every vector of the field benchmark."""
+REPORTED = (*(f"{one:g}" for one in STRENGTHS), NAT)
+"""Strengths whose answers are reported, by name."""
 SURPRISE = 1.25
 """How much more surprising than the answers under the instruction those with the vector may be, as a ratio."""
 REPETITION = 0.05
@@ -92,25 +104,30 @@ def arms_of(found: Mapping[str, Any], part: str, reader: str) -> dict[str, Arms]
     }
 
 
-def arm_of(strength: float) -> str:
+def arm_of(strength: str) -> str:
     """Returns the name of the arm of a strength."""
-    return f"apply {strength:g}"
+    return f"apply {strength}"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Prompts, and their answers without an instruction, which all instructions are compared with. tokens: see `_tokens`."""
+    """Prompts, and their answers without an instruction, which all instructions are compared with. tokens: see `_tokens`. neutral: the
+    texts of a calibration, and their answers."""
 
     prompts: Sequence[str]
     plain: Sequence[Answer]
     tokens: Mapping[str, float]
+    neutral: Mapping[str, Answer]
 
 
 async def asked(engine: Engine, prompts: Sequence[str]) -> Asked:
     """Answers prompts without an instruction."""
     rendered = as_prompts(engine, prompts)
     written = await background(engine, seeded(rendered, SAMPLING))
-    return Asked(prompts, written, await _tokens(engine, rendered, written))
+    texts = load_neutral()[FIRST : FIRST + NEUTRAL]
+    neutral = await neutral_answers(engine, as_prompts(engine, texts), SAMPLING)
+    answers = dict(zip(texts, (answer for _, answer in neutral), strict=True))
+    return Asked(prompts, written, await _tokens(engine, rendered, written), answers)
 
 
 def evaluated() -> tuple[str, ...]:
@@ -128,16 +145,21 @@ def _mixed(load: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
 
 
 async def answered(
-    engine: Engine, name: str, asked: Asked, strengths: Sequence[float]
+    engine: Engine, name: str, asked: Asked, *, vectors: bool
 ) -> tuple[dict[str, Any], dict[str, Sequence[Answer]]]:
-    """Returns what is measured of the answers without the instruction, under it, and with its vector at each strength; and the answers."""
+    """Returns what is measured of the answers without the instruction, under it, and, if asked for, with its vector at each strength; and
+    the answers."""
     instruction = INSTRUCTION.format(pole=described()[name].positive)
-    plans, equal = {}, {}
-    if strengths:
+    plans: dict[str, SteeringPlan] = {}
+    equal: dict[str, Any] = {}
+    if vectors:
         # nothing is held out, because all is measured on other prompts
         vector = await distil(engine, DistilRequest(name, instruction, max_tokens=SAMPLING.max_tokens, holdout=0.0))
-        plans = {one: await _plan(engine, vector, one) for one in strengths}
+        nat = await calibrated(engine, vector, asked)
+        strengths = (*STRENGTHS, nat[0])
+        plans = {one: await _plan(engine, vector, at) for one, at in zip(REPORTED, strengths, strict=True)}
         equal = {key: vector.provenance.get(key) for key in ("instruction_kl", "kl", "factor")}
+        equal |= {"nat": nat, "told_largest_kl": await told_kl(engine, instruction, asked)}
     prompts: Sequence[Prompt] = as_prompts(engine, asked.prompts)
     told: Sequence[Prompt] = [under(engine, instruction, one) for one in asked.prompts]
     planned = {"told": (told, UNSTEERED)} | {arm_of(one): (prompts, plan) for one, plan in plans.items()}
@@ -149,6 +171,31 @@ async def answered(
     encode = engine.tokenizer.encode
     saved = len(encode(told[0])) - len(encode(prompts[0]))
     return {"instruction": instruction, "tokens_saved": saved, **equal, "arms": arms}, {"plain": asked.plain, **written}
+
+
+async def calibrated(engine: Engine, vector: ConceptVector, asked: Asked) -> tuple[float, float]:
+    """Returns the strength whose 95th percentile of the token KL on neutral text is nearest to 1 nat, and that percentile."""
+    search = StrengthSearch(STRENGTHS[0])
+    answered = list(zip(as_prompts(engine, list(asked.neutral)), asked.neutral.values(), strict=True))
+    for _ in range(STEPS):
+        (kl,) = await kl_of(engine, answered, [await _plan(engine, vector, search.next)])
+        search.found(kl)
+        if search.done:
+            break
+    assert search.result is not None, "KL grows steadily from 0 on"
+    return search.result
+
+
+async def told_kl(engine: Engine, instruction: str, asked: Asked) -> float:
+    """Returns the 95th percentile over the tokens of the neutral answers of KL(with the instruction || without)."""
+    found: list[float] = []
+    for text, answer in asked.neutral.items():
+        prompts = (under(engine, instruction, text), *as_prompts(engine, [text]))
+        starts = [engine.tokenizer.encode(one) for one in prompts]
+        reads = [CapturePrompt(ids + answer.tokens, UNSTEERED, len(ids), len(ids) - 1) for ids in starts]
+        told, plain = await engine.capture(reads, CaptureSpec((), logits=True))
+        found += divergences(predicting(told, len(answer.tokens)), predicting(plain, len(answer.tokens)))
+    return float(np.quantile(found, QUANTILE))
 
 
 async def _plan(engine: Engine, vector: ConceptVector, strength: float) -> SteeringPlan:
@@ -218,7 +265,6 @@ async def write(path: Path, model: str, part: str, seconds: float) -> None:
         await until_compiled(engine)
         before = read_results(path).get(engine.info.name, {})
         choose = part == CHOICE
-        strengths = () if choose else STRENGTHS
         about = {"dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
         about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens}
         prompts = await asked(engine, tried() if choose else evaluated())
@@ -226,7 +272,7 @@ async def write(path: Path, model: str, part: str, seconds: float) -> None:
             if name in before.get(part, {}) or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
-            found, answers = await answered(engine, name, prompts, strengths)
+            found, answers = await answered(engine, name, prompts, vectors=not choose)
             texts = [{arm: one[number].text for arm, one in answers.items()} for number in range(len(prompts.prompts))]
             rows = [{"prompt": prompt, **row} for prompt, row in zip(prompts.prompts, texts, strict=True)]
             _add_items(_items(path, engine.info.name, part), name, rows)

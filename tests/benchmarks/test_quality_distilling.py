@@ -48,7 +48,7 @@ def test_the_reader_that_tells_answers_of_other_prompts_apart_best_is_known_with
 
 
 def test_prompts_that_were_reported_before_are_not_reported_again() -> None:
-    before = [load_report_prompts(name)[:8] for name in ("sentiment", "formality")]
+    before = [load_report_prompts(name)[:16] for name in ("sentiment", "formality")]
     assert len(evaluated()) == EVALUATED
     assert not set(evaluated()) & {prompt for prompts in before for prompt in prompts}
 

@@ -22,7 +22,7 @@ def _of_model(model: str, found: Mapping[str, Any]) -> str:
     shown = best if best in whole else whole[-1]
     rows = []
     for name, arms in distilling.arms_of(found, distilling.REPORT, shown).items():
-        told, vectors = arms["told"], [arms[distilling.arm_of(one)] for one in distilling.STRENGTHS]
+        told, vectors = arms["told"], [arms[distilling.arm_of(one)] for one in distilling.REPORTED]
         factor = instructions[name]["factor"]
         multiplied = "none" if factor is None else f"{factor:.2f}"
         effects = (
@@ -38,21 +38,21 @@ def _of_model(model: str, found: Mapping[str, Any]) -> str:
             (
                 name,
                 f"{told['auroc']:.2f}",
-                f"{instructions[name]['instruction_kl']:.2f}",
+                f"{instructions[name]['instruction_kl']:.2f}, {instructions[name]['told_largest_kl']:.2f}",
                 multiplied,
+                f"{instructions[name]['nat'][0]:.2f}",
                 *effects,
                 *texts,
                 saved,
             )
         )
-    strengths = [f"{one:g}" for one in distilling.STRENGTHS]
     text = (
         f"**{model}**, {found['dtype']}, {found['date']}: distilled on {found['fitted']} prompts, answers of {found['max_tokens']} tokens to {found['prompts']} other prompts. "
         f"Of the readers, {best} tells answers under {distilling.CHOOSING} instructions from answers without best, on {found['tried']} prompts that are not reported.\n\n"
     )
     columns = (
-        "concept", "reader's AUROC", "KL of the instruction", "factor", "effect of the instruction", *(f"of the vector at {one}, reached" for one in strengths),
-        f"surprise: plain, instruction, {', '.join(strengths)}", "repetition", "tokens saved",
+        "concept", "reader's AUROC", "KL of the instruction: mean, 95th percentile", "factor", "strength of 1 nat", "effect of the instruction", *(f"of the vector at {one}, reached" for one in distilling.REPORTED),
+        f"surprise: plain, instruction, {', '.join(distilling.REPORTED)}", "repetition", "tokens saved",
     )  # fmt: skip
     return f"{text}{_readers(found)}\nAs {shown} reads them:\n\n{table(columns, rows)}"
 
@@ -65,7 +65,7 @@ def _readers(found: Mapping[str, Any]) -> str:
         apart = f"{distilling.told_apart(found, reader):.2f}"
         if not reported:
             rows.append((reader, apart, "", *["not read"] * 5))
-        for strength in distilling.STRENGTHS if reported else ():
+        for strength in distilling.REPORTED if reported else ():
             vectors = [(arms[distilling.arm_of(strength)], arms["told"]) for arms in reported]
             effective = [distilling.reaches(*one) for one in vectors if one[1]["effect"]["interval"][0] > 0.0]
             counts = (
@@ -75,7 +75,7 @@ def _readers(found: Mapping[str, Any]) -> str:
                 f"{sum(one['effect']['mean'] >= told['effect']['mean'] for one, told in vectors)}",
                 f"{sum(one['against_told']['interval'][1] < 0.0 for one, _ in vectors)}",
             )
-            rows.append((reader, apart, f"{strength:g}", *counts))
+            rows.append((reader, apart, strength, *counts))
     columns = (
         "reader", "AUROC on prompts that are not reported", "strength", "reached", "of instructions with an effect", "as fluent",
         "effect at least the instruction's, however fluent", "whole interval of the difference below 0",
