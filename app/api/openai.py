@@ -20,7 +20,7 @@ from app.api.conversation import Offer, ThinkingSwitch, check_arguments, offered
 from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import ChatFields, ChatRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
-from app.core.admission import check_limit
+from app.core.admission import check_limit, share
 from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, EventStream, event_stream, json_in_thread
 from app.core.errors import body_of
 from app.core.requests import ApiRoute, needs
@@ -222,14 +222,14 @@ class GenerationWork(ABC):
 
     async def prepare(self, prompts: Sequence[Prompt], max_tokens: int | None) -> None:
         """Resolves the request. Everything that can be refused is refused here, and by `admit`. Without max_tokens an
-        answer has what fits the context, up to `chat_max_tokens` and half of what its key has in a minute."""
+        answer has what fits the context, up to `chat_max_tokens` and half of what its key has in a minute on this server."""
         self.check()
         context, settings, fields, n = self.context, self.context.settings, self.sampling(), self.body.n or 1
         check_limit(len(prompts), settings.max_prompts, "prompts", "prompt")
         plan = await _plan(context, self.body.model, self.body.steering, next(iter(prompts), None))
         default, minute = settings.chat_max_tokens, context.key.limits.tokens_per_minute
         if minute is not None:  # all that an answer may have counts
-            default = min(default, max(1, minute // (2 * n)))
+            default = min(default, max(1, share(minute, context.state.rate_limits.servers) // (2 * n)))
         options: dict[str, Any] = {"max_tokens": max_tokens, "default": default, "logprobs": self.logprobs}
         for prompt in prompts:
             request = await context.request(prompt, fields, plan, **options)

@@ -162,6 +162,19 @@ async def test_a_limit_of_a_key_is_divided_among_the_servers(start: StartServer)
     assert (await one.client.post("/v1/generate", json=small, headers=headers)).status_code == 200
 
 
+async def test_a_chat_that_names_no_limit_of_tokens_fits_the_share_of_each_server(start: StartServer) -> None:
+    admin = "sk-admin-key-of-tests-0123456789"
+    one, _ = await start(ScriptedEngine(length=300), api_keys=admin), await start(api_keys=admin)
+    one.client.headers["authorization"] = f"Bearer {admin}"
+    body = {"name": "x", "scopes": ["generate"], "limits": {"tokens_per_minute": 100}}
+    key = (await one.client.post("/v1/keys", json=body)).json()["key"]
+    await one.state.renew()
+    chat = {"model": "scripted", "messages": [{"role": "user", "content": "a"}]}
+    answer = await one.client.post("/v1/chat/completions", json=chat, headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == 25, "half of its 50 tokens here"
+
+
 async def test_vectors_profiles_and_the_default_steering_take_effect_on_every_server(start: StartServer) -> None:
     one, other = await start(), await start()
     await one.register()
