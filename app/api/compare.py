@@ -24,6 +24,7 @@ from app.core.admission import check_limit
 from app.core.answers import Event, event_in_thread
 from app.core.errors import error_detail
 from app.core.requests import ApiRoute
+from app.core.telemetry import TokenClock
 from steering.engine.api import Prompt
 from steering.errors import InvalidRequest
 from steering.pairs import ChatMessage
@@ -69,11 +70,13 @@ class Comparison:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yields `token` events that name their arm, an `error` event for each failed arm, then `done`."""
-        engine = self.context.engine
+        engine, clock = self.context.engine, TokenClock(self.context.state.metrics)
         phases = {name: phases_of(arm.plan, engine.tokenizer) for name, arm in self.work.arms.items()}
         async with aclosing(workflow.stream(engine, self.work)) as results:
             async for one in results:
                 if isinstance(one, ArmEvent):
+                    if one.event.token_id >= 0:
+                        clock.observe((one.arm, one.choice))
                     if one.event.token_id >= 0 or one.event.text:
                         phase = phases[one.arm](one.choice, one.event)
                         yield Event(token_piece(one.event, one.choice, engine.tokenizer, one.arm, phase=phase), "token")
@@ -96,10 +99,12 @@ class Comparison:
     def _arm(self, result: ArmResult) -> ArmAnswer:
         arm = self.work.arms[result.name]
         record = record_of(self.context, arm.prompt, arm.sampling, arm.plan, self.work.n)
+        reports = [one.finish.steering for one in result.answers]
+        self.context.state.metrics.observe_dose(reports)
         return ArmAnswer(
             name=result.name,
             choices=choice_answers(result.answers, self.context.engine.tokenizer, arm.plan, tokens=self.tokens),
-            steering=applied_steering(arm.plan, [one.finish.steering for one in result.answers], record),
+            steering=applied_steering(arm.plan, reports, record),
             metrics=result.metrics,
             against_baseline=result.against_baseline,
             error=None if result.error is None else error_detail(result.error),

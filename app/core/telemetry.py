@@ -12,7 +12,7 @@ import platform
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -371,9 +371,9 @@ class TokenClock:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._started: float | None = time.perf_counter()
-        self._last: dict[int, float] = {}
+        self._last: dict[Hashable, float] = {}
 
-    def observe(self, choice: int) -> None:
+    def observe(self, choice: Hashable) -> None:
         """Counts one token."""
         now = time.perf_counter()
         if self._started is not None:

@@ -95,6 +95,7 @@ async def test_metrics_speak_of_the_engine_and_count_what_left(server: Server) -
         ("/v1/generate", {"prompt": "ab"}),
         ("/v1/completions", {"prompt": "ab", "model": "scripted"}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ab"}], "model": "scripted"}),
+        ("/v1/compare", {"prompt": "ab", "arms": [{"name": "base", "steering": []}]}),
     ],
 )
 async def test_the_times_of_tokens_are_those_of_streams(server: Server, path: str, body: dict[str, Any]) -> None:
@@ -104,6 +105,15 @@ async def test_the_times_of_tokens_are_those_of_streams(server: Server, path: st
         text = (await server.client.get("/metrics")).text
         assert f"steering_first_token_seconds_count {float(stream)}" in text
         assert f"steering_token_gap_seconds_count {3.0 * stream}" in text
+
+
+async def test_the_doses_of_a_comparison_are_counted(server: Server) -> None:
+    await server.register()
+    body = {"prompt": "ab", "steering": [{"vector": "sentiment"}], "n": 2, "max_tokens": 4}
+    for answers, stream in enumerate((False, True), start=1):
+        assert (await server.client.post("/v1/compare", json={**body, "stream": stream})).status_code == 200
+        text = (await server.client.get("/metrics")).text
+        assert f"steering_relative_dose_count {2.0 * answers}" in text, "of the steered arm alone"
 
 
 @pytest.fixture
