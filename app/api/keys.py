@@ -375,14 +375,12 @@ async def audit(query: Annotated[PageQuery, Query()], state: StateDep) -> schema
 
 
 async def record_change(
-    store: Store, key: Key, method: str, route: str, path: Mapping[str, Any], body: Any, request_id: str, status: int
+    store: Store, key: Key, method: str, route: str, target: Mapping[str, Any], request_id: str, status: int
 ) -> None:
     """Appends an entry to the audit log for a request that changed something, or may have. What fails is logged: a
-    change that was made is not undone for it. The target is the name in the path, else the name that the body gives."""
-    target = ", ".join(f"{name}={value}" for name, value in path.items())
-    if not path and isinstance(body, dict) and isinstance(name := body.get("name"), str):
-        target = f"name={name}"
-    change = {"action": f"{method} {route}"[:128], "target": target[:_TARGET_LIMIT], "key": key.name}
+    change that was made is not undone for it."""
+    on = ", ".join(f"{name}={value}" for name, value in target.items())
+    change = {"action": f"{method} {route}"[:128], "target": on[:_TARGET_LIMIT], "key": key.name}
     try:
         await store.audit.append(**change, request_id=request_id, status=status)
     except asyncio.CancelledError:

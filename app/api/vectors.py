@@ -108,7 +108,9 @@ async def import_vector(
             layer_index(layer, info.layer_count, param="vector", error=errors.VectorModelMismatch)
         return with_recommendation(vector, info)
 
-    return vector_answer(await context.store.vectors.put(await run_in_thread(read)))
+    vector = await run_in_thread(read)
+    request.state.described = {"name": vector.name}  # for the audit log
+    return vector_answer(await context.store.vectors.put(vector))
 
 
 @router.get("/v1/vectors", response_model=VectorPageAnswer)

@@ -34,6 +34,8 @@ Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 CLIENT_DISCONNECTED = 499  # logged and never received: the client disconnected before the response
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 """OpenAPI's description of a body that is one file."""
+AUDITED = ("name", "version", "namespace")
+"""Query parameters that say what a request changes."""
 FILE_RATIO = 3
 """Memory of a file that is read, in bytes for each of its bytes: tensors in float32, and the stored vector."""
 _INLINE_BYTES = 64_000
@@ -98,11 +100,16 @@ class ApiRoute(APIRoute):
         return handle
 
     async def _audit(self, state: ServerState, key: Key, request: Request, status: int) -> None:
-        """Records a write, which is committed whatever ends its handler. What was refused changed nothing."""
+        """Records a write, which is committed whatever ends its handler. What was refused changed nothing. The target is what the path
+        names, else the name in the body, and what the query adds to it."""
         if self.scope_needed in ("write", "admin") and request.method not in ("GET", "HEAD"):
             body = request.parsed if isinstance(request, ParsedRequest) else None
-            path, request_id = request.path_params, current_request_id()
-            await state.record(key, request.method, self.path, path, body, request_id, status)
+            body = getattr(request.state, "described", body)  # what a handler has read in a file
+            target: dict[str, Any] = dict(request.path_params)
+            if not target and isinstance(body, dict) and isinstance(name := body.get("name"), str):
+                target["name"] = name
+            target |= {name: request.query_params[name] for name in AUDITED if name in request.query_params}
+            await state.record(key, request.method, self.path, target, current_request_id(), status)
 
     def _check_query(self, request: Request) -> None:
         """Rejects query parameters given twice, and unknown ones on routes without a model of the whole query."""

@@ -202,6 +202,25 @@ async def test_changes_are_in_the_audit_log(server: Server) -> None:
     assert code(await server.client.get("/v1/audit", headers=bearer(key["key"]))) == (403, "insufficient_scope")
 
 
+async def test_the_audit_log_says_which_version_and_whose_things_were_changed(server: Server) -> None:
+    """An import has its name in the query, a delete its version, and a change for another namespace the namespace."""
+    content = (await server.client.get("/v1/vectors/mood/export")).content
+    for query in ("?name=copy&namespace=team-b", ""):
+        stored = await server.client.post(
+            f"/v1/vectors/import{query}", content=content, headers={"content-type": "application/octet-stream"}
+        )
+        assert stored.status_code == 201
+    assert (await server.client.delete("/v1/vectors/mood?version=1")).status_code == 204
+    assert (await server.client.put("/v1/steering?namespace=team-b", json={"interventions": []})).status_code == 200
+    entries = (await server.client.get("/v1/audit?limit=4")).json()["data"]
+    assert [(one["action"], one["target"]) for one in entries] == [
+        ("PUT /v1/steering", "namespace=team-b"),
+        ("DELETE /v1/vectors/{name}", "name=mood, version=1"),
+        ("POST /v1/vectors/import", "name=mood"),
+        ("POST /v1/vectors/import", "name=copy, namespace=team-b"),
+    ]
+
+
 async def test_keys_of_a_file_are_read_again(start: StartServer, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# the team\nsk-first-key-0123456789:read\n")

@@ -75,7 +75,7 @@ async def test_links_are_listed_and_deleted_by_the_keys_of_their_namespace_and_b
     assert admins.status_code == 204
     entries = (await keyed.client.get("/v1/audit", headers=bearer(ADMIN))).json()["data"]
     assert [(one["action"], one["target"]) for one in entries[:2]] == [
-        ("DELETE /v1/links/{link_id}", f"link_id={others}"),
+        ("DELETE /v1/links/{link_id}", f"link_id={others}, namespace=alpha"),
         ("DELETE /v1/links/{link_id}", f"link_id={mine}"),
     ]
     assert entries[2]["action"] == "POST /v1/links"
