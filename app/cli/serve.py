@@ -54,6 +54,8 @@ def serve(  # noqa: PLR0913, PLR0917 - one option a setting
     ] = None,
 ) -> None:
     """Serve a model. Every setting is also an environment variable: --port 8001 is STEERING_PORT=8001."""
+    if not all(one.strip(" ,") for one in api_key or ()):  # it would take the place of keys in the environment
+        raise BadParameter("expected a key, got an empty text", param_hint="--api-key")
     options = given(
         model=model, model_revision=model_revision, host=host, port=port, engine=engine, vllm_untested=vllm_untested,
         device=device, device_map=device_map, dtype=dtype, quantization=quantization, database=database, cache_dir=cache_dir,

@@ -61,6 +61,8 @@ def test_options_of_serve_come_before_the_environment_and_are_checked(steer: Ste
     assert "STEERING_API_KEYS" in error
     _, error = steer("serve", "--set", "max_arms=none", code=2, local=True)
     assert "max_arms" in error
+    _, error = steer("serve", "--api-key", "", "--host", "nowhere", code=2, local=True)
+    assert "--api-key" in error, "as of a variable that is not set: the server would be open"
     _, error = steer("serve", "--set", "no_such=1", code=2, local=True)
     assert "max_arms" in error, "what exists is messages"
 
