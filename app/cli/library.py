@@ -57,7 +57,7 @@ Force = Annotated[bool, Option("--force", help="Also where no admin key would re
 
 def _interventions(steer: list[str] | None, layers: str | None, steering: str | None) -> list[Any]:
     interventions = steering_of(steer, layers, steering=steering)
-    if not interventions:
+    if interventions is None:
         raise BadParameter("expected --steer NAME=STRENGTH or --steering JSON")
     return list(interventions)
 

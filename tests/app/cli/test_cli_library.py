@@ -56,6 +56,9 @@ def test_the_default_steering_is_set_shown_and_cleared(steer: Steer) -> None:
     for options, applied in (((), 1), (("--steering", "[]"), 0)):
         answer = json.loads(steer("generate", "x", "--max-tokens", "1", *options, "--json")[0])
         assert len(answer["steering"]["applied"]) == applied
+    assert steer("default", "set", "--steering", "[]")[0] == "no steering\n", (
+        "of a namespace, where shared has a default"
+    )
     steer("default", "clear")
     assert steer("default", "show")[0] == "none\n"
 
