@@ -116,12 +116,12 @@ async def find_vectors(names: Iterable[str], store: VectorSource, info: ModelInf
     return found
 
 
-def storable(interventions: Sequence[InterventionSpec]) -> SteeringSpec:
-    """Returns steering that is to be stored. Raises InvalidRequest for an inline direction in it."""
+def storable(interventions: Sequence[InterventionSpec], param: str = "interventions") -> SteeringSpec:
+    """Returns steering that is to be stored. Raises InvalidRequest for an inline direction in it. param: its field in the request."""
     spec = SteeringSpec(interventions=tuple(interventions))
     if any(map(is_inline, vector_names(spec))):
         raise InvalidRequest(
             "an inline direction is for one request and is not stored; register it (POST /v1/vectors) and give its name",
-            param="interventions",
+            param=param,
         )
     return spec

@@ -429,8 +429,8 @@ async def read(state: StateDep) -> PolicyAnswer:
 @router.put("/v1/policy", openapi_extra=ADMIN, response_model_exclude_unset=True)
 async def put(body: PolicySpec, state: StateDep) -> PolicyAnswer:
     """Sets the policy of all traffic. It must be valid for the loaded model."""
-    check_limit(len(body.mandatory), state.settings.max_interventions, "interventions", "steering")
-    storable(body.mandatory)
+    check_limit(len(body.mandatory), state.settings.max_interventions, "interventions", "mandatory")
+    storable(body.mandatory, "mandatory")
     for name in body.limits.vectors or ():
         VectorId.parse(name, "limits.vectors")
     resolved = await state[Policy].resolve(body, state.store, state.engine)

@@ -16,7 +16,7 @@ from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.requests import ApiRoute
-from steering.errors import ProfileNotFound, StoreCorrupt
+from steering.errors import ProfileNotFound, SteeringError, StoreCorrupt
 from steering.namespaces import SHARED, visible_from
 from steering.schemas import resources
 from steering.schemas.base import NamespacePageQuery
@@ -107,7 +107,11 @@ async def _checked(context: Context, interventions: Sequence[InterventionSpec]) 
     if limits.own_steering != "any":
         raise InsufficientScope("this key may not store interventions of its own", param="interventions")
     spec = storable(interventions)
-    await context.resolve(interventions)
+    try:
+        await context.resolve(interventions)
+    except SteeringError as error:
+        error.param = "interventions" if error.param == "steering" else error.param
+        raise
     return spec
 
 

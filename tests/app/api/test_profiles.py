@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.app.conftest import Server
+from tests.app.conftest import D_MODEL, Server, StartServer
 
 CHEERFUL = {"interventions": [{"vector": "sentiment", "strength": 0.5}], "description": "a bit brighter"}
 
@@ -75,3 +75,18 @@ async def test_a_vector_of_the_default_steering_cannot_go(server: Server) -> Non
     assert (await server.client.delete("/v1/vectors/sentiment")).status_code == 409
     assert (await server.client.delete("/v1/steering")).status_code == 204
     assert (await server.client.delete("/v1/vectors/sentiment")).status_code == 204
+
+
+async def test_errors_of_stored_steering_name_the_field_that_was_sent(start: StartServer) -> None:
+    server = await start(max_interventions=1, dose_action="refuse")
+    await server.register("mood")
+    many, strong = [{"vector": "mood", "strength": 0.01}] * 2, [{"vector": "mood", "strength": 9.0}]
+    inline = [{"vector": {"directions": {"1": [1.0] * D_MODEL}}}]
+    bodies = [
+        *(("/v1/profiles/p", {"interventions": one}, "interventions") for one in (many, strong, inline)),
+        *(("/v1/steering", {"interventions": one}, "interventions") for one in (many, strong, inline)),
+        *(("/v1/policy", {"mandatory": one}, "mandatory") for one in (many, inline)),
+    ]
+    for path, body, param in bodies:
+        answer = await server.client.put(path, json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
