@@ -330,10 +330,10 @@ class DefaultSteering:
         """The defaults that are resolved. Raises NotReady before they were read."""
         return {namespace: one for namespace, one in self._read().items() if one is not None}
 
-    def warnings_of(self, namespace: str, spec: SteeringSpec) -> tuple[str, ...]:
-        """Returns the warnings that requests under a stored default get; none where it is not in use yet."""
+    def warnings_of(self, namespace: str, spec: SteeringSpec) -> tuple[str, ...] | None:
+        """Returns the warnings of a stored default without the policy; None where it is not in use yet."""
         default = (self._defaults or {}).get(namespace)
-        return default.plan.warnings if default is not None and default.spec == spec else ()
+        return default.plan.warnings if default is not None and default.spec == spec else None
 
     async def check_with(self, mandatory: Mandatory, info: ModelInfo) -> None:
         """Raises the reason why requests without steering could not run under a policy and a default together."""

@@ -4,6 +4,7 @@ the limits and the loaded model, and /v1/links (states of the playground's views
 import base64
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -16,7 +17,7 @@ from app.core.admission import check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
 from app.core.requests import ApiRoute
-from steering.errors import ProfileNotFound, SteeringError, StoreCorrupt
+from steering.errors import ProfileNotFound, SteeringError, StoreCorrupt, Unavailable
 from steering.namespaces import SHARED, visible_from
 from steering.schemas import resources
 from steering.schemas.base import NamespacePageQuery
@@ -78,7 +79,7 @@ async def put_default(body: DefaultSteeringRequest, context: ContextDep) -> Defa
     names = {name: (await store.vectors.get(key.name, key.version)).id for name, key in keys.items()}
     spec = pinned(spec, names)
     await context.state[DefaultSteering].put(spec, store, context.engine)
-    return _default_answer(context, context.namespace, spec)
+    return await _default_answer(context, context.namespace, spec)
 
 
 @router.get("/v1/steering", response_model_exclude_unset=True)
@@ -90,7 +91,7 @@ async def read_default(context: ContextDep) -> DefaultSteeringAnswer:
         except StoreCorrupt as error:
             return DefaultSteeringAnswer(namespace=namespace, interventions=None, warnings=(not_applied(error),))
         if spec is not None:
-            return _default_answer(context, namespace, spec)
+            return await _default_answer(context, namespace, spec)
     return DefaultSteeringAnswer(namespace=context.namespace, interventions=None)
 
 
@@ -115,9 +116,13 @@ async def _checked(context: Context, interventions: Sequence[InterventionSpec]) 
     return spec
 
 
-def _default_answer(context: Context, namespace: str, spec: SteeringSpec) -> DefaultSteeringAnswer:
+async def _default_answer(context: Context, namespace: str, spec: SteeringSpec) -> DefaultSteeringAnswer:
+    """Describes a default with the warnings that requests under it get, also from the policy if it can be applied."""
     warnings = context.state[DefaultSteering].warnings_of(namespace, spec)
-    return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions, warnings=warnings)
+    if warnings is not None:
+        with suppress(Unavailable):
+            warnings = (await context.plan(None)).warnings
+    return DefaultSteeringAnswer(namespace=namespace, interventions=spec.interventions, warnings=warnings or ())
 
 
 @links.post("/v1/links", status_code=201, name="save")

@@ -159,6 +159,22 @@ async def test_the_default_steering_is_bounded_too(governed: Server) -> None:
     assert "the default steering is not applied" in without["warnings"][-1]
 
 
+async def test_the_default_steering_is_read_with_the_warnings_of_its_requests(governed: Server) -> None:
+    default = {"interventions": OWN}
+    assert (await governed.client.put("/v1/steering", json=default)).json()["warnings"] == []
+    for limits in ({"vectors": ["other"]}, {"max_relative_dose": 0.01}):
+        await put_policy(governed, limits=limits)
+        asked = (await governed.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 1})).json()
+        read = (await governed.client.get("/v1/steering")).json()
+        assert read["warnings"] == asked["steering"]["warnings"] != []
+    await governed.state.store.documents.put("policy", {"mandatory": "damaged"})
+    await governed.state.policy.refresh(governed.state.store, governed.engine)
+    read = (await governed.client.get("/v1/steering")).json()
+    assert (read["interventions"][0]["vector"], read["warnings"]) == ("mood@1", []), (
+        "read, though no request is answered"
+    )
+
+
 async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(governed: Server) -> None:
     key = await created(governed, scopes=["write", "generate"], limits={"own_steering": "profiles"}, namespace="shared")
     for method, path, body in (
