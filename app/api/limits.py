@@ -85,11 +85,11 @@ class RequestLimits:
             raise InsufficientScope(f"this key may not steer with a new version of {where}", param=param)
 
     def guard(self, settings: Settings, action: Literal["clamp", "refuse"] = "refuse") -> DoseGuard:
-        """Returns the operator's dose guard, or the narrower one of the policy or the key, which is always enforced."""
+        """Returns the operator's dose guard, or that of the policy or the key, which is always enforced; the operator's warning stays."""
         guard, limit = DoseGuard(settings.dose_bound, settings.dose_action), self.max_relative_dose
         if limit is None or (guard.run_time_bound is not None and guard.bound <= limit):
             return guard
-        return DoseGuard(limit, action)
+        return DoseGuard(limit, action, guard.bound if guard.action == "warn" else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,15 +57,17 @@ def check_planned_dose(
         ({layer: _planned(written, layer, phase, info) for layer in layers} for phase in Phase),
         key=lambda doses: sum(doses.values()),
     )
-    total = sum(planned.values())
-    if total <= guard.bound:
+    total, bound, action = sum(planned.values()), guard.bound, guard.action
+    if total <= bound and guard.warned is not None:
+        bound, action = guard.warned, "warn"
+    if total <= bound:
         return
     where = [layer for layer, dose in planned.items() if dose]
     at = f"layer {where[0]}" if len(where) == 1 else f"{len(where)} layers from {where[0]} to {where[-1]} together"
-    message = f"the planned relative dose at {at} is {total:.2f}, beyond the bound of {guard.bound:g}"
-    if guard.action == "refuse":
+    message = f"the planned relative dose at {at} is {total:.2f}, beyond the bound of {bound:g}"
+    if action == "refuse":
         raise DoseExceeded(message, param="steering")
-    effect = "the change is scaled down where it exceeds the bound" if guard.action == "clamp" else "text may break"
+    effect = "the change is scaled down where it exceeds the bound" if action == "clamp" else "text may break"
     warn(f"{message}: {effect}")
 
 

@@ -25,10 +25,12 @@ class DoseGuard:
     warn: a planned dose beyond the bound is a warning.
     clamp: also, the change is scaled down at every token where it would exceed the bound.
     refuse: a plan that is known to exceed the bound raises DoseExceeded; what shows only at run time is scaled down.
+    warned: a smaller bound, beyond which a planned dose is a warning, whatever the action.
     """
 
     bound: float = BOUND
     action: Literal["off", "warn", "clamp", "refuse"] = "warn"
+    warned: float | None = None
 
     @property
     def run_time_bound(self) -> float | None:

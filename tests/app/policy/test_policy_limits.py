@@ -175,6 +175,19 @@ async def test_the_default_steering_is_read_with_the_warnings_of_its_requests(go
     )
 
 
+async def test_a_larger_limit_than_the_bound_of_the_server_keeps_its_warning(governed: Server) -> None:
+    steering = [{"vector": "mood", "strength": 0.5}]  # a planned dose of 0.47
+    asked: dict[str, Any] = {"prompt": "a", "max_tokens": 1, "steering": steering}
+    for limit in (0.6, 0.4):
+        await put_policy(governed, limits={"max_relative_dose": limit})
+        answer = await governed.client.post("/v1/generate", json=asked)
+        if limit == 0.4:
+            assert code(answer) == (400, "dose_exceeded")
+        else:
+            (warning,) = answer.json()["steering"]["warnings"]
+            assert "beyond the bound of 0.2: text may break" in warning
+
+
 async def test_a_key_that_may_not_list_interventions_stores_and_evaluates_none(governed: Server) -> None:
     key = await created(governed, scopes=["write", "generate"], limits={"own_steering": "profiles"}, namespace="shared")
     for method, path, body in (

@@ -31,6 +31,8 @@ async def test_the_dose_guard_judges_the_sum_over_the_layers() -> None:
         await plan_of(item, guard=DoseGuard(0.5, "refuse"))
     assert (await plan_of(item, guard=DoseGuard(4.0, "refuse"))).dose_bound == 4.0
     assert (await plan_of(item, guard=DoseGuard(0.5, "off"))).warnings == ()
+    allowed = await plan_of(item, guard=DoseGuard(4.0, "refuse", warned=1.0))
+    assert (allowed.dose_bound, allowed.warnings) == (4.0, warned.warnings)
 
 
 ALWAYS = {"vector": "beta", "score": "cosine", "above": -1.5, "layer": 0, "at": "token"}
