@@ -211,13 +211,15 @@ def delete_link(client: Client, link: LinkId) -> None:
     console.print(shown(f"deleted {link}"))
 
 
-def _limits(texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """Returns limits from NAME=VALUE; an empty value removes one. Raises BadParameter."""
+def _limits(texts: Sequence[str] | None, *, removes: bool = False) -> dict[str, Any] | None:
+    """Returns limits from NAME=VALUE. removes: an empty value removes one. Raises BadParameter."""
     limits: dict[str, Any] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
-        if name not in KeyLimitsFields.model_fields or not equals:
+        if name not in KeyLimitsFields.model_fields or not equals or not (value or removes):
             raise BadParameter(f"expected NAME=VALUE with one of {LIMITS}, got {text!r}", param_hint="--limit")
+        if name in limits:
+            raise BadParameter(f"{name} is given twice", param_hint="--limit")
         try:
             limits[name] = _limit(name, value)
         except ValueError:
@@ -268,7 +270,9 @@ def change_key(  # noqa: PLR0913, PLR0917 - one option a field
 ) -> Output:
     """Change a key. What is not given stays, also each limit; `--limit NAME=` removes one."""
     fields: dict[str, Any] = {"name": name, "namespace": namespace, "expires_at": expires_at, "if_match": if_match}
-    changed = client.change_key(key_id, scopes=scope or None, limits=_limits(limit), force=force, **fields)
+    changed = client.change_key(
+        key_id, scopes=scope or None, limits=_limits(limit, removes=True), force=force, **fields
+    )
     line = f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
     return dumped(changed), [line]
 

@@ -96,6 +96,14 @@ def test_every_limit_of_a_key_is_set_changed_and_removed(steer: Steer) -> None:
     assert changed["limits"] == {**{n: v for n, v in key["limits"].items() if n != "jobs"}, "rows": 4}
 
 
+@pytest.mark.parametrize("limits", [("vectors=",), ("rows=3", "vectors=mood", "vectors=other")])
+def test_a_limit_that_is_empty_or_given_twice_makes_no_key(steer: Steer, limits: tuple[str, ...]) -> None:
+    """As of a variable that is not set: the key could steer with every vector."""
+    options = [text for limit in limits for text in ("--limit", limit)]
+    assert "vectors" in steer("keys", "create", "team", "--scope", "generate", *options, code=2)[1]
+    assert json.loads(steer("keys", "list", "--json")[0]) == []
+
+
 def test_a_key_is_rotated(steer: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
     old = steer("keys", "create", "team", "--scope", "read")[0].strip()
     (key,) = json.loads(steer("keys", "list", "--json")[0])
