@@ -254,6 +254,8 @@ async def create(body: CreateKeyRequest, state: StateDep, response: Response) ->
     """Creates a key. The response is the only place where it is shown."""
     if not state[ApiKeys].required and "admin" not in body.scopes:
         raise InvalidRequest("the first key needs the scope 'admin', or no one could manage keys", param="scopes")
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        raise InvalidRequest(f"the key would be refused from the start: it is {now()} now", param="expires_at")
     secret = f"sk-{secrets.token_urlsafe(32)}"
     record = KeyRecord(id=f"key_{secrets.token_hex(8)}", digest=digest_of(secret), **_fields(body))
     answer = _answer(state, await state[ApiKeys].create(record, state.store), response)

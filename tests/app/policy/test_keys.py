@@ -60,6 +60,15 @@ async def test_a_key_works_at_once_and_is_shown_once(server: Server) -> None:
     assert code(await server.client.get("/v1/keys", headers=bearer(key["key"]))) == (403, "insufficient_scope")
 
 
+async def test_a_key_is_not_made_expired(start: StartServer) -> None:
+    """The first one would shut everybody out: a server that has had a key asks for one."""
+    server = await start()
+    body = {"name": "first", "scopes": ["admin"], "expires_at": "2020-01-01T00:00:00Z"}
+    refused = await server.client.post("/v1/keys", json=body)
+    assert (code(refused), refused.json()["error"]["param"]) == ((400, "invalid_request"), "expires_at")
+    assert (await server.client.get("/v1/keys")).status_code == 200
+
+
 async def test_a_key_is_changed_and_deleted_without_a_restart(server: Server) -> None:
     key = await created(server)
     assert (await server.client.get("/v1/vectors", headers=bearer(key["key"]))).status_code == 403
@@ -74,7 +83,8 @@ async def test_a_key_is_changed_and_deleted_without_a_restart(server: Server) ->
 
 
 async def test_an_expired_key_is_unknown(server: Server) -> None:
-    key = await created(server, expires_at="2020-01-01T00:00:00Z")
+    key, past = await created(server), {"expires_at": "2020-01-01T00:00:00Z"}
+    await server.client.patch(f"/v1/keys/{key['id']}", json=past)
     assert code(await ask(server, key)) == (401, "invalid_api_key")
     await server.client.patch(f"/v1/keys/{key['id']}", json={"expires_at": None})
     assert (await ask(server, key)).status_code == 200
