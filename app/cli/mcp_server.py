@@ -240,6 +240,7 @@ def server_of(client: AsyncClient) -> "MCPServer[Any]":
     try:
         from mcp.server.mcpserver import MCPServer  # noqa: PLC0415 - an extra
         from mcp.server.mcpserver.exceptions import ToolError  # noqa: PLC0415
+        from mcp.server.mcpserver.tools import Tool  # noqa: PLC0415
     except ImportError:
         raise InvalidRequest("steer mcp needs the package mcp: pip install 'mcp>=2.3'") from None
 
@@ -253,13 +254,16 @@ def server_of(client: AsyncClient) -> "MCPServer[Any]":
 
         return call
 
-    server: MCPServer[Any] = MCPServer(
-        "steering-server", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
+    own = SteeringTools(client)
+    tools = [Tool.from_function(reported(one)) for one in (own.list_vectors, own.generate, own.compare, own.read)]
+    for tool in tools:
+        known = tool.fn_metadata.arg_model
+        known.model_config["extra"] = "forbid"  # the package drops arguments that it does not know
+        known.model_rebuild(force=True)
+        tool.parameters = known.model_json_schema()
+    return MCPServer(
+        "steering-server", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING", tools=tools
     )
-    tools = SteeringTools(client)
-    for tool in (tools.list_vectors, tools.generate, tools.compare, tools.read):
-        server.add_tool(reported(tool))
-    return server
 
 
 def serve_mcp(

@@ -96,6 +96,7 @@ async def test_what_a_tool_returns_is_what_the_server_says(address: str) -> None
     [
         ("generate", {"prompt": "a", "strengths": {"moood": 1.0}}, "mood"),
         ("generate", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ("generate", {"prompt": "a", "steering": [{"vector": "mood"}]}, "steering"),
         ("compare", {"prompt": "a"}, "nothing to compare"),
         ("read", {"texts": ["a"], "vectors": ["nothing"]}, "vector_not_found"),
     ],
