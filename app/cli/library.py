@@ -321,8 +321,8 @@ def audit(
 ) -> Output:
     """Show who changed what, newest first."""
     found = client.read_audit(limit=limit).data
-    rows = [[one.at.isoformat(timespec="seconds"), one.key, one.action, one.target] for one in found]
-    return found, [text_table(("at", "key", "action", "on"), rows, "none")]
+    rows = [[one.at.isoformat(timespec="seconds"), one.key, one.action, one.target, str(one.status)] for one in found]
+    return found, [text_table(("at", "key", "action", "on", "status"), rows, "none")]
 
 
 @command_of(policy, "show")
