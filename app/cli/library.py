@@ -342,6 +342,8 @@ def set_policy(
     unknown = sorted(set(content) - set(POLICY))
     if unknown:
         raise BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(POLICY)}")
+    for name in (name for name, value in content.items() if value is None):  # the client leaves out what is None
+        raise BadParameter(f"{name} is null; leave it out to remove it", param_hint="FILE")
     print_json(to_json(client.set_policy(**content)))
 
 

@@ -41,6 +41,9 @@ def test_a_policy_is_set_from_a_file_shown_and_cleared(steer: Steer, address: st
         assert "above 0.4" in table
         assert "token 0" in detail
         assert json.loads(steer("monitors", "watch", "--json")[0])["answers"] == 1
+        again.write_text(json.dumps({**shown, "limits": None}))
+        assert "limits is null" in steer("policy", "set", str(again), code=2)[1]
+        assert json.loads(steer("policy", "show")[0]) == shown
         steer("policy", "clear")
         assert client.get_policy().mandatory == ()
         assert "none" in steer("monitors")[0]
