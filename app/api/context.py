@@ -12,7 +12,7 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from app.api.limits import AllowedVectors, RequestLimits
-from app.api.policy import DefaultSteering, Policy, not_applied
+from app.api.policy import DefaultSteering, GovernedEngine, Policy, not_applied
 from app.core.admission import Admission, Key, check_limit
 from app.core.settings import Settings
 from app.core.state import ServerState, state_of
@@ -70,8 +70,9 @@ class Context:
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises NotReady, EngineDead."""
-        return self.state.engine
+        """The engine, which reads texts for the caller's key. Raises NotReady, EngineDead."""
+        engine = self.state.engine
+        return engine.of_client(self.key.name) if isinstance(engine, GovernedEngine) else engine
 
     @property
     def settings(self) -> Settings:
