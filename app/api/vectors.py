@@ -25,6 +25,7 @@ from steering.concepts.described import ASSISTANT, described
 from steering.engine.api import TrainingSettings
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
+from steering.extraction.card import layers_in_window
 from steering.lab import distil as distilling
 from steering.lab.evaluations import with_shipped_evidence
 from steering.layer_indices import layer_index, layer_indices
@@ -51,10 +52,11 @@ from steering.workflows.extract import (
     combined,
     make_vector,
     registered,
+    trained_pairs,
     with_recommendation,
 )
 from steering.workflows.generate import Progress
-from steering.workflows.texts import default_position, text_lengths, training_tokens
+from steering.workflows.texts import capture_prompts, default_position, text_lengths, training_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -411,6 +413,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
                 negative_topics=body.negative_topics or (),
             )
         source = _workflow_request(context, body, pairs)
+        await _check_longest(context, source)
         more = await _training_tokens(context, body, training, pairs)
         reads = (*pairs.positive, *pairs.negative) * (2 if card_max else 1)
         await context.charge_answers(None, 0, 0, reads, more=more)
@@ -490,6 +493,23 @@ def _check_read(context: Context, body: ExtractRequest, texts: int) -> None:
     """Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
+
+
+async def _check_longest(context: Context, request: ExtractionRequest) -> None:
+    """Raises LimitExceeded where one text takes too much: all its tokens at once, which `phase` and `card_position` read, or a step of
+    training."""
+    engine, texts = context.engine, (*request.pairs.positive, *request.pairs.negative)
+    if request.method == TRAINED:
+        await run_in_thread(trained_pairs, engine, request)
+    if request.phase is None and not request.card_max:
+        return
+    layers = layer_indices(request.layers, engine.info.layer_count)
+    read = layers if request.phase else layers_in_window(layers, engine.info.layer_count)
+    lengths = await run_in_thread(
+        lambda: [len(engine.tokenizer.encode(one.prompt)) for one in capture_prompts(engine, texts)]
+    )
+    what = "activations of the longest text (tokens x layers x d_model)"
+    context.check_activations(max(lengths), len(read), what, "layers")
 
 
 async def _training_tokens(
