@@ -328,7 +328,7 @@ class Context:
         self.state.rate_limits.charge_tokens(self.key, tokens)
         self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
 
-    async def charge_answers(
+    async def answer_tokens(
         self,
         prompts: Sequence[Prompt] | None,
         answers: int,
@@ -336,9 +336,9 @@ class Context:
         reads: Sequence[PairText] = (),
         *,
         more: int = 0,
-    ) -> None:
-        """Counts the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
-        request of its own, and of texts that are read, as `capture_prompts` writes them. more: tokens that are counted already. Raises RateLimited."""
+    ) -> int:
+        """Returns the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
+        request of its own, and of texts that are read, as `capture_prompts` writes them. more: tokens that are counted already."""
 
         def lengths_of() -> list[int]:
             texts = [*(prompts or ()), *(one.prompt for one in capture_prompts(self.engine, reads))]
@@ -347,7 +347,7 @@ class Context:
         lengths = await run_in_thread(lengths_of)
         asked = lengths[: len(prompts)] if prompts else [0]
         read = sum(lengths[len(prompts or ()) :])
-        self.charge(answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more)
+        return answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more
 
 
 @contextmanager

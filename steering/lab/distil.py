@@ -241,9 +241,9 @@ async def _divergence(engine: Engine, prompts: Sequence[Prompt], sampling: Sampl
     or most end before they begin, which is no small change."""
     try:
         written = await background(engine, [replace(one, plan=plan) for one in seeded(prompts, sampling)])
-        (found,) = await token_divergences(engine, list(zip(prompts, written, strict=True)), [plan])
     except NonfiniteActivations:
         return inf
+    (found,) = await token_divergences(engine, list(zip(prompts, written, strict=True)), [plan])
     return fmean(chain.from_iterable(found)) if len(found) > len(prompts) / 2 else inf
 
 
