@@ -9,6 +9,14 @@ from steering.spec import Activation, Interval, Measured
 Basis: TypeAlias = Literal["measured", "card", "norms"]
 COHERENT = 1.5
 """Perplexity under the unsteered model, relative to its own text, up to which a text counts as coherent."""
+DISTILLED = "distil"
+"""The method of distilled vectors."""
+
+
+def own_position(method: str, provenance: Mapping[str, Any]) -> Any:
+    """Returns the position at which a vector reads texts: that of its provenance, `last` without one. Vectors that were distilled
+    before the provenance said it are made of answers, too: `response_mean`."""
+    return provenance.get("position", "response_mean" if method == DISTILLED else "last")
 
 
 @dataclass(frozen=True, slots=True)

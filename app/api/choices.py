@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from app.api.context import Context
-from app.api.jobs import Work
+from app.api.jobs import Prepared
 from app.api.reading import score_bytes
 from app.core.admission import SCORED_REQUESTS, check_limit
 from steering.errors import within
@@ -17,9 +17,9 @@ from steering.workflows.generate import Progress
 from steering.workflows.readout import grouped
 
 
-async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:
-    """Checks the request, reserves its memory and counts its tokens: those of every prompt that is read. Raises LimitExceeded,
-    InvalidRequest, ContextLengthExceeded, OutOfMemory, Overloaded, RateLimited."""
+async def prepare_choices(context: Context, body: ChoicesRequest) -> Prepared:
+    """Checks the request and reserves its memory. Its tokens are those of every prompt that is read. Raises LimitExceeded,
+    InvalidRequest, ContextLengthExceeded, OutOfMemory, Overloaded."""
     check_limit(len(body.items), context.settings.max_texts, "items", "items")
     plan = await context.plan(body.steering)
     plans = (await context.plan(()), plan) if plan.own else (plan,)
@@ -27,13 +27,13 @@ async def prepare_choices(context: Context, body: ChoicesRequest) -> Work:
     what = "prompts to read (one for each rotation of the choices)"
     check_limit(prompts, context.settings.max_evaluation_answers, what, "items")
     tokens, memory = await run_in_thread(_cost, context, body.items, plans)
-    context.charge(tokens, memory)
+    context.admission.reserve(memory)
 
     async def run(progress: Progress) -> dict[str, Any]:
         found = await choices.measure(context.engine, body.items, plans, cache_salt=context.key.name, progress=progress)
         return found.model_dump(mode="json")
 
-    return run
+    return tokens, run
 
 
 def _cost(context: Context, items: Sequence[ChoiceItem], plans: Sequence[SteeringPlan]) -> tuple[int, int]:

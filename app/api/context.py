@@ -12,7 +12,7 @@ from fastapi import Depends, Query
 from starlette.requests import Request
 
 from app.api.limits import AllowedVectors, RequestLimits
-from app.api.policy import DefaultSteering, Policy, not_applied
+from app.api.policy import DefaultSteering, GovernedEngine, Policy, not_applied
 from app.core.admission import Admission, Key, check_limit
 from app.core.settings import Settings
 from app.core.state import ServerState, state_of
@@ -70,8 +70,9 @@ class Context:
 
     @property
     def engine(self) -> Engine:
-        """The engine. Raises NotReady, EngineDead."""
-        return self.state.engine
+        """The engine, which reads texts for the caller's key. Raises NotReady, EngineDead."""
+        engine = self.state.engine
+        return engine.of_client(self.key.name) if isinstance(engine, GovernedEngine) else engine
 
     @property
     def settings(self) -> Settings:
@@ -327,7 +328,7 @@ class Context:
         self.state.rate_limits.charge_tokens(self.key, tokens)
         self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
 
-    async def charge_answers(
+    async def answer_tokens(
         self,
         prompts: Sequence[Prompt] | None,
         answers: int,
@@ -335,9 +336,9 @@ class Context:
         reads: Sequence[PairText] = (),
         *,
         more: int = 0,
-    ) -> None:
-        """Counts the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
-        request of its own, and of texts that are read, as `capture_prompts` writes them. more: tokens that are counted already. Raises RateLimited."""
+    ) -> int:
+        """Returns the tokens of a job: of its answers with their prompts where a caller gave them, as if each had a
+        request of its own, and of texts that are read, as `capture_prompts` writes them. more: tokens that are counted already."""
 
         def lengths_of() -> list[int]:
             texts = [*(prompts or ()), *(one.prompt for one in capture_prompts(self.engine, reads))]
@@ -346,7 +347,7 @@ class Context:
         lengths = await run_in_thread(lengths_of)
         asked = lengths[: len(prompts)] if prompts else [0]
         read = sum(lengths[len(prompts or ()) :])
-        self.charge(answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more)
+        return answers * max_tokens + ceil(answers * sum(asked) / len(asked)) + read + more
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from app.api.choices import prepare_choices
 from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
-from app.api.jobs import Work, checkpoints_of, job_options, respond, written
+from app.api.jobs import Prepared, checkpoints_of, job_options, respond, written
 from app.api.reading import library_vectors
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
@@ -78,27 +78,27 @@ async def evaluate(
 ) -> Response:
     """Steers many answers, reads them back unsteered, and reports effect, damage and chance level; or answers multiple choice."""
     if isinstance(body, schemas.ReportRequest):
-        work = await _prepare_report(context, body)
+        job = await _prepare_report(context, body)
     elif isinstance(body, ChoicesRequest):
-        work = await prepare_choices(context, body)
+        job = await prepare_choices(context, body)
     elif isinstance(body, schemas.CalibrationRequest):
-        work = await _prepare_calibration(context, body)
+        job = await _prepare_calibration(context, body)
     else:
-        work = await _prepare_strengths(context, body)
-    return await respond(context, body.kind, body, work, query.wait, 200)
+        job = await _prepare_strengths(context, body)
+    return await respond(context, body.kind, body, job, query.wait, 200)
 
 
 @uploads.post("/v1/vectors/transfer", **job_options(201, TransferAnswer, "the vector and its loss"))
 async def transfer(body: TransferRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Carries a direction of the second model to the loaded one by a map that is fitted on texts both read, and measures the loss."""
-    work = await _prepare_transfer(context, body)
-    return await respond(context, "transfer", body, work, query.wait, 201)
+    job = await _prepare_transfer(context, body)
+    return await respond(context, "transfer", body, job, query.wait, 201)
 
 
 # Layer sweeps and dose-responses. Everything that can be refused at once is refused before the job begins, here as below.
 
 
-async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -> Work:
+async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -> Prepared:
     context.limits.check_own_steering()
     vector = await context.vector(body.vector)
     context.limits.check_vector(vector)
@@ -151,8 +151,8 @@ async def _prepare_strengths(context: Context, body: schemas.StrengthsRequest) -
     if bound is not None:  # raises DoseExceeded where the largest strength is beyond it
         for one, layers in places:
             await plan_at(engine.info, one, max(strengths, key=abs), layers, request.guard)
-    await context.charge_answers(request.prompts, answers, body.max_tokens, more=judged)
-    return partial(_run_strengths, context, body, request)
+    tokens = await context.answer_tokens(request.prompts, answers, body.max_tokens, more=judged)
+    return tokens, partial(_run_strengths, context, body, request)
 
 
 async def _judged(
@@ -200,7 +200,7 @@ async def _run_strengths(
     return answer.model_copy(update={"saved": saved, "warnings": warnings}).model_dump(mode="json")
 
 
-async def _prepare_calibration(context: Context, body: schemas.CalibrationRequest) -> Work:
+async def _prepare_calibration(context: Context, body: schemas.CalibrationRequest) -> Prepared:
     context.limits.check_own_steering()
     vector, engine = await context.vector(body.vector), context.engine
     context.limits.check_vector(vector)
@@ -212,7 +212,7 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
     prompts = await run_in_thread(calibrating.neutral_prompts, engine, given)
     reads = len(prompts) * (1 + (2 * len(layers) + 1) * calibrating.STEPS)  # each step reads them without steering, too
     check_limit(reads, context.settings.max_evaluation_answers, "answers to read", "layers")
-    await context.charge_answers(prompts, reads, body.max_tokens)
+    tokens = await context.answer_tokens(prompts, reads, body.max_tokens)
     sampling = SamplingParams(max_tokens=body.max_tokens, temperature=body.temperature, seed=body.seed)
 
     async def run(progress: Progress) -> dict[str, Any]:
@@ -222,7 +222,7 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
         changes = {"saved": saved, "warnings": (*answer.warnings, *unsaved)}
         return answer.model_copy(update=changes).model_dump(mode="json")
 
-    return run
+    return tokens, run
 
 
 async def _check_newest(context: Context, vector: ConceptVector) -> None:
@@ -261,7 +261,7 @@ async def _prompts(
 # Reports
 
 
-async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work:
+async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Prepared:
     engine = context.engine
     vector = await context.vector(body.vector)
     check_model(vector, engine.info)
@@ -308,8 +308,8 @@ async def _prepare_report(context: Context, body: schemas.ReportRequest) -> Work
     read = [await run_in_thread(load_concept, name) for name in others]
     read += filter(None, [request.pairs])  # half of them once more
     reads = [text for pairs in read for text in (*pairs.positive, *pairs.negative)]
-    await context.charge_answers(request.prompts, answers, body.max_tokens, reads)
-    return partial(_run_report, context, request, others, concept)
+    tokens = await context.answer_tokens(request.prompts, answers, body.max_tokens, reads)
+    return tokens, partial(_run_report, context, request, others, concept)
 
 
 async def _run_report(
@@ -394,7 +394,7 @@ async def _readers(context: Context, body: schemas.ReportRequest) -> tuple[dict[
 # Transfer
 
 
-async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
+async def _prepare_transfer(context: Context, body: TransferRequest) -> Prepared:
     """Checks the request as far as that is possible without the second model, and returns what runs it."""
     settings = context.settings
     if settings.scorer_model is None:
@@ -409,10 +409,10 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
     measured = await _effect_request(context, body)
     texts = (*request.pairs.positive, *request.pairs.negative, *request.anchors)
     if measured is None:
-        await context.charge_answers(None, 0, 0, reads=texts)
+        tokens = await context.answer_tokens(None, 0, 0, reads=texts)
     else:
         answers = carrying.effect_answers(len(measured.prompts))
-        await context.charge_answers(measured.prompts, answers, measured.sampling.max_tokens, reads=texts)
+        tokens = await context.answer_tokens(measured.prompts, answers, measured.sampling.max_tokens, reads=texts)
 
     async def run(progress: Progress) -> dict[str, Any]:
         async with opened_second_model(context.settings) as second:
@@ -433,7 +433,7 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Work:
             **loss,
         ).model_dump(mode="json")
 
-    return run
+    return tokens, run
 
 
 def _transfer_request(body: TransferRequest) -> carrying.TransferRequest:

@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except a write (`written`)."""
+Prepared: TypeAlias = tuple[int, Work]
+"""The tokens that a job counts for the limit of its key, and its work."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -187,11 +189,14 @@ class Jobs:
         """Returns a job of this process that has not ended."""
         return self._live.get(job_id)
 
-    async def submit(self, record: JobRecord, key: Key, work: Work, release: Callable[[], None]) -> LiveJob:
-        """Queues a job; `release` is called once, when it has ended or was refused. Raises Overloaded when too many are
-        waiting, RateLimited when the key has too many."""
+    async def submit(
+        self, record: JobRecord, key: Key, work: Work, release: Callable[[], None], charge: Callable[[], None]
+    ) -> LiveJob:
+        """Queues a job; `release` is called once, when it has ended or was refused. charge: counts its tokens; called once there is room
+        for it. Raises Overloaded when too many are waiting, RateLimited when the key has too many, and what `charge` raises."""
         try:
             self._check_limits(key)
+            charge()
         except SteeringError:
             release()
             raise
@@ -324,6 +329,10 @@ def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
     return record.model_copy(update={"status": "failed", "error": error})
 
 
+def uncharged() -> None:
+    """Counts no tokens: a batch counts them line by line."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
     """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin. A
@@ -343,17 +352,24 @@ class NamespaceJobs:
     def _sees_all(self) -> bool:
         return "admin" in self.key.scopes
 
-    async def submit(self, kind: str, request: Mapping[str, Any], work: Work) -> JobRecord:
+    async def submit(
+        self, kind: str, request: Mapping[str, Any], work: Work, charge: Callable[[], None] = uncharged
+    ) -> JobRecord:
         """Queues a job and returns its record. Raises Overloaded, RateLimited."""
-        return (await self._submit(kind, request, work)).record
+        return (await self._submit(kind, request, work, charge)).record
 
     async def complete(
-        self, kind: str, request: Mapping[str, Any], work: Work, request_seconds: float = math.inf
+        self,
+        kind: str,
+        request: Mapping[str, Any],
+        work: Work,
+        charge: Callable[[], None] = uncharged,
+        request_seconds: float = math.inf,
     ) -> Mapping[str, Any]:
         """Runs a job within the same limits and returns its result. A cancelled caller cancels the job; one that has waited for
         nearly as long as a request may last gets RequestTimedOut, and the job goes on. Raises also Overloaded, RateLimited, and
         the error that ended the job: JobCancelled where another caller cancelled it."""
-        live = await self._submit(kind, request, work)
+        live = await self._submit(kind, request, work, charge)
         try:
             await asyncio.wait({live.task}, timeout=request_seconds - min(LEFT_SECONDS, request_seconds / 2))
         except asyncio.CancelledError:
@@ -408,10 +424,10 @@ class NamespaceJobs:
                         record = newest
         return record
 
-    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work) -> LiveJob:
+    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work, charge: Callable[[], None]) -> LiveJob:
         job_id = f"job-{secrets.token_hex(8)}"
         record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
-        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job())
+        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job(), charge)
 
     def _visible(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)
@@ -459,17 +475,20 @@ def jobs_of(context: Context) -> NamespaceJobs:
 
 
 async def respond(
-    context: Context, kind: str, body: BaseModel, work: Work, wait: bool, status: int, part: str | None = None
+    context: Context, kind: str, body: BaseModel, job: Prepared, wait: bool, status: int, part: str | None = None
 ) -> Response:
-    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job."""
+    """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job. Raises
+    Overloaded, OutOfMemory, RateLimited: what is refused counts no tokens. With `wait` also what `NamespaceJobs.complete` raises."""
     context.admission.release_rows()  # a job has limits of its own
     # a list of numbers of a transfer; the `direction` of a report is a word
     hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
     jobs, request = jobs_of(context), body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
+    tokens, work = job
+    charge = partial(context.charge, tokens)
     if wait:
-        result = await jobs.complete(kind, request, work, context.settings.request_seconds)
+        result = await jobs.complete(kind, request, work, charge, context.settings.request_seconds)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
-    queued = await jobs.submit(kind, request, work)
+    queued = await jobs.submit(kind, request, work, charge)
     return json_response(queued.model_dump(mode="json"), 202)
 
 

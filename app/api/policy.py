@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from cachetools import LRUCache
@@ -190,17 +190,25 @@ def _measured(monitor: Monitor) -> tuple[object, ...]:
     return monitor.name, monitor.vector, monitor.sha256, monitor.reading.layer, monitor.at, monitor.phase
 
 
+GovernedPlans: TypeAlias = LRUCache[tuple[SteeringPlan, SteeringPlan], SteeringPlan]
+"""(plan, what is mandatory) -> the plan under it."""
+
+
 class GovernedEngine(Engine):
     """Puts every pass under the policy that holds when it begins, whoever asks for it and with whatever plan. A plan
     that does not end with what is mandatory now is followed by it: no steering at all becomes the mandatory steering,
     and a plan that was resolved under an earlier policy loses what was mandatory then. Every answer is read by the
     monitors. Both raise PolicyInvalid while the policy cannot be applied. A report is then of the plan's own
-    interventions alone. What only some engines have (`unembed`, `fit`, their limits) is the engine's own: it returns
+    interventions alone. Texts are read for `client`. What only some engines have (`unembed`, `fit`, their limits) is the engine's own: it returns
     nothing that the model predicts from a text that was not read by `capture`."""
 
-    def __init__(self, engine: Engine, policy: Policy) -> None:
-        self._engine, self._policy = engine, policy
-        self._plans: LRUCache[tuple[SteeringPlan, SteeringPlan], SteeringPlan] = LRUCache(RECENT_PLANS)
+    def __init__(self, engine: Engine, policy: Policy, client: str = "", plans: GovernedPlans | None = None) -> None:
+        self._engine, self._policy, self._client = engine, policy, client
+        self._plans: GovernedPlans = LRUCache(RECENT_PLANS) if plans is None else plans
+
+    def of_client(self, client: str) -> "GovernedEngine":
+        """Returns the same engine, whose texts are read in turns with those of other clients."""
+        return GovernedEngine(self._engine, self._policy, client, self._plans)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -255,6 +263,7 @@ class GovernedEngine(Engine):
         policy = self._policy.active
         plans = {one.plan: await self._under(one.plan, policy) for one in prompts}
         governed = [one if plans[one.plan] is one.plan else replace(one, plan=plans[one.plan]) for one in prompts]
+        spec = replace(spec, client=spec.client or self._client)
         return await self._engine.capture(governed, spec, **options)
 
     async def _under(self, plan: SteeringPlan, policy: ActivePolicy) -> SteeringPlan:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.context import AdmittedDep, Context, ContextDep, pair_set, pair_text
-from app.api.jobs import Work, job_options, respond, written
+from app.api.jobs import Prepared, job_options, respond, written
 from app.core.admission import SCORED_REQUESTS, check_limit, foreign, page_size
 from app.core.answers import damage_warnings, json_in_thread
 from app.core.errors import InsufficientScope
@@ -25,6 +25,7 @@ from steering.concepts.described import ASSISTANT, described
 from steering.engine.api import TrainingSettings
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
+from steering.extraction.card import layers_in_window
 from steering.lab import distil as distilling
 from steering.lab.evaluations import with_shipped_evidence
 from steering.layer_indices import layer_index, layer_indices
@@ -51,10 +52,11 @@ from steering.workflows.extract import (
     combined,
     make_vector,
     registered,
+    trained_pairs,
     with_recommendation,
 )
 from steering.workflows.generate import Progress
-from steering.workflows.texts import default_position, text_lengths, training_tokens
+from steering.workflows.texts import capture_prompts, default_position, text_lengths, training_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -198,8 +200,8 @@ async def delete(name: str, query: Annotated[schemas.DeleteQuery, Query()], cont
 @uploads.post("/v1/vectors/extract", **job_options(201, VectorAnswer, "the vector"))
 async def extract(body: ExtractRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Reads every text once and fits a direction at every layer requested, measured on held-out topics."""
-    work = await _prepare_extraction(context, body)
-    return await respond(context, "extract", body, work, query.wait, 201, part="vector")
+    job = await _prepare_extraction(context, body)
+    return await respond(context, "extract", body, job, query.wait, 201, part="vector")
 
 
 def _map_of(layer: str, given: schemas.MapNumbers) -> LowRankMap:
@@ -227,8 +229,8 @@ def _map_numbers(vector: ConceptVector) -> dict[str, schemas.MapNumbers]:
 @router.post("/v1/vectors/distil", **job_options(201, VectorAnswer, "the vector"))
 async def distil(body: DistilRequest, query: Annotated[WaitQuery, Query()], context: AdmittedDep) -> Response:
     """Distils an instruction into a vector with a map: what it changes in the model's own answers, without its tokens."""
-    work = await _prepare_distil(context, body)
-    return await respond(context, "distil", body, work, query.wait, 201, part="vector")
+    job = await _prepare_distil(context, body)
+    return await respond(context, "distil", body, job, query.wait, 201, part="vector")
 
 
 def vector_answer(vector: VectorSummary) -> VectorAnswer:
@@ -382,7 +384,7 @@ async def similar_vectors(store: NamespaceStore, vector: ConceptVector, cosines:
     return SimilarAnswer(data=found, warnings=damage_warnings(damaged))
 
 
-async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
+async def _prepare_extraction(context: Context, body: ExtractRequest) -> Prepared:
     """Checks the request and returns what runs it. Everything that can be refused at once is refused here. Raises
     LimitExceeded for too many texts, InvalidRequest for a name, method or layers that cannot be used."""
     check_name(body.name)
@@ -399,7 +401,8 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
         _check_read(context, body, description.answers)
         more = await _training_tokens(context, body, training, description)
         # each answer is written, and read once or twice
-        await context.charge_answers(None, description.answers * (3 if card_max else 2), WRITING.max_tokens, more=more)
+        answers = description.answers * (3 if card_max else 2)
+        tokens = await context.answer_tokens(None, answers, WRITING.max_tokens, more=more)
     else:
         if body.positive is None or body.negative is None:
             pairs = await run_in_thread(pair_set, body.concept, body.pairs)
@@ -413,9 +416,10 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
                 negative_topics=body.negative_topics or (),
             )
         source = _workflow_request(context, body, pairs)
+        await _check_longest(context, source)
         more = await _training_tokens(context, body, training, pairs)
         reads = (*pairs.positive, *pairs.negative) * (2 if card_max else 1)
-        await context.charge_answers(None, 0, 0, reads, more=more)
+        tokens = await context.answer_tokens(None, 0, 0, reads, more=more)
 
     async def run(progress: Progress) -> dict[str, Any]:
         """Extracts and stores the vector. The texts of a description are generated first. Cancelling before that stores nothing."""
@@ -431,7 +435,7 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Work:
         stored = await written(lambda: context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
-    return run
+    return tokens, run
 
 
 def _description(body: ExtractRequest) -> Description | None:
@@ -448,7 +452,7 @@ def _about(body: ExtractRequest | DistilRequest) -> str:
     return body.description or ("" if entry is None else entry.description)
 
 
-async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
+async def _prepare_distil(context: Context, body: DistilRequest) -> Prepared:
     """Checks the request and returns what runs it. Raises LimitExceeded for too many prompts or activations, InvalidRequest for a
     name, layers, prompts or a concept that cannot be used, and InsufficientScope: the vector steers while its strength is sought."""
     context.limits.check_own_steering()
@@ -467,14 +471,14 @@ async def _prepare_distil(context: Context, body: DistilRequest) -> Work:
     told = (2 * asked + compared) * len(await encode_prompt(context.engine.tokenizer, request.instruction))
     more = told + distilling.COMPARING * compared * most
     reads = (body.prompts or ())[:compared] * distilling.COMPARING
-    await context.charge_answers(body.prompts, asked * (2 + len(layers)), body.max_tokens, reads, more=more)
+    tokens = await context.answer_tokens(body.prompts, asked * (2 + len(layers)), body.max_tokens, reads, more=more)
 
     async def run(progress: Progress) -> dict[str, Any]:
         vector = await distilling.distil(context.engine, request, progress=progress)
         stored = await written(lambda: context.store.vectors.put(vector))
         return {"vector": vector_answer(stored).model_dump(mode="json")}
 
-    return run
+    return tokens, run
 
 
 def _instructed(concept: str) -> ConceptEntry:
@@ -492,6 +496,23 @@ def _check_read(context: Context, body: ExtractRequest, texts: int) -> None:
     """Raises LimitExceeded when too many activations would be read."""
     layers = context.engine.info.layer_count if body.layers == "all" else len(body.layers)
     context.check_activations(texts, layers, "activations (texts x layers x d_model)", "layers")
+
+
+async def _check_longest(context: Context, request: ExtractionRequest) -> None:
+    """Raises LimitExceeded where one text takes too much: all its tokens at once, which `phase` and `card_position` read, or a step of
+    training."""
+    engine, texts = context.engine, (*request.pairs.positive, *request.pairs.negative)
+    if request.method == TRAINED:
+        await run_in_thread(trained_pairs, engine, request)
+    if request.phase is None and not request.card_max:
+        return
+    layers = layer_indices(request.layers, engine.info.layer_count)
+    read = layers if request.phase else layers_in_window(layers, engine.info.layer_count)
+    lengths = await run_in_thread(
+        lambda: [len(engine.tokenizer.encode(one.prompt)) for one in capture_prompts(engine, texts)]
+    )
+    what = "activations of the longest text (tokens x layers x d_model)"
+    context.check_activations(max(lengths), len(read), what, "layers")
 
 
 async def _training_tokens(

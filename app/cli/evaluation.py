@@ -35,6 +35,7 @@ from app.cli.commands import (
 )
 from app.cli.tables import estimate_text, followed, numeric_table, optional, recommendation, warning_lines
 from app.cli.terminal import shown, stderr
+from steering.cards import own_position
 from steering.client import Client
 from steering.client.results import BROKEN, CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
@@ -309,7 +310,7 @@ def separation(
     rows = _read_labelled(labelled, positive)
     found = client.get_vector(vector)
     chosen = found.recommended.layers[len(found.recommended.layers) // 2] if layer is None else layer
-    read_at = found.provenance.get("position", "last") if position is None else position_of(position)
+    read_at = own_position(found.method, found.provenance) if position is None else position_of(position)
     phase = found.provenance.get("phase") if position is None else None
     result = measured(rows, _scores(client, found, chosen, read_at, phase, rows), threshold)
     if not found.centred:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,14 +34,16 @@ def run_study(
         Path, file_argument("YAML: `steps`, a list of `extract: {...}` and `evaluate: {...}` with bodies of the API.")
     ],
 ) -> Output:
-    """Run the extractions and evaluations of a file. What is done is kept in <file>.results and not done again."""
+    """Run the extractions and evaluations of a file. What is done is kept in <file>.results, and done again only after a new vector."""
     folder = study.with_name(f"{study.stem}.results")
     folder.mkdir(exist_ok=True)
-    results = {}
+    results, stored = {}, list[str]()  # the jobs that stored a vector, which an evaluation after them may use
     for number, (kind, body) in enumerate(steps_of(text_of(study), study.name), start=1):
         subject = str(body.get("vector") or body.get("name") or "step").replace("/", "-")
         name = f"{number:02}-{body.get('kind', kind)}-{subject}"
-        results[name] = _result(client, kind, body, folder / name)
+        results[name], job = _result(client, kind, body, folder / f"{name}.json", stored if kind == "evaluate" else ())
+        if kind == "extract" or body.get("save"):
+            stored.append(job)
     return results, [shown(f"{name}: {folder / name}.json") for name in results] or [Text("no steps")]
 
 
@@ -66,18 +68,19 @@ def steps_of(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
     return [next(iter(step.items())) for step in steps]
 
 
-def _result(client: Client, kind: str, body: dict[str, Any], path: Path) -> Any:
-    """Returns the result of a step: the one that is kept, that of the job that was started for it, or that of a new job."""
-    kept, started = path.with_suffix(".json"), path.with_suffix(".job")
-    digest = hashlib.sha256(json.dumps([kind, body], sort_keys=True).encode()).hexdigest()
+def _result(client: Client, kind: str, body: dict[str, Any], kept: Path, before: Sequence[str]) -> tuple[Any, str]:
+    """Returns the result of a step, and its job: the result that is kept, that of the job that was started for it, or that of a new job.
+    before: jobs whose vectors the step may use. After others it is another step."""
+    started = kept.with_suffix(".job")
+    digest = hashlib.sha256(json.dumps([kind, body, *before], sort_keys=True).encode()).hexdigest()
     if kept.exists() and (found := json.loads(kept.read_text(encoding="utf-8")))["step"] == digest:
-        return found["result"]
+        return found["result"], found["job"]
     while True:
         job = _running(client, started, digest)
         if job is None:
             job = client.send(Call(STEPS[kind].arguments(body), STEPS[kind].read, {}))
             started.write_text(json.dumps({"step": digest, "job": job.id}) + "\n", encoding="utf-8")
-        stderr.print(shown(f"{path.name}: {job.id}"))
+        stderr.print(shown(f"{kept.stem}: {job.id}"))
         try:
             result = follow(client, job)
             break
@@ -85,11 +88,11 @@ def _result(client: Client, kind: str, body: dict[str, Any], path: Path) -> Any:
             if error.code != Interrupted.code:  # an interrupted job is started again, and finds the parts that are done
                 raise
     found = {"step": digest, "request": {kind: body}, "job": job.id, "result": result}
-    partial = path.with_suffix(".part")  # renamed, so that a file that is there is complete
+    partial = kept.with_suffix(".part")  # renamed, so that a file that is there is complete
     partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     partial.replace(kept)
     started.unlink()
-    return result
+    return result, job.id
 
 
 def _running(client: Client, started: Path, digest: str) -> JobAnswer | None:

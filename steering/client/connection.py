@@ -4,8 +4,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -198,6 +198,17 @@ def _job_call(method: str, job: JobAnswer) -> Call[JobAnswer]:
     return Call(arguments, JobAnswer.model_validate_json, {})
 
 
+@contextmanager
+def _naming(job: JobAnswer) -> Iterator[None]:
+    """Adds to an ApiError which job could not be read."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status != 404:  # there is no such job
+            error.message += f"; job {job.id} may go on: GET /v1/jobs/{job.id}"
+        raise
+
+
 def _seconds_until_next(elapsed: float) -> float:
     """Returns how long to wait before a job is read again: a short one is not delayed by more than a tenth."""
     return min(LONGEST_POLL, 0.05 + 0.1 * elapsed)
@@ -292,7 +303,8 @@ class Connection(_Connection[httpx2.Client]):
             show(job)
             while job.status in UNFINISHED:
                 time.sleep(_seconds_until_next(time.monotonic() - began))
-                job = self.send(_job_call("GET", job))
+                with _naming(job):
+                    job = self.send(_job_call("GET", job))
                 show(job)
         except KeyboardInterrupt:
             with suppress(ApiError):
@@ -353,7 +365,8 @@ class AsyncConnection(_Connection[httpx2.AsyncClient]):
             show(job)
             while job.status in UNFINISHED:
                 await asyncio.sleep(_seconds_until_next(time.monotonic() - began))
-                job = await self.send(_job_call("GET", job))
+                with _naming(job):
+                    job = await self.send(_job_call("GET", job))
                 show(job)
         except asyncio.CancelledError:
             with suppress(ApiError):

@@ -120,6 +120,8 @@ class CaptureSpec:
     embeddings: whether the input embeddings of the positions are read too.
     cache_salt: what is computed for the beginning of a text may be shared with calls and requests of the same salt; None: with the
         texts of the same call. Only with logits: a pass without them may end before the last block. The engine `vllm` ignores it.
+    client: who asks. Waiting texts are taken in turns between clients, those of one client in turns between its calls; a call
+        without one is a client of its own. The engine `vllm` takes all texts in the order in which they come.
     """
 
     layers: tuple[int, ...]
@@ -127,6 +129,7 @@ class CaptureSpec:
     logits: bool = False
     embeddings: bool = False
     cache_salt: str | None = None
+    client: str = ""
 
     def __post_init__(self) -> None:
         if self.cache_salt is not None and not self.logits:

@@ -1,12 +1,21 @@
 """Checks what a caller asks of an engine, and tokenizes prompts, for engines and their callers alike."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf, isfinite
 from typing import TypeVar
 
-from steering.engine.api import CapturePrompt, CaptureSpec, FitTask, Prompt, SamplingParams, Tokenizer
+from steering.engine.api import (
+    CapturePrompt,
+    CaptureSpec,
+    FitTask,
+    NeutralText,
+    Prompt,
+    SamplingParams,
+    Tokenizer,
+    TokenPair,
+)
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
 from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
@@ -66,13 +75,7 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
         raise InvalidRequest(f"layer {task.layer} does not exist; {allowed}", param="layers")
     if not task.pairs:
         raise InvalidRequest("a direction is fitted on at least one pair", param="pairs")
-    limit = min(MAX_TEXT_TOKENS, info.context_length)
-    texts = [(pair.start, ids) for pair in task.pairs for ids in (pair.positive, pair.negative)]
-    for start, ids in [*texts, *((text.start, text.ids) for text in task.neutral)]:
-        if not 1 <= start < len(ids):
-            raise InvalidRequest(f"start {start} leaves no token to score in a text of {len(ids)}", param="pairs")
-        if len(ids) > limit:
-            raise LimitExceeded(f"a text has {len(ids)} tokens; at most {limit} can be fitted on", param="pairs")
+    check_fitted(task.pairs, task.neutral, info)
     low, high = task.strengths
     if not 0.0 < low <= high < inf:
         raise InvalidRequest(f"strengths must lie above 0, low to high, got {low} to {high}", param="strengths")
@@ -85,6 +88,17 @@ def check_task(task: FitTask, info: ModelInfo) -> None:
         if shape != (info.d_model,) or not 0.0 < float(task.initial.norm()) < inf:
             expected = f"{info.d_model} finite numbers, not all 0"
             raise InvalidRequest(f"the initial direction must be {expected}, got shape {shape}", param="initial")
+
+
+def check_fitted(pairs: Iterable[TokenPair], neutral: Iterable[NeutralText], info: ModelInfo) -> None:
+    """Raises InvalidRequest for texts of which no token is scored, LimitExceeded for those of more than MAX_TEXT_TOKENS."""
+    limit = min(MAX_TEXT_TOKENS, info.context_length)
+    texts = [(pair.start, ids) for pair in pairs for ids in (pair.positive, pair.negative)]
+    for start, ids in [*texts, *((text.start, text.ids) for text in neutral)]:
+        if not 1 <= start < len(ids):
+            raise InvalidRequest(f"start {start} leaves no token to score in a text of {len(ids)}", param="pairs")
+        if len(ids) > limit:
+            raise LimitExceeded(f"a text has {len(ids)} tokens; at most {limit} can be fitted on", param="pairs")
 
 
 def _check(name: str, value: float, allowed: bool, range_: str) -> None:

@@ -1,6 +1,6 @@
 """Builds the quality card with its warnings, and recommends a layer and strengths from it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from steering.auroc import MIN_GROUPS
 from steering.cards import Estimate, LayerQuality, QualityCard, Recommended
@@ -16,10 +16,15 @@ TYPICAL_DOSES = (0.05, 0.12)
 """Relative doses to try at one layer: from where the embedded model's text changes to where the first concept breaks it."""
 
 
+def layers_in_window(layers: Iterable[int], layer_count: int) -> list[int]:
+    """Returns the layers of which `best_layer` chooses, ascending: those in WINDOW of the depth, all where none is."""
+    ascending = sorted(layers)
+    return [layer for layer in ascending if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]] or ascending
+
+
 def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
     """Returns the layer in WINDOW of the depth, if any, that reads best: AUROC to two decimals, then the lower end of
     its interval, then separation; without measurements the one nearest the middle of the window."""
-    inside = [layer for layer in sorted(layers) if WINDOW[0] <= (layer + 1) / layer_count <= WINDOW[1]]
     middle = sum(WINDOW) / 2 * layer_count - 1
 
     def rank(layer: int) -> tuple[float, float, float, float]:
@@ -27,7 +32,7 @@ def best_layer(layers: Mapping[int, LayerQuality], layer_count: int) -> int:
         low = quality.auroc_interval[0] if quality.auroc_interval else 0.0
         return round(quality.auroc or 0.0, 2), round(low, 2), quality.separation or 0.0, -abs(layer - middle)
 
-    return max(inside or sorted(layers), key=rank)
+    return max(layers_in_window(layers, layer_count), key=rank)
 
 
 def recommend(

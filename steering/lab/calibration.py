@@ -117,14 +117,9 @@ async def kl_of(
     engine: Engine, answered: Sequence[tuple[Prompt, Answer]], plans: Sequence[SteeringPlan]
 ) -> list[float]:
     """Returns the 95th percentile over tokens of KL(plan || unsteered); inf where not finite, 0 without tokens."""
-    try:
-        found = await token_divergences(engine, answered, plans)
-    except NonfiniteActivations:
-        if len(plans) == 1:
-            return [inf]
-        return [(await kl_of(engine, answered, [plan]))[0] for plan in plans]
+    found = await token_divergences(engine, answered, plans)
     tokens = [[one for row in rows for one in row] for rows in found]
-    return [float(np.quantile(row, QUANTILE)) if row else 0.0 for row in tokens]
+    return [inf if inf in row else float(np.quantile(row, QUANTILE)) if row else 0.0 for row in tokens]
 
 
 async def calibrate(
@@ -198,9 +193,11 @@ async def neutral_divergence(
     *,
     progress: Progress = ignore_progress,
 ) -> tuple[Estimate | None, ...]:
-    """Estimates KL(plan || unsteered) per token along unsteered answers to neutral prompts; None without tokens."""
+    """Estimates KL(plan || unsteered) per token along unsteered answers to neutral prompts: inf without an interval where not finite,
+    None without tokens."""
     values = await token_divergences(engine, await neutral_answers(engine, prompts, sampling), plans, progress=progress)
-    return tuple(estimate([fmean(one) for one in found]) if found else None for found in values)
+    means = [[fmean(one) for one in found] for found in values]
+    return tuple((Estimate(inf) if inf in found else estimate(found)) if found else None for found in means)
 
 
 async def token_divergences(
@@ -210,8 +207,9 @@ async def token_divergences(
     *,
     progress: Progress = ignore_progress,
 ) -> list[list[tuple[float, ...]]]:
-    """Returns KL(plan || unsteered) of every token in nats: for each plan a tuple for each answer that has tokens.
-    Plans of a prompt are read together, as many as LOGITS_AT_ONCE allows. Raises what `Engine.capture` raises."""
+    """Returns KL(plan || unsteered) of every token in nats: for each plan a tuple for each answer that has tokens, inf where the plan
+    makes activations non-finite. Plans of a prompt are read together, as many as LOGITS_AT_ONCE allows. Raises what `Engine.capture`
+    raises otherwise."""
     values = [list[tuple[float, ...]]() for _ in plans]
     for done, (prompt, answer) in enumerate(answered, start=1):
         if answer.tokens:
@@ -226,14 +224,20 @@ async def token_divergences(
 async def _divergences(
     engine: Engine, prompt: tuple[int, ...], answer: tuple[int, ...], plans: Sequence[SteeringPlan]
 ) -> list[tuple[float, ...]]:
-    """Returns those of one answer under each plan, none of which is empty."""
+    """Returns those of one answer under each plan, none of which is empty. Where one of several plans fails each is read by itself."""
     text, count, first = prompt + answer, len(answer), len(prompt)
     known = [plans[0].unsteered, *plans] if plans else []
     rows = [CapturePrompt(text, plan, first, first - 1) for plan in known]
     together = max(1, LOGITS_AT_ONCE // ((count + 1) * engine.info.vocab_size))
     reference, found = None, list[tuple[float, ...]]()
     for start in range(0, len(rows), together):
-        for capture in await engine.capture(rows[start : start + together], CaptureSpec((), logits=True)):
+        try:
+            captures = await engine.capture(rows[start : start + together], CaptureSpec((), logits=True))
+        except NonfiniteActivations:
+            if len(plans) == 1:
+                return [(inf,) * count]
+            return [(await _divergences(engine, prompt, answer, [plan]))[0] for plan in plans]
+        for capture in captures:
             if reference is None:
                 reference = predicting(capture, count)
             else:

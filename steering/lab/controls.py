@@ -6,7 +6,7 @@ from math import inf
 
 import torch
 
-from steering.cards import Recommended
+from steering.cards import Recommended, own_position
 from steering.engine.api import Engine
 from steering.errors import DoseExceeded
 from steering.extraction import METHODS
@@ -113,7 +113,7 @@ async def fewer_pairs_plan(
         half,
         method=vector.method if vector.method in METHODS else START,
         layers=tuple(layers or vector.recommended_layers()),
-        position=vector.provenance.get("position", "last"),
+        position=own_position(vector.method, vector.provenance),
         phase=tuple(phase) if isinstance(phase, list) else None,
         holdout=0.0,
     )

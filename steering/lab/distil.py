@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import torch
 
-from steering.cards import Recommended
+from steering.cards import DISTILLED, Recommended
 from steering.concepts.loader import load_instructed
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest, NonfiniteActivations
@@ -38,8 +38,6 @@ from steering.workflows.generate import Progress, background, ignore_progress, s
 from steering.workflows.measures import divergences, predicting, shared_prefix
 from steering.workflows.texts import as_prompts, conversation
 
-DISTILLED = "distil"
-"""The method of distilled vectors."""
 TOKENS = 64
 """Positions of a conversation that are fitted, evenly spaced; and tokens of an answer that are compared."""
 PROMPT_TOKENS = 32
@@ -243,9 +241,9 @@ async def _divergence(engine: Engine, prompts: Sequence[Prompt], sampling: Sampl
     or most end before they begin, which is no small change."""
     try:
         written = await background(engine, [replace(one, plan=plan) for one in seeded(prompts, sampling)])
-        (found,) = await token_divergences(engine, list(zip(prompts, written, strict=True)), [plan])
     except NonfiniteActivations:
         return inf
+    (found,) = await token_divergences(engine, list(zip(prompts, written, strict=True)), [plan])
     return fmean(chain.from_iterable(found)) if len(found) > len(prompts) / 2 else inf
 
 
@@ -435,6 +433,7 @@ def _assembled(
     provenance = {
         **equal,
         "method": DISTILLED,
+        "position": "response_mean",  # where the direction reads texts: nearest to the positions of the answers that it is a mean over
         "instruction": request.instruction,
         "prompts": len(answers),
         "rank": request.rank,

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from statistics import fmean
 from typing import Any
 
-from steering.cards import COHERENT, DosePoint, QualityCard, Recommended, verdict_without_proof
+from steering.cards import COHERENT, DosePoint, Estimate, QualityCard, Recommended, verdict_without_proof
 from steering.concepts.measured import measurement_of
 from steering.engine.api import Engine, Prompt, SamplingParams
 from steering.errors import InvalidRequest
@@ -117,11 +118,12 @@ async def dose_response(
     )
     # they are in the order of the plans: those of the vector by strength, then those of each control by strength
     rows = {strength: steered[i :: len(strengths)] for i, strength in enumerate(strengths)}
-    by_strength = {strength: row for strength, row in rows.items() if row[0].broken is None}
-    kept = [plans[i] for i, strength in enumerate(strengths) if strength in by_strength]
+    kept = {strength: plans[i] for i, strength in enumerate(strengths) if rows[strength][0].broken is None}
     reading = progress_of_part(progress, work, total)
-    damage = await calibration.neutral_divergence(engine, setup.neutral, kept, sampling, progress=reading)
-    points = trials.dose_points(unsteered, by_strength, [None if one is None else one.mean for one in damage])
+    damage = await calibration.neutral_divergence(engine, setup.neutral, [*kept.values()], sampling, progress=reading)
+    kl = {s: None if one is None else one.mean for s, one in zip(kept, damage, strict=True) if one != Estimate(inf)}
+    by_strength = {strength: rows[strength] for strength in kl}
+    points = trials.dose_points(unsteered, by_strength, [*kl.values()])
     # a range has no strength inside at which activations became non-finite
     margins = dict.fromkeys(strengths) | {strength: one.margin for strength, one in points.items()}
     recommended = trials.measured_ranges(setup.layers, margins)

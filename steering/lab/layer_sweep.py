@@ -6,6 +6,7 @@ random directions.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -213,9 +214,10 @@ class _Sweep:
         """Returns the points that made no activations non-finite; a warning names the others."""
         kls = await kl_of(self.engine, self.answered, [one.plan for one in tried])
         every = list(zip(tried, found, kls, strict=True))
-        if broken := [f"layer {one.place.layer} at {one.strength:g}" for one, trial, _ in every if trial.broken]:
+        sound = [one for one in every if one[1].broken is None and one[2] < inf]
+        if broken := [f"layer {one[0].place.layer} at {one[0].strength:g}" for one in every if one not in sound]:
             self.warnings.append(f"left out, because activations became non-finite: {', '.join(broken)}")
-        return [_point(one, trial, unsteered, kl, split) for one, trial, kl in every if trial.broken is None]
+        return [_point(one, trial, unsteered, kl, split) for one, trial, kl in sound]
 
     async def tested(
         self, there: Sequence[_Tried], progress: Progress

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from math import ceil
+from math import ceil, inf
 from statistics import fmean
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from steering.cards import Estimate
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams, Tokenizer
 from steering.engine.prompts import check_context
-from steering.errors import ContextLengthExceeded, InvalidRequest
+from steering.errors import ContextLengthExceeded, InvalidRequest, NonfiniteActivations
 from steering.lab import calibration, trials
 from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
@@ -71,13 +71,18 @@ def load_questions() -> tuple[Question, ...]:
 
 
 async def answered_rightly(engine: Engine, questions: Sequence[Question], plan: SteeringPlan) -> tuple[float, ...]:
-    """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0."""
+    """Returns for each question 1 if its right option has the highest mean log-probability per token, else 0, also where the plan makes
+    activations non-finite."""
     right, space = [], "" if engine.info.chat_template else " "
     prompts = as_prompts(engine, [f"{one.text} Answer in a few words." for one in questions])
     for question, prompt in zip(questions, prompts, strict=True):
         (before,) = await run_in_thread(encode_continued, engine, prompt, (plan,))
         texts = [f"{space}{option[:1].upper()}{option[1:]}" for option in question.options]
-        scored = await score(engine, list(continuation_rows(engine, before, texts)), priority=1)
+        try:
+            scored = await score(engine, list(continuation_rows(engine, before, texts)), priority=1)
+        except NonfiniteActivations:
+            right.append(0.0)
+            continue
         first, *others = [one.sum / len(one.token_ids) for one in scored]
         right.append(float(first > max(others)))
     return tuple(right)
@@ -363,9 +368,14 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
 
 
 def not_measured(seeds: Sequence[SeedReportAnswer]) -> list[str]:
-    """Names the checks of robustness that activations which became non-finite left without a value."""
-    gates = [(one.seed, gate) for one in seeds for gate in one.gates if gate.name == "robustness"]
-    found = [f"{one.name} (seed {seed})" for seed, gate in gates for one in gate.checks if one.value is None]
+    """Names the checks that activations which became non-finite left without a value, or with one that is not finite."""
+    gates = [(one.seed, gate) for one in seeds for gate in one.gates]
+    found = [
+        f"{one.name} (seed {seed})"
+        for seed, gate in gates
+        for one in gate.checks
+        if one.value == inf or (one.value is None and gate.name == "robustness")
+    ]
     said = "not measured and not passed, because activations became non-finite: "
     return [said + ", ".join(found)] if found else []
 

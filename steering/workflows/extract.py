@@ -21,9 +21,11 @@ from steering.engine.api import (
     FittedDirection,
     Position,
     Prompt,
+    TokenPair,
     TrainingSettings,
 )
 from steering.engine.capabilities import can_fit, fitting_of
+from steering.engine.prompts import check_fitted
 from steering.errors import InvalidRequest
 from steering.extraction import METHODS
 from steering.extraction.base import MeanDifference, Negatives, Positives, orient
@@ -231,6 +233,14 @@ async def _max_auroc(
     return estimate_auroc(splits)
 
 
+def trained_pairs(engine: Engine, request: ExtractionRequest) -> tuple[TokenPair, ...]:
+    """Returns the pairs that are not held out, in tokens. Raises what `token_pairs` and `check_fitted` raise."""
+    part = split(request.pairs, request.holdout, request.seed).fit_positive
+    found = token_pairs(engine, request.pairs, part)
+    check_fitted(found, (), engine.info)
+    return found
+
+
 async def train(
     engine: Engine,
     request: ExtractionRequest,
@@ -255,7 +265,7 @@ async def train(
     # folds of the pairs that are trained on, so that the held-out pairs have no say in the choice of a layer
     folds = await run_in_thread(lambda: folding(subset(pairs, part), request.holdout, request.seed))
     starts, left_out = await _fit_layers(METHODS[START].fit, read, request, folds, part=part)
-    encoded = await run_in_thread(token_pairs, engine, pairs, part)
+    encoded = await run_in_thread(trained_pairs, engine, request)
     progress(reading, total, "writing neutral answers")
     neutral = await neutral_texts(engine, request.seed) if chosen.kl_coefficient > 0.0 else ()
     fitted: dict[int, FittedDirection] = {}

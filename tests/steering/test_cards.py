@@ -1,13 +1,14 @@
-"""QualityCard survives a trip through JSON unchanged, whatever was measured."""
+"""QualityCard survives a trip through JSON unchanged, whatever was measured; vectors read at their own position."""
 
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from steering.cards import DosePoint, LayerQuality, QualityCard
+from steering.cards import DosePoint, LayerQuality, QualityCard, own_position
 
 CARD = TypeAdapter(QualityCard)
 
@@ -71,3 +72,18 @@ def test_the_words_on_the_wire() -> None:
         "max_auroc": None,
         "max_auroc_interval": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("method", "provenance", "position"),
+    [
+        ("distil", {}, "response_mean"),
+        ("distil", {"position": "last"}, "last"),
+        ("mean_difference", {"position": -2}, -2),
+        ("given", {}, "last"),
+    ],
+)
+def test_a_vector_reads_at_its_own_position_and_a_distilled_one_reads_answers(
+    method: str, provenance: dict[str, object], position: object
+) -> None:
+    assert own_position(method, provenance) == position

@@ -193,6 +193,7 @@ class TransformersEngine:
                 priority=priority,
                 capture=captures.begin(index, prompt, ids, spec, self.tokenizer),
                 cache_salt=salt,
+                client=spec.client,
                 phases=self._phases_of(plan),
             )
             for ids, index, prompt, plan in sorted(texts, key=itemgetter(0))

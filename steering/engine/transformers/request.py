@@ -88,6 +88,7 @@ class TokenCounts:
 class Request(Outbox, Answer):
     """One request of this engine: an answer or a text that is read, and how it is scheduled.
 
+    client: whom it comes from, for turns; by default its cache salt: each API key has its own, and each call that reads texts.
     block_table: its cache blocks, the first `shared` of them taken over from others.
     shareable: positions whose blocks may be shared: those in front of the first one that is read, or that predicts a token.
     order: when it was admitted first.
@@ -100,6 +101,7 @@ class Request(Outbox, Answer):
     stream: Stream
     priority: int = 0
     cache_salt: str = ""
+    client: str = ""
     running: bool = False
     order: int = 0
     overtaken: int = 0
@@ -116,6 +118,7 @@ class Request(Outbox, Answer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.client = self.client or self.cache_salt
         self.prompt_calls = prompt_calls(self.plan)
         if self.capture is None:
             self.shareable = self.prompt_length - 1

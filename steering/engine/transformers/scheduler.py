@@ -47,16 +47,17 @@ than passes differ by chance, teach nothing about it."""
 
 
 class WaitingQueue:
-    """First in, first out for each client, the clients in turns. Preempted requests come before everybody.
+    """First in, first out for each call of a client, its calls in turns, the clients in turns. Preempted requests come before everybody.
 
-    A client is a cache salt: each API key has its own.
+    A call is a cache salt: one of texts that are read has its own, the answers of a client have one.
 
     preempted: those that have run before, in the order of their first admission.
     admitted: how many have got a row for the first time. wait_seconds: how long these had waited, together.
     """
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[Request]] = OrderedDict()
+        self._clients: OrderedDict[str, OrderedDict[str, deque[Request]]] = OrderedDict()
+        """Client -> its calls -> their requests; none is empty."""
         self.preempted: list[Request] = []
         self._count = 0
         self.admitted = 0
@@ -69,11 +70,12 @@ class WaitingQueue:
     @property
     def clients(self) -> set[str]:
         """Whose requests wait."""
-        return {*self._clients, *(request.cache_salt for request in self.preempted)}
+        return {*self._clients, *(request.client for request in self.preempted)}
 
     def put(self, request: Request) -> None:
-        """Adds a request behind those of its client."""
-        self._clients.setdefault(request.cache_salt, deque()).append(request)
+        """Adds a request behind those of its call."""
+        calls = self._clients.setdefault(request.client, OrderedDict())
+        calls.setdefault(request.cache_salt, deque()).append(request)
         self._count += 1
 
     def put_back(self, request: Request) -> None:
@@ -82,33 +84,38 @@ class WaitingQueue:
         self._count += 1
 
     def take(self, request: Request) -> None:
-        """Removes a request that gets a row; the next turn is another client's."""
+        """Removes a request that gets a row; the next turn is another client's, and this one's next turn is another call's."""
         self._remove(request)
         if not request.preemptions:
             self.admitted += 1
             request.scheduled = monotonic()
             self.wait_seconds += request.scheduled - request.arrived
-        if request.cache_salt in self._clients:
-            self._clients.move_to_end(request.cache_salt)
+        if (calls := self._clients.get(request.client)) is not None:
+            self._clients.move_to_end(request.client)
+            if request.cache_salt in calls:
+                calls.move_to_end(request.cache_salt)
 
     def _remove(self, request: Request) -> None:
         self._count -= 1
         if request in self.preempted:
             self.preempted.remove(request)
             return
-        queue = self._clients[request.cache_salt]
-        queue.remove(request)
-        if not queue:
-            del self._clients[request.cache_salt]
+        calls = self._clients[request.client]
+        calls[request.cache_salt].remove(request)
+        if not calls[request.cache_salt]:
+            del calls[request.cache_salt]
+        if not calls:
+            del self._clients[request.client]
 
     def in_turns(self) -> Iterator[Request]:
         """Yields all in the order in which they are to be admitted, as the queue is now."""
         yield from list(self.preempted)
-        yield from _in_turns(self._clients.values())
+        clients = [[list(queue) for queue in calls.values()] for calls in self._clients.values()]
+        yield from _in_turns(map(_in_turns, clients))
 
     def drop_closed(self) -> list[Request]:
         """Removes and returns those whose reader has left."""
-        waiting = [request for queue in (self.preempted, *self._clients.values()) for request in queue]
+        waiting = list(self.in_turns())
         gone = [request for request in waiting if request.stream.closed]
         for request in gone:
             self._remove(request)
@@ -116,11 +123,18 @@ class WaitingQueue:
 
 
 def _in_turns(queues: Iterable[Iterable[Request]]) -> Iterator[Request]:
-    """Yields the first of every queue, none of which is empty, then the second of every queue, and so on."""
-    left = [deque(queue) for queue in queues]
+    """Yields the first of every queue, then the second of every queue, and so on."""
+    left = [iter(queue) for queue in queues]
     while left:
-        yield from [queue.popleft() for queue in left]
-        left = [queue for queue in left if queue]
+        turn = [(queue, request) for queue in left if (request := next(queue, None)) is not None]
+        yield from [request for _, request in turn]
+        left = [queue for queue, _ in turn]
+
+
+def _from(turn: int, queues: Sequence[Iterable[Request]]) -> Iterator[Request]:
+    """Yields requests in turns between queues, of which another one is the first in each turn."""
+    begin = turn % len(queues)
+    return _in_turns([*queues[begin:], *queues[:begin]])
 
 
 class ClientShare:
@@ -274,7 +288,7 @@ class Scheduler:
     def _note(self, request: Request) -> None:
         self._changed = True
         if not request.background:
-            self._share.note(request.cache_salt)
+            self._share.note(request.client)
 
     def drop_closed(self) -> list[Request]:
         """Ends requests whose reader has left, and returns them."""
@@ -341,10 +355,10 @@ class Scheduler:
     def _admitted(self, queue: WaitingQueue) -> Iterator[Request]:
         """Chooses who of a queue runs: in turns, within the rows of its kind and client, if there are blocks."""
         passed: list[Request] = []
-        rows = Counter(request.cache_salt for request in self.running.values() if not request.background)
+        rows = Counter(request.client for request in self.running.values() if not request.background)
         most = self._share.most(rows.keys() | queue.clients)
         for request in queue.in_turns():
-            if not request.background and rows[request.cache_salt] >= most:
+            if not request.background and rows[request.client] >= most:
                 self._changed = True  # the other clients may stop asking, which is no event
                 continue
             if self._again and len(self.running) >= self._rows_again:
@@ -361,7 +375,7 @@ class Scheduler:
             request.running, request.order = True, request.order or next(self._orders)
             request.cache_epoch = self.index.epoch
             self.running[request.id] = request
-            rows[request.cache_salt] += 1
+            rows[request.client] += 1
             for overtaken in (*passed, *(() if request.background else self.background.preempted)):
                 overtaken.overtaken += 1
             yield request
@@ -428,8 +442,8 @@ class Scheduler:
         return [(request, 1) for request in self.running.values() if not request.prefilling]
 
     def _prompt_order(self) -> list[Request]:
-        """Chooses whose prompts come first: live ones before background ones, each kind in turns between clients. Of a client, those
-        that would be done first if they had come alone: short ones overtake long ones, but none waits for ever."""
+        """Chooses whose prompts come first: live ones before background ones, each kind in turns between clients and their calls. Of a
+        call, those that would be done first if they had come alone: short ones overtake long ones, but none waits for ever."""
 
         def alone_finished(request: Request) -> tuple[float, int]:
             positions = request.remaining * self.budget.cost(request.prompt_calls)
@@ -438,13 +452,12 @@ class Scheduler:
         pending = sorted((each for each in self.running.values() if each.prefilling), key=alone_finished)
         kinds: dict[bool, list[Request]] = {}
         for kind in (False, True):
-            clients: dict[str, list[Request]] = {}
+            clients: dict[str, dict[str, list[Request]]] = {}
             for request in pending:
                 if request.background == kind:
-                    clients.setdefault(request.cache_salt, []).append(request)
-            queues = list(clients.values())
-            begin = self._turn % len(queues) if queues else 0
-            kinds[kind] = list(_in_turns(queues[begin:] + queues[:begin]))
+                    clients.setdefault(request.client, {}).setdefault(request.cache_salt, []).append(request)
+            queues = [_from(self._turn // len(clients), list(calls.values())) for calls in clients.values()]
+            kinds[kind] = list(_from(self._turn, queues)) if queues else []
         # texts that somebody waits for before those of jobs, which have every fourth round
         jobs_first = self._turn // BACKGROUND_TURN % BACKGROUND_TURN == BACKGROUND_TURN - 1
         background = sorted(kinds[True], key=lambda request: request.priority > 0, reverse=jobs_first)

@@ -9,7 +9,9 @@ from steering.concepts import CONCEPTS
 from steering.concepts.described import described
 from steering.engine.transformers.engine import TransformersEngine
 from steering.model.loading import opened
+from steering.workflows.texts import conversation
 from tests.app.conftest import Server, StartServer, events_of
+from tests.app.openai.test_phases import Thinker
 from tests.byte_tokenizer import build_byte_tokenizer
 from tests.fakes import ScriptedEngine
 from tests.families import LLAMA_LIKE, build
@@ -307,3 +309,38 @@ async def test_the_assistant_axis_is_held_by_a_policy_of_one_line(server: Server
     answer = await server.client.post("/v1/generate", json={"prompt": "a", "max_tokens": 1, "steering": []})
     (held,) = answer.json()["steering"]["mandatory"]
     assert (held["vector"], held["operation"], held["low"], held["layers"]) == ("assistant@1", "clamp", 0.0, [1])
+
+
+LONG = "word " * 120
+"""A text much longer than those of PAIRS."""
+
+
+def talk(text: str) -> list[dict[str, str]]:
+    """A conversation that ends with a text."""
+    return [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize(("how", "layers"), [({"card_position": "max"}, 1), ({"phase": ["answer"]}, 4)])
+async def test_all_tokens_of_the_longest_text_must_fit_where_they_are_read_at_once(
+    how: dict[str, Any], layers: int, start: StartServer
+) -> None:
+    """Of four layers one lies where `card_position` reads. The activations of 12 texts at one position fit either way."""
+    pairs = [{"positive": talk(f"good {i}"), "negative": talk(f"bad {i}")} for i in range(5)]
+    body = {**BODY, "pairs": [*pairs, {"positive": talk(LONG), "negative": talk("bad")}], **how}
+    longest = len(Thinker().tokenizer.encode(conversation("How was it?", LONG)))
+    most = longest * layers * 8
+    refused, allowed = [await start(Thinker(), max_activations=bound) for bound in (most - 1, most)]
+    answer = await refused.client.post("/v1/vectors/extract", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded")
+    told = f"{most} activations of the longest text (tokens x layers x d_model) given; at most {most - 1}"
+    assert answer.json()["error"]["message"] == told
+    assert refused.scripted.captured == []
+    assert (await allowed.client.post("/v1/vectors/extract", json=body)).status_code == 202
+
+
+async def test_a_text_that_is_too_long_to_train_on_is_refused_before_the_job(server: Server) -> None:
+    body = {**BODY, "method": "trained", "pairs": [*PAIRS, {"positive": LONG, "negative": "bad"}]}
+    answer = await server.client.post("/v1/vectors/extract", json={**body, "holdout": 0})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert "tokens; at most 512 can be fitted on" in answer.json()["error"]["message"]
+    assert server.scripted.captured == []

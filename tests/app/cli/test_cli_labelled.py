@@ -78,6 +78,20 @@ def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path:
     assert (found["position"], found["auroc"]) == ("response_mean", 1.0)
 
 
+def test_a_distilled_vector_reads_texts_as_answers(steer: Steer, tmp_path: Path, address: str) -> None:
+    rows = [["a good day", "yes", "How was it?"], ["a bad day", "no", ""], ["good", "yes", ""], ["bad", "no", "And?"]]
+    labelled = table(tmp_path / "labelled.csv", ["text", "label", "prompt"], rows)
+    with Client(address) as client:
+        prompts = [f"say {number}" for number in range(10)]
+        client.distil_vector("pirate", "Answer as a pirate.", prompts=prompts, layers=[2], max_tokens=8)
+    found, named = (
+        json.loads(steer("test", "pirate", str(labelled), *at, "--json")[0])
+        for at in ((), ("--position", "response_mean"))
+    )
+    assert found == named
+    assert found["position"] == "response_mean"
+
+
 def test_a_card_may_have_the_largest_score(steer: Steer, tmp_path: Path, address: str) -> None:
     pairs = [[f"good number {i}", f"bad number {i}", f"t{i}"] for i in range(8)]
     file = table(tmp_path / "pairs.csv", ["positive", "negative", "topic"], pairs)

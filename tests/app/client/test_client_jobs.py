@@ -6,7 +6,7 @@ import json
 import httpx2
 import pytest
 
-from steering.client import ApiError, AsyncClient, Client, ProgressBar
+from steering.client import NO_RETRIES, ApiError, AsyncClient, Client, ProgressBar
 from steering.schemas.resources import JobAnswer
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
@@ -102,3 +102,25 @@ def test_an_interrupt_cancels_the_job(capsys: pytest.CaptureFixture[str]) -> Non
         client.report("mood")
     assert sent == ["POST /v1/evaluations", "GET /v1/jobs/job-1", "GET /v1/jobs/job-1", "DELETE /v1/jobs/job-1"]
     assert "extract: reading texts" in capsys.readouterr().err
+
+
+async def test_a_wait_whose_server_is_lost_names_the_job() -> None:
+    """It may go on, and the caller asks for its result later."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            raise httpx2.ConnectError("refused")
+        job = {"id": "job-1", "kind": "report", "status": "running", "error": None, "result": None}
+        made = {**job, "progress": {}, "created_at": "", "updated_at": ""}
+        return httpx2.Response(202, content=json.dumps(made))
+
+    transport = httpx2.MockTransport(answer)
+    with (
+        Client(http=httpx2.Client(transport=transport), retries=NO_RETRIES) as client,
+        pytest.raises(ApiError, match="job-1 may go on") as lost,
+    ):
+        client.report("mood")
+    assert lost.value.code == "connection_failed"
+    async with AsyncClient(http=httpx2.AsyncClient(transport=transport), retries=NO_RETRIES) as waiting:
+        with pytest.raises(ApiError, match="job-1 may go on"):
+            await waiting.report("mood")

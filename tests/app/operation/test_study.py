@@ -16,6 +16,7 @@ from typer import BadParameter
 from app.cli.study import steps_of
 from steering.errors import InvalidRequest
 from tests.app.api.evaluation_bodies import PROMPTS
+from tests.app.running import running
 from tests.embedded.server_process import ServerProcess
 from tests.polling import holds
 
@@ -84,6 +85,28 @@ async def test_a_sweep_whose_server_was_killed_is_continued(tiny_folder: Path, t
         assert {point["split"] for point in found["points"]} == {"validation", "test"}
         assert all(len(one["scores"]) == len(SWEEP["prompts"]) // 2 for one in found["scores"])
         assert run(study, "http://127.0.0.1:9").returncode == 0, "what is done needs no server"
+
+
+def test_a_step_is_done_again_when_a_vector_that_it_may_use_was_made_again(tmp_path: Path) -> None:
+    study, folder = tmp_path / "study.yml", tmp_path / "study.results"
+    prompts = {"prompts": ["a", "b"], "strengths": [1], "random_directions": 1, "max_tokens": 4}
+    evaluated = {"kind": "dose_response", "vector": "mood.v2", **prompts}
+
+    def results(positive: list[str], url: str) -> list[Any]:
+        extracted = {"name": "mood.v2", "positive": positive, "negative": ["bad day", "sad tea", "poor show"]}
+        study.write_text(yaml.safe_dump({"steps": [{"extract": extracted}, {"evaluate": evaluated}]}))
+        ended = run(study, url)
+        assert ended.returncode == 0, ended.stderr
+        paths = [folder / "01-extract-mood.v2.json", folder / "02-dose_response-mood.v2.json"]
+        assert ended.stdout.count("study.results") == len(paths)
+        assert sorted(folder.iterdir()) == paths
+        return [json.loads(path.read_text()) for path in paths]
+
+    with running() as url:
+        first = results(["good day", "nice tea", "fine show"], url)
+        assert results(["good day", "nice tea", "fine show"], "http://127.0.0.1:9") == first
+        again = results(["good day", "nice tea", "happy show"], url)
+    assert [one["result"]["vector"] for one in (first[1], again[1])] == ["mood.v2@1", "mood.v2@2"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Tokens per minute: what a request takes is counted once, as a whole, and only where it is not refused for another reason."""
 
+import re
 from typing import Any
 
 import pytest
 
 from tests.app.api.test_batch import finished, output, started
 from tests.app.conftest import StartServer
+from tests.app.policy.test_key_limits import EXTRACT
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
+from tests.fakes import ScriptedEngine
 
 TEN: dict[str, Any] = {"prompt": "a", "max_tokens": 9}
 """A request that takes ten tokens."""
@@ -104,3 +107,18 @@ async def test_every_route_that_reads_texts_counts_their_tokens(start: StartServ
     key = await created(server, limits={"tokens_per_minute": 1})
     refused = await server.client.post(path, json=READINGS[path], headers=bearer(key["key"]))
     assert code(refused) == (429, "rate_limited")
+
+
+async def test_a_job_that_is_refused_since_the_key_has_too_many_uses_no_tokens(start: StartServer) -> None:
+    server = await start(ScriptedEngine(token_seconds=0.002), api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    poor = await created(server, name="poor", scopes=["write"], limits={"tokens_per_minute": 1})
+    told = await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=bearer(poor["key"]))
+    (tokens,) = map(int, re.findall(r"takes (\d+) tokens", told.text))
+    limits = {"tokens_per_minute": 2 * tokens, "jobs": 1}
+    key = await created(server, scopes=["write", "generate"], limits=limits)
+    accepted = await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=bearer(key["key"]))
+    assert accepted.status_code == 202
+    refused = await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=bearer(key["key"]))
+    assert "unfinished jobs" in refused.text
+    assert (await ask(server, key, prompt="a", max_tokens=min(tokens - 1, 256))).status_code == 200

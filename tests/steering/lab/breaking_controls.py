@@ -1,8 +1,8 @@
-"""An engine in which random directions make activations non-finite and the planted vector does not."""
+"""Engines in which random directions, or the texts that are read, make activations non-finite, and the planted vector does not elsewhere."""
 
 from collections.abc import Callable
 
-from steering.engine.api import GenerationRequest
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, GenerationRequest
 from steering.errors import NonfiniteActivations, SteeringError
 from tests.plans import change_at
 from tests.steering.workflows.linear import GAIN, LinearEngine
@@ -21,3 +21,16 @@ def breaking_controls(beyond: float, which: Callable[[float], bool] = lambda _: 
 
     engine = LinearEngine(fails=fails)
     return engine
+
+
+class BreakingReads(LinearEngine):
+    """An engine in which texts that are read with more than `beyond` natural scales added break, and answers do not."""
+
+    def __init__(self, beyond: float) -> None:
+        super().__init__()
+        self._beyond = beyond
+
+    def _capture(self, prompt: CapturePrompt, spec: CaptureSpec) -> Capture:
+        if prompt.plan.layers and float(change_at(prompt.plan, 2).norm()) > self._beyond * GAIN:
+            raise NonfiniteActivations("no")
+        return super()._capture(prompt, spec)

@@ -190,6 +190,7 @@ async def test_nothing_held_out_measures_nothing_and_the_seed_decides_all() -> N
     assert found.quality is not None
     assert found.quality.layers[1].explained is None
     assert (found.provenance["constant"], found.provenance["instruction"]) == ({}, "lovely glad cheerful")
+    assert found.provenance["position"] == "response_mean"
     one, other = found.layers[1].map, again.layers[1].map
     assert one is not None
     assert other is not None

@@ -23,7 +23,7 @@ from steering.workflows.measures import estimate
 from steering.workflows.texts import as_prompts
 from tests.narrowing import present
 from tests.plans import change_at
-from tests.steering.lab.breaking_controls import breaking_controls
+from tests.steering.lab.breaking_controls import BreakingReads, breaking_controls
 from tests.steering.workflows.linear import GAIN, LinearEngine
 from tests.steering.workflows.texts import conversation
 from tests.steering.workflows.vectors import planted_vector
@@ -190,6 +190,17 @@ async def test_a_strength_out_of_range_is_left_out_and_named() -> None:
     found = await dose_response(engine, asked_of(engine))
     assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
     assert "left out, because activations became non-finite: strength 1.5" in found.warnings
+
+
+async def test_a_strength_that_breaks_neutral_text_alone_is_left_out_and_named() -> None:
+    engine, said = BreakingReads(1.25), "left out, because activations became non-finite: "
+    found = await dose_response(engine, asked_of(engine))
+    assert [point.strength for point in found.points] == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert said + "strength 1.5" in found.warnings
+    sweep = LayerSweepRequest(planted_vector(engine), PROMPTS * 2, layers=(2,), strengths=(0.5, 1.5), sampling=SAMPLING)
+    layers = await layer_sweep(engine, sweep)
+    assert [point.strength for point in layers.points] == [0.5, 0.5]
+    assert said + "layer 2 at 1.5" in layers.warnings
 
 
 def breaks_between(low: float, high: float) -> LinearEngine:

@@ -31,11 +31,12 @@ from steering.lab.report import (
     varied,
 )
 from steering.lab.trials import chance, mean_shifts, read_back, run_trials
+from steering.plan.types import UNSTEERED
 from steering.schemas.evaluation import CheckAnswer, ReportAnswer, ThresholdsFields
 from steering.spec import InterventionSpec
 from steering.workflows.texts import as_prompts
 from tests.narrowing import messages_of, present
-from tests.steering.lab.breaking_controls import breaking_controls
+from tests.steering.lab.breaking_controls import BreakingReads, breaking_controls
 from tests.steering.workflows.linear import LinearEngine
 from tests.steering.workflows.linear_tokenizer import POSITIVE, LinearTokenizer
 from tests.steering.workflows.texts import conversation, planted_pairs
@@ -207,6 +208,17 @@ async def test_a_variation_that_overflows_was_not_measured_and_does_not_pass() -
     assert len(values) == 1 + len(VARIATIONS)
     (warning,) = [one for one in found.warnings if one.startswith("not measured and not passed")]
     assert warning.endswith("retained.fewer_pairs (seed 0), retained.upper_case (seed 0)")
+
+
+async def test_steering_that_breaks_the_questions_and_neutral_text_does_not_pass() -> None:
+    engine = BreakingReads(0.5)
+    found = await report(engine, await request_of(engine, {"strength": 0.8}))
+    found = ReportAnswer.model_validate_json(found.model_dump_json())
+    kl, lost = (check_of(found, "utility", name) for name in ("kl_neutral", "accuracy_loss"))
+    plain = await answered_rightly(engine, load_questions(), UNSTEERED)
+    assert (kl.value, kl.passed) == (None, False)
+    assert lost.value == pytest.approx(fmean(plain))
+    assert any(one.endswith("non-finite: kl_neutral (seed 0)") for one in found.warnings)
 
 
 async def test_side_effects_are_read_along_every_vector(engine: LinearEngine) -> None:

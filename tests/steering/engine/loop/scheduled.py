@@ -37,7 +37,7 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> R
     )
 
 
-def text(length: int, salt: str = "capture", *, logits_from: int | None = None) -> Request:
+def text(length: int, salt: str = "capture", *, client: str = "", logits_from: int | None = None) -> Request:
     """A text to read, like no other. logits_from: the first position whose logits are read too."""
     one = request(length, 1, salt=salt)
     wants = logits_from is not None
@@ -51,6 +51,7 @@ def text(length: int, salt: str = "capture", *, logits_from: int | None = None) 
         stream=one.stream,
         capture=state,
         cache_salt=salt,
+        client=client,
     )
 
 

@@ -65,6 +65,39 @@ def test_keys_are_served_in_turns() -> None:
     world.finish()
 
 
+def test_texts_of_keys_are_read_in_turns_and_those_of_one_key_in_turns_between_its_calls() -> None:
+    world = World(1000, EngineLimits(max_background=4))
+    many = [[text(20, f"{call}", client="many") for _ in range(20)] for call in range(10)]
+    few = [text(20, f"few {n}", client="few") for n in range(2)]
+    world.put([*(one for call in many for one in call), *few])
+    admitted = world.scheduler.admit()
+    assert [one.client for one in admitted] == ["many", "few", "many", "few"]
+    assert [one for one in admitted if one.client == "few"] == few
+    assert [one for one in admitted if one.client == "many"] == [many[0][0], many[1][0]]
+    world.finish()
+    assert len(world.ended) == 202
+
+
+def test_a_text_of_one_key_waits_for_few_turns_behind_thousands_of_another() -> None:
+    world = World(1000)
+    world.scheduler.budget.observe(2048, 0, 0.5)
+    world.put([text(200, f"{number % 50}", client="many") for number in range(2000)])
+    world.turn()
+    world.put([few := text(200, "few", client="few")])
+    for _ in range(8):
+        world.turn()
+    assert few in world.ended
+    world.finish()
+
+
+def test_passes_begin_with_texts_of_each_key_and_of_each_of_its_calls() -> None:
+    world = World(1000, EngineLimits(prefill_tokens=32, idle_prefill_tokens=32))
+    texts = [text(640, f"{client} {call}", client=client) for client in "ab" for call in "xy"]
+    world.put(texts)
+    assert {world.turn()[0][0].cache_salt for _ in range(4)} == {one.cache_salt for one in texts}
+    world.finish()
+
+
 def test_prompts_of_one_key_do_not_hold_up_those_of_another() -> None:
     limits = EngineLimits(prefill_tokens=64, idle_prefill_tokens=64)
     world = World(5000, limits)
