@@ -42,8 +42,7 @@ setup: $(VENV)/.developing
 # The playground is built again only when its sources have changed. Node comes from the machine or from a wheel.
 WEB_SOURCES := $(shell find app/web -name node_modules -prune -o -type f ! -path '*/api/schema.ts' -print 2>/dev/null)
 
-app/static/.built: $(WEB_SOURCES) docs/openapi.json tools/build_playground.py
-	@$(MAKE) --no-print-directory install
+app/static/.built: $(WEB_SOURCES) docs/openapi.json tools/build_playground.py | $(VENV)/.installed
 	@echo "Building the playground"
 	@$(BIN)/python -m tools.build_playground
 	@touch $@
@@ -209,6 +208,22 @@ evidence: setup $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality --second $(SECOND_MODEL)
 	$(BIN)/python -m benchmarks.quality.random_directions
 	$(BIN)/python -m benchmarks.quality.coverage
+	$(BIN)/python -m benchmarks.quality.described
+	$(BIN)/python -m tests.docs.pages
+
+# The tables of another model: a .gguf file, the folder with the repositories of docs/field.md, and a second model that reads answers.
+EVIDENCE_PORT ?= 8341
+.PHONY: evidence-of
+evidence-of: setup
+	@test -f '$(MODEL)' && test -d '$(DATA)' && test -f '$(READER)' || { echo "Name files and a folder: make evidence-of MODEL=MODEL.gguf READER=OTHER.gguf DATA=FOLDER"; exit 1; }
+	$(BIN)/python -m benchmarks.quality --model $(MODEL) --only ranges
+	$(BIN)/python -m benchmarks.quality.described --model $(MODEL)
+	$(BIN)/python -m benchmarks.quality.sparing --model $(MODEL)
+	$(BIN)/python -m benchmarks.quality.distilling --model $(MODEL)
+	$(BIN)/python -m benchmarks.quality.distilling --reader $(READER)
+	STEERING_MODEL=$(MODEL) $(BIN)/steer serve --port $(EVIDENCE_PORT) & trap "kill $$!" EXIT; \
+	  curl --silent --fail --retry 300 --retry-all-errors --retry-delay 1 http://127.0.0.1:$(EVIDENCE_PORT)/health/ready >/dev/null; \
+	  $(BIN)/python -m benchmarks.field --data $(DATA) --url http://127.0.0.1:$(EVIDENCE_PORT)
 	$(BIN)/python -m tests.docs.pages
 
 # The table of docs/architectures.md: every causal class of transformers, a few minutes.

@@ -1,20 +1,25 @@
-"""The table of docs/concepts.md with the cards of the concepts in words."""
+"""The tables of docs/concepts.md with the cards of the concepts in words."""
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.described import RESULTS
 from benchmarks.quality.page import table
 from steering.concepts.described import described
 
+LARGER = RESULTS.with_name("described.qwen2.5-coder-0.5b.json")
+SIDES = ("down", "up")
 
-def described_table() -> str:
+
+def described_table(path: Path = RESULTS) -> str:
     """States how many were measured and what came out, then shows the card of each."""
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
     concepts: Mapping[str, Mapping[str, Any]] = found["concepts"]
     read = sum(entry["interval"][0] > 0.5 for entry in concepts.values())
-    moved = sum(entry["up"]["interval"][0] > 0 > entry["down"]["interval"][1] for entry in concepts.values())
+    both = sum(all(entry["holds"]) for entry in concepts.values())
+    one = sum(any(entry["holds"]) for entry in concepts.values()) - both
     rows = [
         (
             name,
@@ -22,18 +27,35 @@ def described_table() -> str:
             str(entry["pairs"]),
             str(entry["layer"]),
             f"{entry['auroc']:.2f} {_interval(entry['interval'])}",
-            *(f"{entry[side]['mean']:+.2f} {_interval(entry[side]['interval'])}" for side in ("up", "down")),
+            *(_shift(entry[side]) for side in SIDES),
+            f"{entry['up']['chance']:.2f}",
+            ", ".join(f"{entry[side]['perplexity_ratio']:.2f}" for side in SIDES),
+            " and ".join(side for side, holds in zip(SIDES, entry["holds"], strict=True) if holds) or "none",
         )
         for name, entry in concepts.items()
     ]
     summary = (
-        f'{found["model"]}, {found["dtype"]}, {found["date"]}: {len(concepts)} of {len(described())} concepts were measured, with the instruction "{found["instruction"]}". The interval of the '
-        f"AUROC lies above 0.5 for {read} of them, and answers to {found['prompts']} other prompts, steered at a relative dose of {found['dose']} up and "
-        f"down, move the way they should with both intervals for {moved}. There are no random controls in this table, and the reader of the shift is the "
-        "vector itself.\n\n"
+        f"{found['model']}, {found['dtype']}, {found['date']}: {len(concepts)} of {len(described())} concepts were measured. The interval of the AUROC "
+        f"lies above 0.5 for {read} of them. Steered at a relative dose of {found['dose']}, answers to {found['prompts']} other prompts move "
+        f"beyond chance in both directions for {both} and in one for {one} more.\n\n"
     )
-    columns = ("concept", "kind", "pairs", "layer", "held-out AUROC", "shift up", "shift down")
+    columns = (
+        "concept",
+        "kind",
+        "pairs",
+        "layer",
+        "held-out AUROC",
+        "shift down",
+        "shift up",
+        "chance",
+        "perplexity",
+        "holds",
+    )
     return summary + table(columns, rows)
+
+
+def _shift(point: Mapping[str, Any]) -> str:
+    return f"{point['concept_score']:+.2f} {_interval(point['concept_interval'])}"
 
 
 def _interval(interval: Sequence[float]) -> str:

@@ -110,7 +110,7 @@ async def test_a_wait_whose_server_is_lost_names_the_job() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
             raise httpx2.ConnectError("refused")
-        job = {"id": "job-1", "kind": "report", "status": "running", "error": None, "result": None}
+        job: dict[str, Any] = {"id": "job-1", "kind": "report", "status": "running", "error": None, "result": None}
         made = {**job, "progress": {}, "created_at": "", "updated_at": ""}
         return httpx2.Response(202, content=json.dumps(made))
 
