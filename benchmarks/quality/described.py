@@ -5,6 +5,8 @@ A run measures concepts until its time is over, adds each to the file as it come
 
 import argparse
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +31,8 @@ from steering.workflows.texts import as_prompts
 RESULTS = Path(__file__).parent.parent / "results" / "described.json"
 DOSE = 0.13
 """Relative dose at which text is steered, up and down."""
+EVALUATED = "sentiment"
+"""Whose evaluation prompts are answered."""
 PROMPTS = 24
 """Prompts that are answered steered and not; they are none of those that the pairs were written to."""
 WRITING = SamplingParams(max_tokens=48, temperature=0.7)
@@ -48,7 +52,7 @@ async def card(engine: Engine, name: str, entry: ConceptEntry, items: Path) -> d
     (strength,) = strengths_of(engine, vector, (DOSE,))
     request = DoseResponseRequest(
         vector,
-        prompts=as_prompts(engine, load_evaluation_prompts("sentiment")[:PROMPTS]),
+        prompts=as_prompts(engine, load_evaluation_prompts(EVALUATED)[:PROMPTS]),
         neutral=neutral_prompts(engine, 1),
         strengths=(-strength, strength),
         sampling=SAMPLING,
@@ -73,6 +77,13 @@ async def card(engine: Engine, name: str, entry: ConceptEntry, items: Path) -> d
     }
 
 
+def data_digest() -> str:
+    """Returns the first digits of the SHA-256 of all concepts' poles and of all prompts."""
+    poles = [(name, asdict(entry)) for name, entry in described().items()]
+    content = json.dumps([poles, load_neutral(), load_evaluation_prompts(EVALUATED)])
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
 async def measure(path: Path, names: Sequence[str], model: str, seconds: float) -> None:
     """Measures until the time is over."""
     began = time.monotonic()
@@ -84,6 +95,7 @@ async def measure(path: Path, names: Sequence[str], model: str, seconds: float) 
             "dose": DOSE,
             "prompts": PROMPTS,
             "instruction": INSTRUCTION,
+            "data": data_digest(),
         }
         for name in names:
             known = read_results(path).get("concepts", {})

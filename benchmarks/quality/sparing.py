@@ -7,6 +7,8 @@ its words. A run leaves out the arms that the file has of the same model.
 
 import argparse
 import asyncio
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -126,6 +128,12 @@ def declines(answer: str) -> bool:
     return any(word in text for word in REFUSING)
 
 
+def data_digest() -> str:
+    """Returns the first digits of the SHA-256 of all requests and neutral prompts."""
+    content = json.dumps([DECLINED, ALARMING, SPARED, load_neutral()])
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
 async def measured(engine: Engine, arms: dict[str, Any]) -> dict[str, Any]:
     """Returns how many of each kind of request are declined, by arm. arms: those that are known."""
     neutral = load_neutral()
@@ -165,9 +173,11 @@ async def _declined(engine: Engine, plan: SteeringPlan, asked: Mapping[str, Sequ
     for kind, prompts in asked.items():
         requests = seeded(as_prompts(engine, prompts), SAMPLING)
         answers = await background(engine, [replace(one, plan=plan) for one in requests])
-        count = sum(declines(one.text) for one in answers)
+        each = [int(declines(one.text)) for one in answers]
+        count = sum(each)
         interval = binomtest(count, len(prompts)).proportion_ci(method="wilson")
-        found[kind] = {"declined": count, "interval": [interval.low, interval.high], "first": answers[0].text}
+        ends = [interval.low, interval.high]
+        found[kind] = {"declined": count, "interval": ends, "each": each, "first": answers[0].text}
     return found
 
 
@@ -180,7 +190,7 @@ def main() -> None:
 
     async def run() -> dict[str, Any]:
         async with opened(chosen.model) as (engine,):
-            about = {"model": engine.info.name, "dtype": engine.info.dtype}
+            about = {"model": engine.info.name, "dtype": engine.info.dtype, "data": data_digest()}
             known = read_results(chosen.output)
             arms = known.get("arms", {}) if about.items() <= known.items() else {}
             return {**about, "date": datetime.now(UTC).date().isoformat(), **await measured(engine, arms)}

@@ -35,7 +35,7 @@ def described_table(path: Path = RESULTS) -> str:
         for name, entry in concepts.items()
     ]
     summary = (
-        f"{found['model']}, {found['dtype']}, {found['date']}: {len(concepts)} of {len(described())} concepts were measured. The interval of the AUROC "
+        f"{found['model']}, {found['dtype']}, {found['date']}: {len(concepts)} of {len(described())} concepts were measured (data `{found['data']}`). The interval of the AUROC "
         f"lies above 0.5 for {read} of them. Steered at a relative dose of {found['dose']}, answers to {found['prompts']} other prompts move "
         f"beyond chance in both directions for {both} and in one for {one} more.\n\n"
     )

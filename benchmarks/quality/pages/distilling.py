@@ -102,5 +102,5 @@ def sparing_table() -> str:
         )
         for arm, one in found["arms"].items()
     ]
-    text = f"{found['model']}, {found['dtype']}, layer {found['layer']}, {found['date']}; greedy answers of {sparing.SAMPLING.max_tokens} tokens.\n\n"
+    text = f"{found['model']}, {found['dtype']}, layer {found['layer']}, {found['date']} (data `{found['data']}`); greedy answers of {sparing.SAMPLING.max_tokens} tokens.\n\n"
     return text + table(("arm", *(f"declined: {kind}" for kind in kinds)), rows)
