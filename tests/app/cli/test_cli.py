@@ -47,6 +47,7 @@ def address() -> Iterator[str]:
         ("extract", "a", "--trait", "c"),
         ("vectors", "export", "calm", "--format", "pickle"),
         ("vectors", "export", "calm", "--layers", "all"),
+        ("vectors", "delete", "calm@"),
         ("vectors", "export", "calm", "--format", "gguf", "--layers", "1:2"),
     ],
 )
@@ -145,6 +146,17 @@ def test_extract_from_a_file_of_pairs_shows_the_card(steer: Steer, tmp_path: Pat
     steer("vectors", "delete", "mood")
     _, messages = steer("vectors", "show", "mood", code=1)
     assert "vector_not_found" in messages
+
+
+def test_one_version_of_a_vector_is_deleted(steer: Steer, address: str) -> None:
+    with Client(address) as client:
+        for _ in range(3):
+            client.register_vector("versions", {"1": [1.0] * D_MODEL})
+        assert steer("vectors", "delete", "versions@2")[0] == "deleted versions@2\n"
+        assert [one.version for one in client.list_versions("versions").data] == [3, 1]
+    assert "vector_not_found" in steer("vectors", "delete", "versions@2", code=1)[1]
+    assert steer("vectors", "delete", "versions")[0] == "deleted versions\n"
+    assert "vector_not_found" in steer("vectors", "show", "versions", code=1)[1]
 
 
 def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) -> None:
