@@ -277,7 +277,7 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
         raise BadParameter("expected recommended, all or 12,13", param_hint="--layers")
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
-    if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
+    if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers if wanted == "all" else ()):
         stderr.print("layer 0 was omitted: llama.cpp cannot steer it", style="yellow")
     stderr.print("scale 1 of llama.cpp is strength 1 of this server")
     return content

@@ -202,6 +202,12 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
     assert json.loads(file.read_text())["id"] == "calm@1"
 
 
+def test_a_control_vector_omits_layer_0_where_it_was_not_named(steer: Steer, tmp_path: Path) -> None:
+    export = ("vectors", "export", "calm", "--format", "gguf", "-o", str(tmp_path / "calm.gguf"), "--layers")
+    assert "layer 0 was omitted" in steer(*export, "all")[1]
+    assert "layer 0" not in steer(*export, "1,2")[1]
+
+
 def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "v.gguf"
     file.write_bytes(write_control_vector({1: [1.0] * D_MODEL}, {1: 1.0}, "m"))
