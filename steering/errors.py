@@ -90,7 +90,16 @@ class UnsupportedFormat(SteeringError, code="unsupported_media_type"):
 
 
 class NonfiniteActivations(SteeringError, code="nonfinite_activations"):
-    """Steering drove the activations out of range."""
+    """Numbers of the model left the range of its data type, in most cases because steering drove them there."""
+
+    @classmethod
+    def found_in(cls, what: str, *, steered: bool) -> "NonfiniteActivations":
+        """Returns the error for numbers that are not finite, with what helps. what: their name in the plural."""
+        if steered:
+            return cls(f"steering drove the activations out of range: {what} are not finite; lower the strength")
+        return cls(
+            f"{what} are not finite, and nothing steers: the model leaves the range of its data type; STEERING_DTYPE sets another"
+        )
 
 
 class Overloaded(SteeringError, code="overloaded"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Query
 from starlette.requests import Request
@@ -160,18 +160,23 @@ class Context:
         return tools or getattr(self.engine.tokenizer, "thinking_markers", None) is not None
 
     async def resolve(
-        self, interventions: Sequence[InterventionSpec], vectors: VectorSource | None = None, *, answers: bool = False
+        self,
+        interventions: Sequence[InterventionSpec],
+        vectors: VectorSource | None = None,
+        *,
+        answers: bool = False,
+        beyond: Literal["clamp", "refuse"] = "refuse",
     ) -> SteeringPlan:
         """Checks interventions against all limits and resolves them for the loaded model, under the dose guard. Every
         route that takes steering calls this. The plan ends with the mandatory interventions of the policy.
         vectors: where names are looked up; by default in the namespace of the request. answers: whether those without a scope act
-        on answers alone."""
+        on answers alone. beyond: what the limit of the policy or the key does to a larger planned dose."""
         check_limit(len(interventions), self.settings.max_interventions, "interventions", "steering")
         limits, spec = self.limits, SteeringSpec(interventions=tuple(interventions))
         spec = in_answers(spec) if answers else spec
         limits.check_spec(spec)
         source = AllowedVectors(self.store.vectors if vectors is None else vectors, limits)
-        guard, mandatory = limits.guard(self.settings), self.state[Policy].active.mandatory
+        guard, mandatory = limits.guard(self.settings, beyond), self.state[Policy].active.mandatory
         try:
             return await self.state.plans.resolve(spec, source, self.engine.info, guard, mandatory)
         except VectorNotFound:

@@ -247,7 +247,9 @@ async def _prepare_replay(context: Context, record: ReplayRequest) -> Generation
     context.check_sampling(record.sampling, record.n)
     context.limits.check_own_steering(listed=bool(record.interventions))
     _check_model(context, record.model)
-    plan = await context.resolve(_with_directions(record), await _recorded_vectors(context, record))
+    # a default is scaled down, and its record does not say that it was one; the fingerprint has the bound
+    vectors = await _recorded_vectors(context, record)
+    plan = await context.resolve(_with_directions(record), vectors, beyond="clamp")
     if record.format == RECORD_FORMAT:
         same = plan.fingerprint == record.fingerprint
     else:  # the fingerprints of earlier formats cannot be compared, but the policy can

@@ -349,7 +349,7 @@ def etag_of(record: KeyRecord) -> str:
 
 def _fields(body: CreateKeyRequest | ChangeKeyRequest) -> dict[str, Any]:
     fields = body.model_dump(include={"name", "namespace"}, exclude_none=True)
-    if body.scopes is not None:
+    if "scopes" in body.model_fields_set:
         fields["scopes"] = tuple(dict.fromkeys(body.scopes))
     if body.limits is not None:
         for name in body.limits.vectors or ():  # no vector has another name, so that nothing could be steered with

@@ -33,10 +33,11 @@ from app.cli.commands import (
     prompts_of,
     steering_of,
 )
-from app.cli.tables import estimate_text, followed, numeric_table, optional, recommendation, warning_lines
+from app.cli.tables import estimate_text, followed, numeric_table, optional, warning_lines
 from app.cli.terminal import shown, stderr
 from steering.cards import own_position
 from steering.client import Client
+from steering.client.display import recommendation
 from steering.client.results import BROKEN, CHECKS, Choices, Report, Vector, check_row, item_rows, seed_verdict
 from steering.concepts.loader import load_neutral
 from steering.errors import InvalidRequest

@@ -265,14 +265,16 @@ def change_key(  # noqa: PLR0913, PLR0917 - one option a field
     limit: Limit = None,
     namespace: Annotated[str | None, "Namespace of what it makes from now on."] = None,
     expires_at: Expiry = None,
+    never_expires: Annotated[bool, Option("--never-expires", help="Remove its expiry.")] = False,
     if_match: Annotated[str | None, "Only while this is its etag."] = None,
     force: Force = False,
 ) -> Output:
     """Change a key. What is not given stays, also each limit; `--limit NAME=` removes one."""
+    if never_expires and expires_at is not None:
+        raise BadParameter("give --expires-at or --never-expires, not both")
     fields: dict[str, Any] = {"name": name, "namespace": namespace, "expires_at": expires_at, "if_match": if_match}
-    changed = client.change_key(
-        key_id, scopes=scope or None, limits=_limits(limit, removes=True), force=force, **fields
-    )
+    fields |= {"scopes": scope or None, "limits": _limits(limit, removes=True), "never_expires": never_expires}
+    changed = client.change_key(key_id, force=force, **fields)
     line = f"{changed.id}: {'+'.join(changed.scopes)}, limits {changed.limits.model_dump(exclude_none=True)}"
     return dumped(changed), [line]
 

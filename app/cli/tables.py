@@ -15,9 +15,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from app.cli.terminal import print_json, safe, shown, stderr
-from steering.cards import DosePoint, Estimate, Recommended, verdict_without_proof
+from steering.cards import Estimate
 from steering.client import ApiError, Client
-from steering.client.display import figures, readouts_of, words
+from steering.client.display import figures, readouts_of, recommendation, words
 from steering.client.results import Comparison
 from steering.schemas.comparison import ArmErrorAnswer, CompareAnswer
 from steering.schemas.generation import RaisedFlag, TokenPiece, TopLogprob
@@ -77,10 +77,6 @@ def estimate_text(found: Estimate, form: str = "+.2f") -> str:
     """Returns the mean and, where it is known, its interval. form: of each number."""
     between = "" if found.interval is None else " ({:{f}} to {:{f}})".format(*found.interval, f=form)
     return f"{found.mean:{form}}{between}"
-
-
-def _range(low: float, high: float, form: str = ".3g") -> str:
-    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
 
 
 def _by_layer(values: Mapping[Any, float], form: str) -> str:
@@ -175,22 +171,6 @@ def raised_line(flag: RaisedFlag) -> str:
     score = "" if flag.score is None else f", score {flag.score:+.2f}"
     did = "ended the answer" if flag.action == "stop" else "was raised"
     return f"monitor {flag.monitor} {did}: {flag.vector} {bound}{score}"
-
-
-def recommendation(recommended: Recommended, points: Sequence[DosePoint] = ()) -> str:
-    """Describes the recommended layers with the measured strengths and their margin beyond chance, or the strengths to try
-    before a measurement. points: of the dose-response that measured them."""
-    if recommended.basis == "measured":
-        ranges = [_range(*ends) for ends in (recommended.negative, recommended.strength) if ends]
-        words = verdict_without_proof(one.moves_on_average for one in points) if points else "not shown to steer"
-        strengths = f"measured strength {' and '.join(ranges)}" if ranges else f"measured: {words}"
-        if recommended.margin is not None:
-            strengths += f", beyond chance by {recommended.margin:.3f} or more"
-    elif recommended.strengths_to_try is None:
-        strengths = "no strength to try: the vector is not shown to be better than chance"
-    else:
-        strengths = f"strengths to try {_range(*recommended.strengths_to_try)} (not measured)"
-    return f"recommended: layer {', '.join(map(str, recommended.layers))}, {strengths}"
 
 
 def card_lines(vector: VectorAnswer) -> list[Text]:

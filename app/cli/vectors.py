@@ -277,7 +277,7 @@ def _control_vector(client: Client, name: str, layers: str) -> bytes:
         raise BadParameter("expected recommended, all or 12,13", param_hint="--layers")
     content = client.export_control_vector(name, wanted)
     vector = client.get_vector(name)
-    if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers):
+    if 0 in (vector.recommended.layers if wanted == "recommended" else vector.layers if wanted == "all" else ()):
         stderr.print("layer 0 was omitted: llama.cpp cannot steer it", style="yellow")
     stderr.print("scale 1 of llama.cpp is strength 1 of this server")
     return content
@@ -340,11 +340,14 @@ def combine(
 @command_of(vectors)
 def delete(
     client: Client,
-    name: Annotated[str, "Name of the vector; all versions are deleted."],
+    name: Annotated[str, "The vector: name for all versions, or name@version for that one."],
     force: Annotated[bool, "Delete it even if a profile uses it."] = False,
 ) -> None:
-    """Delete all versions of a vector."""
-    client.delete_vector(name, force=force)
+    """Delete all versions of a vector, or one."""
+    plain, at, version = name.partition("@")
+    if at and not (version.isascii() and version.isdigit()):
+        raise BadParameter(f"expected a number after @, as in {plain}@3, got {name!r}", param_hint="NAME")
+    client.delete_vector(plain, version=int(version) if at else None, force=force)
     console.print(shown(f"deleted {name}"))
 
 

@@ -245,9 +245,15 @@ class Api:
     create_key = Route("POST /v1/keys", governance.NewKeyAnswer, governance.CreateKeyRequest, order=("name", "scopes"))
     """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
     change_key = Route(
-        "PATCH /v1/keys/{key_id}", governance.KeyAnswer, governance.ChangeKeyRequest, query=("force",), headers=IF_MATCH
+        "PATCH /v1/keys/{key_id}",
+        governance.KeyAnswer,
+        governance.ChangeKeyRequest,
+        query=("force",),
+        headers=IF_MATCH,
+        nulls={"never_expires": "expires_at"},
     )
-    """Changes a key. Limits that are not given stay, None removes one. force: also where no admin key would remain.
+    """Changes a key. Limits that are not given stay, None removes one. never_expires: removes its expiry.
+    force: also where no admin key would remain.
 
     if_match: the `etag` of the key as it was read; the server refuses with 412 where it has changed since.
     """

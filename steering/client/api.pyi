@@ -251,8 +251,9 @@ class Client(Connection, Api):
     def create_key(self, name: str, scopes: Sequence[str], *, limits: KeyLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ...) -> NewKeyAnswer:
         """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
 
-    def change_key(self, key_id: str, *, name: str | None = ..., scopes: Sequence[str] | None = ..., limits: ChangeLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ..., force: bool | None = ..., if_match: str | None = ...) -> KeyAnswer:
-        """Changes a key. Limits that are not given stay, None removes one. force: also where no admin key would remain.
+    def change_key(self, key_id: str, *, name: str | None = ..., scopes: Sequence[str] | None = ..., limits: ChangeLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ..., force: bool | None = ..., never_expires: bool | None = ..., if_match: str | None = ...) -> KeyAnswer:
+        """Changes a key. Limits that are not given stay, None removes one. never_expires: removes its expiry.
+        force: also where no admin key would remain.
 
         if_match: the `etag` of the key as it was read; the server refuses with 412 where it has changed since.
         """
@@ -507,8 +508,9 @@ class AsyncClient(AsyncConnection, Api):
     async def create_key(self, name: str, scopes: Sequence[str], *, limits: KeyLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ...) -> NewKeyAnswer:
         """Creates a key; the result is the only place where it is shown. namespace: of what it makes, by default `shared`."""
 
-    async def change_key(self, key_id: str, *, name: str | None = ..., scopes: Sequence[str] | None = ..., limits: ChangeLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ..., force: bool | None = ..., if_match: str | None = ...) -> KeyAnswer:
-        """Changes a key. Limits that are not given stay, None removes one. force: also where no admin key would remain.
+    async def change_key(self, key_id: str, *, name: str | None = ..., scopes: Sequence[str] | None = ..., limits: ChangeLimitsFields | JsonObject | None = ..., expires_at: str | None = ..., namespace: str | None = ..., force: bool | None = ..., never_expires: bool | None = ..., if_match: str | None = ...) -> KeyAnswer:
+        """Changes a key. Limits that are not given stay, None removes one. never_expires: removes its expiry.
+        force: also where no admin key would remain.
 
         if_match: the `etag` of the key as it was read; the server refuses with 412 where it has changed since.
         """

@@ -11,7 +11,7 @@ from html import escape
 from importlib.resources import files
 from typing import TypeAlias
 
-from steering.cards import QualityCard
+from steering.cards import DosePoint, QualityCard, Recommended, verdict_without_proof
 from steering.schemas.comparison import ArmAnswer, CompareAnswer
 from steering.schemas.latent_space import LatentSpaceAnswer, LayerMapAnswer
 from steering.schemas.reading import ReadoutAnswer
@@ -159,16 +159,33 @@ def fragment(body: str) -> str:
     return f'<div class="steering-result"><style>{style}</style>{body}</div>'
 
 
+def recommendation(recommended: Recommended, points: Sequence[DosePoint] = ()) -> str:
+    """Describes the recommended layers with the measured strengths and their margin beyond chance, or the strengths to try
+    before a measurement. points: of the dose-response that measured them."""
+    if recommended.basis == "measured":
+        ranges = [_range(*ends) for ends in (recommended.negative, recommended.strength) if ends]
+        words = verdict_without_proof(one.moves_on_average for one in points) if points else "not shown to steer"
+        strengths = f"measured strength {' and '.join(ranges)}" if ranges else f"measured: {words}"
+        if recommended.margin is not None:
+            strengths += f", beyond chance by {recommended.margin:.3f} or more"
+    elif recommended.strengths_to_try is None:
+        strengths = "no strength to try: the vector is not shown to be better than chance"
+    else:
+        strengths = f"strengths to try {_range(*recommended.strengths_to_try)} (not measured)"
+    return f"recommended: layer {', '.join(map(str, recommended.layers))}, {strengths}"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
 def card_html(vector: VectorAnswer) -> str:
     """Returns title, recommendation, AUROC by layer against random directions, dose-response and warnings."""
     recommended, card = vector.recommended, vector.quality
-    strength = "" if recommended.strength is None else ", strength {:g} to {:g}".format(*recommended.strength)
-    if recommended.margin is not None:
-        strength += f", beyond chance by {recommended.margin:.3f} or more"
     title = (
         f"<h2>{escape(vector.id)}</h2><p>{escape(vector.description)}</p>"
         f"<p>{escape(vector.method)}, {len(vector.layers)} layers of {escape(vector.model)}; "
-        f"recommended: layer {', '.join(map(str, recommended.layers))}{strength}</p>"
+        f"{escape(recommendation(recommended, (card and card.dose_response) or ()))}</p>"
     )
     if card is None:
         return title + "<p>No quality card: not extracted from examples.</p>"

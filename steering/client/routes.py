@@ -38,6 +38,7 @@ class Route:
     request: the models whose fields the method takes, besides what the path names; or a function that returns the fields.
     order: fields that may be given by position, after what the path names. All others are given by name.
     fixed: fields that every call sends.
+    nulls: options that send null for a field, by name.
     part: of the result of the job that the route starts, and that the method waits for; "" for all of it.
     events: the type of each event of a stream by its name.
     """
@@ -50,6 +51,7 @@ class Route:
     fixed: JsonObject = field(default_factory=dict)
     query: Sequence[str] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    nulls: Mapping[str, str] = field(default_factory=dict)
     lines: type[BaseModel] | None = None
     part: str | None = None
     accept: str | None = None
@@ -95,7 +97,8 @@ class Route:
             for name, one in model.model_fields.items():
                 if name not in left_out:
                     found[name] = (*found.get(name, ((), True))[0], one.annotation), one.is_required()
-        return found | dict.fromkeys(self.query, ((bool,), False)) | dict.fromkeys(self.headers, ((str,), False))
+        found |= dict.fromkeys((*self.query, *self.nulls), ((bool,), False))
+        return found | dict.fromkeys(self.headers, ((str,), False))
 
     @cached_property
     def signature(self) -> Signature:
@@ -128,6 +131,7 @@ class Route:
     def arguments(self, fields: JsonObject) -> dict[str, Any]:
         """Returns the arguments of `httpx2.Client.request` for these fields. Raises what `to_json` raises."""
         rest = {name: to_json(value, name) for name, value in fields.items() if value is not None}
+        rest |= {name: None for option, name in self.nulls.items() if rest.pop(option, False)}
         names = {name: quote(str(rest.pop(name)), safe="@") for name in self.names}  # a slash selects no other route
         headers = {header: rest.pop(name) for name, header in self.headers.items() if name in rest}
         headers |= {} if self.accept is None else {"Accept": self.accept}

@@ -104,9 +104,7 @@ class AnswerWriter:
         Raises NonfiniteActivations when the logits were not finite, LimitExceeded where its grammar became too complex.
         """
         if not chosen.finite:
-            raise NonfiniteActivations(
-                "steering drove the activations out of range: logits are not finite; lower the strength"
-            )
+            raise NonfiniteActivations.found_in("logits", steered=not answer.plan.empty)
         index, token, monitored = answer.generated, chosen.token_id, answer.monitored
         complete = answer.matcher is not None and answer.matcher.advance(token)
         raised = () if monitored is None or index else monitored.read(scores, None)

@@ -56,10 +56,10 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     layers = [torch.stack(parts).sum(0) if state.reduce else torch.cat(parts) for parts in pieces]
     read = torch.stack([one.to(layers[0].device) for one in layers]).cpu() if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
-        raise NonfiniteActivations("the activations read are not finite; lower the strength")
+        raise NonfiniteActivations.found_in("the activations read", steered=not row.plan.empty)
     logits = torch.cat(state.logits).cpu() if state.logits else None
     if logits is not None and not bool(torch.isfinite(logits.amax(dim=1)).all()):  # -infinity is a mask
-        raise NonfiniteActivations("the logits read are not finite; lower the strength")
+        raise NonfiniteActivations.found_in("the logits read", steered=not row.plan.empty)
     embeddings = None
     if state.wants_embeddings:
         embeddings = embed(tuple(row.ids))[slice(*state.window)]

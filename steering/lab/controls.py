@@ -8,7 +8,7 @@ import torch
 
 from steering.cards import Recommended, own_position
 from steering.engine.api import Engine
-from steering.errors import DoseExceeded
+from steering.errors import DoseExceeded, InvalidRequest
 from steering.extraction import METHODS
 from steering.model.info import ModelInfo
 from steering.pairs import PairSet
@@ -99,14 +99,20 @@ async def random_plans(
     return tuple([await _with_vectors(info, plan, random_alike(vectors, seed)) for seed in seeds])
 
 
+def acting_layers(plan: SteeringPlan, vector: ConceptVector) -> list[int]:
+    """Returns the layers where interventions of the request itself act along a vector, or by its scores; conditions do not count."""
+    own = plan.interventions[: plan.own]
+    return sorted({layer for one in own if vector.id in (one.spec.vector, one.spec.other) for layer in one.layers})
+
+
 async def fewer_pairs_plan(
     engine: Engine, vector: ConceptVector, pairs: PairSet, plan: SteeringPlan, vectors: Mapping[str, ConceptVector]
 ) -> SteeringPlan:
-    """Returns the plan with the vector made again from every second topic of its pairs, at the layers where it acts."""
+    """Returns the plan with the vector made again from every second topic of its pairs, at the layers where it acts. Raises
+    InvalidRequest where these pairs give no direction at one of them."""
     topics = set(sorted(set(pairs.topics))[::2])
     half = subset(pairs, [index for index, topic in enumerate(pairs.topics) if topic in topics])
-    own = plan.interventions[: plan.own]
-    layers = sorted({layer for one in own if one.spec.vector == vector.id for layer in one.layers})
+    layers = acting_layers(plan, vector)
     phase = vector.provenance.get("phase")
     request = ExtractionRequest(
         vector.name,
@@ -118,6 +124,8 @@ async def fewer_pairs_plan(
         holdout=0.0,
     )
     made = await extract(engine, request)
+    if missing := [layer for layer in layers if layer not in made.layers]:
+        raise InvalidRequest(f"no direction stands out at layer {', '.join(map(str, missing))}", param="steering")
     same = {layer: _calibrated_as(one, vector.layers.get(layer, one)) for layer, one in made.layers.items()}
     other = replace(vector, layers={**vector.layers, **same})
     return await _with_vectors(engine.info, plan, {**vectors, vector.id: other})

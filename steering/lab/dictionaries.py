@@ -266,7 +266,7 @@ async def search(
     that cannot unembed.
 
     vector: compared with decoder rows (score: cosine). texts, without it: compared in mean activation with `against`,
-    by default neutral texts. min_output_score: lowest output score of a feature; None: not measured.
+    by default neutral texts; only features that are more active there. min_output_score: lowest output score of a feature; None: not measured.
     """
     check_dictionary(dictionary, engine.info)
     unembedding = unembedding_of(engine)
@@ -278,6 +278,10 @@ async def search(
         scores = await _activity(engine, dictionary.layer, encoder, texts)
         scores = scores - await _activity(engine, dictionary.layer, encoder, compared_texts(against))
     limit = top if min_output_score is None else MAX_SCORED
+    if vector is None:
+        limit = min(limit, int((scores > 0.0).sum()))  # features that are not more active there are no answer
+        if not limit:
+            return []
     values, features = await run_in_thread(_largest, scores, limit)
     rows = await run_in_thread(dictionary.rows, features)
     _, promoted = await run_in_thread(_largest, await unembedding.unembed(rows), PROMOTED)

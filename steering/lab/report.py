@@ -20,7 +20,7 @@ from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, Samp
 from steering.engine.prompts import check_context
 from steering.errors import ContextLengthExceeded, InvalidRequest, NonfiniteActivations
 from steering.lab import calibration, trials
-from steering.lab.controls import REPORT, control_seeds, fewer_pairs_plan, random_plans
+from steering.lab.controls import REPORT, acting_layers, control_seeds, fewer_pairs_plan, random_plans
 from steering.lab.judge import instruction_of
 from steering.lab.trials import WRITING, Checkpoints, ReadBack, Samples, Trial, mean_shifts, reading_layer, shifts
 from steering.pairs import ChatMessage, PairSet
@@ -344,9 +344,12 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
     unsteered, steered = [await answered_rightly(engine, questions, one) for one in (UNSTEERED, plan)]
     lost = difference_of_shares([one - other for one, other in zip(unsteered, steered, strict=True)])
     step("making plans")
-    fewer = None
-    if request.pairs is not None:
-        fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
+    fewer: SteeringPlan | InvalidRequest | None = None
+    if request.pairs is not None and acting_layers(plan, request.vector):
+        try:
+            fewer = await fewer_pairs_plan(engine, request.vector, request.pairs, plan, request.vectors)
+        except InvalidRequest as error:
+            fewer = error
     work = _Work(engine, request, reading, fewer, lost, step)
     plain = {seed: await work.plain(seed) for seed in dict.fromkeys(request.seeds)}
     bound = trials.chance_at([shift for one in plain.values() for shift in mean_shifts(one.unsteered, one.controls)])
@@ -363,18 +366,19 @@ async def report(engine: Engine, request: ReportRequest, *, progress: Progress =
         seeds_agree=agree(seeds),
         seeds=seeds,
         thresholds=request.thresholds,
-        warnings=work.warnings(bound, any(one.controls for one in plain.values())) + not_measured(seeds),
+        warnings=work.warnings(bound, any(one.controls for one in plain.values())) + not_measured(seeds, work.without),
     )
 
 
-def not_measured(seeds: Sequence[SeedReportAnswer]) -> list[str]:
-    """Names the checks that activations which became non-finite left without a value, or with one that is not finite."""
+def not_measured(seeds: Sequence[SeedReportAnswer], without: str) -> list[str]:
+    """Names the checks that activations which became non-finite left without a value, or with one that is not finite. without: the
+    name of a check that has no value for another reason."""
     gates = [(one.seed, gate) for one in seeds for gate in one.gates]
     found = [
         f"{one.name} (seed {seed})"
         for seed, gate in gates
         for one in gate.checks
-        if one.value == inf or (one.value is None and gate.name == "robustness")
+        if one.value == inf or (one.value is None and gate.name == "robustness" and one.name != without)
     ]
     said = "not measured and not passed, because activations became non-finite: "
     return [said + ", ".join(found)] if found else []
@@ -397,14 +401,20 @@ def plain_samples(count: int) -> Samples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    """A request with what all seeds share. fewer: see PlainTrials. lost: share of the questions that steering loses."""
+    """A request with what all seeds share. fewer: see PlainTrials; why half of the pairs give no such vector; None where it is not
+    checked. lost: share of the questions that steering loses."""
 
     engine: Engine
     request: ReportRequest
     reading: ReadBack
-    fewer: SteeringPlan | None
+    fewer: SteeringPlan | InvalidRequest | None
     lost: Estimate
     step: Callable[[str], None]
+
+    @property
+    def without(self) -> str:
+        """Returns the name of the check with fewer pairs where half of the pairs do not give the vector; otherwise nothing."""
+        return f"retained.{FEWER}" if isinstance(self.fewer, InvalidRequest) else ""
 
     def warnings(self, bound: float | None, controlled: bool) -> list[str]:
         """Returns what a reader of the report should know. bound: of chance. controlled: whether random controls were tried."""
@@ -425,15 +435,20 @@ class _Work:
                 f"anti_steered cannot pass: with {count} prompts the interval does not show a share of at most {limit:g}, "
                 f"even if no prompt moves against the direction; {enough}"
             )
-        if self.fewer is None:
+        if isinstance(self.fewer, InvalidRequest):
+            reason = f"half of the pairs do not give the vector: {self.fewer.message}"
+            warnings.append(f"{self.without} was not measured and is not passed, because {reason}")
+        elif self.request.pairs is None:
             warnings.append("not checked with fewer pairs: the pairs of the vector are not those of a starter concept")
+        elif self.fewer is None:
+            warnings.append(f"not checked with fewer pairs: the steering does not act along {self.request.vector.id}")
         if self.request.independent is not None:
             warnings.append(self.request.independent.evidence)
         return warnings
 
     async def plain(self, seed: int) -> PlainTrials:
         """Runs the trials of one seed over the prompts as they are."""
-        request, fewer = self.request, () if self.fewer is None else (self.fewer,)
+        request, fewer = self.request, (self.fewer,) if isinstance(self.fewer, SteeringPlan) else ()
         self.step(f"seed {seed}: control")
         drawn = control_seeds(seed, REPORT, controls_of(request.seeds))
         controls = await random_plans(self.engine.info, request.plan, request.vectors, drawn)
@@ -458,6 +473,8 @@ class _Work:
             if fewer is not None:
                 scores.append(fewer.answer(FEWER, variation=PLAIN))
                 robustness.append(retained(FEWER, measured(fewer, unsteered, direction), moved, limits))
+            elif self.fewer is not None:
+                robustness.append(retained(FEWER, None, moved, limits))
             for name in VARIATIONS:
                 self.step(f"seed {seed}: {name}")
                 prompts = await run_in_thread(varied_prompts, self.engine.tokenizer, request, name, seed)

@@ -64,11 +64,11 @@ class ChangeLimitsFields(KeyLimitsFields):
 class ChangeKeyRequest(Request):
     """Changes a key. An absent field is unchanged, also one of `limits`, where null removes a limit; expires_at null removes it."""
 
-    name: KeyName | None = None
-    scopes: Scopes | None = None
+    name: KeyName = None  # type: ignore[assignment] # where it is absent; null is refused
+    scopes: Scopes = None  # type: ignore[assignment]
     limits: ChangeLimitsFields | None = None
     expires_at: Moment | None = None
-    namespace: NamespaceName | None = None
+    namespace: NamespaceName = None  # type: ignore[assignment]
 
 
 class RotateKeyRequest(Request):

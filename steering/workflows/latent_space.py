@@ -188,6 +188,10 @@ async def clusters(
     warnings, listed = [], []
     if not len(centres):
         warnings.append("no cluster was found; try method 'kmeans', or a smaller min_size")
+    if 0 < len(centres) < (request.clusters or 0):
+        warnings.append(
+            f"{len(centres)} clusters were found, not {request.clusters}: the model does not tell more texts apart there"
+        )
     if len(centres) > MAX_PAIRED:
         warnings.append(f"{len(centres)} clusters were found; pairs are listed for the {MAX_PAIRED} largest")
     for index, centre in enumerate(centres):

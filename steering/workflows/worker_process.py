@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-from anyio import to_process
+from anyio import BrokenWorkerProcess, to_process
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.errors import InvalidRequest, NonfiniteActivations, OutOfMemory
 from steering.projection import PROJECTIONS, Points
 from steering.schemas.latent_space import SeparabilityAnswer
 
@@ -23,8 +23,13 @@ MIN_TEXTS = 4
 
 
 async def run_in_worker(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Runs work in a worker process and returns its result; cancelling kills the worker at once."""
-    return await to_process.run_sync(_run, work, arguments, named, cancellable=True)
+    """Runs work in a worker process and returns its result; cancelling kills the worker at once. Raises what the work raises, and
+    OutOfMemory where its memory does not suffice or the system killed the worker."""
+    try:
+        return await to_process.run_sync(_run, work, arguments, named, cancellable=True)
+    except (BrokenWorkerProcess, MemoryError) as error:
+        ended = "needs too much memory" if isinstance(error, MemoryError) else "was killed, as where memory is short"
+        raise OutOfMemory(f"the process that computes this {ended}; send fewer texts") from error
 
 
 def _run(work: Callable[..., T], arguments: tuple[Any, ...], named: dict[str, Any]) -> T:
@@ -80,7 +85,7 @@ def cluster(
         labels = _by_size(HDBSCAN(min_cluster_size=size, copy=True).fit_predict(axes))
     else:
         numbers = [clusters] if clusters is not None else range(2, min(MOST_CHOSEN, count - 1) + 1)
-        most = len(np.unique(axes, axis=0))
+        most = len(np.unique(activations, axis=0))
         models = [KMeans(n_clusters=min(number, most), n_init=10, random_state=seed) for number in numbers]
         found = [model.fit_predict(axes) for model in models]
         labels = _by_size(max(found, key=lambda labels: _silhouette(axes, labels) or -1.0))

@@ -11,7 +11,16 @@ describe("what a key may not do", () => {
     );
     const limits = { own_steering: "profiles", vectors: ["sentiment"], max_relative_dose: 0.1 } as const;
     const found = mayNot({ scopes: ["admin"], limits: { ...limits, vectors: ["sentiment"], requests_per_minute: 5 } });
-    for (const part of ["profiles only", "sentiment only", "at most 0.1", "5 requests"]) expect(found).toContain(part);
+    for (const part of ["profiles only", "sentiment only", "max relative dose: 0.1", "requests per minute: 5"])
+      expect(found).toContain(part);
+  });
+
+  it("names every limit that a key has", () => {
+    const limits = { tokens_per_minute: 6, concurrency: 2, rows: 3, jobs: 1, storage_bytes: 0 };
+    expect(mayNot({ scopes: ["admin"], limits })).toBe(
+      "tokens per minute: 6; concurrency: 2; rows: 3; jobs: 1; storage bytes: 0",
+    );
+    expect(mayNot({ scopes: ["admin"], limits: { rows: null, vectors: null, storage_bytes: null } })).toBeNull();
   });
 
   it("ends after some days, or never", () => {

@@ -161,6 +161,17 @@ describe("what a person asks for", () => {
 });
 
 describe("saving a profile", () => {
+  it("keeps its description, also of one that was not read yet", async () => {
+    const bodies: unknown[] = [];
+    const known = { data: [{ name: "A", description: "for tea", interventions: [] }] };
+    const put = (body: unknown) => ({ sent: bodies.push(body) });
+    serve({ "GET /v1/profiles": () => known, "PUT /v1/profiles/A": put, "PUT /v1/profiles/B": put });
+    expect(await saveProfile("A", [])).toBe(true);
+    await rest();
+    expect(await saveProfile("B", [])).toBe(true);
+    expect(bodies).toEqual([{ interventions: [], description: "for tea" }, { interventions: [], description: "" }]); // biome-ignore format: one line
+  });
+
   it("says that it was refused, and a poll does not take the reason away", async () => {
     serve({
       "GET /v1/profiles": () => list(),

@@ -81,6 +81,30 @@ it("lets a form of limits change only what was typed into it", async () => {
   await vi.advanceTimersByTimeAsync(REST_MS);
 });
 
+it("sets a policy to no vector, and back to any", async () => {
+  const at = (limits: object) => ({ mandatory: [], monitors: [], limits });
+  server.on("GET /v1/policy", () => policy.data.value).on("GET /v1/monitors", () => ({ data: [] }));
+  server.on("PUT /v1/policy", (body) => body);
+  show(PolicyPanel, {});
+  const set = async (vectors: string[] | null, text: string) => {
+    policy.data.value = at({ vectors }) as never;
+    await settle();
+    root
+      .find("label", "Only these vectors")
+      .find("input")
+      .fire("input", { currentTarget: { value: text } });
+    await settle();
+    root.find("form").fire("submit");
+    await settle();
+    await vi.advanceTimersByTimeAsync(REST_MS);
+    return policy.data.peek()?.limits;
+  };
+  expect(await set([], "")).toEqual({});
+  expect(await set(["joy"], "")).toEqual({});
+  expect(await set(null, "(none)")).toEqual({ vectors: [] });
+  expect(await set([], "joy, calm")).toEqual({ vectors: ["joy", "calm"] });
+});
+
 it("dims what a policy was tried with once Play or the policy has something else", async () => {
   policy.data.value = { mandatory: [], monitors: [], limits: {} } as never;
   const arms = ["now", "then"].map((name) => ({ name, choices: [{ text: `as ${name}` }] }));

@@ -51,11 +51,11 @@ will not come: that is longer than the server's watchdog lets a step take."""
 class Mailbox:
     """The messages about one request, from every pipeline stage.
 
-    reads: whether every token has one; otherwise there is one only of a token that means nothing.
+    reads: whether every token has one; otherwise there is one only of a token that means nothing. steered: whether anything steers.
     """
 
-    def __init__(self, stages: int, *, reads: bool) -> None:
-        self._stages, self._reads = stages, reads
+    def __init__(self, stages: int, *, reads: bool, steered: bool = True) -> None:
+        self._stages, self._reads, self._steered = stages, reads, steered
         self._tokens: dict[int, TokenReadings] = {}
         self._reports: list[ReportMessage] = []
         self._failed = False
@@ -92,9 +92,7 @@ class Mailbox:
 
     def _check(self) -> None:
         if not all(found.finite for index, found in self._tokens.items() if index < self._taken):
-            raise NonfiniteActivations(
-                "steering drove the activations out of range: they are not finite; lower the strength"
-            )
+            raise NonfiniteActivations.found_in("logits", steered=self._steered)
 
     async def _until(self, complete: Callable[[], bool]) -> None:
         """Waits until all messages are there. A failure may have come with them, too."""
@@ -274,7 +272,8 @@ class VllmClient:
         if not self.active:  # requests that come while a step hangs are no progress
             self.scheduler.progressed = monotonic()
         self.active += 1
-        mailbox = Mailbox(self._channel.stages, reads=task.reads) if task.reported else None
+        steered = not request.plan.empty
+        mailbox = Mailbox(self._channel.stages, reads=task.reads, steered=steered) if task.reported else None
         if mailbox is not None:
             self._channel.boxes[key] = mailbox
         try:

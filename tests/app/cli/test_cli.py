@@ -47,6 +47,7 @@ def address() -> Iterator[str]:
         ("extract", "a", "--trait", "c"),
         ("vectors", "export", "calm", "--format", "pickle"),
         ("vectors", "export", "calm", "--layers", "all"),
+        ("vectors", "delete", "calm@"),
         ("vectors", "export", "calm", "--format", "gguf", "--layers", "1:2"),
     ],
 )
@@ -147,6 +148,17 @@ def test_extract_from_a_file_of_pairs_shows_the_card(steer: Steer, tmp_path: Pat
     assert "vector_not_found" in messages
 
 
+def test_one_version_of_a_vector_is_deleted(steer: Steer, address: str) -> None:
+    with Client(address) as client:
+        for _ in range(3):
+            client.register_vector("versions", {"1": [1.0] * D_MODEL})
+        assert steer("vectors", "delete", "versions@2")[0] == "deleted versions@2\n"
+        assert [one.version for one in client.list_versions("versions").data] == [3, 1]
+    assert "vector_not_found" in steer("vectors", "delete", "versions@2", code=1)[1]
+    assert steer("vectors", "delete", "versions")[0] == "deleted versions\n"
+    assert "vector_not_found" in steer("vectors", "show", "versions", code=1)[1]
+
+
 def test_a_bad_line_of_a_file_of_pairs_is_named(steer: Steer, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"positive": "a", "negative": "b"}\n{"positive": "a"}\n')
@@ -188,6 +200,12 @@ def test_a_vector_goes_out_and_comes_in_unchanged_in_every_format(steer: Steer, 
     file = tmp_path / "calm.json"
     steer("vectors", "export", "calm@1", "-o", str(file), "--format", "json")
     assert json.loads(file.read_text())["id"] == "calm@1"
+
+
+def test_a_control_vector_omits_layer_0_where_it_was_not_named(steer: Steer, tmp_path: Path) -> None:
+    export = ("vectors", "export", "calm", "--format", "gguf", "-o", str(tmp_path / "calm.gguf"), "--layers")
+    assert "layer 0 was omitted" in steer(*export, "all")[1]
+    assert "layer 0" not in steer(*export, "1,2")[1]
 
 
 def test_a_control_vector_needs_a_name_when_it_comes_in(steer: Steer, tmp_path: Path) -> None:

@@ -97,6 +97,18 @@ def test_every_limit_of_a_key_is_set_changed_and_removed(steer: Steer) -> None:
     assert changed["limits"] == {**{n: v for n, v in key["limits"].items() if n != "jobs"}, "rows": 4}
 
 
+def test_the_expiry_of_a_key_is_removed(steer: Steer) -> None:
+    steer("keys", "create", "team", "--scope", "read", "--expires-at", "2090-01-02T03:04:05Z", "--limit", "rows=4")
+    (key,) = json.loads(steer("keys", "list", "--json")[0])
+    both = ("--never-expires", "--expires-at", "2091-01-02T03:04:05Z")
+    assert "not both" in steer("keys", "change", key["id"], *both, code=2)[1]
+    steer("keys", "change", key["id"], "--name", "others")
+    (kept,) = json.loads(steer("keys", "list", "--json")[0])
+    steer("keys", "change", key["id"], "--never-expires")
+    (changed,) = json.loads(steer("keys", "list", "--json")[0])
+    assert ("expires_at" in kept, "expires_at" in changed, changed["limits"]["rows"]) == (True, False, 4)
+
+
 @pytest.mark.parametrize("limits", [("vectors=",), ("rows=3", "vectors=mood", "vectors=other")])
 def test_a_limit_that_is_empty_or_given_twice_makes_no_key(steer: Steer, limits: tuple[str, ...]) -> None:
     """As of a variable that is not set: the key could steer with every vector."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from steering.cards import Recommended
 from steering.client import Client
-from steering.client.display import Line, aligned, line_chart, number, shade
+from steering.client.display import Line, aligned, card_html, line_chart, number, shade
 from steering.schemas.latent_space import LayerMapAnswer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
@@ -42,6 +43,22 @@ def test_a_vector_has_a_row_per_layer_and_its_description_is_text(client: Client
     html = found._repr_html_()
     assert "<img" not in html
     assert "&lt;img" in html
+
+
+@pytest.mark.parametrize(
+    ("recommended", "said"),
+    [
+        (
+            Recommended((2,), negative=(-2.6, -1.8), basis="measured", margin=0.05),
+            "measured strength -2.6 to -1.8, beyond chance by 0.050",
+        ),
+        (Recommended((2,), (1.7, 1.7), (-1.7, -1.7), basis="measured"), "measured strength -1.7 and 1.7"),
+        (Recommended((2,), strengths_to_try=(1.0, 2.0), basis="card"), "strengths to try 1 to 2 (not measured)"),
+    ],
+)
+def test_a_card_shows_all_strengths_that_are_recommended(client: Client, recommended: Recommended, said: str) -> None:
+    html = card_html(client.get_vector("calm").model_copy(update={"recommended": recommended}))
+    assert f"recommended: layer 2, {said}" in html
 
 
 def test_an_extracted_vector_shows_its_card_as_charts(client: Client) -> None:

@@ -13,7 +13,7 @@ from app.core.admission import Key, RateLimits
 from app.core.errors import RateLimited
 from steering.schemas.governance import KeyLimitsFields
 from tests.app.api.evaluation_bodies import DOSE
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
 from tests.app.policy.conftest import tiny_engine
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
@@ -56,6 +56,16 @@ async def test_a_change_of_one_limit_keeps_the_others(server: Server) -> None:
     assert (changed["own_steering"], changed["vectors"], changed["rows"]) == ("none", ["mood"], 4)
     removed = (await server.client.patch(path, json={"limits": {"rows": None, "own_steering": None}})).json()["limits"]
     assert (removed["rows"], removed["own_steering"], removed["requests_per_minute"]) == (None, "any", 9)
+
+
+@pytest.mark.parametrize("field", ["name", "scopes", "namespace"])
+async def test_null_for_what_a_key_always_has_is_refused(server: Server, field: str) -> None:
+    key = await created(server, expires_at="2090-01-01T00:00:00Z", limits={"rows": 4})
+    path = f"/v1/keys/{key['id']}"
+    refused = await server.client.patch(path, json={field: None})
+    assert (code(refused), refusal(refused)["param"]) == ((400, "invalid_request"), field)
+    removed = (await server.client.patch(path, json={"expires_at": None, "limits": None})).json()
+    assert (removed["expires_at"], removed["limits"]["rows"]) == (None, None)
 
 
 async def test_a_change_of_what_another_admin_has_changed_is_refused(server: Server) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.api.limits import RequestLimits
 from steering.schemas.governance import KeyLimitsFields, SteeringLimits
-from tests.app.conftest import Server, StartServer
+from tests.app.conftest import Server, StartServer, refusal
 from tests.app.policy.conftest import put_policy
 from tests.app.policy.governed_routes import CHOICES, SCORE_ITEMS
 from tests.app.policy.test_keys import ADMIN, BEARER, ask, bearer, code, created
@@ -157,6 +157,26 @@ async def test_the_default_steering_is_bounded_too(governed: Server) -> None:
     without = await applied()
     assert without["applied"] == []
     assert "the default steering is not applied" in without["warnings"][-1]
+
+
+async def test_an_answer_under_a_default_that_was_scaled_down_is_replayed_by_its_key(governed: Server) -> None:
+    await governed.client.put("/v1/steering", json={"interventions": [{"vector": "mood", "strength": 5.0}]})
+    key, free = await created(governed, limits={"max_relative_dose": 0.01}), await created(governed)
+    body = {"prompt": "a", "max_tokens": 2}
+
+    async def asked(path: str, body: dict[str, Any], by: dict[str, Any]) -> httpx2.Response:
+        return await governed.client.post(path, json=body, headers=bearer(by["key"]))
+
+    answer, other = [(await asked("/v1/generate", body, by)).json()["steering"] for by in (key, free)]
+    replay = await asked("/v1/replay", answer["record"], key)
+    assert (replay.status_code, replay.json()["steering"]["fingerprint"]) == (200, answer["fingerprint"])
+    assert governed.scripted.requests[-1].plan.dose_bound == 0.01
+    refused = await asked("/v1/replay", other["record"], key)
+    assert (code(refused), refusal(refused)["param"]) == ((400, "invalid_request"), "fingerprint")
+    assert code(await asked("/v1/generate", {**body, "steering": other["record"]["interventions"]}, key)) == (
+        400,
+        "dose_exceeded",
+    )
 
 
 async def test_the_default_steering_is_read_with_the_warnings_of_its_requests(governed: Server) -> None:

@@ -58,6 +58,12 @@ async def test_the_same_seed_gives_the_same_clusters(server: Server) -> None:
     assert {pair["nearest"] for pair in one["pairs"]} == {None}, "the library is empty"
 
 
+async def test_fewer_clusters_than_asked_for_are_said(server: Server) -> None:
+    found = await clustered(server, texts=["good day", "bad day", "good night"] * 4, clusters=5)
+    assert len(found["clusters"]) == 3
+    assert found["warnings"] == ["3 clusters were found, not 5: the model does not tell more texts apart there"]
+
+
 def test_examples_that_belong_nowhere_have_no_cluster() -> None:
     rng = np.random.default_rng(0)
     tight = [rng.normal(size=(20, 6)) * 0.05 + centre for centre in (np.zeros(6), np.full(6, 5.0))]

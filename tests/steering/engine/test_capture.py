@@ -128,7 +128,7 @@ async def test_logits_that_are_not_finite_end_their_text_alone(hf_byte_tokenizer
     async with family_engine("llama", hf_byte_tokenizer) as engine:
         item = {"vector": "alpha", "layers": [1], "unit": "relative", "strength": 3e38}
         plan = await plan_for([item], vectors_for(engine.info), engine.info, DoseGuard(action="off"))
-        with pytest.raises(NonfiniteActivations, match="logits"):
+        with pytest.raises(NonfiniteActivations, match="the logits read are not finite; lower the strength"):
             await engine.capture([CapturePrompt(TEXTS[0], plan)], CaptureSpec((), "all", logits=True))
         (plain,) = await engine.capture([CapturePrompt(TEXTS[0])], CaptureSpec((), "all", logits=True))
         assert plain.logits is not None
@@ -142,7 +142,7 @@ def test_logits_that_are_masked_are_no_error() -> None:
     row = SteeredRow(ids=[1, 2], prompt_length=2, plan=UNSTEERED, capture=state)
     assert result(row, lambda _ids: torch.empty(0, 4))[1].logits is not None
     logits[1, 0] = math.nan
-    with pytest.raises(NonfiniteActivations):
+    with pytest.raises(NonfiniteActivations, match="nothing steers: the model leaves the range of its data type"):
         result(row, lambda _ids: torch.empty(0, 4))
 
 

@@ -124,6 +124,7 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
         found = open_dictionary(planted_folder(tmp_path / "sae", D_MODEL, {4: shift, 7: vector}))
         near = await search(engine, found, vector=vector, top=3)
         active = await search(engine, found, texts=("xxxxxxxx",), against=("other text",), top=3)
+        alike = await search(engine, found, texts=("other text",), against=("other text",), top=3)
         default = await search(engine, found, texts=("xxxxxxxx",), top=1)
         scored = await search(engine, found, vector=vector, top=3, min_output_score=0.0)
         strict = await search(engine, found, vector=vector, min_output_score=1.0)
@@ -132,6 +133,8 @@ async def test_searches_find_planted_features(hf_byte_tokenizer: PreTrainedToken
     assert near[0].feature == 7
     assert near[0].score == pytest.approx(1.0, abs=1e-4)
     assert active[0].feature == 4
+    assert all(one.score > 0.0 for one in active)
+    assert alike == [], "no feature is more active in a text than in itself"
     assert len(default) == 1
     assert len(near[0].promoted) == 8
     assert near[0].output_score is None

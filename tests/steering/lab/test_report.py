@@ -210,6 +210,40 @@ async def test_a_variation_that_overflows_was_not_measured_and_does_not_pass() -
     assert warning.endswith("retained.fewer_pairs (seed 0), retained.upper_case (seed 0)")
 
 
+@pytest.mark.parametrize("at", [(2,), (0, 2)])
+async def test_half_of_the_pairs_that_does_not_give_the_vector_is_said_and_does_not_pass(
+    engine: LinearEngine, at: tuple[int, ...]
+) -> None:
+    """Every second topic has equal texts; or the texts are read at a word that they share, which block 0 does not tell apart."""
+    pairs, layers = planted_pairs(), planted_vector(engine).layers
+    halved = set(sorted(set(pairs.topics))[::2])
+    both = zip(pairs.positive, pairs.negative, pairs.topics, strict=True)
+    equal = tuple(kind if topic in halved else grim for kind, grim, topic in both)
+    pairs = replace(pairs, negative=equal) if at == (2,) else pairs
+    made = replace(planted_vector(engine), version=1, layers={0: layers[2], **layers}, provenance={"position": "last"})
+    plan = await plan_at(engine.info, made, 0.4, at)
+    request = await request_of(engine, {}, vector=made, plan=plan, vectors={made.id: made}, pairs=pairs)
+    found = await report(engine, request)
+    one = check_of(found, "robustness", "retained.fewer_pairs")
+    assert (one.value, one.passed) == (None, False)
+    (warning,) = [warning for warning in found.warnings if "not measured" in warning]
+    assert warning.startswith(
+        "retained.fewer_pairs was not measured and is not passed, because half of the pairs do not give the vector"
+    )
+    assert ("layer 0" in warning) == (at == (0, 2))
+
+
+async def test_steering_that_does_not_act_along_the_vector_is_not_checked_with_fewer_pairs(
+    engine: LinearEngine,
+) -> None:
+    other = replace(planted_vector(engine, "other"), version=1)
+    plan = await plan_at(engine.info, other, 0.8, (2,))
+    request = await request_of(engine, {}, plan=plan, vectors={other.id: other}, pairs=planted_pairs())
+    found = await report(engine, request)
+    assert {check.name for check in found.seeds[0].gates[2].checks} == {f"retained.{name}" for name in VARIATIONS}
+    assert "not checked with fewer pairs: the steering does not act along sentiment@1" in found.warnings
+
+
 async def test_steering_that_breaks_the_questions_and_neutral_text_does_not_pass() -> None:
     engine = BreakingReads(0.5)
     found = await report(engine, await request_of(engine, {"strength": 0.8}))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from steering.errors import InvalidRequest
+from steering.errors import InvalidRequest, OutOfMemory
 from steering.projection import Points
 from steering.schemas.latent_space import LatentSpaceAnswer, LatentSpaceRequest, LayerMapAnswer
 from steering.vectors import LayerDirection
@@ -234,6 +234,13 @@ async def test_a_worker_has_a_low_priority_and_its_caller_keeps_its_own() -> Non
     draw(np.eye(4, dtype=np.float32), "pca", 2, 0, None)
     assert await run_in_worker(os.getpriority, os.PRIO_PROCESS, 0) == max(before, NICENESS)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+@pytest.mark.parametrize(("work", "size"), [(signal.raise_signal, signal.SIGKILL), (bytearray, 1 << 60)])
+async def test_a_worker_that_memory_ends_is_said_to_be_out_of_memory(work: Any, size: int) -> None:
+    with pytest.raises(OutOfMemory, match="send fewer texts"):
+        await run_in_worker(work, size)
+    assert await run_in_worker(abs, -1) == 1, "another worker comes"
 
 
 async def test_errors_come_back_from_a_worker_whole() -> None:

@@ -71,14 +71,16 @@ export const deleteProfile = (name: string): Promise<boolean> =>
   changed(`profile ${name}`, () => api.DELETE("/v1/profiles/{name}", { params: { path: { name } } }), profiles);
 
 export function saveProfile(name: string, interventions: readonly Intervention[], place: ProfilePlace = "form") {
-  const given = { params: { path: { name } }, body: { interventions: interventions as never } };
-  return changed(place, () => api.PUT("/v1/profiles/{name}", given), profiles);
+  const save = async () => {
+    await profiles.load(); // the description of the one that it replaces stays
+    const description = profiles.data.value?.data.find((one) => one.name === name)?.description ?? "";
+    await api.PUT("/v1/profiles/{name}", { params: { path: { name } }, body: { interventions: interventions as never, description } }); // biome-ignore format: one line
+  };
+  return changed(place, save, profiles);
 }
 
-export function setDefault({ name, interventions }: Profile): Promise<boolean> {
-  const body = { interventions: interventions as never };
-  return changed(`profile ${name}`, () => api.PUT("/v1/steering", { body }), defaultSteering);
-}
+export const setDefault = ({ name, interventions }: Profile): Promise<boolean> =>
+  changed(`profile ${name}`, () => api.PUT("/v1/steering", { body: { interventions: interventions as never } }), defaultSteering); // biome-ignore format: one line
 
 export const clearDefault = (): Promise<boolean> =>
   changed("default", () => api.DELETE("/v1/steering"), defaultSteering);

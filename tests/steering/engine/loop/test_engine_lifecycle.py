@@ -139,6 +139,16 @@ async def test_numbers_out_of_range_end_one_row(hf_byte_tokenizer: PreTrainedTok
         assert [o.tokens for o in await run_all(engine, good * 2)] == [o.tokens for o in expected * 2]
 
 
+async def test_a_model_that_overflows_by_itself_is_not_said_to_be_steered(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = build("LlamaForCausalLM", **LLAMA_LIKE)
+    model.lm_head.weight.data.fill_(3e38)
+    async with engine_over(model, hf_byte_tokenizer) as engine:
+        with pytest.raises(NonfiniteActivations, match="nothing steers"):
+            await run(engine, GenerationRequest(PROMPT, sampling(4)))
+
+
 async def test_limits_are_checked_before_device_work(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
     limits = EngineLimits(max_running=1, max_waiting=2, cache_bytes=12 * 16 * 384)
     async with family_engine("llama", hf_byte_tokenizer, limits) as engine:

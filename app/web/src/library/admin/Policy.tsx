@@ -8,7 +8,7 @@ import { given } from "../../core/state";
 import { plain, signed } from "../../maths/scales";
 import { ChoiceField, NumberField, named, OptionalNumber, partsOf, TextField } from "../../ui/fields";
 import { Button, ErrorNote, Form, List, LoadNote, Panel, Table } from "../../ui/parts";
-import { hints, monitorActions, monitorPlaces, ownSteering, sides } from "../../words.json";
+import { hints, monitorActions, monitorPlaces, noVectors, ownSteering, sides } from "../../words.json";
 import * as admin from "./store";
 
 /** What holds for all traffic: steering that no request can switch off, and limits of what requests may steer with. */
@@ -99,21 +99,19 @@ const trying = new Query(async (signal) => {
 function Limits({ limits }: { limits: Policy["limits"] }) {
   const now = JSON.stringify(limits);
   const { own_steering = "any", max_relative_dose: most = null } = limits;
-  const begin = { own: own_steering, dose: most, names: limits.vectors?.join(", ") ?? "" };
+  const begin = { own: own_steering, dose: most, names: limits.vectors ? limits.vectors.join(", ") || noVectors : "" };
   const [typed, setTyped] = useState<{ over: string; fields: typeof begin } | null>(null);
   const fields = typed?.over === now ? typed.fields : begin;
   const field = partsOf(fields, (part) => setTyped({ over: now, fields: { ...fields, ...part } }));
-  const vectors = fields.names.split(/[\s,]+/).filter(Boolean);
   const save = () =>
     admin.editPolicy("limits", (policy) => {
       const next = { ...policy.limits }; // what was not changed here is as the server has it
       if (fields.own !== begin.own) next.own_steering = fields.own;
       if (fields.dose !== begin.dose) next.max_relative_dose = fields.dose;
-      if (fields.names !== begin.names) next.vectors = vectors.length === 0 ? null : vectors;
+      if (fields.names !== begin.names) next.vectors = fields.names.trim() === noVectors ? [] : fields.names.match(/[^\s,]+/g); // biome-ignore format: one line
       return { ...policy, limits: given(next) };
     });
   const state = { disabled: admin.policyActions.busy.value, error: admin.policyActions.errorAt("limits") };
-  const known = limits.vectors?.length === 0 ? "none" : "any"; // an empty field stands for both
   const dose = { label: "Largest relative dose", step: 0.01, min: 0.01, placeholder: "no limit" };
   return (
     <Form label="Limits of steering" onSend={save} send="Set the limits" {...state}>
@@ -122,7 +120,7 @@ function Limits({ limits }: { limits: Policy["limits"] }) {
       <div class="fields">
         <ChoiceField label="Requests may steer" options={ownSteering} {...field("own")} />
         <OptionalNumber {...dose} {...field("dose")} />
-        <TextField label="Only these vectors" placeholder={known} {...field("names")} />
+        <TextField label="Only these vectors" placeholder={`any, or ${noVectors}`} {...field("names")} />
       </div>
     </Form>
   );

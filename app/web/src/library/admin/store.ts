@@ -160,17 +160,15 @@ export function limitWords({ own_steering: own = "any", vectors, max_relative_do
 /** Says what a key may not do; null where it may do everything. */
 export function mayNot({ scopes, limits }: Pick<Key, "scopes" | "limits">): string | null {
   const missing = scopes.includes("admin") ? [] : SCOPES.filter((scope) => !scopes.includes(scope));
-  const { own_steering, vectors, max_relative_dose, requests_per_minute, tokens_per_minute } = limits;
+  const { own_steering, vectors, ...rest } = limits;
   const parts = [
     missing.length > 0 && `may not ${missing.map((scope) => withoutScope[scope]).join(", ")}`,
     own_steering === "profiles" && "steers with profiles only",
     own_steering === "none" && "may not steer",
     vectors && `steers with ${vectors.join(", ") || "no vector"} only`,
-    max_relative_dose && `dose at most ${max_relative_dose}`,
-    requests_per_minute && `${requests_per_minute} requests a minute`,
-    tokens_per_minute && `${tokens_per_minute} tokens a minute`,
+    ...Object.entries(rest).map(([name, most]) => most != null && `${name.replaceAll("_", " ")}: ${most}`),
   ].filter(Boolean);
-  return parts.length === 0 ? null : parts.join("; ");
+  return parts.join("; ") || null;
 }
 
 const DAY = 86_400_000;
