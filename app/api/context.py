@@ -72,7 +72,8 @@ class Context:
     def engine(self) -> Engine:
         """The engine, which reads texts for the caller's key. Raises NotReady, EngineDead."""
         engine = self.state.engine
-        return engine.of_client(self.key.name) if isinstance(engine, GovernedEngine) else engine
+        assert isinstance(engine, GovernedEngine), "every engine is governed once it is loaded"
+        return engine.of_client(self.key.name)
 
     @property
     def settings(self) -> Settings:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from steering.concepts.loader import load_concept, load_evaluation_prompts, load_neutral, load_report_prompts
 from steering.engine.api import Engine, Position, Prompt, SamplingParams, TrainingSettings
@@ -89,10 +90,14 @@ def written_prompts(concept: str) -> tuple[str, ...]:
 
 
 def data_digest(concept: str) -> str:
-    """Returns the first digits of the SHA-256 of a concept's pairs and of all prompts that it is measured on."""
+    """Returns the digest of a concept's pairs and of all prompts that it is measured on."""
     prompts = [load_evaluation_prompts(concept), _further(concept), load_neutral()]
-    content = json.dumps([dataset_digest(load_concept(concept)), *prompts])
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return digest([dataset_digest(load_concept(concept)), *prompts])
+
+
+def digest(content: Sequence[Any]) -> str:
+    """Returns the first digits of the SHA-256 of what JSON can represent."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 def neutral_prompts(engine: Engine, count: int) -> tuple[Prompt, ...]:

@@ -1,12 +1,11 @@
 """`python -m benchmarks.quality.described`: measures the cards of the concepts in words on a model, and how far they move its text.
 
-A run measures concepts until its time is over, adds each to the file as it comes, and leaves out those that the file has.
+A run measures concepts until its time is over, adds each to the file as it comes, and leaves out those that the file
+has of the same model, data and settings.
 """
 
 import argparse
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,8 +15,8 @@ from typing import Any
 
 from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.contenders.registry import run_as_served
-from benchmarks.quality.concepts import neutral_prompts, strengths_of
-from benchmarks.quality.recording import items_of, read_results, write_items, write_results
+from benchmarks.quality.concepts import digest, neutral_prompts, strengths_of
+from benchmarks.quality.recording import items_of, known_of, write_items, write_results
 from steering.concepts import ConceptEntry
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
@@ -77,28 +76,22 @@ async def card(engine: Engine, name: str, entry: ConceptEntry, items: Path) -> d
     }
 
 
-def data_digest() -> str:
-    """Returns the first digits of the SHA-256 of all concepts' poles and of all prompts."""
-    poles = [(name, asdict(entry)) for name, entry in described().items()]
-    content = json.dumps([poles, load_neutral(), load_evaluation_prompts(EVALUATED)])
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
 async def measure(path: Path, names: Sequence[str], model: str, seconds: float) -> None:
     """Measures until the time is over."""
     began = time.monotonic()
     async with opened(model, compiled=True) as (engine,):
         await until_compiled(engine)
+        poles = [(name, asdict(entry)) for name, entry in described().items()]
         about = {
             "model": engine.info.name,
             "dtype": engine.info.dtype,
             "dose": DOSE,
             "prompts": PROMPTS,
             "instruction": INSTRUCTION,
-            "data": data_digest(),
+            "data": digest([poles, load_neutral(), load_evaluation_prompts(EVALUATED)]),
         }
         for name in names:
-            known = read_results(path).get("concepts", {})
+            known = known_of(path, about, "concepts")
             if name in known or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()

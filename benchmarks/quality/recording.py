@@ -126,6 +126,13 @@ def read_results(path: Path) -> dict[str, Any]:
     return found
 
 
+def known_of(path: Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Returns a part of the results in a file; nothing where they are of something else than `about` says."""
+    found = read_results(path)
+    known: dict[str, Any] = found.get(part, {}) if about.items() <= found.items() else {}
+    return known
+
+
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Writes a file of results."""
     path.parent.mkdir(exist_ok=True, parents=True)

@@ -2,13 +2,11 @@
 
 Both are fitted to requests that should be declined against neutral prompts, at the last position of the prompt; a second map has harmless
 requests with alarming words among its negatives, too. Held-out requests of all kinds are answered; whether an answer declines is read by
-its words. A run leaves out the arms that the file has of the same model.
+its words. A run leaves out the arms that the file has of the same model and data.
 """
 
 import argparse
 import asyncio
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +17,8 @@ from scipy.stats import binomtest
 
 from benchmarks.contenders.open_engine import opened
 from benchmarks.contenders.registry import run_as_served
-from benchmarks.quality.recording import read_results, write_results
+from benchmarks.quality.concepts import digest
+from benchmarks.quality.recording import known_of, write_results
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, SamplingParams
 from steering.lab.controls import planned
@@ -128,12 +127,6 @@ def declines(answer: str) -> bool:
     return any(word in text for word in REFUSING)
 
 
-def data_digest() -> str:
-    """Returns the first digits of the SHA-256 of all requests and neutral prompts."""
-    content = json.dumps([DECLINED, ALARMING, SPARED, load_neutral()])
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
-
-
 async def measured(engine: Engine, arms: dict[str, Any]) -> dict[str, Any]:
     """Returns how many of each kind of request are declined, by arm. arms: those that are known."""
     neutral = load_neutral()
@@ -190,9 +183,9 @@ def main() -> None:
 
     async def run() -> dict[str, Any]:
         async with opened(chosen.model) as (engine,):
-            about = {"model": engine.info.name, "dtype": engine.info.dtype, "data": data_digest()}
-            known = read_results(chosen.output)
-            arms = known.get("arms", {}) if about.items() <= known.items() else {}
+            data = digest([DECLINED, ALARMING, SPARED, load_neutral()])
+            about = {"model": engine.info.name, "dtype": engine.info.dtype, "data": data}
+            arms = known_of(chosen.output, about, "arms")
             return {**about, "date": datetime.now(UTC).date().isoformat(), **await measured(engine, arms)}
 
     write_results(chosen.output, asyncio.run(run()))

@@ -1,6 +1,8 @@
 """Results are added to the file, and a new measurement keeps what people added to the one before."""
 
-from benchmarks.quality.recording import Stopwatch, with_verdicts
+from pathlib import Path
+
+from benchmarks.quality.recording import Stopwatch, known_of, with_verdicts, write_results
 
 
 def pair(up: str, down: str, read: bool | None) -> dict[str, object]:
@@ -25,3 +27,12 @@ def test_processor_time_counts_work_and_no_waiting() -> None:
     sum(range(1000))
     spent = watch.spent()
     assert 0 <= spent.processor_seconds <= spent.seconds + 1
+
+
+def test_results_of_other_data_are_not_taken_for_known(tmp_path: Path) -> None:
+    path, about = tmp_path / "found.json", {"model": "tiny", "data": "1a"}
+    assert known_of(path, about, "arms") == {}
+    write_results(path, {**about, "date": "2026-12-03", "arms": {"add": 1}})
+    assert known_of(path, about, "arms") == {"add": 1}
+    for other in ({"model": "other"}, {"data": "2b"}, {"instruction": "new"}):
+        assert known_of(path, about | other, "arms") == {}

@@ -130,7 +130,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "cli.md": {"commands": command_reference},
     "deploying.md": {"settings": settings_table},
     "distilling.md": {"distilled": distilling.compared_table},
-    "concepts.md": {"ranges": page.ranges_table, "cards": cards.cards_table, "described": described.described_table},
+    "concepts.md": {"ranges": page.ranges_table, "cards": cards.cards_table, "described": described.described_tables},
     "dose_response_results.md": {
         "measured": page.measured_on,
         "counts": page.dose_counts,

@@ -9,11 +9,15 @@ from benchmarks.quality.described import RESULTS
 from benchmarks.quality.page import table
 from steering.concepts.described import described
 
-LARGER = RESULTS.with_name("described.qwen2.5-coder-0.5b.json")
 SIDES = ("down", "up")
 
 
-def described_table(path: Path = RESULTS) -> str:
+def described_tables() -> str:
+    """Shows a table for each model that was measured."""
+    return "\n".join(_table(path) for path in sorted(RESULTS.parent.glob("described*.json")))
+
+
+def _table(path: Path) -> str:
     """States how many were measured and what came out, then shows the card of each."""
     found = json.loads(path.read_text(encoding="utf-8"))
     concepts: Mapping[str, Mapping[str, Any]] = found["concepts"]
