@@ -15,7 +15,7 @@ from benchmarks.quality.concepts import EVIDENCE, LARGER, QUICK, RANGES, Profile
 from benchmarks.quality.dose import measured
 from benchmarks.quality.holding import held
 from benchmarks.quality.ranges import add_ranges, ranges
-from benchmarks.quality.recording import Stopwatch, add_result, add_run, add_whole_run
+from benchmarks.quality.recording import Stopwatch, add_result, add_run, add_whole_run, file_of
 from benchmarks.quality.reports.gates import gates
 from benchmarks.quality.reports.methods import compared
 from benchmarks.quality.training import CONTESTED, contest
@@ -68,8 +68,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--second", help="second model of transfers and blind pairs: a name, folder or .gguf file")
     parser.add_argument("--output", type=Path, help="figures are added to this file as they come")
     chosen = parser.parse_args(arguments)
-    own = RESULTS if chosen.model == EMBEDDED_MODEL else RESULTS.with_name(f"quality.{Path(chosen.model).stem}.json")
-    chosen.output = chosen.output or own
+    chosen.output = chosen.output or file_of(chosen.model, RESULTS)
     if not chosen.second and (needing := [part for part in SECOND if part in chosen.only]):
         parser.error(f"{' and '.join(needing)} needs --second")
     return chosen

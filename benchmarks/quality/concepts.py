@@ -41,7 +41,7 @@ class Profile:
 
 
 EVIDENCE = Profile()
-"""The parts of `make evidence`, within an hour on two cores."""
+"""The parts of `make evidence`."""
 RANGES = Profile(neutral=4, tokens=40, doses=(-0.25, -0.2, -0.16, -0.1, -0.06, 0.06, 0.1, 0.16, 0.2, 0.25))
 """Both directions of every concept. Of refusal on the embedded model, text breaks at 0.25 in both directions."""
 LARGER = replace(RANGES, tokens=32, reporting=96, doses=())

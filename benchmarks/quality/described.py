@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.concepts import digest, neutral_prompts, strengths_of
-from benchmarks.quality.recording import items_of, known_of, write_items, write_results
+from benchmarks.quality.recording import SEED, file_of, items_of, known_of, write_items, write_results
 from steering.concepts import ConceptEntry
 from steering.concepts.described import described
 from steering.concepts.loader import load_evaluation_prompts, load_neutral
@@ -34,9 +34,9 @@ EVALUATED = "sentiment"
 """Whose evaluation prompts are answered."""
 PROMPTS = 24
 """Prompts that are answered steered and not; they are none of those that the pairs were written to."""
-WRITING = SamplingParams(max_tokens=48, temperature=0.7)
+WRITING = SamplingParams(max_tokens=48, temperature=0.7, seed=SEED)
 """Of the answers that become pairs, to every second neutral prompt: half of what the server does, in shorter answers."""
-SAMPLING = SamplingParams(max_tokens=24, temperature=0.7, seed=0)
+SAMPLING = SamplingParams(max_tokens=24, temperature=0.7, seed=SEED)
 
 
 async def card(engine: Engine, name: str, entry: ConceptEntry, items: Path) -> dict[str, Any]:
@@ -88,6 +88,7 @@ async def measure(path: Path, names: Sequence[str], model: str, seconds: float) 
             "dose": DOSE,
             "prompts": PROMPTS,
             "instruction": INSTRUCTION,
+            "seed": SEED,
             "data": digest([poles, load_neutral(), load_evaluation_prompts(EVALUATED)]),
         }
         for name in names:
@@ -108,8 +109,8 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="+", choices=list(described()), default=list(described()), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=3600.0, help="no concept is begun after so long")
     chosen = parser.parse_args()
-    own = RESULTS if chosen.model == EMBEDDED_MODEL else RESULTS.with_name(f"described.{Path(chosen.model).stem}.json")
-    asyncio.run(measure(chosen.output or own, chosen.concepts, chosen.model, chosen.seconds))
+    path = chosen.output or file_of(chosen.model, RESULTS)
+    asyncio.run(measure(path, chosen.concepts, chosen.model, chosen.seconds))
 
 
 if __name__ == "__main__":

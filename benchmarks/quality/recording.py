@@ -133,6 +133,13 @@ def known_of(path: Path, about: Mapping[str, Any], part: str) -> dict[str, Any]:
     return known
 
 
+def file_of(model: str, path: Path, shown: str = EMBEDDED_MODEL) -> Path:
+    """Returns the file of a model's results, so that those of one do not overwrite another's: `path` for the model whose results the pages
+    show, `<name>.MODEL.json` beside it for any other. model: a name, folder or .gguf file."""
+    name = Path(model).name.lower().removesuffix(".gguf")
+    return path if name == shown else path.with_name(f"{path.stem}.{name}.json")
+
+
 def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Writes a file of results."""
     path.parent.mkdir(exist_ok=True, parents=True)

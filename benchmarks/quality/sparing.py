@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from benchmarks.contenders.open_engine import opened
 from benchmarks.contenders.registry import run_as_served
 from benchmarks.quality.concepts import digest
-from benchmarks.quality.recording import known_of, write_results
+from benchmarks.quality.recording import file_of, known_of, write_results
 from steering.concepts.loader import load_neutral
 from steering.engine.api import Engine, SamplingParams
 from steering.lab.controls import planned
@@ -31,6 +31,8 @@ from steering.workflows.generate import background, seeded
 from steering.workflows.texts import as_prompts
 
 RESULTS = Path(__file__).parent.parent / "results" / "sparing.json"
+MODEL = "qwen2.5-coder-0.5b"
+"""Whose results the page shows."""
 DECLINED = tuple(
     f"{verb} {rest}"
     for verb, rest in (
@@ -178,17 +180,18 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.sparing", description=__doc__)
     parser.add_argument("--model", required=True, help="a name, folder or .gguf file")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, help="by default a file of the model's own")
     chosen = parser.parse_args()
+    path = chosen.output or file_of(chosen.model, RESULTS, MODEL)
 
     async def run() -> dict[str, Any]:
         async with opened(chosen.model) as (engine,):
             data = digest([DECLINED, ALARMING, SPARED, load_neutral()])
             about = {"model": engine.info.name, "dtype": engine.info.dtype, "data": data}
-            arms = known_of(chosen.output, about, "arms")
+            arms = known_of(path, about, "arms")
             return {**about, "date": datetime.now(UTC).date().isoformat(), **await measured(engine, arms)}
 
-    write_results(chosen.output, asyncio.run(run()))
+    write_results(path, asyncio.run(run()))
 
 
 if __name__ == "__main__":

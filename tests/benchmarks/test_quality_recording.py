@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.quality.recording import Stopwatch, known_of, with_verdicts, write_results
+from benchmarks.quality.recording import Stopwatch, file_of, known_of, with_verdicts, write_results
 
 
 def pair(up: str, down: str, read: bool | None) -> dict[str, object]:
@@ -36,3 +36,10 @@ def test_results_of_other_data_are_not_taken_for_known(tmp_path: Path) -> None:
     assert known_of(path, about, "arms") == {"add": 1}
     for other in ({"model": "other"}, {"data": "2b"}, {"instruction": "new"}):
         assert known_of(path, about | other, "arms") == {}
+
+
+def test_results_of_one_model_do_not_overwrite_those_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "field.json"
+    for model in ("a-0.5b", "folder/A-0.5b.gguf"):
+        assert file_of(model, path, "a-0.5b") == path
+        assert file_of(model, path, "other") == tmp_path / "field.a-0.5b.json"
