@@ -4,16 +4,18 @@ Activations of d_model 576, as the embedded model has, with features whose varia
 """
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.quality.concepts import digest
 from benchmarks.quality.page import table
-from benchmarks.quality.recording import read_results, write_results
+from benchmarks.quality.recording import Stopwatch, read_results, write_results
 from steering.auroc import auroc
 from steering.cards import Estimate
 from steering.extraction.base import MeanDifference
@@ -25,6 +27,11 @@ from steering.workflows.measures import share
 RESULT = Path(__file__).parents[1] / "results" / "coverage.json"
 LAYERS, FRESH = 5, 200
 """Layers among which one is chosen, and new topics on which the vector is read."""
+RUNS = 200
+SEED = 0
+"""Of the first run of a row; each further run has the next."""
+FOLDED = "2026-12-01"
+"""Since when cross-validation has at most ten folds, and one fit for every two of them (f464e4da)."""
 Draw = Callable[[int, int], torch.Tensor]
 
 
@@ -102,9 +109,14 @@ WORLDS = tuple(
 )
 
 
+def digest_of_worlds() -> str:
+    """Returns the digest of what is drawn: the worlds, the layers and the new topics."""
+    return digest([[asdict(world) for world in WORLDS], LAYERS, FRESH])
+
+
 def measured(world: World, runs: int) -> dict[str, Any]:
     """Returns the share of runs whose interval holds the fresh value, with its 95 % interval, and which of the others lie where."""
-    found = [world.trial(seed) for seed in range(runs)]
+    found = [world.trial(SEED + run) for run in range(runs)]
     held = share(sum(holds(*one) for one in found), runs)
     missed = [(fresh, card) for fresh, card in found if not holds(fresh, card)]
     return {
@@ -120,9 +132,9 @@ def measured(world: World, runs: int) -> dict[str, Any]:
     }
 
 
-def coverage_table() -> str:
+def coverage_table(path: Path = RESULT) -> str:
     """Shows the share of intervals that hold the fresh value, by form and size."""
-    found = read_results(RESULT)
+    found = read_results(path)
     if not found:
         return "Not simulated yet.\n"
     rows = []
@@ -138,22 +150,35 @@ def coverage_table() -> str:
             )
         )
     columns = ("form", "topics", "interval holds the fresh AUROC", "fresh above, below it", "mean width")
-    held = sum(one["held"] * one["runs"] for one in found["rows"]) / sum(one["runs"] for one in found["rows"])
+    forms = {one["form"]: [row for row in found["rows"] if row["form"] == one["form"]] for one in found["rows"]}
+    shares = ", ".join(f"{_pooled(of):.1%} of {name}" for name, of in forms.items())
+    lowest = min(one["held"] for one in found["rows"])
     where = f"d_model {found['d_model']}, {found['layers']} layers, variances as 1/f"
-    return table(columns, rows) + f"\n{held:.1%} of all; {where}.\n"
+    about = f"simulated on {found['date']} with seeds from {found['seed']} on (worlds `{found['data']}`)"
+    before = ", before the folds of cross-validation changed (f464e4da, 1 December 2026)"
+    return table(columns, rows) + (
+        f"\n{_pooled(found['rows']):.1%} of all: {shares}, with {found['rows'][0]['runs']} draws a row, of which the lowest has {lowest:.1%}; {where}; "
+        f"{about}{before if found['date'] < FOLDED else ''}.\n"
+    )
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> float:
+    return float(sum(one["held"] * one["runs"] for one in rows) / sum(one["runs"] for one in rows))
 
 
 def main() -> None:
     """Simulates, and writes the shares."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.coverage", description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=RUNS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    watch, rows = Stopwatch(), []
+    about = {"d_model": 576, "layers": LAYERS, "seed": SEED, "data": digest_of_worlds()}
     for world in WORLDS:
         rows.append(measured(world, chosen.runs))
         print(rows[-1], flush=True)
-        write_results(RESULT, {"d_model": 576, "layers": LAYERS, "rows": rows})
+        found = {"date": datetime.now(UTC).date().isoformat(), **asdict(watch.spent()), "rows": rows}
+        write_results(RESULT, about | found)
 
 
 if __name__ == "__main__":
