@@ -219,6 +219,8 @@ evidence-of: setup
 	$(BIN)/python -m benchmarks.quality --model $(MODEL) --only ranges
 	$(BIN)/python -m benchmarks.quality.described --model $(MODEL)
 	$(BIN)/python -m benchmarks.quality.sparing --model $(MODEL)
+	$(BIN)/python -m benchmarks.quality.distilling --model $(MODEL) --choose
+	$(BIN)/python -m benchmarks.quality.distilling --reader $(READER) --choose
 	$(BIN)/python -m benchmarks.quality.distilling --model $(MODEL)
 	$(BIN)/python -m benchmarks.quality.distilling --reader $(READER)
 	STEERING_MODEL=$(MODEL) $(BIN)/steer serve --port $(EVIDENCE_PORT) & trap "kill $$!" EXIT; \

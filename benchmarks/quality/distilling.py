@@ -23,10 +23,11 @@ import numpy as np
 
 from benchmarks.contenders.open_engine import opened, until_compiled
 from benchmarks.contenders.registry import run_as_served
+from benchmarks.quality.concepts import digest
 from benchmarks.quality.recording import read_results, write_results
 from steering.auroc import auroc
 from steering.concepts.described import described
-from steering.concepts.loader import load_evaluation_prompts, load_neutral, load_report_prompts
+from steering.concepts.loader import load_evaluation_prompts, load_instructed, load_neutral, load_report_prompts
 from steering.engine.api import CapturePrompt, CaptureSpec, Engine, Prompt, SamplingParams
 from steering.lab.calibration import FIRST, NEUTRAL, QUANTILE, STEPS, StrengthSearch, kl_of, neutral_answers
 from steering.lab.controls import planned
@@ -142,6 +143,32 @@ def tried() -> tuple[str, ...]:
 
 def _mixed(load: Callable[[str], tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(chain.from_iterable(zip(load("sentiment"), load("formality"), strict=True)))
+
+
+def data_of(part: str) -> str:
+    """Returns the digest of the instructions and of all prompts of a part."""
+    instructions = [INSTRUCTION.format(pole=described()[name].positive) for name in instructed(part)]
+    if part == CHOICE:
+        return digest([instructions, tried()])
+    return digest([instructions, evaluated(), load_neutral()[FIRST : FIRST + NEUTRAL], load_instructed()[:PROMPTS]])
+
+
+def instructed(part: str) -> Sequence[str]:
+    """Returns the concepts whose positive poles are the instructions of a part."""
+    return CHOSEN[:CHOOSING] if part == CHOICE else CHOSEN
+
+
+def kept_results(found: Mapping[str, Any], about: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Returns what is kept of a model's results: none of other settings, and without the part, and its readings, where its data differ."""
+    if not about.items() <= found.items():
+        return {}
+    if found.get("data", {}).get(part) == data_of(part):
+        return dict(found)
+    readings = {
+        reader: {key: one for key, one in read.items() if key != part} for reader, read in found["readings"].items()
+    }
+    others = {key: one for key, one in found.items() if key != "note"}  # of the part that is left out, too
+    return {**others, part: {}, "readings": readings}
 
 
 async def answered(
@@ -263,22 +290,23 @@ async def write(path: Path, model: str, part: str, seconds: float) -> None:
     began = time.monotonic()
     async with opened(model, compiled=True) as (engine,):
         await until_compiled(engine)
-        before = read_results(path).get(engine.info.name, {})
         choose = part == CHOICE
         about = {"dtype": engine.info.dtype, "prompts": EVALUATED, "fitted": PROMPTS}
-        about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens}
+        about |= {"tried": TRIED, "max_tokens": SAMPLING.max_tokens, "seed": SAMPLING.seed}
         prompts = await asked(engine, tried() if choose else evaluated())
-        for name in CHOSEN[:CHOOSING] if choose else CHOSEN:
-            if name in before.get(part, {}) or time.monotonic() - began > seconds:
+        for name in instructed(part):
+            results = read_results(path)
+            mine = kept_results(results.get(engine.info.name, {}), about, part)
+            before = mine.get(part, {})
+            if name in before or time.monotonic() - began > seconds:
                 continue
             at = time.monotonic()
             found, answers = await answered(engine, name, prompts, vectors=not choose)
             texts = [{arm: one[number].text for arm, one in answers.items()} for number in range(len(prompts.prompts))]
             rows = [{"prompt": prompt, **row} for prompt, row in zip(prompts.prompts, texts, strict=True)]
             _add_items(_items(path, engine.info.name, part), name, rows)
-            results = read_results(path)
-            mine = results.get(engine.info.name, {})
-            added = {part: {**mine.get(part, {}), name: found}, "date": _today(), "readings": mine.get("readings", {})}
+            added = {part: {**before, name: found}, "date": _today(), "readings": mine.get("readings", {})}
+            added["data"] = {**mine.get("data", {}), part: data_of(part)}
             for read in added["readings"].values():  # of other answers
                 read.get(part, {}).pop(name, None)
             write_results(path, results | {engine.info.name: {**mine, **about, **added}})
@@ -297,7 +325,8 @@ async def read_all(path: Path, second: str, part: str, seconds: float) -> None:
                 results = read_results(path)
                 mine, of = results[model], reader.info.name
                 before = mine.get("readings", {}).get(of, {})
-                if name in before.get(part, {}) or time.monotonic() - began > seconds:
+                current = name in mine.get(part, {})  # otherwise the answers are of former settings or data
+                if not current or name in before.get(part, {}) or time.monotonic() - began > seconds:
                     continue
                 at = time.monotonic()
                 found, scores = await read(reader, mine[part][name]["instruction"], list(rows), known)

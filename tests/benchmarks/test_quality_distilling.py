@@ -7,7 +7,9 @@ import pytest
 from benchmarks.quality.distilling import (
     EVALUATED,
     arms_of,
+    data_of,
     evaluated,
+    kept_results,
     reaches,
     told_apart,
     tried,
@@ -56,3 +58,17 @@ def test_prompts_that_were_reported_before_are_not_reported_again() -> None:
 def test_no_prompt_is_fitted_chosen_by_and_reported() -> None:
     sets = [set(tried()), set(evaluated()), set(load_neutral()), set(load_instructed())]
     assert len(set.union(*sets)) == sum(map(len, sets))
+
+
+def test_results_of_other_settings_or_data_are_not_kept() -> None:
+    about = {"seed": 1}
+    parts: dict[str, Any] = {"choosing": {"pirate": 1}, "instructions": {"pirate": 2}}
+    data = {part: data_of(part) for part in parts}
+    found = {**about, **parts, "data": data, "readings": {"reader": {**parts, "date": "2026-12-03"}}}
+    assert kept_results(found, about, "choosing") == found
+    assert kept_results(found, {"seed": 2}, "choosing") == {}
+    other = {**found, "data": {**data, "choosing": "of other prompts"}, "note": "of both"}
+    readings = {"reader": {"instructions": parts["instructions"], "date": "2026-12-03"}}
+    left = {**about, "data": other["data"], "choosing": {}, "instructions": parts["instructions"], "readings": readings}
+    assert kept_results(other, about, "choosing") == left
+    assert kept_results(other, about, "instructions") == other
