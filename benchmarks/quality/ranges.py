@@ -7,6 +7,7 @@ Written to steering/concepts/data/measured.json, from where a vector extracted f
 gets its evidence.
 """
 
+import json
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,9 +67,18 @@ async def ranges(engine: Engine, concept: str, profile: Profile) -> dict[str, An
     }
 
 
+READ = ("dataset", "layers", "strength", "negative")
+"""What a blind reading is of: pairs of answers that a vector steers at a layer, at the strengths that hold."""
+
+
 def add_ranges(engine: Engine, concept: str, found: dict[str, Any], path: Path = PATH) -> None:
-    """Adds one result to the package's data file, under the model's fingerprint."""
+    """Adds one result to the package's data file, under the model's fingerprint. The blind reading of the result before stays where it is
+    of the same vector, layer and strengths; otherwise the concept makes no claim until new pairs are read."""
     content = read_results(path)
     model = content.setdefault(engine.info.fingerprint, {"model": engine.info.name, "concepts": {}})
-    model["concepts"][concept] = found
+    before = model["concepts"].get(concept, {})
+    made = json.loads(json.dumps(found))  # with lists in place of tuples, as the file has them
+    if "blind" in before and all(before[key] == made[key] for key in READ):
+        made["blind"] = before["blind"]
+    model["concepts"][concept] = made
     write_results(path, content)

@@ -39,7 +39,7 @@ class BlindReading:
 class ConceptMeasurement:
     """The dose-response of a concept's vector with default settings on one model. strength, negative: the strengths
     that hold above and below 0; None where the concept does not steer that way. blind: None where no pairs were
-    read."""
+    read. date: of the run, as YYYY-MM-DD."""
 
     dataset: str
     method: str
@@ -52,11 +52,12 @@ class ConceptMeasurement:
     anti_steered: float | None
     points: tuple[DosePoint, ...]
     blind: BlindReading | None = None
+    date: str = ""
 
     @property
     def claims(self) -> bool:
-        """Whether the concept claims to steer: a range holds, and answers are distinguished where that was tried."""
-        return bool(self.strength or self.negative) and (self.blind is None or self.blind.passed)
+        """Whether the concept claims to steer: a range holds, and answers were read blind and are distinguished."""
+        return bool(self.strength or self.negative) and self.blind is not None and self.blind.passed
 
     @property
     def summary(self) -> str:
@@ -66,7 +67,9 @@ class ConceptMeasurement:
         shown = [f"{low:g} to {high:g}" if low != high else f"{low:g}" for low, high in ranges]
         if not ranges:
             return f"{verdict_without_proof(point.moves_on_average for point in self.points)} ({layers})"
-        if self.blind and not self.claims:
+        if self.blind is None:
+            return f"not shown to steer: its score moves, but no answers were read blind ({layers})"
+        if not self.claims:
             found = f"{self.blind.model} (second model) and {self.blind.reader} (reader) of {self.blind.pairs} pairs distinguished"
             read = {"under another description": self.blind.other, "under a random direction": self.blind.random}
             found += "".join(f", {count} {where}" for where, count in read.items() if count is not None)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.quality.blind.reading import distinguished, record, sheets, shown, swapped
+from benchmarks.quality.blind.reading import distinguished, is_of, record, sheets, shown, swapped
 from steering.concepts.measured import BlindReading
 
 PAIRS: list[dict[str, Any]] = [
@@ -47,6 +47,14 @@ def test_the_controls_are_read_on_sheets_of_their_own_and_counted_in_either_dire
     assert "rude, dismissive" in shown("sentiment/other", *sheets(found)["sentiment/other"][:2])
     assert BlindReading(10, 10, 9, other=8, random=6).passed
     assert not BlindReading(10, 10, 9, other=9, random=6).passed
+
+
+def test_pairs_of_other_strengths_or_layers_than_those_measured_are_no_reading_of_them() -> None:
+    entry = {"strengths": [0.0, -1.8], "layers": [16]}
+    measured: dict[str, Any] = {"strength": None, "negative": [-1.8, -1.2], "layers": [16]}
+    assert is_of(entry, measured)
+    for change in ({"strength": [0.5, 0.5]}, {"negative": [-1.2, -1.2]}, {"layers": [14]}):
+        assert not is_of(entry, measured | change)
 
 
 def test_both_verdicts_are_counted() -> None:

@@ -74,6 +74,12 @@ def distinguished(entry: Mapping[str, Any]) -> dict[str, int]:
     return counts
 
 
+def is_of(entry: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    """Whether the pairs were steered at the layers and strengths that are measured now."""
+    ends = max(measured["strength"] or [0.0]), min(measured["negative"] or [0.0])
+    return (*entry["strengths"],) == ends and entry["layers"] == measured["layers"]
+
+
 def ranked(pairs: Sequence[Mapping[str, Any]], field: str) -> int:
     """Counts the pairs whose answer steered up has the higher score."""
     return sum(pair[field][0] > pair[field][1] for pair in pairs)
@@ -97,7 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = read_results(MEASURED)
     for concept, entry in found.items():
         if entry["pairs"]:
-            measured[entry["model"]]["concepts"][concept]["blind"] = distinguished(entry)
+            known = measured[entry["model"]]["concepts"][concept]
+            if is_of(entry, known):
+                known["blind"] = distinguished(entry)
+            else:
+                print(f"{concept} is left out: its pairs are of other layers or strengths than were measured since")
     write_results(MEASURED, measured)
 
 

@@ -103,7 +103,8 @@ def test_the_line_says_whether_which_way_and_at_what_strength(
     points: tuple[DosePoint, ...],
     line: str,
 ) -> None:
-    made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, strength, negative, 0.0, points)
+    read = BlindReading(10, 10, 10) if strength or negative else None
+    made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, strength, negative, 0.0, points, read)
     assert made.summary == line
 
 
@@ -117,10 +118,15 @@ def test_the_line_says_whether_which_way_and_at_what_strength(
             "not shown to steer: its score moves, but only 10 (second model) and 7 (reader) of 10 pairs distinguished "
             "(layer 14, 12 prompts)",
         ),
+        (
+            None,
+            False,
+            "not shown to steer: its score moves, but no answers were read blind (layer 14, 12 prompts)",
+        ),
     ],
 )
-def test_a_concept_whose_answers_are_not_distinguished_does_not_claim_to_steer(
-    blind: BlindReading, claims: bool, line: str
+def test_a_concept_whose_answers_are_not_read_and_distinguished_does_not_claim_to_steer(
+    blind: BlindReading | None, claims: bool, line: str
 ) -> None:
     points = (point(1.0, 0.3),)
     made = ConceptMeasurement("d", "mean_difference", "last", (14,), 14, 12, (1.0, 1.0), None, 0.0, points, blind)
