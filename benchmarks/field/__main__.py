@@ -19,10 +19,12 @@ from benchmarks.contenders.process import Contender
 from benchmarks.field import behaviours, data, following, refusal
 from benchmarks.field.detection import detection
 from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, Uncalibrated, peers_of
-from benchmarks.quality.recording import read_results, write_results
+from benchmarks.quality.recording import file_of, read_results, write_results
 from steering.client import Client
 
 RESULTS = Path(__file__).parents[1] / "results" / "field.json"
+MODEL = "qwen2.5-coder-0.5b"
+"""Whose whole results RESULTS has."""
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
 PARTS = ("caa", "refusal", "concepts", "following")
@@ -46,8 +48,17 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="what is compared, with --peers")
     parser.add_argument("--small", action="store_true", help="a subset, for a processor that is shared")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="results are added as they come, items beside it")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="results are added as they come, items beside it; by default a file of the model's own",
+    )
     return parser.parse_args(arguments)
+
+
+def output_of(model: str, small: bool) -> Path:
+    """Returns the file of a model's results: RESULTS for all data of MODEL; a subset, and another model, have a file of their own."""
+    return file_of(model, RESULTS, "" if small else MODEL)
 
 
 class Results:
@@ -144,11 +155,11 @@ def follow(run: Run, names: Sequence[str], about: Mapping[str, Any], results: Re
 
 def measure(chosen: argparse.Namespace, counts: Counts, peers: AbstractContextManager[Contender | None]) -> None:
     """Measures what was chosen, and writes each result when it is there. What the file has with the same settings is not repeated."""
-    results = Results(chosen.output)
     if "following" in chosen.parts:
         data.checker(chosen.data)  # before hours of other parts
     with Client(chosen.url, api_key=chosen.key, timeout=3600.0) as client:
         model = client.capabilities().model
+        results = Results(chosen.output or output_of(model.name, chosen.small))
         run = Run(client, model.layers, model.d_model, chosen.data, counts, chosen.seed)
         about = {
             "model": model.name,
@@ -182,14 +193,22 @@ def write_items(path: Path, result: dict[str, Any], add: bool) -> None:
         if not isinstance(value, dict):
             return
         for number, item in enumerate(value.pop("items", ())):
-            hidden = {key: data.digest(one) if isinstance(one, str) else one for key, one in item.items()}
-            lines.append(json.dumps({"of": ".".join(place), "item": number, **hidden}))
+            lines.append(json.dumps({"of": ".".join(place), "item": number, **_hidden(item)}))
         for key, one in value.items():
             moved(one, (*place, key))
 
     moved(result, ())
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _hidden(value: Any) -> Any:
+    """Returns a value with a digest in place of each text."""
+    if isinstance(value, dict):
+        return {key: _hidden(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_hidden(one) for one in value]
+    return data.digest(value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

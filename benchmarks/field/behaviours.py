@@ -53,8 +53,9 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
     vector = vector_name(name)
     made = fitted(run, name)
     choice = _chosen(run, vector, validation)
-    spread = _spread(client, test, vector, choice.layer)
-    random = [float(np.mean(_spread(client, test, one, choice.layer))) for one in run.random(choice.layer)]
+    plain, sides = _log_odds(client, test, []), _sides(client, test, vector, choice.layer)
+    others = [_sides(client, test, one, choice.layer) for one in run.random(choice.layer)]
+    spread, random = _spread(sides), [float(np.mean(_spread(one))) for one in others]
     found, bound = estimate(spread), chance_at(random)
     return {
         **choice.facts(),
@@ -62,13 +63,24 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
         "spread": found.mean,
         "interval": found.interval,
         "random": random,
+        "random_kl": run.random_kl(choice.layer),
         "chance": bound,
         "moves": bool(found.interval and found.interval[0] > max(bound or 0.0, 0.0)),
         "anti_steered": float(np.mean([one < 0.0 for one in spread])),
         **{kind: _right(run, kind, vector, choice.layer) for kind in data.KNOWN},
         "counts": {"pairs": len(fit), "validation": len(validation), "test": len(test)},
         "digest": data.digest([fit, validation, test]),
-        "items": [{"question": one.text, "spread": value} for one, value in zip(test, spread, strict=True)],
+        "items": [
+            {
+                "question": one.text,
+                "spread": spread[place],
+                "unsteered": plain[place],
+                "+": sides[place][0],
+                "-": sides[place][1],
+                "random": [{"+": other[place][0], "-": other[place][1]} for other in others],
+            }
+            for place, one in enumerate(test)
+        ],
     }
 
 
@@ -94,7 +106,7 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Seq
             results[method] = {"cosine": cosine, "same_direction": True}
             continue
         choice = _chosen(run, vector, validation)
-        spreads[method] = _spread(run.client, test, vector, choice.layer)
+        spreads[method] = _spread(_sides(run.client, test, vector, choice.layer))
         results[method] = {**choice.facts(), "cosine": cosine}
     if "prompt" in methods:
         towards, away = ([_told(one, prompt) for one in test] for prompt in PROMPTS[name])
@@ -116,7 +128,7 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Seq
 
 def _chosen(run: Run, vector: str, validation: Sequence[data.Question]) -> Chosen:
     """Chooses the layer with the largest spread."""
-    return run.chosen(vector, lambda layer: float(np.mean(_spread(run.client, validation, vector, layer))))
+    return run.chosen(vector, lambda layer: float(np.mean(_spread(_sides(run.client, validation, vector, layer)))))
 
 
 def vector_name(behaviour: str) -> str:
@@ -151,9 +163,14 @@ def _log_odds(client: Client, questions: Sequence[data.Question], steering: Any)
     return [(one.unsteered if one.steered is None else one.steered).log_odds for one in found.items]
 
 
-def _spread(client: Client, questions: Sequence[data.Question], vector: str, layer: int) -> list[float]:
+def _sides(client: Client, questions: Sequence[data.Question], vector: str, layer: int) -> list[tuple[float, float]]:
+    """Returns the log odds of the matching answer at strength 1 and -1, by question."""
     up, down = (_log_odds(client, questions, at(vector, layer, strength)) for strength in (1.0, -1.0))
-    return [one - other for one, other in zip(up, down, strict=True)]
+    return list(zip(up, down, strict=True))
+
+
+def _spread(sides: Sequence[tuple[float, float]]) -> list[float]:
+    return [up - down for up, down in sides]
 
 
 def _right(run: Run, kind: str, vector: str, layer: int) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def detection(run: Run, part: str, number: int) -> dict[str, Any]:
         "counts": [len(one) for one in (*concept.train, *concept.test, concept.hard)],
         "digest": data.digest([concept.train, concept.test, concept.hard]),
         "items": [
-            {"label": int(place < end) - (place >= first_hard), "score": score}
-            for place, score in enumerate(scores.tolist())
+            {"label": int(place < end) - (place >= first_hard), "score": score, "random": other}
+            for place, (score, other) in enumerate(zip(scores.tolist(), random.tolist(), strict=True))
         ],
     }
 

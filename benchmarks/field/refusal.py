@@ -41,12 +41,18 @@ def refusal(run: Run) -> dict[str, Any]:
         "harmful ablated": (harmful, [{"vector": VECTOR, "operation": "ablate", "layers": [layer]}]),
         "harmless ablated": (harmless, [{"vector": VECTOR, "operation": "ablate", "layers": [layer]}]),
     }
+    found = _answered(run, arms)
     random = [_answered(run, _steered(test, one, layer)) for one in run.random(layer)]
+    for arm in PROMPTS:
+        for place, item in enumerate(found[arm]["items"]):
+            others = [one[arm]["items"][place] for one in random]
+            item["random"] = [{"text": one["text"], "refused": one["refused"]} for one in others]
     return {
         **choice.facts(),
         "auroc": made.quality.auroc if made.quality else None,
-        **_answered(run, arms),
+        **found,
         "random": [{key: value["share"] for key, value in one.items()} for one in random],
+        "random_kl": run.random_kl(layer),
         "counts": {"fit": len(fit[0]), "validation": len(validation[0]), "test": len(harmful)},
         "digest": data.digest([fit, validation, test]),
     }

@@ -12,12 +12,16 @@ from benchmarks.contenders.process import Contender
 from benchmarks.contenders.registry import start_extraction_peers
 from steering.client import ApiError, Client
 from steering.concepts.loader import load_neutral
-from steering.lab.calibration import FIRST
+from steering.lab.calibration import FIRST, NEUTRAL
 
 Conversation = list[dict[str, str]]
 PEERS = ("steering-vectors", "repeng", "activation-steering", "steering-lite", "axbench-diffmean")
 """Methods that the peers' code fits. The last three are imported from clones in the folder of the data."""
 METHODS = (*PEERS, "prompt")
+OTHERS = FIRST + NEUTRAL
+"""The first of the neutral prompts on which the KL of calibrated vectors is measured again."""
+Sides = tuple[float | None, float | None]
+"""Below and above 0."""
 SAME = 0.999
 """A direction with at least this cosine with ours is not measured again."""
 Arms = Mapping[str, tuple[Sequence[str], Any]]
@@ -57,21 +61,29 @@ class Uncalibrated(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A vector's layer, chosen on validation. strengths: by layer, those of 1 nat below and above 0. tried: by layer."""
+    """A vector's layer, chosen on validation. strengths: by layer, those of 1 nat below and above 0. kl: at the layer, see `Run.kl`.
+    tried: by layer."""
 
     layer: int
-    strengths: Mapping[int, tuple[float | None, float | None]]
+    strengths: Mapping[int, Sides]
+    kl: Mapping[str, Sides]
     tried: Mapping[int, float]
 
     def facts(self) -> dict[str, Any]:
         """Returns what a result keeps of the choice."""
-        return {"layer": self.layer, "strengths": self.strengths[self.layer], "validation": self.tried}
+        return {
+            "layer": self.layer,
+            "strengths": self.strengths[self.layer],
+            "kl": self.kl,
+            "validation": self.tried,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One server, its model's layers and width, the folder of the data, how much is measured, the seed of every sample, and the process
-    that fits with the peers' code. directions: by layer the names of random ones."""
+    that fits with the peers' code. directions: by layer the names of random ones. reached: by vector and layer the KL that the search of
+    its newest calibration ended with. random_reached: by layer, see `random_kl`."""
 
     client: Client
     layer_count: int
@@ -81,20 +93,61 @@ class Run:
     seed: int
     peers: Contender | None = None
     directions: dict[int, list[str]] = field(default_factory=dict)
+    reached: dict[tuple[str, int], Sides] = field(default_factory=dict)
+    random_reached: dict[int, list[dict[str, Sides]]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[int]:
         """Returns the layers that are tried."""
         return sorted({round(depth * (self.layer_count - 1)) for depth in self.counts.depths})
 
-    def calibrated(self, name: str, layers: Sequence[int]) -> dict[int, tuple[float | None, float | None]]:
+    def neutral(self, first: int) -> list[Conversation]:
+        """Returns as many neutral prompts as a calibration reads, from `first` on."""
+        return [asked(text) for text in load_neutral()[first : first + self.counts.neutral[0]]]
+
+    def calibrated(self, name: str, layers: Sequence[int]) -> dict[int, Sides]:
         """Calibrates a vector. Returns by layer the strengths below and above 0 of 1 nat."""
-        prompts, tokens = self.counts.neutral
-        neutral = [[{"role": "user", "content": text}] for text in load_neutral()[FIRST : FIRST + prompts]]
+        _, tokens = self.counts.neutral
         found = self.client.calibrate(
-            name, layers=list(layers), neutral=neutral, max_tokens=tokens, seed=self.seed, save=True
+            name, layers=list(layers), neutral=self.neutral(FIRST), max_tokens=tokens, seed=self.seed, save=True
         )
+        self.reached.update({(name, point.layer): (point.kl_negative, point.kl_positive) for point in found.points})
         return {point.layer: (point.negative, point.positive) for point in found.points}
+
+    def kl(self, name: str, layer: int) -> dict[str, Sides]:
+        """Returns the 95th percentile of the token KL at a vector's strengths of 1 nat below and above 0, in nats: on the prompts of the
+        calibration, and on as many others. It is None where activations are non-finite."""
+        known = self.reached.get((name, layer))  # None: a run that was stopped calibrated it
+        return {
+            "calibration": self._kl(name, layer, FIRST) if known is None else known,
+            "others": self._kl(name, layer, OTHERS),
+        }
+
+    def _kl(self, name: str, layer: int, first: int) -> Sides:
+        """Measures the KL on the neutral prompts from `first` on: that of a layer sweep of one strength, which needs two prompts."""
+        neutral, (_, tokens) = self.neutral(first), self.counts.neutral
+        found = []
+        for strength in self.strengths(name, layer):
+            assert strength is not None, "calibrated in both directions"
+            sweep = self.client.layer_sweep(
+                name,
+                layers=[layer],
+                reading_layer=layer,
+                strengths=[strength],
+                prompts=neutral[:2],
+                neutral=neutral,
+                max_tokens=tokens,
+                seed=self.seed,
+            )
+            found.append(next((point.kl for point in sweep.points), None))
+        below, above = found
+        return below, above
+
+    def random_kl(self, layer: int) -> list[dict[str, Sides]]:
+        """Returns the KL of each random direction at a layer, which is measured once."""
+        if layer not in self.random_reached:
+            self.random_reached[layer] = [self.kl(name, layer) for name in self.random(layer)]
+        return self.random_reached[layer]
 
     def chosen(self, name: str, measure: Callable[[int], float]) -> Chosen:
         """Calibrates a vector and chooses the layer at which `measure` is largest. Raises Uncalibrated."""
@@ -104,7 +157,8 @@ class Run:
             raise Uncalibrated(
                 f"none of the layers {self.layers} has strengths of 1 nat in both directions: {strengths}"
             )
-        return Chosen(max(tried, key=lambda layer: tried[layer]), strengths, tried)
+        layer = max(tried, key=lambda layer: tried[layer])
+        return Chosen(layer, strengths, self.kl(name, layer), tried)
 
     def random(self, layer: int) -> list[str]:
         """Returns the names of random directions at a layer, calibrated to equal KL. They are made once, and found again on a server that
@@ -131,7 +185,7 @@ class Run:
             return False
         return True
 
-    def strengths(self, name: str, layer: int) -> tuple[float | None, float | None]:
+    def strengths(self, name: str, layer: int) -> Sides:
         """Returns the strengths below and above 0 of 1 nat that the server has of a vector at a layer, None for one it has not."""
         return self.client.get_vector(name).kl.get(str(layer), (None, None)) if self.has(name) else (None, None)
 

@@ -4,7 +4,9 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from math import exp
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from benchmarks.field import behaviours, data, page, refusal
 from benchmarks.field.run import Counts, Run
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
+from steering.lab.calibration import NEAR
 from steering.model.loading import opened
 from steering.schemas.evaluation import CalibratedAnswer, CalibrationAnswer
 from tests.app.running import running
@@ -129,12 +132,20 @@ def test_the_field_is_measured_over_http(
         field.measure(asked, FEW, nullcontext(Peers(url, "steering-vectors", "repeng")))
         first = output.read_text()
         field.measure(asked, FEW, nullcontext(Peers(url, "steering-vectors", "repeng")))
+        found = {name: entry["result"] for name, entry in json.loads(first).items()}
+        behaviour = found[f"caa.{BEHAVIOUR}"]
+        with Client(url) as client:  # as a run that finds the vector calibrated
+            again = Run(client, 3, D_MODEL, folder, FEW, 0).kl(behaviours.vector_name(BEHAVIOUR), behaviour["layer"])
     assert output.read_text() == first, "what is there is not measured again"
-    found = {name: entry["result"] for name, entry in json.loads(first).items()}
-    behaviour = found[f"caa.{BEHAVIOUR}"]
+    for prompts, sides in behaviour["kl"].items():
+        assert again[prompts] == pytest.approx(sides, rel=1e-3)
     assert behaviour["counts"] == {"pairs": 4, "validation": 2, "test": 3}
     assert len(behaviour["random"]) == FEW.random
     assert set(behaviour["validation"]) <= {"1", "2"}
+    for reached in (behaviour["kl"], found["refusal"]["kl"], *behaviour["random_kl"]):
+        assert all(exp(-NEAR) <= one <= exp(NEAR) for one in reached["calibration"])
+        assert all(one > 0.0 for one in reached["others"])
+    assert len(behaviour["random_kl"]) == len(found["refusal"]["random_kl"]) == FEW.random
     assert behaviour["truthful_qa"]["unsteered"]["mean"] == behaviour["mmlu"]["unsteered"]["mean"], "the same questions"
     assert 0.0 <= found["refusal"]["harmless +"]["share"] <= 1.0
     assert 0.0 <= found["concepts.0"]["auroc"] <= 1.0
@@ -154,12 +165,35 @@ def test_the_field_is_measured_over_http(
     assert "harmful -" in found["peers.refusing"]["prompt"]
     items = [path.read_text() for path in (output.parent / "items").iterdir()]
     assert len(items) == 7
+    check_items(output, found)
     assert all(items)
     for text in (first, *items):
         assert "nice?" not in text
         assert "do harmful" not in text
         assert "positive text" not in text
         assert "ask 1" not in text
+
+
+def check_items(output: Path, found: dict[str, Any]) -> None:
+    """Asserts that the items give the numbers of the results: each arm, and each random direction."""
+    results = field.Results(output)
+    rows, behaviour = results.items(f"caa.{BEHAVIOUR}", ""), found[f"caa.{BEHAVIOUR}"]
+    assert all(row["spread"] == row["+"] - row["-"] for row in rows)
+    assert all(isinstance(row["unsteered"], float) for row in rows)
+    for number, mean in enumerate(behaviour["random"]):
+        others = [row["random"][number] for row in rows]
+        assert fmean(one["+"] - one["-"] for one in others) == pytest.approx(mean, abs=1e-6)
+    for arm in refusal.PROMPTS:
+        refused = [row["random"] for row in results.items("refusal", arm)]
+        for number, shares in enumerate(found["refusal"]["random"]):
+            assert fmean(one[number]["refused"] for one in refused) == pytest.approx(shares[arm])
+    assert all(isinstance(row["random"], float) for row in results.items("concepts.0", ""))
+
+
+def test_each_model_and_a_subset_have_a_file_of_their_own() -> None:
+    assert field.output_of(field.MODEL, small=False) == field.RESULTS
+    assert field.output_of(field.MODEL, small=True).name == f"field.{field.MODEL}.json"
+    assert field.output_of("other-1.5b", small=False).name == "field.other-1.5b.json"
 
 
 def test_a_behaviour_is_followed_with_the_vector_of_its_own_result(
