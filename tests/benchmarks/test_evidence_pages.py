@@ -4,7 +4,14 @@ from typing import Any
 
 from benchmarks.quality.__main__ import PARTS, parsed
 from benchmarks.quality.concepts import data_digest
-from benchmarks.quality.pages.evidence import PAGES, data_of, whole_time
+from benchmarks.quality.pages.evidence import (
+    PAGES,
+    data_of,
+    one_dose_table,
+    time_at_once,
+    time_of_others,
+    time_of_parts,
+)
 from benchmarks.quality.pages.gates import agreement, failed_checks
 from steering.concepts import CONCEPTS
 
@@ -48,12 +55,33 @@ def test_runs_on_other_pairs_or_prompts_are_named() -> None:
     assert data_of([*runs, {"is_of": "formality"}]) == "no digest"
 
 
-def test_the_time_is_that_of_a_run_of_all_parts() -> None:
+def test_the_time_is_the_sum_over_the_parts_as_they_were_last_measured() -> None:
     run = {"seconds": 3200, "processor_seconds": 6000, "processors": 2, "processor": "AMD EPYC", "date": "2026-11-27"}
-    assert whole_time(run) == (
-        "`make evidence` took 53 minutes on 2 processors (AMD EPYC), and 100 minutes of processor time, on 2026-11-27.\n"
+    later = {**run, "seconds": 400, "processor_seconds": 600, "date": "2026-12-02"}
+    runs = {"dose": {"sentiment": run, "refusal": later}, "ranges": {"sentiment": run}}
+    assert time_of_parts(runs) == (
+        "The parts of `benchmarks.quality` took 60.0 minutes in all on 2 processors (AMD EPYC), and 110.0 minutes of "
+        "processor time, 2026-11-27 to 2026-12-02. "
+    ), "ranges are no part"
+    assert time_of_parts({}) == ""
+    assert time_of_others({"coverage": later, "random_directions": {"date": "2026-11-30"}}) == (
+        "`described` begins no concept after 60 minutes; `coverage` 7 minutes (2026-12-02); `random_directions` has no "
+        "recorded time. "
     )
-    assert "not run as a whole" in whole_time(None)
+    assert time_at_once(run).endswith("on 2026-11-27, as they were then, and took 53 minutes.\n")
+    assert "not been measured in one run" in time_at_once(None)
+
+
+def test_both_sides_of_a_concept_at_one_dose_a_side_are_compared_with_chance() -> None:
+    rows = one_dose_table().splitlines()
+    assert (
+        "| qwen2.5-coder-0.5b | specificity | 48 | -1.18 | -0.36 [-0.44, -0.28] | +0.20 [+0.11, +0.28] | "
+        "1.32 [1.13, 1.54], beyond 1.5 |"
+    ) in rows
+    assert (
+        "| qwen2.5-coder-0.5b | specificity | 48 | 0.96 | +0.21 [+0.13, +0.30] | +0.09 [+0.01, +0.17] | 1.26 [1.10, 1.45] |"
+    ) in rows
+    assert not any("| refusal |" in row for row in rows), "measured at several doses a side"
 
 
 def test_evidence_is_every_part_but_the_ranges_with_every_concept() -> None:

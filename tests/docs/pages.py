@@ -143,6 +143,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "evidence.md": {
         "results": evidence.results_table,
         "other models": evidence.other_models_table,
+        "one dose": evidence.one_dose_table,
         "spared": distilling.sparing_table,
         "duration": evidence.duration,
         "runs": evidence.evidence_table,

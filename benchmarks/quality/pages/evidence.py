@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.quality import coverage, random_directions
 from benchmarks.quality.blind.reading import distinguished
 from benchmarks.quality.concepts import data_digest
 from benchmarks.quality.page import range_text, results, table
 from benchmarks.quality.pages.gates import GATES, gate_count
+from benchmarks.quality.recording import read_results
+from steering.cards import COHERENT, DosePoint
 from steering.concepts import CONCEPTS
 from steering.concepts.measured import ConceptMeasurement, measurement_of, measurements
 from steering.model.embedded import EMBEDDED_MODEL
@@ -76,7 +79,7 @@ def other_models_table() -> str:
             )
             steers = "yes" if measured.claims else "not shown"
             about = model, concept, str(measured.layers[0]), str(measured.prompts)
-            rows.append((*about, *_held(measured), counts, controls, steers))
+            rows.append((*about, *_held(measured), counts, controls, steers, measured.date))
     columns = (
         "model",
         "concept",
@@ -88,8 +91,37 @@ def other_models_table() -> str:
         "distinguished",
         "controls",
         "steers",
+        "date",
     )
     return table(columns, rows)
+
+
+def one_dose_table() -> str:
+    """Shows shift, advantage over chance and perplexity of the concepts that were measured at one dose a side on other models."""
+    rows = []
+    for model, concepts in measurements().items():
+        for concept, measured in concepts.items() if model != EMBEDDED_MODEL else ():
+            steered = [point for point in measured.points if point.strength]
+            if len(steered) == 2:
+                rows += [(model, concept, str(measured.prompts), *_point(point)) for point in steered]
+    return table(("model", "concept", "prompts", "strength", "shift", "advantage over chance", "perplexity"), rows)
+
+
+def _point(point: DosePoint) -> tuple[str, str, str, str]:
+    """Returns strength, shift, advantage over chance along the sign of the strength, and perplexity."""
+    assert point.concept_interval is not None, "measured on several prompts"
+    assert point.perplexity_interval is not None, "measured on several prompts"
+    assert point.threshold is not None, "random directions did not break"
+    shift, (low, high), (least, most) = point.concept_score, point.concept_interval, point.perplexity_interval
+    along = (shift, low, high) if point.strength > 0.0 else (-shift, -high, -low)
+    mean, *ends = (one - point.threshold for one in along)
+    beyond = f", beyond {COHERENT:g}" if most > COHERENT else ""
+    return (
+        f"{point.strength:g}",
+        f"{shift:+.2f} [{low:+.2f}, {high:+.2f}]",
+        f"{mean:+.2f} [{ends[0]:+.2f}, {ends[1]:+.2f}]",
+        f"{point.perplexity_ratio:.2f} [{least:.2f}, {most:.2f}]{beyond}",
+    )
 
 
 def evidence_table() -> str:
@@ -137,18 +169,40 @@ def digests_table() -> str:
 
 
 def duration() -> str:
-    """States how long `make evidence` took in all."""
-    return whole_time(results().get("whole"))
+    """States how long the commands of `make evidence` took when their parts were last measured."""
+    found = results()
+    others = {"coverage": read_results(coverage.RESULT), "random_directions": read_results(random_directions.RESULT)}
+    return time_of_parts(found.get("runs", {})) + time_of_others(others) + time_at_once(found.get("whole"))
 
 
-def whole_time(found: Mapping[str, Any] | None) -> str:
-    """States the time of the last run of all parts, compilation included."""
+def time_of_parts(runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """States the time of the parts of `make evidence`, each as it was last measured. Empty without runs."""
+    entries = [one for part, of in runs.items() if part != "ranges" for one in of.values()]
+    if not entries:
+        return ""
+    last = max(entries, key=lambda one: str(one["date"]))
+    first, machine = min(one["date"] for one in entries), f"{last['processors']} processors ({last['processor']})"
+    dates = last["date"] if first == last["date"] else f"{first} to {last['date']}"
+    wall, processor = (_minutes(entries, name) or "unknown" for name in ("seconds", "processor_seconds"))
+    return f"The parts of `benchmarks.quality` took {wall} minutes in all on {machine}, and {processor} minutes of processor time, {dates}. "
+
+
+def time_of_others(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """States the time of the commands that follow, by name."""
+    shown = [
+        f"`{name}` {one['seconds'] / 60.0:.0f} minutes ({one['date']})"
+        if "seconds" in one
+        else f"`{name}` has no recorded time"
+        for name, one in found.items()
+    ]
+    return f"`described` begins no concept after 60 minutes; {'; '.join(shown)}. "
+
+
+def time_at_once(found: Mapping[str, Any] | None) -> str:
+    """States the time of the last run of all parts at once, compilation included."""
     if found is None:
-        return "`make evidence` has not run as a whole yet.\n"
-    return (
-        f"`make evidence` took {found['seconds'] / 60.0:.0f} minutes on {found['processors']} processors ({found['processor']}), and "
-        f"{found['processor_seconds'] / 60.0:.0f} minutes of processor time, on {found['date']}.\n"
-    )
+        return "All parts have not been measured in one run yet.\n"
+    return f"The last run of all parts of `benchmarks.quality` at once was on {found['date']}, as they were then, and took {found['seconds'] / 60.0:.0f} minutes.\n"
 
 
 def _minutes(entries: Sequence[Mapping[str, Any]], name: str) -> str:
