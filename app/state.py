@@ -49,7 +49,7 @@ class AppState(ServerState):
         self.keys = self.add(ApiKeys(settings))
         self.identify = self.keys.identify
         self.record = lambda *change: record_change(self.store, *change)
-        self.policy = self.add(Policy(self.plans))
+        self.policy = self.add(Policy(settings, self.plans))
         self.default_steering = self.add(DefaultSteering(settings, self.plans))
         self.add(Cosines())
         self.add(SecondModel(settings))
