@@ -13,6 +13,7 @@ import structlog
 from app.api.jobs import Jobs
 from app.api.keys import ApiKeys, record_change
 from app.api.policy import DefaultSteering, GovernedEngine, Policy
+from app.api.second_model import SecondModel
 from app.api.vectors import Cosines
 from app.core.answers import ended
 from app.core.errors import Draining, public_error
@@ -48,9 +49,10 @@ class AppState(ServerState):
         self.keys = self.add(ApiKeys(settings))
         self.identify = self.keys.identify
         self.record = lambda *change: record_change(self.store, *change)
-        self.policy = self.add(Policy(self.plans))
+        self.policy = self.add(Policy(settings, self.plans))
         self.default_steering = self.add(DefaultSteering(settings, self.plans))
         self.add(Cosines())
+        self.add(SecondModel(settings))
         self.metrics = Metrics(self.stats, lambda: self._jobs.counts() if self._jobs else {}, self.policy)
         self.stopping = False
         self.loaded = asyncio.Event()

@@ -132,7 +132,8 @@ async def _prepare(context: Context, body: CompareRequest) -> Comparison:
     arms = {arm.name: replace(request, sampling=sampling) for arm, request in zip(fields, requests, strict=True)}
     # the KL divergence: logits of one answer under two plans, in pieces and then as one tensor
     logits = min((max_tokens + 1) * context.engine.info.vocab_size, LOGITS_BOUND) * 4
-    context.admission.reserve(2 * 2 * logits + listed_bytes(body, len(arms) * body.n * max_tokens))
+    listed = sum(listed_bytes(arm, body.n) for arm in arms.values()) if body.lists_tokens else 0
+    context.admission.reserve(2 * 2 * logits + listed)
     work = workflow.Comparison(arms, body.baseline if body.baseline is not None else fields[0].name, body.n)
     return Comparison(context, work, body.lists_tokens)
 

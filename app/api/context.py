@@ -61,12 +61,16 @@ Namespace = Annotated[NamespaceName | None, Query(description="For admins: whose
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """One request's caller, its rows and memory, the state of its server, and the namespace in which names are looked up."""
+    """One request's caller, its rows and memory, the state of its server, and the namespace in which names are looked up.
+
+    deadline: when its handler is cancelled, by time.monotonic.
+    """
 
     state: ServerState
     key: Key
     admission: Admission
     namespace: str
+    deadline: float
 
     @property
     def engine(self) -> Engine:
@@ -331,7 +335,18 @@ class Context:
     def charge(self, tokens: int, memory: int = 0) -> None:
         """Reserves bytes of memory and counts tokens against the limit of the key. Raises OutOfMemory, Overloaded, RateLimited."""
         self.admission.reserve(memory)
-        self.state.rate_limits.charge_tokens(self.key, tokens)
+        with self.charged(tokens):
+            pass
+
+    @contextmanager
+    def charged(self, tokens: int) -> Iterator[None]:
+        """Counts tokens against the limit of the key, unless what is done meanwhile fails. Raises RateLimited."""
+        give_back = self.state.rate_limits.charge_tokens(self.key, tokens)
+        try:
+            yield
+        except BaseException:
+            give_back()
+            raise
         self.state.metrics.key_tokens.labels(self.key.name).inc(tokens)
 
     async def answer_tokens(
@@ -400,7 +415,8 @@ async def encode_prompts(engine: Engine, prompts: Sequence[Prompt], param: str) 
 async def _context(request: Request, namespace: Namespace = None) -> Context:
     """Returns the server as this request may use it. Raises InsufficientScope for the namespace of others."""
     key: Key = request.state.key
-    return Context(state_of(request), key, request.state.admission, key.namespace_for(namespace))
+    deadline: float = request.state.deadline
+    return Context(state_of(request), key, request.state.admission, key.namespace_for(namespace), deadline)
 
 
 async def _admitted(request: Request, namespace: Namespace = None) -> Context:

@@ -3,7 +3,7 @@ reports) or carries it over from the operator's second model, and the judges of 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,10 +19,9 @@ from app.api.choices import prepare_choices
 from app.api.context import AdmittedDep, Context, encode_prompts, pair_set, pair_text
 from app.api.jobs import Prepared, checkpoints_of, job_options, respond, written
 from app.api.reading import library_vectors
+from app.api.second_model import SecondModel
 from app.api.vectors import vector_answer
 from app.core.admission import check_limit
-from app.core.components import open_engine
-from app.core.process_settings import return_freed_memory
 from app.core.requests import ApiRoute, UploadRoute
 from app.core.settings import Settings
 from steering.concepts import CONCEPTS
@@ -40,7 +39,7 @@ from steering.lab.judge import ASPECTS, REPLY, EngineJudge, Judge, Judging, Unan
 from steering.lab.report import OtherModelScorer, other_model_scorer
 from steering.lab.trials import Samples, evaluation_prompts, read_back, trial_answers
 from steering.operations import OPERATIONS
-from steering.pairs import dataset_digest
+from steering.pairs import asking, dataset_digest
 from steering.plan.resolve import check_model, resolve_layers
 from steering.plan.types import DoseGuard, SteeringPlan
 from steering.schemas import evaluation as schemas
@@ -65,8 +64,6 @@ READING_DEPTH = 0.6
 """Share of the layers below the one at which a starter concept is read where it was not measured."""
 MAX_REPLY_BYTES = 1 << 20
 """Bytes of a judge's reply that are read."""
-CACHE_MEGABYTES = 128
-"""Key-value cache of the second model, which reads one text at a time."""
 
 router = APIRouter(route_class=ApiRoute, tags=["vectors"])
 uploads = APIRouter(route_class=UploadRoute, tags=["vectors"])
@@ -249,9 +246,10 @@ async def _save(
 async def _prompts(
     context: Context, texts: Sequence[Text], max_tokens: int, param: str
 ) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Returns (the caller's prompts, their token ids). Raises LimitExceeded, ContextLengthExceeded."""
+    """Returns (the caller's prompts, their token ids): texts to continue, and conversations to be answered by a new message. Raises
+    LimitExceeded, ContextLengthExceeded."""
     check_limit(len(texts), context.settings.max_texts, "prompts", param)
-    prompts = tuple(map(pair_text, texts))
+    prompts = tuple(one if isinstance(one, str) else asking(one) for one in map(pair_text, texts))
     ids = await encode_prompts(context.engine, prompts, param)
     for prompt in ids:
         check_context(len(prompt), max_tokens, context.engine.info, param=param)
@@ -325,7 +323,7 @@ async def _run_report(
         layer = round(READING_DEPTH * (engine.info.layer_count - 1)) if measured is None else measured.reading_layer
         asked = ExtractionRequest(name, pairs, layers=(layer,), position=default_position(pairs), holdout=0.0)
         readers[name] = await extract(engine, asked)
-    async with _opened_scorer(context.settings, concept) as scorer:
+    async with _opened_scorer(context, concept) as scorer:
         work = replace(request, readers=readers, independent=scorer)
         return (await reports.report(engine, work, progress=progress)).model_dump(mode="json")
 
@@ -415,7 +413,7 @@ async def _prepare_transfer(context: Context, body: TransferRequest) -> Prepared
         tokens = await context.answer_tokens(measured.prompts, answers, measured.sampling.max_tokens, reads=texts)
 
     async def run(progress: Progress) -> dict[str, Any]:
-        async with opened_second_model(context.settings) as second:
+        async with context.state[SecondModel].opened() as second:
             await _check_numbers(second, context.settings, request, request.from_layer)
             found = await carrying.transfer(context.engine, second, request, progress=progress)
         loss: dict[str, Any] = {"explained": found.explained, "cosine": found.cosine}
@@ -500,7 +498,7 @@ async def _check_numbers(
     check(carrying.ROWS * len(lengths), "anchors (rows x d_model)", "anchors")
 
 
-# Judges, and the operator's second model
+# Judges, and the scorer of the operator's second model
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,43 +556,10 @@ async def _opened_judge(settings: Settings, engine: Engine, by: Literal["self", 
 
 
 @asynccontextmanager
-async def opened_second_model(
-    settings: Settings, load: Callable[[Settings], Engine] = open_engine
-) -> AsyncIterator[Engine]:
-    """Yields the second model, which is configured. Raises what `load` raises. A cancelled caller waits for the end of
-    the load, which cannot be stopped, so that what it returns is closed, and cancelled jobs do not load several at
-    once."""
-    second = settings.model_copy(
-        update={
-            "model": settings.scorer_model,
-            "model_revision": None,
-            "engine": "transformers",
-            "compiled": False,
-            # of the first model's files and engine
-            "weights": "auto",
-            "quantization": None,
-            "tensor_parallel_size": 1,
-            "pipeline_parallel_size": 1,
-            "max_running": 1,
-            "cache_megabytes": CACHE_MEGABYTES,
-            "pretouch_megabytes": 0,
-        }
-    )
-    loading = asyncio.ensure_future(run_in_thread(load, second))
-    try:
-        yield await asyncio.shield(loading)
-    finally:
-        await asyncio.wait({loading})
-        if loading.exception() is None:
-            await loading.result().close()
-            await run_in_thread(return_freed_memory)
-
-
-@asynccontextmanager
-async def _opened_scorer(settings: Settings, concept: str | None) -> AsyncIterator[OtherModelScorer | None]:
+async def _opened_scorer(context: Context, concept: str | None) -> AsyncIterator[OtherModelScorer | None]:
     """Yields the scorer of a starter concept; None where no second model is configured, or the concept is not known."""
-    if settings.scorer_model is None or concept is None:
+    if context.settings.scorer_model is None or concept is None:
         yield None
         return
-    async with opened_second_model(settings) as engine:
+    async with context.state[SecondModel].opened() as engine:
         yield await other_model_scorer(engine, concept, load_concept(concept))

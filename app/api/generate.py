@@ -25,12 +25,11 @@ from steering.errors import InvalidRequest, ModelNotFound, VectorNotFound
 from steering.injection.readings import RaisedMonitor
 from steering.injection.rows import SteeringReport
 from steering.model.phases import PhaseTracker
-from steering.namespaces import SHARED
 from steering.operations import OPERATIONS
 from steering.plan.types import HeldReadout, Intervention, SteeringPlan
 from steering.schemas import steering as schemas
 from steering.schemas.generation import Choice, FlagCondition, GenerateAnswer, GenerateRequest, RaisedFlag, Token, Usage
-from steering.schemas.messages import ChoiceFields, StructuredFields
+from steering.schemas.messages import StructuredFields
 from steering.schemas.steering import RECORD_FORMAT, AppliedSteering, Record, ReplayRequest, by_layer
 from steering.spec import (
     InlineVector,
@@ -85,8 +84,8 @@ async def respond(
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A generation whose names are resolved, of `n` answers.
-    tokens: whether the response lists the tokens of each answer.
+    """A generation whose names are resolved, of `n` answers. Raises OutOfMemory or Overloaded where their lists of tokens do not fit.
+    tokens: whether the response lists the tokens of each answer, whose memory is then reserved.
     warnings: what is reported in addition to the warnings of the plan.
     recorded: whether the response has the record."""
 
@@ -97,6 +96,10 @@ class Generation:
     flags: tuple[FlagCondition, ...] = ()
     warnings: tuple[str, ...] = ()
     recorded: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tokens:
+            self.context.admission.reserve(listed_bytes(self.request, self.n))
 
     @property
     def cost(self) -> int:
@@ -226,14 +229,13 @@ async def prepare_generation(context: Context, body: GenerateRequest, plan: Stee
                 f"flag {index} has phase {', '.join(one.phase)}: tokens of this request can be in {', '.join(sorted(possible))}",
                 param="flag",
             )
-    context.admission.reserve(listed_bytes(body, body.n * request.sampling.max_tokens))
     return Generation(context, request, body.n, body.lists_tokens, tuple(body.flag))
 
 
-def listed_bytes(body: ChoiceFields, tokens: int) -> int:
-    """Returns the memory of the tokens that a response lists, if it does."""
-    each = 1 + (body.top_logprobs or 0) + len(body.readout)
-    return tokens * each * ALTERNATIVE_BYTES if body.lists_tokens else 0
+def listed_bytes(request: GenerationRequest, answers: int) -> int:
+    """Returns the memory of the tokens of so many answers to a request, where a response lists them."""
+    each = 1 + (request.sampling.logprobs or 0) + len(request.readings)
+    return answers * request.sampling.max_tokens * each * ALTERNATIVE_BYTES
 
 
 async def _prepare_replay(context: Context, record: ReplayRequest) -> Generation:
@@ -328,25 +330,28 @@ def _with_directions(record: ReplayRequest) -> tuple[InterventionSpec, ...]:
 
 
 async def _recorded_vectors(context: Context, record: Record) -> VectorSource:
-    """Returns the vectors with the recorded digests: those of the caller's namespace, else the shared ones, which a
-    profile of `shared` means. Raises VectorNotFound for a vector that was deleted and created again: its version has
-    other content."""
+    """Returns the vectors with the recorded digests: those that the caller's namespace sees, else the shared ones, which a
+    profile of `shared` means, also where the namespace has an own vector of that name. Raises VectorNotFound for a vector
+    that was deleted, also where it was created again: its version has other content."""
     own, shared = context.store.vectors, context.state.store.shared.vectors
-    elsewhere: dict[str, ConceptVector] = {}
+    recorded: dict[str, ConceptVector] = {}
     for name, sha256 in record.vectors.items():
         if is_inline(name):
             continue
         key = VectorId.parse(name, "vectors")
-        vector = seen = await own.get(key.name, key.version)
-        if seen.sha256 != sha256 and seen.namespace != SHARED:
+        seen = list[ConceptVector]()
+        for source in (own, shared):
             with suppress(VectorNotFound):
-                vector = elsewhere[name] = await shared.get(key.name, key.version)
-        if vector.sha256 != sha256:
+                seen.append(await source.get(key.name, key.version))
+                if seen[-1].sha256 == sha256:
+                    recorded[name] = seen[-1]
+                    break
+        else:
+            now = f"it is now {seen[0].sha256[:12]}…" if seen else "it does not exist"
             raise VectorNotFound(
-                f"vector {key} no longer has the recorded digest {sha256[:12]}…; it is now {seen.sha256[:12]}…",
-                param="vectors",
+                f"vector {key} no longer has the recorded digest {sha256[:12]}…; {now}", param="vectors"
             )
-    return VectorsByName(elsewhere, own)
+    return VectorsByName(recorded, own)
 
 
 def record_of(context: Context, prompt: Prompt, sampling: SamplingParams, plan: SteeringPlan, n: int) -> Record:

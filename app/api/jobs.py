@@ -13,6 +13,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -49,6 +50,8 @@ Work: TypeAlias = Callable[[Progress], Awaitable[Mapping[str, Any]]]
 """work(progress) -> a result that JSON can represent. Cancelling the awaitable must stop the work, except a write (`written`)."""
 Prepared: TypeAlias = tuple[int, Work]
 """The tokens that a job counts for the limit of its key, and its work."""
+Charged: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Counts the tokens of a job while its first record is stored, and none of a job that is refused. Raises RateLimited."""
 CLOSE_SECONDS = 2.0
 """How long a server that stops waits for its jobs. What takes longer, such as the load of a model, is reported as interrupted."""
 POLL_SECONDS = 0.5
@@ -56,7 +59,7 @@ POLL_SECONDS = 0.5
 CANCEL_SECONDS = 5.0
 """How long a cancellation waits for the server that owns the job."""
 LEFT_SECONDS = 5.0
-"""What is left of the longest life of a request when it stops waiting for a job, at most half of it: at its end the handler would be
+"""What is left of the longest life of a request when it stops waiting for a job, at most half of it: at its deadline the handler is
 cancelled, and the job with it."""
 AWAY_SECONDS = 180.0
 """How long a job repeats what it asks of a database that is away: a restore, a failover or a restart takes no longer, and its results may
@@ -130,6 +133,7 @@ class Jobs:
 
     def __init__(self, store: Store, server: str, settings: Settings, close_seconds: float = CLOSE_SECONDS) -> None:
         self.store, self._server = store, server
+        self.request_seconds = settings.request_seconds
         self._lease_seconds, self._close_seconds = settings.lease_seconds, close_seconds
         self._slots = asyncio.Semaphore(settings.max_jobs)
         self._limit = settings.max_jobs + settings.max_queued_jobs
@@ -190,19 +194,18 @@ class Jobs:
         return self._live.get(job_id)
 
     async def submit(
-        self, record: JobRecord, key: Key, work: Work, release: Callable[[], None], charge: Callable[[], None]
+        self, record: JobRecord, key: Key, work: Work, release: Callable[[], None], charged: Charged
     ) -> LiveJob:
-        """Queues a job; `release` is called once, when it has ended or was refused. charge: counts its tokens; called once there is room
-        for it. Raises Overloaded when too many are waiting, RateLimited when the key has too many, and what `charge` raises."""
+        """Queues a job; `release` is called once, when it has ended or was refused. Raises Overloaded when too many are waiting, RateLimited
+        when the key has too many, what `charged` raises, and StorageFull."""
         try:
             self._check_limits(key)
-            charge()
         except SteeringError:
             release()
             raise
         record = record.model_copy(update={"owner": self._server, "created_by": key.name})
         live = self._live[record.id] = LiveJob(Writer(key.name, key.limits.storage_bytes), record)
-        live.task = asyncio.create_task(self._run(live, work, key))
+        live.task = asyncio.create_task(self._run(live, work, key, charged))
         live.task.add_done_callback(lambda _: release())
         try:
             await asyncio.shield(live.stored)
@@ -253,10 +256,11 @@ class Jobs:
     async def _put(self, record: JobRecord, writer: Writer = UNLIMITED) -> JobRecord:
         return await self.store.in_namespace(record.namespace, writer).jobs.put(record)
 
-    async def _run(self, live: LiveJob, work: Work, key: Key) -> None:
+    async def _run(self, live: LiveJob, work: Work, key: Key, charged: Charged) -> None:
         """Stores the first record of a job, runs it, and writes its final record to memory and to the store."""
         try:
-            live.update(await self._put(live.record, live.writer))
+            with charged():
+                live.update(await self._put(live.record, live.writer))
         except Exception as error:
             del self._live[live.record.id]
             live.stored.set_exception(error)
@@ -329,10 +333,6 @@ def _failed(record: JobRecord, reason: SteeringError) -> JobRecord:
     return record.model_copy(update={"status": "failed", "error": error})
 
 
-def uncharged() -> None:
-    """Counts no tokens: a batch counts them line by line."""
-
-
 @dataclass(frozen=True, slots=True)
 class NamespaceJobs:
     """The jobs that one caller sees: the jobs of its namespace, and in `shared` its own ones, or all for an admin. A
@@ -353,32 +353,34 @@ class NamespaceJobs:
         return "admin" in self.key.scopes
 
     async def submit(
-        self, kind: str, request: Mapping[str, Any], work: Work, charge: Callable[[], None] = uncharged
+        self, kind: str, request: Mapping[str, Any], work: Work, charged: Charged = nullcontext
     ) -> JobRecord:
-        """Queues a job and returns its record. Raises Overloaded, RateLimited."""
-        return (await self._submit(kind, request, work, charge)).record
+        """Queues a job and returns its record. By default it counts no tokens: a batch counts them line by line. Raises Overloaded,
+        RateLimited, StorageFull."""
+        return (await self._submit(kind, request, work, charged)).record
 
     async def complete(
         self,
         kind: str,
         request: Mapping[str, Any],
         work: Work,
-        charge: Callable[[], None] = uncharged,
-        request_seconds: float = math.inf,
+        charged: Charged = nullcontext,
+        deadline: float = math.inf,
     ) -> Mapping[str, Any]:
-        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job; one that has waited for
-        nearly as long as a request may last gets RequestTimedOut, and the job goes on. Raises also Overloaded, RateLimited, and
-        the error that ended the job: JobCancelled where another caller cancelled it."""
-        live = await self._submit(kind, request, work, charge)
+        """Runs a job within the same limits and returns its result. A cancelled caller cancels the job; shortly before `deadline`
+        (of time.monotonic), at which a caller is cancelled, it gets RequestTimedOut, and the job goes on. Raises also what `submit`
+        raises, and the error that ended the job: JobCancelled where another caller cancelled it."""
+        live, seconds = await self._submit(kind, request, work, charged), self.jobs.request_seconds
+        left = deadline - min(LEFT_SECONDS, seconds / 2) - time.monotonic()
         try:
-            await asyncio.wait({live.task}, timeout=request_seconds - min(LEFT_SECONDS, request_seconds / 2))
+            await asyncio.wait({live.task}, timeout=max(left, 0.0))
         except asyncio.CancelledError:
             live.stop()
             raise
         if not live.task.done():
             job = live.record.id
             raise RequestTimedOut(
-                f"job {job} takes longer than a request may ({request_seconds:g} s); it goes on: GET /v1/jobs/{job}"
+                f"job {job} takes longer than a request may ({seconds:g} s); it goes on: GET /v1/jobs/{job}"
             )
         live.task.result()
         return live.result()
@@ -424,10 +426,10 @@ class NamespaceJobs:
                         record = newest
         return record
 
-    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work, charge: Callable[[], None]) -> LiveJob:
+    async def _submit(self, kind: str, request: Mapping[str, Any], work: Work, charged: Charged) -> LiveJob:
         job_id = f"job-{secrets.token_hex(8)}"
         record = JobRecord(id=job_id, kind=kind, status="queued", request=dict(request), namespace=self.namespace)
-        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job(), charge)
+        return await self.jobs.submit(record, self.key, work, self.admission.keep_for_job(), charged)
 
     def _visible(self, job_id: str) -> LiveJob | None:
         live = self.jobs.live(job_id)
@@ -478,17 +480,18 @@ async def respond(
     context: Context, kind: str, body: BaseModel, job: Prepared, wait: bool, status: int, part: str | None = None
 ) -> Response:
     """Returns the result, or a part of it, with `status` once the job has ended; without `wait` 202 and the queued job. Raises
-    Overloaded, OutOfMemory, RateLimited: what is refused counts no tokens. With `wait` also what `NamespaceJobs.complete` raises."""
+    Overloaded, OutOfMemory, RateLimited, StorageFull: what is refused counts no tokens. With `wait` also what `NamespaceJobs.complete`
+    raises."""
     context.admission.release_rows()  # a job has limits of its own
     # a list of numbers of a transfer; the `direction` of a report is a word
     hidden = _TEXTS | {"direction"} if isinstance(body, TransferRequest) else _TEXTS
     jobs, request = jobs_of(context), body.model_dump(mode="json", exclude=set(hidden), exclude_unset=True)
     tokens, work = job
-    charge = partial(context.charge, tokens)
+    charged = partial(context.charged, tokens)
     if wait:
-        result = await jobs.complete(kind, request, work, charge, context.settings.request_seconds)
+        result = await jobs.complete(kind, request, work, charged, context.deadline)
         return await json_in_thread(lambda: dict(result) if part is None else result[part], status=status)
-    queued = await jobs.submit(kind, request, work, charge)
+    queued = await jobs.submit(kind, request, work, charged)
     return json_response(queued.model_dump(mode="json"), 202)
 
 

@@ -21,7 +21,7 @@ from app.api.generate import Generation, applied_steering, raised_in, usage_of
 from app.api.openai_schemas import ChatFields, ChatRequest, EmbeddingRequest, inputs_of
 from app.api.openai_schemas import GenerationRequest as OpenAIGeneration
 from app.core.admission import check_limit, share
-from app.core.answers import ALTERNATIVE_BYTES, SCORE_BYTES, Event, EventStream, event_stream, json_in_thread
+from app.core.answers import SCORE_BYTES, Event, EventStream, event_stream, json_in_thread
 from app.core.errors import body_of
 from app.core.requests import ApiRoute, needs
 from app.core.telemetry import TokenClock
@@ -237,9 +237,6 @@ class GenerationWork(ABC):
                 seed = mix(self.generations[0].request.sampling.seed, len(self.generations) * n)
                 request = replace(request, sampling=replace(request.sampling, seed=seed))
             self.generations.append(Generation(context, request, n, self.logprobs is not None))
-        if self.logprobs is not None:
-            listed = n * sum(one.request.sampling.max_tokens for one in self.generations) * (1 + self.logprobs)
-            context.admission.reserve(listed * ALTERNATIVE_BYTES)
 
     @property
     def cost(self) -> int:

@@ -77,7 +77,8 @@ class Policy(Collector):
     another model) refuses the requests that it should govern, because what must hold for all traffic must not be
     dropped silently."""
 
-    def __init__(self, plans: RecentPlans) -> None:
+    def __init__(self, settings: Settings, plans: RecentPlans) -> None:
+        self._guard = RequestLimits().guard(settings)
         self._plans = plans
         self._active = ActivePolicy()
         self._failure: SteeringError | None = NotReady("the policy has not been read yet")
@@ -136,7 +137,7 @@ class Policy(Collector):
         pinned = spec.pinned({name: vector.id for name, vector in found.items()})
         held = {vector.id: vector for vector in found.values()}
         mandatory = Mandatory(pinned.steering, {name: held[name] for name in vector_names(pinned.steering)})
-        plan = await self._plans.resolve(SteeringSpec(), VectorsByName(held), engine.info, DoseGuard(), mandatory)
+        plan = await self._plans.resolve(SteeringSpec(), VectorsByName(held), engine.info, self._guard, mandatory)
         monitors = [self._monitor(one, held[one.vector], engine.info) for one in pinned.monitors]
         return ActivePolicy(pinned, MonitorSet(monitors), mandatory, plan)
 
@@ -445,7 +446,9 @@ async def put(body: PolicySpec, state: StateDep) -> PolicyAnswer:
     resolved = await state[Policy].resolve(body, state.store, state.engine)
     await state[DefaultSteering].check_with(resolved.mandatory, state.engine.info)
     await _set(state, resolved)
-    return _policy_answer(resolved.spec)
+    answer = _policy_answer(resolved.spec)
+    warnings = resolved.unsteered.warnings
+    return answer.model_copy(update={"warnings": warnings}) if warnings else answer
 
 
 @router.delete("/v1/policy", status_code=204, openapi_extra=ADMIN)

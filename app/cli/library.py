@@ -346,7 +346,9 @@ def set_policy(
         raise BadParameter(f"unknown: {', '.join(unknown)}; known are {', '.join(POLICY)}")
     for name in (name for name, value in content.items() if value is None):  # the client leaves out what is None
         raise BadParameter(f"{name} is null; leave it out to remove it", param_hint="FILE")
-    print_json(to_json(client.set_policy(**content)))
+    stored = client.set_policy(**content)
+    print_warnings(stored.warnings)
+    print_json({name: value for name, value in to_json(stored).items() if name in POLICY})
 
 
 @command_of(policy, "clear")

@@ -109,6 +109,12 @@ class _Minute:
         self._spent[-1][1] += cost
         return 0.0
 
+    def give_back(self, cost: int, counted: float) -> None:
+        """Counts no longer what was counted at a time."""
+        for used in self._spent:
+            if used[0] == int(counted):
+                used[1] -= cost
+
 
 class RateLimits:
     """Counts what each key uses. In no 60 seconds a key uses more than its limit.
@@ -158,20 +164,23 @@ class RateLimits:
         self._running[key.name] += 1
         return lambda: _give_back(self._running, key, 1)
 
-    def charge_tokens(self, key: Key, tokens: int) -> None:
-        """Counts the tokens that a request may take: its prompt and what it may generate. Raises RateLimited."""
-        if key.limits.tokens_per_minute is not None:
-            self._hit(key.limits.tokens_per_minute, key, "tokens", tokens)
+    def charge_tokens(self, key: Key, tokens: int) -> Callable[[], None]:
+        """Counts the tokens that a request may take: its prompt and what it may generate. Returns what counts them no longer, for a
+        request that is refused after all. Raises RateLimited."""
+        if key.limits.tokens_per_minute is None:
+            return lambda: None
+        return self._hit(key.limits.tokens_per_minute, key, "tokens", tokens)
 
-    def _hit(self, limit: int, key: Key, what: str, cost: int) -> None:
+    def _hit(self, limit: int, key: Key, what: str, cost: int) -> Callable[[], None]:
         allowed = share(limit, self.servers)
         use = f"this key may use {allowed} {what} a minute{self._where()}"
         if cost > allowed:
             raise RateLimited(f"this request takes {cost} {what}; {use}", limit=what, retry_after=60.0, never=True)
-        minute = self._minutes.get((key.name, what)) or _Minute()
-        if wait := minute.hit(cost, allowed, self._clock()):
+        minute, now = self._minutes.get((key.name, what)) or _Minute(), self._clock()
+        if wait := minute.hit(cost, allowed, now):
             raise RateLimited(use, limit=what, retry_after=max(wait, 1.0))
         self._minutes[key.name, what] = minute  # kept for a minute from its last use
+        return lambda: minute.give_back(cost, now)
 
     def _where(self) -> str:
         return "" if self.servers == 1 else f" on each of {self.servers} servers"

@@ -237,23 +237,23 @@ async def ended(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-async def while_connected(state: ServerState, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits work until its client disconnects, the server must stop, or the time limit passes.
+async def while_connected(state: ServerState, receive: Receive, work: Coroutine[Any, Any, T], deadline: float) -> T:
+    """Awaits work until its client disconnects, the server must stop, or `deadline` (of time.monotonic) passes.
 
     Raises ClientDisconnect, the reason of the stop, RequestTimedOut.
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
-    seconds = state.settings.request_seconds
     try:
         awaited: set[asyncio.Future[Any]] = {working, leaving, state.interrupted}
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        left = max(deadline - time.monotonic(), 0.0)
+        await asyncio.wait(awaited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         if leaving.done():
             raise ClientDisconnect
         if state.interrupted.done():
             raise state.interrupted.result()
-        raise RequestTimedOut(f"the request took longer than {seconds:g} s")
+        raise RequestTimedOut(f"the request took longer than {state.settings.request_seconds:g} s")
     finally:
         await ended(leaving)
         await ended(working)
@@ -307,8 +307,9 @@ class FileStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         """Sends the file as the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        deadline = time.monotonic() + self._state.settings.request_seconds
         with suppress(*_ENDED_EARLY):
-            await while_connected(self._state, receive, self._send(send))
+            await while_connected(self._state, receive, self._send(send), deadline)
 
     async def _send(self, send: Send) -> None:
         async for piece in self._pieces:

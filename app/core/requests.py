@@ -5,6 +5,7 @@ handler runs only while its client is connected: a plain request is cancelled wh
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -82,8 +83,9 @@ class ApiRoute(APIRoute):
             except ClientDisconnect:  # a body that is cut off changed nothing, and is no fault of the server
                 return Response(status_code=CLIENT_DISCONNECTED)
             status, refused = CLIENT_DISCONNECTED, False
+            request.state.deadline = deadline = time.monotonic() + state.settings.request_seconds
             try:  # a streaming response is only started here; it watches for disconnects itself
-                response = await while_connected(state, request.receive, handler(parsed))
+                response = await while_connected(state, request.receive, handler(parsed), deadline)
                 status = response.status_code
             except ClientDisconnect:
                 response = Response(status_code=CLIENT_DISCONNECTED)

@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     dictionaries: CommaSeparated = ()
     """comma-separated folders in SAELens format: sparse autoencoders of the model, to search"""
     scorer_model: str | None = None
-    """a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred"""
+    """a second model, named like STEERING_MODEL, that also reads the answers of deployment reports, and whose vectors can be transferred; in memory once, while jobs use it"""
     # The judge of evaluations
     judge_base_url: str | None = None
     """an OpenAI-compatible endpoint (`https://host/v1`) that evaluations may name as their judge"""

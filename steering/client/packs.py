@@ -4,6 +4,7 @@ Files are read by the names that the manifest gives, never extracted, and no lar
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from steering.errors import InvalidRequest
 from steering.namespaces import SHARED
 from steering.schemas.base import Request
 from steering.schemas.resources import ProfileAnswer
-from steering.schemas.vectors import VectorAnswer
+from steering.schemas.vectors import MAX_METADATA_BYTES, VectorAnswer
 from steering.spec import InterventionSpec, SteeringSpec, pinned, vector_names
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -158,7 +159,8 @@ def export_pack(
 ) -> Pack:
     """Writes vectors, the profiles named and every vector of these to a new folder, or a zip archive where the name ends in `.zip`.
 
-    signing_key: a PEM file with an Ed25519 private key. Equal content gives equal bytes. Raises InvalidRequest, ApiError.
+    signing_key: a PEM file with an Ed25519 private key. Equal content gives equal bytes. Raises ApiError, and InvalidRequest, also for a
+    vector that could not be imported again.
     """
     sign = None if signing_key is None else _signing(signing_key)
     found = [client.get_profile(name) for name in dict.fromkeys(profiles)]
@@ -187,7 +189,9 @@ def export_pack(
             digests[name] = hashlib.sha256(content).hexdigest()
 
         for one in packed:
-            add(one.file, client.export_vector(one.id))
+            content = client.export_vector(one.id)
+            _check_metadata(one.id, content)
+            add(one.file, content)
             add(one.card, cards[one.id].model_dump_json(indent=1).encode())
         for profile in found:
             add(f"profiles/{profile.name}.json", _profile_file(profile, {n: v.id for n, v in described.items()}))
@@ -249,6 +253,17 @@ def _packed(vector: VectorAnswer) -> PackedVector:
     return PackedVector(
         id=vector.id, sha256=vector.sha256, file=f"vectors/{stem}.safetensors", card=f"cards/{stem}.json"
     )
+
+
+def _check_metadata(vector: str, content: bytes) -> None:
+    """Raises InvalidRequest for a safetensors file with more metadata than a server imports."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    size = sum(len(text.encode()) for entry in header.get("__metadata__", {}).items() for text in entry)
+    if size > MAX_METADATA_BYTES:
+        raise InvalidRequest(
+            f"{vector} has {size} bytes of metadata, such as its card; servers import at most {MAX_METADATA_BYTES}",
+            param="vectors",
+        )
 
 
 def _profile_file(profile: ProfileAnswer, ids: Mapping[str, str]) -> bytes:

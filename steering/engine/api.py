@@ -121,7 +121,7 @@ class CaptureSpec:
     cache_salt: what is computed for the beginning of a text may be shared with calls and requests of the same salt; None: with the
         texts of the same call. Only with logits: a pass without them may end before the last block. The engine `vllm` ignores it.
     client: who asks. Waiting texts are taken in turns between clients, those of one client in turns between its calls; a call
-        without one is a client of its own. The engine `vllm` takes all texts in the order in which they come.
+        without one is a client of its own.
     """
 
     layers: tuple[int, ...]

@@ -5,7 +5,7 @@ On CUDA devices it is a Triton kernel (kernel.py), and on a CPU, where only test
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 import torch
@@ -27,6 +27,8 @@ edit: Callable[..., Residual] = torch.ops.steering.edit.default
 """Called as `by_operations`."""
 WIDEST = 1 << 15
 """The widest residual that a program holds."""
+HasKernel: TypeAlias = Callable[[torch.device, int, torch.dtype], bool]
+"""See `has_kernel`."""
 
 
 def by_operations(residual: Residual, *tables: Any) -> Residual:

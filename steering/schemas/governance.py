@@ -205,11 +205,13 @@ NO_POLICY = PolicySpec()
 
 
 class PolicyAnswer(Answer):
-    """The policy, with every vector pinned to its version. Without one everything is empty."""
+    """The policy, with every vector pinned to its version. Without one everything is empty. warnings: of the mandatory interventions alone,
+    such as a large planned dose; only in the response that sets them."""
 
     mandatory: tuple[InterventionSpec, ...]
     monitors: tuple[MonitorSpec, ...]
     limits: SteeringLimits
+    warnings: tuple[str, ...] = ()
 
 
 class MonitorAnswer(Answer):

@@ -21,6 +21,8 @@ from steering.spec import (
     at_most,
 )
 
+MAX_METADATA_BYTES = 64 << 10
+"""Metadata of a file that is imported: all but its tensors. Stored vectors, and with them exported ones, may have more."""
 Name = Annotated[str, Field(max_length=128)]
 Description = Annotated[str, Field(max_length=4096)]
 Tags = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32, fail_fast=True)]

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from steering.cards import MapForm, QualityCard, Recommended
 from steering.errors import InvalidRequest, LimitExceeded, UnsupportedFormat, VectorModelMismatch
 from steering.maps import LowRankMap
+from steering.schemas.vectors import MAX_METADATA_BYTES
 from steering.shapes import Direction, Tensor
 from steering.spec import LayerKey
 from steering.store.records import check_labels, check_text, values_of
@@ -47,7 +48,7 @@ class FileLimits:
         return 2 * self.metadata + 160 * LAYER_LIMIT * len(_PARTS)
 
 
-UPLOAD = FileLimits(file=64 << 20, metadata=64 << 10)
+UPLOAD = FileLimits(file=64 << 20, metadata=MAX_METADATA_BYTES)
 """Limits of an uploaded file."""
 OWN = FileLimits(file=256 << 20, metadata=8 << 20)
 """Limits of a stored file: a quality card of many layers is larger than an upload may be."""

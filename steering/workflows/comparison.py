@@ -24,11 +24,17 @@ ReadAnswer: TypeAlias = tuple[Answer, Mapping[str, float]]
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
     """Arms by name, n samples each; choice j of every arm has the same seed. arms: requests of the same sampling and readings;
-    one of a prompt alone has no steering. baseline: an arm's name."""
+    one of a prompt alone has no steering. baseline: an arm's name. Raises InvalidRequest where it is none."""
 
     arms: Mapping[str, GenerationRequest]
     baseline: str
     n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.baseline not in self.arms:
+            raise InvalidRequest(
+                f"baseline {self.baseline!r} is not an arm; arms: {', '.join(self.arms)}", param="baseline"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def sweep_arms(intervention: InterventionSpec, strengths: Sequence[float]) -> li
 
 
 async def compare(engine: Engine, comparison: Comparison) -> tuple[ArmResult, ...]:
-    """Returns the results of all arms, in order. Raises InvalidRequest, and the first arm's error when all failed."""
+    """Returns the results of all arms, in order. Raises the first arm's error when all failed."""
     async with aclosing(stream(engine, comparison)) as events:
         async for event in events:
             if isinstance(event, tuple):
@@ -75,10 +81,6 @@ async def stream(
 ) -> AsyncGenerator[ArmEvent | ArmResult | tuple[ArmResult, ...], None]:
     """Yields the tokens of all arms, the result of an arm that fails, and last all results. Closing frees every row."""
     arms = comparison.arms
-    if comparison.baseline not in arms:
-        raise InvalidRequest(
-            f"baseline {comparison.baseline!r} is not an arm; arms: {', '.join(arms)}", param="baseline"
-        )
     received: dict[str, list[list[TokenEvent]]] = {name: [[] for _ in range(comparison.n)] for name in arms}
     failed: dict[str, ArmResult] = {}
     running = [_arm_events(engine, name, choices(request, comparison.n)) for name, request in arms.items()]

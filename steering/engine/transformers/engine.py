@@ -41,6 +41,7 @@ from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.training import fit
 from steering.errors import LimitExceeded, OutOfMemory
+from steering.injection.fused import has_kernel
 from steering.injection.readings import MonitoredAnswer
 from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
@@ -68,12 +69,14 @@ class TransformersEngine:
         *,
         kernels: bool = True,
     ) -> None:
-        """compile_request: how to compile passes on a CPU; None: passes are eager. kernels: see ModelRunner."""
+        """compile_request: how to compile passes on a CPU; None: passes are eager. kernels: whether edits on a CUDA device
+        are one Triton kernel a layer, where it runs."""
         self.info, self.tokenizer = loaded.info, loaded.tokenizer
         self._limits = limits or EngineLimits()
         device = loaded.layout.device
+        edit_kernel = has_kernel if kernels else None
         self._runner = runner = ModelRunner(
-            loaded.model, loaded.layout, device, self._limits, compile_request, kernels=kernels
+            loaded.model, loaded.layout, device, self._limits, compile_request, edit_kernel=edit_kernel
         )
         pool = BlockPool(runner.blocks)
         self._index = PrefixIndex(pool, enabled=self._limits.share_prefixes, exact=runner.exact)

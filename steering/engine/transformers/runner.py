@@ -18,7 +18,7 @@ from steering.engine.transformers.paged_cache import LayerShape, PagedCache, Pai
 from steering.engine.transformers.request import Batch, Request, batch_of
 from steering.engine.transformers.training import GradientPass
 from steering.engine.transformers.unembedding import Unembedding
-from steering.injection.fused import has_kernel
+from steering.injection.fused import HasKernel
 from steering.injection.injector import Injector
 from steering.injection.readouts import MonitorTables, ReadoutCollector
 from steering.injection.rows import Segment, SteeredRow
@@ -61,7 +61,8 @@ class ModelRunner:
 
     compile_request: how passes are compiled on a CPU, for a model that attends through transformers' interface; None: they are eager.
     capture_graph: how decode passes are captured; None: as CUDA graphs on a CUDA device where `cuda_graphs` of the limits says so.
-    kernels: whether edits on a CUDA device are one Triton kernel a layer, where it runs.
+    edit_kernel: whether the kernel of edits runs on a device (`has_kernel`), asked once with the width and data type of residuals; edits
+        of a layer are then one kernel. None: they are operations of torch.
     blocks: in the cache.
     same_pass: whether a request may read blocks that another computes in the same pass.
     """
@@ -75,7 +76,7 @@ class ModelRunner:
         compile_request: CompileRequest | None = None,
         capture_graph: CaptureGraph | None = None,
         *,
-        kernels: bool = False,
+        edit_kernel: HasKernel | None = None,
     ) -> None:
         self._layout, self._device, devices = layout, device, layout.devices
         self.same_pass = layout.attention != "own"
@@ -89,8 +90,8 @@ class ModelRunner:
         compiled = (
             compile_request if {device.type, *(one.type for one in devices)} == {"cpu"} and self.same_pass else None
         )
-        kernels = compiled is not None and uses_attention_kernel(shapes, kernels=compiled.kernels)
-        arrangement = PairedLayout() if kernels else RowLayout()
+        paired = compiled is not None and uses_attention_kernel(shapes, kernels=compiled.kernels)
+        arrangement = PairedLayout() if paired else RowLayout()
         self.cache = PagedCache(shapes, self.blocks, arrangement, own_attention=not self.same_pass)
         self._hooks = ResidualHooks(layout)
         self.unembedding = Unembedding(model, layout)
@@ -98,7 +99,7 @@ class ModelRunner:
         self.injector = Injector(
             Slots(layout.layer_count, layout.d_model, device, devices, head_count=layout.head_count)
         )
-        self.injector.slots.fused = kernels and has_kernel(device, layout.d_model, shapes[0].dtype)
+        self.injector.slots.fused = edit_kernel is not None and edit_kernel(device, layout.d_model, shapes[0].dtype)
         self._monitors = MonitorTables(device, devices)
         parts = ModelParts(model, layout, self._hooks, self.cache, self.injector.slots)
         self._spread = {device, *devices} != {device}

@@ -42,6 +42,7 @@ from steering.engine.prompts import (
 from steering.engine.vllm.client import Mailbox, Task, VllmClient, translated_errors
 from steering.engine.vllm.description import DescribedModel
 from steering.engine.vllm.messages import CaptureWindow, TokenReadings, as_bytes, doses_of, from_bytes
+from steering.engine.vllm.turns import Turns
 from steering.errors import (
     EngineDead,
     InternalError,
@@ -163,7 +164,7 @@ class VllmEngine:
         self.client = client
         self._limits, self._thread, self._executor = limits, thread, executor
         self._counters = _Counters()
-        self._background = asyncio.Semaphore(limits.max_background)
+        self._texts = Turns(limits.max_background)
         self._streams: set[Stream] = set()
         self._closed = False
 
@@ -286,8 +287,10 @@ class VllmEngine:
         await self._send_texts(row.plan for _, row in tasks)
         check_context(max((len(task.ids) for task, _ in tasks), default=0), 1, self.info, param="prompt")
 
+        call = object()
+
         async def capture_one(index: int, stream: Stream) -> None:
-            async with self._background:
+            async with self._texts.place(spec.client, call):
                 with self._counters.counted(1):
                     _send(stream, (index, await self._captured(*tasks[index])))
 

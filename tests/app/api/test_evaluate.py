@@ -217,6 +217,31 @@ async def test_prompts_of_starter_concepts_and_conversations_may_be_used(start: 
         assert len((await evaluated(server, body))["points"]) == 2
 
 
+ANSWERED = [{"role": "user", "content": "How was it?"}, {"role": "assistant", "content": "Fine."}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "dose_response", "strengths": [0.5], "random_directions": 0, "prompts": [ANSWERED]},
+        {"kind": "layer_sweep", "strengths": [0.5], "prompts": [ANSWERED] * 2},
+        {"kind": "calibration", "layers": [1]},
+        {"kind": "report", "strength": 0.5, "seeds": [0], "side_effects": ["mood"], "prompts": [ANSWERED] * 2},
+    ],
+    ids=lambda body: str(body["kind"]),
+)
+async def test_a_conversation_that_ends_with_an_answer_is_answered_by_another_message(
+    start: StartServer, body: dict[str, Any]
+) -> None:
+    server = await start(ScriptedEngine(length=2))
+    await server.register("mood")
+    await evaluated(server, {"vector": "mood", "neutral": [ANSWERED], "max_tokens": 4, **body})
+    engine = server.scripted
+    asked = [engine.tokenizer.decode(engine.tokenizer.encode(one.prompt)) for one in engine.requests]
+    assert asked
+    assert [text for text in asked if not text.endswith("<assistant>Fine.\n<assistant>")] == []
+
+
 async def test_a_calibrated_vector_is_steered_by_shares_of_one_nat(linear: Server) -> None:
     found = await evaluated(linear, {"kind": "calibration", "vector": "mood", "layers": [2], "save": True})
     (point,) = found["points"]

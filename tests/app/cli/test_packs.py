@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from steering.client import ApiError, Client
 from steering.client.packs import export_pack, import_pack, read_pack
 from steering.errors import InvalidRequest
+from steering.store.blob import decode, encode
 from tests.app.cli.conftest import Steer
 from tests.app.conftest import D_MODEL
 from tests.app.running import running
@@ -98,6 +100,26 @@ def test_a_shared_profile_is_not_packed_with_a_vector_of_the_key(client: Client,
             export_pack(own, tmp_path / "pack", profiles=["cheerful"])
         assert not (tmp_path / "pack").exists()
         export_pack(own, tmp_path / "pack", vectors=["other"])
+
+
+def test_a_vector_that_could_not_be_imported_again_is_not_packed(client: Client, address: str, tmp_path: Path) -> None:
+    class LongNotes(Client):
+        """Exports vectors with as many notes as given."""
+
+        notes = 0
+
+        def export_vector(self, name: str, *_: Any, **__: Any) -> bytes:
+            vector = decode(super().export_vector(name))
+            return encode(replace(vector, provenance={"notes": "a" * self.notes}))
+
+    with LongNotes(address) as noting:
+        export_pack(noting, tmp_path / "short", vectors=["other"])
+        noting.notes = 70_000
+        with pytest.raises(ApiError, match="metadata"):
+            client.import_vector(noting.export_vector("other"), name="noted")
+        with pytest.raises(InvalidRequest, match="bytes of metadata, such as its card; servers import at most 65536"):
+            export_pack(noting, tmp_path / "pack", vectors=["other"])
+        assert not (tmp_path / "pack").exists()
 
 
 def test_equal_content_is_an_equal_archive_and_is_stored_once(client: Client, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx2
 import pytest
 
 from steering.client import NO_RETRIES, ApiError, AsyncClient, Client, ProgressBar
+from steering.engine.api import Prompt
 from steering.schemas.resources import JobAnswer
 from tests.app.conftest import Server, StartServer
 from tests.fakes import ScriptedEngine
 from tests.polling import holds, until
+from tests.scripted_model import ScriptedTokenizer
 
 PAIRS = [{"positive": f"good day {i}", "negative": f"bad day {i}"} for i in range(12)]
 REQUEST_SECONDS = 1.0
@@ -37,9 +40,28 @@ async def test_a_job_may_take_longer_than_a_request(start: StartServer) -> None:
     assert max(one.progress.done for one in seen) == seen[-1].progress.total > 0
 
 
-async def test_a_request_that_waits_too_long_names_the_job_which_goes_on(start: StartServer) -> None:
+class SlowTokenizer(ScriptedTokenizer):
+    """Takes so many seconds for the first text, which is encoded in a thread before the job begins."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> tuple[int, ...]:
+        """See Tokenizer.encode."""
+        seconds, self._seconds = self._seconds, 0.0
+        time.sleep(seconds)
+        return super().encode(prompt, most)
+
+
+@pytest.mark.parametrize(("request_seconds", "preparing"), [(REQUEST_SECONDS, 0.0), (3.0, 1.8)])
+async def test_a_request_that_waits_too_long_names_the_job_which_goes_on(
+    start: StartServer, request_seconds: float, preparing: float
+) -> None:
+    """Its time begins before the job is prepared."""
     gate = asyncio.Event()
-    server = await start(ScriptedEngine(gate=gate), request_seconds=REQUEST_SECONDS)
+    engine = ScriptedEngine(gate=gate)
+    engine.tokenizer = SlowTokenizer(preparing)
+    server = await start(engine, request_seconds=request_seconds)
     answer = await server.client.post("/v1/vectors/extract?wait=true", json={"name": "mood", "pairs": PAIRS})
     (job,) = (await server.state.store.shared.jobs.find()).items
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "request_timed_out")

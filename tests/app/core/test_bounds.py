@@ -169,6 +169,19 @@ async def test_a_request_beyond_the_memory_of_all_requests_is_refused(start: Sta
     assert server.state.memory.reserved == 0
 
 
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/replay"])
+async def test_the_memory_of_listed_tokens_is_reserved(start: StartServer, path: str) -> None:
+    server = await start(memory_megabytes=1)
+    long = {"prompt": "a", "max_tokens": 600, "n": 4, "seed": 1}
+    answer = await server.client.post("/v1/generate", json=long)
+    assert answer.status_code == 200, answer.text
+    replayed = answer.json()["steering"]["record"]  # a replay always lists its tokens
+    body = replayed if path == "/v1/replay" else {**long, "logprobs": True}
+    refused = await server.client.post(path, json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "out_of_memory"), refused.text
+    assert server.state.memory.reserved == 0
+
+
 async def test_sampling_and_steering_are_checked_on_every_route(start: StartServer) -> None:
     server = await start(max_interventions=1, max_stops=1, max_n=1)
     await server.register("v")

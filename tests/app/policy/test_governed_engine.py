@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from app.api.policy import GovernedEngine, Policy
+from app.core.settings import Settings
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest, SamplingParams
 from steering.engine.capabilities import fitting_of, unembedding_of
 from steering.lab.controls import UNGUARDED, plan_at
@@ -24,7 +25,11 @@ PROMPT = tuple(b"the road")
 
 
 async def test_a_plan_of_a_workflow_ends_with_what_is_mandatory_now(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
-    inner, store, policy = tiny_engine(hf_byte_tokenizer), await open_store("memory://"), Policy(RecentPlans())
+    inner, store, policy = (
+        tiny_engine(hf_byte_tokenizer),
+        await open_store("memory://"),
+        Policy(Settings(), RecentPlans()),
+    )
     engine = GovernedEngine(inner, policy)
     try:
         vectors, logits = list[ConceptVector](), list[Tensor]()

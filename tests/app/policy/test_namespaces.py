@@ -240,6 +240,21 @@ async def test_a_shared_profile_means_shared_vectors(server: Server) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "steering")
 
 
+async def test_a_shared_vector_is_replayed_where_an_own_one_lacks_its_version(server: Server) -> None:
+    client = server.client
+    client.headers.update(bearer(ADMIN))
+    await server.register("common", layers=(1,))
+    await client.put("/v1/profiles/ours", json={"interventions": [{"vector": "common@2"}]})
+    client.headers.update(bearer(BETA))
+    await server.register("common", layers=(2,))
+    answer = (await client.post("/v1/generate", json={**SHORT, "steering": {"profile": "ours"}})).json()
+    assert list(answer["steering"]["record"]["vectors"]) == ["common@2"]
+    replay = await client.post("/v1/replay", json=answer["steering"]["record"])
+    assert replay.status_code == 200, replay.text
+    assert replay.json()["choices"][0]["text"] == answer["choices"][0]["text"]
+    assert replay.json()["steering"]["fingerprint"] == answer["steering"]["fingerprint"]
+
+
 async def test_each_namespace_has_a_default_steering_and_else_the_shared_one(server: Server) -> None:
     client = server.client
 

@@ -43,6 +43,20 @@ async def test_mandatory_steering_acts_as_the_same_interventions_of_a_request_do
     assert (await generated(tiny))["choices"] == plain["choices"]
 
 
+@pytest.mark.parametrize(("bound", "warned"), [(1000.0, False), (0.001, True)])
+async def test_a_large_mandatory_dose_has_its_warning_when_it_is_set_and_in_answers(
+    start: StartServer, hf_byte_tokenizer: PreTrainedTokenizerFast, bound: float, warned: bool
+) -> None:
+    server = await start(tiny_engine(hf_byte_tokenizer), dose_bound=bound)
+    directions = {"1": [1.0] * server.engine.info.d_model}
+    await server.client.post("/v1/vectors", json={"name": "mood", "directions": directions})
+    policy = await put_policy(server, mandatory=[{**PUSH, "unit": "relative"}])
+    warnings = policy.pop("warnings", [])
+    assert any(f"beyond the bound of {bound:g}: text may break" in one for one in warnings) == warned
+    assert (await server.client.get("/v1/policy")).json() == policy, "which can be set again"
+    assert (await generated(server))["steering"]["warnings"] == warnings
+
+
 async def test_a_mandatory_clamp_bounds_what_a_request_adds(tiny: Server) -> None:
     """It reads the result of the request's own interventions, at its own layer."""
     against = {"vector": "mood", "strength": -3.0, "layers": [1]}

@@ -2,6 +2,7 @@
 
 from app.api.jobs import StoredCheckpoints
 from app.api.policy import ActivePolicy, Policy
+from app.core.settings import Settings
 from steering.plan.resolve import RecentPlans
 from steering.schemas.governance import PolicySpec
 from steering.store.database import UNLIMITED, Writer
@@ -9,7 +10,7 @@ from steering.store.store import Store
 
 
 async def test_parts_belong_to_the_policy_under_which_they_were_made(memory: Store) -> None:
-    policy = Policy(RecentPlans())
+    policy = Policy(Settings(), RecentPlans())
     strict = ActivePolicy(PolicySpec.model_validate({"limits": {"max_relative_dose": 0.1}}))
     kept = StoredCheckpoints(memory, "shared", UNLIMITED, policy)
     await policy.put(ActivePolicy(), memory)
@@ -29,7 +30,7 @@ async def test_parts_belong_to_the_policy_under_which_they_were_made(memory: Sto
 
 
 async def test_no_key_of_shared_learns_what_another_has_evaluated(memory: Store) -> None:
-    policy = Policy(RecentPlans())
+    policy = Policy(Settings(), RecentPlans())
     await policy.put(ActivePolicy(), memory)
 
     async def found_by_another(namespace: str) -> str | None:

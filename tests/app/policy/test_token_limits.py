@@ -39,6 +39,17 @@ async def test_a_request_with_more_answers_than_fit_uses_no_tokens(start: StartS
     assert (await ask(server, key, prompt="a", max_tokens=19)).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_comparison_with_an_unknown_baseline_uses_no_tokens(start: StartServer, stream: bool) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    key = await created(server, limits={"tokens_per_minute": 10})
+    body = {"prompt": "a", "max_tokens": 2, "arms": [{"name": "base", "steering": []}], "stream": stream}
+    refused = await server.client.post("/v1/compare", json={**body, "baseline": "nobody"}, headers=bearer(key["key"]))
+    assert (code(refused), refused.json()["error"]["param"]) == ((400, "invalid_request"), "baseline")
+    assert (await ask(server, key, **TEN)).status_code == 200, "the comparison was not counted"
+
+
 async def test_the_prompts_of_a_completion_are_counted_together(start: StartServer) -> None:
     server = await start(api_keys=ADMIN)
     server.client.headers.update(BEARER)
@@ -122,3 +133,16 @@ async def test_a_job_that_is_refused_since_the_key_has_too_many_uses_no_tokens(s
     refused = await server.client.post("/v1/vectors/extract", json=EXTRACT, headers=bearer(key["key"]))
     assert "unfinished jobs" in refused.text
     assert (await ask(server, key, prompt="a", max_tokens=min(tokens - 1, 256))).status_code == 200
+
+
+async def test_a_job_that_is_refused_since_its_record_finds_no_room_uses_no_tokens(start: StartServer) -> None:
+    server = await start(api_keys=ADMIN)
+    server.client.headers.update(BEARER)
+    limits = {"tokens_per_minute": 10, "storage_bytes": 0}
+    key = await created(server, scopes=["write", "generate"], limits=limits)
+    body = {"name": "mood", "pairs": [{"positive": "ab", "negative": "cd"}, {"positive": "ef", "negative": "gh"}]}
+    for query in ("", "?wait=true"):
+        refused = await server.client.post(f"/v1/vectors/extract{query}", json=body, headers=bearer(key["key"]))
+        assert code(refused) == (507, "storage_full")
+    assert "steering_key_tokens_total{" not in (await server.client.get("/metrics")).text
+    assert (await ask(server, key, **TEN)).status_code == 200

@@ -1,7 +1,7 @@
 """A line of a batch that waits for its key or for the queue is answered under the policy of the time when it is answered."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -29,13 +29,13 @@ class Limits(RateLimits):
         super().__init__()
         self.open, self.refused, self.charges = True, False, 0
 
-    def charge_tokens(self, key: Key, tokens: int) -> None:
+    def charge_tokens(self, key: Key, tokens: int) -> Callable[[], None]:
         """See RateLimits.charge_tokens."""
         if not self.open:
             self.refused = True
             raise RateLimited("the key has used its tokens", retry_after=0.01)
         self.charges += 1
-        super().charge_tokens(key, tokens)
+        return super().charge_tokens(key, tokens)
 
 
 class FullEngine(ScriptedEngine):

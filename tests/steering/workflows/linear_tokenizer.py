@@ -82,7 +82,7 @@ class LinearTokenizer:
             if message.role == "system" and not self._system_role:
                 raise InvalidRequest("the chat template knows no system role", param="messages")
             ids += [IDS[f"<{message.role}>"], *self._words(message.content)]
-        if messages[-1].role != "assistant":
+        if messages[-1].role != "assistant" or messages[-1].asks:
             ids.append(IDS["<assistant>"])
         return tuple(ids)
 
@@ -96,7 +96,8 @@ class LinearTokenizer:
         found: list[str | None] = [None]
         for message in messages:
             found += [None, *[message.role] * len(self._words(message.content))]
-        return self.encode(messages), (*found, *([None] if messages[-1].role != "assistant" else []))
+        asked = messages[-1].role != "assistant" or messages[-1].asks
+        return self.encode(messages), (*found, *([None] if asked else []))
 
     def control_strings(self, text: str) -> tuple[str, ...]:
         return tuple(one for one in MARKERS if one in text)

@@ -202,7 +202,7 @@ async def test_cancelling_frees_every_row(engine: LinearEngine) -> None:
 
 async def test_comparisons_that_cannot_be(engine: LinearEngine) -> None:
     with pytest.raises(InvalidRequest, match="'plain' is not an arm; arms: base, up"):
-        await compare(engine, replace(await comparison(engine, up=0.5), baseline="plain"))
+        replace(await comparison(engine, up=0.5), baseline="plain")
     with pytest.raises(InvalidRequest, match="given twice: base"):
         check_names(["base", "up", "base"])
 

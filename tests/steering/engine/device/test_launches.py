@@ -71,8 +71,8 @@ def decoded(
     mandatory ablation, too."""
     model = build("LlamaForCausalLM", **{**LLAMA_LIKE, "num_hidden_layers": layers}).to(torch.bfloat16)
     loaded = opened(model.to(device()), tokenizer, name="tiny")
-    driven = DrivenLoop(runner_of(loaded, 4 * count), loaded, EngineLimits(max_running=count))
-    driven.runner.injector.slots.fused = fused
+    runner = runner_of(loaded, 4 * count, edit_kernel=(lambda *_: True) if fused else None)
+    driven = DrivenLoop(runner, loaded, EngineLimits(max_running=count))
     vectors = vectors_for(loaded.info)
     last = SteeringSpec.model_validate({"interventions": MIXED[:1]})
 

@@ -163,12 +163,17 @@ def test_the_whole_eager_path_stays_on_the_device(
     family: str, fused: bool, hf_byte_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """fused: edits are the operator `steering::edit` there, as on a GPU with Triton."""
+
+    def edit_kernel(where: torch.device, d_model: int, dtype: torch.dtype) -> bool:
+        assert (d_model, dtype) == (loaded.info.d_model, torch.float32)
+        return where == device()
+
     found = []
     for on_device in (False, True):
         loaded = loaded_on(family, hf_byte_tokenizer, on_device=on_device)
         requests = requests_of(loaded, asyncio.run(plans_of(loaded, KINDS_BY_FAMILY.get(family, ALL_FAMILIES))))
-        driven = DrivenLoop(runner_of(loaded, FEW_BLOCKS), loaded, LIMITS)
-        driven.runner.injector.slots.fused = fused and on_device
+        runner = runner_of(loaded, FEW_BLOCKS, edit_kernel=edit_kernel if fused else None)
+        driven = DrivenLoop(runner, loaded, LIMITS)
         with measured() as work:
             answer(driven, loaded, requests)
         assert driven.scheduler.preemptions

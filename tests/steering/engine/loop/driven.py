@@ -22,6 +22,7 @@ from steering.engine.transformers.request import Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler, Work
 from steering.errors import SteeringError
+from steering.injection.fused import HasKernel
 from steering.model.loading import LoadedModel
 from steering.plan.types import UNSTEERED, SteeringPlan
 
@@ -91,13 +92,21 @@ def sequence_of(
     )
 
 
-def runner_of(loaded: LoadedModel, blocks: int, capture_graph: CaptureGraph | None = None) -> ModelRunner:
+def runner_of(
+    loaded: LoadedModel,
+    blocks: int,
+    capture_graph: CaptureGraph | None = None,
+    *,
+    edit_kernel: HasKernel | None = None,
+) -> ModelRunner:
     """Returns a runner with a cache of that many blocks."""
     device = torch.device(loaded.info.device)
     shapes = probe_shapes(loaded.model, loaded.layout, device)
     position = sum(shape.position_bytes for shape in shapes)
     limits = EngineLimits(cache_bytes=blocks * BLOCK * position)
-    runner = ModelRunner(loaded.model, loaded.layout, device, limits, capture_graph=capture_graph)
+    runner = ModelRunner(
+        loaded.model, loaded.layout, device, limits, capture_graph=capture_graph, edit_kernel=edit_kernel
+    )
     assert runner.blocks == blocks
     return runner
 
