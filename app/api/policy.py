@@ -34,7 +34,7 @@ from steering.errors import NotReady, SteeringError, StoreCorrupt, Unavailable, 
 from steering.injection.readings import EDGES, NO_MONITORS, Monitor, MonitorSet
 from steering.model.info import ModelInfo
 from steering.namespaces import SHARED, visible_from
-from steering.plan.resolve import Mandatory, RecentPlans, carries, resolve_layers, under
+from steering.plan.resolve import Mandatory, RecentPlans, carries, plan_cache, resolve_layers, under
 from steering.plan.types import UNSTEERED, DoseGuard, SteeringPlan
 from steering.schemas import governance as schemas
 from steering.schemas.governance import NO_POLICY, MonitorSpec, PolicyAnswer, PolicySpec
@@ -49,8 +49,6 @@ log = structlog.get_logger(__name__)
 
 DOCUMENT = "policy"
 """Its name among the documents of the store."""
-RECENT_PLANS = 64
-"""Plans whose form under the policy is kept."""
 _BY_INTERVENTION = ("doses", "fired", "fired_at", "tokens", "condition_scores", "held")
 """Fields of a SteeringReport that have an entry for each intervention."""
 
@@ -205,7 +203,7 @@ class GovernedEngine(Engine):
 
     def __init__(self, engine: Engine, policy: Policy, client: str = "", plans: GovernedPlans | None = None) -> None:
         self._engine, self._policy, self._client = engine, policy, client
-        self._plans: GovernedPlans = LRUCache(RECENT_PLANS) if plans is None else plans
+        self._plans: GovernedPlans = plan_cache() if plans is None else plans
 
     def of_client(self, client: str) -> "GovernedEngine":
         """Returns the same engine, whose texts are read in turns with those of other clients."""

@@ -308,7 +308,7 @@ class Engine(Protocol):
         priority: int = 1,
     ) -> tuple[Capture, ...]:
         """Returns one Capture per prompt, in order. `progress(done, total)` is called after each. Raises InvalidRequest for
-        layers and positions that do not exist, ContextLengthExceeded, OutOfMemory, NonfiniteActivations."""
+        layers and positions that do not exist, ContextLengthExceeded, LimitExceeded, Overloaded, OutOfMemory, NonfiniteActivations."""
 
     def stats(self) -> EngineStats:
         """Returns counters for metrics and readiness."""

@@ -15,7 +15,8 @@ class EngineLimits:
 
     max_running: live sequences at once. contended_running: those of one API key while other keys have requests too.
     max_waiting: live requests in the queue before `overloaded`.
-    max_background, max_background_waiting: the same for captures and other background requests.
+    max_background: captures and other background requests at once. max_background_waiting: those of one client that may wait when another
+    call of it comes.
     prefill_tokens: most prompt positions of a pass while sequences decode, whose streams wait that long. idle_prefill_tokens: the
     same while none decodes. cache_bytes: memory for keys and values; None: a share of what is free when the engine starts.
     pretouch_bytes: how much of it an idle engine writes ahead of use on a CPU; 0: nothing.

@@ -17,11 +17,12 @@ from steering.engine.api import (
     TokenPair,
 )
 from steering.errors import ContextLengthExceeded, InvalidRequest, LimitExceeded
+from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
 from steering.model.phases import PhaseRules
 from steering.pairs import ChatMessage, ToolMessage
-from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.plan.types import MAX_HOLDS, UNSTEERED, SteeringPlan
 from steering.schemas.structured import Grammar
 from steering.threads import run_in_thread
 
@@ -66,6 +67,20 @@ def check_layers(spec: CaptureSpec, layer_count: int) -> None:
         raise InvalidRequest(f"layers {wrong} do not exist; {allowed}", param="layers")
     if not spec.layers and not spec.logits:
         raise InvalidRequest("a capture needs a layer to read, or logits", param="layers")
+
+
+def check_plan(plan: SteeringPlan) -> None:
+    """Raises LimitExceeded for more thresholds or controllers than the tables of an engine hold. A plan has more of them than could be
+    resolved where the interventions of a policy were put behind its own later."""
+    for limit, found, what in (
+        (MAX_THRESHOLDS, len(plan.thresholds), "thresholds"),
+        (MAX_HOLDS, len(plan.held), "held strengths, counted over the layers"),
+    ):
+        if found > limit:
+            raise LimitExceeded(
+                f"the steering has {found} {what}, with what an operator makes mandatory; at most {limit} are allowed",
+                param="steering",
+            )
 
 
 def check_task(task: FitTask, info: ModelInfo) -> None:

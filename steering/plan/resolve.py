@@ -5,6 +5,7 @@ Names are read from the store once, here; layers become zero-based block indices
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from cachetools import LRUCache
@@ -127,6 +128,8 @@ MAX_LAYER_ACTIONS = 2048
 """Interventions times the layers at which each acts, a map counted by its rank: a plan holds a direction for each."""
 MAX_CALLS = 256
 """Those that are computed at every token. 256 calls take 5 to 23 ms of every decode pass of up to 32 rows (d_model 576)."""
+MOST_PLANS, MOST_PLAN_BYTES = 64, 256 << 20
+"""Plans that a cache keeps, and the bytes of their tensors: one plan may have MAX_LAYER_ACTIONS directions, 134 MB with d_model 8192."""
 _PREFIX = "mandatory/"
 """No name of a caller has a slash: `mood@1` of a request and of the operator may be vectors of two namespaces."""
 
@@ -166,11 +169,20 @@ async def resolve(
     return await RecentPlans(1).resolve(spec, vectors, info, guard or DoseGuard())
 
 
-class RecentPlans:
-    """Caches the latest plans. Names are looked up every time: the key has the versions that they stand for now."""
+def plan_cache(most: int = MOST_PLANS, most_bytes: int = MOST_PLAN_BYTES) -> LRUCache[Any, SteeringPlan]:
+    """Returns a cache that keeps at most so many plans, whose tensors take at most so many bytes; a plan that takes more is kept alone."""
+    share = most_bytes // most  # what each counts at least, so that no more than `most` fit
+    return LRUCache(most_bytes, getsizeof=lambda plan: min(max(plan.tensor_bytes, share), most_bytes))
 
-    def __init__(self, most: int = 64) -> None:
-        self._plans: LRUCache[tuple[object, ...], SteeringPlan] = LRUCache(most)
+
+class RecentPlans:
+    """Caches the latest plans. Names are looked up every time: the key has the versions that they stand for now.
+
+    most, most_bytes: see `plan_cache`.
+    """
+
+    def __init__(self, most: int = MOST_PLANS, most_bytes: int = MOST_PLAN_BYTES) -> None:
+        self._plans = plan_cache(most, most_bytes)
 
     async def resolve(
         self, spec: SteeringSpec, vectors: VectorSource, info: ModelInfo, guard: DoseGuard, mandatory: Mandatory = _NONE
@@ -473,7 +485,9 @@ def under(plan: SteeringPlan, policy: SteeringPlan, model: str) -> SteeringPlan:
     """Returns a plan whose own interventions are followed by those of a policy. model: the fingerprint of the model."""
     if not plan.own:
         return replace(policy, prompt_roles=plan.prompt_roles, phases=plan.phases)
-    first = len(plan.thresholds)
+    # a policy that the plan was resolved under loses its thresholds with its interventions: those of the own ones come first
+    conditions = [one.condition for one in plan.interventions[: plan.own] if one.condition is not None]
+    first = 1 + max((leaf for condition in conditions for leaf in condition.leaves()), default=-1)
     moved = [replace(one, condition=one.condition and one.condition.moved(first)) for one in policy.interventions]
     layers = {
         layer: (
@@ -489,7 +503,7 @@ def under(plan: SteeringPlan, policy: SteeringPlan, model: str) -> SteeringPlan:
         plan,
         interventions=(*plan.interventions[: plan.own], *moved),
         layers={layer: edits for layer, edits in layers.items() if edits},
-        thresholds=(*plan.thresholds, *policy.thresholds),
+        thresholds=(*plan.thresholds[:first], *policy.thresholds),
         mandatory=len(moved),
     )
     return fingerprinted(joined, model)

@@ -145,12 +145,16 @@ def computes_whole(plan: SteeringPlan) -> bool:
 def follows_single_tokens(plan: SteeringPlan) -> bool:
     """Whether a generated token's steering depends on the token before it, so that a pass computes one of them at a
     time. That is so for held readouts, and for conditions that are read at a later layer than one where they act."""
-    if any(one.holds for one in plan.interventions):
-        return True
-    return any(
-        in_order(plan.thresholds[leaf].layer) > in_order(layer)
+    return any(one.holds for one in plan.interventions) or bool(late_layers(plan))
+
+
+def late_layers(plan: SteeringPlan) -> frozenset[int]:
+    """Returns the layers where conditions are read that act before them, and so at the tokens that follow."""
+    return frozenset(
+        read
         for layer, edits in plan.layers.items()
         for one in edits
         if (condition := plan.interventions[one.owner].condition) is not None
         for leaf in condition.leaves()
+        if in_order(read := plan.thresholds[leaf].layer) > in_order(layer)
     )

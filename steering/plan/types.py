@@ -198,6 +198,14 @@ class SteeringPlan:
         return SteeringPlan(prompt_roles=self.prompt_roles, phases=self.phases)
 
     @property
+    def tensor_bytes(self) -> int:
+        """The bytes of its edits and of the directions of its thresholds."""
+        edits = (one for at_layer in self.layers.values() for one in at_layer)
+        return sum(one.write.nbytes + one.read.nbytes + one.numbers.nbytes for one in edits) + sum(
+            one.direction.nbytes for one in self.thresholds
+        )
+
+    @property
     def needs_roles(self) -> bool:
         """Whether a scope asks for the roles of the tokens."""
         return any(one.spec.scope.roles is not None for one in self.interventions)

@@ -109,11 +109,15 @@ async def test_a_condition_across_stages_is_refused(parallel: VllmEngine) -> Non
     items = [{"vector": "alpha", "strength": 1.0, "layers": [parallel.info.layer_count - 1], "when": when}]
     plan = await plan_for(items, vectors_for(parallel.info), parallel.info)
     request = GenerationRequest(PROMPTS[0], sampling(4), plan)
+    read = [CapturePrompt(PROMPTS[0], plan)], CaptureSpec((), logits=True)
     if len(set(parallel.client.stages.values())) > 1:
         with pytest.raises(UnsupportedParameter, match="pipeline"):
             await run(parallel, request)
+        with pytest.raises(UnsupportedParameter, match="pipeline"):
+            await parallel.capture(*read)
     else:
         assert len((await run(parallel, request)).tokens) == 4
+        assert len(await parallel.capture(*read)) == 1
 
 
 async def test_monitors_of_every_stage_are_read(parallel: VllmEngine, single: Engine) -> None:

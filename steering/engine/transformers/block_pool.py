@@ -1,6 +1,6 @@
 """BlockPool: fixed-size blocks of the key-value cache: reference counts, a hash index of full blocks, LRU eviction."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 from steering.injection.rows import BLOCK as DOSE_BLOCK
@@ -99,6 +99,11 @@ class BlockPool:
                 self._cached[block] = None
             else:
                 self._free.append(block)
+
+    def freed_by(self, tables: Sequence[Sequence[int]]) -> int:
+        """Returns how many blocks would become available if some tables were released: those that no other table has."""
+        counts = Counter(block for table in tables for block in table)
+        return sum(self._references[block] == count for block, count in counts.items())
 
     def forget_all(self) -> None:
         """Empties the index. Blocks in use stay with their requests."""

@@ -1,6 +1,7 @@
 """TransformersEngine: the asynchronous face of a transformers model in this process."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -26,6 +27,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
     check_context,
     check_layers,
+    check_plan,
     check_sampling,
     check_task,
     encode_steered,
@@ -40,10 +42,9 @@ from steering.engine.transformers.request import BackgroundTask, Pieces, Request
 from steering.engine.transformers.runner import ModelRunner
 from steering.engine.transformers.scheduler import Scheduler
 from steering.engine.transformers.training import fit
-from steering.errors import LimitExceeded, OutOfMemory
+from steering.errors import OutOfMemory
 from steering.injection.fused import has_kernel
 from steering.injection.readings import MonitoredAnswer
-from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.loading import LoadedModel
 from steering.model.phases import PhaseTracker
 from steering.plan.types import SteeringPlan
@@ -53,6 +54,9 @@ from steering.threads import run_in_thread
 
 LOGIT_BYTES = 256 << 20  # logits of all positions that a pass may return, in float32
 UNEMBEDDED_AT_ONCE = 256  # residuals whose logits are computed between two passes
+FED = 4
+"""Of a call that reads texts, so many times `max_background` are in the queue at most. A pass ends one time that many, and finds the next
+ones while those that it has ended reach their caller."""
 
 
 class TransformersEngine:
@@ -106,8 +110,7 @@ class TransformersEngine:
         wanted = request.sampling.max_tokens
         check_sampling(request.sampling, self.info)
         check_context(len(ids), wanted, self.info)
-        if len(plan.thresholds) > MAX_THRESHOLDS:
-            raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+        check_plan(plan)
         if not self._scheduler.fits_alone(len(ids) + wanted):
             too_large = f"{len(ids)} prompt tokens and {wanted} more do not fit the key-value cache of this server"
             raise OutOfMemory(too_large)
@@ -159,17 +162,21 @@ class TransformersEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture."""
         check_layers(spec, self.info.layer_count)
+        for plan in {one.plan for one in prompts}:
+            check_plan(plan)
         read: dict[int, Capture] = {}
         with closing(Stream(asyncio.get_running_loop())) as stream:
             begin = partial(self._begin_captures, prompts, spec, stream, priority)
-            texts = await tokenizing([(one.prompt, one.plan) for one in prompts], begin)
-            self._loop.submit(texts)
-            while len(read) < len(texts):
+            left = deque(await tokenizing([(one.prompt, one.plan) for one in prompts], begin))
+            self._loop.submit([left.popleft() for _ in range(min(FED * self._limits.max_background, len(left)))])
+            while len(read) < len(prompts):
                 index, result = cast(tuple[int, Capture], await stream.get())
                 read[index] = result
+                if left:
+                    self._loop.submit([left.popleft()], begun=True)
                 if progress is not None:
-                    progress(len(read), len(texts))
-        return tuple(read[index] for index in range(len(texts)))
+                    progress(len(read), len(prompts))
+        return tuple(read[index] for index in range(len(prompts)))
 
     def _begin_captures(
         self, prompts: Sequence[CapturePrompt], spec: CaptureSpec, stream: Stream, priority: int

@@ -44,10 +44,10 @@ class Inbox:
     `collect` may be called by any thread."""
 
     def __init__(
-        self, limits: EngineLimits, waiting: Callable[[bool], int], idle: Callable[[], bool] = lambda: False
+        self, limits: EngineLimits, waiting: Callable[[Request], int], idle: Callable[[], bool] = lambda: False
     ) -> None:
-        """waiting: how many live (False) or background (True) requests wait in the scheduler. idle: called by `collect` again and
-        again while there is no work, until it returns False; takes milliseconds."""
+        """waiting: see `Scheduler.waiting_of`. idle: called by `collect` again and again while there is no work, until it returns False;
+        takes milliseconds."""
         self._limits, self._waiting, self._idle = limits, waiting, idle
         self._work: list[Request | BackgroundTask] = []
         self._calls: list[Callable[[], None]] = []
@@ -55,24 +55,31 @@ class Inbox:
         self._closing = False
         self.ended = False
 
-    def count(self, *, background: bool) -> int:
-        """How many live or background requests are in the inbox."""
-        return sum(isinstance(item, Request) and item.background == background for item in self._work)
+    def count(self, *, background: bool, client: str | None = None) -> int:
+        """How many live or background requests are in the inbox. client: those of one alone."""
+        requests = [item for item in self._work if isinstance(item, Request) and item.background == background]
+        return len(requests) if client is None else sum(one.client == client for one in requests)
 
-    def put(self, work: Sequence[Request | BackgroundTask]) -> None:
-        """Hands over the work of one call. Raises EngineDead; Overloaded when as many requests of its kind wait as may."""
+    def put(self, work: Sequence[Request | BackgroundTask], *, begun: bool = False) -> None:
+        """Hands over work of one call. Raises EngineDead; Overloaded when as many requests wait as may: live ones, or background ones of
+        one client. begun: whether work of this call was accepted before, so that it is not refused."""
         with self._wake:
             if self._closing or self.ended:
                 raise EngineDead("the engine has stopped")
-            if work and isinstance(work[0], Request):
-                background = work[0].background
-                most = self._limits.max_background_waiting if background else self._limits.max_waiting
-                waiting = self._waiting(background) + self.count(background=background)
-                if waiting >= most:
-                    kind = "texts or background requests" if background else "requests"
-                    raise Overloaded(f"{waiting} {kind} are waiting, and at most {most} may; try again shortly")
+            if work and isinstance(work[0], Request) and not begun:
+                self._check_room(work[0])
             self._work.extend(work)
             self._wake.notify()
+
+    def _check_room(self, first: Request) -> None:
+        if first.background:
+            most, kind = self._limits.max_background_waiting, "texts or background requests of this caller"
+        else:
+            most, kind = self._limits.max_waiting, "requests"
+        client = first.client if first.background else None
+        waiting = self._waiting(first) + self.count(background=first.background, client=client)
+        if waiting >= most:
+            raise Overloaded(f"{waiting} {kind} are waiting, and at most {most} may; try again shortly")
 
     def call(self, function: Callable[[], None]) -> None:
         """Has the engine's thread call a function between two passes, in the order of these calls."""

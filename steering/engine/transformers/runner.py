@@ -27,6 +27,7 @@ from steering.model.device import free_memory, free_unused_memory
 from steering.model.hook_points import in_order
 from steering.model.hooks import ResidualHooks
 from steering.model.layout import Layout
+from steering.plan.scope import late_layers
 from steering.shapes import Logits, Tensor
 from steering.threads import openmp_thread_setter
 from steering.uploads import uploaded
@@ -162,7 +163,7 @@ class ModelRunner:
         ends = [segment for segment in batch.segments if segment.predicts]
         whole = [segment for segment in batch.segments if segment.wants_logits]
         captures_only = all(segment.row.capture is not None for segment in batch.segments)
-        stop_after = max(readers.layers, key=in_order, default=0) if captures_only and not whole else None
+        stop_after = _last_needed(readers, batch.segments) if captures_only and not whole else None
         kept = [s.end - 1 for s in ends] + [token for s in whole for token in s.logit_tokens]
         # on the host where the head may be on another device than the embedding: such an index may be used on every device
         keep = torch.tensor(kept or [0]) if self._spread else uploaded(kept or [0], self._device)
@@ -182,6 +183,12 @@ def _joined(results: Sequence[PassResult]) -> PassResult:
         torch.cat([result.logits for result in results]),
         tuple(reader for result in results for reader in result.readers),
     )
+
+
+def _last_needed(readers: ReadoutCollector, segments: Sequence[Segment[Request]]) -> int:
+    """Returns the last layer that captures read, or that decides what acts before it at tokens of their later passes."""
+    unfinished = [segment.row.plan for segment in segments if segment.last_position < len(segment.row.ids) - 1]
+    return max(readers.layers.union(*map(late_layers, unfinished)), key=in_order, default=0)
 
 
 def _executor(parts: ModelParts, compiled: CompileRequest | None, capture_graph: CaptureGraph | None) -> PassExecutor:

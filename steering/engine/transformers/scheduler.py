@@ -52,6 +52,7 @@ class WaitingQueue:
     A call is a cache salt: one of texts that are read has its own, the answers of a client have one.
 
     preempted: those that have run before, in the order of their first admission.
+    jobs: how many of those that wait are of jobs (priority above 0).
     admitted: how many have got a row for the first time. wait_seconds: how long these had waited, together.
     """
 
@@ -59,13 +60,18 @@ class WaitingQueue:
         self._clients: OrderedDict[str, OrderedDict[str, deque[Request]]] = OrderedDict()
         """Client -> its calls -> their requests; none is empty."""
         self.preempted: list[Request] = []
-        self._count = 0
+        self._count, self._waiting = 0, Counter[str]()
+        self.jobs = 0
         self.admitted = 0
         self.wait_seconds = 0.0
 
     def __len__(self) -> int:
         """How many wait. Other threads ask, so it is a number and not a walk through queues that change meanwhile."""
         return self._count
+
+    def waiting_of(self, client: str) -> int:
+        """How many of a client's wait. Other threads ask, too."""
+        return self._waiting[client]
 
     @property
     def clients(self) -> set[str]:
@@ -76,12 +82,20 @@ class WaitingQueue:
         """Adds a request behind those of its call."""
         calls = self._clients.setdefault(request.client, OrderedDict())
         calls.setdefault(request.cache_salt, deque()).append(request)
-        self._count += 1
+        self._add(request, 1)
 
     def put_back(self, request: Request) -> None:
         """Adds a request that has run before, in the order of admission."""
         insort(self.preempted, request, key=attrgetter("order"))
-        self._count += 1
+        self._add(request, 1)
+
+    def _add(self, request: Request, count: int) -> None:
+        """Counts a request that comes (1) or goes (-1)."""
+        self._count += count
+        self.jobs += count * (request.priority > 0)
+        self._waiting[request.client] += count
+        if not self._waiting[request.client]:  # clients without a key have a new name for each call
+            del self._waiting[request.client]
 
     def take(self, request: Request) -> None:
         """Removes a request that gets a row; the next turn is another client's, and this one's next turn is another call's."""
@@ -96,7 +110,7 @@ class WaitingQueue:
                 calls.move_to_end(request.cache_salt)
 
     def _remove(self, request: Request) -> None:
-        self._count -= 1
+        self._add(request, -1)
         if request in self.preempted:
             self.preempted.remove(request)
             return
@@ -115,8 +129,8 @@ class WaitingQueue:
 
     def drop_closed(self) -> list[Request]:
         """Removes and returns those whose reader has left."""
-        waiting = list(self.in_turns())
-        gone = [request for request in waiting if request.stream.closed]
+        queues = (queue for calls in self._clients.values() for queue in calls.values())
+        gone = [request for queue in (self.preempted, *queues) for request in queue if request.stream.closed]
         for request in gone:
             self._remove(request)
         return gone
@@ -265,9 +279,10 @@ class Scheduler:
         """Whether a request runs or waits."""
         return bool(self.running or self.live or self.background)
 
-    def waiting_of(self, background: bool) -> int:
-        """How many requests of a kind wait. May be called by any thread."""
-        return len(self.background if background else self.live)
+    def waiting_of(self, request: Request) -> int:
+        """How many requests wait that a new one would wait with: all live ones, or background ones of its client. May be called by any
+        thread."""
+        return self.background.waiting_of(request.client) if request.background else len(self.live)
 
     def running_of(self, *, background: bool) -> int:
         """How many requests of a kind run. May be called by any thread."""
@@ -341,20 +356,25 @@ class Scheduler:
         if preempted and preempted[0].overtaken >= MOST_OVERTAKEN:
             starved = preempted[0]
             first = list(self._admitted(self.background))
-            if not starved.running:
-                return first  # blocks are kept for it as they become free
+            if not starved.running and not self._is_full(background=True):
+                return first  # blocks are kept for it as they become free; if it waits for a row, the others do not wait with it
         admitted = [*first, *self._admitted(self.live), *self._admitted(self.background)]
         # live requests may have preempted some of the first ones, of which some may have been admitted again
         return [request for request in dict.fromkeys(admitted) if request.running]
 
-    def _is_full(self, *, background: bool, reserved: bool = False) -> bool:
-        """Whether all rows of a kind are taken. reserved: with those that jobs leave free."""
-        most = self._most[background]
-        return self.running_of(background=background) >= most - (most // RESERVED if reserved else 0)
+    def _is_full(self, *, background: bool) -> bool:
+        """Whether all rows of a kind are taken."""
+        return self.running_of(background=background) >= self._most[background]
+
+    def _jobs_are_full(self) -> bool:
+        """Whether all rows of background work are taken but those that jobs leave free."""
+        most = self._most[True]
+        return self.running_of(background=True) >= most - most // RESERVED
 
     def _admitted(self, queue: WaitingQueue) -> Iterator[Request]:
         """Chooses who of a queue runs: in turns, within the rows of its kind and client, if there are blocks."""
         passed: list[Request] = []
+        jobs_wait = False  # whether all rows that jobs may have are taken, which they stay
         rows = Counter(request.client for request in self.running.values() if not request.background)
         most = self._share.most(rows.keys() | queue.clients)
         for request in queue.in_turns():
@@ -363,11 +383,15 @@ class Scheduler:
                 continue
             if self._again and len(self.running) >= self._rows_again:
                 return
+            if request.priority > 0 and request.overtaken < MOST_OVERTAKEN:
+                jobs_wait = jobs_wait or self._jobs_are_full()
+                if jobs_wait and queue.jobs == len(queue):
+                    return  # the others are of jobs, too
+                if jobs_wait:
+                    continue
             full = self._is_full(background=request.background)
             if full or len(passed) > LOOKAHEAD or any(other.overtaken >= MOST_OVERTAKEN for other in passed):
                 return
-            if request.priority > 0 and self._is_full(background=True, reserved=True):
-                continue
             if not self._take_blocks(request):
                 passed.append(request)
                 continue
@@ -390,9 +414,10 @@ class Scheduler:
         if self.running:
             resumed = request.preemptions and request.overtaken < MOST_OVERTAKEN
             spare = RESUME_BLOCKS * len(self.running) if resumed else int(request.background)
-        if not request.background:
+        if not request.background and needed + spare > self.pool.available:
             yielding = sorted(filter(_yields, self.running.values()), key=attrgetter("order"), reverse=True)
-            if needed + spare <= self.pool.available + sum(len(each.block_table) for each in yielding):
+            freed = self.pool.freed_by([each.block_table for each in yielding])
+            if needed + spare <= self.pool.available + freed:
                 for background in yielding:
                     if needed + spare <= self.pool.available:
                         break

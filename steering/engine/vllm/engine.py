@@ -34,6 +34,7 @@ from steering.engine.options import EngineLimits
 from steering.engine.prompts import (
     check_context,
     check_layers,
+    check_plan,
     check_sampling,
     encode_steered,
     encode_with_plans,
@@ -47,14 +48,12 @@ from steering.errors import (
     EngineDead,
     InternalError,
     InvalidRequest,
-    LimitExceeded,
     Overloaded,
     SteeringError,
     UnsupportedParameter,
 )
 from steering.injection.readings import MonitoredAnswer
 from steering.injection.rows import SteeredRow
-from steering.injection.slots import MAX_THRESHOLDS
 from steering.model.hook_points import layer_of
 from steering.model.info import ModelInfo
 from steering.model.phases import PhaseTracker
@@ -175,7 +174,8 @@ class VllmEngine:
         ids, plan = await encode_steered(self.tokenizer, request.prompt, request.plan, grammar, phases=watched)
         await self._send_texts([plan])
         request = replace(request, plan=plan)
-        _check_request(len(ids), request, self.info, self.client.stages)
+        _check_request(len(ids), request, self.info)
+        _check_plan(plan, self.client.stages)
         waiting, allowed = self._counters.live - self._limits.max_running, self._limits.max_waiting
         if request.priority == 0 and waiting >= allowed:
             raise Overloaded(f"{waiting} requests are waiting, and at most {allowed} may; try again shortly")
@@ -280,6 +280,8 @@ class VllmEngine:
         check_layers(spec, self.info.layer_count)
         if not prompts:
             return ()
+        for plan in {one.plan for one in prompts}:
+            _check_plan(plan, self.client.stages)
         tasks = await tokenizing(
             [(one.prompt, one.plan) for one in prompts],
             lambda: [_capture_task(prompt, spec, self.tokenizer, priority) for prompt in prompts],
@@ -385,14 +387,20 @@ class VllmEngine:
         await run_in_thread(self._thread.stop)
 
 
-def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelInfo, stages: Mapping[int, int]) -> None:
-    """Raises InvalidRequest for what cannot be computed, such as a condition that is read on another pipeline stage than it
-    acts on. stages: layer -> its pipeline stage."""
-    plan = request.plan
+def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelInfo) -> None:
+    """Raises InvalidRequest for an answer that cannot be computed."""
     check_sampling(request.sampling, info)
     check_context(prompt_tokens, request.sampling.max_tokens, info)
-    if len(plan.thresholds) > MAX_THRESHOLDS:
-        raise LimitExceeded(f"at most {MAX_THRESHOLDS} thresholds per request", param="steering")
+    if request.sampling.grammar is not None:
+        raise UnsupportedParameter(
+            "the engine 'vllm' does not hold answers to a grammar", param=request.sampling.grammar.param
+        )
+
+
+def _check_plan(plan: SteeringPlan, stages: Mapping[int, int]) -> None:
+    """Raises UnsupportedParameter for a condition that is read on another pipeline stage than it acts on, LimitExceeded as `check_plan`.
+    stages: layer -> its pipeline stage."""
+    check_plan(plan)
     for layer, edits in plan.layers.items():
         for edit in edits:
             condition = plan.interventions[edit.owner].condition
@@ -403,10 +411,6 @@ def _check_request(prompt_tokens: int, request: GenerationRequest, info: ModelIn
                     "different pipeline stages",
                     param="when",
                 )
-    if request.sampling.grammar is not None:
-        raise UnsupportedParameter(
-            "the engine 'vllm' does not hold answers to a grammar", param=request.sampling.grammar.param
-        )
 
 
 def _vllm_sampling(params: SamplingParams, eos_ids: Sequence[int]) -> VllmSampling:

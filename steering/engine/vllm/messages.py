@@ -251,10 +251,10 @@ class PlanBook:
 
 
 def plan_key(plan: SteeringPlan) -> str:
-    """Returns the fingerprint with the number of interventions, and their order and that of thresholds: a report refers to
-    them by number, and the fingerprint does not know those that change nothing."""
+    """Returns the fingerprint with the scopes of the interventions, and their order and that of thresholds: a report refers to
+    them by number, a worker asks each scope for its tokens, and the fingerprint does not know those that change nothing."""
     order = [
-        len(plan.interventions),
+        [one.spec.scope.model_dump_json() for one in plan.interventions],
         [[layer, [one.interventions for one in edits]] for layer, edits in plan.layers.items()],
         [[one.vector, one.score, one.layer, one.parameters, one.above, one.bound, one.until, one.at] for one in plan.thresholds],
         plan.reusable,

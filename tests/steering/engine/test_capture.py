@@ -1,6 +1,8 @@
 """Captures read what a plain hook reads, at every position kind, however the text was chunked and whoever else was there."""
 
+import asyncio
 import math
+import threading
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from steering.engine.api import CapturePrompt, CaptureSpec, GenerationRequest
 from steering.engine.captures import result
 from steering.engine.options import EngineLimits
-from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.engine.transformers.engine import FED
+from steering.errors import InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import Reading
 from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.hook_points import residual_of
@@ -20,7 +23,14 @@ from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, sampling
 from tests.families import FAMILIES
 from tests.plans import plan_for, vectors_for
+from tests.polling import until
 from tests.reference import Reference
+
+
+def assert_set(event: threading.Event) -> None:
+    """Waits for an event."""
+    assert event.wait(60)
+
 
 TEXTS = [tuple(b"The cat sat on the mat"), tuple(b"Hm"), tuple(b"A text that is rather longer than the others, by far")]
 
@@ -166,6 +176,72 @@ async def test_calls_of_one_salt_compute_the_beginning_of_a_text_once(
             assert one.logits is not None
             assert other.logits is not None
             torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+
+
+async def test_a_call_has_few_of_its_texts_in_the_queue(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """So that thousands of them delay no other request; the results are in the order of the texts all the same."""
+    texts = [tuple(b"Text number %d" % (number * 37 % 200)) * (1 + number % 3) for number in range(200)]
+    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(max_background=4)) as engine:
+        most, done = 0, list[int]()
+
+        def progress(count: int, _: int) -> None:
+            nonlocal most
+            stats = engine.stats()
+            most = max(most, stats.background_running + stats.background_waiting)
+            done.append(count)
+
+        found = await engine.capture([CapturePrompt(one) for one in texts], CaptureSpec((1,)), progress=progress)
+    assert 4 <= most <= 4 * FED
+    assert done == list(range(1, 201))
+    assert [one.token_ids for one in found] == texts
+
+
+async def test_a_text_that_fails_ends_its_call_and_leaves_nothing_behind(
+    hf_byte_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    async with family_engine("llama", hf_byte_tokenizer, EngineLimits(max_background=4)) as engine:
+        item = {"vector": "alpha", "layers": [1], "unit": "relative", "strength": 3e38}
+        plan = await plan_for([item], vectors_for(engine.info), engine.info, DoseGuard(action="off"))
+        texts = [CapturePrompt(tuple(b"%03d" % number)) for number in range(100)]
+        texts[50] = CapturePrompt(TEXTS[0], plan)
+        with pytest.raises(NonfiniteActivations):
+            await engine.capture(texts, CaptureSpec((2,)))
+        await until(lambda: engine.stats().background_running == engine.stats().background_waiting == 0)
+        assert len(await engine.capture(texts[:50], CaptureSpec((2,)))) == 50
+
+
+async def test_a_client_with_many_texts_has_none_of_another_refused(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    limits = EngineLimits(max_background=4, max_background_waiting=8)
+    async with family_engine("llama", hf_byte_tokenizer, limits) as engine:
+        released = threading.Event()
+        engine._loop.call(lambda: assert_set(released))
+        many, few = (CaptureSpec((1,), client=client) for client in ("many", "few"))
+        reading = asyncio.create_task(engine.capture([CapturePrompt(TEXTS[0])] * 400, many))
+        await until(lambda: engine.stats().background_waiting == 4 * FED)
+        with pytest.raises(Overloaded, match="16 texts or background requests of this caller"):
+            await engine.capture([CapturePrompt(TEXTS[0])], many)
+        other = asyncio.create_task(engine.capture([CapturePrompt(TEXTS[0])], few))
+        await until(lambda: engine.stats().background_waiting == 4 * FED + 1)
+        released.set()
+        assert len(await other) == 1
+        assert len(await reading) == 400
+
+
+@pytest.mark.parametrize("at", ["prompt", "prompt_mean", "token"])
+async def test_a_condition_behind_the_layer_that_is_read_acts_on_an_answer(
+    at: str, hf_byte_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A pass that ends with the layer that is read would not decide it."""
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        when = {"vector": "beta", "above": -1e6, "layer": 2, "at": at}
+        items = [{"vector": "alpha", "layers": [0], "scope": {"tokens": "generated"}, "when": when}]
+        plan = await plan_for(items, vectors_for(engine.info), engine.info)
+        steered, plain = (CapturePrompt(TEXTS[2], one, len(TEXTS[0])) for one in (plan, UNSTEERED))
+        (alone,) = await engine.capture([steered], CaptureSpec((0,)))
+        (together,) = await engine.capture([steered], CaptureSpec((0, 2)))
+        (unsteered,) = await engine.capture([plain], CaptureSpec((0,)))
+    torch.testing.assert_close(alone.activations[0], together.activations[0], rtol=1e-4, atol=1e-5)
+    assert (alone.activations - unsteered.activations).abs().max() > 0.1
 
 
 def test_only_passes_to_the_end_are_shared_among_calls() -> None:

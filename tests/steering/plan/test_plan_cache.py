@@ -59,3 +59,22 @@ async def test_the_longest_unused_is_forgotten_first() -> None:
     await plans.resolve(spec(0.3), vectors, INFO, GUARD)
     assert await plans.resolve(spec(0.1), vectors, INFO, GUARD) is first
     assert await plans.resolve(spec(0.2), vectors, INFO, GUARD) is not second
+
+
+async def test_plans_of_many_bytes_are_forgotten_before_there_are_many_plans() -> None:
+    vectors = Vectors(stored())
+    large = (await RecentPlans().resolve(spec(), vectors, INFO, GUARD)).tensor_bytes
+    assert large == 4 * (16 + 16 + 3)
+    plans = RecentPlans(most_bytes=2 * large)
+    first, second, third = [await plans.resolve(spec(one), vectors, INFO, GUARD) for one in (0.1, 0.2, 0.3)]
+    assert await plans.resolve(spec(0.2), vectors, INFO, GUARD) is second
+    assert await plans.resolve(spec(0.3), vectors, INFO, GUARD) is third
+    assert await plans.resolve(spec(0.1), vectors, INFO, GUARD) is not first
+
+
+async def test_a_plan_of_more_bytes_than_the_cache_may_have_is_kept_alone() -> None:
+    plans, vectors = RecentPlans(most_bytes=100), Vectors(stored())
+    first = await plans.resolve(spec(0.1), vectors, INFO, GUARD)
+    assert await plans.resolve(spec(0.1), vectors, INFO, GUARD) is first
+    await plans.resolve(spec(0.2), vectors, INFO, GUARD)
+    assert await plans.resolve(spec(0.1), vectors, INFO, GUARD) is not first

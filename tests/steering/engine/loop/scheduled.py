@@ -37,7 +37,9 @@ def request(prompt: int, answer: int, *, salt: str = "", priority: int = 0) -> R
     )
 
 
-def text(length: int, salt: str = "capture", *, client: str = "", logits_from: int | None = None) -> Request:
+def text(
+    length: int, salt: str = "capture", *, client: str = "", priority: int = 0, logits_from: int | None = None
+) -> Request:
     """A text to read, like no other. logits_from: the first position whose logits are read too."""
     one = request(length, 1, salt=salt)
     wants = logits_from is not None
@@ -49,6 +51,7 @@ def text(length: int, salt: str = "capture", *, client: str = "", logits_from: i
         plan=UNSTEERED,
         sampling=one.sampling,
         stream=one.stream,
+        priority=priority,
         capture=state,
         cache_salt=salt,
         client=client,

@@ -20,7 +20,7 @@ NOBODY.close()
 LIMITS = EngineLimits(max_waiting=2, max_background_waiting=3)
 
 
-def work(number: int, priority: int = 0) -> Request:
+def work(number: int, priority: int = 0, client: str = "") -> Request:
     """A request that asks for nothing in particular."""
     return Request(
         id=number,
@@ -30,12 +30,13 @@ def work(number: int, priority: int = 0) -> Request:
         sampling=SamplingParams(),
         stream=Stream(NOBODY),
         priority=priority,
+        client=client,
     )
 
 
 def inbox(live: int = 0, background: int = 0) -> Inbox:
     """An inbox of an engine in whose scheduler so many requests wait."""
-    return Inbox(LIMITS, lambda kind: background if kind else live)
+    return Inbox(LIMITS, lambda one: background if one.background else live)
 
 
 def test_a_busy_engine_takes_what_is_there_in_order() -> None:
@@ -120,9 +121,19 @@ def test_background_work_has_a_bound_of_its_own() -> None:
     box = inbox()
     box.put([work(number, priority=1) for number in range(1500)])
     box.put([work(2000)])
-    with pytest.raises(Overloaded, match="1500 texts or background requests are waiting, and at most 3"):
+    with pytest.raises(Overloaded, match="1500 texts or background requests of this caller are waiting, and at most 3"):
         box.put([work(3000, priority=1)])
     assert (box.count(background=False), box.count(background=True)) == (1, 1500)
+
+
+def test_texts_of_one_client_refuse_none_of_another_and_none_of_a_call_that_has_begun() -> None:
+    box = inbox()
+    box.put([work(number, priority=1, client="many") for number in range(5)])
+    box.put([work(5, priority=1, client="few")])
+    with pytest.raises(Overloaded, match="5 texts"):
+        box.put([work(6, priority=1, client="many")])
+    box.put([work(7, priority=1, client="many")], begun=True)
+    assert [box.count(background=True, client=client) for client in ("many", "few")] == [6, 1]
 
 
 def test_closing_wakes_the_thread_and_takes_nothing_more() -> None:

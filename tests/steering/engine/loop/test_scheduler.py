@@ -1,10 +1,13 @@
 """Scheduler: who runs, with which blocks, and what a pass computes."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from steering.engine.options import EngineLimits
 from steering.engine.transformers.block_pool import BLOCK
-from steering.engine.transformers.scheduler import BACKGROUND_SECONDS, MOST_OVERTAKEN
+from steering.engine.transformers.request import Request
+from steering.engine.transformers.scheduler import BACKGROUND_SECONDS, MOST_OVERTAKEN, WaitingQueue
 from tests.steering.engine.loop.scheduled import World, request, text
 
 EMBEDDED_POSITION = 2 * 30 * 3 * 64 * 2
@@ -278,4 +281,96 @@ def test_background_work_that_was_preempted_ends_under_steady_live_load() -> Non
         assert world.turn()
         assert live < 500, "the text waits for ever"
     assert read.preemptions > 0
+    world.finish()
+
+
+class CountingQueue(WaitingQueue):
+    """Counts the requests that admission looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_at = 0
+
+    def in_turns(self) -> Iterator[Request]:
+        for one in super().in_turns():
+            self.looked_at += 1
+            yield one
+
+
+def test_texts_of_jobs_that_have_their_rows_are_not_looked_at_one_by_one() -> None:
+    world, queue = World(1000), CountingQueue()
+    world.scheduler.background = queue
+    world.put([text(20, priority=1) for _ in range(5000)])
+    world.turn()
+    queue.looked_at = 0
+    for _ in range(10):
+        world.put([request(20, 2)])
+        world.turn()
+    assert queue.looked_at < 10 * 2 * EngineLimits().max_background
+    awaited = text(20, "call")
+    world.put([awaited])
+    assert awaited in world.scheduler.admit(), "a row is reserved for it"
+
+
+def test_it_is_known_how_many_requests_of_a_client_wait() -> None:
+    world = World(1000, EngineLimits(max_background=4))
+    texts = {client: [text(20, f"of {client}", client=client) for _ in range(8)] for client in "ab"}
+    for of_client in texts.values():
+        world.put(of_client)
+    of_a, of_b = texts["a"][0], texts["b"][0]
+    assert world.scheduler.waiting_of(of_a) == 8
+    world.scheduler.admit()
+    assert [world.scheduler.waiting_of(one) for one in (of_a, of_b)] == [6, 6]
+    world.scheduler.preempt(of_a)
+    assert world.scheduler.waiting_of(of_a) == 7
+    texts["b"][7].stream.closed = True
+    world.scheduler.drop_closed()
+    assert world.scheduler.waiting_of(of_b) == 5
+    world.finish()
+    assert [world.scheduler.waiting_of(one) for one in (of_a, of_b)] == [0, 0]
+    assert world.scheduler.background.jobs == 0
+
+
+@pytest.mark.parametrize("texts", [7, 8])
+def test_live_requests_do_not_wait_for_the_row_of_a_starved_request(texts: int) -> None:
+    """It may have the row that is reserved for texts that somebody waits for; where that is taken, it gets the next one."""
+    world = World(1000, EngineLimits(max_background=8))
+    starved, awaited = request(20, 40, salt="job", priority=1), [text(40, f"{number}") for number in range(texts)]
+    world.put([starved, *awaited[:7]])
+    assert starved in world.scheduler.admit()
+    world.scheduler.preempt(starved)
+    world.put(awaited[7:])
+    world.scheduler.admit()
+    assert world.scheduler.running_of(background=True) == texts
+    starved.overtaken = MOST_OVERTAKEN
+    live = request(20, 4)
+    world.put([live])
+    assert live in world.scheduler.admit()
+    assert starved.running == (texts == 7)
+    if texts == 8:
+        world.put([text(40, "another")])
+        world.scheduler.release(awaited[0])
+        assert world.scheduler.admit() == [starved]
+    world.finish()
+
+
+def test_background_work_is_not_preempted_where_its_blocks_would_not_suffice() -> None:
+    """Blocks that two requests share become free once."""
+    world = World(34)
+    world.scheduler.budget.observe(2048, 0, 0.5)
+    running = request(16 * 9 + 1, 8, salt="live")
+    one, other = (request(16 * 10 + 1, 8, priority=1) for _ in range(2))
+    other.ids = list(one.ids)
+    world.put([running, one])
+    world.turn()
+    world.put([other])
+    world.turn()
+    assert other.shared == 10
+    large = request(16 * 29 + 1, 8, salt="another")
+    world.put([large])
+    assert world.scheduler.admit() == []
+    assert world.scheduler.preemptions == 0
+    world.scheduler.release(running)
+    assert world.scheduler.admit() == [large], "now it fits in their place"
+    assert world.scheduler.preemptions == 2
     world.finish()

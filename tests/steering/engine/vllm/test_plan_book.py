@@ -111,6 +111,18 @@ async def test_plans_with_other_numbers_of_interventions_have_other_keys() -> No
     assert plan_key(alone) != plan_key(with_idle)
 
 
+async def test_plans_with_other_scopes_have_other_keys() -> None:
+    """A worker asks every scope for its tokens, also that of an intervention that changes nothing."""
+    info = ScriptedEngine().info
+    add = {"vector": "alpha", "strength": 2.0, "layers": [1]}
+    idle = {**add, "vector": "beta", "strength": 0.0}
+    plain = await plan_for([add, idle], vectors_for(info), info)
+    scope = {"tokens": "prompt", "roles": ["user"]}
+    of_roles = await plan_for([add, {**idle, "scope": scope}], vectors_for(info), info)
+    assert plain.fingerprint == of_roles.fingerprint
+    assert plan_key(plain) != plan_key(of_roles)
+
+
 async def test_monitors_are_sent_once_without_their_bounds_and_keep_their_order() -> None:
     places: tuple[tuple[str, Literal["prompt", "generated"]], ...] = (("first", "prompt"), ("second", "generated"))
     watched = MonitorSet([
