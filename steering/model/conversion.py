@@ -131,7 +131,8 @@ def _convert(gguf: Path, dtype: torch.dtype, folder: Path) -> None:
     # before transformers 5.20 there is no GgufConfig, and GGUF weights are always dequantized
     config = getattr(transformers, "GgufConfig", None)
     options: dict[str, Any] = {} if config is None else {"quantization_config": config(dequantize=True)}
-    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, **options)
+    options |= {"gguf_file": gguf.name, "dtype": dtype, "use_kernels": False}
+    model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     _add_biases(reader, model)
     model.save_pretrained(folder)
     if dtype == torch.bfloat16:

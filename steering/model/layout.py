@@ -93,7 +93,7 @@ def _refuse_other_kinds(model: PreTrainedModel, layer_types: Sequence[str]) -> N
     others = sorted(set(layer_types) - ATTENTION_KINDS)
     if model.config.is_encoder_decoder:
         raise _unsupported(model, "it is an encoder-decoder model")
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False):  # transformers before 5.25; later versions name the kind of each layer
         raise _unsupported(
             model, "it keeps a recurrent state (state-space or hybrid) instead of keys and values per token"
         )

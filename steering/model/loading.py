@@ -48,6 +48,13 @@ from steering.model.verification import verify_layout
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+# Of `from_pretrained`. Kernels of the hub would replace layers of a model, and be downloaded: by default so since transformers 5.25.
+WEIGHT_FILES: Mapping[str, Any] = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+    "use_safetensors": True,
+    "use_kernels": False,
+}
 UNLIMITED_CONTEXT = 2048
 """Assumed where an architecture states no bound (ALiBi models): what they were commonly trained on."""
 
@@ -254,10 +261,9 @@ def _load_weights(
     folder: Path, auto_class: Any, dtype: torch.dtype, options: Mapping[str, Any], *, cast: bool
 ) -> tuple[PreTrainedModel, str]:
     """Returns the model, ready to run, and its fingerprint. options: of `from_pretrained`. cast: whether it may be cast to float16."""
-    files = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     # The fingerprint of a float16 model is taken of the weights as persisted, since rounding twice differs.
     cast = cast and dtype == torch.float16
-    model = auto_class.from_pretrained(folder, dtype="auto" if cast else dtype, **files, **options)
+    model = auto_class.from_pretrained(folder, dtype="auto" if cast else dtype, **WEIGHT_FILES, **options)
     model.eval().requires_grad_(False)
     fingerprint = fingerprint_of(model)
     if cast:

@@ -12,7 +12,15 @@ from steering.model.device import choose_device, choose_dtype
 from steering.model.fingerprint import fingerprint_of, fingerprint_of_files
 from steering.model.info import ModelInfo
 from steering.model.layout import find_layout
-from steering.model.loading import find_source, info_of, load_errors, model_class, opened_tokenizer, refuse_other_tasks
+from steering.model.loading import (
+    WEIGHT_FILES,
+    find_source,
+    info_of,
+    load_errors,
+    model_class,
+    opened_tokenizer,
+    refuse_other_tasks,
+)
 from steering.model.prompt import ModelTokenizer
 from steering.model.verification import with_named_hook_points
 
@@ -78,9 +86,7 @@ def describe(options: EngineOptions) -> DescribedModel:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True, trust_remote_code=False)
         fingerprint = fingerprint_of_files(model, found.folder)
         if not fingerprint:
-            weights = model_class(config).from_pretrained(
-                found.folder, dtype="auto", local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
+            weights = model_class(config).from_pretrained(found.folder, dtype="auto", **WEIGHT_FILES)
             fingerprint = fingerprint_of(weights)
             del weights
         info = info_of(model, tokenizer, layout, found, fingerprint, dtype, str(device))

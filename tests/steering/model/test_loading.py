@@ -299,8 +299,8 @@ def test_code_of_the_models_own_is_not_run(tiny_folder: Path, tmp_path: Path) ->
             {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4},
             "encoder",
         ),
-        ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state"),
-        ("RwkvForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state"),
+        ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state|linear_attention"),
+        ("RwkvForCausalLM", {"hidden_size": 32, "num_hidden_layers": 3}, "recurrent state|no key-value cache"),
         ("ViTModel", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}, "not a language model"),
     ],
 )

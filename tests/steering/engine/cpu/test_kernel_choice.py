@@ -71,8 +71,12 @@ def test_blocks_are_read_by_as_many_rows_as_they_are_faster_for(slower_from: int
 
 @pytest.fixture
 def measured(kernels: None) -> Iterator[None]:
-    """The kernels are configured by the features of the processor again."""
+    """Two threads, and kernels that are configured by the features of the processor again. One thread leaves nothing to measure where
+    neither AMX nor AVX512_BF16 is there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield
+    torch.set_num_threads(threads)
     default_choice().use()
 
 
@@ -148,7 +152,6 @@ def test_neither_the_order_of_sums_nor_the_threads_are_those_of_a_disturbed_meas
             dict.fromkeys(counts, (0.1 if one.linear == "fma" else 1.0) * (1.5 if one.team else 1.0)) for one in choices
         ], settled
 
-    torch.set_num_threads(2)
     found = kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure)
     assert found.team == (not settled)
     assert not kernel_choice(tmp_path / "library.so", DENSE, [64], {}, measure).team, "the same choice twice"
