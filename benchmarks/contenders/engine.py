@@ -205,7 +205,13 @@ def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         "extract": ours.extract,
         "memory": lambda: {"used": memory_in_use(options["device"])},
     }
-    return handlers, {"executor": engine.stats().executor, "threads": torch.get_num_threads()}
+    stats = engine.stats()
+    return handlers, {
+        "executor": stats.executor,
+        "threads": torch.get_num_threads(),
+        "kernels": stats.kernels,
+        "weight_bytes": dict(stats.weight_bytes),
+    }
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ class PackedLinears:
 
 
 class LinearContender:
-    """Times passes: eager, compiled for one number of rows with frozen weights, and in a loop over weights packed by oneDNN
-    (on a CUDA device: replayed as a graph). None of our kernels is used."""
+    """Times passes: eager, compiled for one number of rows with frozen weights, and in a loop over weights packed by oneDNN, unless the
+    processor has no instructions for bfloat16 (on a CUDA device: replayed as a graph). None of our kernels is used."""
 
     def __init__(self, folder: str, device: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
@@ -56,27 +56,34 @@ class LinearContender:
         self._compiled = torch.compile(self.linears, dynamic=False, options={"freezing": True})
 
     def passes(self, rows: int, count: int) -> dict[str, Any]:
-        """Returns the median seconds of a pass in each way, tokens per second of the fastest, and what memory would allow at one row."""
+        """Returns the median seconds of a pass in each way, tokens per second of the fastest, and at one row the bytes
+        per second that memory is read with, and how many are the weights."""
         inputs = [
             torch.randn(rows, width, dtype=torch.bfloat16, device=self._device) for width in self.linears.widths()
         ]
         with torch.no_grad():
             ways: dict[str, Any] = {"eager": self.linears, "compiled": self._compiled}
-            if self._device == "cpu":
-                ways["packed"] = PackedLinears(self.linears, rows)
-            else:
+            if self._device != "cpu":
                 ways["replayed"] = _graph_of(self.linears, inputs)
+            elif multiplies_bfloat16():
+                ways["packed"] = PackedLinears(self.linears, rows)
             found = {name: self._time(run, inputs, count) for name, run in ways.items()}
         best = min(found.values())
-        limit = self._reads_per_second() if rows == 1 else None
-        return {"seconds": best, **found, "tokens_per_second": rows / best, "reads_per_second": limit}
-
-    def _reads_per_second(self) -> float:
-        """Returns how often all weights can be read from memory per second: the limit of a token that reads them once."""
+        read = self._bytes_per_second() if rows == 1 else None
         weights = sum(parameter.nbytes for parameter in self.linears.parameters())
+        return {
+            "seconds": best,
+            **found,
+            "tokens_per_second": rows / best,
+            "bytes_per_second": read,
+            "weight_bytes": weights,
+        }
+
+    def _bytes_per_second(self) -> float:
+        """Returns how fast all threads read memory: with the bytes of the weights, the limit of a token that reads them once."""
         numbers = torch.ones(READ_BYTES // 4, device=self._device)
         seconds = self._time(lambda _: numbers.sum(), [], 5)
-        return READ_BYTES / seconds / weights
+        return READ_BYTES / seconds
 
     def _time(self, run: Any, inputs: list[Tensor], count: int) -> float:
         seconds = []
@@ -86,6 +93,11 @@ class LinearContender:
             wait_for(self._device)
             seconds.append(time.perf_counter() - start)
         return median(seconds[3:])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN has this processor's own instructions for bfloat16: without them, a suite in it takes hours."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _graph_of(run: Any, inputs: list[Tensor]) -> Any:
@@ -101,7 +113,11 @@ def _graph_of(run: Any, inputs: list[Tensor]) -> Any:
 def begin(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Loads the layers from a folder."""
     layers = LinearContender(options["folder"], options["device"])
-    return {"passes": layers.passes}, {"linears": len(layers.linears.linears), "threads": torch.get_num_threads()}
+    return {"passes": layers.passes}, {
+        "linears": len(layers.linears.linears),
+        "threads": torch.get_num_threads(),
+        "packed_by_onednn": options["device"] == "cpu" and multiplies_bfloat16(),
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Measures requests that arrive together, by number and prompt length, against transformers, linear layers and vLLM."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from benchmarks.bench import Bench, Result, Results, Task, fastest, metric_of, shortest
 from benchmarks.contenders.process import Contender
@@ -10,6 +12,7 @@ from benchmarks.workload import TOKENS_PER_WORD, prompts, steering
 KINDS = ("unsteered", "distinct plans", "mixed operations")
 VERY_KINDS = ("unsteered", "distinct plans")
 LONG_PASSES = 1
+DENSE_FORMS = ("bfloat16", "float32")
 ONE_AT_A_TIME = 32
 """Size at which one configuration at a time is measured; its speed does not depend on it."""
 
@@ -67,12 +70,28 @@ def _short(bench: Bench, rows: int) -> None:
         decoding = metric_of(results, ENGINE, "distinct plans", "decode_per_second")
         bench.compare(f"linears {rows}", decoding, metric_of(results, LINEARS, "one pass"))
     if rows == 1:
-        limit = metric_of(results, LINEARS, "one pass", "reads_per_second")
+        limit = memory_limit(results, bench.facts.get(ENGINE, {}))
         bench.compare("memory limit", metric_of(results, ENGINE, "distinct plans", "decode_per_second"), limit)
         bench.compare("generate", ours, metric_of(results, PLAIN, "static batch"))
     if rows == 32:
         bench.compare("vllm unsteered 32", metric_of(results, ENGINE, "unsteered"), vllm)
         bench.compare("one at a time", ours, metric_of(results, PLAIN, "one configuration at a time"))
+
+
+def memory_limit(results: Results, engine: Mapping[str, Any]) -> list[float] | None:
+    """Returns the tokens per second of each round if a token took as long as reading the weights from memory once, in the form in which the
+    engine reads them at one row; None if that was not measured. engine: its facts.
+
+    A model is taken to have all linear layers in blocks, or none, as the measured ones have.
+    """
+    read = metric_of(results, LINEARS, "one pass", "bytes_per_second")
+    dense = metric_of(results, LINEARS, "one pass", "weight_bytes")
+    if not read or not dense:
+        return None
+    packed: Mapping[str, int] = engine.get("weight_bytes", {})
+    blocks = sum(size for form, size in packed.items() if form not in DENSE_FORMS)
+    reads_blocks = bool(blocks) and "blocks up to 0 rows" not in engine["kernels"]
+    return [speed / (blocks if reads_blocks else weights) for speed, weights in zip(read, dense, strict=True)]
 
 
 def engine_tasks(

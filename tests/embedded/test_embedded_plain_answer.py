@@ -1,5 +1,6 @@
 """The unsteered arm of a comparison over HTTP, in bfloat16 and the default configuration: it never depends on what else runs."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from steering.engine.cpu.kernel_choice import KernelChoice
+from steering.model.device import has_avx2
 from tests.embedded.material import pair_words
 from tests.embedded.server_process import ServerProcess
 
@@ -85,6 +88,13 @@ def test_a_plain_answer_is_the_same_in_fifty_runs_at_any_dial_cold_and_cached_id
             for key in KEYS[4:]:
                 found += [plain(server.url, key, strength) for strength in STRENGTHS]
         found += [plain(server.url, key, strength) for key in KEYS[1:5] for strength in STRENGTHS]
-        executor = server.client.capabilities().executor
+        shown = server.client.capabilities()
+    if has_avx2():
+        kept = [json.loads(path.read_text())["choice"] for path in (compiled_cache / "compiled").glob("*-choice.json")]
+        choices = {str(KernelChoice(**one)) for one in kept}
+        assert shown.kernels in choices, "measured at the first start, kept beside the graphs, and shown"
+        assert shown.weight_bytes.keys() >= {"Q4_1", "Q8_0"}
     assert len(found) == 50
-    assert all(one == found[0] for one in found), f"{len({str(one) for one in found})} different answers of {executor}"
+    assert all(one == found[0] for one in found), (
+        f"{len({str(one) for one in found})} different answers of {shown.executor}"
+    )
