@@ -1,6 +1,6 @@
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import type { Schemas } from "../src/api/client";
-import { parse, placeHref } from "../src/core/places";
+import { parse, placeHref, rememberState } from "../src/core/places";
 import { gauges } from "../src/core/server";
 import { warningsFor } from "../src/make/store";
 import { aligned, alongVector, scaledMap } from "../src/maths/geometry";
@@ -10,10 +10,22 @@ import { cellOf } from "../src/space/LensPanel";
 import { conceptTexts, parseTexts } from "../src/space/store";
 
 describe("addresses of places", () => {
+  afterEach(() => vi.unstubAllGlobals());
+
   it("name a place and its state, and open Compare for anything else", () => {
     expect(parse(placeHref("space", "abc"))).toEqual({ place: "space", state: "abc", link: null });
     expect(parse("#/read?link=aaaa")).toEqual({ place: "read", state: null, link: "aaaa" });
     expect(parse("#/nowhere")).toEqual({ place: "compare", state: null, link: null });
+  });
+
+  it("keep a link that was followed, while the place is still the former one", () => {
+    const address = { hash: "#/admin" };
+    vi.stubGlobal("location", address);
+    vi.stubGlobal("history", { replaceState: (_state: null, _title: string, href: string) => (address.hash = href) });
+    rememberState("compare", "abc");
+    expect(address.hash).toBe("#/admin");
+    rememberState("admin", "abc");
+    expect(address.hash).toBe("#/admin?s=abc");
   });
 });
 

@@ -27,9 +27,9 @@ export function open(name: PlaceName): void {
   location.hash = placeHref(name);
 }
 
-/** Replaces the state in the address without a step in the history. */
+/** Replaces the state in the address without a step in the history. `place` follows a link a moment after the address. */
 export function rememberState(name: PlaceName, state: string): void {
-  if (place.peek() !== name) return;
+  if (parse(location.hash).place !== name) return;
   history.replaceState(null, "", placeHref(name, state));
   fragment.value = location.hash; // so that following the previous link again is a change
 }
