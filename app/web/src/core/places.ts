@@ -29,7 +29,7 @@ export function open(name: PlaceName): void {
 
 /** Replaces the state in the address without a step in the history. `place` follows a link a moment after the address. */
 export function rememberState(name: PlaceName, state: string): void {
-  if (parse(location.hash).place !== name) return;
+  if (place.peek() !== name || parse(location.hash).place !== name) return;
   history.replaceState(null, "", placeHref(name, state));
   fragment.value = location.hash; // so that following the previous link again is a change
 }
