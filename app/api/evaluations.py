@@ -203,8 +203,15 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
     context.limits.check_vector(vector)
     check_model(vector, engine.info)
     if body.save:
+        if body.operation != "add":
+            raise InvalidRequest(
+                "'save' stores the strengths of unit 'kl', which are those of operation 'add'", param="save"
+            )
         await _check_newest(context, vector)
     layers = resolve_layers(body.layers, vector, engine.info.layer_count)
+    if body.operation == "apply":
+        for layer in layers:  # raises InvalidRequest for one without a map
+            await calibrating.Place(vector, layer, 1, "apply").plan(engine, 1.0)
     given = None if body.neutral is None else (await _prompts(context, body.neutral, body.max_tokens, "neutral"))[0]
     prompts = await run_in_thread(calibrating.neutral_prompts, engine, given)
     reads = len(prompts) * (1 + (2 * len(layers) + 1) * calibrating.STEPS)  # each step reads them without steering, too
@@ -214,7 +221,9 @@ async def _prepare_calibration(context: Context, body: schemas.CalibrationReques
 
     async def run(progress: Progress) -> dict[str, Any]:
         """Cancelling stops it at once and stores nothing."""
-        answer, made = await calibrating.calibration(engine, vector, layers, prompts, sampling, progress)
+        answer, made = await calibrating.calibration(
+            engine, vector, layers, prompts, sampling, progress, body.operation
+        )
         saved, unsaved = await _save(context, vector, made) if body.save else (None, ())
         changes = {"saved": saved, "warnings": (*answer.warnings, *unsaved)}
         return answer.model_copy(update=changes).model_dump(mode="json")

@@ -86,7 +86,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
         Literal["scale", "kl"] | None, "Unit of the strengths (layer_sweep): kl compares at equal KL."
     ] = None,
     against: Annotated[list[str] | None, "Another vector to compare (layer_sweep); repeatable."] = None,
-    operations: Annotated[str | None, "add, clamp or both (layer_sweep with --unit kl)."] = None,
+    operations: Annotated[
+        str | None,
+        "add, clamp, apply or several, with commas (layer_sweep with --unit kl); of a calibration add or apply.",
+    ] = None,
     random_directions: Annotated[int | None, "Random directions at the same dose (dose_response)."] = None,
     judge: Annotated[Judge | None, "Also rates the answers: the loaded model, or the operator's endpoint."] = None,
     judge_concept: Annotated[str | None, "What the judge looks for; default: the description."] = None,
@@ -99,7 +102,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option a field
     if kind == "calibration" and items is not None:
         raise BadParameter("a calibration writes no answers that have a score", param_hint="--items")
     options = given(concept=concept, random_directions=random_directions, prompts=prompts_of(prompts), unit=unit)
-    options |= given(vectors=against or None, operations=operations.split(",") if operations else None)
+    how = {"operation": operations} if kind == "calibration" else {"operations": operations and operations.split(",")}
+    options |= given(vectors=against or None, **how)
     if strengths is not None:
         options["strengths"] = numbers(strengths, "--strengths", finite_number)
     if layers is not None:

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.contenders.process import Contender
 from benchmarks.field import behaviours, data, following, refusal
 from benchmarks.field.detection import detection
+from benchmarks.field.methods import methods
 from benchmarks.field.run import METHODS, PEERS, SMALL, Counts, Run, Uncalibrated, peers_of
 from benchmarks.quality.recording import file_of, read_results, write_results
 from steering.client import Client
@@ -27,7 +28,7 @@ MODEL = "qwen2.5-coder-0.5b"
 """Whose whole results RESULTS has."""
 PART = "prod_2b_l10_v1"
 """Of AxBench's concept10: ten concepts."""
-PARTS = ("caa", "refusal", "concepts", "following")
+PARTS = ("caa", "refusal", "concepts", "methods", "following")
 Work = Callable[[], dict[str, Any]]
 Compare = Callable[[Sequence[str]], dict[str, Any]]
 """Measures these methods."""
@@ -120,6 +121,7 @@ def own_work(run: Run, chosen: argparse.Namespace) -> dict[str, Work]:
     parts: dict[str, dict[str, Work]] = {
         "caa": {f"caa.{name}": partial(behaviours.behaviour, run, name) for name in chosen.behaviours},
         "refusal": {"refusal": partial(refusal.refusal, run)},
+        "methods": {f"methods.{name}": partial(methods, run, name) for name in chosen.behaviours},
         "concepts": {f"concepts.{at}": partial(detection, run, PART, at) for at in range(chosen.concepts)},
     }
     return {name: work for part, found in parts.items() if part in chosen.parts for name, work in found.items()}

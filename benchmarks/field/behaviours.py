@@ -49,11 +49,11 @@ PROMPTS = {
 def behaviour(run: Run, name: str) -> dict[str, Any]:
     """Measures one behaviour: the spread between strength 1 and -1, random directions, and questions with a right answer."""
     client = run.client
-    fit, validation, test = _splits(run, name)
+    fit, validation, test = splits(run, name)
     vector = vector_name(name)
     made = fitted(run, name)
     choice = _chosen(run, vector, validation)
-    plain, sides = _log_odds(client, test, []), _sides(client, test, vector, choice.layer)
+    plain, sides = log_odds(client, test, []), _sides(client, test, vector, choice.layer)
     others = [_sides(client, test, one, choice.layer) for one in run.random(choice.layer)]
     spread, random = _spread(sides), [float(np.mean(_spread(one))) for one in others]
     found, bound = estimate(spread), chance_at(random)
@@ -86,7 +86,7 @@ def behaviour(run: Run, name: str) -> dict[str, Any]:
 
 def fitted(run: Run, name: str) -> Vector:
     """Extracts our vector of a behaviour on the server."""
-    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(_pair, _splits(run, name)[0])]
+    pairs = [{"positive": positive, "negative": negative} for positive, negative in map(pair_of, splits(run, name)[0])]
     return run.client.extract_vector(
         vector_name(name), pairs=pairs, layers=run.layers, position="response_mean", seed=run.seed
     )
@@ -95,12 +95,12 @@ def fitted(run: Run, name: str) -> Vector:
 def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Sequence[str]) -> dict[str, Any]:
     """Measures the peers' vectors from the same pairs, each at the layer that validation chooses for it, and a prompt. layer, own: of our
     vector, and its spread by question of the test split."""
-    fit, validation, test = _splits(run, name)
+    fit, validation, test = splits(run, name)
     results: dict[str, Any] = {"digest": data.digest([fit, validation, test])}
     spreads = {}
     if not run.has(vector_name(name)):
         fitted(run, name)
-    for method, vector in run.fitted([_pair(one) for one in fit], methods).items():
+    for method, vector in run.fitted([pair_of(one) for one in fit], methods).items():
         cosine = run.cosine(vector_name(name), vector, layer)
         if cosine >= SAME:
             results[method] = {"cosine": cosine, "same_direction": True}
@@ -110,7 +110,7 @@ def compared(run: Run, name: str, layer: int, own: Sequence[float], methods: Seq
         results[method] = {**choice.facts(), "cosine": cosine}
     if "prompt" in methods:
         towards, away = ([_told(one, prompt) for one in test] for prompt in PROMPTS[name])
-        told = [_log_odds(run.client, questions, []) for questions in (towards, away)]
+        told = [log_odds(run.client, questions, []) for questions in (towards, away)]
         spreads["prompt"] = [up - down for up, down in zip(*told, strict=True)]
     for method, spread in spreads.items():
         found = estimate(spread)
@@ -136,14 +136,14 @@ def vector_name(behaviour: str) -> str:
     return f"field-{behaviour.lower()}"
 
 
-def _splits(run: Run, name: str) -> tuple[list[data.Question], list[data.Question], list[data.Question]]:
+def splits(run: Run, name: str) -> tuple[list[data.Question], list[data.Question], list[data.Question]]:
     """Returns the questions that fit and that choose, of the generation split, and those of the test split."""
     generation, test = data.behaviour(run.folder, name)
     rows = data.chosen(generation, run.counts.pairs + run.counts.validation, run.seed)
     return rows[: run.counts.pairs], rows[run.counts.pairs :], data.chosen(test, run.counts.test, run.seed)
 
 
-def _pair(question: data.Question) -> tuple[Conversation, Conversation]:
+def pair_of(question: data.Question) -> tuple[Conversation, Conversation]:
     """Returns the pair of CAA: the question, answered by the letter of the matching and of the other choice."""
     letters = ("(A", "(B") if question.answer == 0 else ("(B", "(A")
     user = {"role": "user", "content": question.text}
@@ -157,7 +157,7 @@ def _told(question: data.Question, instruction: str) -> data.Question:
     return data.Question(text, question.choices, question.answer, question.text)
 
 
-def _log_odds(client: Client, questions: Sequence[data.Question], steering: Any) -> list[float]:
+def log_odds(client: Client, questions: Sequence[data.Question], steering: Any) -> list[float]:
     """Returns the log odds of the matching answer under a steering, by question, averaged over both orders of the choices."""
     found = client.choices([one.item() for one in questions], steering=steering)
     return [(one.unsteered if one.steered is None else one.steered).log_odds for one in found.items]
@@ -165,7 +165,7 @@ def _log_odds(client: Client, questions: Sequence[data.Question], steering: Any)
 
 def _sides(client: Client, questions: Sequence[data.Question], vector: str, layer: int) -> list[tuple[float, float]]:
     """Returns the log odds of the matching answer at strength 1 and -1, by question."""
-    up, down = (_log_odds(client, questions, at(vector, layer, strength)) for strength in (1.0, -1.0))
+    up, down = (log_odds(client, questions, at(vector, layer, strength)) for strength in (1.0, -1.0))
     return list(zip(up, down, strict=True))
 
 
@@ -178,7 +178,7 @@ def _right(run: Run, kind: str, vector: str, layer: int) -> dict[str, Any]:
     questions = data.known(run.folder, kind, run.counts.known, run.seed)
 
     def right(steering: Any) -> list[float]:
-        return [1.0 / (1.0 + float(np.exp(-odds))) for odds in _log_odds(run.client, questions, steering)]
+        return [1.0 / (1.0 + float(np.exp(-odds))) for odds in log_odds(run.client, questions, steering)]
 
     plain = right([])
     values = {"unsteered": plain}

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.field.__main__ import RESULTS
 from benchmarks.field.data import BEHAVIOURS
+from benchmarks.field.methods import BASE, DIRECTIONS, MAPS
 from benchmarks.field.refusal import PROMPTS
 from benchmarks.quality.page import Row, table
 from benchmarks.quality.recording import read_results
@@ -137,6 +138,37 @@ def _ahead(method: str, differences: Mapping[str, Mapping[str, Any]]) -> str:
     shown = [name for name, one in differences.items() if one["interval"][0] > 0.0]
     text = f"Beside {method}: our spread is at least as large in {len(differences) - len(behind)} of {len(differences)} behaviours, in {len(shown)} with the whole interval"
     return text + (f"; it is smaller in {', '.join(behind)}." if behind else ".")
+
+
+def methods_table(path: Path = RESULTS) -> str:
+    """Compares our methods with the mean difference: the shift towards each behaviour at equal KL, and what it is beyond the shift of the
+    mean difference."""
+    found = {name: one for name in BEHAVIOURS if (one := _result(f"methods.{name}", path)) is not None}
+    if not found:
+        return NONE
+
+    def cell(one: Mapping[str, Any]) -> str:
+        return (
+            one["failed"] if "failed" in one else f"{_interval(one['shift'], one['interval'])} (layer {one['layer']})"
+        )
+
+    rows, ahead = [], []
+    for method in (*DIRECTIONS, *MAPS):
+        cells = [cell(one[method]) for one in found.values()]
+        beyond = {
+            name: one[method]["beyond_base"] for name, one in found.items() if "shift" in one[method] and method != BASE
+        }
+        cells += ["; ".join(_estimate(one) for one in beyond.values())]
+        rows.append((f"`{method}`", *cells))
+        more, less = (
+            [name for name, one in beyond.items() if one["interval"] and side * one["interval"][side < 0] > 0.0]
+            for side in (1, -1)
+        )
+        if method != BASE:
+            ahead.append(f"`{method}` moves more in {len(more)} of {len(beyond)} and less in {len(less)}")
+    columns = ("method", *found, "less the mean difference")
+    text = "; ".join(ahead)
+    return table(columns, rows) + f"\nWith the whole interval of the difference, {text}.\n"
 
 
 def concepts_table() -> str:

@@ -35,8 +35,9 @@ CLOSE, NEAR = 0.05, 0.25
 """How far log KL may lie from that of the limit for the search to end, and for its result to count."""
 START_DOSE, LARGEST_STEP = 0.1, 3.0
 """Relative dose at which the search begins, and by what factor a strength grows or shrinks in one step at most."""
-Moving: TypeAlias = Literal["add", "clamp"]
-"""Operations whose effect a number from 0 on scales: what `add` adds, or the score from which on `clamp` holds."""
+Moving: TypeAlias = Literal["add", "clamp", "apply"]
+"""Operations whose effect a number from 0 on scales: what `add` adds, the score from which on `clamp` holds, or the share of its map that
+`apply` adds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +132,10 @@ async def calibrate(
     """Returns for each place the strength above 0 whose KL is nearest to KL_LIMIT, in natural scales, with its KL; None where none
     within STEPS steps comes near it. All places are tried together, so that each text is read once without steering."""
     norms = engine.info.typical_norms
-    starts = [START_DOSE * norms[one.layer] / one.vector.at(one.layer).scale if norms else 1.0 for one in places]
+    starts = [
+        START_DOSE * norms[one.layer] / one.vector.at(one.layer).scale if norms and one.operation != "apply" else 1.0
+        for one in places
+    ]
     searches = list(map(StrengthSearch, starts))
     for step in range(STEPS):
         open_places = [index for index, one in enumerate(searches) if not one.done]
@@ -152,15 +156,20 @@ async def calibration(
     prompts: Sequence[Prompt],
     sampling: SamplingParams,
     progress: Progress = ignore_progress,
+    operation: Literal["add", "apply"] = "add",
 ) -> tuple[CalibrationAnswer, ConceptVector]:
-    """Calibrates a vector at each of the layers, in both directions. Returns the result, and the vector that carries it."""
+    """Calibrates a vector at each of the layers: `add` in both directions, `apply` in its own. Returns the result, and the vector,
+    which carries that of `add`. Raises InvalidRequest for `apply` at a layer without a map."""
     answered = await neutral_answers(engine, prompts, sampling)
-    places = [Place(vector, layer, sign) for layer in layers for sign in (1, -1)]
-    found = await calibrate(engine, places, answered, progress)
+    signs = (1, -1) if operation == "add" else (1,)
+    places = [Place(vector, layer, sign, operation) for layer in layers for sign in signs]
+    found = iter(await calibrate(engine, places, answered, progress))
     entries, points = dict(vector.layers), []
-    for layer, up, down in zip(layers, found[::2], found[1::2], strict=True):
+    for layer in layers:
+        up, down = next(found), next(found) if operation == "add" else None
         strengths = up and up[0], down and down[0]
-        entries[layer] = replace(entries[layer], kl_positive=strengths[0], kl_negative=strengths[1])
+        if operation == "add":
+            entries[layer] = replace(entries[layer], kl_positive=strengths[0], kl_negative=strengths[1])
         points.append(
             CalibratedAnswer(
                 layer=layer,
@@ -173,7 +182,7 @@ async def calibration(
     warnings = [
         f"layer {point.layer}: no strength tried changes the predictions on neutral text by {KL_LIMIT:g} nat"
         for point in points
-        if point.positive is None or point.negative is None
+        if point.positive is None or (operation == "add" and point.negative is None)
     ]
     answer = CalibrationAnswer(
         vector=vector.id if vector.version else vector.name,

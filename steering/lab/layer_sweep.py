@@ -35,7 +35,8 @@ LARGEST_SHARE = 2.0
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSweepRequest(StrengthsRequest):
     """Vectors at one layer at a time, at strengths of one sign (by default STRENGTHS), read at one layer.
-    vectors: compared with `vector`. operations: others than `add` need unit `kl`.
+    vectors: compared with `vector`. operations: others than `add` need unit `kl`; `apply` needs strengths above 0, and acts where a vector
+    has a map.
     unit: `scale`, or `kl`: shares of the strength that changes neutral text by 1 nat. neutral: None takes the
     package's."""
 
@@ -85,6 +86,10 @@ def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
         raise InvalidRequest(f"strengths in unit 'kl' are at most {LARGEST_SHARE:g}", param="strengths")
     if request.unit != "kl" and request.operations != ("add",):
         raise InvalidRequest("operations other than 'add' are compared at equal KL: use unit 'kl'", param="operations")
+    if "apply" in request.operations and strengths[0] < 0.0:
+        raise InvalidRequest(
+            "operation 'apply' leads from the negatives to the positives: it needs strengths above 0", param="strengths"
+        )
     prompts = trials.evaluation_prompts(engine, request.prompts, PROMPTS, FIRST)
     if len(prompts) < 2:
         raise InvalidRequest(
@@ -97,7 +102,13 @@ def resolved(engine: Engine, request: LayerSweepRequest) -> Setup:
         for vector in vectors.values()
         for operation in dict.fromkeys(request.operations)
         for layer in resolve_layers(request.layers, vector, count)
+        if operation != "apply" or vector.at(layer).map is not None
     )
+    if missing := set(request.operations) - {place.operation for place in places}:
+        raise InvalidRequest(
+            f"operation {missing.pop()!r} needs a map, and none of the vectors has one at the layers asked for",
+            param="operations",
+        )
     neutral = neutral_prompts(engine, request.neutral)
     return Setup(reading, places, prompts[::2], prompts[1::2], neutral, strengths)
 

@@ -183,13 +183,13 @@ class LayerSweepRequest(EvaluationFields):
     """One layer at a time, at strengths of one sign: which moves text furthest before it breaks. Every second prompt chooses, the
     others report.
     vectors: others that are compared, such as those of other methods. operations: ways of applying them; `clamp` keeps the score
-    beyond the strength. unit: `kl` takes strengths as shares, up to 2, of the one at which each vector, layer and operation
+    beyond the strength, and `apply` adds the map of a vector that has one. unit: `kl` takes strengths as shares, up to 2, of the one at which each vector, layer and operation
     changes the predictions on neutral text by 1 nat at the 95th percentile. neutral: prompts on which KL is measured."""
 
     kind: Literal["layer_sweep"]
     layers: Layers = "all"
     vectors: Annotated[tuple[Name, ...], Field(max_length=16, fail_fast=True)] = ()
-    operations: Annotated[tuple[Literal["add", "clamp"], ...], Field(min_length=1, max_length=2)] = ("add",)
+    operations: Annotated[tuple[Literal["add", "clamp", "apply"], ...], Field(min_length=1, max_length=3)] = ("add",)
     unit: Literal["scale", "kl"] = "scale"
 
 
@@ -215,10 +215,12 @@ class DoseResponseRequest(EvaluationFields):
 class CalibrationRequest(Request):
     """Finds the strengths that change the predictions on neutral text by 1 nat at the 95th percentile of the tokens, at each layer
     alone and in both directions.
+    operation: `apply` calibrates the vector's map, which has one direction and no unit `kl`, so that nothing can be saved.
     neutral: absent, the package's. save: store them in the vector's next version, so that unit `kl` can be used."""
 
     kind: Literal["calibration"]
     vector: Name
+    operation: Literal["add", "apply"] = "add"
     layers: Layers = "recommended"
     neutral: Texts | None = None
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=512)] = 32
@@ -245,7 +247,7 @@ class LayerPointAnswer(Answer):
     advantage: moved less chance; null without chance. auroc: that of the vector's card."""
 
     vector: str = ""
-    operation: Literal["add", "clamp"] = "add"
+    operation: Literal["add", "clamp", "apply"] = "add"
     split: Literal["validation", "test"] = "validation"
     layer: int
     strength: Measured

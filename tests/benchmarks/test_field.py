@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from benchmarks.contenders.process import Contender
 from benchmarks.field import __main__ as field
 from benchmarks.field import behaviours, data, page, refusal
+from benchmarks.field.methods import DIRECTIONS, MAPS
 from benchmarks.field.run import Counts, Run
 from steering.client import Client
 from steering.engine.transformers.engine import TransformersEngine
@@ -163,8 +164,15 @@ def test_the_field_is_measured_over_http(
     assert peers["repeng"]["ours_minus_it"]["mean"] == pytest.approx(ahead, abs=1e-6)
     assert -1.0 <= peers["steering-vectors"]["cosine"] <= 1.0
     assert "harmful -" in found["peers.refusing"]["prompt"]
+    methods, rows = found[f"methods.{BEHAVIOUR}"], field.Results(output)
+    assert methods["mean_difference"]["beyond_base"]["mean"] == 0.0
+    for method in (*DIRECTIONS, "clas"):
+        shifts = [row["shift"] for row in rows.items(f"methods.{BEHAVIOUR}", method)]
+        assert fmean(shifts) == pytest.approx(methods[method]["shift"], abs=1e-6)
+        assert exp(-NEAR) <= methods[method]["kl"] <= exp(NEAR)
+    assert all(methods[method].get("failed") or "shift" in methods[method] for method in MAPS)
     items = [path.read_text() for path in (output.parent / "items").iterdir()]
-    assert len(items) == 7
+    assert len(items) == 8
     check_items(output, found)
     assert all(items)
     for text in (first, *items):
@@ -249,6 +257,29 @@ def test_retention_is_a_row_for_each_measured_behaviour() -> None:
     cell = "0.40 [0.30, 0.50]; -0.10 [-0.20, +0.00]"
     row = f"| refusal | 14 (100 prompts) | 0.40 [0.30, 0.50] | {cell} | {cell} | -0.10; -0.10 |"
     assert page.following_table(found).splitlines()[2:] == [row]
+
+
+def test_a_method_is_compared_with_the_mean_difference_of_each_behaviour(tmp_path: Path) -> None:
+    def moved(shift: float, low: float, high: float) -> dict[str, Any]:
+        beyond = {"mean": shift - 1.0, "interval": [low - 1.0, high - 1.0]}
+        return {"shift": shift, "interval": [low, high], "layer": 14, "beyond_base": beyond}
+
+    base, rest = moved(1.0, 0.5, 1.5), {name: {"failed": "no map"} for name in (*DIRECTIONS, *MAPS)}
+    found = {
+        "methods.refusal": {
+            "result": rest | {"mean_difference": base, "pca": moved(2.0, 1.5, 2.5), "clas": moved(0.5, 0.2, 0.8)}
+        },
+        "methods.sycophancy": {"result": rest | {"mean_difference": base, "pca": moved(1.2, 0.8, 1.6)}},
+    }
+    path = tmp_path / "field.json"
+    assert page.methods_table(path) == page.NONE
+    path.write_text(json.dumps(found))
+    shown = page.methods_table(path)
+    assert "| method | refusal | sycophancy | less the mean difference |" in shown
+    assert "| `rfm` | no map | no map |  |" in shown
+    assert "| +1.00 [+0.50, +1.50]; +0.20 [-0.20, +0.60] |" in shown
+    assert "`pca` moves more in 1 of 2 and less in 0; " in shown
+    assert "`clas` moves more in 0 of 1 and less in 1." in shown
 
 
 def test_named_peers_are_added_to_what_was_measured(

@@ -153,6 +153,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "runs": field.runs_table,
         "behaviours": field.behaviours_table,
         "peers": field.peers_table,
+        "methods": field.methods_table,
         "concepts": field.concepts_table,
         "refusal": field.refusal_table,
         "following": field.following_table,

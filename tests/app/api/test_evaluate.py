@@ -256,3 +256,21 @@ async def test_a_calibrated_vector_is_steered_by_shares_of_one_nat(linear: Serve
     assert (applied["unit"], applied["strength"]) == ("kl", -0.5)
     refused = await linear.client.post("/v1/generate", json={**body, "steering": [{**steering[0], "vector": "mood@1"}]})
     assert (refused.status_code, refused.json()["error"]["param"].split(".")[-1]) == (400, "unit")
+
+
+async def test_a_map_is_calibrated_in_its_own_direction_and_not_saved(linear: Server) -> None:
+    """A map that reads nothing adds the direction of `mood`, of length 1: its share of 1 nat is that strength in raw units."""
+    found = await linear.client.get("/v1/vectors/mood/directions")
+    direction = found.json()["2"]
+    constant = {"read": [[0.0] * len(direction)], "write": [direction], "bias": [1.0]}
+    body = {"name": "mapped", "directions": {"2": direction}, "scale": {"2": GAIN}, "maps": {"2": constant}}
+    assert (await linear.client.post("/v1/vectors", json=body)).status_code == 201
+    asked = {"kind": "calibration", "vector": "mapped", "layers": [2]}
+    (added,) = (await evaluated(linear, asked))["points"]
+    (point,) = (await evaluated(linear, {**asked, "operation": "apply"}))["points"]
+    assert (point["negative"], point["kl_negative"]) == (None, None)
+    assert point["kl_positive"] == pytest.approx(1.0, rel=0.06)
+    assert point["positive"] == pytest.approx(GAIN * added["positive"], rel=0.06)
+    for wrong, param in (({"save": True}, "save"), ({"vector": "mood"}, "operation")):
+        refused = await linear.client.post("/v1/evaluations", json={**asked, "operation": "apply", **wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), refused.text

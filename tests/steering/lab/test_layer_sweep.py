@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
+import torch
 
 from steering.client.results import item_rows
 from steering.engine.api import SamplingParams
@@ -13,6 +14,7 @@ from steering.lab.controls import planned, random_like
 from steering.lab.evaluations import DoseResponseRequest, dose_response
 from steering.lab.layer_sweep import LayerSweepRequest, layer_sweep, resolved
 from steering.lab.trials import CONTROLS
+from steering.maps import LowRankMap
 from steering.plan.types import DoseGuard
 from steering.schemas.evaluation import LayerSweepAnswer
 from steering.spec import InterventionSpec
@@ -98,6 +100,30 @@ async def test_vectors_layers_and_operations_are_compared_at_equal_kl(engine: Li
     assert all(present(point.chance) > point.moved.mean for point in tested)
     assert found.best is None
     assert sum("layer 3 left out" in one for one in found.warnings) == 2
+
+
+async def test_a_map_is_compared_at_equal_kl_where_a_vector_has_one(engine: LinearEngine) -> None:
+    """A map that reads nothing adds the same everywhere: a third of what `add` adds at strength 1. Layer 3 has none."""
+    vector = planted_vector(engine)
+    third = LowRankMap.of(torch.zeros(1, len(engine.concept)), engine.concept[None] * GAIN / 3.0, torch.ones(1))
+    mapped = replace(vector, layers={2: replace(vector.at(2), map=third), 3: vector.at(3)})
+    asked = LayerSweepRequest(
+        mapped, PROMPTS[:8], layers=(2, 3), strengths=(1.0,), unit="kl", operations=("add", "apply"), sampling=SAMPLING
+    )
+    found = await layer_sweep(engine, asked)
+    points = {(point.operation, point.layer): point for point in found.points if point.split == "validation"}
+    assert set(points) == {("add", 2), ("add", 3), ("apply", 2)}
+    assert points["apply", 2].kl == pytest.approx(1.0, rel=0.06)
+    assert points["apply", 2].strength == pytest.approx(3.0 * points["add", 2].strength, rel=0.06)
+    assert points["apply", 2].moved.mean == pytest.approx(points["add", 2].moved.mean, rel=0.1)
+    for wrong, param in (
+        (replace(asked, strengths=(-1.0,)), "strengths"),
+        (replace(asked, layers=(3,)), "operations"),
+        (replace(asked, unit="scale"), "operations"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            resolved(engine, wrong)
+        assert raised.value.param == param
 
 
 async def test_random_directions_that_a_bound_of_the_dose_refuses_at_one_strength_count_at_the_others(
