@@ -48,18 +48,31 @@ def cpu_features() -> str:
     return " ".join(sorted(facts))
 
 
+def instruction_flags(*, avx512: bool, amx: bool) -> list[str]:
+    """Flags of the compiler for a processor with AVX2, for one that has AVX-512 with bfloat16 too, or AMX besides."""
+    extensions, capability = ["avx2", "fma", "f16c"], "AVX2"
+    if avx512:
+        extensions, capability = [*extensions, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"], "AVX512"
+        if amx:
+            extensions += ["amx-tile", "amx-bf16"]
+    return [f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}", *(f"-m{each}" for each in extensions)]
+
+
 def _options(kernels: bool) -> list[str]:
     options = ["-O3", "-shared", "-fPIC", "-fopenmp", "-std=c++20", "-Wno-psabi"]
     options.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
-    if not (kernels and has_avx2()):
-        return options
-    extensions, capability = ["avx2", "fma", "f16c"], "AVX2"
-    if has_avx512_bf16():
-        extensions, capability = [*extensions, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"], "AVX512"
-        if has_amx_bf16():
-            extensions += ["amx-tile", "amx-bf16"]
-    flags = [f"-m{extension}" for extension in extensions]
-    return [*options, *flags, f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}"]
+    if kernels and has_avx2():
+        options += instruction_flags(avx512=has_avx512_bf16(), amx=has_amx_bf16())
+    return options
+
+
+def compile_sources(names: tuple[str, ...], target: Path, options: list[str]) -> Path:
+    """Compiles sources as one. Raises CalledProcessError when the compiler fails."""
+    includes = [part for path in include_paths() for part in ("-isystem", path)]
+    command = [get_cpp_compiler(), *options, "-x", "c++", "-c", "-", "-o", str(target), "-iquote", str(HERE), *includes]
+    source = "".join(f'#include "{name}.cpp"\n' for name in names)
+    subprocess.run(command, input=source, text=True, check=True)  # noqa: S603 - our own source
+    return target
 
 
 def library_path(folder: Path, *, kernels: bool = True) -> Path:
@@ -73,19 +86,15 @@ def build(target: Path, scratch: Path, *, kernels: bool = True) -> None:
 
     scratch: a folder of the same file system. Raises CalledProcessError when the compiler fails.
     """
-    unfinished, compiler = scratch / target.name, [get_cpp_compiler(), *_options(kernels)]
-    includes = [part for path in include_paths() for part in ("-isystem", path)]
+    unfinished, options = scratch / target.name, _options(kernels)
     libraries = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
 
     def compiled(names: tuple[str, ...]) -> str:
-        part, source = f"{unfinished}-{names[0]}.o", "".join(f'#include "{name}.cpp"\n' for name in names)
-        command = [*compiler, "-x", "c++", "-c", "-", "-o", part, "-iquote", str(HERE), *includes]
-        subprocess.run(command, input=source, text=True, check=True)  # noqa: S603 - our own source
-        return part
+        return str(compile_sources(names, scratch / f"{target.name}-{names[0]}.o", options))
 
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_COMPILERS)) as pool:
         parts = list(pool.map(compiled, (*BASE, *(KERNELS if kernels and has_avx2() else ()))))
-    link = [*compiler, *parts, "-o", str(unfinished), *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
+    link = [get_cpp_compiler(), *options, *parts, "-o", str(unfinished), *libraries, "-ltorch", "-ltorch_cpu", "-lc10"]
     subprocess.run(link, check=True)  # noqa: S603 - our own source
     unfinished.rename(target)
 

@@ -110,31 +110,31 @@ class FlushSubnormals {
 
 #ifdef __AMX_BF16__
 
+// Instructions by name: the intrinsics of GCC are macros that make the register's name of the argument's text, so a template's
+// parameter cannot be one. "memory": no read or write moves past an instruction that reads or writes memory itself.
 class AmxTiles {
  public:
-  static void configure(const TileConfig& config) { _tile_loadconfig(&config); }
-  static void release() { _tile_release(); }
+  static void configure(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
+  static void release() { asm volatile("tilerelease" ::: "memory"); }
 
   template <int TILE>
   static void zero() {
-    _tile_zero(TILE);
+    asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
   }
 
   template <int TILE>
   static void load(const void* from, int64_t stride) {
-    asm volatile("" ::: "memory");  // GCC does not know that _tile_loadd reads memory
-    _tile_loadd(TILE, from, stride);
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(TILE) : "memory");
   }
 
   template <int TILE>
   static void store(void* to, int64_t stride) {
-    _tile_stored(TILE, to, stride);
-    asm volatile("" ::: "memory");
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(TILE) : "memory");
   }
 
   template <int SUMS, int LEFT, int RIGHT>
   static void multiply() {
-    _tile_dpbf16ps(SUMS, LEFT, RIGHT);
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUMS), "i"(LEFT), "i"(RIGHT));
   }
 };
 

@@ -1,5 +1,6 @@
 """A compiled package gives what the function gives, and other threads of the process go on while it runs."""
 
+import platform
 import threading
 from pathlib import Path
 from zipfile import ZipFile
@@ -8,7 +9,15 @@ import pytest
 import torch
 from torch._inductor import aoti_compile_and_package
 
-from steering.engine.cpu.kernels.library import CompiledGraph, library_path, load, load_graph
+from steering.engine.cpu.kernels.library import (
+    KERNELS,
+    CompiledGraph,
+    compile_sources,
+    instruction_flags,
+    library_path,
+    load,
+    load_graph,
+)
 
 # torch's own, while it compiles in this process; the server leaves that to a process of its own
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning")]
@@ -88,3 +97,14 @@ def test_it_is_loaded_once_a_process_whichever_cache_it_came_from(tmp_path: Path
 def test_its_name_tells_of_its_sources_and_flags(tmp_path: Path) -> None:
     assert library_path(tmp_path) == library_path(tmp_path)
     assert library_path(tmp_path).name.endswith("-native.so")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are for x86")
+@pytest.mark.parametrize(
+    ("avx512", "amx"), [(False, False), (True, False), (True, True)], ids=["AVX2", "AVX512", "AMX"]
+)
+def test_the_kernels_of_every_kind_of_processor_compile_on_any(avx512: bool, amx: bool, tmp_path: Path) -> None:
+    """Assembled too: an unknown register is found by the assembler alone. Without optimizing, which takes most of the time."""
+    options = ["-O0", "-fPIC", "-fopenmp", "-std=c++20", "-Wno-psabi", *instruction_flags(avx512=avx512, amx=amx)]
+    for names in KERNELS:
+        assert compile_sources(names, tmp_path / f"{names[0]}.o", options).stat().st_size
