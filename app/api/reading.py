@@ -36,7 +36,7 @@ from steering.plan.types import SteeringPlan
 from steering.registry import unknown_name
 from steering.schemas import latent_space as space
 from steering.schemas import reading as schemas
-from steering.schemas.messages import ConversationFields
+from steering.schemas.messages import ConversationFields, SpanPosition
 from steering.schemas.steering import by_layer
 from steering.schemas.vectors import VectorAnswer
 from steering.threads import run_in_thread
@@ -185,7 +185,7 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
     metadata = {
         "model": info.name,
         "model_fingerprint": info.fingerprint,
-        "position": str(body.position),
+        "position": body.position.model_dump_json() if isinstance(body.position, SpanPosition) else str(body.position),
         "hook": body.hook if body.head is None else f"{body.hook}, head {body.head}",
         "steering": json.dumps(steering.model_dump(mode="json")),
     }

@@ -300,7 +300,9 @@ def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
 
 
 def position_of(text: str) -> Any:
-    """Converts a position to the API's form, whose model says which words it may be."""
+    """Converts a position to the API's form, whose model says which words it may be. "span:the phrase" is the tokens of a phrase."""
+    if text.startswith("span:"):
+        return {"span": text.removeprefix("span:")}
     try:
         return int(text)
     except ValueError:

@@ -9,14 +9,15 @@ from steering.injection.rows import SteeringReport
 from steering.model.info import ModelInfo
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, SteeringPlan
+from steering.schemas.messages import SpanPosition
 from steering.schemas.structured import Grammar
 from steering.shapes import Direction, Float, Tensor
 
 Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text, a conversation that the model's chat template renders, or token ids."""
-Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int
+Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int | SpanPosition
 """Which positions of a text are read: one, a mean over all but the first, a mean over the last assistant message,
-every one, or a negative offset from the end."""
+every one, a negative offset from the end, or a mean over a phrase."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,22 @@
 """Captures: which positions of a text are read, and what becomes of the pieces."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from itertools import accumulate
+from typing import Literal, TypeAlias
 
 import torch
 
-from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Position
+from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Tokenizer
 from steering.engine.prompts import check_capture
 from steering.errors import InvalidRequest, NonfiniteActivations
 from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
+from steering.schemas.messages import SpanPosition
 from steering.shapes import Float, Tensor
+
+WholePosition: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int
 
 
 def begin(
@@ -18,14 +24,27 @@ def begin(
 ) -> CaptureState:
     """The empty state of one text. Raises InvalidRequest where the position or `first` does not exist in it."""
     check_capture(prompt, len(ids))
-    window = _window(spec.position, prompt, len(ids), tokenizer)
+    if isinstance(spec.position, SpanPosition):
+        window = _span(spec.position.span, ids, index, tokenizer)
+    else:
+        window = _window(spec.position, prompt, len(ids), tokenizer)
     reduce = spec.position != "all"
     if reduce and window[0] >= window[1]:
         raise InvalidRequest(f"position {spec.position!r} has no token of the text to read", param="position")
     return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings)
 
 
-def _window(position: Position, prompt: CapturePrompt, length: int, tokenizer: ModelTokenizer) -> tuple[int, int]:
+def _span(phrase: str, ids: tuple[int, ...], index: int, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Returns the tokens that a phrase is part of, where it comes last. Raises InvalidRequest for a text without it."""
+    pieces = [tokenizer.token_bytes(one) for one in ids]
+    begin = b"".join(pieces).rfind(wanted := phrase.encode(errors="replace"))
+    if begin < 0:
+        raise InvalidRequest(f"text {index} does not contain the span {phrase[:80]!r}", param="position")
+    ends = [*accumulate(map(len, pieces))]
+    return bisect_right(ends, begin), bisect_left(ends, begin + len(wanted)) + 1
+
+
+def _window(position: WholePosition, prompt: CapturePrompt, length: int, tokenizer: ModelTokenizer) -> tuple[int, int]:
     if position == "all":
         return prompt.first, length
     if position == "last":

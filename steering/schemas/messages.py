@@ -44,10 +44,18 @@ def _refuse_max(position: Any) -> Any:
 
 Offset: TypeAlias = Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
 """A token, counted from the end of a text."""
+
+
+class SpanPosition(Request):
+    """The mean over the tokens of a phrase, where a text as the model reads it contains it last."""
+
+    span: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 ACTIVATION = BeforeValidator(_refuse_max)
 """Refuses the position `max` by name where an activation is read: a maximum of scores is none."""
-Position: TypeAlias = Annotated[Literal["last", "mean", "response_mean"] | Offset, ACTIVATION]
-"""Which activation of a text is read: that of one token, or a mean over its tokens."""
+Position: TypeAlias = Annotated[Literal["last", "mean", "response_mean"] | Offset | SpanPosition, ACTIVATION]
+"""Which activation of a text is read: that of one token, or a mean over its tokens or those of a phrase."""
 ScorePosition: TypeAlias = Literal["mean", "max"]
 """How the scores of the tokens of a text, without the first, become one."""
 Phases: TypeAlias = Annotated[tuple[PhaseName, ...], Field(min_length=1, max_length=5, fail_fast=True)]

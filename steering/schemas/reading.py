@@ -16,6 +16,7 @@ from steering.schemas.messages import (
     PlainText,
     PromptFields,
     ScorePosition,
+    SpanPosition,
     Texts,
     TextsFields,
     TokenIds,
@@ -187,13 +188,15 @@ class ScoreResult(Answer):
     error: ErrorDetail | None = None
 
 
-ActivationPosition: TypeAlias = Annotated[Literal["last", "mean", "response_mean", "all"] | Offset, ACTIVATION]
+ActivationPosition: TypeAlias = Annotated[
+    Literal["last", "mean", "response_mean", "all"] | Offset | SpanPosition, ACTIVATION
+]
 TokenIdLists: TypeAlias = Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 
 class ActivationsRequest(Request):
     """Exactly one of `texts`, `messages` (one conversation) and `token_ids` (a list of token ids per text).
-    position: one token of each text, a mean over its tokens, or `all` of them. dtype: of the numbers in the file.
+    position: one token of each text, a mean over its tokens or those of a phrase, or `all` of them. dtype: of the numbers in the file.
     hook: the residual, or the output of attention or the MLP. head: of attention, before its output projection."""
 
     texts: Texts | None = None
@@ -214,7 +217,7 @@ class ActivationsAnswer(Answer):
     offsets: then text i has rows offsets[i] to offsets[i + 1], and token_ids has one id per row."""
 
     model: str
-    position: str | int
+    position: str | int | SpanPosition
     layers: dict[str, list[list[Measured]]]
     offsets: list[int] | None = None
     token_ids: list[int] | None = None

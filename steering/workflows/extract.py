@@ -47,6 +47,7 @@ from steering.model.info import ModelInfo
 from steering.pairs import PairSet, Split, Text, dataset_digest, groups_of, split
 from steering.plan.resolve import given_layers
 from steering.registry import unknown_name
+from steering.schemas.messages import SpanPosition
 from steering.shapes import Float, Tensor
 from steering.spec import PhaseName
 from steering.threads import run_in_thread
@@ -128,8 +129,8 @@ def check_position(position: Position) -> None:
     """Raises InvalidRequest for "all"."""
     if position == "all":
         raise InvalidRequest(
-            "position 'all' gives many activations per text, but a vector needs one: 'last', 'mean', 'response_mean' "
-            "or an offset from the end such as -2",
+            "position 'all' gives many activations per text, but a vector needs one: 'last', 'mean', 'response_mean', "
+            "an offset from the end such as -2, or a span",
             param="position",
         )
 
@@ -476,10 +477,10 @@ def _text_form(engine: Engine, request: ExtractionRequest) -> str:
 
 def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
     """Returns what it takes to make the same vector again."""
-    pairs, info = request.pairs, engine.info
+    pairs, info, position = request.pairs, engine.info, request.position
     return {
         "method": request.method,
-        "position": request.position,
+        "position": position.model_dump() if isinstance(position, SpanPosition) else position,
         **({"phase": list(request.phase)} if request.phase else {}),
         "text_form": _text_form(engine, request),
         "seed": request.seed,

@@ -28,6 +28,7 @@ from steering.engine.capabilities import (
     unembedding_of,
 )
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, UnsupportedParameter
+from steering.schemas.messages import SpanPosition
 from steering.schemas.structured import Grammar
 from tests.contracts.engines import SCRIPTED
 from tests.engines import run, run_all, run_alone, sampling
@@ -130,6 +131,23 @@ async def test_captures_come_in_order_with_progress(engine: Engine) -> None:
         assert capture.activations.shape == (2, 1, engine.info.d_model)
     again = await engine.capture(prompts[3:4], CaptureSpec((0, 1)))
     assert (again[0].activations - captures[3].activations).abs().max() < 1e-3
+
+
+async def test_a_capture_reads_a_span(engine: Engine) -> None:
+    """Its mean is that of the tokens whose text it is, the last time the text contains it."""
+    prompts = [CapturePrompt("text of a text 3")]
+    (every,) = await engine.capture(prompts, CaptureSpec((0, 1), "all"))
+    (found,) = await engine.capture(prompts, CaptureSpec((0, 1), SpanPosition(span="text")))
+    if engine.name == SCRIPTED:  # whose residuals are noise of the whole text
+        return
+    texts = [engine.tokenizer.token_text(one) for one in every.token_ids]
+    windows = [(start, end) for end in range(len(texts) + 1) for start in range(end)]
+    inside = [one for one in windows if "text" in "".join(texts[slice(*one)])]
+    start, end = max(inside, key=lambda one: (one[0], -one[1]))  # the last, and of these the shortest
+    expected = every.activations[:, start:end].mean(1, keepdim=True)
+    torch.testing.assert_close(found.activations, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidRequest, match="text 0 does not contain the span 'tax'"):
+        await engine.capture(prompts, CaptureSpec((0,), SpanPosition(span="tax")))
 
 
 async def test_a_capture_of_no_prompts_is_empty(engine: Engine) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,15 +68,18 @@ def test_the_largest_score_of_a_text_is_that_of_its_readout(steer: Steer, tmp_pa
     )
 
 
-def test_an_extracted_vector_is_read_at_its_own_position(steer: Steer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("given", "position"), [("response_mean", "response_mean"), ("span:d", {"span": "d"})])
+def test_an_extracted_vector_is_read_at_its_own_position(
+    steer: Steer, tmp_path: Path, given: str, position: Any
+) -> None:
     pairs = [[f"good number {i}", f"bad number {i}", f"t{i}"] for i in range(8)]
     file = table(tmp_path / "pairs.csv", ["positive", "negative", "topic"], pairs)
-    made = json.loads(steer("extract", "made", "--pairs", str(file), "--position", "response_mean", "--json")[0])
+    made = json.loads(steer("extract", "made", "--pairs", str(file), "--position", given, "--json")[0])
     assert (made["quality"]["pairs"], made["provenance"]["topics"]) == (8, 8)
     rows = [["a good day", "yes", "How was it?"], ["a bad day", "no", ""], ["good", "yes", ""], ["bad", "no", "And?"]]
     labelled = table(tmp_path / "labelled.csv", ["text", "label", "prompt"], rows)
     found = json.loads(steer("test", "made", str(labelled), "--json")[0])
-    assert (found["position"], found["auroc"]) == ("response_mean", 1.0)
+    assert (found["position"], found["auroc"]) == (position, 1.0)
 
 
 def test_a_distilled_vector_reads_texts_as_answers(steer: Steer, tmp_path: Path, address: str) -> None:

@@ -117,6 +117,8 @@ async def test_the_same_text_is_read_from_its_ids_a_conversation_and_json(
     one = await read(server, messages=chat, layers=[-1], position="response_mean")
     two = await read(server, texts=[chat], layers=[2], position="response_mean")
     assert torch.equal(one["layer.2"], two["layer.2"])
+    phrase = await read(server, messages=chat, layers=[2], position={"span": "Good day"})
+    assert torch.equal(phrase["layer.2"], one["layer.2"])
     text = await read(server, texts=["Hello"], position="all")
     ids = await read(server, token_ids=[text["token_ids"].tolist()], position="all")
     assert all(torch.equal(text[name], ids[name]) for name in text)
@@ -138,10 +140,12 @@ async def test_the_same_text_is_read_from_its_ids_a_conversation_and_json(
 async def test_the_metadata_names_model_position_and_steering(server: Server) -> None:
     await server.register()
     steering = [{"vector": "sentiment", "strength": 0.1}]
-    answer = await server.client.post("/v1/activations", json={"texts": ["good"], "steering": steering})
-    size = int.from_bytes(answer.content[:8], "little")
-    metadata = json.loads(answer.content[8 : 8 + size])["__metadata__"]
-    assert (metadata["model"], metadata["position"]) == ("scripted", "last")
+    for position, named in (("last", "last"), (-1, "-1"), ({"span": "good"}, '{"span":"good"}')):
+        body = {"texts": ["good"], "steering": steering, "position": position}
+        answer = await server.client.post("/v1/activations", json=body)
+        size = int.from_bytes(answer.content[:8], "little")
+        metadata = json.loads(answer.content[8 : 8 + size])["__metadata__"]
+        assert (metadata["model"], metadata["position"]) == ("scripted", named)
     assert list(json.loads(metadata["steering"])["vectors"]) == ["sentiment@1"]
     assert (size % 8, answer.headers["content-type"]) == (0, "application/octet-stream")
 
@@ -178,6 +182,7 @@ REFUSED: list[tuple[dict[str, Any], str, str | None]] = [
     ({"texts": ["a"], "layers": [4]}, "invalid_request", "layers"),
     ({"texts": ["a"], "position": 0}, "invalid_request", "position"),
     ({"texts": ["a"], "position": "first"}, "invalid_request", "position"),
+    ({"texts": ["a"], "position": {"span": ""}}, "invalid_request", "position.span"),
     ({"texts": ["a"], "dtype": "int8"}, "invalid_request", "dtype"),
     ({"texts": ["a"], "steering": [{"vector": "nothing"}]}, "vector_not_found", "vector"),
 ]

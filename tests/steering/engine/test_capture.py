@@ -19,6 +19,7 @@ from steering.model.hook_points import residual_of
 from steering.model.layout import find_layout
 from steering.pairs import ChatMessage
 from steering.plan.types import UNSTEERED, DoseGuard
+from steering.schemas.messages import SpanPosition
 from steering.spec import SteeringSpec
 from tests.engines import family_engine, run, sampling
 from tests.families import FAMILIES
@@ -84,6 +85,28 @@ async def test_response_mean_reads_the_last_answer(hf_byte_tokenizer: PreTrained
         torch.testing.assert_close(read.activations[0, 0], whole[slice(*span)].mean(0), rtol=1e-4, atol=1e-5)
         with pytest.raises(InvalidRequest, match="messages"):
             await engine.capture([CapturePrompt("plain text")], CaptureSpec((1,), "response_mean"))
+
+
+async def test_a_span_reads_the_tokens_of_a_phrase(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The last time a text contains it: in plain texts, conversations and token ids; with characters of several tokens."""
+    messages = (ChatMessage("user", "a cat or a café cat?"), ChatMessage("assistant", "Good day, café cat"))
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        text = "the café cat and the café cat sat"
+        prompts = [CapturePrompt(one) for one in (text, messages, tuple(text.encode()))]
+        read = await engine.capture(prompts, CaptureSpec((1,), SpanPosition(span="fé cat")))
+    for found, prompt in zip(read, prompts, strict=True):
+        ids = engine.tokenizer.encode(prompt.prompt)
+        marked = "".join(chr(one) for one in ids)
+        start = marked.rindex("".join(map(chr, "fé cat".encode())))
+        expected = hidden(FAMILIES["llama"](), ids)[1, start : start + len("fé cat".encode())].mean(0)
+        torch.testing.assert_close(found.activations[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+async def test_a_text_without_the_span_is_named(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:
+    async with family_engine("llama", hf_byte_tokenizer) as engine:
+        prompts = [CapturePrompt(one) for one in ("the cat", "the dog")]
+        with pytest.raises(InvalidRequest, match=r"text 1 does not contain the span 'cat'"):
+            await engine.capture(prompts, CaptureSpec((1,), SpanPosition(span="cat")))
 
 
 async def test_what_does_not_exist_is_refused(hf_byte_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -32,6 +32,7 @@ from steering.injection.rows import SteeringReport
 from steering.model.info import ModelInfo
 from steering.plan.scope import positions_of
 from steering.plan.types import RELU, ROTATE, SteeringPlan
+from steering.schemas.messages import SpanPosition
 from tests.scripted_model import first_cut
 from tests.steering.workflows.linear_tokenizer import (
     BABBLE,
@@ -229,6 +230,10 @@ def _read(
     if position == "response_mean":
         start = len(ids) - 1 - list(reversed(ids)).index(IDS["<assistant>"])
         return residual[start + 1 :].mean(0, keepdim=True)
+    if isinstance(position, SpanPosition):
+        words = [WORDS.index(word) for word in position.span.split()]
+        starts = [at for at in range(len(ids)) if [*ids[at : at + len(words)]] == words]
+        return residual[starts[-1] : starts[-1] + len(words)].mean(0, keepdim=True)
     offset = -1 if position == "last" else int(position)
     return residual[len(ids) + offset][None]
 

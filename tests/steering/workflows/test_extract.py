@@ -18,6 +18,7 @@ from steering.extraction.base import Groups, MeanDifference, Negatives, Positive
 from steering.layer_indices import layer_indices
 from steering.maps import LowRankMap
 from steering.pairs import PairSet, dataset_digest
+from steering.schemas.messages import SpanPosition
 from steering.vectors import LayerDirection
 from steering.workflows.extract import ExtractionRequest, extract
 from tests.narrowing import present
@@ -140,6 +141,22 @@ async def test_conversations_read_at_the_answer(engine: LinearEngine) -> None:
     vector = await extract(engine, request)
     assert float(vector.at(1).direction @ engine.concept) > 0.5
     assert any("nothing was held out" in message for message in present(vector.quality).warnings)
+
+
+async def test_a_span_finds_what_texts_say_about_a_word_that_ends_none_of_them(engine: LinearEngine) -> None:
+    """The word that carries the concept comes before two others: at `last`, block 0 has nothing to find, at the span it does."""
+    said = {"positive": ("lovely", "warm", "glad", "kind"), "negative": ("grim", "cold", "sad", "cruel")}
+    found = {}
+    for span in ("day", "road"):
+        positive, negative = (tuple(f"{word} day the road" for word in words) for words in said.values())
+        request = ExtractionRequest(
+            "span", PairSet(positive, negative), layers=(1,), position=SpanPosition(span=span), holdout=0.0
+        )
+        found[span] = await extract(engine, request)
+    assert float(found["day"].at(1).direction @ engine.concept) > 0.5
+    assert found["day"].provenance["position"] == {"span": "day"}
+    assert json.loads(json.dumps(found["road"].provenance))["position"] == {"span": "road"}
+    assert not torch.equal(found["day"].at(1).direction, found["road"].at(1).direction)
 
 
 async def test_layers_without_a_direction_are_left_out_and_named(engine: LinearEngine) -> None:
