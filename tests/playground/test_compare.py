@@ -185,8 +185,9 @@ def test_the_first_page_shows_saved_answers_and_asks_the_server_for_none(wide: V
 def test_a_dose_too_small_is_explained_and_mended_by_a_button(wide: Visit) -> None:
     wide.demonstrate()
     wide.page.get_by_role("button", name="Settings").click()
-    # A question whose answer is certain: where two words are nearly equal, rounding decides, and with any dose another way.
-    wide.page.get_by_role("textbox", name="Prompt", exact=True).fill("What is the capital of France?")
+    # "Hello! How can": each word leads the next likely one by 1.5 nats or more. Where two are nearly equal, as are the first words of the
+    # answer to "What is the capital of France?" (0.12), rounding decides, on each kind of processor and with any dose another way.
+    wide.page.get_by_role("textbox", name="Prompt", exact=True).fill("Hi")
     wide.page.get_by_label("Temperature").fill("0")
     wide.page.get_by_label("Tokens", exact=True).fill("4")
     wide.page.get_by_label("Strength of sentiment").fill("0.05")
