@@ -22,6 +22,7 @@ from steering.engine.api import (
     SamplingParams,
     TokenEvent,
 )
+from steering.engine.capabilities import check_position
 from steering.engine.prompts import check_layers, check_task
 from steering.errors import ContextLengthExceeded, EngineDead, InvalidRequest, NonfiniteActivations, Overloaded
 from steering.injection.readings import MonitoredAnswer, stops
@@ -50,7 +51,7 @@ class ScriptedEngine:
     """
 
     name = "scripted"
-    reads_monitors = steers_token_scopes = True
+    reads_monitors = reads_attention = steers_token_scopes = True
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class ScriptedEngine:
     ) -> tuple[Capture, ...]:
         """See Engine.capture. Residuals are noise of the text plus or minus the planted direction."""
         check_layers(spec, self.info.layer_count)
+        check_position(self, spec.position)
         found = []
         for done, prompt in enumerate(prompts, start=1):
             with self._counted("_running"):

@@ -185,7 +185,9 @@ async def activations(body: schemas.ActivationsRequest, request: Request, contex
     metadata = {
         "model": info.name,
         "model_fingerprint": info.fingerprint,
-        "position": body.position.model_dump_json() if isinstance(body.position, SpanPosition) else str(body.position),
+        "position": body.position.model_dump_json(exclude_defaults=True)
+        if isinstance(body.position, SpanPosition)
+        else str(body.position),
         "hook": body.hook if body.head is None else f"{body.hook}, head {body.head}",
         "steering": json.dumps(steering.model_dump(mode="json")),
     }

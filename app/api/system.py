@@ -90,6 +90,7 @@ async def capabilities(request: Request, state: StateDep) -> schemas.Capabilitie
         judges=judges(settings),
         second_model=settings.scorer_model is not None,
         token_scopes=engines.steers_token_scopes(engine),
+        attending_positions=engines.reads_attention(engine),
         grammars=engines.takes_grammars(engine),
         tools=None if (tools := engines.tool_format(engine)) is None else tools.name,
         thinking=None if (thinking := engines.thinking_format(engine)) is None else thinking.name,

@@ -23,6 +23,7 @@ from steering.cards import MapForm, Recommended
 from steering.concepts import CONCEPTS, ConceptEntry
 from steering.concepts.described import ASSISTANT, described
 from steering.engine.api import TrainingSettings
+from steering.engine.capabilities import check_position
 from steering.engine.prompts import encode_prompt
 from steering.errors import InvalidRequest, StoreCorrupt, VectorNotFound
 from steering.extraction.card import layers_in_window
@@ -391,6 +392,8 @@ async def _prepare_extraction(context: Context, body: ExtractRequest) -> Prepare
     training = None if body.training is None else TrainingSettings(**body.training.model_dump(exclude_none=True))
     card_max = body.card_position is not None
     check_method(context.engine, body.method, training, paired=body.positive is None, card_max=card_max)
+    if body.position is not None:
+        check_position(context.engine, body.position)
     layer_indices(body.layers, context.engine.info.layer_count)
     for param in ("pairs", "positive", "negative"):
         check_limit(len(getattr(body, param) or ()), context.settings.max_pairs, "texts", param)

@@ -300,9 +300,12 @@ def texts_with_topics(file: Path) -> list[tuple[Any, str | None]]:
 
 
 def position_of(text: str) -> Any:
-    """Converts a position to the API's form, whose model says which words it may be. "span:the phrase" is the tokens of a phrase."""
+    """Converts a position to the API's form, whose model says which words it may be. "span:the phrase" is the tokens of a phrase,
+    "attending:the phrase" the token that attends to it most."""
     if text.startswith("span:"):
         return {"span": text.removeprefix("span:")}
+    if text.startswith("attending:"):
+        return {"span": text.removeprefix("attending:"), "read": "attending"}
     try:
         return int(text)
     except ValueError:

@@ -307,7 +307,7 @@ def separation(
     layer: Annotated[int | None, "Layer to read; default: the middle recommended one."] = None,
     position: Annotated[
         str | None,
-        "max (the largest over the tokens), last, mean, response_mean, an offset or span:PHRASE; default: the vector's own.",
+        "max (the largest over the tokens), last, mean, response_mean, an offset, span:PHRASE or attending:PHRASE; default: the vector's own.",
     ] = None,
     threshold: Annotated[float, "Score from which a text counts as positive; 0 is the middle."] = 0.0,
 ) -> Output:

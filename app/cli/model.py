@@ -313,7 +313,9 @@ def score(
 @command
 def activations(  # noqa: PLR0913, PLR0917 - one option a field
     client: Client,
-    position: Annotated[str, "last, mean, response_mean, all, an offset from the end, or span:PHRASE."] = "last",
+    position: Annotated[
+        str, "last, mean, response_mean, all, an offset from the end, span:PHRASE or attending:PHRASE."
+    ] = "last",
     hook: AtHook = "residual",
     head: Annotated[int | None, "With --hook attention: one head, before the output projection."] = None,
     texts: Texts = None,
@@ -373,7 +375,9 @@ def clusters(  # noqa: PLR0913, PLR0917 - one option a field
     method: Annotated[str, "kmeans or hdbscan."] = "kmeans",
     count: Annotated[int | None, Option("--clusters", help="kmeans: how many; default: by silhouette.")] = None,
     min_size: Annotated[int | None, "hdbscan: size of the smallest cluster."] = None,
-    position: Annotated[str, "last, mean, response_mean, an offset from the end, or span:PHRASE."] = "mean",
+    position: Annotated[
+        str, "last, mean, response_mean, an offset from the end, span:PHRASE or attending:PHRASE."
+    ] = "mean",
     seed: Annotated[int, "The same seed gives the same clusters."] = 0,
 ) -> Output:
     """Group texts by their activations, with the vector nearest to each difference of groups."""
@@ -411,7 +415,7 @@ def draw_map(
     ] = None,
     layers: ListedLayers = "all",
     method: Annotated[str, "pca, tsne or umap."] = "pca",
-    position: Annotated[str, "last, mean, an offset from the end, or span:PHRASE."] = "mean",
+    position: Annotated[str, "last, mean, an offset from the end, span:PHRASE or attending:PHRASE."] = "mean",
 ) -> Output:
     """Draw texts in the latent space, layer by layer."""
     texts, labels = texts_and_labels(file)

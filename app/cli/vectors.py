@@ -79,7 +79,8 @@ def extract(  # noqa: PLR0913, PLR0917 - one option a field
         str, "mean_difference, pca, probe, whitened, rfm, affine, null_space, conceptor, clas, trained."
     ] = "mean_difference",
     position: Annotated[
-        str | None, "last, mean, response_mean, an offset from the end, or span:PHRASE; default: depends on the texts."
+        str | None,
+        "last, mean, response_mean, an offset from the end, span:PHRASE or attending:PHRASE; default: depends on the texts.",
     ] = None,
     phase: Annotated[
         list[str] | None, Option(help="The mean over the tokens in this phase: thinking, answer, tool; repeatable.")

@@ -17,7 +17,7 @@ Prompt: TypeAlias = str | tuple[ChatMessage, ...] | tuple[int, ...]
 """A text, a conversation that the model's chat template renders, or token ids."""
 Position: TypeAlias = Literal["last", "mean", "response_mean", "all"] | int | SpanPosition
 """Which positions of a text are read: one, a mean over all but the first, a mean over the last assistant message,
-every one, a negative offset from the end, or a mean over a phrase."""
+every one, a negative offset from the end, a mean over a phrase, or the token that attends to a phrase most."""
 
 
 @dataclass(frozen=True, slots=True)

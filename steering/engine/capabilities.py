@@ -1,14 +1,15 @@
 """What only some engines can do, and one error for engines that lack it: protocols of their own, and the attributes
-`reads_monitors`, `steers_token_scopes` and `max_temperature`, which an engine may have."""
+`reads_monitors`, `reads_attention`, `steers_token_scopes` and `max_temperature`, which an engine may have."""
 
 from collections.abc import Callable
 from typing import Protocol, cast, runtime_checkable
 
-from steering.engine.api import Engine, FitTask, FittedDirection
+from steering.engine.api import Engine, FitTask, FittedDirection, Position
 from steering.errors import UnsupportedParameter
 from steering.model.phases import PhaseRules
 from steering.model.thinking import ThinkingFormat
 from steering.model.tool_calls import FORMATS, ToolFormat
+from steering.schemas.messages import SpanPosition
 from steering.schemas.structured import Grammar
 from steering.shapes import Float, Residual, Tensor
 from steering.spec import PhaseName
@@ -101,6 +102,18 @@ def can_fit(engine: Engine) -> bool:
 def check_reads_monitors(engine: Engine) -> None:
     """Raises UnsupportedParameter for an engine that would ignore monitors."""
     _require(engine, getattr(engine, "reads_monitors", False), "read monitors", "monitors")
+
+
+def reads_attention(engine: Engine) -> bool:
+    """Returns whether an engine finds the token that attends to a phrase most."""
+    return getattr(engine, "reads_attention", False)
+
+
+def check_position(engine: Engine, position: Position) -> None:
+    """Raises UnsupportedParameter for the token that attends to a phrase, where the attention of the model cannot be read."""
+    if isinstance(position, SpanPosition) and position.read == "attending":
+        what = f"read the attention of {engine.info.architecture}, which the token that attends to a span needs"
+        _require(engine, reads_attention(engine), what, "position")
 
 
 def unembedding_of(engine: Engine) -> SupportsUnembed:

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 
 from steering.engine.api import Capture, CapturePrompt, CaptureSpec, Tokenizer
-from steering.engine.prompts import check_capture
-from steering.errors import InvalidRequest, NonfiniteActivations
+from steering.engine.prompts import MAX_TEXT_TOKENS, check_capture
+from steering.errors import InvalidRequest, LimitExceeded, NonfiniteActivations
 from steering.injection.rows import CaptureState, SteeredRow
 from steering.model.prompt import ModelTokenizer
 from steering.pairs import ChatMessage
@@ -24,14 +24,31 @@ def begin(
 ) -> CaptureState:
     """The empty state of one text. Raises InvalidRequest where the position or `first` does not exist in it."""
     check_capture(prompt, len(ids))
-    if isinstance(spec.position, SpanPosition):
-        window = _span(spec.position.span, ids, index, tokenizer)
+    position, phrase = spec.position, None
+    if isinstance(position, SpanPosition):
+        window = _span(position.span, ids, index, tokenizer)
+        if position.read == "attending":
+            phrase, window = window, (window[1], len(ids))
+            _check_attending(position.span, window, index)
     else:
-        window = _window(spec.position, prompt, len(ids), tokenizer)
-    reduce = spec.position != "all"
+        window = _window(position, prompt, len(ids), tokenizer)
+    reduce = position != "all" and phrase is None
     if reduce and window[0] >= window[1]:
-        raise InvalidRequest(f"position {spec.position!r} has no token of the text to read", param="position")
-    return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings)
+        raise InvalidRequest(f"position {position!r} has no token of the text to read", param="position")
+    return CaptureState(index, spec.layers, window, prompt.first, reduce, spec.logits, spec.embeddings, phrase)
+
+
+def _check_attending(phrase: str, window: tuple[int, int], index: int) -> None:
+    """Raises InvalidRequest where no token follows a phrase, LimitExceeded for a text of more than MAX_TEXT_TOKENS."""
+    if window[0] >= window[1]:
+        raise InvalidRequest(
+            f"text {index} ends with the span {phrase[:80]!r}: no token attends to it", param="position"
+        )
+    if window[1] > MAX_TEXT_TOKENS:
+        raise LimitExceeded(
+            f"text {index} has {window[1]} tokens; the token that attends to a span is looked for in at most {MAX_TEXT_TOKENS}",
+            param="position",
+        )
 
 
 def _span(phrase: str, ids: tuple[int, ...], index: int, tokenizer: Tokenizer) -> tuple[int, int]:
@@ -73,6 +90,9 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
     assert state is not None
     pieces = [state.pieces[layer] for layer in state.layers]
     layers = [torch.stack(parts).sum(0) if state.reduce else torch.cat(parts) for parts in pieces]
+    if state.attending:
+        places = [position - state.window[0] for position in state.attending]
+        layers = [one[place : place + 1] for one, place in zip(layers, places, strict=True)]
     read = torch.stack([one.to(layers[0].device) for one in layers]).cpu() if layers else torch.empty(0, 1, 0)
     if not bool(torch.isfinite(read).all()):
         raise NonfiniteActivations.found_in("the activations read", steered=not row.plan.empty)
@@ -81,6 +101,7 @@ def result(row: SteeredRow, embed: Callable[[tuple[int, ...]], Float[Tensor, "to
         raise NonfiniteActivations.found_in("the logits read", steered=not row.plan.empty)
     embeddings = None
     if state.wants_embeddings:
-        embeddings = embed(tuple(row.ids))[slice(*state.window)]
+        window = (state.attending[0], state.attending[0] + 1) if state.attending else state.window
+        embeddings = embed(tuple(row.ids))[slice(*window)]
         embeddings = embeddings.mean(0, keepdim=True) if state.reduce else embeddings
     return state.index, Capture(tuple(row.ids), read, logits, embeddings)

@@ -165,6 +165,8 @@ class CaptureState:
     window: half-open range of the positions that are read.
     first: position from which on logits are read.
     reduce: whether one mean row is kept, or every row.
+    phrase: positions of a phrase whose most attending token is the only one that is kept of the window.
+    attending: that token at each of these layers.
     """
 
     index: int
@@ -174,6 +176,8 @@ class CaptureState:
     reduce: bool
     wants_logits: bool = False
     wants_embeddings: bool = False
+    phrase: tuple[int, int] | None = None
+    attending: tuple[int, ...] = ()
     pieces: dict[int, list[Tensor]] = field(default_factory=dict)
     logits: list[Tensor] = field(default_factory=list)
 

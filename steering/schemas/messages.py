@@ -47,9 +47,11 @@ Offset: TypeAlias = Annotated[int, Field(strict=True, ge=-100_000, le=-1)]
 
 
 class SpanPosition(Request):
-    """The mean over the tokens of a phrase, where a text as the model reads it contains it last."""
+    """A phrase, where a text as the model reads it contains it last. read: the mean over its tokens, or, at each layer, the later token
+    that attends to it most."""
 
     span: Annotated[str, Field(min_length=1, max_length=1000)]
+    read: Literal["mean", "attending"] = "mean"
 
 
 ACTIVATION = BeforeValidator(_refuse_max)

@@ -56,7 +56,8 @@ class CapabilitiesAnswer(Answer):
     `compiled+kernels`). kernels: how our kernels multiply and whose threads compute, as measured at the first start; null without them.
     weight_bytes: of the weights of linear layers by format (`bfloat16`, `Q4_1`, ...), empty until they are packed.
     concept_steering: whether each starter concept steers this model, which way and at what strength. judges: whom an
-    evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`. grammars: whether
+    evaluation may name. second_model: whether there is one for transfers. token_scopes: of `scope.token_ids` and `roles`. attending_positions: of
+    positions with `read` "attending". grammars: whether
     `response_format`, `guided_regex` and `guided_grammar` are offered. tools: how the model writes calls of tools (`hermes`, `mistral`,
     `llama3_json`), null where it cannot be given any. thinking: how it marks what it thinks before it answers (`think`, `mistral`,
     `cohere`), null where it does not. thinking_is_optional: whether a request can keep it from thinking. phases: those that tokens of its
@@ -78,6 +79,7 @@ class CapabilitiesAnswer(Answer):
     judges: list[str]
     second_model: bool
     token_scopes: bool
+    attending_positions: bool
     grammars: bool
     tools: str | None
     thinking: str | None

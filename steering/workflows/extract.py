@@ -480,7 +480,7 @@ def _provenance(engine: Engine, request: ExtractionRequest) -> dict[str, Any]:
     pairs, info, position = request.pairs, engine.info, request.position
     return {
         "method": request.method,
-        "position": position.model_dump() if isinstance(position, SpanPosition) else position,
+        "position": position.model_dump(exclude_defaults=True) if isinstance(position, SpanPosition) else position,
         **({"phase": list(request.phase)} if request.phase else {}),
         "text_form": _text_form(engine, request),
         "seed": request.seed,

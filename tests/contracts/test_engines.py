@@ -23,6 +23,7 @@ from steering.engine.capabilities import (
     SupportsUnembed,
     check_grammar,
     fitting_of,
+    reads_attention,
     steers_token_scopes,
     takes_grammars,
     unembedding_of,
@@ -148,6 +149,24 @@ async def test_a_capture_reads_a_span(engine: Engine) -> None:
     torch.testing.assert_close(found.activations, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidRequest, match="text 0 does not contain the span 'tax'"):
         await engine.capture(prompts, CaptureSpec((0,), SpanPosition(span="tax")))
+
+
+async def test_the_token_that_attends_to_a_span_is_read_or_refused_as_the_engine_declares(engine: Engine) -> None:
+    prompts, spec = (
+        [CapturePrompt("text of a text 3")],
+        CaptureSpec((0, 1), SpanPosition(span="text", read="attending")),
+    )
+    if not reads_attention(engine):
+        with pytest.raises(UnsupportedParameter, match=engine.name):
+            await engine.capture(prompts, spec)
+        return
+    (every,) = await engine.capture(prompts, CaptureSpec((0, 1), "all"))
+    (found,) = await engine.capture(prompts, spec)
+    assert found.activations.shape == (2, 1, engine.info.d_model)
+    if engine.name == SCRIPTED:  # whose residuals are noise of the whole text
+        return
+    later = every.activations[:, -2:]  # " 3"
+    assert ((later - found.activations).abs().amax(-1) < 1e-4).any(1).all()
 
 
 async def test_a_capture_of_no_prompts_is_empty(engine: Engine) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from steering.client import Client
 from steering.concepts.loader import load_concept
@@ -51,6 +53,37 @@ def test_the_last_layer_of_the_lens_predicts_what_is_generated_plain_and_steered
         assert best.logprob == pytest.approx(written[0].logprob, abs=0.05)
     for one in lens.layers:
         assert (one.plain == one.steered) == (one.layer < LAYER)
+
+
+def test_the_token_that_attends_to_a_phrase_is_that_of_transformers_weights(
+    client: Client, plain_model: PreTrainedModel
+) -> None:
+    """As served: in bfloat16, with compiled passes. So the token may be another whose weight is almost as large."""
+    chat = [
+        {"role": "user", "content": "Pretend to be a pirate. What is the sea?"},
+        {"role": "assistant", "content": "Arr, it is home."},
+    ]
+    layers = list(range(0, 30, 5))
+    where = {"span": "a pirate", "read": "attending"}
+    found = client.activations_json(messages=chat, position=where, layers=layers)
+    whole = client.activations_json(messages=chat, position="all", layers=layers)
+    ids = present(whole.token_ids)
+    usual = plain_model.config._attn_implementation
+    plain_model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = plain_model(torch.tensor([ids]), output_attentions=True).attentions
+    plain_model.set_attn_implementation(usual)
+    texts = [client.detokenize([one]).text for one in ids]
+    start = next(at for at in range(len(texts)) if "".join(texts[at:]).startswith(" a pirate"))
+    end = start + 2
+    assert "".join(texts[start:end]) == " a pirate"
+    chosen = []
+    for layer in layers:
+        weights = attentions[layer][0, :, end:, start:end].sum(-1).mean(0)
+        (place,) = [at for at in range(len(texts)) if whole.layers[str(layer)][at] == found.layers[str(layer)][0]]
+        assert weights[place - end] >= 0.9 * weights.max()
+        chosen.append(place)
+    assert len(set(chosen)) > 1
 
 
 def test_the_answer_is_seen_to_form_in_the_later_layers(client: Client) -> None:

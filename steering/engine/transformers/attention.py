@@ -37,6 +37,8 @@ AttentionKernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, Ten
 """(query, key, value (1, head, token, head_dim), cached keys and values, batch, scores) -> as query."""
 AttentionFunction: TypeAlias = Callable[[int, Queries, Tensor, Tensor, Scores], Queries]
 """(layer, query, key, value, scores) -> as query: attends from each token of the running pass to what it may see."""
+Observe: TypeAlias = Callable[[int, Queries, Tensor, Scores], None]
+"""(layer, query, key, scores)."""
 _numbers = count()
 
 
@@ -190,11 +192,13 @@ class PagedAttention:
     """The attention function of one engine. A pass without a batch (fitting) is plain causal attention.
 
     kernel: computes attention over the blocks itself, and writes them; None: keys and values are written by the cache.
+    observe: called with what each layer of a pass without a batch attends by.
     """
 
     def __init__(self, cache: PagedCache) -> None:
         self._cache = cache
         self.kernel: AttentionKernel | None = None
+        self.observe: Observe | None = None
         self._batch: Batch | None = None
         self._groups: dict[torch.device, LengthGroups] = {}
 
@@ -208,6 +212,8 @@ class PagedAttention:
         batch = self._cache.batch
         if batch is None:  # whole texts, padded on the right
             length, mask = query.shape[2], None
+            if self.observe is not None:
+                self.observe(layer, query, key, scores)
             if scores.softcap is not None or (scores.window is not None and length > scores.window):
                 mask = visible(torch.arange(length, device=query.device)[None], length, scores.window)
             return masked(query, key, value, mask, scores)
@@ -257,15 +263,20 @@ def _folded(
 
 
 def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scores: Scores) -> Tensor:
-    """Does what `masked` does by two matmuls, scores and weights in float32. Heads that share a key are rows of one matmul, so keys
-    are not repeated."""
+    """Does what `masked` does by two matmuls, scores and weights in float32."""
+    attended = torch.matmul(weights_of(query, key, mask, scores).to(value.dtype), value)
+    return attended.reshape(*query.shape[:3], value.shape[-1])
+
+
+def weights_of(query: Tensor, key: Tensor, mask: Mask, scores: Scores) -> Float[Tensor, "row kv_head folded position"]:
+    """Returns attention weights in float32. Heads that share a key are rows of one matmul, one after the other, so keys are not
+    repeated."""
     folded, folded_mask = _folded(query, key.shape[1], mask)
     logits = torch.matmul(folded.float() * scores.scaling, key.transpose(-1, -2).float())
     if scores.softcap is not None:
         logits = torch.tanh(logits / scores.softcap) * scores.softcap
     logits = logits.masked_fill(~folded_mask, torch.finfo(logits.dtype).min)
-    weights = torch.softmax(logits, dim=-1).to(value.dtype)
-    return torch.matmul(weights, value).reshape(*query.shape[:3], value.shape[-1])
+    return torch.softmax(logits, dim=-1)
 
 
 def worthwhile(query: Tensor) -> bool:

@@ -11,6 +11,7 @@ from steering.engine.cpu.executor import CompiledExecutor
 from steering.engine.cpu.graphs import uses_attention_kernel
 from steering.engine.cpu.thread_count import ThreadCount
 from steering.engine.options import EngineLimits
+from steering.engine.transformers.attending import AttentionReader
 from steering.engine.transformers.block_pool import BLOCK, blocks_for
 from steering.engine.transformers.decode_graphs import MOST_BYTES, CaptureGraph, CudaGraphs, GraphExecutor
 from steering.engine.transformers.executor import CompileRequest, ModelParts, PassExecutor, PreparedPass
@@ -107,6 +108,8 @@ class ModelRunner:
         if capture_graph is None and device.type == "cuda" and limits.cuda_graphs and not self._spread:
             capture_graph = CudaGraphs(device)
         self.executor = _executor(parts, compiled, capture_graph)
+        attention = self.executor.attention
+        self.attention_reader = None if attention is None else AttentionReader(model, attention, self._hooks, device)
         self._float32 = all(shape.dtype == torch.float32 for shape in shapes)
         set_threads = openmp_thread_setter() if limits.adaptive_threads and device.type == "cpu" else None
         most = 1 if set_threads is None else torch.get_num_threads()

@@ -344,3 +344,13 @@ async def test_a_text_that_is_too_long_to_train_on_is_refused_before_the_job(ser
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "limit_exceeded")
     assert "tokens; at most 512 can be fitted on" in answer.json()["error"]["message"]
     assert server.scripted.captured == []
+
+
+async def test_an_engine_that_reads_no_attention_refuses_the_attending_token_before_the_job(server: Server) -> None:
+    body = {**BODY, "position": {"span": "good", "read": "attending"}}
+    assert (await server.client.get("/v1/capabilities")).json()["attending_positions"]
+    server.scripted.reads_attention = False
+    answer = await server.client.post("/v1/vectors/extract", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_parameter")
+    assert (answer.json()["error"]["param"], server.scripted.captured) == ("position", [])
+    assert not (await server.client.get("/v1/capabilities")).json()["attending_positions"]

@@ -68,7 +68,14 @@ def test_the_largest_score_of_a_text_is_that_of_its_readout(steer: Steer, tmp_pa
     )
 
 
-@pytest.mark.parametrize(("given", "position"), [("response_mean", "response_mean"), ("span:d", {"span": "d"})])
+@pytest.mark.parametrize(
+    ("given", "position"),
+    [
+        ("response_mean", "response_mean"),
+        ("span:d", {"span": "d"}),
+        ("attending:d", {"span": "d", "read": "attending"}),
+    ],
+)
 def test_an_extracted_vector_is_read_at_its_own_position(
     steer: Steer, tmp_path: Path, given: str, position: Any
 ) -> None:
